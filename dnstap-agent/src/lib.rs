@@ -1,0 +1,21 @@
+//! The agent's library: from the records of the kernel's ring to dnstap outputs.
+//!
+//! Module names tell the journey of a message:
+//!
+//! ```text
+//! target -> tap (ring) -> event -> assemble -> stream -> classify -> pair -> encode -> sink
+//!                         \______________ pipeline (pure) ______________/
+//! ```
+//!
+//! `event` to `encode` are pure: bytes and a time in, values out; no sockets, maps or clocks.
+
+pub mod assemble;
+pub mod classify;
+pub mod encode;
+pub mod event;
+pub mod pair;
+pub mod pipeline;
+pub mod read;
+pub mod render;
+pub mod sink;
+pub mod stream;

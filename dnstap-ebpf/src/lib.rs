@@ -1,0 +1,349 @@
+//! The kernel/user ABI of the tap: the one file that the eBPF programs and the agent share.
+//!
+//! Everything here is plain old data in the byte order of the host: fixed-size integers, explicit padding, no
+//! `bool` and no data-carrying enum, because the other side of each type is raw memory. Sizes and the offsets of hot
+//! fields are checked at compile time on both sides; a mismatch does not build.
+//!
+//! ```text
+//! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (one record per chunk)
+//!        ── COUNTERS ───────────────────► [u64; Counter::COUNT] per CPU
+//!        ◄─ TARGETS ───────────────────── tgid -> 1
+//!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
+//!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
+//! ```
+#![no_std]
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// Largest DNS message over UDP or TCP (RFC 1035 section 4.2.2: a 16-bit length).
+pub const MAX_DNS_MESSAGE: usize = 65_535;
+
+/// Payload bytes of the records of the BPF ring buffer, smallest first. A chunk travels in the smallest that holds it;
+/// the reservation's unused end is dead space until the record is consumed.
+/// The last one holds a whole DNS message over TCP: 65,535 bytes and the 2-byte length, rounded up to 8.
+pub const RING_CLASSES: [usize; 6] = [256, 512, 1_280, 4_096, 16_384, 65_544];
+
+/// Largest payload of one record of the BPF ring buffer.
+pub const MAX_RING_CHUNK: usize = RING_CLASSES[RING_CLASSES.len() - 1];
+
+/// Largest payload of one record of the perf ring buffer. The kernel limits a perf record to 64 KiB with its headers
+/// (`perf_event_header.size` is 16 bits wide), so larger messages travel in several records there.
+pub const MAX_PERF_CHUNK: usize = 32_768;
+
+/// Most records that one message may take. A call that transfers more bytes than fit is counted as
+/// [`Counter::TooManyChunks`].
+pub const MAX_CHUNKS: usize = 16;
+
+/// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
+///
+/// A message is what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece
+/// of the byte stream for TCP. All chunks of a message carry the same `ktime_ns`, `tid` and `message_len`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventHeader {
+    /// `CLOCK_MONOTONIC` in nanoseconds when the hook ran (`bpf_ktime_get_ns`).
+    pub ktime_ns: u64,
+    /// Inode number of the socket in sockfs, as in `/proc/PID/fd` and `/proc/net/udp`: names a socket for its lifetime.
+    pub socket: u64,
+    /// Process (thread group) id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// Bytes of the whole message.
+    pub message_len: u32,
+    /// Where this chunk starts in the message.
+    pub chunk_offset: u32,
+    /// Payload bytes that follow this header.
+    pub chunk_len: u32,
+    /// TCP: sequence number of the message's first byte (`copied_seq`, `write_seq`); wraps. UDP: 0.
+    pub tcp_seq: u32,
+    /// Messages of this socket that the tap dropped in the kernel so far, both directions; wraps.
+    pub lost: u32,
+    /// Local port in host byte order.
+    pub local_port: u16,
+    /// Peer's port in host byte order; 0 if unknown.
+    pub peer_port: u16,
+    /// Local address: 4 bytes then zeroes for `AF_INET`, 16 bytes for `AF_INET6`; all zero on a wildcard socket.
+    pub local_addr: [u8; 16],
+    /// Peer's address, same form; all zero if unknown.
+    pub peer_addr: [u8; 16],
+    /// `AF_INET` (2) or `AF_INET6` (10).
+    pub family: u8,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    pub protocol: u8,
+    /// [`DIRECTION_RECEIVED`] or [`DIRECTION_SENT`].
+    pub direction: u8,
+    /// [`Hook`] that saw it.
+    pub hook: u8,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<EventHeader>() == 88 && align_of::<EventHeader>() == 8);
+const _: () = assert!(offset_of!(EventHeader, message_len) == 24);
+const _: () = assert!(offset_of!(EventHeader, local_port) == 44);
+const _: () = assert!(offset_of!(EventHeader, local_addr) == 48);
+const _: () = assert!(offset_of!(EventHeader, family) == 80);
+
+/// [`EventHeader::direction`]: the process received the message.
+pub const DIRECTION_RECEIVED: u8 = 0;
+/// [`EventHeader::direction`]: the process sent the message.
+pub const DIRECTION_SENT: u8 = 1;
+
+/// `AF_INET` of Linux.
+pub const AF_INET: u8 = 2;
+/// `AF_INET6` of Linux.
+pub const AF_INET6: u8 = 10;
+/// `IPPROTO_TCP`.
+pub const IPPROTO_TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const IPPROTO_UDP: u8 = 17;
+
+/// Which family of hooks saw an event ([`EventHeader::hook`]).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// fexit on `inet_sendmsg` and its three siblings.
+    Fentry = 1,
+    /// Raw tracepoints `sock_send_length` and `sock_recv_length`.
+    Socket = 2,
+    /// Raw tracepoint `sys_exit`.
+    Syscall = 3,
+}
+
+/// What became of the messages that the hooks saw. Each names a slot of the per-CPU array `COUNTERS`.
+///
+/// Conservation: `Seen` = `Emitted` + the counters for which [`Counter::is_drop`] holds + those for which
+/// [`Counter::is_skip`] holds.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Messages of a target's IPv4 or IPv6 UDP or TCP sockets, with at least one byte, peeks excluded.
+    Seen = 0,
+    /// Messages handed to the ring whole.
+    Emitted = 1,
+    /// Records handed to the ring (chunks).
+    Records = 2,
+    /// Payload bytes handed to the ring.
+    Bytes = 3,
+    /// Dropped: the ring had no room.
+    RingFull = 4,
+    /// Dropped: user memory could not be read (`bpf_probe_read_user` failed).
+    UserFault = 5,
+    /// Dropped: the call's arguments do not name a buffer that the hook can read (`splice`, `io_uring` and other calls).
+    UnsupportedCall = 6,
+    /// Dropped: more segments or bytes in one call than [`MAX_CHUNKS`] records hold.
+    TooManyChunks = 7,
+    /// Dropped: later elements of a batch than the hook can reach in one system call.
+    BatchTooLong = 8,
+    /// Dropped: the call reported more bytes than it copied (`MSG_TRUNC`).
+    Truncated = 9,
+    /// Dropped: an iterator of a kind that the hook cannot read (kernel memory, pages).
+    UnsupportedIterator = 10,
+    /// Dropped: a kernel structure could not be read.
+    KernelFault = 11,
+    /// Skipped: the agent's verdict on the socket is [`VERDICT_NOT_DNS`].
+    NotDns = 12,
+    /// Not a message: peeks at the receive queue (`MSG_PEEK`) and the error queue (`MSG_ERRQUEUE`). Outside of `Seen`.
+    Peek = 13,
+    /// Received on an unconnected socket whose peer the hook could not learn; emitted all the same, without peer.
+    NoPeer = 14,
+}
+
+impl Counter {
+    /// Number of counters.
+    pub const COUNT: usize = 15;
+
+    /// All counters in the order of their slots.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Seen,
+        Self::Emitted,
+        Self::Records,
+        Self::Bytes,
+        Self::RingFull,
+        Self::UserFault,
+        Self::UnsupportedCall,
+        Self::TooManyChunks,
+        Self::BatchTooLong,
+        Self::Truncated,
+        Self::UnsupportedIterator,
+        Self::KernelFault,
+        Self::NotDns,
+        Self::Peek,
+        Self::NoPeer,
+    ];
+
+    /// The counter's name in summaries and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Emitted => "emitted",
+            Self::Records => "records",
+            Self::Bytes => "bytes",
+            Self::RingFull => "ring_full",
+            Self::UserFault => "user_fault",
+            Self::UnsupportedCall => "unsupported_call",
+            Self::TooManyChunks => "too_many_chunks",
+            Self::BatchTooLong => "batch_too_long",
+            Self::Truncated => "truncated",
+            Self::UnsupportedIterator => "unsupported_iterator",
+            Self::KernelFault => "kernel_fault",
+            Self::NotDns => "not_dns",
+            Self::Peek => "peek",
+            Self::NoPeer => "no_peer",
+        }
+    }
+
+    /// Whether the counter is a reason for which a seen message was lost.
+    #[must_use]
+    pub const fn is_drop(self) -> bool {
+        matches!(
+            self,
+            Self::RingFull
+                | Self::UserFault
+                | Self::UnsupportedCall
+                | Self::TooManyChunks
+                | Self::BatchTooLong
+                | Self::Truncated
+                | Self::UnsupportedIterator
+                | Self::KernelFault
+        )
+    }
+
+    /// Whether the counter is a reason for which a seen message was left out on purpose.
+    #[must_use]
+    pub const fn is_skip(self) -> bool {
+        matches!(self, Self::NotDns)
+    }
+}
+
+const _: () = {
+    let mut slot = 0;
+    while slot < Counter::COUNT {
+        assert!(Counter::ALL[slot] as usize == slot);
+        slot += 1;
+    }
+};
+
+/// What both sides know of a socket; value of the map `SOCKETS`, whose key is [`EventHeader::socket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// [`VERDICT_UNKNOWN`], [`VERDICT_DNS`] or [`VERDICT_NOT_DNS`]; written by the agent.
+    pub verdict: u32,
+    /// Messages of this socket dropped in the kernel so far; written by the kernel.
+    pub lost: u32,
+}
+
+const _: () = assert!(size_of::<SocketState>() == 8 && align_of::<SocketState>() == 4);
+
+/// [`SocketState::verdict`]: nothing known, deliver.
+pub const VERDICT_UNKNOWN: u32 = 0;
+/// [`SocketState::verdict`]: carries DNS, deliver.
+pub const VERDICT_DNS: u32 = 1;
+/// [`SocketState::verdict`]: carries something else, skip.
+pub const VERDICT_NOT_DNS: u32 = 2;
+
+/// Transport of records to user space ([`Config::transport`]).
+pub const TRANSPORT_BPF: u32 = 0;
+/// Transport of records to user space ([`Config::transport`]).
+pub const TRANSPORT_PERF: u32 = 1;
+
+/// What the agent fixes before load: read-only data of the eBPF object. The verifier knows the values and prunes what
+/// they rule out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`TRANSPORT_BPF`] or [`TRANSPORT_PERF`].
+    pub transport: u32,
+    /// BPF ring buffer: wake the reader when at least this many bytes wait. The perf ring has its own watermark.
+    pub wakeup_bytes: u32,
+    /// Offsets of this kernel's structures.
+    pub offsets: KernelOffsets,
+}
+
+const _: () = assert!(offset_of!(Config, offsets) == 8);
+
+/// Defines [`KernelOffsets`] together with the table of what each slot means, so that the two cannot drift apart.
+macro_rules! kernel_offsets {
+    ($($(#[doc = $doc:literal])* $slot:ident = $structure:literal . $($member:literal).+ ;)+) => {
+        /// Byte offsets of the members of the running kernel's structures, read from its BTF by the agent.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct KernelOffsets {
+            $($(#[doc = $doc])* pub $slot: u32,)+
+        }
+
+        impl KernelOffsets {
+            /// Structure and path of members behind each slot, in the order of the slots.
+            pub const TABLE: &'static [(&'static str, &'static [&'static str])] =
+                &[$(($structure, &[$($member),+]),)+];
+
+            /// Builds the offsets from one value for each entry of [`Self::TABLE`].
+            #[must_use]
+            pub fn from_slots(slots: &[u32; Self::TABLE.len()]) -> Self {
+                let [$($slot),+] = *slots;
+                Self { $($slot),+ }
+            }
+        }
+
+        const _: () = assert!(size_of::<KernelOffsets>() == 4 * KernelOffsets::TABLE.len());
+    };
+}
+
+kernel_offsets! {
+    /// Socket's address family.
+    sock_family = "sock"."__sk_common"."skc_family";
+    /// IPv4 peer address, 0 if unconnected.
+    sock_daddr = "sock"."__sk_common"."skc_daddr";
+    /// IPv4 local address.
+    sock_rcv_saddr = "sock"."__sk_common"."skc_rcv_saddr";
+    /// Peer's port, big-endian.
+    sock_dport = "sock"."__sk_common"."skc_dport";
+    /// Local port, host byte order.
+    sock_num = "sock"."__sk_common"."skc_num";
+    /// IPv6 peer address.
+    sock_v6_daddr = "sock"."__sk_common"."skc_v6_daddr";
+    /// IPv6 local address.
+    sock_v6_rcv_saddr = "sock"."__sk_common"."skc_v6_rcv_saddr";
+    /// Transport protocol.
+    sock_protocol = "sock"."sk_protocol";
+    /// Back pointer to `struct socket`.
+    sock_socket = "sock"."sk_socket";
+    /// `struct sock` of a `struct socket`.
+    socket_sk = "socket"."sk";
+    /// `struct socket` within its allocation, which also holds the inode.
+    socket_alloc_socket = "socket_alloc"."socket";
+    /// The inode beside it.
+    socket_alloc_vfs_inode = "socket_alloc"."vfs_inode";
+    /// Inode number.
+    inode_ino = "inode"."i_ino";
+    /// Inode's type and mode.
+    inode_mode = "inode"."i_mode";
+    /// Sequence number of the next byte that the process reads.
+    tcp_copied_seq = "tcp_sock"."copied_seq";
+    /// Sequence number of the next byte that the process writes.
+    tcp_write_seq = "tcp_sock"."write_seq";
+    /// Descriptor table of a task.
+    task_files = "task_struct"."files";
+    /// Descriptor table's current array.
+    files_fdt = "files_struct"."fdt";
+    /// Array of files.
+    fdtable_fd = "fdtable"."fd";
+    /// Number of descriptors.
+    fdtable_max_fds = "fdtable"."max_fds";
+    /// Inode of an open file.
+    file_inode = "file"."f_inode";
+    /// `struct socket` of a socket's file.
+    file_private_data = "file"."private_data";
+}
+
+/// `aya::Pod`: these types may be copied to and from maps and read-only data.
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: `repr(C)`, only integers, no padding (checked by the size assertions above).
+    unsafe impl aya::Pod for super::SocketState {}
+    // SAFETY: as above; every member is a `u32`.
+    unsafe impl aya::Pod for super::Config {}
+}

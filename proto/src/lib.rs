@@ -1,0 +1,1 @@
+//! dnstap messages and Frame Streams.
