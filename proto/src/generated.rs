@@ -1,0 +1,5 @@
+//! The types of `dnstap.proto`, generated at build time. The words are in that file.
+
+#![expect(clippy::doc_markdown, reason = "generated code")]
+
+include!(concat!(env!("OUT_DIR"), "/dnstap.rs"));
