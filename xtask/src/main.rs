@@ -1,2 +1,55 @@
-//! The project commands.
-fn main() {}
+//! The project's commands, run as `cargo xtask COMMAND`.
+//!
+//! This file only dispatches: one file per task, and everything that runs another program goes through [`exec`].
+//! Progress goes to standard error; standard output carries results (test counts, the demo's messages).
+
+mod build;
+mod exec;
+mod packages;
+mod paths;
+mod servers;
+mod setup;
+mod toolchain;
+mod ui;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's commands
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need; quick when nothing is missing
+    Setup(setup::Args),
+    /// Compile the eBPF object and the agent that embeds it
+    Build(build::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(&Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: &Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup(args) => setup::run(args.purpose)?,
+        Task::Build(args) => {
+            setup::run(setup::Purpose::Build)?;
+            build::run(args.profile())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask build`: the eBPF object, then the agent with the object embedded.
+//!
+//! The object is compiled with the eBPF toolchain into its own target folder, and copied to a stable path only when its
+//! bytes changed, so that the agent is not rebuilt for nothing. `dnstap-agent/build.rs` takes the path from the
+//! environment variable `DNSTAP_EBPF_OBJECT`.
+
+use std::{env, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{exec, packages::Apt, paths, toolchain, ui};
+
+/// Programs for a little-endian or a big-endian kernel, like the host's.
+const EBPF_TARGET: &str = if cfg!(target_endian = "big") {
+    "bpfeb-unknown-none"
+} else {
+    "bpfel-unknown-none"
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build the agent without optimisation, which is quicker
+    #[arg(long)]
+    debug: bool,
+}
+
+impl Args {
+    pub(crate) fn profile(&self) -> Profile {
+        if self.debug {
+            Profile::Debug
+        } else {
+            Profile::Release
+        }
+    }
+}
+
+/// How the agent is compiled; the eBPF object is always optimised, as the verifier wants it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Debug,
+    Release,
+}
+
+/// Builds both and returns the agent's path.
+pub(crate) fn run(profile: Profile) -> Result<PathBuf> {
+    let object = ebpf()?;
+    agent(profile, &object)
+}
+
+/// Compiles the eBPF programs and returns the object's path.
+fn ebpf() -> Result<PathBuf> {
+    ui::step("building the eBPF object");
+    let toolchain = toolchain::ensure(&mut Apt::default())?;
+    let folder = paths::target().join("ebpf");
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(), // what the linker makes BTF of
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let build = [
+        "build",
+        "--package=dnstap-ebpf",
+        "--bin=dnstap-ebpf",
+        "--features=kernel",
+        "--release",
+    ];
+    exec::run(
+        toolchain
+            .cargo()
+            .args(build)
+            .args(["-Zbuild-std=core", "--target", EBPF_TARGET, "--target-dir"])
+            .arg(&folder)
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    )?;
+
+    let built = folder.join(EBPF_TARGET).join("release/dnstap-ebpf");
+    let object = folder.join("dnstap-ebpf");
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(&object).ok().as_ref() != Some(&bytes) {
+        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    }
+    ui::note(format_args!(
+        "{} ({} KiB)",
+        object.display(),
+        bytes.len().div_ceil(1024)
+    ));
+    Ok(object)
+}
+
+/// Compiles the agent around the object and returns its path.
+fn agent(profile: Profile, object: &PathBuf) -> Result<PathBuf> {
+    ui::step("building the agent");
+    let mut build = exec::cargo();
+    build
+        .args(["build", "--package=dnstap-agent"])
+        .env("DNSTAP_EBPF_OBJECT", object);
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
+    exec::run(&mut build)?;
+    let folder = if profile == Profile::Release {
+        "release"
+    } else {
+        "debug"
+    };
+    let agent = paths::target().join(folder).join("dnstap-agent");
+    ui::note(agent.display());
+    Ok(agent)
+}

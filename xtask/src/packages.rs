@@ -1,0 +1,145 @@
+//! Debian packages: which are missing, and their installation. Owns the one `apt-get update` of a task; runs it only
+//! when something is missing, because it takes seconds and needs root.
+
+use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{exec, ui};
+
+/// The package manager, and whether its lists are fresh.
+#[derive(Default)]
+pub(crate) struct Apt {
+    updated: bool,
+}
+
+impl Apt {
+    /// Installs those of `wanted` that are missing.
+    pub(crate) fn ensure(&mut self, wanted: &[&str]) -> Result<()> {
+        let missing = missing(wanted)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        ui::step(format_args!("installing packages: {}", missing.join(" ")));
+        self.install(&missing)
+    }
+
+    /// Installs the newest version of each package, or brings it up to date.
+    pub(crate) fn install(&mut self, packages: &[&str]) -> Result<()> {
+        if !is_root() {
+            bail!(
+                "packages need installing and this is not root; run this as root, then try again:\n    \
+                 apt-get update && apt-get install --no-install-recommends {}",
+                packages.join(" ")
+            );
+        }
+        self.update();
+        exec::logged(
+            "apt-install",
+            apt_get()
+                .args(["install", "--yes", "--no-install-recommends"])
+                .args(packages),
+        )
+    }
+
+    /// Whether the archive has this package, after an update if that is possible.
+    pub(crate) fn offers(&mut self, package: &str) -> bool {
+        if !has_dpkg() {
+            return false;
+        }
+        if is_root() {
+            self.update();
+        }
+        exec::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))
+            .is_ok_and(|text| text.contains("Package:"))
+    }
+
+    /// Refreshes the lists once. A source that does not answer is no reason to stop: what is needed may be in another.
+    fn update(&mut self) {
+        if !self.updated {
+            self.updated = true;
+            if let Err(error) = exec::logged("apt-update", apt_get().arg("update")) {
+                ui::warn(format_args!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// Version of an installed package.
+pub(crate) fn version(package: &str) -> Result<String> {
+    exec::output(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", package]))
+}
+
+/// Whether this process may install packages and load programs into the kernel.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    if !has_dpkg() {
+        bail!(
+            "this is not Debian or Ubuntu: there is no dpkg-query to see what is installed. \
+             Install what these Debian packages hold by hand, then use cargo directly (see README.md): {}",
+            wanted.join(" ")
+        );
+    }
+    // Fails when a package is unknown, and lists the others all the same.
+    let listed = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(wanted)
+        .output()?;
+    Ok(not_installed(
+        wanted,
+        &String::from_utf8_lossy(&listed.stdout),
+    ))
+}
+
+/// Those of `wanted` that `dpkg-query`'s lines of `package status` do not show as installed.
+fn not_installed<'a>(wanted: &[&'a str], listed: &str) -> Vec<&'a str> {
+    let installed: Vec<_> = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .collect();
+    wanted
+        .iter()
+        .copied()
+        .filter(|package| !installed.contains(package))
+        .collect()
+}
+
+fn has_dpkg() -> bool {
+    exec::output(Command::new("dpkg-query").arg("--version")).is_ok()
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args([
+        "-o",
+        "DPkg::Lock::Timeout=300", // another apt-get may be at work, for example a machine's first boot
+        "-o",
+        "Dpkg::Use-Pty=0",
+    ]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removed_and_unknown_packages_are_missing() {
+        let listed = "dnsperf installed\nfstrm-bin config-files\nbind9-libs not-installed\n";
+        assert_eq!(
+            not_installed(
+                &["dnsperf", "fstrm-bin", "bind9-libs", "dnstap-ldns"],
+                listed
+            ),
+            ["fstrm-bin", "bind9-libs", "dnstap-ldns"]
+        );
+    }
+
+    #[test]
+    fn nothing_is_missing_when_all_are_installed() {
+        assert!(not_installed(&["a", "b"], "b installed\na installed\n").is_empty());
+    }
+}

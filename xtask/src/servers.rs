@@ -1,0 +1,67 @@
+//! DNS servers for the tests and the demo, unpacked into the cache and never installed: a server package's
+//! installation would start a system service.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    exec,
+    packages::{self, Apt},
+    paths, ui,
+};
+
+/// The library package of BIND, and those that are built with it: they move in step, so all are brought to one version.
+const BIND9_PACKAGES: &[&str] = &["bind9-libs", "bind9-utils", "bind9-dnsutils"];
+
+/// Path of a `named` that matches the installed BIND libraries to the letter; they have no stable interface between
+/// them.
+pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
+    apt.ensure(BIND9_PACKAGES)?;
+    let folder = paths::cache()?.join("servers/bind9");
+    let (stamp, named) = (folder.join("VERSION"), folder.join("usr/sbin/named"));
+    let unpacked = fs::read_to_string(&stamp).unwrap_or_default();
+    if unpacked != packages::version("bind9-libs")? || !named.exists() {
+        ui::step("unpacking BIND's server (not installing it)");
+        apt.install(BIND9_PACKAGES)?; // the archive keeps only the newest version
+        let version = packages::version("bind9-libs")?;
+        unpack("bind9", &version, &folder)?;
+        fs::write(&stamp, version).with_context(|| format!("cannot write {}", stamp.display()))?;
+    }
+    exec::output(Command::new(&named).arg("-v")).context("the unpacked named does not run")?;
+    Ok(named)
+}
+
+/// Downloads a package of this very version and unpacks it in place of `folder`.
+fn unpack(package: &str, version: &str, folder: &Path) -> Result<()> {
+    let downloads = folder.with_extension("download");
+    for path in [folder, &downloads] {
+        if path.exists() {
+            fs::remove_dir_all(path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+    }
+    exec::logged(
+        "apt-download",
+        Command::new("apt-get")
+            .arg("download")
+            .arg(format!("{package}={version}"))
+            .current_dir(&downloads),
+    )?;
+    for entry in
+        fs::read_dir(&downloads).with_context(|| format!("cannot list {}", downloads.display()))?
+    {
+        exec::output(
+            Command::new("dpkg")
+                .arg("-x")
+                .arg(entry?.path())
+                .arg(folder),
+        )?;
+    }
+    fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
+}

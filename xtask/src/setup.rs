@@ -1,0 +1,72 @@
+//! `cargo xtask setup`: makes the machine able to build, test and show the project. Looks first, says what it installs,
+//! and does nothing when nothing is missing. What it downloads stays outside of the tree.
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{exec, packages::Apt, servers, toolchain, ui};
+
+/// The demo's tools: `dig` and `dnstap-read`.
+const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
+/// The tests' tools: load, independent readers of dnstap, and private network namespaces.
+const TEST_PACKAGES: &[&str] = &[
+    "bind9-dnsutils",
+    "bind9-utils",
+    "dnsperf",
+    "dnstap-ldns",
+    "fstrm-bin",
+    "golang-github-dnstap-golang-dnstap-cli",
+    "iproute2",
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What the machine shall be able to do
+    #[arg(long = "for", value_name = "PURPOSE", value_enum, default_value_t = Purpose::All)]
+    pub(crate) purpose: Purpose,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Compile the eBPF object and the agent
+    Build,
+    /// Run every test
+    Test,
+    /// Run the demo
+    Demo,
+    /// All of these
+    All,
+}
+
+/// Installs what `purpose` needs and is missing.
+pub(crate) fn run(purpose: Purpose) -> Result<()> {
+    let mut apt = Apt::default();
+    if matches!(purpose, Purpose::Test | Purpose::All) {
+        ensure_cargo_tools()?;
+        apt.ensure(TEST_PACKAGES)?;
+    }
+    if matches!(purpose, Purpose::Demo | Purpose::All) {
+        apt.ensure(DEMO_PACKAGES)?;
+    }
+    if purpose != Purpose::Build {
+        let named = servers::ensure_bind9(&mut apt)?;
+        ui::note(format_args!("named: {}", named.display()));
+    }
+    let toolchain = toolchain::ensure(&mut apt)?;
+    ui::note(format_args!("eBPF toolchain: {toolchain}"));
+    Ok(())
+}
+
+/// `cargo fmt` and `cargo clippy` are separate parts of a toolchain.
+fn ensure_cargo_tools() -> Result<()> {
+    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if exec::output(exec::cargo().args([tool, "--version"])).is_err() {
+            ui::step(format_args!("installing {component}"));
+            exec::run(std::process::Command::new("rustup").args(["component", "add", component]))
+                .with_context(|| {
+                format!("`cargo {tool}` is missing; install {component} for this toolchain")
+            })?;
+        }
+    }
+    Ok(())
+}
