@@ -22,29 +22,37 @@ pub(crate) struct Args {
     /// Build the agent without optimisation, which is quicker
     #[arg(long)]
     debug: bool,
-}
-
-impl Args {
-    pub(crate) fn profile(&self) -> Profile {
-        if self.debug {
-            Profile::Debug
-        } else {
-            Profile::Release
-        }
-    }
+    /// Build the eBPF object alone
+    #[arg(long, conflicts_with = "debug")]
+    object: bool,
 }
 
 /// How the agent is compiled; the eBPF object is always optimised, as the verifier wants it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
+enum Profile {
     Debug,
     Release,
 }
 
-/// Builds both and returns the agent's path.
-pub(crate) fn run(profile: Profile) -> Result<PathBuf> {
+/// Builds what the command line asks for.
+pub(crate) fn run(args: &Args) -> Result<()> {
     let object = ebpf()?;
-    agent(profile, &object)
+    if !args.object {
+        agent(
+            if args.debug {
+                Profile::Debug
+            } else {
+                Profile::Release
+            },
+            &object,
+        )?;
+    }
+    Ok(())
+}
+
+/// Builds both for use and returns the agent's path.
+pub(crate) fn release() -> Result<PathBuf> {
+    agent(Profile::Release, &ebpf()?)
 }
 
 /// Compiles the eBPF programs and returns the object's path.

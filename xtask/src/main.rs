@@ -9,6 +9,8 @@ mod packages;
 mod paths;
 mod servers;
 mod setup;
+mod tally;
+mod test;
 mod toolchain;
 mod ui;
 
@@ -31,6 +33,8 @@ enum Task {
     Setup(setup::Args),
     /// Compile the eBPF object and the agent that embeds it
     Build(build::Args),
+    /// Run format, lints, documentation, unit tests and integration tests
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,8 +52,9 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(args.purpose)?,
         Task::Build(args) => {
             setup::run(setup::Purpose::Build)?;
-            build::run(args.profile())?;
+            build::run(args)?;
         }
+        Task::Test(args) => return Ok(test::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }

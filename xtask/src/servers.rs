@@ -18,12 +18,21 @@ use crate::{
 /// The library package of BIND, and those that are built with it: they move in step, so all are brought to one version.
 const BIND9_PACKAGES: &[&str] = &["bind9-libs", "bind9-utils", "bind9-dnsutils"];
 
+/// Where the unpacked `named` is.
+pub(crate) fn bind9() -> Result<PathBuf> {
+    Ok(folder()?.join("usr/sbin/named"))
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("servers/bind9"))
+}
+
 /// Path of a `named` that matches the installed BIND libraries to the letter; they have no stable interface between
 /// them.
 pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
     apt.ensure(BIND9_PACKAGES)?;
-    let folder = paths::cache()?.join("servers/bind9");
-    let (stamp, named) = (folder.join("VERSION"), folder.join("usr/sbin/named"));
+    let (folder, named) = (folder()?, bind9()?);
+    let stamp = folder.join("VERSION");
     let unpacked = fs::read_to_string(&stamp).unwrap_or_default();
     if unpacked != packages::version("bind9-libs")? || !named.exists() {
         ui::step("unpacking BIND's server (not installing it)");

@@ -58,7 +58,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
 }
 
 /// `cargo fmt` and `cargo clippy` are separate parts of a toolchain.
-fn ensure_cargo_tools() -> Result<()> {
+pub(crate) fn ensure_cargo_tools() -> Result<()> {
     for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         if exec::output(exec::cargo().args([tool, "--version"])).is_err() {
             ui::step(format_args!("installing {component}"));

@@ -1,0 +1,251 @@
+//! `cargo xtask test`: format, lints, documentation, unit tests, then the integration tests against real servers.
+//!
+//! A failed step does not stop the others, unless they need its result. Format, lints and documentation count as one test
+//! each, set-up and build only when they fail. The last line of standard output is always
+//! `N passed, N failed, N skipped`.
+
+use std::{
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::{build, exec, packages, paths, servers, setup, tally::Tally, ui};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run one part alone
+    #[arg(long, value_name = "PART", value_enum)]
+    only: Option<Part>,
+    /// Arguments for the test programs, for example a part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Format, clippy and documentation
+    Lint,
+    /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
+    Unit,
+    /// The agent against real servers; needs root
+    Integration,
+}
+
+/// Runs the parts asked for and reports.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let mut report = Report::default();
+    let wants = |part| args.only.is_none_or(|only| only == part);
+    if wants(Part::Lint) {
+        lint(&mut report);
+    }
+    if wants(Part::Unit) {
+        let mut tests = exec::cargo();
+        tests
+            .args(["test", "--workspace", "--no-fail-fast", "--"])
+            .args(&args.arguments);
+        report.step("unit tests", || counted(&mut tests));
+    }
+    if wants(Part::Integration) {
+        integration(&mut report, &args.arguments);
+    }
+    report.finish()
+}
+
+fn lint(report: &mut Report) {
+    if !report.preparation("set-up of lints", setup::ensure_cargo_tools) {
+        return;
+    }
+    report.check("format", exec::cargo().args(["fmt", "--all", "--check"]));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
+    report.check("clippy", exec::cargo().args(clippy));
+    // The eBPF programs need no eBPF toolchain to be checked. In the release profile, because they cannot unwind.
+    let package = [
+        "--package=dnstap-ebpf",
+        "--bin=dnstap-ebpf",
+        "--features=kernel",
+    ];
+    let mut clippy = exec::cargo();
+    clippy
+        .args(["clippy", "--release"])
+        .args(package)
+        .args(["--", "-Dwarnings"]);
+    report.check("clippy of the eBPF programs", &mut clippy);
+    let documentation = ["doc", "--workspace", "--no-deps"];
+    report.check(
+        "documentation",
+        exec::cargo()
+            .args(documentation)
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+    );
+}
+
+fn integration(report: &mut Report, arguments: &[String]) {
+    if !packages::is_root() {
+        println!("SKIP integration tests: only root may attach to a server; run this as root");
+        report.add("integration tests", Tally::SKIPPED, Duration::ZERO);
+        return;
+    }
+    let mut agent = None;
+    let ready = report.preparation("set-up", || setup::run(setup::Purpose::Test))
+        && report.preparation("build", || {
+            agent = Some(build::release()?);
+            // The selection of the unit tests, so that their dependencies serve here too.
+            exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))
+        });
+    if let (true, Some(agent)) = (ready, agent) {
+        report.step("integration tests", || {
+            let mut tests = Command::new(paths::target().join("debug/dnstap-tests"));
+            tests
+                .args(arguments)
+                .env("DNSTAP_AGENT", agent)
+                .env("NAMED", servers::bind9()?);
+            counted(&mut tests)
+        });
+    }
+}
+
+/// Runs test programs and adds up the result lines they print. A failure that no line accounts for (a test that does not
+/// compile, a program that was killed) is one failed test.
+fn counted(command: &mut Command) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let success = exec::watched(command, |line| {
+        if let Some(result) = Tally::of_result_line(line) {
+            tally += result;
+        }
+    })?;
+    if !success && tally.failed == 0 {
+        tally += Tally::FAILED;
+    }
+    if success && tally == Tally::default() {
+        bail!("no test ran");
+    }
+    Ok(tally)
+}
+
+/// What every step came to, in order.
+#[derive(Default)]
+struct Report {
+    steps: Vec<(&'static str, Tally, Duration)>,
+}
+
+impl Report {
+    /// A command that counts as one test.
+    fn check(&mut self, name: &'static str, command: &mut Command) {
+        self.step(name, || exec::run(command).map(|()| Tally::PASSED));
+    }
+
+    /// A step that counts only when it fails. Returns whether it succeeded.
+    fn preparation(&mut self, name: &'static str, task: impl FnOnce() -> Result<()>) -> bool {
+        self.step(name, || task().map(|()| Tally::default())).failed == 0
+    }
+
+    /// A step that counts its own tests, and as one failed test if it cannot run.
+    fn step(&mut self, name: &'static str, task: impl FnOnce() -> Result<Tally>) -> Tally {
+        ui::step(name);
+        let start = Instant::now();
+        let tally = task().unwrap_or_else(|error| {
+            ui::error(&error);
+            Tally::FAILED
+        });
+        self.add(name, tally, start.elapsed());
+        tally
+    }
+
+    fn add(&mut self, name: &'static str, tally: Tally, time: Duration) {
+        self.steps.push((name, tally, time));
+    }
+
+    /// Prints all steps and, last, the sum.
+    fn finish(&self) -> ExitCode {
+        let mut sum = Tally::default();
+        println!();
+        for (name, tally, time) in &self.steps {
+            let verdict = if tally.failed > 0 { "FAILED" } else { "ok" };
+            println!(
+                "{verdict:>6}  {name}: {tally} in {:.1} s",
+                time.as_secs_f64()
+            );
+            sum += *tally;
+        }
+        println!("{sum}");
+        if sum.failed > 0 || sum.passed == 0 {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn the_results_of_all_test_programs_are_added_up() {
+        let script = "echo 'test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured'; echo noise; \
+                      echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'";
+        let tally = counted(&mut program(script)).expect("it runs");
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 5,
+                failed: 0,
+                skipped: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_test_that_does_not_compile_is_one_failure() {
+        assert_eq!(
+            counted(&mut program("exit 101")).expect("it runs"),
+            Tally::FAILED
+        );
+    }
+
+    #[test]
+    fn a_program_killed_after_its_first_results_is_a_failure() {
+        let script = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored;'; kill -9 $$";
+        let tally = counted(&mut program(script)).expect("it runs");
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 3,
+                failed: 1,
+                skipped: 0
+            }
+        );
+    }
+
+    #[test]
+    fn a_program_that_runs_no_test_at_all_is_a_failure() {
+        assert!(counted(&mut program("true")).is_err());
+    }
+
+    #[test]
+    fn a_run_where_nothing_passed_fails() {
+        let mut report = Report::default();
+        report.add("skipped", Tally::SKIPPED, Duration::ZERO);
+        assert_eq!(report.finish(), ExitCode::FAILURE);
+        report.add("passed", Tally::PASSED, Duration::ZERO);
+        assert_eq!(report.finish(), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn one_failed_step_fails_the_run_and_the_later_steps_still_run() {
+        let mut report = Report::default();
+        assert!(!report.preparation("broken", || bail!("cause")));
+        report.check("works", &mut program("true"));
+        assert_eq!(report.steps.len(), 2);
+        assert_eq!(report.finish(), ExitCode::FAILURE);
+    }
+}
