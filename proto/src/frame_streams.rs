@@ -1,0 +1,54 @@
+//! Frame Streams, the framing below dnstap: files here, sockets later on the same parts.
+//!
+//! A stream is a row of frames. A data frame is its length (four bytes, big-endian, not zero), then that many bytes. The
+//! length zero escapes a [`ControlFrame`]: its own length, its type and its fields follow, all numbers as before.
+//!
+//! ```text
+//! data     | length > 0 | payload ...                                        |
+//! control  | 0          | length <= 512 | type | field, length, content type ... |
+//!
+//! file     START data* STOP
+//! socket   READY -> <- ACCEPT  START -> data* -> STOP -> <- FINISH
+//! ```
+//!
+//! From the bottom up: [`ControlFrame`] (bytes to control frames and back), [`split_frame`] (one frame off a buffer),
+//! [`Decoder`] (order of frames from START to STOP, limits, offsets), [`Reader`] and [`Writer`] (files). Only the last
+//! two do any IO. What is malformed is a typed error with the offset of the frame that broke the rules; nothing
+//! panics and nothing is allocated on the word of a length alone.
+//!
+//! The rules are those of the reference implementation, fstrm. Where it lets things pass that cannot be told from
+//! damage (control frames amid the data, anything after STOP), this module reports them.
+
+mod control;
+mod decode;
+mod error;
+mod read;
+mod write;
+
+pub use control::ControlFrame;
+pub use decode::{Decoder, Frame, State, split_frame};
+pub use error::{ControlError, DecodeError, Malformed, ReadError, WriteError};
+pub use read::{DataFrame, Reader};
+pub use write::Writer;
+
+/// Content type of streams whose data frames each hold one [`Dnstap`](crate::Dnstap).
+pub const DNSTAP_CONTENT_TYPE: &[u8] = b"protobuf:dnstap.Dnstap";
+
+/// Longest control frame in bytes, the two lengths before it not counted.
+pub const MAX_CONTROL_FRAME: u32 = 512;
+
+/// Longest content type in bytes.
+pub const MAX_CONTENT_TYPE: u32 = 256;
+
+/// Longest data frame in bytes unless told otherwise: 1 MiB, which is fstrm's limit. A dnstap message holds at most two
+/// DNS messages of 65,535 bytes and some hundred bytes around them, so this never stands in the way, while a length
+/// read from damaged bytes does not make a reader collect gigabytes. Other receivers accept less (`fstrm_capture`
+/// 256 KiB, Vector 100 KiB, golang-dnstap 96 KiB).
+pub const DEFAULT_MAX_DATA_FRAME: u32 = 1 << 20;
+
+/// Reads the four bytes at `at`, big-endian; `None` if there are fewer.
+#[inline]
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*four))
+}

@@ -1,0 +1,334 @@
+//! From bytes to frames, and the order in which frames may come. No IO: bytes in, frames out.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::{
+    ControlError, ControlFrame, DEFAULT_MAX_DATA_FRAME, DecodeError, MAX_CONTROL_FRAME, Malformed,
+    be32,
+};
+
+/// One frame of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// What follows a length other than zero; never empty.
+    Data(Bytes),
+    /// What follows the length zero.
+    Control(ControlFrame),
+}
+
+/// Splits the first frame off `input`, whatever its place in a stream; `None` if `input` does not hold all of it yet.
+///
+/// Nothing is copied: the frame shares the memory of `input`. On an error `input` is as it was.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use dnstap_proto::frame_streams::{Frame, split_frame};
+///
+/// let mut input = BytesMut::from(&b"\0\0\0\x02hi\0\0"[..]);
+/// assert_eq!(split_frame(&mut input, 512), Ok(Some(Frame::Data("hi".into()))));
+/// assert_eq!(split_frame(&mut input, 512), Ok(None));
+/// assert_eq!(&input[..], b"\0\0");
+/// ```
+#[inline]
+pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<Frame>, Malformed> {
+    match be32(input, 0) {
+        None => Ok(None),
+        Some(0) => Ok(peek_control(input)?.map(|(control, len)| {
+            input.advance(len);
+            Frame::Control(control)
+        })),
+        Some(len) if len > max_data_frame => Err(Malformed::DataTooLong {
+            len,
+            limit: max_data_frame,
+        }),
+        Some(len) if input.len() - 4 < len as usize => Ok(None),
+        Some(len) => {
+            input.advance(4);
+            Ok(Some(Frame::Data(input.split_to(len as usize).freeze())))
+        }
+    }
+}
+
+/// The control frame at the beginning of `input`, whose escape has been seen, and its length with everything.
+fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>, Malformed> {
+    let Some(len) = be32(input, 4) else {
+        return Ok(None);
+    };
+    if len > MAX_CONTROL_FRAME {
+        let len = u64::from(len);
+        return Err(ControlError::TooLong { len }.into());
+    }
+    let whole = 8 + len as usize;
+    let Some(frame) = input.get(8..whole) else {
+        return Ok(None);
+    };
+    // Copied, at most 512 bytes: rare, and `input` stays whole until the frame has proved sound.
+    let control = ControlFrame::decode(Bytes::copy_from_slice(frame))?;
+    Ok(Some((control, whole)))
+}
+
+/// How far a stream has come.
+///
+/// ```text
+///                START                 STOP
+///  AwaitStart ──────────► Data ──────────────────► Stopped
+///                         │  ▲
+///                         └──┘ data frame
+/// ```
+///
+/// Anything else in any state is an error. The handshake of sockets takes place before `AwaitStart` (READY, ACCEPT) and
+/// after `Stopped` (FINISH), with [`split_frame`] and [`ControlFrame::encode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing has come yet.
+    AwaitStart,
+    /// START has come.
+    Data,
+    /// STOP has come. The stream is complete.
+    Stopped,
+}
+
+/// Decodes one stream from START to STOP, in pieces of any size.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    content_type: Bytes,
+    max_data_frame: u32,
+    state: State,
+    offset: u64,
+}
+
+impl Decoder {
+    /// A decoder for streams of this content type. A START without content type is taken for it, as fstrm does.
+    #[must_use]
+    pub fn new(content_type: &[u8]) -> Self {
+        Self {
+            content_type: Bytes::copy_from_slice(content_type),
+            max_data_frame: DEFAULT_MAX_DATA_FRAME,
+            state: State::AwaitStart,
+            offset: 0,
+        }
+    }
+
+    /// Takes data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`].
+    #[must_use]
+    pub const fn max_data_frame(mut self, bytes: u32) -> Self {
+        self.max_data_frame = bytes;
+        self
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Where the next frame begins, in bytes from the beginning of the stream.
+    #[must_use]
+    #[inline]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes the next frame off the beginning of `input`; `None` if it needs more bytes than there are, or if the stream
+    /// has stopped.
+    ///
+    /// Nothing is copied: a data frame shares the memory of `input`. After an error neither `input` nor the decoder has
+    /// moved, so that the next call reports it again.
+    #[inline]
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        let before = input.len();
+        let decoded = match self.state {
+            State::Data if be32(input, 0) != Some(0) => split_frame(input, self.max_data_frame),
+            _ => self.decode_control(input),
+        };
+        self.offset += (before - input.len()) as u64;
+        decoded.map_err(|kind| DecodeError {
+            offset: self.offset,
+            kind,
+        })
+    }
+
+    /// Takes a control frame off `input` if it is the one that this state waits for.
+    #[cold]
+    fn decode_control(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
+        if self.state == State::Stopped {
+            return if input.is_empty() {
+                Ok(None)
+            } else {
+                Err(Malformed::AfterStop)
+            };
+        }
+        // Whatever part of the first length is there tells a stream from another kind of file.
+        if input.iter().take(4).any(|&byte| byte != 0) {
+            return Err(Malformed::NoStart);
+        }
+        let Some((control, len)) = peek_control(input)? else {
+            return Ok(None);
+        };
+        self.state = match (self.state, &control) {
+            (State::AwaitStart, ControlFrame::Start { content_type }) => {
+                self.check_content_type(content_type.as_ref())?;
+                State::Data
+            }
+            (State::Data, ControlFrame::Stop) => State::Stopped,
+            (_, other) => {
+                let frame = other.name();
+                return Err(Malformed::UnexpectedControl { frame });
+            }
+        };
+        input.advance(len);
+        Ok(Some(Frame::Control(control)))
+    }
+
+    fn check_content_type(&self, found: Option<&Bytes>) -> Result<(), Malformed> {
+        match found {
+            Some(found) if *found != self.content_type => Err(Malformed::ContentType {
+                found: found.clone(),
+                expected: self.content_type.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::frame_streams::DNSTAP_CONTENT_TYPE;
+
+    const START: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x02\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
+    const STOP: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x03";
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_the_bytes_are_split(
+            payloads in vec(vec(any::<u8>(), 1..300), 0..20),
+            cuts in vec(any::<Index>(), 0..40),
+        ) {
+            let stream = stream(&payloads);
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+
+            let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+            let mut input = BytesMut::new();
+            let mut frames = Vec::new();
+            for piece in cuts.windows(2) {
+                input.extend_from_slice(&stream[piece[0]..piece[1]]);
+                while let Some(frame) = decoder.decode(&mut input).unwrap() {
+                    if let Frame::Data(payload) = frame {
+                        frames.push(payload.to_vec());
+                    }
+                }
+            }
+            prop_assert_eq!(frames, payloads);
+            prop_assert_eq!(decoder.state(), State::Stopped);
+            prop_assert_eq!(decoder.offset(), stream.len() as u64);
+        }
+
+        #[test]
+        fn any_bytes_give_frames_within_them_or_an_error(
+            started in any::<bool>(),
+            bytes in vec(prop_oneof![4 => Just(0), 2 => 0..8_u8, 1 => any::<u8>()], 0..400),
+        ) {
+            let mut input = BytesMut::new();
+            if started {
+                input.extend_from_slice(START);
+            }
+            input.extend_from_slice(&bytes);
+            let total = input.len();
+            let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE).max_data_frame(64);
+            let end = loop {
+                match decoder.decode(&mut input) {
+                    Ok(Some(Frame::Data(payload))) => prop_assert!((1..=64).contains(&payload.len())),
+                    Ok(Some(Frame::Control(_))) => {}
+                    end => break end,
+                }
+            };
+            prop_assert_eq!(decoder.offset() + input.len() as u64, total as u64);
+            // Nothing moves after the last frame: what was said last is said again.
+            prop_assert_eq!(decoder.decode(&mut input), end);
+        }
+    }
+
+    #[test]
+    fn data_frames_share_the_memory_of_the_input() {
+        let mut input = BytesMut::from(&[START, b"\0\0\0\x02hi"].concat()[..]);
+        let hi = &raw const input[START.len() + 4];
+        let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+        decoder.decode(&mut input).unwrap();
+        let Some(Frame::Data(payload)) = decoder.decode(&mut input).unwrap() else {
+            panic!("no data frame");
+        };
+        assert_eq!(payload.as_ptr(), hi);
+    }
+
+    #[test]
+    fn what_breaks_the_order_is_named_with_its_offset() {
+        let at = START.len() as u64;
+        let broken = |bytes: &[&[u8]]| {
+            let mut input = BytesMut::from(&bytes.concat()[..]);
+            let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+            loop {
+                match decoder.decode(&mut input) {
+                    Ok(frame) => assert!(frame.is_some(), "incomplete"),
+                    Err(error) => return (error.offset, error.kind),
+                }
+            }
+        };
+        let unexpected = |frame| Malformed::UnexpectedControl { frame };
+
+        assert_eq!(broken(&[b"\xa1"]), (0, Malformed::NoStart));
+        assert_eq!(broken(&[STOP]), (0, unexpected("STOP")));
+        assert_eq!(broken(&[START, START]), (at, unexpected("START")));
+        assert_eq!(
+            broken(&[START, STOP, b"\0"]),
+            (at + STOP.len() as u64, Malformed::AfterStop)
+        );
+        assert_eq!(
+            broken(&[START, b"\0\0\0\x01x", b"\0\x10\0\x01"]),
+            (
+                at + 5,
+                Malformed::DataTooLong {
+                    len: (1 << 20) + 1,
+                    limit: 1 << 20
+                }
+            )
+        );
+        assert_eq!(
+            broken(&[START, b"\0\0\0\0\0\0\x02\x01"]),
+            (at, ControlError::TooLong { len: 513 }.into())
+        );
+        let other = b"\0\0\0\0\0\0\0\x0d\0\0\0\x02\0\0\0\x01\0\0\0\x01x";
+        assert_eq!(
+            broken(&[other]),
+            (
+                0,
+                Malformed::ContentType {
+                    found: "x".into(),
+                    expected: DNSTAP_CONTENT_TYPE.into()
+                }
+            )
+        );
+    }
+
+    #[test]
+    fn a_start_without_content_type_is_taken() {
+        let mut input = BytesMut::from(&b"\0\0\0\0\0\0\0\x04\0\0\0\x02"[..]);
+        let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+        assert!(decoder.decode(&mut input).unwrap().is_some());
+        assert_eq!(decoder.state(), State::Data);
+    }
+
+    fn stream(payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut stream = START.to_vec();
+        for payload in payloads {
+            stream.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+            stream.extend_from_slice(payload);
+        }
+        stream.extend_from_slice(STOP);
+        stream
+    }
+}

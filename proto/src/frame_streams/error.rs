@@ -1,0 +1,146 @@
+//! What can be wrong with a stream. Callers branch on these, so each rule of the format has its own variant.
+
+use std::io;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+/// A control frame that breaks the format's rules, or cannot be written within them.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ControlError {
+    /// Longer than [`MAX_CONTROL_FRAME`](super::MAX_CONTROL_FRAME) (when writing: with the two lengths before it).
+    #[error("control frame of {len} bytes is longer than 512")]
+    TooLong {
+        /// Bytes of the control frame.
+        len: u64,
+    },
+    /// Ends inside its type or one of its fields.
+    #[error("control frame of {len} bytes ends within a field")]
+    Truncated {
+        /// Bytes of the control frame.
+        len: u64,
+    },
+    /// A type that the format does not define.
+    #[error("unknown control frame type {0}")]
+    UnknownType(u32),
+    /// A field that the format does not define.
+    #[error("unknown control frame field {0}")]
+    UnknownField(u32),
+    /// Longer than [`MAX_CONTENT_TYPE`](super::MAX_CONTENT_TYPE).
+    #[error("content type of {len} bytes is longer than 256")]
+    ContentTypeTooLong {
+        /// Bytes of the content type.
+        len: u64,
+    },
+    /// More content types than the frame may have: one for START, none for STOP and FINISH.
+    #[error("{frame} with {count} content types")]
+    TooManyContentTypes {
+        /// Name of the frame.
+        frame: &'static str,
+        /// Content types in it.
+        count: usize,
+    },
+}
+
+/// Which rule a frame breaks.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// The stream does not begin with a control frame: it is something else, or its beginning is missing.
+    #[error("not a Frame Streams file: it does not begin with a control frame")]
+    NoStart,
+    /// A data frame longer than the limit.
+    #[error("data frame of {len} bytes is longer than the limit of {limit}")]
+    DataTooLong {
+        /// Bytes of the data frame.
+        len: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// A malformed control frame.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A control frame where it has no place.
+    #[error("unexpected control frame {frame}")]
+    UnexpectedControl {
+        /// Name of the control frame.
+        frame: &'static str,
+    },
+    /// START announces another content type than the expected one.
+    #[error("content type is {:?}, expected {:?}", lossy(found), lossy(expected))]
+    ContentType {
+        /// What START announces.
+        found: Bytes,
+        /// What was to be read.
+        expected: Bytes,
+    },
+    /// Something follows STOP, for example a second stream appended to the file.
+    #[error("bytes after STOP")]
+    AfterStop,
+}
+
+/// A malformed stream: everything before `offset` was sound.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("frame at byte {offset}: {kind}")]
+pub struct DecodeError {
+    /// Where the offending frame begins, in bytes from the beginning of the stream.
+    pub offset: u64,
+    /// What is wrong with it.
+    pub kind: Malformed,
+}
+
+/// Why [`Reader`](super::Reader) has no further frame, other than a regular end.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The source cannot be read.
+    #[error("cannot read from byte {offset} on")]
+    Io {
+        /// Where the next frame begins, in bytes from the beginning of the stream.
+        offset: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The stream is malformed.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// The source ends without STOP: its writer died or is still at work. All whole frames were handed out.
+    #[error("ends without STOP: whole up to byte {offset}, then {partial} bytes of a cut frame")]
+    Unfinished {
+        /// Where the last whole frame ends, in bytes from the beginning of the stream.
+        offset: u64,
+        /// Bytes of a cut frame after it; 0 if the source ends between two frames.
+        partial: u64,
+    },
+}
+
+/// Why [`Writer`](super::Writer) did not write.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The sink failed. What it has taken of this call's frames is unknown; the writer takes no further frames.
+    #[error("cannot write")]
+    Io(#[from] io::Error),
+    /// The content type does not fit a control frame.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A data frame cannot be empty: the length zero introduces a control frame.
+    #[error("a data frame cannot be empty")]
+    Empty,
+    /// Longer than [`DEFAULT_MAX_DATA_FRAME`](super::DEFAULT_MAX_DATA_FRAME), which readers refuse.
+    #[error("data frame of {len} bytes is longer than the limit of 1 MiB")]
+    TooLong {
+        /// Bytes of the data frame.
+        len: usize,
+    },
+    /// The bytes given are not a row of whole data frames.
+    #[error("no whole data frame at byte {at} of the given bytes")]
+    NotFrames {
+        /// Where the row breaks, in bytes from the beginning of what was given.
+        at: usize,
+    },
+    /// An earlier write failed, so the stream may end within a frame: more frames would be misread.
+    #[error("an earlier write failed")]
+    Broken,
+}
+
+fn lossy(content_type: &Bytes) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(content_type)
+}

@@ -1,0 +1,342 @@
+//! Reads Frame Streams files (or pipes): the IO around [`Decoder`].
+
+use std::io::{self, Read};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, ReadError, State};
+
+/// Largest piece asked of the source at once: few system calls, and still in the cache when it is decoded.
+const MAX_READ: usize = 256 * 1024;
+
+/// Smallest piece asked of the source at once, for sources that give little at a time.
+const MIN_READ: usize = 8 * 1024;
+
+/// A data frame and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFrame {
+    /// Where the frame (its length) begins, in bytes from the beginning of the stream.
+    pub offset: u64,
+    /// What the frame holds; never empty. It keeps alive the piece that it was read with, up to 256 KiB and a frame:
+    /// copy what is to be kept for long.
+    pub payload: Bytes,
+}
+
+/// Reads the data frames of one stream, START to STOP.
+///
+/// The source needs no buffering of its own. The reader's own memory is bounded by twice the sum of the longest data frame and
+/// 256 KiB, whatever the bytes say.
+///
+/// ```
+/// use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader, Writer};
+///
+/// let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE)?;
+/// writer.write_frame(b"one")?;
+/// writer.write_frame(b"two")?;
+/// let mut file = writer.finish()?;
+///
+/// let frames = Reader::new(&file[..], DNSTAP_CONTENT_TYPE)?.count();
+/// assert_eq!(frames, 2);
+///
+/// // A cut file: whole frames first, then where it was cut.
+/// file.truncate(file.len() - 13);
+/// let mut reader = Reader::new(&file[..], DNSTAP_CONTENT_TYPE)?;
+/// assert_eq!(reader.next_frame()?.map(|frame| frame.payload), Some("one".into()));
+/// assert!(matches!(reader.next_frame(), Err(ReadError::Unfinished { offset: 49, partial: 6 })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Reader<R> {
+    source: R,
+    decoder: Decoder,
+    buffer: BytesMut,
+    /// Bytes to ask of the source next time.
+    read_len: usize,
+    /// The iterator has ended or reported an error.
+    done: bool,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads START and checks its content type; takes data frames of up to [`DEFAULT_MAX_DATA_FRAME`].
+    pub fn new(source: R, content_type: &[u8]) -> Result<Self, ReadError> {
+        Self::with_max_data_frame(source, content_type, DEFAULT_MAX_DATA_FRAME)
+    }
+
+    /// Reads START and checks its content type; takes data frames of up to `bytes`.
+    pub fn with_max_data_frame(
+        source: R,
+        content_type: &[u8],
+        bytes: u32,
+    ) -> Result<Self, ReadError> {
+        let mut reader = Self {
+            source,
+            decoder: Decoder::new(content_type).max_data_frame(bytes),
+            buffer: BytesMut::new(),
+            read_len: MAX_READ,
+            done: false,
+        };
+        while reader.decoder.state() == State::AwaitStart {
+            if reader.decoder.decode(&mut reader.buffer)?.is_none() && reader.fill()? == 0 {
+                return Err(reader.unfinished());
+            }
+        }
+        Ok(reader)
+    }
+
+    /// The next data frame; `None` after STOP, at the end of a complete stream.
+    ///
+    /// An error does not end the reader's life: after [`ReadError::Unfinished`] the next call looks for more bytes, which
+    /// is how to follow a file that is still being written. [`ReadError::Malformed`] comes again each time.
+    #[inline]
+    pub fn next_frame(&mut self) -> Result<Option<DataFrame>, ReadError> {
+        loop {
+            let offset = self.decoder.offset();
+            match self.decoder.decode(&mut self.buffer)? {
+                Some(Frame::Data(payload)) => return Ok(Some(DataFrame { offset, payload })),
+                Some(Frame::Control(_)) => {}
+                None if self.fill()? > 0 => {}
+                None if self.decoder.state() == State::Stopped => return Ok(None),
+                None => return Err(self.unfinished()),
+            }
+        }
+    }
+
+    /// Where the next frame begins, in bytes from the beginning of the stream; after an error, where the sound part ends.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.decoder.offset()
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.decoder.state()
+    }
+
+    /// Adds bytes of the source to the buffer; 0 at the source's end.
+    fn fill(&mut self) -> Result<usize, ReadError> {
+        let have = self.buffer.len();
+        self.buffer.resize(have + self.read_len, 0);
+        let read = loop {
+            match self.source.read(&mut self.buffer[have..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.buffer.truncate(have + *read.as_ref().unwrap_or(&0));
+        let read = read.map_err(|source| ReadError::Io {
+            offset: self.decoder.offset(),
+            source,
+        })?;
+        // The room asked for must be zeroed each time; do not zero much more than the source fills.
+        self.read_len = if read == self.read_len {
+            self.read_len * 2
+        } else {
+            read.next_power_of_two()
+        }
+        .clamp(MIN_READ, MAX_READ);
+        Ok(read)
+    }
+
+    fn unfinished(&self) -> ReadError {
+        ReadError::Unfinished {
+            offset: self.decoder.offset(),
+            partial: self.buffer.len() as u64,
+        }
+    }
+}
+
+/// Ends after STOP or after the first error.
+impl<R: Read> Iterator for Reader<R> {
+    type Item = Result<DataFrame, ReadError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.next_frame().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl<R: Read> std::iter::FusedIterator for Reader<R> {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::frame_streams::{DNSTAP_CONTENT_TYPE, DecodeError, Malformed, Writer};
+
+    proptest! {
+        #[test]
+        fn a_written_file_reads_back_whatever_the_source_gives_at_a_time(
+            payloads in vec(vec(any::<u8>(), 1..400), 0..30),
+            sizes in vec(1..500_usize, 1..20),
+        ) {
+            let file = file(&payloads);
+            let mut reader = Reader::new(Pieces::new(&file, sizes), DNSTAP_CONTENT_TYPE).unwrap();
+            let mut read = Vec::new();
+            while let Some(frame) = reader.next_frame().unwrap() {
+                let at = usize::try_from(frame.offset).unwrap() + 4;
+                prop_assert_eq!(&frame.payload[..], &file[at..at + frame.payload.len()]);
+                read.push(frame.payload.to_vec());
+            }
+            prop_assert_eq!(read, payloads);
+            prop_assert_eq!(reader.offset(), file.len() as u64);
+        }
+
+        #[test]
+        fn any_file_is_read_within_the_bound_on_memory(
+            bytes in vec(prop_oneof![4 => Just(0), 2 => 0..8_u8, 1 => any::<u8>()], 0..3_000),
+            sizes in vec(1..2_000_usize, 1..5),
+        ) {
+            let limit = 2_000;
+            let bytes = [&file(&[])[..42], &bytes].concat();
+            let source = Pieces::new(&bytes, sizes);
+            let mut reader = Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit).unwrap();
+            while let Ok(Some(_)) = reader.next_frame() {
+                prop_assert!(reader.buffer.capacity() <= 2 * (limit as usize + MAX_READ));
+            }
+            prop_assert!(reader.offset() <= bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_gives_its_whole_frames_and_says_where_it_was_cut() {
+        let payloads = [&b"a"[..], b"four", b"0123456789"].map(<[u8]>::to_vec);
+        let file = file(&payloads);
+        // START, then where each frame ends.
+        let ends = [42, 47, 55, 69];
+        for cut in 0..file.len() {
+            let whole = ends.iter().filter(|&&end| end <= cut).count();
+            let sound = whole.checked_sub(1).map_or(0, |last| ends[last]);
+            let read = match Reader::new(&file[..cut], DNSTAP_CONTENT_TYPE) {
+                Ok(reader) => reader.collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            };
+
+            let (last, frames) = read.split_last().unwrap();
+            let frames: Vec<_> = frames
+                .iter()
+                .map(|frame| frame.as_ref().unwrap().payload.to_vec())
+                .collect();
+            assert_eq!(frames, payloads[..whole.saturating_sub(1)], "cut at {cut}");
+            let Err(ReadError::Unfinished { offset, partial }) = last else {
+                panic!("cut at {cut}: {last:?}");
+            };
+            assert_eq!((*offset, *partial), (sound as u64, (cut - sound) as u64));
+        }
+    }
+
+    #[test]
+    fn a_length_alone_makes_no_memory() {
+        let mut bytes = file(&[])[..42].to_vec();
+        bytes.extend_from_slice(&0xffff_fff0_u32.to_be_bytes());
+        bytes.extend_from_slice(b"few");
+        let mut reader =
+            Reader::with_max_data_frame(&bytes[..], DNSTAP_CONTENT_TYPE, u32::MAX).unwrap();
+        let unfinished = reader.next_frame();
+        assert!(matches!(
+            unfinished,
+            Err(ReadError::Unfinished {
+                offset: 42,
+                partial: 7
+            })
+        ));
+        assert!(reader.buffer.capacity() <= 2 * MAX_READ);
+    }
+
+    #[test]
+    fn a_file_that_grows_is_read_on_after_its_end() {
+        let file = file(&[b"first".to_vec(), b"second".to_vec()]);
+        let source = Growing {
+            parts: vec![&file[..53], &[], &file[53..]].into_iter(),
+        };
+        let mut reader = Reader::new(source, DNSTAP_CONTENT_TYPE).unwrap();
+        let payload = |reader: &mut Reader<_>| reader.next_frame().map(|f| f.map(|f| f.payload));
+        assert_eq!(payload(&mut reader).unwrap(), Some("first".into()));
+        assert!(matches!(
+            payload(&mut reader),
+            Err(ReadError::Unfinished {
+                offset: 51,
+                partial: 2
+            })
+        ));
+        assert_eq!(payload(&mut reader).unwrap(), Some("second".into()));
+        assert_eq!(payload(&mut reader).unwrap(), None);
+    }
+
+    #[test]
+    fn a_second_stream_behind_the_first_is_reported_after_the_frames_of_the_first() {
+        let one = file(&[b"one".to_vec()]);
+        let bytes = [&one[..], &one].concat();
+        let mut reader = Reader::new(&bytes[..], DNSTAP_CONTENT_TYPE).unwrap();
+        assert!(reader.next().unwrap().is_ok());
+        let Some(Err(ReadError::Malformed(DecodeError { offset, kind }))) = reader.next() else {
+            panic!("no error");
+        };
+        assert_eq!((offset, kind), (one.len() as u64, Malformed::AfterStop));
+        assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn a_frame_longer_than_any_piece_is_read() {
+        let long = vec![7; 1 << 20];
+        let file = file(std::slice::from_ref(&long));
+        let mut reader = Reader::new(&file[..], DNSTAP_CONTENT_TYPE).unwrap();
+        assert_eq!(reader.next_frame().unwrap().unwrap().payload, long);
+        assert!(reader.next_frame().unwrap().is_none());
+    }
+
+    fn file(payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).unwrap();
+        for payload in payloads {
+            writer.write_frame(payload).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    /// Gives its bytes in pieces of the given sizes, over and over, interrupted by a signal before each.
+    #[derive(Debug)]
+    struct Pieces<'a> {
+        bytes: &'a [u8],
+        sizes: std::iter::Cycle<std::vec::IntoIter<usize>>,
+        interrupted: bool,
+    }
+
+    impl<'a> Pieces<'a> {
+        fn new(bytes: &'a [u8], sizes: Vec<usize>) -> Self {
+            Self {
+                bytes,
+                sizes: sizes.into_iter().cycle(),
+                interrupted: false,
+            }
+        }
+    }
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let size = self.sizes.next().unwrap().min(into.len());
+            self.bytes.read(&mut into[..size])
+        }
+    }
+
+    /// Gives one part for each read; an empty one looks like the end.
+    #[derive(Debug)]
+    struct Growing<'a> {
+        parts: std::vec::IntoIter<&'a [u8]>,
+    }
+
+    impl Read for Growing<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.parts.next().map_or(Ok(0), |mut part| part.read(into))
+        }
+    }
+}
