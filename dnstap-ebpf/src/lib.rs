@@ -34,6 +34,10 @@ pub const MAX_PERF_CHUNK: usize = 32_768;
 /// [`Counter::TooManyChunks`].
 pub const MAX_CHUNKS: usize = 16;
 
+/// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
+/// that can be in use at once on a CPU.
+pub const SCRATCH_SLOTS: u32 = 2;
+
 /// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
 ///
 /// A message is what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece

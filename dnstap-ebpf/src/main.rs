@@ -1,3 +1,32 @@
-//! The eBPF programs.
+//! The eBPF programs of the tap: `hook -> sock (addresses) -> call (user buffer) -> emit (ring)`, with a counter for
+//! every way out.
+//!
+//! A hook's entry function only turns its `Result` into a counter; what it does is in the `try_` function below it. The
+//! programs run in the context of the tapped process's thread, so what they cost is paid by the server: filters come
+//! first, the payload is copied once, and nothing ever waits.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+mod call;
+mod config;
+mod counters;
+mod emit;
+mod hooks;
+mod memory;
+mod peers;
+mod registers;
+mod sock;
+mod sockets;
+mod target;
+
+/// The helpers for reading memory are GPL-only; the kernel wants the licence in this form.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,148 @@
+//! Attaches a hook: the first of the candidates that the kernel accepts whole.
+
+use std::{
+    any::Any,
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    maps::ProgramArray,
+    programs::{CgroupAttachMode, CgroupSockAddr, RawTracePoint},
+};
+use dnstap_ebpf::Hook;
+
+use super::HookChoice;
+use crate::exit::{Exit, ExitWith};
+
+/// Links that keep programs attached; dropping one detaches.
+type Links = Vec<Box<dyn Any + Send>>;
+
+/// The hook in use, its links, and the hooks that were refused before it with the reason.
+type Attached = (Hook, Links, Vec<(Hook, String)>);
+
+/// Attaches the chosen hook, or the first that works.
+pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
+    let candidates: &[Hook] = match choice {
+        HookChoice::Auto => &[Hook::Socket, Hook::Syscall],
+        HookChoice::Socket => &[Hook::Socket],
+        HookChoice::Syscall => &[Hook::Syscall],
+    };
+    let mut refused = Vec::new();
+    for &hook in candidates {
+        let attached = match hook {
+            Hook::Socket => socket(ebpf),
+            Hook::Syscall => syscall(ebpf),
+            Hook::Fentry => Err(anyhow!("not in this build")),
+        };
+        match attached {
+            Ok(links) => return Ok((hook, links, refused)),
+            Err(error) => refused.push((hook, format!("{error:#}"))),
+        }
+    }
+    let reasons: Vec<_> = refused.iter().map(|(hook, reason)| format!("{}: {reason}", name(*hook))).collect();
+    Err(anyhow!("{}", reasons.join("; ")))
+        .context(ExitWith(Exit::NoPermission, "the kernel accepts none of the tap's hooks".into()))
+}
+
+/// A hook's name on the command line.
+#[must_use]
+pub fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Fentry => "fentry",
+        Hook::Socket => "socket",
+        Hook::Syscall => "syscall",
+    }
+}
+
+/// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
+fn socket(ebpf: &mut Ebpf) -> Result<Links> {
+    let mut links = Links::new();
+    let cgroup = root_cgroup()?;
+    for program in ["recvmsg4", "recvmsg6"] {
+        links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
+    }
+    for tracepoint in ["sock_recv_length", "sock_send_length"] {
+        links.push(raw_tracepoint(ebpf, tracepoint, tracepoint)?);
+    }
+    Ok(links)
+}
+
+/// `sys_exit`, and the program that goes on with long batches.
+fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
+    let next: &mut RawTracePoint = program(ebpf, "sys_exit_next")?;
+    next.load().context("cannot load sys_exit_next")?;
+    let next = next.fd()?.try_clone()?;
+    let map = ebpf.take_map("CONTINUE").context("the eBPF object has no map CONTINUE")?;
+    let mut array = ProgramArray::try_from(map)?;
+    array.set(0, &next, 0)?;
+    let link = raw_tracepoint(ebpf, "sys_exit", "sys_exit")?;
+    // The kernel empties a program array when its last user-space reference goes.
+    Ok(vec![link, Box::new(array)])
+}
+
+fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program.load().with_context(|| format!("cannot load {name}"))?;
+    let link = program.attach(tracepoint).with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
+    Ok(Box::new(program.take_link(link)?))
+}
+
+fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn Any + Send>> {
+    let program: &mut CgroupSockAddr = program(ebpf, name)?;
+    program.load().with_context(|| format!("cannot load {name}"))?;
+    let link = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
+    Ok(Box::new(program.take_link(link)?))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))?;
+    program.try_into().with_context(|| format!("program {name} is of another type"))
+}
+
+/// The root of the cgroup v2 hierarchy: sockets belong to the cgroup in which they were made, which for an inherited or
+/// activated socket is not that of the process.
+fn root_cgroup() -> Result<File> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(1);
+        if let (Some(path), Some("cgroup2")) = (fields.next(), fields.next()) {
+            return File::open(path).with_context(|| format!("cannot open the cgroup root {path}"));
+        }
+    }
+    bail!("no cgroup2 file system is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")
+}
+
+/// Enters the perf buffer of `cpu` in the map. aya does this only for buffers that it has opened itself.
+pub(super) fn set_perf_buffer(map: BorrowedFd<'_>, cpu: u32, buffer: BorrowedFd<'_>) -> io::Result<()> {
+    /// `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
+    #[repr(C)]
+    struct UpdateElement {
+        map_fd: u32,
+        _pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+    let fd = buffer.as_raw_fd();
+    let attr = UpdateElement {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        _pad: 0,
+        key: (&raw const cpu) as u64,
+        value: (&raw const fd) as u64,
+        flags: 0,
+    };
+    // SAFETY: the attribute and what it points to outlive the call; keys and values of this map are 4 bytes.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<UpdateElement>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,226 @@
+//! The kernel side as the agent sees it: loads the programs, attaches a hook, hands over the ring's records, counts.
+//!
+//! Which hook and which ring work is found by trying, never from the kernel's version.
+
+pub mod btf;
+mod hooks;
+pub mod offsets;
+mod perf;
+mod ring;
+
+use std::{any::Any, io, os::fd::AsFd as _, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    util::{nr_cpus, online_cpus},
+};
+use dnstap_ebpf::{
+    Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
+};
+
+use self::{perf::PerfRing, ring::Ring};
+use crate::exit::{Exit, ExitWith};
+
+/// The eBPF object, empty in a build without it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dnstap-ebpf"));
+
+/// Which hook to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HookChoice {
+    /// The first that works of the ones below.
+    Auto,
+    /// Raw tracepoints `sock_send_length` and `sock_recv_length` (Linux 6.3 and later).
+    Socket,
+    /// Raw tracepoint `sys_exit`: works everywhere, costs every process on the host a little.
+    Syscall,
+}
+
+/// Which transport from the kernel to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RingChoice {
+    /// The BPF ring buffer.
+    Auto,
+    /// The perf ring buffer, one per CPU.
+    Perf,
+    /// The BPF ring buffer, one for all CPUs.
+    Bpf,
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug)]
+pub struct TapOptions {
+    /// Which hook to use.
+    pub hook: HookChoice,
+    /// Which transport to use.
+    pub ring: RingChoice,
+    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer. Rounded up to a power of two of
+    /// pages.
+    pub ring_bytes: usize,
+    /// Whether the kernel side logs each drop through the agent's log, at debug level.
+    pub kernel_log: bool,
+}
+
+/// An attached tap.
+pub struct Tap {
+    ebpf: Ebpf,
+    ring: Box<dyn Ring>,
+    links: Vec<Box<dyn Any + Send>>,
+    counters: PerCpuArray<MapData, u64>,
+    targets: HashMap<MapData, u32, u32>,
+    sockets: HashMap<MapData, u64, SocketState>,
+    hook: Hook,
+    ring_name: &'static str,
+    refused: Vec<(Hook, String)>,
+}
+
+impl Tap {
+    /// Loads the programs and attaches the chosen hook; nothing is tapped until [`Self::add_target`].
+    pub fn attach(options: &TapOptions) -> Result<Self> {
+        if OBJECT.is_empty() {
+            return Err(anyhow!("build it with `cargo xtask build`"))
+                .context(ExitWith(Exit::Failure, "this build of dnstap-agent has no eBPF programs in it".into()));
+        }
+        let perf = options.ring == RingChoice::Perf;
+        let ring_bytes = ring_bytes(options.ring_bytes)?;
+        let config = Config {
+            transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
+            wakeup_bytes: ring_bytes / 4,
+            offsets: offsets::of_running_kernel()?,
+        };
+        let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
+        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"));
+        let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
+        let targets = HashMap::try_from(take("TARGETS")?)?;
+        let sockets = HashMap::try_from(take("SOCKETS")?)?;
+        let ring: Box<dyn Ring> = if perf {
+            Box::new(open_perf(take("EVENTS_PERF")?, ring_bytes)?)
+        } else {
+            Box::new(RingBuf::try_from(take("EVENTS_RING")?)?)
+        };
+        let (hook, links, refused) = hooks::attach(&mut ebpf, options.hook)?;
+        Ok(Self {
+            ebpf,
+            ring,
+            links,
+            counters,
+            targets,
+            sockets,
+            hook,
+            ring_name: if perf { "perf" } else { "bpf" },
+            refused,
+        })
+    }
+
+    /// The hook in use.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// The ring in use, as on the command line.
+    #[must_use]
+    pub fn ring_name(&self) -> &'static str {
+        self.ring_name
+    }
+
+    /// Hooks that were tried before, and why the kernel refused them.
+    #[must_use]
+    pub fn refused(&self) -> &[(Hook, String)] {
+        &self.refused
+    }
+
+    /// The loaded object, for its log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Taps a process from now on. `tgid` is its id in the initial PID namespace.
+    pub fn add_target(&mut self, tgid: u32) -> Result<()> {
+        self.targets.insert(tgid, 1, 0).with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
+    }
+
+    /// Waits until many records are there, at most `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.ring.wait(timeout)
+    }
+
+    /// Hands over the records that are there; see [`Ring::drain`].
+    pub fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
+        self.ring.drain(last, take);
+    }
+
+    /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
+    pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
+        let lost = self.sockets.get(&socket, 0).map_or(0, |state| state.lost);
+        self.sockets.insert(socket, SocketState { verdict, lost }, 0)
+    }
+
+    /// What the kernel side has counted on all CPUs, by [`Counter`].
+    pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
+        let mut sums = [0; Counter::COUNT];
+        for counter in Counter::ALL {
+            let slot = counter as u32;
+            let values = self.counters.get(&slot, 0).with_context(|| format!("cannot read counter {}", counter.name()))?;
+            sums[slot as usize] = values.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// Detaches the hook. What is in the ring can still be drained.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+}
+
+/// Loads the object with its read-only data and the sizes of its maps set.
+fn load(config: &Config, perf: bool, ring_bytes: u32, kernel_log: bool) -> Result<Ebpf> {
+    raise_memlock();
+    let cpus = u32::try_from(nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?)?;
+    // aya-log's levels count from error = 1; below that, the verifier removes every log statement.
+    let log_level: u8 = if kernel_log { u8::MAX } else { 0 };
+    EbpfLoader::new()
+        .override_global("CONFIG", config, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
+        .map_max_entries("SCRATCH", if perf { cpus * SCRATCH_SLOTS } else { 1 })
+        .load(OBJECT)
+        .context(ExitWith(Exit::NoPermission, "cannot load the eBPF object into the kernel".into()))
+}
+
+/// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
+fn open_perf(map: Map, ring_bytes: u32) -> Result<PerfRing> {
+    let Map::PerfEventArray(map) = map else {
+        return Err(anyhow!("EVENTS_PERF is not a perf event array"));
+    };
+    let cpus = online_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?;
+    PerfRing::open(&cpus, ring_bytes as usize, |cpu, fd| hooks::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())).with_context(
+        || ExitWith(Exit::NoPermission, format!("cannot open perf ring buffers of {ring_bytes} bytes on {} CPUs", cpus.len())),
+    )
+}
+
+/// A size that both kinds of ring accept: a power of two of pages.
+fn ring_bytes(wanted: usize) -> Result<u32> {
+    let bytes = wanted.max(page_size() as usize).checked_next_power_of_two();
+    bytes
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .filter(|&bytes| bytes <= 1 << 30)
+        .ok_or_else(|| anyhow!("a ring of {wanted} bytes is larger than 1 GiB"))
+        .context(ExitWith(Exit::Usage, "--ring-size is out of range".into()))
+}
+
+fn page_size() -> u32 {
+    // SAFETY: takes no pointers.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u32::try_from(bytes).unwrap_or(4096)
+}
+
+/// Kernels before 5.11 charge maps to the memory-lock limit. Where raising it is not allowed, loading says what failed.
+fn raise_memlock() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the structure outlives the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "the memory-lock limit stays as it is");
+    }
+}

@@ -1,0 +1,60 @@
+//! Read-only data that the agent fills in before load: configuration, structure offsets, size classes.
+//!
+//! The map behind it is frozen, so the verifier reads the values as constants and prunes what they rule out: one object
+//! serves every kernel and both rings. Reads are volatile because the compiler must not fold the placeholder values in.
+
+use core::ptr;
+
+use dnstap_ebpf::{Config, MAX_PERF_CHUNK, RING_CLASSES};
+
+use crate::emit::PREFIX;
+
+/// Named for the agent, which overrides it.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = Config {
+    transport: 0,
+    wakeup_bytes: 0,
+    // SAFETY: all members are `u32`, for which zero is a value.
+    offsets: unsafe { core::mem::zeroed() },
+};
+
+/// Index of the perf record's payload limit, behind those of the ring's classes.
+pub(crate) const PERF_CLASS: usize = RING_CLASSES.len();
+
+/// Payload limits of the ring's size classes and of a perf record, less the room for a length prefix.
+static LIMITS: [u64; PERF_CLASS + 1] = {
+    let mut limits = [(MAX_PERF_CHUNK - PREFIX) as u64; PERF_CLASS + 1];
+    let mut class = 0;
+    while class < RING_CLASSES.len() {
+        limits[class] = (RING_CLASSES[class] - PREFIX) as u64;
+        class += 1;
+    }
+    limits
+};
+
+/// Reads one member of the configuration: `config!(transport)`, `config!(offsets.sock_family)`.
+macro_rules! config {
+    ($($member:ident).+) => {
+        crate::config::read(&raw const crate::config::CONFIG.$($member).+)
+    };
+}
+pub(crate) use config;
+
+/// Volatile read of a member of [`CONFIG`].
+#[inline(always)]
+pub(crate) fn read(member: *const u32) -> usize {
+    // SAFETY: `config!` makes the pointer from a live static.
+    unsafe { ptr::read_volatile(member) as usize }
+}
+
+/// Clamps `length` to what a record of `class` holds.
+///
+/// The compiler already knows the bound from the comparison that chose the class, and would drop a plain `min`; the
+/// verifier does not (the compared register is often a copy of the one that is passed), and refuses the read with "R2
+/// unbounded memory access". Seen on 5.10 to 6.18 with LLVM 22.
+#[inline(always)]
+pub(crate) fn clamp_to_class(length: u64, class: usize) -> u64 {
+    // SAFETY: `class` is a constant index of the array at every caller.
+    let limit = unsafe { ptr::read_volatile((&raw const LIMITS).cast::<u64>().add(class)) };
+    if length > limit { limit } else { length }
+}

@@ -1,0 +1,42 @@
+//! Per-CPU counters: what became of every message that a hook saw.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use dnstap_ebpf::Counter;
+
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT as u32, 0);
+
+/// Adds one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Adds `amount`.
+#[inline(always)]
+pub(crate) fn add(counter: Counter, amount: u64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a live, aligned slot of this CPU.
+        unsafe { add_atomically(value, amount) };
+    }
+}
+
+/// Adds `amount` to `*value` in one instruction: an fexit program may be preempted by another hook's on the same CPU in the
+/// middle of the addition. `core`'s atomics have no `fetch_add` on this target, which lacks compare-and-swap before 5.12.
+///
+/// # Safety
+///
+/// `value` must be a live, aligned `u64` that others change atomically only.
+#[inline(always)]
+unsafe fn add_atomically(value: *mut u64, amount: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: BPF_ATOMIC | BPF_ADD of 64 bits, in all kernels; the caller vouches for the address.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({value} + 0) += {amount}", value = in(reg) value, amount = in(reg) amount);
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: never runs; lets the programs be checked on the host.
+    unsafe {
+        *value += amount;
+    };
+}

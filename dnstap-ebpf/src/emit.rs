@@ -1,0 +1,216 @@
+//! The way to user space: one record per chunk, in the BPF ring buffer or the perf ring buffer.
+//!
+//! User memory is read straight into the BPF ring's reservation. A perf record is copied by the kernel from contiguous
+//! memory, which is a scratch slot here. Nothing waits: a full ring drops the message, and says so.
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, bpf_perf_event_output, generated::bpf_probe_read_user},
+    macros::map,
+    maps::{Array, PerfEventByteArray, RingBuf},
+};
+use aya_log_ebpf::debug;
+use dnstap_ebpf::{
+    Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES, TRANSPORT_PERF,
+};
+
+use crate::{
+    call::Payload,
+    config::{PERF_CLASS, clamp_to_class, config},
+    counters::{add, count},
+    memory, sockets,
+};
+
+/// Room before the payload for the length prefix of a TCP message that was written as a segment of its own.
+pub(crate) const PREFIX: usize = 2;
+
+const HEADER: usize = size_of::<EventHeader>();
+
+/// The BPF ring buffer. The agent sets the size.
+#[map]
+static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// The perf ring buffers, one per CPU.
+#[map]
+static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
+
+/// Where a perf record is put together.
+#[repr(C, align(8))]
+struct Scratch {
+    header: EventHeader,
+    payload: [u8; MAX_PERF_CHUNK],
+}
+
+/// `SLOTS` slots for each possible CPU (the agent sets the size), because the values of per-CPU arrays are limited to
+/// 32 KiB. A slot has one user at a time: a program does not run twice on one CPU at once.
+#[map]
+static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// Which program uses a scratch slot.
+#[derive(Clone, Copy)]
+pub(crate) enum Slot {
+    Send = 0,
+    Receive = 1,
+}
+
+/// Slots for each CPU.
+const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
+
+/// Sends a message and counts what became of it. The header is complete but for the chunk.
+#[inline(always)]
+pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, header: &mut EventHeader, payload: Payload) {
+    match try_message(ctx, slot, header, payload) {
+        Ok(()) => count(Counter::Emitted),
+        Err(reason) => {
+            lost(header.socket, reason);
+            debug!(ctx, "dropped {} bytes of socket {}: reason {}", header.message_len, header.socket, reason as u32);
+        }
+    }
+}
+
+/// Counts a message of `socket` as dropped for `reason`.
+#[inline(always)]
+pub(crate) fn lost(socket: u64, reason: Counter) {
+    count(reason);
+    sockets::note_loss(socket);
+}
+
+#[inline(always)]
+fn try_message<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    header: &mut EventHeader,
+    mut payload: Payload,
+) -> Result<(), Counter> {
+    let perf = config!(transport) == TRANSPORT_PERF as usize;
+    let largest = if perf { MAX_PERF_CHUNK } else { MAX_RING_CHUNK } - PREFIX;
+    let mut left = u64::from(header.message_len);
+    header.chunk_offset = 0;
+    let mut prefix = None;
+    for _ in 0..MAX_CHUNKS {
+        if payload.length == 0 {
+            payload.next_segment()?;
+        }
+        if header.protocol == IPPROTO_TCP && prefix.is_none() && payload.length == PREFIX as u64 && left > PREFIX as u64 {
+            // SAFETY: bytes.
+            prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(payload.base, 0)? });
+            left -= PREFIX as u64;
+            payload.length = 0;
+            continue;
+        }
+        let mut length = if left < payload.length { left } else { payload.length };
+        if length > largest as u64 {
+            length = largest as u64;
+        }
+        header.chunk_len = length as u32 + if prefix.is_some() { PREFIX as u32 } else { 0 };
+        if header.chunk_len != 0 {
+            let chunk = Chunk { prefix, base: payload.base, length };
+            if perf { perf_record(ctx, slot, header, &chunk) } else { ring_record(header, &chunk) }?;
+            count(Counter::Records);
+            add(Counter::Bytes, u64::from(header.chunk_len));
+        }
+        prefix = None;
+        header.chunk_offset += header.chunk_len;
+        left -= length;
+        if left == 0 {
+            return Ok(());
+        }
+        payload.base = payload.base.wrapping_add(length);
+        payload.length -= length;
+    }
+    Err(Counter::TooManyChunks)
+}
+
+/// Payload of one record.
+struct Chunk {
+    /// Length prefix that goes before the rest.
+    prefix: Option<[u8; PREFIX]>,
+    /// Address of the rest in user memory.
+    base: u64,
+    /// Bytes of the rest.
+    length: u64,
+}
+
+impl Chunk {
+    /// Writes header and payload to `record`, which holds the header and what `class` allows, prefix included.
+    ///
+    /// # Safety
+    ///
+    /// `record` must be writable for that many bytes and aligned to 8.
+    #[inline(always)]
+    unsafe fn write(&self, record: *mut u8, class: usize, header: &EventHeader) -> Result<(), Counter> {
+        // SAFETY: header and prefix lie at constant offsets within the record; `clamp_to_class` bounds the rest to what is
+        // left behind the prefix.
+        unsafe {
+            record.cast::<EventHeader>().write(*header);
+            let mut payload = record.add(HEADER);
+            if let Some(prefix) = self.prefix {
+                payload.cast::<[u8; PREFIX]>().write(prefix);
+                payload = payload.add(PREFIX);
+            }
+            let length = clamp_to_class(self.length, class);
+            if bpf_probe_read_user(payload.cast(), length as u32, self.base as *const _) == 0 {
+                Ok(())
+            } else {
+                Err(Counter::UserFault)
+            }
+        }
+    }
+}
+
+/// Sends a chunk in the smallest record of the BPF ring buffer that holds it.
+#[inline(always)]
+fn ring_record(header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
+    macro_rules! smallest {
+        ($($class:literal),*) => {
+            $(if chunk.length <= (RING_CLASSES[$class] - PREFIX) as u64 {
+                return reserve::<$class>(header, chunk);
+            })*
+        };
+    }
+    smallest!(0, 1, 2, 3, 4);
+    reserve::<5>(header, chunk)
+}
+
+#[inline(always)]
+fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
+    let Some(mut record) = EVENTS_RING.reserve_bytes(HEADER + RING_CLASSES[CLASS], 0) else {
+        return Err(Counter::RingFull);
+    };
+    // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
+    let written = unsafe { chunk.write(record.as_mut_ptr(), CLASS, header) };
+    if written.is_ok() {
+        // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
+        // when much is waiting; otherwise it comes by itself, on its timer.
+        let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
+        let wakeup = if waiting >= config!(wakeup_bytes) as u64 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+        record.submit(wakeup as u64);
+    } else {
+        record.discard(BPF_RB_NO_WAKEUP as u64);
+    }
+    written
+}
+
+/// Sends a chunk through the perf ring buffer of this CPU.
+#[inline(always)]
+fn perf_record<C: EbpfContext>(ctx: &C, slot: Slot, header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
+    // SAFETY: takes no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let scratch = SCRATCH.get_ptr_mut(cpu * SLOTS + slot as u32).ok_or(Counter::KernelFault)?;
+    // SAFETY: the slot is ours while the program runs, and holds `PERF_CLASS`; the record is what was written to it.
+    unsafe {
+        chunk.write(scratch.cast(), PERF_CLASS, header)?;
+        let prefix = if chunk.prefix.is_some() { PREFIX as u64 } else { 0 };
+        let error = bpf_perf_event_output(
+            ctx.as_ptr(),
+            ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),
+            u64::from(BPF_F_CURRENT_CPU),
+            scratch.cast(),
+            HEADER as u64 + prefix + clamp_to_class(chunk.length, PERF_CLASS),
+        );
+        if error == 0 { Ok(()) } else { Err(Counter::RingFull) }
+    }
+}

@@ -1,0 +1,141 @@
+//! Raw tracepoints `sock_send_length` and `sock_recv_length`: the `socket` hook.
+//!
+//! ```c
+//! void sock_send_length(struct sock *sk, int ret, int flags);
+//! void sock_recv_length(struct sock *sk, int ret, int flags);
+//! ```
+//!
+//! Kernels from 6.3 on (net/socket.c: `sock_sendmsg_nosec`, `sock_recvmsg_nosec`), run on 6.18. They fire once for each
+//! message of every socket call, in the thread that made it, while it holds no lock; cheap for everybody else. They show
+//! no buffer: that comes from the system call's saved registers, so calls that are not among [`Call`]'s (`splice`,
+//! `sendfile`, `io_uring`) are counted, not read. For `recvmmsg` and `sendmmsg` the hook counts along which element it is at.
+//! The peer of an unconnected socket is not yet in user memory when a receive fires: `recvmsg.rs` keeps it.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    macros::{map, raw_tracepoint},
+    maps::LruHashMap,
+    programs::RawTracePointContext,
+};
+use dnstap_ebpf::{Counter, Hook};
+
+use super::{Transfer, admit};
+use crate::{
+    call::{Call, PEEK_FLAGS},
+    counters::count,
+    emit::Slot,
+    peers,
+    registers::Registers,
+    sock::{Direction, Sock},
+    target::{self, Thread},
+};
+
+/// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
+const MAX_BATCH: u64 = 1024;
+
+/// How far a thread has come in a batch.
+#[derive(Clone, Copy)]
+struct Progress {
+    /// Address of the batch's array.
+    pointer: u64,
+    /// Index of the next element.
+    next: u32,
+    /// What the kernel reported for the element before it.
+    previous: u32,
+}
+
+/// Thread -> progress in its current `recvmmsg` or `sendmmsg`.
+#[map]
+static BATCHES: LruHashMap<u64, Progress> = LruHashMap::with_max_entries(4096, 0);
+
+/// A message was sent, or could not be.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+fn sock_send_length(ctx: RawTracePointContext) -> i32 {
+    run(&ctx, Slot::Send, Direction::Sent);
+    0
+}
+
+/// A message was received, or could not be.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
+    run(&ctx, Slot::Receive, Direction::Received);
+    0
+}
+
+#[inline(always)]
+fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
+    let Some(thread) = target::current() else {
+        return;
+    };
+    let result: i32 = ctx.arg(1);
+    if result < 0 {
+        forget(thread);
+        return;
+    }
+    // SAFETY: the current task's saved registers; the pointer is only probed.
+    let pt_regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
+    let call = Registers::read(pt_regs).ok().and_then(|registers| Call::decode(&registers));
+    let index = match &call {
+        Some(call) if call.is_batch() => advance(thread, call, result as u32),
+        _ => 0,
+    };
+    if result == 0 {
+        return;
+    }
+    let flags: u64 = ctx.arg(2);
+    if direction == Direction::Received && flags & PEEK_FLAGS != 0 {
+        count(Counter::Peek);
+        return;
+    }
+    let Some(tapped) = admit(Sock::at(ctx.arg(0))) else {
+        return;
+    };
+    let Some(call) = call.filter(|call| call.direction == direction) else {
+        tapped.lose(1, Counter::UnsupportedCall);
+        return;
+    };
+    let transfer = Transfer { thread, hook: Hook::Socket, direction, length: result as u32 };
+    tapped.deliver(ctx, slot, &transfer, |header| {
+        let message = call.message(index)?;
+        if direction == Direction::Sent {
+            message.peer(header, direction)?;
+        } else if header.peer_port == 0 && (call.has_header() || message.name != 0) {
+            peers::take(thread, header);
+        }
+        Ok(message.payload)
+    });
+}
+
+/// Index of the element of a batch that has just been transferred with `result` bytes.
+#[inline(always)]
+fn advance(thread: Thread, call: &Call, result: u32) -> u32 {
+    let mut index = 0;
+    // SAFETY: the entry belongs to this thread, which is in this call.
+    if let Some(progress) = unsafe { BATCHES.get(thread.key()) } {
+        // A batch that ended early without an event of its own leaves its progress behind. The array's address and the length
+        // reported for the element before tell whether this is still the same batch.
+        if progress.pointer == call.batch_pointer()
+            && progress.next > 0
+            && call.reported_length(progress.next - 1) == Ok(progress.previous)
+        {
+            index = progress.next;
+        }
+    }
+    let next = index + 1;
+    let length = call.batch_length();
+    if u64::from(next) >= if length < MAX_BATCH { length } else { MAX_BATCH } {
+        forget(thread);
+    } else {
+        let progress = Progress { pointer: call.batch_pointer(), next, previous: result };
+        // An LRU map makes room; if it cannot, the next element is taken for the first and its length will not match.
+        let _ = BATCHES.insert(thread.key(), progress, 0);
+    }
+    index
+}
+
+/// The thread's batch, if it was in one, is over.
+#[inline(always)]
+fn forget(thread: Thread) {
+    // Not being in the map is the usual case.
+    let _ = BATCHES.remove(thread.key());
+}

@@ -1,0 +1,66 @@
+//! Arguments of the current system call, from the registers saved at kernel entry.
+//!
+//! x86-64 (arch/x86/include/asm/ptrace.h, `struct pt_regs`, unchanged from 2.6.12 to 6.18): `orig_ax` keeps the number,
+//! `di si dx r10 r8 r9` the arguments until the call returns to user space.
+
+use dnstap_ebpf::Counter;
+
+use crate::memory;
+
+#[cfg(not(any(bpf_target_arch = "x86_64", target_arch = "x86_64")))]
+compile_error!("the system-call registers are known for x86-64 only");
+
+/// Offset of the first member that is read, `r10`.
+const R10: usize = 56;
+
+/// `r10 r9 r8 ax cx dx si di orig_ax`, as they lie in `struct pt_regs`.
+type Saved = [u64; 9];
+
+/// Number and arguments of a system call.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers(Saved);
+
+impl Registers {
+    /// Reads the registers that `pt_regs` (a kernel address) holds.
+    #[inline(always)]
+    pub(crate) fn read(pt_regs: *const u8) -> Result<Self, Counter> {
+        // SAFETY: nine integers; any bytes are valid.
+        unsafe { memory::kernel::<Saved>(pt_regs, R10) }.map(Self)
+    }
+
+    /// System call number.
+    #[inline(always)]
+    pub(crate) fn number(&self) -> u64 {
+        self.0[8]
+    }
+
+    /// First argument.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> u64 {
+        self.0[7]
+    }
+
+    /// Second argument.
+    #[inline(always)]
+    pub(crate) fn second(&self) -> u64 {
+        self.0[6]
+    }
+
+    /// Third argument.
+    #[inline(always)]
+    pub(crate) fn third(&self) -> u64 {
+        self.0[5]
+    }
+
+    /// Fourth argument.
+    #[inline(always)]
+    pub(crate) fn fourth(&self) -> u64 {
+        self.0[0]
+    }
+
+    /// Fifth argument.
+    #[inline(always)]
+    pub(crate) fn fifth(&self) -> u64 {
+        self.0[2]
+    }
+}
