@@ -4,6 +4,8 @@
 //! Progress goes to standard error; standard output carries results (test counts, the demo's messages).
 
 mod build;
+mod child;
+mod demo;
 mod exec;
 mod packages;
 mod paths;
@@ -35,6 +37,8 @@ enum Task {
     Build(build::Args),
     /// Run format, lints, documentation, unit tests and integration tests
     Test(test::Args),
+    /// Tap a private BIND on loopback and show what comes out; needs root
+    Demo,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
             setup::run(setup::Purpose::Build)?;
             build::run(args)?;
         }
+        Task::Demo => demo::run()?,
         Task::Test(args) => return Ok(test::run(args)),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,136 @@
+//! `cargo xtask demo`: the tap at work on a real BIND, from nothing to a dnstap file, in under a minute after the build.
+//!
+//! Two private servers on loopback addresses and a free high port: `resolver` is tapped, `upstream` plays the rest of the
+//! world for it (the root and one zone below it), so nothing leaves loopback. Everything started here is a child that
+//! is stopped by its own handle when its guard goes, also on failure, and by the kernel if this process is killed.
+
+mod client;
+mod named;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    build,
+    child::{Child, Log},
+    exec, packages, paths, servers, setup, ui,
+};
+
+/// Seconds that the agent stays attached. The queries take about two.
+const SECONDS: u32 = 8;
+/// How long the agent may take to attach, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Messages of the file that are printed when it is read back.
+const SHOWN: usize = 4;
+
+/// Sets up, builds, taps a private `named`, and shows what came out.
+pub(crate) fn run() -> Result<()> {
+    ensure!(
+        packages::is_root(),
+        "the demo attaches to a server, which only root may do; run it as root: sudo -E cargo xtask demo"
+    );
+    setup::run(setup::Purpose::Demo)?;
+    let agent = build::release()?;
+
+    let folder = paths::target().join("demo");
+    let scratch = Scratch::create(folder.join("servers"))?;
+    ui::step("starting two private named on loopback");
+    let lab = named::Lab::start(&servers::bind9()?, &scratch.0)?;
+    ui::note(&lab);
+
+    let file = folder.join("demo.fstrm");
+    let tapped = tap(&agent, &lab, &file);
+    drop(lab);
+    tapped?;
+    read_back(&agent, &file)
+}
+
+/// Attaches to the running server, asks it, and waits for the agent to end by itself.
+fn tap(agent: &Path, lab: &named::Lab, file: &Path) -> Result<()> {
+    ui::step("attaching to the running named; below are its messages as they pass");
+    let mut attach = Command::new(agent);
+    attach
+        .arg("attach")
+        .args([
+            "--pid",
+            &lab.resolver_pid().to_string(),
+            "--duration",
+            &SECONDS.to_string(),
+        ])
+        .args(["-o", "-", "-o"])
+        .arg(format!("file:{}", file.display()));
+    let mut attached = Child::spawn(&attach, Log::Shown)?;
+    attached
+        .wait_for("attached", PATIENCE)
+        .context("the agent did not attach")?;
+    client::ask(lab)?;
+    attached.finish(PATIENCE)
+}
+
+/// Reads the file with the agent and, to have a second opinion, with BIND's own reader.
+fn read_back(agent: &Path, file: &Path) -> Result<()> {
+    ui::step("reading the file back");
+    let mut read = Command::new(agent);
+    let text = exec::output(read.arg("read").arg(file))?;
+    let messages = text.lines().count();
+    if messages == 0 {
+        bail!("no messages were captured: {} is empty", file.display());
+    }
+    ui::note(format_args!(
+        "dnstap-agent read: {messages} messages, the first {}:",
+        SHOWN.min(messages)
+    ));
+    for line in text.lines().take(SHOWN) {
+        println!("{line}");
+    }
+    if let Ok(text) = exec::output(Command::new("dnstap-read").arg(file)) {
+        let second = text.lines().count();
+        ui::note(format_args!("dnstap-read (BIND's own): {second} messages"));
+        ensure!(
+            second == messages,
+            "the two readers disagree: {messages} and {second} messages"
+        );
+    }
+    let size = fs::metadata(file)
+        .with_context(|| format!("cannot read {}", file.display()))?
+        .len();
+    ui::step(format_args!(
+        "done: {messages} messages, {size} bytes in {}",
+        file.display()
+    ));
+    ui::note(format_args!(
+        "read it again: {} read {}",
+        agent.display(),
+        file.display()
+    ));
+    Ok(())
+}
+
+/// A folder that goes with its guard.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create(folder: PathBuf) -> Result<Self> {
+        if folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            ui::warn(format_args!("cannot remove {}: {error}", self.0.display()));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The demo's client: `dig` over UDP and TCP, IPv4 and IPv6.
+
+use std::{process::Command, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::named::{BIG, FAR, HERE, Lab, RESOLVER, RESOLVER_V6};
+use crate::exec;
+
+/// Between questions, so that the messages can be followed as they pass.
+const PACE: Duration = Duration::from_millis(150);
+
+/// Asks everything once; each question must be answered.
+pub(super) fn ask(lab: &Lab) -> Result<()> {
+    let local = format!("www.{HERE}");
+    let (far, far_too) = (format!("www.{FAR}"), format!("mail.{FAR}"));
+    let missing = format!("missing.{HERE}");
+    let questions: [(&str, &[&str]); 8] = [
+        (RESOLVER, &[&local, "A", "+norecurse"]),
+        (RESOLVER, &[&local, "A"]),
+        (RESOLVER, &[&local, "AAAA", "+tcp"]),
+        (RESOLVER, &[&missing, "A"]),
+        (RESOLVER, &[BIG, "TXT", "+bufsize=512"]), // truncated, so dig asks again over TCP
+        (RESOLVER, &[&far, "A"]),                  // the resolver has to ask upstream
+        (RESOLVER_V6, &[&far_too, "A"]),
+        (RESOLVER_V6, &[HERE, "SOA", "+tcp"]),
+    ];
+    for (server, question) in questions {
+        if server == RESOLVER_V6 && !lab.has_ipv6() {
+            continue;
+        }
+        let mut dig = Command::new("dig");
+        dig.args([
+            "-p",
+            &lab.port().to_string(),
+            &format!("@{server}"),
+            "+tries=1",
+            "+time=5",
+        ])
+        .args(question);
+        let answer = exec::output(&mut dig).context("a question was not answered")?;
+        let expected = if *question == [missing.as_str(), "A"] {
+            "NXDOMAIN"
+        } else {
+            "NOERROR"
+        };
+        ensure!(
+            answer.contains(&format!("status: {expected}")),
+            "not {expected}:\n{answer}"
+        );
+        thread::sleep(PACE);
+    }
+    Ok(())
+}
