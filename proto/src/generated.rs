@@ -1,5 +1,9 @@
 //! The types of `dnstap.proto`, generated at build time. The words are in that file.
 
-#![expect(clippy::doc_markdown, reason = "generated code")]
+#![expect(
+    clippy::doc_markdown,
+    clippy::must_use_candidate,
+    reason = "generated code"
+)]
 
 include!(concat!(env!("OUT_DIR"), "/dnstap.rs"));
