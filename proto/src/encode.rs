@@ -86,23 +86,23 @@ impl MessageRef<'_> {
     }
 
     #[inline]
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[varint_key(1), self.r#type as u8]);
+    fn write(&self, room: &mut Room<'_>) {
+        room.array([const { varint_key(1) }, self.r#type as u8]);
         if let Some(family) = self.socket_family {
-            out.extend_from_slice(&[varint_key(2), family as u8]);
+            room.array([const { varint_key(2) }, family as u8]);
         }
         if let Some(protocol) = self.socket_protocol {
-            out.extend_from_slice(&[varint_key(3), protocol as u8]);
+            room.array([const { varint_key(3) }, protocol as u8]);
         }
-        write_bytes(4, self.query_address, out);
-        write_bytes(5, self.response_address, out);
-        write_port(6, self.query_port, out);
-        write_port(7, self.response_port, out);
-        write_time(8, self.query_time, out);
-        write_bytes(10, self.query_message, out);
-        write_bytes(11, self.query_zone, out);
-        write_time(12, self.response_time, out);
-        write_bytes(14, self.response_message, out);
+        room.bytes::<4>(self.query_address);
+        room.bytes::<5>(self.response_address);
+        room.port::<6>(self.query_port);
+        room.port::<7>(self.response_port);
+        room.time::<8>(self.query_time);
+        room.bytes::<10>(self.query_message);
+        room.bytes::<11>(self.query_zone);
+        room.time::<12>(self.response_time);
+        room.bytes::<14>(self.response_message);
     }
 }
 
@@ -148,8 +148,8 @@ impl DnstapRef<'_> {
     #[inline]
     pub fn encode(&self, out: &mut Vec<u8>) {
         let message_len = self.message.encoded_len();
-        out.reserve(self.len_around(message_len));
-        self.write(message_len, out);
+        let mut room = Room::at_end(out, self.len_around(message_len));
+        self.write(message_len, &mut room);
     }
 
     /// Appends a Frame Streams data frame to `out`, which grows at most once: the payload's length as four bytes,
@@ -163,9 +163,9 @@ impl DnstapRef<'_> {
         let message_len = self.message.encoded_len();
         let payload_len = self.len_around(message_len);
         let frame_len = u32::try_from(payload_len).expect("a dnstap payload is below 4 GiB");
-        out.reserve(4 + payload_len);
-        out.extend_from_slice(&frame_len.to_be_bytes());
-        self.write(message_len, out);
+        let mut room = Room::at_end(out, 4 + payload_len);
+        room.array(frame_len.to_be_bytes());
+        self.write(message_len, &mut room);
     }
 
     #[inline]
@@ -178,41 +178,31 @@ impl DnstapRef<'_> {
     }
 
     #[inline]
-    fn write(&self, message_len: usize, out: &mut Vec<u8>) {
-        write_bytes(1, self.identity, out);
-        write_bytes(2, self.version, out);
-        write_bytes(3, self.extra, out);
-        out.push(bytes_key(14));
-        write_varint(message_len as u64, out);
-        self.message.write(out);
-        out.extend_from_slice(&[varint_key(15), dnstap::Type::Message as u8]);
+    fn write(&self, message_len: usize, room: &mut Room<'_>) {
+        room.bytes::<1>(self.identity);
+        room.bytes::<2>(self.version);
+        room.bytes::<3>(self.extra);
+        room.array([const { bytes_key(14) }]);
+        room.varint(message_len as u64);
+        self.message.write(room);
+        room.array([const { varint_key(15) }, dnstap::Type::Message as u8]);
+        debug_assert!(room.0.is_empty(), "the length was computed too large");
     }
 }
 
-/// Key of a field. All fields written here have numbers up to 15, so that a key is one byte.
-#[inline]
+/// Key of a field, always evaluated at compile time. All fields written here have numbers up to 15, so that a key is
+/// one byte.
 const fn key(field: u8, wire_type: WireType) -> u8 {
     assert!(field < 16);
     field << 3 | wire_type as u8
 }
 
-#[inline]
 const fn varint_key(field: u8) -> u8 {
     key(field, WireType::Varint)
 }
 
-#[inline]
 const fn bytes_key(field: u8) -> u8 {
     key(field, WireType::LengthDelimited)
-}
-
-/// Lengths and ports are mostly one byte long; the loop is for the rest.
-#[inline]
-fn write_varint(value: u64, out: &mut Vec<u8>) {
-    match u8::try_from(value) {
-        Ok(byte @ 0..0x80) => out.push(byte),
-        _ => encode_varint(value, out),
-    }
 }
 
 #[inline]
@@ -226,25 +216,8 @@ fn bytes_len(value: Option<&[u8]>) -> usize {
 }
 
 #[inline]
-fn write_bytes(field: u8, value: Option<&[u8]>, out: &mut Vec<u8>) {
-    if let Some(bytes) = value {
-        out.push(bytes_key(field));
-        write_varint(bytes.len() as u64, out);
-        out.extend_from_slice(bytes);
-    }
-}
-
-#[inline]
 fn port_len(value: Option<u16>) -> usize {
     value.map_or(0, |port| 1 + encoded_len_varint(u64::from(port)))
-}
-
-#[inline]
-fn write_port(field: u8, value: Option<u16>, out: &mut Vec<u8>) {
-    if let Some(port) = value {
-        out.push(varint_key(field));
-        write_varint(u64::from(port), out);
-    }
 }
 
 /// Seconds as a varint, then nanoseconds as a fixed32, each with its key.
@@ -253,14 +226,71 @@ fn time_len(value: Option<Timestamp>) -> usize {
     value.map_or(0, |time| 1 + encoded_len_varint(time.seconds) + 1 + 4)
 }
 
-/// Writes seconds as `field` and nanoseconds as the field after it.
-#[inline]
-fn write_time(field: u8, value: Option<Timestamp>, out: &mut Vec<u8>) {
-    if let Some(time) = value {
-        out.push(varint_key(field));
-        write_varint(time.seconds, out);
-        out.push(key(field + 1, WireType::ThirtyTwoBit));
-        out.extend_from_slice(&time.nanoseconds.to_le_bytes());
+/// What is left of the room made for a message. Writing into room that is there costs half of pushing onto a `Vec`,
+/// which asks for room with each byte.
+struct Room<'a>(&'a mut [u8]);
+
+impl<'a> Room<'a> {
+    #[inline]
+    fn at_end(out: &'a mut Vec<u8>, len: usize) -> Self {
+        let end = out.len();
+        out.resize(end + len, 0);
+        Self(&mut out[end..])
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.slice(&bytes);
+    }
+
+    #[inline]
+    fn slice(&mut self, bytes: &[u8]) {
+        let (head, tail) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        head.copy_from_slice(bytes);
+        self.0 = tail;
+    }
+
+    /// Lengths and ports below 128 are one byte; the loop is for the rest.
+    #[inline]
+    fn varint(&mut self, value: u64) {
+        match u8::try_from(value) {
+            Ok(byte @ 0..0x80) => self.array([byte]),
+            _ => encode_varint(value, &mut self.0),
+        }
+    }
+
+    #[inline]
+    fn bytes<const FIELD: u8>(&mut self, value: Option<&[u8]>) {
+        let Some(bytes) = value else { return };
+        self.array([const { bytes_key(FIELD) }]);
+        self.varint(bytes.len() as u64);
+        // Addresses are copied as the numbers that they are, without a call.
+        if let Ok(inet) = <[u8; 4]>::try_from(bytes) {
+            self.array(inet);
+        } else if let Ok(inet6) = <[u8; 16]>::try_from(bytes) {
+            self.array(inet6);
+        } else {
+            self.slice(bytes);
+        }
+    }
+
+    #[inline]
+    fn port<const FIELD: u8>(&mut self, value: Option<u16>) {
+        if let Some(port) = value {
+            self.array([const { varint_key(FIELD) }]);
+            self.varint(u64::from(port));
+        }
+    }
+
+    /// Seconds are `FIELD`, nanoseconds the field after it.
+    #[inline]
+    fn time<const FIELD: u8>(&mut self, value: Option<Timestamp>) {
+        if let Some(time) = value {
+            self.array([const { varint_key(FIELD) }]);
+            self.varint(time.seconds);
+            self.array([const { key(FIELD + 1, WireType::ThirtyTwoBit) }]);
+            self.array(time.nanoseconds.to_le_bytes());
+        }
     }
 }
 
