@@ -1,1 +1,78 @@
-//! To come.
+//! A message and its context as a dnstap frame.
+//!
+//! Owns which fields of dnstap are set: `query_address` is always the initiator's and `response_address` the
+//! responder's, whichever of them is the tapped process; an unknown address or port is left out; a response carries
+//! the time of its query when that is known.
+
+use dnstap_proto::{DnstapRef, MessageRef, SocketFamily, SocketProtocol, Timestamp};
+
+use crate::{
+    classify::{Kind, Role},
+    event::{Envelope, Family, Protocol},
+};
+
+/// What the stages before found out about a message. Times are wall-clock nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Finding {
+    /// The process's role.
+    pub role: Role,
+    /// Family of types.
+    pub kind: Kind,
+    /// Query or response.
+    pub response: bool,
+    /// When the query passed.
+    pub query_time_ns: Option<u64>,
+    /// When the response passed.
+    pub response_time_ns: Option<u64>,
+}
+
+/// Appends one Frame Streams data frame.
+#[inline]
+pub fn append_frame(
+    identity: Option<&[u8]>,
+    version: Option<&[u8]>,
+    envelope: &Envelope,
+    finding: &Finding,
+    message: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let (initiator, responder) = match finding.role {
+        Role::Responder => (&envelope.peer, &envelope.local),
+        Role::Initiator => (&envelope.local, &envelope.peer),
+    };
+    let port = |port: u16| (port != 0).then_some(port);
+    let message = MessageRef {
+        socket_family: Some(match envelope.family {
+            Family::Inet => SocketFamily::Inet,
+            Family::Inet6 => SocketFamily::Inet6,
+        }),
+        socket_protocol: Some(match envelope.protocol {
+            Protocol::Udp => SocketProtocol::Udp,
+            Protocol::Tcp => SocketProtocol::Tcp,
+        }),
+        query_address: initiator.address(),
+        response_address: responder.address(),
+        query_port: port(initiator.port),
+        response_port: port(responder.port),
+        query_time: finding.query_time_ns.map(timestamp),
+        query_message: (!finding.response).then_some(message),
+        response_time: finding.response_time_ns.map(timestamp),
+        response_message: finding.response.then_some(message),
+        ..MessageRef::new(finding.kind.message_type(finding.response))
+    };
+    DnstapRef {
+        identity,
+        version,
+        extra: None,
+        message,
+    }
+    .append_frame(out);
+}
+
+fn timestamp(nanoseconds: u64) -> Timestamp {
+    const SECOND: u64 = 1_000_000_000;
+    Timestamp {
+        seconds: nanoseconds / SECOND,
+        nanoseconds: u32::try_from(nanoseconds % SECOND).unwrap_or_default(),
+    }
+}

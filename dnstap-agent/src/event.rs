@@ -1,1 +1,511 @@
-//! To come.
+//! One record of the kernel's ring, decoded.
+//!
+//! Owns the step from raw bytes to typed values. The record is the other side's memory, so decoding is total: any byte
+//! string gives an [`Event`] or an [`EventError`], and nothing is transmuted. Refuses what the ABI
+//! ([`dnstap_ebpf::EventHeader`]) does not allow, so that later stages need not check again.
+//!
+//! IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2), which `AF_INET6` sockets show for IPv4 peers, become IPv4
+//! here; wildcard addresses become "unknown".
+
+use std::{
+    mem::{offset_of, size_of},
+    net::IpAddr,
+};
+
+use dnstap_ebpf::{
+    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP, IPPROTO_UDP,
+    MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
+};
+
+/// Bytes of the header before the payload.
+pub const HEADER: usize = size_of::<EventHeader>();
+
+/// Largest number of bytes that one call on a TCP socket can show: the kernel sends at most [`MAX_CHUNKS`] records.
+pub const MAX_PIECE: usize = MAX_CHUNKS * MAX_RING_CHUNK;
+
+/// Which way a message went, seen from the tapped process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The process received it.
+    Received,
+    /// The process sent it.
+    Sent,
+}
+
+/// Transport of the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// One message in each datagram.
+    Udp,
+    /// A byte stream with 2-byte lengths.
+    Tcp,
+}
+
+/// Address family after IPv4-mapped addresses became IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    Inet,
+    /// IPv6.
+    Inet6,
+}
+
+/// An address that may be unknown, and a port (0: unknown).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    octets: [u8; 16],
+    length: u8,
+    /// Port in host byte order; 0 if unknown.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], of a socket of `family`.
+    fn from_abi(family: u8, octets: [u8; 16], port: u16) -> Self {
+        const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+        let mut endpoint = Self {
+            octets,
+            length: 16,
+            port,
+        };
+        if family == AF_INET {
+            endpoint = Self::v4([octets[0], octets[1], octets[2], octets[3]], port);
+        } else if octets[..12] == MAPPED {
+            endpoint = Self::v4([octets[12], octets[13], octets[14], octets[15]], port);
+        }
+        if endpoint.octets == [0; 16] {
+            endpoint.length = 0;
+        }
+        endpoint
+    }
+
+    fn v4(address: [u8; 4], port: u16) -> Self {
+        let mut octets = [0; 16];
+        octets[..4].copy_from_slice(&address);
+        Self {
+            octets,
+            length: 4,
+            port,
+        }
+    }
+
+    /// The address's 4 or 16 bytes in network order; `None` if it is not known.
+    #[must_use]
+    pub fn address(&self) -> Option<&[u8]> {
+        match self.length {
+            0 => None,
+            length => Some(&self.octets[..usize::from(length)]),
+        }
+    }
+
+    /// The address, if it is known.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.length {
+            0 => None,
+            4 => Some(IpAddr::from([
+                self.octets[0],
+                self.octets[1],
+                self.octets[2],
+                self.octets[3],
+            ])),
+            _ => Some(IpAddr::from(self.octets)),
+        }
+    }
+
+    /// Forgets the address and keeps the port.
+    #[must_use]
+    pub fn without_address(self) -> Self {
+        Self {
+            port: self.port,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<(IpAddr, u16)> for Endpoint {
+    fn from((ip, port): (IpAddr, u16)) -> Self {
+        match ip {
+            IpAddr::V4(address) => {
+                let mut mapped = [0; 16];
+                mapped[..4].copy_from_slice(&address.octets());
+                Self::from_abi(AF_INET, mapped, port)
+            }
+            IpAddr::V6(address) => Self::from_abi(AF_INET6, address.octets(), port),
+        }
+    }
+}
+
+/// What is known about a message besides its bytes. Travels with it from here to the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// `CLOCK_MONOTONIC` in nanoseconds. A message of a TCP stream carries the time of the call that completed it.
+    pub ktime_ns: u64,
+    /// Inode number of the socket.
+    pub socket: u64,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Direction.
+    pub direction: Direction,
+    /// Address family.
+    pub family: Family,
+    /// The process's end.
+    pub local: Endpoint,
+    /// The other end.
+    pub peer: Endpoint,
+}
+
+/// One chunk of a message as the kernel saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Time, socket, addresses, direction.
+    pub envelope: Envelope,
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Bytes of the whole message (UDP) or of the whole call (TCP).
+    pub message_len: u32,
+    /// Where the payload starts within those.
+    pub chunk_offset: u32,
+    /// TCP: sequence number of the first byte of the *payload* (of the call's first byte plus `chunk_offset`).
+    pub sequence: u32,
+    /// Messages of this socket that the kernel side dropped so far; wraps.
+    pub lost: u32,
+    /// Which hook saw it, as in [`EventHeader::hook`].
+    pub hook: u8,
+    /// The chunk's bytes.
+    pub payload: &'a [u8],
+}
+
+/// Why a record is not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Shorter than the header.
+    #[error("record of {0} bytes is shorter than its header of {HEADER} bytes")]
+    Short(usize),
+    /// `chunk_len` points past the record's end.
+    #[error("chunk of {chunk} bytes in a record with {held} bytes of payload")]
+    Chunk {
+        /// Bytes announced.
+        chunk: u32,
+        /// Bytes present.
+        held: usize,
+    },
+    /// The chunk lies outside of its message, or is empty without need.
+    #[error("chunk of {chunk} bytes at {offset} of a message of {message} bytes")]
+    Extent {
+        /// `chunk_len`.
+        chunk: u32,
+        /// `chunk_offset`.
+        offset: u32,
+        /// `message_len`.
+        message: u32,
+    },
+    /// The message is larger than its transport allows.
+    #[error("message of {0} bytes")]
+    Length(u32),
+    /// Neither IPv4 nor IPv6.
+    #[error("address family {0}")]
+    Family(u8),
+    /// Neither UDP nor TCP.
+    #[error("protocol {0}")]
+    Protocol(u8),
+    /// Neither received nor sent.
+    #[error("direction {0}")]
+    Direction(u8),
+}
+
+impl<'a> Event<'a> {
+    /// Decodes one record. Bytes after the payload are padding and ignored.
+    pub fn parse(record: &'a [u8]) -> Result<Self, EventError> {
+        let Some((header, rest)) = record.split_first_chunk::<HEADER>() else {
+            return Err(EventError::Short(record.len()));
+        };
+        let family = header[offset_of!(EventHeader, family)];
+        if family != AF_INET && family != AF_INET6 {
+            return Err(EventError::Family(family));
+        }
+        let (protocol, limit) = match header[offset_of!(EventHeader, protocol)] {
+            IPPROTO_UDP => (Protocol::Udp, MAX_DNS_MESSAGE),
+            IPPROTO_TCP => (Protocol::Tcp, MAX_PIECE),
+            other => return Err(EventError::Protocol(other)),
+        };
+        let direction = match header[offset_of!(EventHeader, direction)] {
+            DIRECTION_RECEIVED => Direction::Received,
+            DIRECTION_SENT => Direction::Sent,
+            other => return Err(EventError::Direction(other)),
+        };
+        let message = u32_at(header, offset_of!(EventHeader, message_len));
+        let offset = u32_at(header, offset_of!(EventHeader, chunk_offset));
+        let chunk = u32_at(header, offset_of!(EventHeader, chunk_len));
+        if message as usize > limit {
+            return Err(EventError::Length(message));
+        }
+        let inside = offset.checked_add(chunk).is_some_and(|end| end <= message);
+        if !inside || (chunk == 0 && message != 0) {
+            return Err(EventError::Extent {
+                chunk,
+                offset,
+                message,
+            });
+        }
+        let Some(payload) = rest.get(..chunk as usize) else {
+            return Err(EventError::Chunk {
+                chunk,
+                held: rest.len(),
+            });
+        };
+
+        let endpoint = |address, port| {
+            Endpoint::from_abi(
+                family,
+                field(header, address),
+                u16::from_ne_bytes(field(header, port)),
+            )
+        };
+        let peer = endpoint(
+            offset_of!(EventHeader, peer_addr),
+            offset_of!(EventHeader, peer_port),
+        );
+        let mut local = endpoint(
+            offset_of!(EventHeader, local_addr),
+            offset_of!(EventHeader, local_port),
+        );
+        if peer.length != 0 && local.length != peer.length {
+            local = local.without_address();
+        }
+        let family = match (peer.length.max(local.length), family) {
+            (4, _) | (0, AF_INET) => Family::Inet,
+            _ => Family::Inet6,
+        };
+        Ok(Self {
+            envelope: Envelope {
+                ktime_ns: u64::from_ne_bytes(field(header, offset_of!(EventHeader, ktime_ns))),
+                socket: u64::from_ne_bytes(field(header, offset_of!(EventHeader, socket))),
+                protocol,
+                direction,
+                family,
+                local,
+                peer,
+            },
+            tgid: u32_at(header, offset_of!(EventHeader, tgid)),
+            tid: u32_at(header, offset_of!(EventHeader, tid)),
+            message_len: message,
+            chunk_offset: offset,
+            sequence: u32_at(header, offset_of!(EventHeader, tcp_seq)).wrapping_add(offset),
+            lost: u32_at(header, offset_of!(EventHeader, lost)),
+            hook: header[offset_of!(EventHeader, hook)],
+            payload,
+        })
+    }
+
+    /// Whether this chunk is the whole message.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.payload.len() == self.message_len as usize
+    }
+
+    /// Whether this chunk ends the message.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.chunk_offset as usize + self.payload.len() == self.message_len as usize
+    }
+}
+
+fn u32_at(header: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_ne_bytes(field(header, at))
+}
+
+fn field<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&header[at..at + N]);
+    bytes
+}
+
+/// Records for the tests of this and the later stages.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, offset_of};
+
+    /// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
+    pub(crate) fn header() -> EventHeader {
+        let mut loopback = [0; 16];
+        loopback[..4].copy_from_slice(&[127, 0, 0, 1]);
+        EventHeader {
+            ktime_ns: 1_000,
+            socket: 7,
+            tgid: 10,
+            tid: 11,
+            message_len: 0,
+            chunk_offset: 0,
+            chunk_len: 0,
+            tcp_seq: 0,
+            lost: 0,
+            local_port: 53,
+            peer_port: 40_000,
+            local_addr: loopback,
+            peer_addr: loopback,
+            family: AF_INET,
+            protocol: IPPROTO_UDP,
+            direction: DIRECTION_RECEIVED,
+            hook: 2,
+            _pad: 0,
+        }
+    }
+
+    /// The record of a message that fits into one chunk.
+    pub(crate) fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+        header.message_len = u32::try_from(payload.len()).unwrap();
+        header.chunk_offset = 0;
+        chunk(header, payload)
+    }
+
+    /// The record of a chunk; `header` has the message's length and the chunk's offset.
+    pub(crate) fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+        header.chunk_len = u32::try_from(payload.len()).unwrap();
+        let mut record = vec![0; super::HEADER];
+        let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
+        put(
+            offset_of!(EventHeader, ktime_ns),
+            &header.ktime_ns.to_ne_bytes(),
+        );
+        put(
+            offset_of!(EventHeader, socket),
+            &header.socket.to_ne_bytes(),
+        );
+        put(offset_of!(EventHeader, tgid), &header.tgid.to_ne_bytes());
+        put(offset_of!(EventHeader, tid), &header.tid.to_ne_bytes());
+        put(
+            offset_of!(EventHeader, message_len),
+            &header.message_len.to_ne_bytes(),
+        );
+        put(
+            offset_of!(EventHeader, chunk_offset),
+            &header.chunk_offset.to_ne_bytes(),
+        );
+        put(
+            offset_of!(EventHeader, chunk_len),
+            &header.chunk_len.to_ne_bytes(),
+        );
+        put(
+            offset_of!(EventHeader, tcp_seq),
+            &header.tcp_seq.to_ne_bytes(),
+        );
+        put(offset_of!(EventHeader, lost), &header.lost.to_ne_bytes());
+        put(
+            offset_of!(EventHeader, local_port),
+            &header.local_port.to_ne_bytes(),
+        );
+        put(
+            offset_of!(EventHeader, peer_port),
+            &header.peer_port.to_ne_bytes(),
+        );
+        put(offset_of!(EventHeader, local_addr), &header.local_addr);
+        put(offset_of!(EventHeader, peer_addr), &header.peer_addr);
+        put(offset_of!(EventHeader, family), &[header.family]);
+        put(offset_of!(EventHeader, protocol), &[header.protocol]);
+        put(offset_of!(EventHeader, direction), &[header.direction]);
+        put(offset_of!(EventHeader, hook), &[header.hook]);
+        record.extend_from_slice(payload);
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::{fixture::*, *};
+
+    #[test]
+    fn every_field_survives() {
+        let mut header = header();
+        header.tcp_seq = u32::MAX;
+        header.protocol = IPPROTO_TCP;
+        header.direction = DIRECTION_SENT;
+        header.lost = 3;
+        header.message_len = 10;
+        header.chunk_offset = 4;
+        let mut record = chunk(header, b"abcdef");
+        record.extend_from_slice(&[0xee; 7]);
+        let event = Event::parse(&record).unwrap();
+        assert_eq!(event.payload, b"abcdef");
+        assert_eq!(
+            (
+                event.message_len,
+                event.chunk_offset,
+                event.lost,
+                event.hook
+            ),
+            (10, 4, 3, 2)
+        );
+        assert_eq!((event.tgid, event.tid), (10, 11));
+        assert_eq!(event.sequence, 3);
+        assert!(event.is_last() && !event.is_whole());
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(
+            event.envelope,
+            Envelope {
+                ktime_ns: 1_000,
+                socket: 7,
+                protocol: Protocol::Tcp,
+                direction: Direction::Sent,
+                family: Family::Inet,
+                local: (loopback, 53).into(),
+                peer: (loopback, 40_000).into(),
+            }
+        );
+    }
+
+    #[test]
+    fn mapped_addresses_become_ipv4_and_wildcards_unknown() {
+        let mut header = header();
+        header.family = AF_INET6;
+        header.peer_addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];
+        header.local_addr = [0; 16];
+        let record = whole(header, b"x");
+        let envelope = Event::parse(&record).unwrap().envelope;
+        assert_eq!(envelope.family, Family::Inet);
+        assert_eq!(envelope.peer.address(), Some(&[192, 0, 2, 1][..]));
+        assert_eq!((envelope.local.address(), envelope.local.port), (None, 53));
+    }
+
+    #[rstest]
+    #[case::family(|h: &mut EventHeader| h.family = 1, EventError::Family(1))]
+    #[case::protocol(|h: &mut EventHeader| h.protocol = 132, EventError::Protocol(132))]
+    #[case::direction(|h: &mut EventHeader| h.direction = 2, EventError::Direction(2))]
+    #[case::too_long_for_udp(|h: &mut EventHeader| h.message_len = 65_536, EventError::Length(65_536))]
+    #[case::outside(|h: &mut EventHeader| h.chunk_offset = 1, EventError::Extent { chunk: 1, offset: 1, message: 1 })]
+    #[case::wrapping(
+        |h: &mut EventHeader| h.chunk_offset = u32::MAX,
+        EventError::Extent { chunk: 1, offset: u32::MAX, message: 1 }
+    )]
+    fn what_the_abi_forbids_is_refused(
+        #[case] spoil: fn(&mut EventHeader),
+        #[case] expected: EventError,
+    ) {
+        let mut header = header();
+        header.message_len = 1;
+        spoil(&mut header);
+        assert_eq!(Event::parse(&chunk(header, b"x")), Err(expected));
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let record = whole(header(), b"payload");
+        for length in 0..record.len() {
+            assert!(Event::parse(&record[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_event_or_an_error(record in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(event) = Event::parse(&record) {
+                prop_assert!(event.payload.len() <= record.len() - HEADER);
+            }
+        }
+    }
+}

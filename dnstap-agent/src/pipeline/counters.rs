@@ -1,0 +1,103 @@
+//! Counters of the pure stages: plain integers with names, one struct for each stage, one table for all.
+//!
+//! # Conservation
+//!
+//! With `pending` for what a stage still holds ([`Pending`](super::Pending); nothing after
+//! [`Pipeline::finish`](super::Pipeline::finish)), these hold after every call, for any input:
+//!
+//! ```text
+//! records        = event_errors + udp_records + tcp_records
+//! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
+//! udp_messages   = udp_delivered + udp_not_dns
+//! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
+//!                + stream_not_dns_bytes + stream_encrypted_bytes + pending bytes
+//! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
+//! messages       = udp_delivered + stream_messages = sum over the fourteen dnstap types
+//! responses      = responses_paired + responses_unmatched
+//! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
+//! ```
+//!
+//! Here `queries` and `responses` are those with a header that `pair` can key.
+
+/// Defines a struct of `u64` counters together with the table of their names.
+macro_rules! counters {
+    ($(#[doc = $doc:literal])* pub struct $name:ident {
+        $($(#[doc = $field_doc:literal])* $field:ident,)+
+    }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[doc = $field_doc])* pub $field: u64,)+
+        }
+
+        impl $name {
+            /// Each counter's name and value, in order.
+            pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field)),+].into_iter()
+            }
+        }
+    };
+}
+pub(crate) use counters;
+
+use crate::{
+    assemble::AssembleCounters, classify::TYPE_NAMES, pair::PairCounters,
+    pipeline::deliver::DeliverCounters, stream::StreamCounters,
+};
+
+counters! {
+    /// What came in, and what became of datagrams.
+    pub struct IntakeCounters {
+        /// Records taken from the ring.
+        records,
+        /// Records that are not events.
+        event_errors,
+        /// Records of UDP sockets.
+        udp_records,
+        /// Records of TCP sockets.
+        tcp_records,
+        /// Payload bytes of UDP records.
+        udp_bytes,
+        /// Payload bytes of TCP records.
+        tcp_bytes,
+        /// Whole datagrams.
+        udp_messages,
+        /// Datagrams handed on for delivery.
+        udp_delivered,
+        /// Datagrams that are not DNS, on sockets that do not carry any.
+        udp_not_dns,
+        /// Verdicts that a socket does not carry DNS.
+        sockets_not_dns,
+    }
+}
+
+/// All counters of the pipeline at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipelineCounters {
+    /// Records and datagrams.
+    pub intake: IntakeCounters,
+    /// Datagrams in several chunks.
+    pub assemble: AssembleCounters,
+    /// TCP streams.
+    pub stream: StreamCounters,
+    /// Queries and responses.
+    pub pair: PairCounters,
+    /// Encoded messages.
+    pub deliver: DeliverCounters,
+    /// Messages by dnstap type; index is the type's number less one.
+    pub by_type: [u64; 14],
+}
+
+impl PipelineCounters {
+    /// Every counter's name and value in the order of the journey, types last.
+    pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let types = self.by_type;
+        self.intake
+            .table()
+            .chain(self.assemble.table())
+            .chain(self.stream.table())
+            .chain(self.pair.table())
+            .chain(self.deliver.table())
+            .chain((0..types.len()).map(move |at| (TYPE_NAMES[at], types[at])))
+    }
+}

@@ -1,0 +1,284 @@
+//! The pure stages in a row: records of the ring in, Frame Streams data frames out.
+//!
+//! ```text
+//! record ─► event ─┬─ UDP ─► assemble ─► sockets ─┐
+//!                  │                              ├─► classify ─► pair ─► encode ─► Batch
+//!                  └─ TCP ─► stream ──────────────┘
+//! ```
+//!
+//! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; whatever is not
+//! delivered is counted, and [`counters`] states the laws that the counters obey. In steady state nothing is allocated:
+//! buffers and tables grow to their bounds and are reused.
+//!
+//! The reader owes the pipeline order: records of one socket in the order of their time, as far as it can. See
+//! [`stream`](crate::stream) for what is repaired, and [`pair`](crate::pair): a response that comes before its query
+//! goes out unpaired.
+
+pub mod counters;
+mod deliver;
+pub(crate) mod lru;
+mod sockets;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{counters::PipelineCounters, deliver::DeliverCounters, sockets::Verdict};
+
+use crate::{
+    assemble::Assembler,
+    classify::Profile,
+    event::{Envelope, Event, Protocol},
+    pair::{PairLimits, Pairs},
+    pipeline::{
+        counters::IntakeCounters,
+        deliver::Deliver,
+        sockets::{Ports, Sockets},
+    },
+    stream::{StreamLimits, Streams, wire::Message},
+};
+
+/// Encoded messages, reused by the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Frame Streams data frames back to back: a length of four bytes, big-endian, then a `Dnstap` message.
+    pub frames: Vec<u8>,
+    /// Number of frames.
+    pub messages: u64,
+}
+
+impl Batch {
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.messages = 0;
+    }
+}
+
+/// Turns kernel time (`CLOCK_MONOTONIC`) into wall-clock time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Nanoseconds between 1970 and the kernel clock's zero.
+    pub offset_ns: i64,
+}
+
+impl Clock {
+    /// Wall-clock nanoseconds since 1970.
+    #[must_use]
+    pub fn wall_ns(self, ktime_ns: u64) -> u64 {
+        ktime_ns.saturating_add_signed(self.offset_ns)
+    }
+
+    /// Replaces the offset.
+    pub fn set_offset(&mut self, offset_ns: i64) {
+        self.offset_ns = offset_ns;
+    }
+}
+
+/// What the pipeline is told at its start.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// dnstap `identity`; empty: left out.
+    pub identity: Vec<u8>,
+    /// dnstap `version`; empty: left out.
+    pub version: Vec<u8>,
+    /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway.
+    pub existing_sockets: Vec<u64>,
+    /// How messages are classified.
+    pub profile: Profile,
+    /// Bounds of the table of queries.
+    pub pair_limits: PairLimits,
+    /// Bounds of the table of TCP connections.
+    pub stream_limits: StreamLimits,
+    /// UDP sockets on ports not known for DNS that are remembered.
+    pub udp_sockets: usize,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            identity: Vec::new(),
+            version: Vec::new(),
+            existing_sockets: Vec::new(),
+            profile: Profile::default(),
+            pair_limits: PairLimits::default(),
+            stream_limits: StreamLimits::default(),
+            udp_sockets: 65_536,
+        }
+    }
+}
+
+/// What the stages hold that is neither delivered nor counted as lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Chunks of datagrams.
+    pub chunks: u64,
+    /// Bytes of TCP streams.
+    pub bytes: u64,
+    /// Queries without response.
+    pub queries: u64,
+}
+
+/// All stages.
+#[derive(Debug)]
+pub struct Pipeline {
+    assembler: Assembler,
+    sockets: Sockets,
+    streams: Streams,
+    deliver: Deliver,
+    intake: IntakeCounters,
+}
+
+impl Pipeline {
+    /// Stages that have seen nothing yet.
+    #[must_use]
+    pub fn new(config: PipelineConfig) -> Self {
+        Self {
+            assembler: Assembler::default(),
+            sockets: Sockets::new(config.udp_sockets),
+            streams: Streams::new(config.stream_limits, config.existing_sockets),
+            deliver: Deliver {
+                identity: config.identity,
+                version: config.version,
+                profile: config.profile,
+                clock: Clock::default(),
+                pairs: Pairs::new(config.pair_limits),
+                ports: Ports::new(),
+                counters: DeliverCounters::default(),
+                by_type: [0; 14],
+            },
+            intake: IntakeCounters::default(),
+        }
+    }
+
+    /// Takes one record of the ring (header, payload, padding) and appends the messages that it completes.
+    pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
+        self.intake.records += 1;
+        match Event::parse(record) {
+            Ok(event) => self.event(&event, batch),
+            Err(_) => self.intake.event_errors += 1,
+        }
+    }
+
+    /// Takes one decoded event.
+    fn event(&mut self, event: &Event<'_>, batch: &mut Batch) {
+        let Self {
+            assembler,
+            sockets,
+            streams,
+            deliver,
+            intake,
+        } = self;
+        match event.envelope.protocol {
+            Protocol::Udp => {
+                intake.udp_records += 1;
+                intake.udp_bytes += event.payload.len() as u64;
+                let datagram = if event.is_whole() {
+                    Some(event.payload)
+                } else {
+                    assembler.push(event)
+                };
+                if let Some(datagram) = datagram {
+                    intake.udp_messages += 1;
+                    deliver_datagram(sockets, deliver, intake, &event.envelope, datagram, batch);
+                }
+            }
+            Protocol::Tcp => {
+                intake.tcp_records += 1;
+                intake.tcp_bytes += event.payload.len() as u64;
+                let dns_port = deliver.ports.know(&event.envelope);
+                streams.push(event, dns_port, &mut |envelope, bytes| {
+                    deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+                });
+            }
+        }
+    }
+
+    /// Takes a whole message from another source than the socket hooks: the stages before `classify` are left out, and
+    /// so are their counters.
+    pub fn message(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
+        self.deliver
+            .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+    }
+
+    /// Sets the difference between wall-clock time and kernel time for messages from now on.
+    pub fn set_clock_offset(&mut self, offset_ns: i64) {
+        self.deliver.clock.set_offset(offset_ns);
+    }
+
+    /// Lets time pass: gives up what has waited too long at kernel time `now_ktime_ns`. To be called about every
+    /// 100 ms, with a time that the reader has caught up with.
+    pub fn tick(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let deliver = &mut self.deliver;
+        self.streams.tick(now_ktime_ns, &mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
+        self.assembler.tick(now_ktime_ns);
+        self.deliver.pairs.tick(now_ktime_ns);
+    }
+
+    /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
+    pub fn finish(&mut self, batch: &mut Batch) {
+        let deliver = &mut self.deliver;
+        self.streams.finish(&mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
+        self.assembler.finish();
+        self.deliver.pairs.finish();
+    }
+
+    /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
+    pub fn verdicts(&mut self) -> impl Iterator<Item = (u64, Verdict)> + '_ {
+        let intake = &mut self.intake;
+        let streams = self
+            .streams
+            .take_not_dns()
+            .map(|socket| (socket, Verdict::NotDns));
+        self.sockets
+            .take_verdicts()
+            .chain(streams)
+            .inspect(|(_, verdict)| {
+                intake.sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
+            })
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn counters(&self) -> PipelineCounters {
+        PipelineCounters {
+            intake: self.intake,
+            assemble: *self.assembler.counters(),
+            stream: *self.streams.counters(),
+            pair: *self.deliver.pairs.counters(),
+            deliver: self.deliver.counters,
+            by_type: self.deliver.by_type,
+        }
+    }
+
+    /// What the stages hold; walks all connections.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        Pending {
+            chunks: self.assembler.pending_chunks(),
+            bytes: self.streams.pending_bytes(),
+            queries: self.deliver.pairs.waiting(),
+        }
+    }
+}
+
+fn deliver_datagram(
+    sockets: &mut Sockets,
+    deliver: &mut Deliver,
+    intake: &mut IntakeCounters,
+    envelope: &Envelope,
+    datagram: &[u8],
+    batch: &mut Batch,
+) {
+    let parsed = Message::parse(datagram);
+    let well_formed = parsed.is_some_and(|message| message.well_formed);
+    if deliver.ports.know(envelope) || sockets.accept(envelope.socket, well_formed) {
+        intake.udp_delivered += 1;
+        deliver.message(envelope, datagram, parsed.as_ref(), batch);
+    } else {
+        intake.udp_not_dns += 1;
+    }
+}

@@ -1,0 +1,160 @@
+//! What is known about UDP sockets and about ports: whether they carry DNS.
+//!
+//! A port carries DNS if it is 53 or if the process received a well-formed query on it or sent one to it. On such a port
+//! everything is delivered, malformed or not. Elsewhere a socket has to show one well-formed message first; a socket
+//! that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else.
+
+use crate::{
+    event::{Direction, Envelope},
+    pipeline::lru::Lru,
+};
+
+/// Datagrams that are not DNS after which a socket on an unknown port is given up.
+const PATIENCE: u8 = 8;
+
+/// Verdicts that may wait to be collected; a socket whose verdict finds no room is judged again later.
+const VERDICTS: usize = 65_536;
+
+/// What the kernel side is told about a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It carries DNS after all; only said of sockets that were [`Verdict::NotDns`].
+    Dns,
+    /// It carries something else: its messages need not be copied any more.
+    NotDns,
+}
+
+impl Verdict {
+    /// The value for [`dnstap_ebpf::SocketState::verdict`].
+    #[must_use]
+    pub fn to_abi(self) -> u32 {
+        match self {
+            Self::Dns => dnstap_ebpf::VERDICT_DNS,
+            Self::NotDns => dnstap_ebpf::VERDICT_NOT_DNS,
+        }
+    }
+}
+
+/// Ports that carry DNS: one bit each.
+#[derive(Debug)]
+pub(super) struct Ports(Box<[u64; 1_024]>);
+
+impl Ports {
+    pub(super) fn new() -> Self {
+        let mut ports = Self(Box::new([0; 1_024]));
+        ports.add(53);
+        ports
+    }
+
+    /// Whether one end's port is known for DNS.
+    pub(super) fn know(&self, envelope: &Envelope) -> bool {
+        self.contains(envelope.local.port) || self.contains(envelope.peer.port)
+    }
+
+    pub(super) fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+
+    /// Notes the responder's port of a well-formed query. Responses teach nothing: anybody can send one anywhere.
+    pub(super) fn learn_from_query(&mut self, envelope: &Envelope) {
+        let port = match envelope.direction {
+            Direction::Received => envelope.local.port,
+            Direction::Sent => envelope.peer.port,
+        };
+        if port != 0 {
+            self.add(port);
+        }
+    }
+
+    fn add(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+}
+
+/// UDP sockets on ports that are not known for DNS.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    table: Lru<Socket>,
+    verdicts: Vec<(u64, Verdict)>,
+}
+
+#[derive(Debug, Default)]
+struct Socket {
+    dns: bool,
+    condemned: bool,
+    strange: u8,
+}
+
+impl Sockets {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            table: Lru::new(capacity),
+            verdicts: Vec::new(),
+        }
+    }
+
+    /// Whether a datagram of `socket` is DNS, given whether it is well-formed.
+    pub(super) fn accept(&mut self, socket: u64, well_formed: bool) -> bool {
+        if self.table.get(socket).is_none() {
+            self.table.insert(socket, Socket::default());
+        }
+        let Some(entry) = self.table.peek(socket) else {
+            return well_formed;
+        };
+        let room = self.verdicts.len() < VERDICTS;
+        if well_formed {
+            entry.dns = true;
+            if entry.condemned && room {
+                entry.condemned = false;
+                self.verdicts.push((socket, Verdict::Dns));
+            }
+        } else if !entry.dns {
+            entry.strange = entry.strange.saturating_add(1);
+            if entry.strange >= PATIENCE && !entry.condemned && room {
+                entry.condemned = true;
+                self.verdicts.push((socket, Verdict::NotDns));
+            }
+        }
+        entry.dns
+    }
+
+    pub(super) fn take_verdicts(&mut self) -> impl Iterator<Item = (u64, Verdict)> + '_ {
+        self.verdicts.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_without_dns_is_condemned_once_and_pardoned_when_it_shows_some() {
+        let mut sockets = Sockets::new(4);
+        for _ in 0..20 {
+            assert!(!sockets.accept(1, false));
+        }
+        assert_eq!(
+            sockets.take_verdicts().collect::<Vec<_>>(),
+            [(1, Verdict::NotDns)]
+        );
+        assert!(sockets.accept(1, true));
+        assert!(sockets.accept(1, false));
+        assert_eq!(
+            sockets.take_verdicts().collect::<Vec<_>>(),
+            [(1, Verdict::Dns)]
+        );
+    }
+
+    #[test]
+    fn seven_strange_datagrams_are_not_enough() {
+        let mut sockets = Sockets::new(4);
+        for _ in 0..7 {
+            sockets.accept(1, false);
+        }
+        assert!(sockets.accept(1, true));
+        for _ in 0..20 {
+            assert!(sockets.accept(1, false));
+        }
+        assert_eq!(sockets.take_verdicts().count(), 0);
+    }
+}

@@ -1,0 +1,364 @@
+//! TCP: pieces of byte streams in, whole DNS messages out, for all connections.
+//!
+//! Owns the table of connections (by socket), their memory and the verdicts on them. [`framing`] is one direction of
+//! one connection; [`wire`] knows what a DNS message looks like.
+//!
+//! Order: pieces of a stream should arrive in the order in which the kernel saw them; a reader of several rings merges
+//! them by time. Small inversions are repaired by sequence number, except before the first piece of a stream, whose
+//! sequence number is taken as the start.
+//!
+//! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
+//! piece) is joined midway: its framing has to be found, see [`framing`].
+//!
+//! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond them the
+//! connection used least recently is dropped, its bytes counted.
+
+mod framing;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
+use framing::{Foreign, Pool, Stream, Work};
+
+use crate::{
+    event::{Direction, Endpoint, Envelope, Event},
+    pipeline::{counters::counters, lru::Lru},
+};
+
+/// Verdicts that may wait to be collected.
+const VERDICTS: usize = 65_536;
+
+counters! {
+    /// What became of the bytes of TCP streams.
+    pub struct StreamCounters {
+        /// Messages cut out and handed on.
+        stream_messages,
+        /// Lengths of zero, which carry no message.
+        stream_empty_messages,
+        /// Bytes of those messages and their lengths.
+        stream_framed_bytes,
+        /// Bytes that belong to no message that could be told: cut by a loss, searched, left at the end.
+        stream_skipped_bytes,
+        /// Bytes that had been seen before.
+        stream_duplicate_bytes,
+        /// Bytes of streams in the clear that are not DNS.
+        stream_not_dns_bytes,
+        /// Bytes of encrypted streams.
+        stream_encrypted_bytes,
+        /// Losses: places where bytes are missing.
+        stream_gaps,
+        /// Bytes missing there. These never arrived, so they are no part of `tcp_bytes`.
+        stream_missing_bytes,
+        /// Times that the framing was lost and a search began.
+        stream_searches,
+        /// Times that a search found a message.
+        stream_resyncs,
+        /// Pieces that arrived before their turn.
+        stream_held_pieces,
+        /// Connections joined midway.
+        stream_joined_midway,
+        /// Connections dropped to stay within the bounds.
+        stream_evicted,
+        /// Connections forgotten because they were idle.
+        stream_expired,
+    }
+}
+
+impl StreamCounters {
+    fn foreign(&mut self, foreign: Foreign, bytes: usize) {
+        *match foreign {
+            Foreign::NotDns => &mut self.stream_not_dns_bytes,
+            Foreign::Encrypted => &mut self.stream_encrypted_bytes,
+        } += bytes as u64;
+    }
+}
+
+/// Bounds of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamLimits {
+    /// Connections.
+    pub connections: usize,
+    /// Bytes of all buffers.
+    pub bytes: usize,
+    /// Nanoseconds without a piece after which a connection is forgotten.
+    pub idle_ns: u64,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            bytes: 64 << 20,
+            idle_ns: 600_000_000_000,
+        }
+    }
+}
+
+/// All TCP connections.
+#[derive(Debug)]
+pub struct Streams {
+    connections: Lru<Connection>,
+    midway: Midway,
+    pool: Pool,
+    limits: StreamLimits,
+    /// Bytes of all buffers in use.
+    memory: usize,
+    /// Sockets with pieces held back.
+    holding: Vec<u64>,
+    not_dns: Vec<u64>,
+    counters: StreamCounters,
+}
+
+#[derive(Debug)]
+struct Connection {
+    local_port: u16,
+    peer: Endpoint,
+    seen_ktime_ns: u64,
+    dns: bool,
+    foreign: Option<Foreign>,
+    streams: [Stream; 2],
+}
+
+impl Connection {
+    fn memory(&self) -> usize {
+        self.streams.iter().map(Stream::memory).sum()
+    }
+
+    fn is_holding(&self) -> bool {
+        self.streams.iter().any(Stream::is_holding)
+    }
+
+    fn abandon(&mut self, pool: &mut Pool) -> usize {
+        self.streams
+            .iter_mut()
+            .map(|stream| stream.abandon(pool))
+            .sum()
+    }
+}
+
+impl Streams {
+    /// No connections yet; those on `existing` sockets will be joined midway.
+    pub fn new(limits: StreamLimits, existing: impl IntoIterator<Item = u64>) -> Self {
+        Self {
+            connections: Lru::new(limits.connections),
+            midway: Midway {
+                recent: existing.into_iter().collect(),
+                earlier: HashSet::default(),
+            },
+            pool: Pool::default(),
+            limits,
+            memory: 0,
+            holding: Vec::new(),
+            not_dns: Vec::new(),
+            counters: StreamCounters::default(),
+        }
+    }
+
+    /// Takes a piece and calls `emit` with every message that it completes. `dns_port`: the connection's port is known
+    /// for DNS, so what cannot be read is malformed DNS rather than something else.
+    pub fn push(
+        &mut self,
+        event: &Event<'_>,
+        dns_port: bool,
+        emit: &mut impl FnMut(&Envelope, &[u8]),
+    ) {
+        let socket = event.envelope.socket;
+        let known = self.connections.get(socket).is_some_and(|connection| {
+            connection.peer == event.envelope.peer
+                && connection.local_port == event.envelope.local.port
+        });
+        if !known {
+            self.open(event);
+        }
+        let Some(connection) = self.connections.peek(socket) else {
+            return;
+        };
+        connection.seen_ktime_ns = connection.seen_ktime_ns.max(event.envelope.ktime_ns);
+        if let Some(foreign) = connection.foreign {
+            self.counters.foreign(foreign, event.payload.len());
+            return;
+        }
+        let before = (connection.memory(), connection.is_holding());
+        let mut work = Work {
+            envelope: event.envelope,
+            dns_seen: connection.dns,
+            dns_port,
+            counters: &mut self.counters,
+            pool: &mut self.pool,
+            emit,
+        };
+        let stream = &mut connection.streams[event.envelope.direction as usize];
+        if event.lost != 0 {
+            stream.join_midway();
+        }
+        let pushed = stream.push(event.sequence, event.payload, &mut work);
+        connection.dns = work.dns_seen;
+        if let Err(foreign) = pushed {
+            self.condemn(socket, foreign);
+        }
+        self.settle(socket, before);
+    }
+
+    /// Goes on without pieces that are overdue and forgets idle connections, at kernel time `now_ktime_ns`.
+    pub fn tick(&mut self, now_ktime_ns: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        for socket in std::mem::take(&mut self.holding) {
+            self.release(socket, now_ktime_ns, emit);
+        }
+        while let Some((_, oldest)) = self.connections.oldest() {
+            if oldest.seen_ktime_ns.saturating_add(self.limits.idle_ns) >= now_ktime_ns {
+                break;
+            }
+            self.counters.stream_expired += 1;
+            self.drop_oldest();
+        }
+    }
+
+    /// Delivers what was held back and counts what is left incomplete.
+    pub fn finish(&mut self, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        for socket in std::mem::take(&mut self.holding) {
+            self.release(socket, u64::MAX, emit);
+        }
+        while self.connections.len() > 0 {
+            self.drop_oldest();
+        }
+    }
+
+    /// Sockets found not to carry DNS since the last call.
+    pub fn take_not_dns(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.not_dns.drain(..)
+    }
+
+    /// Bytes held in buffers that are neither delivered nor counted as lost.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.connections
+            .values()
+            .flat_map(|connection| &connection.streams)
+            .map(|s| s.pending_bytes() as u64)
+            .sum()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &StreamCounters {
+        &self.counters
+    }
+
+    /// A connection not seen before, or a socket that changed its peer.
+    fn open(&mut self, event: &Event<'_>) {
+        let socket = event.envelope.socket;
+        let midway = self.connections.peek(socket).is_some()
+            || self.midway.contains(socket)
+            || event.lost != 0;
+        self.counters.stream_joined_midway += u64::from(midway);
+        let connection = Connection {
+            local_port: event.envelope.local.port,
+            peer: event.envelope.peer,
+            seen_ktime_ns: event.envelope.ktime_ns,
+            dns: false,
+            foreign: None,
+            streams: [Stream::new(midway), Stream::new(midway)],
+        };
+        if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
+            self.counters.stream_evicted += u64::from(displaced != socket);
+            self.retire(displaced, connection);
+        }
+    }
+
+    fn release(&mut self, socket: u64, now: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        let Some(connection) = self.connections.peek(socket) else {
+            return;
+        };
+        let before = (connection.memory(), false);
+        let mut condemned = None;
+        for direction in [Direction::Received, Direction::Sent] {
+            let stream = &mut connection.streams[direction as usize];
+            let Some(envelope) = stream.held_envelope() else {
+                continue;
+            };
+            let mut work = Work {
+                envelope,
+                dns_seen: connection.dns,
+                dns_port: false,
+                counters: &mut self.counters,
+                pool: &mut self.pool,
+                emit,
+            };
+            if let Err(foreign) = stream.release(now, &mut work) {
+                condemned = Some(foreign);
+            }
+            connection.dns = work.dns_seen;
+        }
+        if let Some(foreign) = condemned {
+            self.condemn(socket, foreign);
+        }
+        self.settle(socket, before);
+    }
+
+    /// The connection does not carry DNS, unless it already has.
+    fn condemn(&mut self, socket: u64, foreign: Foreign) {
+        let Some(connection) = self.connections.peek(socket) else {
+            return;
+        };
+        let bytes = connection.abandon(&mut self.pool);
+        self.counters.foreign(foreign, bytes);
+        connection.foreign = Some(foreign);
+        // A verdict that finds no room costs the kernel a few copies, no more.
+        if self.not_dns.len() < VERDICTS {
+            self.not_dns.push(socket);
+        }
+    }
+
+    /// Keeps the books of memory and held pieces after work on a connection, and the bound on memory.
+    fn settle(&mut self, socket: u64, (memory, holding): (usize, bool)) {
+        if let Some(connection) = self.connections.peek(socket) {
+            self.memory = self.memory - memory + connection.memory();
+            if connection.is_holding() && !holding {
+                self.holding.push(socket);
+            }
+        }
+        while self.memory > self.limits.bytes && self.connections.len() > 1 {
+            self.counters.stream_evicted += 1;
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((socket, connection)) = self.connections.pop_oldest() {
+            self.retire(socket, connection);
+        }
+    }
+
+    fn retire(&mut self, socket: u64, mut connection: Connection) {
+        self.memory -= connection.memory();
+        self.counters.stream_skipped_bytes += connection.abandon(&mut self.pool) as u64;
+        self.midway.insert(socket);
+    }
+}
+
+/// Sockets whose streams must be joined midway: open at attach, or dropped from the table. Two generations, of which
+/// the earlier is forgotten when the recent one is full.
+#[derive(Debug)]
+struct Midway {
+    recent: HashSet<u64, RandomState>,
+    earlier: HashSet<u64, RandomState>,
+}
+
+impl Midway {
+    const GENERATION: usize = 262_144;
+
+    fn contains(&self, socket: u64) -> bool {
+        self.recent.contains(&socket) || self.earlier.contains(&socket)
+    }
+
+    fn insert(&mut self, socket: u64) {
+        if self.recent.len() >= Self::GENERATION {
+            self.earlier = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(socket);
+    }
+}
