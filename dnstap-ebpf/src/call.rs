@@ -9,6 +9,7 @@ use crate::{
     memory,
     registers::Registers,
     sock::{Direction, set_peer},
+    work::Payload,
 };
 
 /// x86-64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -26,7 +27,7 @@ mod number {
 }
 
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
-pub(crate) const PEEK_FLAGS: u64 = 0x02 | 0x2000;
+const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 
 const MSGHDR_NAME: u64 = 0;
 const MSGHDR_IOV: u64 = 16;
@@ -34,9 +35,19 @@ const MSGHDR_IOVLEN: u64 = 24;
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LEN: u64 = 56;
 
+/// Whether a receive with these flags looks at a message that stays, or at an error.
+#[inline(always)]
+pub(crate) fn is_peek(flags: u64) -> bool {
+    flags & PEEK_FLAGS != 0
+}
+
 /// How a call names its buffers.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 enum Form {
+    /// Not a call that sends or receives. A variant and not an `Option` around the call: its members would be undefined
+    /// then, and the compiler copies undefined registers, which the verifier refuses ("R4 !read_ok").
+    Other,
     /// One buffer: `pointer`, `length`.
     Buffer,
     /// An array of segments: `pointer` to `iovec`s, `length` of them.
@@ -49,21 +60,24 @@ enum Form {
 
 /// A system call that sends or receives.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Call {
-    pub direction: Direction,
+    /// File descriptor.
+    pub descriptor: u64,
     /// `MSG_*` flags; 0 where the call has none.
-    pub flags: u64,
-    form: Form,
+    flags: u64,
     pointer: u64,
     length: u64,
     /// User address of the peer's name for [`Form::Buffer`], 0 if none.
     name: u64,
+    direction: Direction,
+    form: Form,
 }
 
 impl Call {
-    /// Recognises the call in `registers`.
+    /// Recognises the call in `registers`; see [`Self::is_known`].
     #[inline(always)]
-    pub(crate) fn decode(registers: &Registers) -> Option<Self> {
+    pub(crate) fn decode(registers: &Registers) -> Self {
         let (direction, form) = match registers.number() {
             number::READ | number::RECVFROM => (Direction::Received, Form::Buffer),
             number::WRITE | number::SENDTO => (Direction::Sent, Form::Buffer),
@@ -73,7 +87,7 @@ impl Call {
             number::SENDMSG => (Direction::Sent, Form::Message),
             number::RECVMMSG => (Direction::Received, Form::Batch),
             number::SENDMMSG => (Direction::Sent, Form::Batch),
-            _ => return None,
+            _ => (Direction::Sent, Form::Other),
         };
         let (flags, name) = match registers.number() {
             number::SENDTO | number::RECVFROM => (registers.fourth(), registers.fifth()),
@@ -81,7 +95,33 @@ impl Call {
             number::RECVMSG | number::SENDMSG => (registers.third(), 0),
             _ => (0, 0),
         };
-        Some(Self { direction, flags, form, pointer: registers.second(), length: registers.third(), name })
+        Self {
+            descriptor: registers.first(),
+            flags,
+            pointer: registers.second(),
+            length: registers.third(),
+            name,
+            direction,
+            form,
+        }
+    }
+
+    /// Whether this is a call that sends or receives.
+    #[inline(always)]
+    pub(crate) fn is_known(&self) -> bool {
+        self.form != Form::Other
+    }
+
+    /// Whether the call sends or receives.
+    #[inline(always)]
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Whether the call looks at a message that stays, or at an error.
+    #[inline(always)]
+    pub(crate) fn is_peek(&self) -> bool {
+        self.direction == Direction::Received && is_peek(self.flags)
     }
 
     /// Whether this is `recvmmsg` or `sendmmsg`.
@@ -119,11 +159,12 @@ impl Call {
     #[inline(always)]
     pub(crate) fn message(&self, index: u32) -> Result<Message, Counter> {
         match self.form {
+            Form::Other => Err(Counter::UnsupportedCall),
             Form::Buffer => Ok(Message {
                 payload: Payload { base: self.pointer, length: self.length, vector: 0, segments: 0 },
                 name: self.name,
             }),
-            Form::Vector => Ok(Message { payload: Payload::vector(self.pointer, self.length)?, name: 0 }),
+            Form::Vector => Ok(Message { payload: segments(self.pointer, self.length), name: 0 }),
             Form::Message | Form::Batch => {
                 let header = self.pointer.wrapping_add(if self.form == Form::Batch {
                     u64::from(index) * MMSGHDR_SIZE
@@ -131,17 +172,23 @@ impl Call {
                     0
                 });
                 // SAFETY: integers.
-                let (name, vector, segments): (u64, u64, u64) = unsafe {
+                let (name, vector, count): (u64, u64, u64) = unsafe {
                     (
                         memory::user(header, MSGHDR_NAME)?,
                         memory::user(header, MSGHDR_IOV)?,
                         memory::user(header, MSGHDR_IOVLEN)?,
                     )
                 };
-                Ok(Message { payload: Payload::vector(vector, segments)?, name })
+                Ok(Message { payload: segments(vector, count), name })
             }
         }
     }
+}
+
+/// `count` `iovec`s in user memory, none of them read yet.
+#[inline(always)]
+fn segments(vector: u64, count: u64) -> Payload {
+    Payload { base: 0, length: 0, vector, segments: count }
 }
 
 /// One message of a call.
@@ -173,45 +220,6 @@ impl Message {
                 set_peer(header, family, port_be, memory::user(self.name, 4)?, [0; 16]);
             }
         }
-        Ok(())
-    }
-}
-
-/// User memory that holds a message: the current segment, and where the ones after it are described.
-#[derive(Clone, Copy)]
-pub(crate) struct Payload {
-    /// Address of the current segment.
-    pub base: u64,
-    /// Bytes left in it.
-    pub length: u64,
-    /// Address of the `iovec` of the next segment.
-    vector: u64,
-    /// Segments from there on.
-    segments: u64,
-}
-
-impl Payload {
-    /// Starts at the first of `segments` `iovec`s in user memory.
-    #[inline(always)]
-    fn vector(vector: u64, segments: u64) -> Result<Self, Counter> {
-        let mut payload = Self { base: 0, length: 0, vector, segments };
-        payload.next_segment()?;
-        Ok(payload)
-    }
-
-    /// Goes on to the next segment. [`Counter::Truncated`] if there is none: the call reported more than it could hold.
-    #[inline(always)]
-    pub(crate) fn next_segment(&mut self) -> Result<(), Counter> {
-        if self.segments == 0 {
-            return Err(Counter::Truncated);
-        }
-        // SAFETY: integers.
-        unsafe {
-            self.base = memory::user(self.vector, 0)?;
-            self.length = memory::user(self.vector, 8)?;
-        }
-        self.vector = self.vector.wrapping_add(16);
-        self.segments -= 1;
         Ok(())
     }
 }

@@ -18,10 +18,10 @@ use dnstap_ebpf::{
 };
 
 use crate::{
-    call::Payload,
     config::{PERF_CLASS, clamp_to_class, config},
     counters::{add, count},
     memory, sockets,
+    work::{Slot, Work},
 };
 
 /// Room before the payload for the length prefix of a TCP message that was written as a segment of its own.
@@ -49,24 +49,34 @@ struct Scratch {
 #[map]
 static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 
-/// Which program uses a scratch slot.
-#[derive(Clone, Copy)]
-pub(crate) enum Slot {
-    Send = 0,
-    Receive = 1,
-}
-
 /// Slots for each CPU.
 const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
-/// Sends a message and counts what became of it. The header is complete but for the chunk.
+/// Sends the message in `work` and counts what became of it.
 #[inline(always)]
-pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, header: &mut EventHeader, payload: Payload) {
-    match try_message(ctx, slot, header, payload) {
-        Ok(()) => count(Counter::Emitted),
+pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
+    for _ in 0..MAX_CHUNKS {
+        chunk(ctx, slot, work);
+        if work.left() == 0 {
+            return;
+        }
+    }
+    lost(work.header.socket, Counter::TooManyChunks);
+}
+
+/// Sends the next chunk of the message in `work`. Counts the message when it is complete, or given up.
+#[inline(always)]
+pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
+    match try_chunk(ctx, slot, work) {
+        Ok(()) => {
+            if work.left() == 0 {
+                count(Counter::Emitted);
+            }
+        }
         Err(reason) => {
-            lost(header.socket, reason);
-            debug!(ctx, "dropped {} bytes of socket {}: reason {}", header.message_len, header.socket, reason as u32);
+            lost(work.header.socket, reason);
+            debug!(ctx, "dropped {} bytes of socket {}: reason {}", work.header.message_len, work.header.socket, reason as u32);
+            work.abandon();
         }
     }
 }
@@ -79,49 +89,37 @@ pub(crate) fn lost(socket: u64, reason: Counter) {
 }
 
 #[inline(always)]
-fn try_message<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    header: &mut EventHeader,
-    mut payload: Payload,
-) -> Result<(), Counter> {
+fn try_chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) -> Result<(), Counter> {
     let perf = config!(transport) == TRANSPORT_PERF as usize;
-    let largest = if perf { MAX_PERF_CHUNK } else { MAX_RING_CHUNK } - PREFIX;
-    let mut left = u64::from(header.message_len);
-    header.chunk_offset = 0;
-    let mut prefix = None;
-    for _ in 0..MAX_CHUNKS {
-        if payload.length == 0 {
-            payload.next_segment()?;
-        }
-        if header.protocol == IPPROTO_TCP && prefix.is_none() && payload.length == PREFIX as u64 && left > PREFIX as u64 {
-            // SAFETY: bytes.
-            prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(payload.base, 0)? });
-            left -= PREFIX as u64;
-            payload.length = 0;
-            continue;
-        }
-        let mut length = if left < payload.length { left } else { payload.length };
-        if length > largest as u64 {
-            length = largest as u64;
-        }
-        header.chunk_len = length as u32 + if prefix.is_some() { PREFIX as u32 } else { 0 };
-        if header.chunk_len != 0 {
-            let chunk = Chunk { prefix, base: payload.base, length };
-            if perf { perf_record(ctx, slot, header, &chunk) } else { ring_record(header, &chunk) }?;
-            count(Counter::Records);
-            add(Counter::Bytes, u64::from(header.chunk_len));
-        }
-        prefix = None;
-        header.chunk_offset += header.chunk_len;
-        left -= length;
-        if left == 0 {
-            return Ok(());
-        }
-        payload.base = payload.base.wrapping_add(length);
-        payload.length -= length;
+    let largest = (if perf { MAX_PERF_CHUNK } else { MAX_RING_CHUNK } - PREFIX) as u64;
+    let (mut base, mut length) = work.segment();
+    if length == 0 {
+        work.next_segment()?;
+        (base, length) = work.segment();
     }
-    Err(Counter::TooManyChunks)
+    let mut prefix = None;
+    if work.header.protocol == IPPROTO_TCP && length == PREFIX as u64 && work.left() > PREFIX as u64 {
+        // The length prefix as a segment of its own: it goes with the segment behind it.
+        // SAFETY: bytes.
+        prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(base, 0)? });
+        work.consume(PREFIX as u64);
+        work.next_segment()?;
+        (base, length) = work.segment();
+    }
+    if length > largest {
+        length = largest;
+    }
+    let chunk_len = length as u32 + if prefix.is_some() { PREFIX as u32 } else { 0 };
+    if chunk_len != 0 {
+        work.header.chunk_len = chunk_len;
+        let chunk = Chunk { prefix, base, length };
+        if perf { perf_record(ctx, slot, &work.header, &chunk) } else { ring_record(&work.header, &chunk) }?;
+        count(Counter::Records);
+        add(Counter::Bytes, u64::from(chunk_len));
+        work.header.chunk_offset += chunk_len;
+    }
+    work.consume(length);
+    Ok(())
 }
 
 /// Payload of one record.

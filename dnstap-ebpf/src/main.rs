@@ -19,6 +19,7 @@ mod registers;
 mod sock;
 mod sockets;
 mod target;
+mod work;
 
 /// The helpers for reading memory are GPL-only; the kernel wants the licence in this form.
 #[unsafe(link_section = "license")]

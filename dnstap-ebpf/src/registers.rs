@@ -3,8 +3,6 @@
 //! x86-64 (arch/x86/include/asm/ptrace.h, `struct pt_regs`, unchanged from 2.6.12 to 6.18): `orig_ax` keeps the number,
 //! `di si dx r10 r8 r9` the arguments until the call returns to user space.
 
-use dnstap_ebpf::Counter;
-
 use crate::memory;
 
 #[cfg(not(any(bpf_target_arch = "x86_64", target_arch = "x86_64")))]
@@ -22,10 +20,12 @@ pub(crate) struct Registers(Saved);
 
 impl Registers {
     /// Reads the registers that `pt_regs` (a kernel address) holds.
+    ///
+    /// They cannot be unreadable; if they were, the call would be an unknown one.
     #[inline(always)]
-    pub(crate) fn read(pt_regs: *const u8) -> Result<Self, Counter> {
+    pub(crate) fn read(pt_regs: *const u8) -> Self {
         // SAFETY: nine integers; any bytes are valid.
-        unsafe { memory::kernel::<Saved>(pt_regs, R10) }.map(Self)
+        Self(unsafe { memory::kernel::<Saved>(pt_regs, R10) }.unwrap_or([u64::MAX; 9]))
     }
 
     /// System call number.

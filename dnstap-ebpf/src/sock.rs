@@ -8,6 +8,7 @@ use crate::{config::config, memory, target::Thread};
 
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Direction {
     Received,
     Sent,

@@ -4,16 +4,16 @@ mod recvmsg;
 mod sock_length;
 mod sys_exit;
 
-use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dnstap_ebpf::{Counter, EventHeader, Hook, SocketState};
 
 use crate::{
-    call::Payload,
     counters::{add, count},
-    emit::{self, Slot},
+    emit,
     sock::{self, Direction, Sock},
     sockets,
     target::Thread,
+    work::{Payload, Work},
 };
 
 /// A socket of the kind that is tapped.
@@ -49,36 +49,41 @@ struct Transfer {
 }
 
 impl Tapped {
-    /// Counts a message as seen and delivers it, or counts why not. `find` completes the header (the peer) and finds the payload.
+    /// Counts a message as seen; whether the agent wants it.
     #[inline(always)]
-    fn deliver<C: EbpfContext>(
-        &self,
-        ctx: &C,
-        slot: Slot,
-        transfer: &Transfer,
-        find: impl FnOnce(&mut EventHeader) -> Result<Payload, Counter>,
-    ) {
+    fn is_wanted(&self) -> bool {
         count(Counter::Seen);
-        if sockets::is_skipped(self.state) {
+        let wanted = !sockets::is_skipped(self.state);
+        if !wanted {
             count(Counter::NotDns);
-            return;
         }
+        wanted
+    }
+
+    /// The header of a message, complete but for a peer that only the call knows.
+    #[inline(always)]
+    fn describe(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
         // SAFETY: takes no arguments.
-        let mut header = sock::header(transfer.thread, transfer.hook, unsafe { bpf_ktime_get_ns() });
+        *header = sock::header(transfer.thread, transfer.hook, unsafe { bpf_ktime_get_ns() });
         header.socket = self.inode;
         header.lost = self.state.lost;
-        let payload = self
-            .sock
-            .describe(&mut header, self.kind, transfer.direction, transfer.length)
-            .and_then(|()| find(&mut header));
+        self.sock.describe(header, self.kind, transfer.direction, transfer.length)
+    }
+
+    /// Begins with the message whose header is in `work`, or counts it as lost if something is wrong with it.
+    #[inline(always)]
+    fn begin(&self, work: &mut Work, payload: Result<Payload, Counter>) {
         match payload {
             Ok(payload) => {
-                if header.peer_port == 0 {
+                if work.header.peer_port == 0 {
                     count(Counter::NoPeer);
                 }
-                emit::message(ctx, slot, &mut header, payload);
+                work.begin(payload);
             }
-            Err(reason) => emit::lost(self.inode, reason),
+            Err(reason) => {
+                work.abandon();
+                emit::lost(self.inode, reason);
+            }
         }
     }
 

@@ -17,17 +17,18 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::RawTracePointContext,
 };
-use dnstap_ebpf::{Counter, Hook};
+use dnstap_ebpf::{Counter, EventHeader, Hook};
 
-use super::{Transfer, admit};
+use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, PEEK_FLAGS},
+    call::{Call, is_peek},
     counters::count,
-    emit::Slot,
+    emit,
     peers,
     registers::Registers,
     sock::{Direction, Sock},
     target::{self, Thread},
+    work::{self, Payload, Slot},
 };
 
 /// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
@@ -74,36 +75,54 @@ fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
     }
     // SAFETY: the current task's saved registers; the pointer is only probed.
     let pt_regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
-    let call = Registers::read(pt_regs).ok().and_then(|registers| Call::decode(&registers));
-    let index = match &call {
-        Some(call) if call.is_batch() => advance(thread, call, result as u32),
-        _ => 0,
-    };
+    let call = Call::decode(&Registers::read(pt_regs));
+    let index = if call.is_batch() { advance(thread, &call, result as u32) } else { 0 };
     if result == 0 {
         return;
     }
     let flags: u64 = ctx.arg(2);
-    if direction == Direction::Received && flags & PEEK_FLAGS != 0 {
+    if direction == Direction::Received && is_peek(flags) {
         count(Counter::Peek);
         return;
     }
     let Some(tapped) = admit(Sock::at(ctx.arg(0))) else {
         return;
     };
-    let Some(call) = call.filter(|call| call.direction == direction) else {
+    if !call.is_known() || call.direction() != direction {
         tapped.lose(1, Counter::UnsupportedCall);
         return;
+    }
+    let Some(work) = work::of(slot) else {
+        return;
     };
+    if !tapped.is_wanted() {
+        return;
+    }
     let transfer = Transfer { thread, hook: Hook::Socket, direction, length: result as u32 };
-    tapped.deliver(ctx, slot, &transfer, |header| {
-        let message = call.message(index)?;
-        if direction == Direction::Sent {
-            message.peer(header, direction)?;
-        } else if header.peer_port == 0 && (call.has_header() || message.name != 0) {
-            peers::take(thread, header);
-        }
-        Ok(message.payload)
-    });
+    let payload = find(&tapped, &transfer, &mut work.header, &call, index);
+    tapped.begin(work, payload);
+    if work.left() != 0 {
+        emit::message(ctx, slot, work);
+    }
+}
+
+/// Completes the header and finds the payload of element `index` of the call.
+#[inline(always)]
+fn find(
+    tapped: &Tapped,
+    transfer: &Transfer,
+    header: &mut EventHeader,
+    call: &Call,
+    index: u32,
+) -> Result<Payload, Counter> {
+    tapped.describe(header, transfer)?;
+    let message = call.message(index)?;
+    if transfer.direction == Direction::Sent {
+        message.peer(header, Direction::Sent)?;
+    } else if header.peer_port == 0 && (call.has_header() || message.name != 0) {
+        peers::take(transfer.thread, header);
+    }
+    Ok(message.payload)
 }
 
 /// Index of the element of a batch that has just been transferred with `result` bytes.

@@ -11,25 +11,29 @@
 use aya_ebpf::{
     helpers::bpf_get_current_task,
     macros::{map, raw_tracepoint},
-    maps::{LruHashMap, ProgramArray},
+    maps::ProgramArray,
     programs::RawTracePointContext,
 };
-use dnstap_ebpf::{Counter, Hook};
+use dnstap_ebpf::{Counter, EventHeader, Hook};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, PEEK_FLAGS},
+    call::Call,
     config::config,
     counters::count,
-    emit::Slot,
+    emit,
     memory,
     registers::Registers,
-    sock::{Direction, Sock},
+    sock::Sock,
     target::{self, Thread},
+    work::{self, Payload, Slot, Work, forget, keep},
 };
 
-/// Elements of a batch that one run of the program delivers. The verifier walks through each of them.
-const STEP: u32 = 8;
+/// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
+const STEPS: u32 = 16;
+
+/// One slot: preemption is off while a raw tracepoint's program runs.
+const SLOT: Slot = Slot::Receive;
 
 /// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
@@ -39,89 +43,120 @@ const S_IFSOCK: u16 = 0o140_000;
 #[map]
 static CONTINUE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Thread -> index of the next element of the batch that it is delivering.
-#[map]
-static NEXT: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
-
 /// A system call is over.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if let Some(thread) = target::current() {
-        run(&ctx, thread, 0);
+        start(&ctx, thread);
     }
     0
 }
 
-/// Goes on with the batch of the current thread.
+/// Goes on with what `sys_exit` has left in the work slot. Tail calls keep the CPU.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit_next(ctx: RawTracePointContext) -> i32 {
-    if let Some(thread) = target::current() {
-        // SAFETY: the entry belongs to this thread.
-        if let Some(&first) = unsafe { NEXT.get(thread.key()) } {
-            run(&ctx, thread, first);
-        }
+    if let (Some(thread), Some(work)) = (target::current(), work::of(SLOT)) {
+        go_on(&ctx, thread, work);
     }
     0
 }
 
-/// Delivers the message of the call that has just ended, or its elements from `first` on.
+/// Notes what the call that has just ended transferred, and delivers it.
 #[inline(always)]
-fn run(ctx: &RawTracePointContext, thread: Thread, first: u32) {
+fn start(ctx: &RawTracePointContext, thread: Thread) {
     let result: i64 = ctx.arg(1);
     if result <= 0 {
         return;
     }
-    let Ok(registers) = Registers::read(ctx.arg(0)) else {
+    let call = Call::decode(&Registers::read(ctx.arg(0)));
+    if !call.is_known() {
+        return;
+    }
+    let Some(work) = work::of(SLOT) else {
         return;
     };
-    let Some(call) = Call::decode(&registers) else {
+    keep(&mut work.next, 0);
+    keep(&mut work.messages, if call.is_batch() { result as u64 } else { 1 });
+    keep(&mut work.result, result as u64);
+    work.set_call(call);
+    work.abandon();
+    go_on(ctx, thread, work);
+}
+
+/// Delivers the messages of the call in `work`, from where it has come.
+#[inline(always)]
+fn go_on(ctx: &RawTracePointContext, thread: Thread, work: &mut Work) {
+    let call = work.call();
+    let Some(sock) = socket_of(call.descriptor) else {
         return;
     };
-    let Some(sock) = socket_of(registers.first()) else {
-        return;
-    };
-    if call.direction == Direction::Received && call.flags & PEEK_FLAGS != 0 {
-        count(Counter::Peek);
+    if call.is_peek() {
+        if forget(&work.next) == 0 {
+            count(Counter::Peek);
+        }
         return;
     }
     let Some(tapped) = admit(sock) else {
         return;
     };
-    if !call.is_batch() {
-        deliver(ctx, &tapped, thread, &call, 0, result as u32);
-        return;
-    }
-    let messages = result as u64;
-    for step in 0..STEP {
-        let index = first + step;
-        if u64::from(index) >= messages {
+    for _ in 0..STEPS {
+        if work.left() == 0 && !next(&tapped, thread, work) {
             return;
         }
-        match call.reported_length(index) {
-            Ok(0) => {} // an empty datagram
-            Ok(length) => deliver(ctx, &tapped, thread, &call, index, length),
-            Err(reason) => tapped.lose(1, reason),
+        if work.left() != 0 {
+            emit::chunk(ctx, SLOT, work);
         }
     }
-    let next = first + STEP;
-    if u64::from(next) < messages {
-        if NEXT.insert(thread.key(), next, 0).is_ok() {
-            // SAFETY: slot 0 holds a program of this type, or nothing; then the call returns.
-            let _ = unsafe { CONTINUE.tail_call(ctx, 0) };
-        }
-        // Only reached if the chain is at its end.
-        tapped.lose(messages - u64::from(next), Counter::BatchTooLong);
+    // SAFETY: slot 0 holds a program of this type, or nothing; then the call returns.
+    let _ = unsafe { CONTINUE.tail_call(ctx, 0) };
+    // Only reached if the chain is at its end.
+    if work.left() != 0 {
+        emit::lost(tapped.inode, Counter::TooManyChunks);
+    }
+    let rest = forget(&work.messages).wrapping_sub(forget(&work.next));
+    if rest != 0 {
+        tapped.lose(rest, Counter::BatchTooLong);
     }
 }
 
+/// Makes the next message of the call the one in `work`, unless there is something wrong with it, which is counted, or it is
+/// empty. `false`: there is none.
 #[inline(always)]
-fn deliver(ctx: &RawTracePointContext, tapped: &Tapped, thread: Thread, call: &Call, index: u32, length: u32) {
-    let transfer = Transfer { thread, hook: Hook::Syscall, direction: call.direction, length };
-    tapped.deliver(ctx, Slot::Receive, &transfer, |header| {
-        let message = call.message(index)?;
-        message.peer(header, call.direction)?;
-        Ok(message.payload)
-    });
+fn next(tapped: &Tapped, thread: Thread, work: &mut Work) -> bool {
+    let index = forget(&work.next);
+    if index >= forget(&work.messages) {
+        return false;
+    }
+    keep(&mut work.next, index + 1);
+    let call = work.call();
+    let length = if call.is_batch() { call.reported_length(index as u32) } else { Ok(forget(&work.result) as u32) };
+    match length {
+        Ok(0) => {}
+        Ok(length) => {
+            if tapped.is_wanted() {
+                let transfer = Transfer { thread, hook: Hook::Syscall, direction: call.direction(), length };
+                let payload = find(tapped, &transfer, &mut work.header, &call, index as u32);
+                tapped.begin(work, payload);
+            }
+        }
+        Err(reason) => tapped.lose(1, reason),
+    }
+    true
+}
+
+/// Completes the header and finds the payload of element `index` of the call.
+#[inline(always)]
+fn find(
+    tapped: &Tapped,
+    transfer: &Transfer,
+    header: &mut EventHeader,
+    call: &Call,
+    index: u32,
+) -> Result<Payload, Counter> {
+    tapped.describe(header, transfer)?;
+    let message = call.message(index)?;
+    message.peer(header, transfer.direction)?;
+    Ok(message.payload)
 }
 
 /// The socket behind a descriptor of the current process; `None` if it is something else.

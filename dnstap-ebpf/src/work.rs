@@ -1,0 +1,151 @@
+//! The message that a program is sending, in map memory.
+//!
+//! It is there for the verifier's sake. What a loop carries in registers or on the stack, the verifier tracks as ranges that
+//! differ with every path through the body, so that no two states at the loop's head are alike and their number multiplies
+//! with each round: one million instructions are used up in the fifth ("BPF program is too large", all kernels). Map memory
+//! it does not track; states meet again at the loop's head, and the cost only adds up. Hence the volatile accesses: the
+//! compiler must not keep the values in registers.
+
+use core::ptr;
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use dnstap_ebpf::{Counter, EventHeader, SCRATCH_SLOTS};
+
+use crate::{call::Call, memory};
+
+/// One for each program that can be in use at once on a CPU.
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(SCRATCH_SLOTS, 0);
+
+/// Which program uses a slot of `WORK` and of the perf scratch memory. A program does not run twice on one CPU at once.
+#[derive(Clone, Copy)]
+pub(crate) enum Slot {
+    Send = 0,
+    Receive = 1,
+}
+
+/// A message on its way.
+#[repr(C)]
+pub(crate) struct Work {
+    /// Complete but for the chunk.
+    pub header: EventHeader,
+    /// Bytes not yet sent.
+    left: u64,
+    payload: Payload,
+    /// The call that a batch belongs to (`sys_exit` only).
+    call: Call,
+    /// Index of the next message of the batch, and their number.
+    pub next: u64,
+    pub messages: u64,
+    /// What the call returned.
+    pub result: u64,
+}
+
+/// User memory that holds a message: the current segment, and where the ones after it are described.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Payload {
+    /// Address of the current segment.
+    pub base: u64,
+    /// Bytes left in it.
+    pub length: u64,
+    /// Address of the `iovec` of the next segment.
+    pub vector: u64,
+    /// Segments from there on.
+    pub segments: u64,
+}
+
+/// The work of `slot` on this CPU.
+#[inline(always)]
+pub(crate) fn of<'a>(slot: Slot) -> Option<&'a mut Work> {
+    // SAFETY: the slot has one user at a time.
+    unsafe { WORK.get_ptr_mut(slot as u32)?.as_mut() }
+}
+
+/// A value that the verifier and the compiler know nothing of.
+#[inline(always)]
+pub(crate) fn forget(value: &u64) -> u64 {
+    // SAFETY: a live reference.
+    unsafe { ptr::read_volatile(value) }
+}
+
+/// Stores a value where [`forget`] reads it.
+#[inline(always)]
+pub(crate) fn keep(place: &mut u64, value: u64) {
+    // SAFETY: a live reference.
+    unsafe { ptr::write_volatile(place, value) };
+}
+
+impl Work {
+    /// The call that a batch belongs to.
+    #[inline(always)]
+    pub(crate) fn call(&self) -> Call {
+        // SAFETY: a live reference; `set_call` wrote it, and all zeroes, the value before that, is a call as well.
+        unsafe { ptr::read_volatile(&raw const self.call) }
+    }
+
+    /// Sets the call that a batch belongs to.
+    #[inline(always)]
+    pub(crate) fn set_call(&mut self, call: Call) {
+        // SAFETY: a live reference.
+        unsafe { ptr::write_volatile(&raw mut self.call, call) };
+    }
+
+    /// Begins with a message whose `header` is complete and whose bytes are at `payload`.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, payload: Payload) {
+        self.header.chunk_offset = 0;
+        keep(&mut self.left, u64::from(self.header.message_len));
+        keep(&mut self.payload.base, payload.base);
+        keep(&mut self.payload.length, payload.length);
+        keep(&mut self.payload.vector, payload.vector);
+        keep(&mut self.payload.segments, payload.segments);
+    }
+
+    /// Bytes of the message not yet sent.
+    #[inline(always)]
+    pub(crate) fn left(&self) -> u64 {
+        forget(&self.left)
+    }
+
+    /// Gives up on the message.
+    #[inline(always)]
+    pub(crate) fn abandon(&mut self) {
+        keep(&mut self.left, 0);
+    }
+
+    /// Address and length of what is left of the current segment, at most what is left of the message.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> (u64, u64) {
+        let (length, left) = (forget(&self.payload.length), self.left());
+        (forget(&self.payload.base), if length < left { length } else { left })
+    }
+
+    /// `length` bytes of the current segment have been read.
+    #[inline(always)]
+    pub(crate) fn consume(&mut self, length: u64) {
+        let left = self.left().wrapping_sub(length);
+        keep(&mut self.left, left);
+        let base = forget(&self.payload.base).wrapping_add(length);
+        keep(&mut self.payload.base, base);
+        let rest = forget(&self.payload.length).wrapping_sub(length);
+        keep(&mut self.payload.length, rest);
+    }
+
+    /// Goes on to the next segment. [`Counter::Truncated`] if there is none: the call reported more than it could hold.
+    #[inline(always)]
+    pub(crate) fn next_segment(&mut self) -> Result<(), Counter> {
+        let segments = forget(&self.payload.segments);
+        if segments == 0 {
+            return Err(Counter::Truncated);
+        }
+        let vector = forget(&self.payload.vector);
+        // SAFETY: integers.
+        let (base, length) = unsafe { (memory::user(vector, 0)?, memory::user(vector, 8)?) };
+        keep(&mut self.payload.base, base);
+        keep(&mut self.payload.length, length);
+        keep(&mut self.payload.vector, vector.wrapping_add(16));
+        keep(&mut self.payload.segments, segments - 1);
+        Ok(())
+    }
+}
