@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the tap at work on a real BIND, from nothing to a dnstap file, in under a minute after the build.
 //!
-//! Two private servers on loopback addresses and a free high port: `resolver` is tapped, `upstream` plays the rest of the
+//! Two private servers on loopback addresses and free high ports: `resolver` is tapped, `upstream` plays the rest of the
 //! world for it (the root and one zone below it), so nothing leaves loopback. Everything started here is a child that
 //! is stopped by its own handle when its guard goes, also on failure, and by the kernel if this process is killed.
 

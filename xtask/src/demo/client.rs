@@ -4,7 +4,7 @@ use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::named::{BIG, FAR, HERE, Lab, RESOLVER, RESOLVER_V6};
+use super::named::{BIG, FAR, HERE, Lab, SERVER, SERVER_V6};
 use crate::exec;
 
 /// Between questions, so that the messages can be followed as they pass.
@@ -16,17 +16,17 @@ pub(super) fn ask(lab: &Lab) -> Result<()> {
     let (far, far_too) = (format!("www.{FAR}"), format!("mail.{FAR}"));
     let missing = format!("missing.{HERE}");
     let questions: [(&str, &[&str]); 8] = [
-        (RESOLVER, &[&local, "A", "+norecurse"]),
-        (RESOLVER, &[&local, "A"]),
-        (RESOLVER, &[&local, "AAAA", "+tcp"]),
-        (RESOLVER, &[&missing, "A"]),
-        (RESOLVER, &[BIG, "TXT", "+bufsize=512"]), // truncated, so dig asks again over TCP
-        (RESOLVER, &[&far, "A"]),                  // the resolver has to ask upstream
-        (RESOLVER_V6, &[&far_too, "A"]),
-        (RESOLVER_V6, &[HERE, "SOA", "+tcp"]),
+        (SERVER, &[&local, "A", "+norecurse"]),
+        (SERVER, &[&local, "A"]),
+        (SERVER, &[&local, "AAAA", "+tcp"]),
+        (SERVER, &[&missing, "A"]),
+        (SERVER, &[BIG, "TXT", "+bufsize=512"]), // truncated, so dig asks again over TCP
+        (SERVER, &[&far, "A"]),                  // the resolver has to ask upstream
+        (SERVER_V6, &[&far_too, "A"]),
+        (SERVER_V6, &[HERE, "SOA", "+tcp"]),
     ];
     for (server, question) in questions {
-        if server == RESOLVER_V6 && !lab.has_ipv6() {
+        if server == SERVER_V6 && !lab.has_ipv6() {
             continue;
         }
         let mut dig = Command::new("dig");

@@ -1,7 +1,8 @@
-//! The demo's servers: two `named` in a scratch folder, on loopback addresses and one free high port.
+//! The demo's servers: two `named` in a scratch folder, on loopback addresses and two free high ports.
 //!
-//! `options { port N; }` sets the port that a `named` listens on and also the one it sends its own queries to, so the
-//! resolver finds its upstream there without a change to the DNS data.
+//! `options { port N; }` is the port that a `named` sends its own queries to, beside the default of the one it listens on.
+//! With the upstream's port there, the resolver finds its upstream without a trace of ports in the DNS data. Both share
+//! 127.0.0.1, because `named` listens only on addresses that an interface has.
 
 use std::{
     fmt, fs,
@@ -11,19 +12,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     child::{Child, Log},
     ui,
 };
 
-/// Where the tapped server answers.
-pub(super) const RESOLVER: &str = "127.0.0.1";
+/// Where the tapped server answers, and on another port the server that plays the rest of the world.
+pub(super) const SERVER: &str = "127.0.0.1";
 /// Where it answers over IPv6, if the machine has that.
-pub(super) const RESOLVER_V6: &str = "::1";
-/// The server that plays the rest of the world.
-const UPSTREAM: &str = "127.0.0.2";
+pub(super) const SERVER_V6: &str = "::1";
 
 /// The zone of the tapped server itself.
 pub(super) const HERE: &str = "example.test";
@@ -42,27 +41,30 @@ pub(super) struct Lab {
     resolver: Child,
     _upstream: Child,
     port: u16,
+    upstream_port: u16,
     ipv6: bool,
 }
 
 impl Lab {
     /// Starts both and returns when they answer.
     pub(super) fn start(named: &Path, scratch: &Path) -> Result<Self> {
-        let ipv6 = UdpSocket::bind((RESOLVER_V6, 0)).is_ok();
+        let ipv6 = UdpSocket::bind((SERVER_V6, 0)).is_ok();
         if !ipv6 {
             ui::warn("this machine has no ::1, so there are no questions over IPv6");
         }
-        let port = free_port(ipv6)?;
-        let upstream = server(named, &scratch.join("upstream"), &upstream_files(port))?;
-        let resolver = server(
+        let [port, upstream_port] = free_ports(ipv6)?;
+        let upstream = server(
             named,
-            &scratch.join("resolver"),
-            &resolver_files(port, ipv6),
+            &scratch.join("upstream"),
+            &upstream_files(upstream_port),
         )?;
+        let files = resolver_files(port, upstream_port, ipv6);
+        let resolver = server(named, &scratch.join("resolver"), &files)?;
         Ok(Self {
             resolver,
             _upstream: upstream,
             port,
+            upstream_port,
             ipv6,
         })
     }
@@ -72,12 +74,12 @@ impl Lab {
         self.resolver.id()
     }
 
-    /// Port of both.
+    /// Port of the tapped server.
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the resolver answers at [`RESOLVER_V6`] too.
+    /// Whether the resolver answers at [`SERVER_V6`] too.
     pub(super) fn has_ipv6(&self) -> bool {
         self.ipv6
     }
@@ -85,10 +87,10 @@ impl Lab {
 
 impl fmt::Display for Lab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (port, pid) = (self.port, self.resolver.id());
+        let (pid, port, upstream) = (self.resolver.id(), self.port, self.upstream_port);
         write!(
             f,
-            "named, PID {pid}, answers at {RESOLVER} port {port}; its upstream is at {UPSTREAM}"
+            "named, PID {pid}, answers at port {port}; its upstream is at port {upstream}"
         )
     }
 }
@@ -120,28 +122,28 @@ fn common(port: u16) -> String {
     )
 }
 
-fn resolver_files(port: u16, ipv6: bool) -> Files {
+fn resolver_files(port: u16, upstream_port: u16, ipv6: bool) -> Files {
     let v6 = if ipv6 { "::1;" } else { "none;" };
     let text = "0123456789abcdef".repeat(12);
     vec![
         (
             "named.conf",
             format!(
-                "controls {{ }};\noptions {{\n{}  listen-on {{ {RESOLVER}; }};\n  listen-on-v6 {{ {v6} }};\n  \
-                 recursion yes;\n  query-source address {RESOLVER};\n}};\n\
+                "controls {{ }};\noptions {{\n{}  listen-on port {port} {{ {SERVER}; }};\n  listen-on-v6 port {port} {{ {v6} }};\n  \
+                 recursion yes;\n  query-source address {SERVER};\n}};\n\
                  zone \".\" {{ type hint; file \"root.hint\"; }};\n\
                  zone \"{HERE}\" {{ type primary; file \"here.zone\"; }};\n",
-                common(port)
+                common(upstream_port)
             ),
         ),
         (
             "root.hint",
-            format!(". 3600 NS ns.{FAR}.\nns.{FAR}. 3600 A {UPSTREAM}\n"),
+            format!(". 3600 NS ns.{FAR}.\nns.{FAR}. 3600 A {SERVER}\n"),
         ),
         (
             "here.zone",
             format!(
-                "$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {RESOLVER}\n\
+                "$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {SERVER}\n\
                  www A 192.0.2.1\nwww AAAA 2001:db8::1\n\
                  big TXT \"1{text}\"\nbig TXT \"2{text}\"\nbig TXT \"3{text}\"\nbig TXT \"4{text}\"\n"
             ),
@@ -154,7 +156,7 @@ fn upstream_files(port: u16) -> Files {
         (
             "named.conf",
             format!(
-                "controls {{ }};\noptions {{\n{}  listen-on {{ {UPSTREAM}; }};\n  listen-on-v6 {{ none; }};\n  \
+                "controls {{ }};\noptions {{\n{}  listen-on {{ {SERVER}; }};\n  listen-on-v6 {{ none; }};\n  \
                  recursion no;\n}};\n\
                  zone \".\" {{ type primary; file \"root.zone\"; }};\n\
                  zone \"{FAR}\" {{ type primary; file \"far.zone\"; }};\n",
@@ -165,28 +167,29 @@ fn upstream_files(port: u16) -> Files {
             "root.zone",
             format!(
                 "$TTL 3600\n@ SOA ns.{FAR}. hostmaster.{FAR}. 1 3600 900 86400 300\n@ NS ns.{FAR}.\n\
-                 {FAR}. NS ns.{FAR}.\nns.{FAR}. A {UPSTREAM}\n"
+                 {FAR}. NS ns.{FAR}.\nns.{FAR}. A {SERVER}\n"
             ),
         ),
         (
             "far.zone",
             format!(
-                "$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {UPSTREAM}\n\
+                "$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {SERVER}\n\
                  www A 192.0.2.2\nmail A 192.0.2.3\n"
             ),
         ),
     ]
 }
 
-/// A port that is free on every address of the lab, over UDP and TCP.
-fn free_port(ipv6: bool) -> Result<u16> {
+/// Two ports that are free on every address of the lab, over UDP and TCP.
+fn free_ports(ipv6: bool) -> Result<[u16; 2]> {
     let addresses: &[&str] = if ipv6 {
-        &[RESOLVER, UPSTREAM, RESOLVER_V6]
+        &[SERVER, SERVER_V6]
     } else {
-        &[RESOLVER, UPSTREAM]
+        &[SERVER]
     };
+    let mut found = None;
     for _ in 0..ATTEMPTS {
-        let probe = UdpSocket::bind((RESOLVER, 0)).context("cannot bind a loopback port")?;
+        let probe = UdpSocket::bind((SERVER, 0)).context("cannot bind a loopback port")?;
         let port = probe
             .local_addr()
             .context("a bound socket has no address")?
@@ -195,11 +198,15 @@ fn free_port(ipv6: bool) -> Result<u16> {
         let free = |address: &&str| {
             UdpSocket::bind((*address, port)).is_ok() && TcpListener::bind((*address, port)).is_ok()
         };
-        if addresses.iter().all(free) {
-            return Ok(port);
+        if !addresses.iter().all(free) {
+            continue;
+        }
+        match found {
+            Some(other) if other != port => return Ok([other, port]),
+            _ => found = Some(port),
         }
     }
-    anyhow::bail!("no port is free on all of {}", addresses.join(", "))
+    bail!("no two ports are free on {}", addresses.join(" and "))
 }
 
 #[cfg(test)]
@@ -209,12 +216,12 @@ mod tests {
     #[test]
     fn no_server_listens_or_asks_beyond_loopback() {
         for files in [
-            resolver_files(5300, true),
-            resolver_files(5300, false),
+            resolver_files(5300, 5301, true),
+            resolver_files(5300, 5301, false),
             upstream_files(5300),
         ] {
             let (_, configuration) = &files[0];
-            let loopback = ["127.0.0.1;", "127.0.0.2;", "::1;", "none;"];
+            let loopback = ["127.0.0.1;", "::1;", "none;"];
             for line in configuration
                 .lines()
                 .filter(|line| line.contains("listen-on"))
@@ -231,8 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn a_free_port_can_be_bound() {
-        let port = free_port(false).expect("loopback has free ports");
-        UdpSocket::bind((UPSTREAM, port)).expect("it is free");
+    fn the_two_ports_differ_and_are_free() {
+        let [one, other] = free_ports(false).expect("loopback has free ports");
+        assert_ne!(one, other);
+        for port in [one, other] {
+            UdpSocket::bind((SERVER, port)).expect("it is free");
+        }
     }
 }
