@@ -54,10 +54,7 @@ fn main() -> ExitCode {
 fn dispatch(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Setup(args) => setup::run(args.purpose)?,
-        Task::Build(args) => {
-            setup::run(setup::Purpose::Build)?;
-            build::run(args)?;
-        }
+        Task::Build(args) => build::run(args)?,
         Task::Demo => demo::run()?,
         Task::Test(args) => return Ok(test::run(args)),
     }

@@ -20,7 +20,7 @@ impl Apt {
         if missing.is_empty() {
             return Ok(());
         }
-        ui::step(format_args!("installing packages: {}", missing.join(" ")));
+        ui::step(format_args!("packages to install: {}", missing.join(" ")));
         self.install(&missing)
     }
 
