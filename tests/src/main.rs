@@ -1,2 +1,46 @@
-//! Integration tests.
-fn main() {}
+//! Integration tests: the agent against real servers, on loopback, as root.
+//!
+//! ```text
+//! environment ─► lab (servers) ─► tap (the agent) + reference (the server's own dnstap) ◄─ load (traffic)
+//!                                   └──────────────► record ─► compare ◄── rules of the cases
+//! ```
+//!
+//! One program with no needs but the agent (`DNSTAP_AGENT`), a `named` (`NAMED`) and the DNS tools, so that it runs on
+//! a development machine and as well in an emulated machine that has nothing else. Scratch folders are made below
+//! `TMPDIR`. `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the combinations to try. Arguments are libtest's.
+
+mod cases;
+mod compare;
+mod environment;
+mod lab;
+mod load;
+mod process;
+mod record;
+mod reference;
+mod system;
+mod tap;
+mod toy;
+mod wire;
+
+use std::{env, io, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use libtest_mimic::Arguments;
+
+fn main() -> Result<ExitCode> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some(toy::ARGUMENT) => toy::serve(words.get(1).context("which calls?")?.parse()?)?,
+        Some(toy::IDLE) => drop(io::copy(&mut io::stdin(), &mut io::sink())?),
+        _ => return Ok(run()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the trials.
+fn run() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tests measure a machine, and share it: one at a time.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, cases::all()).exit_code()
+}

@@ -1,0 +1,193 @@
+//! The tap against BIND's own dnstap on the same traffic: whatever `named` records, we record.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use dnstap_proto::{SocketProtocol, message::Type};
+use libtest_mimic::Trial;
+
+use super::trial;
+use crate::{
+    compare::{Rules, Unknown, compare},
+    environment::{Combination, combinations},
+    lab::{Lab, Wanted},
+    load::mixed,
+    record::Record,
+    tap::Tap,
+    wire,
+};
+
+/// Largest difference between named's time of a message and ours: named takes its own from a clock that it reads once
+/// per turn of its event loop.
+const SKEW: Duration = Duration::from_secs(1);
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials: Vec<_> = combinations()
+        .into_iter()
+        .map(|how| {
+            trial(
+                format!("{how}: every message that named records is in our file"),
+                move || same_as_named(&[how]),
+            )
+        })
+        .collect();
+    trials.push(trial(
+        "all hooks and rings at once record the same messages".into(),
+        || same_as_named(&combinations()),
+    ));
+    trials
+}
+
+/// Runs the mixed load with the given taps attached at the same time and compares each with named's own dnstap.
+fn same_as_named(ways: &[Combination]) -> Result<()> {
+    let mut lab = Lab::start(Wanted {
+        upstream: true,
+        reference: true,
+    })?;
+    let taps: Vec<_> = ways
+        .iter()
+        .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
+        .collect::<Result<_>>()?;
+    mixed::run(&mut lab)?;
+    let mut ours = Vec::new();
+    for tap in taps {
+        let tapped = tap.stop()?;
+        let records = tapped.records()?;
+        tapped.summary.expect_nothing_dropped()?;
+        tapped.summary.expect_written(records.len())?;
+        ours.push(records);
+    }
+    let upstream = lab.upstream_server();
+    let reference = lab.finish()?;
+    expect_the_whole_load(&reference)?;
+    for (how, records) in ways.iter().zip(&ours) {
+        let transfers = transfers(records);
+        let rules = Rules {
+            outside: &|_| None,
+            unknown: &unknown_to_bind,
+            only_ours: &|record| not_recorded_by_bind(record, &transfers, upstream),
+        };
+        let comparison = compare(&reference, records, &rules);
+        ensure!(comparison.holds(), "{how}: {comparison}");
+        ensure!(comparison.skew < SKEW, "{how}: clocks differ: {comparison}");
+        eprintln!("{how}: {comparison}");
+    }
+    Ok(())
+}
+
+/// The reference itself must be complete: all of the bulk, and each type that the load is there for.
+pub(super) fn expect_the_whole_load(reference: &[Record]) -> Result<()> {
+    for (tcp, ipv6, queries) in mixed::BULK {
+        let protocol = if tcp {
+            SocketProtocol::Tcp
+        } else {
+            SocketProtocol::Udp
+        };
+        let recorded = reference
+            .iter()
+            .filter(|record| record.kind == Type::ClientQuery && record.protocol == protocol)
+            .filter(|record| {
+                record
+                    .query_address
+                    .is_some_and(|address| address.is_ipv6())
+                    == ipv6
+            })
+            .count();
+        ensure!(
+            recorded >= queries,
+            "named recorded {recorded} of {queries} queries (TCP {tcp}, IPv6 {ipv6})"
+        );
+    }
+    for protocol in [SocketProtocol::Udp, SocketProtocol::Tcp] {
+        for kind in [
+            Type::ClientQuery,
+            Type::ClientResponse,
+            Type::AuthQuery,
+            Type::AuthResponse,
+            Type::ResolverQuery,
+            Type::ResolverResponse,
+            Type::UpdateQuery,
+            Type::UpdateResponse,
+        ] {
+            let found = reference
+                .iter()
+                .any(|record| record.kind == kind && record.protocol == protocol);
+            ensure!(
+                found,
+                "named recorded no {} over {}",
+                kind.as_str_name(),
+                protocol.as_str_name()
+            );
+        }
+    }
+    let longest = reference
+        .iter()
+        .map(|record| record.message.len())
+        .max()
+        .unwrap_or(0);
+    ensure!(
+        longest > 50_000,
+        "the longest message that named recorded has {longest} bytes"
+    );
+    Ok(())
+}
+
+/// What BIND 9.18 cannot know of its own queries.
+fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
+    let resolver = matches!(record.kind, Type::ResolverQuery | Type::ResolverResponse);
+    let no_address = record
+        .query_address
+        .is_none_or(|address| address.is_unspecified());
+    let no_port = record.query_port == 0;
+    (resolver && (no_address || no_port)).then_some((
+        "BIND records no local address or port of its own queries",
+        Unknown {
+            query_address: no_address,
+            query_port: no_port,
+        },
+    ))
+}
+
+/// Connections, by initiator, that carry a zone transfer.
+fn transfers(ours: &[Record]) -> HashSet<(Option<IpAddr>, u16)> {
+    ours.iter()
+        .filter(|record| record.protocol == SocketProtocol::Tcp)
+        .filter(|record| {
+            matches!(
+                wire::question(&record.message),
+                Some((_, wire::TYPE_AXFR | wire::TYPE_IXFR))
+            )
+        })
+        .map(|record| (record.query_address, record.query_port))
+        .collect()
+}
+
+/// Messages that BIND sends or receives without recording them.
+fn not_recorded_by_bind(
+    record: &Record,
+    transfers: &HashSet<(Option<IpAddr>, u16)>,
+    upstream: SocketAddr,
+) -> Option<&'static str> {
+    let own_query = record.response_port == upstream.port();
+    if wire::opcode(&record.message) == Some(wire::OPCODE_NOTIFY) {
+        return Some("BIND does not record NOTIFY");
+    }
+    if own_query
+        && matches!(wire::question(&record.message), Some((name, wire::TYPE_SOA)) if name == "moving.lab")
+    {
+        return Some("BIND does not record the SOA refresh of its secondary zones");
+    }
+    if transfers.contains(&(record.query_address, record.query_port)) {
+        if own_query {
+            return Some("BIND does not record its transfers in");
+        }
+        if record.is_response() {
+            return Some("BIND does not record the data of its transfers out");
+        }
+    }
+    None
+}

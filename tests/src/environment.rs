@@ -1,0 +1,109 @@
+//! What the surroundings offer: the agent and the servers under test, the tools on the path, the hooks and rings to
+//! try. What is missing makes a test a [`Skip`] with a reason, never a silent pass.
+
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+/// A test cannot run here, and why.
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// One way to attach: which hooks see the messages and which ring carries them.
+#[derive(Clone, Debug)]
+pub(crate) struct Combination {
+    /// `--hook`.
+    pub(crate) hook: String,
+    /// `--ring`.
+    pub(crate) ring: String,
+}
+
+impl fmt::Display for Combination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "hook={} ring={}", self.hook, self.ring)
+    }
+}
+
+/// All hooks (`DNSTAP_HOOKS`, default `socket,syscall`) with all rings (`DNSTAP_RINGS`, default `bpf,perf`).
+pub(crate) fn combinations() -> Vec<Combination> {
+    let hooks = list("DNSTAP_HOOKS", "socket,syscall");
+    let rings = list("DNSTAP_RINGS", "bpf,perf");
+    hooks
+        .iter()
+        .flat_map(|hook| {
+            rings.iter().map(|ring| Combination {
+                hook: hook.clone(),
+                ring: ring.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The agent: `DNSTAP_AGENT`, else `dnstap-agent` beside this program or on the path.
+pub(crate) fn agent() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("DNSTAP_AGENT") {
+        return existing(PathBuf::from(path), "DNSTAP_AGENT");
+    }
+    let beside = env::current_exe()?.with_file_name("dnstap-agent");
+    if beside.is_file() {
+        Ok(beside)
+    } else {
+        tool("dnstap-agent")
+    }
+}
+
+/// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
+pub(crate) fn named() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("NAMED") {
+        return existing(PathBuf::from(path), "NAMED");
+    }
+    if let Ok(path) = tool("named") {
+        return Ok(path);
+    }
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    cache
+        .map(|cache| cache.join("dnstap-agent/servers/bind9/usr/sbin/named"))
+        .filter(|path| path.is_file())
+        .ok_or_else(|| Skip("no named: set NAMED or run `cargo xtask setup`".into()).into())
+}
+
+/// A program of the path, or of the administrator's folders, which `PATH` may leave out.
+pub(crate) fn tool(name: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| Skip(format!("no program `{name}` on the path")).into())
+}
+
+fn list(variable: &str, default: &str) -> Vec<String> {
+    let value = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn existing(path: PathBuf, variable: &str) -> Result<PathBuf> {
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(Skip(format!("{variable}={} is not a file", path.display())).into())
+    }
+}

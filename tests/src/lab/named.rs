@@ -1,0 +1,192 @@
+//! BIND's `named` from a scratch folder: configuration, start, readiness and a clean end.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, ensure};
+
+use super::{Ports, Wanted, write, zones};
+use crate::{
+    environment,
+    process::{Running, Watch},
+};
+
+/// Key of the lab's `rndc`; the control channel listens on loopback for the time of a test.
+const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
+
+/// A running `named`.
+pub(crate) struct Named {
+    process: Running,
+    rndc: Option<PathBuf>,
+}
+
+impl Named {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until the next transfer of `moving.lab` into this server has succeeded.
+    pub(crate) fn wait_for_transfer(&mut self) -> Result<()> {
+        self.process.wait_for("a transfer of moving.lab", |line| {
+            line.contains("moving.lab/IN") && line.contains("Transfer status: success")
+        })?;
+        Ok(())
+    }
+
+    /// Runs an `rndc` command against this server.
+    pub(crate) fn rndc(&self, arguments: &[&str]) -> Result<String> {
+        let configuration = self
+            .rndc
+            .as_ref()
+            .ok_or_else(|| anyhow::anyhow!("this named has no control channel"))?;
+        let mut command = Command::new(environment::tool("rndc")?);
+        command.arg("-c").arg(configuration).args(arguments);
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rndc {arguments:?}: {text}");
+        Ok(text)
+    }
+
+    /// Ends it in order, so that it hands over what its own dnstap has queued.
+    pub(crate) fn stop(self) -> Result<()> {
+        let finished = self.process.stop(libc::SIGTERM)?;
+        let tail = finished.lines[finished.lines.len().saturating_sub(5)..].join("\n");
+        ensure!(
+            finished.status.success(),
+            "named ended with {}\n{tail}",
+            finished.status
+        );
+        Ok(())
+    }
+}
+
+/// The server that the tests tap.
+pub(super) fn start_tapped(
+    folder: &Path,
+    ports: Ports,
+    wanted: Wanted,
+    dnstap: &Path,
+) -> Result<Named> {
+    let Ports {
+        tapped,
+        upstream,
+        control,
+    } = ports;
+    let mut text = String::from(KEY);
+    let _ = write!(
+        text,
+        "controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
+         options {{\n{}\
+         listen-on port {tapped} {{ 127.0.0.1; }};\n\
+         listen-on-v6 port {tapped} {{ ::1; }};\n\
+         recursion yes;\nallow-recursion {{ any; }};\nallow-transfer {{ any; }};\n\
+         max-udp-size 4096;\nedns-udp-size 1232;\n\
+         notify explicit;\n",
+        common(folder, upstream),
+    );
+    if wanted.reference {
+        // The largest input queue that there is, that named loses nothing itself at the rate of the tests.
+        let _ = write!(
+            text,
+            "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
+             fstrm-set-input-queue-size 16384;\nfstrm-set-output-queue-size 1024;\n\
+             fstrm-set-flush-timeout 1;\n",
+            dnstap.display()
+        );
+    }
+    text.push_str("};\n");
+    let hint = write(
+        folder,
+        "root.hint",
+        &format!(". 3600 NS ns.up.lab.\nns.up.lab. 3600 A 127.0.0.1\nns.up.lab. 3600 AAAA ::1\n"),
+    )?;
+    let _ = writeln!(
+        text,
+        "zone \".\" {{ type hint; file \"{}\"; }};",
+        hint.display()
+    );
+    for (zone, records) in zones::of_tapped() {
+        let file = write(folder, zone, &records)?;
+        let more = match zone {
+            "dyn.lab" => format!(
+                "allow-update {{ any; }}; notify-delay 0; also-notify {{ 127.0.0.1 port {upstream}; }};"
+            ),
+            _ => String::new(),
+        };
+        let _ = writeln!(
+            text,
+            "zone \"{zone}\" {{ type primary; file \"{}\"; {more} }};",
+            file.display()
+        );
+    }
+    if wanted.upstream {
+        let _ = writeln!(
+            text,
+            "zone \"moving.lab\" {{ type secondary; file \"moving.copy\"; primaries {{ 127.0.0.1 port {upstream}; }}; }};"
+        );
+    }
+    let rndc = write(
+        folder,
+        "rndc.conf",
+        &format!(
+            "{KEY}options {{ default-key lab; default-server 127.0.0.1; default-port {control}; }};\n"
+        ),
+    )?;
+    start(folder, "tapped", &text, Some(rndc))
+}
+
+/// The server above it: the root, `up.lab`, and the primary of `moving.lab`.
+pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
+    let Ports {
+        tapped, upstream, ..
+    } = ports;
+    let mut text = format!(
+        "controls {{ }};\noptions {{\n{}\
+         listen-on port {upstream} {{ 127.0.0.1; }};\nlisten-on-v6 port {upstream} {{ ::1; }};\n\
+         recursion no;\nallow-transfer {{ any; }};\n\
+         notify explicit;\n}};\n",
+        common(folder, upstream)
+    );
+    for (zone, records) in zones::of_upstream() {
+        let name = if zone == "." { "root" } else { zone };
+        let file = write(folder, name, &records)?;
+        let more = match zone {
+            "moving.lab" => {
+                format!(
+                    "allow-update {{ any; }}; notify-delay 0; also-notify {{ 127.0.0.1 port {tapped}; }};"
+                )
+            }
+            _ => String::new(),
+        };
+        let _ = writeln!(
+            text,
+            "zone \"{zone}\" {{ type primary; file \"{}\"; {more} }};",
+            file.display()
+        );
+    }
+    start(folder, "upstream", &text, None)
+}
+
+/// Options of both: everything below the scratch folder, no background traffic.
+fn common(folder: &Path, upstream: u16) -> String {
+    format!(
+        "directory \"{}\";\nport {upstream};\npid-file none;\nlock-file none;\nsession-keyfile none;\n\
+         dnssec-validation no;\nempty-zones-enable no;\n",
+        folder.display()
+    )
+}
+
+fn start(folder: &Path, name: &str, configuration: &str, rndc: Option<PathBuf>) -> Result<Named> {
+    let file = write(folder, &format!("{name}.conf"), configuration)?;
+    let mut command = Command::new(environment::named()?);
+    // Two workers on any machine, so that a message may come from either.
+    command.args(["-g", "-n", "2", "-c"]).arg(file);
+    let mut process = Running::start(&format!("named ({name})"), command, Watch::Stderr)?;
+    process.wait_for("running", |line| line.ends_with(" running"))?;
+    Ok(Named { process, rndc })
+}

@@ -1,0 +1,70 @@
+//! Zone files of the lab, generated. Sizes are chosen for what they make a server do: answers that fill 4,096 bytes of
+//! UDP, that need TCP, that exceed 16 KiB, and a transfer of many messages.
+
+use std::fmt::Write as _;
+
+/// Hosts `h0` to `h499` of `auth.lab`, each with A and AAAA.
+pub(crate) const AUTH_HOSTS: usize = 500;
+/// Hosts `w0` to `w199` of `up.lab`.
+pub(crate) const UP_HOSTS: usize = 200;
+/// Records of `big.lab`, beside SOA and NS.
+pub(crate) const BIG_RECORDS: usize = 6_000;
+
+/// Bytes of one string of a TXT record, without its length.
+const TEXT: usize = 250;
+/// Most strings in one TXT record.
+const STRINGS: usize = 4;
+
+/// Zones of the tapped server: name and text.
+pub(super) fn of_tapped() -> Vec<(&'static str, String)> {
+    let mut auth = head();
+    for host in 0..AUTH_HOSTS {
+        let _ = writeln!(auth, "h{host} A 192.0.2.{}", host % 250 + 1);
+        let _ = writeln!(auth, "h{host} AAAA 2001:db8::{host:x}");
+    }
+    auth.push_str("alias CNAME h1\nmail MX 10 h2\n");
+    texts(&mut auth, "t3500", 13);
+    texts(&mut auth, "t6000", 23);
+    texts(&mut auth, "t20000", 77);
+    texts(&mut auth, "t60000", 228);
+    let mut big = head();
+    for host in 0..BIG_RECORDS {
+        let _ = writeln!(
+            big,
+            "b{host} TXT \"record {host} of a zone that takes several messages to transfer\""
+        );
+    }
+    vec![("auth.lab", auth), ("big.lab", big), ("dyn.lab", head())]
+}
+
+/// Zones of the upstream server.
+pub(super) fn of_upstream() -> Vec<(&'static str, String)> {
+    let mut root = String::from(
+        "$TTL 3600\n@ SOA ns.up.lab. root.up.lab. 1 3600 900 86400 60\n@ NS ns.up.lab.\n",
+    );
+    root.push_str("up.lab. NS ns.up.lab.\nns.up.lab. A 127.0.0.1\nns.up.lab. AAAA ::1\n");
+    let mut up = head();
+    for host in 0..UP_HOSTS {
+        let _ = writeln!(up, "w{host} A 198.51.100.{}", host % 250 + 1);
+    }
+    up.push_str("chain CNAME chain2\nchain2 CNAME w1\n");
+    texts(&mut up, "big", 12);
+    vec![(".", root), ("up.lab", up), ("moving.lab", head())]
+}
+
+fn head() -> String {
+    "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A 127.0.0.1\nns AAAA ::1\n"
+        .to_owned()
+}
+
+/// TXT records of one name that hold `strings` strings together, about 250 bytes of answer each. Several strings to a
+/// record, because BIND takes no more than 100 records of a name and type.
+fn texts(zone: &mut String, name: &str, strings: usize) {
+    for (index, strings) in (0..strings).collect::<Vec<_>>().chunks(STRINGS).enumerate() {
+        let _ = write!(zone, "{name} TXT \"record {index}\"");
+        for string in strings {
+            let _ = write!(zone, " \"{string:0TEXT$}\"");
+        }
+        zone.push('\n');
+    }
+}

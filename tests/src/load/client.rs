@@ -1,0 +1,171 @@
+//! A DNS client that chooses how its bytes meet the socket: many queries in one write, one query in many writes. It
+//! remembers what passed, as the records that a tap should have written.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dnstap_proto::SocketProtocol;
+
+use crate::{process::PATIENCE, record::Record, wire};
+
+/// How a query's bytes, behind their length, are cut into writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    /// One write.
+    Whole,
+    /// The length, then the message.
+    Prefix,
+    /// Byte by byte.
+    Bytes,
+    /// Two halves of the message; the first with the length.
+    Halves,
+}
+
+/// A TCP connection to a server.
+pub(crate) struct TcpClient {
+    stream: TcpStream,
+    client: SocketAddr,
+    server: SocketAddr,
+    /// Queries sent and answers received, in the order of this side.
+    pub(crate) passed: Vec<Record>,
+}
+
+impl TcpClient {
+    /// Connects.
+    pub(crate) fn connect(server: SocketAddr) -> Result<Self> {
+        let stream =
+            TcpStream::connect(server).with_context(|| format!("connecting to {server}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let client = stream.local_addr()?;
+        Ok(Self {
+            stream,
+            client,
+            server,
+            passed: Vec::new(),
+        })
+    }
+
+    /// Sends one query, cut as told.
+    pub(crate) fn send(&mut self, query: &[u8], cut: Cut) -> Result<()> {
+        let framed = wire::framed(query);
+        let pieces: Vec<&[u8]> = match cut {
+            Cut::Whole => vec![&framed],
+            Cut::Prefix => vec![&framed[..2], &framed[2..]],
+            Cut::Bytes => framed.chunks(1).collect(),
+            Cut::Halves => vec![&framed[..framed.len() / 2], &framed[framed.len() / 2..]],
+        };
+        for piece in pieces {
+            self.stream.write_all(piece)?;
+        }
+        self.note(query.to_vec());
+        Ok(())
+    }
+
+    /// Sends several queries in one write.
+    pub(crate) fn send_together(&mut self, queries: &[Vec<u8>]) -> Result<()> {
+        let bytes: Vec<u8> = queries
+            .iter()
+            .flat_map(|query| wire::framed(query))
+            .collect();
+        self.stream.write_all(&bytes)?;
+        queries.iter().for_each(|query| self.note(query.clone()));
+        Ok(())
+    }
+
+    /// Sends bytes as they are, without noting anything.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// Receives the next answer.
+    pub(crate) fn receive(&mut self) -> Result<Vec<u8>> {
+        let mut length = [0; 2];
+        self.stream
+            .read_exact(&mut length)
+            .context("waiting for an answer")?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        self.stream.read_exact(&mut answer)?;
+        self.note(answer.clone());
+        Ok(answer)
+    }
+
+    fn note(&mut self, message: Vec<u8>) {
+        self.passed.push(Record::expected(
+            SocketProtocol::Tcp,
+            self.client,
+            self.server,
+            message,
+        ));
+    }
+}
+
+/// A UDP socket that talks to one server.
+pub(crate) struct UdpClient {
+    socket: UdpSocket,
+    client: SocketAddr,
+    server: SocketAddr,
+    /// Queries sent and answers received.
+    pub(crate) passed: Vec<Record>,
+}
+
+impl UdpClient {
+    /// A socket with a port of its own, connected to `server`.
+    pub(crate) fn connect(server: SocketAddr) -> Result<Self> {
+        let local: IpAddr = if server.is_ipv6() {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
+        let socket = UdpSocket::bind((local, 0))?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let client = socket.local_addr()?;
+        Ok(Self {
+            socket,
+            client,
+            server,
+            passed: Vec::new(),
+        })
+    }
+
+    /// Sends one query.
+    pub(crate) fn send(&mut self, query: &[u8]) -> Result<()> {
+        let sent = self.socket.send(query)?;
+        ensure!(sent == query.len(), "sent {sent} of {} bytes", query.len());
+        self.note(query.to_vec());
+        Ok(())
+    }
+
+    /// Sends a datagram without a byte, which is no message.
+    pub(crate) fn send_nothing(&self) -> Result<()> {
+        self.socket.send(&[])?;
+        Ok(())
+    }
+
+    /// Receives the next answer.
+    pub(crate) fn receive(&mut self) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; 65_536];
+        let length = loop {
+            match self.socket.recv(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.context("waiting for an answer")?,
+            }
+        };
+        buffer.truncate(length);
+        self.note(buffer.clone());
+        Ok(buffer)
+    }
+
+    fn note(&mut self, message: Vec<u8>) {
+        self.passed.push(Record::expected(
+            SocketProtocol::Udp,
+            self.client,
+            self.server,
+            message,
+        ));
+    }
+}

@@ -1,0 +1,109 @@
+//! Bulk load by `dnsperf`, and its own account of what became of it.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    environment,
+    lab::{self, AUTH_HOSTS, UP_HOSTS},
+    process::{Finished, Running, Watch},
+};
+
+/// One run of `dnsperf`.
+pub(crate) struct Load {
+    /// Queries to send; the names repeat.
+    pub(crate) queries: usize,
+    /// Queries per second; `None`: as fast as answers come.
+    pub(crate) rate: Option<u32>,
+    /// Over TCP rather than UDP.
+    pub(crate) tcp: bool,
+    /// Names of `up.lab`, which need recursion, among those of `auth.lab`.
+    pub(crate) recursive: bool,
+}
+
+/// A `dnsperf` under way.
+pub(crate) struct Dnsperf(Running);
+
+/// Sends the load to `server` and returns when all is answered. A query without an answer is an error.
+pub(crate) fn run(folder: &Path, server: SocketAddr, load: &Load) -> Result<()> {
+    start(folder, server, load)?.finish(load.queries)
+}
+
+/// Starts sending.
+pub(crate) fn start(folder: &Path, server: SocketAddr, load: &Load) -> Result<Dnsperf> {
+    let names = names(folder, load)?;
+    let mut command = Command::new(environment::tool("dnsperf")?);
+    command.args([
+        "-f",
+        if server.is_ipv6() { "inet6" } else { "inet" },
+        "-m",
+        if load.tcp { "tcp" } else { "udp" },
+    ]);
+    command.args([
+        "-s",
+        &server.ip().to_string(),
+        "-p",
+        &server.port().to_string(),
+        "-n",
+        "1",
+        "-t",
+        "30",
+        "-c",
+        "4",
+    ]);
+    if let Some(rate) = load.rate {
+        command.args(["-Q", &rate.to_string()]);
+    }
+    command.arg("-d").arg(names);
+    Ok(Dnsperf(Running::start("dnsperf", command, Watch::Stdout)?))
+}
+
+impl Dnsperf {
+    /// Waits until all is sent; each of `queries` must have been sent and answered.
+    pub(crate) fn finish(self, queries: usize) -> Result<()> {
+        let Finished { status, lines } = self.0.finish(std::time::Duration::from_secs(600))?;
+        let report = lines.join("\n");
+        ensure!(status.success(), "dnsperf: {status}\n{report}");
+        let sent = statistic(&lines, "Queries sent:").with_context(|| report.clone())?;
+        let completed = statistic(&lines, "Queries completed:").with_context(|| report.clone())?;
+        ensure!(
+            sent == queries && completed == queries,
+            "dnsperf did not complete its {queries} queries\n{report}"
+        );
+        Ok(())
+    }
+}
+
+/// The file of names, one line per query.
+fn names(folder: &Path, load: &Load) -> Result<PathBuf> {
+    let mut text = String::new();
+    for query in 0..load.queries {
+        let _ = match query % 10 {
+            8 if load.recursive => writeln!(text, "w{}.up.lab A", query % UP_HOSTS),
+            3 => writeln!(text, "h{}.auth.lab AAAA", query % AUTH_HOSTS),
+            5 => writeln!(text, "none{query}.auth.lab A"),
+            _ => writeln!(text, "h{}.auth.lab A", query % AUTH_HOSTS),
+        };
+    }
+    lab::write(
+        folder,
+        &format!("names-{}-{}", load.queries, load.recursive),
+        &text,
+    )
+}
+
+fn statistic(lines: &[String], label: &str) -> Option<usize> {
+    let line = lines.iter().find(|line| line.contains(label))?;
+    line.split(label)
+        .nth(1)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,6 @@
+//! The traffic: bulk by `dnsperf`, odd framing by our own client, and a mixture of everything by the tools that
+//! operators use.
+
+pub(crate) mod client;
+pub(crate) mod dnsperf;
+pub(crate) mod mixed;

@@ -1,0 +1,60 @@
+//! The reference: a server's own dnstap, received by `fstrm_capture` over a unix socket into a file.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    environment,
+    process::{Running, Watch},
+    record::{self, Record},
+};
+
+/// A running `fstrm_capture`.
+pub(crate) struct Reference {
+    capture: Running,
+    file: PathBuf,
+}
+
+impl Reference {
+    /// Listens on `socket` and writes to `reference.fstrm` in `folder`. Start it before the server, which then connects
+    /// at once.
+    pub(crate) fn start(folder: &Path, socket: &Path) -> Result<Self> {
+        let file = folder.join("reference.fstrm");
+        let mut command = Command::new(environment::tool("fstrm_capture")?);
+        command
+            .args(["-ddd", "-t", "protobuf:dnstap.Dnstap", "-u"])
+            .arg(socket)
+            .arg("-w")
+            .arg(&file);
+        let mut capture = Running::start("fstrm_capture", command, Watch::Stderr)?;
+        capture.wait_for("listening", |line| line.contains("opened output file"))?;
+        Ok(Self { capture, file })
+    }
+
+    /// Waits until the server has connected: what it records from then on arrives.
+    pub(crate) fn connected(&mut self) -> Result<()> {
+        self.capture
+            .wait_for("a connection of the server", |line| {
+                line.contains("accepted new connection")
+            })?;
+        Ok(())
+    }
+
+    /// Everything that the server recorded. The server has ended, and so handed over all that it had queued.
+    pub(crate) fn finish(mut self) -> Result<Vec<Record>> {
+        self.capture.wait_for("the end of the connection", |line| {
+            line.contains(": closing (")
+        })?;
+        let finished = self.capture.stop(libc::SIGTERM)?;
+        ensure!(
+            finished.status.success(),
+            "fstrm_capture: {}",
+            finished.status
+        );
+        record::read(&self.file).context("reading the reference")
+    }
+}

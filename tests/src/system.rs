@@ -1,0 +1,129 @@
+//! The system calls that the standard library does not wrap: signals, a private mount namespace, a small disk, the
+//! kernel's list of BPF programs. All `unsafe` of the test side is here and in `toy::calls`.
+
+use std::{
+    collections::BTreeSet,
+    ffi::CString,
+    io,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    ptr,
+};
+
+/// Makes the kernel end the command's process when this one ends, however it ends.
+pub(crate) fn die_with_this_process(command: &mut Command) {
+    let set = || {
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes an integer and touches no memory; it is async-signal-safe.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one async-signal-safe system call and does not allocate.
+    unsafe { command.pre_exec(set) };
+}
+
+/// Sends a signal to a process that this one started.
+pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: kill takes two integers and touches no memory.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Gives this process and its children a mount table of their own, so that what tests mount vanishes with them.
+pub(crate) fn private_mounts() -> io::Result<()> {
+    // SAFETY: unshare takes an integer and touches no memory.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    mount(None, Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, None)
+}
+
+/// A tmpfs of a given size, unmounted when dropped.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts it on the existing folder `at`.
+    pub(crate) fn mount(at: &Path, bytes: usize) -> io::Result<Self> {
+        mount(Some("tmpfs"), at, 0, Some(&format!("size={bytes}")))?;
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
+            // SAFETY: the path is a NUL-terminated string that outlives the call.
+            unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        }
+    }
+}
+
+/// Ids of all BPF programs in the kernel.
+pub(crate) fn bpf_programs() -> io::Result<BTreeSet<u32>> {
+    /// `union bpf_attr` of `BPF_PROG_GET_NEXT_ID`, linux/bpf.h.
+    #[repr(C)]
+    struct NextId {
+        start: u32,
+        next: u32,
+        flags: u32,
+    }
+    const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
+
+    let mut ids = BTreeSet::new();
+    let mut request = NextId {
+        start: 0,
+        next: 0,
+        flags: 0,
+    };
+    loop {
+        // SAFETY: the pointer and the size describe `request`, which the kernel reads and writes during the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_GET_NEXT_ID,
+                ptr::from_mut(&mut request),
+                size_of::<NextId>(),
+            )
+        };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            return if error.raw_os_error() == Some(libc::ENOENT) {
+                Ok(ids)
+            } else {
+                Err(error)
+            };
+        }
+        ids.insert(request.next);
+        request.start = request.next;
+    }
+}
+
+fn mount(
+    kind: Option<&str>,
+    at: &Path,
+    flags: libc::c_ulong,
+    data: Option<&str>,
+) -> io::Result<()> {
+    let at = CString::new(at.as_os_str().as_bytes())?;
+    let kind = CString::new(kind.unwrap_or("none"))?;
+    let data = data.map(CString::new).transpose()?;
+    let data = data
+        .as_ref()
+        .map_or(ptr::null(), |data| data.as_ptr().cast());
+    // SAFETY: all pointers are to NUL-terminated strings that outlive the call, or null where mount(2) allows it.
+    check(unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,190 @@
+//! The agent under test: attached to a process, stopped in order, and its summary.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    environment::{self, Combination},
+    process::{Finished, Running, Watch},
+    record::{self, Record},
+};
+
+/// A running agent that writes to a file.
+pub(crate) struct Tap {
+    process: Running,
+    file: PathBuf,
+    summary: PathBuf,
+}
+
+/// What the agent left behind.
+pub(crate) struct Tapped {
+    /// Its file of frames.
+    pub(crate) file: PathBuf,
+    /// Its summary.
+    pub(crate) summary: Summary,
+}
+
+/// The JSON object that `--summary-json` writes.
+pub(crate) struct Summary(Value);
+
+impl Tap {
+    /// Attaches to `pid` and returns when the agent says that it has. Files go to `folder`.
+    pub(crate) fn attach(
+        folder: &Path,
+        pid: u32,
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
+        let name = format!("{}-{}", how.hook, how.ring);
+        let (file, summary) = (
+            folder.join(format!("{name}.fstrm")),
+            folder.join(format!("{name}.json")),
+        );
+        let mut command = command(&environment::agent()?, pid, how);
+        command
+            .arg("-o")
+            .arg(format!("file:{}", file.display()))
+            .arg("--summary-json")
+            .arg(&summary)
+            .args(more);
+        let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
+        process.wait_for("attached", |line| line.contains("attached"))?;
+        Ok(Self {
+            process,
+            file,
+            summary,
+        })
+    }
+
+    /// The agent's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends a signal to the agent.
+    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Asks it to end (SIGINT) and waits until it has detached, drained its ring and closed its file.
+    pub(crate) fn stop(self) -> Result<Tapped> {
+        let Finished { status, lines } = self.process.stop(libc::SIGINT)?;
+        ensure!(
+            status.success(),
+            "the agent ended with {status}\n{}",
+            lines.join("\n")
+        );
+        Ok(Tapped {
+            file: self.file,
+            summary: Summary::read(&self.summary)?,
+        })
+    }
+
+    /// Waits until the agent ends by itself.
+    pub(crate) fn finish(self) -> Result<Finished> {
+        self.process.finish(crate::process::PATIENCE)
+    }
+}
+
+impl Tapped {
+    /// The records of its file.
+    pub(crate) fn records(&self) -> Result<Vec<Record>> {
+        record::read(&self.file)
+    }
+}
+
+impl Summary {
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(Self(
+            serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,
+        ))
+    }
+
+    /// A counter of the kernel side, by its name in the ABI.
+    pub(crate) fn kernel(&self, counter: &str) -> Result<u64> {
+        self.0["kernel"][counter]
+            .as_u64()
+            .with_context(|| format!("no kernel.{counter} in {}", self.0))
+    }
+
+    /// Messages that the kernel side dropped, all reasons together.
+    pub(crate) fn kernel_drops(&self) -> Result<u64> {
+        const REASONS: [&str; 8] = [
+            "ring_full",
+            "user_fault",
+            "unsupported_call",
+            "too_many_chunks",
+            "batch_too_long",
+            "truncated",
+            "unsupported_iterator",
+            "kernel_fault",
+        ];
+        REASONS.iter().map(|reason| self.kernel(reason)).sum()
+    }
+
+    /// Frames written to the one output.
+    pub(crate) fn written(&self) -> Result<u64> {
+        self.0["outputs"][0]["written"]
+            .as_u64()
+            .with_context(|| format!("no outputs[0].written in {}", self.0))
+    }
+
+    /// Frames that the one output dropped, all reasons together.
+    pub(crate) fn output_drops(&self) -> Result<u64> {
+        let dropped = &self.0["outputs"][0]["dropped"];
+        let reasons = dropped
+            .as_object()
+            .with_context(|| format!("no outputs[0].dropped in {}", self.0))?;
+        Ok(reasons.values().filter_map(Value::as_u64).sum())
+    }
+
+    /// Nothing may have been lost anywhere.
+    pub(crate) fn expect_nothing_dropped(&self) -> Result<()> {
+        let drops = (self.kernel_drops()?, self.output_drops()?);
+        ensure!(
+            drops == (0, 0),
+            "dropped (kernel, output): {drops:?}\n{}",
+            self.0
+        );
+        let (seen, emitted) = (self.kernel("seen")?, self.kernel("emitted")?);
+        ensure!(
+            seen == emitted + self.kernel("not_dns")?,
+            "seen {seen}, emitted {emitted}\n{}",
+            self.0
+        );
+        Ok(())
+    }
+
+    /// The output must say that it wrote the `frames` that are in its file.
+    pub(crate) fn expect_written(&self, frames: usize) -> Result<()> {
+        ensure!(
+            self.written()? == frames as u64,
+            "{frames} frames in the file\n{}",
+            self.0
+        );
+        Ok(())
+    }
+}
+
+/// `dnstap-agent attach` without outputs.
+pub(crate) fn command(agent: &Path, pid: u32, how: &Combination) -> Command {
+    let mut command = Command::new(agent);
+    command.args([
+        "attach",
+        "--pid",
+        &pid.to_string(),
+        "--hook",
+        &how.hook,
+        "--ring",
+        &how.ring,
+    ]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
