@@ -1,0 +1,385 @@
+//! Owns the JSON line. Field names are stable; a field whose value is not known is left out, unless said otherwise.
+//!
+//! | field | value |
+//! |---|---|
+//! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto` |
+//! | `identity`, `version` | of the recording server, as text |
+//! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`; `UDP`, `TCP`, `DOT`, `DOH`, ...; `HTTP2` ... |
+//! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
+//! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds |
+//! | `latency_ns` | the one from the other |
+//! | `query_zone` | absolute name |
+//! | `policy` | object: `type`, `action`, `match`, `rule`, `value` |
+//! | `size` | bytes of the DNS message |
+//! | `message` | the DNS message: |
+//! | `.id`, `.opcode`, `.rcode` | number; words, the rcode with its EDNS bits |
+//! | `.flags` | object of booleans: `qr aa tc rd ra ad cd` |
+//! | `.qname`, `.qclass`, `.qtype` | first question; absolute name, escaped as in zone files |
+//! | `.counts` | object: `qd an ns ar`, as the header says |
+//! | `.answers`, `.authorities`, `.additionals` | arrays (left out when empty) of `name`, `class`, `type`, `ttl`, `rdata` |
+//! | `.edns` | object: `udp_size`, `version`, `do`, `options` (their bytes) |
+//! | `.malformed` | what is wrong with it, from where on nothing was read |
+//! | `malformed` | what is wrong with the frame or with a message too short for a header |
+//!
+//! The line is printable ASCII: everything else is escaped as `\uXXXX`.
+
+use std::{
+    borrow::Cow,
+    fmt::Display,
+    io::{self, Write},
+    net::IpAddr,
+};
+
+use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+
+use super::{
+    kinds,
+    mnemonics::{Class, Opcode, Rcode, Type},
+    rdata, socket,
+    time::Clock,
+    wire::{Dns, FLAGS, Name, Record, WireError},
+};
+
+/// Appends the line of a message.
+pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
+    let mut line = Line {
+        identity: dnstap.identity.as_deref().map(String::from_utf8_lossy),
+        version: dnstap.version.as_deref().map(String::from_utf8_lossy),
+        ..Line::default()
+    };
+    match &dnstap.message {
+        Some(message) => line.fill(message, clock),
+        None => line.malformed = Some("a dnstap frame without a message".to_owned()),
+    }
+    write(&line, out);
+}
+
+/// Appends the line of something that is not a dnstap message; `size` is that of the frame.
+pub(super) fn broken(size: usize, error: &impl Display, out: &mut Vec<u8>) {
+    let malformed = Some(format!("not a dnstap message: {error}"));
+    write(
+        &Line {
+            size: Some(size),
+            malformed,
+            ..Line::default()
+        },
+        out,
+    );
+}
+
+fn write(line: &Line<'_>, out: &mut Vec<u8>) {
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii);
+    // The values are strings, numbers and booleans, and a Vec takes all.
+    line.serialize(&mut serializer)
+        .unwrap_or_else(|error| unreachable!("{error}"));
+    out.push(b'\n');
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket_family: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket_protocol: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_protocol: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_port: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_port: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_ns: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<DnsLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    malformed: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    fn fill(&mut self, message: &'a Message, clock: &mut Clock) {
+        self.r#type = Some(
+            socket::kind(message).map_or(Word::Number(message.r#type), |kind| {
+                Word::Known(kinds::long_name(kind))
+            }),
+        );
+        self.socket_family = word(message.socket_family, |family: SocketFamily| {
+            family.as_str_name()
+        });
+        self.socket_protocol = word(message.socket_protocol, socket::protocol_name);
+        self.http_protocol = word(message.http_protocol, |protocol: HttpProtocol| {
+            protocol.as_str_name()
+        });
+        self.query_address = socket::address(message.query_address.as_deref());
+        self.query_port = message.query_port;
+        self.response_address = socket::address(message.response_address.as_deref());
+        self.response_port = message.response_port;
+        self.query_time = socket::query_time(message).map(|time| rfc_3339(time, clock));
+        self.response_time = socket::response_time(message).map(|time| rfc_3339(time, clock));
+        self.latency_ns = socket::latency(message);
+        let zone = message
+            .query_zone
+            .as_deref()
+            .and_then(|zone| Name::parse(zone, 0).ok());
+        self.query_zone = zone.map(|(name, _)| name.to_string());
+        self.policy = message.policy.as_ref().map(PolicyLine::new);
+        let Some(bytes) = socket::dns(message) else {
+            self.malformed = Some("no DNS message".to_owned());
+            return;
+        };
+        self.size = Some(bytes.len());
+        match Dns::parse(bytes) {
+            Ok(dns) => self.message = Some(DnsLine::new(&dns)),
+            Err(error) => self.malformed = Some(error.to_string()),
+        }
+    }
+}
+
+fn rfc_3339((seconds, nanoseconds): socket::Time, clock: &mut Clock) -> String {
+    let mut text = Vec::with_capacity(30);
+    clock.write(seconds, nanoseconds, 9, &mut text);
+    text.into_iter().map(char::from).collect()
+}
+
+/// An enum's value: its word, or its number if it has none.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(untagged)]
+enum Word {
+    Known(&'static str),
+    Number(i32),
+}
+
+fn word<E: TryFrom<i32>>(
+    number: Option<i32>,
+    name: impl FnOnce(E) -> &'static str,
+) -> Option<Word> {
+    number.map(|number| {
+        E::try_from(number).map_or(Word::Number(number), |value| Word::Known(name(value)))
+    })
+}
+
+#[derive(Debug, Serialize)]
+struct PolicyLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#match: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Cow<'a, str>>,
+}
+
+impl<'a> PolicyLine<'a> {
+    fn new(policy: &'a Policy) -> Self {
+        Self {
+            r#type: policy.r#type.as_deref(),
+            action: word(policy.action, |action: policy::Action| action.as_str_name()),
+            r#match: word(policy.r#match, |r#match: policy::Match| {
+                r#match.as_str_name()
+            }),
+            rule: policy.rule.as_deref().map(String::from_utf8_lossy),
+            value: policy.value.as_deref().map(String::from_utf8_lossy),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct DnsLine<'a> {
+    id: u16,
+    opcode: Shown<Opcode>,
+    rcode: Shown<Rcode>,
+    flags: Flags<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qname: Option<Shown<Name<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qclass: Option<Shown<Class>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qtype: Option<Shown<Type>>,
+    counts: Counts,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<RecordLine<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    authorities: Vec<RecordLine<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    additionals: Vec<RecordLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edns: Option<Edns>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    malformed: Option<Shown<WireError>>,
+}
+
+impl<'a> DnsLine<'a> {
+    fn new(dns: &Dns<'a>) -> Self {
+        let mut line = Self {
+            id: dns.id(),
+            opcode: Shown(dns.opcode()),
+            rcode: Shown(dns.rcode()),
+            flags: Flags(*dns),
+            qname: None,
+            qclass: None,
+            qtype: None,
+            counts: Counts {
+                qd: dns.count(0),
+                an: dns.count(1),
+                ns: dns.count(2),
+                ar: dns.count(3),
+            },
+            answers: Vec::new(),
+            authorities: Vec::new(),
+            additionals: Vec::new(),
+            edns: None,
+            malformed: None,
+        };
+        match dns.question() {
+            Ok(Some(question)) => {
+                line.qname = Some(Shown(question.name));
+                line.qclass = Some(Shown(question.class));
+                line.qtype = Some(Shown(question.kind));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                line.malformed = Some(Shown(error));
+                return line;
+            }
+        }
+        for record in dns.records() {
+            match record {
+                Ok((3, record)) if record.is_opt() => {
+                    line.edns = Some(Edns::new(&record));
+                    line.rcode = Shown(record.extended_rcode(dns.rcode()));
+                }
+                Ok((section, record)) => {
+                    let lines = match section {
+                        1 => &mut line.answers,
+                        2 => &mut line.authorities,
+                        _ => &mut line.additionals,
+                    };
+                    lines.push(RecordLine::new(dns, &record));
+                }
+                Err(error) => line.malformed = Some(Shown(error)),
+            }
+        }
+        line
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct RecordLine<'a> {
+    name: Shown<Name<'a>>,
+    class: Shown<Class>,
+    r#type: Shown<Type>,
+    ttl: u32,
+    rdata: String,
+}
+
+impl<'a> RecordLine<'a> {
+    fn new(dns: &Dns<'_>, record: &Record<'a>) -> Self {
+        Self {
+            name: Shown(record.name),
+            class: Shown(record.class),
+            r#type: Shown(record.kind),
+            ttl: record.ttl,
+            rdata: rdata::text(dns.bytes(), record),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    qd: u16,
+    an: u16,
+    ns: u16,
+    ar: u16,
+}
+
+/// The OPT record (RFC 6891 section 6.1.2): class and TTL mean other things there.
+#[derive(Debug, Serialize)]
+struct Edns {
+    udp_size: u16,
+    version: u8,
+    r#do: bool,
+    options: u16,
+}
+
+impl Edns {
+    fn new(record: &Record<'_>) -> Self {
+        let [_, version, flags, _] = record.ttl.to_be_bytes();
+        Self {
+            udp_size: record.class.0,
+            version,
+            r#do: flags & 0x80 != 0,
+            options: record.length,
+        }
+    }
+}
+
+/// Every flag by its name.
+#[derive(Debug)]
+struct Flags<'a>(Dns<'a>);
+
+impl Serialize for Flags<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(FLAGS.len()))?;
+        for (name, flag) in FLAGS {
+            map.serialize_entry(name, &self.0.has(flag))?;
+        }
+        map.end()
+    }
+}
+
+/// Whatever prints is a string.
+#[derive(Debug)]
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Compact JSON whose strings are printable ASCII: serde_json escapes controls below U+0020, this the rest.
+struct Ascii;
+
+impl serde_json::ser::Formatter for Ascii {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut plain = 0;
+        for (at, char) in fragment
+            .char_indices()
+            .filter(|(_, char)| !matches!(char, ' '..='~'))
+        {
+            writer.write_all(&fragment.as_bytes()[plain..at])?;
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            plain = at + char.len_utf8();
+        }
+        writer.write_all(&fragment.as_bytes()[plain..])
+    }
+}

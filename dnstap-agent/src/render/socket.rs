@@ -1,0 +1,79 @@
+//! Owns the reading of a dnstap message's own fields: which DNS message it is about, addresses, times.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dnstap_proto::{Message, SocketProtocol, message::Type};
+
+use super::kinds;
+
+/// The message's type, if it has a known one. (prost's own accessor would take an unknown one for the first.)
+pub(super) fn kind(message: &Message) -> Option<Type> {
+    Type::try_from(message.r#type).ok()
+}
+
+/// The DNS message that this is about: a query's own, a response's own; the other one if only that is there.
+pub(super) fn dns(message: &Message) -> Option<&[u8]> {
+    let (query, response) = (
+        message.query_message.as_deref(),
+        message.response_message.as_deref(),
+    );
+    match kind(message) {
+        Some(kind) if !kinds::is_response(kind) => query.or(response),
+        _ => response.or(query),
+    }
+}
+
+/// Seconds and nanoseconds since 1970, if the seconds are there.
+pub(super) type Time = (u64, u32);
+
+pub(super) fn query_time(message: &Message) -> Option<Time> {
+    message
+        .query_time_sec
+        .map(|seconds| (seconds, message.query_time_nsec.unwrap_or(0)))
+}
+
+pub(super) fn response_time(message: &Message) -> Option<Time> {
+    message
+        .response_time_sec
+        .map(|seconds| (seconds, message.response_time_nsec.unwrap_or(0)))
+}
+
+/// When the DNS message itself was seen, or else the other of the pair.
+pub(super) fn own_time(message: &Message) -> Option<Time> {
+    match kind(message) {
+        Some(kind) if !kinds::is_response(kind) => query_time(message).or(response_time(message)),
+        _ => response_time(message).or(query_time(message)),
+    }
+}
+
+/// Nanoseconds from query to response; negative if a clock was set back between them.
+pub(super) fn latency(message: &Message) -> Option<i64> {
+    let ((q_sec, q_nsec), (r_sec, r_nsec)) = (query_time(message)?, response_time(message)?);
+    let nanoseconds = (i128::from(r_sec) - i128::from(q_sec)) * 1_000_000_000 + i128::from(r_nsec)
+        - i128::from(q_nsec);
+    i64::try_from(nanoseconds).ok()
+}
+
+/// An address of 4 or 16 bytes; any other length is none.
+pub(super) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
+    let bytes = bytes?;
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(v4).into());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| Ipv6Addr::from(v6).into())
+}
+
+/// The transport as everybody writes it.
+pub(super) fn protocol_name(protocol: SocketProtocol) -> &'static str {
+    match protocol {
+        SocketProtocol::Udp => "UDP",
+        SocketProtocol::Tcp => "TCP",
+        SocketProtocol::Dot => "DOT",
+        SocketProtocol::Doh => "DOH",
+        SocketProtocol::DnsCryptUdp => "DNSCryptUDP",
+        SocketProtocol::DnsCryptTcp => "DNSCryptTCP",
+        SocketProtocol::Doq => "DOQ",
+    }
+}

@@ -1,0 +1,187 @@
+//! Owns what is known about each sink: messages sent to it, written, dropped by reason, still queued.
+//!
+//! The law, at any moment when nothing is being sent or written, and always in the final report:
+//! `sent = written + dropped + queued`.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::queue::Depth;
+
+/// One sink's account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkReport {
+    /// The output as the operator named it, `file:/tmp/a.fstrm`.
+    pub output: String,
+    /// Whether it still takes messages, and if not, why.
+    pub state: SinkState,
+    /// Messages handed to this sink.
+    pub sent: u64,
+    /// Messages that are whole in the output.
+    pub written: u64,
+    /// Bytes of these in the output (frames or lines, without the Frame Streams control frames).
+    pub written_bytes: u64,
+    /// Messages that are not in the output.
+    pub dropped: Dropped,
+    /// Messages taken and not yet written.
+    pub queued: u64,
+    /// Bytes of frames that these hold.
+    pub queued_bytes: u64,
+}
+
+impl SinkReport {
+    /// `sent = written + dropped + queued`.
+    #[must_use]
+    pub fn is_balanced(&self) -> bool {
+        self.sent == self.written + self.dropped.total() + self.queued
+    }
+}
+
+/// Messages dropped by one sink, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// The sink was slower than the tap for too long.
+    pub queue_full: u64,
+    /// The output failed: disk full, device gone.
+    pub io_error: u64,
+    /// The reader of a pipe went away.
+    pub closed: u64,
+    /// Still queued when the time to finish was over.
+    pub shutdown: u64,
+}
+
+impl Dropped {
+    /// The reasons and their counts, in a fixed order, for summaries and metrics.
+    #[must_use]
+    pub fn by_reason(&self) -> [(&'static str, u64); 4] {
+        [
+            ("queue_full", self.queue_full),
+            ("io_error", self.io_error),
+            ("closed", self.closed),
+            ("shutdown", self.shutdown),
+        ]
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_reason().iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Whether a sink still works.
+///
+/// ```text
+/// Running --write fails--> Failed
+///    |  \--reader of the pipe gone--> Closed
+///    \--finish--> Finished
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkState {
+    /// It takes messages.
+    Running,
+    /// Drained and ended as asked.
+    Finished,
+    /// The reader of the pipe went away: an end, not an error.
+    Closed,
+    /// It takes no more messages, for this reason (names the output and the cause).
+    Failed(String),
+}
+
+impl SinkState {
+    /// Whether nothing more can be written.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !matches!(self, Self::Running)
+    }
+}
+
+/// All sinks' accounts at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// One per output, in the order they were given.
+    pub sinks: Vec<SinkReport>,
+}
+
+impl Health {
+    /// No output is left that could take a message: the tap works for nobody.
+    #[must_use]
+    pub fn all_over(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.state.is_over())
+    }
+}
+
+/// The counters behind a [`SinkReport`], shared by the sender and the sink's thread.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) sent: AtomicU64,
+    pub(super) written: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
+    pub(super) queue_full: AtomicU64,
+    pub(super) io_error: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) shutdown: AtomicU64,
+    depth: Arc<Depth>,
+    state: Mutex<SinkState>,
+}
+
+impl Account {
+    pub(super) fn new(depth: Arc<Depth>) -> Self {
+        Self {
+            sent: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            queue_full: AtomicU64::new(0),
+            io_error: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            shutdown: AtomicU64::new(0),
+            depth,
+            state: Mutex::new(SinkState::Running),
+        }
+    }
+
+    pub(super) fn state(&self) -> SinkState {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The first end is the one that counts.
+    pub(super) fn end(&self, state: SinkState) {
+        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == SinkState::Running {
+            *now = state;
+        }
+    }
+
+    /// Messages that an ended sink could not take, under the reason of its end.
+    pub(super) fn lost(&self, messages: u64) {
+        let counter = match self.state() {
+            SinkState::Closed => &self.closed,
+            SinkState::Failed(_) => &self.io_error,
+            SinkState::Running | SinkState::Finished => &self.shutdown,
+        };
+        counter.fetch_add(messages, Relaxed);
+    }
+
+    pub(super) fn report(&self, output: &str) -> SinkReport {
+        SinkReport {
+            output: output.to_owned(),
+            state: self.state(),
+            sent: self.sent.load(Relaxed),
+            written: self.written.load(Relaxed),
+            written_bytes: self.written_bytes.load(Relaxed),
+            dropped: Dropped {
+                queue_full: self.queue_full.load(Relaxed),
+                io_error: self.io_error.load(Relaxed),
+                closed: self.closed.load(Relaxed),
+                shutdown: self.shutdown.load(Relaxed),
+            },
+            queued: self.depth.messages(),
+            queued_bytes: self.depth.bytes() as u64,
+        }
+    }
+}
