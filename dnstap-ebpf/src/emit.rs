@@ -49,6 +49,9 @@ struct Scratch {
 #[map]
 static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 
+/// `-ENOSPC`: what `bpf_perf_event_output` returns when the buffer is full.
+const NO_SPACE: i64 = -28;
+
 /// Slots for each CPU.
 const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
@@ -209,6 +212,10 @@ fn perf_record<C: EbpfContext>(ctx: &C, slot: Slot, header: &EventHeader, chunk:
             scratch.cast(),
             HEADER as u64 + prefix + clamp_to_class(chunk.length, PERF_CLASS),
         );
-        if error == 0 { Ok(()) } else { Err(Counter::RingFull) }
+        match error {
+            0 => Ok(()),
+            NO_SPACE => Err(Counter::RingFull),
+            _ => Err(Counter::NoRing),
+        }
     }
 }

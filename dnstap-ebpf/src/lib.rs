@@ -152,11 +152,13 @@ pub enum Counter {
     Peek = 13,
     /// Received on an unconnected socket whose peer the hook could not learn; emitted all the same, without peer.
     NoPeer = 14,
+    /// Dropped: the CPU has no perf ring buffer (it came online after the start).
+    NoRing = 15,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -175,6 +177,7 @@ impl Counter {
         Self::NotDns,
         Self::Peek,
         Self::NoPeer,
+        Self::NoRing,
     ];
 
     /// The counter's name in summaries and metrics.
@@ -196,6 +199,7 @@ impl Counter {
             Self::NotDns => "not_dns",
             Self::Peek => "peek",
             Self::NoPeer => "no_peer",
+            Self::NoRing => "no_ring",
         }
     }
 
@@ -212,6 +216,7 @@ impl Counter {
                 | Self::Truncated
                 | Self::UnsupportedIterator
                 | Self::KernelFault
+                | Self::NoRing
         )
     }
 

@@ -73,6 +73,8 @@ pub struct Tap {
     hook: Hook,
     ring_name: &'static str,
     refused: Vec<(Hook, String)>,
+    /// Maps that the kernel empties when their last descriptor is closed.
+    _kept: Vec<Map>,
 }
 
 impl Tap {
@@ -90,16 +92,20 @@ impl Tap {
             offsets: offsets::of_running_kernel()?,
         };
         let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
+        let (hook, links, refused) = hooks::attach(&mut ebpf, options.hook)?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"));
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
         let targets = HashMap::try_from(take("TARGETS")?)?;
         let sockets = HashMap::try_from(take("SOCKETS")?)?;
+        let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
-            Box::new(open_perf(take("EVENTS_PERF")?, ring_bytes)?)
+            let map = take("EVENTS_PERF")?;
+            let ring = open_perf(&map, ring_bytes)?;
+            kept.push(map);
+            Box::new(ring)
         } else {
             Box::new(RingBuf::try_from(take("EVENTS_RING")?)?)
         };
-        let (hook, links, refused) = hooks::attach(&mut ebpf, options.hook)?;
         Ok(Self {
             ebpf,
             ring,
@@ -110,6 +116,7 @@ impl Tap {
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
             refused,
+            _kept: kept,
         })
     }
 
@@ -190,7 +197,7 @@ fn load(config: &Config, perf: bool, ring_bytes: u32, kernel_log: bool) -> Resul
 }
 
 /// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
-fn open_perf(map: Map, ring_bytes: u32) -> Result<PerfRing> {
+fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
     let Map::PerfEventArray(map) = map else {
         return Err(anyhow!("EVENTS_PERF is not a perf event array"));
     };
