@@ -59,7 +59,14 @@ fn lint(report: &mut Report) {
         return;
     }
     report.check("format", exec::cargo().args(["fmt", "--all", "--check"]));
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        "--",
+        "-Dwarnings",
+    ];
     report.check("clippy", exec::cargo().args(clippy));
     // The eBPF programs need no eBPF toolchain to be checked. In the release profile, because they cannot unwind.
     let package = [
@@ -163,9 +170,17 @@ impl Report {
         let mut sum = Tally::default();
         println!();
         for (name, tally, time) in &self.steps {
-            let verdict = if tally.failed > 0 { "FAILED" } else { "ok" };
+            let verdict = match tally {
+                Tally { failed: 1.., .. } => "FAILED",
+                Tally {
+                    passed: 0,
+                    skipped: 1..,
+                    ..
+                } => "skip",
+                _ => "ok",
+            };
             println!(
-                "{verdict:>6}  {name}: {tally} in {:.1} s",
+                "{verdict:>6} {:>7.1} s  {name}: {tally}",
                 time.as_secs_f64()
             );
             sum += *tally;
