@@ -7,11 +7,13 @@
 //! IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2), which `AF_INET6` sockets show for IPv4 peers, become IPv4
 //! here; wildcard addresses become "unknown".
 
-use std::{
-    mem::{offset_of, size_of},
-    net::IpAddr,
-};
+mod endpoint;
+#[cfg(test)]
+pub(crate) mod fixture;
 
+use std::mem::{offset_of, size_of};
+
+pub use self::endpoint::Endpoint;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP, IPPROTO_UDP,
     MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
@@ -48,92 +50,6 @@ pub enum Family {
     Inet,
     /// IPv6.
     Inet6,
-}
-
-/// An address that may be unknown, and a port (0: unknown).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    octets: [u8; 16],
-    length: u8,
-    /// Port in host byte order; 0 if unknown.
-    pub port: u16,
-}
-
-impl Endpoint {
-    /// An endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], of a socket of `family`.
-    fn from_abi(family: u8, octets: [u8; 16], port: u16) -> Self {
-        const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        let mut endpoint = Self {
-            octets,
-            length: 16,
-            port,
-        };
-        if family == AF_INET {
-            endpoint = Self::v4([octets[0], octets[1], octets[2], octets[3]], port);
-        } else if octets[..12] == MAPPED {
-            endpoint = Self::v4([octets[12], octets[13], octets[14], octets[15]], port);
-        }
-        if endpoint.octets == [0; 16] {
-            endpoint.length = 0;
-        }
-        endpoint
-    }
-
-    fn v4(address: [u8; 4], port: u16) -> Self {
-        let mut octets = [0; 16];
-        octets[..4].copy_from_slice(&address);
-        Self {
-            octets,
-            length: 4,
-            port,
-        }
-    }
-
-    /// The address's 4 or 16 bytes in network order; `None` if it is not known.
-    #[must_use]
-    pub fn address(&self) -> Option<&[u8]> {
-        match self.length {
-            0 => None,
-            length => Some(&self.octets[..usize::from(length)]),
-        }
-    }
-
-    /// The address, if it is known.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self.length {
-            0 => None,
-            4 => Some(IpAddr::from([
-                self.octets[0],
-                self.octets[1],
-                self.octets[2],
-                self.octets[3],
-            ])),
-            _ => Some(IpAddr::from(self.octets)),
-        }
-    }
-
-    /// Forgets the address and keeps the port.
-    #[must_use]
-    pub fn without_address(self) -> Self {
-        Self {
-            port: self.port,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<(IpAddr, u16)> for Endpoint {
-    fn from((ip, port): (IpAddr, u16)) -> Self {
-        match ip {
-            IpAddr::V4(address) => {
-                let mut mapped = [0; 16];
-                mapped[..4].copy_from_slice(&address.octets());
-                Self::from_abi(AF_INET, mapped, port)
-            }
-            IpAddr::V6(address) => Self::from_abi(AF_INET6, address.octets(), port),
-        }
-    }
 }
 
 /// What is known about a message besides its bytes. Travels with it from here to the encoder.
@@ -323,99 +239,12 @@ fn field<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
     bytes
 }
 
-/// Records for the tests of this and the later stages.
-#[cfg(test)]
-pub(crate) mod fixture {
-    use super::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, offset_of};
-
-    /// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
-    pub(crate) fn header() -> EventHeader {
-        let mut loopback = [0; 16];
-        loopback[..4].copy_from_slice(&[127, 0, 0, 1]);
-        EventHeader {
-            ktime_ns: 1_000,
-            socket: 7,
-            tgid: 10,
-            tid: 11,
-            message_len: 0,
-            chunk_offset: 0,
-            chunk_len: 0,
-            tcp_seq: 0,
-            lost: 0,
-            local_port: 53,
-            peer_port: 40_000,
-            local_addr: loopback,
-            peer_addr: loopback,
-            family: AF_INET,
-            protocol: IPPROTO_UDP,
-            direction: DIRECTION_RECEIVED,
-            hook: 2,
-            _pad: 0,
-        }
-    }
-
-    /// The record of a message that fits into one chunk.
-    pub(crate) fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
-        header.message_len = u32::try_from(payload.len()).unwrap();
-        header.chunk_offset = 0;
-        chunk(header, payload)
-    }
-
-    /// The record of a chunk; `header` has the message's length and the chunk's offset.
-    pub(crate) fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
-        header.chunk_len = u32::try_from(payload.len()).unwrap();
-        let mut record = vec![0; super::HEADER];
-        let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
-        put(
-            offset_of!(EventHeader, ktime_ns),
-            &header.ktime_ns.to_ne_bytes(),
-        );
-        put(
-            offset_of!(EventHeader, socket),
-            &header.socket.to_ne_bytes(),
-        );
-        put(offset_of!(EventHeader, tgid), &header.tgid.to_ne_bytes());
-        put(offset_of!(EventHeader, tid), &header.tid.to_ne_bytes());
-        put(
-            offset_of!(EventHeader, message_len),
-            &header.message_len.to_ne_bytes(),
-        );
-        put(
-            offset_of!(EventHeader, chunk_offset),
-            &header.chunk_offset.to_ne_bytes(),
-        );
-        put(
-            offset_of!(EventHeader, chunk_len),
-            &header.chunk_len.to_ne_bytes(),
-        );
-        put(
-            offset_of!(EventHeader, tcp_seq),
-            &header.tcp_seq.to_ne_bytes(),
-        );
-        put(offset_of!(EventHeader, lost), &header.lost.to_ne_bytes());
-        put(
-            offset_of!(EventHeader, local_port),
-            &header.local_port.to_ne_bytes(),
-        );
-        put(
-            offset_of!(EventHeader, peer_port),
-            &header.peer_port.to_ne_bytes(),
-        );
-        put(offset_of!(EventHeader, local_addr), &header.local_addr);
-        put(offset_of!(EventHeader, peer_addr), &header.peer_addr);
-        put(offset_of!(EventHeader, family), &[header.family]);
-        put(offset_of!(EventHeader, protocol), &[header.protocol]);
-        put(offset_of!(EventHeader, direction), &[header.direction]);
-        put(offset_of!(EventHeader, hook), &[header.hook]);
-        record.extend_from_slice(payload);
-        record
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use std::net::IpAddr;
 
     use super::{fixture::*, *};
 

@@ -1,1 +1,485 @@
+//! The stages together: what comes out for known records, and the laws of the counters for any records.
 
+use dnstap_ebpf::{AF_INET6, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
+use dnstap_proto::{Dnstap, SocketFamily, SocketProtocol, message::Type};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    event::fixture::{chunk, header, whole},
+    stream::wire::fixture::{framed, message},
+};
+
+const SECOND: i64 = 1_000_000_000;
+
+fn pipeline() -> Pipeline {
+    Pipeline::new(PipelineConfig {
+        identity: b"ns1".to_vec(),
+        version: b"tap".to_vec(),
+        existing_sockets: vec![1_000],
+        pair_limits: PairLimits {
+            entries: 64,
+            ..PairLimits::default()
+        },
+        stream_limits: StreamLimits {
+            connections: 16,
+            ..StreamLimits::default()
+        },
+        udp_sockets: 16,
+        ..PipelineConfig::default()
+    })
+}
+
+/// Splits a batch's frames and decodes them with prost.
+fn decoded(batch: &Batch) -> Vec<dnstap_proto::Message> {
+    let mut rest = &batch.frames[..];
+    let mut messages = Vec::new();
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let (frame, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+        let dnstap = Dnstap::decode(frame).unwrap();
+        assert_eq!(
+            (dnstap.identity(), dnstap.version()),
+            (&b"ns1"[..], &b"tap"[..])
+        );
+        messages.push(dnstap.message.unwrap());
+        rest = tail;
+    }
+    assert!(rest.is_empty());
+    assert_eq!(batch.messages, messages.len() as u64);
+    messages
+}
+
+fn run(pipeline: &mut Pipeline, records: &[Vec<u8>]) -> Vec<dnstap_proto::Message> {
+    let mut batch = Batch::default();
+    for record in records {
+        pipeline.push(record, &mut batch);
+        check(pipeline);
+    }
+    decoded(&batch)
+}
+
+fn at(ktime_ns: u64, direction: u8) -> EventHeader {
+    EventHeader {
+        ktime_ns,
+        direction,
+        ..header()
+    }
+}
+
+/// The laws stated in [`counters`].
+fn check(pipeline: &Pipeline) {
+    let (c, pending) = (pipeline.counters(), pipeline.pending());
+    let (i, a, s, p) = (c.intake, c.assemble, c.stream, c.pair);
+    assert_eq!(i.records, i.event_errors + i.udp_records + i.tcp_records);
+    assert_eq!(
+        i.udp_records + a.assembled_messages,
+        i.udp_messages + a.assembled_chunks + a.incomplete_chunks + pending.chunks
+    );
+    assert_eq!(i.udp_messages, i.udp_delivered + i.udp_not_dns);
+    assert_eq!(
+        i.tcp_bytes,
+        s.stream_framed_bytes
+            + s.stream_skipped_bytes
+            + s.stream_duplicate_bytes
+            + s.stream_not_dns_bytes
+            + s.stream_encrypted_bytes
+            + pending.bytes
+    );
+    assert_eq!(c.deliver.messages, i.udp_delivered + s.stream_messages);
+    assert_eq!(c.deliver.messages, c.by_type.iter().sum::<u64>());
+    assert_eq!(p.responses, p.responses_paired + p.responses_unmatched);
+    assert_eq!(
+        p.queries,
+        p.queries_answered
+            + p.queries_unanswered
+            + p.queries_displaced
+            + p.queries_evicted
+            + pending.queries
+    );
+}
+
+#[test]
+fn query_and_answer_become_a_pair() {
+    let mut pipeline = pipeline();
+    pipeline.set_clock_offset(1_700_000_000 * SECOND);
+    let (query, answer) = (
+        message(1, 0x0100, "example", 0),
+        message(1, 0x8180, "example", 2),
+    );
+    let records = [
+        whole(at(1_000, 0), &query),
+        whole(at(251_000, DIRECTION_SENT), &answer),
+    ];
+    let [first, second] = run(&mut pipeline, &records).try_into().unwrap();
+
+    assert_eq!(
+        (first.r#type(), second.r#type()),
+        (Type::ClientQuery, Type::ClientResponse)
+    );
+    for message in [&first, &second] {
+        assert_eq!(message.socket_family(), SocketFamily::Inet);
+        assert_eq!(message.socket_protocol(), SocketProtocol::Udp);
+        assert_eq!(
+            (message.query_address(), message.response_address()),
+            (&[127, 0, 0, 1][..], &[127, 0, 0, 1][..])
+        );
+        assert_eq!(
+            (message.query_port, message.response_port),
+            (Some(40_000), Some(53))
+        );
+        assert_eq!(
+            (message.query_time_sec, message.query_time_nsec),
+            (Some(1_700_000_000), Some(1_000))
+        );
+    }
+    assert_eq!(
+        (
+            first.query_message(),
+            &first.response_message,
+            first.response_time_sec
+        ),
+        (&query[..], &None, None)
+    );
+    assert_eq!(
+        (second.response_message(), &second.query_message),
+        (&answer[..], &None)
+    );
+    assert_eq!(
+        (second.response_time_sec, second.response_time_nsec),
+        (Some(1_700_000_000), Some(251_000))
+    );
+}
+
+#[test]
+fn clock_that_steps_back_between_query_and_answer_does_not_turn_time_around() {
+    let mut pipeline = pipeline();
+    pipeline.set_clock_offset(1_700_000_000 * SECOND);
+    let mut messages = run(
+        &mut pipeline,
+        &[whole(at(1_000, 0), &message(1, 0, "example", 0))],
+    );
+    pipeline.set_clock_offset(1_600_000_000 * SECOND);
+    messages.extend(run(
+        &mut pipeline,
+        &[whole(
+            at(3_000, DIRECTION_SENT),
+            &message(1, 0x8400, "example", 0),
+        )],
+    ));
+    assert_eq!(messages[1].query_time_sec, messages[0].query_time_sec);
+    assert_eq!(
+        (
+            messages[1].response_time_sec,
+            messages[1].response_time_nsec
+        ),
+        (Some(1_700_000_000), Some(3_000))
+    );
+}
+
+#[test]
+fn sent_queries_are_the_resolvers_and_addresses_follow_the_initiator() {
+    let mut pipeline = pipeline();
+    let upstream = |ktime_ns, direction| EventHeader {
+        local_port: 33_333,
+        peer_port: 53,
+        ..at(ktime_ns, direction)
+    };
+    let records = [
+        whole(upstream(1, DIRECTION_SENT), &message(1, 0, "a", 0)),
+        whole(upstream(2, 0), &message(1, 0x8000, "a", 1)),
+        whole(upstream(3, DIRECTION_SENT), &message(2, 0x0100, "b", 0)),
+        // The answer drops RD, and stays in the family of its query.
+        whole(upstream(4, 0), &message(2, 0x8080, "b", 1)),
+        whole(upstream(5, DIRECTION_SENT), &message(3, 0x2800, "c", 0)),
+    ];
+    let messages = run(&mut pipeline, &records);
+    let types: Vec<Type> = messages.iter().map(dnstap_proto::Message::r#type).collect();
+    let expected = [
+        Type::ResolverQuery,
+        Type::ResolverResponse,
+        Type::ForwarderQuery,
+        Type::ForwarderResponse,
+        Type::UpdateQuery,
+    ];
+    assert_eq!(types, expected);
+    assert!(
+        messages
+            .iter()
+            .all(|m| (m.query_port, m.response_port) == (Some(33_333), Some(53)))
+    );
+}
+
+#[test]
+fn answer_of_a_wildcard_socket_takes_the_local_address_of_its_query() {
+    let mut pipeline = pipeline();
+    let mut query = at(1, 0);
+    query.family = AF_INET6;
+    query.peer_addr = [0x20; 16];
+    query.local_addr = [0x30; 16];
+    let answer = EventHeader {
+        ktime_ns: 2,
+        direction: DIRECTION_SENT,
+        local_addr: [0; 16],
+        ..query
+    };
+    let lonely = EventHeader {
+        peer_port: 1,
+        ..answer
+    };
+    let records = [
+        whole(query, &message(1, 0, "a", 0)),
+        whole(answer, &message(1, 0x8000, "a", 0)),
+        whole(lonely, &message(2, 0x8000, "a", 0)),
+    ];
+    let messages = run(&mut pipeline, &records);
+    assert_eq!(messages[1].socket_family(), SocketFamily::Inet6);
+    assert_eq!(messages[1].response_address(), [0x30; 16]);
+    assert_eq!(
+        (
+            messages[2].response_address.as_ref(),
+            messages[2].response_port
+        ),
+        (None, Some(53))
+    );
+}
+
+#[test]
+fn malformed_datagrams_are_delivered_on_dns_ports_and_sockets_only() {
+    let mut pipeline = pipeline();
+    let on = |port, socket| EventHeader {
+        local_port: port,
+        socket,
+        ..header()
+    };
+    assert_eq!(
+        run(
+            &mut pipeline,
+            &[whole(on(53, 1), b"x"), whole(on(53, 1), b"")]
+        )
+        .len(),
+        2
+    );
+    assert_eq!(
+        run(&mut pipeline, &[whole(on(9_999, 2), b"garbage garbage")]).len(),
+        0
+    );
+    let good = whole(on(9_999, 3), &message(1, 0, "a", 0));
+    assert_eq!(
+        run(
+            &mut pipeline,
+            &[good, whole(on(9_999, 2), b"garbage garbage")]
+        )
+        .len(),
+        2,
+        "port is known now"
+    );
+    assert_eq!(pipeline.counters().deliver.malformed, 3);
+
+    let strange: Vec<_> = (0..20)
+        .map(|_| whole(on(8_888, 4), b"not dns at all, and long enough"))
+        .collect();
+    assert_eq!(run(&mut pipeline, &strange).len(), 0);
+    assert_eq!(
+        pipeline.verdicts().collect::<Vec<_>>(),
+        [(4, Verdict::NotDns)]
+    );
+    assert_eq!(pipeline.counters().intake.sockets_not_dns, 1);
+}
+
+#[test]
+fn control_channel_is_condemned_and_dns_over_tcp_is_not() {
+    let mut pipeline = pipeline();
+    let tcp = |port, socket, tcp_seq| EventHeader {
+        protocol: IPPROTO_TCP,
+        local_port: port,
+        socket,
+        tcp_seq,
+        ..header()
+    };
+    let query = framed(&message(1, 0x0100, "example", 0));
+    let records = [
+        whole(tcp(953, 5, 0), b"\0\0\0\xc5\0\0\0\x01\x05_auth\x02\0\0\0"),
+        whole(tcp(5_300, 6, 100), &query[..2]),
+        whole(tcp(5_300, 6, 102), &query[2..]),
+    ];
+    let messages = run(&mut pipeline, &records);
+    assert_eq!(
+        (messages.len(), messages[0].socket_protocol()),
+        (1, SocketProtocol::Tcp)
+    );
+    assert_eq!(messages[0].query_message(), &query[2..]);
+    assert_eq!(
+        pipeline.verdicts().collect::<Vec<_>>(),
+        [(5, Verdict::NotDns)]
+    );
+}
+
+#[test]
+fn every_counter_has_one_name() {
+    let table: Vec<_> = PipelineCounters::default().table().collect();
+    let names: std::collections::BTreeSet<_> = table.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names.len(), table.len());
+    assert_eq!(size_of::<PipelineCounters>(), 8 * table.len());
+}
+
+/// A record that is mostly right: few sockets, ports and ids, so that they meet.
+fn record() -> impl Strategy<Value = Vec<u8>> {
+    let fields = (
+        0..6u64,
+        0..2u8,
+        any::<bool>(),
+        0..4u16,
+        0..3u16,
+        prop_oneof![Just(0u16), Just(3), Just(40)],
+    );
+    (
+        fields,
+        0..8u8,
+        any::<u32>(),
+        proptest::collection::vec(any::<u8>(), 0..80),
+    )
+        .prop_map(
+            |((socket, direction, tcp, id, place, answers), shape, noise, garbage)| {
+                let mut header = header();
+                header.socket = if socket == 5 { 1_000 } else { socket };
+                header.direction = direction;
+                header.protocol = if tcp { IPPROTO_TCP } else { header.protocol };
+                header.local_port = [53, 5_300, 953][usize::from(place)];
+                header.ktime_ns = u64::from(noise) << 4;
+                header.tcp_seq = noise % 2_000;
+                header.tid = noise % 3;
+                header.lost = u32::from(noise % 50 == 0);
+                let response = if (direction == 0) == (id % 2 == 0) {
+                    0
+                } else {
+                    0x8000
+                };
+                let mut payload =
+                    message(id, response | 0x0100 & (noise as u16), "example", answers);
+                if tcp {
+                    payload = framed(&payload);
+                }
+                match shape {
+                    0 => whole(header, &garbage),
+                    1 => {
+                        header.message_len = u32::try_from(payload.len()).unwrap();
+                        header.ktime_ns = 9;
+                        header.chunk_offset = if noise % 2 == 0 {
+                            0
+                        } else {
+                            header.message_len / 2
+                        };
+                        let half = payload.len() / 2;
+                        let part = if noise % 2 == 0 {
+                            &payload[..half]
+                        } else {
+                            &payload[half..]
+                        };
+                        chunk(header, part)
+                    }
+                    2 => {
+                        let mut record = whole(header, &payload);
+                        let at = noise as usize % record.len();
+                        record[at] ^= garbage.first().copied().unwrap_or(1);
+                        record
+                    }
+                    3 => garbage,
+                    _ => whole(header, &payload),
+                }
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn counters_obey_their_laws_for_any_records(
+        records in proptest::collection::vec(record(), 0..120),
+        ticks in proptest::collection::vec((0..120usize, any::<u64>()), 0..4),
+    ) {
+        let mut pipeline = pipeline();
+        let mut batch = Batch::default();
+        for (number, record) in records.iter().enumerate() {
+            pipeline.push(record, &mut batch);
+            for (_, now) in ticks.iter().filter(|(at, _)| *at == number) {
+                pipeline.tick(*now, &mut batch);
+            }
+            check(&pipeline);
+        }
+        pipeline.finish(&mut batch);
+        check(&pipeline);
+        prop_assert_eq!(pipeline.pending(), Pending::default());
+        prop_assert_eq!(decoded(&batch).len() as u64, pipeline.counters().deliver.messages);
+        let bytes: usize = decoded(&batch).iter().map(|m| m.query_message().len() + m.response_message().len()).sum();
+        prop_assert_eq!(bytes as u64, pipeline.counters().deliver.message_bytes);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_mutations_break_nothing() {
+    let mut pipeline = pipeline();
+    let mut batch = Batch::default();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let originals: Vec<Vec<u8>> = (0..8)
+        .map(|number: u16| {
+            let payload = message(
+                number,
+                if number < 4 { 0x0100 } else { 0x8180 },
+                "example",
+                number % 4,
+            );
+            let (mut header, tcp) = (at(0, u8::from(number > 3)), number % 2 == 0);
+            header.socket = u64::from(number);
+            header.protocol = if tcp { IPPROTO_TCP } else { header.protocol };
+            if tcp {
+                whole(header, &framed(&payload))
+            } else {
+                whole(header, &payload)
+            }
+        })
+        .collect();
+    for round in 0..100_000u64 {
+        let choice = next();
+        let mut record = originals[choice as usize % originals.len()].clone();
+        record[..8].copy_from_slice(&round.to_ne_bytes());
+        for _ in 0..choice >> 60 {
+            // Half of the mutations hit the payload.
+            let (place, byte) = (next() as usize, next());
+            let span = if byte & 256 == 0 {
+                crate::event::HEADER
+            } else {
+                record.len()
+            };
+            record[place % span] = byte as u8;
+        }
+        record.truncate(if choice & 0xf00 == 0 {
+            next() as usize % record.len()
+        } else {
+            record.len()
+        });
+        pipeline.push(&record, &mut batch);
+        if round % 1_000 == 0 {
+            pipeline.tick(round, &mut batch);
+            decoded(&batch);
+            batch.clear();
+            check(&pipeline);
+            pipeline.verdicts().for_each(drop);
+        }
+    }
+    pipeline.finish(&mut batch);
+    check(&pipeline);
+    let counters = pipeline.counters();
+    assert_eq!(counters.intake.records, 100_000);
+    assert!(
+        counters.intake.event_errors > 1_000 && counters.deliver.messages > 1_000,
+        "{counters:?}"
+    );
+}

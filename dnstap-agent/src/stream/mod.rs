@@ -1,7 +1,7 @@
 //! TCP: pieces of byte streams in, whole DNS messages out, for all connections.
 //!
-//! Owns the table of connections (by socket), their memory and the verdicts on them. [`framing`] is one direction of
-//! one connection; [`wire`] knows what a DNS message looks like.
+//! Owns the table of connections (by socket), their memory and the verdicts on them. [`order`] puts the pieces of one
+//! direction in order, [`framing`] cuts messages out of them, [`wire`] knows what a DNS message looks like.
 //!
 //! Order: pieces of a stream should arrive in the order in which the kernel saw them; a reader of several rings merges
 //! them by time. Small inversions are repaired by sequence number, except before the first piece of a stream, whose
@@ -14,7 +14,10 @@
 //! connection used least recently is dropped, its bytes counted.
 
 mod framing;
+mod order;
+mod search;
 pub(crate) mod wire;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +25,9 @@ mod tests;
 use std::collections::HashSet;
 
 use foldhash::fast::RandomState;
-use framing::{Foreign, Pool, Stream, Work};
+use order::Stream;
+use search::Foreign;
+use work::{Pool, Work};
 
 use crate::{
     event::{Direction, Endpoint, Envelope, Event},

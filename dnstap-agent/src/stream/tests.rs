@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    framing::HOLD_NS,
+    order::HOLD_NS,
     wire::fixture::{framed, message},
     *,
 };

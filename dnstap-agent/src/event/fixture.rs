@@ -1,0 +1,88 @@
+//! Records for the tests of this and the later stages.
+
+use std::mem::offset_of;
+
+use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP};
+
+/// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
+pub(crate) fn header() -> EventHeader {
+    let mut loopback = [0; 16];
+    loopback[..4].copy_from_slice(&[127, 0, 0, 1]);
+    EventHeader {
+        ktime_ns: 1_000,
+        socket: 7,
+        tgid: 10,
+        tid: 11,
+        message_len: 0,
+        chunk_offset: 0,
+        chunk_len: 0,
+        tcp_seq: 0,
+        lost: 0,
+        local_port: 53,
+        peer_port: 40_000,
+        local_addr: loopback,
+        peer_addr: loopback,
+        family: AF_INET,
+        protocol: IPPROTO_UDP,
+        direction: DIRECTION_RECEIVED,
+        hook: 2,
+        _pad: 0,
+    }
+}
+
+/// The record of a message that fits into one chunk.
+pub(crate) fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+    header.message_len = u32::try_from(payload.len()).unwrap();
+    header.chunk_offset = 0;
+    chunk(header, payload)
+}
+
+/// The record of a chunk; `header` has the message's length and the chunk's offset.
+pub(crate) fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+    header.chunk_len = u32::try_from(payload.len()).unwrap();
+    let mut record = vec![0; super::HEADER];
+    let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
+    put(
+        offset_of!(EventHeader, ktime_ns),
+        &header.ktime_ns.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, socket),
+        &header.socket.to_ne_bytes(),
+    );
+    put(offset_of!(EventHeader, tgid), &header.tgid.to_ne_bytes());
+    put(offset_of!(EventHeader, tid), &header.tid.to_ne_bytes());
+    put(
+        offset_of!(EventHeader, message_len),
+        &header.message_len.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, chunk_offset),
+        &header.chunk_offset.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, chunk_len),
+        &header.chunk_len.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, tcp_seq),
+        &header.tcp_seq.to_ne_bytes(),
+    );
+    put(offset_of!(EventHeader, lost), &header.lost.to_ne_bytes());
+    put(
+        offset_of!(EventHeader, local_port),
+        &header.local_port.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, peer_port),
+        &header.peer_port.to_ne_bytes(),
+    );
+    put(offset_of!(EventHeader, local_addr), &header.local_addr);
+    put(offset_of!(EventHeader, peer_addr), &header.peer_addr);
+    put(offset_of!(EventHeader, family), &[header.family]);
+    put(offset_of!(EventHeader, protocol), &[header.protocol]);
+    put(offset_of!(EventHeader, direction), &[header.direction]);
+    put(offset_of!(EventHeader, hook), &[header.hook]);
+    record.extend_from_slice(payload);
+    record
+}

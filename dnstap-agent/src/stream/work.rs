@@ -1,0 +1,71 @@
+//! What the streams share while one of them works on a piece: counters, buffers and the way out.
+
+use crate::{event::Envelope, stream::StreamCounters};
+
+/// The buffers of streams that have none in use.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Vec<Vec<u8>>);
+
+impl Pool {
+    const SPARE: usize = 32;
+
+    /// An empty buffer, with memory if there is a spare one.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub(super) fn spare(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
+        if self.0.len() < Self::SPARE && buffer.capacity() != 0 {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+/// What a stream needs of the world while it works.
+pub(super) struct Work<'w, F> {
+    /// Of the piece at hand.
+    pub(super) envelope: Envelope,
+    /// DNS was seen on this connection.
+    pub(super) dns_seen: bool,
+    /// The connection's port is known for DNS.
+    pub(super) dns_port: bool,
+    pub(super) counters: &'w mut StreamCounters,
+    pub(super) pool: &'w mut Pool,
+    pub(super) emit: &'w mut F,
+}
+
+impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
+    /// Whether what cannot be read is malformed DNS rather than something else.
+    pub(super) fn expects_dns(&self) -> bool {
+        self.dns_seen || self.dns_port
+    }
+
+    /// Hands a message on; `framed` begins with its length.
+    pub(super) fn message(&mut self, framed: &[u8]) {
+        self.body(&framed[2..]);
+    }
+
+    /// Hands a message on, whose length was read before.
+    pub(super) fn body(&mut self, message: &[u8]) {
+        self.counters.stream_framed_bytes += 2 + message.len() as u64;
+        if message.is_empty() {
+            self.counters.stream_empty_messages += 1;
+        } else {
+            self.counters.stream_messages += 1;
+            self.dns_seen = true;
+            (self.emit)(&self.envelope, message);
+        }
+    }
+
+    /// Counts bytes that belong to no message.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.counters.stream_skipped_bytes += bytes as u64;
+    }
+}
