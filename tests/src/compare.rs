@@ -21,13 +21,15 @@ use crate::record::Record;
 /// Most records that a report shows of each sort.
 const SHOWN: usize = 15;
 
-/// Fields of the initiator that the reference does not know.
+/// Fields that the reference does not know, or names by another rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unknown {
     /// `query_address` is not compared.
     pub(crate) query_address: bool,
     /// `query_port` is not compared.
     pub(crate) query_port: bool,
+    /// Of the kind, only query or response is compared.
+    pub(crate) role: bool,
 }
 
 /// Why two lists may differ. Each rule returns its reason.
@@ -186,7 +188,8 @@ impl<'a> Left<'a> {
 }
 
 fn same(reference: &Record, ours: &Record, unknown: Unknown) -> bool {
-    reference.kind == ours.kind
+    (unknown.role || reference.kind == ours.kind)
+        && reference.is_response() == ours.is_response()
         && reference.protocol == ours.protocol
         && reference.message == ours.message
         && reference.response_address == ours.response_address
@@ -274,6 +277,25 @@ mod tests {
         let mut elsewhere = record(1);
         elsewhere.query_address = None;
         assert!(!compare(&[blind], &[elsewhere], &rules).holds());
+    }
+
+    #[test]
+    fn without_a_role_a_query_is_still_no_response() {
+        let rules = Rules {
+            unknown: &|_| {
+                let unknown = Unknown {
+                    role: true,
+                    ..Unknown::default()
+                };
+                Some(("another role", unknown))
+            },
+            ..STRICT
+        };
+        let mut ours = record(1);
+        ours.kind = dnstap_proto::message::Type::ClientQuery;
+        assert!(compare(&[record(1)], std::slice::from_ref(&ours), &rules).holds());
+        ours.kind = dnstap_proto::message::Type::ClientResponse;
+        assert!(!compare(&[record(1)], &[ours], &rules).holds());
     }
 
     #[test]

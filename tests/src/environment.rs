@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// A test cannot run here, and why.
 #[derive(Debug)]
@@ -50,17 +50,20 @@ pub(crate) fn combinations() -> Vec<Combination> {
         .collect()
 }
 
-/// The agent: `DNSTAP_AGENT`, else `dnstap-agent` beside this program or on the path.
+/// The agent: `DNSTAP_AGENT`, else `dnstap-agent` beside this program. It is what is tested, so without
+/// it tests fail rather than skip.
 pub(crate) fn agent() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("DNSTAP_AGENT") {
-        return existing(PathBuf::from(path), "DNSTAP_AGENT");
-    }
-    let beside = env::current_exe()?.with_file_name("dnstap-agent");
-    if beside.is_file() {
-        Ok(beside)
-    } else {
-        tool("dnstap-agent")
-    }
+    let path = env::var_os("DNSTAP_AGENT").map(PathBuf::from);
+    let path = match path {
+        Some(path) => path,
+        None => env::current_exe()?.with_file_name("dnstap-agent"),
+    };
+    ensure!(
+        path.is_file(),
+        "no agent at {}: build it, and set DNSTAP_AGENT",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
@@ -88,6 +91,11 @@ pub(crate) fn tool(name: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| Skip(format!("no program `{name}` on the path")).into())
+}
+
+/// Whether scratch folders are kept for a look afterwards (`DNSTAP_TESTS_KEEP`).
+pub(crate) fn keep_scratch() -> bool {
+    env::var_os("DNSTAP_TESTS_KEEP").is_some()
 }
 
 fn list(variable: &str, default: &str) -> Vec<String> {

@@ -42,5 +42,12 @@ fn run() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests measure a machine, and share it: one at a time.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, cases::all()).exit_code()
+    if system::is_root()
+        && let Err(error) = system::private_mounts()
+    {
+        eprintln!("no private mounts ({error}): what tests mount is seen by all");
+    }
+    let conclusion = libtest_mimic::run(&arguments, cases::all());
+    cases::skipped().iter().for_each(|line| eprintln!("{line}"));
+    conclusion.exit_code()
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::system;
 
@@ -180,20 +180,19 @@ impl Drop for Running {
     }
 }
 
-/// Runs `command` to its end and returns its standard output; anything but success, or a word on standard error, fails.
-pub(crate) fn output_without_complaint(mut command: Command) -> Result<Vec<u8>> {
+/// Runs `command` to its end, which must be a success; returns its standard output and error.
+pub(crate) fn output(mut command: Command) -> Result<(String, String)> {
     system::die_with_this_process(&mut command);
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("running {command:?}"))?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() || !complaint.trim().is_empty() {
-        bail!(
-            "{command:?}: {}\n{complaint}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout)
-        );
-    }
-    Ok(output.stdout)
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (output_text, error_text) = (text(&output.stdout), text(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{error_text}{output_text}",
+        output.status
+    );
+    Ok((output_text, error_text))
 }

@@ -46,25 +46,36 @@ impl Tap {
             folder.join(format!("{name}.fstrm")),
             folder.join(format!("{name}.json")),
         );
+        Self::attach_with(&file, &summary, pid, how, more)
+    }
+
+    /// As [`Self::attach`], with the names of both files.
+    pub(crate) fn attach_with(
+        file: &Path,
+        summary: &Path,
+        pid: u32,
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut command = command(&environment::agent()?, pid, how);
         command
             .arg("-o")
             .arg(format!("file:{}", file.display()))
             .arg("--summary-json")
-            .arg(&summary)
+            .arg(summary)
             .args(more);
         let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
         process.wait_for("attached", |line| line.contains("attached"))?;
         Ok(Self {
             process,
-            file,
-            summary,
+            file: file.to_owned(),
+            summary: summary.to_owned(),
         })
     }
 
-    /// The agent's process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+    /// The file that it writes.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Sends a signal to the agent.
@@ -100,7 +111,8 @@ impl Tapped {
 }
 
 impl Summary {
-    fn read(path: &Path) -> Result<Self> {
+    /// Reads the file that the agent wrote at its end.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         Ok(Self(
             serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,

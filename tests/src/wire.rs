@@ -87,6 +87,11 @@ pub(crate) fn is_response(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & FLAG_QR != 0)
 }
 
+/// Whether the RD bit is set.
+pub(crate) fn recursion_desired(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & FLAG_RD != 0)
+}
+
 /// The opcode, of what has a header.
 pub(crate) fn opcode(message: &[u8]) -> Option<u8> {
     (message.len() >= HEADER).then(|| (message[2] >> 3) & 0xf)

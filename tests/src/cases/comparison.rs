@@ -136,20 +136,36 @@ pub(super) fn expect_the_whole_load(reference: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// What BIND 9.18 cannot know of its own queries.
+/// What BIND 9.18 cannot know of its own queries, and where it names roles by a rule that cannot be seen from outside.
 fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
     let resolver = matches!(record.kind, Type::ResolverQuery | Type::ResolverResponse);
-    let no_address = record
+    let query_address = record
         .query_address
         .is_none_or(|address| address.is_unspecified());
-    let no_port = record.query_port == 0;
-    (resolver && (no_address || no_port)).then_some((
-        "BIND records no local address or port of its own queries",
-        Unknown {
-            query_address: no_address,
-            query_port: no_port,
-        },
-    ))
+    let query_port = record.query_port == 0;
+    if resolver && (query_address || query_port) {
+        let unknown = Unknown {
+            query_address,
+            query_port,
+            role: false,
+        };
+        return Some((
+            "BIND records no local address or port of its own queries",
+            unknown,
+        ));
+    }
+    // Its built-in view for class CHAOS offers no recursion; it names the responses by the RD bit alone.
+    if record.kind == Type::AuthQuery && wire::recursion_desired(&record.message) {
+        let unknown = Unknown {
+            role: true,
+            ..Unknown::default()
+        };
+        return Some((
+            "BIND knows that recursion is not available to this query, we see the RD bit",
+            unknown,
+        ));
+    }
+    None
 }
 
 /// Connections, by initiator, that carry a zone transfer.
@@ -190,4 +206,66 @@ fn not_recorded_by_bind(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPSTREAM: ([u8; 4], u16) = ([127, 0, 0, 1], 5_300);
+
+    #[test]
+    fn only_the_answers_of_a_transfer_out_are_explained() {
+        let query = wire::query(1, "big.lab", wire::TYPE_AXFR, false);
+        let mut data = wire::answer(&wire::query(1, "big.lab", wire::TYPE_AXFR, false));
+        data.truncate(12);
+        data[5] = 0;
+        let passed = [tcp(1_000, query), tcp(1_000, data.clone())];
+        let transfers = transfers(&passed);
+        assert_eq!(
+            reason(&passed[0], &transfers),
+            None,
+            "BIND records the query"
+        );
+        assert!(reason(&passed[1], &transfers).is_some());
+        assert_eq!(
+            reason(&tcp(1_001, data), &transfers),
+            None,
+            "another connection"
+        );
+    }
+
+    #[test]
+    fn notify_is_explained_and_an_ordinary_query_is_not() {
+        let mut notify = wire::query(1, "moving.lab", wire::TYPE_SOA, false);
+        assert_eq!(reason(&tcp(1_000, notify.clone()), &HashSet::new()), None);
+        notify[2] |= wire::OPCODE_NOTIFY << 3;
+        assert!(reason(&tcp(1_000, notify), &HashSet::new()).is_some());
+    }
+
+    #[test]
+    fn only_bind_s_own_queries_may_lack_a_port() {
+        let mut record = tcp(0, wire::query(1, "a.lab", wire::TYPE_A, false));
+        assert_eq!(unknown_to_bind(&record), None);
+        record.kind = Type::ResolverQuery;
+        let unknown = Unknown {
+            query_port: true,
+            ..Unknown::default()
+        };
+        assert_eq!(
+            unknown_to_bind(&record).map(|(_, unknown)| unknown),
+            Some(unknown)
+        );
+        record.query_port = 1;
+        assert_eq!(unknown_to_bind(&record), None);
+    }
+
+    fn reason(record: &Record, transfers: &HashSet<(Option<IpAddr>, u16)>) -> Option<&'static str> {
+        not_recorded_by_bind(record, transfers, UPSTREAM.into())
+    }
+
+    fn tcp(port: u16, message: Vec<u8>) -> Record {
+        let (client, server) = (([127, 0, 0, 1], port).into(), ([127, 0, 0, 1], 53).into());
+        Record::expected(SocketProtocol::Tcp, client, server, message)
+    }
 }

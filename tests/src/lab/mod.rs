@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 pub(crate) use self::zones::{AUTH_HOSTS, UP_HOSTS};
-use crate::{lab::named::Named, record::Record, reference::Reference};
+use crate::{environment, lab::named::Named, record::Record, reference::Reference};
 
 /// What a test wants of the lab.
 #[derive(Clone, Copy, Default)]
@@ -108,11 +108,6 @@ impl Lab {
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.upstream)
     }
 
-    /// The lab's ports.
-    pub(crate) fn ports(&self) -> Ports {
-        self.ports
-    }
-
     /// The scratch folder, for the test's own files.
     pub(crate) fn folder(&self) -> &Path {
         self.scratch.path()
@@ -135,6 +130,7 @@ pub(crate) fn scratch() -> Result<TempDir> {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::Builder::new()
         .prefix("dnstap-tests-")
+        .disable_cleanup(environment::keep_scratch())
         .permissions(fs::Permissions::from_mode(0o755))
         .tempdir()
         .context("making a scratch folder")?;

@@ -4,6 +4,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -168,4 +169,23 @@ impl UdpClient {
             message,
         ));
     }
+}
+
+/// Asks `server` one question after the other until told to stop; returns how many were answered. One without an answer
+/// is an error.
+pub(crate) fn ask_until(server: SocketAddr, stop: &AtomicBool) -> Result<u64> {
+    let mut client = UdpClient::connect(server)?;
+    let mut answered: u64 = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let id = u16::try_from(answered % 65_536).unwrap_or(0);
+        client.send(&wire::query(id, "h1.auth.lab", wire::TYPE_A, true))?;
+        let answer = client.receive()?;
+        ensure!(
+            answer.starts_with(&id.to_be_bytes()),
+            "an answer to another question"
+        );
+        client.passed.clear();
+        answered += 1;
+    }
+    Ok(answered)
 }

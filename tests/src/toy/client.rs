@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{ARGUMENT, Calls, Endpoint, Family, Sort};
 use crate::{
     load::client::{Cut, TcpClient, UdpClient},
-    process::{Running, Watch},
+    process::{PATIENCE, Running, Watch},
     record::Record,
     wire,
 };
@@ -61,6 +61,17 @@ impl Toy {
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(self) -> Result<()> {
+        let finished = self.process.finish(PATIENCE)?;
+        ensure!(
+            finished.status.success(),
+            "the toy server ended with {}",
+            finished.status
+        );
+        Ok(())
     }
 
     /// Talks to all endpoints; returns what a tap must have recorded, and how many messages the fullest call received.

@@ -1,0 +1,137 @@
+//! Other people's readers of dnstap take our file without a complaint and find the same frames.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, ensure};
+use dnstap_proto::{SocketProtocol, message::Type};
+use libtest_mimic::Trial;
+
+use super::trial;
+use crate::{
+    environment::{self, combinations},
+    lab::{Lab, Wanted},
+    load::mixed,
+    process::output,
+    record::Record,
+    tap::{Tap, Tapped},
+};
+
+/// Program and arguments in front of the file; each prints one line per frame.
+const READERS: [(&str, &[&str]); 3] = [
+    ("dnstap", &["-q", "-r"]),
+    ("dnstap-read", &[]),
+    ("dnstap-ldns", &["-q", "-r"]),
+];
+
+pub(super) fn trials() -> Vec<Trial> {
+    let name =
+        "dnstap, dnstap-read, dnstap-ldns and fstrm_dump read our file and count the same frames";
+    combinations()
+        .into_iter()
+        .take(1)
+        .map(|how| {
+            trial(format!("{how}: {name}"), move || {
+                let mut lab = Lab::start(Wanted {
+                    upstream: true,
+                    reference: false,
+                })?;
+                let tap = Tap::attach(lab.folder(), lab.tapped.pid(), &how, &[])?;
+                mixed::run(&mut lab)?;
+                read_by_all(&tap.stop()?)
+            })
+        })
+        .collect()
+}
+
+fn read_by_all(tapped: &Tapped) -> Result<()> {
+    let records = tapped.records()?;
+    ensure!(records.len() > 9_000, "only {} frames", records.len());
+    for (program, arguments) in READERS {
+        let mut command = Command::new(environment::tool(program)?);
+        command.args(arguments).arg(&tapped.file);
+        let (text, complaints) = output(command)?;
+        let complaint = complaints
+            .lines()
+            .find(|line| !line.starts_with("dnstap: opened input file"));
+        ensure!(complaint.is_none(), "{program} complains: {complaints}");
+        let lines = text.lines().count();
+        ensure!(
+            lines == records.len(),
+            "{program} shows {lines} of {} frames",
+            records.len()
+        );
+        for kind in [
+            Type::ClientQuery,
+            Type::ClientResponse,
+            Type::AuthQuery,
+            Type::AuthResponse,
+        ] {
+            let expected = records.iter().filter(|record| record.kind == kind).count();
+            let shown = text
+                .lines()
+                .filter(|line| line.split_whitespace().any(|word| word == mnemonic(kind)))
+                .count();
+            ensure!(
+                shown == expected,
+                "{program} shows {shown} of {expected} {}",
+                kind.as_str_name()
+            );
+        }
+        let over_tcp = text
+            .lines()
+            .filter(|line| line.split_whitespace().any(|word| word == "TCP"))
+            .count();
+        ensure!(
+            over_tcp == tcp(&records),
+            "{program} shows {over_tcp} over TCP"
+        );
+    }
+    let frames = fstrm_dump(&tapped.file)?;
+    ensure!(
+        frames == records.len(),
+        "fstrm_dump shows {frames} of {} frames",
+        records.len()
+    );
+    Ok(())
+}
+
+/// Data frames of a complete file according to `fstrm_dump`, which says on standard error what it meets.
+fn fstrm_dump(file: &Path) -> Result<usize> {
+    let mut command = Command::new(environment::tool("fstrm_dump")?);
+    command.arg(file);
+    let (_, said) = output(command)?;
+    let known = ["FSTRM_CONTROL_", " \"", "Data frame ("];
+    let complaint = said
+        .lines()
+        .find(|line| !known.iter().any(|start| line.starts_with(start)));
+    ensure!(
+        complaint.is_none(),
+        "fstrm_dump complains: {}",
+        complaint.unwrap_or_default()
+    );
+    ensure!(
+        said.lines()
+            .any(|line| line.starts_with("FSTRM_CONTROL_STOP")),
+        "fstrm_dump saw no STOP"
+    );
+    Ok(said
+        .lines()
+        .filter(|line| line.starts_with("Data frame ("))
+        .count())
+}
+
+fn mnemonic(kind: Type) -> &'static str {
+    match kind {
+        Type::ClientQuery => "CQ",
+        Type::ClientResponse => "CR",
+        Type::AuthQuery => "AQ",
+        _ => "AR",
+    }
+}
+
+fn tcp(records: &[Record]) -> usize {
+    records
+        .iter()
+        .filter(|record| record.protocol == SocketProtocol::Tcp)
+        .count()
+}

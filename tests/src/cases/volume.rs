@@ -1,0 +1,103 @@
+//! Volume: nothing lost at a steady rate, everything accounted for when the reader stands still.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+
+use super::trial;
+use crate::{
+    environment::{Combination, combinations},
+    lab::{Lab, Wanted},
+    load::dnsperf::{self, Load},
+    tap::Tap,
+};
+
+/// Queries of the steady load.
+const STEADY: usize = 100_000;
+/// Queries per second of the steady load.
+const RATE: u32 = 20_000;
+/// Queries of the overload.
+const OVERLOAD: usize = 30_000;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for how in combinations() {
+        let also = how.clone();
+        trials.push(trial(
+            format!("{how}: {STEADY} queries at {RATE}/s are twice as many frames, none dropped"),
+            move || steady(&how),
+        ));
+        for (size, stopped) in [("4096", true), ("65536", true), ("4096", false)] {
+            let how = also.clone();
+            let reader = if stopped {
+                "a reader that stands still"
+            } else {
+                "full speed"
+            };
+            let name = format!(
+                "{how}: a ring of {size} bytes and {reader} disturb nobody, and every drop is counted"
+            );
+            trials.push(trial(name, move || overload(&how, size, stopped)));
+        }
+    }
+    trials
+}
+
+fn steady(how: &Combination) -> Result<()> {
+    let lab = Lab::start(Wanted::default())?;
+    let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
+    let load = Load {
+        queries: STEADY,
+        rate: Some(RATE),
+        tcp: false,
+        recursive: false,
+    };
+    dnsperf::run(lab.folder(), lab.server(false), &load)?;
+    let tapped = tap.stop()?;
+    let frames = tapped.records()?.len();
+    ensure!(frames == 2 * STEADY, "{frames} frames");
+    tapped.summary.expect_nothing_dropped()?;
+    tapped.summary.expect_written(frames)?;
+    ensure!(
+        tapped.summary.kernel("seen")? == frames as u64,
+        "the hook saw more than the load"
+    );
+    Ok(())
+}
+
+/// The server must not notice (`dnsperf` gets all its answers), and seen = written + dropped.
+fn overload(how: &Combination, ring: &str, stopped: bool) -> Result<()> {
+    let lab = Lab::start(Wanted::default())?;
+    let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &["--ring-size", ring])?;
+    if stopped {
+        tap.signal(libc::SIGSTOP)?;
+    }
+    let load = Load {
+        queries: OVERLOAD,
+        rate: None,
+        tcp: false,
+        recursive: false,
+    };
+    dnsperf::run(lab.folder(), lab.server(false), &load)?;
+    if stopped {
+        tap.signal(libc::SIGCONT)?;
+    }
+    let tapped = tap.stop()?;
+    let frames = tapped.records()?.len();
+    tapped.summary.expect_written(frames)?;
+    let summary = &tapped.summary;
+    let (seen, dropped) = (
+        summary.kernel("seen")?,
+        summary.kernel_drops()? + summary.output_drops()?,
+    );
+    ensure!(seen == 2 * OVERLOAD as u64, "the hook saw {seen} messages");
+    ensure!(
+        seen == frames as u64 + dropped,
+        "seen {seen}, in the file {frames}, dropped {dropped}"
+    );
+    // At full speed the reader may keep up; standing still it cannot.
+    ensure!(
+        !stopped || dropped > seen / 2,
+        "only {dropped} of {seen} dropped by a ring of {ring} bytes"
+    );
+    Ok(())
+}
