@@ -121,7 +121,7 @@ impl Rule {
         }
     }
 
-    fn applies(&self, role: Role, opcode: u8, recursion_desired: bool) -> bool {
+    fn applies(self, role: Role, opcode: u8, recursion_desired: bool) -> bool {
         self.role.is_none_or(|wanted| wanted == role)
             && self.opcode.is_none_or(|wanted| wanted == opcode)
             && self

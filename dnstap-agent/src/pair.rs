@@ -120,6 +120,7 @@ struct Entry {
     newer: u32,
 }
 
+#[derive(Clone, Copy)]
 enum End {
     Answered,
     Unanswered,

@@ -1,5 +1,10 @@
 //! The stages together: what comes out for known records, and the laws of the counters for any records.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "random numbers are cut to size"
+)]
+
 use dnstap_ebpf::{AF_INET6, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
 use dnstap_proto::{Dnstap, SocketFamily, SocketProtocol, message::Type};
 use proptest::prelude::*;
@@ -69,32 +74,44 @@ fn at(ktime_ns: u64, direction: u8) -> EventHeader {
 
 /// The laws stated in [`counters`].
 fn check(pipeline: &Pipeline) {
-    let (c, pending) = (pipeline.counters(), pipeline.pending());
-    let (i, a, s, p) = (c.intake, c.assemble, c.stream, c.pair);
-    assert_eq!(i.records, i.event_errors + i.udp_records + i.tcp_records);
+    let (all, pending) = (pipeline.counters(), pipeline.pending());
+    let (intake, chunks, stream, pair) = (all.intake, all.assemble, all.stream, all.pair);
     assert_eq!(
-        i.udp_records + a.assembled_messages,
-        i.udp_messages + a.assembled_chunks + a.incomplete_chunks + pending.chunks
+        intake.records,
+        intake.event_errors + intake.udp_records + intake.tcp_records
     );
-    assert_eq!(i.udp_messages, i.udp_delivered + i.udp_not_dns);
     assert_eq!(
-        i.tcp_bytes,
-        s.stream_framed_bytes
-            + s.stream_skipped_bytes
-            + s.stream_duplicate_bytes
-            + s.stream_not_dns_bytes
-            + s.stream_encrypted_bytes
+        intake.udp_records + chunks.assembled_messages,
+        intake.udp_messages + chunks.assembled_chunks + chunks.incomplete_chunks + pending.chunks
+    );
+    assert_eq!(
+        intake.udp_messages,
+        intake.udp_delivered + intake.udp_not_dns
+    );
+    assert_eq!(
+        intake.tcp_bytes,
+        stream.stream_framed_bytes
+            + stream.stream_skipped_bytes
+            + stream.stream_duplicate_bytes
+            + stream.stream_not_dns_bytes
+            + stream.stream_encrypted_bytes
             + pending.bytes
     );
-    assert_eq!(c.deliver.messages, i.udp_delivered + s.stream_messages);
-    assert_eq!(c.deliver.messages, c.by_type.iter().sum::<u64>());
-    assert_eq!(p.responses, p.responses_paired + p.responses_unmatched);
     assert_eq!(
-        p.queries,
-        p.queries_answered
-            + p.queries_unanswered
-            + p.queries_displaced
-            + p.queries_evicted
+        all.deliver.messages,
+        intake.udp_delivered + stream.stream_messages
+    );
+    assert_eq!(all.deliver.messages, all.by_type.iter().sum::<u64>());
+    assert_eq!(
+        pair.responses,
+        pair.responses_paired + pair.responses_unmatched
+    );
+    assert_eq!(
+        pair.queries,
+        pair.queries_answered
+            + pair.queries_unanswered
+            + pair.queries_displaced
+            + pair.queries_evicted
             + pending.queries
     );
 }
@@ -436,7 +453,7 @@ fn a_hundred_thousand_mutations_break_nothing() {
                 "example",
                 number % 4,
             );
-            let (mut header, tcp) = (at(0, u8::from(number > 3)), number % 2 == 0);
+            let (mut header, tcp) = (at(0, u8::from(number > 3)), number.is_multiple_of(2));
             header.socket = u64::from(number);
             header.protocol = if tcp { IPPROTO_TCP } else { header.protocol };
             if tcp {

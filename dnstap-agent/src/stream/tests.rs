@@ -73,7 +73,7 @@ impl Tap {
         let out = &mut self.out;
         self.streams
             .push(&event, self.dns_port, &mut |envelope, bytes| {
-                out.push((envelope.socket, bytes.to_vec()))
+                out.push((envelope.socket, bytes.to_vec()));
             });
         self.check();
     }
@@ -81,7 +81,7 @@ impl Tap {
     fn tick(&mut self, now: u64) {
         let out = &mut self.out;
         self.streams.tick(now, &mut |envelope, bytes| {
-            out.push((envelope.socket, bytes.to_vec()))
+            out.push((envelope.socket, bytes.to_vec()));
         });
         self.check();
     }
@@ -485,7 +485,7 @@ fn idle_streams_keep_no_buffers() {
 fn stream_that_never_shows_dns_is_given_up_after_a_while() {
     let mut tap = Tap::new(&[SOCKET]);
     let noise: Vec<u8> = (0..30_000u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x80)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1] | 0x80)
         .collect();
     let mut at = 0;
     while tap.condemned().is_empty() {

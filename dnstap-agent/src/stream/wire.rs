@@ -284,9 +284,9 @@ pub(crate) mod fixture {
         bytes.push(u8::try_from(name.len()).unwrap());
         bytes.extend_from_slice(name.as_bytes());
         bytes.extend_from_slice(&[0, 0, 16, 0, 1]);
-        for number in 0..answers {
+        for number in (0..=u8::MAX).cycle().take(usize::from(answers)) {
             bytes.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60, 0, 100, 99]);
-            bytes.resize(bytes.len() + 99, number as u8);
+            bytes.resize(bytes.len() + 99, number);
         }
         bytes
     }
