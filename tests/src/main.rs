@@ -48,6 +48,8 @@ fn run() -> ExitCode {
         eprintln!("no private mounts ({error}): what tests mount is seen by all");
     }
     let conclusion = libtest_mimic::run(&arguments, cases::all());
-    cases::skipped().iter().for_each(|line| eprintln!("{line}"));
+    for line in cases::skipped() {
+        eprintln!("{line}");
+    }
     conclusion.exit_code()
 }

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::system;
 
 /// Longest wait for anything that should happen at once. Generous, because emulated machines are slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Which of the child's outputs is watched.
 #[derive(Clone, Copy)]
@@ -163,10 +163,10 @@ impl Running {
 
     fn tail(&self) -> String {
         let start = self.lines.len().saturating_sub(15);
-        self.lines[start..]
-            .iter()
-            .map(|line| format!("    {line}\n"))
-            .collect()
+        self.lines[start..].join(
+            "
+",
+        )
     }
 }
 

@@ -4,8 +4,6 @@
 //! Refuses to be a parser: names are read without compression, which is enough for the question that comes first in
 //! a message; anything else is shown as bytes.
 
-use std::fmt::Write as _;
-
 /// Opcode NOTIFY (RFC 1996).
 pub(crate) const OPCODE_NOTIFY: u8 = 4;
 /// QTYPE SOA.
@@ -126,32 +124,27 @@ pub(crate) fn question(message: &[u8]) -> Option<(String, u16)> {
 
 /// One line that names a message in a diff.
 pub(crate) fn describe(message: &[u8]) -> String {
-    let mut line = String::new();
-    if message.len() < HEADER {
-        let _ = write!(line, "{} bytes, no DNS header", message.len());
-    } else {
-        let id = u16::from_be_bytes([message[0], message[1]]);
-        let _ = write!(
-            line,
-            "id {id:#06x} flags {:02x}{:02x} opcode {}",
-            message[2],
-            message[3],
-            (message[2] >> 3) & 0xf
-        );
-        match question(message) {
-            Some((name, qtype)) => {
-                let _ = write!(line, " {name} type {qtype}");
-            }
-            None => line.push_str(" (no question)"),
+    let header = match message {
+        [a, b, c, d, ..] if message.len() >= HEADER => {
+            let question = match question(message) {
+                Some((name, qtype)) => format!("{name} type {qtype}"),
+                None => "no question".to_owned(),
+            };
+            format!("id {a:02x}{b:02x} flags {c:02x}{d:02x} {question}")
         }
-        let _ = write!(line, ", {} bytes", message.len());
-    }
-    line.push_str(" [");
-    for byte in message.iter().take(24) {
-        let _ = write!(line, "{byte:02x}");
-    }
-    line.push_str(if message.len() > 24 { "..]" } else { "]" });
-    line
+        _ => "no DNS header".to_owned(),
+    };
+    let start: Vec<_> = message
+        .iter()
+        .take(24)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!(
+        "{header}, {} bytes [{}{}]",
+        message.len(),
+        start.concat(),
+        if message.len() > 24 { ".." } else { "" }
+    )
 }
 
 #[cfg(test)]

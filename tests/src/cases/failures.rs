@@ -37,11 +37,13 @@ const TOO_MANY: usize = 5_000;
 /// User and group `nobody`.
 const NOBODY: u32 = 65_534;
 
+type Test = fn(&Combination) -> Result<()>;
+
 pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, fn(&Combination) -> Result<()>); 6] = [
+    let tests: [(&str, Test); 6] = [
         (
             "without privileges the agent says which it needs",
             without_privileges,

@@ -7,7 +7,7 @@
 //!                         moving.lab secondary  ◄─ NOTIFY, IXFR
 //! ```
 //!
-//! All on 127.0.0.1 and ::1. BIND asks all other servers on the port of its option `port`: that is the upstream's, which
+//! All on both loopback addresses. BIND asks all other servers on the port of its option `port`: that is the upstream's, which
 //! serves the root, so nothing ever leaves the host.
 
 pub(crate) mod named;

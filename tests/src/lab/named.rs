@@ -78,7 +78,7 @@ pub(super) fn start_tapped(
         control,
     } = ports;
     let mut text = String::from(KEY);
-    let _ = write!(
+    write!(
         text,
         "controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
          options {{\n{}\
@@ -88,29 +88,29 @@ pub(super) fn start_tapped(
          max-udp-size 4096;\nedns-udp-size 1232;\n\
          notify explicit;\n",
         common(folder, upstream),
-    );
+    )?;
     if wanted.reference {
         // The largest input queue that there is, that named loses nothing itself at the rate of the tests.
-        let _ = write!(
+        write!(
             text,
             "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
              fstrm-set-input-queue-size 16384;\nfstrm-set-output-queue-size 1024;\n\
              fstrm-set-flush-timeout 1;\n",
             dnstap.display()
-        );
+        )?;
     }
     text.push_str("};\n");
     let hint = write(
         folder,
         "root.hint",
-        &format!(". 3600 NS ns.up.lab.\nns.up.lab. 3600 A 127.0.0.1\nns.up.lab. 3600 AAAA ::1\n"),
+        ". 3600 NS ns.up.lab.\nns.up.lab. 3600 A 127.0.0.1\nns.up.lab. 3600 AAAA ::1\n",
     )?;
-    let _ = writeln!(
+    writeln!(
         text,
         "zone \".\" {{ type hint; file \"{}\"; }};",
         hint.display()
-    );
-    for (zone, records) in zones::of_tapped() {
+    )?;
+    for (zone, records) in zones::of_tapped()? {
         let file = write(folder, zone, &records)?;
         let more = match zone {
             "dyn.lab" => format!(
@@ -118,17 +118,17 @@ pub(super) fn start_tapped(
             ),
             _ => String::new(),
         };
-        let _ = writeln!(
+        writeln!(
             text,
             "zone \"{zone}\" {{ type primary; file \"{}\"; {more} }};",
             file.display()
-        );
+        )?;
     }
     if wanted.upstream {
-        let _ = writeln!(
+        writeln!(
             text,
             "zone \"moving.lab\" {{ type secondary; file \"moving.copy\"; primaries {{ 127.0.0.1 port {upstream}; }}; }};"
-        );
+        )?;
     }
     let rndc = write(
         folder,
@@ -152,7 +152,7 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
          notify explicit;\n}};\n",
         common(folder, upstream)
     );
-    for (zone, records) in zones::of_upstream() {
+    for (zone, records) in zones::of_upstream()? {
         let name = if zone == "." { "root" } else { zone };
         let file = write(folder, name, &records)?;
         let more = match zone {
@@ -163,11 +163,11 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
             }
             _ => String::new(),
         };
-        let _ = writeln!(
+        writeln!(
             text,
             "zone \"{zone}\" {{ type primary; file \"{}\"; {more} }};",
             file.display()
-        );
+        )?;
     }
     start(folder, "upstream", &text, None)
 }

@@ -1,7 +1,7 @@
 //! Zone files of the lab, generated. Sizes are chosen for what they make a server do: answers that fill 4,096 bytes of
 //! UDP, that need TCP, that exceed 16 KiB, and a transfer of many messages.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Hosts `h0` to `h499` of `auth.lab`, each with A and AAAA.
 pub(crate) const AUTH_HOSTS: usize = 500;
@@ -15,41 +15,48 @@ const TEXT: usize = 250;
 /// Most strings in one TXT record.
 const STRINGS: usize = 4;
 
+/// Names of zones and their text.
+type Zones = Vec<(&'static str, String)>;
+
 /// Zones of the tapped server: name and text.
-pub(super) fn of_tapped() -> Vec<(&'static str, String)> {
+pub(super) fn of_tapped() -> Result<Zones, fmt::Error> {
     let mut auth = head();
     for host in 0..AUTH_HOSTS {
-        let _ = writeln!(auth, "h{host} A 192.0.2.{}", host % 250 + 1);
-        let _ = writeln!(auth, "h{host} AAAA 2001:db8::{host:x}");
+        writeln!(auth, "h{host} A 192.0.2.{}", host % 250 + 1)?;
+        writeln!(auth, "h{host} AAAA 2001:db8::{host:x}")?;
     }
     auth.push_str("alias CNAME h1\nmail MX 10 h2\n");
-    texts(&mut auth, "t3500", 13);
-    texts(&mut auth, "t6000", 23);
-    texts(&mut auth, "t20000", 77);
-    texts(&mut auth, "t60000", 228);
+    texts(&mut auth, "t3500", 13)?;
+    texts(&mut auth, "t6000", 23)?;
+    texts(&mut auth, "t20000", 77)?;
+    texts(&mut auth, "t60000", 228)?;
     let mut big = head();
     for host in 0..BIG_RECORDS {
-        let _ = writeln!(
+        writeln!(
             big,
             "b{host} TXT \"record {host} of a zone that takes several messages to transfer\""
-        );
+        )?;
     }
-    vec![("auth.lab", auth), ("big.lab", big), ("dyn.lab", head())]
+    Ok(vec![
+        ("auth.lab", auth),
+        ("big.lab", big),
+        ("dyn.lab", head()),
+    ])
 }
 
 /// Zones of the upstream server.
-pub(super) fn of_upstream() -> Vec<(&'static str, String)> {
+pub(super) fn of_upstream() -> Result<Zones, fmt::Error> {
     let mut root = String::from(
         "$TTL 3600\n@ SOA ns.up.lab. root.up.lab. 1 3600 900 86400 60\n@ NS ns.up.lab.\n",
     );
     root.push_str("up.lab. NS ns.up.lab.\nns.up.lab. A 127.0.0.1\nns.up.lab. AAAA ::1\n");
     let mut up = head();
     for host in 0..UP_HOSTS {
-        let _ = writeln!(up, "w{host} A 198.51.100.{}", host % 250 + 1);
+        writeln!(up, "w{host} A 198.51.100.{}", host % 250 + 1)?;
     }
     up.push_str("chain CNAME chain2\nchain2 CNAME w1\n");
-    texts(&mut up, "big", 12);
-    vec![(".", root), ("up.lab", up), ("moving.lab", head())]
+    texts(&mut up, "big", 12)?;
+    Ok(vec![(".", root), ("up.lab", up), ("moving.lab", head())])
 }
 
 fn head() -> String {
@@ -59,12 +66,13 @@ fn head() -> String {
 
 /// TXT records of one name that hold `strings` strings together, about 250 bytes of answer each. Several strings to a
 /// record, because BIND takes no more than 100 records of a name and type.
-fn texts(zone: &mut String, name: &str, strings: usize) {
+fn texts(zone: &mut String, name: &str, strings: usize) -> fmt::Result {
     for (index, strings) in (0..strings).collect::<Vec<_>>().chunks(STRINGS).enumerate() {
-        let _ = write!(zone, "{name} TXT \"record {index}\"");
+        write!(zone, "{name} TXT \"record {index}\"")?;
         for string in strings {
-            let _ = write!(zone, " \"{string:0TEXT$}\"");
+            write!(zone, " \"{string:0TEXT$}\"")?;
         }
         zone.push('\n');
     }
+    Ok(())
 }

@@ -73,7 +73,9 @@ impl TcpClient {
             .flat_map(|query| wire::framed(query))
             .collect();
         self.stream.write_all(&bytes)?;
-        queries.iter().for_each(|query| self.note(query.clone()));
+        for query in queries {
+            self.note(query.clone());
+        }
         Ok(())
     }
 

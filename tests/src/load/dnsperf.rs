@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +15,9 @@ use crate::{
     lab::{self, AUTH_HOSTS, UP_HOSTS},
     process::{Finished, Running, Watch},
 };
+
+/// Longest wait for the end of a run.
+const BULK_PATIENCE: Duration = Duration::from_mins(10);
 
 /// One run of `dnsperf`.
 pub(crate) struct Load {
@@ -67,7 +71,7 @@ pub(crate) fn start(folder: &Path, server: SocketAddr, load: &Load) -> Result<Dn
 impl Dnsperf {
     /// Waits until all is sent; each of `queries` must have been sent and answered.
     pub(crate) fn finish(self, queries: usize) -> Result<()> {
-        let Finished { status, lines } = self.0.finish(std::time::Duration::from_secs(600))?;
+        let Finished { status, lines } = self.0.finish(BULK_PATIENCE)?;
         let report = lines.join("\n");
         ensure!(status.success(), "dnsperf: {status}\n{report}");
         let sent = statistic(&lines, "Queries sent:").with_context(|| report.clone())?;
@@ -84,12 +88,12 @@ impl Dnsperf {
 fn names(folder: &Path, load: &Load) -> Result<PathBuf> {
     let mut text = String::new();
     for query in 0..load.queries {
-        let _ = match query % 10 {
+        match query % 10 {
             8 if load.recursive => writeln!(text, "w{}.up.lab A", query % UP_HOSTS),
             3 => writeln!(text, "h{}.auth.lab AAAA", query % AUTH_HOSTS),
             5 => writeln!(text, "none{query}.auth.lab A"),
             _ => writeln!(text, "h{}.auth.lab A", query % AUTH_HOSTS),
-        };
+        }?;
     }
     lab::write(
         folder,

@@ -3,7 +3,7 @@
 use std::{
     io::{self, BufRead as _, ErrorKind, IoSlice, IoSliceMut, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -115,59 +115,85 @@ impl Server {
                 .map(|socket| wait(socket.fd(), libc::POLLIN))
                 .collect();
             calls::poll(&mut descriptors)?;
-            for index in 0..descriptors.len() {
-                if descriptors[index].revents == 0 {
-                    continue;
-                }
-                let calls = self.calls;
-                let mut accepted = None;
-                let mut closed = false;
-                match &mut self.sockets[index] {
-                    Socket::Listener(listener) => accepted = Some(listener.accept()?.0),
-                    Socket::Stream { stream, received } => {
-                        match read_stream(calls, stream.as_fd(), received)? {
-                            0 => closed = true,
-                            pieces => {
-                                fullest = fullest.max(pieces);
-                                served += answer_stream(calls, stream.as_fd(), received)?;
-                            }
-                        }
-                    }
-                    Socket::Udp {
-                        socket,
-                        connect_first,
-                        connected,
-                    } => {
-                        if *connect_first && !*connected {
-                            calls::connect_to_sender(socket.as_fd())?;
-                            *connected = true;
-                        }
-                        let queries = receive(calls, socket.as_fd(), !*connected)?;
-                        fullest = fullest.max(queries.len());
-                        served += answer(calls, socket.as_fd(), queries)?;
-                    }
-                }
-                if let Some(stream) = accepted {
-                    stream.set_nonblocking(true)?;
-                    stream.set_nodelay(true)?;
-                    // Small, so that large answers are written in parts.
-                    calls::set_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 8_192)?;
-                    self.sockets.push(Socket::Stream {
+            let mut sockets = Vec::new();
+            for (mut socket, descriptor) in self.sockets.drain(..).zip(descriptors) {
+                let turn = if descriptor.revents == 0 {
+                    Turn::Idle
+                } else {
+                    socket.turn(self.calls)?
+                };
+                match turn {
+                    Turn::Idle => {}
+                    Turn::Accepted(stream) => sockets.push(Socket::Stream {
                         stream,
                         received: Vec::new(),
-                    });
+                    }),
+                    Turn::Answered { messages, pieces } => {
+                        served += messages;
+                        fullest = fullest.max(pieces);
+                    }
+                    Turn::Closed => continue,
                 }
-                if closed {
-                    self.sockets.remove(index);
-                    break;
-                }
+                sockets.push(socket);
             }
+            self.sockets = sockets;
         }
         Ok(fullest)
     }
 }
 
+/// What came of a socket that was readable.
+enum Turn {
+    Idle,
+    Accepted(TcpStream),
+    /// `pieces`: elements that the call received; `messages`: queries answered.
+    Answered {
+        messages: usize,
+        pieces: usize,
+    },
+    Closed,
+}
+
 impl Socket {
+    /// One call to receive, and the answers.
+    fn turn(&mut self, calls: Calls) -> Result<Turn> {
+        Ok(match self {
+            Self::Listener(listener) => {
+                let stream = listener.accept()?.0;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                // Small, so that large answers are written in parts.
+                calls::set_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 8_192)?;
+                Turn::Accepted(stream)
+            }
+            Self::Stream { stream, received } => {
+                match read_stream(calls, stream.as_fd(), received)? {
+                    0 => Turn::Closed,
+                    pieces => Turn::Answered {
+                        messages: answer_stream(calls, stream.as_fd(), received)?,
+                        pieces,
+                    },
+                }
+            }
+            Self::Udp {
+                socket,
+                connect_first,
+                connected,
+            } => {
+                if *connect_first && !*connected {
+                    calls::connect_to_sender(socket.as_fd())?;
+                    *connected = true;
+                }
+                let queries = receive(calls, socket.as_fd(), !*connected)?;
+                let pieces = queries.len();
+                Turn::Answered {
+                    messages: answer(calls, socket.as_fd(), queries)?,
+                    pieces,
+                }
+            }
+        })
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Listener(listener) => listener.as_fd(),
@@ -357,7 +383,7 @@ fn retry<T>(fd: BorrowedFd<'_>, mut call: impl FnMut() -> io::Result<T>) -> io::
     loop {
         match call() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                calls::poll(&mut [wait(fd, libc::POLLOUT)])?
+                calls::poll(&mut [wait(fd, libc::POLLOUT)])?;
             }
             result => return result,
         }
