@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, ErrorKind, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -116,7 +116,7 @@ fn print(args: &Args, output: &mut impl Write, warnings: &mut impl Write) -> Res
     match ended {
         Ok(()) => {}
         Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
-            printer.outcome.output_closed = true
+            printer.outcome.output_closed = true;
         }
         Err(Stop::Output(error)) => {
             return Err(error).context(ExitWith(
@@ -161,7 +161,7 @@ struct Printer<'a, W> {
 }
 
 impl<W: Write> Printer<'_, W> {
-    fn file(&mut self, file: &PathBuf, warnings: &mut impl Write) -> Result<(), Stop> {
+    fn file(&mut self, file: &Path, warnings: &mut impl Write) -> Result<(), Stop> {
         if file.as_os_str() == OsStr::new("-") {
             return self.stream(file, io::stdin().lock(), warnings);
         }
@@ -173,7 +173,7 @@ impl<W: Write> Printer<'_, W> {
 
     fn stream(
         &mut self,
-        file: &PathBuf,
+        file: &Path,
         source: impl Read,
         warnings: &mut impl Write,
     ) -> Result<(), Stop> {
@@ -193,7 +193,7 @@ impl<W: Write> Printer<'_, W> {
                     ),
                 );
                 Damage::Truncated {
-                    file: file.clone(),
+                    file: file.to_path_buf(),
                     offset,
                 }
             }
@@ -207,7 +207,7 @@ impl<W: Write> Printer<'_, W> {
                     ),
                 );
                 Damage::Malformed {
-                    file: file.clone(),
+                    file: file.to_path_buf(),
                     offset: error.offset,
                 }
             }
@@ -225,7 +225,7 @@ impl<W: Write> Printer<'_, W> {
     /// Prints every frame; gives the error at which the stream ended, if it did not end with STOP.
     fn frames<R: Read>(
         &mut self,
-        file: &PathBuf,
+        file: &Path,
         reader: &mut Reader<R>,
         warnings: &mut impl Write,
     ) -> Result<Option<ReadError>, Stop> {
@@ -300,7 +300,7 @@ fn warn(warnings: &mut impl Write, message: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use dnstap_proto::{DnstapRef, MessageRef, frame_streams::Writer};
     use rstest::rstest;

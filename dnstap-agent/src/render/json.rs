@@ -360,7 +360,7 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Compact JSON whose strings are printable ASCII: serde_json escapes controls below U+0020, this the rest.
+/// Compact JSON whose strings are printable ASCII: `serde_json` escapes controls below U+0020, this the rest.
 struct Ascii;
 
 impl serde_json::ser::Formatter for Ascii {

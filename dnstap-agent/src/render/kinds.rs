@@ -38,7 +38,7 @@ pub fn long_name(kind: Type) -> &'static str {
 
 /// Queries have odd numbers, responses even ones.
 pub(super) fn is_response(kind: Type) -> bool {
-    kind as usize % 2 == 0
+    (kind as usize).is_multiple_of(2)
 }
 
 fn index(kind: Type) -> usize {

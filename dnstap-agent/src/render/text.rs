@@ -73,7 +73,7 @@ fn write_message(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io:
         .map(|number| (SocketProtocol::try_from(number), number))
     {
         Some((Ok(protocol), _)) => {
-            out.extend_from_slice(socket::protocol_name(protocol).as_bytes())
+            out.extend_from_slice(socket::protocol_name(protocol).as_bytes());
         }
         Some((Err(_), number)) => write!(out, "protocol{number}")?,
         None => out.push(b'-'),

@@ -128,10 +128,11 @@ fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rstest::rstest;
 
     use super::{super::device::mock::Disk, *};
 
-    /// START: escape, length 34, type 2, field CONTENT_TYPE (1) of 22 bytes.
+    /// START: escape, length 34, type 2, field `CONTENT_TYPE` (1) of 22 bytes.
     const START: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x02\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
     /// STOP: escape, length 4, type 3.
     const STOP: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x03";
@@ -176,9 +177,11 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_broken_pipe_counts_the_frames_that_went_through() {
-        let pipe = Disk::pipe(START.len() + 38 + 14 + 1);
+    #[rstest]
+    #[case::between_two_frames(0)]
+    #[case::within_a_frame(1)]
+    fn a_broken_pipe_counts_the_frames_that_went_through(#[case] rest: usize) {
+        let pipe = Disk::pipe(START.len() + 38 + 14 + rest);
         let mut file = FrameFile::start(pipe).expect("room");
         file.write(&batch(&[10, 20])).expect("room");
         let failure = file.write(&batch(&[10, 20])).expect_err("no room");

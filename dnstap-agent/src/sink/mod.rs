@@ -32,6 +32,7 @@ pub use self::{
     report::{Dropped, Health, SinkReport, SinkState},
     spec::{FORMS, OutputSpec, Place, SpecError},
 };
+use crate::pipeline;
 
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +41,16 @@ pub struct Batch {
     pub frames: Bytes,
     /// How many these are.
     pub messages: u64,
+}
+
+impl From<pipeline::Batch> for Batch {
+    /// Takes the memory over; nothing is copied.
+    fn from(encoded: pipeline::Batch) -> Self {
+        Self {
+            frames: encoded.frames.into(),
+            messages: encoded.messages,
+        }
+    }
 }
 
 /// What applies to every sink.
@@ -141,7 +152,7 @@ mod tests {
             sinks.send(&batch(7));
             sinks.send(&Batch::default());
         }
-        let reports = sinks.finish(Duration::from_secs(60));
+        let reports = sinks.finish(Duration::from_mins(1));
         for report in &reports[..3] {
             assert_eq!(
                 (report.sent, report.written, &report.state),
