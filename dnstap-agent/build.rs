@@ -5,11 +5,13 @@ use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DNSTAP_EBPF_OBJECT");
-    let embedded = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("dnstap-ebpf");
+    let embedded =
+        PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("dnstap-ebpf");
     match env::var_os("DNSTAP_EBPF_OBJECT") {
         Some(object) => {
             println!("cargo::rerun-if-changed={}", object.display());
-            fs::copy(&object, &embedded).unwrap_or_else(|error| panic!("cannot read {}: {error}", object.display()));
+            fs::copy(&object, &embedded)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", object.display()));
         }
         None => fs::write(&embedded, []).expect("OUT_DIR is writable"),
     }

@@ -24,7 +24,10 @@ pub fn realtime_offset_ns() -> i64 {
 }
 
 fn nanoseconds(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` outlives the call, which cannot fail for the clocks used here.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
@@ -39,7 +42,13 @@ mod tests {
     #[test]
     fn a_monotonic_time_and_the_offset_give_the_time_of_day() {
         let wall = u128::from(monotonic_ns().wrapping_add_signed(realtime_offset_ns()));
-        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        assert!(system.abs_diff(wall) < 1_000_000_000, "{system} and {wall} are more than a second apart");
+        let system = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_nanos();
+        assert!(
+            system.abs_diff(wall) < 1_000_000_000,
+            "{system} and {wall} are more than a second apart"
+        );
     }
 }

@@ -48,7 +48,9 @@ impl Exit {
     /// The code for an error: that of the outermost [`ExitWith`] in it, else [`Exit::Failure`].
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
-        error.downcast_ref::<ExitWith>().map_or(Self::Failure, |with| with.0)
+        error
+            .downcast_ref::<ExitWith>()
+            .map_or(Self::Failure, |with| with.0)
     }
 }
 
@@ -58,7 +60,9 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_found_beneath_further_context() {
-        let error = anyhow::anyhow!("cause").context(ExitWith(Exit::NoTarget, "no such process".into())).context("attach");
+        let error = anyhow::anyhow!("cause")
+            .context(ExitWith(Exit::NoTarget, "no such process".into()))
+            .context("attach");
         assert_eq!(Exit::of(&error), Exit::NoTarget);
     }
 

@@ -10,12 +10,20 @@
 //! `event` to `encode` are pure: bytes and a time in, values out; no sockets, maps or clocks.
 
 pub mod assemble;
+pub mod attach;
 pub mod classify;
+pub mod cli;
+pub mod clock;
 pub mod encode;
 pub mod event;
+pub mod exit;
 pub mod pair;
 pub mod pipeline;
+pub mod preflight;
 pub mod read;
 pub mod render;
 pub mod sink;
 pub mod stream;
+pub mod summary;
+pub mod tap;
+pub mod target;

@@ -1,2 +1,58 @@
-//! The agent.
-fn main() {}
+//! `dnstap-agent`: the command line.
+
+use std::{io, process::ExitCode};
+
+use clap::Parser as _;
+use dnstap_agent::{
+    attach,
+    cli::{Cli, Command},
+    exit::Exit,
+    read,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            // A closed terminal is no reason for another code.
+            let _unprinted = error.print();
+            return code.into();
+        }
+    };
+    start_log();
+    let done = match &cli.command {
+        Command::Attach(options) => attach::run(options),
+        Command::Read(options) => read::run(options).map(|outcome| {
+            if outcome.is_complete() {
+                Exit::Ok
+            } else {
+                Exit::Data
+            }
+        }),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::of(&error)
+    })
+    .into()
+}
+
+/// Log lines go to standard error; `DNSTAP_AGENT_LOG` sets the level (error, warn, info, debug, trace).
+fn start_log() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("DNSTAP_AGENT_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .init();
+}

@@ -161,10 +161,18 @@ impl Call {
         match self.form {
             Form::Other => Err(Counter::UnsupportedCall),
             Form::Buffer => Ok(Message {
-                payload: Payload { base: self.pointer, length: self.length, vector: 0, segments: 0 },
+                payload: Payload {
+                    base: self.pointer,
+                    length: self.length,
+                    vector: 0,
+                    segments: 0,
+                },
                 name: self.name,
             }),
-            Form::Vector => Ok(Message { payload: segments(self.pointer, self.length), name: 0 }),
+            Form::Vector => Ok(Message {
+                payload: segments(self.pointer, self.length),
+                name: 0,
+            }),
             Form::Message | Form::Batch => {
                 let header = self.pointer.wrapping_add(if self.form == Form::Batch {
                     u64::from(index) * MMSGHDR_SIZE
@@ -179,7 +187,10 @@ impl Call {
                         memory::user(header, MSGHDR_IOVLEN)?,
                     )
                 };
-                Ok(Message { payload: segments(vector, count), name })
+                Ok(Message {
+                    payload: segments(vector, count),
+                    name,
+                })
             }
         }
     }
@@ -188,7 +199,12 @@ impl Call {
 /// `count` `iovec`s in user memory, none of them read yet.
 #[inline(always)]
 fn segments(vector: u64, count: u64) -> Payload {
-    Payload { base: 0, length: 0, vector, segments: count }
+    Payload {
+        base: 0,
+        length: 0,
+        vector,
+        segments: count,
+    }
 }
 
 /// One message of a call.
@@ -204,7 +220,11 @@ impl Message {
     ///
     /// The name of a received message is in user memory only after the system call.
     #[inline(always)]
-    pub(crate) fn peer(&self, header: &mut EventHeader, direction: Direction) -> Result<(), Counter> {
+    pub(crate) fn peer(
+        &self,
+        header: &mut EventHeader,
+        direction: Direction,
+    ) -> Result<(), Counter> {
         if header.protocol != IPPROTO_UDP || self.name == 0 {
             return Ok(());
         }
@@ -213,11 +233,18 @@ impl Message {
         }
         // SAFETY: integers and byte arrays. The IPv6 read goes past the end of a `sockaddr_in`, so it is made for IPv6 alone.
         unsafe {
-            let (family, port_be): (u16, u16) = (memory::user(self.name, 0)?, memory::user(self.name, 2)?);
+            let (family, port_be): (u16, u16) =
+                (memory::user(self.name, 0)?, memory::user(self.name, 2)?);
             if family == u16::from(dnstap_ebpf::AF_INET6) {
                 set_peer(header, family, port_be, [0; 4], memory::user(self.name, 8)?);
             } else {
-                set_peer(header, family, port_be, memory::user(self.name, 4)?, [0; 16]);
+                set_peer(
+                    header,
+                    family,
+                    port_be,
+                    memory::user(self.name, 4)?,
+                    [0; 16],
+                );
             }
         }
         Ok(())

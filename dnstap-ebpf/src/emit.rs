@@ -14,7 +14,8 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use dnstap_ebpf::{
-    Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES, TRANSPORT_PERF,
+    Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES,
+    TRANSPORT_PERF,
 };
 
 use crate::{
@@ -78,7 +79,13 @@ pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
         }
         Err(reason) => {
             lost(work.header.socket, reason);
-            debug!(ctx, "dropped {} bytes of socket {}: reason {}", work.header.message_len, work.header.socket, reason as u32);
+            debug!(
+                ctx,
+                "dropped {} bytes of socket {}: reason {}",
+                work.header.message_len,
+                work.header.socket,
+                reason as u32
+            );
             work.abandon();
         }
     }
@@ -101,7 +108,8 @@ fn try_chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) -> Result<(),
         (base, length) = work.segment();
     }
     let mut prefix = None;
-    if work.header.protocol == IPPROTO_TCP && length == PREFIX as u64 && work.left() > PREFIX as u64 {
+    if work.header.protocol == IPPROTO_TCP && length == PREFIX as u64 && work.left() > PREFIX as u64
+    {
         // The length prefix as a segment of its own: it goes with the segment behind it.
         // SAFETY: bytes.
         prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(base, 0)? });
@@ -115,8 +123,16 @@ fn try_chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) -> Result<(),
     let chunk_len = length as u32 + if prefix.is_some() { PREFIX as u32 } else { 0 };
     if chunk_len != 0 {
         work.header.chunk_len = chunk_len;
-        let chunk = Chunk { prefix, base, length };
-        if perf { perf_record(ctx, slot, &work.header, &chunk) } else { ring_record(&work.header, &chunk) }?;
+        let chunk = Chunk {
+            prefix,
+            base,
+            length,
+        };
+        if perf {
+            perf_record(ctx, slot, &work.header, &chunk)
+        } else {
+            ring_record(&work.header, &chunk)
+        }?;
         count(Counter::Records);
         add(Counter::Bytes, u64::from(chunk_len));
         work.header.chunk_offset += chunk_len;
@@ -142,7 +158,12 @@ impl Chunk {
     ///
     /// `record` must be writable for that many bytes and aligned to 8.
     #[inline(always)]
-    unsafe fn write(&self, record: *mut u8, class: usize, header: &EventHeader) -> Result<(), Counter> {
+    unsafe fn write(
+        &self,
+        record: *mut u8,
+        class: usize,
+        header: &EventHeader,
+    ) -> Result<(), Counter> {
         // SAFETY: header and prefix lie at constant offsets within the record; `clamp_to_class` bounds the rest to what is
         // left behind the prefix.
         unsafe {
@@ -187,7 +208,11 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
         // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
         // when much is waiting; otherwise it comes by itself, on its timer.
         let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
-        let wakeup = if waiting >= config!(wakeup_bytes) as u64 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+        let wakeup = if waiting >= config!(wakeup_bytes) as u64 {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        };
         record.submit(wakeup as u64);
     } else {
         record.discard(BPF_RB_NO_WAKEUP as u64);
@@ -197,14 +222,25 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
 
 /// Sends a chunk through the perf ring buffer of this CPU.
 #[inline(always)]
-fn perf_record<C: EbpfContext>(ctx: &C, slot: Slot, header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
+fn perf_record<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    header: &EventHeader,
+    chunk: &Chunk,
+) -> Result<(), Counter> {
     // SAFETY: takes no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let scratch = SCRATCH.get_ptr_mut(cpu * SLOTS + slot as u32).ok_or(Counter::KernelFault)?;
+    let scratch = SCRATCH
+        .get_ptr_mut(cpu * SLOTS + slot as u32)
+        .ok_or(Counter::KernelFault)?;
     // SAFETY: the slot is ours while the program runs, and holds `PERF_CLASS`; the record is what was written to it.
     unsafe {
         chunk.write(scratch.cast(), PERF_CLASS, header)?;
-        let prefix = if chunk.prefix.is_some() { PREFIX as u64 } else { 0 };
+        let prefix = if chunk.prefix.is_some() {
+            PREFIX as u64
+        } else {
+            0
+        };
         let error = bpf_perf_event_output(
             ctx.as_ptr(),
             ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),

@@ -11,7 +11,8 @@ use dnstap_ebpf::Counter;
 #[inline(always)]
 pub(crate) unsafe fn kernel<T>(base: *const u8, offset: usize) -> Result<T, Counter> {
     // SAFETY: the helper checks the address; the caller vouches for `T`.
-    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }.map_err(|_| Counter::KernelFault)
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }
+        .map_err(|_| Counter::KernelFault)
 }
 
 /// Reads a `T` at `base + offset` in the memory of the current process.
@@ -22,5 +23,6 @@ pub(crate) unsafe fn kernel<T>(base: *const u8, offset: usize) -> Result<T, Coun
 #[inline(always)]
 pub(crate) unsafe fn user<T>(base: u64, offset: u64) -> Result<T, Counter> {
     // SAFETY: the helper checks the address; the caller vouches for `T`.
-    unsafe { bpf_probe_read_user(base.wrapping_add(offset) as *const T) }.map_err(|_| Counter::UserFault)
+    unsafe { bpf_probe_read_user(base.wrapping_add(offset) as *const T) }
+        .map_err(|_| Counter::UserFault)
 }

@@ -35,7 +35,13 @@ pub(crate) fn take(thread: Thread, header: &mut EventHeader) {
         let ipv6 = peer.ipv6;
         // SAFETY: four integers are sixteen bytes, in network order already.
         let ipv6 = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(ipv6) };
-        set_peer(header, peer.family, peer.port_be, peer.ipv4.to_ne_bytes(), ipv6);
+        set_peer(
+            header,
+            peer.family,
+            peer.port_be,
+            peer.ipv4.to_ne_bytes(),
+            ipv6,
+        );
         // Stays until overwritten: every receive for which `take` is called has passed `keep` before.
     }
 }

@@ -1,7 +1,8 @@
 //! `struct sock`: is it ours to tap, which socket is it, and what are its addresses.
 
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP,
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, Hook, IPPROTO_TCP,
+    IPPROTO_UDP,
 };
 
 use crate::{config::config, memory, target::Thread};
@@ -142,7 +143,13 @@ pub(crate) fn set_ipv4(address: &mut [u8; 16], ipv4: [u8; 4]) {
 /// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in
 /// `sockaddr_in` or `sockaddr_in6`. An IPv4 name on an IPv6 socket is written as IPv4-mapped. Other families are ignored.
 #[inline(always)]
-pub(crate) fn set_peer(header: &mut EventHeader, family: u16, port_be: u16, ipv4: [u8; 4], ipv6: [u8; 16]) {
+pub(crate) fn set_peer(
+    header: &mut EventHeader,
+    family: u16,
+    port_be: u16,
+    ipv4: [u8; 4],
+    ipv6: [u8; 16],
+) {
     if family == u16::from(AF_INET) {
         header.peer_port = u16::from_be(port_be);
         header.peer_addr = [0; 16];

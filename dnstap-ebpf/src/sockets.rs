@@ -11,7 +11,12 @@ static SOCKETS: LruHashMap<u64, SocketState> = LruHashMap::with_max_entries(16_3
 #[inline(always)]
 pub(crate) fn state(socket: u64) -> SocketState {
     // SAFETY: two integers, each written whole; a torn pair is harmless.
-    unsafe { SOCKETS.get(socket) }.copied().unwrap_or(SocketState { verdict: VERDICT_UNKNOWN, lost: 0 })
+    unsafe { SOCKETS.get(socket) }
+        .copied()
+        .unwrap_or(SocketState {
+            verdict: VERDICT_UNKNOWN,
+            lost: 0,
+        })
 }
 
 /// Whether the agent wants nothing of a socket in this `state`.
@@ -28,6 +33,13 @@ pub(crate) fn note_loss(socket: u64) {
         unsafe { (*state).lost = (*state).lost.wrapping_add(1) };
     } else {
         // An LRU map makes room; if it cannot, the TCP sequence number still tells of the loss.
-        let _ = SOCKETS.insert(socket, SocketState { verdict: VERDICT_UNKNOWN, lost: 1 }, 0);
+        let _ = SOCKETS.insert(
+            socket,
+            SocketState {
+                verdict: VERDICT_UNKNOWN,
+                lost: 1,
+            },
+            0,
+        );
     }
 }

@@ -25,7 +25,10 @@ impl Thread {
 #[inline(always)]
 pub(crate) fn current() -> Option<Thread> {
     let id = bpf_get_current_pid_tgid();
-    let thread = Thread { tgid: (id >> 32) as u32, tid: id as u32 };
+    let thread = Thread {
+        tgid: (id >> 32) as u32,
+        tid: id as u32,
+    };
     // SAFETY: the value is not looked at.
     unsafe { TARGETS.get(thread.tgid) }.map(|_| thread)
 }

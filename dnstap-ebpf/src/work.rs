@@ -118,7 +118,10 @@ impl Work {
     #[inline(always)]
     pub(crate) fn segment(&self) -> (u64, u64) {
         let (length, left) = (forget(&self.payload.length), self.left());
-        (forget(&self.payload.base), if length < left { length } else { left })
+        (
+            forget(&self.payload.base),
+            if length < left { length } else { left },
+        )
     }
 
     /// `length` bytes of the current segment have been read.

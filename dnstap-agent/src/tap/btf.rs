@@ -110,14 +110,24 @@ impl<'a> Btf<'a> {
         }
         let header_len = word(data, 4)? as usize;
         let section = |offset: usize, length: usize| {
-            let start = header_len.max(HEADER).checked_add(offset).ok_or(BtfError::Truncated(offset))?;
-            let end = start.checked_add(length).ok_or(BtfError::Truncated(start))?;
+            let start = header_len
+                .max(HEADER)
+                .checked_add(offset)
+                .ok_or(BtfError::Truncated(offset))?;
+            let end = start
+                .checked_add(length)
+                .ok_or(BtfError::Truncated(start))?;
             data.get(start..end).ok_or(BtfError::Truncated(start))
         };
         let types = section(word(data, 8)? as usize, word(data, 12)? as usize)?;
         let strings = section(word(data, 16)? as usize, word(data, 20)? as usize)?;
-        let mut btf =
-            Self { types, strings, offsets: vec![0], structures: HashMap::new(), functions: HashMap::new() };
+        let mut btf = Self {
+            types,
+            strings,
+            offsets: vec![0],
+            structures: HashMap::new(),
+            functions: HashMap::new(),
+        };
         btf.index()?;
         Ok(btf)
     }
@@ -131,17 +141,21 @@ impl<'a> Btf<'a> {
         let mut bits = 0_u32;
         for (depth, name) in path.iter().enumerate() {
             let (member_bits, member_type) =
-                self.member(id, name.as_bytes(), 0)?.ok_or_else(|| BtfError::NoMember {
-                    structure: structure.to_owned(),
-                    member: path[..=depth].join("."),
-                })?;
+                self.member(id, name.as_bytes(), 0)?
+                    .ok_or_else(|| BtfError::NoMember {
+                        structure: structure.to_owned(),
+                        member: path[..=depth].join("."),
+                    })?;
             bits = bits.wrapping_add(member_bits);
             id = member_type;
         }
         if bits % 8 == 0 {
             Ok(bits / 8)
         } else {
-            Err(BtfError::BitField { structure: structure.to_owned(), member: path.join(".") })
+            Err(BtfError::BitField {
+                structure: structure.to_owned(),
+                member: path.join("."),
+            })
         }
     }
 
@@ -184,7 +198,11 @@ impl<'a> Btf<'a> {
             let member_name = self.string(word(self.types, entry)?)?;
             let member_type = word(self.types, entry + 4)?;
             let encoded = word(self.types, entry + 8)?;
-            let bits = if aggregate.has_bit_fields() { encoded & 0x00ff_ffff } else { encoded };
+            let bits = if aggregate.has_bit_fields() {
+                encoded & 0x00ff_ffff
+            } else {
+                encoded
+            };
             if member_name == name {
                 return Ok(Some((bits, member_type)));
             }
@@ -229,8 +247,14 @@ impl<'a> Btf<'a> {
 
     /// The null-terminated string at `offset`.
     fn string(&self, offset: u32) -> Result<&'a [u8], BtfError> {
-        let tail = self.strings.get(offset as usize..).ok_or(BtfError::Truncated(offset as usize))?;
-        let end = tail.iter().position(|&byte| byte == 0).ok_or(BtfError::Truncated(offset as usize))?;
+        let tail = self
+            .strings
+            .get(offset as usize..)
+            .ok_or(BtfError::Truncated(offset as usize))?;
+        let end = tail
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(BtfError::Truncated(offset as usize))?;
         Ok(&tail[..end])
     }
 
@@ -240,10 +264,13 @@ impl<'a> Btf<'a> {
         while offset < self.types.len() {
             let found = self.at(offset)?;
             let id = u32::try_from(self.offsets.len()).map_err(|_| BtfError::Truncated(offset))?;
-            self.offsets.push(u32::try_from(offset).map_err(|_| BtfError::Truncated(offset))?);
+            self.offsets
+                .push(u32::try_from(offset).map_err(|_| BtfError::Truncated(offset))?);
             match found.kind() {
                 kind::STRUCT if found.name != 0 => {
-                    self.structures.entry(self.string(found.name)?).or_insert(id);
+                    self.structures
+                        .entry(self.string(found.name)?)
+                        .or_insert(id);
                 }
                 kind::FUNC => {
                     self.functions.entry(self.string(found.name)?).or_insert(id);
@@ -304,10 +331,30 @@ mod tests {
         // 3: typedef inner_t -> 2
         types.extend([name("inner_t"), kind::TYPEDEF << 24, 2]);
         // 4: anonymous union { inner_t in; int b; }
-        types.extend([0, (kind::UNION << 24) | 2, 8, name("in"), 3, 0, name("b"), 1, 0]);
+        types.extend([
+            0,
+            (kind::UNION << 24) | 2,
+            8,
+            name("in"),
+            3,
+            0,
+            name("b"),
+            1,
+            0,
+        ]);
         // 5: struct outer with bit-fields: member offset in the low 24 bits, width in the high 8
         types.extend([name("outer"), (1 << 31) | (kind::STRUCT << 24) | 3, 24]);
-        types.extend([0, 4, 64, name("c"), 1, (3 << 24) | 128, name("d"), 1, (5 << 24) | 131]);
+        types.extend([
+            0,
+            4,
+            64,
+            name("c"),
+            1,
+            (3 << 24) | 128,
+            name("d"),
+            1,
+            (5 << 24) | 131,
+        ]);
         // 6: enum { FIRST = 3 }
         types.extend([0, (kind::ENUM << 24) | 1, 4, name("FIRST"), 3]);
         // 7: function prototype with two parameters, 8: function
@@ -317,7 +364,13 @@ mod tests {
         let mut data = Vec::new();
         data.extend(MAGIC.to_ne_bytes());
         data.extend([1, 0]);
-        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+        for word in [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ] {
             data.extend(word.to_ne_bytes());
         }
         data.extend(types);
@@ -339,12 +392,24 @@ mod tests {
     fn what_is_missing_is_named() {
         let data = sample();
         let btf = Btf::parse(&data).unwrap();
-        assert_eq!(btf.offset("nothing", &["a"]), Err(BtfError::NoStruct("nothing".into())));
+        assert_eq!(
+            btf.offset("nothing", &["a"]),
+            Err(BtfError::NoStruct("nothing".into()))
+        );
         let missing = btf.offset("outer", &["in", "z"]).unwrap_err();
-        assert_eq!(missing, BtfError::NoMember { structure: "outer".into(), member: "in.z".into() });
+        assert_eq!(
+            missing,
+            BtfError::NoMember {
+                structure: "outer".into(),
+                member: "in.z".into()
+            }
+        );
         assert_eq!(
             btf.offset("outer", &["d"]),
-            Err(BtfError::BitField { structure: "outer".into(), member: "d".into() })
+            Err(BtfError::BitField {
+                structure: "outer".into(),
+                member: "d".into()
+            })
         );
     }
 

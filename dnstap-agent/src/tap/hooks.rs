@@ -43,9 +43,14 @@ pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
             Err(error) => refused.push((hook, format!("{error:#}"))),
         }
     }
-    let reasons: Vec<_> = refused.iter().map(|(hook, reason)| format!("{}: {reason}", name(*hook))).collect();
-    Err(anyhow!("{}", reasons.join("; ")))
-        .context(ExitWith(Exit::NoPermission, "the kernel accepts none of the tap's hooks".into()))
+    let reasons: Vec<_> = refused
+        .iter()
+        .map(|(hook, reason)| format!("{}: {reason}", name(*hook)))
+        .collect();
+    Err(anyhow!("{}", reasons.join("; "))).context(ExitWith(
+        Exit::NoPermission,
+        "the kernel accepts none of the tap's hooks".into(),
+    ))
 }
 
 /// A hook's name on the command line.
@@ -76,7 +81,9 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
     let next: &mut RawTracePoint = program(ebpf, "sys_exit_next")?;
     next.load().context("cannot load sys_exit_next")?;
     let next = next.fd()?.try_clone()?;
-    let map = ebpf.take_map("CONTINUE").context("the eBPF object has no map CONTINUE")?;
+    let map = ebpf
+        .take_map("CONTINUE")
+        .context("the eBPF object has no map CONTINUE")?;
     let mut array = ProgramArray::try_from(map)?;
     array.set(0, &next, 0)?;
     let link = raw_tracepoint(ebpf, "sys_exit", "sys_exit")?;
@@ -86,14 +93,20 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
 
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
-    program.load().with_context(|| format!("cannot load {name}"))?;
-    let link = program.attach(tracepoint).with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
+    program
+        .load()
+        .with_context(|| format!("cannot load {name}"))?;
+    let link = program
+        .attach(tracepoint)
+        .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
     Ok(Box::new(program.take_link(link)?))
 }
 
 fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn Any + Send>> {
     let program: &mut CgroupSockAddr = program(ebpf, name)?;
-    program.load().with_context(|| format!("cannot load {name}"))?;
+    program
+        .load()
+        .with_context(|| format!("cannot load {name}"))?;
     let link = program
         .attach(cgroup, CgroupAttachMode::Single)
         .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
@@ -104,14 +117,19 @@ fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
-    let program = ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))?;
-    program.try_into().with_context(|| format!("program {name} is of another type"))
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the eBPF object has no program {name}"))?;
+    program
+        .try_into()
+        .with_context(|| format!("program {name} is of another type"))
 }
 
 /// The root of the cgroup v2 hierarchy: sockets belong to the cgroup in which they were made, which for an inherited or
 /// activated socket is not that of the process.
 fn root_cgroup() -> Result<File> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
         if let (Some(path), Some("cgroup2")) = (fields.next(), fields.next()) {
@@ -122,7 +140,11 @@ fn root_cgroup() -> Result<File> {
 }
 
 /// Enters the perf buffer of `cpu` in the map. aya does this only for buffers that it has opened itself.
-pub(super) fn set_perf_buffer(map: BorrowedFd<'_>, cpu: u32, buffer: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn set_perf_buffer(
+    map: BorrowedFd<'_>,
+    cpu: u32,
+    buffer: BorrowedFd<'_>,
+) -> io::Result<()> {
     /// `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
     #[repr(C)]
     struct UpdateElement {
@@ -142,7 +164,17 @@ pub(super) fn set_perf_buffer(map: BorrowedFd<'_>, cpu: u32, buffer: BorrowedFd<
         flags: 0,
     };
     // SAFETY: the attribute and what it points to outlive the call; keys and values of this map are 4 bytes.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<UpdateElement>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_ELEM,
+            &raw const attr,
+            size_of::<UpdateElement>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

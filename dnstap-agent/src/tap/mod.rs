@@ -20,6 +20,7 @@ use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
 };
 
+pub use self::{hooks::name as hook_name, ring::poll_readable};
 use self::{perf::PerfRing, ring::Ring};
 use crate::exit::{Exit, ExitWith};
 
@@ -81,8 +82,10 @@ impl Tap {
     /// Loads the programs and attaches the chosen hook; nothing is tapped until [`Self::add_target`].
     pub fn attach(options: &TapOptions) -> Result<Self> {
         if OBJECT.is_empty() {
-            return Err(anyhow!("build it with `cargo xtask build`"))
-                .context(ExitWith(Exit::Failure, "this build of dnstap-agent has no eBPF programs in it".into()));
+            return Err(anyhow!("build it with `cargo xtask build`")).context(ExitWith(
+                Exit::Failure,
+                "this build of dnstap-agent has no eBPF programs in it".into(),
+            ));
         }
         let perf = options.ring == RingChoice::Perf;
         let ring_bytes = ring_bytes(options.ring_bytes)?;
@@ -93,7 +96,10 @@ impl Tap {
         };
         let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
         let (hook, links, refused) = hooks::attach(&mut ebpf, options.hook)?;
-        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"));
+        let mut take = |name: &str| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the eBPF object has no map {name}"))
+        };
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
         let targets = HashMap::try_from(take("TARGETS")?)?;
         let sockets = HashMap::try_from(take("SOCKETS")?)?;
@@ -145,7 +151,9 @@ impl Tap {
 
     /// Taps a process from now on. `tgid` is its id in the initial PID namespace.
     pub fn add_target(&mut self, tgid: u32) -> Result<()> {
-        self.targets.insert(tgid, 1, 0).with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
+        self.targets
+            .insert(tgid, 1, 0)
+            .with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
     }
 
     /// Waits until many records are there, at most `timeout`.
@@ -161,7 +169,8 @@ impl Tap {
     /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
     pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
         let lost = self.sockets.get(&socket, 0).map_or(0, |state| state.lost);
-        self.sockets.insert(socket, SocketState { verdict, lost }, 0)
+        self.sockets
+            .insert(socket, SocketState { verdict, lost }, 0)
     }
 
     /// What the kernel side has counted on all CPUs, by [`Counter`].
@@ -169,7 +178,10 @@ impl Tap {
         let mut sums = [0; Counter::COUNT];
         for counter in Counter::ALL {
             let slot = counter as u32;
-            let values = self.counters.get(&slot, 0).with_context(|| format!("cannot read counter {}", counter.name()))?;
+            let values = self
+                .counters
+                .get(&slot, 0)
+                .with_context(|| format!("cannot read counter {}", counter.name()))?;
             sums[slot as usize] = values.iter().sum();
         }
         Ok(sums)
@@ -193,7 +205,10 @@ fn load(config: &Config, perf: bool, ring_bytes: u32, kernel_log: bool) -> Resul
         .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
         .map_max_entries("SCRATCH", if perf { cpus * SCRATCH_SLOTS } else { 1 })
         .load(OBJECT)
-        .context(ExitWith(Exit::NoPermission, "cannot load the eBPF object into the kernel".into()))
+        .context(ExitWith(
+            Exit::NoPermission,
+            "cannot load the eBPF object into the kernel".into(),
+        ))
 }
 
 /// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
@@ -202,9 +217,18 @@ fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
         return Err(anyhow!("EVENTS_PERF is not a perf event array"));
     };
     let cpus = online_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?;
-    PerfRing::open(&cpus, ring_bytes as usize, |cpu, fd| hooks::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())).with_context(
-        || ExitWith(Exit::NoPermission, format!("cannot open perf ring buffers of {ring_bytes} bytes on {} CPUs", cpus.len())),
-    )
+    PerfRing::open(&cpus, ring_bytes as usize, |cpu, fd| {
+        hooks::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())
+    })
+    .with_context(|| {
+        ExitWith(
+            Exit::NoPermission,
+            format!(
+                "cannot open perf ring buffers of {ring_bytes} bytes on {} CPUs",
+                cpus.len()
+            ),
+        )
+    })
 }
 
 /// A size that both kinds of ring accept: a power of two of pages.
@@ -225,7 +249,10 @@ fn page_size() -> u32 {
 
 /// Kernels before 5.11 charge maps to the memory-lock limit. Where raising it is not allowed, loading says what failed.
 fn raise_memlock() {
-    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
     // SAFETY: the structure outlives the call.
     if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
         tracing::debug!(error = %io::Error::last_os_error(), "the memory-lock limit stays as it is");

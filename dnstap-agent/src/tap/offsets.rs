@@ -28,5 +28,9 @@ pub fn of_running_kernel() -> Result<KernelOffsets> {
     })?;
     Btf::parse(&data)
         .and_then(|btf| from_btf(&btf))
-        .with_context(|| refuse(format!("the kernel's structures in {VMLINUX} are not what the tap knows")))
+        .with_context(|| {
+            refuse(format!(
+                "the kernel's structures in {VMLINUX} are not what the tap knows"
+            ))
+        })
 }

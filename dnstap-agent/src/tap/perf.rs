@@ -12,8 +12,9 @@ use std::{
 };
 
 use aya_obj::generated::{
-    PERF_FLAG_FD_CLOEXEC, perf_event_attr, perf_event_mmap_page, perf_event_sample_format::PERF_SAMPLE_RAW,
-    perf_event_type::PERF_RECORD_SAMPLE, perf_sw_ids::PERF_COUNT_SW_BPF_OUTPUT, perf_type_id::PERF_TYPE_SOFTWARE,
+    PERF_FLAG_FD_CLOEXEC, perf_event_attr, perf_event_mmap_page,
+    perf_event_sample_format::PERF_SAMPLE_RAW, perf_event_type::PERF_RECORD_SAMPLE,
+    perf_sw_ids::PERF_COUNT_SW_BPF_OUTPUT, perf_type_id::PERF_TYPE_SOFTWARE,
 };
 
 use super::ring::{Ring, poll, readable};
@@ -27,7 +28,7 @@ const SETTLE: Duration = Duration::from_millis(1);
 const RECORD_HEADER: usize = 8;
 
 /// The buffers of all CPUs.
-pub struct PerfRing {
+pub(super) struct PerfRing {
     buffers: Vec<PerfBuffer>,
     /// Where a record that wraps around the end of its buffer is put together.
     joined: Vec<u8>,
@@ -36,7 +37,7 @@ pub struct PerfRing {
 impl PerfRing {
     /// Opens a buffer of `bytes` (a power of two of pages) on each of `cpus`, woken at a quarter of it, and hands each
     /// buffer's descriptor to `register`.
-    pub fn open(
+    pub(super) fn open(
         cpus: &[u32],
         bytes: usize,
         mut register: impl FnMut(u32, &OwnedFd) -> io::Result<()>,
@@ -47,18 +48,29 @@ impl PerfRing {
             register(cpu, &buffer.fd)?;
             buffers.push(buffer);
         }
-        Ok(Self { buffers, joined: Vec::new() })
+        Ok(Self {
+            buffers,
+            joined: Vec::new(),
+        })
     }
 }
 
 impl Ring for PerfRing {
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let mut fds: Vec<_> = self.buffers.iter().map(|buffer| readable(buffer.fd.as_raw_fd())).collect();
+        let mut fds: Vec<_> = self
+            .buffers
+            .iter()
+            .map(|buffer| readable(buffer.fd.as_raw_fd()))
+            .collect();
         poll(&mut fds, timeout)
     }
 
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
-        let until = if last { u64::MAX } else { monotonic_ns().saturating_sub(SETTLE.as_nanos() as u64) };
+        let until = if last {
+            u64::MAX
+        } else {
+            monotonic_ns().saturating_sub(SETTLE.as_nanos() as u64)
+        };
         for buffer in &mut self.buffers {
             buffer.refresh();
         }
@@ -67,7 +79,9 @@ impl Ring for PerfRing {
             let mut oldest: Option<(u64, usize)> = None;
             let mut next_oldest = until;
             for (index, buffer) in self.buffers.iter_mut().enumerate() {
-                let Some(time) = buffer.next_time() else { continue };
+                let Some(time) = buffer.next_time() else {
+                    continue;
+                };
                 match oldest {
                     Some((first, _)) if time >= first => next_oldest = next_oldest.min(time),
                     _ => {
@@ -122,7 +136,16 @@ impl PerfBuffer {
         attr.__bindgen_anon_2.wakeup_watermark = u32::try_from(size / 4).unwrap_or(u32::MAX);
         let cpu = i32::try_from(cpu).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         // SAFETY: `attr` outlives the call; the result is checked.
-        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                &raw const attr,
+                -1,
+                cpu,
+                -1,
+                PERF_FLAG_FD_CLOEXEC,
+            )
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -145,7 +168,14 @@ impl PerfBuffer {
             return Err(io::Error::last_os_error());
         }
         let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { fd, map, size, page, tail: 0, head: 0 })
+        Ok(Self {
+            fd,
+            map,
+            size,
+            page,
+            tail: 0,
+            head: 0,
+        })
     }
 
     /// The kernel's `data_head` or our `data_tail`.
@@ -156,12 +186,15 @@ impl PerfBuffer {
 
     /// Asks the kernel how far it has come.
     fn refresh(&mut self) {
-        self.head = self.position(std::mem::offset_of!(perf_event_mmap_page, data_head)).load(Ordering::Acquire);
+        self.head = self
+            .position(std::mem::offset_of!(perf_event_mmap_page, data_head))
+            .load(Ordering::Acquire);
     }
 
     /// Gives the room of what was taken back to the kernel.
     fn release(&self) {
-        self.position(std::mem::offset_of!(perf_event_mmap_page, data_tail)).store(self.tail, Ordering::Release);
+        self.position(std::mem::offset_of!(perf_event_mmap_page, data_tail))
+            .store(self.tail, Ordering::Release);
     }
 
     /// Skips to the next sample and gives the time in its record's first eight bytes.
@@ -169,7 +202,10 @@ impl PerfBuffer {
         while self.tail < self.head {
             if self.word(0) == PERF_RECORD_SAMPLE as u32 {
                 // The record starts 4 bytes behind the header, so its first member straddles two words.
-                return Some(u64::from(self.word(RECORD_HEADER + 4)) | u64::from(self.word(RECORD_HEADER + 8)) << 32);
+                return Some(
+                    u64::from(self.word(RECORD_HEADER + 4))
+                        | u64::from(self.word(RECORD_HEADER + 8)) << 32,
+                );
             }
             // PERF_RECORD_LOST tells what the return value of bpf_perf_event_output told the hook.
             self.advance();
@@ -179,7 +215,8 @@ impl PerfBuffer {
 
     /// The current sample's bytes.
     fn sample<'a>(&'a self, joined: &'a mut Vec<u8>) -> &'a [u8] {
-        let length = (self.word(RECORD_HEADER) as usize).min(self.record_len().saturating_sub(RECORD_HEADER + 4));
+        let length = (self.word(RECORD_HEADER) as usize)
+            .min(self.record_len().saturating_sub(RECORD_HEADER + 4));
         let start = self.index(RECORD_HEADER + 4);
         if start + length <= self.size {
             return self.bytes(start, length);
@@ -202,7 +239,9 @@ impl PerfBuffer {
 
     /// The 32 bits at `offset` in the current record. Records are aligned to 8, so none of them wraps.
     fn word(&self, offset: usize) -> u32 {
-        self.bytes(self.index(offset), 4).first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        self.bytes(self.index(offset), 4)
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     }
 
     /// Where `offset` in the current record lies in the buffer.

@@ -6,14 +6,14 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
     time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
 
 /// A source of records: header and payload, as [`crate::event::Event::parse`] takes them.
-pub trait Ring: Send {
+pub(super) trait Ring: Send {
     /// Waits until the kernel wakes the reader, at most `timeout`.
     fn wait(&mut self, timeout: Duration) -> io::Result<()>;
 
@@ -36,9 +36,20 @@ impl Ring for RingBuf<MapData> {
     }
 }
 
+/// Whether `fd` becomes readable within `timeout`.
+pub fn poll_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut fds = [readable(fd.as_raw_fd())];
+    poll(&mut fds, timeout)?;
+    Ok(fds[0].revents != 0)
+}
+
 /// A descriptor to wait for.
 pub(super) fn readable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+    libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
 }
 
 /// `poll(2)`. A signal ends the wait like the timeout does.

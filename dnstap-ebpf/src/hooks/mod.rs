@@ -30,7 +30,14 @@ struct Tapped {
 fn admit(sock: Sock) -> Option<Tapped> {
     let admitted = sock.kind().and_then(|kind| match kind {
         None => Ok(None),
-        Some(kind) => sock.inode().map(|inode| Some(Tapped { sock, kind, inode, state: sockets::state(inode) })),
+        Some(kind) => sock.inode().map(|inode| {
+            Some(Tapped {
+                sock,
+                kind,
+                inode,
+                state: sockets::state(inode),
+            })
+        }),
     });
     admitted.unwrap_or_else(|reason| {
         count(Counter::Seen);
@@ -64,10 +71,13 @@ impl Tapped {
     #[inline(always)]
     fn describe(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
         // SAFETY: takes no arguments.
-        *header = sock::header(transfer.thread, transfer.hook, unsafe { bpf_ktime_get_ns() });
+        *header = sock::header(transfer.thread, transfer.hook, unsafe {
+            bpf_ktime_get_ns()
+        });
         header.socket = self.inode;
         header.lost = self.state.lost;
-        self.sock.describe(header, self.kind, transfer.direction, transfer.length)
+        self.sock
+            .describe(header, self.kind, transfer.direction, transfer.length)
     }
 
     /// Begins with the message whose header is in `work`, or counts it as lost if something is wrong with it.

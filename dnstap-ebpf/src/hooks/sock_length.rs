@@ -23,8 +23,7 @@ use super::{Tapped, Transfer, admit};
 use crate::{
     call::{Call, is_peek},
     counters::count,
-    emit,
-    peers,
+    emit, peers,
     registers::Registers,
     sock::{Direction, Sock},
     target::{self, Thread},
@@ -76,7 +75,11 @@ fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
     // SAFETY: the current task's saved registers; the pointer is only probed.
     let pt_regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
     let call = Call::decode(&Registers::read(pt_regs));
-    let index = if call.is_batch() { advance(thread, &call, result as u32) } else { 0 };
+    let index = if call.is_batch() {
+        advance(thread, &call, result as u32)
+    } else {
+        0
+    };
     if result == 0 {
         return;
     }
@@ -98,7 +101,12 @@ fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
     if !tapped.is_wanted() {
         return;
     }
-    let transfer = Transfer { thread, hook: Hook::Socket, direction, length: result as u32 };
+    let transfer = Transfer {
+        thread,
+        hook: Hook::Socket,
+        direction,
+        length: result as u32,
+    };
     let payload = find(&tapped, &transfer, &mut work.header, &call, index);
     tapped.begin(work, payload);
     if work.left() != 0 {
@@ -142,10 +150,20 @@ fn advance(thread: Thread, call: &Call, result: u32) -> u32 {
     }
     let next = index + 1;
     let length = call.batch_length();
-    if u64::from(next) >= if length < MAX_BATCH { length } else { MAX_BATCH } {
+    if u64::from(next)
+        >= if length < MAX_BATCH {
+            length
+        } else {
+            MAX_BATCH
+        }
+    {
         forget(thread);
     } else {
-        let progress = Progress { pointer: call.batch_pointer(), next, previous: result };
+        let progress = Progress {
+            pointer: call.batch_pointer(),
+            next,
+            previous: result,
+        };
         // An LRU map makes room; if it cannot, the next element is taken for the first and its length will not match.
         let _ = BATCHES.insert(thread.key(), progress, 0);
     }

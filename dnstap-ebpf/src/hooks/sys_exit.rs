@@ -21,8 +21,7 @@ use crate::{
     call::Call,
     config::config,
     counters::count,
-    emit,
-    memory,
+    emit, memory,
     registers::Registers,
     sock::Sock,
     target::{self, Thread},
@@ -76,7 +75,10 @@ fn start(ctx: &RawTracePointContext, thread: Thread) {
         return;
     };
     keep(&mut work.next, 0);
-    keep(&mut work.messages, if call.is_batch() { result as u64 } else { 1 });
+    keep(
+        &mut work.messages,
+        if call.is_batch() { result as u64 } else { 1 },
+    );
     keep(&mut work.result, result as u64);
     work.set_call(call);
     work.abandon();
@@ -129,12 +131,21 @@ fn next(tapped: &Tapped, thread: Thread, work: &mut Work) -> bool {
     }
     keep(&mut work.next, index + 1);
     let call = work.call();
-    let length = if call.is_batch() { call.reported_length(index as u32) } else { Ok(forget(&work.result) as u32) };
+    let length = if call.is_batch() {
+        call.reported_length(index as u32)
+    } else {
+        Ok(forget(&work.result) as u32)
+    };
     match length {
         Ok(0) => {}
         Ok(length) => {
             if tapped.is_wanted() {
-                let transfer = Transfer { thread, hook: Hook::Syscall, direction: call.direction(), length };
+                let transfer = Transfer {
+                    thread,
+                    hook: Hook::Syscall,
+                    direction: call.direction(),
+                    length,
+                };
                 let payload = find(tapped, &transfer, &mut work.header, &call, index as u32);
                 tapped.begin(work, payload);
             }

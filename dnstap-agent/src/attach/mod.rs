@@ -1,0 +1,180 @@
+//! `dnstap-agent attach`: check, open the outputs, attach, run until something ends it, drain, account.
+//!
+//! ```text
+//! main thread: signals, end of the process, --duration ─── stop ──►
+//! reader thread: ring ─► pipeline ─► outputs' queues               ─► detach, drain, finish
+//! ```
+
+mod reader;
+
+use std::{
+    fs,
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::sleep,
+};
+use tracing::{info, warn};
+
+use crate::{
+    attach::reader::Reader,
+    cli::Attach,
+    exit::{Exit, ExitWith},
+    pipeline::{Pipeline, PipelineConfig},
+    preflight,
+    sink::{SinkOptions, SinkSet, SinkState},
+    summary::Summary,
+    tap::{Tap, TapOptions, hook_name},
+    target::{Target, describe_listeners},
+};
+
+/// How long the outputs may take to write what is queued when the tap ends.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs `attach`. The summary goes to standard error.
+pub fn run(options: &Attach) -> Result<Exit> {
+    preflight::check_privileges()?;
+    let target = Target::open(options.pid)?;
+    target.check_word_size()?;
+    let sockets = target.sockets()?;
+    if sockets.is_empty() && !options.allow_no_sockets {
+        return Err(anyhow!("name the DNS server's process (`ss -ltunp` shows who listens), or use --allow-no-sockets"))
+            .context(ExitWith(
+                Exit::NoTarget,
+                format!("process {} ({}) has no IPv4 or IPv6 sockets", target.pid, target.name),
+            ));
+    }
+    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
+        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let mut tap = Tap::attach(&TapOptions {
+        hook: options.hook,
+        ring: options.ring,
+        ring_bytes: options.ring_size,
+        kernel_log: options.kernel_log,
+    })?;
+    for (hook, reason) in tap.refused() {
+        warn!(
+            hook = hook_name(*hook),
+            reason, "the kernel refused this hook; a lesser one is in use"
+        );
+    }
+    tap.add_target(target.pid)?;
+    let started = Instant::now();
+    let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
+    let pipeline = Pipeline::new(PipelineConfig {
+        identity: identity(options),
+        version: concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).into(),
+        existing_sockets: sockets.iter().map(|socket| socket.inode).collect(),
+        ..PipelineConfig::default()
+    });
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (over, reader_over) = oneshot::channel();
+    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop));
+    let reader = thread::Builder::new()
+        .name("ring-reader".into())
+        .spawn(move || {
+            let done = reader.run();
+            // Nobody listens if the main thread has asked for the end.
+            let _unheard = over.send(());
+            done
+        })
+        .context("the system gives no thread for the ring's reader")?;
+    info!(
+        "attached to {} (pid {}), hook {hook}, ring {ring}; it listens on {}",
+        target.name,
+        target.pid,
+        describe_listeners(&sockets)
+    );
+    let reason = wait_for_end(&target, options.duration, reader_over)?;
+    info!("detaching: {reason}");
+    stop.store(true, Ordering::Release);
+    let drained = reader
+        .join()
+        .map_err(|_| anyhow!("the ring's reader panicked"))??;
+
+    let elapsed = started.elapsed();
+    let outputs = drained.sinks.finish(GRACE);
+    let summary = Summary {
+        elapsed,
+        hook,
+        ring,
+        kernel: drained.kernel,
+        pipeline: drained.counters,
+        outputs,
+    };
+    eprint!("{summary}");
+    if let Some(path) = &options.summary_json {
+        fs::write(path, format!("{}\n", summary.to_json())).with_context(|| {
+            ExitWith(
+                Exit::CannotCreate,
+                format!("cannot write the summary to {}", path.display()),
+            )
+        })?;
+    }
+    let mut exit = Exit::Ok;
+    for output in &summary.outputs {
+        if let SinkState::Failed(error) = &output.state {
+            eprintln!("error: {error}");
+            exit = Exit::Output;
+        }
+    }
+    Ok(exit)
+}
+
+/// Waits until the tap is to end, and says why.
+fn wait_for_end(
+    target: &Target,
+    duration: Option<Duration>,
+    reader: oneshot::Receiver<()>,
+) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
+        let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
+        let timer = async {
+            match duration {
+                Some(duration) => sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        Ok(tokio::select! {
+            _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
+            _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
+            ended = process.readable() => {
+                let _ready = ended?;
+                format!("process {} ({}) has ended", target.pid, target.name)
+            }
+            () = timer => "the time given by --duration is over".to_owned(),
+            _ = reader => "no output is left to write to".to_owned(),
+        })
+    })
+}
+
+/// The dnstap identity: what the option says, else the host's name.
+fn identity(options: &Attach) -> Vec<u8> {
+    options
+        .identity
+        .clone()
+        .unwrap_or_else(|| {
+            fs::read_to_string("/proc/sys/kernel/hostname")
+                .map(|name| name.trim_end().to_owned())
+                .unwrap_or_default()
+        })
+        .into_bytes()
+}

@@ -1,0 +1,172 @@
+//! The thread between the ring and the outputs: it never waits for anything but the ring.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use dnstap_ebpf::{Counter, VERDICT_DNS, VERDICT_NOT_DNS};
+use tracing::{debug, warn};
+
+use crate::{
+    clock,
+    pipeline::{self, Pipeline, PipelineCounters, Verdict},
+    sink::{self, SinkSet},
+    tap::Tap,
+};
+
+/// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
+/// to output.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How often clocks are compared, waiting messages expired and outputs looked after.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// A batch goes to the outputs when it has this many bytes, or when the ring is empty.
+const BATCH: usize = 256 * 1024;
+
+/// How long to wait, after detaching, for a hook that is still running to finish its record.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
+
+/// What is left when the reader is done.
+pub(super) struct Drained {
+    /// The outputs, with what is still queued.
+    pub(super) sinks: SinkSet,
+    /// The kernel side's final counters.
+    pub(super) kernel: [u64; Counter::COUNT],
+    /// The pipeline's final counters.
+    pub(super) counters: PipelineCounters,
+}
+
+/// Everything between kernel and queues.
+pub(super) struct Reader {
+    tap: Tap,
+    pipeline: Pipeline,
+    sinks: SinkSet,
+    stop: Arc<AtomicBool>,
+    batch: pipeline::Batch,
+}
+
+impl Reader {
+    pub(super) fn new(tap: Tap, pipeline: Pipeline, sinks: SinkSet, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            tap,
+            pipeline,
+            sinks,
+            stop,
+            batch: pipeline::Batch::default(),
+        }
+    }
+
+    /// Reads until `stop` is set or no output is left; then detaches, reads the rest and ends the pipeline.
+    pub(super) fn run(mut self) -> Result<Drained> {
+        let mut housekeeping = Instant::now();
+        self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+        while !self.stop.load(Ordering::Acquire) {
+            self.tap.wait(POLL).context("cannot wait for the ring")?;
+            // Records up to now are in this drain or the one after; what is older than the one before has been seen.
+            let caught_up = clock::monotonic_ns();
+            self.drain(false);
+            if housekeeping.elapsed() >= HOUSEKEEPING {
+                housekeeping = Instant::now();
+                self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+                self.pipeline.tick(caught_up, &mut self.batch);
+                self.flush();
+                self.send_verdicts();
+                if self.sinks.health().all_over() {
+                    break;
+                }
+            }
+        }
+        self.end()
+    }
+
+    /// Takes what is in the ring through the pipeline to the outputs.
+    fn drain(&mut self, last: bool) {
+        let Self {
+            tap,
+            pipeline,
+            sinks,
+            batch,
+            ..
+        } = self;
+        tap.drain(last, &mut |record| {
+            pipeline.push(record, batch);
+            if batch.frames.len() >= BATCH {
+                flush(batch, sinks);
+            }
+        });
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        flush(&mut self.batch, &mut self.sinks);
+    }
+
+    /// Tells the kernel which sockets it may skip.
+    fn send_verdicts(&mut self) {
+        for (socket, verdict) in self.pipeline.verdicts() {
+            let code = match verdict {
+                Verdict::Dns => VERDICT_DNS,
+                Verdict::NotDns => VERDICT_NOT_DNS,
+            };
+            match self.tap.set_verdict(socket, code) {
+                Ok(()) => debug!(socket, ?verdict, "verdict on a socket"),
+                Err(error) => {
+                    warn!(socket, %error, "the kernel does not take a verdict; the socket's messages go on coming")
+                }
+            }
+        }
+    }
+
+    /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
+    fn end(mut self) -> Result<Drained> {
+        self.tap.detach();
+        let deadline = Instant::now() + LAST_RECORDS;
+        let kernel = loop {
+            self.drain(true);
+            let kernel = self.tap.counters()?;
+            let missing = kernel[Counter::Records as usize]
+                .saturating_sub(self.pipeline.counters().intake.records);
+            if missing == 0 {
+                break kernel;
+            }
+            if Instant::now() > deadline {
+                warn!(
+                    missing,
+                    "records that the kernel has counted did not arrive"
+                );
+                break kernel;
+            }
+            self.tap
+                .wait(Duration::from_millis(1))
+                .context("cannot wait for the ring")?;
+        };
+        self.pipeline.finish(&mut self.batch);
+        self.flush();
+        Ok(Drained {
+            sinks: self.sinks,
+            kernel,
+            counters: self.pipeline.counters(),
+        })
+    }
+}
+
+/// Hands the batch to the outputs and empties it.
+fn flush(batch: &mut pipeline::Batch, sinks: &mut SinkSet) {
+    if batch.messages == 0 {
+        return;
+    }
+    let frames = Bytes::from(mem::take(&mut batch.frames));
+    sinks.send(&sink::Batch {
+        frames,
+        messages: batch.messages,
+    });
+    batch.clear();
+}

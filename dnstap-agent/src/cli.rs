@@ -1,0 +1,140 @@
+//! The command line as it is typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    read,
+    sink::OutputSpec,
+    tap::{HookChoice, RingChoice},
+};
+
+/// Exit codes, for the help.
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done, also when ended by SIGINT, SIGTERM or the end of the tapped process
+   1  something failed that no other code names
+  64  the command line is wrong
+  65  an input file is damaged or cut off
+  66  an input file cannot be opened
+  69  the process to tap does not exist, or cannot be tapped
+  73  an output cannot be created
+  74  an output failed while it was written (disk full, ...)
+  77  a privilege or a kernel feature is missing";
+
+/// Taps the DNS messages of a running server and writes them as dnstap.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 120)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tap a running DNS server until SIGINT, SIGTERM, the end of the server, or --duration
+    #[command(after_help = EXIT_CODES)]
+    Attach(Attach),
+    /// Print dnstap files
+    #[command(after_help = EXIT_CODES)]
+    Read(read::Args),
+}
+
+/// Options of `attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Process to tap
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: u32,
+
+    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line),
+    /// `file:PATH` (dnstap in Frame Streams, overwritten)
+    #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
+    pub outputs: Vec<OutputSpec>,
+
+    /// Where the kernel is hooked
+    #[arg(long, value_enum, default_value = "auto")]
+    pub hook: HookChoice,
+
+    /// How messages come from the kernel
+    #[arg(long, value_enum, default_value = "auto")]
+    pub ring: RingChoice,
+
+    /// Size of the ring, for `perf` of each CPU's: bytes, or with K, M, G; rounded up to a power of two of pages. A full
+    /// ring drops messages and counts them
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_bytes)]
+    pub ring_size: usize,
+
+    /// dnstap identity of this server; empty for none [default: the host's name]
+    #[arg(long, value_name = "TEXT")]
+    pub identity: Option<String>,
+
+    /// End after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub duration: Option<Duration>,
+
+    /// Write the summary as a JSON object to this file, too
+    #[arg(long, value_name = "PATH")]
+    pub summary_json: Option<PathBuf>,
+
+    /// Tap the process even if it has no IPv4 or IPv6 sockets yet
+    #[arg(long)]
+    pub allow_no_sockets: bool,
+
+    /// Log each message that the kernel side drops (needs DNSTAP_AGENT_LOG=debug)
+    #[arg(long)]
+    pub kernel_log: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// A number of bytes: `65536`, `64K`, `8M`, `1G` (powers of 1024).
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((end, 'k' | 'K')) => (&text[..end], 10),
+        Some((end, 'm' | 'M')) => (&text[..end], 20),
+        Some((end, 'g' | 'G')) => (&text[..end], 30),
+        _ => (text, 0),
+    };
+    let number: usize = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of bytes (65536, 64K, 8M, 1G)"))?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| format!("{text} is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[rstest]
+    #[case::plain("65536", Ok(65_536))]
+    #[case::kilo("64K", Ok(65_536))]
+    #[case::mega("8m", Ok(8 << 20))]
+    #[case::none("", Err(()))]
+    #[case::zero("0", Err(()))]
+    #[case::negative("-1", Err(()))]
+    #[case::huge("99999999999999999999G", Err(()))]
+    #[case::overflow("18446744073709551615G", Err(()))]
+    fn sizes_have_binary_suffixes(#[case] text: &str, #[case] bytes: Result<usize, ()>) {
+        assert_eq!(parse_bytes(text).map_err(|_| ()), bytes);
+    }
+}

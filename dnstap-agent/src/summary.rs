@@ -1,0 +1,144 @@
+//! The account at the end of a tap: what was seen, delivered and lost, for people and as JSON.
+
+use std::{fmt, time::Duration};
+
+use dnstap_ebpf::Counter;
+use serde_json::{Value, json};
+
+use crate::{
+    classify::TYPE_NAMES,
+    pipeline::PipelineCounters,
+    sink::{SinkReport, SinkState},
+};
+
+/// Every hop's counters after the end.
+#[derive(Debug)]
+pub struct Summary {
+    /// How long the tap was attached.
+    pub elapsed: Duration,
+    /// Hook and ring, as on the command line.
+    pub hook: &'static str,
+    /// Hook and ring, as on the command line.
+    pub ring: &'static str,
+    /// The kernel side's counters.
+    pub kernel: [u64; Counter::COUNT],
+    /// The pure stages' counters.
+    pub pipeline: PipelineCounters,
+    /// The outputs' accounts.
+    pub outputs: Vec<SinkReport>,
+}
+
+impl Summary {
+    /// As one JSON object; see `docs/operations.md` for the members.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let kernel: serde_json::Map<_, _> = Counter::ALL
+            .iter()
+            .map(|&counter| {
+                (
+                    counter.name().to_owned(),
+                    self.kernel[counter as usize].into(),
+                )
+            })
+            .collect();
+        let pipeline: serde_json::Map<_, _> = self
+            .pipeline
+            .table()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        let types: serde_json::Map<_, _> = TYPE_NAMES
+            .iter()
+            .zip(self.pipeline.by_type)
+            .map(|(name, count)| ((*name).to_owned(), count.into()))
+            .collect();
+        let outputs: Vec<_> = self.outputs.iter().map(output_json).collect();
+        json!({
+            "seconds": self.elapsed.as_secs_f64(),
+            "hook": self.hook,
+            "ring": self.ring,
+            "kernel": kernel,
+            "pipeline": pipeline,
+            "types": types,
+            "outputs": outputs,
+        })
+    }
+
+    fn kernel_reasons(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
+        Counter::ALL
+            .iter()
+            .filter(|&&counter| matches(counter))
+            .map(|&counter| (counter.name(), self.kernel[counter as usize]))
+            .collect()
+    }
+}
+
+fn output_json(report: &SinkReport) -> Value {
+    let dropped: serde_json::Map<_, _> = report
+        .dropped
+        .by_reason()
+        .iter()
+        .map(|&(reason, count)| (reason.to_owned(), count.into()))
+        .collect();
+    let error = match &report.state {
+        SinkState::Failed(error) => Some(error.as_str()),
+        _ => None,
+    };
+    json!({
+        "output": report.output,
+        "written": report.written,
+        "written_bytes": report.written_bytes,
+        "dropped": dropped,
+        "error": error,
+    })
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: u64 = self.pipeline.by_type.iter().sum();
+        writeln!(
+            formatter,
+            "{messages} messages in {:.1} s (hook {}, ring {}): {}",
+            self.elapsed.as_secs_f64(),
+            self.hook,
+            self.ring,
+            list(
+                TYPE_NAMES.iter().copied().zip(self.pipeline.by_type),
+                "none"
+            ),
+        )?;
+        writeln!(
+            formatter,
+            "kernel: {} seen, {} handed over ({} bytes); dropped: {}; skipped: {}",
+            self.kernel[Counter::Seen as usize],
+            self.kernel[Counter::Emitted as usize],
+            self.kernel[Counter::Bytes as usize],
+            list(self.kernel_reasons(Counter::is_drop), "none"),
+            list(self.kernel_reasons(Counter::is_skip), "none"),
+        )?;
+        for output in &self.outputs {
+            writeln!(
+                formatter,
+                "{}: {} messages written, {} bytes; dropped: {}",
+                output.output,
+                output.written,
+                output.written_bytes,
+                list(output.dropped.by_reason(), "none"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `name 3, other 4`, without what is zero.
+fn list(counts: impl IntoIterator<Item = (&'static str, u64)>, nothing: &str) -> String {
+    let parts: Vec<_> = counts
+        .into_iter()
+        .filter(|&(_, count)| count != 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if parts.is_empty() {
+        nothing.to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
