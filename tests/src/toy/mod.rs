@@ -12,7 +12,10 @@
 
 mod calls;
 mod client;
+mod datagrams;
+mod segments;
 mod server;
+mod streams;
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
