@@ -78,8 +78,13 @@ impl Child {
         self.process.id()
     }
 
-    /// Waits for a line on standard error that contains `text`.
-    pub(crate) fn wait_for(&mut self, text: &str, patience: Duration) -> Result<()> {
+    /// Waits for a line on standard error that `is_it` recognises; `what` names it in errors.
+    pub(crate) fn wait_for(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
             match self
@@ -87,7 +92,7 @@ impl Child {
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => {
-                    let found = line.contains(text);
+                    let found = is_it(&line);
                     self.remember(line);
                     if found {
                         return Ok(());
@@ -95,7 +100,7 @@ impl Child {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
-                        "`{}` did not say \"{text}\" in {} s{}",
+                        "`{}` did not say \"{what}\" in {} s{}",
                         self.name,
                         patience.as_secs(),
                         self.last_words()
@@ -185,7 +190,9 @@ mod tests {
             Log::Kept,
         )
         .expect("sh");
-        child.wait_for("two", PATIENCE).expect("it was said");
+        child
+            .wait_for("two", PATIENCE, |line| line == "two now")
+            .expect("it was said");
     }
 
     #[test]
@@ -193,7 +200,7 @@ mod tests {
         let mut child =
             Child::spawn(&shell("echo no such thing >&2; exit 7"), Log::Kept).expect("sh");
         let error = child
-            .wait_for("ready", PATIENCE)
+            .wait_for("ready", PATIENCE, |line| line == "ready")
             .expect_err("it ended")
             .to_string();
         assert!(
@@ -215,8 +222,9 @@ mod tests {
     fn the_process_id_is_that_of_the_program_itself() {
         let mut child =
             Child::spawn(&shell("echo I am $$ >&2; exec sleep 60"), Log::Kept).expect("sh");
+        let expected = format!("I am {}", child.id());
         child
-            .wait_for(&format!("I am {}", child.id()), PATIENCE)
+            .wait_for("I am", PATIENCE, |line| line == expected)
             .expect("the same id");
     }
 }

@@ -67,7 +67,7 @@ fn tap(agent: &Path, lab: &named::Lab, file: &Path) -> Result<()> {
         .arg(format!("file:{}", file.display()));
     let mut attached = Child::spawn(&attach, Log::Shown)?;
     attached
-        .wait_for("attached", PATIENCE)
+        .wait_for("attached", PATIENCE, |line| line.contains("attached to "))
         .context("the agent did not attach")?;
     client::ask(lab)?;
     attached.finish(PATIENCE)

@@ -110,7 +110,8 @@ fn server(named: &Path, folder: &Path, files: &Files) -> Result<Child> {
         .args(["-g", "-n", "1", "-c"])
         .arg(folder.join("named.conf"));
     let mut server = Child::spawn(&command, Log::Kept)?;
-    server.wait_for(" running", PATIENCE)?;
+    // The whole end of the line: its first words at start are "running on Linux".
+    server.wait_for("running", PATIENCE, |line| line.ends_with(" running"))?;
     Ok(server)
 }
 
