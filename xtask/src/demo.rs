@@ -33,7 +33,7 @@ const SHOWN: usize = 4;
 pub(crate) fn run() -> Result<()> {
     ensure!(
         packages::is_root(),
-        "the demo attaches to a server, which only root may do; run it as root: sudo -E cargo xtask demo"
+        "the demo attaches to a server, which takes root: run it as root"
     );
     setup::run(setup::Purpose::Demo)?;
     let agent = build::release()?;
