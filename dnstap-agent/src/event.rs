@@ -322,6 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn empty_chunk_is_an_event_only_if_the_datagram_is_empty() {
+        assert!(Event::parse(&whole(header(), b"")).unwrap().is_whole());
+        let header = EventHeader {
+            message_len: 1,
+            ..header()
+        };
+        let refused = EventError::Extent {
+            chunk: 0,
+            offset: 0,
+            message: 1,
+        };
+        assert_eq!(Event::parse(&chunk(header, b"")), Err(refused));
+    }
+
+    #[test]
     fn every_truncation_is_refused() {
         let record = whole(header(), b"payload");
         for length in 0..record.len() {

@@ -3,8 +3,8 @@
 //! Owns a table of queries keyed by socket, peer, transport and DNS id, with a hash of the question (name without
 //! regard to case, RFC 4343; type; class) to tell apart what shares an id. A response takes its oldest matching query:
 //! retransmissions are answered in their order. A response without a question (terse errors, later messages of a zone
-//! transfer) matches by key alone. The query of a zone transfer over TCP stays until it ages, since many messages
-//! answer it (RFC 5936 section 2.2).
+//! transfer) matches by key alone. The query of a zone transfer over TCP stays, since many messages answer it (RFC 5936
+//! section 2.2), and ages from the last of them.
 //!
 //! Bounded: entries; age; and queries with one key, so that a peer that repeats one id cannot make look-ups slow.
 //! Within those the oldest goes first. Entries live in one vector and are linked by index, in order of arrival
@@ -114,6 +114,8 @@ struct Entry {
     query: Query,
     transfer: bool,
     answered: bool,
+    /// Kernel time from which it ages.
+    used_ktime_ns: u64,
     /// Next in the hash chain, from the newest on; the next free entry if this one is free.
     chain: u32,
     older: u32,
@@ -164,17 +166,14 @@ impl Pairs {
             query,
             transfer,
             answered: false,
+            used_ktime_ns: envelope.ktime_ns,
             chain: self.buckets[bucket],
-            older: self.newest,
+            older: NONE,
             newer: NONE,
         };
         let slot = self.place(entry);
         self.buckets[bucket] = slot;
-        match self.entries.get_mut(self.newest as usize) {
-            Some(previous) => previous.newer = slot,
-            None => self.oldest = slot,
-        }
-        self.newest = slot;
+        self.link(slot);
         self.waiting += 1;
     }
 
@@ -205,6 +204,9 @@ impl Pairs {
         let query = entry.query;
         if entry.transfer {
             entry.answered = true;
+            entry.used_ktime_ns = envelope.ktime_ns;
+            self.unlink(slot);
+            self.link(slot);
         } else {
             self.remove(slot, End::Answered);
         }
@@ -214,7 +216,7 @@ impl Pairs {
     /// Gives up queries that are too old at kernel time `now_ktime_ns`.
     pub fn tick(&mut self, now_ktime_ns: u64) {
         while let Some(entry) = self.entries.get(self.oldest as usize) {
-            if entry.query.ktime_ns.saturating_add(self.limits.age_ns) >= now_ktime_ns {
+            if entry.used_ktime_ns.saturating_add(self.limits.age_ns) >= now_ktime_ns {
                 break;
             }
             self.remove(self.oldest, End::Unanswered);
@@ -312,12 +314,34 @@ impl Pairs {
         u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
     }
 
+    /// Makes an entry the newest.
+    fn link(&mut self, slot: u32) {
+        let previous = std::mem::replace(&mut self.newest, slot);
+        let entry = &mut self.entries[slot as usize];
+        (entry.older, entry.newer) = (previous, NONE);
+        match self.entries.get_mut(previous as usize) {
+            Some(entry) => entry.newer = slot,
+            None => self.oldest = slot,
+        }
+    }
+
+    /// Takes an entry out of the order of age.
+    fn unlink(&mut self, slot: u32) {
+        let Entry { older, newer, .. } = self.entries[slot as usize];
+        match self.entries.get_mut(older as usize) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.entries.get_mut(newer as usize) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+    }
+
     fn remove(&mut self, slot: u32, end: End) {
         let Entry {
             hash,
             chain,
-            older,
-            newer,
             answered,
             ..
         } = self.entries[slot as usize];
@@ -334,14 +358,7 @@ impl Pairs {
                 before = entry.chain;
             }
         }
-        match self.entries.get_mut(older as usize) {
-            Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
-        }
-        match self.entries.get_mut(newer as usize) {
-            Some(entry) => entry.older = older,
-            None => self.newest = older,
-        }
+        self.unlink(slot);
         self.entries[slot as usize].chain = self.free;
         self.free = slot;
         self.waiting -= 1;

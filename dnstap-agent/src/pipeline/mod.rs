@@ -81,8 +81,12 @@ pub struct PipelineConfig {
     pub identity: Vec<u8>,
     /// dnstap `version`; empty: left out.
     pub version: Vec<u8>,
-    /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway.
+    /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
+    /// the hooks are attached, so that none is missed; a socket too many does no harm.
     pub existing_sockets: Vec<u64>,
+    /// Ports known to carry DNS besides 53, such as those on which the server is configured to listen. Others are
+    /// learned from the queries on them.
+    pub dns_ports: Vec<u16>,
     /// How messages are classified.
     pub profile: Profile,
     /// Bounds of the table of queries.
@@ -99,6 +103,7 @@ impl Default for PipelineConfig {
             identity: Vec::new(),
             version: Vec::new(),
             existing_sockets: Vec::new(),
+            dns_ports: Vec::new(),
             profile: Profile::default(),
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
@@ -142,7 +147,7 @@ impl Pipeline {
                 profile: config.profile,
                 clock: Clock::default(),
                 pairs: Pairs::new(config.pair_limits),
-                ports: Ports::new(),
+                ports: Ports::new(&config.dns_ports),
                 counters: DeliverCounters::default(),
                 by_type: [0; 14],
             },

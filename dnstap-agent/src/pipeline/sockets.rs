@@ -1,6 +1,6 @@
 //! What is known about UDP sockets and about ports: whether they carry DNS.
 //!
-//! A port carries DNS if it is 53 or if the process received a well-formed query on it or sent one to it. On such a port
+//! A port carries DNS if it is 53, if the configuration says so, or if the process received a well-formed query on it or sent one to it. On such a port
 //! everything is delivered, malformed or not. Elsewhere a socket has to show one well-formed message first; a socket
 //! that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else.
 
@@ -40,9 +40,12 @@ impl Verdict {
 pub(super) struct Ports(Box<[u64; 1_024]>);
 
 impl Ports {
-    pub(super) fn new() -> Self {
+    /// Port 53 and `known` ones.
+    pub(super) fn new(known: &[u16]) -> Self {
         let mut ports = Self(Box::new([0; 1_024]));
-        ports.add(53);
+        for port in known.iter().copied().chain([53]) {
+            ports.add(port);
+        }
         ports
     }
 

@@ -360,6 +360,39 @@ fn message_inside_a_message_is_not_taken_for_one_after_a_loss_inside() {
 }
 
 #[test]
+fn message_inside_a_message_is_not_taken_for_one_by_the_search() {
+    // Behind the inner message, text goes on that cannot be a length.
+    let inner = framed(&message(0xbeef, 0x0100, "inner", 0));
+    let mut outer = message(1, 0x8180, "outer", 2);
+    let at = outer.len() - 99;
+    outer[at..at + inner.len()].copy_from_slice(&inner);
+    let messages = [outer, message(2, 0x8180, "next", 1)];
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &stream_of(&messages)[60..]);
+    assert_eq!(tap.of(SOCKET), messages[1..]);
+}
+
+#[test]
+fn message_that_only_starts_well_is_not_trusted_midway() {
+    let mut wrong = message(9, 0x0100, "wrong", 0);
+    wrong.push(0);
+    let messages = messages(0, 4);
+    let stream = [framed(&wrong), stream_of(&messages)].concat();
+    let mut tap = Tap::new(&[SOCKET]);
+    for (at, piece) in pieces(&stream, &[14, 1_000]) {
+        tap.piece(SOCKET, sequence(0, at), piece);
+    }
+    assert_eq!(tap.of(SOCKET), messages);
+    assert_eq!(
+        (
+            tap.streams.counters().stream_searches,
+            tap.streams.counters().stream_resyncs
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
 fn other_protocols_are_condemned_and_counted() {
     let cases: [(&[u8], bool, bool); 5] = [
         (

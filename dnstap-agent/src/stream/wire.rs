@@ -334,6 +334,17 @@ mod tests {
     }
 
     #[test]
+    fn names_point_back_only() {
+        let bytes = framed(&message(1, 0x8180, "example", 1));
+        let pointer = bytes.iter().position(|byte| *byte == 0xc0).unwrap();
+        for target in [0, 11, u8::try_from(pointer).unwrap() - 2, 255] {
+            let mut bytes = bytes.clone();
+            bytes[pointer + 1] = target;
+            assert_eq!(fit(&bytes), Fit::Not, "{target}");
+        }
+    }
+
+    #[test]
     fn trailing_bytes_within_the_length_do_not_fit() {
         let mut message = message(1, 0x0100, "example", 0);
         message.push(0);
