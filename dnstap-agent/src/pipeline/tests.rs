@@ -305,6 +305,39 @@ fn malformed_datagrams_are_delivered_on_dns_ports_and_sockets_only() {
 }
 
 #[test]
+fn ports_are_learned_from_the_queries_on_them_only() {
+    let mut pipeline = pipeline();
+    let upstream = |direction, peer_port, socket| EventHeader {
+        local_port: 33_333,
+        peer_port,
+        socket,
+        ..at(1, direction)
+    };
+    let garbage = b"no dns, but on a port";
+    let mut delivered =
+        |header, payload: &[u8]| run(&mut pipeline, &[whole(header, payload)]).len();
+    assert_eq!(
+        delivered(upstream(0, 5_301, 1), &message(1, 0x8000, "a", 0)),
+        1
+    );
+    assert_eq!(
+        delivered(upstream(0, 5_301, 2), garbage),
+        0,
+        "anybody may send a response"
+    );
+    assert_eq!(
+        delivered(upstream(DIRECTION_SENT, 5_301, 3), &message(1, 0, "a", 0)),
+        1
+    );
+    assert_eq!(delivered(upstream(0, 5_301, 4), garbage), 1);
+    assert_eq!(
+        delivered(upstream(0, 5_302, 5), garbage),
+        0,
+        "the own port of a query says nothing"
+    );
+}
+
+#[test]
 fn control_channel_is_condemned_and_dns_over_tcp_is_not() {
     let mut pipeline = pipeline();
     let tcp = |port, socket, tcp_seq| EventHeader {

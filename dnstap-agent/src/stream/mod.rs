@@ -1,14 +1,14 @@
 //! TCP: pieces of byte streams in, whole DNS messages out, for all connections.
 //!
-//! Owns the table of connections (by socket), their memory and the verdicts on them. [`order`] puts the pieces of one
-//! direction in order, [`framing`] cuts messages out of them, [`wire`] knows what a DNS message looks like.
+//! Owns the table of connections (by socket), their memory and the verdicts on them. `order` puts the pieces of one
+//! direction in order, `framing` cuts messages out of them, `wire` knows what a DNS message looks like.
 //!
 //! Order: pieces of a stream should arrive in the order in which the kernel saw them; a reader of several rings merges
 //! them by time. Small inversions are repaired by sequence number, except before the first piece of a stream, whose
 //! sequence number is taken as the start.
 //!
 //! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
-//! piece) is joined midway: its framing has to be found, see [`framing`].
+//! piece) is joined midway: its framing has to be found, see `framing`.
 //!
 //! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond them the
 //! connection used least recently is dropped, its bytes counted.
