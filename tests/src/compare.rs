@@ -96,7 +96,9 @@ impl Comparison {
     fn settle(&mut self, record: &Record, found: Option<&Record>, left: &Left<'_>) {
         if let Some(ours) = found {
             self.matched += 1;
-            self.skew = self.skew.max(record.time.abs_diff(ours.time));
+            if !record.time.is_zero() {
+                self.skew = self.skew.max(record.time.abs_diff(ours.time));
+            }
         } else {
             self.missing
                 .push((record.clone(), left.nearest(record).cloned()));

@@ -48,8 +48,8 @@ fn run() -> ExitCode {
         eprintln!("no private mounts ({error}): what tests mount is seen by all");
     }
     let conclusion = libtest_mimic::run(&arguments, cases::all());
-    for line in cases::skipped() {
-        eprintln!("{line}");
+    for note in cases::notes() {
+        eprintln!("{note}");
     }
     conclusion.exit_code()
 }

@@ -1,7 +1,7 @@
 //! The agent under test: attached to a process, stopped in order, and its summary.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -107,6 +107,12 @@ impl Tapped {
     /// The records of its file.
     pub(crate) fn records(&self) -> Result<Vec<Record>> {
         record::read(&self.file)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

@@ -51,6 +51,6 @@ fn every_message(how: &Combination, calls: Calls) -> Result<()> {
         only_ours: &|_| None,
     };
     let comparison = compare(&expected, &records, &rules);
-    ensure!(comparison.holds(), "{comparison}");
+    ensure!(comparison.holds(), "{comparison}{}", tapped.summary);
     tapped.summary.expect_nothing_dropped()
 }

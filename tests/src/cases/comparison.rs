@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
-use super::trial;
+use super::{note, trial};
 use crate::{
     compare::{Rules, Unknown, compare},
     environment::{Combination, combinations},
@@ -74,7 +74,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         let comparison = compare(&reference, records, &rules);
         ensure!(comparison.holds(), "{how}: {comparison}");
         ensure!(comparison.skew < SKEW, "{how}: clocks differ: {comparison}");
-        eprintln!("{how}: {comparison}");
+        note(format!("{how}: {comparison}"));
     }
     Ok(())
 }

@@ -2,13 +2,13 @@
 //! a file that is readable as far as it goes.
 
 use std::{
-    env, fs,
+    fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
@@ -213,7 +213,7 @@ fn expect(command: Command, code: i32, words: &[&str]) -> Result<()> {
 
 /// A process that has no sockets.
 fn idle() -> Result<Running> {
-    let mut command = Command::new(env::current_exe().context("this program's path")?);
+    let mut command = Command::new(toy::program());
     command.arg(toy::IDLE).stdin(Stdio::piped());
     Running::start("idle process", command, Watch::Stdout)
 }

@@ -105,6 +105,6 @@ fn expect_exactly(tap: Tap, passed: impl Iterator<Item = Record>) -> Result<()> 
         .map(Record::with_plain_kind)
         .collect();
     let comparison = compare(&expected, &records, &STRICT);
-    ensure!(comparison.holds(), "{comparison}");
+    ensure!(comparison.holds(), "{comparison}{}", tapped.summary);
     tapped.summary.expect_nothing_dropped()
 }

@@ -16,15 +16,20 @@ use libtest_mimic::{Completion, Trial};
 
 use crate::environment::Skip;
 
-/// What was skipped so far, one line each.
-static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What the trials had to say beside their outcome, one line or more each.
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// One line for each trial that was skipped, with the reason.
-pub(crate) fn skipped() -> Vec<String> {
-    SKIPPED
+/// Says something after the last trial: libtest-mimic is in the middle of a line while one runs.
+fn note(text: String) {
+    NOTES
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .clone()
+        .push(text);
+}
+
+/// What the trials have said so far; among it a line `SKIP name: reason` for each that was skipped.
+pub(crate) fn notes() -> Vec<String> {
+    NOTES.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// All trials, in the order in which they run.
@@ -51,10 +56,7 @@ fn trial(name: String, test: impl FnOnce() -> Result<()> + Send + 'static) -> Tr
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(reason) => {
-                SKIPPED
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(format!("SKIP {label}: {reason}"));
+                note(format!("SKIP {label}: {reason}"));
                 Ok(Completion::ignored_with(reason))
             }
             None => Err(format!("{error:#}").into()),

@@ -2,14 +2,13 @@
 //! have recorded.
 
 use std::{
-    env,
     net::SocketAddr,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{ARGUMENT, Calls, Endpoint, Family, Sort};
+use super::{ARGUMENT, Calls, Endpoint, Family, Sort, program};
 use crate::{
     load::client::{Cut, TcpClient, UdpClient},
     process::{PATIENCE, Running, Watch},
@@ -39,7 +38,7 @@ pub(crate) struct Toy {
 impl Toy {
     /// Starts a toy that uses the given calls.
     pub(crate) fn start(calls: Calls) -> Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
+        let mut command = Command::new(program());
         command
             .args([ARGUMENT, &calls.to_string()])
             .stdin(Stdio::piped());

@@ -29,6 +29,11 @@ pub(crate) const ARGUMENT: &str = "toy-server";
 /// First argument that makes this program a process without sockets that waits for the end of its input.
 pub(crate) const IDLE: &str = "toy-idle";
 
+/// This program, to be started again: not by its path, which a build may replace in the meantime.
+pub(crate) fn program() -> &'static str {
+    "/proc/self/exe"
+}
+
 /// The pair of calls that a toy uses for all its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Calls {
