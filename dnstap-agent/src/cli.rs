@@ -84,7 +84,7 @@ pub struct Attach {
     #[arg(long)]
     pub allow_no_sockets: bool,
 
-    /// Log each message that the kernel side drops (needs DNSTAP_AGENT_LOG=debug)
+    /// Log each message that the kernel side drops (needs `DNSTAP_AGENT_LOG=debug`)
     #[arg(long)]
     pub kernel_log: bool,
 }
@@ -92,7 +92,7 @@ pub struct Attach {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
-        .map_err(|_| format!("{text:?} is no number of seconds"))?;
+        .map_err(|_invalid| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -106,7 +106,7 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
     };
     let number: usize = digits
         .parse()
-        .map_err(|_| format!("{text:?} is no number of bytes (65536, 64K, 8M, 1G)"))?;
+        .map_err(|_invalid| format!("{text:?} is no number of bytes (65536, 64K, 8M, 1G)"))?;
     number
         .checked_mul(1 << shift)
         .filter(|&bytes| bytes > 0)
@@ -135,6 +135,6 @@ mod tests {
     #[case::huge("99999999999999999999G", Err(()))]
     #[case::overflow("18446744073709551615G", Err(()))]
     fn sizes_have_binary_suffixes(#[case] text: &str, #[case] bytes: Result<usize, ()>) {
-        assert_eq!(parse_bytes(text).map_err(|_| ()), bytes);
+        assert_eq!(parse_bytes(text).map_err(drop), bytes);
     }
 }

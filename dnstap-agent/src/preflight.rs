@@ -48,7 +48,8 @@ fn missing_capabilities(effective: u64) -> Vec<(&'static str, &'static str)> {
     CAPABILITIES
         .iter()
         .filter(|(name, number, _)| {
-            !has(*number) && !(has(CAP_SYS_ADMIN) && matches!(*name, "CAP_BPF" | "CAP_PERFMON"))
+            let implied = has(CAP_SYS_ADMIN) && matches!(*name, "CAP_BPF" | "CAP_PERFMON");
+            !has(*number) && !implied
         })
         .map(|(name, _, purpose)| (*name, *purpose))
         .collect()

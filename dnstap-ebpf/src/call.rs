@@ -1,7 +1,7 @@
 //! System calls that move messages: which they are, and where their buffers lie in the memory of the process.
 //!
 //! The layouts are those of the 64-bit user ABI: `struct iovec` {base, len}, `struct msghdr` (56 bytes), `struct mmsghdr`
-//! ({msghdr, msg_len}, 64 bytes).
+//! (`msghdr` and `msg_len`, 64 bytes).
 
 use dnstap_ebpf::{Counter, EventHeader, IPPROTO_UDP};
 
@@ -12,7 +12,7 @@ use crate::{
     work::Payload,
 };
 
-/// x86-64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
+/// x86-64 system call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 mod number {
     pub(super) const READ: u64 = 0;
     pub(super) const WRITE: u64 = 1;
@@ -46,7 +46,7 @@ pub(crate) fn is_peek(flags: u64) -> bool {
 #[repr(u32)]
 enum Form {
     /// Not a call that sends or receives. A variant and not an `Option` around the call: its members would be undefined
-    /// then, and the compiler copies undefined registers, which the verifier refuses ("R4 !read_ok").
+    /// then, and the compiler copies undefined registers, which the verifier refuses (`R4 !read_ok`).
     Other,
     /// One buffer: `pointer`, `length`.
     Buffer,

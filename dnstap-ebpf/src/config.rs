@@ -11,12 +11,8 @@ use crate::emit::PREFIX;
 
 /// Named for the agent, which overrides it.
 #[unsafe(no_mangle)]
-pub(crate) static CONFIG: Config = Config {
-    transport: 0,
-    wakeup_bytes: 0,
-    // SAFETY: all members are `u32`, for which zero is a value.
-    offsets: unsafe { core::mem::zeroed() },
-};
+// SAFETY: all members are `u32`, for which zero is a value.
+pub(crate) static CONFIG: Config = unsafe { core::mem::zeroed() };
 
 /// Index of the perf record's payload limit, behind those of the ring's classes.
 pub(crate) const PERF_CLASS: usize = RING_CLASSES.len();

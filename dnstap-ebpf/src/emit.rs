@@ -22,7 +22,7 @@ use crate::{
     config::{PERF_CLASS, clamp_to_class, config},
     counters::{add, count},
     memory, sockets,
-    work::{Slot, Work},
+    work::{Slot, Vectors, Work},
 };
 
 /// Room before the payload for the length prefix of a TCP message that was written as a segment of its own.
@@ -58,9 +58,9 @@ const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
 /// Sends the message in `work` and counts what became of it.
 #[inline(always)]
-pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
+pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
     for _ in 0..MAX_CHUNKS {
-        chunk(ctx, slot, work);
+        chunk(ctx, slot, vectors, work);
         if work.left() == 0 {
             return;
         }
@@ -70,8 +70,8 @@ pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
 
 /// Sends the next chunk of the message in `work`. Counts the message when it is complete, or given up.
 #[inline(always)]
-pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) {
-    match try_chunk(ctx, slot, work) {
+pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
+    match try_chunk(ctx, slot, vectors, work) {
         Ok(()) => {
             if work.left() == 0 {
                 count(Counter::Emitted);
@@ -99,12 +99,17 @@ pub(crate) fn lost(socket: u64, reason: Counter) {
 }
 
 #[inline(always)]
-fn try_chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) -> Result<(), Counter> {
+fn try_chunk<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    vectors: Vectors,
+    work: &mut Work,
+) -> Result<(), Counter> {
     let perf = config!(transport) == TRANSPORT_PERF as usize;
     let largest = (if perf { MAX_PERF_CHUNK } else { MAX_RING_CHUNK } - PREFIX) as u64;
     let (mut base, mut length) = work.segment();
     if length == 0 {
-        work.next_segment()?;
+        work.next_segment(vectors)?;
         (base, length) = work.segment();
     }
     let mut prefix = None;
@@ -114,7 +119,7 @@ fn try_chunk<C: EbpfContext>(ctx: &C, slot: Slot, work: &mut Work) -> Result<(),
         // SAFETY: bytes.
         prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(base, 0)? });
         work.consume(PREFIX as u64);
-        work.next_segment()?;
+        work.next_segment(vectors)?;
         (base, length) = work.segment();
     }
     if length > largest {
@@ -160,15 +165,15 @@ impl Chunk {
     #[inline(always)]
     unsafe fn write(
         &self,
-        record: *mut u8,
+        record: *mut EventHeader,
         class: usize,
         header: &EventHeader,
     ) -> Result<(), Counter> {
         // SAFETY: header and prefix lie at constant offsets within the record; `clamp_to_class` bounds the rest to what is
         // left behind the prefix.
         unsafe {
-            record.cast::<EventHeader>().write(*header);
-            let mut payload = record.add(HEADER);
+            record.write(*header);
+            let mut payload = record.add(1).cast::<u8>();
             if let Some(prefix) = self.prefix {
                 payload.cast::<[u8; PREFIX]>().write(prefix);
                 payload = payload.add(PREFIX);
@@ -203,7 +208,7 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
         return Err(Counter::RingFull);
     };
     // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
-    let written = unsafe { chunk.write(record.as_mut_ptr(), CLASS, header) };
+    let written = unsafe { chunk.write(record.as_mut_ptr().cast(), CLASS, header) };
     if written.is_ok() {
         // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
         // when much is waiting; otherwise it comes by itself, on its timer.
@@ -244,7 +249,7 @@ fn perf_record<C: EbpfContext>(
         let error = bpf_perf_event_output(
             ctx.as_ptr(),
             ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),
-            u64::from(BPF_F_CURRENT_CPU),
+            BPF_F_CURRENT_CPU,
             scratch.cast(),
             HEADER as u64 + prefix + clamp_to_class(chunk.length, PERF_CLASS),
         );

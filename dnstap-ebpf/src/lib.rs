@@ -36,7 +36,7 @@ pub const MAX_CHUNKS: usize = 16;
 
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
 /// that can be in use at once on a CPU.
-pub const SCRATCH_SLOTS: u32 = 2;
+pub const SCRATCH_SLOTS: u32 = 4;
 
 /// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
 ///
@@ -80,7 +80,7 @@ pub struct EventHeader {
     /// [`Hook`] that saw it.
     pub hook: u8,
     /// Zero.
-    pub _pad: u32,
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<EventHeader>() == 88 && align_of::<EventHeader>() == 8);
@@ -259,6 +259,9 @@ pub const TRANSPORT_BPF: u32 = 0;
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_PERF: u32 = 1;
 
+/// Value of an offset or enumerator that this kernel does not have.
+pub const MISSING: u32 = u32::MAX;
+
 /// What the agent fixes before load: read-only data of the eBPF object. The verifier knows the values and prunes what
 /// they rule out.
 #[repr(C)]
@@ -268,15 +271,33 @@ pub struct Config {
     pub transport: u32,
     /// BPF ring buffer: wake the reader when at least this many bytes wait. The perf ring has its own watermark.
     pub wakeup_bytes: u32,
+    /// Enumerator `ITER_IOVEC` of `enum iter_type`.
+    pub iter_iovec: u32,
+    /// Enumerator `ITER_UBUF`; [`MISSING`] before 6.0.
+    pub iter_ubuf: u32,
+    /// Bits of the byte at [`KernelOffsets::iter_type`] that are the type; before 5.14 the lowest one is the direction.
+    pub iter_type_mask: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 8);
+const _: () = assert!(offset_of!(Config, offsets) == 20);
+
+/// Where to find the value of a slot of [`KernelOffsets`] in a kernel's BTF.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Name of the structure.
+    pub structure: &'static str,
+    /// Paths of members through nested structures; the first that the kernel has is taken.
+    pub paths: &'static [&'static [&'static str]],
+    /// Whether a kernel may lack all of them; the slot is [`MISSING`] then.
+    pub optional: bool,
+}
 
 /// Defines [`KernelOffsets`] together with the table of what each slot means, so that the two cannot drift apart.
 macro_rules! kernel_offsets {
-    ($($(#[doc = $doc:literal])* $slot:ident = $structure:literal . $($member:literal).+ ;)+) => {
+    ($($(#[doc = $doc:literal])*
+       $slot:ident = $structure:literal $(. $member:literal)+ $(| $alternative:literal)* $(, $optional:ident)? ;)+) => {
         /// Byte offsets of the members of the running kernel's structures, read from its BTF by the agent.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -285,9 +306,12 @@ macro_rules! kernel_offsets {
         }
 
         impl KernelOffsets {
-            /// Structure and path of members behind each slot, in the order of the slots.
-            pub const TABLE: &'static [(&'static str, &'static [&'static str])] =
-                &[$(($structure, &[$($member),+]),)+];
+            /// What each slot is, in the order of the slots.
+            pub const TABLE: &'static [Slot] = &[$(Slot {
+                structure: $structure,
+                paths: &[&[$($member),+] $(, &[$alternative])*],
+                optional: false $(|| stringify!($optional).len() == 8)?,
+            },)+];
 
             /// Builds the offsets from one value for each entry of [`Self::TABLE`].
             #[must_use]
@@ -346,6 +370,28 @@ kernel_offsets! {
     file_inode = "file"."f_inode";
     /// `struct socket` of a socket's file.
     file_private_data = "file"."private_data";
+    /// Address of the peer's name in kernel memory, null if the caller has none and wants none.
+    msghdr_name = "msghdr"."msg_name";
+    /// Length of the name; 0 if there is none.
+    msghdr_namelen = "msghdr"."msg_namelen";
+    /// The iterator over the caller's buffers.
+    msghdr_iter = "msghdr"."msg_iter";
+    /// What the iterator runs over; shares its byte with the direction before 5.14.
+    iter_type = "iov_iter"."iter_type" | "type";
+    /// Bytes into the current segment.
+    iter_iov_offset = "iov_iter"."iov_offset";
+    /// Bytes left.
+    iter_count = "iov_iter"."count";
+    /// The current segment of an `ITER_IOVEC`.
+    iter_iov = "iov_iter"."__iov" | "iov";
+    /// The buffer of an `ITER_UBUF`; there is none before 6.0.
+    iter_ubuf = "iov_iter"."ubuf", optional;
+    /// Start of a packet's memory.
+    skb_head = "sk_buff"."head";
+    /// Where the network header begins in it.
+    skb_network_header = "sk_buff"."network_header";
+    /// `ETH_P_IP` or `ETH_P_IPV6`, big-endian.
+    skb_protocol = "sk_buff"."protocol";
 }
 
 /// `aya::Pod`: these types may be copied to and from maps and read-only data.

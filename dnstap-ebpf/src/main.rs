@@ -6,6 +6,29 @@
 //! first, the payload is copied once, and nothing ever waits.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "a program is best one function: calls cost stack, of which there are 512 bytes, and the verifier walks through \
+              a function anew at each call"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_lossless,
+    reason = "registers and arguments come as 64 bits; a cast gives them the width of the kernel's type"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the program macros pass contexts by value"
+)]
+#![expect(
+    clippy::let_underscore_must_use,
+    reason = "where a map refuses, there is nobody to tell; each place says why"
+)]
+#![expect(
+    clippy::map_err_ignore,
+    reason = "what failed is the reason that is counted; the error number adds nothing"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod call;
@@ -13,6 +36,7 @@ mod config;
 mod counters;
 mod emit;
 mod hooks;
+mod locals;
 mod memory;
 mod peers;
 mod registers;

@@ -49,6 +49,22 @@ impl Sock {
         Ok(Some((family as u8, protocol as u8)))
     }
 
+    /// Whether the socket is bound to no address in particular.
+    #[inline(always)]
+    pub(crate) fn is_wildcard(self) -> Result<bool, Counter> {
+        // SAFETY: integers and byte arrays.
+        unsafe {
+            let family: u16 = memory::kernel(self.0, config!(offsets.sock_family))?;
+            if family == u16::from(AF_INET) {
+                let local: u32 = memory::kernel(self.0, config!(offsets.sock_rcv_saddr))?;
+                Ok(local == 0)
+            } else {
+                let local: [u64; 2] = memory::kernel(self.0, config!(offsets.sock_v6_rcv_saddr))?;
+                Ok(local[0] | local[1] == 0)
+            }
+        }
+    }
+
     /// Inode number of the socket: its name for as long as it lives.
     #[inline(always)]
     pub(crate) fn inode(self) -> Result<u64, Counter> {
@@ -127,7 +143,7 @@ pub(crate) fn header(thread: Thread, hook: Hook, ktime_ns: u64) -> EventHeader {
         protocol: 0,
         direction: 0,
         hook: hook as u8,
-        _pad: 0,
+        reserved: 0,
     }
 }
 
@@ -138,6 +154,18 @@ pub(crate) fn set_ipv4(address: &mut [u8; 16], ipv4: [u8; 4]) {
     address[1] = ipv4[1];
     address[2] = ipv4[2];
     address[3] = ipv4[3];
+}
+
+/// Writes an IPv4 address in the IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2).
+#[inline(always)]
+pub(crate) fn map_ipv4(address: &mut [u8; 16], ipv4: [u8; 4]) {
+    *address = [0; 16];
+    address[10] = 0xff;
+    address[11] = 0xff;
+    address[12] = ipv4[0];
+    address[13] = ipv4[1];
+    address[14] = ipv4[2];
+    address[15] = ipv4[3];
 }
 
 /// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in
@@ -154,12 +182,7 @@ pub(crate) fn set_peer(
         header.peer_port = u16::from_be(port_be);
         header.peer_addr = [0; 16];
         if header.family == AF_INET6 {
-            header.peer_addr[10] = 0xff;
-            header.peer_addr[11] = 0xff;
-            header.peer_addr[12] = ipv4[0];
-            header.peer_addr[13] = ipv4[1];
-            header.peer_addr[14] = ipv4[2];
-            header.peer_addr[15] = ipv4[3];
+            map_ipv4(&mut header.peer_addr, ipv4);
         } else {
             set_ipv4(&mut header.peer_addr, ipv4);
         }

@@ -22,6 +22,17 @@ static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(SCRATCH_SLOTS, 0)
 pub(crate) enum Slot {
     Send = 0,
     Receive = 1,
+    Send6 = 2,
+    Receive6 = 3,
+}
+
+/// Where the `iovec`s that describe further segments lie. A constant for each hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// In the memory of the process.
+    User,
+    /// In the kernel's copy.
+    Kernel,
 }
 
 /// A message on its way.
@@ -137,14 +148,22 @@ impl Work {
 
     /// Goes on to the next segment. [`Counter::Truncated`] if there is none: the call reported more than it could hold.
     #[inline(always)]
-    pub(crate) fn next_segment(&mut self) -> Result<(), Counter> {
+    pub(crate) fn next_segment(&mut self, vectors: Vectors) -> Result<(), Counter> {
         let segments = forget(&self.payload.segments);
         if segments == 0 {
             return Err(Counter::Truncated);
         }
         let vector = forget(&self.payload.vector);
         // SAFETY: integers.
-        let (base, length) = unsafe { (memory::user(vector, 0)?, memory::user(vector, 8)?) };
+        let (base, length) = unsafe {
+            match vectors {
+                Vectors::User => (memory::user(vector, 0)?, memory::user(vector, 8)?),
+                Vectors::Kernel => (
+                    memory::kernel(vector as *const u8, 0)?,
+                    memory::kernel(vector as *const u8, 8)?,
+                ),
+            }
+        };
         keep(&mut self.payload.base, base);
         keep(&mut self.payload.length, length);
         keep(&mut self.payload.vector, vector.wrapping_add(16));

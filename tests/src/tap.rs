@@ -66,6 +66,13 @@ impl Tap {
             .args(more);
         let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
         process.wait_for("attached", |line| line.contains("attached"))?;
+        while !fs::read_to_string(format!("/proc/{}/status", process.pid()))?
+            .lines()
+            .any(|l| {
+                l.starts_with("SigCgt:")
+                    && u64::from_str_radix(l[7..].trim(), 16).unwrap() & 0x4002 == 0x4002
+            })
+        {}
         Ok(Self {
             process,
             file: file.to_owned(),

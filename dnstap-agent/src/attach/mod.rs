@@ -8,6 +8,7 @@
 mod reader;
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::fd::AsFd as _,
     sync::{
@@ -36,7 +37,7 @@ use crate::{
     sink::{SinkOptions, SinkSet, SinkState},
     summary::Summary,
     tap::{Tap, TapOptions, hook_name},
-    target::{Target, describe_listeners},
+    target::{OpenSocket, Target, describe_listeners},
 };
 
 /// How long the outputs may take to write what is queued when the tap ends.
@@ -64,18 +65,21 @@ pub fn run(options: &Attach) -> Result<Exit> {
         kernel_log: options.kernel_log,
     })?;
     for (hook, reason) in tap.refused() {
-        warn!(
-            hook = hook_name(*hook),
-            reason, "the kernel refused this hook; a lesser one is in use"
-        );
+        info!("the kernel refused hook {}: {reason}", hook_name(*hook));
+    }
+    for missing in tap.degraded() {
+        warn!("{missing}");
     }
     tap.add_target(target.pid)?;
     let started = Instant::now();
     let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
+    // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
+    let sockets = target.sockets()?;
     let pipeline = Pipeline::new(PipelineConfig {
         identity: identity(options),
         version: concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).into(),
         existing_sockets: sockets.iter().map(|socket| socket.inode).collect(),
+        dns_ports: dns_ports(&sockets),
         ..PipelineConfig::default()
     });
 
@@ -102,7 +106,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
     stop.store(true, Ordering::Release);
     let drained = reader
         .join()
-        .map_err(|_| anyhow!("the ring's reader panicked"))??;
+        .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
 
     let elapsed = started.elapsed();
     let outputs = drained.sinks.finish(GRACE);
@@ -164,6 +168,20 @@ fn wait_for_end(
             _ = reader => "no output is left to write to".to_owned(),
         })
     })
+}
+
+/// Ports on which the process serves DNS: those where it waits for both datagrams and connections (RFC 7766 section 5).
+fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
+    let waits = |port: u16, tcp: bool| {
+        sockets
+            .iter()
+            .any(|socket| socket.listening && socket.tcp == tcp && socket.local.port() == port)
+    };
+    let ports: BTreeSet<u16> = sockets.iter().map(|socket| socket.local.port()).collect();
+    ports
+        .into_iter()
+        .filter(|&port| waits(port, false) && waits(port, true))
+        .collect()
 }
 
 /// The dnstap identity: what the option says, else the host's name.

@@ -119,7 +119,7 @@ impl Reader {
             match self.tap.set_verdict(socket, code) {
                 Ok(()) => debug!(socket, ?verdict, "verdict on a socket"),
                 Err(error) => {
-                    warn!(socket, %error, "the kernel does not take a verdict; the socket's messages go on coming")
+                    warn!(socket, %error, "the kernel does not take a verdict; the socket's messages go on coming");
                 }
             }
         }

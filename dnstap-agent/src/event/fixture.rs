@@ -26,7 +26,7 @@ pub(crate) fn header() -> EventHeader {
         protocol: IPPROTO_UDP,
         direction: DIRECTION_RECEIVED,
         hook: 2,
-        _pad: 0,
+        reserved: 0,
     }
 }
 

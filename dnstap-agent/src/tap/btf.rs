@@ -82,7 +82,7 @@ struct Type {
     name: u32,
     info: u32,
     /// Size, or the id of another type.
-    size_or_type: u32,
+    size_or_target: u32,
     /// Where the kind's own data begins in `types`.
     data: usize,
 }
@@ -149,7 +149,7 @@ impl<'a> Btf<'a> {
             bits = bits.wrapping_add(member_bits);
             id = member_type;
         }
-        if bits % 8 == 0 {
+        if bits.is_multiple_of(8) {
             Ok(bits / 8)
         } else {
             Err(BtfError::BitField {
@@ -164,7 +164,7 @@ impl<'a> Btf<'a> {
         let Some(&id) = self.functions.get(function.as_bytes()) else {
             return Ok(None);
         };
-        let prototype = self.by_id(self.by_id(id)?.size_or_type)?;
+        let prototype = self.by_id(self.by_id(id)?.size_or_target)?;
         Ok(Some(prototype.count()))
     }
 
@@ -221,7 +221,7 @@ impl<'a> Btf<'a> {
             let found = self.by_id(id)?;
             match found.kind() {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = found.size_or_type;
+                    id = found.size_or_target;
                 }
                 _ => return Ok(found),
             }
@@ -240,7 +240,7 @@ impl<'a> Btf<'a> {
         Ok(Type {
             name: word(self.types, offset)?,
             info: word(self.types, offset + 4)?,
-            size_or_type: word(self.types, offset + 8)?,
+            size_or_target: word(self.types, offset + 8)?,
             data: offset + 12,
         })
     }
@@ -263,9 +263,10 @@ impl<'a> Btf<'a> {
         let mut offset = 0;
         while offset < self.types.len() {
             let found = self.at(offset)?;
-            let id = u32::try_from(self.offsets.len()).map_err(|_| BtfError::Truncated(offset))?;
+            let id =
+                u32::try_from(self.offsets.len()).map_err(|_large| BtfError::Truncated(offset))?;
             self.offsets
-                .push(u32::try_from(offset).map_err(|_| BtfError::Truncated(offset))?);
+                .push(u32::try_from(offset).map_err(|_large| BtfError::Truncated(offset))?);
             match found.kind() {
                 kind::STRUCT if found.name != 0 => {
                     self.structures
@@ -314,6 +315,11 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::cast_possible_truncation, reason = "a small sample")]
+    #[expect(
+        clippy::decimal_bitwise_operands,
+        reason = "bit offsets read better so"
+    )]
     /// `struct inner { int a; }; struct outer { char first[8]; union { struct inner in; int b; }; int c: 3; int d: 5; }`
     fn sample() -> Vec<u8> {
         let mut strings = vec![0_u8];
@@ -438,7 +444,7 @@ mod tests {
             let at = at % data.len();
             data[at] = value;
             if let Ok(btf) = Btf::parse(&data) {
-                let _ = (btf.offset("outer", &["in", "a"]), btf.enumerator("FIRST"), btf.parameters("inet_sendmsg"));
+                drop((btf.offset("outer", &["in", "a"]), btf.enumerator("FIRST"), btf.parameters("inet_sendmsg")));
             }
         }
     }

@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    Ebpf,
+    Btf, Ebpf,
     maps::ProgramArray,
-    programs::{CgroupAttachMode, CgroupSockAddr, RawTracePoint},
+    programs::{CgroupAttachMode, CgroupSockAddr, FEntry, FExit, RawTracePoint},
 };
 use dnstap_ebpf::Hook;
 
@@ -21,25 +21,42 @@ use crate::exit::{Exit, ExitWith};
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
 
-/// The hook in use, its links, and the hooks that were refused before it with the reason.
-type Attached = (Hook, Links, Vec<(Hook, String)>);
+/// What became of the attempts.
+pub(super) struct Attached {
+    /// The hook in use.
+    pub(super) hook: Hook,
+    pub(super) links: Links,
+    /// Hooks that were refused before it, with the reason.
+    pub(super) refused: Vec<(Hook, String)>,
+    /// What the hook in use cannot do on this kernel.
+    pub(super) degraded: Vec<String>,
+}
 
 /// Attaches the chosen hook, or the first that works.
 pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
     let candidates: &[Hook] = match choice {
-        HookChoice::Auto => &[Hook::Socket, Hook::Syscall],
+        HookChoice::Auto => &[Hook::Fentry, Hook::Socket, Hook::Syscall],
+        HookChoice::Fentry => &[Hook::Fentry],
         HookChoice::Socket => &[Hook::Socket],
         HookChoice::Syscall => &[Hook::Syscall],
     };
     let mut refused = Vec::new();
+    let mut degraded = Vec::new();
     for &hook in candidates {
         let attached = match hook {
             Hook::Socket => socket(ebpf),
             Hook::Syscall => syscall(ebpf),
-            Hook::Fentry => Err(anyhow!("not in this build")),
+            Hook::Fentry => fentry(ebpf, &mut degraded),
         };
         match attached {
-            Ok(links) => return Ok((hook, links, refused)),
+            Ok(links) => {
+                return Ok(Attached {
+                    hook,
+                    links,
+                    refused,
+                    degraded,
+                });
+            }
             Err(error) => refused.push((hook, format!("{error:#}"))),
         }
     }
@@ -61,6 +78,45 @@ pub fn name(hook: Hook) -> &'static str {
         Hook::Socket => "socket",
         Hook::Syscall => "syscall",
     }
+}
+
+/// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
+fn fentry(ebpf: &mut Ebpf, degraded: &mut Vec<String>) -> Result<Links> {
+    let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+    let mut links = Links::new();
+    for function in [
+        "inet_recvmsg",
+        "inet6_recvmsg",
+        "inet_sendmsg",
+        "inet6_sendmsg",
+    ] {
+        let program: &mut FExit = program(ebpf, function)?;
+        program
+            .load(function, &btf)
+            .with_context(|| format!("cannot load the fexit program on {function}"))?;
+        let link = program
+            .attach()
+            .with_context(|| format!("cannot attach to the exit of {function}"))?;
+        links.push(Box::new(program.take_link(link)?));
+    }
+    match skb_consume_udp(ebpf, &btf) {
+        Ok(link) => links.push(link),
+        Err(error) => degraded.push(format!(
+            "no local address on UDP sockets bound to none: {error:#}"
+        )),
+    }
+    Ok(links)
+}
+
+fn skb_consume_udp(ebpf: &mut Ebpf, btf: &Btf) -> Result<Box<dyn Any + Send>> {
+    let program: &mut FEntry = program(ebpf, "skb_consume_udp")?;
+    program
+        .load("skb_consume_udp", btf)
+        .context("cannot load the fentry program on skb_consume_udp")?;
+    let link = program
+        .attach()
+        .context("cannot attach to skb_consume_udp")?;
+    Ok(Box::new(program.take_link(link)?))
 }
 
 /// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
@@ -149,7 +205,7 @@ pub(super) fn set_perf_buffer(
     #[repr(C)]
     struct UpdateElement {
         map_fd: u32,
-        _pad: u32,
+        reserved: u32,
         key: u64,
         value: u64,
         flags: u64,
@@ -158,7 +214,7 @@ pub(super) fn set_perf_buffer(
     let fd = buffer.as_raw_fd();
     let attr = UpdateElement {
         map_fd: map.as_raw_fd().cast_unsigned(),
-        _pad: 0,
+        reserved: 0,
         key: (&raw const cpu) as u64,
         value: (&raw const fd) as u64,
         flags: 0,

@@ -20,8 +20,8 @@ use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
 };
 
+use self::{hooks::Attached, perf::PerfRing, ring::Ring};
 pub use self::{hooks::name as hook_name, ring::poll_readable};
-use self::{perf::PerfRing, ring::Ring};
 use crate::exit::{Exit, ExitWith};
 
 /// The eBPF object, empty in a build without it.
@@ -32,6 +32,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dn
 pub enum HookChoice {
     /// The first that works of the ones below.
     Auto,
+    /// fexit on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings: sees every call, costs least.
+    Fentry,
     /// Raw tracepoints `sock_send_length` and `sock_recv_length` (Linux 6.3 and later).
     Socket,
     /// Raw tracepoint `sys_exit`: works everywhere, costs every process on the host a little.
@@ -74,6 +76,7 @@ pub struct Tap {
     hook: Hook,
     ring_name: &'static str,
     refused: Vec<(Hook, String)>,
+    degraded: Vec<String>,
     /// Maps that the kernel empties when their last descriptor is closed.
     _kept: Vec<Map>,
 }
@@ -92,10 +95,15 @@ impl Tap {
         let config = Config {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
-            offsets: offsets::of_running_kernel()?,
+            ..offsets::of_running_kernel()?
         };
         let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
-        let (hook, links, refused) = hooks::attach(&mut ebpf, options.hook)?;
+        let Attached {
+            hook,
+            links,
+            refused,
+            degraded,
+        } = hooks::attach(&mut ebpf, options.hook)?;
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("the eBPF object has no map {name}"))
@@ -122,6 +130,7 @@ impl Tap {
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
             refused,
+            degraded,
             _kept: kept,
         })
     }
@@ -144,6 +153,12 @@ impl Tap {
         &self.refused
     }
 
+    /// What the hook in use cannot do on this kernel.
+    #[must_use]
+    pub fn degraded(&self) -> &[String] {
+        &self.degraded
+    }
+
     /// The loaded object, for its log.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -161,7 +176,8 @@ impl Tap {
         self.ring.wait(timeout)
     }
 
-    /// Hands over the records that are there; see [`Ring::drain`].
+    /// Hands over the records that are there; with several buffers underneath, all but the
+    /// newest of them, so that they come in order; `last` asks for all.
     pub fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
         self.ring.drain(last, take);
     }

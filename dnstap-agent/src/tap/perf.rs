@@ -1,11 +1,11 @@
 //! The perf ring buffer: one memory-mapped buffer for each CPU, read in the order of the records' times.
 //!
-//! Layout: include/uapi/linux/perf_event.h. The kernel moves `data_head` behind each record that it has finished; the reader
+//! Layout: `include/uapi/linux/perf_event.h`. The kernel moves `data_head` behind each record that it has finished; the reader
 //! moves `data_tail` behind what it has taken. A `PERF_RECORD_SAMPLE` with `PERF_SAMPLE_RAW` is {header, u32 size, bytes}.
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -22,7 +22,7 @@ use crate::clock::monotonic_ns;
 
 /// How far back in time a record may still appear in one buffer after a later one was seen in another: the time between a
 /// hook's clock reading and the end of its record, with room for an interruption.
-const SETTLE: Duration = Duration::from_millis(1);
+const SETTLE_NS: u64 = 1_000_000;
 
 /// `struct perf_event_header`.
 const RECORD_HEADER: usize = 8;
@@ -69,7 +69,7 @@ impl Ring for PerfRing {
         let until = if last {
             u64::MAX
         } else {
-            monotonic_ns().saturating_sub(SETTLE.as_nanos() as u64)
+            monotonic_ns().saturating_sub(SETTLE_NS)
         };
         for buffer in &mut self.buffers {
             buffer.refresh();
@@ -123,6 +123,11 @@ struct PerfBuffer {
 // SAFETY: the mapping belongs to this value alone; what the kernel shares is accessed atomically.
 unsafe impl Send for PerfBuffer {}
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "descriptors, page sizes and offsets within a buffer are small; positions wrap"
+)]
 impl PerfBuffer {
     fn open(cpu: u32, size: usize) -> io::Result<Self> {
         // SAFETY: plain data for which zero is the default of every member.
@@ -134,7 +139,8 @@ impl PerfBuffer {
         attr.__bindgen_anon_1.sample_period = 1;
         attr.set_watermark(1);
         attr.__bindgen_anon_2.wakeup_watermark = u32::try_from(size / 4).unwrap_or(u32::MAX);
-        let cpu = i32::try_from(cpu).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let cpu =
+            i32::try_from(cpu).map_err(|_large| io::Error::from(io::ErrorKind::InvalidInput))?;
         // SAFETY: `attr` outlives the call; the result is checked.
         let fd = unsafe {
             libc::syscall(

@@ -1,6 +1,10 @@
 //! The hooks, one file each, and what they share: the way of a message from its socket to the ring.
 
+mod inet;
+mod inet_recvmsg;
+mod inet_sendmsg;
 mod recvmsg;
+mod skb_consume_udp;
 mod sock_length;
 mod sys_exit;
 

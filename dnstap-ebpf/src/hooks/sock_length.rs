@@ -27,7 +27,7 @@ use crate::{
     registers::Registers,
     sock::{Direction, Sock},
     target::{self, Thread},
-    work::{self, Payload, Slot},
+    work::{self, Payload, Slot, Vectors},
 };
 
 /// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
@@ -110,7 +110,7 @@ fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
     let payload = find(&tapped, &transfer, &mut work.header, &call, index);
     tapped.begin(work, payload);
     if work.left() != 0 {
-        emit::message(ctx, slot, work);
+        emit::message(ctx, slot, Vectors::User, work);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     registers::Registers,
     sock::Sock,
     target::{self, Thread},
-    work::{self, Payload, Slot, Work, forget, keep},
+    work::{self, Payload, Slot, Vectors, Work, forget, keep},
 };
 
 /// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
@@ -106,11 +106,11 @@ fn go_on(ctx: &RawTracePointContext, thread: Thread, work: &mut Work) {
             return;
         }
         if work.left() != 0 {
-            emit::chunk(ctx, SLOT, work);
+            emit::chunk(ctx, SLOT, Vectors::User, work);
         }
     }
     // SAFETY: slot 0 holds a program of this type, or nothing; then the call returns.
-    let _ = unsafe { CONTINUE.tail_call(ctx, 0) };
+    unsafe { CONTINUE.tail_call(ctx, 0) };
     // Only reached if the chain is at its end.
     if work.left() != 0 {
         emit::lost(tapped.inode, Counter::TooManyChunks);

@@ -1,0 +1,182 @@
+//! What the fexit programs on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings share: `struct msghdr` and its iterator.
+//!
+//! At the exit the iterator has run over what was transferred, so the start is found by walking back. It needs no program at
+//! the entry, and so no state between the two: the segments' descriptions, which the caller made, are still there, behind the
+//! iterator's current one. `ITER_UBUF` (single buffers, from 6.0 on; single segments, from 6.4 on) keeps the base and moves
+//! `iov_offset`; `ITER_IOVEC` moves both the segment pointer and `iov_offset`.
+
+use aya_ebpf::EbpfContext;
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MISSING};
+
+use super::{Tapped, Transfer, admit};
+use crate::{
+    call::is_peek,
+    config::config,
+    counters::count,
+    emit, locals, memory,
+    sock::{Direction, Sock, set_peer},
+    target,
+    work::{self, Payload, Slot, Vectors},
+};
+
+/// Most segments that are walked back over.
+const MAX_SEGMENTS: usize = 16;
+
+/// `sizeof(struct iovec)`.
+const IOVEC: usize = 16;
+
+/// Arguments and result of the hooked function.
+pub(super) struct Arguments {
+    /// `struct socket *`.
+    pub(super) socket: *const u8,
+    /// `struct msghdr *`.
+    pub(super) message: *const u8,
+    /// Bytes that the iterator had at the entry.
+    pub(super) size: u64,
+    /// `MSG_*` of a receive.
+    pub(super) flags: i32,
+    /// Bytes transferred, or a negative error.
+    pub(super) result: i32,
+}
+
+/// Delivers the message that the function transferred, if any.
+#[inline(always)]
+pub(super) fn run<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    direction: Direction,
+    arguments: &Arguments,
+) {
+    if arguments.result <= 0 {
+        return;
+    }
+    let Some(thread) = target::current() else {
+        return;
+    };
+    if direction == Direction::Received && is_peek(arguments.flags as u64) {
+        count(Counter::Peek);
+        return;
+    }
+    let Ok(sock) = Sock::of_socket(arguments.socket) else {
+        count(Counter::Seen);
+        count(Counter::KernelFault);
+        return;
+    };
+    let Some(tapped) = admit(sock) else {
+        return;
+    };
+    let Some(work) = work::of(slot) else {
+        return;
+    };
+    if !tapped.is_wanted() {
+        return;
+    }
+    let transfer = Transfer {
+        thread,
+        hook: Hook::Fentry,
+        direction,
+        length: arguments.result as u32,
+    };
+    let payload = find(&tapped, &transfer, &mut work.header, arguments);
+    tapped.begin(work, payload);
+    if work.left() != 0 {
+        emit::message(ctx, slot, Vectors::Kernel, work);
+    }
+}
+
+/// Completes the header and finds the payload.
+#[inline(always)]
+fn find(
+    tapped: &Tapped,
+    transfer: &Transfer,
+    header: &mut EventHeader,
+    arguments: &Arguments,
+) -> Result<Payload, Counter> {
+    tapped.describe(header, transfer)?;
+    if header.protocol == IPPROTO_UDP {
+        if transfer.direction == Direction::Sent || header.peer_port == 0 {
+            peer(header, arguments.message)?;
+        }
+        if transfer.direction == Direction::Received && header.local_addr == [0; 16] {
+            locals::take(transfer.thread, header);
+        }
+    }
+    payload(arguments)
+}
+
+/// Sets the header's peer from the message's name, which the kernel has copied from the caller or filled in for it.
+#[inline(always)]
+fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
+    // SAFETY: pointers, integers and byte arrays. The IPv6 read is within `struct sockaddr_storage`, whatever the family.
+    unsafe {
+        let name: *const u8 = memory::kernel(message, config!(offsets.msghdr_name))?;
+        let length: i32 = memory::kernel(message, config!(offsets.msghdr_namelen))?;
+        if name.is_null() || length <= 0 {
+            return Ok(());
+        }
+        let (family, port_be): (u16, u16) = (memory::kernel(name, 0)?, memory::kernel(name, 2)?);
+        if family == u16::from(dnstap_ebpf::AF_INET6) {
+            set_peer(header, family, port_be, [0; 4], memory::kernel(name, 8)?);
+        } else {
+            set_peer(header, family, port_be, memory::kernel(name, 4)?, [0; 16]);
+        }
+    }
+    Ok(())
+}
+
+/// Where the transferred bytes begin.
+#[inline(always)]
+fn payload(arguments: &Arguments) -> Result<Payload, Counter> {
+    let iterator = arguments.message.wrapping_add(config!(offsets.msghdr_iter));
+    // SAFETY: integers and pointers.
+    unsafe {
+        let kind: u8 = memory::kernel(iterator, config!(offsets.iter_type))?;
+        let kind = usize::from(kind) & config!(iter_type_mask);
+        let offset: u64 = memory::kernel(iterator, config!(offsets.iter_iov_offset))?;
+        let count: u64 = memory::kernel(iterator, config!(offsets.iter_count))?;
+        // With MSG_TRUNC a receive reports more than it copied.
+        let walked = arguments.size.wrapping_sub(count);
+        if walked < arguments.result as u64 {
+            return Err(Counter::Truncated);
+        }
+        if config!(iter_ubuf) != MISSING as usize && kind == config!(iter_ubuf) {
+            let base: u64 = memory::kernel(iterator, config!(offsets.iter_ubuf))?;
+            let base = base.wrapping_add(offset).wrapping_sub(walked);
+            return Ok(Payload {
+                base,
+                length: walked,
+                vector: 0,
+                segments: 0,
+            });
+        }
+        if kind != config!(iter_iovec) {
+            return Err(Counter::UnsupportedIterator);
+        }
+        let segment: *const u8 = memory::kernel(iterator, config!(offsets.iter_iov))?;
+        walk_back(segment, offset, walked)
+    }
+}
+
+/// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.
+#[inline(always)]
+fn walk_back(mut segment: *const u8, mut offset: u64, mut walked: u64) -> Result<Payload, Counter> {
+    for passed in 0..MAX_SEGMENTS {
+        if offset >= walked {
+            let start = offset - walked;
+            // SAFETY: integers.
+            let (base, length): (u64, u64) =
+                unsafe { (memory::kernel(segment, 0)?, memory::kernel(segment, 8)?) };
+            return Ok(Payload {
+                base: base.wrapping_add(start),
+                length: length.wrapping_sub(start),
+                vector: segment.wrapping_add(IOVEC) as u64,
+                segments: passed as u64,
+            });
+        }
+        walked -= offset;
+        segment = segment.wrapping_sub(IOVEC);
+        // SAFETY: an integer; the segment behind which the iterator has gone.
+        offset = unsafe { memory::kernel(segment, 8)? };
+    }
+    Err(Counter::TooManyChunks)
+}

@@ -1,0 +1,45 @@
+//! fexit on `inet_sendmsg` and `inet6_sendmsg`: the sending half of the `fentry` hook.
+//!
+//! ```c
+//! int inet_sendmsg(struct socket *sock, struct msghdr *msg, size_t size);
+//! int inet6_sendmsg(struct socket *sock, struct msghdr *msg, size_t size);
+//! ```
+//!
+//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. Every way into an IPv4 or IPv6 socket of UDP or TCP leads through one of
+//! them exactly once for each message: `send`, `sendto`, `sendmsg`, each element of `sendmmsg`, `write`, `writev`,
+//! `io_uring`. (The protocols' own functions fire twice for an IPv4-mapped peer; `sock_sendmsg` is inlined.) At the exit the
+//! result tells what was really sent; the iterator has run over it, and is walked back.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+
+use super::inet::{self, Arguments};
+use crate::{sock::Direction, work::Slot};
+
+/// Number of parameters; the result lies behind them.
+const PARAMETERS: usize = 3;
+
+/// A message was sent on an IPv4 socket, or could not be.
+#[fexit(function = "inet_sendmsg")]
+fn inet_sendmsg(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::Send);
+    0
+}
+
+/// A message was sent on an IPv6 socket, or could not be.
+#[fexit(function = "inet6_sendmsg")]
+fn inet6_sendmsg(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::Send6);
+    0
+}
+
+#[inline(always)]
+fn run(ctx: &FExitContext, slot: Slot) {
+    let arguments = Arguments {
+        socket: ctx.arg(0),
+        message: ctx.arg(1),
+        size: ctx.arg(2),
+        flags: 0,
+        result: ctx.arg(PARAMETERS),
+    };
+    inet::run(ctx, slot, Direction::Sent, &arguments);
+}

@@ -1,0 +1,82 @@
+//! fentry on `skb_consume_udp`: where a datagram was really sent to.
+//!
+//! ```c
+//! void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len);
+//! ```
+//!
+//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. `udp_recvmsg` and `udpv6_recvmsg` call it when they are done with a packet,
+//! before `inet_recvmsg` returns, in the same thread. A wildcard socket (`0.0.0.0`, `::`) does not know its address; the
+//! packet's header does. The `fentry` hook works without this program, then without true local addresses there.
+
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
+use dnstap_ebpf::AF_INET;
+
+use crate::{
+    config::config,
+    locals::{self, Local},
+    memory,
+    sock::Sock,
+    target::{self, Thread},
+};
+
+/// `ETH_P_IP` and `ETH_P_IPV6` (`include/uapi/linux/if_ether.h`).
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// Offsets of the destination address in the IPv4 and IPv6 headers (RFC 791 section 3.1, RFC 8200 section 3).
+const IPV4_DESTINATION: usize = 16;
+const IPV6_DESTINATION: usize = 24;
+
+/// A packet of a UDP socket has been read, or peeked at.
+#[fentry(function = "skb_consume_udp")]
+fn skb_consume_udp(ctx: FEntryContext) -> i32 {
+    if let Some(thread) = target::current()
+        && Sock::at(ctx.arg(0)).is_wildcard() == Ok(true)
+    {
+        keep(thread, ctx.arg(1));
+    }
+    0
+}
+
+/// Keeps the destination address of the packet `skb`, if it is readable.
+#[inline(always)]
+fn keep(thread: Thread, skb: *const u8) {
+    // SAFETY: pointers, integers and byte arrays.
+    unsafe {
+        let Ok(head) = memory::kernel::<*const u8>(skb, config!(offsets.skb_head)) else {
+            return;
+        };
+        let Ok(offset) = memory::kernel::<u16>(skb, config!(offsets.skb_network_header)) else {
+            return;
+        };
+        let Ok(protocol) = memory::kernel::<u16>(skb, config!(offsets.skb_protocol)) else {
+            return;
+        };
+        let mut local = Local {
+            address: [0; 16],
+            family: 0,
+        };
+        match u16::from_be(protocol) {
+            ETH_P_IP => {
+                let Ok(ipv4) =
+                    memory::kernel::<[u8; 4]>(head, usize::from(offset) + IPV4_DESTINATION)
+                else {
+                    return;
+                };
+                local.family = u64::from(AF_INET);
+                crate::sock::set_ipv4(&mut local.address, ipv4);
+            }
+            ETH_P_IPV6 => {
+                let Ok(ipv6) =
+                    memory::kernel::<[u8; 16]>(head, usize::from(offset) + IPV6_DESTINATION)
+                else {
+                    return;
+                };
+                local.family = u64::from(dnstap_ebpf::AF_INET6);
+                local.address = ipv6;
+            }
+            _ => return,
+        }
+        locals::keep(thread, &local);
+    }
+}
