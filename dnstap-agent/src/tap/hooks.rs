@@ -50,6 +50,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
         };
         match attached {
             Ok(links) => {
+                log_verified(ebpf);
                 return Ok(Attached {
                     hook,
                     links,
@@ -167,6 +168,19 @@ fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn 
         .attach(cgroup, CgroupAttachMode::Single)
         .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
     Ok(Box::new(program.take_link(link)?))
+}
+
+/// Logs what the kernel's verifier had to walk through to accept the programs, a measure of how long loading takes.
+fn log_verified(ebpf: &Ebpf) {
+    for (name, program) in ebpf.programs() {
+        if let Ok(info) = program.info() {
+            tracing::debug!(
+                program = name,
+                instructions = info.verified_instruction_count(),
+                "verified"
+            );
+        }
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -20,16 +20,17 @@ use super::{Tapped, Transfer, admit};
 use crate::{
     call::Call,
     config::config,
-    counters::count,
+    counters::{add, count},
     emit, memory,
     registers::Registers,
     sock::Sock,
+    sockets,
     target::{self, Thread},
     work::{self, Payload, Slot, Vectors, Work, forget, keep},
 };
 
 /// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
-const STEPS: u32 = 16;
+const STEPS: u32 = 8;
 
 /// One slot: preemption is off while a raw tracepoint's program runs.
 const SLOT: Slot = Slot::Receive;
@@ -88,21 +89,8 @@ fn start(ctx: &RawTracePointContext, thread: Thread) {
 /// Delivers the messages of the call in `work`, from where it has come.
 #[inline(always)]
 fn go_on(ctx: &RawTracePointContext, thread: Thread, work: &mut Work) {
-    let call = work.call();
-    let Some(sock) = socket_of(call.descriptor) else {
-        return;
-    };
-    if call.is_peek() {
-        if forget(&work.next) == 0 {
-            count(Counter::Peek);
-        }
-        return;
-    }
-    let Some(tapped) = admit(sock) else {
-        return;
-    };
     for _ in 0..STEPS {
-        if work.left() == 0 && !next(&tapped, thread, work) {
+        if work.left() == 0 && !next(thread, work) {
             return;
         }
         if work.left() != 0 {
@@ -113,24 +101,36 @@ fn go_on(ctx: &RawTracePointContext, thread: Thread, work: &mut Work) {
     unsafe { CONTINUE.tail_call(ctx, 0) };
     // Only reached if the chain is at its end.
     if work.left() != 0 {
-        emit::lost(tapped.inode, Counter::TooManyChunks);
+        emit::lost(work.header.socket, Counter::TooManyChunks);
     }
     let rest = forget(&work.messages).wrapping_sub(forget(&work.next));
     if rest != 0 {
-        tapped.lose(rest, Counter::BatchTooLong);
+        add(Counter::Seen, rest);
+        add(Counter::BatchTooLong, rest);
+        sockets::note_loss(work.header.socket);
     }
 }
 
 /// Makes the next message of the call the one in `work`, unless there is something wrong with it, which is counted, or it is
 /// empty. `false`: there is none.
+///
+/// The socket is looked at anew for each message: what the verifier learns about it on one path must not outlive the round, or
+/// each kind of socket gets the whole loop verified for itself.
 #[inline(always)]
-fn next(tapped: &Tapped, thread: Thread, work: &mut Work) -> bool {
+fn next(thread: Thread, work: &mut Work) -> bool {
     let index = forget(&work.next);
     if index >= forget(&work.messages) {
         return false;
     }
     keep(&mut work.next, index + 1);
     let call = work.call();
+    let Some(tapped) = socket_of(call.descriptor).and_then(admit) else {
+        return false;
+    };
+    if call.is_peek() {
+        count(Counter::Peek);
+        return false;
+    }
     let length = if call.is_batch() {
         call.reported_length(index as u32)
     } else {
@@ -146,7 +146,7 @@ fn next(tapped: &Tapped, thread: Thread, work: &mut Work) -> bool {
                     direction: call.direction(),
                     length,
                 };
-                let payload = find(tapped, &transfer, &mut work.header, &call, index as u32);
+                let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
                 tapped.begin(work, payload);
             }
         }
