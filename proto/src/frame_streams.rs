@@ -1,4 +1,4 @@
-//! Frame Streams, the framing below dnstap: files here, sockets later on the same parts.
+//! Frame Streams, the framing below dnstap, for files and for sockets.
 //!
 //! A stream is a row of frames. A data frame is its length (four bytes, big-endian, not zero), then that many bytes. The
 //! length zero escapes a [`ControlFrame`]: its own length, its type and its fields follow, all numbers as before.
@@ -12,23 +12,27 @@
 //! ```
 //!
 //! From the bottom up: [`ControlFrame`] (bytes to control frames and back), [`split_frame`] (one frame off a buffer),
-//! [`Decoder`] (order of frames from START to STOP, limits, offsets), [`Reader`] and [`Writer`] (files). Only the last
-//! two do any IO. What is malformed is a typed error with the offset of the frame that broke the rules; nothing
+//! [`Decoder`] (order of frames from START to STOP, limits, offsets), then [`Reader`] and [`Writer`] for files, [`Client`]
+//! and [`Server`] for the two sides of a connection. Only `Reader` and `Writer` do any IO. What is malformed is a typed error with the offset of the frame that broke the rules; nothing
 //! panics and nothing is allocated on the word of a length alone.
 //!
 //! The rules are those of the reference implementation, fstrm. Where it lets things pass that cannot be told from
 //! damage (control frames amid the data, anything after STOP), this module reports them.
 
+mod client;
 mod control;
 mod decode;
 mod error;
 mod read;
+mod server;
 mod write;
 
+pub use client::{Client, ClientState};
 pub use control::ControlFrame;
 pub use decode::{Decoder, Frame, State, split_frame};
-pub use error::{ControlError, DecodeError, Malformed, ReadError, WriteError};
+pub use error::{ControlError, DecodeError, HandshakeError, Malformed, ReadError, WriteError};
 pub use read::{DataFrame, Reader};
+pub use server::{Frames, Server, ServerState};
 pub use write::Writer;
 
 /// Content type of streams whose data frames each hold one [`Dnstap`](crate::Dnstap).

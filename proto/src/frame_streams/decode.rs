@@ -3,8 +3,8 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
-    ControlError, ControlFrame, DEFAULT_MAX_DATA_FRAME, DecodeError, MAX_CONTROL_FRAME, Malformed,
-    be32,
+    ControlError, ControlFrame, DEFAULT_MAX_DATA_FRAME, DecodeError, Frames, MAX_CONTROL_FRAME,
+    Malformed, be32,
 };
 
 /// One frame of a stream.
@@ -50,7 +50,7 @@ pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<F
 }
 
 /// The control frame at the beginning of `input`, whose escape has been seen, and its length with everything.
-fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>, Malformed> {
+pub(super) fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>, Malformed> {
     let Some(len) = be32(input, 4) else {
         return Ok(None);
     };
@@ -77,7 +77,7 @@ fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>, Malformed
 /// ```
 ///
 /// Anything else in any state is an error. The handshake of sockets takes place before `AwaitStart` (READY, ACCEPT) and
-/// after `Stopped` (FINISH), with [`split_frame`] and [`ControlFrame::encode`].
+/// after `Stopped` (FINISH): [`Client`](super::Client) and [`Server`](super::Server) hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing has come yet.
@@ -146,6 +146,27 @@ impl Decoder {
             offset: self.offset,
             kind,
         })
+    }
+
+    /// Takes all whole data frames off the beginning of `input`; `None` if there is none, whatever the reason.
+    pub(super) fn decode_row(&mut self, input: &mut BytesMut) -> Option<Frames> {
+        if self.state != State::Data {
+            return None;
+        }
+        let (mut end, mut count) = (0, 0);
+        while let Some(len) = be32(input, end).filter(|len| (1..=self.max_data_frame).contains(len))
+            && let whole = end + 4 + len as usize
+            && whole <= input.len()
+        {
+            end = whole;
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        self.offset += end as u64;
+        let bytes = input.split_to(end).freeze();
+        Some(Frames { bytes, count })
     }
 
     /// Takes a control frame off `input` if it is the one that this state waits for.

@@ -88,6 +88,35 @@ pub struct DecodeError {
     pub kind: Malformed,
 }
 
+/// Why [`Client`](super::Client) or [`Server`](super::Server) cannot go on with a connection.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// A frame breaks a rule, or has no place where it stands.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// Something other than a control frame where only a control frame may be: most likely the peer speaks another protocol.
+    #[error("the peer does not speak Frame Streams: a control frame was to come")]
+    Data,
+    /// The peer takes, or sends, other content types.
+    #[error(
+        "the peer's content types are {:?}, ours is {:?}",
+        lossy_list(theirs),
+        lossy(ours)
+    )]
+    NoCommonContentType {
+        /// What the peer named.
+        theirs: Vec<Bytes>,
+        /// What was to be sent or received.
+        ours: Bytes,
+    },
+}
+
+impl From<ControlError> for HandshakeError {
+    fn from(error: ControlError) -> Self {
+        Self::Malformed(error.into())
+    }
+}
+
 /// Why [`Reader`](super::Reader) has no further frame, other than a regular end.
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -143,4 +172,8 @@ pub enum WriteError {
 
 fn lossy(content_type: &Bytes) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(content_type)
+}
+
+fn lossy_list(content_types: &[Bytes]) -> Vec<std::borrow::Cow<'_, str>> {
+    content_types.iter().map(lossy).collect()
 }
