@@ -3,10 +3,12 @@
 
 use std::{
     env, fmt,
+    num::ParseIntError,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 /// A test cannot run here, and why.
 #[derive(Debug)]
@@ -91,6 +93,20 @@ pub(crate) fn tool(name: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| Skip(format!("no program `{name}` on the path")).into())
+}
+
+/// Queries of the steady load and their rate per second (`DNSTAP_QUERIES`, default 100000; `DNSTAP_RATE`, default 20000):
+/// an emulated machine cannot answer as many.
+pub(crate) fn steady_load() -> Result<(usize, u32)> {
+    Ok((
+        number("DNSTAP_QUERIES", "100000")?,
+        number("DNSTAP_RATE", "20000")?,
+    ))
+}
+
+fn number<T: FromStr<Err = ParseIntError>>(variable: &str, default: &str) -> Result<T> {
+    let value = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    value.parse().with_context(|| format!("{variable}={value}"))
 }
 
 /// Whether scratch folders are kept for a look afterwards (`DNSTAP_TESTS_KEEP`).

@@ -1,6 +1,7 @@
 //! The agent under test: attached to a process, stopped in order, and its summary.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -66,13 +67,6 @@ impl Tap {
             .args(more);
         let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
         process.wait_for("attached", |line| line.contains("attached"))?;
-        while !fs::read_to_string(format!("/proc/{}/status", process.pid()))?
-            .lines()
-            .any(|l| {
-                l.starts_with("SigCgt:")
-                    && u64::from_str_radix(l[7..].trim(), 16).unwrap() & 0x4002 == 0x4002
-            })
-        {}
         Ok(Self {
             process,
             file: file.to_owned(),
@@ -83,6 +77,20 @@ impl Tap {
     /// The file that it writes.
     pub(crate) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Ids of the BPF programs that the agent holds, from the descriptions of its descriptors.
+    pub(crate) fn programs(&self) -> Result<BTreeSet<u32>> {
+        let mut ids = BTreeSet::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid()))? {
+            // A descriptor that was closed since the folder was listed is none.
+            let Ok(text) = fs::read_to_string(entry?.path()) else {
+                continue;
+            };
+            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            ids.extend(id.map(|id| id.trim().parse::<u32>()).transpose()?);
+        }
+        Ok(ids)
     }
 
     /// Sends a signal to the agent.

@@ -1,6 +1,7 @@
 //! Attaching and detaching again and again under load: the server answers all, and nothing of ours stays in the kernel.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -38,15 +39,17 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn again_and_again(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
-    let before = system::bpf_programs().context("listing the kernel's BPF programs")?;
     let stop = AtomicBool::new(false);
     let server = lab.server(false);
-    let answered = thread::scope(|scope| {
+    let (answered, ours) = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| scope.spawn(|| client::ask_until(server, &stop)))
             .collect();
-        let taps = (0..TIMES)
-            .try_for_each(|time| attach_once(&lab, how).with_context(|| format!("time {time}")));
+        let mut ours = BTreeSet::new();
+        let taps = (0..TIMES).try_for_each(|time| {
+            ours.append(&mut attach_once(&lab, how).with_context(|| format!("time {time}"))?);
+            Ok(())
+        });
         stop.store(true, Ordering::Relaxed);
         let answered = clients
             .into_iter()
@@ -56,19 +59,22 @@ fn again_and_again(how: &Combination) -> Result<()> {
                     .map_err(|_panic| anyhow::anyhow!("a client panicked"))?
             })
             .sum::<Result<u64>>();
-        taps.and(answered)
+        taps.and(answered).map(|answered| (answered, ours))
     })?;
     ensure!(
         answered > 1_000,
         "only {answered} queries during {TIMES} taps"
     );
+    ensure!(
+        ours.len() >= TIMES,
+        "only {} programs in {TIMES} taps",
+        ours.len()
+    );
     // The kernel frees programs after a grace period of its own.
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left: Vec<_> = system::bpf_programs()?
-            .difference(&before)
-            .copied()
-            .collect();
+        let all = system::bpf_programs().context("listing the kernel's BPF programs")?;
+        let left: Vec<_> = all.intersection(&ours).collect();
         if left.is_empty() {
             return Ok(());
         }
@@ -80,15 +86,17 @@ fn again_and_again(how: &Combination) -> Result<()> {
     }
 }
 
-fn attach_once(lab: &Lab, how: &Combination) -> Result<()> {
-    let programs = system::bpf_programs()?;
+/// Attaches and detaches; returns the programs that were in the kernel in between.
+fn attach_once(lab: &Lab, how: &Combination) -> Result<BTreeSet<u32>> {
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
-    let ours = system::bpf_programs()?.difference(&programs).count();
+    let programs = tap.programs()?;
+    let all = system::bpf_programs()?;
     ensure!(
-        ours > 0,
-        "an attached agent has no program in the kernel: the check below would prove nothing"
+        !programs.is_empty() && programs.is_subset(&all),
+        "the agent holds {programs:?}, the kernel has {all:?}: the check at the end would prove nothing"
     );
     let tapped = tap.stop()?;
     tapped.summary.expect_nothing_dropped()?;
-    tapped.summary.expect_written(tapped.records()?.len())
+    tapped.summary.expect_written(tapped.records()?.len())?;
+    Ok(programs)
 }

@@ -3,18 +3,14 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
-use super::trial;
+use super::{note, trial};
 use crate::{
-    environment::{Combination, combinations},
+    environment::{self, Combination, combinations},
     lab::{Lab, Wanted},
     load::dnsperf::{self, Load},
     tap::Tap,
 };
 
-/// Queries of the steady load.
-const STEADY: usize = 100_000;
-/// Queries per second of the steady load.
-const RATE: u32 = 20_000;
 /// Queries of the overload.
 const OVERLOAD: usize = 30_000;
 
@@ -23,7 +19,7 @@ pub(super) fn trials() -> Vec<Trial> {
     for how in combinations() {
         let also = how.clone();
         trials.push(trial(
-            format!("{how}: {STEADY} queries at {RATE}/s are twice as many frames, none dropped"),
+            format!("{how}: queries at a steady rate are twice as many frames, none dropped"),
             move || steady(&how),
         ));
         for (size, stopped) in [("4096", true), ("65536", true), ("4096", false)] {
@@ -43,24 +39,28 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 fn steady(how: &Combination) -> Result<()> {
+    let (queries, rate) = environment::steady_load()?;
     let lab = Lab::start(Wanted::default())?;
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
     let load = Load {
-        queries: STEADY,
-        rate: Some(RATE),
+        queries,
+        rate: Some(rate),
         tcp: false,
         recursive: false,
     };
     dnsperf::run(lab.folder(), lab.server(false), &load)?;
     let tapped = tap.stop()?;
     let frames = tapped.records()?.len();
-    ensure!(frames == 2 * STEADY, "{frames} frames");
+    ensure!(frames == 2 * queries, "{frames} frames");
     tapped.summary.expect_nothing_dropped()?;
     tapped.summary.expect_written(frames)?;
     ensure!(
         tapped.summary.kernel("seen")? == frames as u64,
         "the hook saw more than the load"
     );
+    note(format!(
+        "{how}: {queries} queries at {rate}/s, {frames} frames"
+    ));
     Ok(())
 }
 
