@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    read,
+    check, read,
     sink::OutputSpec,
     tap::{HookChoice, RingChoice},
 };
@@ -38,6 +38,9 @@ pub enum Command {
     /// Tap a running DNS server until SIGINT, SIGTERM, the end of the server, or --duration
     #[command(after_help = EXIT_CODES)]
     Attach(Attach),
+    /// Say what attach could use on this machine, and what is missing for more
+    #[command(after_help = EXIT_CODES)]
+    Check(check::Args),
     /// Print dnstap files
     #[command(after_help = EXIT_CODES)]
     Read(read::Args),

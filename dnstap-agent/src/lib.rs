@@ -11,6 +11,7 @@
 
 pub mod assemble;
 pub mod attach;
+pub mod check;
 pub mod classify;
 pub mod cli;
 pub mod clock;

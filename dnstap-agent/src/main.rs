@@ -4,7 +4,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser as _;
 use dnstap_agent::{
-    attach,
+    attach, check,
     cli::{Cli, Command},
     exit::Exit,
     read,
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     start_log();
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
+        Command::Check(options) => check::run(*options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {
                 Exit::Ok

@@ -25,33 +25,37 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 /// Refuses to go on without the privileges that attaching needs.
 pub fn check_privileges() -> Result<()> {
-    let status = procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .context("cannot read /proc/self/status")?;
-    let missing = missing_capabilities(status.capeff);
+    let missing: Vec<_> = capabilities()?
+        .into_iter()
+        .filter(|&(_, _, held)| !held)
+        .map(|(name, purpose, _)| format!("{name} ({purpose})"))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let list: Vec<_> = missing
-        .iter()
-        .map(|(name, purpose)| format!("{name} ({purpose})"))
-        .collect();
-    Err(anyhow!("missing: {}", list.join(", "))).context(ExitWith(
+    Err(anyhow!("missing: {}", missing.join(", "))).context(ExitWith(
         Exit::NoPermission,
         "not enough privileges to tap: run dnstap-agent as root (sudo)".into(),
     ))
 }
 
-/// Name and purpose of each needed capability that is not in the `effective` set.
-fn missing_capabilities(effective: u64) -> Vec<(&'static str, &'static str)> {
+/// Name and purpose of each needed capability, and whether this process has it.
+pub fn capabilities() -> Result<Vec<(&'static str, &'static str, bool)>> {
+    let status = procfs::process::Process::myself()
+        .and_then(|process| process.status())
+        .context("cannot read /proc/self/status")?;
+    Ok(held_capabilities(status.capeff))
+}
+
+/// Each needed capability, and whether it is in the `effective` set.
+fn held_capabilities(effective: u64) -> Vec<(&'static str, &'static str, bool)> {
     let has = |number: u32| effective >> number & 1 == 1;
     CAPABILITIES
         .iter()
-        .filter(|(name, number, _)| {
-            let implied = has(CAP_SYS_ADMIN) && matches!(*name, "CAP_BPF" | "CAP_PERFMON");
-            !has(*number) && !implied
+        .map(|&(name, number, purpose)| {
+            let implied = has(CAP_SYS_ADMIN) && matches!(name, "CAP_BPF" | "CAP_PERFMON");
+            (name, purpose, has(number) || implied)
         })
-        .map(|(name, _, purpose)| (*name, *purpose))
         .collect()
 }
 
@@ -59,22 +63,28 @@ fn missing_capabilities(effective: u64) -> Vec<(&'static str, &'static str)> {
 mod tests {
     use super::*;
 
+    fn missing(effective: u64) -> Vec<&'static str> {
+        let held = held_capabilities(effective).into_iter();
+        held.filter(|&(_, _, held)| !held)
+            .map(|(name, _, _)| name)
+            .collect()
+    }
+
     #[test]
     fn root_lacks_nothing() {
-        assert_eq!(missing_capabilities(u64::MAX), []);
+        assert_eq!(missing(u64::MAX), [""; 0]);
     }
 
     #[test]
     fn an_ordinary_user_lacks_all() {
-        assert_eq!(missing_capabilities(0).len(), CAPABILITIES.len());
+        assert_eq!(missing(0).len(), CAPABILITIES.len());
     }
 
     #[test]
     fn sys_admin_stands_in_for_bpf_and_perfmon() {
-        let names: Vec<_> = missing_capabilities(1 << CAP_SYS_ADMIN)
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(names, ["CAP_NET_ADMIN", "CAP_SYS_PTRACE"]);
+        assert_eq!(
+            missing(1 << CAP_SYS_ADMIN),
+            ["CAP_NET_ADMIN", "CAP_SYS_PTRACE"]
+        );
     }
 }

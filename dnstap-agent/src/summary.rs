@@ -9,6 +9,7 @@ use crate::{
     classify::TYPE_NAMES,
     pipeline::PipelineCounters,
     sink::{SinkReport, SinkState},
+    tap::ProgramStats,
 };
 
 /// Every hop's counters after the end.
@@ -22,6 +23,8 @@ pub struct Summary {
     pub ring: &'static str,
     /// The kernel side's counters.
     pub kernel: [u64; Counter::COUNT],
+    /// What the kernel has counted about the programs, by name.
+    pub programs: Vec<(String, ProgramStats)>,
     /// The pure stages' counters.
     pub pipeline: PipelineCounters,
     /// The outputs' accounts.
@@ -51,12 +54,21 @@ impl Summary {
             .zip(self.pipeline.by_type)
             .map(|(name, count)| ((*name).to_owned(), count.into()))
             .collect();
+        let programs: serde_json::Map<_, _> = self
+            .programs
+            .iter()
+            .map(|(name, stats)| {
+                let value = json!({"runs": stats.runs, "run_time_ns": stats.run_time_ns, "missed": stats.missed});
+                (name.clone(), value)
+            })
+            .collect();
         let outputs: Vec<_> = self.outputs.iter().map(output_json).collect();
         json!({
             "seconds": self.elapsed.as_secs_f64(),
             "hook": self.hook,
             "ring": self.ring,
             "kernel": kernel,
+            "programs": programs,
             "pipeline": pipeline,
             "types": types,
             "outputs": outputs,
@@ -115,6 +127,22 @@ impl fmt::Display for Summary {
             list(self.kernel_reasons(Counter::is_drop), "none"),
             list(self.kernel_reasons(Counter::is_skip), "none"),
         )?;
+        for (name, stats) in &self.programs {
+            if stats.missed != 0 {
+                writeln!(
+                    formatter,
+                    "kernel: {name} could not run {} times: messages were missed",
+                    stats.missed
+                )?;
+            }
+            if let Some(average) = stats.run_time_ns.checked_div(stats.runs) {
+                writeln!(
+                    formatter,
+                    "kernel: {name} ran {} times, {average} ns each",
+                    stats.runs
+                )?;
+            }
+        }
         for output in &self.outputs {
             writeln!(
                 formatter,

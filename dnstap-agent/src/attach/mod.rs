@@ -115,6 +115,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
         hook,
         ring,
         kernel: drained.kernel,
+        programs: drained.programs,
         pipeline: drained.counters,
         outputs,
     };

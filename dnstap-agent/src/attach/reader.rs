@@ -18,7 +18,7 @@ use crate::{
     clock,
     pipeline::{self, Pipeline, PipelineCounters, Verdict},
     sink::{self, SinkSet},
-    tap::Tap,
+    tap::{ProgramStats, Tap},
 };
 
 /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
@@ -40,6 +40,8 @@ pub(super) struct Drained {
     pub(super) sinks: SinkSet,
     /// The kernel side's final counters.
     pub(super) kernel: [u64; Counter::COUNT],
+    /// What the kernel has counted about the programs.
+    pub(super) programs: Vec<(String, ProgramStats)>,
     /// The pipeline's final counters.
     pub(super) counters: PipelineCounters,
 }
@@ -153,6 +155,7 @@ impl Reader {
         Ok(Drained {
             sinks: self.sinks,
             kernel,
+            programs: self.tap.program_stats(),
             counters: self.pipeline.counters(),
         })
     }

@@ -3,8 +3,6 @@
 use std::{
     any::Any,
     fs::{self, File},
-    io,
-    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -207,44 +205,4 @@ fn root_cgroup() -> Result<File> {
         }
     }
     bail!("no cgroup2 file system is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")
-}
-
-/// Enters the perf buffer of `cpu` in the map. aya does this only for buffers that it has opened itself.
-pub(super) fn set_perf_buffer(
-    map: BorrowedFd<'_>,
-    cpu: u32,
-    buffer: BorrowedFd<'_>,
-) -> io::Result<()> {
-    /// `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
-    #[repr(C)]
-    struct UpdateElement {
-        map_fd: u32,
-        reserved: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
-    let fd = buffer.as_raw_fd();
-    let attr = UpdateElement {
-        map_fd: map.as_raw_fd().cast_unsigned(),
-        reserved: 0,
-        key: (&raw const cpu) as u64,
-        value: (&raw const fd) as u64,
-        flags: 0,
-    };
-    // SAFETY: the attribute and what it points to outlive the call; keys and values of this map are 4 bytes.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_ELEM,
-            &raw const attr,
-            size_of::<UpdateElement>(),
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Which hook and which ring work is found by trying, never from the kernel's version.
 
+mod bpf;
 pub mod btf;
 mod hooks;
 pub mod offsets;
@@ -20,8 +21,8 @@ use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
 };
 
+pub use self::{bpf::ProgramStats, hooks::name as hook_name, ring::poll_readable};
 use self::{hooks::Attached, perf::PerfRing, ring::Ring};
-pub use self::{hooks::name as hook_name, ring::poll_readable};
 use crate::exit::{Exit, ExitWith};
 
 /// The eBPF object, empty in a build without it.
@@ -203,10 +204,36 @@ impl Tap {
         Ok(sums)
     }
 
+    /// What the kernel has counted about the programs in use, by name.
+    #[must_use]
+    pub fn program_stats(&self) -> Vec<(String, ProgramStats)> {
+        self.ebpf
+            .programs()
+            .filter_map(|(name, program)| {
+                let stats = program
+                    .fd()
+                    .ok()
+                    .and_then(|fd| bpf::program_stats(fd.as_fd()).ok())?;
+                Some((name.to_owned(), stats))
+            })
+            .collect()
+    }
+
     /// Detaches the hook. What is in the ring can still be drained.
     pub fn detach(&mut self) {
         self.links.clear();
     }
+}
+
+/// Tries a hook: loads and attaches its programs, and takes them off again at once. What it cannot do on this kernel, or why
+/// the kernel refuses it.
+pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
+    let config = Config {
+        transport: TRANSPORT_BPF,
+        ..offsets::of_running_kernel()?
+    };
+    let mut ebpf = load(&config, false, page_size(), false)?;
+    hooks::attach(&mut ebpf, hook).map(|attached| attached.degraded)
 }
 
 /// Loads the object with its read-only data and the sizes of its maps set.
@@ -234,7 +261,7 @@ fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
     };
     let cpus = online_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?;
     PerfRing::open(&cpus, ring_bytes as usize, |cpu, fd| {
-        hooks::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())
+        bpf::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())
     })
     .with_context(|| {
         ExitWith(

@@ -1,0 +1,168 @@
+//! `dnstap-agent check`: what this machine offers to the tap, found by trying, and the remedy for what is missing.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    exit::Exit,
+    preflight,
+    tap::{self, HookChoice, offsets},
+};
+
+/// Say what `attach` could use on this machine, and what is missing for more.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One thing that was looked for.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What was looked for.
+    name: String,
+    /// Whether it is there.
+    ok: bool,
+    /// Whether nothing works without it.
+    required: bool,
+    /// What was found; why it is missing.
+    detail: String,
+    /// What to do about it; empty if it is there.
+    remedy: String,
+}
+
+/// Everything that was looked for, and what follows.
+#[derive(Debug, Serialize)]
+struct Report {
+    kernel: String,
+    findings: Vec<Finding>,
+    /// The hook that `attach` would use.
+    hook: Option<&'static str>,
+    /// The ring that `attach` would use.
+    ring: Option<&'static str>,
+}
+
+/// Hooks in the order in which `attach` tries them, with what to do when one is refused.
+const HOOKS: [(HookChoice, &str, &str); 3] = [
+    (
+        HookChoice::Fentry,
+        "fentry",
+        "nothing, if another hook works: this kernel or its lockdown mode does not allow tracing of functions",
+    ),
+    (
+        HookChoice::Socket,
+        "socket",
+        "Linux 6.3 or later, with a cgroup2 file system mounted (mount -t cgroup2 none /sys/fs/cgroup)",
+    ),
+    (
+        HookChoice::Syscall,
+        "syscall",
+        "a kernel with CONFIG_BPF_EVENTS=y and CONFIG_HAVE_SYSCALL_TRACEPOINTS=y",
+    ),
+];
+
+/// Looks, prints, and says by the exit code whether `attach` would work.
+pub fn run(args: Args) -> Result<Exit> {
+    let report = look();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(if report.hook.is_some() {
+        Exit::Ok
+    } else {
+        Exit::NoPermission
+    })
+}
+
+fn look() -> Report {
+    let mut findings = Vec::new();
+    for (name, purpose, held) in preflight::capabilities().unwrap_or_default() {
+        findings.push(Finding {
+            name: name.to_owned(),
+            ok: held,
+            required: true,
+            detail: format!("to {purpose}"),
+            remedy: if held {
+                String::new()
+            } else {
+                "run as root (sudo), or grant it".to_owned()
+            },
+        });
+    }
+    let structures = offsets::of_running_kernel();
+    findings.push(Finding {
+        name: "kernel structures (BTF)".to_owned(),
+        ok: structures.is_ok(),
+        required: true,
+        detail: match &structures {
+            Ok(_) => format!(
+                "all that the hooks read are described in {}",
+                offsets::VMLINUX
+            ),
+            Err(error) => format!("{error:#}"),
+        },
+        remedy: if structures.is_ok() {
+            String::new()
+        } else {
+            "a kernel from 5.10 on, built with CONFIG_DEBUG_INFO_BTF=y".to_owned()
+        },
+    });
+    let mut hook = None;
+    for (choice, name, remedy) in HOOKS {
+        let probed = tap::probe(choice);
+        if probed.is_ok() {
+            hook = hook.or(Some(name));
+        }
+        findings.push(Finding {
+            name: format!("hook {name}"),
+            ok: probed.is_ok(),
+            required: false,
+            detail: match &probed {
+                Ok(degraded) if degraded.is_empty() => "loads and attaches".to_owned(),
+                Ok(degraded) => format!("loads and attaches, but: {}", degraded.join("; ")),
+                Err(error) => first_line(&format!("{error:#}")),
+            },
+            remedy: if probed.is_ok() {
+                String::new()
+            } else {
+                remedy.to_owned()
+            },
+        });
+    }
+    Report {
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        findings,
+        hook,
+        ring: hook.map(|_| "bpf"),
+    }
+}
+
+fn print(report: &Report) {
+    println!("kernel {}", report.kernel);
+    for finding in &report.findings {
+        println!(
+            "{:7} {}: {}",
+            if finding.ok { "ok" } else { "missing" },
+            finding.name,
+            finding.detail
+        );
+        if !finding.remedy.is_empty() {
+            println!("        remedy: {}", finding.remedy);
+        }
+    }
+    match (report.hook, report.ring) {
+        (Some(hook), Some(ring)) => println!("attach would use hook {hook} and ring {ring}"),
+        _ => println!("attach would not work"),
+    }
+}
+
+/// The verifier's log, if there is one, is for `attach`.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,78 @@
+//! The two `bpf(2)` commands that aya has no call for.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use aya_obj::generated::{
+    bpf_attr,
+    bpf_cmd::{self, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD},
+    bpf_prog_info,
+};
+
+/// What the kernel counts about a loaded program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Runs while `kernel.bpf_stats_enabled` was 1.
+    pub runs: u64,
+    /// Nanoseconds that these took together.
+    pub run_time_ns: u64,
+    /// Times that the program was to run while it already ran on the same CPU, and did not. Kernels from 5.12 on.
+    pub missed: u64,
+}
+
+/// Reads the counters of a program.
+pub(super) fn program_stats(program: BorrowedFd<'_>) -> io::Result<ProgramStats> {
+    // SAFETY: plain data for which zero is the default of every member.
+    let (mut info, mut attr) =
+        unsafe { (mem::zeroed::<bpf_prog_info>(), mem::zeroed::<bpf_attr>()) };
+    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?;
+    attr.info.info = (&raw mut info) as u64;
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attr)? };
+    Ok(ProgramStats {
+        runs: info.run_cnt,
+        run_time_ns: info.run_time_ns,
+        missed: info.recursion_misses,
+    })
+}
+
+/// Enters the perf buffer of `cpu` in a perf event array. aya does this only for buffers that it has opened itself.
+pub(super) fn set_perf_buffer(
+    map: BorrowedFd<'_>,
+    cpu: u32,
+    buffer: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let fd = buffer.as_raw_fd();
+    // SAFETY: plain data for which zero is the default of every member.
+    let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = (&raw const cpu) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const fd) as u64;
+    // SAFETY: keys and values of this map are 4 bytes, and both outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }
+}
+
+/// `bpf(2)`.
+///
+/// # Safety
+///
+/// What `attr` points to must be as large as `command` takes it to be.
+unsafe fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<()> {
+    // SAFETY: the attribute outlives the call; the caller vouches for the rest.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_int,
+            attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
