@@ -123,7 +123,7 @@ fn look() -> Report {
             detail: match &probed {
                 Ok(degraded) if degraded.is_empty() => "loads and attaches".to_owned(),
                 Ok(degraded) => format!("loads and attaches, but: {}", degraded.join("; ")),
-                Err(error) => first_line(&format!("{error:#}")),
+                Err(error) => first_line(&error.root_cause().to_string()),
             },
             remedy: if probed.is_ok() {
                 String::new()

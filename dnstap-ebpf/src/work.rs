@@ -50,6 +50,8 @@ pub(crate) struct Work {
     pub messages: u64,
     /// What the call returned.
     pub result: u64,
+    /// Bytes of a batch on a TCP socket from the next message on.
+    pub rest: u64,
 }
 
 /// User memory that holds a message: the current segment, and where the ones after it are described.

@@ -5,10 +5,10 @@
 //! reader thread: ring ─► pipeline ─► outputs' queues               ─► detach, drain, finish
 //! ```
 
+mod config;
 mod reader;
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::fd::AsFd as _,
     sync::{
@@ -29,15 +29,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    attach::reader::Reader,
+    attach::{config::pipeline_config, reader::Reader},
     cli::Attach,
     exit::{Exit, ExitWith},
-    pipeline::{Pipeline, PipelineConfig},
+    pipeline::Pipeline,
     preflight,
     sink::{SinkOptions, SinkSet, SinkState},
     summary::Summary,
     tap::{Tap, TapOptions, hook_name},
-    target::{OpenSocket, Target, describe_listeners},
+    target::{Target, describe_listeners},
 };
 
 /// How long the outputs may take to write what is queued when the tap ends.
@@ -75,13 +75,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets = target.sockets()?;
-    let pipeline = Pipeline::new(PipelineConfig {
-        identity: identity(options),
-        version: concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).into(),
-        existing_sockets: sockets.iter().map(|socket| socket.inode).collect(),
-        dns_ports: dns_ports(&sockets),
-        ..PipelineConfig::default()
-    });
+    let pipeline = Pipeline::new(pipeline_config(options, &target, &sockets));
 
     let stop = Arc::new(AtomicBool::new(false));
     let (over, reader_over) = oneshot::channel();
@@ -95,13 +89,13 @@ pub fn run(options: &Attach) -> Result<Exit> {
             done
         })
         .context("the system gives no thread for the ring's reader")?;
-    info!(
+    let attached = format!(
         "attached to {} (pid {}), hook {hook}, ring {ring}; it listens on {}",
         target.name,
         target.pid,
         describe_listeners(&sockets)
     );
-    let reason = wait_for_end(&target, options.duration, reader_over)?;
+    let reason = wait_for_end(&target, options.duration, reader_over, &attached)?;
     info!("detaching: {reason}");
     stop.store(true, Ordering::Release);
     let drained = reader
@@ -138,11 +132,12 @@ pub fn run(options: &Attach) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Waits until the tap is to end, and says why.
+/// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.
 fn wait_for_end(
     target: &Target,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
+    attached: &str,
 ) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -152,6 +147,7 @@ fn wait_for_end(
         let mut terminate = signal(SignalKind::terminate())?;
         // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
         let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
+        info!("{attached}");
         let timer = async {
             match duration {
                 Some(duration) => sleep(duration).await,
@@ -169,31 +165,4 @@ fn wait_for_end(
             _ = reader => "no output is left to write to".to_owned(),
         })
     })
-}
-
-/// Ports on which the process serves DNS: those where it waits for both datagrams and connections (RFC 7766 section 5).
-fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
-    let waits = |port: u16, tcp: bool| {
-        sockets
-            .iter()
-            .any(|socket| socket.listening && socket.tcp == tcp && socket.local.port() == port)
-    };
-    let ports: BTreeSet<u16> = sockets.iter().map(|socket| socket.local.port()).collect();
-    ports
-        .into_iter()
-        .filter(|&port| waits(port, false) && waits(port, true))
-        .collect()
-}
-
-/// The dnstap identity: what the option says, else the host's name.
-fn identity(options: &Attach) -> Vec<u8> {
-    options
-        .identity
-        .clone()
-        .unwrap_or_else(|| {
-            fs::read_to_string("/proc/sys/kernel/hostname")
-                .map(|name| name.trim_end().to_owned())
-                .unwrap_or_default()
-        })
-        .into_bytes()
 }

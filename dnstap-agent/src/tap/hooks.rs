@@ -61,11 +61,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
     }
     let reasons: Vec<_> = refused
         .iter()
-        .map(|(hook, reason)| format!("{}: {reason}", name(*hook)))
+        .map(|(hook, reason)| format!("hook {}: {reason}", name(*hook)))
         .collect();
     Err(anyhow!("{}", reasons.join("; "))).context(ExitWith(
         Exit::NoPermission,
-        "the kernel accepts none of the tap's hooks".into(),
+        "the kernel refuses to be hooked (`dnstap-agent check` tells more)".into(),
     ))
 }
 

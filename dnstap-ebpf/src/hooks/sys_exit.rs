@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::ProgramArray,
     programs::RawTracePointContext,
 };
-use dnstap_ebpf::{Counter, EventHeader, Hook};
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
@@ -31,6 +31,9 @@ use crate::{
 
 /// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
 const STEPS: u32 = 8;
+
+/// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
+const MAX_STREAM_BATCH: u32 = 64;
 
 /// One slot: preemption is off while a raw tracepoint's program runs.
 const SLOT: Slot = Slot::Receive;
@@ -81,6 +84,14 @@ fn start(ctx: &RawTracePointContext, thread: Thread) {
         if call.is_batch() { result as u64 } else { 1 },
     );
     keep(&mut work.result, result as u64);
+    keep(
+        &mut work.rest,
+        if call.is_batch() {
+            batch_bytes(&call, result as u64)
+        } else {
+            0
+        },
+    );
     work.set_call(call);
     work.abandon();
     go_on(ctx, thread, work);
@@ -148,11 +159,41 @@ fn next(thread: Thread, work: &mut Work) -> bool {
                 };
                 let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
                 tapped.begin(work, payload);
+                place_in_stream(work, length);
             }
         }
         Err(reason) => tapped.lose(1, reason),
     }
     true
+}
+
+/// Bytes of all messages of a batch on a TCP socket; 0 on another.
+#[inline(always)]
+fn batch_bytes(call: &Call, messages: u64) -> u64 {
+    let kind = socket_of(call.descriptor).map(Sock::kind);
+    let Some(Ok(Some((_, IPPROTO_TCP)))) = kind else {
+        return 0;
+    };
+    let mut bytes = 0;
+    for index in 0..MAX_STREAM_BATCH {
+        if u64::from(index) >= messages {
+            break;
+        }
+        bytes += u64::from(call.reported_length(index).unwrap_or(0));
+    }
+    bytes
+}
+
+/// The sequence number of a TCP message was taken to be that of the last bytes of the whole call; in a batch, those of the
+/// messages behind it lie between.
+#[inline(always)]
+fn place_in_stream(work: &mut Work, length: u32) {
+    let rest = forget(&work.rest);
+    if rest != 0 {
+        let end = work.header.tcp_seq.wrapping_add(length);
+        work.header.tcp_seq = end.wrapping_sub(rest as u32);
+        keep(&mut work.rest, rest.wrapping_sub(u64::from(length)));
+    }
 }
 
 /// Completes the header and finds the payload of element `index` of the call.
