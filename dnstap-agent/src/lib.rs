@@ -24,6 +24,7 @@ pub mod preflight;
 pub mod read;
 pub mod render;
 pub mod sink;
+pub mod socket;
 pub mod stream;
 pub mod summary;
 pub mod tap;

@@ -14,7 +14,7 @@ use dnstap_proto::frame_streams::{ControlFrame, DNSTAP_CONTENT_TYPE};
 use super::{
     Batch,
     device::{Device, Partial, write_all_at},
-    output::{Failure, Output, Written},
+    output::{Failure, Output, Written, frame_ends},
 };
 
 /// An [`Output`] that holds frames.
@@ -111,18 +111,6 @@ fn control(frame: &ControlFrame) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
-}
-
-/// Where each frame ends; up to the first that is not whole.
-fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let (length, _) = frames.get(at..)?.split_first_chunk::<4>()?;
-        at = usize::try_from(u32::from_be_bytes(*length))
-            .ok()?
-            .checked_add(at + 4)?;
-        (at <= frames.len()).then_some(at)
-    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
 use super::{
     Batch,
     output::{Failure, Output, Written},
-    queue::{self, Receiver, Refused, Sender},
+    queue::{self, Depth, Receiver, Refused, Sender},
     report::{Account, SinkReport, SinkState},
 };
 
@@ -23,7 +23,9 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Lane {
     name: String,
-    queue: Sender,
+    /// `None` when nothing more is to come.
+    queue: Option<Sender>,
+    capacity: usize,
     account: Arc<Account>,
     /// Set when nobody waits for the thread any more.
     abandoned: Arc<AtomicBool>,
@@ -38,9 +40,10 @@ impl Lane {
         name: String,
         output: Box<dyn Output>,
         queue_bytes: usize,
+        depth: Arc<Depth>,
     ) -> io::Result<Self> {
-        let (queue, receiver) = queue::bounded(queue_bytes);
-        let account = Arc::new(Account::new(queue.depth()));
+        let (queue, receiver) = queue::bounded(queue_bytes, Arc::clone(&depth));
+        let account = Arc::new(Account::new(depth));
         let abandoned = Arc::new(AtomicBool::new(false));
         let (alive, ended) = mpsc::channel();
         let worker = Worker {
@@ -56,7 +59,8 @@ impl Lane {
             .spawn(move || worker.run())?;
         Ok(Self {
             name,
-            queue,
+            queue: Some(queue),
+            capacity: queue_bytes,
             account,
             abandoned,
             ended,
@@ -67,7 +71,11 @@ impl Lane {
     /// Queues the batch or counts it as dropped. Never blocks. A panic of the sink's thread is passed on.
     pub(super) fn send(&mut self, batch: &Batch) {
         self.account.sent.fetch_add(batch.messages, Relaxed);
-        match self.queue.try_send(batch.clone()) {
+        let sent = match &mut self.queue {
+            Some(queue) => queue.try_send(batch.clone()),
+            None => Err(Refused::Closed),
+        };
+        match sent {
             Ok(()) => {}
             Err(Refused::Full) => {
                 self.account.queue_full.fetch_add(batch.messages, Relaxed);
@@ -85,24 +93,34 @@ impl Lane {
         self.account.report(&self.name)
     }
 
+    /// Whether it takes so many bytes without dropping anything.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        self.account.has_room(size, self.capacity)
+    }
+
+    /// Nothing more is to come: the thread may end when it has written what is queued.
+    pub(super) fn close(&mut self) {
+        self.queue = None;
+    }
+
     /// Lets the thread write what is queued until `deadline`, and gives the final account.
-    pub(super) fn finish(self, deadline: Instant) -> SinkReport {
+    pub(super) fn finish(mut self, deadline: Instant) -> SinkReport {
+        self.close();
         let Self {
             name,
-            queue,
             account,
             abandoned,
             ended,
             thread,
+            ..
         } = self;
-        drop(queue);
         let left = deadline.saturating_duration_since(Instant::now());
         if ended.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected) {
             join(thread);
             return account.report(&name);
         }
         abandoned.store(true, Relaxed);
-        account.end(SinkState::Failed(format!(
+        account.become_state(SinkState::Failed(format!(
             "{name}: did not take its last messages in the time given"
         )));
         let mut report = account.report(&name);
@@ -149,7 +167,7 @@ impl Worker {
             };
             self.count(written);
             if let Some(error) = error {
-                self.account.end(self.end_by(&error));
+                self.account.become_state(self.end_by(&error));
                 self.account
                     .lost(batch.messages.saturating_sub(written.messages));
             }
@@ -162,7 +180,7 @@ impl Worker {
             Ok(()) => SinkState::Finished,
             Err(error) => self.end_by(&error),
         };
-        self.account.end(end);
+        self.account.become_state(end);
     }
 
     fn count(&self, written: Written) {
@@ -309,8 +327,13 @@ mod tests {
                 Ok(())
             }
         }
-        let mut lane =
-            Lane::start("text:-".to_owned(), Box::new(Panicking), 1000).expect("a thread");
+        let mut lane = Lane::start(
+            "text:-".to_owned(),
+            Box::new(Panicking),
+            1000,
+            Arc::default(),
+        )
+        .expect("a thread");
         lane.send(&batch(1, 1));
         lane
     }
@@ -372,7 +395,13 @@ mod tests {
     }
 
     fn lane(output: Gated, queue_bytes: usize) -> Lane {
-        Lane::start("file:test".to_owned(), Box::new(output), queue_bytes).expect("a thread")
+        Lane::start(
+            "file:test".to_owned(),
+            Box::new(output),
+            queue_bytes,
+            Arc::default(),
+        )
+        .expect("a thread")
     }
 
     fn batch(size: usize, messages: u64) -> Batch {

@@ -1,17 +1,24 @@
-//! Owns the outputs: text and JSON lines, Frame Streams files; several at once, none able to harm another or the tap.
+//! Owns the outputs: text and JSON lines, Frame Streams files, collectors behind sockets; several at once, none able to
+//! harm another or the tap.
 //!
 //! ```text
 //!                      /-> queue (bytes-bounded) -> thread -> output (file, stdout)
 //! ring's reader: send -+-> queue                 -> thread -> output
+//!                      |-> backlog (the same)    -> task   -> socket
 //!                      \-> full: dropped and counted, for that sink only
 //! ```
+//!
+//! A file that is too slow drops the newest messages, a socket the oldest (`backlog` says why). The tasks of all sockets share
+//! one thread.
 //!
 //! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent ([`SinkReport`]):
 //! `sent = written + dropped (by reason) + still queued`.
 //!
 //! It refuses to guess: an output that cannot be opened is an error before the tap starts, with the cause and the fix.
-//! An output that fails later ends for good, says why in its report, and counts what it misses.
+//! An output that fails later ends for good, says why in its report, and counts what it misses. A collector need not be there
+//! at the start, and may go and come back.
 
+mod backlog;
 mod device;
 mod frame_file;
 mod lane;
@@ -20,13 +27,19 @@ mod open;
 mod output;
 mod queue;
 mod report;
+mod socket;
 mod spec;
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
-use self::lane::Lane;
+use self::{lane::Lane, queue::Depth, socket::SocketLane};
 pub use self::{
     open::{OpenError, Problem},
     report::{Dropped, Health, SinkReport, SinkState},
@@ -72,7 +85,15 @@ impl Default for SinkOptions {
 /// All outputs of one tap.
 #[derive(Debug)]
 pub struct SinkSet {
-    lanes: Vec<Lane>,
+    sinks: Vec<Sink>,
+    sockets: Option<socket::Runtime>,
+    room: Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Thread(Lane),
+    Socket(SocketLane),
 }
 
 impl SinkSet {
@@ -81,21 +102,40 @@ impl SinkSet {
     /// Existing regular files are overwritten, once all outputs are open. Standard output and each path can be named once.
     /// A named pipe is waited for until somebody reads it, like any program does.
     pub fn open(specs: &[OutputSpec], options: SinkOptions) -> Result<Self, OpenError> {
-        let mut lanes = Vec::new();
+        let room = Arc::<Notify>::default();
+        let mut sinks = Vec::new();
+        let mut couriers = Vec::new();
         for (spec, output) in specs.iter().zip(open::open_all(specs)?) {
-            let lane =
-                Lane::start(spec.to_string(), output, options.queue_bytes).map_err(|error| {
-                    OpenError {
-                        problems: vec![Problem {
-                            output: spec.to_string(),
-                            message: format!("the system gives no thread for it: {error}"),
-                            error: Some(error),
-                        }],
-                    }
-                })?;
-            lanes.push(lane);
+            let name = spec.to_string();
+            let depth = Arc::new(Depth::new(Arc::clone(&room)));
+            sinks.push(match (spec, output) {
+                (OutputSpec::Socket(address), _) => {
+                    let (lane, courier) =
+                        SocketLane::new(name, address.clone(), options.queue_bytes, depth);
+                    couriers.push(courier);
+                    Sink::Socket(lane)
+                }
+                (_, Some(output)) => Sink::Thread(
+                    Lane::start(name, output, options.queue_bytes, depth)
+                        .map_err(|error| no_thread(spec, error))?,
+                ),
+                (_, None) => continue,
+            });
         }
-        Ok(Self { lanes })
+        let sockets = match specs
+            .iter()
+            .find(|spec| matches!(spec, OutputSpec::Socket(_)))
+        {
+            Some(spec) => {
+                Some(socket::Runtime::start(couriers).map_err(|error| no_thread(spec, error))?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            sinks,
+            sockets,
+            room,
+        })
     }
 
     /// Hands the batch to every sink. Never blocks; a sink that cannot take it counts it as dropped.
@@ -103,16 +143,41 @@ impl SinkSet {
         if batch.messages == 0 && batch.frames.is_empty() {
             return;
         }
-        for lane in &mut self.lanes {
-            lane.send(batch);
+        for sink in &mut self.sinks {
+            match sink {
+                Sink::Thread(lane) => lane.send(batch),
+                Sink::Socket(lane) => lane.send(batch),
+            }
         }
+    }
+
+    /// Whether a batch of so many bytes would be taken by every sink that still works, with nothing dropped for it.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.sinks.iter().all(|sink| match sink {
+            Sink::Thread(lane) => lane.has_room(bytes),
+            Sink::Socket(lane) => lane.has_room(bytes),
+        })
+    }
+
+    /// Tells all who wait each time when there may be more room.
+    #[must_use]
+    pub fn room(&self) -> Arc<Notify> {
+        Arc::clone(&self.room)
     }
 
     /// Every sink's account now.
     #[must_use]
     pub fn health(&self) -> Health {
         Health {
-            sinks: self.lanes.iter().map(Lane::report).collect(),
+            sinks: self
+                .sinks
+                .iter()
+                .map(|sink| match sink {
+                    Sink::Thread(lane) => lane.report(),
+                    Sink::Socket(lane) => lane.report(),
+                })
+                .collect(),
         }
     }
 
@@ -120,12 +185,35 @@ impl SinkSet {
     ///
     /// All sinks together have `grace`; what one has not written by then is counted as dropped, and its thread is left behind.
     #[must_use]
-    pub fn finish(self, grace: Duration) -> Vec<SinkReport> {
+    pub fn finish(mut self, grace: Duration) -> Vec<SinkReport> {
         let deadline = Instant::now() + grace;
-        self.lanes
+        // All at once: one that takes the whole time takes it from nobody.
+        for sink in &mut self.sinks {
+            match sink {
+                Sink::Thread(lane) => lane.close(),
+                Sink::Socket(lane) => lane.close(deadline),
+            }
+        }
+        if let Some(sockets) = self.sockets {
+            sockets.join();
+        }
+        self.sinks
             .into_iter()
-            .map(|lane| lane.finish(deadline))
+            .map(|sink| match sink {
+                Sink::Thread(lane) => lane.finish(deadline),
+                Sink::Socket(lane) => lane.report(),
+            })
             .collect()
+    }
+}
+
+fn no_thread(spec: &OutputSpec, error: io::Error) -> OpenError {
+    OpenError {
+        problems: vec![Problem {
+            output: spec.to_string(),
+            message: format!("the system gives no thread for it: {error}"),
+            error: Some(error),
+        }],
     }
 }
 

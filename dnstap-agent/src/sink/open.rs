@@ -16,7 +16,7 @@ use super::{
     OutputSpec, Place, device::Descriptor, frame_file::FrameFile, line_file::LineFile,
     output::Output,
 };
-use crate::render::Format;
+use crate::{render::Format, socket::Address};
 
 /// Why the outputs could not be opened: every problem, each with the output, the cause and the fix.
 #[derive(Debug)]
@@ -54,13 +54,13 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens all outputs, in order.
-pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Box<dyn Output>>, OpenError> {
+/// Opens all outputs, in order. For a socket there is nothing to open yet: `None`.
+pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     let mut opened = Vec::new();
     for spec in specs {
-        if seen.insert(spec.place()) {
+        if seen.insert(Target::of(spec)) {
             match open_descriptor(spec) {
                 Ok(open) => opened.push((spec, open)),
                 Err((message, error)) => problems.push(Problem {
@@ -70,11 +70,16 @@ pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Box<dyn Output>>, Ope
                 }),
             }
         } else {
-            let message = match spec.place() {
-                Place::Stdout => {
+            let message = match Target::of(spec) {
+                Target::Place(Place::Stdout) => {
                     "standard output is already taken by another output; give one of them a path"
                 }
-                Place::Path(_) => "another output has the same path; give one of them another",
+                Target::Place(Place::Path(_)) => {
+                    "another output has the same path; give one of them another"
+                }
+                Target::Socket(_) => {
+                    "another output goes to the same collector, which would get everything twice"
+                }
             };
             problems.push(Problem {
                 output: spec.to_string(),
@@ -88,7 +93,7 @@ pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Box<dyn Output>>, Ope
     }
     let mut outputs = Vec::new();
     for (spec, open) in opened {
-        match open.start(spec) {
+        match open.map(|open| open.start(spec)).transpose() {
             Ok(output) => outputs.push(output),
             Err(error) => problems.push(Problem {
                 output: spec.to_string(),
@@ -121,13 +126,35 @@ impl Open {
         Ok(match spec {
             OutputSpec::Text(_) => Box::new(LineFile::new(device, Format::Text)),
             OutputSpec::Json(_) => Box::new(LineFile::new(device, Format::Json)),
-            OutputSpec::File(_) => Box::new(FrameFile::start(device)?),
+            OutputSpec::File(_) | OutputSpec::Socket(_) => Box::new(FrameFile::start(device)?),
         })
     }
 }
 
-fn open_descriptor(spec: &OutputSpec) -> Result<Open, (String, Option<io::Error>)> {
-    match spec.place() {
+/// What no two outputs can share.
+#[derive(PartialEq, Eq, Hash)]
+enum Target<'a> {
+    Place(&'a Place),
+    Socket(&'a Address),
+}
+
+impl<'a> Target<'a> {
+    fn of(spec: &'a OutputSpec) -> Self {
+        match spec {
+            OutputSpec::Text(place) | OutputSpec::Json(place) | OutputSpec::File(place) => {
+                Self::Place(place)
+            }
+            OutputSpec::Socket(address) => Self::Socket(address),
+        }
+    }
+}
+
+fn open_descriptor(spec: &OutputSpec) -> Result<Option<Open>, (String, Option<io::Error>)> {
+    let place = match Target::of(spec) {
+        Target::Socket(_) => return Ok(None),
+        Target::Place(place) => place,
+    };
+    match place {
         Place::Stdout => {
             let stdout = io::stdout();
             if matches!(spec, OutputSpec::File(_)) && stdout.is_terminal() {
@@ -135,14 +162,16 @@ fn open_descriptor(spec: &OutputSpec) -> Result<Open, (String, Option<io::Error>
                 return Err((message.to_owned(), None));
             }
             match stdout.as_fd().try_clone_to_owned() {
-                Ok(descriptor) => Ok(Open {
+                Ok(descriptor) => Ok(Some(Open {
                     file: descriptor.into(),
                     regular: false,
-                }),
+                })),
                 Err(error) => Err((format!("standard output: {error}"), Some(error))),
             }
         }
-        Place::Path(path) => open_path(path).map_err(|error| (explain(path, &error), Some(error))),
+        Place::Path(path) => open_path(path)
+            .map(Some)
+            .map_err(|error| (explain(path, &error), Some(error))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Owns what every kind of sink has in common: it writes batches, and says exactly how far it came when it cannot.
+//! Owns what every kind of sink has in common: it writes batches of frames, and says exactly how far it came when it cannot.
 
 use std::io;
 
@@ -25,4 +25,16 @@ pub(super) struct Failure {
     /// What of the batch arrived whole all the same.
     pub(super) written: Written,
     pub(super) error: io::Error,
+}
+
+/// Where each frame ends; up to the first that is not whole.
+pub(super) fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (length, _) = frames.get(at..)?.split_first_chunk::<4>()?;
+        at = usize::try_from(u32::from_be_bytes(*length))
+            .ok()?
+            .checked_add(at + 4)?;
+        (at <= frames.len()).then_some(at)
+    })
 }

@@ -14,17 +14,13 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Batch;
 
 /// The two ends of a queue that holds at most `capacity` bytes of frames.
-pub(super) fn bounded(capacity: usize) -> (Sender, Receiver) {
+pub(super) fn bounded(capacity: usize, depth: Arc<Depth>) -> (Sender, Receiver) {
     let (tx, rx) = mpsc::unbounded_channel();
-    let depth = Arc::new(Depth {
-        bytes: AtomicUsize::new(0),
-        messages: AtomicU64::new(0),
-    });
     (
         Sender {
             tx,
@@ -45,13 +41,33 @@ pub(super) enum Refused {
 }
 
 /// How much waits: everything taken and not yet [`Receiver::done`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Depth {
     bytes: AtomicUsize,
     messages: AtomicU64,
+    /// Told when there is less; shared by all sinks of a set.
+    room: Arc<Notify>,
 }
 
 impl Depth {
+    pub(super) fn new(room: Arc<Notify>) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn add(&self, batch: &Batch) {
+        self.bytes.fetch_add(batch.frames.len(), Relaxed);
+        self.messages.fetch_add(batch.messages, Relaxed);
+    }
+
+    pub(super) fn sub(&self, batch: &Batch) {
+        self.bytes.fetch_sub(batch.frames.len(), Relaxed);
+        self.messages.fetch_sub(batch.messages, Relaxed);
+        self.room.notify_waiters();
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
@@ -72,7 +88,7 @@ pub(super) struct Sender {
 impl Sender {
     /// Queues the batch, or says why not. Never blocks.
     pub(super) fn try_send(&mut self, batch: Batch) -> Result<(), Refused> {
-        let (size, messages) = (batch.frames.len(), batch.messages);
+        let size = batch.frames.len();
         let queued = self.depth.bytes();
         if queued > 0 && queued.saturating_add(size) > self.capacity {
             // A closed queue is not drained any more: the caller must learn that, not wait for room.
@@ -83,19 +99,13 @@ impl Sender {
             });
         }
         // Counted first: the receiver must never subtract what was not added.
-        self.depth.bytes.fetch_add(size, Relaxed);
-        self.depth.messages.fetch_add(messages, Relaxed);
+        self.depth.add(&batch);
         self.tx
             .send(batch)
-            .map_err(|mpsc::error::SendError(_batch)| {
-                self.depth.bytes.fetch_sub(size, Relaxed);
-                self.depth.messages.fetch_sub(messages, Relaxed);
+            .map_err(|mpsc::error::SendError(batch)| {
+                self.depth.sub(&batch);
                 Refused::Closed
             })
-    }
-
-    pub(super) fn depth(&self) -> Arc<Depth> {
-        Arc::clone(&self.depth)
     }
 }
 
@@ -114,8 +124,7 @@ impl Receiver {
 
     /// The batch is accounted for: its room is free again.
     pub(super) fn done(&self, batch: &Batch) {
-        self.depth.bytes.fetch_sub(batch.frames.len(), Relaxed);
-        self.depth.messages.fetch_sub(batch.messages, Relaxed);
+        self.depth.sub(batch);
     }
 
     /// Refuses everything from now on; what was taken can still be received.
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_takes_again_once_a_batch_is_done() {
-        let (mut tx, mut rx) = bounded(100);
+        let (mut tx, mut rx) = bounded(100, Arc::default());
         assert_eq!(tx.try_send(batch(60)), Ok(()));
         assert_eq!(tx.try_send(batch(40)), Ok(()));
         assert_eq!(tx.try_send(batch(1)), Err(Refused::Full));
@@ -142,19 +151,19 @@ mod tests {
         );
         rx.done(&first);
         assert_eq!(tx.try_send(batch(60)), Ok(()));
-        assert_eq!((tx.depth().bytes(), tx.depth().messages()), (100, 2));
+        assert_eq!((tx.depth.bytes(), tx.depth.messages()), (100, 2));
     }
 
     #[test]
     fn a_batch_larger_than_the_queue_passes_when_it_is_alone() {
-        let (mut tx, _rx) = bounded(100);
+        let (mut tx, _rx) = bounded(100, Arc::default());
         assert_eq!(tx.try_send(batch(1000)), Ok(()));
         assert_eq!(tx.try_send(batch(1)), Err(Refused::Full));
     }
 
     #[test]
     fn a_closed_queue_gives_out_what_it_had_and_takes_no_more() {
-        let (mut tx, mut rx) = bounded(100);
+        let (mut tx, mut rx) = bounded(100, Arc::default());
         assert_eq!(tx.try_send(batch(100)), Ok(()));
         rx.close();
         assert_eq!(tx.try_send(batch(100)), Err(Refused::Closed));
@@ -162,7 +171,7 @@ mod tests {
         rx.done(&last);
         assert!(rx.blocking_recv().is_none());
         assert_eq!(tx.try_send(batch(10)), Err(Refused::Closed));
-        assert_eq!((tx.depth().bytes(), tx.depth().messages()), (0, 0));
+        assert_eq!((tx.depth.bytes(), tx.depth.messages()), (0, 0));
     }
 
     fn batch(size: usize) -> Batch {

@@ -19,10 +19,15 @@ pub struct SinkReport {
     pub state: SinkState,
     /// Messages handed to this sink.
     pub sent: u64,
-    /// Messages that are whole in the output.
+    /// Messages that are whole in the output; of a socket: handed whole to the system.
     pub written: u64,
     /// Bytes of these in the output (frames or lines, without the Frame Streams control frames).
     pub written_bytes: u64,
+    /// Of those written: at most so many may not have been read by a collector that went away without a word. Over TCP,
+    /// where its host takes what it does not read, more may be.
+    pub unconfirmed: u64,
+    /// Connections to the collector that came to be, with the handshake.
+    pub connections: u64,
     /// Messages that are not in the output.
     pub dropped: Dropped,
     /// Messages taken and not yet written.
@@ -44,20 +49,23 @@ impl SinkReport {
 pub struct Dropped {
     /// The sink was slower than the tap for too long.
     pub queue_full: u64,
+    /// The queue was full because there was no connection to the collector.
+    pub disconnected: u64,
     /// The output failed: disk full, device gone.
     pub io_error: u64,
     /// The reader of a pipe went away.
     pub closed: u64,
-    /// Still queued when the time to finish was over.
+    /// Still queued when the time to finish was over, or when the collector was not there at the end.
     pub shutdown: u64,
 }
 
 impl Dropped {
     /// The reasons and their counts, in a fixed order, for summaries and metrics.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 4] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
         [
             ("queue_full", self.queue_full),
+            ("disconnected", self.disconnected),
             ("io_error", self.io_error),
             ("closed", self.closed),
             ("shutdown", self.shutdown),
@@ -75,13 +83,19 @@ impl Dropped {
 ///
 /// ```text
 /// Running --write fails--> Failed
-///    |  \--reader of the pipe gone--> Closed
-///    \--finish--> Finished
+///  | ^ | \--reader of the pipe gone--> Closed
+///  | |  \--finish--> Finished
+///  v |
+/// Waiting --finish--> Finished, or Failed if messages were left
 /// ```
+///
+/// Sockets alone wait; what else fails, fails for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkState {
     /// It takes messages.
     Running,
+    /// It has no connection now, for this reason, and tries again. It still takes messages.
+    Waiting(String),
     /// Drained and ended as asked.
     Finished,
     /// The reader of the pipe went away: an end, not an error.
@@ -94,7 +108,7 @@ impl SinkState {
     /// Whether nothing more can be written.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        !matches!(self, Self::Running)
+        !matches!(self, Self::Running | Self::Waiting(_))
     }
 }
 
@@ -113,13 +127,21 @@ impl Health {
     }
 }
 
+/// A counter goes up.
+pub(super) fn add(counter: &AtomicU64, messages: u64) {
+    counter.fetch_add(messages, Relaxed);
+}
+
 /// The counters behind a [`SinkReport`], shared by the sender and the sink's thread.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) sent: AtomicU64,
     pub(super) written: AtomicU64,
     pub(super) written_bytes: AtomicU64,
+    pub(super) unconfirmed: AtomicU64,
+    pub(super) connections: AtomicU64,
     pub(super) queue_full: AtomicU64,
+    pub(super) disconnected: AtomicU64,
     pub(super) io_error: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) shutdown: AtomicU64,
@@ -133,7 +155,10 @@ impl Account {
             sent: AtomicU64::new(0),
             written: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            unconfirmed: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             queue_full: AtomicU64::new(0),
+            disconnected: AtomicU64::new(0),
             io_error: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             shutdown: AtomicU64::new(0),
@@ -149,10 +174,10 @@ impl Account {
             .clone()
     }
 
-    /// The first end is the one that counts.
-    pub(super) fn end(&self, state: SinkState) {
+    /// The next state. The first end is the one that counts.
+    pub(super) fn become_state(&self, state: SinkState) {
         let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *now == SinkState::Running {
+        if !now.is_over() {
             *now = state;
         }
     }
@@ -162,9 +187,15 @@ impl Account {
         let counter = match self.state() {
             SinkState::Closed => &self.closed,
             SinkState::Failed(_) => &self.io_error,
-            SinkState::Running | SinkState::Finished => &self.shutdown,
+            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => &self.shutdown,
         };
         counter.fetch_add(messages, Relaxed);
+    }
+
+    /// Whether a batch of so many bytes would find room in a queue of `capacity`, or never waits for it.
+    pub(super) fn has_room(&self, size: usize, capacity: usize) -> bool {
+        let queued = self.depth.bytes();
+        queued == 0 || queued.saturating_add(size) <= capacity || self.state().is_over()
     }
 
     pub(super) fn report(&self, output: &str) -> SinkReport {
@@ -174,8 +205,11 @@ impl Account {
             sent: self.sent.load(Relaxed),
             written: self.written.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed),
+            unconfirmed: self.unconfirmed.load(Relaxed),
+            connections: self.connections.load(Relaxed),
             dropped: Dropped {
                 queue_full: self.queue_full.load(Relaxed),
+                disconnected: self.disconnected.load(Relaxed),
                 io_error: self.io_error.load(Relaxed),
                 closed: self.closed.load(Relaxed),
                 shutdown: self.shutdown.load(Relaxed),

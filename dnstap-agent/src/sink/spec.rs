@@ -10,6 +10,8 @@ use std::{
 
 use thiserror::Error;
 
+use crate::socket::{Address, AddressError};
+
 /// Where an output's bytes go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -25,8 +27,10 @@ pub enum Place {
 /// use dnstap_agent::sink::{OutputSpec, Place};
 ///
 /// assert_eq!("-".parse(), Ok(OutputSpec::Text(Place::Stdout)));
+/// assert_eq!("tcp:localhost:6000".parse::<OutputSpec>()?.to_string(), "tcp:localhost:6000");
 /// assert_eq!("file:/tmp/a.fstrm".parse(), Ok(OutputSpec::File(Place::Path("/tmp/a.fstrm".into()))));
 /// assert!("/tmp/a.fstrm".parse::<OutputSpec>().is_err());
+/// # Ok::<(), dnstap_agent::sink::SpecError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum OutputSpec {
@@ -36,23 +40,19 @@ pub enum OutputSpec {
     Json(Place),
     /// A Frame Streams file: `file:PATH`, and `file:-` for a pipe.
     File(Place),
+    /// A collector that takes Frame Streams over a socket: `unix:PATH`, `tcp:HOST:PORT`.
+    Socket(Address),
 }
 
 impl OutputSpec {
-    /// Where it goes.
-    #[must_use]
-    pub fn place(&self) -> &Place {
-        match self {
-            Self::Text(place) | Self::Json(place) | Self::File(place) => place,
-        }
-    }
-
-    /// The path, unless it is standard output.
+    /// The path, unless it is standard output or a socket.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        match self.place() {
-            Place::Stdout => None,
-            Place::Path(path) => Some(path),
+        match self {
+            Self::Text(Place::Path(path))
+            | Self::Json(Place::Path(path))
+            | Self::File(Place::Path(path)) => Some(path),
+            _ => None,
         }
     }
 }
@@ -69,11 +69,15 @@ pub enum SpecError {
     /// A form with nothing after the colon.
     #[error("`{0}` does not say where to; {FORMS}")]
     NoPlace(String),
+    /// A socket that cannot be.
+    #[error(transparent)]
+    Socket(#[from] AddressError),
 }
 
 /// The valid forms, for messages and help.
 pub const FORMS: &str = "valid outputs are `-` or `text:-` (one line per message), `json:-` (one JSON object per line), \
-     `text:PATH`, `json:PATH`, and `file:PATH` (Frame Streams, for other dnstap tools)";
+     `text:PATH`, `json:PATH`, `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH` and \
+     `tcp:HOST:PORT` (Frame Streams)";
 
 impl FromStr for OutputSpec {
     type Err = SpecError;
@@ -86,6 +90,14 @@ impl FromStr for OutputSpec {
             Some(("text", place)) => (Self::Text, place),
             Some(("json", place)) => (Self::Json, place),
             Some(("file", place)) => (Self::File, place),
+            Some(("unix" | "tcp", _)) => {
+                return match text.parse()? {
+                    Address::Tcp { port: 0, .. } => {
+                        Err(AddressError::HostPort(text.to_owned()).into())
+                    }
+                    address => Ok(Self::Socket(address)),
+                };
+            }
             _ => return Err(SpecError::UnknownForm(text.to_owned())),
         };
         match place {
@@ -98,12 +110,13 @@ impl FromStr for OutputSpec {
 
 impl fmt::Display for OutputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let form = match self {
-            Self::Text(_) => "text",
-            Self::Json(_) => "json",
-            Self::File(_) => "file",
+        let (form, place) = match self {
+            Self::Text(place) => ("text", place),
+            Self::Json(place) => ("json", place),
+            Self::File(place) => ("file", place),
+            Self::Socket(address) => return address.fmt(f),
         };
-        match self.place() {
+        match place {
             Place::Stdout => write!(f, "{form}:-"),
             Place::Path(path) => write!(f, "{form}:{}", path.display()),
         }
@@ -123,6 +136,8 @@ mod tests {
     #[case("json:a:b", OutputSpec::Json(Place::Path("a:b".into())))]
     #[case("text:/x", OutputSpec::Text(Place::Path("/x".into())))]
     #[case("file:./a.fstrm", OutputSpec::File(Place::Path("./a.fstrm".into())))]
+    #[case("unix:/a.sock", OutputSpec::Socket(Address::Unix("/a.sock".into())))]
+    #[case("tcp:[::1]:6000", OutputSpec::Socket(Address::Tcp { host: "::1".into(), port: 6000 }))]
     fn every_form_is_understood_and_printed_back(#[case] text: &str, #[case] spec: OutputSpec) {
         assert_eq!(text.parse(), Ok(spec.clone()));
         assert_eq!(spec.to_string().parse(), Ok(spec));
@@ -143,6 +158,15 @@ mod tests {
             error.contains("file:PATH") && error.contains("json:-"),
             "{error}"
         );
+    }
+
+    #[rstest]
+    #[case("unix:")]
+    #[case("tcp:localhost")]
+    #[case("tcp:localhost:0")]
+    fn a_socket_that_cannot_be_is_refused(#[case] text: &str) {
+        let error = text.parse::<OutputSpec>().expect_err("must be refused");
+        assert!(matches!(error, SpecError::Socket(_)), "{error}");
     }
 
     #[test]

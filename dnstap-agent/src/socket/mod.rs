@@ -1,0 +1,13 @@
+//! Owns what the outputs and `receive` share about sockets: how an operator names one, and byte streams of every kind
+//! behind one type.
+//!
+//! It knows nothing of frames; those are `dnstap_proto`'s. What Linux tells about a connection that no protocol says is
+//! asked here, too: whether the peer has taken all that was written ([`Stream::is_drained`]).
+
+mod address;
+mod stream;
+
+pub use self::{
+    address::{Address, AddressError},
+    stream::{Listener, Stream},
+};

@@ -1,0 +1,201 @@
+//! Owns the connections themselves: to a peer, from a listener, and what the system knows of them.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
+
+use super::Address;
+
+/// A peer whose host is gone says nothing; TCP alone would notice after a quarter of an hour or never.
+const DEAD_PEER: Duration = Duration::from_mins(1);
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over a unix socket.
+    Unix(UnixStream),
+    /// Over TCP.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Connects; of a name with several addresses, to the first that answers.
+    pub async fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                Self::tcp(stream)
+            }
+        }
+    }
+
+    fn tcp(stream: TcpStream) -> io::Result<Self> {
+        // Messages are gathered before they are written: waiting for more would only delay them.
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        let idle = DEAD_PEER / 2;
+        let keepalive = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(idle / 3)
+            .with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Whether all that was written has been taken: over a unix socket read by the peer, over TCP acknowledged by its
+    /// host. False if the connection is broken, or the system does not tell.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        // In this order: a peer that ends first marks the connection and then throws away what it has not read.
+        matches!(unsent(self.as_fd()), Ok(0)) && self.is_silent()
+    }
+
+    /// Whether the peer neither said anything nor ended. Asks the system, not the runtime, which may not have heard yet.
+    fn is_silent(&self) -> bool {
+        let descriptor = self.as_fd();
+        let peeked = SockRef::from(&descriptor).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Takes no further bytes from the peer; what it has sent can still be read. Over TCP the system goes on taking.
+    pub fn refuse_more(&self) -> io::Result<()> {
+        let descriptor = self.as_fd();
+        SockRef::from(&descriptor).shutdown(std::net::Shutdown::Read)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// Bytes written and not yet taken: `SIOCOUTQ`, see unix(7) and tcp(7).
+fn unsent(descriptor: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request, which has the number of TIOCOUTQ, writes one int to the pointer, which is that of `bytes`; the
+    // descriptor is open as long as it is borrowed.
+    let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A socket that takes connections.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a unix socket.
+    Unix(UnixListener),
+    /// On a TCP port.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// The next connection, and who it is from as far as that is known.
+    pub async fn accept(&self) -> io::Result<(Stream, String)> {
+        match self {
+            Self::Unix(listener) => {
+                let (stream, _unnamed) = listener.accept().await?;
+                let peer = match stream.peer_cred() {
+                    Ok(peer) => format!("pid {} uid {}", peer.pid().unwrap_or(0), peer.uid()),
+                    Err(_unknown) => "unknown".to_owned(),
+                };
+                Ok((Stream::Unix(stream), peer))
+            }
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::tcp(stream)?, peer.to_string()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn drained_is_what_the_peer_has_read_and_not_what_it_left() {
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        let mut ours = Stream::Unix(ours);
+        assert!(ours.is_drained());
+        ours.write_all(b"four").await.expect("room");
+        assert!(!ours.is_drained());
+        theirs.read_exact(&mut [0; 4]).await.expect("four");
+        assert!(ours.is_drained());
+        ours.write_all(b"more").await.expect("room");
+        drop(theirs);
+        assert_eq!(unsent(ours.as_fd()).ok(), Some(0), "thrown away");
+        assert!(!ours.is_drained(), "and that is not read");
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_more_is_refused_can_be_read() {
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        let mut ours = Stream::Unix(ours);
+        theirs.write_all(b"before").await.expect("room");
+        ours.refuse_more().expect("connected");
+        let refused = theirs.write_all(b"after").await.expect_err("refused");
+        assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+        let mut read = Vec::new();
+        ours.read_to_end(&mut read).await.expect("readable");
+        assert_eq!(read, b"before");
+    }
+}
