@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    check, read,
+    check, read, receive,
     sink::OutputSpec,
     tap::{HookChoice, RingChoice},
 };
@@ -17,7 +17,7 @@ Exit codes:
    1  something failed that no other code names
   64  the command line is wrong
   65  an input file is damaged or cut off
-  66  an input file cannot be opened
+  66  an input file cannot be opened, or a socket cannot be listened on
   69  the process to tap does not exist, or cannot be tapped
   73  an output cannot be created
   74  an output failed while it was written (disk full, ...)
@@ -44,6 +44,9 @@ pub enum Command {
     /// Print dnstap files
     #[command(after_help = EXIT_CODES)]
     Read(read::Args),
+    /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
+    #[command(after_help = EXIT_CODES)]
+    Receive(receive::Args),
 }
 
 /// Options of `attach`.
@@ -54,7 +57,8 @@ pub struct Attach {
     pub pid: u32,
 
     /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line),
-    /// `file:PATH` (dnstap in Frame Streams, overwritten)
+    /// `file:PATH` (dnstap in Frame Streams, overwritten), `unix:PATH` and `tcp:HOST:PORT` (a collector of dnstap, which may
+    /// come later, go and come back)
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 

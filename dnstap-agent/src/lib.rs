@@ -22,6 +22,7 @@ pub mod pair;
 pub mod pipeline;
 pub mod preflight;
 pub mod read;
+pub mod receive;
 pub mod render;
 pub mod sink;
 pub mod socket;

@@ -7,7 +7,7 @@ use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    read,
+    read, receive,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
         Command::Check(options) => check::run(*options),
+        Command::Receive(options) => receive::run(options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {
                 Exit::Ok

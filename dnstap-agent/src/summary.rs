@@ -6,10 +6,7 @@ use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
 use crate::{
-    classify::TYPE_NAMES,
-    pipeline::PipelineCounters,
-    sink::{SinkReport, SinkState},
-    tap::ProgramStats,
+    classify::TYPE_NAMES, pipeline::PipelineCounters, sink::SinkReport, tap::ProgramStats,
 };
 
 /// Every hop's counters after the end.
@@ -62,7 +59,7 @@ impl Summary {
                 (name.clone(), value)
             })
             .collect();
-        let outputs: Vec<_> = self.outputs.iter().map(output_json).collect();
+        let outputs: Vec<_> = self.outputs.iter().map(SinkReport::to_json).collect();
         json!({
             "seconds": self.elapsed.as_secs_f64(),
             "hook": self.hook,
@@ -82,26 +79,6 @@ impl Summary {
             .map(|&counter| (counter.name(), self.kernel[counter as usize]))
             .collect()
     }
-}
-
-fn output_json(report: &SinkReport) -> Value {
-    let dropped: serde_json::Map<_, _> = report
-        .dropped
-        .by_reason()
-        .iter()
-        .map(|&(reason, count)| (reason.to_owned(), count.into()))
-        .collect();
-    let error = match &report.state {
-        SinkState::Failed(error) => Some(error.as_str()),
-        _ => None,
-    };
-    json!({
-        "output": report.output,
-        "written": report.written,
-        "written_bytes": report.written_bytes,
-        "dropped": dropped,
-        "error": error,
-    })
 }
 
 impl fmt::Display for Summary {
@@ -144,14 +121,7 @@ impl fmt::Display for Summary {
             }
         }
         for output in &self.outputs {
-            writeln!(
-                formatter,
-                "{}: {} messages written, {} bytes; dropped: {}",
-                output.output,
-                output.written,
-                output.written_bytes,
-                list(output.dropped.by_reason(), "none"),
-            )?;
+            writeln!(formatter, "{output}")?;
         }
         Ok(())
     }

@@ -3,10 +3,15 @@
 //! The law, at any moment when nothing is being sent or written, and always in the final report:
 //! `sent = written + dropped + queued`.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
+
+use serde_json::{Value, json};
 
 use super::queue::Depth;
 
@@ -41,6 +46,62 @@ impl SinkReport {
     #[must_use]
     pub fn is_balanced(&self) -> bool {
         self.sent == self.written + self.dropped.total() + self.queued
+    }
+}
+
+impl SinkReport {
+    /// As one JSON object; see `docs/operations.md` for the members.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let dropped: serde_json::Map<_, _> = self
+            .dropped
+            .by_reason()
+            .iter()
+            .map(|&(reason, count)| (reason.to_owned(), count.into()))
+            .collect();
+        let error = match &self.state {
+            SinkState::Failed(error) => Some(error.as_str()),
+            _ => None,
+        };
+        json!({
+            "output": self.output,
+            "sent": self.sent,
+            "written": self.written,
+            "written_bytes": self.written_bytes,
+            "unconfirmed": self.unconfirmed,
+            "connections": self.connections,
+            "dropped": dropped,
+            "error": error,
+        })
+    }
+}
+
+impl fmt::Display for SinkReport {
+    /// One line without its end, for the summary.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            output,
+            written,
+            written_bytes,
+            ..
+        } = self;
+        write!(
+            f,
+            "{output}: {written} messages written, {written_bytes} bytes; dropped: "
+        )?;
+        let reasons = self.dropped.by_reason();
+        let mut reasons = reasons.iter().filter(|(_, count)| *count > 0).peekable();
+        if reasons.peek().is_none() {
+            f.write_str("none")?;
+        }
+        for (nth, (reason, count)) in reasons.enumerate() {
+            let separator = if nth == 0 { "" } else { ", " };
+            write!(f, "{separator}{reason} {count}")?;
+        }
+        if self.unconfirmed > 0 {
+            write!(f, "; not confirmed: {}", self.unconfirmed)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,247 @@
+//! `receive`: takes dnstap from any sender over sockets and writes it to the same outputs as a tap does.
+//!
+//! ```text
+//! listener ─► connection: handshake, whole frames, checked ─┐
+//! listener ─► connection                                    ├─► SinkSet ─► outputs
+//!             ...  (at most --max-connections)             ─┘
+//! ```
+//!
+//! One thread; each connection is a task that owns at most one unfinished frame and one piece read. What it has read it hands to the
+//! outputs at once, which drop and count what they cannot take, or with `--wait` reads on only when all outputs have
+//! room, so that the sender waits (or drops, and counts, itself).
+//!
+//! The law: `received = malformed + sent to each output`, where `sent` is accounted for by the output.
+
+mod bind;
+mod connection;
+mod summary;
+
+use std::{fs, path::PathBuf, rc::Rc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::{JoinSet, LocalSet},
+    time::{Instant, interval},
+};
+use tracing::{info, warn};
+
+use self::{
+    bind::Bound,
+    connection::{Connection, Hub},
+    summary::{Intake, Summary},
+};
+use crate::{
+    exit::{Exit, ExitWith},
+    sink::{OutputSpec, SinkOptions, SinkSet, SinkState},
+    socket::{Address, Stream},
+};
+
+/// How long connections may take to hand over what has arrived when the end has come.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the outputs may take to write what is queued then.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the outputs are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Options of `receive`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where senders connect; may be given several times: `unix:PATH` or `tcp:ADDRESS:PORT`
+    #[arg(short, long, required = true, value_name = "SOCKET")]
+    pub listen: Vec<Address>,
+
+    /// Where to write; may be given several times, as for `attach`
+    #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
+    pub outputs: Vec<OutputSpec>,
+
+    /// Connections at a time; those beyond are closed at once
+    #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+
+    /// Let senders wait while an output has no room, instead of dropping messages and counting them
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Longest frame to take, in bytes; a sender of a longer one is disconnected
+    #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_frame: u32,
+
+    /// Close connections that are silent for this long [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub idle_timeout: Option<u32>,
+
+    /// Who may connect to unix sockets: mode of their files, octal
+    #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
+    pub socket_mode: u32,
+
+    /// Write the summary as a JSON object to this file, too
+    #[arg(long, value_name = "PATH")]
+    pub summary_json: Option<PathBuf>,
+}
+
+/// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
+pub fn run(args: &Args) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the system gives no descriptor to wait on")?;
+    let summary = LocalSet::new().block_on(&runtime, serve(args))?;
+    eprint!("{summary}");
+    if let Some(path) = &args.summary_json {
+        fs::write(path, format!("{}\n", summary.to_json())).with_context(|| {
+            let path = path.display();
+            ExitWith(
+                Exit::CannotCreate,
+                format!("cannot write the summary to {path}"),
+            )
+        })?;
+    }
+    let mut exit = Exit::Ok;
+    for output in &summary.outputs {
+        if let SinkState::Failed(error) = &output.state {
+            eprintln!("error: {error}");
+            exit = Exit::Output;
+        }
+    }
+    Ok(exit)
+}
+
+async fn serve(args: &Args) -> Result<Summary> {
+    // Before anything that a signal should not leave behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let bound = bind::all(&args.listen, args.socket_mode)
+        .await
+        .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
+    let sinks = SinkSet::open(&args.outputs, SinkOptions::default())
+        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let hub = Rc::new(Hub::new(sinks, args));
+    let started = Instant::now();
+    for socket in &bound {
+        info!("listening on {}", socket.name);
+    }
+
+    let (stop, stopped) = watch::channel(None);
+    let (arrive, mut arrived) = mpsc::channel(1);
+    let mut listeners = JoinSet::new();
+    let mut files = Vec::new();
+    for Bound {
+        name,
+        listener,
+        file,
+    } in bound
+    {
+        files.push(file);
+        let arrive = arrive.clone();
+        listeners.spawn_local(async move {
+            loop {
+                match listener.accept().await {
+                    Ok(connection) => {
+                        // Nobody hears it: the end has come.
+                        if arrive.send(connection).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        // Most likely no descriptors are left; one that is closed elsewhere makes room.
+                        warn!(socket = name, %error, "cannot take a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    let mut connections = JoinSet::new();
+    let mut look = interval(HOUSEKEEPING);
+    let mut number = 0_u64;
+    let reason = loop {
+        tokio::select! {
+            _ = interrupt.recv() => break "interrupted (SIGINT)",
+            _ = terminate.recv() => break "terminated (SIGTERM)",
+            _ = look.tick() => if hub.sinks.borrow().health().all_over() {
+                break "no output is left to write to";
+            },
+            Some(ended) = connections.join_next() => check(ended)?,
+            Some((stream, peer)) = arrived.recv() => {
+                number += 1;
+                if connections.len() >= args.max_connections as usize {
+                    hub.count(|intake| intake.refused += 1);
+                    warn!(peer, "closed at once: there are --max-connections {} already", args.max_connections);
+                    continue;
+                }
+                start(&mut connections, number, stream, peer, &hub, stopped.clone());
+            }
+        }
+    };
+    info!("ending: {reason}");
+    listeners.shutdown().await;
+    drop(files); // the sockets' files: nobody can come any more
+    while let Ok((stream, peer)) = arrived.try_recv() {
+        start(
+            &mut connections,
+            number + 1,
+            stream,
+            peer,
+            &hub,
+            stopped.clone(),
+        );
+    }
+    stop.send_replace(Some(Instant::now() + DRAIN));
+    while let Some(ended) = connections.join_next().await {
+        check(ended)?;
+    }
+    let Hub { sinks, intake, .. } =
+        Rc::into_inner(hub).context("a connection outlived its task")?;
+    Ok(Summary {
+        elapsed: started.elapsed(),
+        intake: intake.into_inner(),
+        outputs: sinks.into_inner().finish(GRACE),
+    })
+}
+
+fn start(
+    connections: &mut JoinSet<()>,
+    number: u64,
+    stream: Stream,
+    peer: String,
+    hub: &Rc<Hub>,
+    stopped: watch::Receiver<Option<Instant>>,
+) {
+    hub.count(|intake| intake.connections += 1);
+    match Connection::new(number, stream, peer, Rc::clone(hub), stopped) {
+        Ok(connection) => {
+            connections.spawn_local(connection.run());
+        }
+        Err(error) => warn!(%error, "cannot take a connection"),
+    }
+}
+
+/// A panic in a task is one of the whole.
+fn check(ended: Result<(), tokio::task::JoinError>) -> Result<()> {
+    ended.context("a connection's task failed")
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| format!("{text:?} is no octal mode such as 660"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(parse_mode("660"), Ok(0o660));
+        for wrong in ["", "888", "1000", "-1", "u+w"] {
+            parse_mode(wrong).expect_err(wrong);
+        }
+    }
+}
