@@ -92,7 +92,7 @@ fn look() -> Report {
             },
         });
     }
-    let structures = offsets::of_running_kernel();
+    let structures = offsets::of_running_kernel(&offsets::btf_path());
     findings.push(Finding {
         name: "kernel structures (BTF)".to_owned(),
         ok: structures.is_ok(),

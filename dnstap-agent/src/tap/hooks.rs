@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    Btf, Ebpf,
+    Btf, Ebpf, Endianness,
     maps::ProgramArray,
     programs::{CgroupAttachMode, CgroupSockAddr, FEntry, FExit, RawTracePoint},
 };
 use dnstap_ebpf::Hook;
 
-use super::HookChoice;
+use super::{HookChoice, offsets};
 use crate::exit::{Exit, ExitWith};
 
 /// Links that keep programs attached; dropping one detaches.
@@ -81,7 +81,9 @@ pub fn name(hook: Hook) -> &'static str {
 
 /// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
 fn fentry(ebpf: &mut Ebpf, degraded: &mut Vec<String>) -> Result<Links> {
-    let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+    offsets::check_prototypes(&offsets::btf_path())?;
+    let btf = Btf::parse_file(offsets::btf_path(), Endianness::default())
+        .context("cannot read the kernel's BTF")?;
     let mut links = Links::new();
     for function in [
         "inet_recvmsg",

@@ -96,7 +96,7 @@ impl Tap {
         let config = Config {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
-            ..offsets::of_running_kernel()?
+            ..offsets::of_running_kernel(&offsets::btf_path())?
         };
         let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
         let Attached {
@@ -230,7 +230,7 @@ impl Tap {
 pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     let config = Config {
         transport: TRANSPORT_BPF,
-        ..offsets::of_running_kernel()?
+        ..offsets::of_running_kernel(&offsets::btf_path())?
     };
     let mut ebpf = load(&config, false, page_size(), false)?;
     hooks::attach(&mut ebpf, hook).map(|attached| attached.degraded)

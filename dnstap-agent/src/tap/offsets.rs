@@ -1,8 +1,11 @@
 //! Where the running kernel keeps what the hooks read: [`KernelOffsets`] from its BTF.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot};
 
 use super::btf::{Btf, BtfError};
@@ -48,17 +51,140 @@ fn first_offset(btf: &Btf<'_>, slot: &Slot) -> Result<u32, BtfError> {
     first.or_else(|error| offsets.find_map(Result::ok).ok_or(error))
 }
 
-/// The configuration for the running kernel, but for the transport.
-pub fn of_running_kernel() -> Result<Config> {
+/// The configuration for the running kernel, but for the transport. `path`: the kernel's BTF.
+pub fn of_running_kernel(path: &Path) -> Result<Config> {
     let refuse = |message: String| ExitWith(Exit::NoPermission, message);
-    let data = fs::read(Path::new(VMLINUX)).with_context(|| {
-        refuse(format!("cannot read {VMLINUX}: the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)"))
+    let data = fs::read(path).with_context(|| {
+        refuse(format!(
+            "cannot read {}: the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)",
+            path.display()
+        ))
     })?;
     Btf::parse(&data)
         .and_then(|btf| config_from_btf(&btf))
         .with_context(|| {
             refuse(format!(
-                "the kernel's structures in {VMLINUX} are not what the tap knows"
+                "the kernel's structures in {} are not what the tap knows",
+                path.display()
             ))
         })
+}
+
+/// Functions that the `fentry` hook traces, with the number of parameters that its programs expect.
+pub const TRACED: [(&str, usize); 5] = [
+    ("inet_sendmsg", 3),
+    ("inet6_sendmsg", 3),
+    ("inet_recvmsg", 4),
+    ("inet6_recvmsg", 4),
+    ("skb_consume_udp", 3),
+];
+
+/// Refuses a kernel whose functions take other parameters: their results would be read from the wrong place.
+pub fn check_prototypes(path: &Path) -> Result<()> {
+    let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let btf = Btf::parse(&data)?;
+    for (function, expected) in TRACED {
+        match btf.parameters(function)? {
+            Some(parameters) if parameters != expected => {
+                bail!("this kernel's {function} has {parameters} parameters instead of {expected}")
+            }
+            // Attaching tells best what is wrong with a function that is not there.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Where the running kernel's BTF is: [`VMLINUX`], or what the environment variable `DNSTAP_AGENT_BTF` names (for kernels
+/// whose BTF is in a file of its own).
+#[must_use]
+pub fn btf_path() -> PathBuf {
+    std::env::var_os("DNSTAP_AGENT_BTF").map_or_else(|| VMLINUX.into(), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    /// BTF of real kernels; see `assets/btf/README.md`.
+    macro_rules! blob {
+        ($kernel:literal) => {
+            include_bytes!(concat!("../../assets/btf/", $kernel, ".btf"))
+        };
+    }
+
+    /// `iov_iter` as it is known from reading these kernels' sources.
+    #[rstest]
+    #[case::linux_5_10(blob!("5.10"), 4, MISSING, 0xfe, [0, 16, 24], None)]
+    #[case::linux_6_1(blob!("6.1"), 0, 6, 0xff, [0, 16, 24], Some(24))]
+    #[case::linux_6_12(blob!("6.12"), 1, 0, 0xff, [0, 24, 16], Some(16))]
+    #[case::linux_6_18(blob!("6.18"), 1, 0, 0xff, [0, 24, 16], Some(16))]
+    #[case::linux_7_2(blob!("7.2"), 1, 0, 0xff, [0, 24, 16], Some(16))]
+    fn every_kernel_has_all_that_the_hooks_read(
+        #[case] blob: &[u8],
+        #[case] iovec: u32,
+        #[case] ubuf: u32,
+        #[case] mask: u32,
+        #[case] fields: [u32; 3],
+        #[case] ubuf_offset: Option<u32>,
+    ) {
+        let config = config_from_btf(&Btf::parse(blob).unwrap()).unwrap();
+        assert_eq!(
+            (config.iter_iovec, config.iter_ubuf, config.iter_type_mask),
+            (iovec, ubuf, mask)
+        );
+        let offsets = config.offsets;
+        let [kind, count, iov] = fields;
+        assert_eq!(
+            (offsets.iter_type, offsets.iter_count, offsets.iter_iov),
+            (kind, count, iov)
+        );
+        assert_eq!(offsets.iter_ubuf, ubuf_offset.unwrap_or(MISSING));
+        // include/net/sock.h: the address pair opens struct sock_common, and that opens struct sock.
+        assert_eq!(
+            (
+                offsets.sock_daddr,
+                offsets.sock_rcv_saddr,
+                offsets.sock_family
+            ),
+            (0, 4, 16)
+        );
+    }
+
+    #[rstest]
+    #[case::a_required_member("skc_dport", "struct sock has no member __sk_common.skc_dport")]
+    #[case::a_structure("tcp_sock", "no struct tcp_sock")]
+    #[case::a_member_by_both_names("iov_offset", "struct iov_iter has no member iov_offset")]
+    fn what_a_kernel_lacks_is_named(#[case] renamed: &str, #[case] message: &str) {
+        let mut blob = blob!("6.12").to_vec();
+        let at = blob
+            .windows(renamed.len() + 2)
+            .position(|window| {
+                window[0] == 0
+                    && &window[1..=renamed.len()] == renamed.as_bytes()
+                    && window[renamed.len() + 1] == 0
+            })
+            .unwrap();
+        blob[at + 1] = b'X';
+        let error = config_from_btf(&Btf::parse(&blob).unwrap()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+
+    #[test]
+    fn every_hooked_function_has_the_parameters_that_the_programs_expect() {
+        for blob in [
+            &blob!("5.10")[..],
+            blob!("6.1"),
+            blob!("6.12"),
+            blob!("6.18"),
+            blob!("7.2"),
+        ] {
+            let btf = Btf::parse(blob).unwrap();
+            for (function, parameters) in TRACED {
+                assert_eq!(btf.parameters(function), Ok(Some(parameters)), "{function}");
+            }
+        }
+    }
 }
