@@ -1,16 +1,28 @@
-//! Who asked whom, and what dnstap calls it.
+//! Who asked whom, what about, and what dnstap calls it.
 //!
-//! Owns the mapping from what is visible at the socket (direction, QR bit, opcode, RD bit: RFC 1035 section 4.1.1) to
-//! the fourteen dnstap types. Direction and QR bit give the role: a received query or a sent response makes the process
-//! the responder, a sent query or a received response the initiator. Role, opcode and RD select the family by a
-//! [`Profile`]: a list of rules, of which the first that applies decides. A response takes the family of its query where
-//! `pair` knows it; otherwise the same rules apply to it, since a response repeats the opcode and RD of its query.
+//! Owns the mapping from what is visible at the socket (direction; QR bit, opcode and RD bit: RFC 1035 section 4.1.1;
+//! type of the question) to the fourteen dnstap types. Direction and QR bit give the [`Role`]: a received query or a sent
+//! response makes the process the responder, a sent query or a received response the initiator. Opcode and question give
+//! the [`Matter`]. Role, matter and RD select the family by a [`Profile`]: a list of rules, of which the first that applies
+//! decides; `profile` has the lists. A response takes the family of its query where `pair` knows it; otherwise the same
+//! rules apply to it, since a response repeats the opcode, the question and RD of its query.
+//!
+//! `docs/types.md` has the rules for readers of the output.
 
 use dnstap_proto::message::Type;
 
-use crate::event::Direction;
+use crate::{
+    event::Direction,
+    stream::wire::{Flags, Message},
+};
 
+const OPCODE_QUERY: u8 = 0;
+const OPCODE_NOTIFY: u8 = 4;
 const OPCODE_UPDATE: u8 = 5;
+
+const TYPE_SOA: u16 = 6;
+const TYPE_IXFR: u16 = 251;
+const TYPE_AXFR: u16 = 252;
 
 /// The process's part in an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +41,49 @@ impl Role {
             Self::Initiator
         } else {
             Self::Responder
+        }
+    }
+}
+
+/// What an exchange is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Matter {
+    /// A question about a name (opcode QUERY) that is none of the following.
+    Query,
+    /// A secondary's question for the serial of a zone (RFC 1034 section 4.3.5), as far as it can be told from a
+    /// resolver's: asked by the process, for SOA, without recursion (RD) and without DNSSEC (DO), which resolvers set.
+    Refresh,
+    /// A zone transfer: type AXFR (RFC 5936) or IXFR (RFC 1995).
+    Transfer,
+    /// Opcode NOTIFY (RFC 1996).
+    Notify,
+    /// Opcode UPDATE (RFC 2136).
+    Update,
+    /// Any other opcode, and what is too short to have one.
+    Other,
+}
+
+impl Matter {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+
+    /// What a message is about; `message` is [`Message::parse`]'s view of it, where it has one.
+    pub(crate) fn of(role: Role, flags: Flags, message: Option<&Message<'_>>) -> Self {
+        let asked = message.and_then(Message::question_type);
+        match (flags.opcode(), asked) {
+            _ if message.is_none() => Self::Other,
+            (OPCODE_QUERY, Some(TYPE_AXFR | TYPE_IXFR)) => Self::Transfer,
+            (OPCODE_QUERY, Some(TYPE_SOA))
+                if role == Role::Initiator
+                    && !flags.recursion_desired()
+                    && !message.is_some_and(|message| message.dnssec_ok) =>
+            {
+                Self::Refresh
+            }
+            (OPCODE_QUERY, _) => Self::Query,
+            (OPCODE_NOTIFY, _) => Self::Notify,
+            (OPCODE_UPDATE, _) => Self::Update,
+            _ => Self::Other,
         }
     }
 }
@@ -96,70 +151,97 @@ pub const TYPE_NAMES: [&str; 14] = [
 /// One rule: applies where all that it names agrees.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Role, if it matters.
+    /// Role, if it is of importance.
     pub role: Option<Role>,
-    /// Opcode, if it matters.
-    pub opcode: Option<u8>,
-    /// RD bit, if it matters.
+    /// Matter, if it is of importance.
+    pub matter: Option<Matter>,
+    /// RD bit, if it is of importance.
     pub recursion_desired: Option<bool>,
     /// The answer.
     pub kind: Kind,
 }
 
 impl Rule {
+    /// A rule for one role, whatever the matter.
+    #[must_use]
+    pub const fn all(role: Role, kind: Kind) -> Self {
+        Self::new(Some(role), None, None, kind)
+    }
+
+    /// A rule for one role and matter.
+    #[must_use]
+    pub const fn about(role: Role, matter: Matter, kind: Kind) -> Self {
+        Self::new(Some(role), Some(matter), None, kind)
+    }
+
     const fn new(
         role: Option<Role>,
-        opcode: Option<u8>,
+        matter: Option<Matter>,
         recursion_desired: Option<bool>,
         kind: Kind,
     ) -> Self {
         Self {
             role,
-            opcode,
+            matter,
             recursion_desired,
             kind,
         }
     }
 
-    fn applies(self, role: Role, opcode: u8, recursion_desired: bool) -> bool {
+    fn applies(self, role: Role, matter: Matter, recursion_desired: bool) -> bool {
         self.role.is_none_or(|wanted| wanted == role)
-            && self.opcode.is_none_or(|wanted| wanted == opcode)
+            && self.matter.is_none_or(|wanted| wanted == matter)
             && self
                 .recursion_desired
                 .is_none_or(|wanted| wanted == recursion_desired)
     }
 }
 
+/// The rule that no profile changes.
+const ALWAYS: &[Rule] = &[Rule::new(None, Some(Matter::Update), None, Kind::Update)];
+
 /// Rules for a server that answers for its zones and resolves for its clients; also right for one that does only one
 /// of these.
 pub const GENERIC: &[Rule] = &[
-    Rule::new(None, Some(OPCODE_UPDATE), None, Kind::Update),
+    Rule::about(Role::Responder, Matter::Transfer, Kind::Auth),
+    Rule::about(Role::Responder, Matter::Notify, Kind::Auth),
+    Rule::about(Role::Initiator, Matter::Transfer, Kind::Resolver),
+    Rule::about(Role::Initiator, Matter::Notify, Kind::Resolver),
     Rule::new(Some(Role::Responder), None, Some(true), Kind::Client),
     Rule::new(Some(Role::Responder), None, Some(false), Kind::Auth),
     Rule::new(Some(Role::Initiator), None, Some(true), Kind::Forwarder),
     Rule::new(Some(Role::Initiator), None, Some(false), Kind::Resolver),
 ];
 
-/// A server's rules, worked out for every combination of role, opcode and RD.
-#[derive(Clone, Debug)]
+/// A server's rules, worked out for every combination of role, matter and RD.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    kinds: [Kind; 64],
+    kinds: [Kind; 2 * 2 * Matter::COUNT],
 }
 
 impl Profile {
-    /// Works the rules out. What no rule covers follows [`GENERIC`].
+    /// Works the rules out. UPDATE is UPDATE in all of them; what no rule covers follows [`GENERIC`].
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
-        let mut kinds = [Kind::Auth; 64];
+        const MATTERS: [Matter; Matter::COUNT] = [
+            Matter::Query,
+            Matter::Refresh,
+            Matter::Transfer,
+            Matter::Notify,
+            Matter::Update,
+            Matter::Other,
+        ];
+        let mut kinds = [Kind::Auth; 2 * 2 * Matter::COUNT];
         for role in [Role::Responder, Role::Initiator] {
-            for opcode in 0..16 {
+            for matter in MATTERS {
                 for recursion_desired in [false, true] {
-                    let rule = rules
+                    let rule = ALWAYS
                         .iter()
+                        .chain(rules)
                         .chain(GENERIC)
-                        .find(|rule| rule.applies(role, opcode, recursion_desired));
+                        .find(|rule| rule.applies(role, matter, recursion_desired));
                     if let Some(rule) = rule {
-                        kinds[index(role, opcode, recursion_desired)] = rule.kind;
+                        kinds[index(role, matter, recursion_desired)] = rule.kind;
                     }
                 }
             }
@@ -169,8 +251,8 @@ impl Profile {
 
     /// The family of a message.
     #[must_use]
-    pub fn kind(&self, role: Role, opcode: u8, recursion_desired: bool) -> Kind {
-        self.kinds[index(role, opcode, recursion_desired)]
+    pub fn kind(&self, role: Role, matter: Matter, recursion_desired: bool) -> Kind {
+        self.kinds[index(role, matter, recursion_desired)]
     }
 }
 
@@ -180,8 +262,8 @@ impl Default for Profile {
     }
 }
 
-fn index(role: Role, opcode: u8, recursion_desired: bool) -> usize {
-    32 * (role as usize) + 2 * usize::from(opcode & 0xf) + usize::from(recursion_desired)
+fn index(role: Role, matter: Matter, recursion_desired: bool) -> usize {
+    2 * (Matter::COUNT * role as usize + matter as usize) + usize::from(recursion_desired)
 }
 
 #[cfg(test)]
@@ -189,6 +271,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::stream::wire::fixture::{asking, with_opt};
 
     #[test]
     fn types_are_in_the_order_of_their_numbers_and_names() {
@@ -199,16 +282,20 @@ mod tests {
     }
 
     #[rstest]
-    #[case::client(Direction::Received, 0, true, Kind::Client)]
-    #[case::authoritative(Direction::Received, 0, false, Kind::Auth)]
-    #[case::forwarder(Direction::Sent, 0, true, Kind::Forwarder)]
-    #[case::resolver(Direction::Sent, 0, false, Kind::Resolver)]
-    #[case::notify_in(Direction::Received, 4, false, Kind::Auth)]
-    #[case::update_in(Direction::Received, 5, false, Kind::Update)]
-    #[case::update_out(Direction::Sent, 5, true, Kind::Update)]
+    #[case::client(Direction::Received, Matter::Query, true, Kind::Client)]
+    #[case::authoritative(Direction::Received, Matter::Query, false, Kind::Auth)]
+    #[case::forwarder(Direction::Sent, Matter::Query, true, Kind::Forwarder)]
+    #[case::resolver(Direction::Sent, Matter::Query, false, Kind::Resolver)]
+    #[case::notify_in(Direction::Received, Matter::Notify, true, Kind::Auth)]
+    #[case::notify_out(Direction::Sent, Matter::Notify, false, Kind::Resolver)]
+    #[case::transfer_out(Direction::Received, Matter::Transfer, true, Kind::Auth)]
+    #[case::transfer_in(Direction::Sent, Matter::Transfer, false, Kind::Resolver)]
+    #[case::refresh(Direction::Sent, Matter::Refresh, false, Kind::Resolver)]
+    #[case::update_in(Direction::Received, Matter::Update, false, Kind::Update)]
+    #[case::update_out(Direction::Sent, Matter::Update, true, Kind::Update)]
     fn query_and_its_response_are_of_the_same_family(
         #[case] query: Direction,
-        #[case] opcode: u8,
+        #[case] matter: Matter,
         #[case] recursion_desired: bool,
         #[case] kind: Kind,
     ) {
@@ -219,11 +306,11 @@ mod tests {
         };
         let profile = Profile::default();
         assert_eq!(
-            profile.kind(Role::of(query, false), opcode, recursion_desired),
+            profile.kind(Role::of(query, false), matter, recursion_desired),
             kind
         );
         assert_eq!(
-            profile.kind(Role::of(answer, true), opcode, recursion_desired),
+            profile.kind(Role::of(answer, true), matter, recursion_desired),
             kind
         );
         assert_eq!(
@@ -233,9 +320,47 @@ mod tests {
     }
 
     #[test]
-    fn first_rule_that_applies_decides() {
-        let profile = Profile::new(&[Rule::new(Some(Role::Initiator), Some(0), None, Kind::Stub)]);
-        assert_eq!(profile.kind(Role::Initiator, 0, true), Kind::Stub);
-        assert_eq!(profile.kind(Role::Initiator, 4, false), Kind::Resolver);
+    fn first_rule_that_applies_decides_but_update_stays() {
+        let profile = Profile::new(&[
+            Rule::about(Role::Initiator, Matter::Query, Kind::Stub),
+            Rule::all(Role::Initiator, Kind::Tool),
+        ]);
+        assert_eq!(
+            profile.kind(Role::Initiator, Matter::Query, true),
+            Kind::Stub
+        );
+        assert_eq!(
+            profile.kind(Role::Initiator, Matter::Notify, false),
+            Kind::Tool
+        );
+        assert_eq!(
+            profile.kind(Role::Initiator, Matter::Update, false),
+            Kind::Update
+        );
+        assert_eq!(
+            profile.kind(Role::Responder, Matter::Query, true),
+            Kind::Client
+        );
+    }
+
+    #[rstest]
+    #[case::address(Role::Initiator, &asking(1, 0), Matter::Query)]
+    #[case::axfr(Role::Responder, &asking(252, 0x0100), Matter::Transfer)]
+    #[case::ixfr(Role::Initiator, &asking(251, 0), Matter::Transfer)]
+    #[case::notify(Role::Responder, &asking(6, 0x2400), Matter::Notify)]
+    #[case::update(Role::Responder, &asking(6, 0x2800), Matter::Update)]
+    #[case::status(Role::Responder, &asking(6, 0x1000), Matter::Other)]
+    #[case::refresh(Role::Initiator, &asking(6, 0), Matter::Refresh)]
+    #[case::refresh_with_edns(Role::Initiator, &with_opt(asking(6, 0), 0), Matter::Refresh)]
+    #[case::soa_by_a_resolver(Role::Initiator, &with_opt(asking(6, 0), 0x8000), Matter::Query)]
+    #[case::soa_by_a_forwarder(Role::Initiator, &asking(6, 0x0100), Matter::Query)]
+    #[case::soa_received(Role::Responder, &asking(6, 0), Matter::Query)]
+    fn matter_follows_opcode_and_question(
+        #[case] role: Role,
+        #[case] bytes: &[u8],
+        #[case] expected: Matter,
+    ) {
+        let message = Message::parse(bytes).unwrap();
+        assert_eq!(Matter::of(role, message.flags, Some(&message)), expected);
     }
 }

@@ -1,9 +1,12 @@
 //! The command line as it is typed.
 
+mod messages;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::messages::Messages;
 use crate::{
     check, read, receive,
     sink::OutputSpec,
@@ -94,6 +97,10 @@ pub struct Attach {
     /// Log each message that the kernel side drops (needs `DNSTAP_AGENT_LOG=debug`)
     #[arg(long)]
     pub kernel_log: bool,
+
+    /// What is delivered and under which names
+    #[command(flatten)]
+    pub messages: Messages,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -104,7 +111,7 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// A number of bytes: `65536`, `64K`, `8M`, `1G` (powers of 1024).
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.char_indices().last() {
         Some((end, 'k' | 'K')) => (&text[..end], 10),
         Some((end, 'm' | 'M')) => (&text[..end], 20),

@@ -21,6 +21,7 @@ pub mod exit;
 pub mod pair;
 pub mod pipeline;
 pub mod preflight;
+pub mod profile;
 pub mod read;
 pub mod receive;
 pub mod render;

@@ -4,7 +4,7 @@
 //! all the same, byte for byte: operators want to see attacks.
 
 use crate::{
-    classify::{Profile, Role},
+    classify::{Matter, Profile, Role},
     encode::{Finding, append_frame},
     event::{Direction, Envelope},
     pair::{Pairs, Query},
@@ -53,9 +53,8 @@ impl Deliver {
         let flags = self.flags(envelope, bytes);
         let response = flags.response();
         let role = Role::of(envelope.direction, response);
-        let kind = self
-            .profile
-            .kind(role, flags.opcode(), flags.recursion_desired());
+        let matter = Matter::of(role, flags, parsed);
+        let kind = self.profile.kind(role, matter, flags.recursion_desired());
         let now = self.clock.wall_ns(envelope.ktime_ns);
         let mut finding = Finding {
             role,

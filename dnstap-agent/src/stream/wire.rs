@@ -40,7 +40,7 @@ impl Flags {
         self.0 & 0x0100 != 0
     }
 
-    fn recursion_available(self) -> bool {
+    pub(crate) fn recursion_available(self) -> bool {
         self.0 & 0x0080 != 0
     }
 
@@ -62,6 +62,9 @@ pub(crate) struct Message<'a> {
     pub(crate) question: Option<&'a [u8]>,
     /// Whether header and question make sense together.
     pub(crate) well_formed: bool,
+    /// DO bit (RFC 4035 section 3.2.1), as far as it can be told without walking records: of a query with a question
+    /// and an OPT record (RFC 6891 section 6.1.2) right behind it.
+    pub(crate) dnssec_ok: bool,
 }
 
 impl<'a> Message<'a> {
@@ -88,6 +91,8 @@ impl<'a> Message<'a> {
             flags,
             question,
             well_formed: sensible && counts.fit_into(bytes.len()),
+            dnssec_ok: question
+                .is_some_and(|question| counts.is_query() && dnssec_ok(&rest[question.len()..])),
         })
     }
 
@@ -116,6 +121,11 @@ impl Counts {
         self.sections.iter().map(|count| usize::from(*count)).sum()
     }
 
+    /// One question and only additional records.
+    fn is_query(self) -> bool {
+        self.questions == 1 && self.sections[..2] == [0, 0]
+    }
+
     fn fit_into(self, length: usize) -> bool {
         HEADER + QUESTION * usize::from(self.questions) + RECORD * self.records() <= length
     }
@@ -135,6 +145,11 @@ fn question(bytes: &[u8]) -> Option<&[u8]> {
         }
     }
     bytes.get(..at + 5)
+}
+
+/// The DO bit of an OPT record at the start of `bytes`.
+fn dnssec_ok(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, 0, kind, _, _, _, _, flags, ..] if u16::from(*kind) == TYPE_OPT && flags & 0x80 != 0)
 }
 
 /// Whether bytes can be a 2-byte length and a DNS message.
@@ -289,6 +304,23 @@ pub(crate) mod fixture {
             bytes.resize(bytes.len() + 99, number);
         }
         bytes
+    }
+
+    /// A query with these flags whose question is of this type.
+    pub(crate) fn asking(kind: u16, flags: u16) -> Vec<u8> {
+        let mut bytes = message(7, flags, "zone", 0);
+        let at = bytes.len() - 4;
+        bytes[at..at + 2].copy_from_slice(&kind.to_be_bytes());
+        bytes
+    }
+
+    /// The query with an OPT record with these flags.
+    pub(crate) fn with_opt(mut query: Vec<u8>, flags: u16) -> Vec<u8> {
+        query[11] += 1;
+        query.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0]);
+        query.extend_from_slice(&flags.to_be_bytes());
+        query.extend_from_slice(&[0, 0]);
+        query
     }
 
     /// The message behind its length.

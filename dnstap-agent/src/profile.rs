@@ -1,0 +1,269 @@
+//! Which rules of [`classify`](crate::classify) suit a process: the lists of rules by name, the servers that they are for,
+//! and the choice by the name of the executable.
+//!
+//! Where a server has a dnstap of its own (unbound, knotd, dnsdist, coredns, ...) its profile names things as that does,
+//! as far as the socket shows the difference. `docs/types.md` has the table for readers of the output.
+
+use std::{fmt, fs, str::FromStr};
+
+use crate::{
+    classify::{GENERIC, Kind, Matter, Profile, Role, Rule},
+    target::OpenSocket,
+};
+
+/// A resolver for its clients: all that it is asked is theirs, what it asks follows RD.
+const RECURSIVE: &[Rule] = &[
+    Rule::about(Role::Responder, Matter::Query, Kind::Client),
+    Rule::about(Role::Responder, Matter::Other, Kind::Client),
+];
+
+/// A server for its zones, which does not resolve. What it asks with RD it asks of a resolver, as a stub does.
+const AUTHORITATIVE: &[Rule] = &[
+    Rule::all(Role::Responder, Kind::Auth),
+    Rule {
+        recursion_desired: Some(true),
+        ..Rule::about(Role::Initiator, Matter::Query, Kind::Stub)
+    },
+];
+
+/// A forwarder or balancer, which passes on what it is asked, whatever RD says.
+const FORWARDER: &[Rule] = &[
+    Rule::about(Role::Responder, Matter::Query, Kind::Client),
+    Rule::about(Role::Responder, Matter::Other, Kind::Client),
+    Rule::about(Role::Initiator, Matter::Query, Kind::Forwarder),
+    Rule::about(Role::Initiator, Matter::Other, Kind::Forwarder),
+];
+
+/// A program that asks for its own needs, or a host's stub resolver that asks for others.
+const STUB: &[Rule] = &[
+    Rule::about(Role::Responder, Matter::Query, Kind::Client),
+    Rule::about(Role::Responder, Matter::Other, Kind::Client),
+    Rule::all(Role::Initiator, Kind::Stub),
+];
+
+/// A tool for tests and measurements.
+const TOOL: &[Rule] = &[Rule::all(Role::Initiator, Kind::Tool)];
+
+/// The profiles by name.
+const PROFILES: &[(&str, &[Rule])] = &[
+    ("generic", GENERIC),
+    ("recursive", RECURSIVE),
+    ("authoritative", AUTHORITATIVE),
+    ("forwarder", FORWARDER),
+    ("stub", STUB),
+    ("tool", TOOL),
+];
+
+/// Executables and their profiles.
+const EXECUTABLES: &[(&str, &str)] = &[
+    ("named", "generic"),
+    ("unbound", "recursive"),
+    ("knotd", "authoritative"),
+    ("nsd", "authoritative"),
+    ("pdns_server", "authoritative"),
+    ("pdns_recursor", "recursive"),
+    ("dnsdist", "forwarder"),
+    ("coredns", "forwarder"),
+    ("dnsmasq", "forwarder"),
+    ("systemd-resolved", "stub"),
+    ("kresd", "recursive"),
+    ("dig", "tool"),
+    ("drill", "tool"),
+    ("kdig", "tool"),
+    ("delv", "tool"),
+    ("host", "tool"),
+    ("nslookup", "tool"),
+    ("nsupdate", "tool"),
+    ("dnsperf", "tool"),
+    ("resperf", "tool"),
+];
+
+/// A chosen profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its name.
+    pub name: &'static str,
+    at: usize,
+}
+
+impl Chosen {
+    fn named(name: &str) -> Option<Self> {
+        let at = PROFILES.iter().position(|(known, _)| *known == name)?;
+        Some(Self {
+            name: PROFILES[at].0,
+            at,
+        })
+    }
+
+    /// For an executable: by its name; else [`GENERIC`] if the process serves DNS and `stub` if it does not.
+    fn of_executable(name: &str, serves: bool) -> Self {
+        let known = EXECUTABLES.iter().find(|(known, _)| *known == name);
+        let other = if serves { "generic" } else { "stub" };
+        let profile = known.map_or(other, |(_, profile)| profile);
+        Self::named(profile).unwrap_or(Self {
+            name: "generic",
+            at: 0,
+        })
+    }
+
+    /// Its rules, worked out.
+    #[must_use]
+    pub fn profile(self) -> Profile {
+        Profile::new(PROFILES[self.at].1)
+    }
+}
+
+/// What was asked for: `auto`, a profile's name, or that of an executable which has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProfileChoice {
+    /// By the name of the process's executable.
+    #[default]
+    Auto,
+    /// This one.
+    Named(Chosen),
+}
+
+impl ProfileChoice {
+    /// The profile for a process: `executable` is its file's name without folders.
+    #[must_use]
+    pub fn choose(self, executable: &str, serves: bool) -> Chosen {
+        match self {
+            Self::Auto => Chosen::of_executable(executable, serves),
+            Self::Named(chosen) => chosen,
+        }
+    }
+}
+
+impl FromStr for ProfileChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "auto" {
+            return Ok(Self::Auto);
+        }
+        let executable = EXECUTABLES.iter().find(|(known, _)| *known == name);
+        let profile = executable.map_or(name, |(_, profile)| profile);
+        Chosen::named(profile).map(Self::Named).ok_or_else(|| {
+            let names: Vec<_> = PROFILES.iter().map(|(name, _)| *name).collect();
+            let executables: Vec<_> = EXECUTABLES.iter().map(|(name, _)| *name).collect();
+            format!(
+                "no such profile; there are auto, {} and, by server or tool, {}",
+                names.join(", "),
+                executables.join(", ")
+            )
+        })
+    }
+}
+
+impl fmt::Display for ProfileChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Auto => "auto",
+            Self::Named(chosen) => chosen.name,
+        })
+    }
+}
+
+/// Name of a process's executable without folders; `comm`, which is cut to 15 bytes, if it cannot be read.
+#[must_use]
+pub fn executable_name(pid: u32, comm: &str) -> String {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    let name = name.as_deref().unwrap_or(comm);
+    // The kernel's mark of a file that was replaced, by an update for instance.
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let cut = EXECUTABLES
+        .iter()
+        .find(|(known, _)| name.len() == 15 && known.starts_with(name));
+    cut.map_or(name, |(known, _)| known).to_owned()
+}
+
+/// Whether the process serves DNS: it waits on port 53, or on any of `dns_ports`.
+#[must_use]
+pub fn serves_dns(sockets: &[OpenSocket], dns_ports: &[u16]) -> bool {
+    sockets.iter().any(|socket| {
+        socket.listening && (socket.local.port() == 53 || dns_ports.contains(&socket.local.port()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::classify::Role::{Initiator, Responder};
+
+    #[test]
+    fn every_executable_has_a_profile_that_exists() {
+        for (executable, profile) in EXECUTABLES {
+            assert!(Chosen::named(profile).is_some(), "{executable}");
+            assert_eq!(
+                executable.parse(),
+                Ok(ProfileChoice::Named(Chosen::named(profile).unwrap()))
+            );
+        }
+    }
+
+    #[rstest]
+    #[case::resolver("unbound", [Kind::Client, Kind::Client, Kind::Resolver, Kind::Forwarder])]
+    #[case::for_its_zones("nsd", [Kind::Auth, Kind::Auth, Kind::Resolver, Kind::Stub])]
+    #[case::both("named", [Kind::Auth, Kind::Client, Kind::Resolver, Kind::Forwarder])]
+    #[case::balancer("dnsdist", [Kind::Client, Kind::Client, Kind::Forwarder, Kind::Forwarder])]
+    #[case::stub("systemd-resolved", [Kind::Client, Kind::Client, Kind::Stub, Kind::Stub])]
+    #[case::tool("kdig", [Kind::Auth, Kind::Client, Kind::Tool, Kind::Tool])]
+    #[case::unknown_server("mydns", [Kind::Auth, Kind::Client, Kind::Resolver, Kind::Forwarder])]
+    fn queries_are_named_by_profile(#[case] executable: &str, #[case] expected: [Kind; 4]) {
+        let profile = ProfileChoice::Auto.choose(executable, true).profile();
+        let kinds = [
+            (Responder, false),
+            (Responder, true),
+            (Initiator, false),
+            (Initiator, true),
+        ]
+        .map(|(role, recursion)| profile.kind(role, Matter::Query, recursion));
+        assert_eq!(kinds, expected);
+        assert_eq!(profile.kind(Initiator, Matter::Update, true), Kind::Update);
+        assert_eq!(profile.kind(Responder, Matter::Notify, true), Kind::Auth);
+        assert_eq!(profile.kind(Responder, Matter::Transfer, true), Kind::Auth);
+    }
+
+    #[test]
+    fn unknown_program_that_does_not_serve_is_a_stub() {
+        assert_eq!(ProfileChoice::Auto.choose("curl", false).name, "stub");
+        assert_eq!(ProfileChoice::Auto.choose("named", false).name, "generic");
+    }
+
+    #[test]
+    fn choice_overrules_the_executable_and_says_what_there_is() {
+        let choice: ProfileChoice = "authoritative".parse().unwrap();
+        assert_eq!(choice.choose("named", true).name, "authoritative");
+        let error = "bind".parse::<ProfileChoice>().unwrap_err();
+        assert!(
+            error.contains("recursive") && error.contains("pdns_server"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn own_executable_is_found_and_a_cut_name_completed() {
+        let own = executable_name(std::process::id(), "x");
+        assert!(own.starts_with("dnstap_agent"), "{own}");
+        assert_eq!(
+            executable_name(u32::MAX, "systemd-resolve"),
+            "systemd-resolved"
+        );
+    }
+
+    #[test]
+    fn port_53_or_a_dns_port_makes_a_server() {
+        let socket = |port, listening| OpenSocket {
+            inode: 1,
+            tcp: false,
+            listening,
+            local: ([127, 0, 0, 1], port).into(),
+        };
+        assert!(serves_dns(&[socket(53, true)], &[]));
+        assert!(serves_dns(&[socket(5_300, true)], &[5_300]));
+        assert!(!serves_dns(&[socket(40_000, true), socket(53, false)], &[]));
+    }
+}
