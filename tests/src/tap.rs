@@ -21,6 +21,7 @@ pub(crate) struct Tap {
     process: Running,
     file: PathBuf,
     summary: PathBuf,
+    said: String,
 }
 
 /// What the agent left behind.
@@ -66,12 +67,18 @@ impl Tap {
             .arg(summary)
             .args(more);
         let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
-        process.wait_for("attached", |line| line.contains("attached"))?;
+        let said = process.wait_for("attached", |line| line.contains("attached"))?;
         Ok(Self {
             process,
             file: file.to_owned(),
             summary: summary.to_owned(),
+            said,
         })
+    }
+
+    /// The line in which it said that it is attached, with the hook and the ring.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
     }
 
     /// The file that it writes.
@@ -160,6 +167,17 @@ impl Summary {
             "kernel_fault",
         ];
         REASONS.iter().map(|reason| self.kernel(reason)).sum()
+    }
+
+    /// Nanoseconds that the kernel spent in the tap's programs; 0 if it does not count them.
+    pub(crate) fn program_time(&self) -> Result<u64> {
+        let programs = self.0["programs"]
+            .as_object()
+            .with_context(|| format!("no programs in {}", self.0))?;
+        let times = programs
+            .values()
+            .map(|program| program["run_time_ns"].as_u64());
+        Ok(times.map(Option::unwrap_or_default).sum())
     }
 
     /// Frames written to the one output.

@@ -15,6 +15,7 @@ mod tally;
 mod test;
 mod toolchain;
 mod ui;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Task {
     Build(build::Args),
     /// Run format, lints, documentation, unit tests and integration tests
     Test(test::Args),
+    /// Run the integration tests on other kernels, in virtual machines
+    Vm(vm::Args),
     /// Tap a private BIND on loopback and show what comes out; needs root
     Demo,
 }
@@ -57,6 +60,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Build(args) => build::run(args)?,
         Task::Demo => demo::run()?,
         Task::Test(args) => return Ok(test::run(args)),
+        Task::Vm(args) => return vm::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::{exec, packages::Apt, servers, toolchain, ui};
+use crate::{exec, packages::Apt, servers, toolchain, ui, vm};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
@@ -44,6 +44,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     if matches!(purpose, Purpose::Test | Purpose::All) {
         ensure_cargo_tools()?;
         apt.ensure(TEST_PACKAGES)?;
+        apt.ensure(vm::PACKAGES)?;
     }
     if matches!(purpose, Purpose::Demo | Purpose::All) {
         apt.ensure(DEMO_PACKAGES)?;

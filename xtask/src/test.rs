@@ -1,4 +1,5 @@
-//! `cargo xtask test`: format, lints, documentation, unit tests, then the integration tests against real servers.
+//! `cargo xtask test`: format, lints, documentation, unit tests, then the integration tests against real servers, here and on
+//! other kernels.
 //!
 //! A failed step does not stop the others, unless they need its result. Format, lints and documentation count as one test
 //! each, set-up and build only when they fail. The last line of standard output is always
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, exec, packages, paths, servers, setup, tally::Tally, ui};
+use crate::{build, exec, packages, paths, servers, setup, tally::Tally, ui, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -32,6 +33,8 @@ enum Part {
     Unit,
     /// The agent against real servers; needs root
     Integration,
+    /// The same on other kernels, in virtual machines
+    Vm,
 }
 
 /// Runs the parts asked for and reports.
@@ -50,6 +53,15 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
     if wants(Part::Integration) {
         integration(&mut report, &args.arguments);
+    }
+    // With arguments, the user is after some tests alone.
+    if wants(Part::Vm) && args.arguments.is_empty() {
+        if let Some(why) = vm::impossible() {
+            println!("SKIP kernel matrix: {why}");
+            report.add("kernel matrix", Tally::SKIPPED, Duration::ZERO);
+        } else {
+            report.step("kernel matrix", vm::matrix);
+        }
     }
     report.finish()
 }

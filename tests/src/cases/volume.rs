@@ -58,8 +58,13 @@ fn steady(how: &Combination) -> Result<()> {
         tapped.summary.kernel("seen")? == frames as u64,
         "the hook saw more than the load"
     );
+    // The kernel says how long its programs ran if `kernel.bpf_stats_enabled` is 1.
+    let cost = match tapped.summary.program_time()? / frames as u64 {
+        0 => String::new(),
+        cost => format!(", {cost} ns per message"),
+    };
     note(format!(
-        "{how}: {queries} queries at {rate}/s, {frames} frames"
+        "{how}: {queries} queries at {rate}/s, {frames} frames{cost}"
     ));
     Ok(())
 }

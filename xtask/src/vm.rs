@@ -1,0 +1,344 @@
+//! `cargo xtask vm`: the integration tests on other kernels than this machine's, each in a virtual machine.
+//!
+//! ```text
+//! releases ─► kernels, BINDs ─┐
+//! build ────► agent, tests ───┼─► initramfs ─► qemu (one machine per kernel) ─► outcome ─► report
+//! plan ─────► what runs where ┘
+//! ```
+//!
+//! Needs neither root nor KVM, changes nothing on the machine, and keeps what it downloads in the cache. The last line of standard
+//! output is `N passed, N failed, N skipped`.
+
+mod archive;
+mod cpio;
+mod initramfs;
+mod outcome;
+mod plan;
+mod qemu;
+mod releases;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{
+    archive::Mirrors,
+    outcome::{Outcome, Verdict},
+    qemu::{Acceleration, Machine},
+    releases::{BINDS, KERNELS, KernelSource},
+    report::Row,
+};
+use crate::{build, exec, packages::Apt, paths, tally::Tally, ui};
+
+/// What the machines need of this one.
+pub(crate) const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "debian-archive-keyring",
+    "qemu-system-x86",
+];
+/// Where the report goes when the whole matrix ran.
+const PAGE: &str = "docs/kernel-support.md";
+/// Seconds that a machine may take.
+const TIMEOUT: u64 = 420;
+/// Plan that only says that the machine runs.
+const HELLO: &str = "hello";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernels to boot: 5.10, 6.1, 6.12, newest; all if none is named
+    #[arg(value_name = "KERNEL")]
+    kernels: Vec<String>,
+    /// Run the tests with this in their name, with every hook and ring, instead of the matrix; empty: all tests
+    #[arg(long, value_name = "NAME")]
+    filter: Option<String>,
+    /// BIND's version for --filter: 9.16, 9.18 or 9.20
+    #[arg(long, value_name = "VERSION", default_value = plan::BIND, requires = "filter")]
+    bind: String,
+    /// Time that each machine may take, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = TIMEOUT)]
+    timeout: u64,
+    /// Give a shell in the machine instead of running tests
+    #[arg(long)]
+    shell: bool,
+    /// Keep what the machines said even when nothing failed
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs what the command line asks for.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let kernels = select(&args.kernels)?;
+    let bind = BINDS
+        .iter()
+        .map(|bind| bind.name)
+        .find(|name| *name == args.bind)
+        .with_context(|| {
+            format!(
+                "no BIND {}: there are {}",
+                args.bind,
+                BINDS.map(|bind| bind.name).join(", ")
+            )
+        })?;
+    let plan_of = |kernel: &KernelSource| match &args.filter {
+        Some(filter) => plan::chosen(kernel, bind, filter),
+        None => plan::matrix(kernel),
+    };
+    let prepared = Prepared::new(&kernels, &plan_of)?;
+    if args.shell {
+        let [(_, Ok(kernel))] = &prepared.kernels[..] else {
+            bail!("name the one kernel whose shell you want");
+        };
+        prepared.machine(kernel, "shell")?.shell()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = prepared.boot(&plan_of, Duration::from_secs(args.timeout), args.keep)?;
+    let sum = report(&rows);
+    if args.filter.is_none() && kernels.len() == KERNELS.len() {
+        prepared.document(&rows)?;
+    }
+    println!("{sum}");
+    Ok(if sum.failed > 0 || sum.passed == 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The whole matrix, as a part of `cargo xtask test`: prints the table, and leaves the page alone.
+pub(crate) fn matrix() -> Result<Tally> {
+    let kernels = select(&[])?;
+    let prepared = Prepared::new(&kernels, &plan::matrix)?;
+    let rows = prepared.boot(&plan::matrix, Duration::from_secs(TIMEOUT), false)?;
+    Ok(report(&rows))
+}
+
+/// Whether this machine can run the matrix at all; if not, why.
+pub(crate) fn impossible() -> Option<&'static str> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Some("the virtual machines are x86_64, and this machine is not");
+    }
+    if exec::output(Command::new("apt-get").arg("--version")).is_err() {
+        return Some("the kernels come from Debian's archive, and this machine has no apt-get");
+    }
+    None
+}
+
+/// Everything that the machines need.
+struct Prepared {
+    /// The image of each kernel, or why there is none.
+    kernels: Vec<(&'static KernelSource, Result<PathBuf>)>,
+    binds: BTreeMap<&'static str, String>,
+    initramfs: PathBuf,
+    acceleration: Acceleration,
+}
+
+impl Prepared {
+    fn new(
+        kernels: &[&'static KernelSource],
+        plan_of: &dyn Fn(&KernelSource) -> Vec<plan::Phase>,
+    ) -> Result<Self> {
+        if let Some(why) = impossible() {
+            bail!(why);
+        }
+        Apt::default().ensure(PACKAGES)?;
+        let agent = build::release()?;
+        exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))?;
+
+        ui::step("kernels and servers");
+        let mirrors = Mirrors::of_this_machine()?;
+        let images: Vec<_> = kernels
+            .iter()
+            .map(|source| (*source, releases::kernel(&mirrors, source)))
+            .collect();
+        let mut binds = BTreeMap::new();
+        let mut folders = Vec::new();
+        for source in &BINDS {
+            let (folder, version) = releases::bind(&mirrors, source)?;
+            binds.insert(source.name, version);
+            folders.push((source.name, folder));
+        }
+        let mut plans: Vec<_> = kernels
+            .iter()
+            .map(|source| (source.name.to_owned(), plan::script(&plan_of(source))))
+            .collect();
+        plans.push((HELLO.to_owned(), String::new()));
+        let contents = initramfs::Contents {
+            agent: &agent,
+            tests: &paths::target().join("debug/dnstap-tests"),
+            binds: &folders,
+            plans: &plans,
+        };
+        fs::create_dir_all(logs())
+            .with_context(|| format!("cannot create {}", logs().display()))?;
+        let initramfs = initramfs::build(&contents, &logs())?;
+        let first = images
+            .iter()
+            .find_map(|(_, image)| image.as_ref().ok())
+            .context("no kernel could be had")?;
+        let acceleration =
+            qemu::acceleration(first, &initramfs, HELLO, logs().join("hello.console"))?;
+        ui::note(format_args!("virtual machines: {acceleration}"));
+        Ok(Self {
+            kernels: images,
+            binds,
+            initramfs,
+            acceleration,
+        })
+    }
+
+    fn machine<'a>(&'a self, kernel: &'a Path, plan: &'a str) -> Result<Machine<'a>> {
+        ensure!(
+            self.initramfs.exists(),
+            "{} is gone",
+            self.initramfs.display()
+        );
+        Ok(Machine {
+            kernel,
+            initramfs: &self.initramfs,
+            plan,
+            acceleration: self.acceleration,
+            console: logs().join(format!("{plan}.console")),
+        })
+    }
+
+    /// Boots all kernels, as many at a time as there are processors, and returns their results in order.
+    fn boot(
+        &self,
+        plan_of: &(dyn Fn(&KernelSource) -> Vec<plan::Phase> + Sync),
+        limit: Duration,
+        keep: bool,
+    ) -> Result<Vec<Row>> {
+        // The newest kernels have the longest plans; they go first.
+        let queue = Mutex::new(self.kernels.iter().enumerate().collect::<Vec<_>>());
+        let rows = Mutex::new(Vec::new());
+        let work = || -> Result<()> {
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some((place, (source, image))) = next else {
+                    return Ok(());
+                };
+                let row = match image {
+                    Ok(image) => self.one(source, image, plan_of(source), limit, keep)?,
+                    Err(error) => Row::unavailable(source, format!("{error:#}")),
+                };
+                rows.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((place, row));
+            }
+        };
+        let machines = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(self.kernels.len());
+        ui::step(format_args!(
+            "{} kernels, {machines} at a time",
+            self.kernels.len()
+        ));
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| match worker.join() {
+                    Ok(result) => result,
+                    Err(_panic) => bail!("a thread that watched a machine panicked"),
+                })
+        })?;
+        let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rows.sort_by_key(|(place, _)| *place);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// Boots one kernel and shows its tests as they end.
+    fn one(
+        &self,
+        source: &'static KernelSource,
+        image: &Path,
+        phases: Vec<plan::Phase>,
+        limit: Duration,
+        keep: bool,
+    ) -> Result<Row> {
+        let start = Instant::now();
+        let machine = self.machine(image, source.name)?;
+        let mut outcome = Outcome::default();
+        let end = machine.run(limit, |line| {
+            let bind = phases
+                .get(outcome.phases.len().saturating_sub(1))
+                .map_or("", |phase| phase.bind);
+            if let Some(test) = outcome.line(line) {
+                let verdict = match test.verdict {
+                    Verdict::Passed => "ok",
+                    Verdict::Failed => "FAILED",
+                    Verdict::Skipped => "skip",
+                };
+                println!(
+                    "{verdict:>6} {:>4} s  {:<6} BIND {bind}  {}",
+                    start.elapsed().as_secs(),
+                    source.name,
+                    test.name
+                );
+            }
+        })?;
+        let row = Row::new(source, phases, outcome, end, start.elapsed().as_secs());
+        let log = machine.console.with_extension("log");
+        if row.tally().failed > 0 || keep {
+            fs::write(&log, &row.outcome.log)
+                .with_context(|| format!("cannot write {}", log.display()))?;
+            println!("{}", row.outcome.explanations().trim_end());
+            println!(
+                "{}: the kernel's words are in {}, the tests' in {}",
+                source.name,
+                machine.console.display(),
+                log.display()
+            );
+        } else {
+            fs::remove_file(&machine.console).context("cannot remove the console's log")?;
+        }
+        Ok(row)
+    }
+
+    /// Writes the page of the documentation.
+    fn document(&self, rows: &[Row]) -> Result<()> {
+        let date = exec::output(Command::new("date").args(["-u", "+%F"]))?;
+        let page = report::page(rows, &self.binds, self.acceleration, date.trim());
+        let path = paths::root().join(PAGE);
+        fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        ui::note(format_args!("wrote {PAGE}"));
+        Ok(())
+    }
+}
+
+/// Prints the table and returns the sum.
+fn report(rows: &[Row]) -> Tally {
+    println!("{}", report::table(rows));
+    let mut sum = Tally::default();
+    for row in rows {
+        sum += row.tally();
+    }
+    sum
+}
+
+/// The kernels that are named, or all.
+fn select(names: &[String]) -> Result<Vec<&'static KernelSource>> {
+    for name in names {
+        ensure!(
+            KERNELS.iter().any(|kernel| kernel.name == *name),
+            "no kernel {name}: there are {}",
+            KERNELS.map(|kernel| kernel.name).join(", ")
+        );
+    }
+    let wanted =
+        |kernel: &&KernelSource| names.is_empty() || names.iter().any(|name| name == kernel.name);
+    Ok(KERNELS.iter().filter(wanted).collect())
+}
+
+fn logs() -> PathBuf {
+    paths::logs().join("vm")
+}

@@ -1,0 +1,266 @@
+//! A view of one Debian release's archive, whatever the machine itself runs: lists, state and downloads of its own, so that
+//! the machine's package manager neither sees nor is changed by it. Needs no root, installs nothing.
+//!
+//! The mirror is the one that the machine's own sources name. apt checks the archive's signature against Debian's keyring and
+//! every download against the signed lists.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{exec, ui};
+
+/// Debian's signing keys, of package `debian-archive-keyring`.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Lists that are younger are not fetched again.
+const FRESH: Duration = Duration::from_hours(24);
+
+/// Where this machine gets Debian packages from.
+pub(super) struct Mirrors {
+    main: String,
+    security: Option<String>,
+}
+
+/// One package that would have to be installed: its name and the file that it is in, which carries the version.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) file: String,
+}
+
+/// The archive of one release.
+pub(super) struct Archive {
+    folder: PathBuf,
+}
+
+impl Mirrors {
+    /// Reads the machine's sources.
+    pub(super) fn of_this_machine() -> Result<Self> {
+        let sources = exec::output(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(CREATED_BY) $(LABEL) $(REPO_URI)",
+        ]))?;
+        Self::parse(&sources)
+    }
+
+    fn parse(sources: &str) -> Result<Self> {
+        let of = |label| {
+            sources
+                .lines()
+                .find_map(|line| line.strip_prefix(label))
+                .map(|address| address.trim_end_matches('/').to_owned())
+        };
+        Ok(Self {
+            main: of("Packages Debian ").context(
+                "this machine's package sources (apt-get indextargets) name no Debian mirror: run `apt-get update`, \
+                 or add one to /etc/apt/sources.list.d",
+            )?,
+            security: of("Packages Debian-Security "),
+        })
+    }
+}
+
+impl Archive {
+    /// The archive of `release` (a code name), kept in `folder`; its lists are fetched if they are old.
+    pub(super) fn open(mirrors: &Mirrors, release: &str, folder: &Path) -> Result<Self> {
+        ensure!(
+            Path::new(KEYRING).exists(),
+            "{KEYRING} is missing: install debian-archive-keyring"
+        );
+        for sub in ["lists/partial", "archives/partial"] {
+            let path = folder.join(sub);
+            fs::create_dir_all(&path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        // Nothing is installed in this view, so that a package's whole closure is "missing".
+        write(&folder.join("status"), "")?;
+        write(&folder.join("apt.conf"), &configuration(folder))?;
+        let mut sources = format!(
+            "deb [signed-by={KEYRING}] {} {release} main\n",
+            mirrors.main
+        );
+        if let (Some(security), true) = (&mirrors.security, release != "sid") {
+            sources =
+                format!("{sources}deb [signed-by={KEYRING}] {security} {release}-security main\n");
+        }
+        let archive = Self {
+            folder: folder.to_owned(),
+        };
+        let list = folder.join("sources.list");
+        let changed = fs::read_to_string(&list).ok().as_deref() != Some(&sources);
+        write(&list, &sources)?;
+        let stamp = folder.join("updated");
+        if changed || !is_fresh(&stamp) {
+            match exec::logged(
+                &format!("apt-update-{release}"),
+                archive.apt("apt-get").arg("update").arg("--error-on=any"),
+            ) {
+                Ok(()) => write(&stamp, "")?,
+                Err(error) if stamp.exists() => {
+                    ui::warn(format_args!("using the lists of an earlier run: {error:#}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(archive)
+    }
+
+    /// All packages that `package` needs, itself included.
+    pub(super) fn closure(&self, package: &str) -> Result<Vec<Package>> {
+        let lines = exec::output(self.apt("apt-get").args([
+            "install",
+            "--yes",
+            "--print-uris",
+            "-qq",
+            package,
+        ]))?;
+        let packages = parse_uris(&lines);
+        if packages.is_empty() {
+            bail!("the archive does not say what {package} needs: {lines:?}");
+        }
+        Ok(packages)
+    }
+
+    /// Downloads packages, without what they need, and unpacks them into the empty folder `into`.
+    pub(super) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let downloads = beside(into, "download");
+        for path in [into, &downloads] {
+            if path.exists() {
+                fs::remove_dir_all(path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+            fs::create_dir_all(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        let name = into.file_name().unwrap_or_default().to_string_lossy();
+        exec::logged(
+            &format!("apt-download-{name}"),
+            self.apt("apt-get")
+                .arg("download")
+                .args(packages)
+                .current_dir(&downloads),
+        )?;
+        for entry in fs::read_dir(&downloads).context("cannot list the downloads")? {
+            exec::output(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(into))?;
+        }
+        fs::remove_dir_all(&downloads)
+            .with_context(|| format!("cannot remove {}", downloads.display()))
+    }
+
+    /// `-c` is read after the machine's own configuration, and so wins over it.
+    fn apt(&self, tool: &str) -> Command {
+        let mut command = Command::new(tool);
+        command
+            .env("LC_ALL", "C")
+            .arg("-c")
+            .arg(self.folder.join("apt.conf"));
+        command
+    }
+}
+
+/// apt's configuration for a view kept in `folder`.
+fn configuration(folder: &Path) -> String {
+    let mut text = String::from(
+        "Dir::Etc::sourceparts \"/dev/null\";\n\
+         Dir::Etc::preferences \"/dev/null\";\n\
+         Dir::Etc::preferencesparts \"/dev/null\";\n\
+         APT::Sandbox::User \"root\"; // the user apt downloads as could not enter a home folder\n\
+         APT::Install-Recommends \"false\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n",
+    );
+    for (name, path) in [
+        ("Dir::State", ""),
+        ("Dir::State::lists", "lists"),
+        ("Dir::State::status", "status"),
+        ("Dir::Cache", ""),
+        ("Dir::Cache::archives", "archives"),
+        ("Dir::Etc::sourcelist", "sources.list"),
+    ] {
+        let path = folder.join(path);
+        writeln!(text, "{name} \"{}\";", path.display()).unwrap_or_default();
+    }
+    text
+}
+
+/// Reads lines `'ADDRESS' NAME_VERSION_ARCHITECTURE.deb SIZE HASH`.
+fn parse_uris(lines: &str) -> Vec<Package> {
+    lines
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .filter_map(|file| {
+            let (name, _) = file.split_once('_')?;
+            Some(Package {
+                name: name.to_owned(),
+                file: file.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// A path next to `folder`. Names of folders have dots, which are no extensions.
+pub(super) fn beside(folder: &Path, what: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    PathBuf::from(name)
+}
+
+fn is_fresh(stamp: &Path) -> bool {
+    let age = |modified| SystemTime::now().duration_since(modified);
+    fs::metadata(stamp)
+        .and_then(|meta| meta.modified())
+        .is_ok_and(|modified| age(modified).is_ok_and(|age| age < FRESH))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_the_one_that_the_machine_uses() {
+        let sources = "DEP-11 Debian http://mirror.example/other/\nPackages Debian http://mirror.example/debian/\n\
+                       Packages Debian-Security http://mirror.example/security/\n";
+        let mirrors = Mirrors::parse(sources).expect("it names one");
+        assert_eq!(mirrors.main, "http://mirror.example/debian");
+        assert_eq!(
+            mirrors.security.as_deref(),
+            Some("http://mirror.example/security")
+        );
+    }
+
+    #[test]
+    fn sources_without_debian_are_an_error() {
+        assert!(Mirrors::parse("Packages Ubuntu http://mirror.example/ubuntu/\n").is_err());
+    }
+
+    #[test]
+    fn folders_with_dots_have_stamps_of_their_own() {
+        assert_eq!(
+            beside(Path::new("/c/6.12"), "files"),
+            Path::new("/c/6.12.files")
+        );
+    }
+
+    #[test]
+    fn names_are_read_from_what_apt_would_fetch() {
+        let lines = "'http://mirror.example/b.deb' bind9_1%3a9.20.30-1_amd64.deb 257712 SHA256:00\n\
+                     'http://mirror.example/z.deb' zlib1g_1.3_amd64.deb 88720 \n";
+        let names: Vec<_> = parse_uris(lines)
+            .into_iter()
+            .map(|package| package.name)
+            .collect();
+        assert_eq!(names, ["bind9", "zlib1g"]);
+    }
+}

@@ -1,0 +1,168 @@
+//! The virtual machines: QEMU with a kernel, a file system in memory, two serial ports, and nothing else. With KVM where it works,
+//! else emulated.
+
+use std::{
+    fmt,
+    fs::OpenOptions,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{exec, ui};
+
+/// Time for a machine with KVM to say hello.
+const HELLO: Duration = Duration::from_secs(20);
+
+/// How the guest's instructions are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acceleration {
+    /// By the processor.
+    Kvm,
+    /// By QEMU, many times slower.
+    Emulated,
+}
+
+impl fmt::Display for Acceleration {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Emulated => "QEMU without KVM, an emulated processor",
+        })
+    }
+}
+
+/// A machine to start.
+pub(super) struct Machine<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    /// Name of the plan.
+    pub(super) plan: &'a str,
+    pub(super) acceleration: Acceleration,
+    /// Where the first serial port is written to.
+    pub(super) console: PathBuf,
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It powered off, or QEMU ended.
+    Off,
+    /// It was stopped because its time was up.
+    TimeUp,
+}
+
+impl Machine<'_> {
+    /// Runs it to its end, or for `limit`; gives `see` each line of the second serial port.
+    pub(super) fn run(&self, limit: Duration, mut see: impl FnMut(&str)) -> Result<End> {
+        // The signal is for the death of the thread that waits here: no machine outlives this program.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        self.arguments(&mut command, "quiet");
+        command
+            .args(["-display", "none", "-monitor", "none", "-serial"])
+            .arg(format!("file:{}", self.console.display()))
+            .args(["-serial", "stdio"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let line = exec::display(&command);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run `{line}`"))?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("standard output is not piped")?;
+        let stderr = child.stderr.take().context("standard error is not piped")?;
+        let (sender, lines) = mpsc::channel();
+        let complaints = sender.clone();
+        thread::spawn(move || pass_on(stdout, "", &sender));
+        thread::spawn(move || pass_on(stderr, "qemu: ", &complaints));
+
+        let deadline = Instant::now() + limit;
+        let end = loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => see(&line),
+                Err(RecvTimeoutError::Disconnected) => break End::Off,
+                Err(RecvTimeoutError::Timeout) => {
+                    child.kill().context("cannot stop QEMU")?;
+                    break End::TimeUp;
+                }
+            }
+        };
+        child.wait().context("cannot wait for QEMU")?;
+        Ok(end)
+    }
+
+    /// Runs it on this terminal.
+    pub(super) fn shell(&self) -> Result<()> {
+        let mut command = Command::new("qemu-system-x86_64");
+        self.arguments(&mut command, "quiet");
+        command.args(["-nographic", "-serial", "mon:stdio"]);
+        ui::note("the keys to stop the machine at once: Ctrl-A X");
+        command.status().context("cannot run qemu-system-x86_64")?;
+        Ok(())
+    }
+
+    fn arguments(&self, command: &mut Command, more: &str) {
+        let (accelerator, processor) = match self.acceleration {
+            Acceleration::Kvm => ("kvm", "host"),
+            Acceleration::Emulated => ("tcg,thread=multi", "max"),
+        };
+        command
+            .args(["-nodefaults", "-no-reboot", "-m", "2048", "-smp", "2"])
+            .args(["-accel", accelerator, "-cpu", processor, "-kernel"])
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .arg("-append")
+            .arg(format!("console=ttyS0 panic=-1 plan={} {more}", self.plan));
+    }
+}
+
+/// Whether a machine really runs with KVM here: the device alone says little on hosts that are virtual themselves. `hello` is a plan that
+/// says `@done` at once.
+pub(super) fn acceleration(
+    kernel: &Path,
+    initramfs: &Path,
+    hello: &str,
+    console: PathBuf,
+) -> Result<Acceleration> {
+    if OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        return Ok(Acceleration::Emulated);
+    }
+    let machine = Machine {
+        kernel,
+        initramfs,
+        plan: hello,
+        acceleration: Acceleration::Kvm,
+        console,
+    };
+    let mut works = false;
+    machine.run(HELLO, |line| works |= line == "@done")?;
+    if works {
+        return Ok(Acceleration::Kvm);
+    }
+    ui::note("there is /dev/kvm, but no machine starts with it");
+    Ok(Acceleration::Emulated)
+}
+
+fn pass_on(from: impl std::io::Read, prefix: &str, to: &mpsc::Sender<String>) {
+    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        if to.send(format!("{prefix}{}", line.trim_end())).is_err() {
+            break; // nobody waits for this machine any more
+        }
+    }
+}

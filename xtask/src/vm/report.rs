@@ -1,0 +1,459 @@
+//! What the matrix came to: the table on the terminal, the sum, and `docs/kernel-support.md`.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{
+    outcome::{Outcome, Verdict},
+    plan::{BIND, Phase},
+    qemu::{Acceleration, End},
+    releases::{HOOKS, KernelSource, WHY_NO_SOCKET},
+};
+use crate::tally::Tally;
+
+const RINGS: [&str; 2] = ["bpf", "perf"];
+
+/// One kernel of the run.
+pub(super) struct Row {
+    pub(super) source: &'static KernelSource,
+    pub(super) phases: Vec<Phase>,
+    pub(super) outcome: Outcome,
+    /// Why there is no or no complete outcome.
+    pub(super) trouble: Option<String>,
+    pub(super) seconds: u64,
+}
+
+impl Row {
+    /// The result of a machine that ran.
+    pub(super) fn new(
+        source: &'static KernelSource,
+        phases: Vec<Phase>,
+        outcome: Outcome,
+        end: End,
+        seconds: u64,
+    ) -> Self {
+        let trouble = match end {
+            End::TimeUp => Some(format!(
+                "the machine was stopped after {seconds} s, before its plan was done"
+            )),
+            End::Off if !outcome.done => {
+                Some("the machine ended before its plan was done".to_owned())
+            }
+            End::Off => None,
+        };
+        Self {
+            source,
+            phases,
+            outcome,
+            trouble,
+            seconds,
+        }
+    }
+
+    /// A kernel that could not even start.
+    pub(super) fn unavailable(source: &'static KernelSource, why: String) -> Self {
+        Self {
+            source,
+            phases: Vec::new(),
+            outcome: Outcome::default(),
+            trouble: Some(why),
+            seconds: 0,
+        }
+    }
+
+    /// All tests and, as one failed test each, what went wrong beside them. A combination that cannot exist is skipped.
+    pub(super) fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        for test in self.outcome.phases.iter().flat_map(|phase| &phase.tests) {
+            sum += test.verdict.tally();
+        }
+        for _ in self.problems() {
+            sum += Tally::FAILED;
+        }
+        for _ in HOOKS
+            .iter()
+            .filter(|hook| !self.source.hooks.contains(hook))
+            .flat_map(|_| RINGS)
+        {
+            sum += Tally::SKIPPED;
+        }
+        sum
+    }
+
+    /// What went wrong beside the tests.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<_> = self.trouble.iter().cloned().collect();
+        if self.outcome.kernel.is_none() {
+            return problems;
+        }
+        for hook in HOOKS {
+            let expected = self.source.hooks.contains(&hook);
+            match self.outcome.hooks.get(hook) {
+                Some((there, detail)) if *there != expected => {
+                    problems.push(format!(
+                        "`dnstap-agent check` says of hook {hook}: {detail}"
+                    ));
+                }
+                Some(_) => {}
+                None => problems.push(format!("`dnstap-agent check` says nothing of hook {hook}")),
+            }
+        }
+        for (number, phase) in self.outcome.phases.iter().enumerate() {
+            let failed = phase
+                .tests
+                .iter()
+                .any(|test| test.verdict == Verdict::Failed);
+            match phase.code {
+                Some(0) if phase.tests.is_empty() => {
+                    problems.push(format!("phase {number} ran no test"));
+                }
+                Some(code) if code != 0 && !failed => {
+                    problems.push(format!("phase {number} ended with {code}"));
+                }
+                _ => {}
+            }
+        }
+        problems
+    }
+
+    /// Tests with the usual BIND that name the combination.
+    fn combination(&self, hook: &str, ring: &str) -> Tally {
+        self.count(
+            |phase| phase.bind == BIND,
+            &format!("hook={hook} ring={ring}:"),
+        )
+    }
+
+    fn count(&self, wanted: impl Fn(&Phase) -> bool, prefix: &str) -> Tally {
+        let mut sum = Tally::default();
+        for (plan, phase) in self.phases.iter().zip(&self.outcome.phases) {
+            for test in phase
+                .tests
+                .iter()
+                .filter(|test| wanted(plan) && test.name.starts_with(prefix))
+            {
+                sum += test.verdict.tally();
+            }
+        }
+        sum
+    }
+
+    /// Counts of the tests that use a version of BIND, for each version.
+    fn binds(&self) -> BTreeMap<&'static str, Tally> {
+        let mut binds = BTreeMap::new();
+        for plan in &self.phases {
+            binds
+                .entry(plan.bind)
+                .or_insert_with(|| self.count(|phase| phase.bind == plan.bind, ""));
+        }
+        binds
+    }
+
+    /// Nanoseconds per message, by combination, as the steady load measured them.
+    fn nanoseconds(&self, hook: &str, ring: &str) -> Option<u64> {
+        let prefix = format!("hook={hook} ring={ring}:");
+        let notes = self.outcome.phases.iter().flat_map(|phase| &phase.notes);
+        notes
+            .filter_map(|note| note.strip_prefix(&prefix))
+            .find_map(|note| {
+                let (before, _) = note.split_once(" ns per message")?;
+                before.rsplit(' ').next()?.parse().ok()
+            })
+    }
+
+    /// Debian's version of the kernel; until it has said it, the name on the command line.
+    fn version(&self) -> &str {
+        let version = self
+            .outcome
+            .kernel
+            .as_ref()
+            .map(|(_, version)| version.as_str());
+        version
+            .and_then(|version| version.split_once("Debian ")?.1.split_whitespace().next())
+            .unwrap_or(self.source.name)
+    }
+}
+
+/// The table for the terminal.
+pub(super) fn table(rows: &[Row]) -> String {
+    let mut text = format!(
+        "\n{:<14} {:<8} {:<5} {:<32} {}\n",
+        "kernel", "hook", "ring", "tests", "ns per message"
+    );
+    for row in rows {
+        for hook in HOOKS {
+            for ring in RINGS {
+                let (cell, cost) = if row.source.hooks.contains(&hook) {
+                    (
+                        row.combination(hook, ring).to_string(),
+                        row.nanoseconds(hook, ring),
+                    )
+                } else {
+                    ("cannot exist".to_owned(), None)
+                };
+                let cost = cost.map_or_else(String::new, |cost| cost.to_string());
+                let line = format!(
+                    "{:<14} {hook:<8} {ring:<5} {cell:<32} {cost}",
+                    row.version()
+                );
+                writeln!(text, "{}", line.trim_end()).unwrap_or_default();
+            }
+        }
+        let binds: Vec<_> = row
+            .binds()
+            .iter()
+            .map(|(name, tally)| format!("BIND {name}: {tally}"))
+            .collect();
+        writeln!(
+            text,
+            "{:<14} all: {}; {}; {} s",
+            row.version(),
+            row.tally(),
+            binds.join("; "),
+            row.seconds
+        )
+        .unwrap_or_default();
+        for problem in row.problems() {
+            writeln!(text, "{:<14} FAILED: {problem}", row.version()).unwrap_or_default();
+        }
+    }
+    if rows.iter().any(|row| !row.source.hooks.contains(&"socket")) {
+        writeln!(text, "cannot exist: {WHY_NO_SOCKET}").unwrap_or_default();
+    }
+    text
+}
+
+/// The page for the documentation.
+pub(super) fn page(
+    rows: &[Row],
+    binds: &BTreeMap<&str, String>,
+    acceleration: Acceleration,
+    date: &str,
+) -> String {
+    let mut text = format!(
+        "# Kernel support\n\n\
+         Written by `cargo xtask vm`, last on {date}; not by hand. It boots Debian's kernels, unmodified and without modules, in virtual\n\
+         machines ({acceleration}), and runs this project's integration tests inside of them against real `named`s.\n\n\
+         ## Hooks and rings\n\n\
+         Tests passed, with BIND {BIND}. Every combination records the same messages as BIND's own dnstap while all others are attached\n\
+         too; fentry, the first choice, does so by itself as well.\n\n| kernel |"
+    );
+    let combinations = || {
+        HOOKS
+            .iter()
+            .flat_map(|hook| RINGS.map(|ring| (*hook, ring)))
+    };
+    for (hook, ring) in combinations() {
+        write!(text, " {hook}, {ring} |").unwrap_or_default();
+    }
+    text += "\n|---|---|---|---|---|---|---|\n";
+    for row in rows {
+        write!(text, "| {} |", row.version()).unwrap_or_default();
+        for (hook, ring) in combinations() {
+            let cell = if row.source.hooks.contains(&hook) {
+                cell(row.combination(hook, ring))
+            } else {
+                "none [1]".to_owned()
+            };
+            write!(text, " {cell} |").unwrap_or_default();
+        }
+        text.push('\n');
+    }
+    write!(
+        text,
+        "\n[1] {WHY_NO_SOCKET}; `--hook auto` uses another.\n\n"
+    )
+    .unwrap_or_default();
+    text += "The rings: `perf` is the perf ring buffer, `bpf` the BPF ring buffer of Linux 5.8 and later.\n\n";
+
+    text += "## Kernels and servers\n\n| kernel | release | all tests |";
+    for (name, version) in binds {
+        write!(text, " BIND {name} ({version}) |").unwrap_or_default();
+    }
+    text += "\n|---|---|---|";
+    text += &"---|".repeat(binds.len());
+    text.push('\n');
+    for row in rows {
+        let release = row
+            .outcome
+            .kernel
+            .as_ref()
+            .map_or("did not start", |(release, _)| release);
+        write!(
+            text,
+            "| {} | `{release}` | {} |",
+            row.version(),
+            row.tally()
+        )
+        .unwrap_or_default();
+        let run = row.binds();
+        for name in binds.keys() {
+            write!(
+                text,
+                " {} |",
+                run.get(name).map_or_else(String::new, |tally| cell(*tally))
+            )
+            .unwrap_or_default();
+        }
+        text.push('\n');
+    }
+    for row in rows {
+        for problem in row.problems() {
+            write!(text, "\n{}: **{problem}**\n", row.version()).unwrap_or_default();
+        }
+    }
+
+    text += &costs(rows, acceleration);
+    text
+}
+
+/// Time in the kernel's BPF programs for each message, and what that number is worth.
+fn costs(rows: &[Row], acceleration: Acceleration) -> String {
+    let measured = |row: &Row| HOOKS.map(|hook| RINGS.map(|ring| row.nanoseconds(hook, ring)));
+    if rows
+        .iter()
+        .flat_map(|row| measured(row).concat())
+        .all(|cost| cost.is_none())
+    {
+        return String::new();
+    }
+    let mut text = String::from(
+        "\n## Time per message\n\n\
+         Nanoseconds that the kernel spent in the tap's programs per message seen, by its own account (`kernel.bpf_stats_enabled`),\n\
+         with all runs that found nothing to do in the sum: system calls of other processes for the syscall hook, empty reads\n\
+         for all. Ring `bpf` / ring `perf`.",
+    );
+    if acceleration == Acceleration::Emulated {
+        text += " The processor was emulated, which makes everything some thirty times slower: compare\n\
+                 the hooks with each other, not with a clock.";
+    }
+    text += "\n\n| kernel | fentry | socket | syscall |\n|---|---|---|---|\n";
+    for row in rows {
+        write!(text, "| {} |", row.version()).unwrap_or_default();
+        for costs in measured(row) {
+            let costs =
+                costs.map(|cost| cost.map_or_else(|| "–".to_owned(), |cost| cost.to_string()));
+            write!(text, " {} |", costs.join(" / ")).unwrap_or_default();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn cell(tally: Tally) -> String {
+    let mut parts = vec![format!("{} passed", tally.passed)];
+    if tally.failed > 0 {
+        parts.push(format!("**{} failed**", tally.failed));
+    }
+    if tally.skipped > 0 {
+        parts.push(format!("{} skipped", tally.skipped));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{plan, releases::KERNELS},
+        *,
+    };
+
+    fn row(said: &[&str], end: End) -> Row {
+        let mut outcome = Outcome::default();
+        for line in said {
+            outcome.line(line);
+        }
+        let source = &KERNELS[0];
+        Row::new(source, plan::matrix(source), outcome, end, 60)
+    }
+
+    const CHECKED: [&str; 4] = [
+        "@kernel 5.10.0-46-cloud-amd64 #1 SMP Debian 5.10.262-1 (2026-07-31)",
+        "ok      hook fentry: loads and attaches",
+        "missing hook socket: no tracepoint",
+        "ok      hook syscall: loads and attaches",
+    ];
+
+    fn said<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        CHECKED.iter().chain(more).copied().collect()
+    }
+
+    #[test]
+    fn tests_are_counted_for_their_combination_and_what_cannot_exist_is_skipped() {
+        let row = row(
+            &said(&[
+                "@phase 0",
+                "test hook=fentry ring=bpf: a ... ok",
+                "test hook=fentry ring=perf: a ... FAILED",
+                "@end 0 101",
+                "@done",
+            ]),
+            End::Off,
+        );
+        assert_eq!(row.combination("fentry", "bpf"), Tally::PASSED);
+        assert_eq!(row.combination("fentry", "perf"), Tally::FAILED);
+        assert_eq!(
+            row.tally(),
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 2
+            }
+        );
+        assert_eq!(row.version(), "5.10.262-1");
+    }
+
+    #[test]
+    fn a_machine_that_stops_early_is_a_failure() {
+        let machine = row(
+            &said(&["@phase 0", "test hook=fentry ring=bpf: a ... ok"]),
+            End::TimeUp,
+        );
+        assert_eq!(machine.tally().failed, 1);
+        let machine = row(
+            &said(&[
+                "@phase 0",
+                "test hook=fentry ring=bpf: a ... ok",
+                "@end 0 0",
+            ]),
+            End::Off,
+        );
+        assert_eq!(machine.tally().failed, 1);
+    }
+
+    #[test]
+    fn a_refused_hook_that_should_be_there_is_a_failure_even_without_tests() {
+        let machine = row(
+            &[
+                CHECKED[0],
+                "missing hook fentry: refused",
+                CHECKED[2],
+                CHECKED[3],
+                "@done",
+            ],
+            End::Off,
+        );
+        assert_eq!(
+            machine.problems(),
+            ["`dnstap-agent check` says of hook fentry: refused"]
+        );
+    }
+
+    #[test]
+    fn a_phase_without_a_test_is_a_failure() {
+        let machine = row(&said(&["@phase 0", "@end 0 0", "@done"]), End::Off);
+        assert_eq!(machine.problems(), ["phase 0 ran no test"]);
+    }
+
+    #[test]
+    fn nanoseconds_are_read_from_the_tests_notes() {
+        let note =
+            "hook=fentry ring=bpf: 20000 queries at 2000/s, 40000 frames, 812 ns per message";
+        let machine = row(&said(&["@phase 0", note, "@end 0 0", "@done"]), End::Off);
+        assert_eq!(machine.nanoseconds("fentry", "bpf"), Some(812));
+        assert_eq!(machine.nanoseconds("fentry", "perf"), None);
+        assert!(
+            costs(&[machine], Acceleration::Kvm)
+                .contains("| 5.10.262-1 | 812 / – | – / – | – / – |")
+        );
+    }
+}
