@@ -33,6 +33,7 @@ use self::{
     summary::{Intake, Summary},
 };
 use crate::{
+    cli::parse_bytes,
     exit::{Exit, ExitWith},
     sink::{OutputSpec, SinkOptions, SinkSet, SinkState},
     socket::{Address, Stream},
@@ -65,6 +66,10 @@ pub struct Args {
     /// Let senders wait while an output has no room, instead of dropping messages and counting them
     #[arg(long)]
     pub wait: bool,
+
+    /// What each output may have waiting: bytes, or with K, M, G
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
+    pub queue_size: usize,
 
     /// Longest frame to take, in bytes; a sender of a longer one is disconnected
     #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = clap::value_parser!(u32).range(1..))]
@@ -117,7 +122,10 @@ async fn serve(args: &Args) -> Result<Summary> {
     let bound = bind::all(&args.listen, args.socket_mode)
         .await
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
-    let sinks = SinkSet::open(&args.outputs, SinkOptions::default())
+    let options = SinkOptions {
+        queue_bytes: args.queue_size,
+    };
+    let sinks = SinkSet::open(&args.outputs, options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let hub = Rc::new(Hub::new(sinks, args));
     let started = Instant::now();

@@ -1,6 +1,7 @@
 //! The cases. Each module returns its trials; names are sentences with the parameters in front.
 
 mod calls;
+mod collectors;
 mod comparison;
 mod failures;
 mod lab;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Trial> {
     [
         lab::trials(),
         calls::trials(),
+        collectors::trials(),
         midstream::trials(),
         comparison::trials(),
         readers::trials(),

@@ -14,7 +14,11 @@
 //! collector that dies leaves unread is lost; how much that is at most is counted as `unconfirmed`, and is kept small by
 //! asking the system whenever possible whether everything has been taken ([`Connection::is_drained`]).
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -38,9 +42,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How long after the last write the system is asked whether everything has been taken.
 const CONFIRM: Duration = Duration::from_millis(50);
-
-/// A connection that lasted so long was a good one.
-const GOOD: Duration = Duration::from_secs(1);
 
 /// Delivers what is queued for one socket.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Courier {
                     info!(output = self.name, "connected");
                     add(&self.account.connections, 1);
                     self.account.become_state(SinkState::Running);
-                    let since = Instant::now();
+                    let before = self.account.written.load(Relaxed);
                     let Err(error) = self.deliver(&mut connection).await else {
                         return Ok(());
                     };
@@ -130,7 +131,8 @@ impl Courier {
                     if closing {
                         return Err(error.to_string());
                     }
-                    if since.elapsed() >= GOOD {
+                    // One that takes connections and no messages is not worth coming back to soon.
+                    if self.account.written.load(Relaxed) > before {
                         backoff.reset();
                     }
                     error

@@ -1,0 +1,532 @@
+//! Frame Streams over sockets against other people's programs, in both directions, and a collector that keeps going away.
+//!
+//! The agent under test is `receive`, which has both sides in it: senders on one, collectors on the other. No root is needed.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::BytesMut;
+use dnstap_proto::{
+    DnstapRef, MessageRef, Timestamp,
+    frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE, ReadError, Reader, Writer},
+    message::Type,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use super::trial;
+use crate::{
+    environment::{named, tool},
+    lab::{scratch, write},
+    process::{PATIENCE, Running, Watch, output},
+    record,
+};
+
+/// Messages sent through other people's programs.
+const MESSAGES: u64 = 20_000;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let collectors = [Collector::Fstrm, Collector::Golang];
+    let mut trials = Vec::new();
+    for (peer, tcp) in collectors
+        .into_iter()
+        .flat_map(|peer| [(peer, false), (peer, true)])
+    {
+        let over = if tcp { "tcp" } else { "unix" };
+        let program = peer.program();
+        trials.push(trial(
+            format!("{program} collects over {over} the same bytes as we have sent"),
+            move || collected(peer, tcp),
+        ));
+        let sender = peer.sender();
+        trials.push(trial(
+            format!("receive collects over {over} the same bytes as {sender} has sent"),
+            move || received(peer, tcp),
+        ));
+    }
+    trials.push(trial(
+        "receive collects what named's own dnstap sends, every message".into(),
+        of_named,
+    ));
+    trials.push(trial(
+        "a collector restarted 20 times under 10,000 messages/s: delivered or counted, exactly"
+            .into(),
+        restarts,
+    ));
+    trials
+}
+
+/// Other people's programs.
+#[derive(Clone, Copy)]
+enum Collector {
+    /// `fstrm_capture` and `fstrm_replay`.
+    Fstrm,
+    /// `dnstap`, in Go.
+    Golang,
+}
+
+impl Collector {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Fstrm => "fstrm_capture",
+            Self::Golang => "dnstap",
+        }
+    }
+
+    const fn sender(self) -> &'static str {
+        match self {
+            Self::Fstrm => "fstrm_replay",
+            Self::Golang => "dnstap",
+        }
+    }
+
+    /// Starts it as a collector into `file`.
+    fn collect(self, at: &Socket, file: &Path) -> Result<Running> {
+        let mut command = Command::new(tool(self.program())?);
+        match self {
+            Self::Fstrm => {
+                command.args(["-ddd", "-t", "protobuf:dnstap.Dnstap"]);
+                match at {
+                    Socket::Unix(path) => command.arg("-u").arg(path),
+                    Socket::Tcp(port) => command.args(["-a", "127.0.0.1", "-p", &port.to_string()]),
+                };
+            }
+            Self::Golang => {
+                match at {
+                    Socket::Unix(path) => command.arg("-u").arg(path),
+                    Socket::Tcp(port) => command.arg("-l").arg(format!("127.0.0.1:{port}")),
+                };
+            }
+        }
+        // Nobody waits for it to listen: the agent tries until it does.
+        command.arg("-w").arg(file).stdout(Stdio::null());
+        Running::start(self.program(), command, Watch::Stderr)
+    }
+
+    /// Ends it when it has written its file to the end.
+    fn finish(self, mut process: Running, file: &Path) -> Result<()> {
+        if let Self::Golang = self {
+            process.wait_for("the end of the connection", |line| {
+                line.contains("closed connection")
+            })?;
+            // Ended by a signal, it leaves its last frames behind. Told to begin a new file, it ends the old one, which
+            // here is under another name by then.
+            let old = file.with_extension("old");
+            fs::rename(file, &old)?;
+            process.signal(libc::SIGHUP)?;
+            let deadline = Instant::now() + PATIENCE;
+            while !file.exists() {
+                ensure!(Instant::now() < deadline, "no new file");
+                thread::yield_now();
+            }
+            process.stop(libc::SIGTERM)?;
+            fs::rename(&old, file)?;
+            return Ok(());
+        }
+        let finished = process.stop(libc::SIGTERM)?;
+        ensure!(finished.status.success(), "{}", finished.lines.join("\n"));
+        Ok(())
+    }
+
+    /// Sends the frames of `file`, to the end.
+    fn send(self, to: &Socket, file: &Path) -> Result<()> {
+        let mut command = Command::new(tool(self.sender())?);
+        match self {
+            Self::Fstrm => {
+                command
+                    .args(["-t", "protobuf:dnstap.Dnstap", "-r"])
+                    .arg(file);
+                match to {
+                    Socket::Unix(path) => command.arg("-u").arg(path),
+                    Socket::Tcp(port) => command.args(["-a", "127.0.0.1", "-p", &port.to_string()]),
+                };
+            }
+            Self::Golang => {
+                command.arg("-q").arg("-r").arg(file);
+                match to {
+                    Socket::Unix(path) => command.arg("-U").arg(path),
+                    Socket::Tcp(port) => command.arg("-T").arg(format!("127.0.0.1:{port}")),
+                };
+            }
+        }
+        output(command)?;
+        Ok(())
+    }
+}
+
+/// Where a collector listens.
+enum Socket {
+    Unix(PathBuf),
+    Tcp(u16),
+}
+
+impl Socket {
+    fn new(folder: &Path, tcp: bool) -> Result<Self> {
+        if !tcp {
+            return Ok(Self::Unix(folder.join("collector")));
+        }
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Self::Tcp(probe.local_addr()?.port()))
+    }
+
+    /// As `-o` and `--listen` take it.
+    fn argument(&self) -> String {
+        match self {
+            Self::Unix(path) => format!("unix:{}", path.display()),
+            Self::Tcp(port) => format!("tcp:127.0.0.1:{port}"),
+        }
+    }
+}
+
+fn collected(peer: Collector, tcp: bool) -> Result<()> {
+    let folder = scratch()?;
+    let folder = folder.path();
+    let source = source(folder, MESSAGES)?;
+    let socket = Socket::new(folder, tcp)?;
+    let file = folder.join("collected.fstrm");
+    let mut collector = peer.collect(&socket, &file)?;
+    let agent = Agent::start(folder, "agent", &[], &socket.argument())?;
+    collector.wait_for("a connection", |line| line.contains("accepted "))?;
+    Collector::Fstrm.send(&agent.input, &source)?;
+    let summary = agent.stop()?;
+    peer.finish(collector, &file)?;
+    ensure!(
+        payloads(&file)? == payloads(&source)?,
+        "other frames than sent: {summary}"
+    );
+    let account = &summary["outputs"][0];
+    ensure!(
+        account["written"] == MESSAGES && account["unconfirmed"] == 0,
+        "{summary}"
+    );
+    Ok(())
+}
+
+fn received(peer: Collector, tcp: bool) -> Result<()> {
+    let folder = scratch()?;
+    let folder = folder.path();
+    let source = source(folder, MESSAGES)?;
+    let socket = Socket::new(folder, tcp)?;
+    let file = folder.join("received.fstrm");
+    let output = format!("file:{}", file.display());
+    let agent = Agent::start(folder, "agent", &["-l", &socket.argument()], &output)?;
+    peer.send(&socket, &source)?;
+    let summary = agent.stop()?;
+    ensure!(
+        fs::read(&file)? == fs::read(&source)?,
+        "another file than sent: {summary}"
+    );
+    ensure!(summary["received"]["unfinished"] == 0, "{summary}");
+    Ok(())
+}
+
+/// Every query and every answer of a server, through its own fstrm library.
+fn of_named() -> Result<()> {
+    const QUERIES: usize = 1_000;
+    let folder = scratch()?;
+    let folder = folder.path();
+    let file = folder.join("received.fstrm");
+    let output = format!("file:{}", file.display());
+    let agent = Agent::start(folder, "agent", &[], &output)?;
+    let Socket::Unix(socket) = &agent.input else {
+        bail!("a unix socket")
+    };
+    let Socket::Tcp(port) = Socket::new(folder, true)? else {
+        bail!("a port")
+    };
+    let zone = write(
+        folder,
+        "zone",
+        "$TTL 60\n@ SOA ns host 1 60 60 60 60\n@ NS ns\nns A 127.0.0.1\n* A 192.0.2.1\n",
+    )?;
+    let configuration = write(
+        folder,
+        "named.conf",
+        &format!(
+            "controls {{ }};\noptions {{ directory \"{}\"; pid-file none; session-keyfile none; recursion no; dnssec-validation no;\n\
+             listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; notify no;\n\
+             dnstap {{ all; }}; dnstap-output unix \"{}\"; fstrm-set-flush-timeout 1;\n\
+             fstrm-set-input-queue-size 16384; }};\n\
+             zone \"test\" {{ type primary; file \"{}\"; }};\n",
+            folder.display(),
+            socket.display(),
+            zone.display()
+        ),
+    )?;
+    let mut command = Command::new(named()?);
+    command.args(["-g", "-n", "1", "-c"]).arg(configuration);
+    let mut server = Running::start("named", command, Watch::Stderr)?;
+    server.wait_for("running", |line| line.ends_with(" running"))?;
+    let names: Vec<_> = (0..QUERIES)
+        .map(|number| format!("n{number}.test A"))
+        .collect();
+    let names = write(folder, "names", &(names.join("\n") + "\n"))?;
+    let mut dnsperf = Command::new(tool("dnsperf")?);
+    dnsperf
+        .args(["-s", "127.0.0.1", "-p", &port.to_string(), "-n", "1", "-d"])
+        .arg(names);
+    let (report, _) = crate::process::output(dnsperf)?;
+    ensure!(
+        report.contains(&format!("Queries completed:    {QUERIES}")),
+        "{report}"
+    );
+    let ended = server.stop(libc::SIGTERM)?;
+    ensure!(ended.status.success(), "named: {}", ended.status);
+    let summary = agent.stop()?;
+    // Its own search for the root servers is no matter of this test.
+    let records: Vec<_> = record::read(&file)?
+        .into_iter()
+        .filter(|record| !matches!(record.kind, Type::ResolverQuery | Type::ResolverResponse))
+        .collect();
+    let responses = records.iter().filter(|record| record.is_response()).count();
+    ensure!(
+        (records.len(), responses) == (2 * QUERIES, QUERIES),
+        "{} frames, {responses} responses: {summary}",
+        records.len()
+    );
+    ensure!(summary["received"]["unfinished"] == 0, "{summary}");
+    Ok(())
+}
+
+/// The collector is another `receive`, which reads what it was given before it ends: so what the agent says it has
+/// written is what there is in the files of all lives of the collector.
+fn restarts() -> Result<()> {
+    const LIVES: usize = 20;
+    const RATE: u64 = 10_000;
+    let folder = scratch()?;
+    let folder = folder.path();
+    let socket = Socket::Unix(folder.join("collector"));
+    // A queue of some 200 ms, which is less than a restart takes.
+    let agent = Agent::start(
+        folder,
+        "agent",
+        &["--queue-size", "300K"],
+        &socket.argument(),
+    )?;
+    let Socket::Unix(input) = &agent.input else {
+        bail!("a unix socket")
+    };
+    let mut sender = Sender::connect(input)?;
+    let began = Instant::now();
+    let mut files = Vec::new();
+    for life in 0..LIVES {
+        let file = folder.join(format!("life-{life}.fstrm"));
+        let output = format!("file:{}", file.display());
+        let name = format!("collector-{life}");
+        let listen = socket.argument();
+        let collector = Agent::start(folder, &name, &["-l", &listen], &output)?;
+        let until = Instant::now() + Duration::from_millis(400);
+        let keep = |sender: &mut Sender, until: Instant| -> Result<()> {
+            while Instant::now() < until {
+                let due = u64::try_from(began.elapsed().as_millis())? * RATE / 1000;
+                sender.send_up_to(due)?;
+                thread::sleep(Duration::from_millis(2)); // the rate
+            }
+            Ok(())
+        };
+        keep(&mut sender, until)?;
+        let summary = collector.stop()?;
+        ensure!(
+            summary["outputs"][0]["dropped"]["queue_full"] == 0,
+            "{summary}"
+        );
+        files.push(file);
+        if life + 1 < LIVES {
+            keep(&mut sender, Instant::now() + Duration::from_millis(150))?;
+        }
+    }
+    let sent = sender.finish()?;
+    let summary = agent.stop_with_failure()?;
+
+    let mut numbers = Vec::new();
+    for file in &files {
+        for payload in payloads(file)? {
+            numbers.push(number_of(&payload)?);
+        }
+    }
+    ensure!(numbers.is_sorted_by(|a, b| a < b), "a message came twice");
+    let account = &summary["outputs"][0];
+    let count = |value: &Value| value.as_u64().context("a number");
+    let mut dropped = 0;
+    for reason in account["dropped"].as_object().context("reasons")?.values() {
+        dropped += count(reason)?;
+    }
+    let delivered = numbers.len() as u64;
+    ensure!(
+        (count(&account["sent"])?, count(&account["written"])?) == (sent, delivered)
+            && delivered + dropped == sent,
+        "sent {sent}, delivered {delivered}, dropped {dropped}: {summary}"
+    );
+    ensure!(
+        dropped > 0 && delivered > sent / 4 && count(&account["connections"])? >= LIVES as u64 / 2,
+        "{summary}"
+    );
+    super::note(format!(
+        "collector restarts: sent {sent}, delivered {delivered}, dropped {dropped}, connections {}",
+        account["connections"]
+    ));
+    Ok(())
+}
+
+/// A running `receive`.
+struct Agent {
+    process: Running,
+    input: Socket,
+    summary: PathBuf,
+}
+
+impl Agent {
+    /// Starts it with one unix socket of its own and one output.
+    fn start(folder: &Path, name: &str, more: &[&str], output: &str) -> Result<Self> {
+        let input = Socket::Unix(folder.join(format!("{name}.in")));
+        let summary = folder.join(format!("{name}.json"));
+        let mut command = Command::new(crate::environment::agent()?);
+        command
+            .args(["receive", "-l", &input.argument(), "-o", output])
+            .args(more)
+            .arg("--summary-json")
+            .arg(&summary)
+            .stdin(Stdio::null());
+        let mut process = Running::start(name, command, Watch::Stderr)?;
+        let sockets = 1 + more.iter().filter(|word| **word == "-l").count();
+        for _ in 0..sockets {
+            process.wait_for("listening", |line| line.contains("listening on"))?;
+        }
+        Ok(Self {
+            process,
+            input,
+            summary,
+        })
+    }
+
+    /// Ends it in order and returns its summary.
+    fn stop(self) -> Result<Value> {
+        let summary = self.summary.clone();
+        let finished = self.process.stop(libc::SIGTERM)?;
+        let said = finished.lines.join("\n");
+        ensure!(finished.status.success(), "{}\n{said}", finished.status);
+        Ok(serde_json::from_slice(&fs::read(summary)?)?)
+    }
+
+    /// As [`Self::stop`], where its collector is gone.
+    fn stop_with_failure(self) -> Result<Value> {
+        let summary = self.summary.clone();
+        self.process.stop(libc::SIGTERM)?;
+        Ok(serde_json::from_slice(&fs::read(summary)?)?)
+    }
+}
+
+/// Sends numbered messages.
+struct Sender {
+    stream: UnixStream,
+    client: Client,
+    sent: u64,
+}
+
+impl Sender {
+    fn connect(to: &Path) -> Result<Self> {
+        let mut stream = UnixStream::connect(to)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut out = Vec::new();
+        let client = Client::connect(DNSTAP_CONTENT_TYPE, &mut out)?;
+        stream.write_all(&out)?;
+        let mut sender = Self {
+            stream,
+            client,
+            sent: 0,
+        };
+        sender.hear_until(ClientState::Open)?;
+        Ok(sender)
+    }
+
+    fn send_up_to(&mut self, due: u64) -> Result<()> {
+        let mut frames = Vec::new();
+        while self.sent < due {
+            numbered(self.sent, &mut frames);
+            self.sent += 1;
+        }
+        Ok(self.stream.write_all(&frames)?)
+    }
+
+    fn finish(mut self) -> Result<u64> {
+        let mut out = Vec::new();
+        self.client.stop(&mut out);
+        self.stream.write_all(&out)?;
+        self.hear_until(ClientState::Finished)?;
+        Ok(self.sent)
+    }
+
+    fn hear_until(&mut self, state: ClientState) -> Result<()> {
+        let mut input = BytesMut::new();
+        while self.client.state() != state {
+            let mut space = [0; 512];
+            let read = self.stream.read(&mut space)?;
+            ensure!(read > 0, "closed before {state:?}");
+            input.extend_from_slice(&space[..read]);
+            let mut out = Vec::new();
+            self.client.receive(&mut input, &mut out)?;
+            self.stream.write_all(&out)?;
+        }
+        Ok(())
+    }
+}
+
+/// A file of numbered messages of many sizes, up to the largest that there are.
+fn source(folder: &Path, messages: u64) -> Result<PathBuf> {
+    let path = folder.join("source.fstrm");
+    let mut frames = Vec::new();
+    for number in 0..messages {
+        numbered(number, &mut frames);
+    }
+    let mut writer = Writer::new(File::create(&path)?, DNSTAP_CONTENT_TYPE)?;
+    writer.write_frames(&frames)?;
+    writer.finish()?;
+    Ok(path)
+}
+
+/// Appends a frame with this number in its time and a size that depends on it.
+fn numbered(number: u64, frames: &mut Vec<u8>) {
+    let size = match number {
+        4_321 => 65_535,
+        _ => 12 + usize::try_from(number * 7 % 200).unwrap_or(0),
+    };
+    let bytes = vec![0; size];
+    let message = MessageRef {
+        query_time: Some(Timestamp {
+            seconds: number,
+            nanoseconds: 0,
+        }),
+        query_message: Some(&bytes),
+        ..MessageRef::new(Type::ClientQuery)
+    };
+    DnstapRef {
+        identity: None,
+        version: None,
+        extra: None,
+        message,
+    }
+    .append_frame(frames);
+}
+
+fn number_of(payload: &[u8]) -> Result<u64> {
+    use prost::Message as _;
+    let dnstap = dnstap_proto::Dnstap::decode(payload)?;
+    Ok(dnstap.message.context("a message")?.query_time_sec())
+}
+
+/// The frames of a complete file.
+fn payloads(file: &Path) -> Result<Vec<bytes::Bytes>> {
+    let frames: Result<Vec<_>, ReadError> = Reader::new(File::open(file)?, DNSTAP_CONTENT_TYPE)?
+        .map(|frame| frame.map(|frame| frame.payload))
+        .collect();
+    frames.with_context(|| format!("reading {}", file.display()))
+}
