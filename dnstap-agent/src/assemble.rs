@@ -68,7 +68,7 @@ impl Assembler {
         let key = Key {
             ktime_ns: event.envelope.ktime_ns,
             socket: event.envelope.socket,
-            tid: event.tid,
+            tid: event.envelope.origin.tid,
             message_len: event.message_len,
             direction: event.envelope.direction,
         };

@@ -7,10 +7,15 @@
 //! decides; `profile` has the lists. A response takes the family of its query where `pair` knows it; otherwise the same
 //! rules apply to it, since a response repeats the opcode, the question and RD of its query.
 //!
-//! `docs/types.md` has the rules for readers of the output.
+//! `docs/types.md` has the rules for readers of the output. [`bind`] has those of BIND's own dnstap.
+
+pub mod bind;
+
+use std::str::FromStr;
 
 use dnstap_proto::message::Type;
 
+use self::bind::BindRules;
 use crate::{
     event::Direction,
     stream::wire::{Flags, Message},
@@ -67,6 +72,29 @@ impl Matter {
     /// How many there are.
     pub const COUNT: usize = 6;
 
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Query,
+        Self::Refresh,
+        Self::Transfer,
+        Self::Notify,
+        Self::Update,
+        Self::Other,
+    ];
+
+    /// Name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Refresh => "refresh",
+            Self::Transfer => "xfr",
+            Self::Notify => "notify",
+            Self::Update => "update",
+            Self::Other => "other",
+        }
+    }
+
     /// What a message is about; `message` is [`Message::parse`]'s view of it, where it has one.
     pub(crate) fn of(role: Role, flags: Flags, message: Option<&Message<'_>>) -> Self {
         let asked = message.and_then(Message::question_type);
@@ -85,6 +113,17 @@ impl Matter {
             (OPCODE_UPDATE, _) => Self::Update,
             _ => Self::Other,
         }
+    }
+}
+
+impl FromStr for Matter {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|matter| matter.name() == name)
+            .ok_or_else(|| format!("there are {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
@@ -213,6 +252,21 @@ pub const GENERIC: &[Rule] = &[
     Rule::new(Some(Role::Initiator), None, Some(false), Kind::Resolver),
 ];
 
+/// How messages are named and selected.
+#[derive(Clone, Debug)]
+pub enum Naming {
+    /// By a profile.
+    Profile(Profile),
+    /// As BIND's own dnstap would.
+    Bind(BindRules),
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        Self::Profile(Profile::default())
+    }
+}
+
 /// A server's rules, worked out for every combination of role, matter and RD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -223,17 +277,9 @@ impl Profile {
     /// Works the rules out. UPDATE is UPDATE in all of them; what no rule covers follows [`GENERIC`].
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
-        const MATTERS: [Matter; Matter::COUNT] = [
-            Matter::Query,
-            Matter::Refresh,
-            Matter::Transfer,
-            Matter::Notify,
-            Matter::Update,
-            Matter::Other,
-        ];
         let mut kinds = [Kind::Auth; 2 * 2 * Matter::COUNT];
         for role in [Role::Responder, Role::Initiator] {
-            for matter in MATTERS {
+            for matter in Matter::ALL {
                 for recursion_desired in [false, true] {
                     let rule = ALWAYS
                         .iter()

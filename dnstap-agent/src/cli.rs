@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::messages::Messages;
+pub use self::messages::{Messages, Mimic};
 use crate::{
     check, read, receive,
     sink::OutputSpec,

@@ -2,10 +2,13 @@
 //!
 //! Owns which fields of dnstap are set: `query_address` is always the initiator's and `response_address` the
 //! responder's, whichever of them is the tapped process; an unknown address or port is left out; a response carries
-//! the time of its query when that is known.
+//! the time of its query when that is known. Behind a proxy that says so the ends are the client's.
+
+mod extra;
 
 use dnstap_proto::{DnstapRef, MessageRef, SocketFamily, SocketProtocol, Timestamp};
 
+pub use self::extra::{Extra, ExtraField};
 use crate::{
     classify::{Kind, Role},
     event::{Envelope, Family, Protocol},
@@ -31,18 +34,23 @@ pub struct Finding {
 pub fn append_frame(
     identity: Option<&[u8]>,
     version: Option<&[u8]>,
+    extra: Option<&[u8]>,
     envelope: &Envelope,
     finding: &Finding,
     message: &[u8],
     out: &mut Vec<u8>,
 ) {
+    let (family, local, peer) = match &envelope.proxied {
+        Some(ends) => (ends.family, &ends.local, &ends.peer),
+        None => (envelope.family, &envelope.local, &envelope.peer),
+    };
     let (initiator, responder) = match finding.role {
-        Role::Responder => (&envelope.peer, &envelope.local),
-        Role::Initiator => (&envelope.local, &envelope.peer),
+        Role::Responder => (peer, local),
+        Role::Initiator => (local, peer),
     };
     let port = |port: u16| (port != 0).then_some(port);
     let message = MessageRef {
-        socket_family: Some(match envelope.family {
+        socket_family: Some(match family {
             Family::Inet => SocketFamily::Inet,
             Family::Inet6 => SocketFamily::Inet6,
         }),
@@ -63,7 +71,7 @@ pub fn append_frame(
     DnstapRef {
         identity,
         version,
-        extra: None,
+        extra,
         message,
     }
     .append_frame(out);

@@ -69,6 +69,32 @@ pub struct Envelope {
     pub local: Endpoint,
     /// The other end.
     pub peer: Endpoint,
+    /// Who saw it.
+    pub origin: Origin,
+    /// The ends that a proxy tells, which is the peer itself then.
+    pub proxied: Option<Proxied>,
+}
+
+/// Where in the tapped process a message was seen; of a message of a TCP stream, where it was completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Which hook, as in [`EventHeader::hook`].
+    pub hook: u8,
+}
+
+/// The two ends of the connection that a proxy passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// Family of both.
+    pub family: Family,
+    /// Where the client connected to.
+    pub local: Endpoint,
+    /// The client.
+    pub peer: Endpoint,
 }
 
 /// One chunk of a message as the kernel saw it.
@@ -76,10 +102,6 @@ pub struct Envelope {
 pub struct Event<'a> {
     /// Time, socket, addresses, direction.
     pub envelope: Envelope,
-    /// Process id.
-    pub tgid: u32,
-    /// Thread id.
-    pub tid: u32,
     /// Bytes of the whole message (UDP) or of the whole call (TCP).
     pub message_len: u32,
     /// Where the payload starts within those.
@@ -88,8 +110,6 @@ pub struct Event<'a> {
     pub sequence: u32,
     /// Messages of this socket that the kernel side dropped so far; wraps.
     pub lost: u32,
-    /// Which hook saw it, as in [`EventHeader::hook`].
-    pub hook: u8,
     /// The chunk's bytes.
     pub payload: &'a [u8],
 }
@@ -204,14 +224,17 @@ impl<'a> Event<'a> {
                 family,
                 local,
                 peer,
+                origin: Origin {
+                    tgid: u32_at(header, offset_of!(EventHeader, tgid)),
+                    tid: u32_at(header, offset_of!(EventHeader, tid)),
+                    hook: header[offset_of!(EventHeader, hook)],
+                },
+                proxied: None,
             },
-            tgid: u32_at(header, offset_of!(EventHeader, tgid)),
-            tid: u32_at(header, offset_of!(EventHeader, tid)),
             message_len: message,
             chunk_offset: offset,
             sequence: u32_at(header, offset_of!(EventHeader, tcp_seq)).wrapping_add(offset),
             lost: u32_at(header, offset_of!(EventHeader, lost)),
-            hook: header[offset_of!(EventHeader, hook)],
             payload,
         })
     }
@@ -262,15 +285,9 @@ mod tests {
         let event = Event::parse(&record).unwrap();
         assert_eq!(event.payload, b"abcdef");
         assert_eq!(
-            (
-                event.message_len,
-                event.chunk_offset,
-                event.lost,
-                event.hook
-            ),
-            (10, 4, 3, 2)
+            (event.message_len, event.chunk_offset, event.lost),
+            (10, 4, 3)
         );
-        assert_eq!((event.tgid, event.tid), (10, 11));
         assert_eq!(event.sequence, 3);
         assert!(event.is_last() && !event.is_whole());
         let loopback = IpAddr::from([127, 0, 0, 1]);
@@ -284,6 +301,12 @@ mod tests {
                 family: Family::Inet,
                 local: (loopback, 53).into(),
                 peer: (loopback, 40_000).into(),
+                origin: Origin {
+                    tgid: 10,
+                    tid: 11,
+                    hook: 2
+                },
+                proxied: None,
             }
         );
     }

@@ -31,3 +31,4 @@ pub mod stream;
 pub mod summary;
 pub mod tap;
 pub mod target;
+pub mod version;

@@ -16,8 +16,8 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 use foldhash::fast::RandomState;
 
 use crate::{
-    classify::Kind,
-    event::{Endpoint, Envelope, Protocol},
+    classify::{Kind, Matter},
+    event::{Endpoint, Envelope, Protocol, Proxied},
     pipeline::counters::counters,
     stream::wire::Message,
 };
@@ -45,6 +45,20 @@ counters! {
         queries_answered,
         /// Queries that got none in time.
         queries_unanswered,
+        /// Of the unanswered: AUTH.
+        unanswered_auth,
+        /// Of the unanswered: RESOLVER.
+        unanswered_resolver,
+        /// Of the unanswered: CLIENT.
+        unanswered_client,
+        /// Of the unanswered: FORWARDER.
+        unanswered_forwarder,
+        /// Of the unanswered: STUB.
+        unanswered_stub,
+        /// Of the unanswered: TOOL.
+        unanswered_tool,
+        /// Of the unanswered: UPDATE.
+        unanswered_update,
         /// Queries given up because their peer had too many with the same id.
         queries_displaced,
         /// Queries given up because the table was full.
@@ -52,10 +66,25 @@ counters! {
     }
 }
 
+impl PairCounters {
+    /// The queries without answer of a family.
+    pub fn unanswered(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Auth => &mut self.unanswered_auth,
+            Kind::Resolver => &mut self.unanswered_resolver,
+            Kind::Client => &mut self.unanswered_client,
+            Kind::Forwarder => &mut self.unanswered_forwarder,
+            Kind::Stub => &mut self.unanswered_stub,
+            Kind::Tool => &mut self.unanswered_tool,
+            Kind::Update => &mut self.unanswered_update,
+        }
+    }
+}
+
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct PairLimits {
-    /// Queries remembered; about 120 bytes each, allocated as needed.
+    /// Queries remembered; about 200 bytes each, allocated as needed.
     pub entries: usize,
     /// Nanoseconds for which a query waits.
     pub age_ns: u64,
@@ -79,8 +108,14 @@ pub struct Query {
     pub offset_ns: i64,
     /// The process's end, as the query showed it.
     pub local: Endpoint,
+    /// The ends that a proxy told.
+    pub proxied: Option<Proxied>,
     /// Family of types.
     pub kind: Kind,
+    /// What it is about.
+    pub matter: Matter,
+    /// Names the query while it is held back until its answer.
+    pub ticket: Option<u64>,
 }
 
 /// The table.
@@ -343,6 +378,7 @@ impl Pairs {
             hash,
             chain,
             answered,
+            query: Query { kind, .. },
             ..
         } = self.entries[slot as usize];
         let bucket = self.bucket(hash);
@@ -362,6 +398,9 @@ impl Pairs {
         self.entries[slot as usize].chain = self.free;
         self.free = slot;
         self.waiting -= 1;
+        if matches!(end, End::Unanswered) && !answered {
+            *self.counters.unanswered(kind) += 1;
+        }
         *match end {
             _ if answered => &mut self.counters.queries_answered,
             End::Answered => &mut self.counters.queries_answered,

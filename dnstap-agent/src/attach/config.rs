@@ -5,10 +5,14 @@ use std::{collections::BTreeSet, fs};
 use tracing::info;
 
 use crate::{
-    cli::Attach,
-    pipeline::PipelineConfig,
+    classify::{Naming, bind::BindRules},
+    cli::{Attach, Messages},
+    encode::Extra,
+    pair::PairLimits,
+    pipeline::{Filter, PipelineConfig, TypeSet},
     profile::{executable_name, serves_dns},
     target::{OpenSocket, Target},
+    version::server_version,
 };
 
 /// The pipeline's configuration for `target`, which has these `sockets` open.
@@ -20,18 +24,55 @@ pub(super) fn pipeline_config(
     let messages = &options.messages;
     let ports = dns_ports(sockets);
     let executable = executable_name(target.pid, &target.name);
-    let chosen = messages
-        .profile
-        .choose(&executable, serves_dns(sockets, &ports));
-    info!(executable, profile = chosen.name, "messages are named");
+    let found = server_version(target.pid, &executable);
+    let version = messages.server_version.clone().or_else(|| found.clone());
+    let pair_limits = PairLimits::default();
     PipelineConfig {
         identity: identity(options),
-        version: concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).into(),
+        version: version
+            .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
+            .into_bytes(),
         existing_sockets: sockets.iter().map(|socket| socket.inode).collect(),
+        extra: Extra {
+            fields: messages.extra.clone(),
+            netns: network_namespace(target.pid),
+        },
+        naming: naming(messages, &executable, found, serves_dns(sockets, &ports)),
+        filter: Filter {
+            only: TypeSet::union(&messages.only),
+            exclude: messages.exclude.clone(),
+        },
         dns_ports: ports,
-        profile: chosen.profile(),
+        pair_limits: PairLimits {
+            age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
+                u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
+            }),
+            ..pair_limits
+        },
         ..PipelineConfig::default()
     }
+}
+
+fn naming(messages: &Messages, executable: &str, version: Option<String>, serves: bool) -> Naming {
+    if let Some(mimic) = &messages.mimic {
+        let version = mimic.bind_version.clone().or(version).unwrap_or_default();
+        info!(executable, version, "messages are named as by BIND");
+        return Naming::Bind(BindRules::of_version(&version));
+    }
+    let chosen = messages.profile.choose(executable, serves);
+    info!(
+        executable,
+        profile = chosen.name,
+        "messages are named by profile"
+    );
+    Naming::Profile(chosen.profile())
+}
+
+/// Inode number of a process's network namespace: `/proc/PID/ns/net` is a link to `net:[NUMBER]`.
+fn network_namespace(pid: u32) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    let number = link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    number.parse().ok()
 }
 
 /// Ports on which the process serves DNS: those where it waits for both datagrams and connections (RFC 7766 section 5).

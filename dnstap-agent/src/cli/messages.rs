@@ -1,8 +1,11 @@
 //! Options on what is delivered and under which names.
 
+use std::{str::FromStr, time::Duration};
+
 use clap::Args;
 
-use crate::profile::ProfileChoice;
+use super::parse_seconds;
+use crate::{classify::Matter, encode::ExtraField, pipeline::TypeSet, profile::ProfileChoice};
 
 /// Options on messages.
 #[derive(Clone, Debug, Default, Args)]
@@ -12,4 +15,67 @@ pub struct Messages {
     /// `authoritative`, `forwarder`, `stub`, `tool`, or a server's name, such as `unbound`
     #[arg(long, value_name = "PROFILE", default_value_t)]
     pub profile: ProfileChoice,
+
+    /// Name and select messages as the server's own dnstap would: `bind`, of the version that the executable has, or
+    /// `bind:VERSION`
+    #[arg(long, value_name = "SERVER")]
+    pub mimic: Option<Mimic>,
+
+    /// Deliver these types only: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such
+    /// as `client-query`
+    #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
+    pub only: Vec<TypeSet>,
+
+    /// Leave these out: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
+    /// ordinary ones), `other` (other opcodes)
+    #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
+    pub exclude: Vec<Matter>,
+
+    /// Count a query as unanswered after this many seconds; an answer that comes later has no query time [default: 15]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub unanswered: Option<Duration>,
+
+    /// Put these into dnstap's `extra`, as a JSON object: `pid`, `tid`, `hook`, `netns`
+    #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
+    pub extra: Vec<ExtraField>,
+
+    /// dnstap version of the server; empty for none [default: the server's, read from its executable, else ours]
+    #[arg(long, value_name = "TEXT")]
+    pub server_version: Option<String>,
+}
+
+/// Whose dnstap to mimic: BIND's, of a version if one is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mimic {
+    /// Version of BIND, such as `9.18.49`.
+    pub bind_version: Option<String>,
+}
+
+impl FromStr for Mimic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "bind" => Ok(Self { bind_version: None }),
+            Some(("bind", version)) if version.starts_with("9.") => Ok(Self {
+                bind_version: Some(version.to_owned()),
+            }),
+            _ => Err("there are bind and bind:VERSION, such as bind:9.18.49".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mimic_takes_a_version_of_bind_or_none() {
+        let version = |text: &str| text.parse::<Mimic>().map(|mimic| mimic.bind_version);
+        assert_eq!(version("bind"), Ok(None));
+        assert_eq!(version("bind:9.18.1"), Ok(Some("9.18.1".to_owned())));
+        for wrong in ["", "unbound", "bind:", "bind:new", "bind9.18"] {
+            assert!(version(wrong).is_err(), "{wrong}");
+        }
+    }
 }

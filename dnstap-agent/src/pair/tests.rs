@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    event::{Direction, Family},
+    classify::Matter,
+    event::{Direction, Family, Origin},
     stream::wire::fixture::message,
 };
 
@@ -20,6 +21,8 @@ fn envelope(ktime_ns: u64, port: u16, protocol: Protocol) -> Envelope {
         family: Family::Inet,
         local: (loopback, 53).into(),
         peer: (loopback, port).into(),
+        origin: Origin::default(),
+        proxied: None,
     }
 }
 
@@ -35,7 +38,10 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
         ktime_ns: envelope.ktime_ns,
         offset_ns: 5,
         local: envelope.local,
+        proxied: None,
         kind: Kind::Client,
+        matter: Matter::Query,
+        ticket: None,
     };
     pairs.query(envelope, &Message::parse(bytes).unwrap(), query);
 }

@@ -8,12 +8,14 @@
 //! ```text
 //! records        = event_errors + udp_records + tcp_records
 //! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
-//! udp_messages   = udp_delivered + udp_not_dns
+//! udp_messages   = udp_delivered + udp_not_dns + udp_encrypted
 //! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
-//!                + stream_not_dns_bytes + stream_encrypted_bytes + pending bytes
+//!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
-//! messages       = udp_delivered + stream_messages = sum over the fourteen dnstap types
+//! messages       = sum over the fourteen dnstap types
+//!                = udp_delivered + stream_messages - sum of excluded_* - pending held
 //! responses      = responses_paired + responses_unmatched
+//! queries_unanswered = sum of unanswered_*
 //! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
 //! ```
 //!
@@ -66,6 +68,10 @@ counters! {
         udp_delivered,
         /// Datagrams that are not DNS, on sockets that do not carry any.
         udp_not_dns,
+        /// Datagrams that are encrypted DNS: DTLS or QUIC on port 853.
+        udp_encrypted,
+        /// Prefaces of proxies in front of datagrams.
+        udp_prefaces,
         /// Verdicts that a socket does not carry DNS.
         sockets_not_dns,
     }

@@ -1,19 +1,26 @@
 //! The last part of the journey, from a whole DNS message to its frame: `classify`, `pair` and `encode` in turn.
 //!
-//! Every message handed in becomes exactly one frame. What cannot be read as DNS is counted as malformed and delivered
-//! all the same, byte for byte: operators want to see attacks.
+//! Every message handed in becomes exactly one frame, unless it is excluded on purpose, which is counted, or waits for
+//! its answer to be named. What cannot be read as DNS is counted as malformed and delivered all the same, byte for byte:
+//! operators want to see attacks.
 
 use crate::{
-    classify::{Matter, Profile, Role},
-    encode::{Finding, append_frame},
+    classify::{Kind, Matter, Naming, Role, bind::BindRules},
+    encode::{Extra, Finding, append_frame},
     event::{Direction, Envelope},
     pair::{Pairs, Query},
-    pipeline::{Batch, Clock, counters::counters, sockets::Ports},
+    pipeline::{
+        Batch, Clock,
+        counters::counters,
+        filter::Filter,
+        held::{Held, Waiting},
+        sockets::Ports,
+    },
     stream::wire::{Flags, Message},
 };
 
 counters! {
-    /// What was encoded.
+    /// What was encoded, and what was left out on purpose.
     pub struct DeliverCounters {
         /// Messages encoded, which is frames.
         messages,
@@ -21,8 +28,39 @@ counters! {
         message_bytes,
         /// Bytes of the frames with their lengths.
         frame_bytes,
-        /// Messages whose header or question cannot be read; part of `messages`.
+        /// Messages whose header or question cannot be read, delivered or not.
         malformed,
+        /// Left out: not among the types asked for.
+        excluded_type,
+        /// Left out: ordinary queries and responses.
+        excluded_query,
+        /// Left out: a secondary's questions for serials.
+        excluded_refresh,
+        /// Left out: zone transfers.
+        excluded_xfr,
+        /// Left out: NOTIFY.
+        excluded_notify,
+        /// Left out: UPDATE.
+        excluded_update,
+        /// Left out: other opcodes.
+        excluded_other,
+        /// Left out: the server's own dnstap would not have it.
+        excluded_mimic,
+    }
+}
+
+impl DeliverCounters {
+    /// Messages left out on purpose.
+    #[must_use]
+    pub fn excluded(&self) -> u64 {
+        self.excluded_type
+            + self.excluded_query
+            + self.excluded_refresh
+            + self.excluded_xfr
+            + self.excluded_notify
+            + self.excluded_update
+            + self.excluded_other
+            + self.excluded_mimic
     }
 }
 
@@ -31,16 +69,31 @@ counters! {
 pub(super) struct Deliver {
     pub(super) identity: Vec<u8>,
     pub(super) version: Vec<u8>,
-    pub(super) profile: Profile,
+    pub(super) extra: Extra,
+    /// The `extra` of the message at hand.
+    pub(super) extra_bytes: Vec<u8>,
+    pub(super) naming: Naming,
+    pub(super) filter: Filter,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
     pub(super) ports: Ports,
+    pub(super) held: Held,
+    /// RA bit of the last answer to a client.
+    pub(super) recursion_available: bool,
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
 }
 
+/// What the header of a message says.
+#[derive(Clone, Copy)]
+struct Header {
+    flags: Flags,
+    role: Role,
+    matter: Matter,
+}
+
 impl Deliver {
-    /// Encodes a message; `parsed` is what [`Message::parse`] made of it.
+    /// Takes a message; `parsed` is what [`Message::parse`] made of it.
     pub(super) fn message(
         &mut self,
         envelope: &Envelope,
@@ -51,56 +104,184 @@ impl Deliver {
         let well_formed = parsed.is_some_and(|message| message.well_formed);
         self.counters.malformed += u64::from(!well_formed);
         let flags = self.flags(envelope, bytes);
-        let response = flags.response();
-        let role = Role::of(envelope.direction, response);
-        let matter = Matter::of(role, flags, parsed);
-        let kind = self.profile.kind(role, matter, flags.recursion_desired());
-        let now = self.clock.wall_ns(envelope.ktime_ns);
-        let mut finding = Finding {
+        let role = Role::of(envelope.direction, flags.response());
+        let header = Header {
+            flags,
             role,
-            kind,
-            response,
-            query_time_ns: None,
+            matter: Matter::of(role, flags, parsed),
+        };
+        if flags.response() {
+            self.response(envelope, bytes, header, parsed, batch);
+        } else {
+            if well_formed {
+                self.ports.learn_from_query(envelope);
+            }
+            self.query(envelope, bytes, header, parsed, batch);
+        }
+    }
+
+    fn query(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let finding = Finding {
+            role: header.role,
+            kind: self.kind(header, self.recursion_available),
+            response: false,
+            query_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
             response_time_ns: None,
         };
-        let mut envelope = *envelope;
-        if response {
-            finding.response_time_ns = Some(now);
-            if let Some(query) = parsed.and_then(|message| self.pairs.response(&envelope, message))
-            {
-                finding.kind = query.kind;
-                let clock = Clock {
-                    offset_ns: query.offset_ns,
-                };
-                finding.query_time_ns = Some(clock.wall_ns(query.ktime_ns));
-                finding.response_time_ns = Some(clock.wall_ns(envelope.ktime_ns));
-                if envelope.local.address().is_none() {
-                    envelope.local = query.local;
-                }
-            }
+        let Some(message) = parsed else {
+            return self.send(envelope, &finding, header, bytes, batch);
+        };
+        let waits = matches!(self.naming, Naming::Bind(_))
+            && BindRules::waits_for_answer(header.role, header.matter, header.flags);
+        let ticket = waits.then(|| {
+            self.held.put(Waiting {
+                envelope: *envelope,
+                finding,
+                flags: header.flags,
+                matter: header.matter,
+                bytes: bytes.to_vec(),
+            })
+        });
+        let query = Query {
+            ktime_ns: envelope.ktime_ns,
+            offset_ns: self.clock.offset_ns,
+            local: envelope.local,
+            proxied: envelope.proxied,
+            kind: finding.kind,
+            matter: header.matter,
+            ticket,
+        };
+        self.pairs.query(envelope, message, query);
+        if ticket.is_some() {
+            self.release(0, batch);
         } else {
-            finding.query_time_ns = Some(now);
-            if let Some(message) = parsed {
-                let query = Query {
-                    ktime_ns: envelope.ktime_ns,
-                    offset_ns: self.clock.offset_ns,
-                    local: envelope.local,
-                    kind,
-                };
-                self.pairs.query(&envelope, message, query);
-                if well_formed {
-                    self.ports.learn_from_query(&envelope);
-                }
+            self.send(envelope, &finding, header, bytes, batch);
+        }
+    }
+
+    fn response(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        mut header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let query = parsed.and_then(|message| self.pairs.response(envelope, message));
+        let mut envelope = *envelope;
+        let mut finding = Finding {
+            role: header.role,
+            kind: self.kind(header, true),
+            response: true,
+            query_time_ns: None,
+            response_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
+        };
+        if header.role == Role::Responder {
+            self.recursion_available = header.flags.recursion_available();
+        }
+        if let Some(query) = query {
+            header.matter = query.matter;
+            finding.kind = match self.naming {
+                Naming::Bind(_) if header.role == Role::Responder => self.kind(header, true),
+                _ => query.kind,
+            };
+            let clock = Clock {
+                offset_ns: query.offset_ns,
+            };
+            finding.query_time_ns = Some(clock.wall_ns(query.ktime_ns));
+            finding.response_time_ns = Some(clock.wall_ns(envelope.ktime_ns));
+            if envelope.local.address().is_none() {
+                envelope.local = query.local;
+            }
+            envelope.proxied = envelope.proxied.or(query.proxied);
+            if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
+                self.send_waiting(waiting, batch);
             }
         }
-        let identity = (!self.identity.is_empty()).then_some(&self.identity[..]);
-        let version = (!self.version.is_empty()).then_some(&self.version[..]);
+        if let Naming::Bind(rules) = self.naming
+            && header.role == Role::Responder
+            && !rules.answers_have_query_time()
+        {
+            finding.query_time_ns = None;
+        }
+        self.send(&envelope, &finding, header, bytes, batch);
+    }
+
+    /// Names and sends the queries whose answer has not come by kernel time `before`, and those that are too many.
+    pub(super) fn release(&mut self, before: u64, batch: &mut Batch) {
+        while let Some(waiting) = self.held.overdue(before) {
+            self.send_waiting(waiting, batch);
+        }
+    }
+
+    /// Queries that wait for their answers.
+    pub(super) fn waiting(&self) -> u64 {
+        self.held.waiting()
+    }
+
+    fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
+        let header = Header {
+            flags: waiting.flags,
+            role: waiting.finding.role,
+            matter: waiting.matter,
+        };
+        waiting.finding.kind = self.kind(header, self.recursion_available);
+        self.send(
+            &waiting.envelope,
+            &waiting.finding,
+            header,
+            &waiting.bytes,
+            batch,
+        );
+    }
+
+    fn kind(&self, header: Header, recursion_available: bool) -> Kind {
+        let Header {
+            flags,
+            role,
+            matter,
+        } = header;
+        match &self.naming {
+            Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),
+            Naming::Bind(rules) => rules.kind(role, matter, flags, recursion_available),
+        }
+    }
+
+    /// Encodes a message, unless it is excluded.
+    fn send(
+        &mut self,
+        envelope: &Envelope,
+        finding: &Finding,
+        header: Header,
+        bytes: &[u8],
+        batch: &mut Batch,
+    ) {
+        let at = finding.kind.message_type(finding.response) as usize - 1;
+        if matches!(self.naming, Naming::Bind(_))
+            && !BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
+        {
+            self.counters.excluded_mimic += 1;
+            return;
+        }
+        if let Some(reason) = self.filter.reason(header.matter, at, &mut self.counters) {
+            *reason += 1;
+            return;
+        }
+        self.extra.write(envelope.origin, &mut self.extra_bytes);
         let before = batch.frames.len();
         append_frame(
-            identity,
-            version,
-            &envelope,
-            &finding,
+            present(&self.identity),
+            present(&self.version),
+            present(&self.extra_bytes),
+            envelope,
+            finding,
             bytes,
             &mut batch.frames,
         );
@@ -108,7 +289,7 @@ impl Deliver {
         self.counters.messages += 1;
         self.counters.message_bytes += bytes.len() as u64;
         self.counters.frame_bytes += (batch.frames.len() - before) as u64;
-        self.by_type[finding.kind.message_type(response) as usize - 1] += 1;
+        self.by_type[at] += 1;
     }
 
     /// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
@@ -124,4 +305,9 @@ impl Deliver {
         let response = (envelope.direction == Direction::Received) == asks;
         Flags(if response { 0x8000 } else { 0 })
     }
+}
+
+/// A field that is left out when it is empty.
+fn present(field: &[u8]) -> Option<&[u8]> {
+    (!field.is_empty()).then_some(field)
 }

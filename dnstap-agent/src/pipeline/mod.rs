@@ -16,25 +16,38 @@
 
 pub mod counters;
 mod deliver;
+mod filter;
+mod held;
 pub(crate) mod lru;
 mod sockets;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::{counters::PipelineCounters, deliver::DeliverCounters, sockets::Verdict};
+pub use self::{
+    counters::PipelineCounters,
+    deliver::DeliverCounters,
+    filter::{Filter, TypeSet},
+    sockets::Verdict,
+};
 
 use crate::{
     assemble::Assembler,
-    classify::Profile,
-    event::{Envelope, Event, Protocol},
+    classify::Naming,
+    encode::Extra,
+    event::{Direction, Envelope, Event, Protocol},
     pair::{PairLimits, Pairs},
     pipeline::{
         counters::IntakeCounters,
         deliver::Deliver,
+        held::Held,
         sockets::{Ports, Sockets},
     },
-    stream::{StreamLimits, Streams, wire::Message},
+    stream::{
+        StreamLimits, Streams,
+        proxy::{self, Preface},
+        wire::Message,
+    },
 };
 
 /// Encoded messages, reused by the caller.
@@ -87,8 +100,12 @@ pub struct PipelineConfig {
     /// Ports known to carry DNS besides 53, such as those on which the server is configured to listen. Others are
     /// learned from the queries on them.
     pub dns_ports: Vec<u16>,
-    /// How messages are classified.
-    pub profile: Profile,
+    /// What goes into dnstap `extra`.
+    pub extra: Extra,
+    /// How messages are named and selected.
+    pub naming: Naming,
+    /// What is left out.
+    pub filter: Filter,
     /// Bounds of the table of queries.
     pub pair_limits: PairLimits,
     /// Bounds of the table of TCP connections.
@@ -104,7 +121,9 @@ impl Default for PipelineConfig {
             version: Vec::new(),
             existing_sockets: Vec::new(),
             dns_ports: Vec::new(),
-            profile: Profile::default(),
+            extra: Extra::default(),
+            naming: Naming::default(),
+            filter: Filter::default(),
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
             udp_sockets: 65_536,
@@ -121,6 +140,8 @@ pub struct Pending {
     pub bytes: u64,
     /// Queries without response.
     pub queries: u64,
+    /// Messages that wait to be named.
+    pub held: u64,
 }
 
 /// All stages.
@@ -131,6 +152,8 @@ pub struct Pipeline {
     streams: Streams,
     deliver: Deliver,
     intake: IntakeCounters,
+    /// Nanoseconds for which a query waits for its answer.
+    patience_ns: u64,
 }
 
 impl Pipeline {
@@ -144,7 +167,12 @@ impl Pipeline {
             deliver: Deliver {
                 identity: config.identity,
                 version: config.version,
-                profile: config.profile,
+                extra: config.extra,
+                extra_bytes: Vec::new(),
+                naming: config.naming,
+                filter: config.filter,
+                held: Held::default(),
+                recursion_available: true,
                 clock: Clock::default(),
                 pairs: Pairs::new(config.pair_limits),
                 ports: Ports::new(&config.dns_ports),
@@ -152,6 +180,7 @@ impl Pipeline {
                 by_type: [0; 14],
             },
             intake: IntakeCounters::default(),
+            patience_ns: config.pair_limits.age_ns,
         }
     }
 
@@ -172,6 +201,7 @@ impl Pipeline {
             streams,
             deliver,
             intake,
+            ..
         } = self;
         match event.envelope.protocol {
             Protocol::Udp => {
@@ -219,6 +249,8 @@ impl Pipeline {
         });
         self.assembler.tick(now_ktime_ns);
         self.deliver.pairs.tick(now_ktime_ns);
+        self.deliver
+            .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
     }
 
     /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
@@ -229,6 +261,7 @@ impl Pipeline {
         });
         self.assembler.finish();
         self.deliver.pairs.finish();
+        self.deliver.release(u64::MAX, batch);
     }
 
     /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
@@ -266,6 +299,7 @@ impl Pipeline {
             chunks: self.assembler.pending_chunks(),
             bytes: self.streams.pending_bytes(),
             queries: self.deliver.pairs.waiting(),
+            held: self.deliver.waiting(),
         }
     }
 }
@@ -275,14 +309,26 @@ fn deliver_datagram(
     deliver: &mut Deliver,
     intake: &mut IntakeCounters,
     envelope: &Envelope,
-    datagram: &[u8],
+    mut datagram: &[u8],
     batch: &mut Batch,
 ) {
+    let mut envelope = *envelope;
+    if let Preface::Whole { length, proxied } = proxy::preface(datagram) {
+        intake.udp_prefaces += 1;
+        datagram = &datagram[length..];
+        // What the process tells another server about a client does not concern its own ends.
+        if envelope.direction == Direction::Received {
+            envelope.proxied = proxied;
+        }
+    }
+    let envelope = &envelope;
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
     if deliver.ports.know(envelope) || sockets.accept(envelope.socket, well_formed) {
         intake.udp_delivered += 1;
         deliver.message(envelope, datagram, parsed.as_ref(), batch);
+    } else if sockets::is_encrypted(envelope, datagram) {
+        intake.udp_encrypted += 1;
     } else {
         intake.udp_not_dns += 1;
     }

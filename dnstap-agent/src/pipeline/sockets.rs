@@ -74,6 +74,17 @@ impl Ports {
     }
 }
 
+/// Whether a datagram is encrypted DNS: on port 853 and a DTLS record (RFC 8094, RFC 9147) or a QUIC packet (RFC 9250,
+/// RFC 9000 section 17: the fixed bit).
+pub(super) fn is_encrypted(envelope: &Envelope, datagram: &[u8]) -> bool {
+    (envelope.local.port == 853 || envelope.peer.port == 853)
+        && match datagram {
+            [0x14..=0x19, 0xfe, 0xfd | 0xff, ..] => true,
+            [first, ..] => first & 0x40 != 0,
+            [] => false,
+        }
+}
+
 /// UDP sockets on ports that are not known for DNS.
 #[derive(Debug)]
 pub(super) struct Sockets {

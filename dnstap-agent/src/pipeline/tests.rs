@@ -86,7 +86,7 @@ fn check(pipeline: &Pipeline) {
     );
     assert_eq!(
         intake.udp_messages,
-        intake.udp_delivered + intake.udp_not_dns
+        intake.udp_delivered + intake.udp_not_dns + intake.udp_encrypted
     );
     assert_eq!(
         intake.tcp_bytes,
@@ -95,11 +95,19 @@ fn check(pipeline: &Pipeline) {
             + stream.stream_duplicate_bytes
             + stream.stream_not_dns_bytes
             + stream.stream_encrypted_bytes
+            + stream.stream_preface_bytes
             + pending.bytes
     );
     assert_eq!(
-        all.deliver.messages,
+        all.deliver.messages + all.deliver.excluded() + pending.held,
         intake.udp_delivered + stream.stream_messages
+    );
+    let unanswered = pair
+        .table()
+        .filter(|(name, _)| name.starts_with("unanswered_"));
+    assert_eq!(
+        pair.queries_unanswered,
+        unanswered.map(|(_, count)| count).sum::<u64>()
     );
     assert_eq!(all.deliver.messages, all.by_type.iter().sum::<u64>());
     assert_eq!(

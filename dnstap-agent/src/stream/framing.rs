@@ -17,11 +17,14 @@
 //!  all ──────── a loss reaches past the message that it hits ───────► Opening (midway)
 //! ```
 //!
+//! A stream may begin with what a proxy says about it (`proxy`): `Opening` takes that off first.
+//!
 //! In `Trial` and `Searching` only messages that [`fit`] to the last byte leave; what does not is skipped and counted.
 
 use crate::{
     event::Envelope,
     stream::{
+        proxy::{self, Preface},
         search::{Foreign, Scan, foreign, scan},
         wire::{Fit, PREFIX, fit},
         work::{Pool, Work},
@@ -154,12 +157,13 @@ impl Framer {
         midway: bool,
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
-        if !self.buffer.is_empty() || piece.len() < judged_by(piece) {
-            while self.buffer.len() < judged_by(&self.buffer) {
+        if !self.buffer.is_empty() || piece.len() < judged_by(piece, midway) {
+            while self.buffer.len() < judged_by(&self.buffer, midway) {
                 if piece.is_empty() {
                     return Ok(piece);
                 }
-                piece = self.buffer_up_to(judged_by(&self.buffer), piece, work.pool);
+                let wanted = judged_by(&self.buffer, midway);
+                piece = self.buffer_up_to(wanted, piece, work.pool);
             }
         }
         let view = if self.buffer.is_empty() {
@@ -167,6 +171,17 @@ impl Framer {
         } else {
             &self.buffer
         };
+        if let Preface::Whole { length, proxied } = proxy::preface(view)
+            && !midway
+        {
+            work.preface(length, proxied);
+            if self.buffer.is_empty() {
+                return Ok(&piece[length..]);
+            }
+            // The buffer ends where the preface does, since `judged_by` asked for no more.
+            work.pool.give(std::mem::take(&mut self.buffer));
+            return Ok(piece);
+        }
         let fits = fit(view) != Fit::Not;
         self.state = if fits && midway {
             State::Trial(0)
@@ -355,7 +370,10 @@ fn length(bytes: &[u8]) -> Option<usize> {
         .map(|length| 2 + usize::from(u16::from_be_bytes(*length)))
 }
 
-/// Bytes that [`Framer::open`] wants to see, given those that are there.
-fn judged_by(bytes: &[u8]) -> usize {
+/// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a proxy's preface.
+fn judged_by(bytes: &[u8], midway: bool) -> usize {
+    if !midway && let Some(wanted) = proxy::wanted(bytes) {
+        return wanted;
+    }
     length(bytes).map_or(2, |total| total.min(PREFIX))
 }

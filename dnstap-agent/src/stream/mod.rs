@@ -15,6 +15,7 @@
 
 mod framing;
 mod order;
+pub(crate) mod proxy;
 mod search;
 pub(crate) mod wire;
 mod work;
@@ -30,7 +31,7 @@ use search::Foreign;
 use work::{Pool, Work};
 
 use crate::{
-    event::{Direction, Endpoint, Envelope, Event},
+    event::{Direction, Endpoint, Envelope, Event, Proxied},
     pipeline::{counters::counters, lru::Lru},
 };
 
@@ -54,6 +55,10 @@ counters! {
         stream_not_dns_bytes,
         /// Bytes of encrypted streams.
         stream_encrypted_bytes,
+        /// Prefaces of proxies.
+        stream_prefaces,
+        /// Bytes of those.
+        stream_preface_bytes,
         /// Losses: places where bytes are missing.
         stream_gaps,
         /// Bytes missing there. These never arrived, so they are no part of `tcp_bytes`.
@@ -125,6 +130,8 @@ struct Connection {
     seen_ktime_ns: u64,
     dns: bool,
     foreign: Option<Foreign>,
+    /// The ends that a proxy told at the start.
+    proxied: Option<Proxied>,
     streams: [Stream; 2],
 }
 
@@ -192,6 +199,7 @@ impl Streams {
             envelope: event.envelope,
             dns_seen: connection.dns,
             dns_port,
+            proxied: connection.proxied,
             counters: &mut self.counters,
             pool: &mut self.pool,
             emit,
@@ -201,7 +209,7 @@ impl Streams {
             stream.join_midway();
         }
         let pushed = stream.push(event.sequence, event.payload, &mut work);
-        connection.dns = work.dns_seen;
+        (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
         if let Err(foreign) = pushed {
             self.condemn(socket, foreign);
         }
@@ -266,6 +274,7 @@ impl Streams {
             seen_ktime_ns: event.envelope.ktime_ns,
             dns: false,
             foreign: None,
+            proxied: None,
             streams: [Stream::new(midway), Stream::new(midway)],
         };
         if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
@@ -289,6 +298,7 @@ impl Streams {
                 envelope,
                 dns_seen: connection.dns,
                 dns_port: false,
+                proxied: connection.proxied,
                 counters: &mut self.counters,
                 pool: &mut self.pool,
                 emit,
@@ -296,7 +306,7 @@ impl Streams {
             if let Err(foreign) = stream.release(now, &mut work) {
                 condemned = Some(foreign);
             }
-            connection.dns = work.dns_seen;
+            (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
         }
         if let Some(foreign) = condemned {
             self.condemn(socket, foreign);

@@ -7,7 +7,7 @@ use super::{
     wire::fixture::{framed, message},
     *,
 };
-use crate::event::{Family, Protocol};
+use crate::event::{Family, Origin, Protocol};
 
 const SOCKET: u64 = 7;
 
@@ -60,14 +60,13 @@ impl Tap {
                 family: Family::Inet,
                 local: (loopback, self.server_port).into(),
                 peer: (loopback, 40_000).into(),
+                origin: Origin::default(),
+                proxied: None,
             },
-            tgid: 1,
-            tid: 1,
             message_len: u32::try_from(payload.len()).unwrap(),
             chunk_offset: 0,
             sequence,
             lost: self.lost,
-            hook: 2,
             payload,
         };
         let out = &mut self.out;
@@ -105,6 +104,7 @@ impl Tap {
                 + c.stream_duplicate_bytes
                 + c.stream_not_dns_bytes
                 + c.stream_encrypted_bytes
+                + c.stream_preface_bytes
                 + self.streams.pending_bytes(),
             "{c:?}"
         );

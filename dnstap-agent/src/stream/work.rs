@@ -1,6 +1,9 @@
 //! What the streams share while one of them works on a piece: counters, buffers and the way out.
 
-use crate::{event::Envelope, stream::StreamCounters};
+use crate::{
+    event::{Direction, Envelope, Proxied},
+    stream::StreamCounters,
+};
 
 /// The buffers of streams that have none in use.
 #[derive(Debug, Default)]
@@ -36,6 +39,8 @@ pub(super) struct Work<'w, F> {
     pub(super) dns_seen: bool,
     /// The connection's port is known for DNS.
     pub(super) dns_port: bool,
+    /// The ends that a proxy told.
+    pub(super) proxied: Option<Proxied>,
     pub(super) counters: &'w mut StreamCounters,
     pub(super) pool: &'w mut Pool,
     pub(super) emit: &'w mut F,
@@ -60,7 +65,21 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         } else {
             self.counters.stream_messages += 1;
             self.dns_seen = true;
-            (self.emit)(&self.envelope, message);
+            let envelope = Envelope {
+                proxied: self.proxied,
+                ..self.envelope
+            };
+            (self.emit)(&envelope, message);
+        }
+    }
+
+    /// Takes what a proxy says at the start of a stream. One that the process sends is about its own connection, whose
+    /// ends are known.
+    pub(super) fn preface(&mut self, bytes: usize, proxied: Option<Proxied>) {
+        self.counters.stream_prefaces += 1;
+        self.counters.stream_preface_bytes += bytes as u64;
+        if self.envelope.direction == Direction::Received {
+            self.proxied = proxied;
         }
     }
 

@@ -1,0 +1,119 @@
+//! The dnstap `extra` field: which process and thread, on request.
+//!
+//! One JSON object (RFC 8259) without spaces, members in this order, each only if asked for:
+//! `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode number of the process's network
+//! namespace, as in `/proc/PID/ns/net`.
+
+use std::{fmt::Arguments, io::Write as _, str::FromStr};
+
+use dnstap_ebpf::Hook;
+
+use crate::event::Origin;
+
+/// A member of `extra`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtraField {
+    /// Process id.
+    Pid,
+    /// Thread id.
+    Tid,
+    /// Which hook saw the message.
+    Hook,
+    /// Network namespace.
+    Netns,
+}
+
+impl FromStr for ExtraField {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "pid" => Ok(Self::Pid),
+            "tid" => Ok(Self::Tid),
+            "hook" => Ok(Self::Hook),
+            "netns" => Ok(Self::Netns),
+            _ => Err("there are pid, tid, hook and netns".to_owned()),
+        }
+    }
+}
+
+/// Which members there are.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// These; none: the field is left out.
+    pub fields: Vec<ExtraField>,
+    /// Network namespace of the process, if it is known.
+    pub netns: Option<u64>,
+}
+
+impl Extra {
+    /// Writes the object of one message over `out`; nothing if no member is known.
+    pub(crate) fn write(&self, origin: Origin, out: &mut Vec<u8>) {
+        out.clear();
+        if self.fields.is_empty() {
+            return;
+        }
+        let mut member = |field, value: Arguments<'_>| {
+            if self.fields.contains(&field) {
+                out.push(if out.is_empty() { b'{' } else { b',' });
+                // Writing to a vector does not fail.
+                out.write_fmt(value).unwrap_or_default();
+            }
+        };
+        member(ExtraField::Pid, format_args!("\"pid\":{}", origin.tgid));
+        member(ExtraField::Tid, format_args!("\"tid\":{}", origin.tid));
+        if let Some(hook) = hook_name(origin.hook) {
+            member(ExtraField::Hook, format_args!("\"hook\":\"{hook}\""));
+        }
+        if let Some(netns) = self.netns {
+            member(ExtraField::Netns, format_args!("\"netns\":{netns}"));
+        }
+        if !out.is_empty() {
+            out.push(b'}');
+        }
+    }
+}
+
+/// A hook's name on the command line.
+fn hook_name(code: u8) -> Option<&'static str> {
+    const FENTRY: u8 = Hook::Fentry as u8;
+    const SOCKET: u8 = Hook::Socket as u8;
+    const SYSCALL: u8 = Hook::Syscall as u8;
+    match code {
+        FENTRY => Some("fentry"),
+        SOCKET => Some("socket"),
+        SYSCALL => Some("syscall"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_has_what_was_asked_for_in_a_fixed_order() {
+        let origin = Origin {
+            tgid: 10,
+            tid: 11,
+            hook: 2,
+        };
+        let mut out = b"left over".to_vec();
+        let write = |fields: &[ExtraField], out: &mut Vec<u8>| {
+            let extra = Extra {
+                fields: fields.to_vec(),
+                netns: Some(9),
+            };
+            extra.write(origin, out);
+            String::from_utf8(out.clone()).unwrap()
+        };
+        let all = ["netns", "tid", "pid", "hook"].map(|name| name.parse().unwrap());
+        assert_eq!(
+            write(&all, &mut out),
+            r#"{"pid":10,"tid":11,"hook":"socket","netns":9}"#
+        );
+        assert_eq!(write(&[ExtraField::Tid], &mut out), r#"{"tid":11}"#);
+        assert_eq!(write(&[], &mut out), "");
+        assert!("cgroup".parse::<ExtraField>().is_err());
+    }
+}
