@@ -5,10 +5,12 @@ use std::{
     env, fmt,
     num::ParseIntError,
     path::{Path, PathBuf},
+    process::Command,
     str::FromStr,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// A test cannot run here, and why.
 #[derive(Debug)]
@@ -83,6 +85,24 @@ pub(crate) fn named() -> Result<PathBuf> {
         .map(|cache| cache.join("dnstap-agent/servers/bind9/usr/sbin/named"))
         .filter(|path| path.is_file())
         .ok_or_else(|| Skip("no named: set NAMED or run `cargo xtask setup`".into()).into())
+}
+
+/// Version of that `named`: major and minor number.
+pub(crate) fn named_version() -> Result<(u32, u32)> {
+    let output = Command::new(named()?).arg("-v").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+    let mut numbers = text.trim_start_matches("BIND ").split('.');
+    match (number(numbers.next()), number(numbers.next())) {
+        (Some(major), Some(minor)) => Ok((major, minor)),
+        _ => bail!("which version is `{text}`?"),
+    }
+}
+
+/// Largest difference between named's time of a message and ours in milliseconds (`DNSTAP_SKEW_MS`, default 1000): named
+/// takes its own from a clock that it reads once per turn of its event loop, which an emulated machine makes long.
+pub(crate) fn skew() -> Result<Duration> {
+    Ok(Duration::from_millis(number("DNSTAP_SKEW_MS", "1000")?))
 }
 
 /// A program of the path, or of the administrator's folders, which `PATH` may leave out.

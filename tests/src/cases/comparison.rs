@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -13,17 +12,13 @@ use libtest_mimic::Trial;
 use super::{note, trial};
 use crate::{
     compare::{Rules, Unknown, compare},
-    environment::{Combination, combinations},
+    environment::{self, Combination, combinations},
     lab::{Lab, Wanted},
     load::mixed,
     record::Record,
     tap::Tap,
     wire,
 };
-
-/// Largest difference between named's time of a message and ours: named takes its own from a clock that it reads once
-/// per turn of its event loop.
-const SKEW: Duration = Duration::from_secs(1);
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<_> = combinations()
@@ -53,6 +48,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
         .collect::<Result<_>>()?;
     mixed::run(&mut lab)?;
+    let skew = environment::skew()?;
     let mut ours = Vec::new();
     for tap in taps {
         let tapped = tap.stop()?;
@@ -73,7 +69,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         };
         let comparison = compare(&reference, records, &rules);
         ensure!(comparison.holds(), "{how}: {comparison}");
-        ensure!(comparison.skew < SKEW, "{how}: clocks differ: {comparison}");
+        ensure!(comparison.skew < skew, "{how}: clocks differ: {comparison}");
         note(format!("{how}: {comparison}"));
     }
     Ok(())
