@@ -27,6 +27,9 @@ pub(crate) enum Watch {
     Stderr,
 }
 
+/// A line to wait for: what it stands for, and how it is known.
+pub(crate) type Line = (&'static str, fn(&str) -> bool);
+
 /// A child process and the lines that it has written so far.
 pub(crate) struct Running {
     name: String,
@@ -113,6 +116,20 @@ impl Running {
         }
     }
 
+    /// Waits until each of several lines has come, in whatever order; what is named first is looked for first, and passed over
+    /// are the lines up to the last of them.
+    pub(crate) fn wait_for_each(&mut self, lines: &[Line]) -> Result<()> {
+        let start = self.looked;
+        let mut end = start;
+        for (what, wanted) in lines {
+            self.looked = start;
+            self.wait_for(what, wanted)?;
+            end = end.max(self.looked);
+        }
+        self.looked = end;
+        Ok(())
+    }
+
     /// Writes one line to the child's standard input, which the command must have piped.
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         let input = self
@@ -195,4 +212,22 @@ pub(crate) fn output(mut command: Command) -> Result<(String, String)> {
         output.status
     );
     Ok((output_text, error_text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_in_whatever_order_they_come() -> Result<()> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo transferred; echo running; echo transferred"]);
+        let mut process = Running::start("sh", command, Watch::Stdout)?;
+        process.wait_for_each(&[
+            ("running", |line| line == "running"),
+            ("the transfer", |line| line == "transferred"),
+        ])?;
+        process.wait_for("the next transfer", |line| line == "transferred")?;
+        Ok(())
+    }
 }

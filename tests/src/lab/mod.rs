@@ -77,12 +77,9 @@ impl Lab {
         } else {
             None
         };
-        let mut tapped = named::start_tapped(folder, ports, wanted, &socket)?;
+        let tapped = named::start_tapped(folder, ports, wanted, &socket)?;
         if let Some(reference) = &mut reference {
             reference.connected()?;
-        }
-        if wanted.upstream {
-            tapped.wait_for_transfer()?;
         }
         Ok(Self {
             tapped,

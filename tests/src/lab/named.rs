@@ -11,11 +11,19 @@ use anyhow::{Result, ensure};
 use super::{Ports, Wanted, write, zones};
 use crate::{
     environment,
-    process::{Running, Watch},
+    process::{Line, Running, Watch},
 };
 
 /// Key of the lab's `rndc`; the control channel listens on loopback for the time of a test.
 const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
+
+/// `named` answers: its last line of a start-up.
+const RUNNING: Line = ("running", |line| line.ends_with(" running"));
+/// A transfer of `moving.lab` into the server has succeeded. The first one may come before [`RUNNING`]: zones are
+/// maintained while others are still being loaded.
+const TRANSFERRED: Line = ("a transfer of moving.lab", |line| {
+    line.contains("moving.lab/IN") && line.contains("Transfer status: success")
+});
 
 /// A running `named`.
 pub(crate) struct Named {
@@ -31,9 +39,8 @@ impl Named {
 
     /// Waits until the next transfer of `moving.lab` into this server has succeeded.
     pub(crate) fn wait_for_transfer(&mut self) -> Result<()> {
-        self.process.wait_for("a transfer of moving.lab", |line| {
-            line.contains("moving.lab/IN") && line.contains("Transfer status: success")
-        })?;
+        let (what, transferred) = TRANSFERRED;
+        self.process.wait_for(what, transferred)?;
         Ok(())
     }
 
@@ -65,7 +72,7 @@ impl Named {
     }
 }
 
-/// The server that the tests tap.
+/// The server that the tests tap; with an upstream, it has its copy of `moving.lab` from there.
 pub(super) fn start_tapped(
     folder: &Path,
     ports: Ports,
@@ -87,7 +94,7 @@ pub(super) fn start_tapped(
          recursion yes;\nallow-recursion {{ any; }};\nallow-transfer {{ any; }};\n\
          max-udp-size 4096;\nedns-udp-size 1232;\n\
          notify explicit;\n",
-        common(folder, upstream),
+        common(folder, upstream)?,
     )?;
     if wanted.reference {
         // The largest input queue that there is, that named loses nothing itself at the rate of the tests.
@@ -137,7 +144,12 @@ pub(super) fn start_tapped(
             "{KEY}options {{ default-key lab; default-server 127.0.0.1; default-port {control}; }};\n"
         ),
     )?;
-    start(folder, "tapped", &text, Some(rndc))
+    let ready: &[Line] = if wanted.upstream {
+        &[RUNNING, TRANSFERRED]
+    } else {
+        &[RUNNING]
+    };
+    start(folder, "tapped", &text, Some(rndc), ready)
 }
 
 /// The server above it: the root, `up.lab`, and the primary of `moving.lab`.
@@ -150,7 +162,7 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
          listen-on port {upstream} {{ 127.0.0.1; }};\nlisten-on-v6 port {upstream} {{ ::1; }};\n\
          recursion no;\nallow-transfer {{ any; }};\n\
          notify explicit;\n}};\n",
-        common(folder, upstream)
+        common(folder, upstream)?
     );
     for (zone, records) in zones::of_upstream()? {
         let name = if zone == "." { "root" } else { zone };
@@ -169,24 +181,36 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
             file.display()
         )?;
     }
-    start(folder, "upstream", &text, None)
+    start(folder, "upstream", &text, None, &[RUNNING])
 }
 
 /// Options of both: everything below the scratch folder, no background traffic.
-fn common(folder: &Path, upstream: u16) -> String {
-    format!(
-        "directory \"{}\";\nport {upstream};\npid-file none;\nlock-file none;\nsession-keyfile none;\n\
+fn common(folder: &Path, upstream: u16) -> Result<String> {
+    // Its default is a file in /run; BIND 9.20 has neither the file nor the option any more.
+    let lock = if environment::named_version()? < (9, 20) {
+        "lock-file none;\n"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "directory \"{}\";\nport {upstream};\npid-file none;\n{lock}session-keyfile none;\n\
          dnssec-validation no;\nempty-zones-enable no;\n",
         folder.display()
-    )
+    ))
 }
 
-fn start(folder: &Path, name: &str, configuration: &str, rndc: Option<PathBuf>) -> Result<Named> {
+fn start(
+    folder: &Path,
+    name: &str,
+    configuration: &str,
+    rndc: Option<PathBuf>,
+    ready: &[Line],
+) -> Result<Named> {
     let file = write(folder, &format!("{name}.conf"), configuration)?;
     let mut command = Command::new(environment::named()?);
     // Two workers on any machine, so that a message may come from either.
     command.args(["-g", "-n", "2", "-c"]).arg(file);
     let mut process = Running::start(&format!("named ({name})"), command, Watch::Stderr)?;
-    process.wait_for("running", |line| line.ends_with(" running"))?;
+    process.wait_for_each(ready)?;
     Ok(Named { process, rndc })
 }
