@@ -1,6 +1,7 @@
 //! The cases. Each module returns its trials; names are sentences with the parameters in front.
 
 mod calls;
+mod check;
 mod collectors;
 mod comparison;
 mod failures;
@@ -37,6 +38,7 @@ pub(crate) fn notes() -> Vec<String> {
 pub(crate) fn all() -> Vec<Trial> {
     [
         lab::trials(),
+        check::trials(),
         calls::trials(),
         collectors::trials(),
         midstream::trials(),

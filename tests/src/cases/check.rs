@@ -1,0 +1,291 @@
+//! `dnstap-agent check`: it names what `attach` needs and would use, with a remedy for all that is missing, and `attach` does
+//! use it; and `attach` with a kernel description that lacks a member names that member instead of guessing.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use super::trial;
+use crate::{
+    environment::{self, Combination, Skip, combinations},
+    lab,
+    process::{Finished, PATIENCE, Running, Watch},
+    record, system,
+    tap::{self, Tap},
+    toy::{Calls, Toy},
+};
+
+/// The agent's exit codes (`dnstap_agent::exit`).
+const EXIT_OK: i32 = 0;
+const EXIT_NO_PERMISSION: i32 = 77;
+
+/// User and group `nobody`.
+const NOBODY: u32 = 65_534;
+
+/// What `check` must look for.
+const FINDINGS: [&str; 7] = [
+    "CAP_BPF",
+    "CAP_PERFMON",
+    "CAP_SYS_PTRACE",
+    "BTF",
+    "hook fentry",
+    "hook socket",
+    "hook syscall",
+];
+
+/// Description of the running kernel's structures.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "check: attach uses the hook and the ring that check names".into(),
+            attach_agrees,
+        ),
+        trial(
+            "check: people read the same as programs".into(),
+            text_agrees,
+        ),
+        trial(
+            "check: without privileges every missing one has its remedy".into(),
+            without_privileges,
+        ),
+        trial(
+            "check: a member that the kernel does not have is named, and nothing is delivered"
+                .into(),
+            missing_member,
+        ),
+    ]
+}
+
+fn attach_agrees() -> Result<()> {
+    root()?;
+    let report = report(&Agent::of_root()?, EXIT_OK)?;
+    report.expect_complete()?;
+    for Combination { hook, .. } in combinations() {
+        ensure!(
+            report.ok(&format!("hook {hook}"))?,
+            "hook {hook} is refused: {}",
+            report.0
+        );
+    }
+    let word = |key: &str| {
+        report.0[key]
+            .as_str()
+            .context("not named")
+            .map(str::to_owned)
+    };
+    let (hook, ring) = (word("hook")?, word("ring")?);
+    let scratch = lab::scratch()?;
+    let mut toy = Toy::start(Calls::Address)?;
+    let auto = Combination {
+        hook: "auto".into(),
+        ring: "auto".into(),
+    };
+    let tap = Tap::attach(scratch.path(), toy.pid(), &auto, &[])?;
+    let (passed, _) = toy.talk()?;
+    let said = tap.said().to_owned();
+    let records = tap.stop()?.records()?;
+    ensure!(
+        said.contains(&format!("hook {hook}, ring {ring};")),
+        "check names hook {hook} and ring {ring}, attach says: {said}"
+    );
+    ensure!(
+        records.len() == passed.len(),
+        "{} of {} messages",
+        records.len(),
+        passed.len()
+    );
+    Ok(())
+}
+
+fn text_agrees() -> Result<()> {
+    root()?;
+    let agent = Agent::of_root()?;
+    let report = report(&agent, EXIT_OK)?;
+    let text = check(&agent, &[], EXIT_OK)?;
+    for finding in report.findings()? {
+        let name = finding["name"].as_str().context("name")?;
+        let state = if finding["ok"] == true {
+            "ok"
+        } else {
+            "missing"
+        };
+        let line = text
+            .iter()
+            .position(|line| line.starts_with(state) && line.contains(name))
+            .with_context(|| format!("no line `{state} {name}` in {text:#?}"))?;
+        let remedy = finding["remedy"].as_str().context("remedy")?;
+        ensure!(
+            remedy.is_empty() || text[line + 1].contains(remedy),
+            "no remedy behind {name} in {text:#?}"
+        );
+    }
+    let hook = report.0["hook"].as_str().context("hook")?;
+    ensure!(
+        text.iter()
+            .any(|line| line.contains("attach") && line.contains(&format!("hook {hook}"))),
+        "hook {hook} is not named in {text:#?}"
+    );
+    Ok(())
+}
+
+fn without_privileges() -> Result<()> {
+    root()?;
+    let scratch = lab::scratch()?;
+    let agent = Agent {
+        path: scratch.path().join("dnstap-agent"),
+        user: Some(NOBODY),
+    };
+    fs::copy(environment::agent()?, &agent.path)?;
+    let report = report(&agent, EXIT_NO_PERMISSION)?;
+    report.expect_complete()?;
+    for capability in ["CAP_BPF", "CAP_PERFMON"] {
+        ensure!(
+            !report.ok(capability)?,
+            "nobody has {capability}: {}",
+            report.0
+        );
+    }
+    ensure!(report.0["hook"].is_null(), "a hook: {}", report.0);
+    Ok(())
+}
+
+fn missing_member() -> Result<()> {
+    root()?;
+    let scratch = lab::scratch()?;
+    let damaged = damaged_btf(scratch.path(), "skc_dport")?;
+    let toy = Toy::start(Calls::Address)?;
+    for how in combinations() {
+        let file = scratch.path().join("tap.fstrm");
+        let mut command = tap::command(&environment::agent()?, toy.pid(), &how);
+        command
+            .env("DNSTAP_AGENT_BTF", &damaged)
+            .arg("-o")
+            .arg(format!("file:{}", file.display()));
+        let Finished { status, lines } =
+            Running::start("dnstap-agent", command, Watch::Stderr)?.finish(PATIENCE)?;
+        let said = lines.join("\n");
+        ensure!(
+            status.code() == Some(EXIT_NO_PERMISSION),
+            "{how}: {status}\n{said}"
+        );
+        for name in ["sock", "skc_dport"] {
+            ensure!(said.contains(name), "{how}: no {name} in: {said}");
+        }
+        ensure!(
+            !said.contains("attached") && !said.contains("panicked"),
+            "{how}: {said}"
+        );
+        if file.exists() {
+            let delivered = record::read(&file)?.len();
+            ensure!(delivered == 0, "{how}: {delivered} frames\n{said}");
+        }
+    }
+    Ok(())
+}
+
+/// A copy of the kernel's BTF in which the member has another name.
+fn damaged_btf(folder: &Path, member: &str) -> Result<PathBuf> {
+    let mut bytes = fs::read(BTF).map_err(|error| Skip(format!("cannot read {BTF}: {error}")))?;
+    // Names are NUL-terminated in one section of strings, each once.
+    let name = [b"\0", member.as_bytes(), b"\0"].concat();
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .with_context(|| format!("no {member} in {BTF}"))?;
+    bytes[at + 1] = b'X';
+    let path = folder.join("damaged.btf");
+    fs::write(&path, bytes)?;
+    Ok(path)
+}
+
+/// Which agent to run, and as whom if not as root.
+struct Agent {
+    path: PathBuf,
+    user: Option<u32>,
+}
+
+impl Agent {
+    fn of_root() -> Result<Self> {
+        Ok(Self {
+            path: environment::agent()?,
+            user: None,
+        })
+    }
+}
+
+/// The JSON object of `check --json`.
+struct Report(Value);
+
+impl Report {
+    fn findings(&self) -> Result<&Vec<Value>> {
+        self.0["findings"].as_array().context("no findings")
+    }
+
+    /// Whether what was looked for is there.
+    fn ok(&self, name: &str) -> Result<bool> {
+        self.findings()?
+            .iter()
+            .find(|finding| {
+                finding["name"]
+                    .as_str()
+                    .is_some_and(|found| found.contains(name))
+            })
+            .and_then(|finding| finding["ok"].as_bool())
+            .with_context(|| format!("no {name} in {}", self.0))
+    }
+
+    /// Everything was looked for, and what is missing has a reason and a remedy.
+    fn expect_complete(&self) -> Result<()> {
+        for name in FINDINGS {
+            self.ok(name)?;
+        }
+        for finding in self.findings()? {
+            let said = |key: &str| finding[key].as_str().is_some_and(|text| !text.is_empty());
+            ensure!(
+                said("detail") && (finding["ok"] == true || said("remedy")),
+                "no detail or no remedy: {finding}"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn report(agent: &Agent, code: i32) -> Result<Report> {
+    let text = check(agent, &["--json"], code)?.join("\n");
+    Ok(Report(
+        serde_json::from_str(&text).with_context(|| text.clone())?,
+    ))
+}
+
+/// Lines of `check`, which must end with `code`.
+fn check(agent: &Agent, arguments: &[&str], code: i32) -> Result<Vec<String>> {
+    let mut command = Command::new(&agent.path);
+    command.arg("check").args(arguments);
+    if let Some(user) = agent.user {
+        command.uid(user).gid(user);
+    }
+    let Finished { status, lines } =
+        Running::start("dnstap-agent check", command, Watch::Stdout)?.finish(PATIENCE)?;
+    ensure!(
+        status.code() == Some(code),
+        "expected exit code {code}, got {status}: {lines:#?}"
+    );
+    Ok(lines)
+}
+
+fn root() -> Result<()> {
+    ensure!(
+        system::is_root(),
+        Skip("this test tells root from others, and is not root".into())
+    );
+    Ok(())
+}
