@@ -62,6 +62,14 @@ pub(super) fn trials() -> Vec<Trial> {
         of_named,
     ));
     trials.push(trial(
+        "receive --wait lets the sender wait for a late collector and drops nothing".into(),
+        waits,
+    ));
+    trials.push(trial(
+        "receive closes connections beyond --max-connections and goes on with the others".into(),
+        too_many,
+    ));
+    trials.push(trial(
         "a collector restarted 20 times under 10,000 messages/s: delivered or counted, exactly"
             .into(),
         restarts,
@@ -230,6 +238,65 @@ fn received(peer: Collector, tcp: bool) -> Result<()> {
         "another file than sent: {summary}"
     );
     ensure!(summary["received"]["unfinished"] == 0, "{summary}");
+    Ok(())
+}
+
+/// The sender has far more than the queue holds when the collector is started.
+fn waits() -> Result<()> {
+    let folder = scratch()?;
+    let folder = folder.path();
+    let source = source(folder, MESSAGES)?;
+    let socket = Socket::new(folder, false)?;
+    let file = folder.join("collected.fstrm");
+    let more = ["--wait", "--queue-size", "100K"];
+    let agent = Agent::start(folder, "agent", &more, &socket.argument())?;
+    let Socket::Unix(input) = &agent.input else {
+        bail!("a unix socket")
+    };
+    let input = Socket::Unix(input.clone());
+    let sent = source.clone();
+    let sending = thread::spawn(move || Collector::Fstrm.send(&input, &sent));
+    thread::sleep(Duration::from_millis(300)); // without a collector
+    ensure!(!sending.is_finished(), "the sender did not wait");
+    let mut collector = Collector::Fstrm.collect(&socket, &file)?;
+    collector.wait_for("a connection", |line| line.contains("accepted "))?;
+    sending
+        .join()
+        .map_err(|_panic| anyhow!("the sender panicked"))??;
+    let summary = agent.stop()?;
+    Collector::Fstrm.finish(collector, &file)?;
+    ensure!(
+        payloads(&file)? == payloads(&source)?,
+        "other frames than sent: {summary}"
+    );
+    Ok(())
+}
+
+fn too_many() -> Result<()> {
+    let folder = scratch()?;
+    let folder = folder.path();
+    let file = folder.join("received.fstrm");
+    let output = format!("file:{}", file.display());
+    let agent = Agent::start(folder, "agent", &["--max-connections", "2"], &output)?;
+    let Socket::Unix(input) = &agent.input else {
+        bail!("a unix socket")
+    };
+    let mut senders = [Sender::connect(input)?, Sender::connect(input)?];
+    ensure!(Sender::connect(input).is_err(), "a third was taken");
+    for sender in &mut senders {
+        sender.send_up_to(100)?;
+    }
+    let [first, second] = senders;
+    first.finish()?;
+    // Not ended in order, by this side: what it has sent is taken all the same.
+    drop(second);
+    let summary = agent.stop()?;
+    let received = &summary["received"];
+    ensure!(
+        received["refused"] == 1 && received["unfinished"] == 1 && received["messages"] == 200,
+        "{summary}"
+    );
+    ensure!(payloads(&file)?.len() == 200, "{summary}");
     Ok(())
 }
 
