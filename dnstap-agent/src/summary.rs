@@ -72,6 +72,14 @@ impl Summary {
         })
     }
 
+    /// The pure stages' counters whose names begin with `prefix`, named without it.
+    fn pipeline_counts(&self, prefix: &str) -> Vec<(&'static str, u64)> {
+        self.pipeline
+            .table()
+            .filter_map(|(name, count)| Some((name.strip_prefix(prefix)?, count)))
+            .collect()
+    }
+
     fn kernel_reasons(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
         Counter::ALL
             .iter()
@@ -118,6 +126,15 @@ impl fmt::Display for Summary {
                     "kernel: {name} ran {} times, {average} ns each",
                     stats.runs
                 )?;
+            }
+        }
+        for (what, prefix) in [
+            ("queries without answer", "unanswered_"),
+            ("left out on purpose", "excluded_"),
+        ] {
+            let counts = list(self.pipeline_counts(prefix), "");
+            if !counts.is_empty() {
+                writeln!(formatter, "{what}: {counts}")?;
             }
         }
         for output in &self.outputs {

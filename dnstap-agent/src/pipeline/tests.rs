@@ -16,10 +16,17 @@ use crate::{
     stream::wire::fixture::{framed, message},
 };
 
+mod mutations;
+mod roles;
+
 const SECOND: i64 = 1_000_000_000;
 
 fn pipeline() -> Pipeline {
-    Pipeline::new(PipelineConfig {
+    Pipeline::new(config())
+}
+
+fn config() -> PipelineConfig {
+    PipelineConfig {
         identity: b"ns1".to_vec(),
         version: b"tap".to_vec(),
         existing_sockets: vec![1_000],
@@ -33,7 +40,7 @@ fn pipeline() -> Pipeline {
         },
         udp_sockets: 16,
         ..PipelineConfig::default()
-    })
+    }
 }
 
 /// Splits a batch's frames and decodes them with prost.
@@ -473,71 +480,4 @@ proptest! {
         let bytes: usize = decoded(&batch).iter().map(|m| m.query_message().len() + m.response_message().len()).sum();
         prop_assert_eq!(bytes as u64, pipeline.counters().deliver.message_bytes);
     }
-}
-
-#[test]
-fn a_hundred_thousand_mutations_break_nothing() {
-    let mut pipeline = pipeline();
-    let mut batch = Batch::default();
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
-    let originals: Vec<Vec<u8>> = (0..8)
-        .map(|number: u16| {
-            let payload = message(
-                number,
-                if number < 4 { 0x0100 } else { 0x8180 },
-                "example",
-                number % 4,
-            );
-            let (mut header, tcp) = (at(0, u8::from(number > 3)), number.is_multiple_of(2));
-            header.socket = u64::from(number);
-            header.protocol = if tcp { IPPROTO_TCP } else { header.protocol };
-            if tcp {
-                whole(header, &framed(&payload))
-            } else {
-                whole(header, &payload)
-            }
-        })
-        .collect();
-    for round in 0..100_000u64 {
-        let choice = next();
-        let mut record = originals[choice as usize % originals.len()].clone();
-        record[..8].copy_from_slice(&round.to_ne_bytes());
-        for _ in 0..choice >> 60 {
-            // Half of the mutations hit the payload.
-            let (place, byte) = (next() as usize, next());
-            let span = if byte & 256 == 0 {
-                crate::event::HEADER
-            } else {
-                record.len()
-            };
-            record[place % span] = byte as u8;
-        }
-        record.truncate(if choice & 0xf00 == 0 {
-            next() as usize % record.len()
-        } else {
-            record.len()
-        });
-        pipeline.push(&record, &mut batch);
-        if round % 1_000 == 0 {
-            pipeline.tick(round, &mut batch);
-            decoded(&batch);
-            batch.clear();
-            check(&pipeline);
-            pipeline.verdicts().for_each(drop);
-        }
-    }
-    pipeline.finish(&mut batch);
-    check(&pipeline);
-    let counters = pipeline.counters();
-    assert_eq!(counters.intake.records, 100_000);
-    assert!(
-        counters.intake.event_errors > 1_000 && counters.deliver.messages > 1_000,
-        "{counters:?}"
-    );
 }
