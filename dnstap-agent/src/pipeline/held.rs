@@ -126,10 +126,10 @@ mod tests {
     #[test]
     fn the_old_and_those_beyond_the_bounds_go() {
         let mut held = Held::default();
-        for at in 0..10 {
-            held.put(waiting(at, 1));
-        }
+        let tickets: Vec<_> = (0..10).map(|at| held.put(waiting(at, 1))).collect();
         assert_eq!(std::iter::from_fn(|| held.overdue(4)).count(), 4);
+        assert!(held.take(tickets[3]).is_none(), "it has gone");
+        assert_eq!(held.take(tickets[5]).unwrap().envelope.ktime_ns, 5);
         for at in 0..300 {
             held.put(waiting(100 + at, 65_535));
         }

@@ -84,9 +84,9 @@ fn a_million_mutations_break_nothing() {
             let mut record = originals[choice as usize % originals.len()].clone();
             record[..8].copy_from_slice(&round.to_ne_bytes());
             // New connections now and then: one that was dropped is joined midway ever after.
-            record[SOCKET] = record[SOCKET].wrapping_add((round >> 6) as u8 & 0xf0);
-            record[SOCKET + 1] = (round >> 14) as u8;
-            record[SOCKET + 2] = (round >> 22) as u8;
+            record[SOCKET] = record[SOCKET].wrapping_add((round >> 2) as u8 & 0xf0);
+            record[SOCKET + 1] = (round >> 10) as u8;
+            record[SOCKET + 2] = (round >> 18) as u8;
             for _ in 0..choice >> 61 {
                 // Half of the mutations hit the payload.
                 let (place, byte) = (random.next() as usize, random.next());
