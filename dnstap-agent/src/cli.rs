@@ -60,8 +60,9 @@ pub struct Attach {
     pub pid: u32,
 
     /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line),
-    /// `file:PATH` (dnstap in Frame Streams, overwritten), `unix:PATH` and `tcp:HOST:PORT` (a collector of dnstap, which may
-    /// come later, go and come back)
+    /// `file:PATH` (dnstap in Frame Streams, overwritten), `unix:PATH`, `tcp:HOST:PORT` and
+    /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
+    /// back; files in PEM)
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 

@@ -14,10 +14,9 @@ use std::{
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use crate::socket::{Address, Listener};
+use crate::socket::{Address, Listener, Tls, acceptor};
 
 /// A socket that can be connected to.
-#[derive(Debug)]
 pub(super) struct Bound {
     /// As given, with the port that the system chose if it was 0.
     pub(super) name: String,
@@ -46,6 +45,7 @@ pub(super) async fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, 
             Address::Tcp { host, port } => {
                 tcp(host, *port).await.map_err(|error| error.to_string())
             }
+            Address::Tls(at) => tls(at).await.map_err(|error| error.to_string()),
         };
         match result {
             Ok(socket) => bound.push(socket),
@@ -65,6 +65,17 @@ async fn tcp(host: &str, port: u16) -> io::Result<Bound> {
     Ok(Bound {
         name,
         listener: Listener::Tcp(listener),
+        file: None,
+    })
+}
+
+async fn tls(at: &Tls) -> io::Result<Bound> {
+    let acceptor = acceptor(at)?;
+    let listener = TcpListener::bind((at.host.as_str(), at.port)).await?;
+    let name = format!("tls:{}", listener.local_addr()?);
+    Ok(Bound {
+        name,
+        listener: Listener::Tls(listener, acceptor),
         file: None,
     })
 }
@@ -162,7 +173,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "precious").expect("written");
         let addresses = [path.clone(), file.clone(), path.join("below")].map(Address::Unix);
-        let problems = all(&addresses, 0o660).await.expect_err("none of them");
+        let problems = all(&addresses, 0o660).await.err().expect("none of them");
         let told: Vec<_> = problems.lines().collect();
         assert!(told[0].contains("another process listens"), "{problems}");
         assert!(told[1].contains("is no socket"), "{problems}");

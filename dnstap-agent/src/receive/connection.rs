@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{Args, Intake};
 use crate::{
     sink::{Batch, SinkSet},
-    socket::Stream,
+    socket::{Arrival, Stream},
 };
 
 /// How long a sender may take up to START, and to take an answer.
@@ -78,8 +78,38 @@ enum Ended {
     Ending,
 }
 
+/// Takes everything that comes over a new connection, up to its end.
+pub(super) async fn take(
+    number: u64,
+    arrival: Arrival,
+    peer: String,
+    hub: Rc<Hub>,
+    stop: watch::Receiver<Option<Instant>>,
+) {
+    hub.count(|intake| intake.connections += 1);
+    let mut stopped = stop.clone();
+    let settled = tokio::select! {
+        biased;
+        settled = timeout(HANDSHAKE, arrival.settle()) => {
+            settled.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+        }
+        _ = stopped.wait_for(Option::is_some) => Err(io::ErrorKind::Interrupted.into()),
+    };
+    let connection = settled.and_then(|stream| {
+        Connection::new(number, stream, peer.clone(), Rc::clone(&hub), stop)
+            .map_err(io::Error::other)
+    });
+    match connection {
+        Ok(connection) => connection.run().await,
+        Err(error) => {
+            hub.count(|intake| intake.unfinished += 1);
+            warn!(connection = number, peer, %error, "it does not agree upon TLS");
+        }
+    }
+}
+
 /// A connection at work.
-pub(super) struct Connection {
+struct Connection {
     number: u64,
     peer: String,
     stream: Stream,
@@ -92,7 +122,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(
+    fn new(
         number: u64,
         stream: Stream,
         peer: String,
@@ -113,7 +143,7 @@ impl Connection {
     }
 
     /// Takes everything up to STOP, or the end of the connection.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         info!(connection = self.number, peer = self.peer, "connected");
         let ended = self.receive().await;
         let (connection, messages) = (self.number, self.messages);
@@ -173,6 +203,8 @@ impl Connection {
             }
             self.take_frames().await?;
             if self.server.state() == ServerState::Stopped {
+                // TLS has a word for the end; a sender that is gone already has no need of it.
+                let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
                 return Ok(());
             }
         }
@@ -184,7 +216,11 @@ impl Connection {
         loop {
             let decoded = self.server.decode(&mut self.input, &mut answers);
             if !answers.is_empty() {
-                timeout(HANDSHAKE, self.stream.write_all(&answers))
+                let answering = async {
+                    self.stream.write_all(&answers).await?;
+                    self.stream.flush().await
+                };
+                timeout(HANDSHAKE, answering)
                     .await
                     .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))?;
                 answers.clear();

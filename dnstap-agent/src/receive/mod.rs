@@ -29,14 +29,14 @@ use tracing::{info, warn};
 
 use self::{
     bind::Bound,
-    connection::{Connection, Hub},
+    connection::Hub,
     summary::{Intake, Summary},
 };
 use crate::{
     cli::parse_bytes,
     exit::{Exit, ExitWith},
     sink::{OutputSpec, SinkOptions, SinkSet, SinkState},
-    socket::{Address, Stream},
+    socket::Address,
 };
 
 /// How long connections may take to hand over what has arrived when the end has come.
@@ -51,7 +51,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Options of `receive`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where senders connect; may be given several times: `unix:PATH` or `tcp:ADDRESS:PORT`
+    /// Where senders connect; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`, or
+    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE` (PEM), with `,ca=FILE` for senders that must show a certificate of that authority
     #[arg(short, long, required = true, value_name = "SOCKET")]
     pub listen: Vec<Address>,
 
@@ -175,29 +176,30 @@ async fn serve(args: &Args) -> Result<Summary> {
                 break "no output is left to write to";
             },
             Some(ended) = connections.join_next() => check(ended)?,
-            Some((stream, peer)) = arrived.recv() => {
+            Some((arrival, peer)) = arrived.recv() => {
                 number += 1;
                 if connections.len() >= args.max_connections as usize {
                     hub.count(|intake| intake.refused += 1);
                     warn!(peer, "closed at once: there are --max-connections {} already", args.max_connections);
                     continue;
                 }
-                start(&mut connections, number, stream, peer, &hub, stopped.clone());
+                let hub = Rc::clone(&hub);
+                connections.spawn_local(connection::take(number, arrival, peer, hub, stopped.clone()));
             }
         }
     };
     info!("ending: {reason}");
     listeners.shutdown().await;
     drop(files); // the sockets' files: nobody can come any more
-    while let Ok((stream, peer)) = arrived.try_recv() {
-        start(
-            &mut connections,
+    while let Ok((arrival, peer)) = arrived.try_recv() {
+        let hub = Rc::clone(&hub);
+        connections.spawn_local(connection::take(
             number + 1,
-            stream,
+            arrival,
             peer,
-            &hub,
+            hub,
             stopped.clone(),
-        );
+        ));
     }
     stop.send_replace(Some(Instant::now() + DRAIN));
     while let Some(ended) = connections.join_next().await {
@@ -210,23 +212,6 @@ async fn serve(args: &Args) -> Result<Summary> {
         intake: intake.into_inner(),
         outputs: sinks.into_inner().finish(GRACE),
     })
-}
-
-fn start(
-    connections: &mut JoinSet<()>,
-    number: u64,
-    stream: Stream,
-    peer: String,
-    hub: &Rc<Hub>,
-    stopped: watch::Receiver<Option<Instant>>,
-) {
-    hub.count(|intake| intake.connections += 1);
-    match Connection::new(number, stream, peer, Rc::clone(hub), stopped) {
-        Ok(connection) => {
-            connections.spawn_local(connection.run());
-        }
-        Err(error) => warn!(%error, "cannot take a connection"),
-    }
 }
 
 /// A panic in a task is one of the whole.

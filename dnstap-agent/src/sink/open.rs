@@ -16,7 +16,10 @@ use super::{
     OutputSpec, Place, device::Descriptor, frame_file::FrameFile, line_file::LineFile,
     output::Output,
 };
-use crate::{render::Format, socket::Address};
+use crate::{
+    render::Format,
+    socket::{self, Address},
+};
 
 /// Why the outputs could not be opened: every problem, each with the output, the cause and the fix.
 #[derive(Debug)]
@@ -151,6 +154,12 @@ impl<'a> Target<'a> {
 
 fn open_descriptor(spec: &OutputSpec) -> Result<Option<Open>, (String, Option<io::Error>)> {
     let place = match Target::of(spec) {
+        Target::Socket(Address::Tls(tls)) => {
+            return match socket::connector(tls) {
+                Ok(_) => Ok(None),
+                Err(error) => Err((error.to_string(), Some(error))),
+            };
+        }
         Target::Socket(_) => return Ok(None),
         Target::Place(place) => place,
     };

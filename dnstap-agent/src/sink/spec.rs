@@ -40,7 +40,7 @@ pub enum OutputSpec {
     Json(Place),
     /// A Frame Streams file: `file:PATH`, and `file:-` for a pipe.
     File(Place),
-    /// A collector that takes Frame Streams over a socket: `unix:PATH`, `tcp:HOST:PORT`.
+    /// A collector that takes Frame Streams over a socket: `unix:PATH`, `tcp:HOST:PORT`, `tls:HOST:PORT,...`.
     Socket(Address),
 }
 
@@ -76,8 +76,8 @@ pub enum SpecError {
 
 /// The valid forms, for messages and help.
 pub const FORMS: &str = "valid outputs are `-` or `text:-` (one line per message), `json:-` (one JSON object per line), \
-     `text:PATH`, `json:PATH`, `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH` and \
-     `tcp:HOST:PORT` (Frame Streams)";
+     `text:PATH`, `json:PATH`, `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH`, \
+     `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams)";
 
 impl FromStr for OutputSpec {
     type Err = SpecError;
@@ -90,12 +90,11 @@ impl FromStr for OutputSpec {
             Some(("text", place)) => (Self::Text, place),
             Some(("json", place)) => (Self::Json, place),
             Some(("file", place)) => (Self::File, place),
-            Some(("unix" | "tcp", _)) => {
-                return match text.parse()? {
-                    Address::Tcp { port: 0, .. } => {
-                        Err(AddressError::HostPort(text.to_owned()).into())
-                    }
-                    address => Ok(Self::Socket(address)),
+            Some(("unix" | "tcp" | "tls", _)) => {
+                let address: Address = text.parse()?;
+                return match address.port() {
+                    Some(0) => Err(AddressError::HostPort(text.to_owned()).into()),
+                    _ => Ok(Self::Socket(address)),
                 };
             }
             _ => return Err(SpecError::UnknownForm(text.to_owned())),

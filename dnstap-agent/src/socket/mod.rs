@@ -6,8 +6,10 @@
 
 mod address;
 mod stream;
+mod tls;
 
 pub use self::{
-    address::{Address, AddressError},
-    stream::{Listener, Stream},
+    address::{Address, AddressError, Tls},
+    stream::{Arrival, Listener, Stream},
+    tls::{acceptor, connector},
 };

@@ -14,8 +14,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::Address;
+use super::{Address, connector};
 
 /// A peer whose host is gone says nothing; TCP alone would notice after a quarter of an hour or never.
 const DEAD_PEER: Duration = Duration::from_mins(1);
@@ -27,6 +28,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// Over TCP.
     Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -35,30 +38,26 @@ impl Stream {
         match address {
             Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
             Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                Self::tcp(stream)
+                tcp(TcpStream::connect((host.as_str(), *port)).await?).map(Self::Tcp)
+            }
+            Address::Tls(tls) => {
+                let (connector, name) = connector(tls)?;
+                let stream = tcp(TcpStream::connect((tls.host.as_str(), tls.port)).await?)?;
+                let stream = connector.connect(name, stream).await?;
+                Ok(Self::Tls(Box::new(stream.into())))
             }
         }
-    }
-
-    fn tcp(stream: TcpStream) -> io::Result<Self> {
-        // Messages are gathered before they are written: waiting for more would only delay them.
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        let idle = DEAD_PEER / 2;
-        let keepalive = TcpKeepalive::new()
-            .with_time(idle)
-            .with_interval(idle / 3)
-            .with_retries(3);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-        Ok(Self::Tcp(stream))
     }
 
     /// Whether all that was written has been taken: over a unix socket read by the peer, over TCP acknowledged by its
     /// host. False if the connection is broken, or the system does not tell.
     #[must_use]
     pub fn is_drained(&self) -> bool {
+        if let Self::Tls(stream) = self
+            && stream.get_ref().1.wants_write()
+        {
+            return false;
+        }
         // In this order: a peer that ends first marks the connection and then throws away what it has not read.
         matches!(unsent(self.as_fd()), Ok(0)) && self.is_silent()
     }
@@ -80,8 +79,24 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
         }
     }
+}
+
+/// A TCP connection as all of ours are.
+fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
+    // Messages are gathered before they are written: waiting for more would only delay them.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let idle = DEAD_PEER / 2;
+    let keepalive = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(idle / 3)
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    Ok(stream)
 }
 
 /// Bytes written and not yet taken: `SIOCOUTQ`, see unix(7) and tcp(7).
@@ -105,6 +120,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
 }
@@ -118,6 +134,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
@@ -125,6 +142,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -132,22 +150,42 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }
 
 /// A socket that takes connections.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the acceptor has none")]
 pub enum Listener {
     /// On a unix socket.
     Unix(UnixListener),
     /// On a TCP port.
     Tcp(TcpListener),
+    /// On a TCP port, for TLS.
+    Tls(TcpListener, TlsAcceptor),
+}
+
+/// A connection that was taken, before it can be used: TLS has to be agreed upon, which the peer may draw out.
+#[expect(missing_debug_implementations, reason = "the acceptor has none")]
+pub struct Arrival(Stream, Option<TlsAcceptor>);
+
+impl Arrival {
+    /// Agrees upon TLS, if that is to be.
+    pub async fn settle(self) -> io::Result<Stream> {
+        match self {
+            Self(Stream::Tcp(stream), Some(acceptor)) => {
+                let stream = acceptor.accept(stream).await?;
+                Ok(Stream::Tls(Box::new(stream.into())))
+            }
+            Self(stream, _) => Ok(stream),
+        }
+    }
 }
 
 impl Listener {
     /// The next connection, and who it is from as far as that is known.
-    pub async fn accept(&self) -> io::Result<(Stream, String)> {
+    pub async fn accept(&self) -> io::Result<(Arrival, String)> {
         match self {
             Self::Unix(listener) => {
                 let (stream, _unnamed) = listener.accept().await?;
@@ -155,11 +193,16 @@ impl Listener {
                     Ok(peer) => format!("pid {} uid {}", peer.pid().unwrap_or(0), peer.uid()),
                     Err(_unknown) => "unknown".to_owned(),
                 };
-                Ok((Stream::Unix(stream), peer))
+                Ok((Arrival(Stream::Unix(stream), None), peer))
             }
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Stream::tcp(stream)?, peer.to_string()))
+                Ok((Arrival(Stream::Tcp(tcp(stream)?), None), peer.to_string()))
+            }
+            Self::Tls(listener, acceptor) => {
+                let (stream, peer) = listener.accept().await?;
+                let arrival = Arrival(Stream::Tcp(tcp(stream)?), Some(acceptor.clone()));
+                Ok((arrival, peer.to_string()))
             }
         }
     }

@@ -62,6 +62,10 @@ pub(super) fn trials() -> Vec<Trial> {
         of_named,
     ));
     trials.push(trial(
+        "over tls with certificates on both sides everything arrives, and nothing without".into(),
+        encrypted,
+    ));
+    trials.push(trial(
         "receive --wait lets the sender wait for a late collector and drops nothing".into(),
         waits,
     ));
@@ -238,6 +242,100 @@ fn received(peer: Collector, tcp: bool) -> Result<()> {
         "another file than sent: {summary}"
     );
     ensure!(summary["received"]["unfinished"] == 0, "{summary}");
+    Ok(())
+}
+
+/// An authority, a server and a client that it vouches for; then a client that it does not, a server of another name.
+fn encrypted() -> Result<()> {
+    let folder = scratch()?;
+    let folder = folder.path();
+    let source = source(folder, MESSAGES)?;
+    certificates(folder)?;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let Socket::Tcp(port) = Socket::new(folder, true)? else {
+        bail!("a port")
+    };
+    let file = folder.join("received.fstrm");
+    let output = format!("file:{}", file.display());
+    let listen = format!(
+        "tls:127.0.0.1:{port},ca={},cert={},key={}",
+        at("ca.pem"),
+        at("server.pem"),
+        at("server.key")
+    );
+    let collector = Agent::start(folder, "collector", &["-l", &listen], &output)?;
+    let ca = at("ca.pem");
+    let (cert, key) = (at("client.pem"), at("client.key"));
+    let refused = [
+        (
+            "no-certificate",
+            format!("tls:127.0.0.1:{port},ca={ca},name=collector.test"),
+        ),
+        (
+            "other-authority",
+            format!("tls:127.0.0.1:{port},ca={cert},cert={cert},key={key},name=collector.test"),
+        ),
+        (
+            "other-name",
+            format!("tls:127.0.0.1:{port},ca={ca},cert={cert},key={key},name=other.test"),
+        ),
+    ];
+    for (name, output) in refused {
+        let agent = Agent::start(folder, name, &[], &output)?;
+        let Socket::Unix(input) = &agent.input else {
+            bail!("a unix socket")
+        };
+        let mut sender = Sender::connect(input)?;
+        sender.send_up_to(10)?;
+        sender.finish()?;
+        let summary = agent.stop_with_failure()?;
+        let account = &summary["outputs"][0];
+        ensure!(
+            account["written"] == 0 && account["dropped"]["shutdown"] == 10,
+            "{name}: {summary}"
+        );
+    }
+    let output = format!("tls:127.0.0.1:{port},ca={ca},cert={cert},key={key},name=collector.test");
+    let agent = Agent::start(folder, "agent", &[], &output)?;
+    Collector::Fstrm.send(&agent.input, &source)?;
+    let sent = agent.stop()?;
+    let received = collector.stop()?;
+    let account = &sent["outputs"][0];
+    ensure!(
+        account["written"] == MESSAGES && account["unconfirmed"] == 0,
+        "{sent}"
+    );
+    ensure!(
+        fs::read(&file)? == fs::read(&source)?,
+        "another file than sent: {received}"
+    );
+    Ok(())
+}
+
+/// `ca.pem`, and `server` and `client` `.pem` and `.key`.
+fn certificates(folder: &Path) -> Result<()> {
+    let openssl = |arguments: &str| -> Result<()> {
+        let mut command = Command::new(tool("openssl")?);
+        command.args(arguments.split(' ')).current_dir(folder);
+        output(command).map(drop)
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"
+    ))?;
+    for (who, name) in [("server", "collector.test"), ("client", "agent.test")] {
+        write(
+            folder,
+            "extensions",
+            &format!("subjectAltName=DNS:{name}\nbasicConstraints=CA:FALSE\n"),
+        )?;
+        openssl(&format!(
+            "req {key} -keyout {who}.key -out {who}.csr -subj /CN={name}"
+        ))?;
+        openssl(&format!(
+            "x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {who}.pem"
+        ))?;
+    }
     Ok(())
 }
 
@@ -500,6 +598,14 @@ impl Agent {
         let finished = self.process.stop(libc::SIGTERM)?;
         let said = finished.lines.join("\n");
         ensure!(finished.status.success(), "{}\n{said}", finished.status);
+        Ok(serde_json::from_slice(&fs::read(summary)?)?)
+    }
+
+    /// As [`Self::stop`], where its collector does not take its messages.
+    fn stop_with_failure(self) -> Result<Value> {
+        let summary = self.summary.clone();
+        let finished = self.process.stop(libc::SIGTERM)?;
+        ensure!(finished.status.code() == Some(74), "{}", finished.status);
         Ok(serde_json::from_slice(&fs::read(summary)?)?)
     }
 }

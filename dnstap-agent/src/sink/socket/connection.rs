@@ -34,6 +34,7 @@ impl Connection {
             let client =
                 Client::connect(DNSTAP_CONTENT_TYPE, &mut out).map_err(io::Error::other)?;
             stream.write_all(&out).await?;
+            stream.flush().await?;
             let mut connection = Self {
                 stream,
                 client,
@@ -65,6 +66,11 @@ impl Connection {
         .await
     }
 
+    /// Hands over what TLS may hold back.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush().await
+    }
+
     /// Waits for the end of the connection by the collector, and gives the reason.
     pub(super) async fn ended(&mut self) -> io::Error {
         poll_fn(|cx| self.poll_ended(cx)).await
@@ -81,7 +87,11 @@ impl Connection {
             let mut out = Vec::new();
             self.client.stop(&mut out);
             self.stream.write_all(&out).await?;
-            self.hear_until(ClientState::Finished).await
+            self.stream.flush().await?;
+            self.hear_until(ClientState::Finished).await?;
+            // TLS has a word for the end; a collector that is gone already has no need of it.
+            let _unheard = self.stream.shutdown().await;
+            Ok(())
         };
         timeout(patience, finishing)
             .await
@@ -104,6 +114,7 @@ impl Connection {
                 .receive(&mut self.input, &mut out)
                 .map_err(io::Error::other)?;
             self.stream.write_all(&out).await?;
+            self.stream.flush().await?;
         }
         Ok(())
     }

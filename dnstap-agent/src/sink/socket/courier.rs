@@ -113,6 +113,8 @@ impl Courier {
 
     async fn work(&mut self) -> Result<(), String> {
         let mut backoff = Backoff::new();
+        // Each absence is told once.
+        let mut told = false;
         loop {
             let closing = self.deadline.borrow().is_some();
             if self.queue.is_over() {
@@ -122,6 +124,7 @@ impl Courier {
                 Ok(mut connection) => {
                     info!(output = self.name, "connected");
                     add(&self.account.connections, 1);
+                    told = false;
                     self.account.become_state(SinkState::Running);
                     let before = self.account.written.load(Relaxed);
                     let Err(error) = self.deliver(&mut connection).await else {
@@ -140,14 +143,14 @@ impl Courier {
                 Err(error) if closing => return Err(error.to_string()),
                 Err(error) => error,
             };
-            let known = matches!(self.account.state(), SinkState::Waiting(_));
             self.account
                 .become_state(SinkState::Waiting(error.to_string()));
             let wait = backoff.wait();
-            if known {
+            if told {
                 debug!(output = self.name, %error, ?wait, "still no connection");
             } else {
                 warn!(output = self.name, %error, "no connection; trying again, keeping what fits the queue");
+                told = true;
             }
             tokio::select! {
                 () = sleep(wait) => {}
@@ -172,7 +175,10 @@ impl Courier {
                     self.flight = Some(Flight { batch, reached: 0 });
                     while let Some(Flight { batch, reached }) = &mut self.flight {
                         match &batch.frames[*reached..] {
-                            [] => drop(self.settle_written()),
+                            [] => {
+                                connection.flush().await?;
+                                self.settle_written();
+                            }
                             rest => *reached += connection.write(rest).await?,
                         }
                     }
