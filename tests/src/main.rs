@@ -32,6 +32,7 @@ fn main() -> Result<ExitCode> {
     let words: Vec<String> = env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some(toy::ARGUMENT) => toy::serve(words.get(1).context("which calls?")?.parse()?)?,
+        Some(toy::PUPPET) => toy::obey()?,
         Some(toy::IDLE) => drop(io::copy(&mut io::stdin(), &mut io::sink())?),
         _ => return Ok(run()),
     }

@@ -4,19 +4,28 @@ mod calls;
 mod check;
 mod collectors;
 mod comparison;
+mod datagrams;
 mod failures;
 mod lab;
 mod midstream;
 mod readers;
 mod reattach;
+mod streams;
+mod uring;
 mod volume;
+mod wildcard;
 
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Completion, Trial};
 
-use crate::environment::Skip;
+use crate::{
+    compare::{Rules, compare},
+    environment::{Combination, Skip, combinations},
+    record::Record,
+    tap::Tapped,
+};
 
 /// What the trials had to say beside their outcome, one line or more each.
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -40,6 +49,10 @@ pub(crate) fn all() -> Vec<Trial> {
         lab::trials(),
         check::trials(),
         calls::trials(),
+        datagrams::trials(),
+        wildcard::trials(),
+        streams::trials(),
+        uring::trials(),
         collectors::trials(),
         midstream::trials(),
         comparison::trials(),
@@ -51,6 +64,44 @@ pub(crate) fn all() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// One trial for each combination.
+fn for_each_combination(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
+    combinations()
+        .into_iter()
+        .map(|how| trial(format!("{how}: {name}"), move || test(&how)))
+        .collect()
+}
+
+/// The tap must have recorded these messages, and no other.
+fn expect_records(tapped: &Tapped, expected: &[Record]) -> Result<()> {
+    let records: Vec<_> = tapped
+        .records()?
+        .into_iter()
+        .map(Record::with_plain_kind)
+        .collect();
+    let strict = Rules {
+        outside: &|_| None,
+        unknown: &|_| None,
+        only_ours: &|_| None,
+    };
+    let comparison = compare(expected, &records, &strict);
+    ensure!(comparison.holds(), "{comparison}{}", tapped.summary);
+    tapped.summary.expect_written(records.len())
+}
+
+/// The kernel side's counters must have these values.
+fn expect_counters(tapped: &Tapped, expected: &[(&str, usize)]) -> Result<()> {
+    for (counter, expected) in expected {
+        let counted = tapped.summary.kernel(counter)?;
+        ensure!(
+            counted == *expected as u64,
+            "{counter}: {counted}, expected {expected}\n{}",
+            tapped.summary
+        );
+    }
+    Ok(())
 }
 
 /// A trial that is skipped when the test ends with a [`Skip`].

@@ -9,8 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::SocketProtocol;
+use socket2::{Domain, Socket, Type};
 
 use crate::{process::PATIENCE, record::Record, wire};
+
+/// Receive buffer of a narrow connection, in bytes; the kernel doubles it.
+const NARROW: usize = 2_048;
 
 /// How a query's bytes, behind their length, are cut into writes.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +43,18 @@ impl TcpClient {
     pub(crate) fn connect(server: SocketAddr) -> Result<Self> {
         let stream =
             TcpStream::connect(server).with_context(|| format!("connecting to {server}"))?;
+        Self::over(stream, server)
+    }
+
+    /// Connects with a receive window of a few kilobytes at most, so that the server has to send large answers bit by bit.
+    pub(crate) fn connect_narrowly(server: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+        socket.set_recv_buffer_size(NARROW)?;
+        socket.connect(&server.into())?;
+        Self::over(socket.into(), server)
+    }
+
+    fn over(stream: TcpStream, server: SocketAddr) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let client = stream.local_addr()?;

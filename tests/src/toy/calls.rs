@@ -18,13 +18,19 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn empty() -> Self {
+    /// Room for an address.
+    pub(super) fn empty() -> Self {
         // SAFETY: sockaddr_storage is plain old data; all zeroes is a valid value (AF_UNSPEC).
         let storage = unsafe { mem::zeroed() };
         Self {
             storage,
             length: length_of::<libc::sockaddr_storage>(),
         }
+    }
+
+    /// The same with the length that the kernel reported.
+    pub(super) fn with_length(self, length: libc::socklen_t) -> Self {
+        Self { length, ..self }
     }
 }
 
@@ -237,7 +243,11 @@ pub(super) fn set_option(
     .map(drop)
 }
 
-fn receive_header(segments: &mut [IoSliceMut<'_>], peer: Option<&mut Peer>) -> libc::msghdr {
+/// The header of a receive: where its segments are, and the sender's address if wanted.
+pub(super) fn receive_header(
+    segments: &mut [IoSliceMut<'_>],
+    peer: Option<&mut Peer>,
+) -> libc::msghdr {
     // SAFETY: msghdr is plain old data; all zeroes is a valid value (no buffers, no address).
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_iov = segments.as_mut_ptr().cast();
@@ -249,7 +259,8 @@ fn receive_header(segments: &mut [IoSliceMut<'_>], peer: Option<&mut Peer>) -> l
     header
 }
 
-fn send_header(segments: &[IoSlice<'_>], peer: Option<&Peer>) -> libc::msghdr {
+/// The header of a send.
+pub(super) fn send_header(segments: &[IoSlice<'_>], peer: Option<&Peer>) -> libc::msghdr {
     // SAFETY: msghdr is plain old data; all zeroes is a valid value (no buffers, no address).
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_iov = segments.as_ptr().cast_mut().cast();

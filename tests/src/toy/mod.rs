@@ -13,6 +13,7 @@
 mod calls;
 mod client;
 mod datagrams;
+mod puppet;
 mod segments;
 mod server;
 mod streams;
@@ -21,10 +22,17 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use anyhow::{Result, bail};
 
-pub(crate) use self::{client::Toy, server::serve};
+pub(crate) use self::{
+    client::Toy,
+    puppet::{By, Puppet, obey},
+    server::serve,
+};
 
 /// First argument that makes this program the toy server; the second names the [`Calls`].
 pub(crate) const ARGUMENT: &str = "toy-server";
+
+/// First argument that makes this program a [`Puppet`]'s process.
+pub(crate) const PUPPET: &str = "toy-puppet";
 
 /// First argument that makes this program a process without sockets that waits for the end of its input.
 pub(crate) const IDLE: &str = "toy-idle";

@@ -1,0 +1,84 @@
+//! A server that receives and sends through `io_uring`, past the socket calls. Rule: `fentry` sees every message, because all
+//! ways lead through the socket's own functions; `socket` sees that there was one, but not where its bytes are, and counts it as
+//! `unsupported_call`; `syscall` sees none of them.
+
+use anyhow::{Result, bail, ensure};
+use libtest_mimic::Trial;
+
+use super::{expect_counters, expect_records, for_each_combination};
+use crate::{
+    environment::Combination,
+    lab,
+    load::client::{Cut, TcpClient, UdpClient},
+    tap::Tap,
+    toy::{By, Puppet},
+    wire,
+};
+
+/// Room for any query of these tests.
+const ROOM: usize = 8_192;
+/// Queries on each socket.
+const QUERIES: u16 = 10;
+
+pub(super) fn trials() -> Vec<Trial> {
+    for_each_combination(
+        "messages through io_uring are in the file, or counted, or unseen, as the hook's rule says",
+        through_the_ring,
+    )
+}
+
+fn through_the_ring(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut puppet = Puppet::start()?;
+    puppet.set_up_ring()?;
+    let datagrams = [puppet.udp("127.0.0.1:0")?, puppet.udp("[::1]:0")?];
+    let listeners = [puppet.listen("127.0.0.1:0")?, puppet.listen("[::1]:0")?];
+    let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
+    let mut expected = Vec::new();
+    for (socket, address) in datagrams {
+        let mut client = UdpClient::connect(address)?;
+        for id in 0..QUERIES {
+            let query = wire::query_of_size(id, "ring.lab", 60 + usize::from(id) * 100);
+            client.send(&query)?;
+            let received = puppet.receive(socket, By::Ring, ROOM, 0)?;
+            ensure!(received == query.len(), "received {received} bytes");
+            puppet.send(socket, By::Ring, &wire::answer(&query))?;
+            client.receive()?;
+        }
+        expected.append(&mut client.passed);
+    }
+    for (listener, address) in listeners {
+        let mut client = TcpClient::connect(address)?;
+        let stream = puppet.accept(listener)?;
+        for id in 0..QUERIES {
+            let query = wire::query_of_size(id, "ring.lab", 60 + usize::from(id) * 100);
+            client.send(&query, Cut::Whole)?;
+            let received = puppet.receive(stream, By::Ring, ROOM, 0)?;
+            ensure!(received == query.len() + 2, "received {received} bytes");
+            puppet.send(stream, By::Ring, &wire::framed(&wire::answer(&query)))?;
+            client.receive()?;
+        }
+        expected.append(&mut client.passed);
+    }
+    let tapped = tap.stop()?;
+    let messages = expected.len();
+    match how.hook.as_str() {
+        "fentry" => {
+            expect_records(&tapped, &expected)?;
+            expect_counters(&tapped, &[("seen", messages)])?;
+            tapped.summary.expect_nothing_dropped()
+        }
+        "socket" => {
+            expect_records(&tapped, &[])?;
+            expect_counters(
+                &tapped,
+                &[("seen", messages), ("unsupported_call", messages)],
+            )
+        }
+        "syscall" => {
+            expect_records(&tapped, &[])?;
+            expect_counters(&tapped, &[("seen", 0)])
+        }
+        hook => bail!("no rule for hook {hook}"),
+    }
+}

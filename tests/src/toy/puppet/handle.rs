@@ -1,0 +1,133 @@
+//! The tests' side of the puppet: one method for each thing that it can be told.
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::By;
+use crate::{
+    environment::Skip,
+    process::{Running, Watch},
+    toy::{PUPPET, program},
+};
+
+/// A running puppet. Its sockets are numbered in the order in which they were made.
+pub(crate) struct Puppet(Running);
+
+impl Puppet {
+    /// Starts one without sockets.
+    pub(crate) fn start() -> Result<Self> {
+        let mut command = Command::new(program());
+        command.arg(PUPPET).stdin(Stdio::piped());
+        Running::start("puppet", command, Watch::Stdout).map(Self)
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// Makes it use `io_uring`; a [`Skip`] where the kernel refuses.
+    pub(crate) fn set_up_ring(&mut self) -> Result<()> {
+        match self.call("ring") {
+            Ok(_) => Ok(()),
+            Err(error) => bail!(Skip(format!("this kernel refuses io_uring: {error:#}"))),
+        }
+    }
+
+    /// Binds a UDP socket; its number and its address.
+    pub(crate) fn udp(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
+        socket(&self.call(&format!("udp {address}"))?)
+    }
+
+    /// Binds a TCP listener; its number and its address.
+    pub(crate) fn listen(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
+        socket(&self.call(&format!("listen {address}"))?)
+    }
+
+    /// Accepts a connection; the number of its socket.
+    pub(crate) fn accept(&mut self, listener: usize) -> Result<usize> {
+        Ok(socket(&self.call(&format!("accept {listener}"))?)?.0)
+    }
+
+    /// Receives into a buffer of `size` bytes, with `MSG_*` flags where the call has them; returns the call's result.
+    pub(crate) fn receive(
+        &mut self,
+        socket: usize,
+        by: By,
+        size: usize,
+        flags: i32,
+    ) -> Result<usize> {
+        Ok(self
+            .call(&format!("receive {socket} {by:?} {size} {flags}"))?
+            .parse()?)
+    }
+
+    /// Sends bytes; datagrams go to where the last one came from.
+    pub(crate) fn send(&mut self, socket: usize, by: By, bytes: &[u8]) -> Result<()> {
+        let sent: usize = self
+            .call(&format!("send {socket} {by:?} {}", hex(bytes)))?
+            .parse()?;
+        ensure!(sent == bytes.len(), "sent {sent} of {} bytes", bytes.len());
+        Ok(())
+    }
+
+    /// Sends bytes on a connection through a send buffer that is much smaller; returns how many calls it took.
+    pub(crate) fn send_in_parts(
+        &mut self,
+        socket: usize,
+        buffer: usize,
+        bytes: &[u8],
+    ) -> Result<usize> {
+        Ok(self
+            .call(&format!("parts {socket} {buffer} {}", hex(bytes)))?
+            .parse()?)
+    }
+
+    /// Connects to `server` with TCP Fast Open, with or without its cookie, and sends bytes. Returns the number of the
+    /// socket, its address, and how many calls it took.
+    pub(crate) fn fast_open(
+        &mut self,
+        server: SocketAddr,
+        cookie: bool,
+        bytes: &[u8],
+    ) -> Result<(usize, SocketAddr, usize)> {
+        let cookie = if cookie { "with" } else { "without" };
+        let answer = self.call(&format!("fastopen {server} {cookie} {}", hex(bytes)))?;
+        let (made, calls) = answer.rsplit_once(' ').context("no count")?;
+        let (number, address) = socket(made)?;
+        Ok((number, address, calls.parse()?))
+    }
+
+    fn call(&mut self, command: &str) -> Result<String> {
+        self.0.tell(command)?;
+        let line = self.0.wait_for(command, |_| true)?;
+        match line.split_once(' ') {
+            Some(("ok", words)) => Ok(words.to_owned()),
+            _ if line == "ok" => Ok(String::new()),
+            Some(("error", number)) => {
+                let error = io::Error::from_raw_os_error(number.parse()?);
+                Err(error).with_context(|| command.chars().take(60).collect::<String>())
+            }
+            _ => bail!("the puppet said {line}"),
+        }
+    }
+}
+
+fn socket(words: &str) -> Result<(usize, SocketAddr)> {
+    let (number, address) = words.split_once(' ').context("no address")?;
+    Ok((number.parse()?, address.parse()?))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+    }
+    text
+}

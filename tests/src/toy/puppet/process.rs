@@ -1,0 +1,238 @@
+//! The puppet's process: its sockets, and one call for each line of its input.
+
+use std::{
+    io::{self, BufRead as _, ErrorKind, IoSlice, IoSliceMut, Write as _},
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    str::FromStr,
+};
+
+use anyhow::Result;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{By, ring::Ring};
+use crate::toy::{
+    calls::{self, Peer},
+    segments::slices,
+    streams::wait,
+};
+
+/// Segments of a message that is written in parts; the rest is the last one.
+const PARTS: [usize; 4] = [2, 12, 1_000, 20_000];
+
+/// `TCP_FASTOPEN_NO_COOKIE` (`include/uapi/linux/tcp.h`): the first segment carries data without the server's consent.
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
+
+/// Obeys until the input ends.
+pub(crate) fn obey() -> Result<()> {
+    let mut process = Process::default();
+    let mut output = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        match process.obey(&line?) {
+            Ok(words) => writeln!(output, "ok {words}")?,
+            Err(error) => match error.raw_os_error() {
+                Some(number) => writeln!(output, "error {number}")?,
+                None => return Err(error.into()),
+            },
+        }
+        output.flush()?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Process {
+    sockets: Vec<Socket>,
+    ring: Option<Ring>,
+    /// Who sent the datagram received last.
+    peer: Option<Peer>,
+}
+
+impl Process {
+    fn obey(&mut self, line: &str) -> io::Result<String> {
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["ring"] => {
+                self.ring = Some(Ring::new()?);
+                Ok(String::new())
+            }
+            ["udp", address] => self.bind(Type::DGRAM, parse(address)?),
+            ["listen", address] => self.bind(Type::STREAM, parse(address)?),
+            ["accept", socket] => {
+                let stream = self.socket(socket)?.accept()?.0;
+                self.keep(stream)
+            }
+            ["receive", socket, by, size, flags] => {
+                let length = self.receive(socket, parse(by)?, parse(size)?, parse(flags)?)?;
+                Ok(length.to_string())
+            }
+            ["send", socket, by, bytes] => {
+                let sent = self.send(socket, parse(by)?, &unhex(bytes)?)?;
+                Ok(sent.to_string())
+            }
+            ["parts", socket, buffer, bytes] => {
+                let socket = self.socket(socket)?;
+                socket.set_send_buffer_size(parse(buffer)?)?;
+                socket.set_nonblocking(true)?;
+                let calls = write_in_parts(socket, &unhex(bytes)?)?;
+                socket.set_nonblocking(false)?;
+                Ok(calls.to_string())
+            }
+            ["fastopen", server, cookie, bytes] => {
+                let server: SocketAddr = parse(server)?;
+                let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+                if cookie == "without" {
+                    calls::set_option(
+                        socket.as_fd(),
+                        libc::IPPROTO_TCP,
+                        TCP_FASTOPEN_NO_COOKIE,
+                        1,
+                    )?;
+                }
+                let calls = fast_open(&socket, &server.into(), &unhex(bytes)?)?;
+                Ok(format!("{} {calls}", self.keep(socket)?))
+            }
+            _ => Err(io::Error::other(format!("unknown command: {line}"))),
+        }
+    }
+
+    fn bind(&mut self, sort: Type, address: SocketAddr) -> io::Result<String> {
+        let socket = Socket::new(Domain::for_address(address), sort, None)?;
+        socket.bind(&address.into())?;
+        if sort == Type::STREAM {
+            socket.listen(8)?;
+        }
+        self.keep(socket)
+    }
+
+    /// The socket's number and its local address.
+    fn keep(&mut self, socket: Socket) -> io::Result<String> {
+        let address = socket.local_addr()?.as_socket();
+        let address = address.ok_or_else(|| io::Error::other("no IP address"))?;
+        self.sockets.push(socket);
+        Ok(format!("{} {address}", self.sockets.len() - 1))
+    }
+
+    fn socket(&self, number: &str) -> io::Result<&Socket> {
+        let number: usize = parse(number)?;
+        let socket = self.sockets.get(number);
+        socket.ok_or_else(|| io::Error::other("no such socket"))
+    }
+
+    fn receive(&mut self, socket: &str, by: By, size: usize, flags: i32) -> io::Result<usize> {
+        let mut buffer = vec![0; size];
+        let number: usize = parse(socket)?;
+        self.socket(socket)?;
+        let socket = &self.sockets[number];
+        let fd = socket.as_fd();
+        let (received, peer) = match by {
+            By::Read => (calls::read(fd, &mut buffer)?, None),
+            By::Recv => calls::recvfrom(fd, &mut buffer, flags, false)?,
+            By::Recvfrom => calls::recvfrom(fd, &mut buffer, flags, true)?,
+            By::Recvmsg => calls::recvmsg(fd, &mut [IoSliceMut::new(&mut buffer)], false)?,
+            By::Ring => {
+                let ring = self.ring.as_mut();
+                let ring = ring.ok_or_else(|| io::Error::other("no ring"))?;
+                if socket.r#type()? == Type::STREAM {
+                    (ring.recv(fd, &mut buffer)?, None)
+                } else {
+                    let (received, peer) = ring.recvmsg(fd, &mut buffer)?;
+                    (received, Some(peer))
+                }
+            }
+        };
+        self.peer = peer.or(self.peer);
+        Ok(received)
+    }
+
+    fn send(&mut self, socket: &str, by: By, bytes: &[u8]) -> io::Result<usize> {
+        let number: usize = parse(socket)?;
+        self.socket(socket)?;
+        let socket = &self.sockets[number];
+        let fd = socket.as_fd();
+        let stream = socket.r#type()? == Type::STREAM;
+        let peer = self.peer.as_ref().filter(|_| !stream);
+        match by {
+            By::Read => calls::write(fd, bytes),
+            By::Recv => calls::sendto(fd, bytes, None),
+            By::Recvfrom => calls::sendto(fd, bytes, peer),
+            By::Recvmsg => calls::sendmsg(fd, &[IoSlice::new(bytes)], peer),
+            By::Ring => {
+                let ring = self.ring.as_mut();
+                let ring = ring.ok_or_else(|| io::Error::other("no ring"))?;
+                if stream {
+                    ring.send(fd, bytes)
+                } else {
+                    ring.sendmsg(fd, bytes, peer)
+                }
+            }
+        }
+    }
+}
+
+/// Writes all bytes with `writev` of several segments, going on where a short call left off; returns how many calls wrote something.
+fn write_in_parts(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    let (mut written, mut calls) = (0, 0);
+    while written < bytes.len() {
+        // The segments stay where they are in the message, whatever has been written of it.
+        let mut cut = Vec::new();
+        let mut end = 0;
+        for part in PARTS {
+            end += part;
+            if end > written {
+                cut.push(end - written - cut.iter().sum::<usize>());
+            }
+        }
+        match calls::writev(socket.as_fd(), &slices(&bytes[written..], &cut)) {
+            Ok(length) => {
+                written += length;
+                calls += 1;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                calls::poll(&mut [wait(socket.as_fd(), libc::POLLOUT)])?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(calls)
+}
+
+/// Connects with `sendmsg(MSG_FASTOPEN)`. If the kernel only connects (it has no cookie of the server), the same bytes are sent
+/// again, as Unbound does; returns how many calls it took.
+fn fast_open(socket: &Socket, server: &SockAddr, bytes: &[u8]) -> io::Result<usize> {
+    socket.set_nonblocking(true)?;
+    let (start, rest) = bytes.split_at(2);
+    let segments = [IoSlice::new(start), IoSlice::new(rest)];
+    let mut sent = 0;
+    let mut calls = 1;
+    match socket.send_to_vectored_with_flags(&segments, server, libc::MSG_FASTOPEN) {
+        Ok(length) => sent = length,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    calls::poll(&mut [wait(socket.as_fd(), libc::POLLOUT)])?;
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    socket.set_nonblocking(false)?;
+    while sent < bytes.len() {
+        sent += calls::writev(socket.as_fd(), &slices(&bytes[sent..], &[2]))?;
+        calls += 1;
+    }
+    Ok(calls)
+}
+
+fn parse<T: FromStr>(word: &str) -> io::Result<T> {
+    word.parse()
+        .map_err(|_error| io::Error::other(format!("bad word `{word}`")))
+}
+
+fn unhex(text: &str) -> io::Result<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| {
+            let pair = str::from_utf8(pair).map_err(io::Error::other)?;
+            u8::from_str_radix(pair, 16).map_err(io::Error::other)
+        })
+        .collect()
+}

@@ -1,0 +1,86 @@
+//! Sends and receives through `io_uring`, one at a time: each is submitted and waited for, so that buffers need live no longer
+//! than the call.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsRawFd as _, BorrowedFd},
+    ptr,
+};
+
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+
+use crate::toy::calls::{self, Peer};
+
+pub(super) struct Ring(IoUring);
+
+impl Ring {
+    pub(super) fn new() -> io::Result<Self> {
+        IoUring::new(2).map(Self)
+    }
+
+    /// `IORING_OP_RECV`.
+    pub(super) fn recv(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let entry = opcode::Recv::new(descriptor(fd), buffer.as_mut_ptr(), length(buffer));
+        // SAFETY: pointer and length describe `buffer`, which outlives the call.
+        unsafe { self.run(&entry.build()) }
+    }
+
+    /// `IORING_OP_SEND`.
+    pub(super) fn send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let entry = opcode::Send::new(descriptor(fd), bytes.as_ptr(), length(bytes));
+        // SAFETY: pointer and length describe `bytes`, which outlives the call.
+        unsafe { self.run(&entry.build()) }
+    }
+
+    /// `IORING_OP_RECVMSG`, with the sender's address.
+    pub(super) fn recvmsg(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffer: &mut [u8],
+    ) -> io::Result<(usize, Peer)> {
+        let mut peer = Peer::empty();
+        let mut segments = [IoSliceMut::new(buffer)];
+        let mut header = calls::receive_header(&mut segments, Some(&mut peer));
+        let entry = opcode::RecvMsg::new(descriptor(fd), ptr::from_mut(&mut header));
+        // SAFETY: the header, its segment and its address outlive the call.
+        let received = unsafe { self.run(&entry.build()) }?;
+        Ok((received, peer.with_length(header.msg_namelen)))
+    }
+
+    /// `IORING_OP_SENDMSG`.
+    pub(super) fn sendmsg(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        bytes: &[u8],
+        peer: Option<&Peer>,
+    ) -> io::Result<usize> {
+        let segments = [IoSlice::new(bytes)];
+        let header = calls::send_header(&segments, peer);
+        let entry = opcode::SendMsg::new(descriptor(fd), ptr::from_ref(&header));
+        // SAFETY: the header, its segment and its address outlive the call.
+        unsafe { self.run(&entry.build()) }
+    }
+
+    /// Submits the entry and waits until it is done.
+    ///
+    /// # Safety
+    /// What the entry points to must outlive the call.
+    unsafe fn run(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
+        // SAFETY: as the caller promises; the entry is done with when this function returns, whether it succeeded or not.
+        unsafe { self.0.submission().push(entry) }.map_err(io::Error::other)?;
+        self.0.submit_and_wait(1)?;
+        let completion = self.0.completion().next();
+        let result = completion
+            .ok_or_else(|| io::Error::other("no completion"))?
+            .result();
+        usize::try_from(result).map_err(|_negative| io::Error::from_raw_os_error(-result))
+    }
+}
+
+fn descriptor(fd: BorrowedFd<'_>) -> Fd {
+    Fd(fd.as_raw_fd())
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("messages are small")
+}
