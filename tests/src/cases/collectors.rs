@@ -474,11 +474,11 @@ fn restarts() -> Result<()> {
     let folder = scratch()?;
     let folder = folder.path();
     let socket = Socket::Unix(folder.join("collector"));
-    // A queue of some 200 ms, which is less than a restart takes.
+    // A queue of some 75 ms, which is less than the collector is away each time.
     let agent = Agent::start(
         folder,
         "agent",
-        &["--queue-size", "300K"],
+        &["--queue-size", "100K"],
         &socket.argument(),
     )?;
     let Socket::Unix(input) = &agent.input else {
@@ -524,7 +524,7 @@ fn restarts() -> Result<()> {
             "{summary}"
         );
         files.push(file);
-        thread::sleep(Duration::from_millis(100)); // longer than the queue holds
+        thread::sleep(Duration::from_millis(150)); // longer than the queue holds
     }
     bail!("no last life")
 }
