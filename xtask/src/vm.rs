@@ -13,6 +13,7 @@ mod archive;
 mod cpio;
 mod initramfs;
 mod outcome;
+mod page;
 mod plan;
 mod qemu;
 mod releases;
@@ -307,7 +308,7 @@ impl Prepared {
     /// Writes the page of the documentation.
     fn document(&self, rows: &[Row]) -> Result<()> {
         let date = exec::output(Command::new("date").args(["-u", "+%F"]))?;
-        let page = report::page(rows, &self.binds, self.acceleration, date.trim());
+        let page = page::page(rows, &self.binds, self.acceleration, date.trim());
         let path = paths::root().join(PAGE);
         fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         ui::note(format_args!("wrote {PAGE}"));

@@ -1,16 +1,16 @@
-//! What the matrix came to: the table on the terminal, the sum, and `docs/kernel-support.md`.
+//! What the matrix came to: each kernel's counts and problems, the table on the terminal, the sum.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
     outcome::{Outcome, Verdict},
     plan::{BIND, Phase},
-    qemu::{Acceleration, End},
+    qemu::End,
     releases::{HOOKS, KernelSource, WHY_NO_SOCKET},
 };
 use crate::tally::Tally;
 
-const RINGS: [&str; 2] = ["bpf", "perf"];
+pub(super) const RINGS: [&str; 2] = ["bpf", "perf"];
 
 /// One kernel of the run.
 pub(super) struct Row {
@@ -116,14 +116,14 @@ impl Row {
     }
 
     /// Tests with the usual BIND that name the combination.
-    fn combination(&self, hook: &str, ring: &str) -> Tally {
+    pub(super) fn combination(&self, hook: &str, ring: &str) -> Tally {
         self.count(
             |phase| phase.bind == BIND,
             &format!("hook={hook} ring={ring}:"),
         )
     }
 
-    fn count(&self, wanted: impl Fn(&Phase) -> bool, prefix: &str) -> Tally {
+    pub(super) fn count(&self, wanted: impl Fn(&Phase) -> bool, prefix: &str) -> Tally {
         let mut sum = Tally::default();
         for (plan, phase) in self.phases.iter().zip(&self.outcome.phases) {
             for test in phase
@@ -138,7 +138,7 @@ impl Row {
     }
 
     /// Counts of the tests that use a version of BIND, for each version.
-    fn binds(&self) -> BTreeMap<&'static str, Tally> {
+    pub(super) fn binds(&self) -> BTreeMap<&'static str, Tally> {
         let mut binds = BTreeMap::new();
         for plan in &self.phases {
             binds
@@ -149,7 +149,7 @@ impl Row {
     }
 
     /// Nanoseconds per message, by combination, as the steady load measured them.
-    fn nanoseconds(&self, hook: &str, ring: &str) -> Option<u64> {
+    pub(super) fn nanoseconds(&self, hook: &str, ring: &str) -> Option<u64> {
         let prefix = format!("hook={hook} ring={ring}:");
         let notes = self.outcome.phases.iter().flat_map(|phase| &phase.notes);
         notes
@@ -161,7 +161,7 @@ impl Row {
     }
 
     /// Debian's version of the kernel; until it has said it, the name on the command line.
-    fn version(&self) -> &str {
+    pub(super) fn version(&self) -> &str {
         let version = self
             .outcome
             .kernel
@@ -222,138 +222,10 @@ pub(super) fn table(rows: &[Row]) -> String {
     text
 }
 
-/// The page for the documentation.
-pub(super) fn page(
-    rows: &[Row],
-    binds: &BTreeMap<&str, String>,
-    acceleration: Acceleration,
-    date: &str,
-) -> String {
-    let mut text = format!(
-        "# Kernel support\n\n\
-         Written by `cargo xtask vm`, last on {date}; not by hand. It boots Debian's kernels, unmodified and without modules, in virtual\n\
-         machines ({acceleration}), and runs this project's integration tests inside of them against real `named`s.\n\n\
-         ## Hooks and rings\n\n\
-         Tests passed, with BIND {BIND}. Every combination records the same messages as BIND's own dnstap while all others are attached\n\
-         too; fentry, the first choice, does so by itself as well.\n\n| kernel |"
-    );
-    let combinations = || {
-        HOOKS
-            .iter()
-            .flat_map(|hook| RINGS.map(|ring| (*hook, ring)))
-    };
-    for (hook, ring) in combinations() {
-        write!(text, " {hook}, {ring} |").unwrap_or_default();
-    }
-    text += "\n|---|---|---|---|---|---|---|\n";
-    for row in rows {
-        write!(text, "| {} |", row.version()).unwrap_or_default();
-        for (hook, ring) in combinations() {
-            let cell = if row.source.hooks.contains(&hook) {
-                cell(row.combination(hook, ring))
-            } else {
-                "none [1]".to_owned()
-            };
-            write!(text, " {cell} |").unwrap_or_default();
-        }
-        text.push('\n');
-    }
-    write!(
-        text,
-        "\n[1] {WHY_NO_SOCKET}; `--hook auto` uses another.\n\n"
-    )
-    .unwrap_or_default();
-    text += "The rings: `perf` is the perf ring buffer, `bpf` the BPF ring buffer of Linux 5.8 and later.\n\n";
-
-    text += "## Kernels and servers\n\n| kernel | release | all tests |";
-    for (name, version) in binds {
-        write!(text, " BIND {name} ({version}) |").unwrap_or_default();
-    }
-    text += "\n|---|---|---|";
-    text += &"---|".repeat(binds.len());
-    text.push('\n');
-    for row in rows {
-        let release = row
-            .outcome
-            .kernel
-            .as_ref()
-            .map_or("did not start", |(release, _)| release);
-        write!(
-            text,
-            "| {} | `{release}` | {} |",
-            row.version(),
-            row.tally()
-        )
-        .unwrap_or_default();
-        let run = row.binds();
-        for name in binds.keys() {
-            write!(
-                text,
-                " {} |",
-                run.get(name).map_or_else(String::new, |tally| cell(*tally))
-            )
-            .unwrap_or_default();
-        }
-        text.push('\n');
-    }
-    for row in rows {
-        for problem in row.problems() {
-            write!(text, "\n{}: **{problem}**\n", row.version()).unwrap_or_default();
-        }
-    }
-
-    text += &costs(rows, acceleration);
-    text
-}
-
-/// Time in the kernel's BPF programs for each message, and what that number is worth.
-fn costs(rows: &[Row], acceleration: Acceleration) -> String {
-    let measured = |row: &Row| HOOKS.map(|hook| RINGS.map(|ring| row.nanoseconds(hook, ring)));
-    if rows
-        .iter()
-        .flat_map(|row| measured(row).concat())
-        .all(|cost| cost.is_none())
-    {
-        return String::new();
-    }
-    let mut text = String::from(
-        "\n## Time per message\n\n\
-         Nanoseconds that the kernel spent in the tap's programs per message seen, by its own account (`kernel.bpf_stats_enabled`),\n\
-         with all runs that found nothing to do in the sum: system calls of other processes for the syscall hook, empty reads\n\
-         for all. Ring `bpf` / ring `perf`.",
-    );
-    if acceleration == Acceleration::Emulated {
-        text += " The processor was emulated, which makes everything some thirty times slower: compare\n\
-                 the hooks with each other, not with a clock.";
-    }
-    text += "\n\n| kernel | fentry | socket | syscall |\n|---|---|---|---|\n";
-    for row in rows {
-        write!(text, "| {} |", row.version()).unwrap_or_default();
-        for costs in measured(row) {
-            let costs =
-                costs.map(|cost| cost.map_or_else(|| "–".to_owned(), |cost| cost.to_string()));
-            write!(text, " {} |", costs.join(" / ")).unwrap_or_default();
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn cell(tally: Tally) -> String {
-    let mut parts = vec![format!("{} passed", tally.passed)];
-    if tally.failed > 0 {
-        parts.push(format!("**{} failed**", tally.failed));
-    }
-    if tally.skipped > 0 {
-        parts.push(format!("{} skipped", tally.skipped));
-    }
-    parts.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{plan, releases::KERNELS},
+        super::{page, plan, qemu::Acceleration, releases::KERNELS},
         *,
     };
 
@@ -451,9 +323,15 @@ mod tests {
         let machine = row(&said(&["@phase 0", note, "@end 0 0", "@done"]), End::Off);
         assert_eq!(machine.nanoseconds("fentry", "bpf"), Some(812));
         assert_eq!(machine.nanoseconds("fentry", "perf"), None);
+        let page = page::page(
+            &[machine],
+            &BTreeMap::new(),
+            Acceleration::Kvm,
+            "2026-01-31",
+        );
         assert!(
-            costs(&[machine], Acceleration::Kvm)
-                .contains("| 5.10.262-1 | 812 / – | – / – | – / – |")
+            page.contains("| 5.10.262-1 | 812 / – | – / – | – / – |"),
+            "{page}"
         );
     }
 }
