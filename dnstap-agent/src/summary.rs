@@ -1,6 +1,6 @@
 //! The account at the end of a tap: what was seen, delivered and lost, for people and as JSON.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ pub struct Summary {
     /// The kernel side's counters.
     pub kernel: [u64; Counter::COUNT],
     /// What the kernel has counted about the programs, by name.
-    pub programs: Vec<(String, ProgramStats)>,
+    pub programs: BTreeMap<String, ProgramStats>,
     /// The pure stages' counters.
     pub pipeline: PipelineCounters,
     /// The outputs' accounts.
@@ -116,7 +116,7 @@ impl fmt::Display for Summary {
             if stats.missed != 0 {
                 writeln!(
                     formatter,
-                    "kernel: {name} could not run {} times: messages were missed",
+                    "kernel: {name} was kept from running: at most {} messages were missed",
                     stats.missed
                 )?;
             }

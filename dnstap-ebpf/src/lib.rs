@@ -36,7 +36,7 @@ pub const MAX_CHUNKS: usize = 16;
 
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
 /// that can be in use at once on a CPU.
-pub const SCRATCH_SLOTS: u32 = 4;
+pub const SCRATCH_SLOTS: u32 = 8;
 
 /// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
 ///

@@ -38,6 +38,7 @@ mod emit;
 mod hooks;
 mod locals;
 mod memory;
+mod once;
 mod peers;
 mod registers;
 mod sock;

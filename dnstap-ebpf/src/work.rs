@@ -24,6 +24,10 @@ pub(crate) enum Slot {
     Receive = 1,
     Send6 = 2,
     Receive6 = 3,
+    SecondSend = 4,
+    SecondReceive = 5,
+    SecondSend6 = 6,
+    SecondReceive6 = 7,
 }
 
 /// Where the `iovec`s that describe further segments lie. A constant for each hook.

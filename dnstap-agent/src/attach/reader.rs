@@ -1,6 +1,7 @@
 //! The thread between the ring and the outputs: it never waits for anything but the ring.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{
         Arc,
@@ -41,7 +42,7 @@ pub(super) struct Drained {
     /// The kernel side's final counters.
     pub(super) kernel: [u64; Counter::COUNT],
     /// What the kernel has counted about the programs.
-    pub(super) programs: Vec<(String, ProgramStats)>,
+    pub(super) programs: BTreeMap<String, ProgramStats>,
     /// The pipeline's final counters.
     pub(super) counters: PipelineCounters,
 }

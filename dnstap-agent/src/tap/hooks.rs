@@ -91,14 +91,16 @@ fn fentry(ebpf: &mut Ebpf, degraded: &mut Vec<String>) -> Result<Links> {
         "inet_sendmsg",
         "inet6_sendmsg",
     ] {
-        let program: &mut FExit = program(ebpf, function)?;
-        program
-            .load(function, &btf)
-            .with_context(|| format!("cannot load the fexit program on {function}"))?;
-        let link = program
-            .attach()
-            .with_context(|| format!("cannot attach to the exit of {function}"))?;
-        links.push(Box::new(program.take_link(link)?));
+        for name in copies(function) {
+            let program: &mut FExit = program(ebpf, &name)?;
+            program
+                .load(function, &btf)
+                .with_context(|| format!("cannot load the fexit program on {function}"))?;
+            let link = program
+                .attach()
+                .with_context(|| format!("cannot attach to the exit of {function}"))?;
+            links.push(Box::new(program.take_link(link)?));
+        }
     }
     match skb_consume_udp(ebpf, &btf) {
         Ok(link) => links.push(link),
@@ -128,24 +130,40 @@ fn socket(ebpf: &mut Ebpf) -> Result<Links> {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
     for tracepoint in ["sock_recv_length", "sock_send_length"] {
-        links.push(raw_tracepoint(ebpf, tracepoint, tracepoint)?);
+        for name in copies(tracepoint) {
+            links.push(raw_tracepoint(ebpf, &name, tracepoint)?);
+        }
     }
     Ok(links)
 }
 
-/// `sys_exit`, and the program that goes on with long batches.
+/// `sys_exit`, and the programs that go on with long batches.
 fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
-    let next: &mut RawTracePoint = program(ebpf, "sys_exit_next")?;
-    next.load().context("cannot load sys_exit_next")?;
-    let next = next.fd()?.try_clone()?;
     let map = ebpf
         .take_map("CONTINUE")
         .context("the eBPF object has no map CONTINUE")?;
     let mut array = ProgramArray::try_from(map)?;
-    array.set(0, &next, 0)?;
-    let link = raw_tracepoint(ebpf, "sys_exit", "sys_exit")?;
+    let mut links = Links::new();
+    for (index, name) in (0..).zip(copies("sys_exit")) {
+        let next: &mut RawTracePoint = program(ebpf, &format!("{name}_next"))?;
+        next.load()
+            .with_context(|| format!("cannot load {name}_next"))?;
+        array.set(index, next.fd()?, 0)?;
+        links.push(raw_tracepoint(ebpf, &name, "sys_exit")?);
+    }
     // The kernel empties a program array when its last user-space reference goes.
-    Ok(vec![link, Box::new(array)])
+    links.push(Box::new(array));
+    Ok(links)
+}
+
+/// The two programs that stand ready for each message (`once.rs` of the eBPF side).
+fn copies(name: &str) -> [String; 2] {
+    [name.to_owned(), format!("{name}_second")]
+}
+
+/// Name of the first of the two, for either.
+pub(super) fn first_of(name: &str) -> &str {
+    name.strip_suffix("_second").unwrap_or(name)
 }
 
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {

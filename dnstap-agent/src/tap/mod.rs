@@ -9,7 +9,7 @@ pub mod offsets;
 mod perf;
 mod ring;
 
-use std::{any::Any, io, os::fd::AsFd as _, time::Duration};
+use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -204,19 +204,30 @@ impl Tap {
         Ok(sums)
     }
 
-    /// What the kernel has counted about the programs in use, by name.
+    /// What the kernel has counted about the programs in use, by name. The two that stand ready for each message are one: their
+    /// runs and times together, and as missed the smaller number, which bounds the messages that neither was run for.
     #[must_use]
-    pub fn program_stats(&self) -> Vec<(String, ProgramStats)> {
-        self.ebpf
-            .programs()
-            .filter_map(|(name, program)| {
-                let stats = program
-                    .fd()
-                    .ok()
-                    .and_then(|fd| bpf::program_stats(fd.as_fd()).ok())?;
-                Some((name.to_owned(), stats))
-            })
-            .collect()
+    pub fn program_stats(&self) -> BTreeMap<String, ProgramStats> {
+        let mut merged: BTreeMap<String, ProgramStats> = BTreeMap::new();
+        for (name, program) in self.ebpf.programs() {
+            let Some(stats) = program
+                .fd()
+                .ok()
+                .and_then(|fd| bpf::program_stats(fd.as_fd()).ok())
+            else {
+                continue;
+            };
+            let name = hooks::first_of(name);
+            match merged.get_mut(name) {
+                None => drop(merged.insert(name.to_owned(), stats)),
+                Some(sum) => {
+                    sum.runs += stats.runs;
+                    sum.run_time_ns += stats.run_time_ns;
+                    sum.missed = sum.missed.min(stats.missed);
+                }
+            }
+        }
+        merged
     }
 
     /// Detaches the hook. What is in the ring can still be drained.

@@ -14,6 +14,7 @@ use crate::{
     config::config,
     counters::count,
     emit, locals, memory,
+    once::{self, Turn},
     sock::{Direction, Sock, set_peer},
     target,
     work::{self, Payload, Slot, Vectors},
@@ -44,6 +45,7 @@ pub(super) struct Arguments {
 pub(super) fn run<C: EbpfContext>(
     ctx: &C,
     slot: Slot,
+    turn: Turn,
     direction: Direction,
     arguments: &Arguments,
 ) {
@@ -53,6 +55,9 @@ pub(super) fn run<C: EbpfContext>(
     let Some(thread) = target::current() else {
         return;
     };
+    if !once::claim(turn, thread) {
+        return;
+    }
     if direction == Direction::Received && is_peek(arguments.flags as u64) {
         count(Counter::Peek);
         return;

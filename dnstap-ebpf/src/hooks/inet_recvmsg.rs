@@ -12,7 +12,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments};
-use crate::{sock::Direction, work::Slot};
+use crate::{once::Turn, sock::Direction, work::Slot};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 4;
@@ -20,19 +20,33 @@ const PARAMETERS: usize = 4;
 /// A message was received on an IPv4 socket, or there was none.
 #[fexit(function = "inet_recvmsg")]
 fn inet_recvmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Receive);
+    run(&ctx, Slot::Receive, Turn::First);
     0
 }
 
 /// A message was received on an IPv6 socket, or there was none.
 #[fexit(function = "inet6_recvmsg")]
 fn inet6_recvmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Receive6);
+    run(&ctx, Slot::Receive6, Turn::First);
+    0
+}
+
+/// The second program for an IPv4 socket; see [`crate::once`].
+#[fexit(function = "inet_recvmsg")]
+fn inet_recvmsg_second(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::SecondReceive, Turn::Second);
+    0
+}
+
+/// The second program for an IPv6 socket; see [`crate::once`].
+#[fexit(function = "inet6_recvmsg")]
+fn inet6_recvmsg_second(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::SecondReceive6, Turn::Second);
     0
 }
 
 #[inline(always)]
-fn run(ctx: &FExitContext, slot: Slot) {
+fn run(ctx: &FExitContext, slot: Slot, turn: Turn) {
     let arguments = Arguments {
         socket: ctx.arg(0),
         message: ctx.arg(1),
@@ -40,5 +54,5 @@ fn run(ctx: &FExitContext, slot: Slot) {
         flags: ctx.arg(3),
         result: ctx.arg(PARAMETERS),
     };
-    inet::run(ctx, slot, Direction::Received, &arguments);
+    inet::run(ctx, slot, turn, Direction::Received, &arguments);
 }

@@ -13,7 +13,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments};
-use crate::{sock::Direction, work::Slot};
+use crate::{once::Turn, sock::Direction, work::Slot};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 3;
@@ -21,19 +21,33 @@ const PARAMETERS: usize = 3;
 /// A message was sent on an IPv4 socket, or could not be.
 #[fexit(function = "inet_sendmsg")]
 fn inet_sendmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Send);
+    run(&ctx, Slot::Send, Turn::First);
     0
 }
 
 /// A message was sent on an IPv6 socket, or could not be.
 #[fexit(function = "inet6_sendmsg")]
 fn inet6_sendmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Send6);
+    run(&ctx, Slot::Send6, Turn::First);
+    0
+}
+
+/// The second program for an IPv4 socket; see [`crate::once`].
+#[fexit(function = "inet_sendmsg")]
+fn inet_sendmsg_second(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::SecondSend, Turn::Second);
+    0
+}
+
+/// The second program for an IPv6 socket; see [`crate::once`].
+#[fexit(function = "inet6_sendmsg")]
+fn inet6_sendmsg_second(ctx: FExitContext) -> i32 {
+    run(&ctx, Slot::SecondSend6, Turn::Second);
     0
 }
 
 #[inline(always)]
-fn run(ctx: &FExitContext, slot: Slot) {
+fn run(ctx: &FExitContext, slot: Slot, turn: Turn) {
     let arguments = Arguments {
         socket: ctx.arg(0),
         message: ctx.arg(1),
@@ -41,5 +55,5 @@ fn run(ctx: &FExitContext, slot: Slot) {
         flags: 0,
         result: ctx.arg(PARAMETERS),
     };
-    inet::run(ctx, slot, Direction::Sent, &arguments);
+    inet::run(ctx, slot, turn, Direction::Sent, &arguments);
 }

@@ -23,7 +23,9 @@ use super::{Tapped, Transfer, admit};
 use crate::{
     call::{Call, is_peek},
     counters::count,
-    emit, peers,
+    emit,
+    once::{self, Turn},
+    peers,
     registers::Registers,
     sock::{Direction, Sock},
     target::{self, Thread},
@@ -51,22 +53,39 @@ static BATCHES: LruHashMap<u64, Progress> = LruHashMap::with_max_entries(4096, 0
 /// A message was sent, or could not be.
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 fn sock_send_length(ctx: RawTracePointContext) -> i32 {
-    run(&ctx, Slot::Send, Direction::Sent);
+    run(&ctx, Slot::Send, Turn::First, Direction::Sent);
     0
 }
 
 /// A message was received, or could not be.
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
-    run(&ctx, Slot::Receive, Direction::Received);
+    run(&ctx, Slot::Receive, Turn::First, Direction::Received);
+    0
+}
+
+/// The second program; see [`crate::once`].
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+fn sock_send_length_second(ctx: RawTracePointContext) -> i32 {
+    run(&ctx, Slot::SecondSend, Turn::Second, Direction::Sent);
+    0
+}
+
+/// The second program; see [`crate::once`].
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+fn sock_recv_length_second(ctx: RawTracePointContext) -> i32 {
+    run(&ctx, Slot::SecondReceive, Turn::Second, Direction::Received);
     0
 }
 
 #[inline(always)]
-fn run(ctx: &RawTracePointContext, slot: Slot, direction: Direction) {
+fn run(ctx: &RawTracePointContext, slot: Slot, turn: Turn, direction: Direction) {
     let Some(thread) = target::current() else {
         return;
     };
+    if !once::claim(turn, thread) {
+        return;
+    }
     let result: i32 = ctx.arg(1);
     if result < 0 {
         forget(thread);

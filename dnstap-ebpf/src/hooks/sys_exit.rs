@@ -22,6 +22,7 @@ use crate::{
     config::config,
     counters::{add, count},
     emit, memory,
+    once::{self, Turn},
     registers::Registers,
     sock::Sock,
     sockets,
@@ -35,38 +36,74 @@ const STEPS: u32 = 8;
 /// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
 const MAX_STREAM_BATCH: u32 = 64;
 
-/// One slot: preemption is off while a raw tracepoint's program runs.
-const SLOT: Slot = Slot::Receive;
+/// What belongs to one of the two programs: its work slot, and its entry in `CONTINUE`.
+#[derive(Clone, Copy)]
+struct Role {
+    slot: Slot,
+    next: u32,
+}
+
+const FIRST: Role = Role {
+    slot: Slot::Receive,
+    next: 0,
+};
+const SECOND: Role = Role {
+    slot: Slot::SecondReceive,
+    next: 1,
+};
 
 /// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// Slot 0: `sys_exit_next`, which goes on with a long batch. The kernel allows 33 calls in a row.
+/// The programs that go on with a long batch, `sys_exit_next` and `sys_exit_second_next`. The kernel allows 33 calls in a row.
 #[map]
-static CONTINUE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static CONTINUE: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// A system call is over.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    if let Some(thread) = target::current() {
-        start(&ctx, thread);
-    }
+    start(&ctx, FIRST, Turn::First);
     0
 }
 
 /// Goes on with what `sys_exit` has left in the work slot. Tail calls keep the CPU.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit_next(ctx: RawTracePointContext) -> i32 {
-    if let (Some(thread), Some(work)) = (target::current(), work::of(SLOT)) {
-        go_on(&ctx, thread, work);
-    }
+    resume(&ctx, FIRST);
     0
+}
+
+/// The second program; see [`crate::once`].
+#[raw_tracepoint(tracepoint = "sys_exit")]
+fn sys_exit_second(ctx: RawTracePointContext) -> i32 {
+    start(&ctx, SECOND, Turn::Second);
+    0
+}
+
+/// Goes on with what `sys_exit_second` has left.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+fn sys_exit_second_next(ctx: RawTracePointContext) -> i32 {
+    resume(&ctx, SECOND);
+    0
+}
+
+#[inline(always)]
+fn resume(ctx: &RawTracePointContext, role: Role) {
+    if let (Some(thread), Some(work)) = (target::current(), work::of(role.slot)) {
+        go_on(ctx, role, thread, work);
+    }
 }
 
 /// Notes what the call that has just ended transferred, and delivers it.
 #[inline(always)]
-fn start(ctx: &RawTracePointContext, thread: Thread) {
+fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
+    let Some(thread) = target::current() else {
+        return;
+    };
+    if !once::claim(turn, thread) {
+        return;
+    }
     let result: i64 = ctx.arg(1);
     if result <= 0 {
         return;
@@ -75,7 +112,7 @@ fn start(ctx: &RawTracePointContext, thread: Thread) {
     if !call.is_known() {
         return;
     }
-    let Some(work) = work::of(SLOT) else {
+    let Some(work) = work::of(role.slot) else {
         return;
     };
     keep(&mut work.next, 0);
@@ -94,22 +131,22 @@ fn start(ctx: &RawTracePointContext, thread: Thread) {
     );
     work.set_call(call);
     work.abandon();
-    go_on(ctx, thread, work);
+    go_on(ctx, role, thread, work);
 }
 
 /// Delivers the messages of the call in `work`, from where it has come.
 #[inline(always)]
-fn go_on(ctx: &RawTracePointContext, thread: Thread, work: &mut Work) {
+fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work) {
     for _ in 0..STEPS {
         if work.left() == 0 && !next(thread, work) {
             return;
         }
         if work.left() != 0 {
-            emit::chunk(ctx, SLOT, Vectors::User, work);
+            emit::chunk(ctx, role.slot, Vectors::User, work);
         }
     }
-    // SAFETY: slot 0 holds a program of this type, or nothing; then the call returns.
-    unsafe { CONTINUE.tail_call(ctx, 0) };
+    // SAFETY: the entry holds a program of this type, or nothing; then the call returns.
+    unsafe { CONTINUE.tail_call(ctx, role.next) };
     // Only reached if the chain is at its end.
     if work.left() != 0 {
         emit::lost(work.header.socket, Counter::TooManyChunks);
