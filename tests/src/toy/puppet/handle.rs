@@ -68,6 +68,17 @@ impl Puppet {
             .parse()?)
     }
 
+    /// Begins a receive through `io_uring` that takes place when a message comes, while the puppet waits in `read` for its
+    /// next command.
+    pub(crate) fn begin_receive(&mut self, socket: usize, size: usize) -> Result<()> {
+        self.call(&format!("begin {socket} {size}")).map(drop)
+    }
+
+    /// Waits for the end of the receive that was begun; returns its result.
+    pub(crate) fn end_receive(&mut self) -> Result<usize> {
+        Ok(self.call("collect")?.parse()?)
+    }
+
     /// Sends bytes; datagrams go to where the last one came from.
     pub(crate) fn send(&mut self, socket: usize, by: By, bytes: &[u8]) -> Result<()> {
         let sent: usize = self

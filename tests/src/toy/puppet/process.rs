@@ -62,6 +62,19 @@ impl Process {
                 let stream = self.socket(socket)?.accept()?.0;
                 self.keep(stream)
             }
+            ["begin", socket, size] => {
+                let number: usize = parse(socket)?;
+                self.socket(socket)?;
+                let ring = self.ring.as_mut();
+                let ring = ring.ok_or_else(|| io::Error::other("no ring"))?;
+                ring.begin_recv(self.sockets[number].as_fd(), parse(size)?)?;
+                Ok(String::new())
+            }
+            ["collect"] => {
+                let ring = self.ring.as_mut();
+                let ring = ring.ok_or_else(|| io::Error::other("no ring"))?;
+                Ok(ring.collect()?.to_string())
+            }
             ["receive", socket, by, size, flags] => {
                 let length = self.receive(socket, parse(by)?, parse(size)?, parse(flags)?)?;
                 Ok(length.to_string())

@@ -1,5 +1,5 @@
-//! Sends and receives through `io_uring`, one at a time: each is submitted and waited for, so that buffers need live no longer
-//! than the call.
+//! Sends and receives through `io_uring`, one at a time. Each is submitted and waited for, so that buffers need live no longer
+//! than the call; but for one receive, which may wait in the kernel with a buffer of its own.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -11,11 +11,36 @@ use io_uring::{IoUring, opcode, squeue, types::Fd};
 
 use crate::toy::calls::{self, Peer};
 
-pub(super) struct Ring(IoUring);
+pub(super) struct Ring {
+    ring: IoUring,
+    /// The buffer of a receive that was begun and not collected yet.
+    begun: Option<Vec<u8>>,
+}
 
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
-        IoUring::new(2).map(Self)
+        Ok(Self {
+            ring: IoUring::new(2)?,
+            begun: None,
+        })
+    }
+
+    /// Submits `IORING_OP_RECV` and does not wait: the kernel receives whenever something comes, in the midst of whatever
+    /// system call this thread makes then.
+    pub(super) fn begin_recv(&mut self, fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
+        let buffer = self.begun.insert(vec![0; size]);
+        let entry = opcode::Recv::new(descriptor(fd), buffer.as_mut_ptr(), length(buffer));
+        // SAFETY: the buffer stays where it is until the receive has been collected.
+        unsafe { self.ring.submission().push(&entry.build()) }.map_err(io::Error::other)?;
+        self.ring.submit().map(drop)
+    }
+
+    /// Waits until the receive that was begun is done; its result.
+    pub(super) fn collect(&mut self) -> io::Result<usize> {
+        self.ring.submit_and_wait(1)?;
+        let received = self.completion();
+        self.begun = None;
+        received
     }
 
     /// `IORING_OP_RECV`.
@@ -67,9 +92,13 @@ impl Ring {
     /// What the entry points to must outlive the call.
     unsafe fn run(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
         // SAFETY: as the caller promises; the entry is done with when this function returns, whether it succeeded or not.
-        unsafe { self.0.submission().push(entry) }.map_err(io::Error::other)?;
-        self.0.submit_and_wait(1)?;
-        let completion = self.0.completion().next();
+        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)?;
+        self.ring.submit_and_wait(1)?;
+        self.completion()
+    }
+
+    fn completion(&mut self) -> io::Result<usize> {
+        let completion = self.ring.completion().next();
         let result = completion
             .ok_or_else(|| io::Error::other("no completion"))?
             .result();
