@@ -21,7 +21,7 @@ mod report;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
@@ -140,6 +140,8 @@ struct Prepared {
     binds: BTreeMap<&'static str, String>,
     initramfs: PathBuf,
     acceleration: Acceleration,
+    /// Held to the end: two runs would change each other's cache and file system, and have half the time each.
+    _lock: File,
 }
 
 impl Prepared {
@@ -150,6 +152,7 @@ impl Prepared {
         if let Some(why) = impossible() {
             bail!(why);
         }
+        let lock = lock()?;
         Apt::default().ensure(PACKAGES)?;
         let agent = build::release()?;
         exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))?;
@@ -193,6 +196,7 @@ impl Prepared {
             binds,
             initramfs,
             acceleration,
+            _lock: lock,
         })
     }
 
@@ -338,6 +342,24 @@ fn select(names: &[String]) -> Result<Vec<&'static KernelSource>> {
     let wanted =
         |kernel: &&KernelSource| names.is_empty() || names.iter().any(|name| name == kernel.name);
     Ok(KERNELS.iter().filter(wanted).collect())
+}
+
+/// Waits until no other run is at work.
+fn lock() -> Result<File> {
+    let folder = paths::cache()?.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => ui::note("waiting for another `cargo xtask vm` to end"),
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    }
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 fn logs() -> PathBuf {
