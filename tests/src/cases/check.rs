@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -270,6 +270,8 @@ fn report(agent: &Agent, code: i32) -> Result<Report> {
 fn check(agent: &Agent, arguments: &[&str], code: i32) -> Result<Vec<String>> {
     let mut command = Command::new(&agent.path);
     command.arg("check").args(arguments);
+    // Its log would come between the lines of this program's own report; everything that counts is in its answer.
+    command.stderr(Stdio::null());
     if let Some(user) = agent.user {
         command.uid(user).gid(user);
     }
