@@ -113,7 +113,9 @@ impl Machine<'_> {
     fn arguments(&self, command: &mut Command, more: &str) {
         let (accelerator, processor) = match self.acceleration {
             Acceleration::Kvm => ("kvm", "host"),
-            Acceleration::Emulated => ("tcg,thread=multi", "max"),
+            // Both processors on one thread: with one each, a kernel that changes its own code (static keys, at boot and
+            // when a hook attaches) now and then runs into its breakpoint and dies of it ("Oops: int3").
+            Acceleration::Emulated => ("tcg,thread=single", "max"),
         };
         command
             .args(["-nodefaults", "-no-reboot", "-m", "2048", "-smp", "2"])

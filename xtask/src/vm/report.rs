@@ -115,10 +115,11 @@ impl Row {
         problems
     }
 
-    /// Tests with the usual BIND that name the combination.
+    /// Tests that name the combination, with the BIND that the plan begins with.
     pub(super) fn combination(&self, hook: &str, ring: &str) -> Tally {
+        let bind = self.phases.first().map_or(BIND, |phase| phase.bind);
         self.count(
-            |phase| phase.bind == BIND,
+            |phase| phase.bind == bind,
             &format!("hook={hook} ring={ring}:"),
         )
     }
