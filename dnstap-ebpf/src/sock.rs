@@ -1,11 +1,16 @@
 //! `struct sock`: is it ours to tap, which socket is it, and what are its addresses.
 
+use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, Hook, IPPROTO_TCP,
     IPPROTO_UDP,
 };
 
 use crate::{config::config, memory, target::Thread};
+
+/// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
 
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +21,7 @@ pub(crate) enum Direction {
 }
 
 /// Address of a `struct sock` in kernel memory.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sock(*const u8);
 
 impl Sock {
@@ -31,6 +36,34 @@ impl Sock {
     pub(crate) fn of_socket(socket: *const u8) -> Result<Self, Counter> {
         // SAFETY: a pointer is valid for any bytes; it is only used as an address to probe.
         unsafe { memory::kernel(socket, config!(offsets.socket_sk)) }.map(Self)
+    }
+
+    /// The socket behind a descriptor of the current process; `None` if it is something else.
+    #[inline(always)]
+    pub(crate) fn of_descriptor(descriptor: u64) -> Option<Self> {
+        // SAFETY: takes no arguments.
+        let task = unsafe { bpf_get_current_task() } as *const u8;
+        // SAFETY: pointers and integers. The descriptor was valid when the call began; if another thread has closed it since,
+        // the walk ends at null or at another file, which the checks below refuse or which is a socket of the process as well.
+        unsafe {
+            let files: *const u8 = memory::kernel(task, config!(offsets.task_files)).ok()?;
+            let fdt: *const u8 = memory::kernel(files, config!(offsets.files_fdt)).ok()?;
+            let max_fds: u32 = memory::kernel(fdt, config!(offsets.fdtable_max_fds)).ok()?;
+            if descriptor >= u64::from(max_fds) {
+                return None;
+            }
+            let array: *const u8 = memory::kernel(fdt, config!(offsets.fdtable_fd)).ok()?;
+            let file: *const u8 = memory::kernel(array, descriptor as usize * 8).ok()?;
+            if file.is_null() {
+                return None;
+            }
+            let inode: *const u8 = memory::kernel(file, config!(offsets.file_inode)).ok()?;
+            let mode: u16 = memory::kernel(inode, config!(offsets.inode_mode)).ok()?;
+            if mode & S_IFMT != S_IFSOCK {
+                return None;
+            }
+            Self::of_socket(memory::kernel(file, config!(offsets.file_private_data)).ok()?).ok()
+        }
     }
 
     /// Family and protocol, if this is an IPv4 or IPv6 socket of UDP or TCP.

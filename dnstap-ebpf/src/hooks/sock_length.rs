@@ -107,10 +107,14 @@ fn run(ctx: &RawTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         count(Counter::Peek);
         return;
     }
-    let Some(tapped) = admit(Sock::at(ctx.arg(0))) else {
+    let sock = Sock::at(ctx.arg(0));
+    let Some(tapped) = admit(sock) else {
         return;
     };
-    if !call.is_known() || call.direction() != direction {
+    // The call must be one on this socket: a receive that io_uring left waiting is finished at the end of whatever call the
+    // thread is in, a `read` from a pipe for example, whose buffer is none of ours.
+    let is_ours = Sock::of_descriptor(call.descriptor) == Some(sock);
+    if !call.is_known() || call.direction() != direction || !is_ours {
         tapped.lose(1, Counter::UnsupportedCall);
         return;
     }

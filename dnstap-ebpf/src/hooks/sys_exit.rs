@@ -9,7 +9,6 @@
 //! buffers and names of both directions are in user memory, and the socket is found through the descriptor table.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_task,
     macros::{map, raw_tracepoint},
     maps::ProgramArray,
     programs::RawTracePointContext,
@@ -19,9 +18,8 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP};
 use super::{Tapped, Transfer, admit};
 use crate::{
     call::Call,
-    config::config,
     counters::{add, count},
-    emit, memory,
+    emit,
     once::{self, Turn},
     registers::Registers,
     sock::Sock,
@@ -51,10 +49,6 @@ const SECOND: Role = Role {
     slot: Slot::SecondReceive,
     next: 1,
 };
-
-/// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
 
 /// The programs that go on with a long batch, `sys_exit_next` and `sys_exit_second_next`. The kernel allows 33 calls in a row.
 #[map]
@@ -172,7 +166,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     }
     keep(&mut work.next, index + 1);
     let call = work.call();
-    let Some(tapped) = socket_of(call.descriptor).and_then(admit) else {
+    let Some(tapped) = Sock::of_descriptor(call.descriptor).and_then(admit) else {
         return false;
     };
     if call.is_peek() {
@@ -207,7 +201,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
 /// Bytes of all messages of a batch on a TCP socket; 0 on another.
 #[inline(always)]
 fn batch_bytes(call: &Call, messages: u64) -> u64 {
-    let kind = socket_of(call.descriptor).map(Sock::kind);
+    let kind = Sock::of_descriptor(call.descriptor).map(Sock::kind);
     let Some(Ok(Some((_, IPPROTO_TCP)))) = kind else {
         return 0;
     };
@@ -246,32 +240,4 @@ fn find(
     let message = call.message(index)?;
     message.peer(header, transfer.direction)?;
     Ok(message.payload)
-}
-
-/// The socket behind a descriptor of the current process; `None` if it is something else.
-#[inline(always)]
-fn socket_of(descriptor: u64) -> Option<Sock> {
-    // SAFETY: takes no arguments.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    // SAFETY: pointers and integers. The descriptor was valid when the call began; if another thread has closed it since,
-    // the walk ends at null or at another file, which the checks below refuse or which is a socket of the process as well.
-    unsafe {
-        let files: *const u8 = memory::kernel(task, config!(offsets.task_files)).ok()?;
-        let fdt: *const u8 = memory::kernel(files, config!(offsets.files_fdt)).ok()?;
-        let max_fds: u32 = memory::kernel(fdt, config!(offsets.fdtable_max_fds)).ok()?;
-        if descriptor >= u64::from(max_fds) {
-            return None;
-        }
-        let array: *const u8 = memory::kernel(fdt, config!(offsets.fdtable_fd)).ok()?;
-        let file: *const u8 = memory::kernel(array, descriptor as usize * 8).ok()?;
-        if file.is_null() {
-            return None;
-        }
-        let inode: *const u8 = memory::kernel(file, config!(offsets.file_inode)).ok()?;
-        let mode: u16 = memory::kernel(inode, config!(offsets.inode_mode)).ok()?;
-        if mode & S_IFMT != S_IFSOCK {
-            return None;
-        }
-        Sock::of_socket(memory::kernel(file, config!(offsets.file_private_data)).ok()?).ok()
-    }
 }

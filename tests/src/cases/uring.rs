@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 
 use super::{expect_counters, expect_records, for_each_combination};
 use crate::{
-    environment::{Combination, Skip},
+    environment::Combination,
     lab,
     load::client::{Cut, TcpClient, UdpClient},
     record::Record,
@@ -71,13 +71,7 @@ fn through_the_ring(how: &Combination) -> Result<()> {
 
 /// The kernel completes a receive that had to wait at the end of whatever system call the thread is in: here a `read` of the
 /// puppet's input, whose buffer is another.
-///
-/// The `socket` hook does not tell the two apart yet: it takes the call's buffer for the message's.
 fn in_the_midst(how: &Combination) -> Result<()> {
-    ensure!(
-        how.hook != "socket",
-        Skip("the socket hook reads the buffer of the call that the receive happens in".into())
-    );
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
     puppet.set_up_ring()?;

@@ -124,7 +124,12 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(self.initramfs)
             .arg("-append")
-            .arg(format!("console=ttyS0 panic=-1 plan={} {more}", self.plan));
+            // No huge pages: a page that the kernel is moving into one cannot be read by the hooks (`user_fault`), and small
+            // machines under much load do little else.
+            .arg(format!(
+                "console=ttyS0 panic=-1 transparent_hugepage=never plan={} {more}",
+                self.plan
+            ));
     }
 }
 
