@@ -1,5 +1,10 @@
 //! `dnstap-agent check`: what this machine offers to the tap, found by trying, and the remedy for what is missing.
 
+use std::{
+    fmt,
+    io::{self, ErrorKind, Write as _},
+};
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -65,10 +70,15 @@ const HOOKS: [(HookChoice, &str, &str); 3] = [
 /// Looks, prints, and says by the exit code whether `attach` would work.
 pub fn run(args: Args) -> Result<Exit> {
     let report = look();
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
-        print(&report);
+        report.to_string()
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
     }
     Ok(if report.hook.is_some() {
         Exit::Ok
@@ -143,22 +153,22 @@ fn look() -> Report {
     }
 }
 
-fn print(report: &Report) {
-    println!("kernel {}", report.kernel);
-    for finding in &report.findings {
-        println!(
-            "{:7} {}: {}",
-            if finding.ok { "ok" } else { "missing" },
-            finding.name,
-            finding.detail
-        );
-        if !finding.remedy.is_empty() {
-            println!("        remedy: {}", finding.remedy);
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "kernel {}", self.kernel)?;
+        for finding in &self.findings {
+            let state = if finding.ok { "ok" } else { "missing" };
+            writeln!(formatter, "{state:7} {}: {}", finding.name, finding.detail)?;
+            if !finding.remedy.is_empty() {
+                writeln!(formatter, "        remedy: {}", finding.remedy)?;
+            }
         }
-    }
-    match (report.hook, report.ring) {
-        (Some(hook), Some(ring)) => println!("attach would use hook {hook} and ring {ring}"),
-        _ => println!("attach would not work"),
+        match (self.hook, self.ring) {
+            (Some(hook), Some(ring)) => {
+                writeln!(formatter, "attach would use hook {hook} and ring {ring}")
+            }
+            _ => writeln!(formatter, "attach would not work"),
+        }
     }
 }
 

@@ -82,6 +82,7 @@ impl Reader {
                 self.pipeline.tick(caught_up, &mut self.batch);
                 self.flush();
                 self.send_verdicts();
+                self.tap.flush_log();
                 if self.sinks.health().all_over() {
                     break;
                 }
@@ -131,6 +132,7 @@ impl Reader {
     /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
     fn end(mut self) -> Result<Drained> {
         self.tap.detach();
+        self.tap.flush_log();
         let deadline = Instant::now() + LAST_RECORDS;
         let kernel = loop {
             self.drain(true);

@@ -17,6 +17,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     util::{nr_cpus, online_cpus},
 };
+use aya_log::EbpfLogger;
 use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
 };
@@ -78,6 +79,7 @@ pub struct Tap {
     ring_name: &'static str,
     refused: Vec<(Hook, String)>,
     degraded: Vec<String>,
+    flush_log: Option<Box<dyn FnMut() + Send>>,
     /// Maps that the kernel empties when their last descriptor is closed.
     _kept: Vec<Map>,
 }
@@ -105,6 +107,13 @@ impl Tap {
             refused,
             degraded,
         } = hooks::attach(&mut ebpf, options.hook)?;
+        let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
+            let mut log =
+                EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
+            Some(Box::new(move || log.flush()))
+        } else {
+            None
+        };
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("the eBPF object has no map {name}"))
@@ -132,6 +141,7 @@ impl Tap {
             ring_name: if perf { "perf" } else { "bpf" },
             refused,
             degraded,
+            flush_log,
             _kept: kept,
         })
     }
@@ -160,9 +170,11 @@ impl Tap {
         &self.degraded
     }
 
-    /// The loaded object, for its log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// Hands what the kernel side has logged to the agent's log.
+    pub fn flush_log(&mut self) {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
     }
 
     /// Taps a process from now on. `tgid` is its id in the initial PID namespace.
