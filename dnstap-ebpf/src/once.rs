@@ -3,12 +3,13 @@
 //! The kernel does not run a tracing program on a CPU on which it already runs (`prog->active`; fexit since 5.12, raw tracepoints
 //! since 6.1). On a preemptible kernel that is not only recursion: a thread that is preempted in the middle of the program keeps it
 //! "active", and every message of the threads that get the CPU meanwhile would go unseen (57 of 40,000 on an emulated 7.2). So
-//! each hook is attached twice. Whichever of the two programs runs first for a message delivers it, and leaves its mark for the
-//! other, which takes the mark away and does nothing. (Raw tracepoints run their programs in the order of attachment, trampolines in
-//! the opposite one.) A mark of its own tells a program that the other one was not run for the message before.
+//! each hook is attached twice. The first program delivers each message for which it is run, and leaves a mark; the second, which
+//! runs behind it, takes the mark away and does nothing, or, if there is none, delivers the message. The agent attaches them in the
+//! order that makes them run so: raw tracepoints run their programs in the order of attachment, trampolines in the opposite one
+//! (`hlist_add_head` in kernel/bpf/trampoline.c; the tests on each kernel would see every message twice if it changed).
 //!
-//! Left over: a message for which one program finds the other's mark from a message before, and the other is not run. Both must be
-//! "active" on the CPU at nearly the same time for that; the kernel's count of runs that it left out bounds it.
+//! Left over: a message for which neither can run, and one for which the first cannot right after one for which the second could not
+//! (the mark is still there). The smaller of the two programs' counts of runs that the kernel left out bounds both.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 
@@ -16,31 +17,38 @@ use crate::target::Thread;
 
 /// Which of the two programs of a hook runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
 pub(crate) enum Turn {
-    First = 1,
-    Second = 2,
+    First,
+    Second,
 }
 
-/// No mark.
-const NONE: u32 = 0;
-
-/// Thread -> the [`Turn`] that delivered its last message, until the other program has seen it.
+/// Thread -> 1 between the first program's run and the second's.
 #[map]
 static MARKS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// Whether the message that `thread` is transferring is for this program to deliver.
 #[inline(always)]
 pub(crate) fn claim(turn: Turn, thread: Thread) -> bool {
-    let Some(mark) = MARKS.get_ptr_mut(thread.key()) else {
-        // If the map cannot take it, the other program delivers the message once more: rather twice than never.
-        let _ = MARKS.insert(thread.key(), turn as u32, 0);
-        return true;
-    };
-    // SAFETY: the entry belongs to this thread, which runs one program at a time.
-    unsafe {
-        let mine = *mark == NONE || *mark == turn as u32;
-        *mark = if mine { turn as u32 } else { NONE };
-        mine
+    let mark = MARKS.get_ptr_mut(thread.key());
+    match (turn, mark) {
+        (Turn::First, Some(mark)) => {
+            // SAFETY: the entry belongs to this thread, which runs one program at a time.
+            unsafe { *mark = 1 };
+            true
+        }
+        (Turn::First, None) => {
+            // If the map cannot take it, the second program delivers the message once more: rather twice than never.
+            let _ = MARKS.insert(thread.key(), 1, 0);
+            true
+        }
+        (Turn::Second, Some(mark)) => {
+            // SAFETY: as above.
+            unsafe {
+                let delivered = *mark != 0;
+                *mark = 0;
+                !delivered
+            }
+        }
+        (Turn::Second, None) => true,
     }
 }

@@ -169,6 +169,16 @@ impl Summary {
         REASONS.iter().map(|reason| self.kernel(reason)).sum()
     }
 
+    /// At most so many messages went by while the kernel kept the tap's programs from running, by its own count. 0 on kernels
+    /// that do not preempt in the kernel.
+    pub(crate) fn missed(&self) -> Result<u64> {
+        let programs = self.0["programs"]
+            .as_object()
+            .with_context(|| format!("no programs in {}", self.0))?;
+        let missed = programs.values().map(|program| program["missed"].as_u64());
+        Ok(missed.map(Option::unwrap_or_default).sum())
+    }
+
     /// Nanoseconds that the kernel spent in the tap's programs; 0 if it does not count them.
     pub(crate) fn program_time(&self) -> Result<u64> {
         let programs = self.0["programs"]

@@ -91,7 +91,8 @@ fn fentry(ebpf: &mut Ebpf, degraded: &mut Vec<String>) -> Result<Links> {
         "inet_sendmsg",
         "inet6_sendmsg",
     ] {
-        for name in copies(function) {
+        // A trampoline runs the program first that was attached last.
+        for name in copies(function).into_iter().rev() {
             let program: &mut FExit = program(ebpf, &name)?;
             program
                 .load(function, &btf)
@@ -156,7 +157,7 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
     Ok(links)
 }
 
-/// The two programs that stand ready for each message (`once.rs` of the eBPF side).
+/// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.
 fn copies(name: &str) -> [String; 2] {
     [name.to_owned(), format!("{name}_second")]
 }
