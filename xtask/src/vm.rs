@@ -49,7 +49,7 @@ pub(crate) const PACKAGES: &[&str] = &[
 /// Where the report goes when the whole matrix ran.
 const PAGE: &str = "docs/kernel-support.md";
 /// Seconds that a machine may take.
-const TIMEOUT: u64 = 420;
+const TIMEOUT: u64 = 900;
 /// Plan that only says that the machine runs.
 const HELLO: &str = "hello";
 
