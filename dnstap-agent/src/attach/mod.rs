@@ -58,6 +58,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
     }
     let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    // Looks into the server's executable, which may take a while: before the hooks fill the ring.
+    let mut config = pipeline_config(options, &target, &sockets);
     let mut tap = Tap::attach(&TapOptions {
         hook: options.hook,
         ring: options.ring,
@@ -75,7 +77,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets = target.sockets()?;
-    let pipeline = Pipeline::new(pipeline_config(options, &target, &sockets));
+    config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
+    let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));
     let (over, reader_over) = oneshot::channel();
