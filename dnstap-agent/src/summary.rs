@@ -1,12 +1,17 @@
 //! The account at the end of a tap: what was seen, delivered and lost, for people and as JSON.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
 
+use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
 use crate::{
-    classify::TYPE_NAMES, pipeline::PipelineCounters, sink::SinkReport, tap::ProgramStats,
+    classify::TYPE_NAMES,
+    exit::{Exit, ExitWith},
+    pipeline::PipelineCounters,
+    sink::{SinkReport, SinkState},
+    tap::ProgramStats,
 };
 
 /// Every hop's counters after the end.
@@ -26,6 +31,33 @@ pub struct Summary {
     pub pipeline: PipelineCounters,
     /// The outputs' accounts.
     pub outputs: Vec<SinkReport>,
+}
+
+/// Ends a command that wrote to outputs: the account goes to standard error, and as `json` to `path` if there is one; each output
+/// that failed is named. The exit code tells whether one has.
+pub fn conclude(
+    account: &impl fmt::Display,
+    json: &Value,
+    path: Option<&Path>,
+    outputs: &[SinkReport],
+) -> Result<Exit> {
+    eprint!("{account}");
+    if let Some(path) = path {
+        fs::write(path, format!("{json}\n")).with_context(|| {
+            ExitWith(
+                Exit::CannotCreate,
+                format!("cannot write the summary to {}", path.display()),
+            )
+        })?;
+    }
+    let mut exit = Exit::Ok;
+    for output in outputs {
+        if let SinkState::Failed(error) = &output.state {
+            eprintln!("error: {error}");
+            exit = Exit::Output;
+        }
+    }
+    Ok(exit)
 }
 
 impl Summary {

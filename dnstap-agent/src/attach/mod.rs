@@ -9,7 +9,6 @@ mod config;
 mod reader;
 
 use std::{
-    fs,
     os::fd::AsFd as _,
     sync::{
         Arc,
@@ -34,8 +33,8 @@ use crate::{
     exit::{Exit, ExitWith},
     pipeline::Pipeline,
     preflight,
-    sink::{SinkOptions, SinkSet, SinkState},
-    summary::Summary,
+    sink::{SinkOptions, SinkSet},
+    summary::{Summary, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Target, describe_listeners},
 };
@@ -116,23 +115,12 @@ pub fn run(options: &Attach) -> Result<Exit> {
         pipeline: drained.counters,
         outputs,
     };
-    eprint!("{summary}");
-    if let Some(path) = &options.summary_json {
-        fs::write(path, format!("{}\n", summary.to_json())).with_context(|| {
-            ExitWith(
-                Exit::CannotCreate,
-                format!("cannot write the summary to {}", path.display()),
-            )
-        })?;
-    }
-    let mut exit = Exit::Ok;
-    for output in &summary.outputs {
-        if let SinkState::Failed(error) = &output.state {
-            eprintln!("error: {error}");
-            exit = Exit::Output;
-        }
-    }
-    Ok(exit)
+    conclude(
+        &summary,
+        &summary.to_json(),
+        options.summary_json.as_deref(),
+        &summary.outputs,
+    )
 }
 
 /// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.

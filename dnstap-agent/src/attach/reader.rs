@@ -11,14 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use dnstap_ebpf::{Counter, VERDICT_DNS, VERDICT_NOT_DNS};
+use dnstap_ebpf::Counter;
 use tracing::{debug, warn};
 
 use crate::{
     clock,
-    pipeline::{self, Pipeline, PipelineCounters, Verdict},
-    sink::{self, SinkSet},
+    pipeline::{self, Pipeline, PipelineCounters},
+    sink::SinkSet,
     tap::{ProgramStats, Tap},
 };
 
@@ -116,11 +115,7 @@ impl Reader {
     /// Tells the kernel which sockets it may skip.
     fn send_verdicts(&mut self) {
         for (socket, verdict) in self.pipeline.verdicts() {
-            let code = match verdict {
-                Verdict::Dns => VERDICT_DNS,
-                Verdict::NotDns => VERDICT_NOT_DNS,
-            };
-            match self.tap.set_verdict(socket, code) {
+            match self.tap.set_verdict(socket, verdict.to_abi()) {
                 Ok(()) => debug!(socket, ?verdict, "verdict on a socket"),
                 Err(error) => {
                     warn!(socket, %error, "the kernel does not take a verdict; the socket's messages go on coming");
@@ -169,10 +164,5 @@ fn flush(batch: &mut pipeline::Batch, sinks: &mut SinkSet) {
     if batch.messages == 0 {
         return;
     }
-    let frames = Bytes::from(mem::take(&mut batch.frames));
-    sinks.send(&sink::Batch {
-        frames,
-        messages: batch.messages,
-    });
-    batch.clear();
+    sinks.send(&mem::take(batch).into());
 }

@@ -16,7 +16,7 @@ mod bind;
 mod connection;
 mod summary;
 
-use std::{fs, path::PathBuf, rc::Rc, time::Duration};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -35,8 +35,9 @@ use self::{
 use crate::{
     cli::parse_bytes,
     exit::{Exit, ExitWith},
-    sink::{OutputSpec, SinkOptions, SinkSet, SinkState},
+    sink::{OutputSpec, SinkOptions, SinkSet},
     socket::Address,
+    summary::conclude,
 };
 
 /// How long connections may take to hand over what has arrived when the end has come.
@@ -96,24 +97,12 @@ pub fn run(args: &Args) -> Result<Exit> {
         .build()
         .context("the system gives no descriptor to wait on")?;
     let summary = LocalSet::new().block_on(&runtime, serve(args))?;
-    eprint!("{summary}");
-    if let Some(path) = &args.summary_json {
-        fs::write(path, format!("{}\n", summary.to_json())).with_context(|| {
-            let path = path.display();
-            ExitWith(
-                Exit::CannotCreate,
-                format!("cannot write the summary to {path}"),
-            )
-        })?;
-    }
-    let mut exit = Exit::Ok;
-    for output in &summary.outputs {
-        if let SinkState::Failed(error) = &output.state {
-            eprintln!("error: {error}");
-            exit = Exit::Output;
-        }
-    }
-    Ok(exit)
+    conclude(
+        &summary,
+        &summary.to_json(),
+        args.summary_json.as_deref(),
+        &summary.outputs,
+    )
 }
 
 async fn serve(args: &Args) -> Result<Summary> {
