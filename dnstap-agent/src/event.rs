@@ -8,8 +8,7 @@
 //! here; wildcard addresses become "unknown".
 
 mod endpoint;
-#[cfg(test)]
-pub(crate) mod fixture;
+pub mod fixture;
 
 use std::mem::{offset_of, size_of};
 

@@ -1,11 +1,12 @@
-//! Records for the tests of this and the later stages.
+//! Records as the kernel side writes them, for tests, benchmarks and fuzzing of this and the later stages.
 
 use std::mem::offset_of;
 
 use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP};
 
 /// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
-pub(crate) fn header() -> EventHeader {
+#[must_use]
+pub fn header() -> EventHeader {
     let mut loopback = [0; 16];
     loopback[..4].copy_from_slice(&[127, 0, 0, 1]);
     EventHeader {
@@ -31,15 +32,25 @@ pub(crate) fn header() -> EventHeader {
 }
 
 /// The record of a message that fits into one chunk.
-pub(crate) fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
-    header.message_len = u32::try_from(payload.len()).unwrap();
+///
+/// # Panics
+///
+/// If the payload is longer than a header can say (4 GiB).
+#[must_use]
+pub fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+    header.message_len = length(payload);
     header.chunk_offset = 0;
     chunk(header, payload)
 }
 
 /// The record of a chunk; `header` has the message's length and the chunk's offset.
-pub(crate) fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
-    header.chunk_len = u32::try_from(payload.len()).unwrap();
+///
+/// # Panics
+///
+/// If the payload is longer than a header can say (4 GiB).
+#[must_use]
+pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
+    header.chunk_len = length(payload);
     let mut record = vec![0; super::HEADER];
     let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
     put(
@@ -85,4 +96,8 @@ pub(crate) fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(offset_of!(EventHeader, hook), &[header.hook]);
     record.extend_from_slice(payload);
     record
+}
+
+fn length(payload: &[u8]) -> u32 {
+    u32::try_from(payload.len()).expect("a record is below 4 GiB")
 }
