@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{BufRead as _, BufReader},
+    mem,
     process::{self, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
@@ -118,8 +119,15 @@ impl Child {
         }
     }
 
-    /// Waits until it ends by itself, which has to be a success.
-    pub(crate) fn finish(mut self, patience: Duration) -> Result<()> {
+    /// Asks it to end by this signal.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        // It has not been waited for, so its id is still its own.
+        exec::output(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id())]))
+            .map(drop)
+    }
+
+    /// Waits until it ends by itself, which has to be a success. Gives the last lines of its standard error.
+    pub(crate) fn finish(mut self, patience: Duration) -> Result<Vec<String>> {
         let deadline = Instant::now() + patience;
         loop {
             match self
@@ -140,7 +148,7 @@ impl Child {
         if !status.success() {
             bail!("`{}` failed: {status}{}", self.name, self.last_words());
         }
-        Ok(())
+        Ok(mem::take(&mut self.last).into())
     }
 
     fn remember(&mut self, line: String) {

@@ -7,19 +7,16 @@
 mod client;
 mod named;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     build,
     child::{Child, Log},
-    exec, packages, paths, servers, setup, ui,
+    exec, packages, paths,
+    scratch::Scratch,
+    servers, setup, ui,
 };
 
 /// Seconds that the agent stays attached. The queries take about two.
@@ -41,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
     let folder = paths::target().join("demo");
     let scratch = Scratch::create(folder.join("servers"))?;
     ui::step("starting two private named on loopback");
-    let lab = named::Lab::start(&servers::bind9()?, &scratch.0)?;
+    let lab = named::Lab::start(&servers::bind9()?, scratch.path())?;
     ui::note(&lab);
 
     let file = folder.join("demo.fstrm");
@@ -70,7 +67,7 @@ fn tap(agent: &Path, lab: &named::Lab, file: &Path) -> Result<()> {
         .wait_for("attached", PATIENCE, |line| line.contains("attached to "))
         .context("the agent did not attach")?;
     client::ask(lab)?;
-    attached.finish(PATIENCE)
+    attached.finish(PATIENCE).map(drop)
 }
 
 /// Reads the file with the agent and, to have a second opinion, with BIND's own reader.
@@ -110,27 +107,4 @@ fn read_back(agent: &Path, file: &Path) -> Result<()> {
         file.display()
     ));
     Ok(())
-}
-
-/// A folder that goes with its guard.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create(folder: PathBuf) -> Result<Self> {
-        if folder.exists() {
-            fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            ui::warn(format_args!("cannot remove {}: {error}", self.0.display()));
-        }
-    }
 }

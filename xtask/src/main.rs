@@ -3,12 +3,15 @@
 //! This file only dispatches: one file per task, and everything that runs another program goes through [`exec`].
 //! Progress goes to standard error; standard output carries results (test counts, the demo's messages).
 
+mod bench;
 mod build;
 mod child;
 mod demo;
 mod exec;
+mod named;
 mod packages;
 mod paths;
+mod scratch;
 mod servers;
 mod setup;
 mod tally;
@@ -40,6 +43,8 @@ enum Task {
     Test(test::Args),
     /// Run the integration tests on other kernels, in virtual machines
     Vm(vm::Args),
+    /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
+    Bench(bench::Args),
     /// Tap a private BIND on loopback and show what comes out; needs root
     Demo,
 }
@@ -58,6 +63,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Setup(args) => setup::run(args.purpose)?,
         Task::Build(args) => build::run(args)?,
+        Task::Bench(args) => bench::run(args)?,
         Task::Demo => demo::run()?,
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),

@@ -19,6 +19,9 @@ const TEST_PACKAGES: &[&str] = &[
     "iproute2",
 ];
 
+/// What the benchmark compares with, and its load.
+const BENCH_PACKAGES: &[&str] = &["dnsperf", "fstrm-bin", "tcpdump", "dnscap"];
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What the machine shall be able to do
@@ -34,6 +37,8 @@ pub(crate) enum Purpose {
     Test,
     /// Run the demo
     Demo,
+    /// Run the benchmark
+    Bench,
     /// All of these
     All,
 }
@@ -48,6 +53,9 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     }
     if matches!(purpose, Purpose::Demo | Purpose::All) {
         apt.ensure(DEMO_PACKAGES)?;
+    }
+    if matches!(purpose, Purpose::Bench | Purpose::All) {
+        apt.ensure(BENCH_PACKAGES)?;
     }
     if purpose != Purpose::Build {
         let named = servers::ensure_bind9(&mut apt)?;

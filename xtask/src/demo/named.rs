@@ -4,18 +4,13 @@
 //! With the upstream's port there, the resolver finds its upstream without a trace of ports in the DNS data. Both share
 //! 127.0.0.1, because `named` listens only on addresses that an interface has.
 
-use std::{
-    fmt, fs,
-    net::{TcpListener, UdpSocket},
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fmt, net::UdpSocket, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::{
-    child::{Child, Log},
+    child::Child,
+    named::{self, Files, common},
     ui,
 };
 
@@ -30,11 +25,6 @@ pub(super) const HERE: &str = "example.test";
 pub(super) const BIG: &str = "big.example.test";
 /// The zone that it has to ask upstream for.
 pub(super) const FAR: &str = "far.test";
-
-/// How long a `named` may take to come up.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Ports that are tried.
-const ATTEMPTS: usize = 20;
 
 /// The two servers; they stop when this goes.
 pub(super) struct Lab {
@@ -52,14 +42,20 @@ impl Lab {
         if !ipv6 {
             ui::warn("this machine has no ::1, so there are no questions over IPv6");
         }
-        let [port, upstream_port] = free_ports(ipv6)?;
-        let upstream = server(
+        let addresses: &[&str] = if ipv6 {
+            &[SERVER, SERVER_V6]
+        } else {
+            &[SERVER]
+        };
+        let [port, upstream_port] = named::free_ports(addresses)?;
+        let upstream = named::start(
             named,
             &scratch.join("upstream"),
             &upstream_files(upstream_port),
+            None,
         )?;
         let files = resolver_files(port, upstream_port, ipv6);
-        let resolver = server(named, &scratch.join("resolver"), &files)?;
+        let resolver = named::start(named, &scratch.join("resolver"), &files, None)?;
         Ok(Self {
             resolver,
             _upstream: upstream,
@@ -93,34 +89,6 @@ impl fmt::Display for Lab {
             "named, PID {pid}, answers at port {port}; its upstream is at port {upstream}"
         )
     }
-}
-
-type Files = Vec<(&'static str, String)>;
-
-fn server(named: &Path, folder: &Path, files: &Files) -> Result<Child> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let options = format!("options {{ directory \"{}\";\n", folder.display());
-    for (name, text) in files {
-        let path: PathBuf = folder.join(name);
-        fs::write(&path, text.replace("options {\n", &options))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let mut command = Command::new(named);
-    command
-        .args(["-g", "-n", "1", "-c"])
-        .arg(folder.join("named.conf"));
-    let mut server = Child::spawn(&command, Log::Kept)?;
-    // The whole end of the line: its first words at start are "running on Linux".
-    server.wait_for("running", PATIENCE, |line| line.ends_with(" running"))?;
-    Ok(server)
-}
-
-/// What both have in common: nothing outside of the scratch folder, no control channel, no traffic of their own.
-fn common(port: u16) -> String {
-    format!(
-        "  port {port};\n  pid-file none;\n  session-keyfile none;\n  lock-file none;\n  dnssec-validation no;\n  \
-         empty-zones-enable no;\n  notify no;\n  max-cache-size 16m;\n"
-    )
 }
 
 fn resolver_files(port: u16, upstream_port: u16, ipv6: bool) -> Files {
@@ -181,35 +149,6 @@ fn upstream_files(port: u16) -> Files {
     ]
 }
 
-/// Two ports that are free on every address of the lab, over UDP and TCP.
-fn free_ports(ipv6: bool) -> Result<[u16; 2]> {
-    let addresses: &[&str] = if ipv6 {
-        &[SERVER, SERVER_V6]
-    } else {
-        &[SERVER]
-    };
-    let mut found = None;
-    for _ in 0..ATTEMPTS {
-        let probe = UdpSocket::bind((SERVER, 0)).context("cannot bind a loopback port")?;
-        let port = probe
-            .local_addr()
-            .context("a bound socket has no address")?
-            .port();
-        drop(probe);
-        let free = |address: &&str| {
-            UdpSocket::bind((*address, port)).is_ok() && TcpListener::bind((*address, port)).is_ok()
-        };
-        if !addresses.iter().all(free) {
-            continue;
-        }
-        match found {
-            Some(other) if other != port => return Ok([other, port]),
-            _ => found = Some(port),
-        }
-    }
-    bail!("no two ports are free on {}", addresses.join(" and "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,15 +174,6 @@ mod tests {
                 );
             }
             assert!(!configuration.contains("forward"));
-        }
-    }
-
-    #[test]
-    fn the_two_ports_differ_and_are_free() {
-        let [one, other] = free_ports(false).expect("loopback has free ports");
-        assert_ne!(one, other);
-        for port in [one, other] {
-            UdpSocket::bind((SERVER, port)).expect("it is free");
         }
     }
 }

@@ -1,0 +1,110 @@
+//! `cargo xtask bench`: what tapping costs a server, next to what its own dnstap and packet captures cost.
+//!
+//! Every run is a fresh `named` on loopback, one contender beside it, and one load by `dnsperf`. The contenders take turns
+//! (A B C, A B C, ...), so that what changes about the machine meanwhile meets all of them alike; figures are medians over the
+//! rounds, and ratios are medians of the rounds' ratios.
+//!
+//! ```text
+//! plan ─► server + contender + load ─► run (figures of one run) ─► report ─► JSON, Markdown, SVG
+//! ```
+
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "times and counts of seconds are far below 2^52"
+)]
+
+mod contender;
+mod count;
+mod load;
+mod machine;
+mod plan;
+mod plot;
+mod process;
+mod report;
+mod run;
+mod server;
+mod stats;
+mod table;
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{build, packages, paths, scratch::Scratch, servers, setup, ui};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Fewer contenders, loads and rounds: below three minutes instead of twenty
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of the main loads [default: 7, with --quick 3]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Only loads whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    load: Option<String>,
+    /// Only contenders whose name holds this, besides untapped and the server's own dnstap
+    #[arg(long, value_name = "TEXT")]
+    contender: Option<String>,
+    /// Where to write `results.json`, `results.md` and the plots
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Take this agent instead of building one
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+}
+
+/// Measures everything and writes the report.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure!(
+        packages::is_root(),
+        "the benchmark attaches to a server, which takes root: run it as root"
+    );
+    setup::run(setup::Purpose::Bench)?;
+    let agent = match &args.agent {
+        Some(agent) => agent.clone(),
+        None => build::release()?,
+    };
+    let out = args.out.clone().unwrap_or_else(|| {
+        if args.quick {
+            paths::target().join("bench")
+        } else {
+            paths::root().join("docs/benchmarks")
+        }
+    });
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let scratch = Scratch::create(memory().join(format!("dnstap-bench-{}", std::process::id())))?;
+    let bench = run::Bench {
+        agent,
+        named: servers::bind9()?,
+        scratch: scratch.path().to_owned(),
+        cpus: machine::cpus(),
+    };
+    let started = Instant::now();
+    let sections = plan::sections(args)
+        .iter()
+        .map(|section| bench.section(section))
+        .collect::<Result<Vec<_>>>()?;
+    let report = report::Report {
+        machine: machine::describe(&bench),
+        seconds: started.elapsed().as_secs(),
+        sections,
+    };
+    for (name, text) in report.files()? {
+        let path = out.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        ui::note(path.display());
+    }
+    println!("{}", table::markdown(&report));
+    Ok(())
+}
+
+/// A folder in memory, so that no disk has a part in the figures.
+fn memory() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() {
+        shared
+    } else {
+        paths::target()
+    }
+}

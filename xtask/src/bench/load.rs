@@ -1,0 +1,159 @@
+//! The loads, made by `dnsperf`, and what it says about them.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{process::Cpu, server::HOSTS};
+use crate::{exec, named};
+
+/// A kind of load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// So many queries per second over UDP, short answers.
+    Rate(u32),
+    /// As many as the server answers over UDP.
+    Saturation,
+    /// Over TCP, 10,000 queries per second, on connections that stay open.
+    Tcp,
+    /// Answers of 4 KiB over UDP, 5,000 per second.
+    Large,
+    /// Every fifth query has to be asked upstream, 4,000 per second over UDP.
+    Recursive,
+}
+
+/// What `dnsperf` counted and used.
+pub(super) struct Sent {
+    pub(super) queries: u64,
+    pub(super) answers: u64,
+    pub(super) queries_per_second: f64,
+    /// Names that had to be asked upstream.
+    pub(super) upstream: u64,
+    pub(super) cpu: Cpu,
+}
+
+impl Load {
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Rate(rate) => format!("UDP at {rate} queries/s"),
+            Self::Saturation => "UDP at saturation".to_owned(),
+            Self::Tcp => "TCP at 10000 queries/s".to_owned(),
+            Self::Large => "4 KiB answers at 5000 queries/s".to_owned(),
+            Self::Recursive => "recursive mix at 4000 queries/s".to_owned(),
+        }
+    }
+
+    fn rate(self) -> Option<u32> {
+        match self {
+            Self::Rate(rate) => Some(rate),
+            Self::Saturation => None,
+            Self::Tcp => Some(10_000),
+            Self::Large => Some(5_000),
+            Self::Recursive => Some(4_000),
+        }
+    }
+
+    /// Sends it to the server at `port`, and returns when all is answered or given up.
+    pub(super) fn send(
+        self,
+        folder: &Path,
+        port: u16,
+        seconds: u32,
+        cpu: Option<usize>,
+    ) -> Result<Sent> {
+        let names = self.names(folder)?;
+        let dnsperf = named::on_cpu(cpu, Path::new("dnsperf"));
+        let mut guarded = Command::new("setpriv"); // so that it ends with this process
+        guarded
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(dnsperf.get_program())
+            .args(dnsperf.get_args());
+        let (clients, window) = match self {
+            Self::Tcp => ("16", "64"),
+            _ => ("8", "100"),
+        };
+        guarded
+            .args(["-s", "127.0.0.1", "-p", &port.to_string()])
+            .args(["-l", &seconds.to_string(), "-c", clients, "-q", window])
+            .args(["-m", if self == Self::Tcp { "tcp" } else { "udp" }])
+            .args(["-b", "4096"]) // KiB of socket buffers
+            .arg("-d")
+            .arg(names);
+        if self == Self::Large {
+            guarded.args(["-e"]); // EDNS, which announces 4096 bytes
+        }
+        if let Some(rate) = self.rate() {
+            guarded.args(["-Q", &rate.to_string()]);
+        }
+        let before = Cpu::of_children()?;
+        let report = exec::output(&mut guarded)?;
+        let cpu = Cpu::of_children()? - before;
+        let count = |label| statistic::<u64>(&report, label).with_context(|| report.clone());
+        let queries = count("Queries sent:")?;
+        let answers = count("Queries completed:")?;
+        ensure!(answers > 0, "nothing was answered:\n{report}");
+        Ok(Sent {
+            queries,
+            answers,
+            queries_per_second: statistic(&report, "Queries per second:")
+                .with_context(|| report.clone())?,
+            upstream: if self == Self::Recursive {
+                queries / 5
+            } else {
+                0
+            },
+            cpu,
+        })
+    }
+
+    /// The file of names, one line per query; `dnsperf` begins again at its end.
+    fn names(self, folder: &Path) -> Result<PathBuf> {
+        let mut text = String::new();
+        let lines = if self == Self::Recursive {
+            200_000
+        } else {
+            10_000
+        };
+        for query in 0..lines {
+            match (self, query % 10) {
+                (Self::Large, _) => writeln!(text, "big{}.here.test TXT", query % HOSTS),
+                (Self::Recursive, 4 | 8) => writeln!(text, "w{query}.far.test A"),
+                (_, 3) => writeln!(text, "h{}.here.test AAAA", query % HOSTS),
+                (_, 5) => writeln!(text, "none{query}.here.test A"),
+                _ => writeln!(text, "h{}.here.test A", query % HOSTS),
+            }?;
+        }
+        let path = folder.join("names");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn statistic<N: FromStr>(report: &str, label: &str) -> Option<N> {
+    let (_, rest) = report.split_once(label)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_of_dnsperf_is_understood() {
+        let report = "\n  Queries sent:         80000\n  Queries completed:    79999 (100.00%)\n\
+                      \n  Queries per second:   19999.750003\n";
+        assert_eq!(statistic(report, "Queries sent:"), Some(80_000));
+        assert_eq!(statistic(report, "Queries completed:"), Some(79_999));
+        assert_eq!(
+            statistic(report, "Queries per second:"),
+            Some(19_999.750_003)
+        );
+        assert_eq!(statistic::<u64>(report, "Queries lost:"), None);
+    }
+}

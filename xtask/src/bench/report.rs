@@ -1,0 +1,178 @@
+//! The report: figures of all runs, condensed for people and complete for programs.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    contender::Contender,
+    plot,
+    run::{Results, Run},
+    stats::{Summary, summary},
+    table,
+};
+
+/// Everything that was measured.
+pub(super) struct Report {
+    pub(super) machine: Vec<(&'static str, String)>,
+    pub(super) seconds: u64,
+    pub(super) sections: Vec<Results>,
+}
+
+/// The figures of one contender under one load, over all rounds.
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) named_user: Summary,
+    pub(super) named_system: Summary,
+    pub(super) helper: Summary,
+    /// Server and helper above the untapped server, in microseconds per message.
+    pub(super) above: Summary,
+    /// The server alone above the untapped one.
+    pub(super) server_above: Summary,
+    /// `above` as a part of that of the server's own dnstap.
+    pub(super) of_own: Option<Summary>,
+    pub(super) queries_per_second: Summary,
+    /// Queries per second as a part of those of the untapped server.
+    pub(super) relative: Summary,
+    pub(super) loss: Option<Summary>,
+    pub(super) memory: Option<Summary>,
+    pub(super) delay_ms: Option<[Summary; 2]>,
+    pub(super) start_ms: Option<Summary>,
+}
+
+/// The figures of a section; each round is compared with its own untapped run.
+pub(super) fn lines(results: &Results) -> Vec<Line> {
+    let runs_of = |wanted: &Contender| {
+        results
+            .contenders
+            .iter()
+            .find(|(contender, _)| contender == wanted)
+            .map_or(&[][..], |(_, runs)| runs)
+    };
+    let (untapped, own) = (
+        runs_of(&Contender::Untapped),
+        runs_of(&Contender::OwnDnstap),
+    );
+    results
+        .contenders
+        .iter()
+        .map(|(contender, runs)| line(contender, runs, untapped, own))
+        .collect()
+}
+
+fn line(contender: &Contender, runs: &[Run], untapped: &[Run], own: &[Run]) -> Line {
+    let each = |figure: &dyn Fn(&Run) -> f64| summary(runs.iter().map(figure)).unwrap_or_default();
+    let paired = |figure: &dyn Fn(&Run, &Run) -> f64| {
+        summary(
+            runs.iter()
+                .zip(untapped)
+                .map(|(run, base)| figure(run, base)),
+        )
+        .unwrap_or_default()
+    };
+    let user = |run: &Run| {
+        let mut cpu = run.named;
+        cpu.system = 0;
+        run.micros(cpu)
+    };
+    let of_own = runs
+        .iter()
+        .zip(untapped)
+        .zip(own)
+        .map(|((run, base), own)| (run.total() - base.total()) / (own.total() - base.total()));
+    let delay = |which: usize| {
+        summary(
+            runs.iter()
+                .filter_map(|run| Some(run.delay_ns?[which] as f64 / 1e6)),
+        )
+    };
+    Line {
+        name: contender.name(),
+        named_user: each(&user),
+        named_system: each(&|run| run.micros(run.named) - user(run)),
+        helper: each(&|run| run.micros(run.helper)),
+        above: paired(&|run, base| run.total() - base.total()),
+        server_above: paired(&|run, base| run.micros(run.named) - base.micros(base.named)),
+        of_own: (*contender != Contender::Untapped)
+            .then(|| summary(of_own))
+            .flatten(),
+        queries_per_second: each(&|run| run.queries_per_second),
+        relative: paired(&|run, base| run.queries_per_second / base.queries_per_second),
+        loss: summary(runs.iter().filter_map(Run::loss)),
+        memory: summary(
+            runs.iter()
+                .filter_map(|run| Some(run.memory? as f64 / f64::from(1 << 20))),
+        ),
+        delay_ms: delay(0).zip(delay(1)).map(<[Summary; 2]>::from),
+        start_ms: summary(
+            runs.iter()
+                .filter_map(|run| Some(run.start?.as_secs_f64() * 1e3)),
+        ),
+    }
+}
+
+impl Report {
+    /// Names and contents of the files.
+    pub(super) fn files(&self) -> Result<Vec<(String, String)>> {
+        let json = serde_json::to_string_pretty(&self.to_json())? + "\n";
+        let mut files = vec![
+            ("results.json".to_owned(), json),
+            ("results.md".to_owned(), table::markdown(self)),
+        ];
+        if let Some(svg) = plot::svg(self) {
+            files.push(("cpu.svg".to_owned(), svg));
+        }
+        Ok(files)
+    }
+
+    fn to_json(&self) -> Value {
+        let machine: serde_json::Map<_, _> = self
+            .machine
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+            .collect();
+        let sections: Vec<_> = self.sections.iter().map(section).collect();
+        json!({"machine": machine, "seconds": self.seconds, "loads": sections})
+    }
+}
+
+fn section(results: &Results) -> Value {
+    let contenders: Vec<_> = results
+        .contenders
+        .iter()
+        .zip(lines(results))
+        .map(|((_, runs), line)| {
+            json!({
+                "name": line.name,
+                "cpu_above_untapped_us": range(line.above),
+                "server_cpu_above_untapped_us": range(line.server_above),
+                "cpu_relative_to_own_dnstap": line.of_own.map(range),
+                "queries_relative_to_untapped": range(line.relative),
+                "loss": line.loss.map(range),
+                "runs": runs.iter().map(run).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({"load": results.load.name(), "seconds": results.seconds, "contenders": contenders})
+}
+
+fn range(summary: Summary) -> Value {
+    json!({"median": summary.median, "min": summary.min, "max": summary.max})
+}
+
+fn run(run: &Run) -> Value {
+    json!({
+        "messages": run.messages,
+        "delivered": run.delivered,
+        "unanswered_queries": run.unanswered,
+        "queries_per_second": run.queries_per_second,
+        "named_user_ns": run.named.user,
+        "named_system_ns": run.named.system,
+        "helper_user_ns": run.helper.user,
+        "helper_system_ns": run.helper.system,
+        "load_generator_ns": run.loader.sum(),
+        "helper_peak_memory_bytes": run.memory,
+        "delay_p50_ns": run.delay_ns.map(|delay| delay[0]),
+        "delay_p99_ns": run.delay_ns.map(|delay| delay[1]),
+        "start_ms": run.start.map(|start| start.as_secs_f64() * 1e3),
+    })
+}

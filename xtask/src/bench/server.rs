@@ -1,0 +1,115 @@
+//! The servers of one run: a `named` that is measured, and one that plays the rest of the world for it.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use crate::{
+    child::Child,
+    named::{self, Files, common},
+};
+
+/// Names with short answers, and as many with answers of 4 KiB.
+pub(super) const HOSTS: usize = 1_000;
+const ADDRESS: &str = "127.0.0.1";
+
+/// Both; they stop when this goes.
+pub(super) struct Server {
+    pub(super) named: Child,
+    _upstream: Child,
+    pub(super) port: u16,
+}
+
+impl Server {
+    /// Starts both, the one that is measured on `cpu` alone, with its own dnstap to `dnstap` if that is given.
+    pub(super) fn start(
+        named: &Path,
+        folder: &Path,
+        dnstap: Option<&PathBuf>,
+        cpu: Option<usize>,
+        other: Option<usize>,
+    ) -> Result<Self> {
+        let [port, upstream_port] = named::free_ports(&[ADDRESS])?;
+        let upstream = named::start(
+            named,
+            &folder.join("upstream"),
+            &upstream_files(upstream_port),
+            other,
+        )?;
+        let files = files(port, upstream_port, dnstap);
+        Ok(Self {
+            named: named::start(named, &folder.join("named"), &files, cpu)?,
+            _upstream: upstream,
+            port,
+        })
+    }
+}
+
+fn files(port: u16, upstream_port: u16, dnstap: Option<&PathBuf>) -> Files {
+    let dnstap = dnstap.map_or(String::new(), |socket| {
+        format!(
+            "  dnstap {{ all; }};\n  dnstap-output unix \"{}\";\n",
+            socket.display()
+        )
+    });
+    let mut zone =
+        format!("$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {ADDRESS}\n");
+    for host in 0..HOSTS {
+        let text = "0123456789abcdef".repeat(15);
+        let (high, low) = (host / 256, host % 256);
+        let mut lines = format!("h{host} A 192.0.{high}.{low}\nh{host} AAAA 2001:db8::{host:x}\n");
+        for part in 0..16 {
+            // Writing to a string does not fail.
+            writeln!(lines, "big{host} TXT \"{part:x}{text}\"").unwrap_or_default();
+        }
+        zone.push_str(&lines);
+    }
+    vec![
+        (
+            "named.conf",
+            format!(
+                "controls {{ }};\noptions {{\n{}  listen-on port {port} {{ {ADDRESS}; }};\n  listen-on-v6 {{ none; }};\n  \
+                 recursion yes;\n  qname-minimization off;\n  max-udp-size 4096;\n  tcp-clients 1000;\n  \
+                 query-source address {ADDRESS};\n{dnstap}}};\n\
+                 zone \".\" {{ type hint; file \"root.hint\"; }};\n\
+                 zone \"here.test\" {{ type primary; file \"here.zone\"; }};\n",
+                common(upstream_port)
+            ),
+        ),
+        (
+            "root.hint",
+            format!(". 3600 NS ns.far.test.\nns.far.test. 3600 A {ADDRESS}\n"),
+        ),
+        ("here.zone", zone),
+    ]
+}
+
+fn upstream_files(port: u16) -> Files {
+    vec![
+        (
+            "named.conf",
+            format!(
+                "controls {{ }};\noptions {{\n{}  listen-on {{ {ADDRESS}; }};\n  listen-on-v6 {{ none; }};\n  recursion no;\n}};\n\
+                 zone \".\" {{ type primary; file \"root.zone\"; }};\n\
+                 zone \"far.test\" {{ type primary; file \"far.zone\"; }};\n",
+                common(port)
+            ),
+        ),
+        (
+            "root.zone",
+            format!(
+                "$TTL 3600\n@ SOA ns.far.test. hostmaster.far.test. 1 3600 900 86400 300\n@ NS ns.far.test.\n\
+                 far.test. NS ns.far.test.\nns.far.test. A {ADDRESS}\n"
+            ),
+        ),
+        (
+            "far.zone",
+            format!(
+                "$TTL 3600\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {ADDRESS}\n* A 192.0.2.2\n"
+            ),
+        ),
+    ]
+}
