@@ -1,4 +1,8 @@
-//! The account at the end of a tap: what was seen, delivered and lost, for people and as JSON.
+//! Every hop's counters at one moment, while running and at the end: what was seen, delivered and lost, for people and as
+//! JSON. Owns the names under which everything else shows them.
+
+pub mod conservation;
+mod received;
 
 use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
 
@@ -6,44 +10,82 @@ use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
+pub use self::received::Received;
 use crate::{
     classify::TYPE_NAMES,
     exit::{Exit, ExitWith},
-    pipeline::PipelineCounters,
+    pipeline::{Pending, PipelineCounters},
     sink::{SinkReport, SinkState},
     tap::ProgramStats,
 };
 
-/// Every hop's counters after the end.
-#[derive(Debug)]
-pub struct Summary {
-    /// How long the tap was attached.
+/// Every hop's counters.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// How long the command has been at work.
     pub elapsed: Duration,
+    /// Whether everything has come to its end: nothing is under way any more.
+    pub at_rest: bool,
+    /// Where the messages come from.
+    pub source: Source,
+    /// The outputs' accounts.
+    pub outputs: Vec<SinkReport>,
+}
+
+/// Where messages come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A tapped process.
+    Tap(Box<Tapped>),
+    /// Programs that send dnstap.
+    Received(Received),
+}
+
+/// What a tap has counted.
+#[derive(Clone, Debug, Default)]
+pub struct Tapped {
     /// Hook and ring, as on the command line.
     pub hook: &'static str,
     /// Hook and ring, as on the command line.
     pub ring: &'static str,
     /// The kernel side's counters.
     pub kernel: [u64; Counter::COUNT],
+    /// Some of them as they were a while before.
+    pub settled: Settled,
     /// What the kernel has counted about the programs, by name.
     pub programs: BTreeMap<String, ProgramStats>,
     /// The pure stages' counters.
     pub pipeline: PipelineCounters,
-    /// The outputs' accounts.
-    pub outputs: Vec<SinkReport>,
+    /// What the pure stages hold.
+    pub pending: Pending,
 }
 
-/// Ends a command that wrote to outputs: the account goes to standard error, and as `json` to `path` if there is one; each output
+/// Counters of the kernel side so long ago that everything they counted must have arrived by now, unless it was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Messages that the hooks had seen.
+    pub seen: u64,
+    /// Records that were in the ring or read.
+    pub records: u64,
+}
+
+impl Settled {
+    /// What these counters will have settled a while later.
+    #[must_use]
+    pub fn of(kernel: &[u64; Counter::COUNT]) -> Self {
+        Self {
+            seen: kernel[Counter::Seen as usize],
+            records: kernel[Counter::Records as usize],
+        }
+    }
+}
+
+/// Ends a command that wrote to outputs: the account goes to standard error, and as JSON to `path` if there is one; each output
 /// that failed is named. The exit code tells whether one has.
-pub fn conclude(
-    account: &impl fmt::Display,
-    json: &Value,
-    path: Option<&Path>,
-    outputs: &[SinkReport],
-) -> Result<Exit> {
-    eprint!("{account}");
+pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
+    eprint!("{snapshot}");
     if let Some(path) = path {
-        fs::write(path, format!("{json}\n")).with_context(|| {
+        fs::write(path, format!("{}\n", snapshot.to_json())).with_context(|| {
             ExitWith(
                 Exit::CannotCreate,
                 format!("cannot write the summary to {}", path.display()),
@@ -51,7 +93,7 @@ pub fn conclude(
         })?;
     }
     let mut exit = Exit::Ok;
-    for output in outputs {
+    for output in &snapshot.outputs {
         if let SinkState::Failed(error) = &output.state {
             eprintln!("error: {error}");
             exit = Exit::Output;
@@ -60,29 +102,33 @@ pub fn conclude(
     Ok(exit)
 }
 
-impl Summary {
+impl Snapshot {
     /// As one JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let kernel: serde_json::Map<_, _> = Counter::ALL
-            .iter()
-            .map(|&counter| {
-                (
-                    counter.name().to_owned(),
-                    self.kernel[counter as usize].into(),
-                )
-            })
-            .collect();
-        let pipeline: serde_json::Map<_, _> = self
-            .pipeline
-            .table()
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        let types: serde_json::Map<_, _> = TYPE_NAMES
-            .iter()
-            .zip(self.pipeline.by_type)
-            .map(|(name, count)| ((*name).to_owned(), count.into()))
-            .collect();
+        let mut all = match &self.source {
+            Source::Tap(tapped) => tapped.to_json(),
+            Source::Received(received) => json!({"received": object(received.table())}),
+        };
+        let hops = conservation::hops(self);
+        all["seconds"] = self.elapsed.as_secs_f64().into();
+        all["outputs"] = self.outputs.iter().map(SinkReport::to_json).collect();
+        all["unaccounted"] = conservation::unaccounted(&hops).into();
+        all["conservation"] = conservation::to_json(&hops);
+        all
+    }
+}
+
+/// Names and counts as a JSON object.
+fn object<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Value {
+    let members: serde_json::Map<_, _> = counts
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect();
+    members.into()
+}
+
+impl Tapped {
+    fn to_json(&self) -> Value {
         let programs: serde_json::Map<_, _> = self
             .programs
             .iter()
@@ -91,17 +137,20 @@ impl Summary {
                 (name.clone(), value)
             })
             .collect();
-        let outputs: Vec<_> = self.outputs.iter().map(SinkReport::to_json).collect();
         json!({
-            "seconds": self.elapsed.as_secs_f64(),
             "hook": self.hook,
             "ring": self.ring,
-            "kernel": kernel,
+            "kernel": object(self.kernel_counts(|_| true).into_iter()),
             "programs": programs,
-            "pipeline": pipeline,
-            "types": types,
-            "outputs": outputs,
+            "pipeline": object(self.pipeline.table()),
+            "types": object(self.types()),
+            "pending": object(self.pending.table()),
         })
+    }
+
+    /// Messages by dnstap type.
+    fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        TYPE_NAMES.iter().copied().zip(self.pipeline.by_type)
     }
 
     /// The pure stages' counters whose names begin with `prefix`, named without it.
@@ -112,7 +161,8 @@ impl Summary {
             .collect()
     }
 
-    fn kernel_reasons(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
+    /// The kernel side's counters for which `matches` holds.
+    fn kernel_counts(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
         Counter::ALL
             .iter()
             .filter(|&&counter| matches(counter))
@@ -121,19 +171,34 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for Snapshot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.elapsed.as_secs_f64();
+        match &self.source {
+            Source::Tap(tapped) => tapped.describe(seconds, formatter)?,
+            Source::Received(received) => received.describe(seconds, formatter)?,
+        }
+        for output in &self.outputs {
+            writeln!(formatter, "{output}")?;
+        }
+        for hop in conservation::hops(self) {
+            if hop.unaccounted != 0 {
+                writeln!(formatter, "warning: {hop}: a defect of the agent")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tapped {
+    fn describe(&self, seconds: f64, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let messages: u64 = self.pipeline.by_type.iter().sum();
         writeln!(
             formatter,
-            "{messages} messages in {:.1} s (hook {}, ring {}): {}",
-            self.elapsed.as_secs_f64(),
+            "{messages} messages in {seconds:.1} s (hook {}, ring {}): {}",
             self.hook,
             self.ring,
-            list(
-                TYPE_NAMES.iter().copied().zip(self.pipeline.by_type),
-                "none"
-            ),
+            list(self.types(), "none"),
         )?;
         writeln!(
             formatter,
@@ -141,8 +206,8 @@ impl fmt::Display for Summary {
             self.kernel[Counter::Seen as usize],
             self.kernel[Counter::Emitted as usize],
             self.kernel[Counter::Bytes as usize],
-            list(self.kernel_reasons(Counter::is_drop), "none"),
-            list(self.kernel_reasons(Counter::is_skip), "none"),
+            list(self.kernel_counts(Counter::is_drop), "none"),
+            list(self.kernel_counts(Counter::is_skip), "none"),
         )?;
         for (name, stats) in &self.programs {
             if stats.missed != 0 {
@@ -168,9 +233,6 @@ impl fmt::Display for Summary {
             if !counts.is_empty() {
                 writeln!(formatter, "{what}: {counts}")?;
             }
-        }
-        for output in &self.outputs {
-            writeln!(formatter, "{output}")?;
         }
         Ok(())
     }

@@ -113,9 +113,11 @@ impl Tap {
             "the agent ended with {status}\n{}",
             lines.join("\n")
         );
+        let summary = Summary::read(&self.summary)?;
+        summary.expect_accounted()?;
         Ok(Tapped {
             file: self.file,
-            summary: Summary::read(&self.summary)?,
+            summary,
         })
     }
 
@@ -206,6 +208,17 @@ impl Summary {
         Ok(reasons.values().filter_map(Value::as_u64).sum())
     }
 
+    /// Every message must be accounted for at every hop: the agent's own check of the conservation laws, over the final counters.
+    pub(crate) fn expect_accounted(&self) -> Result<()> {
+        let hops = self.0["conservation"].as_array().map_or(0, Vec::len);
+        ensure!(
+            self.0["unaccounted"] == 0 && hops > 0,
+            "unaccounted for (of {hops} hops)\n{}",
+            self.0
+        );
+        Ok(())
+    }
+
     /// Nothing may have been lost anywhere.
     pub(crate) fn expect_nothing_dropped(&self) -> Result<()> {
         let drops = (self.kernel_drops()?, self.output_drops()?);
@@ -214,13 +227,7 @@ impl Summary {
             "dropped (kernel, output): {drops:?}\n{}",
             self.0
         );
-        let (seen, emitted) = (self.kernel("seen")?, self.kernel("emitted")?);
-        ensure!(
-            seen == emitted + self.kernel("not_dns")?,
-            "seen {seen}, emitted {emitted}\n{}",
-            self.0
-        );
-        Ok(())
+        self.expect_accounted()
     }
 
     /// The output must say that it wrote the `frames` that are in its file.

@@ -34,7 +34,7 @@ use crate::{
     pipeline::Pipeline,
     preflight,
     sink::{SinkOptions, SinkSet},
-    summary::{Summary, conclude},
+    summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Target, describe_listeners},
 };
@@ -106,21 +106,13 @@ pub fn run(options: &Attach) -> Result<Exit> {
 
     let elapsed = started.elapsed();
     let outputs = drained.sinks.finish(GRACE);
-    let summary = Summary {
+    let summary = Snapshot {
         elapsed,
-        hook,
-        ring,
-        kernel: drained.kernel,
-        programs: drained.programs,
-        pipeline: drained.counters,
+        at_rest: true,
+        source: Source::Tap(Box::new(drained.tapped)),
         outputs,
     };
-    conclude(
-        &summary,
-        &summary.to_json(),
-        options.summary_json.as_deref(),
-        &summary.outputs,
-    )
+    conclude(&summary, options.summary_json.as_deref())
 }
 
 /// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.

@@ -1,7 +1,6 @@
 //! The thread between the ring and the outputs: it never waits for anything but the ring.
 
 use std::{
-    collections::BTreeMap,
     mem,
     sync::{
         Arc,
@@ -16,9 +15,10 @@ use tracing::{debug, warn};
 
 use crate::{
     clock,
-    pipeline::{self, Pipeline, PipelineCounters},
+    pipeline::{self, Pipeline},
     sink::SinkSet,
-    tap::{ProgramStats, Tap},
+    summary::{Settled, Tapped},
+    tap::{Tap, hook_name},
 };
 
 /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
@@ -38,12 +38,8 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 pub(super) struct Drained {
     /// The outputs, with what is still queued.
     pub(super) sinks: SinkSet,
-    /// The kernel side's final counters.
-    pub(super) kernel: [u64; Counter::COUNT],
-    /// What the kernel has counted about the programs.
-    pub(super) programs: BTreeMap<String, ProgramStats>,
-    /// The pipeline's final counters.
-    pub(super) counters: PipelineCounters,
+    /// What was counted up to there.
+    pub(super) tapped: Tapped,
 }
 
 /// Everything between kernel and queues.
@@ -53,6 +49,7 @@ pub(super) struct Reader {
     sinks: SinkSet,
     stop: Arc<AtomicBool>,
     batch: pipeline::Batch,
+    settled: Settled,
 }
 
 impl Reader {
@@ -63,6 +60,7 @@ impl Reader {
             sinks,
             stop,
             batch: pipeline::Batch::default(),
+            settled: Settled::default(),
         }
     }
 
@@ -124,37 +122,48 @@ impl Reader {
         }
     }
 
+    /// What was counted so far.
+    fn tapped(&self) -> Result<Tapped> {
+        Ok(Tapped {
+            hook: hook_name(self.tap.hook()),
+            ring: self.tap.ring_name(),
+            kernel: self.tap.counters()?,
+            settled: self.settled,
+            programs: self.tap.program_stats(),
+            pipeline: self.pipeline.counters(),
+            pending: self.pipeline.pending(),
+        })
+    }
+
     /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
     fn end(mut self) -> Result<Drained> {
         self.tap.detach();
         self.tap.flush_log();
         let deadline = Instant::now() + LAST_RECORDS;
-        let kernel = loop {
+        loop {
             self.drain(true);
             let kernel = self.tap.counters()?;
             let missing = kernel[Counter::Records as usize]
                 .saturating_sub(self.pipeline.counters().intake.records);
             if missing == 0 {
-                break kernel;
+                break;
             }
             if Instant::now() > deadline {
                 warn!(
                     missing,
                     "records that the kernel has counted did not arrive"
                 );
-                break kernel;
+                break;
             }
             self.tap
                 .wait(Duration::from_millis(1))
                 .context("cannot wait for the ring")?;
-        };
+        }
         self.pipeline.finish(&mut self.batch);
         self.flush();
         Ok(Drained {
+            tapped: self.tapped()?,
             sinks: self.sinks,
-            kernel,
-            programs: self.tap.program_stats(),
-            counters: self.pipeline.counters(),
         })
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     event::{Direction, Envelope, Event, Protocol},
     pair::{PairLimits, Pairs},
     pipeline::{
-        counters::IntakeCounters,
+        counters::{IntakeCounters, counters},
         deliver::Deliver,
         held::Held,
         sockets::{Ports, Sockets},
@@ -131,17 +131,18 @@ impl Default for PipelineConfig {
     }
 }
 
-/// What the stages hold that is neither delivered nor counted as lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
-    /// Chunks of datagrams.
-    pub chunks: u64,
-    /// Bytes of TCP streams.
-    pub bytes: u64,
-    /// Queries without response.
-    pub queries: u64,
-    /// Messages that wait to be named.
-    pub held: u64,
+counters! {
+    /// What the stages hold that is neither delivered nor counted as lost.
+    pub struct Pending {
+        /// Chunks of datagrams.
+        chunks,
+        /// Bytes of TCP streams.
+        bytes,
+        /// Queries without response.
+        queries,
+        /// Messages that wait to be named.
+        held,
+    }
 }
 
 /// All stages.

@@ -21,10 +21,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Args, Intake};
+use super::Args;
 use crate::{
     sink::{Batch, SinkSet},
     socket::{Arrival, Stream},
+    summary::Received,
 };
 
 /// How long a sender may take up to START, and to take an answer.
@@ -37,7 +38,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) sinks: RefCell<SinkSet>,
-    pub(super) intake: RefCell<Intake>,
+    pub(super) received: RefCell<Received>,
     wait: bool,
     max_frame: u32,
     idle: Option<Duration>,
@@ -47,7 +48,7 @@ impl Hub {
     pub(super) fn new(sinks: SinkSet, args: &Args) -> Self {
         Self {
             sinks: RefCell::new(sinks),
-            intake: RefCell::default(),
+            received: RefCell::default(),
             wait: args.wait,
             max_frame: args.max_frame,
             idle: args
@@ -56,8 +57,8 @@ impl Hub {
         }
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut Intake)) {
-        change(&mut self.intake.borrow_mut());
+    pub(super) fn count(&self, change: impl FnOnce(&mut Received)) {
+        change(&mut self.received.borrow_mut());
     }
 }
 
@@ -86,7 +87,7 @@ pub(super) async fn take(
     hub: Rc<Hub>,
     stop: watch::Receiver<Option<Instant>>,
 ) {
-    hub.count(|intake| intake.connections += 1);
+    hub.count(|received| received.connections += 1);
     let mut stopped = stop.clone();
     let settled = tokio::select! {
         biased;
@@ -102,7 +103,7 @@ pub(super) async fn take(
     match connection {
         Ok(connection) => connection.run().await,
         Err(error) => {
-            hub.count(|intake| intake.unfinished += 1);
+            hub.count(|received| received.unfinished += 1);
             warn!(connection = number, peer, %error, "it does not agree upon TLS");
         }
     }
@@ -150,7 +151,7 @@ impl Connection {
         match ended {
             Ok(()) => info!(connection, messages, "finished"),
             Err(reason) => {
-                self.hub.count(|intake| intake.unfinished += 1);
+                self.hub.count(|received| received.unfinished += 1);
                 if matches!(reason, Ended::Ending) {
                     info!(connection, messages, "closed: {reason}");
                 } else {
@@ -235,12 +236,12 @@ impl Connection {
     /// Gives the frames to the outputs; with `--wait` when they have room, or the end has come.
     async fn hand_over(&mut self, frames: Frames) {
         self.messages += frames.count;
-        let received = (frames.count, frames.bytes.len() as u64);
+        let (count, bytes) = (frames.count, frames.bytes.len() as u64);
         let batch = sound(frames);
-        self.hub.count(|intake| {
-            intake.messages += received.0;
-            intake.bytes += received.1;
-            intake.malformed += received.0 - batch.messages;
+        self.hub.count(|received| {
+            received.messages += count;
+            received.bytes += bytes;
+            received.malformed += count - batch.messages;
         });
         if self.hub.wait {
             self.wait_for_room(batch.frames.len()).await;

@@ -14,7 +14,6 @@
 
 mod bind;
 mod connection;
-mod summary;
 
 use std::{path::PathBuf, rc::Rc, time::Duration};
 
@@ -27,17 +26,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{
-    bind::Bound,
-    connection::Hub,
-    summary::{Intake, Summary},
-};
+use self::{bind::Bound, connection::Hub};
 use crate::{
     cli::parse_bytes,
     exit::{Exit, ExitWith},
     sink::{OutputSpec, SinkOptions, SinkSet},
     socket::Address,
-    summary::conclude,
+    summary::{Snapshot, Source, conclude},
 };
 
 /// How long connections may take to hand over what has arrived when the end has come.
@@ -97,15 +92,10 @@ pub fn run(args: &Args) -> Result<Exit> {
         .build()
         .context("the system gives no descriptor to wait on")?;
     let summary = LocalSet::new().block_on(&runtime, serve(args))?;
-    conclude(
-        &summary,
-        &summary.to_json(),
-        args.summary_json.as_deref(),
-        &summary.outputs,
-    )
+    conclude(&summary, args.summary_json.as_deref())
 }
 
-async fn serve(args: &Args) -> Result<Summary> {
+async fn serve(args: &Args) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -168,7 +158,7 @@ async fn serve(args: &Args) -> Result<Summary> {
             Some((arrival, peer)) = arrived.recv() => {
                 number += 1;
                 if connections.len() >= args.max_connections as usize {
-                    hub.count(|intake| intake.refused += 1);
+                    hub.count(|received| received.refused += 1);
                     warn!(peer, "closed at once: there are --max-connections {} already", args.max_connections);
                     continue;
                 }
@@ -194,11 +184,13 @@ async fn serve(args: &Args) -> Result<Summary> {
     while let Some(ended) = connections.join_next().await {
         check(ended)?;
     }
-    let Hub { sinks, intake, .. } =
-        Rc::into_inner(hub).context("a connection outlived its task")?;
-    Ok(Summary {
+    let Hub {
+        sinks, received, ..
+    } = Rc::into_inner(hub).context("a connection outlived its task")?;
+    Ok(Snapshot {
         elapsed: started.elapsed(),
-        intake: intake.into_inner(),
+        at_rest: true,
+        source: Source::Received(received.into_inner()),
         outputs: sinks.into_inner().finish(GRACE),
     })
 }

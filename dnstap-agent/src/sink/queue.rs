@@ -11,7 +11,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicU64, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -62,9 +65,10 @@ impl Depth {
         self.messages.fetch_add(batch.messages, Relaxed);
     }
 
+    /// Taken out. Who sees that in [`Self::messages`] sees also what was counted before.
     pub(super) fn sub(&self, batch: &Batch) {
         self.bytes.fetch_sub(batch.frames.len(), Relaxed);
-        self.messages.fetch_sub(batch.messages, Relaxed);
+        self.messages.fetch_sub(batch.messages, Release);
         self.room.notify_waiters();
     }
 
@@ -73,7 +77,7 @@ impl Depth {
     }
 
     pub(super) fn messages(&self) -> u64 {
-        self.messages.load(Relaxed)
+        self.messages.load(Acquire)
     }
 }
 

@@ -260,6 +260,8 @@ impl Account {
     }
 
     pub(super) fn report(&self, output: &str) -> SinkReport {
+        // First: what leaves the queue meanwhile is then seen twice rather than not at all.
+        let queued = self.depth.messages();
         SinkReport {
             output: output.to_owned(),
             state: self.state(),
@@ -275,7 +277,7 @@ impl Account {
                 closed: self.closed.load(Relaxed),
                 shutdown: self.shutdown.load(Relaxed),
             },
-            queued: self.depth.messages(),
+            queued,
             queued_bytes: self.depth.bytes() as u64,
         }
     }
