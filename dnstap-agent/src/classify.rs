@@ -261,6 +261,25 @@ pub enum Naming {
     Bind(BindRules),
 }
 
+impl Naming {
+    /// The families that messages may have in which the process has this role; one may come several times.
+    pub(crate) fn kinds(&self, role: Role) -> impl Iterator<Item = Kind> + use<'_> {
+        // RD; and what tells more to BIND's rules: QR, and whether recursion is available.
+        let cases = (0..8).map(|case: u16| (case & 1 << 0, case & 1 << 1, case & 1 << 2 != 0));
+        Matter::ALL.into_iter().flat_map(move |matter| {
+            cases
+                .clone()
+                .map(move |(desired, response, available)| match self {
+                    Self::Profile(profile) => profile.kind(role, matter, desired != 0),
+                    Self::Bind(rules) => {
+                        let flags = Flags(desired << 8 | response << 14);
+                        rules.kind(role, matter, flags, available)
+                    }
+                })
+        })
+    }
+}
+
 impl Default for Naming {
     fn default() -> Self {
         Self::Profile(Profile::default())

@@ -9,6 +9,7 @@
 //!        ── COUNTERS ───────────────────► [u64; Counter::COUNT] per CPU
 //!        ◄─ TARGETS ───────────────────── tgid -> 1
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
+//!        ◄─ PORTS, NETS ─────────────── port / 64 -> bits, prefix -> wanted
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
 //! ```
 #![no_std]
@@ -154,11 +155,19 @@ pub enum Counter {
     NoPeer = 14,
     /// Dropped: the CPU has no perf ring buffer (it came online after the start).
     NoRing = 15,
+    /// Skipped: neither port is among those asked for ([`FILTER_PORTS`]).
+    FilteredPort = 16,
+    /// Skipped: the peer's address is in none of the subnets asked for ([`FILTER_NETS`]).
+    FilteredNet = 17,
+    /// Skipped: the process's role in the exchange is not asked for ([`FILTER_RESPONDER`], [`FILTER_INITIATOR`]).
+    FilteredRole = 18,
+    /// Skipped: the exchange, or over TCP the connection, is not in the sample ([`Config::sample_below`]).
+    SampledOut = 19,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 20;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -178,6 +187,10 @@ impl Counter {
         Self::Peek,
         Self::NoPeer,
         Self::NoRing,
+        Self::FilteredPort,
+        Self::FilteredNet,
+        Self::FilteredRole,
+        Self::SampledOut,
     ];
 
     /// The counter's name in summaries and metrics.
@@ -200,6 +213,10 @@ impl Counter {
             Self::Peek => "peek",
             Self::NoPeer => "no_peer",
             Self::NoRing => "no_ring",
+            Self::FilteredPort => "filtered_port",
+            Self::FilteredNet => "filtered_net",
+            Self::FilteredRole => "filtered_role",
+            Self::SampledOut => "sampled_out",
         }
     }
 
@@ -223,7 +240,14 @@ impl Counter {
     /// Whether the counter is a reason for which a seen message was left out on purpose.
     #[must_use]
     pub const fn is_skip(self) -> bool {
-        matches!(self, Self::NotDns)
+        matches!(
+            self,
+            Self::NotDns
+                | Self::FilteredPort
+                | Self::FilteredNet
+                | Self::FilteredRole
+                | Self::SampledOut
+        )
     }
 }
 
@@ -259,6 +283,24 @@ pub const TRANSPORT_BPF: u32 = 0;
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_PERF: u32 = 1;
 
+/// Bit of [`Config::filters`]: messages of ports that are not in the map `PORTS` are left out.
+pub const FILTER_PORTS: u32 = 1;
+/// Bit of [`Config::filters`]: messages of peers that are in no net of the map `NETS` are left out.
+pub const FILTER_NETS: u32 = 2;
+/// Bit of [`Config::filters`]: datagrams of exchanges in which the process answers are left out.
+pub const FILTER_RESPONDER: u32 = 4;
+/// Bit of [`Config::filters`]: datagrams of exchanges in which the process asks are left out.
+pub const FILTER_INITIATOR: u32 = 8;
+
+/// Entries of the map `PORTS`: a bit for each port, in words of 64.
+pub const PORT_WORDS: u32 = 1_024;
+
+/// Most subnets in the map `NETS`.
+pub const MAX_NETS: u32 = 1_024;
+
+/// Prefix length of the IPv4-mapped addresses (`::ffff:0:0/96`), as which the map `NETS` holds IPv4.
+pub const MAPPED_PREFIX: u32 = 96;
+
 /// Value of an offset or enumerator that this kernel does not have.
 pub const MISSING: u32 = u32::MAX;
 
@@ -277,11 +319,17 @@ pub struct Config {
     pub iter_ubuf: u32,
     /// Bits of the byte at [`KernelOffsets::iter_type`] that are the type; before 5.14 the lowest one is the direction.
     pub iter_type_mask: u32,
+    /// What is left out: [`FILTER_PORTS`], [`FILTER_NETS`], [`FILTER_RESPONDER`], [`FILTER_INITIATOR`].
+    pub filters: u32,
+    /// Exchanges whose hash is below this are delivered; 0: all are.
+    pub sample_below: u32,
+    /// What the hash starts with, so that nobody outside knows what is in the sample.
+    pub sample_seed: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 20);
+const _: () = assert!(offset_of!(Config, offsets) == 32);
 
 /// Where to find the value of a slot of [`KernelOffsets`] in a kernel's BTF.
 #[derive(Clone, Copy, Debug)]

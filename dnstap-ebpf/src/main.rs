@@ -35,6 +35,7 @@ mod call;
 mod config;
 mod counters;
 mod emit;
+mod filter;
 mod hooks;
 mod locals;
 mod memory;

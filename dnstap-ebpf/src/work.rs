@@ -39,6 +39,23 @@ pub(crate) enum Vectors {
     Kernel,
 }
 
+impl Vectors {
+    /// Address and length of the segment that the `iovec` at `vector` describes.
+    #[inline(always)]
+    pub(crate) fn read(self, vector: u64) -> Result<(u64, u64), Counter> {
+        // SAFETY: integers.
+        unsafe {
+            Ok(match self {
+                Self::User => (memory::user(vector, 0)?, memory::user(vector, 8)?),
+                Self::Kernel => (
+                    memory::kernel(vector as *const u8, 0)?,
+                    memory::kernel(vector as *const u8, 8)?,
+                ),
+            })
+        }
+    }
+}
+
 /// A message on its way.
 #[repr(C)]
 pub(crate) struct Work {
@@ -70,6 +87,17 @@ pub(crate) struct Payload {
     pub vector: u64,
     /// Segments from there on.
     pub segments: u64,
+}
+
+impl Payload {
+    /// Address and length of the first segment.
+    #[inline(always)]
+    pub(crate) fn first_segment(&self, vectors: Vectors) -> Result<(u64, u64), Counter> {
+        if self.length != 0 || self.segments == 0 {
+            return Ok((self.base, self.length));
+        }
+        vectors.read(self.vector)
+    }
 }
 
 /// The work of `slot` on this CPU.
@@ -160,16 +188,7 @@ impl Work {
             return Err(Counter::Truncated);
         }
         let vector = forget(&self.payload.vector);
-        // SAFETY: integers.
-        let (base, length) = unsafe {
-            match vectors {
-                Vectors::User => (memory::user(vector, 0)?, memory::user(vector, 8)?),
-                Vectors::Kernel => (
-                    memory::kernel(vector as *const u8, 0)?,
-                    memory::kernel(vector as *const u8, 8)?,
-                ),
-            }
-        };
+        let (base, length) = vectors.read(vector)?;
         keep(&mut self.payload.base, base);
         keep(&mut self.payload.length, length);
         keep(&mut self.payload.vector, vector.wrapping_add(16));

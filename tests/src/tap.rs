@@ -171,6 +171,25 @@ impl Summary {
         REASONS.iter().map(|reason| self.kernel(reason)).sum()
     }
 
+    /// Messages that the kernel side left out on purpose, all reasons together.
+    pub(crate) fn left_out(&self) -> Result<u64> {
+        const REASONS: [&str; 5] = [
+            "not_dns",
+            "filtered_port",
+            "filtered_net",
+            "filtered_role",
+            "sampled_out",
+        ];
+        REASONS.iter().map(|reason| self.kernel(reason)).sum()
+    }
+
+    /// A counter of the pure stages.
+    pub(crate) fn pipeline(&self, counter: &str) -> Result<u64> {
+        self.0["pipeline"][counter]
+            .as_u64()
+            .with_context(|| format!("no pipeline.{counter} in {}", self.0))
+    }
+
     /// At most so many messages went by while the kernel kept the tap's programs from running, by its own count. 0 on kernels
     /// that do not preempt in the kernel.
     pub(crate) fn missed(&self) -> Result<u64> {

@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, fs};
 use tracing::info;
 
 use crate::{
-    classify::{Naming, bind::BindRules},
+    classify::{Naming, Role, bind::BindRules},
     cli::{Attach, Messages},
     encode::Extra,
     pair::PairLimits,
     pipeline::{Filter, PipelineConfig, TypeSet},
     profile::{executable_name, serves_dns},
+    tap::KernelFilter,
     target::{OpenSocket, Target},
     version::server_version,
 };
@@ -50,6 +51,18 @@ pub(super) fn pipeline_config(
             ..pair_limits
         },
         ..PipelineConfig::default()
+    }
+}
+
+/// What the kernel side leaves out, of what `config` does not deliver and what the options say besides.
+pub(super) fn kernel_filter(messages: &Messages, config: &PipelineConfig) -> KernelFilter {
+    let mut without = vec![Role::Responder, Role::Initiator];
+    without.retain(|role| !config.filter.wants_role(&config.naming, *role));
+    KernelFilter {
+        ports: messages.ports.clone(),
+        nets: messages.nets.clone(),
+        without,
+        sample: messages.sample,
     }
 }
 

@@ -28,7 +28,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    attach::{config::pipeline_config, reader::Reader},
+    attach::{
+        config::{kernel_filter, pipeline_config},
+        reader::Reader,
+    },
     cli::Attach,
     exit::{Exit, ExitWith},
     pipeline::Pipeline,
@@ -64,6 +67,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
         ring: options.ring,
         ring_bytes: options.ring_size,
         kernel_log: options.kernel_log,
+        filter: kernel_filter(&options.messages, &config),
     })?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));

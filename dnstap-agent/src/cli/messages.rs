@@ -1,11 +1,13 @@
 //! Options on what is delivered and under which names.
 
-use std::{str::FromStr, time::Duration};
+use std::{num::NonZeroU32, str::FromStr, time::Duration};
 
 use clap::Args;
 
 use super::parse_seconds;
-use crate::{classify::Matter, encode::ExtraField, pipeline::TypeSet, profile::ProfileChoice};
+use crate::{
+    classify::Matter, encode::ExtraField, pipeline::TypeSet, profile::ProfileChoice, tap::Net,
+};
 
 /// Options on messages.
 #[derive(Clone, Debug, Default, Args)]
@@ -30,6 +32,19 @@ pub struct Messages {
     /// ordinary ones), `other` (other opcodes)
     #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
     pub exclude: Vec<Matter>,
+
+    /// Deliver only messages that go from or to one of these ports, at the process's end or at the other
+    #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
+
+    /// Deliver only messages from and to these subnets or addresses, such as `192.0.2.0/24,2001:db8::/32`; behind a proxy,
+    /// the proxy's address counts
+    #[arg(long = "net", value_name = "NET,...", value_delimiter = ',')]
+    pub nets: Vec<Net>,
+
+    /// Deliver one in so many queries, with its response; of TCP, one in so many connections
+    #[arg(long, value_name = "N")]
+    pub sample: Option<NonZeroU32>,
 
     /// Count a query as unanswered after this many seconds; an answer that comes later has no query time [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]

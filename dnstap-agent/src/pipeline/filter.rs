@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use crate::{
-    classify::{Matter, TYPE_NAMES},
+    classify::{Matter, Naming, Role, TYPE_NAMES},
     pipeline::deliver::DeliverCounters,
 };
 
@@ -59,6 +59,18 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether messages of exchanges in which the process has this role may be delivered. If not, neither queries nor
+    /// responses are of any use: an exchange has one role.
+    #[must_use]
+    pub fn wants_role(&self, naming: &Naming, role: Role) -> bool {
+        self.only.0 == 0
+            || naming.kinds(role).any(|kind| {
+                [false, true]
+                    .into_iter()
+                    .any(|response| self.only.contains(kind.message_type(response) as usize - 1))
+            })
+    }
+
     /// The counter of the reason to leave a message out, if there is one. `at`: its type's place in [`TYPE_NAMES`].
     pub(super) fn reason<'c>(
         &self,

@@ -4,6 +4,7 @@
 
 mod bpf;
 pub mod btf;
+mod filter;
 mod hooks;
 pub mod offsets;
 mod perf;
@@ -22,7 +23,12 @@ use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
 };
 
-pub use self::{bpf::ProgramStats, hooks::name as hook_name, ring::poll_readable};
+pub use self::{
+    bpf::ProgramStats,
+    filter::{KernelFilter, Net},
+    hooks::name as hook_name,
+    ring::poll_readable,
+};
 use self::{hooks::Attached, perf::PerfRing, ring::Ring};
 use crate::exit::{Exit, ExitWith};
 
@@ -54,7 +60,7 @@ pub enum RingChoice {
 }
 
 /// How to attach.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TapOptions {
     /// Which hook to use.
     pub hook: HookChoice,
@@ -65,6 +71,8 @@ pub struct TapOptions {
     pub ring_bytes: usize,
     /// Whether the kernel side logs each drop through the agent's log, at debug level.
     pub kernel_log: bool,
+    /// What the kernel side leaves out.
+    pub filter: KernelFilter,
 }
 
 /// An attached tap.
@@ -100,7 +108,9 @@ impl Tap {
             wakeup_bytes: ring_bytes / 4,
             ..offsets::of_running_kernel(&offsets::btf_path())?
         };
+        let config = options.filter.configure(config);
         let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
+        options.filter.fill(&mut ebpf)?;
         let Attached {
             hook,
             links,

@@ -83,7 +83,7 @@ pub(super) fn run<C: EbpfContext>(
         length: arguments.result as u32,
     };
     let payload = find(&tapped, &transfer, &mut work.header, arguments);
-    tapped.begin(work, payload);
+    tapped.begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
     }

@@ -13,11 +13,11 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, SocketState};
 
 use crate::{
     counters::{add, count},
-    emit,
+    emit, filter,
     sock::{self, Direction, Sock},
     sockets,
     target::Thread,
-    work::{Payload, Work},
+    work::{Payload, Vectors, Work},
 };
 
 /// A socket of the kind that is tapped.
@@ -84,11 +84,17 @@ impl Tapped {
             .describe(header, self.kind, transfer.direction, transfer.length)
     }
 
-    /// Begins with the message whose header is in `work`, or counts it as lost if something is wrong with it.
+    /// Begins with the message whose header is in `work`, unless a filter leaves it out or something is wrong with it, which
+    /// is counted.
     #[inline(always)]
-    fn begin(&self, work: &mut Work, payload: Result<Payload, Counter>) {
+    fn begin(&self, work: &mut Work, payload: Result<Payload, Counter>, vectors: Vectors) {
         match payload {
             Ok(payload) => {
+                if let Some(reason) = filter::reason(&work.header, &payload, vectors) {
+                    count(reason);
+                    work.abandon();
+                    return;
+                }
                 if work.header.peer_port == 0 {
                     count(Counter::NoPeer);
                 }

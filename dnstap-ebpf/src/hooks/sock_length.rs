@@ -131,7 +131,7 @@ fn run(ctx: &RawTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         length: result as u32,
     };
     let payload = find(&tapped, &transfer, &mut work.header, &call, index);
-    tapped.begin(work, payload);
+    tapped.begin(work, payload, Vectors::User);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::User, work);
     }

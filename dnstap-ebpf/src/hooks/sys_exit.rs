@@ -189,7 +189,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
                     length,
                 };
                 let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
-                tapped.begin(work, payload);
+                tapped.begin(work, payload, Vectors::User);
                 place_in_stream(work, length);
             }
         }

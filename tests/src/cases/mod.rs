@@ -6,6 +6,7 @@ mod collectors;
 mod comparison;
 mod datagrams;
 mod failures;
+mod filters;
 mod lab;
 mod midstream;
 mod readers;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Trial> {
         comparison::trials(),
         readers::trials(),
         failures::trials(),
+        filters::trials(),
         volume::trials(),
         reattach::trials(),
     ]

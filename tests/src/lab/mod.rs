@@ -50,6 +50,8 @@ pub(crate) struct Lab {
 pub(crate) struct Ports {
     /// The tapped server's.
     pub(crate) tapped: u16,
+    /// The tapped server's second one, IPv4 only.
+    pub(crate) second: u16,
     /// The upstream server's.
     pub(crate) upstream: u16,
     /// `rndc` of the tapped server.
@@ -63,6 +65,7 @@ impl Lab {
         let folder = scratch.path();
         let ports = Ports {
             tapped: free_port()?,
+            second: free_port()?,
             upstream: free_port()?,
             control: free_port()?,
         };
@@ -98,6 +101,11 @@ impl Lab {
             Ipv4Addr::LOCALHOST.into()
         };
         SocketAddr::new(address, self.ports.tapped)
+    }
+
+    /// Where the tapped server listens besides: on its second port.
+    pub(crate) fn second_server(&self) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.second)
     }
 
     /// The upstream server's address.

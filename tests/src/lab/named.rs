@@ -81,6 +81,7 @@ pub(super) fn start_tapped(
 ) -> Result<Named> {
     let Ports {
         tapped,
+        second,
         upstream,
         control,
     } = ports;
@@ -90,6 +91,7 @@ pub(super) fn start_tapped(
         "controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
          options {{\n{}\
          listen-on port {tapped} {{ 127.0.0.1; }};\n\
+         listen-on port {second} {{ 127.0.0.1; }};\n\
          listen-on-v6 port {tapped} {{ ::1; }};\n\
          recursion yes;\nallow-recursion {{ any; }};\nallow-transfer {{ any; }};\n\
          max-udp-size 4096;\nedns-udp-size 1232;\n\

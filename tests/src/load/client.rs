@@ -46,6 +46,14 @@ impl TcpClient {
         Self::over(stream, server)
     }
 
+    /// Connects from an address of this host.
+    pub(crate) fn connect_from(local: IpAddr, server: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(local, 0).into())?;
+        socket.connect(&server.into())?;
+        Self::over(socket.into(), server)
+    }
+
     /// Connects with a receive window of a few kilobytes at most, so that the server has to send large answers bit by bit.
     pub(crate) fn connect_narrowly(server: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
@@ -139,6 +147,11 @@ impl UdpClient {
         } else {
             Ipv4Addr::LOCALHOST.into()
         };
+        Self::connect_from(local, server)
+    }
+
+    /// The same from an address of this host.
+    pub(crate) fn connect_from(local: IpAddr, server: SocketAddr) -> Result<Self> {
         let socket = UdpSocket::bind((local, 0))?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -155,6 +168,13 @@ impl UdpClient {
     pub(crate) fn send(&mut self, query: &[u8]) -> Result<()> {
         let sent = self.socket.send(query)?;
         ensure!(sent == query.len(), "sent {sent} of {} bytes", query.len());
+        self.note(query.to_vec());
+        Ok(())
+    }
+
+    /// Sends one query behind something that is no part of it.
+    pub(crate) fn send_behind(&mut self, preface: &[u8], query: &[u8]) -> Result<()> {
+        self.socket.send(&[preface, query].concat())?;
         self.note(query.to_vec());
         Ok(())
     }

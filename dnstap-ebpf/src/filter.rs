@@ -1,0 +1,162 @@
+//! What the operator wants left out, before the copy: by port, subnet, role and sample.
+//!
+//! Every filter judges by what the two directions of an exchange have in common, so that a query and its response are kept or
+//! left out together: the two ports, the peer's address, the process's role, the DNS id. Over TCP all but the role and the id
+//! belong to the connection, so a connection is kept or left out as a whole, and its stream has no gaps. The role is judged
+//! on datagrams only: pieces of a stream need not show a header.
+//!
+//! The local address plays no part: a wildcard socket has none, or has it for received datagrams only. In front of the
+//! message there may be what a proxy says about the client (PROXY protocol, version 2); peer and ports are the proxy's.
+//!
+//! Which filters there are is read-only data: the verifier removes the others.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{
+        Array,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use dnstap_ebpf::{
+    AF_INET, Counter, DIRECTION_RECEIVED, EventHeader, FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS,
+    FILTER_RESPONDER, IPPROTO_UDP, MAX_NETS, PORT_WORDS,
+};
+
+use crate::{
+    config::config,
+    memory,
+    sock::map_ipv4,
+    work::{Payload, Vectors},
+};
+
+/// A bit for each port.
+#[map]
+static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+
+/// Network -> 1 if it is wanted, 0 if not; IPv4 in the IPv4-mapped form.
+#[map]
+static NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_NETS, 0);
+
+/// How the PROXY protocol, version 2, begins; its first four bytes, and the rest of the signature.
+const PREFACE: [u8; 4] = *b"\r\n\r\n";
+const SIGNATURE: [u8; 8] = *b"\0\r\nQUIT\n";
+
+/// Where in a preface the length of what follows its fixed part lies, and the size of the fixed part.
+const PREFACE_LENGTH: usize = 14;
+const PREFACE_FIXED: usize = 16;
+
+/// The first bytes of a DNS message: the id, and the byte with the QR bit.
+type Start = [u8; 4];
+
+/// Highest bit of the third byte (RFC 1035 section 4.1.1).
+const QR: u8 = 0x80;
+
+/// Multiplier of the hash: 2^64 divided by the golden ratio, made odd.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Why a message is left out, if it is. `header` is complete but for the chunk.
+#[inline(always)]
+pub(crate) fn reason(header: &EventHeader, payload: &Payload, vectors: Vectors) -> Option<Counter> {
+    let filters = config!(filters) as u32;
+    if filters & FILTER_PORTS != 0
+        && !is_wanted_port(header.local_port)
+        && !is_wanted_port(header.peer_port)
+    {
+        return Some(Counter::FilteredPort);
+    }
+    if filters & FILTER_NETS != 0 && !is_wanted_peer(header) {
+        return Some(Counter::FilteredNet);
+    }
+    let sampled = config!(sample_below) != 0;
+    let mut id = [0; 2];
+    if header.protocol == IPPROTO_UDP
+        && (sampled || filters & (FILTER_RESPONDER | FILTER_INITIATOR) != 0)
+    {
+        // What has no whole start in its first segment is not judged but kept: no query, or of no server that we know.
+        let [first, second, flags, _] = start(payload, vectors)?;
+        let response = flags & QR != 0;
+        let responds = (header.direction == DIRECTION_RECEIVED) != response;
+        let unwanted = if responds {
+            FILTER_RESPONDER
+        } else {
+            FILTER_INITIATOR
+        };
+        if filters & unwanted != 0 {
+            return Some(Counter::FilteredRole);
+        }
+        id = [first, second];
+    }
+    (sampled && u64::from(hash(header, id)) >= config!(sample_below) as u64)
+        .then_some(Counter::SampledOut)
+}
+
+#[inline(always)]
+fn is_wanted_port(port: u16) -> bool {
+    PORTS
+        .get(u32::from(port / 64))
+        .is_some_and(|word| word & (1 << (port % 64)) != 0)
+}
+
+/// Whether the peer is in a wanted network. One that is not known is in none.
+#[inline(always)]
+fn is_wanted_peer(header: &EventHeader) -> bool {
+    if header.peer_port == 0 {
+        return false;
+    }
+    let mut address = header.peer_addr;
+    if header.family == AF_INET {
+        let [a, b, c, d, ..] = header.peer_addr;
+        map_ipv4(&mut address, [a, b, c, d]);
+    }
+    NETS.get(Key::new(128, address)) == Some(&1)
+}
+
+/// The start of the DNS message, behind a preface if there is one.
+#[inline(always)]
+fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
+    let (base, length) = payload.first_segment(vectors).ok()?;
+    if length < size_of::<Start>() as u64 {
+        return None;
+    }
+    // SAFETY: bytes.
+    let start: Start = unsafe { memory::user(base, 0) }.ok()?;
+    if start != PREFACE {
+        return Some(start);
+    }
+    // SAFETY: bytes, and an integer.
+    let (signature, extent): ([u8; 8], u16) = unsafe {
+        (
+            memory::user(base, PREFACE.len() as u64).ok()?,
+            memory::user(base, PREFACE_LENGTH as u64).ok()?,
+        )
+    };
+    if signature != SIGNATURE {
+        return Some(start);
+    }
+    let behind = (PREFACE_FIXED + usize::from(u16::from_be(extent))) as u64;
+    if length < behind + size_of::<Start>() as u64 {
+        return None;
+    }
+    // SAFETY: bytes.
+    unsafe { memory::user(base, behind) }.ok()
+}
+
+/// A number that all messages of an exchange have in common, and over TCP all of a connection.
+#[inline(always)]
+fn hash(header: &EventHeader, [first, second]: [u8; 2]) -> u32 {
+    // SAFETY: sixteen bytes are two integers.
+    let [high, low] = unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(header.peer_addr) };
+    let ends = u64::from(header.peer_port) << 48
+        | u64::from(header.local_port) << 32
+        | u64::from(first) << 24
+        | u64::from(second) << 16
+        | u64::from(header.protocol);
+    let hash = mix(mix(mix(config!(sample_seed) as u64, high), low), ends);
+    (mix(hash, ends) >> 32) as u32
+}
+
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(MULTIPLIER);
+    product ^ (product >> 32)
+}
