@@ -40,7 +40,7 @@ pub struct Cli {
 pub enum Command {
     /// Tap a running DNS server until SIGINT, SIGTERM, the end of the server, or --duration
     #[command(after_help = EXIT_CODES)]
-    Attach(Attach),
+    Attach(Box<Attach>),
     /// Say what attach could use on this machine, and what is missing for more
     #[command(after_help = EXIT_CODES)]
     Check(check::Args),
