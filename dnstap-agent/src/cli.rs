@@ -99,6 +99,10 @@ pub struct Attach {
     #[arg(long)]
     pub kernel_log: bool,
 
+    /// Keep all privileges after attaching, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+
     /// What is delivered and under which names
     #[command(flatten)]
     pub messages: Messages,

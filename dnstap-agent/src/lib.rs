@@ -25,6 +25,7 @@ pub mod profile;
 pub mod read;
 pub mod receive;
 pub mod render;
+pub mod sandbox;
 pub mod sink;
 pub mod socket;
 pub mod stream;

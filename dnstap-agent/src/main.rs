@@ -7,7 +7,7 @@ use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    read, receive,
+    read, receive, sandbox,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         }
     };
     start_log();
+    sandbox::restrict_new_files();
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
         Command::Check(options) => check::run(*options),

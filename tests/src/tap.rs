@@ -76,6 +76,11 @@ impl Tap {
         })
     }
 
+    /// The agent's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The line in which it said that it is attached, with the hook and the ring.
     pub(crate) fn said(&self) -> &str {
         &self.said

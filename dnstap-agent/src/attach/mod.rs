@@ -1,4 +1,4 @@
-//! `dnstap-agent attach`: check, open the outputs, attach, run until something ends it, drain, account.
+//! `dnstap-agent attach`: check, attach, give up privileges, open the outputs, run until something ends it, drain, account.
 //!
 //! ```text
 //! main thread: signals, end of the process, --duration ─── stop ──►
@@ -36,7 +36,8 @@ use crate::{
     exit::{Exit, ExitWith},
     pipeline::Pipeline,
     preflight,
-    sink::{SinkOptions, SinkSet},
+    sandbox::{self, Duties},
+    sink::{OutputSpec, SinkOptions, SinkSet},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Target, describe_listeners},
@@ -58,8 +59,6 @@ pub fn run(options: &Attach) -> Result<Exit> {
                 format!("process {} ({}) has no IPv4 or IPv6 sockets", target.pid, target.name),
             ));
     }
-    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
-        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     // Looks into the server's executable, which may take a while: before the hooks fill the ring.
     let mut config = pipeline_config(options, &target, &sockets);
     let mut tap = Tap::attach(&TapOptions {
@@ -81,6 +80,15 @@ pub fn run(options: &Attach) -> Result<Exit> {
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets = target.sockets()?;
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
+    if !options.no_sandbox {
+        let duties = Duties {
+            paths: options.outputs.iter().any(OutputSpec::uses_paths)
+                || options.summary_json.is_some(),
+        };
+        sandbox::enter(duties, || tap.counters().is_ok())?;
+    }
+    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
+        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));

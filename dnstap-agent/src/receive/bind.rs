@@ -42,10 +42,8 @@ pub(super) async fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, 
             Address::Unix(path) => unix(path, mode)
                 .await
                 .map_err(|error| explain(path, &error)),
-            Address::Tcp { host, port } => {
-                tcp(host, *port).await.map_err(|error| error.to_string())
-            }
-            Address::Tls(at) => tls(at).await.map_err(|error| error.to_string()),
+            Address::Tcp { host, port } => tcp(host, *port).map_err(|error| error.to_string()),
+            Address::Tls(at) => tls(at).map_err(|error| error.to_string()),
         };
         match result {
             Ok(socket) => bound.push(socket),
@@ -59,8 +57,15 @@ pub(super) async fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, 
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<Bound> {
-    let listener = TcpListener::bind((host, port)).await?;
+/// The runtime would look the name up in a thread, which would outlive the sandbox's beginning.
+fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind((host, port))?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn tcp(host: &str, port: u16) -> io::Result<Bound> {
+    let listener = listen(host, port)?;
     let name = format!("tcp:{}", listener.local_addr()?);
     Ok(Bound {
         name,
@@ -69,9 +74,9 @@ async fn tcp(host: &str, port: u16) -> io::Result<Bound> {
     })
 }
 
-async fn tls(at: &Tls) -> io::Result<Bound> {
+fn tls(at: &Tls) -> io::Result<Bound> {
     let acceptor = acceptor(at)?;
-    let listener = TcpListener::bind((at.host.as_str(), at.port)).await?;
+    let listener = listen(&at.host, at.port)?;
     let name = format!("tls:{}", listener.local_addr()?);
     Ok(Bound {
         name,

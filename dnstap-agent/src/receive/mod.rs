@@ -30,6 +30,7 @@ use self::{bind::Bound, connection::Hub};
 use crate::{
     cli::parse_bytes,
     exit::{Exit, ExitWith},
+    sandbox::{self, Duties},
     sink::{OutputSpec, SinkOptions, SinkSet},
     socket::Address,
     summary::{Snapshot, Source, conclude},
@@ -80,6 +81,10 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
     pub socket_mode: u32,
 
+    /// Keep all privileges, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+
     /// Write the summary as a JSON object to this file, too
     #[arg(long, value_name = "PATH")]
     pub summary_json: Option<PathBuf>,
@@ -102,6 +107,9 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     let bound = bind::all(&args.listen, args.socket_mode)
         .await
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
+    if !args.no_sandbox {
+        sandbox::enter(duties(args), || true)?;
+    }
     let options = SinkOptions {
         queue_bytes: args.queue_size,
     };
@@ -193,6 +201,17 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         source: Source::Received(received.into_inner()),
         outputs: sinks.into_inner().finish(GRACE),
     })
+}
+
+/// What is still to be done once all sockets are listened on.
+fn duties(args: &Args) -> Duties {
+    // Files of sockets are removed at the end.
+    let file = |address: &Address| matches!(address, Address::Unix(_));
+    Duties {
+        paths: args.listen.iter().any(file)
+            || args.outputs.iter().any(OutputSpec::uses_paths)
+            || args.summary_json.is_some(),
+    }
 }
 
 /// A panic in a task is one of the whole.

@@ -55,6 +55,15 @@ impl OutputSpec {
             _ => None,
         }
     }
+
+    /// Whether writing there takes names of files: of its own, of a unix socket, of certificates.
+    #[must_use]
+    pub fn uses_paths(&self) -> bool {
+        match self {
+            Self::Text(place) | Self::Json(place) | Self::File(place) => *place != Place::Stdout,
+            Self::Socket(address) => !matches!(address, Address::Tcp { .. }),
+        }
+    }
 }
 
 /// What is wrong with the text after `-o`.

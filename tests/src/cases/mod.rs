@@ -9,6 +9,7 @@ mod failures;
 mod filters;
 mod lab;
 mod midstream;
+mod privileges;
 mod readers;
 mod reattach;
 mod streams;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Trial> {
         readers::trials(),
         failures::trials(),
         filters::trials(),
+        privileges::trials(),
         volume::trials(),
         reattach::trials(),
     ]
