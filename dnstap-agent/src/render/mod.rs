@@ -4,6 +4,7 @@
 //! the network are escaped, so that no message can move a terminal's cursor or break a line in two.
 //! What cannot be understood is shown as such, with its size and the error.
 
+mod extra;
 mod json;
 mod kinds;
 mod mnemonics;

@@ -84,6 +84,27 @@ fn malformed_messages_are_shown_with_size_and_error() {
 }
 
 #[test]
+fn extra_is_an_object_if_it_is_one_and_else_escaped_text() {
+    let mut dnstap = query();
+    dnstap.extra = Some(br#"{"pid":7,"hook":"fentry"}"#[..].into());
+    assert_eq!(
+        parsed(&dnstap)["extra"],
+        serde_json::json!({"pid": 7, "hook": "fentry"})
+    );
+    assert!(text(&dnstap).ends_with(" rd ad extra={\"pid\":7,\"hook\":\"fentry\"}\n"));
+    for (bytes, shown) in [
+        (&b"\x1b[2J\\\n\xff"[..], r"\x1b[2J\\\x0a\xff"),
+        (b"[1]", "[1]"),
+        (b"", ""),
+        (br#"{"a":1"#, r#"{"a":1"#),
+    ] {
+        dnstap.extra = Some(bytes.into());
+        assert_eq!(parsed(&dnstap)["extra"], shown);
+        assert!(text(&dnstap).ends_with(&format!(" extra={shown}\n")));
+    }
+}
+
+#[test]
 fn json_has_the_documented_fields() {
     let json = json(&response());
     let expected = serde_json::json!({
@@ -253,6 +274,10 @@ fn inner(dnstap: &mut Dnstap) -> &mut Message {
 
 fn text(dnstap: &Dnstap) -> String {
     render(Format::Text, dnstap)
+}
+
+fn parsed(dnstap: &Dnstap) -> serde_json::Value {
+    serde_json::from_str(&json(dnstap)).expect("JSON")
 }
 
 fn json(dnstap: &Dnstap) -> String {

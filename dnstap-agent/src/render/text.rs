@@ -8,7 +8,8 @@
 //!
 //! Time (of this message, UTC), type, who asked whom, transport, size in bytes, question, then for a query its opcode (unless
 //! QUERY) and flags, for a response its opcode (unless QUERY), rcode, flags, records in answer, authority and additional section,
-//! and the milliseconds since its query. `-` stands for what is not known.
+//! and the milliseconds since its query; at the end `extra=` and what the recording program added, other bytes than printable
+//! ASCII as `\xNN`. `-` stands for what is not known.
 
 use std::{
     fmt,
@@ -19,7 +20,7 @@ use std::{
 use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
 use super::{
-    kinds,
+    extra, kinds,
     mnemonics::Opcode,
     socket,
     time::Clock,
@@ -32,6 +33,10 @@ pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
         Some(message) => write_message(message, clock, out),
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
+    .and_then(|()| match &dnstap.extra {
+        Some(bytes) => write!(out, " extra={}", extra::escaped(bytes)),
+        None => Ok(()),
+    })
     .unwrap_or_else(|_| unreachable!("a Vec takes all"));
     out.push(b'\n');
 }
