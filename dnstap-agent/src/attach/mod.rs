@@ -84,6 +84,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
         let duties = Duties {
             paths: options.outputs.iter().any(OutputSpec::uses_paths)
                 || options.summary_json.is_some(),
+            ..Duties::default()
         };
         sandbox::enter(duties, || tap.counters().is_ok())?;
     }

@@ -211,6 +211,7 @@ fn duties(args: &Args) -> Duties {
         paths: args.listen.iter().any(file)
             || args.outputs.iter().any(OutputSpec::uses_paths)
             || args.summary_json.is_some(),
+        ..Duties::default()
     }
 }
 

@@ -33,11 +33,18 @@ pub(super) fn give_up(
 
 /// What is needed whoever runs the agent; a user that has none of it gets none.
 fn needed(duties: Duties) -> CapabilitySet {
-    if duties.paths {
-        CapabilitySet::DAC_OVERRIDE
-    } else {
-        CapabilitySet::empty()
-    }
+    let needs = [
+        (duties.paths, CapabilitySet::DAC_OVERRIDE),
+        (duties.owners, CapabilitySet::CHOWN | CapabilitySet::FOWNER),
+        (
+            duties.processes,
+            CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
+        ),
+    ];
+    needs
+        .into_iter()
+        .filter_map(|(asked, needed)| asked.then_some(needed))
+        .collect()
 }
 
 /// Nothing is inheritable, which empties the ambient set, too.
@@ -70,7 +77,11 @@ mod tests {
     const NONE: CapabilitySet = CapabilitySet::empty();
 
     /// What a thread that holds `held` keeps; `None` where this process may not try (it is not root).
-    fn kept(held: CapabilitySet, paths: bool, maps_need: CapabilitySet) -> Option<CapabilitySet> {
+    fn kept(
+        held: CapabilitySet,
+        duties: Duties,
+        maps_need: CapabilitySet,
+    ) -> Option<CapabilitySet> {
         let thread = std::thread::spawn(move || {
             set(held, held).ok()?;
             let works = || {
@@ -80,7 +91,7 @@ mod tests {
                         .effective
                         .intersects(maps_need)
             };
-            let kept = give_up(Duties { paths }, works).expect("fewer is always allowed");
+            let kept = give_up(duties, works).expect("fewer is always allowed");
             let left = capabilities(None).expect("own");
             assert_eq!((left.effective, left.permitted), (kept, kept));
             assert_eq!(left.inheritable, NONE);
@@ -92,26 +103,44 @@ mod tests {
     #[test]
     fn a_tap_that_writes_to_standard_output_keeps_nothing() {
         let root = capabilities(None).expect("own").permitted;
-        assert_eq!(kept(root, false, NONE), Some(NONE));
+        assert_eq!(kept(root, Duties::default(), NONE), Some(NONE));
     }
 
     #[test]
     fn files_of_others_can_be_opened_again_by_root_alone() {
         let (bpf, files) = (CapabilitySet::BPF, CapabilitySet::DAC_OVERRIDE);
-        let Some(left) = kept(bpf | files, true, NONE) else {
+        let paths = Duties {
+            paths: true,
+            ..Duties::default()
+        };
+        let Some(left) = kept(bpf | files, paths, NONE) else {
             return; // not root
         };
         assert_eq!(left, files);
-        assert_eq!(kept(bpf, true, NONE), Some(NONE));
+        assert_eq!(kept(bpf, paths, NONE), Some(NONE));
+    }
+
+    #[test]
+    fn every_duty_has_its_capabilities() {
+        let all = Duties {
+            paths: true,
+            owners: true,
+            commands: true,
+            processes: true,
+        };
+        assert_eq!(
+            names(needed(all)),
+            "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE"
+        );
     }
 
     #[test]
     fn what_opens_the_maps_is_kept_where_the_kernel_wants_it() {
         let (bpf, admin) = (CapabilitySet::BPF, CapabilitySet::SYS_ADMIN);
-        let Some(left) = kept(bpf | admin, false, MAPS) else {
+        let Some(left) = kept(bpf | admin, Duties::default(), MAPS) else {
             return; // not root
         };
         assert_eq!(left, bpf, "the smaller one is enough");
-        assert_eq!(kept(admin, false, MAPS), Some(admin));
+        assert_eq!(kept(admin, Duties::default(), MAPS), Some(admin));
     }
 }

@@ -17,11 +17,11 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
+use super::Duties;
+
 /// Refused whatever their arguments.
 const REFUSED: &[c_long] = &[
-    // Other programs, and other processes' memory and descriptors.
-    libc::SYS_execve,
-    libc::SYS_execveat,
+    // Other processes' memory and descriptors.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -88,6 +88,9 @@ const REFUSED: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// Refused as well, unless programs are to be run.
+const PROGRAMS: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
 /// Commands of bpf(2) that read and write maps and tell about programs (`enum bpf_cmd`, linux/bpf.h): `BPF_MAP_LOOKUP_ELEM` to
 /// `BPF_MAP_GET_NEXT_KEY`, and `BPF_OBJ_GET_INFO_BY_FD`.
 const BPF_ELEMENTS: (u64, u64) = (1, 4);
@@ -106,16 +109,20 @@ const NEW_NAMESPACES: [i32; 8] = [
 ];
 
 /// Puts the filter on all threads, and on those to come.
-pub(super) fn install() -> Result<()> {
-    for program in programs()? {
+pub(super) fn install(duties: Duties) -> Result<()> {
+    for program in programs(duties)? {
         apply_filter_all_threads(&program).context("the kernel refuses the filter")?;
     }
     Ok(())
 }
 
 /// Two, because each has one answer for all that it refuses.
-fn programs() -> Result<[BpfProgram; 2]> {
-    let refused = program(refusals()?, libc::EPERM)?;
+fn programs(duties: Duties) -> Result<[BpfProgram; 2]> {
+    let mut refusals = refusals()?;
+    if !duties.commands {
+        refusals.extend(PROGRAMS.map(|call| (call, vec![])));
+    }
+    let refused = program(refusals, libc::EPERM)?;
     let missing = program([(libc::SYS_clone3, vec![])].into(), libc::ENOSYS)?;
     Ok([refused, missing])
 }
@@ -157,7 +164,7 @@ mod tests {
 
     /// What a system call without memory ends with in a thread that has the filter: an error number, or 0.
     fn filtered(call: c_long, arguments: [c_long; 2]) -> i32 {
-        within(move || {
+        within(Duties::default(), move || {
             // SAFETY: the callers name calls and arguments that touch no memory of this process.
             let result = unsafe { libc::syscall(call, arguments[0], arguments[1], 0, 0, 0) };
             if result < 0 {
@@ -169,9 +176,9 @@ mod tests {
     }
 
     /// Runs in a thread of its own, which alone has the filter.
-    fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-        let thread = thread::spawn(|| {
-            for program in programs().expect("a program") {
+    fn within<T: Send + 'static>(duties: Duties, test: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = thread::spawn(move || {
+            for program in programs(duties).expect("a program") {
                 seccompiler::apply_filter(&program).expect("the kernel takes it");
             }
             test()
@@ -192,9 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn no_program_can_be_started() {
-        let error = within(|| Command::new("true").status().map(drop)).expect_err("refused");
+    fn programs_are_started_where_that_is_asked_for_alone() {
+        let start = || Command::new("true").status();
+        let error = within(Duties::default(), start).expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let commands = Duties {
+            commands: true,
+            ..Duties::default()
+        };
+        assert!(within(commands, start).expect("allowed").success());
     }
 
     #[test]
@@ -219,7 +232,7 @@ mod tests {
 
     #[test]
     fn threads_are_started_and_namespaces_are_not() {
-        assert!(within(|| thread::spawn(|| 7)
+        assert!(within(Duties::default(), || thread::spawn(|| 7)
             .join()
             .is_ok_and(|seven| seven == 7)));
         // Without the filter: EINVAL, for a thread shares more than that.

@@ -17,10 +17,17 @@ use rustix::thread::set_no_new_privs;
 use tracing::{info, warn};
 
 /// What the rest of the run may have to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub struct Duties {
     /// Create and open files, and connect to unix sockets, that may belong to others.
     pub paths: bool,
+    /// Give files to other users.
+    pub owners: bool,
+    /// Run other programs.
+    pub commands: bool,
+    /// Look at processes that are not known yet.
+    pub processes: bool,
 }
 
 /// Gives up everything that `duties` do not need, for good and for all threads to come.
@@ -38,7 +45,7 @@ pub fn enter(duties: Duties, maps_work: impl FnMut() -> bool) -> Result<()> {
     let kept = capabilities::give_up(duties, maps_work)
         .context("cannot give up this process's capabilities")?;
     set_no_new_privs(true).context("cannot forbid new privileges")?;
-    let filtered = filter::install();
+    let filtered = filter::install(duties);
     match &filtered {
         Ok(()) => {}
         // Without CONFIG_SECCOMP_FILTER, or refused by a container.
