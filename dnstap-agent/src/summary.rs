@@ -226,6 +226,8 @@ impl Tapped {
             }
         }
         for (what, prefix) in [
+            ("TCP connections", "tcp_sockets_"),
+            ("UDP sockets", "udp_sockets_"),
             ("queries without answer", "unanswered_"),
             ("left out on purpose", "excluded_"),
         ] {

@@ -72,8 +72,8 @@ counters! {
         udp_encrypted,
         /// Prefaces of proxies in front of datagrams.
         udp_prefaces,
-        /// Verdicts that a socket does not carry DNS.
-        sockets_not_dns,
+        /// UDP sockets found not to carry DNS in the clear.
+        udp_sockets_not_dns,
     }
 }
 

@@ -274,10 +274,10 @@ impl Pipeline {
             .map(|socket| (socket, Verdict::NotDns));
         self.sockets
             .take_verdicts()
-            .chain(streams)
             .inspect(|(_, verdict)| {
-                intake.sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
+                intake.udp_sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
             })
+            .chain(streams)
     }
 
     /// All counters.

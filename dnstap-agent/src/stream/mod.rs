@@ -69,6 +69,12 @@ counters! {
         stream_resyncs,
         /// Pieces that arrived before their turn.
         stream_held_pieces,
+        /// Connections that showed DNS.
+        tcp_sockets_dns,
+        /// Connections found to be encrypted.
+        tcp_sockets_encrypted,
+        /// Connections found to carry something else in the clear.
+        tcp_sockets_not_dns,
         /// Connections joined midway.
         stream_joined_midway,
         /// Connections dropped to stay within the bounds.
@@ -209,7 +215,9 @@ impl Streams {
             stream.join_midway();
         }
         let pushed = stream.push(event.sequence, event.payload, &mut work);
+        let shown = work.dns_seen && !connection.dns;
         (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
+        self.counters.tcp_sockets_dns += u64::from(shown);
         if let Err(foreign) = pushed {
             self.condemn(socket, foreign);
         }
@@ -306,7 +314,9 @@ impl Streams {
             if let Err(foreign) = stream.release(now, &mut work) {
                 condemned = Some(foreign);
             }
+            let shown = work.dns_seen && !connection.dns;
             (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
+            self.counters.tcp_sockets_dns += u64::from(shown);
         }
         if let Some(foreign) = condemned {
             self.condemn(socket, foreign);
@@ -321,6 +331,10 @@ impl Streams {
         };
         let bytes = connection.abandon(&mut self.pool);
         self.counters.foreign(foreign, bytes);
+        *match foreign {
+            Foreign::NotDns => &mut self.counters.tcp_sockets_not_dns,
+            Foreign::Encrypted => &mut self.counters.tcp_sockets_encrypted,
+        } += 1;
         connection.foreign = Some(foreign);
         // A verdict that finds no room costs the kernel a few copies, no more.
         if self.not_dns.len() < VERDICTS {

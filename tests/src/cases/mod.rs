@@ -12,6 +12,7 @@ mod midstream;
 mod privileges;
 mod readers;
 mod reattach;
+mod services;
 mod streams;
 mod uring;
 mod volume;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
+        services::trials(),
         uring::trials(),
         collectors::trials(),
         midstream::trials(),
