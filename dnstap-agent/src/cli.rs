@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::messages::{Messages, Mimic};
 use crate::{
-    check, read, receive,
+    check, generate, read, receive,
     sink::OutputSpec,
     tap::{HookChoice, RingChoice},
 };
@@ -47,6 +47,9 @@ pub enum Command {
     /// Print dnstap files
     #[command(after_help = EXIT_CODES)]
     Read(read::Args),
+    /// Write the man pages and the completions for shells to a folder, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
     /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(receive::Args),

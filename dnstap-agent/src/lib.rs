@@ -18,6 +18,7 @@ pub mod clock;
 pub mod encode;
 pub mod event;
 pub mod exit;
+pub mod generate;
 pub mod pair;
 pub mod pipeline;
 pub mod preflight;

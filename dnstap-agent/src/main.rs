@@ -7,7 +7,7 @@ use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    read, receive, sandbox,
+    generate, read, receive, sandbox,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
         Command::Check(options) => check::run(*options),
+        Command::Generate(options) => generate::run(options),
         Command::Receive(options) => receive::run(options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {

@@ -70,6 +70,13 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The Debian package: `DNSTAP_PACKAGE`.
+pub(crate) fn package() -> Result<PathBuf> {
+    let missing = "no package: set DNSTAP_PACKAGE to what `cargo xtask dist` makes";
+    let path = env::var_os("DNSTAP_PACKAGE").ok_or_else(|| Skip(missing.into()))?;
+    existing(PathBuf::from(path), "DNSTAP_PACKAGE")
+}
+
 /// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
 pub(crate) fn named() -> Result<PathBuf> {
     if let Some(path) = env::var_os("NAMED") {

@@ -63,5 +63,5 @@ pub fn enter(duties: Duties, maps_work: impl FnMut() -> bool) -> Result<()> {
 pub fn restrict_new_files() {
     use rustix::{fs::Mode, process::umask};
     let given = umask(Mode::all());
-    umask(given | Mode::WGRP | Mode::XGRP | Mode::RWXO);
+    umask(given | Mode::WGRP | Mode::RWXO);
 }

@@ -9,6 +9,7 @@ mod failures;
 mod filters;
 mod lab;
 mod midstream;
+mod package;
 mod privileges;
 mod readers;
 mod reattach;
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<Trial> {
         failures::trials(),
         filters::trials(),
         privileges::trials(),
+        package::trials(),
         volume::trials(),
         reattach::trials(),
     ]

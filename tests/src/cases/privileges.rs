@@ -187,7 +187,7 @@ fn receive() -> Result<()> {
 }
 
 /// Every thread of the agent has these capabilities at most, can gain none, and has its system calls filtered.
-fn expect_threads(pid: u32, allowed: u64) -> Result<()> {
+pub(super) fn expect_threads(pid: u32, allowed: u64) -> Result<()> {
     let threads = threads(pid)?;
     ensure!(threads.len() > 1, "the agent has one thread only");
     for (thread, status) in threads {
@@ -205,7 +205,7 @@ fn expect_threads(pid: u32, allowed: u64) -> Result<()> {
 }
 
 /// What has to be kept to read maps: kernels before 5.19 may ask for it.
-fn maps() -> Result<u64> {
+pub(super) fn maps() -> Result<u64> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
     let version = (
@@ -243,7 +243,12 @@ fn status(path: &Path) -> Result<BTreeMap<String, u64>> {
 
 /// The capabilities of the unit, as setpriv(1) names them.
 fn capabilities() -> Result<Vec<String>> {
-    let of = |setting: &str| UNIT.lines().find_map(|line| line.strip_prefix(setting));
+    capabilities_of(UNIT)
+}
+
+/// The capabilities of a unit, as setpriv(1) names them.
+pub(super) fn capabilities_of(unit: &str) -> Result<Vec<String>> {
+    let of = |setting: &str| unit.lines().find_map(|line| line.strip_prefix(setting));
     let bounding = of("CapabilityBoundingSet=").context("no bounding set in the unit")?;
     let ambient = of("AmbientCapabilities=").context("no ambient set in the unit")?;
     ensure!(bounding == ambient, "{bounding} is not {ambient}");
@@ -266,28 +271,26 @@ fn as_service(
     if !agent.exists() {
         fs::copy(environment::agent()?, &agent)?;
     }
-    let list = |sign: &str| {
-        let names = capabilities.iter().map(|name| format!("{sign}{name}"));
-        names.collect::<Vec<_>>().join(",")
-    };
     let attach = tap::command(&agent, pid, how);
-    let mut command = Command::new(environment::tool("setpriv")?);
+    let mut command = confined((NOBODY, NOBODY), capabilities)?;
     command
-        .args([
-            "--reuid",
-            &NOBODY.to_string(),
-            "--regid",
-            &NOBODY.to_string(),
-        ])
-        .args(["--clear-groups", "--no-new-privs"])
-        .arg(format!("--inh-caps=-all,{}", list("+")))
-        .arg(format!("--ambient-caps=-all,{}", list("+")))
-        .arg(format!("--bounding-set=-all,{}", list("+")))
-        .arg("--")
         .arg(attach.get_program())
         .args(attach.get_args())
         .arg("-o")
-        .arg(format!("file:{}", file.display()))
+        .arg(format!("file:{}", file.display()));
+    Ok(command)
+}
+
+/// Begins a command that a user and group run with these capabilities and no way to more.
+pub(super) fn confined((user, group): (u32, u32), capabilities: &[String]) -> Result<Command> {
+    let names = capabilities.iter().map(|name| format!(",+{name}"));
+    let set = format!("-all{}", names.collect::<String>());
+    let mut command = Command::new(environment::tool("setpriv")?);
+    command
+        .args(["--reuid", &user.to_string(), "--regid", &group.to_string()])
+        .args(["--clear-groups", "--no-new-privs"])
+        .args(["--inh-caps", &set, "--ambient-caps", &set])
+        .args(["--bounding-set", &set, "--"])
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     Ok(command)
@@ -302,7 +305,7 @@ fn theirs(folder: &Path) -> Result<std::path::PathBuf> {
 }
 
 /// `receive` on a socket, into a file.
-fn receiver(listen: &str, file: &Path, summary: &Path) -> Result<Running> {
+pub(super) fn receiver(listen: &str, file: &Path, summary: &Path) -> Result<Running> {
     let mut command = Command::new(environment::agent()?);
     command
         .args(["receive", "--listen", listen, "-o"])
@@ -313,7 +316,7 @@ fn receiver(listen: &str, file: &Path, summary: &Path) -> Result<Running> {
     Running::start("dnstap-agent receive", command, Watch::Stderr)
 }
 
-fn root() -> Result<()> {
+pub(super) fn root() -> Result<()> {
     ensure!(
         system::is_root(),
         Skip("this test tells root from others, and is not root".into())
