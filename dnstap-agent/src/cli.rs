@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::messages::{Messages, Mimic};
 use crate::{
-    check, generate, read, receive,
+    check, generate,
+    observe::Observe,
+    read, receive,
     sink::OutputSpec,
+    status,
     tap::{HookChoice, RingChoice},
 };
 
@@ -53,6 +56,9 @@ pub enum Command {
     /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(receive::Args),
+    /// Ask running agents what they are doing
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
 }
 
 /// Options of `attach`.
@@ -109,6 +115,10 @@ pub struct Attach {
     /// What is delivered and under which names
     #[command(flatten)]
     pub messages: Messages,
+
+    /// Who may watch
+    #[command(flatten)]
+    pub observe: Observe,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

@@ -7,7 +7,7 @@ use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    generate, read, receive, sandbox,
+    generate, read, receive, sandbox, status,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Check(options) => check::run(*options),
         Command::Generate(options) => generate::run(options),
         Command::Receive(options) => receive::run(options),
+        Command::Status(options) => status::run(options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {
                 Exit::Ok

@@ -94,6 +94,14 @@ pub(crate) fn named() -> Result<PathBuf> {
         .ok_or_else(|| Skip("no named: set NAMED or run `cargo xtask setup`".into()).into())
 }
 
+/// Prometheus' `promtool`: `PROMTOOL`, else on the path.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    match env::var_os("PROMTOOL") {
+        Some(path) => existing(path.into(), "PROMTOOL"),
+        None => tool("promtool"),
+    }
+}
+
 /// Version of that `named`: major and minor number.
 pub(crate) fn named_version() -> Result<(u32, u32)> {
     let output = Command::new(named()?).arg("-v").output()?;

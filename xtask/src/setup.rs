@@ -52,6 +52,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         apt.ensure(TEST_PACKAGES)?;
         apt.ensure(dist::PACKAGES)?;
         apt.ensure(vm::PACKAGES)?;
+        servers::ensure_promtool(&mut apt)?;
     }
     if matches!(purpose, Purpose::Demo | Purpose::All) {
         apt.ensure(DEMO_PACKAGES)?;

@@ -123,7 +123,8 @@ fn integration(report: &mut Report, arguments: &[String]) {
                 .args(arguments)
                 .env("DNSTAP_AGENT", agent)
                 .env("DNSTAP_PACKAGE", package)
-                .env("NAMED", servers::bind9()?);
+                .env("NAMED", servers::bind9()?)
+                .env("PROMTOOL", servers::promtool()?);
             counted(&mut tests)
         });
     }

@@ -34,6 +34,7 @@ use crate::{
     },
     cli::Attach,
     exit::{Exit, ExitWith},
+    observe::{self, Newest, Observer, Publisher},
     pipeline::Pipeline,
     preflight,
     sandbox::{self, Duties},
@@ -59,6 +60,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
                 format!("process {} ({}) has no IPv4 or IPv6 sockets", target.pid, target.name),
             ));
     }
+    let subject = format!("taps {} (pid {})", target.name, target.pid);
+    let observer = Observer::bind(&options.observe, &target.name, subject)?;
     // Looks into the server's executable, which may take a while: before the hooks fill the ring.
     let mut config = pipeline_config(options, &target, &sockets);
     let mut tap = Tap::attach(&TapOptions {
@@ -93,8 +96,9 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));
+    let (publisher, newest) = Publisher::new();
     let (over, reader_over) = oneshot::channel();
-    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop));
+    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop), publisher);
     let reader = thread::Builder::new()
         .name("ring-reader".into())
         .spawn(move || {
@@ -110,8 +114,10 @@ pub fn run(options: &Attach) -> Result<Exit> {
         target.pid,
         describe_listeners(&sockets)
     );
-    let reason = wait_for_end(&target, options.duration, reader_over, &attached)?;
+    let watched = (observer, newest);
+    let reason = wait_for_end(&target, options.duration, reader_over, watched, &attached)?;
     info!("detaching: {reason}");
+    observe::stopping(&reason);
     stop.store(true, Ordering::Release);
     let drained = reader
         .join()
@@ -133,6 +139,7 @@ fn wait_for_end(
     target: &Target,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
+    (observer, newest): (Observer, Newest),
     attached: &str,
 ) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -143,6 +150,7 @@ fn wait_for_end(
         let mut terminate = signal(SignalKind::terminate())?;
         // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
         let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
+        let _watching = observer.serve(&newest)?;
         info!("{attached}");
         let timer = async {
             match duration {

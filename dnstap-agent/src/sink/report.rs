@@ -60,7 +60,7 @@ impl SinkReport {
             .map(|&(reason, count)| (reason.to_owned(), count.into()))
             .collect();
         let error = match &self.state {
-            SinkState::Failed(error) => Some(error.as_str()),
+            SinkState::Failed(error) | SinkState::Waiting(error) => Some(error.as_str()),
             _ => None,
         };
         json!({
@@ -71,6 +71,9 @@ impl SinkReport {
             "unconfirmed": self.unconfirmed,
             "connections": self.connections,
             "dropped": dropped,
+            "queued": self.queued,
+            "queued_bytes": self.queued_bytes,
+            "state": self.state.name(),
             "error": error,
         })
     }
@@ -166,10 +169,37 @@ pub enum SinkState {
 }
 
 impl SinkState {
+    /// In one word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting(_) => "waiting",
+            Self::Finished => "finished",
+            Self::Closed => "closed",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Whether messages reach the output now, or all have.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Running | Self::Finished)
+    }
+
     /// Whether nothing more can be written.
     #[must_use]
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Running | Self::Waiting(_))
+    }
+}
+
+impl fmt::Display for SinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting(reason) | Self::Failed(reason) => write!(f, "{} ({reason})", self.name()),
+            _ => f.write_str(self.name()),
+        }
     }
 }
 

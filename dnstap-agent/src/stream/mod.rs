@@ -32,7 +32,7 @@ use work::{Pool, Work};
 
 use crate::{
     event::{Direction, Endpoint, Envelope, Event, Proxied},
-    pipeline::{counters::counters, lru::Lru},
+    pipeline::{SocketCounts, counters::counters, lru::Lru},
 };
 
 /// Verdicts that may wait to be collected.
@@ -261,6 +261,18 @@ impl Streams {
             .flat_map(|connection| &connection.streams)
             .map(|s| s.pending_bytes() as u64)
             .sum()
+    }
+
+    /// Counts the connections by what was found out about them.
+    pub(crate) fn count_sockets(&self, counts: &mut SocketCounts) {
+        for connection in self.connections.values() {
+            *match connection.foreign {
+                Some(Foreign::NotDns) => &mut counts.tcp_not_dns,
+                Some(Foreign::Encrypted) => &mut counts.tcp_encrypted,
+                None if connection.dns => &mut counts.tcp_dns,
+                None => &mut counts.tcp_unknown,
+            } += 1;
+        }
     }
 
     /// What was counted so far.

@@ -9,6 +9,7 @@ mod failures;
 mod filters;
 mod lab;
 mod midstream;
+mod observe;
 mod package;
 mod privileges;
 mod readers;
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<Trial> {
         readers::trials(),
         failures::trials(),
         filters::trials(),
+        observe::trials(),
         privileges::trials(),
         package::trials(),
         volume::trials(),
