@@ -13,12 +13,12 @@ mod licences;
 
 use std::{
     env, fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::{build, exec, packages::Apt, paths, ui};
 
@@ -174,15 +174,16 @@ fn settle_modes(folder: &Path, program: &Path) -> Result<()> {
     )?)
 }
 
-/// Seconds since 1970 that all files in the archives get.
+/// Seconds since 1970 that all files in the archives get: those of the last commit, and of the lock file where git has nothing
+/// to say (an unpacked archive, another user's tree).
 fn time() -> Result<String> {
     if let Ok(time) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(time);
     }
     let log = ["log", "-1", "--format=%ct"];
-    let time = exec::output(Command::new("git").current_dir(paths::root()).args(log))
-        .context("without a commit, SOURCE_DATE_EPOCH has to say the time of the files")?;
-    let time = time.trim();
-    ensure!(!time.is_empty(), "there is no commit yet");
-    Ok(time.to_owned())
+    if let Ok(time) = exec::output(Command::new("git").current_dir(paths::root()).args(log)) {
+        return Ok(time.trim().to_owned());
+    }
+    let lock = fs::metadata(paths::root().join("Cargo.lock")).context("no Cargo.lock")?;
+    Ok(lock.mtime().to_string())
 }

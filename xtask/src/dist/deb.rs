@@ -26,6 +26,7 @@ pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
 
     let control = tree.join("DEBIAN");
     fs::create_dir(&control).with_context(|| format!("cannot create {}", control.display()))?;
+    fs::set_permissions(&control, fs::Permissions::from_mode(0o755))?;
     let write = |name: &str, text: &str, mode| -> Result<()> {
         let path = control.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;

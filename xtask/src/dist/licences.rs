@@ -79,8 +79,15 @@ fn linked() -> Result<BTreeMap<String, String>> {
 
 /// Where cargo has unpacked the crates, by `name-version`.
 fn folders() -> Result<BTreeMap<String, PathBuf>> {
-    let metadata =
-        exec::output(exec::cargo().args(["metadata", "--format-version=1", "--all-features"]))?;
+    let version = exec::output(exec::cargo().args(["--version", "--verbose"]))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    // Without a platform, cargo would download what others need.
+    let metadata = exec::output(
+        exec::cargo()
+            .args(["metadata", "--format-version=1", "--all-features"])
+            .arg("--filter-platform")
+            .arg(host.context("cargo does not say for what it is")?),
+    )?;
     // One member of a flat form is all that is wanted: no parser for that.
     let manifests = metadata.split("\"manifest_path\":\"").skip(1);
     Ok(manifests
