@@ -9,12 +9,8 @@ mod failures;
 mod filters;
 mod lab;
 mod midstream;
-mod observe;
-mod package;
-mod privileges;
 mod readers;
 mod reattach;
-mod services;
 mod streams;
 mod uring;
 mod volume;
@@ -57,7 +53,6 @@ pub(crate) fn all() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
-        services::trials(),
         uring::trials(),
         collectors::trials(),
         midstream::trials(),
@@ -65,9 +60,6 @@ pub(crate) fn all() -> Vec<Trial> {
         readers::trials(),
         failures::trials(),
         filters::trials(),
-        observe::trials(),
-        privileges::trials(),
-        package::trials(),
         volume::trials(),
         reattach::trials(),
     ]
