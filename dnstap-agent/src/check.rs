@@ -89,13 +89,13 @@ pub fn run(args: Args) -> Result<Exit> {
 
 fn look() -> Report {
     let mut findings = Vec::new();
-    for (name, purpose, held) in preflight::capabilities().unwrap_or_default() {
+    for capability in preflight::capabilities().unwrap_or_default() {
         findings.push(Finding {
-            name: name.to_owned(),
-            ok: held,
-            required: true,
-            detail: format!("to {purpose}"),
-            remedy: if held {
+            name: capability.name.to_owned(),
+            ok: capability.held,
+            required: capability.required,
+            detail: format!("to {}", capability.purpose),
+            remedy: if capability.held {
                 String::new()
             } else {
                 "run as root (sudo), or grant it".to_owned()

@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::messages::{Messages, Mimic};
 use crate::{
-    check, read, receive,
+    check, generate,
+    observe::Observe,
+    read, receive,
     sink::OutputSpec,
+    status,
     tap::{HookChoice, RingChoice},
 };
 
@@ -47,9 +50,15 @@ pub enum Command {
     /// Print dnstap files
     #[command(after_help = EXIT_CODES)]
     Read(read::Args),
+    /// Write the man pages and the completions for shells to a folder, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
     /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(receive::Args),
+    /// Ask running agents what they are doing
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
 }
 
 /// Options of `attach`.
@@ -59,30 +68,11 @@ pub struct Attach {
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: u32,
 
-    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line), `yaml:-` (a
-    /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and
+    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line),
+    /// `file:PATH` (dnstap in Frame Streams, overwritten), `unix:PATH`, `tcp:HOST:PORT` and
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
-    /// back; files in PEM).
-    ///
-    /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
-    /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
-    ///
-    ///   ,rotate-size=BYTES  begin a new file before this one is larger (with K, M, G)
-    ///   ,rotate-time=TIME   begin a new file at each multiple of TIME (with s, m, h, d), UTC
-    ///   ,keep=NUMBER        delete the oldest of more complete files than this
-    ///   ,compress=zstd      compress, in zstd frames of at most a second
-    ///   ,mode=OCTAL         permissions of new files [default: 0640]
-    ///   ,owner=USER:GROUP   of new files; either may be left out
-    ///   ,exec=PROGRAM       run for each complete file, with its path as argument
-    ///
-    /// SIGHUP begins files anew that were renamed or removed.
-    #[arg(
-        short,
-        long = "output",
-        value_name = "OUTPUT",
-        default_value = "-",
-        verbatim_doc_comment
-    )]
+    /// back; files in PEM)
+    #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 
     /// Where the kernel is hooked
@@ -118,9 +108,17 @@ pub struct Attach {
     #[arg(long)]
     pub kernel_log: bool,
 
+    /// Keep all privileges after attaching, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+
     /// What is delivered and under which names
     #[command(flatten)]
     pub messages: Messages,
+
+    /// Who may watch
+    #[command(flatten)]
+    pub observe: Observe,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

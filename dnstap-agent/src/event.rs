@@ -151,6 +151,13 @@ pub enum EventError {
     Direction(u8),
 }
 
+/// Kernel time of a record, without a look at the rest of it.
+#[must_use]
+pub fn ktime_ns(record: &[u8]) -> Option<u64> {
+    let bytes = record.get(offset_of!(EventHeader, ktime_ns)..)?;
+    bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
 impl<'a> Event<'a> {
     /// Decodes one record. Bytes after the payload are padding and ignored.
     pub fn parse(record: &'a [u8]) -> Result<Self, EventError> {

@@ -7,7 +7,7 @@ use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    read, receive,
+    generate, read, receive, sandbox, status,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -26,10 +26,13 @@ fn main() -> ExitCode {
         }
     };
     start_log();
+    sandbox::restrict_new_files();
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
         Command::Check(options) => check::run(*options),
+        Command::Generate(options) => generate::run(options),
         Command::Receive(options) => receive::run(options),
+        Command::Status(options) => status::run(options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {
                 Exit::Ok

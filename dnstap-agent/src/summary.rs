@@ -14,7 +14,7 @@ pub use self::received::Received;
 use crate::{
     classify::TYPE_NAMES,
     exit::{Exit, ExitWith},
-    pipeline::{Pending, PipelineCounters},
+    pipeline::{Latencies, Pending, PipelineCounters, SocketCounts},
     sink::{SinkReport, SinkState},
     tap::ProgramStats,
 };
@@ -58,6 +58,23 @@ pub struct Tapped {
     pub pipeline: PipelineCounters,
     /// What the pure stages hold.
     pub pending: Pending,
+    /// Sockets by verdict.
+    pub sockets: SocketCounts,
+    /// How long answers took.
+    pub latencies: Latencies,
+    /// The ring.
+    pub ring_use: RingUse,
+}
+
+/// The ring since the snapshot before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingUse {
+    /// Its size in bytes; with several buffers underneath, that of one.
+    pub size_bytes: u64,
+    /// Most that waited in it when it was looked at; with several buffers underneath, in the fullest.
+    pub used_bytes: u64,
+    /// Longest that a record had waited when it was read, in nanoseconds.
+    pub lag_ns: u64,
 }
 
 /// Counters of the kernel side so long ago that everything they counted must have arrived by now, unless it was lost.
@@ -103,6 +120,34 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
 }
 
 impl Snapshot {
+    /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
+    #[must_use]
+    pub fn totals(&self) -> Vec<(&'static str, u64)> {
+        let dropped = self.outputs.iter().map(|output| output.dropped.total());
+        let mut totals = match &self.source {
+            Source::Tap(tapped) => vec![
+                ("seen", tapped.kernel[Counter::Seen as usize]),
+                ("messages", tapped.pipeline.deliver.messages),
+                ("message_bytes", tapped.pipeline.deliver.message_bytes),
+                (
+                    "lost_in_kernel",
+                    tapped
+                        .kernel_counts(Counter::is_drop)
+                        .iter()
+                        .map(|(_, count)| count)
+                        .sum(),
+                ),
+            ],
+            Source::Received(received) => vec![
+                ("messages", received.messages),
+                ("bytes", received.bytes),
+                ("malformed", received.malformed),
+            ],
+        };
+        totals.push(("dropped_by_outputs", dropped.sum()));
+        totals
+    }
+
     /// As one JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -137,6 +182,21 @@ impl Tapped {
                 (name.clone(), value)
             })
             .collect();
+        let latencies: Vec<_> = self
+            .latencies
+            .table()
+            .map(|(role, family, took)| {
+                let quantile = |share| took.quantile(share).map(|bound| bound.as_secs_f64());
+                json!({
+                    "role": role,
+                    "type": family,
+                    "count": took.count(),
+                    "sum_seconds": took.sum().as_secs_f64(),
+                    "median_seconds": quantile(0.5),
+                    "p99_seconds": quantile(0.99),
+                })
+            })
+            .collect();
         json!({
             "hook": self.hook,
             "ring": self.ring,
@@ -145,11 +205,18 @@ impl Tapped {
             "pipeline": object(self.pipeline.table()),
             "types": object(self.types()),
             "pending": object(self.pending.table()),
+            "sockets": object(self.sockets.table()),
+            "ring_use": {
+                "size_bytes": self.ring_use.size_bytes,
+                "used_bytes": self.ring_use.used_bytes,
+                "lag_ns": self.ring_use.lag_ns,
+            },
+            "latencies": latencies,
         })
     }
 
     /// Messages by dnstap type.
-    fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub(crate) fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
         TYPE_NAMES.iter().copied().zip(self.pipeline.by_type)
     }
 
@@ -226,6 +293,8 @@ impl Tapped {
             }
         }
         for (what, prefix) in [
+            ("TCP connections", "tcp_sockets_"),
+            ("UDP sockets", "udp_sockets_"),
             ("queries without answer", "unanswered_"),
             ("left out on purpose", "excluded_"),
         ] {

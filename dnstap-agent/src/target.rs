@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use procfs::{
+    ProcError,
     net::{TcpNetEntry, TcpState, UdpNetEntry},
     process::{FDTarget, Process},
 };
@@ -106,7 +107,16 @@ impl Target {
         let process = Process::new(i32::try_from(self.pid)?).with_context(what)?;
         let own: HashSet<u64> = process
             .fd()
-            .with_context(what)?
+            .map_err(|error| match error {
+                ProcError::PermissionDenied(_) => anyhow!(error).context(ExitWith(
+                    Exit::NoPermission,
+                    format!(
+                        "{}: the process is another user's, which takes CAP_DAC_READ_SEARCH",
+                        what()
+                    ),
+                )),
+                error => anyhow!(error).context(what()),
+            })?
             .filter_map(|descriptor| match descriptor.ok()?.target {
                 FDTarget::Socket(inode) => Some(inode),
                 _ => None,

@@ -382,8 +382,8 @@ kernel_offsets! {
     sock_rcv_saddr = "sock"."__sk_common"."skc_rcv_saddr";
     /// Peer's port, big-endian.
     sock_dport = "sock"."__sk_common"."skc_dport";
-    /// Local port, host byte order.
-    sock_num = "sock"."__sk_common"."skc_num";
+    /// Local port, big-endian. Not `skc_num`, which a reset of the connection sets to 0 (`inet_put_port`).
+    inet_sport = "inet_sock"."inet_sport";
     /// IPv6 peer address.
     sock_v6_daddr = "sock"."__sk_common"."skc_v6_daddr";
     /// IPv6 local address.

@@ -130,7 +130,7 @@ impl Sock {
         header.message_len = length;
         // SAFETY: integers and byte arrays.
         unsafe {
-            header.local_port = memory::kernel(self.0, config!(offsets.sock_num))?;
+            header.local_port = u16::from_be(memory::kernel(self.0, config!(offsets.inet_sport))?);
             header.peer_port = u16::from_be(memory::kernel(self.0, config!(offsets.sock_dport))?);
             if family == AF_INET {
                 let local: [u8; 4] = memory::kernel(self.0, config!(offsets.sock_rcv_saddr))?;

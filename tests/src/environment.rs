@@ -70,6 +70,13 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The Debian package: `DNSTAP_PACKAGE`.
+pub(crate) fn package() -> Result<PathBuf> {
+    let missing = "no package: set DNSTAP_PACKAGE to what `cargo xtask dist` makes";
+    let path = env::var_os("DNSTAP_PACKAGE").ok_or_else(|| Skip(missing.into()))?;
+    existing(PathBuf::from(path), "DNSTAP_PACKAGE")
+}
+
 /// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
 pub(crate) fn named() -> Result<PathBuf> {
     if let Some(path) = env::var_os("NAMED") {
@@ -85,6 +92,14 @@ pub(crate) fn named() -> Result<PathBuf> {
         .map(|cache| cache.join("dnstap-agent/servers/bind9/usr/sbin/named"))
         .filter(|path| path.is_file())
         .ok_or_else(|| Skip("no named: set NAMED or run `cargo xtask setup`".into()).into())
+}
+
+/// Prometheus' `promtool`: `PROMTOOL`, else on the path.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    match env::var_os("PROMTOOL") {
+        Some(path) => existing(path.into(), "PROMTOOL"),
+        None => tool("promtool"),
+    }
 }
 
 /// Version of that `named`: major and minor number.

@@ -59,7 +59,25 @@ impl Tap {
         how: &Combination,
         more: &[&str],
     ) -> Result<Self> {
+        let command = command(&environment::agent()?, pid, how);
+        Self::start(command, file, summary, how, more)
+    }
+
+    /// As [`Self::attach`], and it logs its verdicts on sockets.
+    pub(crate) fn attach_talking(folder: &Path, pid: u32, how: &Combination) -> Result<Self> {
         let mut command = command(&environment::agent()?, pid, how);
+        command.env("DNSTAP_AGENT_LOG", "debug");
+        let (file, summary) = (folder.join("talking.fstrm"), folder.join("talking.json"));
+        Self::start(command, &file, &summary, how, &[])
+    }
+
+    fn start(
+        mut command: Command,
+        file: &Path,
+        summary: &Path,
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
         command
             .arg("-o")
             .arg(format!("file:{}", file.display()))
@@ -74,6 +92,21 @@ impl Tap {
             summary: summary.to_owned(),
             said,
         })
+    }
+
+    /// Waits until the kernel has been told to skip so many sockets more.
+    pub(crate) fn wait_for_verdicts(&mut self, sockets: usize) -> Result<()> {
+        for _ in 0..sockets {
+            self.process.wait_for("a verdict on a socket", |line| {
+                line.contains("verdict on a socket")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The agent's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The line in which it said that it is attached, with the hook and the ring.

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod child;
 mod demo;
+mod dist;
 mod exec;
 mod named;
 mod packages;
@@ -45,6 +46,8 @@ enum Task {
     Vm(vm::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
+    /// Make a Debian package and a tarball of the release build, in target/dist
+    Dist,
     /// Tap a private BIND on loopback and show what comes out; needs root
     Demo,
 }
@@ -65,6 +68,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Build(args) => build::run(args)?,
         Task::Bench(args) => bench::run(args)?,
         Task::Demo => demo::run()?,
+        Task::Dist => drop(dist::run()?),
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),
     }

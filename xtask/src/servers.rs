@@ -38,15 +38,29 @@ pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
         ui::step("unpacking BIND's server (not installing it)");
         apt.install(BIND9_PACKAGES)?; // the archive keeps only the newest version
         let version = packages::version("bind9-libs")?;
-        unpack("bind9", &version, &folder)?;
+        unpack(&format!("bind9={version}"), &folder)?;
         fs::write(&stamp, version).with_context(|| format!("cannot write {}", stamp.display()))?;
     }
     exec::output(Command::new(&named).arg("-v")).context("the unpacked named does not run")?;
     Ok(named)
 }
 
-/// Downloads a package of this very version and unpacks it in place of `folder`.
-fn unpack(package: &str, version: &str, folder: &Path) -> Result<()> {
+/// Where the unpacked `promtool` is.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("servers/prometheus/usr/bin/promtool"))
+}
+
+/// Unpacks `promtool`, Prometheus' own judge of metrics, where the archive has it.
+pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
+    if !promtool()?.exists() && apt.offers("prometheus") {
+        ui::step("unpacking promtool (not installing its server)");
+        unpack("prometheus", &paths::cache()?.join("servers/prometheus"))?;
+    }
+    Ok(())
+}
+
+/// Downloads a package, `NAME=VERSION` for a certain one, and unpacks it in place of `folder`.
+fn unpack(package: &str, folder: &Path) -> Result<()> {
     let downloads = folder.with_extension("download");
     for path in [folder, &downloads] {
         if path.exists() {
@@ -59,7 +73,7 @@ fn unpack(package: &str, version: &str, folder: &Path) -> Result<()> {
         "apt-download",
         Command::new("apt-get")
             .arg("download")
-            .arg(format!("{package}={version}"))
+            .arg(package)
             .current_dir(&downloads),
     )?;
     for entry in

@@ -4,11 +4,11 @@
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::{exec, packages::Apt, servers, toolchain, ui, vm};
+use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
-/// The tests' tools: load, independent readers of dnstap, and private network namespaces.
+/// The tests' tools: load, independent readers of dnstap, private network namespaces, and a judge of the service's unit.
 const TEST_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "bind9-utils",
@@ -17,6 +17,7 @@ const TEST_PACKAGES: &[&str] = &[
     "fstrm-bin",
     "golang-github-dnstap-golang-dnstap-cli",
     "iproute2",
+    "systemd",
 ];
 
 /// What the benchmark compares with, and its load.
@@ -49,7 +50,9 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     if matches!(purpose, Purpose::Test | Purpose::All) {
         ensure_cargo_tools()?;
         apt.ensure(TEST_PACKAGES)?;
+        apt.ensure(dist::PACKAGES)?;
         apt.ensure(vm::PACKAGES)?;
+        servers::ensure_promtool(&mut apt)?;
     }
     if matches!(purpose, Purpose::Demo | Purpose::All) {
         apt.ensure(DEMO_PACKAGES)?;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, exec, packages, paths, servers, setup, tally::Tally, ui, vm};
+use crate::{build, dist, exec, packages, paths, servers, setup, tally::Tally, ui, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -107,20 +107,24 @@ fn integration(report: &mut Report, arguments: &[String]) {
         report.add("integration tests", Tally::SKIPPED, Duration::ZERO);
         return;
     }
-    let mut agent = None;
+    let mut built = None;
     let ready = report.preparation("set-up", || setup::run(setup::Purpose::Test))
         && report.preparation("build", || {
-            agent = Some(build::release()?);
+            let agent = build::release()?;
+            let package = dist::of(&agent)?;
+            built = Some((agent, package));
             // The selection of the unit tests, so that their dependencies serve here too.
             exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))
         });
-    if let (true, Some(agent)) = (ready, agent) {
+    if let (true, Some((agent, package))) = (ready, built) {
         report.step("integration tests", || {
             let mut tests = Command::new(paths::target().join("debug/dnstap-tests"));
             tests
                 .args(arguments)
                 .env("DNSTAP_AGENT", agent)
-                .env("NAMED", servers::bind9()?);
+                .env("DNSTAP_PACKAGE", package)
+                .env("NAMED", servers::bind9()?)
+                .env("PROMTOOL", servers::promtool()?);
             counted(&mut tests)
         });
     }

@@ -1,4 +1,4 @@
-//! `dnstap-agent attach`: check, open the outputs, attach, run until something ends it, drain, account.
+//! `dnstap-agent attach`: check, attach, give up privileges, open the outputs, run until something ends it, drain, account.
 //!
 //! ```text
 //! main thread: signals, end of the process, --duration ─── stop ──►
@@ -34,9 +34,11 @@ use crate::{
     },
     cli::Attach,
     exit::{Exit, ExitWith},
+    observe::{self, Newest, Observer, Publisher},
     pipeline::Pipeline,
     preflight,
-    sink::{Reopener, SinkOptions, SinkSet},
+    sandbox::{self, Duties},
+    sink::{OutputSpec, SinkOptions, SinkSet},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Target, describe_listeners},
@@ -58,8 +60,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
                 format!("process {} ({}) has no IPv4 or IPv6 sockets", target.pid, target.name),
             ));
     }
-    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
-        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let subject = format!("taps {} (pid {})", target.name, target.pid);
+    let observer = Observer::bind(&options.observe, &target.name, subject)?;
     // Looks into the server's executable, which may take a while: before the hooks fill the ring.
     let mut config = pipeline_config(options, &target, &sockets);
     let mut tap = Tap::attach(&TapOptions {
@@ -81,12 +83,22 @@ pub fn run(options: &Attach) -> Result<Exit> {
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets = target.sockets()?;
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
+    if !options.no_sandbox {
+        let duties = Duties {
+            paths: options.outputs.iter().any(OutputSpec::uses_paths)
+                || options.summary_json.is_some(),
+            ..Duties::default()
+        };
+        sandbox::enter(duties, || tap.counters().is_ok())?;
+    }
+    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
+        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));
+    let (publisher, newest) = Publisher::new();
     let (over, reader_over) = oneshot::channel();
-    let reopener = sinks.reopener();
-    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop));
+    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop), publisher);
     let reader = thread::Builder::new()
         .name("ring-reader".into())
         .spawn(move || {
@@ -102,8 +114,10 @@ pub fn run(options: &Attach) -> Result<Exit> {
         target.pid,
         describe_listeners(&sockets)
     );
-    let reason = wait_for_end(&target, options.duration, reader_over, reopener, &attached)?;
+    let watched = (observer, newest);
+    let reason = wait_for_end(&target, options.duration, reader_over, watched, &attached)?;
     info!("detaching: {reason}");
+    observe::stopping(&reason);
     stop.store(true, Ordering::Release);
     let drained = reader
         .join()
@@ -125,7 +139,7 @@ fn wait_for_end(
     target: &Target,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
-    reopener: Reopener,
+    (observer, newest): (Observer, Newest),
     attached: &str,
 ) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -134,9 +148,9 @@ fn wait_for_end(
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let reopening = reopener.on_hangup()?;
         // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
         let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
+        let _watching = observer.serve(&newest)?;
         info!("{attached}");
         let timer = async {
             match duration {
@@ -151,7 +165,6 @@ fn wait_for_end(
                 let _ready = ended?;
                 format!("process {} ({}) has ended", target.pid, target.name)
             }
-            never = reopening => match never {},
             () = timer => "the time given by --duration is over".to_owned(),
             _ = reader => "no output is left to write to".to_owned(),
         })

@@ -14,10 +14,11 @@ use dnstap_ebpf::Counter;
 use tracing::{debug, warn};
 
 use crate::{
-    clock,
+    clock, event,
+    observe::Publisher,
     pipeline::{self, Pipeline},
     sink::SinkSet,
-    summary::{Settled, Tapped},
+    summary::{RingUse, Settled, Snapshot, Source, Tapped},
     tap::{Tap, hook_name},
 };
 
@@ -27,6 +28,9 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// How often clocks are compared, waiting messages expired and outputs looked after.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// How often a snapshot is published.
+const PUBLISH: Duration = Duration::from_secs(1);
 
 /// A batch goes to the outputs when it has this many bytes, or when the ring is empty.
 const BATCH: usize = 256 * 1024;
@@ -49,12 +53,25 @@ pub(super) struct Reader {
     sinks: SinkSet,
     stop: Arc<AtomicBool>,
     batch: pipeline::Batch,
+    publisher: Publisher,
+    started: Instant,
+    /// The kernel side's counters of the snapshot before.
     settled: Settled,
+    ring_use: RingUse,
 }
 
 impl Reader {
-    pub(super) fn new(tap: Tap, pipeline: Pipeline, sinks: SinkSet, stop: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        tap: Tap,
+        pipeline: Pipeline,
+        sinks: SinkSet,
+        stop: Arc<AtomicBool>,
+        publisher: Publisher,
+    ) -> Self {
         Self {
+            publisher,
+            started: Instant::now(),
+            ring_use: RingUse::default(),
             tap,
             pipeline,
             sinks,
@@ -67,6 +84,8 @@ impl Reader {
     /// Reads until `stop` is set or no output is left; then detaches, reads the rest and ends the pipeline.
     pub(super) fn run(mut self) -> Result<Drained> {
         let mut housekeeping = Instant::now();
+        let mut published = Instant::now();
+        self.publish()?;
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
         while !self.stop.load(Ordering::Acquire) {
             self.tap.wait(POLL).context("cannot wait for the ring")?;
@@ -83,6 +102,10 @@ impl Reader {
                 if self.sinks.health().all_over() {
                     break;
                 }
+                if published.elapsed() >= PUBLISH {
+                    published = Instant::now();
+                    self.publish()?;
+                }
             }
         }
         self.end()
@@ -95,9 +118,18 @@ impl Reader {
             pipeline,
             sinks,
             batch,
+            ring_use,
             ..
         } = self;
+        ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
+        let mut first = true;
         tap.drain(last, &mut |record| {
+            if mem::take(&mut first) {
+                // The oldest, so one look at the clock will do for all.
+                let now = clock::monotonic_ns();
+                let waited = now.saturating_sub(event::ktime_ns(record).unwrap_or(now));
+                ring_use.lag_ns = ring_use.lag_ns.max(waited);
+            }
             pipeline.push(record, batch);
             if batch.frames.len() >= BATCH {
                 flush(batch, sinks);
@@ -122,13 +154,37 @@ impl Reader {
         }
     }
 
+    /// Shows what was counted so far to whoever watches.
+    fn publish(&mut self) -> Result<()> {
+        // What is encoded belongs to the outputs before the two are compared.
+        self.flush();
+        let outputs = self.sinks.health().sinks;
+        let tapped = self.tapped()?;
+        self.publisher.publish(Snapshot {
+            elapsed: self.started.elapsed(),
+            at_rest: false,
+            source: Source::Tap(Box::new(tapped)),
+            outputs,
+        });
+        Ok(())
+    }
+
     /// What was counted so far.
-    fn tapped(&self) -> Result<Tapped> {
+    fn tapped(&mut self) -> Result<Tapped> {
+        let kernel = self.tap.counters()?;
+        let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
+        let ring_use = mem::take(&mut self.ring_use);
         Ok(Tapped {
             hook: hook_name(self.tap.hook()),
             ring: self.tap.ring_name(),
-            kernel: self.tap.counters()?,
-            settled: self.settled,
+            kernel,
+            settled,
+            sockets: self.pipeline.socket_counts(),
+            latencies: *self.pipeline.latencies(),
+            ring_use: RingUse {
+                size_bytes: self.tap.ring_bytes(),
+                ..ring_use
+            },
             programs: self.tap.program_stats(),
             pipeline: self.pipeline.counters(),
             pending: self.pipeline.pending(),

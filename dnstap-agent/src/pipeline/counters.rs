@@ -37,6 +37,11 @@ macro_rules! counters {
             pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($field), self.$field)),+].into_iter()
             }
+
+            /// As [`Self::table`], with what each counts between name and value.
+            pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+                [$((stringify!($field), concat!($($field_doc),*), self.$field)),+].into_iter()
+            }
         }
     };
 }
@@ -72,8 +77,8 @@ counters! {
         udp_encrypted,
         /// Prefaces of proxies in front of datagrams.
         udp_prefaces,
-        /// Verdicts that a socket does not carry DNS.
-        sockets_not_dns,
+        /// UDP sockets found not to carry DNS in the clear.
+        udp_sockets_not_dns,
     }
 }
 
@@ -95,6 +100,16 @@ pub struct PipelineCounters {
 }
 
 impl PipelineCounters {
+    /// Every counter but the types, with what it counts between name and value.
+    pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+        self.intake
+            .documented()
+            .chain(self.assemble.documented())
+            .chain(self.stream.documented())
+            .chain(self.pair.documented())
+            .chain(self.deliver.documented())
+    }
+
     /// Every counter's name and value in the order of the journey, types last.
     pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let types = self.by_type;

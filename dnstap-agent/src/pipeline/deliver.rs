@@ -14,6 +14,7 @@ use crate::{
         counters::counters,
         filter::Filter,
         held::{Held, Waiting},
+        latency::Latencies,
         sockets::Ports,
     },
     stream::wire::{Flags, Message},
@@ -82,6 +83,7 @@ pub(super) struct Deliver {
     pub(super) recursion_available: bool,
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
+    pub(super) latencies: Latencies,
 }
 
 /// What the header of a message says.
@@ -192,6 +194,10 @@ impl Deliver {
                 Naming::Bind(_) if header.role == Role::Responder => self.kind(header, true),
                 _ => query.kind,
             };
+            if query.matter != Matter::Transfer {
+                let took = envelope.ktime_ns.saturating_sub(query.ktime_ns);
+                self.latencies.record(header.role, query.kind, took);
+            }
             let clock = Clock {
                 offset_ns: query.offset_ns,
             };

@@ -18,6 +18,7 @@ pub mod counters;
 mod deliver;
 mod filter;
 mod held;
+mod latency;
 pub(crate) mod lru;
 mod sockets;
 
@@ -28,6 +29,7 @@ pub use self::{
     counters::PipelineCounters,
     deliver::DeliverCounters,
     filter::{Filter, TypeSet},
+    latency::Latencies,
     sockets::Verdict,
 };
 
@@ -145,6 +147,27 @@ counters! {
     }
 }
 
+counters! {
+    /// Sockets that are remembered at one moment, by what was found out about them. UDP sockets on ports known for DNS are not:
+    /// nothing has to be found out.
+    pub struct SocketCounts {
+        /// TCP connections that have shown DNS.
+        tcp_dns,
+        /// TCP connections in the clear that carry something else.
+        tcp_not_dns,
+        /// TCP connections that are encrypted.
+        tcp_encrypted,
+        /// TCP connections that have shown nothing yet.
+        tcp_unknown,
+        /// UDP sockets on other ports that have shown DNS.
+        udp_dns,
+        /// UDP sockets on other ports that carry something else.
+        udp_not_dns,
+        /// UDP sockets on other ports that have shown nothing yet.
+        udp_unknown,
+    }
+}
+
 /// All stages.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -179,6 +202,7 @@ impl Pipeline {
                 ports: Ports::new(&config.dns_ports),
                 counters: DeliverCounters::default(),
                 by_type: [0; 14],
+                latencies: Latencies::default(),
             },
             intake: IntakeCounters::default(),
             patience_ns: config.pair_limits.age_ns,
@@ -274,10 +298,10 @@ impl Pipeline {
             .map(|socket| (socket, Verdict::NotDns));
         self.sockets
             .take_verdicts()
-            .chain(streams)
             .inspect(|(_, verdict)| {
-                intake.sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
+                intake.udp_sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
             })
+            .chain(streams)
     }
 
     /// All counters.
@@ -291,6 +315,21 @@ impl Pipeline {
             deliver: self.deliver.counters,
             by_type: self.deliver.by_type,
         }
+    }
+
+    /// How long answers took.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        &self.deliver.latencies
+    }
+
+    /// The sockets by verdict; walks all of them.
+    #[must_use]
+    pub fn socket_counts(&self) -> SocketCounts {
+        let mut counts = SocketCounts::default();
+        self.streams.count_sockets(&mut counts);
+        self.sockets.count(&mut counts);
+        counts
     }
 
     /// What the stages hold; walks all connections.

@@ -6,7 +6,7 @@
 
 use crate::{
     event::{Direction, Envelope},
-    pipeline::lru::Lru,
+    pipeline::{SocketCounts, lru::Lru},
 };
 
 /// Datagrams that are not DNS after which a socket on an unknown port is given up.
@@ -130,6 +130,18 @@ impl Sockets {
             }
         }
         entry.dns
+    }
+
+    pub(super) fn count(&self, counts: &mut SocketCounts) {
+        for socket in self.table.values() {
+            *match socket {
+                Socket { dns: true, .. } => &mut counts.udp_dns,
+                Socket {
+                    condemned: true, ..
+                } => &mut counts.udp_not_dns,
+                _ => &mut counts.udp_unknown,
+            } += 1;
+        }
     }
 
     pub(super) fn take_verdicts(&mut self) -> impl Iterator<Item = (u64, Verdict)> + '_ {

@@ -272,7 +272,7 @@ fn malformed_datagrams_are_delivered_on_dns_ports_and_sockets_only() {
         pipeline.verdicts().collect::<Vec<_>>(),
         [(4, Verdict::NotDns)]
     );
-    assert_eq!(pipeline.counters().intake.sockets_not_dns, 1);
+    assert_eq!(pipeline.counters().intake.udp_sockets_not_dns, 1);
 }
 
 #[test]

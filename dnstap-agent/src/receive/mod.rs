@@ -15,7 +15,7 @@
 mod bind;
 mod connection;
 
-use std::{path::PathBuf, pin::pin, rc::Rc, time::Duration};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -30,8 +30,10 @@ use self::{bind::Bound, connection::Hub};
 use crate::{
     cli::parse_bytes,
     exit::{Exit, ExitWith},
+    observe::{self, Observe, Observer, Publisher},
+    sandbox::{self, Duties},
     sink::{OutputSpec, SinkOptions, SinkSet},
-    socket::Address,
+    socket::{Address, Arrival, Listener},
     summary::{Snapshot, Source, conclude},
 };
 
@@ -52,8 +54,7 @@ pub struct Args {
     #[arg(short, long, required = true, value_name = "SOCKET")]
     pub listen: Vec<Address>,
 
-    /// Where to write; may be given several times, as for `attach`, with the same options; SIGHUP begins files anew that were
-    /// renamed
+    /// Where to write; may be given several times, as for `attach`
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 
@@ -81,9 +82,17 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
     pub socket_mode: u32,
 
+    /// Keep all privileges, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+
     /// Write the summary as a JSON object to this file, too
     #[arg(long, value_name = "PATH")]
     pub summary_json: Option<PathBuf>,
+
+    /// Who may watch
+    #[command(flatten)]
+    pub observe: Observe,
 }
 
 /// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
@@ -101,14 +110,18 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let bound = bind::all(&args.listen, args.socket_mode)
-        .await
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
+    let names: Vec<_> = bound.iter().map(|socket| socket.name.clone()).collect();
+    let subject = format!("listens on {}", names.join(", "));
+    let observer = Observer::bind(&args.observe, "receive", subject)?;
+    if !args.no_sandbox {
+        sandbox::enter(duties(args), || true)?;
+    }
     let options = SinkOptions {
         queue_bytes: args.queue_size,
     };
     let sinks = SinkSet::open(&args.outputs, options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-    let mut reopening = pin!(sinks.reopener().on_hangup()?);
     let hub = Rc::new(Hub::new(sinks, args));
     let started = Instant::now();
     for socket in &bound {
@@ -126,26 +139,11 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     } in bound
     {
         files.push(file);
-        let arrive = arrive.clone();
-        listeners.spawn_local(async move {
-            loop {
-                match listener.accept().await {
-                    Ok(connection) => {
-                        // Nobody hears it: the end has come.
-                        if arrive.send(connection).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        // Most likely no descriptors are left; one that is closed elsewhere makes room.
-                        warn!(socket = name, %error, "cannot take a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-        });
+        listeners.spawn_local(accept(name, listener, arrive.clone()));
     }
 
+    let (publisher, newest) = Publisher::new();
+    let watching = observer.serve(&newest)?;
     let mut connections = JoinSet::new();
     let mut look = interval(HOUSEKEEPING);
     let mut number = 0_u64;
@@ -153,10 +151,18 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         tokio::select! {
             _ = interrupt.recv() => break "interrupted (SIGINT)",
             _ = terminate.recv() => break "terminated (SIGTERM)",
-            never = &mut reopening => match never {},
-            _ = look.tick() => if hub.sinks.borrow().health().all_over() {
-                break "no output is left to write to";
-            },
+            _ = look.tick() => {
+                let health = hub.sinks.borrow().health();
+                if health.all_over() {
+                    break "no output is left to write to";
+                }
+                publisher.publish(Snapshot {
+                    elapsed: started.elapsed(),
+                    at_rest: false,
+                    source: Source::Received(*hub.received.borrow()),
+                    outputs: health.sinks,
+                });
+            }
             Some(ended) = connections.join_next() => check(ended)?,
             Some((arrival, peer)) = arrived.recv() => {
                 number += 1;
@@ -171,6 +177,8 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         }
     };
     info!("ending: {reason}");
+    observe::stopping(&reason);
+    drop(watching);
     listeners.shutdown().await;
     drop(files); // the sockets' files: nobody can come any more
     while let Ok((arrival, peer)) = arrived.try_recv() {
@@ -196,6 +204,36 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         source: Source::Received(received.into_inner()),
         outputs: sinks.into_inner().finish(GRACE),
     })
+}
+
+/// What is still to be done once all sockets are listened on.
+fn duties(args: &Args) -> Duties {
+    // Files of sockets are removed at the end.
+    let file = |address: &Address| matches!(address, Address::Unix(_));
+    Duties {
+        paths: args.listen.iter().any(file)
+            || args.outputs.iter().any(OutputSpec::uses_paths)
+            || args.summary_json.is_some(),
+        ..Duties::default()
+    }
+}
+
+/// Hands on each connection that comes, until nobody takes them any more.
+async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival, String)>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                if arrive.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Most likely no descriptors are left; one that is closed elsewhere makes room.
+                warn!(socket = name, %error, "cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
 }
 
 /// A panic in a task is one of the whole.

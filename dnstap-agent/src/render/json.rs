@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto` |
 //! | `identity`, `version` | of the recording server, as text |
+//! | `extra` | what the recording program added: an object if it is a JSON object, else text with other bytes as `\\xNN` |
 //! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`; `UDP`, `TCP`, `DOT`, `DOH`, ...; `HTTP2` ... |
 //! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
 //! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds |
@@ -34,7 +35,7 @@ use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
-    kinds,
+    extra, kinds,
     mnemonics::{Class, Opcode, Rcode, Type},
     rdata, socket,
     time::Clock,
@@ -46,6 +47,10 @@ pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
     let mut line = Line {
         identity: dnstap.identity.as_deref().map(String::from_utf8_lossy),
         version: dnstap.version.as_deref().map(String::from_utf8_lossy),
+        extra: dnstap
+            .extra
+            .as_deref()
+            .map(|bytes| extra::object(bytes).unwrap_or_else(|| extra::escaped(bytes).into())),
         ..Line::default()
     };
     match &dnstap.message {
@@ -84,6 +89,8 @@ struct Line<'a> {
     identity: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket_family: Option<Word>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,8 @@
 //!
 //! Time (of this message, UTC), type, who asked whom, transport, size in bytes, question, then for a query its opcode (unless
 //! QUERY) and flags, for a response its opcode (unless QUERY), rcode, flags, records in answer, authority and additional section,
-//! and the milliseconds since its query. `-` stands for what is not known.
+//! and the milliseconds since its query; at the end `extra=` and what the recording program added, other bytes than printable
+//! ASCII as `\xNN`. `-` stands for what is not known.
 
 use std::{
     fmt,
@@ -19,7 +20,7 @@ use std::{
 use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
 use super::{
-    colour::Colours,
+    extra, kinds,
     mnemonics::Opcode,
     socket,
     time::Clock,
@@ -27,11 +28,15 @@ use super::{
 };
 
 /// Appends the line of a message.
-pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, colours: Colours, out: &mut Vec<u8>) {
+pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
     match &dnstap.message {
-        Some(message) => write_message(message, clock, colours, out),
+        Some(message) => write_message(message, clock, out),
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
+    .and_then(|()| match &dnstap.extra {
+        Some(bytes) => write!(out, " extra={}", extra::escaped(bytes)),
+        None => Ok(()),
+    })
     .unwrap_or_else(|_| unreachable!("a Vec takes all"));
     out.push(b'\n');
 }
@@ -47,18 +52,13 @@ pub(super) fn broken(size: usize, error: &impl fmt::Display, out: &mut Vec<u8>) 
     .unwrap_or_else(|_| unreachable!("a Vec takes all"));
 }
 
-fn write_message(
-    message: &Message,
-    clock: &mut Clock,
-    colours: Colours,
-    out: &mut Vec<u8>,
-) -> io::Result<()> {
+fn write_message(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()> {
     match socket::own_time(message) {
         Some((seconds, nanoseconds)) => clock.write(seconds, nanoseconds, 6, out),
         None => out.push(b'-'),
     }
     match socket::kind(message) {
-        Some(kind) => write!(out, " {} ", colours.kind(kind))?,
+        Some(kind) => write!(out, " {} ", kinds::short_name(kind))?,
         None => write!(out, " type{} ", message.r#type)?,
     }
     write_endpoint(
@@ -88,7 +88,7 @@ fn write_message(
         Some(bytes) => {
             write!(out, " {}b ", bytes.len())?;
             match Dns::parse(bytes) {
-                Ok(dns) => write_dns(&dns, colours, out)?,
+                Ok(dns) => write_dns(&dns, out)?,
                 Err(error) => write!(out, "malformed: {error}")?,
             }
         }
@@ -111,15 +111,13 @@ fn write_endpoint(address: Option<IpAddr>, port: Option<u32>, out: &mut Vec<u8>)
     }
 }
 
-fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<()> {
+fn write_dns(dns: &Dns<'_>, out: &mut Vec<u8>) -> io::Result<()> {
     let mut malformed: Option<WireError> = None;
     match dns.question() {
         Ok(Some(question)) => write!(
             out,
             "{} {} {}",
-            colours.name(&question.name),
-            question.class,
-            question.kind
+            question.name, question.class, question.kind
         )?,
         Ok(None) => out.extend_from_slice(b"- - -"),
         Err(error) => {
@@ -132,7 +130,7 @@ fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<(
     }
     let [(_, qr), flags @ ..] = FLAGS;
     if dns.has(qr) {
-        write!(out, " {}", colours.rcode(dns.full_rcode()))?;
+        write!(out, " {}", dns.full_rcode())?;
     }
     for (name, flag) in flags {
         if dns.has(flag) {

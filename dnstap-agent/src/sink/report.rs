@@ -35,8 +35,6 @@ pub struct SinkReport {
     pub connections: u64,
     /// Messages that are not in the output.
     pub dropped: Dropped,
-    /// What became of its files.
-    pub files: Files,
     /// Messages taken and not yet written.
     pub queued: u64,
     /// Bytes of frames that these hold.
@@ -62,7 +60,7 @@ impl SinkReport {
             .map(|&(reason, count)| (reason.to_owned(), count.into()))
             .collect();
         let error = match &self.state {
-            SinkState::Failed(error) => Some(error.as_str()),
+            SinkState::Failed(error) | SinkState::Waiting(error) => Some(error.as_str()),
             _ => None,
         };
         json!({
@@ -73,10 +71,9 @@ impl SinkReport {
             "unconfirmed": self.unconfirmed,
             "connections": self.connections,
             "dropped": dropped,
-            "rotations": self.files.rotations,
-            "reopened": self.files.reopened,
-            "rotation_errors": self.files.rotation_errors,
-            "command_errors": self.files.command_errors,
+            "queued": self.queued,
+            "queued_bytes": self.queued_bytes,
+            "state": self.state.name(),
             "error": error,
         })
     }
@@ -107,11 +104,6 @@ impl fmt::Display for SinkReport {
         if self.unconfirmed > 0 {
             write!(f, "; not confirmed: {}", self.unconfirmed)?;
         }
-        for (what, count) in self.files.table() {
-            if count > 0 {
-                write!(f, "; {what}: {count}")?;
-            }
-        }
         Ok(())
     }
 }
@@ -123,12 +115,8 @@ pub struct Dropped {
     pub queue_full: u64,
     /// The queue was full because there was no connection to the collector.
     pub disconnected: u64,
-    /// The disk was full.
-    pub disk_full: u64,
-    /// The output failed: device gone, disk broken.
+    /// The output failed: disk full, device gone.
     pub io_error: u64,
-    /// The output's form cannot show them: no DNS message in the frame.
-    pub unfit: u64,
     /// The reader of a pipe went away.
     pub closed: u64,
     /// Still queued when the time to finish was over, or when the collector was not there at the end.
@@ -138,13 +126,11 @@ pub struct Dropped {
 impl Dropped {
     /// The reasons and their counts, in a fixed order, for summaries and metrics.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
         [
             ("queue_full", self.queue_full),
             ("disconnected", self.disconnected),
-            ("disk_full", self.disk_full),
             ("io_error", self.io_error),
-            ("unfit", self.unfit),
             ("closed", self.closed),
             ("shutdown", self.shutdown),
         ]
@@ -157,52 +143,6 @@ impl Dropped {
     }
 }
 
-/// What became of the files of an output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Files that were left for the next.
-    pub rotations: u64,
-    /// Files that were begun on request, because others had renamed or removed the one before.
-    pub reopened: u64,
-    /// Failed attempts to begin a file or to delete old ones.
-    pub rotation_errors: u64,
-    /// Complete files whose program failed or was not run.
-    pub command_errors: u64,
-}
-
-impl Files {
-    /// The counts with their names, in a fixed order.
-    #[must_use]
-    pub fn table(&self) -> [(&'static str, u64); 4] {
-        [
-            ("rotations", self.rotations),
-            ("reopened", self.reopened),
-            ("rotation errors", self.rotation_errors),
-            ("command errors", self.command_errors),
-        ]
-    }
-}
-
-/// The counters behind [`Files`].
-#[derive(Debug, Default)]
-pub(super) struct FileCounters {
-    pub(super) rotations: AtomicU64,
-    pub(super) reopened: AtomicU64,
-    pub(super) rotation_errors: AtomicU64,
-    pub(super) command_errors: AtomicU64,
-}
-
-impl FileCounters {
-    fn now(&self) -> Files {
-        Files {
-            rotations: self.rotations.load(Relaxed),
-            reopened: self.reopened.load(Relaxed),
-            rotation_errors: self.rotation_errors.load(Relaxed),
-            command_errors: self.command_errors.load(Relaxed),
-        }
-    }
-}
-
 /// Whether a sink still works.
 ///
 /// ```text
@@ -210,15 +150,15 @@ impl FileCounters {
 ///  | ^ | \--reader of the pipe gone--> Closed
 ///  | |  \--finish--> Finished
 ///  v |
-/// Waiting --finish--> Finished, or Failed if messages were left or the disk was full
+/// Waiting --finish--> Finished, or Failed if messages were left
 /// ```
 ///
-/// Sockets wait for their collector, files for room on the disk; what else fails, fails for good.
+/// Sockets alone wait; what else fails, fails for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkState {
     /// It takes messages.
     Running,
-    /// It has no connection or no room now, for this reason, and tries again. It still takes messages.
+    /// It has no connection now, for this reason, and tries again. It still takes messages.
     Waiting(String),
     /// Drained and ended as asked.
     Finished,
@@ -229,10 +169,37 @@ pub enum SinkState {
 }
 
 impl SinkState {
+    /// In one word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting(_) => "waiting",
+            Self::Finished => "finished",
+            Self::Closed => "closed",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Whether messages reach the output now, or all have.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Running | Self::Finished)
+    }
+
     /// Whether nothing more can be written.
     #[must_use]
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Running | Self::Waiting(_))
+    }
+}
+
+impl fmt::Display for SinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting(reason) | Self::Failed(reason) => write!(f, "{} ({reason})", self.name()),
+            _ => f.write_str(self.name()),
+        }
     }
 }
 
@@ -266,12 +233,9 @@ pub(super) struct Account {
     pub(super) connections: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) disconnected: AtomicU64,
-    pub(super) disk_full: AtomicU64,
     pub(super) io_error: AtomicU64,
-    pub(super) unfit: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) shutdown: AtomicU64,
-    pub(super) files: Arc<FileCounters>,
     depth: Arc<Depth>,
     state: Mutex<SinkState>,
 }
@@ -286,20 +250,12 @@ impl Account {
             connections: AtomicU64::new(0),
             queue_full: AtomicU64::new(0),
             disconnected: AtomicU64::new(0),
-            disk_full: AtomicU64::new(0),
             io_error: AtomicU64::new(0),
-            unfit: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             shutdown: AtomicU64::new(0),
-            files: Arc::default(),
             depth,
             state: Mutex::new(SinkState::Running),
         }
-    }
-
-    /// How much waits.
-    pub(super) fn depth(&self) -> Arc<Depth> {
-        Arc::clone(&self.depth)
     }
 
     pub(super) fn state(&self) -> SinkState {
@@ -347,13 +303,10 @@ impl Account {
             dropped: Dropped {
                 queue_full: self.queue_full.load(Relaxed),
                 disconnected: self.disconnected.load(Relaxed),
-                disk_full: self.disk_full.load(Relaxed),
                 io_error: self.io_error.load(Relaxed),
-                unfit: self.unfit.load(Relaxed),
                 closed: self.closed.load(Relaxed),
                 shutdown: self.shutdown.load(Relaxed),
             },
-            files: self.files.now(),
             queued,
             queued_bytes: self.depth.bytes() as u64,
         }

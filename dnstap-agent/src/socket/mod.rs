@@ -7,9 +7,11 @@
 mod address;
 mod stream;
 mod tls;
+mod unix;
 
 pub use self::{
     address::{Address, AddressError, Tls},
     stream::{Arrival, Listener, Stream},
     tls::{acceptor, connector},
+    unix::{SocketFile, explain_unix, is_left_behind, listen_unix},
 };

@@ -32,7 +32,7 @@ use work::{Pool, Work};
 
 use crate::{
     event::{Direction, Endpoint, Envelope, Event, Proxied},
-    pipeline::{counters::counters, lru::Lru},
+    pipeline::{SocketCounts, counters::counters, lru::Lru},
 };
 
 /// Verdicts that may wait to be collected.
@@ -69,6 +69,12 @@ counters! {
         stream_resyncs,
         /// Pieces that arrived before their turn.
         stream_held_pieces,
+        /// Connections that showed DNS.
+        tcp_sockets_dns,
+        /// Connections found to be encrypted.
+        tcp_sockets_encrypted,
+        /// Connections found to carry something else in the clear.
+        tcp_sockets_not_dns,
         /// Connections joined midway.
         stream_joined_midway,
         /// Connections dropped to stay within the bounds.
@@ -209,7 +215,9 @@ impl Streams {
             stream.join_midway();
         }
         let pushed = stream.push(event.sequence, event.payload, &mut work);
+        let shown = work.dns_seen && !connection.dns;
         (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
+        self.counters.tcp_sockets_dns += u64::from(shown);
         if let Err(foreign) = pushed {
             self.condemn(socket, foreign);
         }
@@ -253,6 +261,18 @@ impl Streams {
             .flat_map(|connection| &connection.streams)
             .map(|s| s.pending_bytes() as u64)
             .sum()
+    }
+
+    /// Counts the connections by what was found out about them.
+    pub(crate) fn count_sockets(&self, counts: &mut SocketCounts) {
+        for connection in self.connections.values() {
+            *match connection.foreign {
+                Some(Foreign::NotDns) => &mut counts.tcp_not_dns,
+                Some(Foreign::Encrypted) => &mut counts.tcp_encrypted,
+                None if connection.dns => &mut counts.tcp_dns,
+                None => &mut counts.tcp_unknown,
+            } += 1;
+        }
     }
 
     /// What was counted so far.
@@ -306,7 +326,9 @@ impl Streams {
             if let Err(foreign) = stream.release(now, &mut work) {
                 condemned = Some(foreign);
             }
+            let shown = work.dns_seen && !connection.dns;
             (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
+            self.counters.tcp_sockets_dns += u64::from(shown);
         }
         if let Some(foreign) = condemned {
             self.condemn(socket, foreign);
@@ -321,6 +343,10 @@ impl Streams {
         };
         let bytes = connection.abandon(&mut self.pool);
         self.counters.foreign(foreign, bytes);
+        *match foreign {
+            Foreign::NotDns => &mut self.counters.tcp_sockets_not_dns,
+            Foreign::Encrypted => &mut self.counters.tcp_sockets_encrypted,
+        } += 1;
         connection.foreign = Some(foreign);
         // A verdict that finds no room costs the kernel a few copies, no more.
         if self.not_dns.len() < VERDICTS {

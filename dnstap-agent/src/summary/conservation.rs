@@ -242,7 +242,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        sink::{Dropped, Files, SinkState},
+        sink::{Dropped, SinkState},
         summary::Settled,
     };
 
@@ -306,7 +306,6 @@ pub(crate) mod tests {
                 written_bytes: 5_000,
                 unconfirmed: 0,
                 connections: 0,
-                files: Files::default(),
                 dropped: Dropped {
                     queue_full: 10,
                     ..Dropped::default()

@@ -29,7 +29,11 @@ pub use self::{
     hooks::name as hook_name,
     ring::poll_readable,
 };
-use self::{hooks::Attached, perf::PerfRing, ring::Ring};
+use self::{
+    hooks::Attached,
+    perf::PerfRing,
+    ring::{BpfRing, Ring},
+};
 use crate::exit::{Exit, ExitWith};
 
 /// The eBPF object, empty in a build without it.
@@ -85,6 +89,7 @@ pub struct Tap {
     sockets: HashMap<MapData, u64, SocketState>,
     hook: Hook,
     ring_name: &'static str,
+    ring_bytes: u32,
     refused: Vec<(Hook, String)>,
     degraded: Vec<String>,
     flush_log: Option<Box<dyn FnMut() + Send>>,
@@ -138,7 +143,10 @@ impl Tap {
             kept.push(map);
             Box::new(ring)
         } else {
-            Box::new(RingBuf::try_from(take("EVENTS_RING")?)?)
+            Box::new(
+                BpfRing::new(RingBuf::try_from(take("EVENTS_RING")?)?)
+                    .context("cannot map the ring's positions")?,
+            )
         };
         Ok(Self {
             ebpf,
@@ -149,6 +157,7 @@ impl Tap {
             sockets,
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
+            ring_bytes,
             refused,
             degraded,
             flush_log,
@@ -166,6 +175,17 @@ impl Tap {
     #[must_use]
     pub fn ring_name(&self) -> &'static str {
         self.ring_name
+    }
+
+    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes.into()
+    }
+
+    /// Bytes that wait in the ring; of perf ring buffers, in the fullest.
+    pub fn ring_used(&mut self) -> u64 {
+        self.ring.used()
     }
 
     /// Hooks that were tried before, and why the kernel refused them.

@@ -65,6 +65,14 @@ impl Ring for PerfRing {
         poll(&mut fds, timeout)
     }
 
+    fn used(&mut self) -> u64 {
+        let waiting = self.buffers.iter_mut().map(|buffer| {
+            buffer.refresh();
+            buffer.head.saturating_sub(buffer.tail)
+        });
+        waiting.max().unwrap_or_default()
+    }
+
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
         let until = if last {
             u64::MAX

@@ -7,6 +7,8 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -22,15 +24,84 @@ pub(super) trait Ring: Send {
     /// With several buffers underneath, the newest records may stay for the next time, so that order across buffers is kept;
     /// `last` asks for all.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8]));
+
+    /// Bytes that wait; with several buffers underneath, in the fullest.
+    fn used(&mut self) -> u64;
 }
 
-impl Ring for RingBuf<MapData> {
+/// The BPF ring buffer, with a look at how far both sides have come, for which aya has no call.
+pub(super) struct BpfRing {
+    ring: RingBuf<MapData>,
+    positions: Positions,
+}
+
+impl BpfRing {
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        let positions = Positions::map(ring.as_raw_fd())?;
+        Ok(Self { ring, positions })
+    }
+}
+
+/// The two pages in front of a BPF ring buffer's data, each of which begins with a position: the consumer's and the producer's
+/// (`kernel/bpf/ringbuf.c`, `struct bpf_ringbuf`).
+struct Positions {
+    map: NonNull<u8>,
+    page: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; what the kernel shares is accessed atomically.
+unsafe impl Send for Positions {}
+
+impl Positions {
+    fn map(fd: RawFd) -> io::Result<Self> {
+        let page = super::page_size() as usize;
+        // SAFETY: a new shared mapping of the descriptor, to read only; checked below.
+        let map = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                2 * page,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if map == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { map, page })
+    }
+
+    fn waiting(&self) -> u64 {
+        let position = |page: usize| {
+            // SAFETY: the start of one of the two mapped pages, where the kernel has an `unsigned long`.
+            unsafe { AtomicU64::from_ptr(self.map.as_ptr().add(page * self.page).cast()) }
+                .load(Ordering::Acquire)
+        };
+        let consumed = position(0);
+        position(1).saturating_sub(consumed)
+    }
+}
+
+impl Drop for Positions {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, to which nothing refers any more.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), 2 * self.page) };
+    }
+}
+
+impl Ring for BpfRing {
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        poll(&mut [readable(self.as_raw_fd())], timeout)
+        poll(&mut [readable(self.ring.as_raw_fd())], timeout)
+    }
+
+    fn used(&mut self) -> u64 {
+        self.positions.waiting()
     }
 
     fn drain(&mut self, _last: bool, take: &mut dyn FnMut(&[u8])) {
-        while let Some(record) = self.next() {
+        while let Some(record) = self.ring.next() {
             take(&record);
         }
     }

@@ -31,27 +31,27 @@ const CONNECTIONS: usize = 48;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = for_each_combination(
-        "one query in four is there with its response, and all others are counted",
+        "filter by sample: one query in four is there with its response, and all others are counted",
         sample,
     );
     trials.extend(for_each_combination(
-        "of TCP, one connection in two is there with all its messages",
+        "filter by sample: of TCP, one connection in two is there with all its messages",
         sample_of_connections,
     ));
     trials.extend(for_each_combination(
-        "a sample holds exchanges together on wildcard sockets and behind a proxy's preface",
+        "filter by sample: exchanges stay together on wildcard sockets and behind a proxy's preface",
         sample_of_the_hidden,
     ));
     trials.extend(for_each_combination(
-        "only messages of the port that was asked for are there",
+        "filter by port: only messages of the one that was asked for are there",
         ports,
     ));
     trials.extend(for_each_combination(
-        "only messages of the subnets that were asked for are there",
+        "filter by subnet: only messages of those that were asked for are there",
         nets,
     ));
     trials.extend(for_each_combination(
-        "only datagrams of the roles that were asked for leave the kernel",
+        "filter by role: only datagrams of those that were asked for leave the kernel",
         roles,
     ));
     trials

@@ -9,8 +9,12 @@ mod failures;
 mod filters;
 mod lab;
 mod midstream;
+mod observe;
+mod package;
+mod privileges;
 mod readers;
 mod reattach;
+mod services;
 mod streams;
 mod uring;
 mod volume;
@@ -53,6 +57,7 @@ pub(crate) fn all() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
+        services::trials(),
         uring::trials(),
         collectors::trials(),
         midstream::trials(),
@@ -60,6 +65,9 @@ pub(crate) fn all() -> Vec<Trial> {
         readers::trials(),
         failures::trials(),
         filters::trials(),
+        observe::trials(),
+        privileges::trials(),
+        package::trials(),
         volume::trials(),
         reattach::trials(),
     ]

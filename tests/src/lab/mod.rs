@@ -11,6 +11,7 @@
 //! serves the root, so nothing ever leaves the host.
 
 pub(crate) mod named;
+pub(crate) mod services;
 mod zones;
 
 use std::{

@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Key of the lab's `rndc`; the control channel listens on loopback for the time of a test.
-const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
+pub(super) const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
 
 /// `named` answers: its last line of a start-up.
-const RUNNING: Line = ("running", |line| line.ends_with(" running"));
+pub(super) const RUNNING: Line = ("running", |line| line.ends_with(" running"));
 /// A transfer of `moving.lab` into the server has succeeded. The first one may come before [`RUNNING`]: zones are
 /// maintained while others are still being loaded.
 const TRANSFERRED: Line = ("a transfer of moving.lab", |line| {
@@ -186,8 +186,8 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
     start(folder, "upstream", &text, None, &[RUNNING])
 }
 
-/// Options of both: everything below the scratch folder, no background traffic.
-fn common(folder: &Path, upstream: u16) -> Result<String> {
+/// Options of all: everything below the scratch folder, no background traffic.
+pub(super) fn common(folder: &Path, upstream: u16) -> Result<String> {
     // Its default is a file in /run; BIND 9.20 has neither the file nor the option any more.
     let lock = if environment::named_version()? < (9, 20) {
         "lock-file none;\n"
@@ -201,7 +201,7 @@ fn common(folder: &Path, upstream: u16) -> Result<String> {
     ))
 }
 
-fn start(
+pub(super) fn start(
     folder: &Path,
     name: &str,
     configuration: &str,

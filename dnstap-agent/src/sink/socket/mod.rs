@@ -18,6 +18,7 @@ use self::courier::Courier;
 use super::{
     Batch,
     backlog::{self, Sender},
+    queue::Depth,
     report::{Account, SinkReport, SinkState, add},
 };
 use crate::socket::Address;
@@ -39,9 +40,10 @@ impl SocketLane {
         name: String,
         address: Address,
         capacity: usize,
-        account: Arc<Account>,
+        depth: Arc<Depth>,
     ) -> (Self, Courier) {
-        let (queue, receiver) = backlog::bounded(capacity, account.depth());
+        let (queue, receiver) = backlog::bounded(capacity, Arc::clone(&depth));
+        let account = Arc::new(Account::new(depth));
         account.become_state(SinkState::Waiting("not connected yet".to_owned()));
         let (deadline, watched) = watch::channel(None);
         let courier = Courier::new(

@@ -1,0 +1,146 @@
+//! The newest snapshot and the one before, from which rates follow.
+
+use std::{fmt, process, sync::Arc};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::Newest;
+use crate::summary::{Snapshot, Source, conservation};
+
+/// The side that publishes; it never waits for those who watch.
+#[derive(Debug)]
+pub struct Publisher {
+    newest: watch::Sender<Option<Arc<Published>>>,
+}
+
+/// What those who watch see.
+#[derive(Debug)]
+pub struct Published {
+    /// The newest.
+    pub now: Arc<Snapshot>,
+    /// The one before; the same if there is none.
+    pub before: Arc<Snapshot>,
+}
+
+impl Publisher {
+    /// Both sides; nothing is published yet.
+    #[must_use]
+    pub fn new() -> (Self, Newest) {
+        let (newest, watching) = watch::channel(None);
+        (Self { newest }, watching)
+    }
+
+    /// Shows a snapshot from now on.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let now = Arc::new(snapshot);
+        let before = self
+            .newest
+            .borrow()
+            .as_ref()
+            .map_or_else(|| Arc::clone(&now), |published| Arc::clone(&published.now));
+        self.newest
+            .send_replace(Some(Arc::new(Published { now, before })));
+    }
+}
+
+impl Published {
+    /// What came, what was lost, by second between the two snapshots.
+    fn rates(&self) -> Vec<(&'static str, f64)> {
+        let seconds = (self.now.elapsed.saturating_sub(self.before.elapsed)).as_secs_f64();
+        let pairs = self.now.totals().into_iter().zip(self.before.totals());
+        pairs
+            .map(|((name, now), (_, before))| {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "what comes in a second is far below 2^53"
+                )]
+                let more = now.saturating_sub(before) as f64;
+                (name, if seconds > 0.0 { more / seconds } else { 0.0 })
+            })
+            .collect()
+    }
+
+    /// As one JSON object: the snapshot, and what only a running command has.
+    pub(super) fn to_json(&self, subject: &str) -> Value {
+        let mut all = self.now.to_json();
+        all["version"] = env!("CARGO_PKG_VERSION").into();
+        all["pid"] = process::id().into();
+        all["subject"] = subject.into();
+        all["rates"] = self
+            .rates()
+            .into_iter()
+            .map(|(name, rate)| (name.to_owned(), rate.into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        all
+    }
+
+    /// For people.
+    pub(super) fn to_text(&self, subject: &str) -> String {
+        format!(
+            "dnstap-agent {} (pid {}): {subject}\n{}\n{self}",
+            env!("CARGO_PKG_VERSION"),
+            process::id(),
+            self.line(),
+        )
+    }
+
+    /// The rates in one line.
+    pub(super) fn line(&self) -> String {
+        let rates: Vec<_> = self
+            .rates()
+            .into_iter()
+            .map(|(name, rate)| format!("{name} {rate:.1}"))
+            .collect();
+        format!("by second: {}", rates.join(", "))
+    }
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.now)?;
+        if let Source::Tap(tapped) = &self.now.source {
+            for (role, family, took) in tapped.latencies.table() {
+                let bound = |share| {
+                    took.quantile(share)
+                        .map_or_else(|| "more".to_owned(), |bound| format!("{bound:?}"))
+                };
+                writeln!(
+                    formatter,
+                    "answers as {role}, {family}: {}, half of them within {}, 99 % within {}",
+                    took.count(),
+                    bound(0.5),
+                    bound(0.99)
+                )?;
+            }
+            let ring = &tapped.ring_use;
+            writeln!(
+                formatter,
+                "ring: at most {} of {} bytes used, {:.1} ms waited",
+                ring.used_bytes,
+                ring.size_bytes,
+                std::time::Duration::from_nanos(ring.lag_ns).as_secs_f64() * 1e3
+            )?;
+        }
+        for output in &self.now.outputs {
+            writeln!(
+                formatter,
+                "{}: {}; {} messages queued ({} bytes)",
+                output.output, output.state, output.queued, output.queued_bytes
+            )?;
+        }
+        let hops = conservation::hops(&self.now);
+        writeln!(
+            formatter,
+            "unaccounted: {}",
+            conservation::unaccounted(&hops)
+        )
+    }
+}
+
+/// A snapshot of nothing would be a lie, so what is asked before the first is told to wait.
+pub(super) async fn first(mut newest: Newest) -> Option<Arc<Published>> {
+    let published = newest.wait_for(Option::is_some).await.ok()?;
+    published.clone()
+}

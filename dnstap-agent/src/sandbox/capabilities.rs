@@ -1,0 +1,146 @@
+//! Which capabilities are kept, and giving up the others.
+
+use std::io;
+
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use super::Duties;
+
+/// Either of them opens eBPF maps.
+const MAPS: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN);
+
+/// Reduces this thread's capabilities to those of its own that `duties` need; with [`MAPS`], too, if `maps_work` fails without.
+/// Returns what is left.
+pub(super) fn give_up(
+    duties: Duties,
+    mut maps_work: impl FnMut() -> bool,
+) -> io::Result<CapabilitySet> {
+    let held = capabilities(None)?.permitted;
+    let mut kept = held & needed(duties);
+    // Given up for a try only: what is permitted can be taken back.
+    set(kept, held)?;
+    if !maps_work() {
+        kept |= held
+            & if held.contains(CapabilitySet::BPF) {
+                CapabilitySet::BPF
+            } else {
+                MAPS
+            };
+    }
+    set(kept, kept)?;
+    Ok(kept)
+}
+
+/// What is needed whoever runs the agent; a user that has none of it gets none.
+fn needed(duties: Duties) -> CapabilitySet {
+    let needs = [
+        (duties.paths, CapabilitySet::DAC_OVERRIDE),
+        (duties.owners, CapabilitySet::CHOWN | CapabilitySet::FOWNER),
+        (
+            duties.processes,
+            CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
+        ),
+    ];
+    needs
+        .into_iter()
+        .filter_map(|(asked, needed)| asked.then_some(needed))
+        .collect()
+}
+
+/// Nothing is inheritable, which empties the ambient set, too.
+fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
+    let sets = CapabilitySets {
+        effective,
+        permitted,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, sets)?)
+}
+
+/// For people: `CAP_BPF, CAP_DAC_OVERRIDE`.
+pub(super) fn names(set: CapabilitySet) -> String {
+    let names: Vec<_> = set
+        .iter_names()
+        .map(|(name, _)| format!("CAP_{name}"))
+        .collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: CapabilitySet = CapabilitySet::empty();
+
+    /// What a thread that holds `held` keeps; `None` where this process may not try (it is not root).
+    fn kept(
+        held: CapabilitySet,
+        duties: Duties,
+        maps_need: CapabilitySet,
+    ) -> Option<CapabilitySet> {
+        let thread = std::thread::spawn(move || {
+            set(held, held).ok()?;
+            let works = || {
+                maps_need.is_empty()
+                    || capabilities(None)
+                        .expect("own")
+                        .effective
+                        .intersects(maps_need)
+            };
+            let kept = give_up(duties, works).expect("fewer is always allowed");
+            let left = capabilities(None).expect("own");
+            assert_eq!((left.effective, left.permitted), (kept, kept));
+            assert_eq!(left.inheritable, NONE);
+            Some(kept)
+        });
+        thread.join().expect("no panic")
+    }
+
+    #[test]
+    fn a_tap_that_writes_to_standard_output_keeps_nothing() {
+        let root = capabilities(None).expect("own").permitted;
+        assert_eq!(kept(root, Duties::default(), NONE), Some(NONE));
+    }
+
+    #[test]
+    fn files_of_others_can_be_opened_again_by_root_alone() {
+        let (bpf, files) = (CapabilitySet::BPF, CapabilitySet::DAC_OVERRIDE);
+        let paths = Duties {
+            paths: true,
+            ..Duties::default()
+        };
+        let Some(left) = kept(bpf | files, paths, NONE) else {
+            return; // not root
+        };
+        assert_eq!(left, files);
+        assert_eq!(kept(bpf, paths, NONE), Some(NONE));
+    }
+
+    #[test]
+    fn every_duty_has_its_capabilities() {
+        let all = Duties {
+            paths: true,
+            owners: true,
+            commands: true,
+            processes: true,
+        };
+        assert_eq!(
+            names(needed(all)),
+            "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE"
+        );
+    }
+
+    #[test]
+    fn what_opens_the_maps_is_kept_where_the_kernel_wants_it() {
+        let (bpf, admin) = (CapabilitySet::BPF, CapabilitySet::SYS_ADMIN);
+        let Some(left) = kept(bpf | admin, Duties::default(), MAPS) else {
+            return; // not root
+        };
+        assert_eq!(left, bpf, "the smaller one is enough");
+        assert_eq!(kept(admin, Duties::default(), MAPS), Some(admin));
+    }
+}

@@ -1,0 +1,243 @@
+//! The filter of system calls: a list of those that are refused (EPERM), because no part of the agent makes them once it is attached,
+//! and someone who has taken it over would.
+//!
+//! Not a list of those that are allowed: what the C library, its name services and TLS call differs by version, and
+//! would fail on some machine after years. All these are refused together with the capabilities, too; the filter makes
+//! also those unreachable that need none, and the defects behind them.
+//!
+//! Threads stay possible, new namespaces do not: `clone3` hides its flags from the filter, so it is said to be missing
+//! (ENOSYS), and the C library uses `clone`, whose flags are seen.
+
+use std::{collections::BTreeMap, env::consts::ARCH};
+
+use anyhow::{Context as _, Result};
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
+};
+
+use super::Duties;
+
+/// Refused whatever their arguments.
+const REFUSED: &[c_long] = &[
+    // Other processes' memory and descriptors.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // More of the kernel's tracing: all programs are loaded and attached (bpf(2): see below).
+    libc::SYS_perf_event_open,
+    // Ways around this filter, and other large parts of the kernel that the agent has no use for.
+    libc::SYS_io_uring_setup,
+    libc::SYS_userfaultfd,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_personality,
+    // Other users and namespaces.
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setgroups,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    // File systems.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_mount_setattr,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_quotactl,
+    // The machine as a whole.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+/// Refused as well, unless programs are to be run.
+const PROGRAMS: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
+/// Commands of bpf(2) that read and write maps and tell about programs (`enum bpf_cmd`, linux/bpf.h): `BPF_MAP_LOOKUP_ELEM` to
+/// `BPF_MAP_GET_NEXT_KEY`, and `BPF_OBJ_GET_INFO_BY_FD`.
+const BPF_ELEMENTS: (u64, u64) = (1, 4);
+const BPF_INFO: u64 = 15;
+
+/// Flags of clone(2) for new namespaces (linux/sched.h).
+const NEW_NAMESPACES: [i32; 8] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWTIME,
+];
+
+/// Puts the filter on all threads, and on those to come.
+pub(super) fn install(duties: Duties) -> Result<()> {
+    for program in programs(duties)? {
+        apply_filter_all_threads(&program).context("the kernel refuses the filter")?;
+    }
+    Ok(())
+}
+
+/// Two, because each has one answer for all that it refuses.
+fn programs(duties: Duties) -> Result<[BpfProgram; 2]> {
+    let mut refusals = refusals()?;
+    if !duties.commands {
+        refusals.extend(PROGRAMS.map(|call| (call, vec![])));
+    }
+    let refused = program(refusals, libc::EPERM)?;
+    let missing = program([(libc::SYS_clone3, vec![])].into(), libc::ENOSYS)?;
+    Ok([refused, missing])
+}
+
+/// For each system call the rules of which one must hold for it to be refused; none: always.
+fn refusals() -> Result<BTreeMap<c_long, Vec<SeccompRule>>> {
+    let mut refusals: BTreeMap<_, _> = REFUSED.iter().map(|&call| (call, vec![])).collect();
+    // AND within a rule, OR between rules.
+    let command = |operation, value| SeccompCondition::new(0, Dword, operation, value);
+    let (first, last) = BPF_ELEMENTS;
+    let below = SeccompRule::new(vec![command(SeccompCmpOp::Lt, first)?])?;
+    let above = SeccompRule::new(vec![
+        command(SeccompCmpOp::Gt, last)?,
+        command(SeccompCmpOp::Ne, BPF_INFO)?,
+    ])?;
+    refusals.insert(libc::SYS_bpf, vec![below, above]);
+    let mut namespaces = Vec::new();
+    for flag in NEW_NAMESPACES {
+        let flag = u64::from(flag.cast_unsigned());
+        let set = SeccompCondition::new(0, Dword, SeccompCmpOp::MaskedEq(flag), flag)?;
+        namespaces.push(SeccompRule::new(vec![set])?);
+    }
+    refusals.insert(libc::SYS_clone, namespaces);
+    Ok(refusals)
+}
+
+fn program(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram> {
+    let arch = TargetArch::try_from(ARCH).context("no filter for this processor")?;
+    let refuse = SeccompAction::Errno(errno.cast_unsigned());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?;
+    Ok(filter.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, process::Command, thread};
+
+    use super::*;
+
+    /// What a system call without memory ends with in a thread that has the filter: an error number, or 0.
+    fn filtered(call: c_long, arguments: [c_long; 2]) -> i32 {
+        within(Duties::default(), move || {
+            // SAFETY: the callers name calls and arguments that touch no memory of this process.
+            let result = unsafe { libc::syscall(call, arguments[0], arguments[1], 0, 0, 0) };
+            if result < 0 {
+                io::Error::last_os_error().raw_os_error().expect("an errno")
+            } else {
+                0
+            }
+        })
+    }
+
+    /// Runs in a thread of its own, which alone has the filter.
+    fn within<T: Send + 'static>(duties: Duties, test: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = thread::spawn(move || {
+            for program in programs(duties).expect("a program") {
+                seccompiler::apply_filter(&program).expect("the kernel takes it");
+            }
+            test()
+        });
+        thread.join().expect("no panic")
+    }
+
+    #[test]
+    fn what_is_refused_fails_and_the_process_lives_on() {
+        // Without the filter: 0, EFAULT or ENOENT, ESRCH, EINVAL.
+        assert_eq!(filtered(libc::SYS_unshare, [0, 0]), libc::EPERM);
+        assert_eq!(filtered(libc::SYS_execve, [0, 0]), libc::EPERM);
+        assert_eq!(
+            filtered(libc::SYS_ptrace, [16, i64::from(i32::MAX)]),
+            libc::EPERM
+        );
+        assert_eq!(filtered(libc::SYS_setuid, [-1, 0]), libc::EPERM);
+    }
+
+    #[test]
+    fn programs_are_started_where_that_is_asked_for_alone() {
+        let start = || Command::new("true").status();
+        let error = within(Duties::default(), start).expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let commands = Duties {
+            commands: true,
+            ..Duties::default()
+        };
+        assert!(within(commands, start).expect("allowed").success());
+    }
+
+    #[test]
+    fn maps_are_used_and_nothing_is_loaded() {
+        for (command, refused) in [
+            (0, true),
+            (5, true),
+            (28, true),
+            (1, false),
+            (4, false),
+            (15, false),
+        ] {
+            // A size of 0 for the attribute and null for its address: EINVAL or EPERM of the kernel, after the filter.
+            let error = filtered(libc::SYS_bpf, [command, 0]);
+            if refused {
+                assert_eq!(error, libc::EPERM, "{command}");
+            } else if rustix::process::geteuid().is_root() {
+                assert_ne!(error, libc::EPERM, "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_are_started_and_namespaces_are_not() {
+        assert!(within(Duties::default(), || thread::spawn(|| 7)
+            .join()
+            .is_ok_and(|seven| seven == 7)));
+        // Without the filter: EINVAL, for a thread shares more than that.
+        let flags = c_long::from(libc::CLONE_NEWUSER | libc::CLONE_THREAD);
+        assert_eq!(filtered(libc::SYS_clone, [flags, 0]), libc::EPERM);
+        assert_eq!(filtered(libc::SYS_clone3, [0, 0]), libc::ENOSYS);
+    }
+}

@@ -1,0 +1,67 @@
+//! Gives up, once everything that needs privileges is done, all that the rest of the run does not need: capabilities, new
+//! privileges (`no_new_privs`), and system calls (seccomp).
+//!
+//! From then on the process only reads what is hostile: messages, streams, frames. What is left is decided by what it was
+//! asked to do, see [`Duties`]; what needs privileges later is to be named there.
+//!
+//! Capabilities belong to threads, and new threads inherit them: so this happens while there is only one. That is before
+//! the outputs are opened, with the advantage that what can be opened now can be opened again later.
+
+mod capabilities;
+mod filter;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::thread::set_no_new_privs;
+use tracing::{info, warn};
+
+/// What the rest of the run may have to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
+pub struct Duties {
+    /// Create and open files, and connect to unix sockets, that may belong to others.
+    pub paths: bool,
+    /// Give files to other users.
+    pub owners: bool,
+    /// Run other programs.
+    pub commands: bool,
+    /// Look at processes that are not known yet.
+    pub processes: bool,
+}
+
+/// Gives up everything that `duties` do not need, for good and for all threads to come.
+///
+/// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is
+/// set) want `CAP_BPF` for that, and there it is kept.
+pub fn enter(duties: Duties, maps_work: impl FnMut() -> bool) -> Result<()> {
+    let threads = fs::read_dir("/proc/self/task")
+        .context("cannot see this process's threads")?
+        .count();
+    ensure!(
+        threads == 1,
+        "privileges are to be given up before threads are started, and there are {threads}"
+    );
+    let kept = capabilities::give_up(duties, maps_work)
+        .context("cannot give up this process's capabilities")?;
+    set_no_new_privs(true).context("cannot forbid new privileges")?;
+    let filtered = filter::install(duties);
+    match &filtered {
+        Ok(()) => {}
+        // Without CONFIG_SECCOMP_FILTER, or refused by a container.
+        Err(error) => warn!("system calls are not filtered: {error:#}"),
+    }
+    info!(
+        capabilities = capabilities::names(kept),
+        system_calls_filtered = filtered.is_ok(),
+        "privileges given up"
+    );
+    Ok(())
+}
+
+/// Files that this process creates are for their owner and group: the group may read.
+pub fn restrict_new_files() {
+    use rustix::{fs::Mode, process::umask};
+    let given = umask(Mode::all());
+    umask(given | Mode::WGRP | Mode::RWXO);
+}

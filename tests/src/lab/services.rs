@@ -1,0 +1,114 @@
+//! A `named` with everything open that BIND can listen with: DNS, DNS over TLS and HTTPS, over HTTP in the clear, the control
+//! channel, the statistics channel.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::{free_port, named, scratch, write};
+use crate::{
+    environment::{self, Skip},
+    lab::named::Named,
+};
+
+/// The running server. Dropped: ended, folder removed.
+pub(crate) struct Services {
+    /// The server.
+    pub(crate) named: Named,
+    /// Ports on 127.0.0.1.
+    pub(crate) ports: Ports,
+    scratch: TempDir,
+}
+
+/// Which port is for what.
+pub(crate) struct Ports {
+    /// DNS.
+    pub(crate) dns: u16,
+    /// DNS over TLS.
+    pub(crate) tls: u16,
+    /// DNS over HTTPS.
+    pub(crate) https: u16,
+    /// DNS over HTTP/2 without TLS, as behind a proxy that ends it.
+    pub(crate) http: u16,
+    /// Statistics, HTTP.
+    pub(crate) statistics: u16,
+    control: u16,
+}
+
+impl Services {
+    /// Starts the server and waits until it answers. A [`Skip`] before BIND 9.18, which has no TLS.
+    pub(crate) fn start() -> Result<Self> {
+        if environment::named_version()? < (9, 18) {
+            return Err(
+                Skip("BIND before 9.18 listens neither for TLS nor for HTTP".into()).into(),
+            );
+        }
+        let scratch = scratch()?;
+        let ports = Ports {
+            dns: free_port()?,
+            tls: free_port()?,
+            https: free_port()?,
+            http: free_port()?,
+            statistics: free_port()?,
+            control: free_port()?,
+        };
+        let named = start(scratch.path(), &ports)?;
+        Ok(Self {
+            named,
+            ports,
+            scratch,
+        })
+    }
+
+    /// An address of the server.
+    pub(crate) fn at(port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+    }
+
+    /// The scratch folder, for the test's own files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+fn start(folder: &Path, ports: &Ports) -> Result<Named> {
+    let Ports {
+        dns,
+        tls,
+        https,
+        http,
+        statistics,
+        control,
+    } = ports;
+    let key = named::KEY;
+    let zone = write(
+        folder,
+        "services.lab",
+        "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A 127.0.0.1\n",
+    )?;
+    let text = format!(
+        "{key}controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
+         statistics-channels {{ inet 127.0.0.1 port {statistics} allow {{ 127.0.0.1; }}; }};\n\
+         options {{\n{}\
+         listen-on port {dns} {{ 127.0.0.1; }};\n\
+         listen-on port {tls} tls ephemeral {{ 127.0.0.1; }};\n\
+         listen-on port {https} tls ephemeral http default {{ 127.0.0.1; }};\n\
+         listen-on port {http} tls none http default {{ 127.0.0.1; }};\n\
+         listen-on-v6 {{ none; }};\nrecursion no;\nnotify no;\n}};\n\
+         zone \"services.lab\" {{ type primary; file \"{}\"; }};\n",
+        named::common(folder, *dns)?,
+        zone.display()
+    );
+    let rndc = write(
+        folder,
+        "rndc.conf",
+        &format!(
+            "{key}options {{ default-key lab; default-server 127.0.0.1; default-port {control}; }};\n"
+        ),
+    )?;
+    named::start(folder, "services", &text, Some(rndc), &[named::RUNNING])
+}

@@ -1,0 +1,189 @@
+//! `cargo xtask dist`: the release build as a Debian package and as a tarball of the same files, in `target/dist`.
+//!
+//! ```text
+//! agent, its own man pages and completions, packaging/, docs ─► tree (as it is installed) ─┬─► .tar.gz
+//!                                                                       + DEBIAN/ (deb.rs) ─┴─► .deb
+//! ```
+//!
+//! Archives are the distribution's business: `tar` and `dpkg-deb` make them. All times are that of the last commit, or of
+//! `SOURCE_DATE_EPOCH`, so that the same sources give the same bytes.
+
+mod deb;
+mod licences;
+
+use std::{
+    env, fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{build, exec, packages::Apt, paths, ui};
+
+/// What building a package takes beside a compiler: `dpkg-shlibdeps` and `strip`.
+pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
+
+/// The program's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Documents that come with the program, from the tree's root.
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "docs/architecture.md",
+    "docs/kernel-support.md",
+    "docs/operations.md",
+    "docs/types.md",
+];
+
+/// Builds the agent and both archives; returns the package's path.
+pub(crate) fn run() -> Result<PathBuf> {
+    Apt::default().ensure(PACKAGES)?;
+    of(&build::release()?)
+}
+
+/// Both archives of this agent; returns the package's path.
+pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
+    ui::step("packing");
+    let time = time()?;
+    let dist = paths::target().join("dist");
+    if dist.exists() {
+        fs::remove_dir_all(&dist).with_context(|| format!("cannot remove {}", dist.display()))?;
+    }
+    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
+    let name = format!("dnstap-agent-{VERSION}-{}", env::consts::ARCH);
+    let tree = dist.join(&name);
+    let generated = dist.join("generated");
+    stage(agent, &generated, &tree)?;
+    fs::remove_dir_all(&generated)
+        .with_context(|| format!("cannot remove {}", generated.display()))?;
+
+    let tarball = dist.join(format!("{name}.tar.gz"));
+    exec::output(
+        Command::new("tar")
+            .current_dir(&dist)
+            .args(["--create", "--use-compress-program=gzip -9n"])
+            .args(["--format=gnu", "--sort=name"])
+            .args(["--owner=0", "--group=0", "--numeric-owner"])
+            .arg(format!("--mtime=@{time}"))
+            .arg("--file")
+            .arg(&tarball)
+            .arg(&name),
+    )?;
+    let package = deb::build(&tree, &dist, &time)?;
+    for made in [&tarball, &package] {
+        let kib = fs::metadata(made)?.len().div_ceil(1024);
+        ui::note(format_args!("{} ({kib} KiB)", made.display()));
+    }
+    Ok(package)
+}
+
+/// The files as they are installed.
+fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
+    let packaging = paths::root().join("packaging");
+    exec::output(Command::new(agent).arg("generate").arg(generated))?;
+
+    let program = place(agent, &tree.join("usr/bin/dnstap-agent"))?;
+    exec::output(
+        Command::new("strip")
+            .args(["--remove-section=.comment", "--remove-section=.note"])
+            .arg(&program),
+    )?;
+    for (from, to) in [
+        (
+            "dnstap-agent.service",
+            "usr/lib/systemd/system/dnstap-agent.service",
+        ),
+        (
+            "dnstap-agent.sysusers",
+            "usr/lib/sysusers.d/dnstap-agent.conf",
+        ),
+        ("dnstap-agent.default", "etc/default/dnstap-agent"),
+    ] {
+        place(&packaging.join(from), &tree.join(to))?;
+    }
+    for (from, to) in [
+        (
+            "dnstap-agent.bash",
+            "bash-completion/completions/dnstap-agent",
+        ),
+        ("_dnstap-agent", "zsh/vendor-completions/_dnstap-agent"),
+        (
+            "dnstap-agent.fish",
+            "fish/vendor_completions.d/dnstap-agent.fish",
+        ),
+    ] {
+        let from = generated.join("completions").join(from);
+        place(&from, &tree.join("usr/share").join(to))?;
+    }
+    for page in fs::read_dir(generated.join("man")).context("no man pages")? {
+        let page = page?;
+        let to = tree.join("usr/share/man/man1").join(page.file_name());
+        compress(&place(&page.path(), &to)?)?;
+    }
+    let documents = tree.join("usr/share/doc/dnstap-agent");
+    for document in DOCUMENTS {
+        let from = paths::root().join(document);
+        place(&from, &documents.join(from.file_name().context("a file")?))?;
+    }
+    place(
+        &packaging.join("debian/copyright"),
+        &documents.join("copyright"),
+    )?;
+    compress(&place(
+        &paths::root().join("CHANGELOG.md"),
+        &documents.join("changelog"),
+    )?)?;
+    let licences = documents.join("third-party-licences");
+    fs::write(&licences, licences::texts()?)?;
+    compress(&licences)?;
+    settle_modes(tree, &program)
+}
+
+/// Copies a file to where it is installed.
+fn place(from: &Path, to: &Path) -> Result<PathBuf> {
+    let what = || format!("cannot copy {} to {}", from.display(), to.display());
+    let folder = to.parent().with_context(what)?;
+    fs::create_dir_all(folder).with_context(what)?;
+    fs::copy(from, to).with_context(what)?;
+    Ok(to.to_owned())
+}
+
+/// Replaces a file by its compressed form.
+fn compress(path: &Path) -> Result<()> {
+    exec::output(Command::new("gzip").args(["--best", "--no-name"]).arg(path)).map(drop)
+}
+
+/// Whoever builds, with whatever umask: all may read, and run the program.
+fn settle_modes(folder: &Path, program: &Path) -> Result<()> {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry?.path();
+        let runs = path.is_dir() || path == program;
+        let mode = if runs { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        if path.is_dir() {
+            settle_modes(&path, program)?;
+        }
+    }
+    Ok(fs::set_permissions(
+        folder,
+        fs::Permissions::from_mode(0o755),
+    )?)
+}
+
+/// Seconds since 1970 that all files in the archives get: those of the last commit, and of the lock file where git has nothing
+/// to say (an unpacked archive, another user's tree).
+fn time() -> Result<String> {
+    if let Ok(time) = env::var("SOURCE_DATE_EPOCH") {
+        return Ok(time);
+    }
+    let log = ["log", "-1", "--format=%ct"];
+    if let Ok(time) = exec::output(Command::new("git").current_dir(paths::root()).args(log)) {
+        return Ok(time.trim().to_owned());
+    }
+    let lock = fs::metadata(paths::root().join("Cargo.lock")).context("no Cargo.lock")?;
+    Ok(lock.mtime().to_string())
+}

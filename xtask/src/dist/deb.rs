@@ -1,0 +1,146 @@
+//! The Debian package: its control files beside the tree, and `dpkg-deb`.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::VERSION;
+use crate::{exec, paths};
+
+/// Of the packaging, to tell it from the program's own version.
+const REVISION: u32 = 1;
+
+/// Packs `tree` into `dist`; `time` is that of the files and of the changelog's entry.
+pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
+    let version = format!("{VERSION}-{REVISION}");
+    let architecture = exec::output(Command::new("dpkg").arg("--print-architecture"))?;
+    let architecture = architecture.trim();
+    changelog(tree, &version, time)?;
+
+    let control = tree.join("DEBIAN");
+    fs::create_dir(&control).with_context(|| format!("cannot create {}", control.display()))?;
+    fs::set_permissions(&control, fs::Permissions::from_mode(0o755))?;
+    let write = |name: &str, text: &str, mode| -> Result<()> {
+        let path = control.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(fs::set_permissions(
+            &path,
+            fs::Permissions::from_mode(mode),
+        )?)
+    };
+    write("conffiles", &conffiles(tree)?, 0o644)?;
+    write("md5sums", &checksums(tree)?, 0o644)?;
+    for script in ["postinst", "prerm", "postrm"] {
+        let from = paths::root().join("packaging/debian").join(script);
+        let text =
+            fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        write(script, &text, 0o755)?;
+    }
+    let size = exec::output(
+        Command::new("du")
+            .args(["--summarize", "--apparent-size", "-k"])
+            .arg(tree),
+    )?;
+    let size = size.split_whitespace().next().context("du says no size")?;
+    let depends = libraries(dist, &tree.join("usr/bin/dnstap-agent"))?;
+    let text = format!(
+        "Package: dnstap-agent\n\
+         Version: {version}\n\
+         Architecture: {architecture}\n\
+         Maintainer: {}\n\
+         Installed-Size: {size}\n\
+         Depends: {depends}, systemd | systemd-standalone-sysusers | systemd-sysusers\n\
+         Section: net\n\
+         Priority: optional\n\
+         Description: dnstap of a DNS server that is already running\n \
+         Attaches to a running DNS server with eBPF and turns every message that it\n \
+         receives and sends into dnstap: files, collectors, text. The server is neither\n \
+         rebuilt nor reconfigured nor restarted, and never waits for a slow reader.\n",
+        maintainer(),
+    );
+    write("control", &text, 0o644)?;
+
+    let package = dist.join(format!("dnstap-agent_{version}_{architecture}.deb"));
+    exec::output(
+        Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .arg(tree)
+            .arg(&package)
+            .env("SOURCE_DATE_EPOCH", time),
+    )?;
+    fs::remove_dir_all(&control).with_context(|| format!("cannot remove {}", control.display()))?;
+    Ok(package)
+}
+
+/// Everything in `/etc` is the administrator's.
+fn conffiles(tree: &Path) -> Result<String> {
+    let find = ["etc", "-type", "f", "-printf", "/%p\n"];
+    exec::output(Command::new("find").current_dir(tree).args(find))
+}
+
+fn checksums(tree: &Path) -> Result<String> {
+    let script = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
+    exec::output(Command::new("sh").current_dir(tree).args(["-c", script]))
+}
+
+/// What the program is linked to, as packages with versions.
+fn libraries(dist: &Path, program: &Path) -> Result<String> {
+    // dpkg-shlibdeps works in a source package: one with nothing but names.
+    let source = dist.join("source");
+    fs::create_dir_all(source.join("debian"))?;
+    let control = "Source: dnstap-agent\n\nPackage: dnstap-agent\nArchitecture: any\n";
+    fs::write(source.join("debian/control"), control)?;
+    let found = exec::output(
+        Command::new("dpkg-shlibdeps")
+            .current_dir(&source)
+            .args(["-O", "-e"])
+            .arg(program),
+    )?;
+    fs::remove_dir_all(&source)?;
+    let depends = found
+        .lines()
+        .find_map(|line| line.strip_prefix("shlibs:Depends="));
+    Ok(depends
+        .context("dpkg-shlibdeps names no libraries")?
+        .to_owned())
+}
+
+/// The packaging's changelog has this version alone; the program's is beside it.
+fn changelog(tree: &Path, version: &str, time: &str) -> Result<()> {
+    let date = exec::output(
+        Command::new("date")
+            .args(["--utc", "--rfc-email", "--date"])
+            .arg(format!("@{time}")),
+    )?;
+    let mut text = String::new();
+    write!(
+        text,
+        "dnstap-agent ({version}) unstable; urgency=medium\n\n  * Built by `cargo xtask dist`.\n\n -- {}  {date}",
+        maintainer()
+    )?;
+    let path = tree.join("usr/share/doc/dnstap-agent/changelog.Debian");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    super::compress(&path)?;
+    let compressed = path.with_extension("Debian.gz");
+    Ok(fs::set_permissions(
+        compressed,
+        fs::Permissions::from_mode(0o644),
+    )?)
+}
+
+/// Who packs: `DEBFULLNAME` and `DEBEMAIL`, as for other Debian tools.
+fn maintainer() -> String {
+    let variable = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+    format!(
+        "{} <{}>",
+        variable("DEBFULLNAME", "The dnstap-agent authors"),
+        variable("DEBEMAIL", "dnstap-agent@packages.invalid")
+    )
+}
