@@ -3,12 +3,13 @@
 //! Module names tell the journey of a message:
 //!
 //! ```text
-//! target -> tap (ring) -> event -> assemble -> stream -> classify -> pair -> encode -> sink
-//!                         \______________ pipeline (pure) ______________/
+//! target -> tap (ring) -> event -> assemble -> stream -> classify -> pair -> anonymise -> encode -> sink
+//!                         \____________________ pipeline (pure) _____________________/
 //! ```
 //!
 //! `event` to `encode` are pure: bytes and a time in, values out; no sockets, maps or clocks.
 
+pub mod anonymise;
 pub mod assemble;
 pub mod attach;
 pub mod check;

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeSet, fs};
 
+use anyhow::{Result, anyhow, bail};
 use tracing::info;
 
 use crate::{
+    anonymise::{CryptoPan, Method, MethodName, Privacy},
     classify::{Naming, Role, bind::BindRules},
     cli::{Attach, Messages},
     encode::Extra,
+    exit::{Exit, ExitWith},
     pair::PairLimits,
     pipeline::{Filter, PipelineConfig, TypeSet},
     profile::{executable_name, serves_dns},
@@ -21,14 +24,15 @@ pub(super) fn pipeline_config(
     options: &Attach,
     target: &Target,
     sockets: &[OpenSocket],
-) -> PipelineConfig {
+) -> Result<PipelineConfig> {
     let messages = &options.messages;
     let ports = dns_ports(sockets);
     let executable = executable_name(target.pid, &target.name);
     let found = server_version(target.pid, &executable);
     let version = messages.server_version.clone().or_else(|| found.clone());
     let pair_limits = PairLimits::default();
-    PipelineConfig {
+    Ok(PipelineConfig {
+        privacy: privacy(messages)?,
         identity: identity(options),
         version: version
             .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -51,7 +55,40 @@ pub(super) fn pipeline_config(
             ..pair_limits
         },
         ..PipelineConfig::default()
-    }
+    })
+}
+
+/// What is to be hidden; reads the key.
+fn privacy(messages: &Messages) -> Result<Privacy> {
+    let addresses = match (messages.anonymise, &messages.anonymise_key) {
+        (None, _) => None,
+        (Some(MethodName::Truncate(prefixes)), None) => Some(Method::Truncate(prefixes)),
+        (Some(MethodName::CryptoPan), Some(path)) => {
+            let bytes = fs::read(path).map_err(|error| error.to_string());
+            let keyed = bytes.and_then(|bytes| CryptoPan::from_file(&bytes));
+            let keyed = keyed.map_err(|problem| {
+                anyhow!(ExitWith(
+                    Exit::NoInput,
+                    format!("cannot use the key in {}: {problem}", path.display())
+                ))
+            })?;
+            Some(Method::CryptoPan(Box::new(keyed)))
+        }
+        (Some(MethodName::Truncate(_)), Some(_)) => {
+            bail!(usage("--anonymise truncate has no key"))
+        }
+        (Some(MethodName::CryptoPan), None) => {
+            bail!(usage("--anonymise cryptopan needs --anonymise-key FILE"))
+        }
+    };
+    Ok(Privacy {
+        addresses,
+        no_names: messages.no_payload_names,
+    })
+}
+
+fn usage(problem: &str) -> ExitWith {
+    ExitWith(Exit::Usage, problem.to_owned())
 }
 
 /// What the kernel side leaves out, of what `config` does not deliver and what the options say besides.

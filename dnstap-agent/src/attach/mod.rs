@@ -63,7 +63,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let subject = format!("taps {} (pid {})", target.name, target.pid);
     let observer = Observer::bind(&options.observe, &target.name, subject)?;
     // Looks into the server's executable, which may take a while: before the hooks fill the ring.
-    let mut config = pipeline_config(options, &target, &sockets);
+    let mut config = pipeline_config(options, &target, &sockets)?;
     let mut tap = Tap::attach(&TapOptions {
         hook: options.hook,
         ring: options.ring,

@@ -1,12 +1,13 @@
 //! Options on what is delivered and under which names.
 
-use std::{num::NonZeroU32, str::FromStr, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 
 use super::parse_seconds;
 use crate::{
-    classify::Matter, encode::ExtraField, pipeline::TypeSet, profile::ProfileChoice, tap::Net,
+    anonymise::MethodName, classify::Matter, encode::ExtraField, pipeline::TypeSet,
+    profile::ProfileChoice, tap::Net,
 };
 
 /// Options on messages.
@@ -53,6 +54,19 @@ pub struct Messages {
     /// Put these into dnstap's `extra`, as a JSON object: `pid`, `tid`, `hook`, `netns`
     #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
     pub extra: Vec<ExtraField>,
+
+    /// Hide clients' addresses, those in client subnets (ECS) too: `truncate:V4,V6` keeps so many bits of IPv4 and IPv6
+    /// addresses, such as `truncate:24,48`; `cryptopan` replaces them by a key and keeps which share a prefix
+    #[arg(long, value_name = "METHOD")]
+    pub anonymise: Option<MethodName>,
+
+    /// Key of `--anonymise cryptopan`: a file of 32 bytes, or of 64 hexadecimal digits
+    #[arg(long, value_name = "FILE", requires = "anonymise")]
+    pub anonymise_key: Option<PathBuf>,
+
+    /// Deliver nothing of a message but its header: no names, no data
+    #[arg(long)]
+    pub no_payload_names: bool,
 
     /// dnstap version of the server; empty for none [default: the server's, read from its executable, else ours]
     #[arg(long, value_name = "TEXT")]

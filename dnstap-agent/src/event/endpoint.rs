@@ -52,6 +52,11 @@ impl Endpoint {
         }
     }
 
+    /// The address's bytes, to be replaced; empty if it is not known.
+    pub(crate) fn address_mut(&mut self) -> &mut [u8] {
+        &mut self.octets[..usize::from(self.length)]
+    }
+
     /// The address, if it is known.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {

@@ -5,6 +5,7 @@
 //! operators want to see attacks.
 
 use crate::{
+    anonymise::Anonymiser,
     classify::{Kind, Matter, Naming, Role, bind::BindRules},
     encode::{Extra, Finding, append_frame},
     event::{Direction, Envelope},
@@ -25,7 +26,7 @@ counters! {
     pub struct DeliverCounters {
         /// Messages encoded, which is frames.
         messages,
-        /// Bytes of the DNS messages.
+        /// Bytes of the DNS messages, as they passed.
         message_bytes,
         /// Bytes of the frames with their lengths.
         frame_bytes,
@@ -75,6 +76,7 @@ pub(super) struct Deliver {
     pub(super) extra_bytes: Vec<u8>,
     pub(super) naming: Naming,
     pub(super) filter: Filter,
+    pub(super) anonymiser: Anonymiser,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
     pub(super) ports: Ports,
@@ -281,19 +283,21 @@ impl Deliver {
             return;
         }
         self.extra.write(envelope.origin, &mut self.extra_bytes);
+        self.counters.message_bytes += bytes.len() as u64;
+        let mut envelope = *envelope;
+        let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
         let before = batch.frames.len();
         append_frame(
             present(&self.identity),
             present(&self.version),
             present(&self.extra_bytes),
-            envelope,
+            &envelope,
             finding,
-            bytes,
+            shown,
             &mut batch.frames,
         );
         batch.messages += 1;
         self.counters.messages += 1;
-        self.counters.message_bytes += bytes.len() as u64;
         self.counters.frame_bytes += (batch.frames.len() - before) as u64;
         self.by_type[at] += 1;
     }

@@ -34,6 +34,7 @@ pub use self::{
 };
 
 use crate::{
+    anonymise::{Anonymiser, Privacy},
     assemble::Assembler,
     classify::Naming,
     encode::Extra,
@@ -108,6 +109,8 @@ pub struct PipelineConfig {
     pub naming: Naming,
     /// What is left out.
     pub filter: Filter,
+    /// What is hidden.
+    pub privacy: Privacy,
     /// Bounds of the table of queries.
     pub pair_limits: PairLimits,
     /// Bounds of the table of TCP connections.
@@ -126,6 +129,7 @@ impl Default for PipelineConfig {
             extra: Extra::default(),
             naming: Naming::default(),
             filter: Filter::default(),
+            privacy: Privacy::default(),
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
             udp_sockets: 65_536,
@@ -195,6 +199,7 @@ impl Pipeline {
                 extra_bytes: Vec::new(),
                 naming: config.naming,
                 filter: config.filter,
+                anonymiser: Anonymiser::new(config.privacy),
                 held: Held::default(),
                 recursion_available: true,
                 clock: Clock::default(),

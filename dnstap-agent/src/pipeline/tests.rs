@@ -12,6 +12,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
+    anonymise::{Method, Prefixes},
     event::fixture::{chunk, header, whole},
     stream::wire::fixture::{framed, message},
     summary::conservation::stages,
@@ -85,6 +86,45 @@ fn check(pipeline: &Pipeline) {
     for hop in stages(&pipeline.counters(), pipeline.pending()) {
         assert_eq!(hop.unaccounted, 0, "{hop}: {:?}", pipeline.counters());
     }
+}
+
+#[test]
+fn a_clients_address_is_hidden_in_query_and_answer_and_their_pairing_is_not_disturbed() {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        privacy: Privacy {
+            addresses: Some(Method::Truncate(Prefixes { v4: 8, v6: 0 })),
+            no_names: true,
+        },
+        ..config()
+    });
+    let (query, answer) = (
+        message(1, 0x0100, "secret", 0),
+        message(1, 0x8180, "secret", 2),
+    );
+    let records = [
+        whole(at(1_000, 0), &query),
+        whole(at(2_000, DIRECTION_SENT), &answer),
+    ];
+    let shown = decoded(&{
+        let mut batch = Batch::default();
+        for record in &records {
+            pipeline.push(record, &mut batch);
+        }
+        batch
+    });
+    let peer = header().peer_addr[0];
+    for one in &shown {
+        assert_eq!(one.query_address(), [peer, 0, 0, 0]);
+        assert_eq!(one.response_address(), &header().local_addr[..4]);
+    }
+    assert_eq!(
+        shown[0].query_message(),
+        [0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(shown[1].response_message().len(), 12);
+    assert_eq!(shown[1].query_time_nsec, shown[0].query_time_nsec);
+    assert_eq!(pipeline.counters().pair.responses_paired, 1);
+    check(&pipeline);
 }
 
 #[test]
