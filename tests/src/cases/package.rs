@@ -262,6 +262,7 @@ impl Host {
             .find_map(|line| line.strip_prefix("OPTIONS=\"")?.strip_suffix('"'))
             .with_context(|| format!("no OPTIONS in {environment}"))?;
         let mut command = confined(self.user()?, &capabilities_of(&unit)?)?;
+        command.env("RUNTIME_DIRECTORY", self.path("run/dnstap-agent"));
         for word in setting("ExecStart=/")?.split(' ') {
             match word {
                 "$OPTIONS" => command.args(options.split(' ')),
