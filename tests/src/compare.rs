@@ -53,7 +53,9 @@ pub(crate) struct Comparison {
     pub(crate) missing: Vec<(Record, Option<Record>)>,
     /// Records of ours that no rule explains.
     pub(crate) unexplained: Vec<Record>,
-    /// Largest difference of times between matching records.
+    /// Matched responses that have their query's time in both.
+    pub(crate) timed: usize,
+    /// Largest difference of times between matching records, of their queries too.
     pub(crate) skew: Duration,
 }
 
@@ -99,6 +101,10 @@ impl Comparison {
             if !record.time.is_zero() {
                 self.skew = self.skew.max(record.time.abs_diff(ours.time));
             }
+            if let (Some(reference), Some(ours)) = (record.query_time, ours.query_time) {
+                self.timed += 1;
+                self.skew = self.skew.max(reference.abs_diff(ours));
+            }
         } else {
             self.missing
                 .push((record.clone(), left.nearest(record).cloned()));
@@ -110,8 +116,9 @@ impl fmt::Display for Comparison {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             formatter,
-            "{} matched, {} missing, {} unexplained, times differ by at most {:?}",
+            "{} matched ({} with their query's time), {} missing, {} unexplained, times differ by at most {:?}",
             self.matched,
+            self.timed,
             self.missing.len(),
             self.unexplained.len(),
             self.skew
@@ -193,6 +200,7 @@ fn same(reference: &Record, ours: &Record, unknown: Unknown) -> bool {
     (unknown.role || reference.kind == ours.kind)
         && reference.is_response() == ours.is_response()
         && reference.protocol == ours.protocol
+        && (reference.query_time.is_none() || ours.query_time.is_some())
         && reference.message == ours.message
         && reference.response_address == ours.response_address
         && reference.response_port == ours.response_port

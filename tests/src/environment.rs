@@ -139,6 +139,11 @@ pub(crate) fn steady_load() -> Result<(usize, u32)> {
     ))
 }
 
+/// Records of the large zone (`DNSTAP_ZONE_RECORDS`, default 100000): an emulated machine takes long for as many.
+pub(crate) fn big_records() -> Result<usize> {
+    number("DNSTAP_ZONE_RECORDS", "100000")
+}
+
 fn number<T: FromStr<Err = ParseIntError>>(variable: &str, default: &str) -> Result<T> {
     let value = env::var(variable).unwrap_or_else(|_| default.to_owned());
     value.parse().with_context(|| format!("{variable}={value}"))

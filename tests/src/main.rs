@@ -21,6 +21,7 @@ mod reference;
 mod system;
 mod tap;
 mod toy;
+mod tree;
 mod wire;
 
 use std::{env, io, process::ExitCode};

@@ -40,6 +40,8 @@ pub(crate) struct Record {
     pub(crate) message: Vec<u8>,
     /// When that message was seen, since 1970.
     pub(crate) time: Duration,
+    /// When the query of a response was seen, since 1970, where the frame says so.
+    pub(crate) query_time: Option<Duration>,
 }
 
 impl Record {
@@ -60,6 +62,7 @@ impl Record {
             response_port: server.port(),
             message,
             time: Duration::ZERO,
+            query_time: None,
         }
     }
 
@@ -96,6 +99,10 @@ impl Record {
             )
         };
         let family = body.socket_family();
+        let query_time = body
+            .query_time_sec
+            .filter(|_| is_response_kind(kind))
+            .map(|seconds| Duration::new(seconds, body.query_time_nsec()));
         Ok(Self {
             kind,
             protocol: body.socket_protocol(),
@@ -109,6 +116,7 @@ impl Record {
                 .with_context(|| format!("{} without its DNS message", kind.as_str_name()))?
                 .into(),
             time: Duration::new(seconds.context("no time")?, nanoseconds.unwrap_or(0)),
+            query_time,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The system calls that the standard library does not wrap: signals, a private mount namespace, a small disk, the
 //! kernel's list of BPF programs. All `unsafe` of the test side is here and in `toy::calls`.
 
+pub(crate) mod network;
+
 use std::{
     collections::BTreeSet,
     ffi::CString,

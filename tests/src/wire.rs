@@ -6,6 +6,8 @@
 
 /// Opcode NOTIFY (RFC 1996).
 pub(crate) const OPCODE_NOTIFY: u8 = 4;
+/// Opcode UPDATE (RFC 2136).
+pub(crate) const OPCODE_UPDATE: u8 = 5;
 /// QTYPE SOA.
 pub(crate) const TYPE_SOA: u16 = 6;
 /// QTYPE TXT.
@@ -18,6 +20,8 @@ pub(crate) const TYPE_IXFR: u16 = 251;
 pub(crate) const TYPE_AXFR: u16 = 252;
 
 const HEADER: usize = 12;
+/// TYPE OPT, low byte.
+const TYPE_OPT: u8 = 41;
 const FLAG_QR: u8 = 0x80;
 const FLAG_RD: u8 = 0x01;
 /// Owner (root), private type, class, TTL and RDLENGTH of the record that pads a message.
@@ -122,6 +126,27 @@ pub(crate) fn question(message: &[u8]) -> Option<(String, u16)> {
     Some((name, u16::from_be_bytes([qtype[0], qtype[1]])))
 }
 
+/// Extended RCODE and version of the OPT record (RFC 6891 section 6.1.3), of a message with nothing between the question and
+/// the additional section.
+pub(crate) fn edns(message: &[u8]) -> Option<(u8, u8)> {
+    if message.get(6..10)? != [0; 4] {
+        return None;
+    }
+    let name = message.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
+    match message.get(HEADER + name + 5..)? {
+        [0, 0, TYPE_OPT, _, _, code, version, ..] => Some((*code, *version)),
+        _ => None,
+    }
+}
+
+/// Number of records in the answer section.
+pub(crate) fn answers(message: &[u8]) -> usize {
+    match message {
+        [_, _, _, _, _, _, high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])),
+        _ => 0,
+    }
+}
+
 /// One line that names a message in a diff.
 pub(crate) fn describe(message: &[u8]) -> String {
     let header = match message {
@@ -160,6 +185,16 @@ mod tests {
             query_of_size(7, "a.lab", 5),
             query(7, "a.lab", TYPE_A, true)
         );
+    }
+
+    #[test]
+    fn the_version_of_edns_is_read() {
+        let mut message = query(1, "h1.auth.lab", TYPE_A, true);
+        assert_eq!(edns(&message), None);
+        message.extend([0, 0, TYPE_OPT, 4, 0xd0, 1, 7, 0, 0, 0, 0]);
+        assert_eq!(edns(&message), Some((1, 7)));
+        message[7] = 1;
+        assert_eq!((edns(&message), answers(&message)), (None, 1));
     }
 
     #[test]

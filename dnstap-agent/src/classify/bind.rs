@@ -6,8 +6,8 @@
 //! - sent queries are RESOLVER; those to forwarders, which have RD set, are FORWARDER from 9.20.20 and 9.21.19 on;
 //! - answers to clients carry the time of their query from the same versions on;
 //! - what `named` sends and receives for its zones (NOTIFY, refresh, transfers, forwarded updates) does not pass its
-//!   resolver and is not logged; of what others ask of its zones, received NOTIFY (but its answer is) and the data of
-//!   transfers over TCP are not; nor are other opcodes.
+//!   resolver and is not logged; of what others ask of its zones, the data of transfers over TCP are not; nor are received
+//!   NOTIFY and other opcodes, but their answers are.
 //!
 //! Whether recursion is available is not in the query. The answer says so in its RA bit (RFC 1035 section 4.1.1), which
 //! is why `pipeline` holds a query back until then.
@@ -61,7 +61,6 @@ impl BindRules {
             (Role::Responder, false) => !matches!(matter, Matter::Notify | Matter::Other),
             (Role::Responder, true) => match matter {
                 Matter::Transfer => protocol == Protocol::Udp || flags.rcode() != 0,
-                Matter::Other => false,
                 _ => true,
             },
         }
@@ -132,7 +131,8 @@ mod tests {
     #[case::refused(Role::Responder, Matter::Transfer, 0x8005, true)]
     #[case::notify_in(Role::Responder, Matter::Notify, 0x2400, false)]
     #[case::notify_answered(Role::Responder, Matter::Notify, 0xa400, true)]
-    #[case::not_implemented(Role::Responder, Matter::Other, 0x9004, false)]
+    #[case::status(Role::Responder, Matter::Other, 0x1000, false)]
+    #[case::not_implemented(Role::Responder, Matter::Other, 0x9004, true)]
     #[case::notify_out(Role::Initiator, Matter::Notify, 0x2400, false)]
     #[case::refresh(Role::Initiator, Matter::Refresh, 0, false)]
     #[case::forwarded_update(Role::Initiator, Matter::Update, 0x2800, false)]

@@ -16,6 +16,7 @@ mod readers;
 mod reattach;
 mod services;
 mod streams;
+mod tree;
 mod uring;
 mod volume;
 mod wildcard;
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Trial> {
         collectors::trials(),
         midstream::trials(),
         comparison::trials(),
+        tree::trials(),
         readers::trials(),
         failures::trials(),
         filters::trials(),

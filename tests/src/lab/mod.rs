@@ -12,7 +12,7 @@
 
 pub(crate) mod named;
 pub(crate) mod services;
-mod zones;
+pub(crate) mod zones;
 
 use std::{
     fs,

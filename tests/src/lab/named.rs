@@ -11,14 +11,16 @@ use anyhow::{Result, ensure};
 use super::{Ports, Wanted, write, zones};
 use crate::{
     environment,
-    process::{Line, Running, Watch},
+    process::{Running, Watch},
 };
+
+pub(crate) use crate::process::Line;
 
 /// Key of the lab's `rndc`; the control channel listens on loopback for the time of a test.
 pub(super) const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
 
 /// `named` answers: its last line of a start-up.
-pub(super) const RUNNING: Line = ("running", |line| line.ends_with(" running"));
+pub(crate) const RUNNING: Line = ("running", |line| line.ends_with(" running"));
 /// A transfer of `moving.lab` into the server has succeeded. The first one may come before [`RUNNING`]: zones are
 /// maintained while others are still being loaded.
 const TRANSFERRED: Line = ("a transfer of moving.lab", |line| {
@@ -41,6 +43,12 @@ impl Named {
     pub(crate) fn wait_for_transfer(&mut self) -> Result<()> {
         let (what, transferred) = TRANSFERRED;
         self.process.wait_for(what, transferred)?;
+        Ok(())
+    }
+
+    /// Waits for the next line of its log for which `wanted` holds.
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        self.process.wait_for(what, wanted)?;
         Ok(())
     }
 
@@ -85,11 +93,10 @@ pub(super) fn start_tapped(
         upstream,
         control,
     } = ports;
-    let mut text = String::from(KEY);
+    let (mut text, rndc) = self::control(folder, "127.0.0.1", control)?;
     write!(
         text,
-        "controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
-         options {{\n{}\
+        "options {{\n{}\
          listen-on port {tapped} {{ 127.0.0.1; }};\n\
          listen-on port {second} {{ 127.0.0.1; }};\n\
          listen-on-v6 port {tapped} {{ ::1; }};\n\
@@ -139,13 +146,6 @@ pub(super) fn start_tapped(
             "zone \"moving.lab\" {{ type secondary; file \"moving.copy\"; primaries {{ 127.0.0.1 port {upstream}; }}; }};"
         )?;
     }
-    let rndc = write(
-        folder,
-        "rndc.conf",
-        &format!(
-            "{KEY}options {{ default-key lab; default-server 127.0.0.1; default-port {control}; }};\n"
-        ),
-    )?;
     let ready: &[Line] = if wanted.upstream {
         &[RUNNING, TRANSFERRED]
     } else {
@@ -188,6 +188,14 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
 
 /// Options of all: everything below the scratch folder, no background traffic.
 pub(super) fn common(folder: &Path, upstream: u16) -> Result<String> {
+    Ok(format!(
+        "{}port {upstream};\ndnssec-validation no;\n",
+        basics(folder)?
+    ))
+}
+
+/// Options of any server of a test: everything below its folder.
+pub(crate) fn basics(folder: &Path) -> Result<String> {
     // Its default is a file in /run; BIND 9.20 has neither the file nor the option any more.
     let lock = if environment::named_version()? < (9, 20) {
         "lock-file none;\n"
@@ -195,13 +203,28 @@ pub(super) fn common(folder: &Path, upstream: u16) -> Result<String> {
         ""
     };
     Ok(format!(
-        "directory \"{}\";\nport {upstream};\npid-file none;\n{lock}session-keyfile none;\n\
-         dnssec-validation no;\nempty-zones-enable no;\n",
+        "directory \"{}\";\npid-file none;\n{lock}session-keyfile none;\nempty-zones-enable no;\n",
         folder.display()
     ))
 }
 
-pub(super) fn start(
+/// The statements that let `rndc` in, and the file that tells `rndc` how; in `folder`.
+pub(crate) fn control(folder: &Path, address: &str, port: u16) -> Result<(String, PathBuf)> {
+    let rndc = write(
+        folder,
+        "rndc.conf",
+        &format!(
+            "{KEY}options {{ default-key lab; default-server {address}; default-port {port}; }};\n"
+        ),
+    )?;
+    let text = format!(
+        "{KEY}controls {{ inet {address} port {port} allow {{ any; }} keys {{ lab; }}; }};\n"
+    );
+    Ok((text, rndc))
+}
+
+/// Starts a `named` and waits for lines of its log.
+pub(crate) fn start(
     folder: &Path,
     name: &str,
     configuration: &str,

@@ -66,7 +66,7 @@ fn head() -> String {
 
 /// TXT records of one name that hold `strings` strings together, about 250 bytes of answer each. Several strings to a
 /// record, because BIND takes no more than 100 records of a name and type.
-fn texts(zone: &mut String, name: &str, strings: usize) -> fmt::Result {
+pub(crate) fn texts(zone: &mut String, name: &str, strings: usize) -> fmt::Result {
     for (index, strings) in (0..strings).collect::<Vec<_>>().chunks(STRINGS).enumerate() {
         write!(zone, "{name} TXT \"record {index}\"")?;
         for string in strings {

@@ -41,7 +41,11 @@ pub(crate) fn run(folder: &Path, server: SocketAddr, load: &Load) -> Result<()> 
 
 /// Starts sending.
 pub(crate) fn start(folder: &Path, server: SocketAddr, load: &Load) -> Result<Dnsperf> {
-    let names = names(folder, load)?;
+    send(&names(folder, load)?, server, load)
+}
+
+/// Starts sending the names of a file; of `load`, rate and protocol apply.
+pub(crate) fn send(names: &Path, server: SocketAddr, load: &Load) -> Result<Dnsperf> {
     let mut command = Command::new(environment::tool("dnsperf")?);
     command.args([
         "-f",

@@ -1,20 +1,16 @@
 //! A mixture of all that a server meets: bulk, single questions with all flags, answers of all sizes, split and
 //! pipelined TCP, transfers in both directions, updates, notifications and recursion.
 
-use std::{
-    io::Write as _,
-    net::SocketAddr,
-    process::{Command, Stdio},
-};
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::{
     client::{Cut, TcpClient},
     dnsperf::{self, Load},
+    tools::{dig, nsupdate},
 };
 use crate::{
-    environment,
     lab::{AUTH_HOSTS, Lab},
     wire,
 };
@@ -123,6 +119,7 @@ fn updates(server: SocketAddr, ipv6: bool) -> Result<()> {
             tcp,
             "dyn.lab",
             &format!("update add {name} 60 A 192.0.2.1"),
+            &[],
         )?;
     }
     Ok(())
@@ -130,7 +127,8 @@ fn updates(server: SocketAddr, ipv6: bool) -> Result<()> {
 
 /// AXFR of a zone that takes many messages.
 fn transfer_out(server: SocketAddr) -> Result<()> {
-    dig(server, &["big.lab", "AXFR"])
+    dig(server, &["big.lab", "AXFR"])?;
+    Ok(())
 }
 
 /// A change of a zone above: NOTIFY to the tapped server, which asks for the SOA and transfers the change.
@@ -141,55 +139,7 @@ fn transfer_in(lab: &mut Lab) -> Result<()> {
         false,
         "moving.lab",
         "update add changed.moving.lab 60 A 192.0.2.2",
+        &[],
     )?;
     lab.tapped.wait_for_transfer()
-}
-
-fn dig(server: SocketAddr, question: &[&str]) -> Result<()> {
-    let mut command = Command::new(environment::tool("dig")?);
-    command
-        .arg("-r")
-        .arg(format!("@{}", server.ip()))
-        .args(["-p", &server.port().to_string()]);
-    command.args(["+time=30", "+tries=1"]).args(question);
-    let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let answered = text.contains("status: ") || text.contains("XFR size");
-    ensure!(
-        output.status.success() && answered,
-        "{command:?}: {}\n{text}",
-        output.status
-    );
-    Ok(())
-}
-
-fn nsupdate(server: SocketAddr, tcp: bool, zone: &str, update: &str) -> Result<()> {
-    let mut command = Command::new(environment::tool("nsupdate")?);
-    if tcp {
-        command.arg("-v");
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("nsupdate")?;
-    let script = format!(
-        "server {} {}\nzone {zone}\n{update}\nsend\n",
-        server.ip(),
-        server.port()
-    );
-    child
-        .stdin
-        .take()
-        .context("standard input is piped")?
-        .write_all(script.as_bytes())?;
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!(
-            "nsupdate of {zone}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
 }

@@ -4,3 +4,5 @@
 pub(crate) mod client;
 pub(crate) mod dnsperf;
 pub(crate) mod mixed;
+pub(crate) mod tools;
+pub(crate) mod tree;

@@ -1,0 +1,230 @@
+//! What the servers of a [`Tree`] are asked: recursion with all its outcomes, authority, updates here and there, transfers of
+//! both kinds. Each question's outcome is checked, so that the load is what it claims to be.
+
+use std::{fmt::Write as _, net::SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    dnsperf::{self, Load},
+    tools::{dig, nsupdate},
+};
+use crate::{
+    environment, lab,
+    tree::{HTTPS_PORT, KEY, Role, TLS_PORT, Tree},
+};
+
+/// Questions and the outcomes that they must have.
+type Questions = &'static [(&'static [&'static str], &'static str)];
+
+/// Queries that `dnsperf` sends to the forwarder.
+pub(crate) const BULK: usize = 1_000;
+/// Records that one update adds to the large zone, to be transferred by IXFR.
+const ADDED: usize = 500;
+
+const OF_RESOLVERS: Questions = &[
+    (&["chain.plain.lab", "A"], "NOERROR"),
+    (&["chain.plain.lab", "AAAA", "+dnssec"], "NOERROR"),
+    (&["loop.plain.lab", "A"], "SERVFAIL"),
+    (&["h2.signed.lab", "A", "+dnssec"], "NOERROR"),
+    (&["H3.SIGNED.lab", "A", "+tcp"], "NOERROR"),
+    (
+        &["changed.signed.lab", "A", "+cdflag", "+dnssec"],
+        "NOERROR",
+    ),
+    (&["none.signed.lab", "A", "+dnssec"], "NXDOMAIN"),
+    (&["none.plain.lab", "A", "+nocookie"], "NXDOMAIN"),
+    (&["nowhere.test", "A"], "NXDOMAIN"),
+    (&["t3500.plain.lab", "TXT", "+bufsize=512"], "NOERROR"),
+    (
+        &["t3500.signed.lab", "TXT", "+dnssec", "+bufsize=4096"],
+        "NOERROR",
+    ),
+    (
+        &["t6000.plain.lab", "TXT", "+bufsize=4096", "+ignore"],
+        "NOERROR",
+    ),
+    (&["t60000.plain.lab", "TXT", "+tcp"], "NOERROR"),
+    (&["h4.plain.lab", "A", "+noedns"], "NOERROR"),
+    (&["h5.plain.lab", "A", "+norecurse"], "NOERROR"),
+    (
+        &["h6.plain.lab", "A", "+cookie=0123456789abcdef"],
+        "NOERROR",
+    ),
+    (&["lab", "DNSKEY", "+dnssec"], "NOERROR"),
+    (&["version.bind", "TXT", "CH"], "NOERROR"),
+    (&["h7.plain.lab", "A", "+opcode=status"], "NOTIMP"),
+    (
+        &["h7.plain.lab", "A", "+edns=7", "+noednsnegotiation"],
+        "BADVERS",
+    ),
+    (&["h1.plain.lab", "AXFR"], "; Transfer failed."),
+];
+
+const OF_AUTHORITIES: Questions = &[
+    (&["h8.plain.lab", "A", "+norecurse"], "NOERROR"),
+    (&["h8.plain.lab", "A"], "NOERROR"),
+    (&["none.plain.lab", "A", "+norecurse"], "NXDOMAIN"),
+    (&["elsewhere.test", "A"], "REFUSED"),
+    (&["elsewhere.test", "A", "+norecurse", "+tcp"], "REFUSED"),
+    (
+        &["signed.lab", "DNSKEY", "+dnssec", "+norecurse"],
+        "NOERROR",
+    ),
+    (
+        &["t6000.plain.lab", "TXT", "+bufsize=1232", "+norecurse"],
+        "NOERROR",
+    ),
+    (&["h9.plain.lab", "A", "+norecurse", "-y", KEY], "NOERROR"),
+    (&["h9.plain.lab", "A", "+tcp", "-y", KEY], "NOERROR"),
+    (&["h9.plain.lab", "A", "-y", STRANGER], "NOTAUTH"),
+    (&["plain.lab", "SOA", "+norecurse"], "NOERROR"),
+    (&["plain.lab", "IXFR=1"], "XFR size: 1 records"),
+    (&["elsewhere.test", "AXFR"], "; Transfer failed."),
+];
+
+/// A key that no server of the tree knows.
+const STRANGER: &str = "hmac-sha256:stranger:c3RyYW5nZXJzdHJhbmdlcnN0cmFuZ2Vyc3RyYW5nZXI=";
+
+/// What the load itself has counted.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// Records of `big.lab` at the end, the SOA twice, as `dig` counted them in a transfer.
+    pub(crate) records: usize,
+}
+
+/// Sends all of it and returns when all is answered and every zone is everywhere the same.
+pub(crate) fn run(tree: &mut Tree) -> Result<Sent> {
+    for ipv6 in [false, true] {
+        for role in [Role::Forwarder, Role::Recursive] {
+            ask(role.server(ipv6), OF_RESOLVERS)?;
+        }
+        // A forwarder that does not validate asks with CD, and so gets an answer.
+        expect(
+            Role::Recursive.server(ipv6),
+            &["changed.signed.lab", "A"],
+            "SERVFAIL",
+        )?;
+        for (port, over) in [(TLS_PORT, "+tls"), (HTTPS_PORT, "+https")] {
+            let server = SocketAddr::new(Role::Recursive.address(ipv6), port);
+            expect(server, &["h10.plain.lab", "A", over], "NOERROR")?;
+        }
+        ask(Role::Zone.server(ipv6), OF_AUTHORITIES)?;
+        expect(
+            Role::Root.server(ipv6),
+            &["lab", "NS", "+norecurse", "+dnssec"],
+            "NOERROR",
+        )?;
+        expect(
+            Role::Tld.server(ipv6),
+            &["none.lab", "A", "+dnssec"],
+            "NXDOMAIN",
+        )?;
+    }
+    bulk(tree)?;
+    for ipv6 in [false, true] {
+        updates(tree, ipv6)?;
+    }
+    transfers(tree)
+}
+
+fn ask(server: SocketAddr, questions: Questions) -> Result<()> {
+    questions
+        .iter()
+        .try_for_each(|(question, outcome)| expect(server, question, outcome))
+}
+
+fn expect(server: SocketAddr, question: &[&str], outcome: &str) -> Result<()> {
+    let text = dig(server, question)?;
+    ensure!(
+        text.contains(outcome),
+        "{question:?} of {server}: no {outcome} in\n{text}"
+    );
+    Ok(())
+}
+
+fn bulk(tree: &Tree) -> Result<()> {
+    let mut names = String::new();
+    for query in 0..BULK {
+        writeln!(names, "h{}.plain.lab A", query % 200)?;
+    }
+    let names = lab::write(tree.scratch(), "bulk-names", &names)?;
+    for tcp in [false, true] {
+        let load = Load {
+            queries: BULK,
+            rate: Some(1_000),
+            tcp,
+            recursive: true,
+        };
+        dnsperf::send(&names, Role::Forwarder.server(tcp), &load)?.finish(BULK)?;
+    }
+    Ok(())
+}
+
+/// UPDATE (RFC 2136) at the primary and through the secondary, each followed by NOTIFY, SOA and IXFR between them.
+fn updates(tree: &mut Tree, ipv6: bool) -> Result<()> {
+    for role in [Role::Zone, Role::Secondary] {
+        for (tcp, more) in [(false, &[][..]), (true, &[]), (false, &["-y", KEY])] {
+            let name = format!("{}{}{}.dyn.lab", role.name(), u8::from(tcp), more.len());
+            let update = format!("update add {name} 60 A 192.0.2.{}", 1 + u8::from(ipv6));
+            nsupdate(role.server(ipv6), tcp, "dyn.lab", &update, more)?;
+            moved(tree, "dyn.lab")?;
+        }
+    }
+    let refused = nsupdate(
+        Role::Zone.server(ipv6),
+        ipv6,
+        "plain.lab",
+        "update delete h1.plain.lab",
+        &[],
+    );
+    ensure!(refused.is_err(), "an update of plain.lab was not refused");
+    Ok(())
+}
+
+/// The large zone by IXFR and AXFR, to the secondary and to `dig`.
+fn transfers(tree: &mut Tree) -> Result<Sent> {
+    let mut update = String::new();
+    for host in 0..ADDED {
+        writeln!(update, "update add new{host}.big.lab 60 A 192.0.2.1")?;
+    }
+    nsupdate(Role::Zone.server(false), true, "big.lab", &update, &[])?;
+    moved(tree, "big.lab")?;
+    let secondary = tree.named(Role::Secondary);
+    secondary.rndc(&["retransfer", "big.lab"])?;
+    secondary.wait_for("big.lab transferred again", |line| {
+        line.contains("big.lab") && line.contains("Transfer status: success")
+    })?;
+    let mut sent = Sent::default();
+    for (role, ipv6) in [(Role::Zone, false), (Role::Secondary, true)] {
+        let text = dig(role.server(ipv6), &["big.lab", "AXFR"])?;
+        let size = number_after(&text, "XFR size: ")?;
+        ensure!(
+            size == environment::big_records()? + ADDED + 5,
+            "{size} records in big.lab"
+        );
+        sent.records = size;
+        expect(role.server(ipv6), &["big.lab", "IXFR=1"], "XFR size: ")?;
+        expect(
+            role.server(ipv6),
+            &["big.lab", "IXFR=1", "+notcp"],
+            "MSG SIZE",
+        )?;
+    }
+    Ok(sent)
+}
+
+/// Waits until the secondary has the primary's newest version of a zone.
+fn moved(tree: &mut Tree, zone: &str) -> Result<()> {
+    let text = dig(Role::Zone.server(false), &[zone, "SOA", "+norecurse"])?;
+    let serial = number_after(&text, &format!("root.{zone}. "))?;
+    let line = format!("zone {zone}/IN: transferred serial {serial}");
+    tree.named(Role::Secondary)
+        .wait_for(&line, |written| written.contains(&line))
+}
+
+fn number_after(text: &str, label: &str) -> Result<usize> {
+    let rest = text.split(label).nth(1);
+    let number = rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("no number after `{label}` in\n{text}"))
+}
