@@ -88,6 +88,10 @@ pub struct Attach {
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_bytes)]
     pub ring_size: usize,
 
+    /// Milliseconds that a message may wait in the ring: 1 for the shortest delay, more for less work
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub interval: u32,
+
     /// dnstap identity of this server; empty for none [default: the host's name]
     #[arg(long, value_name = "TEXT")]
     pub identity: Option<String>,

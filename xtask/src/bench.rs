@@ -15,6 +15,7 @@
 
 mod contender;
 mod count;
+mod instructions;
 mod load;
 mod machine;
 mod plan;
@@ -25,6 +26,7 @@ mod run;
 mod server;
 mod stats;
 mod table;
+mod tools;
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -49,6 +51,9 @@ pub(crate) struct Args {
     /// Where to write `results.json`, `results.md` and the plots
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Count instructions per message of the agent's stages instead, by valgrind
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent"])]
+    instructions: bool,
     /// Take this agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -56,6 +61,9 @@ pub(crate) struct Args {
 
 /// Measures everything and writes the report.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.instructions {
+        return instructions::run();
+    }
     ensure!(
         packages::is_root(),
         "the benchmark attaches to a server, which takes root: run it as root"
@@ -85,10 +93,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .iter()
         .map(|section| bench.section(section))
         .collect::<Result<Vec<_>>>()?;
+    let tools = match (&args.load, &args.contender) {
+        (None, None) => {
+            let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 7 });
+            let sample = bench.sample();
+            Some(tools::measure(
+                &bench.agent,
+                &bench.scratch,
+                &sample,
+                rounds,
+            )?)
+        }
+        _ => None,
+    };
     let report = report::Report {
         machine: machine::describe(&bench),
         seconds: started.elapsed().as_secs(),
         sections,
+        tools,
     };
     for (name, text) in report.files()? {
         let path = out.join(name);

@@ -21,7 +21,14 @@ const TEST_PACKAGES: &[&str] = &[
 ];
 
 /// What the benchmark compares with, and its load.
-const BENCH_PACKAGES: &[&str] = &["dnsperf", "fstrm-bin", "tcpdump", "dnscap"];
+const BENCH_PACKAGES: &[&str] = &[
+    "dnscap",
+    "dnsperf",
+    "fstrm-bin",
+    "golang-github-dnstap-golang-dnstap-cli",
+    "tcpdump",
+    "valgrind",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -5,6 +5,7 @@
 //! reader thread: ring ─► pipeline ─► outputs' queues               ─► detach, drain, finish
 //! ```
 
+mod buffers;
 mod config;
 mod reader;
 
@@ -98,7 +99,14 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
     let (over, reader_over) = oneshot::channel();
-    let reader = Reader::new(tap, pipeline, sinks, Arc::clone(&stop), publisher);
+    let reader = Reader::new(
+        tap,
+        pipeline,
+        sinks,
+        Arc::clone(&stop),
+        publisher,
+        Duration::from_millis(options.interval.into()),
+    );
     let reader = thread::Builder::new()
         .name("ring-reader".into())
         .spawn(move || {

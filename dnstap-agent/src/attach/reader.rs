@@ -13,18 +13,15 @@ use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
 use tracing::{debug, warn};
 
+use super::buffers::Buffers;
 use crate::{
     clock, event,
     observe::Publisher,
     pipeline::{self, Pipeline},
-    sink::SinkSet,
+    sink::{self, SinkSet},
     summary::{RingUse, Settled, Snapshot, Source, Tapped},
     tap::{Tap, hook_name},
 };
-
-/// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
-/// to output.
-const POLL: Duration = Duration::from_millis(5);
 
 /// How often clocks are compared, waiting messages expired and outputs looked after.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
@@ -52,7 +49,11 @@ pub(super) struct Reader {
     pipeline: Pipeline,
     sinks: SinkSet,
     stop: Arc<AtomicBool>,
+    /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
+    /// to output.
+    interval: Duration,
     batch: pipeline::Batch,
+    buffers: Buffers,
     publisher: Publisher,
     started: Instant,
     /// The kernel side's counters of the snapshot before.
@@ -67,6 +68,7 @@ impl Reader {
         sinks: SinkSet,
         stop: Arc<AtomicBool>,
         publisher: Publisher,
+        interval: Duration,
     ) -> Self {
         Self {
             publisher,
@@ -76,7 +78,9 @@ impl Reader {
             pipeline,
             sinks,
             stop,
+            interval,
             batch: pipeline::Batch::default(),
+            buffers: Buffers::default(),
             settled: Settled::default(),
         }
     }
@@ -88,7 +92,9 @@ impl Reader {
         self.publish()?;
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
         while !self.stop.load(Ordering::Acquire) {
-            self.tap.wait(POLL).context("cannot wait for the ring")?;
+            self.tap
+                .wait(self.interval)
+                .context("cannot wait for the ring")?;
             // Records up to now are in this drain or the one after; what is older than the one before has been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
@@ -119,6 +125,7 @@ impl Reader {
             sinks,
             batch,
             ring_use,
+            buffers,
             ..
         } = self;
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
@@ -132,14 +139,14 @@ impl Reader {
             }
             pipeline.push(record, batch);
             if batch.frames.len() >= BATCH {
-                flush(batch, sinks);
+                flush(batch, buffers, sinks);
             }
         });
         self.flush();
     }
 
     fn flush(&mut self) {
-        flush(&mut self.batch, &mut self.sinks);
+        flush(&mut self.batch, &mut self.buffers, &mut self.sinks);
     }
 
     /// Tells the kernel which sockets it may skip.
@@ -225,9 +232,13 @@ impl Reader {
 }
 
 /// Hands the batch to the outputs and empties it.
-fn flush(batch: &mut pipeline::Batch, sinks: &mut SinkSet) {
+fn flush(batch: &mut pipeline::Batch, buffers: &mut Buffers, sinks: &mut SinkSet) {
     if batch.messages == 0 {
         return;
     }
-    sinks.send(&mem::take(batch).into());
+    let frames = mem::replace(&mut batch.frames, buffers.take());
+    sinks.send(&sink::Batch {
+        frames: buffers.lend(frames),
+        messages: mem::take(&mut batch.messages),
+    });
 }

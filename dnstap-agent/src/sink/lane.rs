@@ -166,6 +166,9 @@ impl Worker {
                 Err(Failure { written, error }) => (written, Some(error)),
             };
             self.count(written);
+            if error.is_none() {
+                self.account.delays.note(&batch);
+            }
             if let Some(error) = error {
                 self.account.become_state(self.end_by(&error));
                 self.account

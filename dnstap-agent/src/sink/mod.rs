@@ -19,6 +19,7 @@
 //! at the start, and may go and come back.
 
 mod backlog;
+mod delay;
 mod device;
 mod frame_file;
 mod lane;
@@ -39,13 +40,13 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use self::{lane::Lane, queue::Depth, socket::SocketLane};
 pub use self::{
+    delay::Delay,
     open::{OpenError, Problem},
     report::{Dropped, Health, SinkReport, SinkState},
     spec::{FORMS, OutputSpec, Place, SpecError},
 };
-use crate::pipeline;
+use self::{lane::Lane, queue::Depth, socket::SocketLane};
 
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,16 +55,6 @@ pub struct Batch {
     pub frames: Bytes,
     /// How many these are.
     pub messages: u64,
-}
-
-impl From<pipeline::Batch> for Batch {
-    /// Takes the memory over; nothing is copied.
-    fn from(encoded: pipeline::Batch) -> Self {
-        Self {
-            frames: encoded.frames.into(),
-            messages: encoded.messages,
-        }
-    }
 }
 
 /// What applies to every sink.

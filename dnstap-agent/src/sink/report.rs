@@ -13,7 +13,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::queue::Depth;
+use super::{
+    delay::{Delay, Delays},
+    queue::Depth,
+};
 
 /// One sink's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct SinkReport {
     pub queued: u64,
     /// Bytes of frames that these hold.
     pub queued_bytes: u64,
+    /// How long messages took from the server to the output, if it is a file and they tell their times.
+    pub delay: Option<Delay>,
 }
 
 impl SinkReport {
@@ -74,6 +79,7 @@ impl SinkReport {
             "queued": self.queued,
             "queued_bytes": self.queued_bytes,
             "state": self.state.name(),
+            "delay_ns": self.delay.map(|delay| json!({"p50": delay.p50_ns, "p99": delay.p99_ns, "max": delay.max_ns})),
             "error": error,
         })
     }
@@ -236,6 +242,7 @@ pub(super) struct Account {
     pub(super) io_error: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) shutdown: AtomicU64,
+    pub(super) delays: Delays,
     depth: Arc<Depth>,
     state: Mutex<SinkState>,
 }
@@ -253,6 +260,7 @@ impl Account {
             io_error: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             shutdown: AtomicU64::new(0),
+            delays: Delays::default(),
             depth,
             state: Mutex::new(SinkState::Running),
         }
@@ -309,6 +317,7 @@ impl Account {
             },
             queued,
             queued_bytes: self.depth.bytes() as u64,
+            delay: self.delays.summary(),
         }
     }
 }

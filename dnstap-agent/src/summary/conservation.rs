@@ -312,6 +312,7 @@ pub(crate) mod tests {
                 },
                 queued: 6,
                 queued_bytes: 600,
+                delay: None,
             }],
         }
     }

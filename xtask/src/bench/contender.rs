@@ -55,6 +55,13 @@ impl Contender {
         }
     }
 
+    /// The tap with everything for short delays.
+    pub(super) const LOW_LATENCY: Self = Self::Tap {
+        hook: "socket",
+        ring: "bpf",
+        options: &["--interval", "1"],
+    };
+
     pub(super) fn name(&self) -> String {
         match self {
             Self::Untapped => "untapped".to_owned(),
@@ -63,7 +70,9 @@ impl Contender {
                 hook,
                 ring,
                 options,
-            } => format!("tap {hook}/{ring}{}", options.concat()),
+            } => format!("tap {hook}/{ring} {}", options.join(" "))
+                .trim_end()
+                .to_owned(),
             Self::Tcpdump => "tcpdump".to_owned(),
             Self::Dnscap => "dnscap".to_owned(),
         }
@@ -79,8 +88,8 @@ impl Contender {
 pub(super) struct Helper {
     child: Child,
     /// Where it writes.
-    output: PathBuf,
-    /// Nanoseconds from its start to its readiness.
+    pub(super) output: PathBuf,
+    /// From its start to its readiness.
     pub(super) start: Duration,
 }
 

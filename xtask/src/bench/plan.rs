@@ -20,6 +20,7 @@ pub(super) fn sections(args: &Args) -> Vec<Section> {
         Contender::tap("socket", "bpf"),
     ];
     let more = [
+        Contender::LOW_LATENCY,
         Contender::tap("socket", "perf"),
         Contender::tap("syscall", "bpf"),
         Contender::tap("syscall", "perf"),

@@ -9,6 +9,7 @@ use super::{
     run::{Results, Run},
     stats::{Summary, summary},
     table,
+    tools::Speeds,
 };
 
 /// Everything that was measured.
@@ -16,6 +17,8 @@ pub(super) struct Report {
     pub(super) machine: Vec<(&'static str, String)>,
     pub(super) seconds: u64,
     pub(super) sections: Vec<Results>,
+    /// If they were measured.
+    pub(super) tools: Option<Speeds>,
 }
 
 /// The figures of one contender under one load, over all rounds.
@@ -131,7 +134,18 @@ impl Report {
             .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
             .collect();
         let sections: Vec<_> = self.sections.iter().map(section).collect();
-        json!({"machine": machine, "seconds": self.seconds, "loads": sections})
+        let tools: serde_json::Map<_, _> = self
+            .tools
+            .iter()
+            .flat_map(|speeds| &speeds.0)
+            .map(|(name, speed)| ((*name).to_owned(), range(*speed)))
+            .collect();
+        json!({
+            "machine": machine,
+            "seconds": self.seconds,
+            "loads": sections,
+            "tools_messages_per_second": tools,
+        })
     }
 }
 

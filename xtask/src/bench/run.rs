@@ -93,6 +93,11 @@ impl Bench {
         })
     }
 
+    /// A dnstap file of the last tapped run.
+    pub(super) fn sample(&self) -> PathBuf {
+        self.scratch.join("sample.fstrm")
+    }
+
     fn once(&self, section: &Section, contender: &Contender) -> Result<Run> {
         let folder = self.scratch.join("run");
         if folder.exists() {
@@ -146,7 +151,11 @@ impl Bench {
         if let Some(helper) = helper {
             run.memory = Some(peak_memory(helper.id())?);
             run.start = Some(helper.start);
+            let tapped = matches!(contender, Contender::Tap { .. }).then(|| helper.output.clone());
             let delivery = around.end(contender, helper)?;
+            if let Some(file) = tapped {
+                fs::rename(file, self.sample()).context("cannot keep the tap's file")?;
+            }
             (run.delivered, run.delay_ns) = (delivery.messages, delivery.delay_ns);
         }
         Ok(run)

@@ -35,6 +35,15 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
             row(text, &line)?;
         }
     }
+    if let Some(speeds) = &report.tools {
+        writeln!(
+            text,
+            "\n## Reading and receiving\n\nA file of a million messages, and the same over a unix socket. Messages per second.\n\n| | median (smallest to largest) |\n|---|--:|"
+        )?;
+        for (name, speed) in &speeds.0 {
+            writeln!(text, "| `{name}` | {} |", ranged(Some(*speed), 0))?;
+        }
+    }
     writeln!(text, "\nMeasured in {} s.", report.seconds)
 }
 

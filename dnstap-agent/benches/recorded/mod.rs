@@ -1,0 +1,194 @@
+//! What the benchmarks run on, and the stages that they measure: records of the ring as a busy resolver makes them, each query
+//! of 44 bytes followed by its answer of 108, so that the journey can be measured without a kernel.
+
+use std::{hint::black_box, path::Path, time::Duration};
+
+use bytes::BytesMut;
+use dnstap_agent::{
+    classify::{Kind, Role},
+    encode::{self, Finding},
+    event::{Envelope, Event, fixture},
+    pipeline::{Batch, Pipeline, PipelineConfig},
+    sink::{self, OutputSpec, SinkOptions, SinkSet},
+};
+use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT};
+use dnstap_proto::{
+    Dnstap,
+    frame_streams::{DNSTAP_CONTENT_TYPE, Decoder, Frame, Writer},
+};
+use prost::Message as _;
+
+const IDENTITY: &[u8] = b"ns1.example.com";
+const VERSION: &[u8] = b"BIND 9.18.49-1~deb12u3-Debian";
+
+/// Messages of one pass.
+pub(crate) const MESSAGES: usize = 20_000;
+
+/// A stage at work on one pass.
+type Stage = fn(&Recorded);
+
+/// The stages by name; each takes the messages of one pass.
+pub(crate) const STAGES: [(&str, Stage); 6] = [
+    ("record to event", |recorded| {
+        for record in &recorded.records {
+            black_box(Event::parse(black_box(record)).is_ok());
+        }
+    }),
+    ("event to frame", |recorded| {
+        let finding = Finding {
+            role: Role::Responder,
+            kind: Kind::Client,
+            response: true,
+            query_time_ns: Some(1_790_000_000_000_000_000),
+            response_time_ns: Some(1_790_000_000_000_100_000),
+        };
+        let mut frames = Vec::with_capacity(1 << 19);
+        for (envelope, message) in &recorded.messages {
+            if frames.len() > 256 * 1024 {
+                frames.clear();
+            }
+            encode::append_frame(
+                Some(IDENTITY),
+                Some(VERSION),
+                None,
+                black_box(envelope),
+                &finding,
+                message,
+                &mut frames,
+            );
+        }
+        black_box(frames.len());
+    }),
+    ("record to frame", |recorded| {
+        black_box(pipeline(recorded, &mut |_batch| {}));
+    }),
+    ("record to file", |recorded| {
+        to_file(recorded, &recorded.folder.join("file.fstrm"), 1);
+    }),
+    ("frame to payload", |recorded| {
+        decode(recorded, &mut |_payload| {});
+    }),
+    ("frame to message", |recorded| {
+        decode(recorded, &mut |payload| {
+            black_box(Dnstap::decode(payload).is_ok());
+        });
+    }),
+];
+
+/// Records, the DNS messages in them, and a file of their frames.
+pub(crate) struct Recorded {
+    pub(crate) records: Vec<Vec<u8>>,
+    pub(crate) messages: Vec<(Envelope, Vec<u8>)>,
+    pub(crate) file: BytesMut,
+    pub(crate) folder: std::path::PathBuf,
+}
+
+impl Recorded {
+    /// Makes them; `folder` is for what the stages write.
+    pub(crate) fn new(folder: &Path) -> Self {
+        let (mut records, mut messages) = (Vec::new(), Vec::new());
+        for number in 0..MESSAGES / 2 {
+            let id = u16::try_from(number % 60_000).unwrap_or(0);
+            let mut header = fixture::header();
+            header.peer_port = 1_024 + id;
+            for (answer, direction) in [(false, DIRECTION_RECEIVED), (true, DIRECTION_SENT)] {
+                header.ktime_ns += 10_000 * number as u64 + u64::from(answer);
+                header.direction = direction;
+                let message = message(id, number, answer);
+                let record = fixture::whole(header, &message);
+                let envelope = Event::parse(&record).expect("a sound record").envelope;
+                records.push(record);
+                messages.push((envelope, message));
+            }
+        }
+        let mut recorded = Self {
+            records,
+            messages,
+            file: BytesMut::new(),
+            folder: folder.to_owned(),
+        };
+        let mut frames = Vec::new();
+        pipeline(&recorded, &mut |batch| frames.append(&mut batch.frames));
+        let file = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("memory takes it");
+        let mut file = file.finish().expect("memory takes it");
+        let stop = file.split_off(file.len() - 12);
+        file.extend(frames);
+        file.extend(stop);
+        recorded.file = file[..].into();
+        recorded
+    }
+}
+
+/// A query for `wwwNNNNN.customer.example.com`, or its answer with four addresses.
+fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend(if answer { [0x81, 0x80] } else { [0x01, 0x00] });
+    bytes.extend([0, 1, 0, if answer { 4 } else { 0 }, 0, 0, 0, 0]);
+    for label in [&format!("www{number:05}")[..], "customer", "example", "com"] {
+        bytes.push(u8::try_from(label.len()).unwrap_or(0));
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    for host in 0..if answer { 4 } else { 0 } {
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, host]);
+    }
+    bytes
+}
+
+/// Takes all records through the pipeline; `full` gets each batch of 256 KiB, and the last.
+pub(crate) fn pipeline(recorded: &Recorded, full: &mut dyn FnMut(&mut Batch)) -> u64 {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        identity: IDENTITY.to_vec(),
+        version: VERSION.to_vec(),
+        ..PipelineConfig::default()
+    });
+    let mut batch = Batch::default();
+    push(&mut pipeline, recorded, &mut batch, full);
+    pipeline.counters().deliver.messages
+}
+
+/// Takes all records through a pipeline that lives on.
+pub(crate) fn push(
+    pipeline: &mut Pipeline,
+    recorded: &Recorded,
+    batch: &mut Batch,
+    full: &mut dyn FnMut(&mut Batch),
+) {
+    for record in &recorded.records {
+        pipeline.push(record, batch);
+        if batch.frames.len() >= 256 * 1024 {
+            full(batch);
+            batch.clear();
+        }
+    }
+    full(batch);
+    batch.clear();
+}
+
+/// Takes all records through the pipeline and to a file, `times` over.
+pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
+    let spec: OutputSpec = format!("file:{}", path.display()).parse().expect("a path");
+    let mut sinks = SinkSet::open(&[spec], SinkOptions::default()).expect("a place to write");
+    for _ in 0..times {
+        pipeline(recorded, &mut |batch| {
+            sinks.send(&sink::Batch {
+                frames: std::mem::take(&mut batch.frames).into(),
+                messages: batch.messages,
+            });
+        });
+    }
+    for report in sinks.finish(Duration::from_secs(10)) {
+        assert_eq!(report.written, (times * MESSAGES) as u64, "{report}");
+    }
+}
+
+/// Gives each payload of the file to `take`.
+fn decode(recorded: &Recorded, take: &mut dyn FnMut(bytes::Bytes)) {
+    let mut input = recorded.file.clone();
+    let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+    while let Some(frame) = decoder.decode(&mut input).expect("it is sound") {
+        if let Frame::Data(payload) = frame {
+            take(payload);
+        }
+    }
+}
