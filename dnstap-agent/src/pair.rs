@@ -8,7 +8,8 @@
 //!
 //! Bounded: entries; age; and queries with one key, so that a peer that repeats one id cannot make look-ups slow.
 //! Within those the oldest goes first. Entries live in one vector and are linked by index, in order of arrival
-//! and in hash chains: nothing is allocated once the vector has grown.
+//! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
+//! without answer ([`Asked`]) hold memory of their own.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 
@@ -17,6 +18,7 @@ use foldhash::fast::RandomState;
 
 use crate::{
     classify::{Kind, Matter},
+    encode::Finding,
     event::{Endpoint, Envelope, Protocol, Proxied},
     pipeline::counters::counters,
     stream::wire::Message,
@@ -59,6 +61,8 @@ counters! {
         unanswered_tool,
         /// Of the unanswered: UPDATE.
         unanswered_update,
+        /// Of the unanswered: queries that are left out on purpose.
+        unanswered_excluded,
         /// Queries given up because their peer had too many with the same id.
         queries_displaced,
         /// Queries given up because the table was full.
@@ -114,8 +118,30 @@ pub struct Query {
     pub kind: Kind,
     /// What it is about.
     pub matter: Matter,
+    /// Whether it is delivered, and not left out on purpose.
+    pub wanted: bool,
     /// Names the query while it is held back until its answer.
     pub ticket: Option<u64>,
+}
+
+/// A query as it is reported when it stays without answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Its context.
+    pub(crate) envelope: Envelope,
+    /// What was found out about it.
+    pub(crate) finding: Finding,
+    /// Its first bytes.
+    pub(crate) message: Vec<u8>,
+}
+
+/// A query that stayed without answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// The query.
+    pub(crate) asked: Asked,
+    /// Nanoseconds for which it waited.
+    pub(crate) waited_ns: u64,
 }
 
 /// The table.
@@ -130,6 +156,11 @@ pub struct Pairs {
     waiting: usize,
     oldest: u32,
     newest: u32,
+    /// The latest kernel time that was seen.
+    now_ktime_ns: u64,
+    /// By slot: queries to be reported; shorter than `entries` if there are none.
+    asked: Vec<Option<Asked>>,
+    unanswered: Vec<Unanswered>,
     counters: PairCounters,
 }
 
@@ -182,13 +213,23 @@ impl Pairs {
             waiting: 0,
             oldest: NONE,
             newest: NONE,
+            now_ktime_ns: 0,
+            asked: Vec::new(),
+            unanswered: Vec::new(),
             counters: PairCounters::default(),
         }
     }
 
-    /// Remembers a query.
-    pub(crate) fn query(&mut self, envelope: &Envelope, message: &Message<'_>, query: Query) {
+    /// Remembers a query; `asked` if it is to be reported when it stays without answer.
+    pub(crate) fn query(
+        &mut self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        query: Query,
+        asked: Option<Asked>,
+    ) {
         self.counters.queries += 1;
+        self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
         let (key, hash) = self.key(envelope, message);
         self.make_room(hash, &key, envelope.ktime_ns);
         let bucket = self.bucket(hash);
@@ -207,6 +248,11 @@ impl Pairs {
             newer: NONE,
         };
         let slot = self.place(entry);
+        if asked.is_some() {
+            let needed = self.asked.len().max(slot as usize + 1);
+            self.asked.resize(needed, None);
+            self.asked[slot as usize] = asked;
+        }
         self.buckets[bucket] = slot;
         self.link(slot);
         self.waiting += 1;
@@ -250,6 +296,7 @@ impl Pairs {
 
     /// Gives up queries that are too old at kernel time `now_ktime_ns`.
     pub fn tick(&mut self, now_ktime_ns: u64) {
+        self.now_ktime_ns = self.now_ktime_ns.max(now_ktime_ns);
         while let Some(entry) = self.entries.get(self.oldest as usize) {
             if entry.used_ktime_ns.saturating_add(self.limits.age_ns) >= now_ktime_ns {
                 break;
@@ -263,6 +310,11 @@ impl Pairs {
         while self.waiting > 0 {
             self.remove(self.oldest, End::Unanswered);
         }
+    }
+
+    /// Queries to be reported that stayed without answer since the last call.
+    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// Queries in the table.
@@ -378,7 +430,13 @@ impl Pairs {
             hash,
             chain,
             answered,
-            query: Query { kind, .. },
+            query:
+                Query {
+                    ktime_ns,
+                    kind,
+                    wanted,
+                    ..
+                },
             ..
         } = self.entries[slot as usize];
         let bucket = self.bucket(hash);
@@ -398,8 +456,17 @@ impl Pairs {
         self.entries[slot as usize].chain = self.free;
         self.free = slot;
         self.waiting -= 1;
+        let asked = self.asked.get_mut(slot as usize).and_then(Option::take);
         if matches!(end, End::Unanswered) && !answered {
-            *self.counters.unanswered(kind) += 1;
+            if wanted {
+                *self.counters.unanswered(kind) += 1;
+            } else {
+                self.counters.unanswered_excluded += 1;
+            }
+            self.unanswered.extend(asked.map(|asked| Unanswered {
+                asked,
+                waited_ns: self.now_ktime_ns.saturating_sub(ktime_ns),
+            }));
         }
         *match end {
             _ if answered => &mut self.counters.queries_answered,

@@ -64,6 +64,8 @@ pub struct Tapped {
     pub latencies: Latencies,
     /// The ring.
     pub ring_use: RingUse,
+    /// The account of the output of events, if there is one.
+    pub events: Option<SinkReport>,
 }
 
 /// The ring since the snapshot before.
@@ -110,7 +112,11 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
         })?;
     }
     let mut exit = Exit::Ok;
-    for output in &snapshot.outputs {
+    let events = match &snapshot.source {
+        Source::Tap(tapped) => tapped.events.as_ref(),
+        Source::Received(_) => None,
+    };
+    for output in snapshot.outputs.iter().chain(events) {
         if let SinkState::Failed(error) = &output.state {
             eprintln!("error: {error}");
             exit = Exit::Output;
@@ -212,6 +218,7 @@ impl Tapped {
                 "lag_ns": self.ring_use.lag_ns,
             },
             "latencies": latencies,
+            "events": self.events.as_ref().map(SinkReport::to_json),
         })
     }
 
@@ -302,6 +309,9 @@ impl Tapped {
             if !counts.is_empty() {
                 writeln!(formatter, "{what}: {counts}")?;
             }
+        }
+        if let Some(events) = &self.events {
+            writeln!(formatter, "events: {events}")?;
         }
         Ok(())
     }

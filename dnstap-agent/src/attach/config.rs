@@ -47,6 +47,7 @@ pub(super) fn pipeline_config(
             only: TypeSet::union(&messages.only),
             exclude: messages.exclude.clone(),
         },
+        report_unanswered: messages.unanswered_events.is_some(),
         dns_ports: ports,
         pair_limits: PairLimits {
             age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {

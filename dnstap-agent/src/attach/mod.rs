@@ -84,16 +84,22 @@ pub fn run(options: &Attach) -> Result<Exit> {
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets = target.sockets()?;
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
+    let mut outputs = options.outputs.clone();
+    outputs.extend(options.messages.unanswered_events.clone());
     if !options.no_sandbox {
         let duties = Duties {
-            paths: options.outputs.iter().any(OutputSpec::uses_paths)
-                || options.summary_json.is_some(),
+            paths: outputs.iter().any(OutputSpec::uses_paths) || options.summary_json.is_some(),
             ..Duties::default()
         };
         sandbox::enter(duties, || tap.counters().is_ok())?;
     }
-    let sinks = SinkSet::open(&options.outputs, SinkOptions::default())
+    let mut sinks = SinkSet::open(&outputs, SinkOptions::default())
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let events = options
+        .messages
+        .unanswered_events
+        .is_some()
+        .then(|| sinks.split_last());
     let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -103,6 +109,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
         tap,
         pipeline,
         sinks,
+        events,
         Arc::clone(&stop),
         publisher,
         Duration::from_millis(options.interval.into()),
@@ -127,12 +134,13 @@ pub fn run(options: &Attach) -> Result<Exit> {
     info!("detaching: {reason}");
     observe::stopping(&reason);
     stop.store(true, Ordering::Release);
-    let drained = reader
+    let mut drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
 
     let elapsed = started.elapsed();
     let outputs = drained.sinks.finish(GRACE);
+    drained.tapped.events = drained.events.and_then(|events| events.finish(GRACE).pop());
     let summary = Snapshot {
         elapsed,
         at_rest: true,

@@ -39,6 +39,8 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 pub(super) struct Drained {
     /// The outputs, with what is still queued.
     pub(super) sinks: SinkSet,
+    /// The output of events, if there is one.
+    pub(super) events: Option<SinkSet>,
     /// What was counted up to there.
     pub(super) tapped: Tapped,
 }
@@ -48,6 +50,7 @@ pub(super) struct Reader {
     tap: Tap,
     pipeline: Pipeline,
     sinks: SinkSet,
+    events: Option<SinkSet>,
     stop: Arc<AtomicBool>,
     /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
     /// to output.
@@ -66,6 +69,7 @@ impl Reader {
         tap: Tap,
         pipeline: Pipeline,
         sinks: SinkSet,
+        events: Option<SinkSet>,
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
@@ -77,6 +81,7 @@ impl Reader {
             tap,
             pipeline,
             sinks,
+            events,
             stop,
             interval,
             batch: pipeline::Batch::default(),
@@ -146,6 +151,12 @@ impl Reader {
     }
 
     fn flush(&mut self) {
+        if let Some(events) = &mut self.events {
+            events.send(&sink::Batch {
+                frames: mem::take(&mut self.batch.event_frames).into(),
+                messages: mem::take(&mut self.batch.events),
+            });
+        }
         flush(&mut self.batch, &mut self.buffers, &mut self.sinks);
     }
 
@@ -195,6 +206,10 @@ impl Reader {
             programs: self.tap.program_stats(),
             pipeline: self.pipeline.counters(),
             pending: self.pipeline.pending(),
+            events: self
+                .events
+                .as_ref()
+                .and_then(|events| events.health().sinks.pop()),
         })
     }
 
@@ -227,11 +242,12 @@ impl Reader {
         Ok(Drained {
             tapped: self.tapped()?,
             sinks: self.sinks,
+            events: self.events,
         })
     }
 }
 
-/// Hands the batch to the outputs and empties it.
+/// Hands the batch's messages to the outputs and takes them out of it.
 fn flush(batch: &mut pipeline::Batch, buffers: &mut Buffers, sinks: &mut SinkSet) {
     if batch.messages == 0 {
         return;

@@ -7,7 +7,7 @@ use clap::Args;
 use super::parse_seconds;
 use crate::{
     anonymise::MethodName, classify::Matter, encode::ExtraField, pipeline::TypeSet,
-    profile::ProfileChoice, tap::Net,
+    profile::ProfileChoice, sink::OutputSpec, tap::Net,
 };
 
 /// Options on messages.
@@ -51,6 +51,11 @@ pub struct Messages {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,
 
+    /// Report each query without answer to this output: `-`, `text:PATH`, `json:-` or `json:PATH`. It looks like the query,
+    /// with `{"event":"unanswered","waited_ns":NUMBER}` as `extra`
+    #[arg(long, value_name = "OUTPUT", value_parser = parse_lines)]
+    pub unanswered_events: Option<OutputSpec>,
+
     /// Put these into dnstap's `extra`, as a JSON object: `pid`, `tid`, `hook`, `netns`
     #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
     pub extra: Vec<ExtraField>,
@@ -71,6 +76,17 @@ pub struct Messages {
     /// dnstap version of the server; empty for none [default: the server's, read from its executable, else ours]
     #[arg(long, value_name = "TEXT")]
     pub server_version: Option<String>,
+}
+
+/// An output of lines.
+fn parse_lines(text: &str) -> Result<OutputSpec, String> {
+    match text.parse() {
+        Ok(spec @ (OutputSpec::Text(_) | OutputSpec::Json(_))) => Ok(spec),
+        Ok(_) => {
+            Err("events are no dnstap: they go to `-`, `text:PATH`, `json:-` or `json:PATH`".into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Whose dnstap to mimic: BIND's, of a version if one is given.

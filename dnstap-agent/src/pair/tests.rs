@@ -41,9 +41,10 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
         proxied: None,
         kind: Kind::Client,
         matter: Matter::Query,
+        wanted: true,
         ticket: None,
     };
-    pairs.query(envelope, &Message::parse(bytes).unwrap(), query);
+    pairs.query(envelope, &Message::parse(bytes).unwrap(), query, None);
 }
 
 /// The time of the query that the response takes.

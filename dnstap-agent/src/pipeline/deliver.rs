@@ -9,7 +9,7 @@ use crate::{
     classify::{Kind, Matter, Naming, Role, bind::BindRules},
     encode::{Extra, Finding, append_frame},
     event::{Direction, Envelope},
-    pair::{Pairs, Query},
+    pair::{Asked, Pairs, Query, Unanswered},
     pipeline::{
         Batch, Clock,
         counters::counters,
@@ -20,6 +20,12 @@ use crate::{
     },
     stream::wire::{Flags, Message},
 };
+
+/// Largest query that is reported whole: more than any but updates have.
+const REPORTED: usize = 512;
+
+/// Bytes in front of the question (RFC 1035 section 4.1.1).
+const DNS_HEADER: usize = 12;
 
 counters! {
     /// What was encoded, and what was left out on purpose.
@@ -48,6 +54,8 @@ counters! {
         excluded_other,
         /// Left out: the server's own dnstap would not have it.
         excluded_mimic,
+        /// Queries without answer that were reported.
+        events,
     }
 }
 
@@ -77,6 +85,7 @@ pub(super) struct Deliver {
     pub(super) naming: Naming,
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
+    pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
     pub(super) ports: Ports,
@@ -153,6 +162,8 @@ impl Deliver {
                 bytes: bytes.to_vec(),
             })
         });
+        let at = finding.kind.message_type(false) as usize - 1;
+        let wanted = self.is_logged(envelope, header) && self.filter.wants(header.matter, at);
         let query = Query {
             ktime_ns: envelope.ktime_ns,
             offset_ns: self.clock.offset_ns,
@@ -160,9 +171,15 @@ impl Deliver {
             proxied: envelope.proxied,
             kind: finding.kind,
             matter: header.matter,
+            wanted,
             ticket,
         };
-        self.pairs.query(envelope, message, query);
+        let asked = (self.report_unanswered && wanted).then(|| Asked {
+            envelope: *envelope,
+            finding,
+            message: reported(bytes, message).to_vec(),
+        });
+        self.pairs.query(envelope, message, query, asked);
         if ticket.is_some() {
             self.release(0, batch);
         } else {
@@ -272,9 +289,7 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         let at = finding.kind.message_type(finding.response) as usize - 1;
-        if matches!(self.naming, Naming::Bind(_))
-            && !BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
-        {
+        if !self.is_logged(envelope, header) {
             self.counters.excluded_mimic += 1;
             return;
         }
@@ -302,6 +317,38 @@ impl Deliver {
         self.by_type[at] += 1;
     }
 
+    /// Whether the server's own dnstap would have the message, if that is what is wanted.
+    fn is_logged(&self, envelope: &Envelope, header: Header) -> bool {
+        !matches!(self.naming, Naming::Bind(_))
+            || BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
+    }
+
+    /// Reports the queries that stayed without answer.
+    pub(super) fn report(&mut self, batch: &mut Batch) {
+        for Unanswered {
+            mut asked,
+            waited_ns,
+        } in self.pairs.take_unanswered()
+        {
+            let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
+            let role = asked.finding.role;
+            let shown = self
+                .anonymiser
+                .apply(role, &mut asked.envelope, &asked.message);
+            append_frame(
+                present(&self.identity),
+                present(&self.version),
+                Some(extra.as_bytes()),
+                &asked.envelope,
+                &asked.finding,
+                shown,
+                &mut batch.event_frames,
+            );
+            batch.events += 1;
+            self.counters.events += 1;
+        }
+    }
+
     /// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
     fn flags(&self, envelope: &Envelope, bytes: &[u8]) -> Flags {
         if let [_, _, high, rest @ ..] = bytes {
@@ -314,6 +361,15 @@ impl Deliver {
             !self.ports.contains(envelope.local.port) && self.ports.contains(envelope.peer.port);
         let response = (envelope.direction == Direction::Received) == asks;
         Flags(if response { 0x8000 } else { 0 })
+    }
+}
+
+/// What a report has of a query: of a large one header and question, so that no record is cut in two.
+fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
+    let question = message.question.map_or(0, <[u8]>::len);
+    match bytes.get(..DNS_HEADER + question) {
+        Some(start) if bytes.len() > REPORTED => start,
+        _ => bytes,
     }
 }
 

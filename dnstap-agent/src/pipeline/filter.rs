@@ -71,6 +71,11 @@ impl Filter {
             })
     }
 
+    /// Whether a message about this matter, of the type at this place of [`TYPE_NAMES`], is delivered.
+    pub(super) fn wants(&self, matter: Matter, at: usize) -> bool {
+        !self.exclude.contains(&matter) && (self.only.0 == 0 || self.only.contains(at))
+    }
+
     /// The counter of the reason to leave a message out, if there is one. `at`: its type's place in [`TYPE_NAMES`].
     pub(super) fn reason<'c>(
         &self,
@@ -78,6 +83,9 @@ impl Filter {
         at: usize,
         counters: &'c mut DeliverCounters,
     ) -> Option<&'c mut u64> {
+        if self.wants(matter, at) {
+            return None;
+        }
         if self.exclude.contains(&matter) {
             return Some(match matter {
                 Matter::Query => &mut counters.excluded_query,
@@ -88,7 +96,7 @@ impl Filter {
                 Matter::Other => &mut counters.excluded_other,
             });
         }
-        (self.only.0 != 0 && !self.only.contains(at)).then_some(&mut counters.excluded_type)
+        Some(&mut counters.excluded_type)
     }
 }
 

@@ -60,6 +60,10 @@ pub struct Batch {
     pub frames: Vec<u8>,
     /// Number of frames.
     pub messages: u64,
+    /// Reports of queries without answer, in the same form; see [`PipelineConfig::report_unanswered`].
+    pub event_frames: Vec<u8>,
+    /// Number of these.
+    pub events: u64,
 }
 
 impl Batch {
@@ -67,6 +71,8 @@ impl Batch {
     pub fn clear(&mut self) {
         self.frames.clear();
         self.messages = 0;
+        self.event_frames.clear();
+        self.events = 0;
     }
 }
 
@@ -111,6 +117,9 @@ pub struct PipelineConfig {
     pub filter: Filter,
     /// What is hidden.
     pub privacy: Privacy,
+    /// Whether queries without answer are reported: as frames of the queries, with an `extra` that says so. They are for
+    /// text and JSON alone; readers of dnstap would take them for queries.
+    pub report_unanswered: bool,
     /// Bounds of the table of queries.
     pub pair_limits: PairLimits,
     /// Bounds of the table of TCP connections.
@@ -130,6 +139,7 @@ impl Default for PipelineConfig {
             naming: Naming::default(),
             filter: Filter::default(),
             privacy: Privacy::default(),
+            report_unanswered: false,
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
             udp_sockets: 65_536,
@@ -200,6 +210,7 @@ impl Pipeline {
                 naming: config.naming,
                 filter: config.filter,
                 anonymiser: Anonymiser::new(config.privacy),
+                report_unanswered: config.report_unanswered,
                 held: Held::default(),
                 recursion_available: true,
                 clock: Clock::default(),
@@ -279,6 +290,7 @@ impl Pipeline {
         });
         self.assembler.tick(now_ktime_ns);
         self.deliver.pairs.tick(now_ktime_ns);
+        self.deliver.report(batch);
         self.deliver
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
     }
@@ -291,6 +303,7 @@ impl Pipeline {
         });
         self.assembler.finish();
         self.deliver.pairs.finish();
+        self.deliver.report(batch);
         self.deliver.release(u64::MAX, batch);
     }
 

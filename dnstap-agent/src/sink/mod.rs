@@ -129,6 +129,16 @@ impl SinkSet {
         })
     }
 
+    /// Takes the last output out of the set, as a set of its own, for batches of its own. It must not be a socket.
+    #[must_use]
+    pub fn split_last(&mut self) -> Self {
+        Self {
+            sinks: self.sinks.pop().into_iter().collect(),
+            sockets: None,
+            room: Arc::clone(&self.room),
+        }
+    }
+
     /// Hands the batch to every sink. Never blocks; a sink that cannot take it counts it as dropped.
     pub fn send(&mut self, batch: &Batch) {
         if batch.messages == 0 && batch.frames.is_empty() {

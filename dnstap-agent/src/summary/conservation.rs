@@ -59,7 +59,18 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
             (Vec::new(), sound, 0)
         }
     };
-    for output in &snapshot.outputs {
+    let messages = snapshot
+        .outputs
+        .iter()
+        .map(|output| (output, encoded, handed_over));
+    let events = match &snapshot.source {
+        Source::Tap(tapped) => tapped.events.as_ref().map(|output| {
+            let events = tapped.pipeline.deliver.events;
+            (output, events, events)
+        }),
+        Source::Received(_) => None,
+    };
+    for (output, encoded, handed_over) in messages.chain(events) {
         let name = Some(output.output.as_str());
         for hop in [
             flow("handed_over", encoded, handed_over, output.sent, at_rest),

@@ -5,6 +5,7 @@ mod check;
 mod collectors;
 mod comparison;
 mod datagrams;
+mod events;
 mod failures;
 mod filters;
 mod lab;
@@ -65,6 +66,7 @@ pub(crate) fn all() -> Vec<Trial> {
         comparison::trials(),
         tree::trials(),
         readers::trials(),
+        events::trials(),
         failures::trials(),
         filters::trials(),
         observe::trials(),

@@ -262,3 +262,77 @@ proptest! {
         prop_assert_eq!(counters.stream_skipped_bytes, 0);
     }
 }
+
+#[test]
+fn queries_without_answer_are_reported_unless_left_out() {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        report_unanswered: true,
+        filter: Filter {
+            exclude: vec![Matter::Notify],
+            ..Filter::default()
+        },
+        ..config()
+    });
+    let (lost, answered, notify) = (
+        message(1, 0x0100, "lost", 0),
+        message(2, 0x0100, "answered", 0),
+        asking(6, 0x2000),
+    );
+    let mut long = message(9, 0x0100, "long", 0);
+    long.resize(600, 0);
+    let records = [
+        whole(at(1_000, 0), &lost),
+        whole(at(2_000, 0), &answered),
+        whole(at(3_000, 0), &notify),
+        whole(at(4_000, SENT), &message(2, 0x8180, "answered", 1)),
+        whole(at(20_000_000_000, 0), &long),
+    ];
+    assert_eq!(run(&mut pipeline, &records).len(), 4);
+
+    let mut batch = Batch::default();
+    pipeline.tick(16_000_000_000, &mut batch);
+    assert_eq!(batch.events, 1);
+    pipeline.finish(&mut batch);
+    check(&pipeline);
+    let counters = pipeline.counters();
+    assert_eq!((batch.events, counters.deliver.events), (2, 2));
+    assert_eq!(
+        (
+            counters.pair.unanswered_client,
+            counters.pair.unanswered_excluded
+        ),
+        (2, 1)
+    );
+
+    let mut rest = &batch.event_frames[..];
+    let mut reports = Vec::new();
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let (frame, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+        reports.push(Dnstap::decode(frame).unwrap());
+        rest = tail;
+    }
+    let said: Vec<_> = reports
+        .iter()
+        .map(|report| {
+            let message = report.message.as_ref().unwrap();
+            assert_eq!(
+                (message.r#type(), message.query_port),
+                (Type::ClientQuery, Some(40_000))
+            );
+            (
+                message.query_message().to_vec(),
+                String::from_utf8(report.extra().to_vec()).unwrap(),
+            )
+        })
+        .collect();
+    let waited = |ns: u64| format!(r#"{{"event":"unanswered","waited_ns":{ns}}}"#);
+    // The latest time that was seen is that of the last query.
+    assert_eq!(
+        said,
+        [
+            (lost, waited(19_999_999_000)),
+            (message(9, 0x0100, "long", 0), waited(0))
+        ]
+    );
+    assert_eq!(batch.messages, 0, "nothing of it is for readers of dnstap");
+}
