@@ -336,8 +336,14 @@ fn float(count: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::summary::conservation::tests::snapshot;
+    use crate::{
+        pipeline::Latencies,
+        summary::{Received, conservation::tests::snapshot},
+        tap::ProgramStats,
+    };
 
     #[test]
     fn every_family_has_help_a_type_and_a_conventional_name() {
@@ -364,6 +370,46 @@ mod tests {
             "# HELP dnstap_agent_pipeline_udp_delivered_total Datagrams handed on for delivery.\n",
         ] {
             assert!(text.contains(line), "no {line} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_dashboard_shows_metrics_that_there_are() {
+        const DASHBOARD: &str = include_str!("../../../docs/grafana/dnstap-agent.json");
+        let mut tap = snapshot();
+        if let Source::Tap(tapped) = &mut tap.source {
+            tapped.latencies = Latencies::fixture();
+            tapped
+                .programs
+                .insert("a_program".into(), ProgramStats::default());
+        }
+        let received = Snapshot {
+            source: Source::Received(Received::default()),
+            ..snapshot()
+        };
+        let there: BTreeSet<_> = [tap, received]
+            .iter()
+            .flat_map(families)
+            .map(|family| family.name().to_owned())
+            .collect();
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
+        let panels = dashboard["panels"].as_array().expect("panels");
+        let targets = panels
+            .iter()
+            .filter_map(|panel| panel["targets"].as_array());
+        let mut shown = BTreeSet::new();
+        for target in targets.flatten() {
+            let query = target["expr"].as_str().expect("a query");
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let names: Vec<_> = words
+                .filter(|word| word.starts_with("dnstap_agent_"))
+                .collect();
+            assert!(!names.is_empty(), "{query}");
+            shown.extend(names);
+        }
+        for name in shown {
+            let family = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(there.contains(family), "{name} is not among {there:?}");
         }
     }
 }

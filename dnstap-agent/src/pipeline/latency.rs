@@ -27,6 +27,14 @@ const ROLES: [&str; 2] = ["responder", "initiator"];
 pub struct Latencies([[Histogram; KINDS.len()]; ROLES.len()]);
 
 impl Latencies {
+    /// With one answer to a client.
+    #[cfg(test)]
+    pub(crate) fn fixture() -> Self {
+        let mut latencies = Self::default();
+        latencies.record(Role::Responder, Kind::Client, 1_000_000);
+        latencies
+    }
+
     pub(super) fn record(&mut self, role: Role, kind: Kind, nanoseconds: u64) {
         self.0[role as usize][kind as usize].record(nanoseconds);
     }
