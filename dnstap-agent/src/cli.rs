@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::messages::{Messages, Mimic};
 use crate::{
     check, generate,
+    log::LogOptions,
     observe::Observe,
     read, receive,
     sink::OutputSpec,
@@ -36,6 +37,10 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+
+    /// What is logged, and how
+    #[command(flatten)]
+    pub log: LogOptions,
 }
 
 /// What to do.

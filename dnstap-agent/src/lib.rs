@@ -21,6 +21,7 @@ pub mod event;
 pub mod exit;
 pub mod generate;
 pub mod histogram;
+pub mod log;
 pub mod observe;
 pub mod pair;
 pub mod pipeline;

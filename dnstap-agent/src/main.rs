@@ -1,15 +1,14 @@
 //! `dnstap-agent`: the command line.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use dnstap_agent::{
     attach, check,
     cli::{Cli, Command},
     exit::Exit,
-    generate, read, receive, sandbox, status,
+    generate, log, read, receive, sandbox, status,
 };
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
-    start_log();
+    log::start(cli.log);
     sandbox::restrict_new_files();
     let done = match &cli.command {
         Command::Attach(options) => attach::run(options),
@@ -46,18 +45,4 @@ fn main() -> ExitCode {
         Exit::of(&error)
     })
     .into()
-}
-
-/// Log lines go to standard error; `DNSTAP_AGENT_LOG` sets the level (error, warn, info, debug, trace).
-fn start_log() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("DNSTAP_AGENT_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_target(false)
-        .init();
 }

@@ -2,6 +2,7 @@
 //! the summary at the end, and nothing unaccounted for.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -36,7 +37,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 3] = [
+    let tests: [(&str, Test); 4] = [
         (
             "metrics, status and systemd are told what the summary says at the end",
             all_agree,
@@ -46,6 +47,10 @@ pub(super) fn trials() -> Vec<Trial> {
             several,
         ),
         ("promtool finds nothing wrong with the metrics", promtool),
+        (
+            "the log is JSON if asked, and says nothing of messages above debug",
+            log,
+        ),
     ];
     tests
         .into_iter()
@@ -296,4 +301,44 @@ fn promtool(how: &Combination) -> Result<()> {
         String::from_utf8_lossy(&checked.stderr)
     );
     agent.stop().map(drop)
+}
+
+fn log(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let mut toy = Toy::start(Calls::Address)?;
+    let mut command = tap::command(&environment::agent()?, toy.pid(), how);
+    // Something to complain of: nobody listens there.
+    command
+        .arg("-o")
+        .arg(format!("unix:{}", folder.join("nobody").display()))
+        .args(["--status-socket", "none", "--log-format", "json"])
+        .env_remove("DNSTAP_AGENT_LOG");
+    let mut agent = Running::start("dnstap-agent", command, Watch::Stderr)?;
+    agent.wait_for("attached", |line| line.contains("attached"))?;
+    let (passed, _) = toy.talk()?;
+    let clients: BTreeSet<_> = passed
+        .iter()
+        .map(|record| format!(":{}", record.query_port))
+        .collect();
+    ensure!(!clients.is_empty(), "no clients");
+    let finished = agent.stop(libc::SIGINT)?;
+    let mut logged = 0;
+    for line in &finished.lines {
+        ensure!(!line.contains("toy.lab"), "a name in: {line}");
+        let Ok(object) = serde_json::from_str::<Value>(line) else {
+            // The summary, which is no part of the log.
+            continue;
+        };
+        ensure!(
+            object["message"].is_string() && object["level"].is_string(),
+            "{line}"
+        );
+        for client in &clients {
+            ensure!(!line.contains(client), "{client} in: {line}");
+        }
+        logged += 1;
+    }
+    ensure!(logged >= 3, "{:?}", finished.lines);
+    Ok(())
 }

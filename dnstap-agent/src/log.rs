@@ -1,0 +1,201 @@
+//! The log: lines or JSON objects on standard error, for people, collectors and the journal.
+//!
+//! Nothing of a DNS message, neither a name nor an address, is logged above level `debug`.
+
+use std::{env, fmt, fs::File, io, os::fd::AsFd as _, os::unix::fs::MetadataExt as _};
+
+use clap::{ArgAction, Args, ValueEnum};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{self, Writer},
+    },
+    registry::LookupSpan,
+};
+
+/// Options on the log.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogOptions {
+    /// How the log is written to standard error
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        env = "DNSTAP_AGENT_LOG_FORMAT",
+        global = true
+    )]
+    pub log_format: LogFormat,
+
+    /// Least level that is logged [default: what `DNSTAP_AGENT_LOG` says, else `info`]
+    #[arg(long, value_enum, value_name = "LEVEL", global = true)]
+    pub log_level: Option<LogLevel>,
+
+    /// Log more: `debug`, twice `trace`
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "log_level")]
+    pub verbose: u8,
+
+    /// Log less: warnings and errors, twice errors only
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with_all = ["log_level", "verbose"])]
+    pub quiet: u8,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object on each line.
+    Json,
+}
+
+/// Levels of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may need a look.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogOptions {
+    /// The level that the options ask for, if they do.
+    fn level(self) -> Option<LogLevel> {
+        match (self.log_level, self.verbose, self.quiet) {
+            (Some(level), ..) => Some(level),
+            (None, 0, 0) => None,
+            (None, 0, 1) => Some(LogLevel::Warn),
+            (None, 0, _) => Some(LogLevel::Error),
+            (None, 1, _) => Some(LogLevel::Debug),
+            (None, ..) => Some(LogLevel::Trace),
+        }
+    }
+
+    fn filter(self) -> EnvFilter {
+        let directive = |level: LogLevel| match level {
+            LogLevel::Error => Level::ERROR,
+            LogLevel::Warn => Level::WARN,
+            LogLevel::Info => Level::INFO,
+            LogLevel::Debug => Level::DEBUG,
+            LogLevel::Trace => Level::TRACE,
+        };
+        match self.level() {
+            Some(level) => EnvFilter::default().add_directive(directive(level).into()),
+            None => EnvFilter::builder()
+                .with_default_directive(Level::INFO.into())
+                .with_env_var("DNSTAP_AGENT_LOG")
+                .from_env_lossy(),
+        }
+    }
+}
+
+/// Starts the log of this process.
+pub fn start(options: LogOptions) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(options.filter())
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    let prefixed = is_journal();
+    match options.log_format {
+        LogFormat::Text if prefixed => {
+            // The journal has its own times.
+            let format = format::format()
+                .without_time()
+                .with_level(false)
+                .with_target(false);
+            log.event_format(Prioritised(format)).init();
+        }
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => {
+            let format = format::json()
+                .flatten_event(true)
+                .with_target(false)
+                .with_current_span(false)
+                .with_span_list(false);
+            let fields = format::JsonFields::new();
+            let log = log.fmt_fields(fields);
+            if prefixed {
+                log.event_format(Prioritised(format)).init();
+            } else {
+                log.event_format(format).init();
+            }
+        }
+    }
+}
+
+/// Whether standard error goes to the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
+fn is_journal() -> bool {
+    let named = env::var("JOURNAL_STREAM").ok();
+    let own = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|fd| File::from(fd).metadata());
+    own.is_ok_and(|own| named == Some(format!("{}:{}", own.dev(), own.ino())))
+}
+
+/// Begins each line with its priority, as the journal takes it (sd-daemon(3)).
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[rstest]
+    #[case::nothing(&[], None)]
+    #[case::more(&["-v"], Some(LogLevel::Debug))]
+    #[case::most(&["-vv"], Some(LogLevel::Trace))]
+    #[case::less(&["-q"], Some(LogLevel::Warn))]
+    #[case::least(&["-qq"], Some(LogLevel::Error))]
+    #[case::by_name(&["--log-level", "info"], Some(LogLevel::Info))]
+    fn the_level_may_be_given_behind_the_command(
+        #[case] options: &[&str],
+        #[case] level: Option<LogLevel>,
+    ) {
+        let line = [&["dnstap-agent", "check"], options].concat();
+        let cli = Cli::try_parse_from(line).expect("valid");
+        assert_eq!(cli.log.level(), level);
+    }
+
+    #[test]
+    fn levels_that_contradict_each_other_are_refused() {
+        for options in [["-v", "-q"], ["-v", "--log-level=info"]] {
+            let line = [&["dnstap-agent", "check"], &options[..]].concat();
+            Cli::try_parse_from(line).expect_err("a contradiction");
+        }
+    }
+}
