@@ -73,11 +73,30 @@ pub struct Attach {
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: u32,
 
-    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line),
-    /// `file:PATH` (dnstap in Frame Streams, overwritten), `unix:PATH`, `tcp:HOST:PORT` and
+    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line), `yaml:-` (a
+    /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
-    /// back; files in PEM)
-    #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
+    /// back; files in PEM).
+    ///
+    /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
+    /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
+    ///
+    ///   ,rotate-size=BYTES  begin a new file before this one is larger (with K, M, G)
+    ///   ,rotate-time=TIME   begin a new file at each multiple of TIME (with s, m, h, d), UTC
+    ///   ,keep=NUMBER        delete the oldest of more complete files than this
+    ///   ,compress=zstd      compress, in zstd frames of at most a second
+    ///   ,mode=OCTAL         permissions of new files [default: 0640]
+    ///   ,owner=USER:GROUP   of new files; either may be left out
+    ///   ,exec=PROGRAM       run for each complete file, with its path as argument
+    ///
+    /// SIGHUP begins files anew that were renamed or removed.
+    #[arg(
+        short,
+        long = "output",
+        value_name = "OUTPUT",
+        default_value = "-",
+        verbatim_doc_comment
+    )]
     pub outputs: Vec<OutputSpec>,
 
     /// Where the kernel is hooked

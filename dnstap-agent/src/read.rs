@@ -20,8 +20,9 @@ use dnstap_proto::{
 use prost::Message as _;
 
 use crate::{
+    content::Content,
     exit::{Exit, ExitWith},
-    render::{Format, KindCounts, Renderer},
+    render::{KindCounts, Renderer},
 };
 
 /// Lines are collected up to this many bytes before they are written.
@@ -35,8 +36,8 @@ pub struct Args {
     pub files: Vec<PathBuf>,
 
     /// How each message is printed: a readable line, or a JSON object on a line
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = Content::Text)]
+    pub format: Content,
 
     /// Print only how many messages of each type there are
     #[arg(short, long, conflicts_with = "format")]
@@ -96,7 +97,7 @@ fn print(args: &Args, output: &mut impl Write, warnings: &mut impl Write) -> Res
     let mut printer = Printer {
         output,
         lines: Vec::with_capacity(2 * CHUNK),
-        renderer: (!args.count).then(|| Renderer::new(args.format)),
+        renderer: (!args.count).then(|| Renderer::new(args.format, false)),
         counts: KindCounts::default(),
         outcome: Outcome::default(),
     };
@@ -471,7 +472,7 @@ mod tests {
     fn args(files: Vec<PathBuf>, count: bool) -> Args {
         Args {
             files,
-            format: Format::Text,
+            format: Content::Text,
             count,
         }
     }

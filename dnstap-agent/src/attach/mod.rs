@@ -37,9 +37,8 @@ use crate::{
     exit::{Exit, ExitWith},
     observe::{self, Newest, Observer, Publisher},
     pipeline::Pipeline,
-    preflight,
-    sandbox::{self, Duties},
-    sink::{OutputSpec, SinkOptions, SinkSet},
+    preflight, sandbox,
+    sink::{OutputSpec, Reopener, SinkOptions, SinkSet},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Target, describe_listeners},
@@ -87,14 +86,13 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let mut outputs = options.outputs.clone();
     outputs.extend(options.messages.unanswered_events.clone());
     if !options.no_sandbox {
-        let duties = Duties {
-            paths: outputs.iter().any(OutputSpec::uses_paths) || options.summary_json.is_some(),
-            ..Duties::default()
-        };
+        let mut duties = OutputSpec::duties(&outputs);
+        duties.paths |= options.summary_json.is_some();
         sandbox::enter(duties, || tap.counters().is_ok())?;
     }
     let mut sinks = SinkSet::open(&outputs, SinkOptions::default())
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let reopener = sinks.reopener();
     let events = options
         .messages
         .unanswered_events
@@ -130,7 +128,14 @@ pub fn run(options: &Attach) -> Result<Exit> {
         describe_listeners(&sockets)
     );
     let watched = (observer, newest);
-    let reason = wait_for_end(&target, options.duration, reader_over, watched, &attached)?;
+    let reason = wait_for_end(
+        &target,
+        options.duration,
+        reader_over,
+        reopener,
+        watched,
+        &attached,
+    )?;
     info!("detaching: {reason}");
     observe::stopping(&reason);
     stop.store(true, Ordering::Release);
@@ -155,6 +160,7 @@ fn wait_for_end(
     target: &Target,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
+    reopener: Reopener,
     (observer, newest): (Observer, Newest),
     attached: &str,
 ) -> Result<String> {
@@ -164,6 +170,7 @@ fn wait_for_end(
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let reopening = reopener.on_hangup()?;
         // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
         let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
         let _watching = observer.serve(&newest)?;
@@ -181,6 +188,7 @@ fn wait_for_end(
                 let _ready = ended?;
                 format!("process {} ({}) has ended", target.pid, target.name)
             }
+            never = reopening => match never {},
             () = timer => "the time given by --duration is over".to_owned(),
             _ = reader => "no output is left to write to".to_owned(),
         })

@@ -51,7 +51,7 @@ pub struct Messages {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,
 
-    /// Report each query without answer to this output: `-`, `text:PATH`, `json:-` or `json:PATH`. It looks like the query,
+    /// Report each query without answer to this output: `-`, or `text:`, `json:` or `yaml:` and `-` or a path. It looks like the query,
     /// with `{"event":"unanswered","waited_ns":NUMBER}` as `extra`
     #[arg(long, value_name = "OUTPUT", value_parser = parse_lines)]
     pub unanswered_events: Option<OutputSpec>,
@@ -81,10 +81,8 @@ pub struct Messages {
 /// An output of lines.
 fn parse_lines(text: &str) -> Result<OutputSpec, String> {
     match text.parse() {
-        Ok(spec @ (OutputSpec::Text(_) | OutputSpec::Json(_))) => Ok(spec),
-        Ok(_) => {
-            Err("events are no dnstap: they go to `-`, `text:PATH`, `json:-` or `json:PATH`".into())
-        }
+        Ok(OutputSpec::File(file)) if !file.content.is_binary() => Ok(OutputSpec::File(file)),
+        Ok(_) => Err("events are no dnstap: they go to `-`, or as `text:`, `json:` or `yaml:` to `-` or a path".into()),
         Err(error) => Err(error.to_string()),
     }
 }

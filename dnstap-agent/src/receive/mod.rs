@@ -15,7 +15,7 @@
 mod bind;
 mod connection;
 
-use std::{path::PathBuf, rc::Rc, time::Duration};
+use std::{path::PathBuf, pin::pin, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -54,7 +54,8 @@ pub struct Args {
     #[arg(short, long, required = true, value_name = "SOCKET")]
     pub listen: Vec<Address>,
 
-    /// Where to write; may be given several times, as for `attach`
+    /// Where to write; may be given several times, as for `attach`, with the same options; SIGHUP begins files anew that were
+    /// renamed
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 
@@ -122,6 +123,7 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     };
     let sinks = SinkSet::open(&args.outputs, options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let mut reopening = pin!(sinks.reopener().on_hangup()?);
     let hub = Rc::new(Hub::new(sinks, args));
     let started = Instant::now();
     for socket in &bound {
@@ -151,6 +153,7 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         tokio::select! {
             _ = interrupt.recv() => break "interrupted (SIGINT)",
             _ = terminate.recv() => break "terminated (SIGTERM)",
+            never = &mut reopening => match never {},
             _ = look.tick() => {
                 let health = hub.sinks.borrow().health();
                 if health.all_over() {
@@ -210,12 +213,9 @@ async fn serve(args: &Args) -> Result<Snapshot> {
 fn duties(args: &Args) -> Duties {
     // Files of sockets are removed at the end.
     let file = |address: &Address| matches!(address, Address::Unix(_));
-    Duties {
-        paths: args.listen.iter().any(file)
-            || args.outputs.iter().any(OutputSpec::uses_paths)
-            || args.summary_json.is_some(),
-        ..Duties::default()
-    }
+    let mut duties = OutputSpec::duties(&args.outputs);
+    duties.paths |= args.listen.iter().any(file) || args.summary_json.is_some();
+    duties
 }
 
 /// Hands on each connection that comes, until nobody takes them any more.

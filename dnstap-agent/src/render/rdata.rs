@@ -1,4 +1,4 @@
-//! Owns record data as presentation text, for JSON.
+//! Owns record data as presentation text.
 //!
 //! Types whose data holds names or strings are written here, with safe escapes; the other types that hickory-proto knows are
 //! left to it, and what comes out is escaped; the rest, and whatever is malformed, is `\# LENGTH HEX` (RFC 3597 section 5).
@@ -24,6 +24,15 @@ pub(super) fn text(message: &[u8], record: &Record<'_>) -> String {
         out.clear();
         generic(data, &mut out).unwrap_or_else(|_| unreachable!("a String takes all"));
     }
+    out
+}
+
+/// The data in the generic form of RFC 3597, whatever its type.
+pub(super) fn hexadecimal(message: &[u8], record: &Record<'_>) -> String {
+    let end = record.data + usize::from(record.length);
+    let mut out = String::new();
+    generic(message.get(record.data..end).unwrap_or_default(), &mut out)
+        .unwrap_or_else(|_| unreachable!("a String takes all"));
     out
 }
 

@@ -7,12 +7,17 @@ use dnstap_proto::{Message, SocketProtocol, message::Type};
 use super::kinds;
 
 /// The message's type, if it has a known one. (prost's own accessor would take an unknown one for the first.)
-pub(super) fn kind(message: &Message) -> Option<Type> {
+pub(crate) fn kind(message: &Message) -> Option<Type> {
     Type::try_from(message.r#type).ok()
 }
 
+/// Whether it is about a response. An unknown type is, if there is a response in it.
+pub(crate) fn is_response(message: &Message) -> bool {
+    kind(message).map_or(message.response_message.is_some(), kinds::is_response)
+}
+
 /// The DNS message that this is about: a query's own, a response's own; the other one if only that is there.
-pub(super) fn dns(message: &Message) -> Option<&[u8]> {
+pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
     let (query, response) = (
         message.query_message.as_deref(),
         message.response_message.as_deref(),
@@ -24,22 +29,22 @@ pub(super) fn dns(message: &Message) -> Option<&[u8]> {
 }
 
 /// Seconds and nanoseconds since 1970, if the seconds are there.
-pub(super) type Time = (u64, u32);
+pub(crate) type Time = (u64, u32);
 
-pub(super) fn query_time(message: &Message) -> Option<Time> {
+pub(crate) fn query_time(message: &Message) -> Option<Time> {
     message
         .query_time_sec
         .map(|seconds| (seconds, message.query_time_nsec.unwrap_or(0)))
 }
 
-pub(super) fn response_time(message: &Message) -> Option<Time> {
+pub(crate) fn response_time(message: &Message) -> Option<Time> {
     message
         .response_time_sec
         .map(|seconds| (seconds, message.response_time_nsec.unwrap_or(0)))
 }
 
 /// When the DNS message itself was seen, or else the other of the pair.
-pub(super) fn own_time(message: &Message) -> Option<Time> {
+pub(crate) fn own_time(message: &Message) -> Option<Time> {
     match kind(message) {
         Some(kind) if !kinds::is_response(kind) => query_time(message).or(response_time(message)),
         _ => response_time(message).or(query_time(message)),
@@ -47,7 +52,7 @@ pub(super) fn own_time(message: &Message) -> Option<Time> {
 }
 
 /// Nanoseconds from query to response; negative if a clock was set back between them.
-pub(super) fn latency(message: &Message) -> Option<i64> {
+pub(crate) fn latency(message: &Message) -> Option<i64> {
     let ((q_sec, q_nsec), (r_sec, r_nsec)) = (query_time(message)?, response_time(message)?);
     let nanoseconds = (i128::from(r_sec) - i128::from(q_sec)) * 1_000_000_000 + i128::from(r_nsec)
         - i128::from(q_nsec);
@@ -55,7 +60,7 @@ pub(super) fn latency(message: &Message) -> Option<i64> {
 }
 
 /// An address of 4 or 16 bytes; any other length is none.
-pub(super) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
+pub(crate) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
     let bytes = bytes?;
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(Ipv4Addr::from(v4).into());
@@ -66,7 +71,7 @@ pub(super) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
 }
 
 /// The transport as everybody writes it.
-pub(super) fn protocol_name(protocol: SocketProtocol) -> &'static str {
+pub(crate) fn protocol_name(protocol: SocketProtocol) -> &'static str {
     match protocol {
         SocketProtocol::Udp => "UDP",
         SocketProtocol::Tcp => "TCP",

@@ -5,7 +5,8 @@ use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type}
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::{Format, Renderer};
+use super::Renderer;
+use crate::content::Content;
 
 /// `example.com. IN A`, RD and AD set, ID 4711.
 const QUERY: &[u8] = b"\x12\x67\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
@@ -75,7 +76,7 @@ fn malformed_messages_are_shown_with_size_and_error() {
         text(&short)
     );
     let mut line = Vec::new();
-    Renderer::new(Format::Text).line(Bytes::from_static(b"\xff\xff"), &mut line);
+    Renderer::new(Content::Text, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
     assert!(
         line.starts_with(b"- - malformed: 2b that are not a dnstap message: "),
         "{}",
@@ -153,7 +154,7 @@ fn json_says_what_is_malformed_and_keeps_what_was_read() {
     assert_eq!(value["message"]["malformed"], "cut short at byte 50");
     assert_eq!(value["message"]["answers"][0]["rdata"], "192.0.2.7");
     let mut line = Vec::new();
-    Renderer::new(Format::Json).line(Bytes::from_static(b"\xff\xff"), &mut line);
+    Renderer::new(Content::Json, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
     let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
     assert_eq!(value["size"], 2);
     assert!(
@@ -162,6 +163,81 @@ fn json_says_what_is_malformed_and_keeps_what_was_read() {
             .is_some_and(|error| error.starts_with("not a dnstap message")),
         "{value}"
     );
+}
+
+#[test]
+fn yaml_has_the_same_fields_in_a_document_of_its_own() {
+    let expected = r#"---
+type: CLIENT_RESPONSE
+identity: "ns1\x1b\x9b\xe9"
+version: named
+socket_family: INET6
+socket_protocol: TCP
+query_address: "2001:db8::1"
+query_port: 40000
+response_address: "2001:db8::53"
+response_port: 53
+query_time: "2026-11-23T15:33:24.123456789Z"
+response_time: "2026-11-23T15:33:25.000001000Z"
+latency_ns: 876544211
+query_zone: com.
+size: 56
+message:
+  id: 4711
+  opcode: QUERY
+  rcode: NOERROR
+  flags:
+    qr: true
+    aa: true
+    tc: false
+    rd: true
+    ra: true
+    ad: false
+    cd: false
+  qname: example.com.
+  qclass: IN
+  qtype: A
+  counts:
+    qd: 1
+    an: 1
+    ns: 0
+    ar: 1
+  answers:
+    - name: example.com.
+      class: IN
+      type: A
+      ttl: 3600
+      rdata: "192.0.2.7"
+  edns:
+    udp_size: 1232
+    version: 0
+    do: true
+    options: 0
+"#;
+    assert_eq!(render(Content::Yaml, &response()), expected);
+}
+
+#[test]
+fn full_has_every_record_below_the_line() {
+    let expected = format!(
+        "{}  question example.com. IN A\n  answer example.com. 3600 IN A 192.0.2.7\n  edns version 0, udp 1232, do\n",
+        text(&response())
+    );
+    assert_eq!(render(Content::Full, &response()), expected);
+}
+
+#[test]
+fn colours_are_added_and_nothing_is_changed() {
+    let mut out = Vec::new();
+    Renderer::new(Content::Text, true).message(&response(), &mut out);
+    let coloured = String::from_utf8(out).expect("ASCII");
+    assert!(coloured.contains("\x1b["), "{coloured:?}");
+    let mut plain = coloured;
+    while let Some(start) = plain.find('\x1b') {
+        let end = plain[start..].find('m').expect("the end of a sequence");
+        plain.replace_range(start..=start + end, "");
+    }
+    assert_eq!(plain, text(&response()));
 }
 
 proptest! {
@@ -200,22 +276,25 @@ proptest! {
 }
 
 fn check(payload: &[u8]) -> Result<(), TestCaseError> {
-    for format in [Format::Text, Format::Json] {
+    for content in [Content::Text, Content::Full, Content::Json, Content::Yaml] {
         let mut out = b"before".to_vec();
-        Renderer::new(format).line(Bytes::copy_from_slice(payload), &mut out);
-        let line = out.strip_prefix(b"before").expect("appended");
-        let (end, line) = line.split_last().expect("a line");
+        Renderer::new(content, false).line(Bytes::copy_from_slice(payload), &mut out);
+        let lines = out.strip_prefix(b"before").expect("appended");
+        let (end, lines) = lines.split_last().expect("a line");
         prop_assert_eq!(*end, b'\n');
+        let one = matches!(content, Content::Text | Content::Json);
         prop_assert!(
-            line.iter().all(|byte| matches!(byte, b' '..=b'~')),
+            lines
+                .iter()
+                .all(|byte| matches!(byte, b' '..=b'~') || *byte == b'\n' && !one),
             "{}",
-            line.escape_ascii()
+            lines.escape_ascii()
         );
-        if format == Format::Json {
+        if content == Content::Json {
             prop_assert!(
-                serde_json::from_slice::<serde_json::Value>(line).is_ok(),
+                serde_json::from_slice::<serde_json::Value>(lines).is_ok(),
                 "{}",
-                line.escape_ascii()
+                lines.escape_ascii()
             );
         }
     }
@@ -273,7 +352,7 @@ fn inner(dnstap: &mut Dnstap) -> &mut Message {
 }
 
 fn text(dnstap: &Dnstap) -> String {
-    render(Format::Text, dnstap)
+    render(Content::Text, dnstap)
 }
 
 fn parsed(dnstap: &Dnstap) -> serde_json::Value {
@@ -281,11 +360,11 @@ fn parsed(dnstap: &Dnstap) -> serde_json::Value {
 }
 
 fn json(dnstap: &Dnstap) -> String {
-    render(Format::Json, dnstap)
+    render(Content::Json, dnstap)
 }
 
-fn render(format: Format, dnstap: &Dnstap) -> String {
+fn render(content: Content, dnstap: &Dnstap) -> String {
     let mut out = Vec::new();
-    Renderer::new(format).line(dnstap.encode_to_vec().into(), &mut out);
+    Renderer::new(content, false).line(dnstap.encode_to_vec().into(), &mut out);
     String::from_utf8(out).expect("ASCII")
 }

@@ -20,7 +20,8 @@ use std::{
 use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
 use super::{
-    extra, kinds,
+    colour::Colours,
+    extra,
     mnemonics::Opcode,
     socket,
     time::Clock,
@@ -28,9 +29,9 @@ use super::{
 };
 
 /// Appends the line of a message.
-pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
+pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, colours: Colours, out: &mut Vec<u8>) {
     match &dnstap.message {
-        Some(message) => write_message(message, clock, out),
+        Some(message) => write_message(message, clock, colours, out),
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
     .and_then(|()| match &dnstap.extra {
@@ -52,13 +53,18 @@ pub(super) fn broken(size: usize, error: &impl fmt::Display, out: &mut Vec<u8>) 
     .unwrap_or_else(|_| unreachable!("a Vec takes all"));
 }
 
-fn write_message(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()> {
+fn write_message(
+    message: &Message,
+    clock: &mut Clock,
+    colours: Colours,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     match socket::own_time(message) {
         Some((seconds, nanoseconds)) => clock.write(seconds, nanoseconds, 6, out),
         None => out.push(b'-'),
     }
     match socket::kind(message) {
-        Some(kind) => write!(out, " {} ", kinds::short_name(kind))?,
+        Some(kind) => write!(out, " {} ", colours.kind(kind))?,
         None => write!(out, " type{} ", message.r#type)?,
     }
     write_endpoint(
@@ -88,7 +94,7 @@ fn write_message(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io:
         Some(bytes) => {
             write!(out, " {}b ", bytes.len())?;
             match Dns::parse(bytes) {
-                Ok(dns) => write_dns(&dns, out)?,
+                Ok(dns) => write_dns(&dns, colours, out)?,
                 Err(error) => write!(out, "malformed: {error}")?,
             }
         }
@@ -111,13 +117,15 @@ fn write_endpoint(address: Option<IpAddr>, port: Option<u32>, out: &mut Vec<u8>)
     }
 }
 
-fn write_dns(dns: &Dns<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<()> {
     let mut malformed: Option<WireError> = None;
     match dns.question() {
         Ok(Some(question)) => write!(
             out,
             "{} {} {}",
-            question.name, question.class, question.kind
+            colours.name(&question.name),
+            question.class,
+            question.kind
         )?,
         Ok(None) => out.extend_from_slice(b"- - -"),
         Err(error) => {
@@ -130,7 +138,7 @@ fn write_dns(dns: &Dns<'_>, out: &mut Vec<u8>) -> io::Result<()> {
     }
     let [(_, qr), flags @ ..] = FLAGS;
     if dns.has(qr) {
-        write!(out, " {}", dns.full_rcode())?;
+        write!(out, " {}", colours.rcode(dns.full_rcode()))?;
     }
     for (name, flag) in flags {
         if dns.has(flag) {

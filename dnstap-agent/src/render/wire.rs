@@ -11,7 +11,7 @@ use super::mnemonics::{Class, Opcode, Rcode, Type};
 
 /// What is wrong with a message, and where (byte offset).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum WireError {
+pub(crate) enum WireError {
     #[error("shorter than a DNS header (12 bytes)")]
     NoHeader,
     #[error("cut short at byte {0}")]
@@ -29,13 +29,13 @@ const MAX_POINTERS: usize = 127;
 
 /// A message with a whole header.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dns<'a> {
+pub(crate) struct Dns<'a> {
     bytes: &'a [u8],
     flags: u16,
 }
 
 impl<'a> Dns<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         if bytes.len() < 12 {
             return Err(WireError::NoHeader);
         }
@@ -45,48 +45,54 @@ impl<'a> Dns<'a> {
         })
     }
 
-    pub(super) fn bytes(&self) -> &'a [u8] {
+    pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    pub(super) fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> u16 {
         u16_at(self.bytes, 0).unwrap_or_default()
     }
 
-    pub(super) fn opcode(&self) -> Opcode {
+    pub(crate) fn opcode(&self) -> Opcode {
         Opcode(self.flags >> 11 & 15)
     }
 
     /// The four bits of the header.
-    pub(super) fn rcode(&self) -> Rcode {
+    pub(crate) fn rcode(&self) -> Rcode {
         Rcode(self.flags & 15)
     }
 
     /// One bit of the header's flags word.
-    pub(super) fn has(&self, flag: u16) -> bool {
+    pub(crate) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
     /// Entries that the header announces in section 0 to 3.
-    pub(super) fn count(&self, section: usize) -> u16 {
+    pub(crate) fn count(&self, section: usize) -> u16 {
         u16_at(self.bytes, 4 + 2 * section).unwrap_or_default()
     }
 
     /// The first question, if the header announces any.
-    pub(super) fn question(&self) -> Result<Option<Question<'a>>, WireError> {
+    pub(crate) fn question(&self) -> Result<Option<Question<'a>>, WireError> {
         if self.count(0) == 0 {
             return Ok(None);
         }
-        let (name, at) = Name::parse(self.bytes, 12)?;
-        Ok(Some(Question {
-            name,
-            kind: Type(u16_at(self.bytes, at)?),
-            class: Class(u16_at(self.bytes, at + 2)?),
-        }))
+        Question::parse(self.bytes, 12).map(|(question, _)| Some(question))
+    }
+
+    /// All questions; ends after an error.
+    pub(crate) fn questions(&self) -> impl Iterator<Item = Result<Question<'a>, WireError>> {
+        let bytes = self.bytes;
+        let mut at = Ok(12);
+        (0..self.count(0)).map_while(move |_| {
+            let question = at.ok().map(|at| Question::parse(bytes, at))?;
+            at = question.map(|(_, behind)| behind);
+            Some(question.map(|(question, _)| question))
+        })
     }
 
     /// All records behind the questions, with their section (1 answer, 2 authority, 3 additional); ends after an error.
-    pub(super) fn records(&self) -> Records<'a> {
+    pub(crate) fn records(&self) -> Records<'a> {
         Records {
             dns: *self,
             at: 12,
@@ -96,7 +102,7 @@ impl<'a> Dns<'a> {
     }
 
     /// The rcode with the upper bits of the OPT record, if there is a readable one.
-    pub(super) fn full_rcode(&self) -> Rcode {
+    pub(crate) fn full_rcode(&self) -> Rcode {
         if self.count(3) == 0 {
             return self.rcode();
         }
@@ -111,7 +117,7 @@ impl<'a> Dns<'a> {
 }
 
 /// Header flags (RFC 1035 section 4.1.1, RFC 4035 section 3), in the order of their bits.
-pub(super) const FLAGS: [(&str, u16); 7] = [
+pub(crate) const FLAGS: [(&str, u16); 7] = [
     ("qr", 0x8000),
     ("aa", 0x400),
     ("tc", 0x200),
@@ -123,30 +129,43 @@ pub(super) const FLAGS: [(&str, u16); 7] = [
 
 /// An entry of the question section.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'a> {
-    pub(super) name: Name<'a>,
-    pub(super) kind: Type,
-    pub(super) class: Class,
+pub(crate) struct Question<'a> {
+    pub(crate) name: Name<'a>,
+    pub(crate) kind: Type,
+    pub(crate) class: Class,
+}
+
+impl<'a> Question<'a> {
+    /// The question at `at`, and the offset behind it.
+    fn parse(bytes: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
+        let (name, at) = Name::parse(bytes, at)?;
+        let question = Self {
+            name,
+            kind: Type(u16_at(bytes, at)?),
+            class: Class(u16_at(bytes, at + 2)?),
+        };
+        Ok((question, at + 4))
+    }
 }
 
 /// A record; its data is `message[data..data + length]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Record<'a> {
-    pub(super) name: Name<'a>,
-    pub(super) kind: Type,
-    pub(super) class: Class,
-    pub(super) ttl: u32,
-    pub(super) data: usize,
-    pub(super) length: u16,
+pub(crate) struct Record<'a> {
+    pub(crate) name: Name<'a>,
+    pub(crate) kind: Type,
+    pub(crate) class: Class,
+    pub(crate) ttl: u32,
+    pub(crate) data: usize,
+    pub(crate) length: u16,
 }
 
 impl Record<'_> {
-    pub(super) fn is_opt(&self) -> bool {
+    pub(crate) fn is_opt(&self) -> bool {
         self.kind == Type(41)
     }
 
     /// Of an OPT record, whose TTL is extended rcode, version and flags (RFC 6891 section 6.1.3).
-    pub(super) fn extended_rcode(&self, rcode: Rcode) -> Rcode {
+    pub(crate) fn extended_rcode(&self, rcode: Rcode) -> Rcode {
         let [upper, ..] = self.ttl.to_be_bytes();
         Rcode(u16::from(upper) << 4 | rcode.0)
     }
@@ -154,7 +173,7 @@ impl Record<'_> {
 
 /// See [`Dns::records`].
 #[derive(Debug)]
-pub(super) struct Records<'a> {
+pub(crate) struct Records<'a> {
     dns: Dns<'a>,
     at: usize,
     section: usize,
@@ -193,9 +212,8 @@ impl<'a> Iterator for Records<'a> {
 
 impl<'a> Records<'a> {
     fn skip_question(&mut self) -> Result<(), WireError> {
-        let (_, at) = Name::parse(self.dns.bytes, self.at)?;
-        u16_at(self.dns.bytes, at + 2)?;
-        self.at = at + 4;
+        let (_, behind) = Question::parse(self.dns.bytes, self.at)?;
+        self.at = behind;
         Ok(())
     }
 
@@ -220,7 +238,7 @@ impl<'a> Records<'a> {
     }
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
     match bytes.get(at..at + 2) {
         Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
         _ => Err(WireError::Short(bytes.len())),
@@ -231,14 +249,14 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
 ///
 /// It prints absolute, with the escapes of RFC 1035 section 5.1 and RFC 4343 section 2.1: only printable ASCII comes out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name<'a> {
+pub(crate) struct Name<'a> {
     message: &'a [u8],
     at: usize,
 }
 
 impl<'a> Name<'a> {
     /// The name at `at`, and the offset behind it.
-    pub(super) fn parse(message: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
+    pub(crate) fn parse(message: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
         let mut labels = Labels::new(message, at);
         let mut size = 1;
         while let Some(label) = labels.next()? {
@@ -265,7 +283,7 @@ impl fmt::Display for Name<'_> {
 }
 
 /// Printable bytes as they are, `special` ones behind a backslash, all others (space included) as `\DDD`.
-pub(super) fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8], special: &[u8]) -> fmt::Result {
+pub(crate) fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8], special: &[u8]) -> fmt::Result {
     for &byte in bytes {
         match byte {
             b'!'..=b'~' if special.contains(&byte) => write!(f, "\\{}", char::from(byte))?,

@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
 };
 
 /// Something to write to. Tests replace it with one that fails.
@@ -58,9 +58,18 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// A file that is ours alone; `rewritable` if it is a regular one.
-    pub(super) fn file(file: File, rewritable: bool) -> Self {
-        Self { file, rewritable }
+    /// A regular file that is ours alone.
+    pub(super) fn file(file: File) -> Self {
+        Self {
+            file,
+            rewritable: true,
+        }
+    }
+
+    /// Device and inode number.
+    pub(super) fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     /// A descriptor that others may share, whose position is theirs too.
@@ -100,7 +109,7 @@ pub(super) mod mock {
     #[derive(Debug, Clone)]
     pub(in crate::sink) struct Disk {
         pub(in crate::sink) content: Arc<Mutex<Vec<u8>>>,
-        pub(in crate::sink) room: usize,
+        pub(in crate::sink) room: Arc<Mutex<usize>>,
         pub(in crate::sink) rewritable: bool,
         pub(in crate::sink) error: ErrorKind,
     }
@@ -109,7 +118,7 @@ pub(super) mod mock {
         pub(in crate::sink) fn file(room: usize) -> Self {
             Self {
                 content: Arc::default(),
-                room,
+                room: Arc::new(Mutex::new(room)),
                 rewritable: true,
                 error: ErrorKind::StorageFull,
             }
@@ -118,10 +127,18 @@ pub(super) mod mock {
         pub(in crate::sink) fn pipe(room: usize) -> Self {
             Self {
                 content: Arc::default(),
-                room,
+                room: Arc::new(Mutex::new(room)),
                 rewritable: false,
                 error: ErrorKind::BrokenPipe,
             }
+        }
+
+        pub(in crate::sink) fn grow(&mut self, more: usize) {
+            *self.room.lock().expect("no panic elsewhere") += more;
+        }
+
+        fn room(&self) -> usize {
+            *self.room.lock().expect("no panic elsewhere")
         }
 
         pub(in crate::sink) fn bytes(&self) -> Vec<u8> {
@@ -138,7 +155,7 @@ pub(super) mod mock {
                 content.len()
             };
             assert!(offset <= content.len(), "a hole at {offset}");
-            let fits = bytes.len().min(self.room.saturating_sub(offset));
+            let fits = bytes.len().min(self.room().saturating_sub(offset));
             if fits == 0 && !bytes.is_empty() {
                 return Err(self.error.into());
             }

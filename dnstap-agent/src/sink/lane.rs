@@ -2,22 +2,29 @@
 
 use std::{
     io::{self, ErrorKind},
-    panic,
+    mem, panic,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
         mpsc,
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+use tracing::{info, warn};
 
 use super::{
     Batch,
-    output::{Failure, Output, Written},
-    queue::{self, Depth, Receiver, Refused, Sender},
-    report::{Account, SinkReport, SinkState},
+    output::{Failure, Gather, Output, Written},
+    queue::{self, Receiver, Refused, Sender},
+    report::{Account, SinkReport, SinkState, add},
 };
+
+/// How long messages are dropped before a full disk is asked again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The sender's side of one sink.
 #[derive(Debug)]
@@ -29,6 +36,8 @@ pub(super) struct Lane {
     account: Arc<Account>,
     /// Set when nobody waits for the thread any more.
     abandoned: Arc<AtomicBool>,
+    /// Told when the output's files may have been renamed.
+    reopen: Arc<Notify>,
     /// Nothing is ever sent: it closes when the thread ends, in whatever way.
     ended: mpsc::Receiver<()>,
     thread: Option<thread::JoinHandle<()>>,
@@ -40,29 +49,39 @@ impl Lane {
         name: String,
         output: Box<dyn Output>,
         queue_bytes: usize,
-        depth: Arc<Depth>,
+        account: Arc<Account>,
     ) -> io::Result<Self> {
-        let (queue, receiver) = queue::bounded(queue_bytes, Arc::clone(&depth));
-        let account = Arc::new(Account::new(depth));
+        let (queue, receiver) = queue::bounded(queue_bytes, account.depth());
         let abandoned = Arc::new(AtomicBool::new(false));
         let (alive, ended) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let reopen = Arc::<Notify>::default();
         let worker = Worker {
             name: name.clone(),
+            gather: output.gather().map(|gather| Gather {
+                bytes: gather.bytes.min(queue_bytes / 2),
+                ..gather
+            }),
             output,
             queue: receiver,
             account: Arc::clone(&account),
             abandoned: Arc::clone(&abandoned),
+            reopen: Arc::clone(&reopen),
+            full_until: None,
             _alive: alive,
         };
         let thread = thread::Builder::new()
             .name("sink".to_owned())
-            .spawn(move || worker.run())?;
+            .spawn(move || runtime.block_on(worker.run()))?;
         Ok(Self {
             name,
             queue: Some(queue),
             capacity: queue_bytes,
             account,
             abandoned,
+            reopen,
             ended,
             thread: Some(thread),
         })
@@ -87,6 +106,11 @@ impl Lane {
                 self.account.lost(batch.messages);
             }
         }
+    }
+
+    /// What tells it to begin a new file if the old one was renamed or removed.
+    pub(super) fn reopen(&self) -> Arc<Notify> {
+        Arc::clone(&self.reopen)
     }
 
     pub(super) fn report(&self) -> SinkReport {
@@ -149,37 +173,155 @@ struct Worker {
     name: String,
     output: Box<dyn Output>,
     queue: Receiver,
+    /// What is gathered before it is written, and never more than half of the queue.
+    gather: Option<Gather>,
     account: Arc<Account>,
     abandoned: Arc<AtomicBool>,
+    reopen: Arc<Notify>,
+    /// Until then the disk is not asked again whether it has room.
+    full_until: Option<Instant>,
     _alive: mpsc::Sender<()>,
 }
 
+/// Messages that wait to be written together. They are copied, so that the memory of their batches is free for others.
+#[derive(Default)]
+struct Gathered {
+    frames: BytesMut,
+    messages: u64,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+impl Gathered {
+    fn add(&mut self, batch: &Batch) {
+        self.frames.extend_from_slice(&batch.frames);
+        self.messages += batch.messages;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn take(&mut self) -> Batch {
+        self.since = None;
+        Batch {
+            frames: self.frames.split().freeze(),
+            messages: mem::take(&mut self.messages),
+        }
+    }
+}
+
 impl Worker {
-    fn run(mut self) {
-        while let Some(batch) = self.queue.blocking_recv() {
-            if self.abandoned.load(Relaxed) {
-                return;
-            }
-            let result = self.output.write(&batch);
-            let (written, error) = match result {
-                Ok(written) => (written, None),
-                Err(Failure { written, error }) => (written, Some(error)),
+    async fn run(mut self) {
+        let mut gathered = Gathered::default();
+        loop {
+            let now = Instant::now();
+            let written_at = self
+                .gather
+                .zip(gathered.since)
+                .map(|(gather, since)| since + gather.age);
+            let turn_at = self.output.next_turn().map(|left| now + left);
+            let due = written_at.into_iter().chain(turn_at).min();
+            let next = tokio::select! {
+                biased;
+                () = self.reopen.notified() => Next::Reopen,
+                batch = self.queue.recv() => batch.map_or(Next::End, Next::Batch),
+                () = until(due) => Next::Due,
             };
-            self.count(written);
-            if error.is_none() {
-                self.account.delays.note(&batch);
-            }
-            if let Some(error) = error {
-                self.account.become_state(self.end_by(&error));
-                self.account
-                    .lost(batch.messages.saturating_sub(written.messages));
-            }
-            self.queue.done(&batch);
-            if self.account.state().is_over() {
-                return self.lose_the_rest();
+            let go_on = match next {
+                Next::Batch(batch) => match self.gather {
+                    Some(gather) => {
+                        gathered.add(&batch);
+                        drop(batch);
+                        gathered.frames.len() < gather.bytes || self.write(&gathered.take())
+                    }
+                    None => self.write(&batch),
+                },
+                Next::Due => {
+                    let now = Instant::now();
+                    let go_on =
+                        written_at.is_none_or(|at| now < at) || self.write(&gathered.take());
+                    if go_on && turn_at.is_some_and(|at| now >= at) {
+                        self.output.turn();
+                    }
+                    go_on
+                }
+                Next::Reopen => {
+                    let go_on = self.write(&gathered.take());
+                    self.output.reopen();
+                    go_on
+                }
+                Next::End => {
+                    if self.write(&gathered.take()) {
+                        self.finish();
+                    }
+                    return;
+                }
+            };
+            if !go_on {
+                return self.lose_the_rest().await;
             }
         }
+    }
+
+    /// Writes it and accounts for it; false if the sink has ended.
+    fn write(&mut self, batch: &Batch) -> bool {
+        if batch.messages == 0 && batch.frames.is_empty() {
+            return true;
+        }
+        if self.abandoned.load(Relaxed) {
+            return false;
+        }
+        if self.full_until.is_some_and(|until| Instant::now() < until) {
+            add(&self.account.disk_full, batch.messages);
+            self.queue.done(batch);
+            return true;
+        }
+        match self.output.write(batch) {
+            Ok(written) => {
+                self.count(written);
+                self.account.delays.note(batch);
+                if self.full_until.take().is_some() {
+                    info!(output = self.name, "there is room again");
+                    self.account.become_state(SinkState::Running);
+                }
+            }
+            Err(Failure {
+                written,
+                error,
+                resumable,
+            }) => {
+                self.count(written);
+                let lost = batch
+                    .messages
+                    .saturating_sub(written.messages + written.unfit);
+                if resumable && is_full(&error) {
+                    self.wait_for_room(&error, lost);
+                } else {
+                    self.account.become_state(self.end_by(&error));
+                    self.account.lost(lost);
+                }
+            }
+        }
+        self.queue.done(batch);
+        !self.account.state().is_over()
+    }
+
+    /// Drops messages for a while instead of asking a full disk for each.
+    fn wait_for_room(&mut self, error: &io::Error, lost: u64) {
+        if self.full_until.is_none() {
+            warn!(output = self.name, %error, "messages are dropped until there is room");
+        }
+        self.full_until = Some(Instant::now() + FULL_PAUSE);
+        let full = format!("{}: {error}", self.name);
+        self.account.become_state(SinkState::Waiting(full));
+        add(&self.account.disk_full, lost);
+    }
+
+    fn finish(&mut self) {
+        let dropped = self.account.disk_full.load(Relaxed);
         let end = match self.output.finish() {
+            Ok(()) if dropped > 0 => SinkState::Failed(format!(
+                "{}: No space left on the disk: {dropped} messages were dropped",
+                self.name
+            )),
             Ok(()) => SinkState::Finished,
             Err(error) => self.end_by(&error),
         };
@@ -187,8 +329,9 @@ impl Worker {
     }
 
     fn count(&self, written: Written) {
-        self.account.written.fetch_add(written.messages, Relaxed);
-        self.account.written_bytes.fetch_add(written.bytes, Relaxed);
+        add(&self.account.written, written.messages);
+        add(&self.account.written_bytes, written.bytes);
+        add(&self.account.unfit, written.unfit);
     }
 
     fn end_by(&self, error: &io::Error) -> SinkState {
@@ -198,19 +341,44 @@ impl Worker {
         }
     }
 
-    fn lose_the_rest(mut self) {
+    async fn lose_the_rest(mut self) {
+        if self.abandoned.load(Relaxed) {
+            return;
+        }
         self.queue.close();
-        while let Some(batch) = self.queue.blocking_recv() {
+        while let Some(batch) = self.queue.recv().await {
             self.account.lost(batch.messages);
             self.queue.done(&batch);
         }
     }
 }
 
+/// What the thread does next.
+enum Next {
+    Batch(Batch),
+    /// Something's time has come.
+    Due,
+    Reopen,
+    /// Nothing more is to come.
+    End,
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -264,6 +432,71 @@ mod tests {
             panic!("{report:?}")
         };
         assert!(error.starts_with("file:test: "), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_that_gets_room_again_is_written_to_again_and_the_end_tells_of_it() {
+        let (gate, mut output) = Gated::new();
+        output.fails_after = Some((1, ErrorKind::StorageFull));
+        output.resumes = true;
+        gate.send(usize::MAX).expect("it waits");
+        let mut lane = lane(output, 1000);
+        while lane.report().written < 7 {
+            assert!(!lane.report().state.is_over(), "{:?}", lane.report());
+            lane.send(&batch(100, 3));
+            thread::yield_now(); // more than a pause long
+        }
+        let report = lane.finish(soon());
+        assert!(
+            report.dropped.disk_full >= 2 && report.is_balanced(),
+            "{report:?}"
+        );
+        assert_eq!(
+            report.dropped.total(),
+            report.dropped.disk_full + report.dropped.queue_full
+        );
+        assert!(
+            matches!(&report.state, SinkState::Failed(error) if error.contains("No space left")),
+            "{report:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_gathered_is_written_together_and_at_the_end() {
+        let (gate, mut output) = Gated::new();
+        output.gathers = Some(Gather {
+            bytes: 250,
+            age: Duration::from_hours(1),
+        });
+        // Two writes: three batches of 100 bytes, and the one that is left.
+        gate.send(2).expect("it waits");
+        drop(gate); // a third would fail
+        let mut lane = lane(output, 1000);
+        for _ in 0..4 {
+            lane.send(&batch(100, 3));
+        }
+        while lane.report().written < 9 {
+            assert!(!lane.report().state.is_over(), "{:?}", lane.report());
+            thread::yield_now();
+        }
+        assert_eq!(lane.report().queued, 3);
+        let report = lane.finish(soon());
+        assert_eq!((report.written, report.queued), (12, 0));
+    }
+
+    #[test]
+    fn what_is_gathered_is_written_when_it_is_old_enough() {
+        let (gate, mut output) = Gated::new();
+        output.gathers = Some(Gather {
+            bytes: 250,
+            age: Duration::from_millis(5),
+        });
+        gate.send(usize::MAX).expect("it waits");
+        let mut lane = lane(output, 1000);
+        lane.send(&batch(100, 3));
+        while lane.report().written < 3 {
+            thread::yield_now();
+        }
     }
 
     #[test]
@@ -334,7 +567,7 @@ mod tests {
             "text:-".to_owned(),
             Box::new(Panicking),
             1000,
-            Arc::default(),
+            Arc::new(Account::new(Arc::default())),
         )
         .expect("a thread");
         lane.send(&batch(1, 1));
@@ -347,6 +580,9 @@ mod tests {
         open: usize,
         written: usize,
         fails_after: Option<(usize, ErrorKind)>,
+        /// It fails once and then works again.
+        resumes: bool,
+        gathers: Option<Gather>,
     }
 
     impl Gated {
@@ -359,6 +595,8 @@ mod tests {
                     open: 0,
                     written: 0,
                     fails_after: None,
+                    resumes: false,
+                    gathers: None,
                 },
             )
         }
@@ -370,6 +608,7 @@ mod tests {
                 let closed = |_| Failure {
                     written: Written::default(),
                     error: ErrorKind::TimedOut.into(),
+                    resumable: false,
                 };
                 self.open = self.gate.recv().map_err(closed)?;
             }
@@ -377,19 +616,29 @@ mod tests {
             if let Some((after, kind)) = self.fails_after
                 && self.written == after
             {
+                if self.resumes {
+                    self.fails_after = None;
+                }
                 return Err(Failure {
                     written: Written {
                         messages: 1,
                         bytes: 10,
+                        unfit: 0,
                     },
                     error: kind.into(),
+                    resumable: self.resumes,
                 });
             }
             self.written += 1;
             Ok(Written {
                 messages: batch.messages,
                 bytes: batch.frames.len() as u64,
+                unfit: 0,
             })
+        }
+
+        fn gather(&self) -> Option<Gather> {
+            self.gathers
         }
 
         fn finish(&mut self) -> io::Result<()> {
@@ -402,7 +651,7 @@ mod tests {
             "file:test".to_owned(),
             Box::new(output),
             queue_bytes,
-            Arc::default(),
+            Arc::new(Account::new(Arc::default())),
         )
         .expect("a thread")
     }

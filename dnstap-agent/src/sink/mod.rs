@@ -1,5 +1,4 @@
-//! Owns the outputs: text and JSON lines, Frame Streams files, collectors behind sockets; several at once, none able to
-//! harm another or the tap.
+//! Owns the outputs: files of several forms, collectors behind sockets; several at once, none able to harm another or the tap.
 //!
 //! ```text
 //!                      /-> queue (bytes-bounded) -> thread -> output (file, stdout)
@@ -15,38 +14,53 @@
 //! `sent = written + dropped (by reason) + still queued`.
 //!
 //! It refuses to guess: an output that cannot be opened is an error before the tap starts, with the cause and the fix.
-//! An output that fails later ends for good, says why in its report, and counts what it misses. A collector need not be there
-//! at the start, and may go and come back.
+//! An output that fails later ends for good, says why in its report, and counts what it misses; but a full disk may get
+//! room again. A collector need not be there at the start, and may go and come back.
+//!
+//! A file is made of a head, pieces and a foot (`volume`); a piece is a batch turned into content (`file`); `series` has the files of
+//! one output after each other, `names` what they are called.
 
+mod access;
 mod backlog;
+mod command;
 mod delay;
 mod device;
-mod frame_file;
+mod file;
 mod lane;
-mod line_file;
+mod names;
 mod open;
+mod options;
 mod output;
+mod piece;
 mod queue;
 mod report;
+mod series;
 mod socket;
 mod spec;
+mod volume;
 
 use std::{
+    convert::Infallible,
     io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 
 pub use self::{
     delay::Delay,
     open::{OpenError, Problem},
-    report::{Dropped, Health, SinkReport, SinkState},
-    spec::{FORMS, OutputSpec, Place, SpecError},
+    options::{FileOptions, OptionError},
+    report::{Dropped, Files, Health, SinkReport, SinkState},
+    spec::{FORMS, FileSpec, OutputSpec, Place, SpecError},
 };
-use self::{lane::Lane, queue::Depth, socket::SocketLane};
+use self::{lane::Lane, queue::Depth, report::Account, socket::SocketLane};
+pub use crate::content::Content;
 
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +95,30 @@ pub struct SinkSet {
     room: Arc<Notify>,
 }
 
+/// Has files that were renamed or removed begin anew; from any thread.
+#[derive(Debug, Clone)]
+pub struct Reopener(Vec<Arc<Notify>>);
+
+impl Reopener {
+    /// Tells all files of the set. Never blocks.
+    pub fn reopen(&self) {
+        for lane in &self.0 {
+            lane.notify_one();
+        }
+    }
+
+    /// Tells them at each SIGHUP from now on; never ends. Fails if the system takes no handler.
+    pub fn on_hangup(self) -> io::Result<impl Future<Output = Infallible>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        Ok(async move {
+            while hangup.recv().await.is_some() {
+                self.reopen();
+            }
+            std::future::pending().await
+        })
+    }
+}
+
 #[derive(Debug)]
 enum Sink {
     Thread(Lane),
@@ -90,24 +128,32 @@ enum Sink {
 impl SinkSet {
     /// Opens all outputs, or tells everything that is wrong with them.
     ///
-    /// Existing regular files are overwritten, once all outputs are open. Standard output and each path can be named once.
+    /// Existing regular files are overwritten, or moved aside by outputs that rotate, once all outputs are open. Standard output and each path can be named once.
     /// A named pipe is waited for until somebody reads it, like any program does.
     pub fn open(specs: &[OutputSpec], options: SinkOptions) -> Result<Self, OpenError> {
         let room = Arc::<Notify>::default();
         let mut sinks = Vec::new();
         let mut couriers = Vec::new();
-        for (spec, output) in specs.iter().zip(open::open_all(specs)?) {
+        let accounts: Vec<_> = specs
+            .iter()
+            .map(|_| Arc::new(Account::new(Arc::new(Depth::new(Arc::clone(&room))))))
+            .collect();
+        let counters: Vec<_> = accounts
+            .iter()
+            .map(|account| Arc::clone(&account.files))
+            .collect();
+        let outputs = open::open_all(specs, &counters)?;
+        for ((spec, output), account) in specs.iter().zip(outputs).zip(accounts) {
             let name = spec.to_string();
-            let depth = Arc::new(Depth::new(Arc::clone(&room)));
             sinks.push(match (spec, output) {
                 (OutputSpec::Socket(address), _) => {
                     let (lane, courier) =
-                        SocketLane::new(name, address.clone(), options.queue_bytes, depth);
+                        SocketLane::new(name, address.clone(), options.queue_bytes, account);
                     couriers.push(courier);
                     Sink::Socket(lane)
                 }
                 (_, Some(output)) => Sink::Thread(
-                    Lane::start(name, output, options.queue_bytes, depth)
+                    Lane::start(name, output, options.queue_bytes, account)
                         .map_err(|error| no_thread(spec, error))?,
                 ),
                 (_, None) => continue,
@@ -165,6 +211,16 @@ impl SinkSet {
     #[must_use]
     pub fn room(&self) -> Arc<Notify> {
         Arc::clone(&self.room)
+    }
+
+    /// What tells all files that they may have been renamed.
+    #[must_use]
+    pub fn reopener(&self) -> Reopener {
+        let lanes = self.sinks.iter().filter_map(|sink| match sink {
+            Sink::Thread(lane) => Some(lane.reopen()),
+            Sink::Socket(_) => None,
+        });
+        Reopener(lanes.collect())
     }
 
     /// Every sink's account now.
@@ -230,11 +286,17 @@ mod tests {
     fn all_outputs_get_the_same_messages() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
+        let spec = |form: &str, name: &str| {
+            format!("{form}:{}", path(name).display())
+                .parse()
+                .expect("valid")
+        };
         let specs = [
-            OutputSpec::File(Place::Path(path("a.fstrm"))),
-            OutputSpec::Text(Place::Path(path("a.txt"))),
-            OutputSpec::Json(Place::Path(path("a.json"))),
-            OutputSpec::Text(Place::Path("/dev/full".into())),
+            spec("file", "a.fstrm"),
+            spec("text", "a.txt"),
+            spec("json", "a.json"),
+            "text:/dev/full".parse().expect("valid"),
+            spec("pcap", "a.pcap"),
         ];
         let mut sinks = SinkSet::open(&specs, SinkOptions::default()).expect("opened");
         for _ in 0..10 {
@@ -249,6 +311,20 @@ mod tests {
                 "{report:?}"
             );
         }
+        let packets = &reports[4];
+        assert_eq!(
+            (
+                packets.written,
+                packets.dropped.unfit,
+                packets.is_balanced()
+            ),
+            (0, 70, true),
+            "no DNS in them"
+        );
+        assert_eq!(
+            fs::read(path("a.pcap")).expect("read"),
+            crate::pcap::FILE_HEADER
+        );
         let full = &reports[3];
         assert_eq!(
             (full.written, full.dropped.io_error, full.is_balanced()),
@@ -273,7 +349,7 @@ mod tests {
 
     #[test]
     fn health_tells_when_nobody_is_left() {
-        let full = OutputSpec::Text(Place::Path("/dev/full".into()));
+        let full = "text:/dev/full".parse().expect("valid");
         let mut sinks = SinkSet::open(&[full], SinkOptions::default()).expect("opened");
         assert!(!sinks.health().all_over());
         sinks.send(&batch(1));

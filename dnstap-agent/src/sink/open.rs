@@ -1,7 +1,7 @@
 //! Owns opening the outputs: all are tried, every problem is told at once with its cause and its fix, and only when all
-//! are open is an existing file emptied (as `tcpdump -w` does).
+//! are open is an existing file emptied (as `tcpdump -w` does), or left aside if the output rotates.
 //!
-//! New files get mode 0640, for they hold names and addresses; descriptors are closed on exec (std does that).
+//! New files get mode 0640 unless told otherwise, for they hold names and addresses; descriptors are closed on exec (std does that).
 
 use std::{
     collections::HashSet,
@@ -10,16 +10,23 @@ use std::{
     io::{self, ErrorKind, IsTerminal as _},
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::Path,
+    sync::Arc,
 };
 
+use jiff::Timestamp;
+
 use super::{
-    OutputSpec, Place, device::Descriptor, frame_file::FrameFile, line_file::LineFile,
+    FileOptions, FileSpec, OutputSpec, Place,
+    access::Access,
+    device::Descriptor,
+    file::{Composer, FileOutput},
+    names::{Names, create_free},
     output::Output,
+    report::FileCounters,
+    series::{Clock, First, Series},
+    volume::Volume,
 };
-use crate::{
-    render::Format,
-    socket::{self, Address},
-};
+use crate::socket::{self, Address};
 
 /// Why the outputs could not be opened: every problem, each with the output, the cause and the fix.
 #[derive(Debug)]
@@ -57,38 +64,47 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens all outputs, in order. For a socket there is nothing to open yet: `None`.
-pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
+/// Opens all outputs, in order; `counters` are those of each. For a socket there is nothing to open yet: `None`.
+pub(super) fn open_all(
+    specs: &[OutputSpec],
+    counters: &[Arc<FileCounters>],
+) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     let mut opened = Vec::new();
-    for spec in specs {
-        if seen.insert(Target::of(spec)) {
-            match open_descriptor(spec) {
-                Ok(open) => opened.push((spec, open)),
-                Err((message, error)) => problems.push(Problem {
-                    output: spec.to_string(),
-                    message,
-                    error,
-                }),
+    for (spec, counters) in specs.iter().zip(counters) {
+        let result = match spec {
+            OutputSpec::File(file) if seen.insert(Target::Place(&file.place)) => {
+                open_file(file).map(|open| Some((file, open, counters)))
             }
-        } else {
-            let message = match Target::of(spec) {
-                Target::Place(Place::Stdout) => {
-                    "standard output is already taken by another output; give one of them a path"
-                }
-                Target::Place(Place::Path(_)) => {
-                    "another output has the same path; give one of them another"
-                }
-                Target::Socket(_) => {
-                    "another output goes to the same collector, which would get everything twice"
-                }
-            };
-            problems.push(Problem {
+            OutputSpec::Socket(address) if seen.insert(Target::Socket(address)) => {
+                check_socket(address).map(|()| None)
+            }
+            OutputSpec::File(FileSpec {
+                place: Place::Stdout,
+                ..
+            }) => Err((
+                "standard output is already taken by another output; give one of them a path"
+                    .to_owned(),
+                None,
+            )),
+            OutputSpec::File(_) => Err((
+                "another output has the same path; give one of them another".to_owned(),
+                None,
+            )),
+            OutputSpec::Socket(_) => Err((
+                "another output goes to the same collector, which would get everything twice"
+                    .to_owned(),
+                None,
+            )),
+        };
+        match result {
+            Ok(open) => opened.push((spec, open)),
+            Err((message, error)) => problems.push(Problem {
                 output: spec.to_string(),
-                message: message.to_owned(),
-                error: None,
-            });
+                message,
+                error,
+            }),
         }
     }
     if !problems.is_empty() {
@@ -96,7 +112,10 @@ pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output
     }
     let mut outputs = Vec::new();
     for (spec, open) in opened {
-        match open.map(|open| open.start(spec)).transpose() {
+        match open
+            .map(|(file, open, counters)| open.start(file, counters))
+            .transpose()
+        {
             Ok(output) => outputs.push(output),
             Err(error) => problems.push(Problem {
                 output: spec.to_string(),
@@ -112,28 +131,6 @@ pub(super) fn open_all(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output
     }
 }
 
-struct Open {
-    file: File,
-    /// A regular file that is ours alone.
-    regular: bool,
-}
-
-impl Open {
-    fn start(self, spec: &OutputSpec) -> io::Result<Box<dyn Output>> {
-        let device = if self.regular {
-            self.file.set_len(0)?;
-            Descriptor::file(self.file, true)
-        } else {
-            Descriptor::stream(self.file)
-        };
-        Ok(match spec {
-            OutputSpec::Text(_) => Box::new(LineFile::new(device, Format::Text)),
-            OutputSpec::Json(_) => Box::new(LineFile::new(device, Format::Json)),
-            OutputSpec::File(_) | OutputSpec::Socket(_) => Box::new(FrameFile::start(device)?),
-        })
-    }
-}
-
 /// What no two outputs can share.
 #[derive(PartialEq, Eq, Hash)]
 enum Target<'a> {
@@ -141,59 +138,94 @@ enum Target<'a> {
     Socket(&'a Address),
 }
 
-impl<'a> Target<'a> {
-    fn of(spec: &'a OutputSpec) -> Self {
-        match spec {
-            OutputSpec::Text(place) | OutputSpec::Json(place) | OutputSpec::File(place) => {
-                Self::Place(place)
+/// Where the bytes of an output go.
+enum Open {
+    /// What can only be written on: a pipe, a device, standard output.
+    Stream(File),
+    /// A regular file that is ours alone, and who may read it.
+    Regular(First, Access),
+}
+
+impl Open {
+    fn start(self, spec: &FileSpec, counters: &Arc<FileCounters>) -> io::Result<Box<dyn Output>> {
+        let mut composer = Composer::new(spec.content, spec.options.zstd)?;
+        let frame = composer.frame()?;
+        let (volume, series) = match self {
+            Self::Stream(file) => (Volume::start(Descriptor::stream(file), &frame)?, None),
+            Self::Regular(first, access) => {
+                let clock: Clock = Arc::new(Timestamp::now);
+                let counters = Arc::clone(counters);
+                let (series, volume) =
+                    Series::begin(first, &spec.options, access, frame, clock, counters)?;
+                (volume, Some(series))
             }
-            OutputSpec::Socket(address) => Self::Socket(address),
-        }
+        };
+        Ok(Box::new(FileOutput::new(composer, volume, series)))
     }
 }
 
-fn open_descriptor(spec: &OutputSpec) -> Result<Option<Open>, (String, Option<io::Error>)> {
-    let place = match Target::of(spec) {
-        Target::Socket(Address::Tls(tls)) => {
-            return match socket::connector(tls) {
-                Ok(_) => Ok(None),
-                Err(error) => Err((error.to_string(), Some(error))),
-            };
-        }
-        Target::Socket(_) => return Ok(None),
-        Target::Place(place) => place,
-    };
-    match place {
+type Cause = (String, Option<io::Error>);
+
+fn check_socket(address: &Address) -> Result<(), Cause> {
+    match address {
+        Address::Tls(tls) => socket::connector(tls)
+            .map(drop)
+            .map_err(|error| (error.to_string(), Some(error))),
+        _ => Ok(()),
+    }
+}
+
+fn open_file(spec: &FileSpec) -> Result<Open, Cause> {
+    match &spec.place {
         Place::Stdout => {
             let stdout = io::stdout();
-            if matches!(spec, OutputSpec::File(_)) && stdout.is_terminal() {
-                let message = "Frame Streams is binary and standard output is a terminal; use a pipe or `file:PATH`";
+            if (spec.content.is_binary() || spec.options.zstd) && stdout.is_terminal() {
+                let message =
+                    "this form is binary and standard output is a terminal; use a pipe or a path";
                 return Err((message.to_owned(), None));
             }
             match stdout.as_fd().try_clone_to_owned() {
-                Ok(descriptor) => Ok(Some(Open {
-                    file: descriptor.into(),
-                    regular: false,
-                })),
+                Ok(descriptor) => Ok(Open::Stream(descriptor.into())),
                 Err(error) => Err((format!("standard output: {error}"), Some(error))),
             }
         }
-        Place::Path(path) => open_path(path)
-            .map(Some)
-            .map_err(|error| (explain(path, &error), Some(error))),
+        Place::Path(path) => {
+            let access = Access::new(&spec.options).map_err(|unknown| (unknown, None))?;
+            let open =
+                open_path(path, access).map_err(|error| (explain(path, &error), Some(error)))?;
+            let plain = FileOptions {
+                zstd: spec.options.zstd,
+                ..FileOptions::default()
+            };
+            if matches!(open, Open::Stream(_)) && spec.options != plain {
+                let message = "no regular file, so it takes no option but `compress=zstd`";
+                return Err((message.to_owned(), None));
+            }
+            Ok(open)
+        }
     }
 }
 
-fn open_path(path: &Path) -> io::Result<Open> {
-    // Not truncated yet: another output may still turn out to be impossible.
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .open(path)?;
-    let regular = file.metadata()?.is_file();
-    Ok(Open { file, regular })
+fn open_path(path: &Path, access: Access) -> io::Result<Open> {
+    let names = Names::new(path);
+    let live = names.live(Timestamp::now())?;
+    let (file, live) = if names.is_timed() {
+        create_free(&live)?
+    } else {
+        // Not truncated yet: another output may still turn out to be impossible.
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&live)?;
+        (file, live)
+    };
+    Ok(if file.metadata()?.is_file() {
+        Open::Regular(First { names, live, file }, access)
+    } else {
+        Open::Stream(file)
+    })
 }
 
 /// The cause and the fix in words.
@@ -244,7 +276,7 @@ fn explain(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -253,7 +285,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (new, old) = (folder.path().join("new"), folder.path().join("old"));
         fs::write(&old, "x".repeat(1000)).expect("written");
-        open_all(&[file(&new), file(&old)]).expect("opened");
+        opened(&[file(&new), file(&old)]).expect("opened");
         let mode = fs::metadata(&new).expect("there").permissions().mode();
         assert_eq!(mode & 0o137, 0, "{mode:o}"); // 0640 under whatever umask
         assert_eq!(fs::read(&new).expect("read"), fs::read(&old).expect("read"));
@@ -274,20 +306,27 @@ mod tests {
             file(&folder.path().join("no/such.fstrm")),
             file(folder.path()),
             file(&old.join("below-a-file")),
-            OutputSpec::Json(Place::Path(old.clone())),
-            OutputSpec::Text(Place::Stdout),
-            OutputSpec::Json(Place::Stdout),
+            spec(&format!("json:{}", old.display())),
+            spec("text:-"),
+            spec("json:-"),
+            spec(&format!(
+                "text:{}/x,owner=no-such-user",
+                folder.path().display()
+            )),
+            spec("text:/dev/null,mode=0600"),
         ];
-        let error = open_all(&specs).err().expect("cannot work");
+        let error = opened(&specs).err().expect("cannot work");
         let text = error.to_string();
         let told: Vec<&str> = text.lines().collect();
-        assert_eq!(told.len(), 5, "{text}");
+        assert_eq!(told.len(), 7, "{text}");
         for (told, part) in told.iter().zip([
             "mkdir -p",
             "is a folder",
             "not a folder",
             "same path",
             "already taken",
+            "no user no-such-user",
+            "no regular file",
         ]) {
             assert!(
                 told.starts_with("cannot open output ") && told.contains(part),
@@ -299,14 +338,22 @@ mod tests {
 
     #[test]
     fn a_device_is_written_as_a_stream() {
-        open_all(&[file(Path::new("/dev/null"))]).expect("opened");
-        let error = open_all(&[file(Path::new("/dev/full"))])
+        opened(&[file(Path::new("/dev/null"))]).expect("opened");
+        let error = opened(&[file(Path::new("/dev/full"))])
             .err()
             .expect("no room");
         assert!(error.to_string().contains("No space left"), "{error}");
     }
 
+    fn opened(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
+        open_all(specs, &vec![Arc::default(); specs.len()])
+    }
+
     fn file(path: &Path) -> OutputSpec {
-        OutputSpec::File(Place::Path(PathBuf::from(path)))
+        spec(&format!("file:{}", path.display()))
+    }
+
+    fn spec(text: &str) -> OutputSpec {
+        text.parse().expect("valid")
     }
 }

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | sender | the ring's reader thread, through [`SinkSet::send`](super::SinkSet::send); one only |
-//! | receiver | the sink's thread ([`Receiver::blocking_recv`]); a tokio task could await the same queue |
+//! | receiver | the sink's thread; one only |
 //! | capacity | bytes of frames, the batch that is being written included |
 //! | when full | the new batch is refused; the sender counts it |
 //!
@@ -121,9 +121,9 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// The next batch; `None` when the sender is gone and all was taken out.
-    pub(super) fn blocking_recv(&mut self) -> Option<Batch> {
-        self.rx.blocking_recv()
+    /// The next batch; `None` when the sender is gone and all was taken out. Nothing is lost if the future is dropped.
+    pub(super) async fn recv(&mut self) -> Option<Batch> {
+        self.rx.recv().await
     }
 
     /// The batch is accounted for: its room is free again.
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(tx.try_send(batch(60)), Ok(()));
         assert_eq!(tx.try_send(batch(40)), Ok(()));
         assert_eq!(tx.try_send(batch(1)), Err(Refused::Full));
-        let first = rx.blocking_recv().expect("queued");
+        let first = rx.rx.blocking_recv().expect("queued");
         assert_eq!(
             tx.try_send(batch(60)),
             Err(Refused::Full),
@@ -171,9 +171,9 @@ mod tests {
         assert_eq!(tx.try_send(batch(100)), Ok(()));
         rx.close();
         assert_eq!(tx.try_send(batch(100)), Err(Refused::Closed));
-        let last = rx.blocking_recv().expect("taken before");
+        let last = rx.rx.blocking_recv().expect("taken before");
         rx.done(&last);
-        assert!(rx.blocking_recv().is_none());
+        assert!(rx.rx.blocking_recv().is_none());
         assert_eq!(tx.try_send(batch(10)), Err(Refused::Closed));
         assert_eq!((tx.depth.bytes(), tx.depth.messages()), (0, 0));
     }

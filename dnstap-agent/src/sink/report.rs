@@ -38,6 +38,8 @@ pub struct SinkReport {
     pub connections: u64,
     /// Messages that are not in the output.
     pub dropped: Dropped,
+    /// What became of its files.
+    pub files: Files,
     /// Messages taken and not yet written.
     pub queued: u64,
     /// Bytes of frames that these hold.
@@ -80,6 +82,10 @@ impl SinkReport {
             "queued_bytes": self.queued_bytes,
             "state": self.state.name(),
             "delay_ns": self.delay.map(|delay| json!({"p50": delay.p50_ns, "p99": delay.p99_ns, "max": delay.max_ns})),
+            "rotations": self.files.rotations,
+            "reopened": self.files.reopened,
+            "rotation_errors": self.files.rotation_errors,
+            "command_errors": self.files.command_errors,
             "error": error,
         })
     }
@@ -110,6 +116,11 @@ impl fmt::Display for SinkReport {
         if self.unconfirmed > 0 {
             write!(f, "; not confirmed: {}", self.unconfirmed)?;
         }
+        for (what, count) in self.files.table() {
+            if count > 0 {
+                write!(f, "; {what}: {count}")?;
+            }
+        }
         Ok(())
     }
 }
@@ -121,8 +132,12 @@ pub struct Dropped {
     pub queue_full: u64,
     /// The queue was full because there was no connection to the collector.
     pub disconnected: u64,
-    /// The output failed: disk full, device gone.
+    /// The disk was full.
+    pub disk_full: u64,
+    /// The output failed: device gone, disk broken.
     pub io_error: u64,
+    /// The output's form cannot show them: no DNS message in the frame.
+    pub unfit: u64,
     /// The reader of a pipe went away.
     pub closed: u64,
     /// Still queued when the time to finish was over, or when the collector was not there at the end.
@@ -132,11 +147,13 @@ pub struct Dropped {
 impl Dropped {
     /// The reasons and their counts, in a fixed order, for summaries and metrics.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
         [
             ("queue_full", self.queue_full),
             ("disconnected", self.disconnected),
+            ("disk_full", self.disk_full),
             ("io_error", self.io_error),
+            ("unfit", self.unfit),
             ("closed", self.closed),
             ("shutdown", self.shutdown),
         ]
@@ -149,6 +166,52 @@ impl Dropped {
     }
 }
 
+/// What became of the files of an output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Files that were left for the next.
+    pub rotations: u64,
+    /// Files that were begun on request, because others had renamed or removed the one before.
+    pub reopened: u64,
+    /// Failed attempts to begin a file or to delete old ones.
+    pub rotation_errors: u64,
+    /// Complete files whose program failed or was not run.
+    pub command_errors: u64,
+}
+
+impl Files {
+    /// The counts with their names, in a fixed order.
+    #[must_use]
+    pub fn table(&self) -> [(&'static str, u64); 4] {
+        [
+            ("rotations", self.rotations),
+            ("reopened", self.reopened),
+            ("rotation errors", self.rotation_errors),
+            ("command errors", self.command_errors),
+        ]
+    }
+}
+
+/// The counters behind [`Files`].
+#[derive(Debug, Default)]
+pub(super) struct FileCounters {
+    pub(super) rotations: AtomicU64,
+    pub(super) reopened: AtomicU64,
+    pub(super) rotation_errors: AtomicU64,
+    pub(super) command_errors: AtomicU64,
+}
+
+impl FileCounters {
+    fn now(&self) -> Files {
+        Files {
+            rotations: self.rotations.load(Relaxed),
+            reopened: self.reopened.load(Relaxed),
+            rotation_errors: self.rotation_errors.load(Relaxed),
+            command_errors: self.command_errors.load(Relaxed),
+        }
+    }
+}
+
 /// Whether a sink still works.
 ///
 /// ```text
@@ -156,15 +219,15 @@ impl Dropped {
 ///  | ^ | \--reader of the pipe gone--> Closed
 ///  | |  \--finish--> Finished
 ///  v |
-/// Waiting --finish--> Finished, or Failed if messages were left
+/// Waiting --finish--> Finished, or Failed if messages were left or the disk was full
 /// ```
 ///
-/// Sockets alone wait; what else fails, fails for good.
+/// Sockets wait for their collector, files for room on the disk; what else fails, fails for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkState {
     /// It takes messages.
     Running,
-    /// It has no connection now, for this reason, and tries again. It still takes messages.
+    /// It has no connection or no room now, for this reason, and tries again. It still takes messages.
     Waiting(String),
     /// Drained and ended as asked.
     Finished,
@@ -239,10 +302,13 @@ pub(super) struct Account {
     pub(super) connections: AtomicU64,
     pub(super) queue_full: AtomicU64,
     pub(super) disconnected: AtomicU64,
+    pub(super) disk_full: AtomicU64,
     pub(super) io_error: AtomicU64,
+    pub(super) unfit: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) shutdown: AtomicU64,
     pub(super) delays: Delays,
+    pub(super) files: Arc<FileCounters>,
     depth: Arc<Depth>,
     state: Mutex<SinkState>,
 }
@@ -257,13 +323,21 @@ impl Account {
             connections: AtomicU64::new(0),
             queue_full: AtomicU64::new(0),
             disconnected: AtomicU64::new(0),
+            disk_full: AtomicU64::new(0),
             io_error: AtomicU64::new(0),
+            unfit: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             shutdown: AtomicU64::new(0),
             delays: Delays::default(),
+            files: Arc::default(),
             depth,
             state: Mutex::new(SinkState::Running),
         }
+    }
+
+    /// How much waits.
+    pub(super) fn depth(&self) -> Arc<Depth> {
+        Arc::clone(&self.depth)
     }
 
     pub(super) fn state(&self) -> SinkState {
@@ -311,10 +385,13 @@ impl Account {
             dropped: Dropped {
                 queue_full: self.queue_full.load(Relaxed),
                 disconnected: self.disconnected.load(Relaxed),
+                disk_full: self.disk_full.load(Relaxed),
                 io_error: self.io_error.load(Relaxed),
+                unfit: self.unfit.load(Relaxed),
                 closed: self.closed.load(Relaxed),
                 shutdown: self.shutdown.load(Relaxed),
             },
+            files: self.files.now(),
             queued,
             queued_bytes: self.depth.bytes() as u64,
             delay: self.delays.summary(),

@@ -1,16 +1,17 @@
-//! Owns what an operator may write after `-o`: which form, and to where.
+//! Owns what an operator may write after `-o`: which form, and to where; `options` has what may follow.
 //!
 //! It parses and prints, and opens nothing; that is `open`'s task.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
 
-use crate::socket::{Address, AddressError};
+use super::options::{FileOptions, OptionError};
+use crate::{
+    content::Content,
+    sandbox::Duties,
+    socket::{Address, AddressError},
+};
 
 /// Where an output's bytes go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,46 +25,64 @@ pub enum Place {
 /// One output, as named by `-o`.
 ///
 /// ```
-/// use dnstap_agent::sink::{OutputSpec, Place};
+/// use dnstap_agent::sink::{Content, OutputSpec};
 ///
-/// assert_eq!("-".parse(), Ok(OutputSpec::Text(Place::Stdout)));
+/// let spec: OutputSpec = "file:/tmp/a.fstrm,rotate-size=100M,keep=24".parse()?;
+/// assert_eq!(spec.to_string(), "file:/tmp/a.fstrm");
+/// let OutputSpec::File(file) = spec else { panic!() };
+/// assert_eq!((file.content, file.options.keep), (Content::Dnstap, Some(24)));
 /// assert_eq!("tcp:localhost:6000".parse::<OutputSpec>()?.to_string(), "tcp:localhost:6000");
-/// assert_eq!("file:/tmp/a.fstrm".parse(), Ok(OutputSpec::File(Place::Path("/tmp/a.fstrm".into()))));
 /// assert!("/tmp/a.fstrm".parse::<OutputSpec>().is_err());
 /// # Ok::<(), dnstap_agent::sink::SpecError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum OutputSpec {
-    /// One readable line per message: `-`, `text:-`, `text:PATH`.
-    Text(Place),
-    /// One JSON object per line: `json:-`, `json:PATH`.
-    Json(Place),
-    /// A Frame Streams file: `file:PATH`, and `file:-` for a pipe.
-    File(Place),
+    /// A file, or standard output.
+    File(FileSpec),
     /// A collector that takes Frame Streams over a socket: `unix:PATH`, `tcp:HOST:PORT`, `tls:HOST:PORT,...`.
     Socket(Address),
 }
 
 impl OutputSpec {
-    /// The path, unless it is standard output or a socket.
+    /// What writing to all of them takes.
     #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Text(Place::Path(path))
-            | Self::Json(Place::Path(path))
-            | Self::File(Place::Path(path)) => Some(path),
-            _ => None,
+    pub fn duties(specs: &[Self]) -> Duties {
+        Duties {
+            paths: specs.iter().any(Self::uses_paths),
+            owners: specs.iter().any(Self::changes_access),
+            commands: specs.iter().any(Self::runs_commands),
+            ..Duties::default()
         }
     }
 
     /// Whether writing there takes names of files: of its own, of a unix socket, of certificates.
-    #[must_use]
-    pub fn uses_paths(&self) -> bool {
+    fn uses_paths(&self) -> bool {
         match self {
-            Self::Text(place) | Self::Json(place) | Self::File(place) => *place != Place::Stdout,
+            Self::File(file) => file.place != Place::Stdout,
             Self::Socket(address) => !matches!(address, Address::Tcp { .. }),
         }
     }
+
+    /// Whether it changes the owner or the mode of files, which may be others'.
+    fn changes_access(&self) -> bool {
+        matches!(self, Self::File(file) if file.options.owner.is_some() || file.options.mode.is_some())
+    }
+
+    /// Whether it runs a program.
+    fn runs_commands(&self) -> bool {
+        matches!(self, Self::File(file) if file.options.exec.is_some())
+    }
+}
+
+/// What is written where, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileSpec {
+    /// What the file holds.
+    pub content: Content,
+    /// Where it is.
+    pub place: Place,
+    /// What is behind the first comma.
+    pub options: FileOptions,
 }
 
 /// What is wrong with the text after `-o`.
@@ -78,6 +97,9 @@ pub enum SpecError {
     /// A form with nothing after the colon.
     #[error("`{0}` does not say where to; {FORMS}")]
     NoPlace(String),
+    /// An option that cannot be.
+    #[error("`{0}`: {1}")]
+    Option(String, OptionError),
     /// A socket that cannot be.
     #[error(transparent)]
     Socket(#[from] AddressError),
@@ -85,46 +107,69 @@ pub enum SpecError {
 
 /// The valid forms, for messages and help.
 pub const FORMS: &str = "valid outputs are `-` or `text:-` (one line per message), `json:-` (one JSON object per line), \
-     `text:PATH`, `json:PATH`, `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH`, \
+     `yaml:-` (one YAML document per message), `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, \
+     `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH`, \
      `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams)";
+
+/// What stands before the colon.
+const CONTENTS: [(&str, Content); 5] = [
+    ("text", Content::Text),
+    ("json", Content::Json),
+    ("yaml", Content::Yaml),
+    ("pcap", Content::Pcap),
+    ("file", Content::Dnstap),
+];
 
 impl FromStr for OutputSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
         if text == "-" {
-            return Ok(Self::Text(Place::Stdout));
+            return "text:-".parse();
         }
-        let (form, place): (fn(Place) -> Self, _) = match text.split_once(':') {
-            Some(("text", place)) => (Self::Text, place),
-            Some(("json", place)) => (Self::Json, place),
-            Some(("file", place)) => (Self::File, place),
-            Some(("unix" | "tcp" | "tls", _)) => {
-                let address: Address = text.parse()?;
-                return match address.port() {
-                    Some(0) => Err(AddressError::HostPort(text.to_owned()).into()),
-                    _ => Ok(Self::Socket(address)),
-                };
-            }
-            _ => return Err(SpecError::UnknownForm(text.to_owned())),
+        let unknown = || SpecError::UnknownForm(text.to_owned());
+        let (form, rest) = text.split_once(':').ok_or_else(unknown)?;
+        if let "unix" | "tcp" | "tls" = form {
+            let address: Address = text.parse()?;
+            return match address.port() {
+                Some(0) => Err(AddressError::HostPort(text.to_owned()).into()),
+                _ => Ok(Self::Socket(address)),
+            };
+        }
+        let (_, content) = CONTENTS
+            .into_iter()
+            .find(|(known, _)| *known == form)
+            .ok_or_else(unknown)?;
+        let (place, options) = rest
+            .split_once(',')
+            .map_or((rest, None), |(place, options)| (place, Some(options)));
+        let place = match place {
+            "" => return Err(SpecError::NoPlace(text.to_owned())),
+            "-" => Place::Stdout,
+            path => Place::Path(path.into()),
         };
-        match place {
-            "" => Err(SpecError::NoPlace(text.to_owned())),
-            "-" => Ok(form(Place::Stdout)),
-            path => Ok(form(Place::Path(path.into()))),
-        }
+        let options = FileOptions::parse(options, &place)
+            .map_err(|error| SpecError::Option(text.to_owned(), error))?;
+        Ok(Self::File(FileSpec {
+            content,
+            place,
+            options,
+        }))
     }
 }
 
+/// Without its options: the name that reports give it.
 impl fmt::Display for OutputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (form, place) = match self {
-            Self::Text(place) => ("text", place),
-            Self::Json(place) => ("json", place),
-            Self::File(place) => ("file", place),
+        let file = match self {
+            Self::File(file) => file,
             Self::Socket(address) => return address.fmt(f),
         };
-        match place {
+        let form = CONTENTS
+            .iter()
+            .find(|(_, content)| *content == file.content)
+            .map_or("full", |(form, _)| form);
+        match &file.place {
             Place::Stdout => write!(f, "{form}:-"),
             Place::Path(path) => write!(f, "{form}:{}", path.display()),
         }
@@ -138,23 +183,38 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("-", OutputSpec::Text(Place::Stdout))]
-    #[case("text:-", OutputSpec::Text(Place::Stdout))]
-    #[case("json:-", OutputSpec::Json(Place::Stdout))]
-    #[case("json:a:b", OutputSpec::Json(Place::Path("a:b".into())))]
-    #[case("text:/x", OutputSpec::Text(Place::Path("/x".into())))]
-    #[case("file:./a.fstrm", OutputSpec::File(Place::Path("./a.fstrm".into())))]
-    #[case("unix:/a.sock", OutputSpec::Socket(Address::Unix("/a.sock".into())))]
-    #[case("tcp:[::1]:6000", OutputSpec::Socket(Address::Tcp { host: "::1".into(), port: 6000 }))]
-    fn every_form_is_understood_and_printed_back(#[case] text: &str, #[case] spec: OutputSpec) {
-        assert_eq!(text.parse(), Ok(spec.clone()));
-        assert_eq!(spec.to_string().parse(), Ok(spec));
+    #[case("-", Content::Text, Place::Stdout)]
+    #[case("text:-", Content::Text, Place::Stdout)]
+    #[case("json:-", Content::Json, Place::Stdout)]
+    #[case("json:a:b", Content::Json, Place::Path("a:b".into()))]
+    #[case("yaml:a", Content::Yaml, Place::Path("a".into()))]
+    #[case("pcap:a,compress=zstd", Content::Pcap, Place::Path("a".into()))]
+    #[case("file:./a.fstrm", Content::Dnstap, Place::Path("./a.fstrm".into()))]
+    fn every_form_of_file_is_understood_and_named(
+        #[case] text: &str,
+        #[case] content: Content,
+        #[case] place: Place,
+    ) {
+        let spec: OutputSpec = text.parse().expect("valid");
+        let OutputSpec::File(file) = &spec else {
+            panic!("{spec:?}")
+        };
+        assert_eq!((&file.content, &file.place), (&content, &place));
+        let named: OutputSpec = spec.to_string().parse().expect("valid");
+        assert_eq!(named.to_string(), spec.to_string());
+    }
+
+    #[rstest]
+    #[case("unix:/a.sock", Address::Unix("/a.sock".into()))]
+    #[case("tcp:[::1]:6000", Address::Tcp { host: "::1".into(), port: 6000 })]
+    fn every_socket_is_understood_and_named(#[case] text: &str, #[case] address: Address) {
+        assert_eq!(text.parse(), Ok(OutputSpec::Socket(address)));
     }
 
     #[rstest]
     #[case("")]
     #[case("a.fstrm")]
-    #[case("yaml:-")]
+    #[case("xml:-")]
     #[case("file:")]
     #[case("FILE:x")]
     fn anything_else_is_refused_with_the_valid_forms(#[case] text: &str) {
@@ -175,6 +235,18 @@ mod tests {
     fn a_socket_that_cannot_be_is_refused(#[case] text: &str) {
         let error = text.parse::<OutputSpec>().expect_err("must be refused");
         assert!(matches!(error, SpecError::Socket(_)), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_option_is_named_with_the_valid_ones() {
+        let error = "file:a.fstrm,rotate=1h"
+            .parse::<OutputSpec>()
+            .expect_err("must be refused")
+            .to_string();
+        assert!(
+            error.contains("`rotate=1h`") && error.contains("rotate-time="),
+            "{error}"
+        );
     }
 
     #[test]

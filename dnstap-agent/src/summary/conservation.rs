@@ -253,7 +253,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        sink::{Dropped, SinkState},
+        sink::{Dropped, Files, SinkState},
         summary::Settled,
     };
 
@@ -317,6 +317,7 @@ pub(crate) mod tests {
                 written_bytes: 5_000,
                 unconfirmed: 0,
                 connections: 0,
+                files: Files::default(),
                 dropped: Dropped {
                     queue_full: 10,
                     ..Dropped::default()

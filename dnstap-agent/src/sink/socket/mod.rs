@@ -18,7 +18,6 @@ use self::courier::Courier;
 use super::{
     Batch,
     backlog::{self, Sender},
-    queue::Depth,
     report::{Account, SinkReport, SinkState, add},
 };
 use crate::socket::Address;
@@ -40,10 +39,9 @@ impl SocketLane {
         name: String,
         address: Address,
         capacity: usize,
-        depth: Arc<Depth>,
+        account: Arc<Account>,
     ) -> (Self, Courier) {
-        let (queue, receiver) = backlog::bounded(capacity, Arc::clone(&depth));
-        let account = Arc::new(Account::new(depth));
+        let (queue, receiver) = backlog::bounded(capacity, account.depth());
         account.become_state(SinkState::Waiting("not connected yet".to_owned()));
         let (deadline, watched) = watch::channel(None);
         let courier = Courier::new(

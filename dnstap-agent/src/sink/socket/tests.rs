@@ -14,7 +14,7 @@ use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Server, ServerState};
 use socket2::SockRef;
 
 use crate::{
-    sink::{Batch, OutputSpec, Place, SinkOptions, SinkReport, SinkSet, SinkState},
+    sink::{Batch, OutputSpec, SinkOptions, SinkReport, SinkSet, SinkState},
     socket::Address,
 };
 
@@ -137,7 +137,10 @@ fn a_collector_that_never_reads_harms_nobody_else_and_is_left_at_the_deadline() 
     let lab = Lab::new();
     let listener = lab.listen();
     let file = lab.folder.path().join("a.fstrm");
-    let specs = [lab.spec(), OutputSpec::File(Place::Path(file))];
+    let specs = [
+        lab.spec(),
+        format!("file:{}", file.display()).parse().expect("valid"),
+    ];
     let options = SinkOptions {
         queue_bytes: 100_000,
     };

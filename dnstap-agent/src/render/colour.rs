@@ -1,0 +1,63 @@
+//! Owns the colours of text on a terminal (ECMA-48 "select graphic rendition").
+
+use std::fmt;
+
+use dnstap_proto::message::Type;
+
+use super::{kinds, mnemonics::Rcode};
+
+/// Whether there are any.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Colours(pub(super) bool);
+
+const BOLD: &str = "1";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const CYAN: &str = "36";
+
+impl Colours {
+    pub(super) fn kind(self, kind: Type) -> Coloured<&'static str> {
+        let colour = if kinds::is_response(kind) {
+            GREEN
+        } else {
+            CYAN
+        };
+        self.with(colour, kinds::short_name(kind))
+    }
+
+    pub(super) fn name<T: fmt::Display>(self, name: T) -> Coloured<T> {
+        self.with(BOLD, name)
+    }
+
+    pub(super) fn rcode(self, rcode: Rcode) -> Coloured<Rcode> {
+        let colour = match rcode {
+            Rcode(0) => GREEN,
+            Rcode(3) => YELLOW, // NXDOMAIN is an answer like others
+            _ => RED,
+        };
+        self.with(colour, rcode)
+    }
+
+    fn with<T>(self, colour: &'static str, shown: T) -> Coloured<T> {
+        Coloured {
+            colour: self.0.then_some(colour),
+            shown,
+        }
+    }
+}
+
+/// Something that prints, in its colour.
+pub(super) struct Coloured<T> {
+    colour: Option<&'static str>,
+    shown: T,
+}
+
+impl<T: fmt::Display> fmt::Display for Coloured<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.colour {
+            Some(colour) => write!(f, "\x1b[{colour}m{}\x1b[0m", self.shown),
+            None => self.shown.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Owns the program that is run for each complete file: one at a time, on a thread of its own, so that the output never waits.
+//!
+//! | | |
+//! |---|---|
+//! | sender | the output |
+//! | receiver | the thread |
+//! | capacity | 64 files that wait for the program |
+//! | when full | the file is passed over; logged and counted |
+//!
+//! A program that fails or cannot be run is logged and counted. What waits when the agent ends is not run.
+
+use std::{
+    io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use tracing::{debug, warn};
+
+use super::report::{FileCounters, add};
+
+const WAITING: usize = 64;
+
+/// The program, and the files that wait for it.
+#[derive(Debug)]
+pub(super) struct Runner {
+    files: SyncSender<PathBuf>,
+    /// Handed over and not yet begun.
+    waiting: Arc<AtomicU64>,
+    counters: Arc<FileCounters>,
+}
+
+impl Runner {
+    /// Starts the thread. Fails when the system gives no thread.
+    pub(super) fn start(program: &Path, counters: Arc<FileCounters>) -> io::Result<Self> {
+        let (files, receiver) = sync_channel(WAITING);
+        let waiting = Arc::<AtomicU64>::default();
+        let (program, its_counters, its_waiting) = (
+            program.to_owned(),
+            Arc::clone(&counters),
+            Arc::clone(&waiting),
+        );
+        thread::Builder::new()
+            .name("sink-exec".to_owned())
+            .spawn(move || run(&program, &receiver, &its_waiting, &its_counters))?;
+        Ok(Self {
+            files,
+            waiting,
+            counters,
+        })
+    }
+
+    /// Has the program run for `file`. Never blocks.
+    pub(super) fn complete(&self, file: PathBuf) {
+        self.waiting.fetch_add(1, Relaxed);
+        if let Err(error) = self.files.try_send(file) {
+            self.waiting.fetch_sub(1, Relaxed);
+            warn!(%error, "a file is complete and its program is not run: too many wait for it");
+            add(&self.counters.command_errors, 1);
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let left = self.waiting.load(Relaxed);
+        if left > 0 {
+            warn!(
+                files = left,
+                "the end has come before the program was run for all files"
+            );
+            add(&self.counters.command_errors, left);
+        }
+    }
+}
+
+fn run(program: &Path, files: &Receiver<PathBuf>, waiting: &AtomicU64, counters: &FileCounters) {
+    for file in files {
+        waiting.fetch_sub(1, Relaxed);
+        let done = Command::new(program)
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .process_group(0) // a Ctrl-C is for the agent
+            .status();
+        let (program, file) = (program.display(), file.display());
+        match done {
+            Ok(status) if status.success() => debug!(%program, %file, "done with a file"),
+            Ok(status) => {
+                warn!(%program, %file, %status, "the program for complete files failed");
+                add(&counters.command_errors, 1);
+            }
+            Err(error) => {
+                warn!(%program, %file, %error, "the program for complete files cannot be run");
+                add(&counters.command_errors, 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_holds_nobody_up_and_what_it_misses_is_counted() {
+        let counters = Arc::<FileCounters>::default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let (script, gate) = (folder.path().join("hang"), folder.path().join("gate"));
+        // Opening a named pipe waits for its writer.
+        let made = Command::new("mkfifo")
+            .arg(&gate)
+            .status()
+            .expect("coreutils");
+        assert!(made.success());
+        std::fs::write(
+            &script,
+            format!("#!/bin/sh\nread line < {}\n", gate.display()),
+        )
+        .expect("written");
+        executable(&script);
+        let runner = Runner::start(&script, Arc::clone(&counters)).expect("a thread");
+        let many = WAITING as u64 + 10;
+        for _ in 0..many {
+            runner.complete("/x".into());
+        }
+        // One at most was taken by the thread.
+        let passed_over = counters.command_errors.load(Relaxed);
+        assert!((9..=10).contains(&passed_over), "{passed_over}");
+        drop(runner);
+        let errors = counters.command_errors.load(Relaxed);
+        assert!((many - 1..=many).contains(&errors), "{errors}");
+        // Not for ever: whoever reads finds an end.
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&gate)
+            .expect("opened");
+        std::fs::remove_file(&script).expect("removed");
+    }
+
+    #[test]
+    fn a_program_that_fails_or_is_not_there_is_counted() {
+        for program in ["/bin/false", "/no/such/program"] {
+            let counters = Arc::<FileCounters>::default();
+            let runner =
+                Runner::start(Path::new(program), Arc::clone(&counters)).expect("a thread");
+            runner.complete("/x".into());
+            let deadline = Instant::now() + Duration::from_mins(1);
+            while counters.command_errors.load(Relaxed) == 0 {
+                assert!(Instant::now() < deadline, "not counted");
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn executable(path: &Path) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+}

@@ -1,0 +1,218 @@
+//! Owns the names of an output's files.
+//!
+//! A path with `%` is a pattern of strftime: each file has its name from the time at which it begins, and keeps it. A path without is the
+//! name of the file that is being written; when it is complete, `.20261124T001500Z` is added, the time at which it was left.
+//! Times are UTC. A name that is taken gets `.1`, `.2`, ...: no file is ever overwritten.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use jiff::{Timestamp, fmt::strtime};
+
+/// What is added to the name of a complete file.
+const LEFT_AT: &str = "%Y%m%dT%H%M%SZ";
+
+/// The names of one output.
+#[derive(Debug)]
+pub(super) struct Names {
+    folder: PathBuf,
+    /// The name, or its pattern.
+    name: OsString,
+    /// Whether it is a pattern.
+    timed: bool,
+}
+
+/// Why a path cannot be one of files to come.
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if folder.as_os_str().as_encoded_bytes().contains(&b'%') {
+        return Err("a % may stand in the file's name only, not in a folder's".to_owned());
+    }
+    Names::new(path)
+        .live(Timestamp::UNIX_EPOCH)
+        .map(drop)
+        .map_err(|error| format!("{}: {error}; write %% for a %", path.display()))
+}
+
+impl Names {
+    pub(super) fn new(path: &Path) -> Self {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Self {
+            folder: folder.to_owned(),
+            timed: name.as_encoded_bytes().contains(&b'%'),
+            name,
+        }
+    }
+
+    /// Whether each file has its name from the beginning.
+    pub(super) fn is_timed(&self) -> bool {
+        self.timed
+    }
+
+    /// Path of a file that begins now; it may be taken if it is a pattern.
+    pub(super) fn live(&self, now: Timestamp) -> io::Result<PathBuf> {
+        if !self.timed {
+            return Ok(self.folder.join(&self.name));
+        }
+        let pattern = self.name.to_str().ok_or(ErrorKind::InvalidFilename)?;
+        let name = strtime::format(pattern, now).map_err(io::Error::other)?;
+        if name.contains('/') {
+            return Err(io::Error::other("the time has a / in it"));
+        }
+        Ok(self.folder.join(name))
+    }
+
+    /// Where the next file is prepared while the name is still in use.
+    pub(super) fn next(&self) -> PathBuf {
+        self.folder.join(
+            [".".as_ref(), self.name.as_os_str(), ".next".as_ref()]
+                .into_iter()
+                .collect::<OsString>(),
+        )
+    }
+
+    /// Path for a file that has been complete since then; it may be taken.
+    pub(super) fn left(&self, then: Timestamp) -> PathBuf {
+        let mut name = self.name.clone();
+        name.push(format!(".{}", then.strftime(LEFT_AT)));
+        self.folder.join(name)
+    }
+
+    /// All complete files of this output, of earlier runs too, the oldest first; not the one at `live`.
+    pub(super) fn complete(&self, live: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let path = self.folder.join(entry.file_name());
+            if path != live
+                && self.is_complete(&entry.file_name())
+                && let Ok(metadata) = entry.metadata()
+                && metadata.is_file()
+            {
+                let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                found.push((changed, path));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Whether it is the name of such a file: nothing else may be deleted.
+    fn is_complete(&self, name: &std::ffi::OsStr) -> bool {
+        let Some(name) = name.to_str() else {
+            return false;
+        };
+        let (pattern, time) = match self.name.to_str() {
+            Some(pattern) if self.timed => (pattern, name),
+            Some(live) => match name
+                .strip_prefix(live)
+                .and_then(|rest| rest.strip_prefix('.'))
+            {
+                Some(time) => (LEFT_AT, time),
+                None => return false,
+            },
+            None => return false,
+        };
+        let fits = |time: &str| strtime::parse(pattern, time).is_ok();
+        let numbered = time.rsplit_once('.').filter(|(_, number)| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        fits(time) || numbered.is_some_and(|(time, _)| fits(time))
+    }
+}
+
+/// Makes a new file at `path`, or if that is taken at the first of `path.1`, `path.2`, ... that is not.
+pub(super) fn create_free(path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut candidate = path.to_owned();
+    for number in 1.. {
+        match create_new(&candidate) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(format!(".{number}"));
+                candidate = name.into();
+            }
+            created => return created.map(|file| (file, candidate)),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
+
+/// Makes a new file for the owner and the group alone: it holds names and addresses.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)
+}
+
+/// Gives the file at `from` the name `to`, or a numbered one. Nothing is overwritten: the name is taken first.
+pub(super) fn move_to_free(from: &Path, to: &Path) -> io::Result<PathBuf> {
+    let (_, free) = create_free(to)?;
+    match fs::rename(from, &free) {
+        Ok(()) => Ok(free),
+        Err(error) => {
+            fs::remove_file(&free)?;
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("q.fstrm", "q.fstrm.20261124T001500Z", true)]
+    #[case("q.fstrm", "q.fstrm.20261124T001500Z.12", true)]
+    #[case("q.fstrm", "q.fstrm", false)]
+    #[case("q.fstrm", "q.fstrm.1", false)]
+    #[case("q.fstrm", "q.fstrm.20261124T001500Z.gz", false)]
+    #[case("q.fstrm", "q.fstrm.20261124T001500Z.", false)]
+    #[case("q.fstrm", "r.fstrm.20261124T001500Z", false)]
+    #[case("q-%Y%m%d-%H%M%S.fstrm", "q-20261124-001500.fstrm", true)]
+    #[case("q-%Y%m%d-%H%M%S.fstrm", "q-20261124-001500.fstrm.3", true)]
+    #[case("q-%Y%m%d-%H%M%S.fstrm", "q-20261124-001500.fstrm.zst", false)]
+    #[case("q-%Y%m%d-%H%M%S.fstrm", "q-important.fstrm", false)]
+    fn only_its_own_complete_files_are_known(
+        #[case] path: &str,
+        #[case] name: &str,
+        #[case] known: bool,
+    ) {
+        assert_eq!(
+            Names::new(Path::new(path)).is_complete(name.as_ref()),
+            known
+        );
+    }
+
+    #[test]
+    fn a_taken_name_is_numbered_and_never_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (old, taken) = (folder.path().join("old"), folder.path().join("taken"));
+        fs::write(&taken, "precious").expect("written");
+        for number in 1..3 {
+            fs::write(&old, "old").expect("written");
+            let moved = move_to_free(&old, &taken).expect("moved");
+            assert_eq!(moved, folder.path().join(format!("taken.{number}")));
+            assert_eq!(fs::read(&moved).expect("read"), b"old");
+        }
+        assert_eq!(fs::read(&taken).expect("read"), b"precious");
+        move_to_free(&old, &taken).expect_err("it is gone");
+        assert!(
+            !folder.path().join("taken.3").exists(),
+            "a name left behind"
+        );
+    }
+}

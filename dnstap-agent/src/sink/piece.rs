@@ -1,0 +1,56 @@
+//! Owns what is written at once: some bytes, and how far each of the messages in them reaches.
+
+use super::output::{Written, frame_ends};
+
+/// Bytes for a file, and the messages in them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Messages that are in `bytes`.
+    pub(super) messages: u64,
+    /// Messages of the batch that the content cannot show.
+    pub(super) unfit: u64,
+    pub(super) ends: Ends<'a>,
+}
+
+/// Where a piece can be cut.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ends<'a> {
+    /// Behind each Frame Streams data frame.
+    Frames,
+    /// At these places, one for each message.
+    At(&'a [usize]),
+    /// Nowhere: it is compressed.
+    Whole,
+}
+
+impl Piece<'_> {
+    /// All of it.
+    pub(super) fn all(&self) -> Written {
+        Written {
+            messages: self.messages,
+            bytes: self.bytes.len() as u64,
+            unfit: self.unfit,
+        }
+    }
+
+    /// The parts that lie whole before `reached`, the smallest first.
+    pub(super) fn whole(&self, reached: usize) -> Vec<Written> {
+        let parts = |ends: &mut dyn Iterator<Item = usize>| {
+            ends.take_while(|end| *end <= reached)
+                .zip(1..)
+                .map(|(end, messages)| Written {
+                    messages,
+                    bytes: end as u64,
+                    unfit: 0,
+                })
+                .collect()
+        };
+        match self.ends {
+            Ends::Frames => parts(&mut frame_ends(self.bytes)),
+            Ends::At(ends) => parts(&mut ends.iter().copied()),
+            Ends::Whole if reached == self.bytes.len() => vec![self.all()],
+            Ends::Whole => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Owns the files of one output one after the other: when the next begins, how it takes the name over, which old ones go.
+//!
+//! ```text
+//! begin ─► file ──too large, or its time is over──► rotate ─► the next file
+//!            │                                        └─ not possible (full disk, ...): on with the old one, again in 10 s
+//!            └──renamed or removed by others, SIGHUP──► reopen ─► the next file
+//! ```
+//!
+//! The next file is there, with its head, before the old one is left: a full disk or a missing permission costs no message.
+//! Every file is complete whenever nothing is being written to it (see `volume`), so leaving one takes no more than a rename.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+use super::{
+    access::Access,
+    command::Runner,
+    device::Descriptor,
+    names::{Names, create_free, create_new, move_to_free},
+    options::FileOptions,
+    report::{FileCounters, add},
+    volume::{Frame, Volume},
+};
+
+/// How long to go on with the old file when the next cannot be had.
+const RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+/// Gives the time. Tests have their own.
+pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The first file as it was opened, with what it held before.
+#[derive(Debug)]
+pub(super) struct First {
+    pub(super) names: Names,
+    pub(super) live: PathBuf,
+    pub(super) file: File,
+}
+
+/// The files of one output.
+pub(super) struct Series {
+    names: Names,
+    options: FileOptions,
+    access: Access,
+    frame: Frame,
+    clock: Clock,
+    /// The file that is being written.
+    live: PathBuf,
+    /// When it has to be left.
+    ends: Option<Timestamp>,
+    /// No earlier than this: the last attempt failed.
+    retry: Option<Timestamp>,
+    runner: Option<Runner>,
+    counters: Arc<FileCounters>,
+}
+
+impl Series {
+    /// The first file.
+    pub(super) fn begin(
+        first: First,
+        options: &FileOptions,
+        access: Access,
+        frame: Frame,
+        clock: Clock,
+        counters: Arc<FileCounters>,
+    ) -> io::Result<(Self, Volume<Descriptor>)> {
+        let First { names, live, file } = first;
+        let runner = match &options.exec {
+            Some(program) => Some(Runner::start(program, Arc::clone(&counters))?),
+            None => None,
+        };
+        let mut series = Self {
+            names,
+            options: options.clone(),
+            access,
+            frame,
+            clock,
+            live,
+            ends: None,
+            retry: None,
+            runner,
+            counters,
+        };
+        let now = (series.clock)();
+        let volume = if options.rotates() && file.metadata()?.len() > 0 {
+            // What an earlier run has left is complete, too.
+            let changed = file.metadata()?.modified()?;
+            let then = Timestamp::try_from(changed).unwrap_or(now);
+            let left = move_to_free(&series.live, &series.names.left(then))?;
+            let volume = series.start(create_new(&series.live)?)?;
+            series.complete(left);
+            volume
+        } else {
+            file.set_len(0)?;
+            series.start(file)?
+        };
+        series.begins(now);
+        series.prune();
+        Ok((series, volume))
+    }
+
+    /// Whether `more` bytes do not fit into the file any more, or its time is over. An empty file goes on.
+    pub(super) fn is_over(&self, volume: &Volume<Descriptor>, more: usize) -> bool {
+        if volume.is_empty() {
+            return false;
+        }
+        let full = self
+            .options
+            .rotate_size
+            .is_some_and(|size| volume.size() + (more + self.frame.foot.len()) as u64 > size);
+        full || self.ends.is_some_and(|end| (self.clock)() >= end)
+    }
+
+    /// How long until the file's time is over.
+    pub(super) fn next_turn(&self, volume: &Volume<Descriptor>) -> Option<Duration> {
+        let at = self.ends.filter(|_| !volume.is_empty())?;
+        let at = self.retry.map_or(at, |retry| retry.max(at));
+        let left = at.duration_since((self.clock)());
+        Some(Duration::try_from(left).unwrap_or_default())
+    }
+
+    /// Leaves the file and begins the next, if that is possible.
+    pub(super) fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
+        let now = (self.clock)();
+        if self.retry.is_some_and(|retry| now < retry) {
+            return;
+        }
+        match self.next(now) {
+            Ok((next, left)) => {
+                *volume = next;
+                self.begins(now);
+                add(&self.counters.rotations, 1);
+                if let Some(left) = left {
+                    self.complete(left);
+                }
+                self.prune();
+            }
+            Err(error) => self.failed(now, &error),
+        }
+    }
+
+    /// Begins a new file if the one that is being written has lost its name.
+    pub(super) fn reopen(&mut self, volume: &mut Volume<Descriptor>) {
+        let now = (self.clock)();
+        match self.renewed(volume, now) {
+            Ok(None) => {}
+            Ok(Some(next)) => {
+                *volume = next;
+                self.begins(now);
+                add(&self.counters.reopened, 1);
+                info!(file = %self.live.display(), "opened anew");
+            }
+            Err(error) => self.failed(now, &error),
+        }
+    }
+
+    /// The next file, and where the old one lies now.
+    fn next(&mut self, now: Timestamp) -> io::Result<(Volume<Descriptor>, Option<PathBuf>)> {
+        if self.names.is_timed() {
+            let (file, path) = create_free(&self.names.live(now)?)?;
+            let next = self.start(file).inspect_err(|_| discard(&path))?;
+            let left = std::mem::replace(&mut self.live, path);
+            return Ok((next, left.exists().then_some(left)));
+        }
+        let prepared = self.names.next();
+        discard(&prepared); // of a run that was killed just then
+        let next = create_new(&prepared)
+            .and_then(|file| self.start(file))
+            .inspect_err(|_| discard(&prepared))?;
+        let left = match move_to_free(&self.live, &self.names.left(now)) {
+            Ok(left) => Some(left),
+            Err(error) if error.kind() == ErrorKind::NotFound => None, // somebody else has taken it
+            Err(error) => {
+                discard(&prepared);
+                return Err(error);
+            }
+        };
+        fs::rename(&prepared, &self.live)?;
+        Ok((next, left))
+    }
+
+    /// A new file if the old one is not where it was.
+    fn renewed(
+        &mut self,
+        volume: &Volume<Descriptor>,
+        now: Timestamp,
+    ) -> io::Result<Option<Volume<Descriptor>>> {
+        match fs::metadata(&self.live) {
+            Ok(there) if (there.dev(), there.ino()) == volume.device().identity()? => {
+                return Ok(None);
+            }
+            // A new and empty one is meant for us; another's is not to be lost.
+            Ok(there) if there.is_file() && there.len() == 0 && !self.names.is_timed() => {
+                let file = File::options().write(true).open(&self.live)?;
+                return self.start(file).map(Some);
+            }
+            Ok(_) if !self.names.is_timed() => {
+                move_to_free(&self.live, &self.names.left(now))?;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let (file, path) = create_free(&self.names.live(now)?)?;
+        let next = self.start(file).inspect_err(|_| discard(&path))?;
+        self.live = path;
+        Ok(Some(next))
+    }
+
+    fn start(&self, file: File) -> io::Result<Volume<Descriptor>> {
+        self.access.apply(&file)?;
+        Volume::start(Descriptor::file(file), &self.frame)
+    }
+
+    fn begins(&mut self, now: Timestamp) {
+        self.retry = None;
+        self.ends = self
+            .options
+            .rotate_time
+            .and_then(|every| end_of(now, every));
+    }
+
+    fn failed(&mut self, now: Timestamp, error: &io::Error) {
+        warn!(file = %self.live.display(), %error, "cannot begin a new file; the old one goes on");
+        add(&self.counters.rotation_errors, 1);
+        self.retry = now.checked_add(RETRY).ok();
+    }
+
+    fn complete(&self, file: PathBuf) {
+        if let Some(runner) = &self.runner {
+            runner.complete(file);
+        }
+    }
+
+    /// Deletes what is too old.
+    fn prune(&self) {
+        let Some(keep) = self.options.keep else {
+            return;
+        };
+        let pruned = self.names.complete(&self.live).and_then(|files| {
+            let old = files.len().saturating_sub(keep);
+            files.iter().take(old).try_for_each(fs::remove_file)
+        });
+        if let Err(error) = pruned {
+            warn!(file = %self.live.display(), %error, "cannot delete old files");
+            add(&self.counters.rotation_errors, 1);
+        }
+    }
+}
+
+/// The next multiple of `every` since 1970.
+fn end_of(now: Timestamp, every: Duration) -> Option<Timestamp> {
+    let every = i64::try_from(every.as_secs()).ok()?;
+    let next = (now.as_second().div_euclid(every) + 1).checked_mul(every)?;
+    Timestamp::from_second(next).ok()
+}
+
+/// A file that was made in vain. If it stays, it is overwritten by the next attempt or has a name of its own.
+fn discard(path: &Path) {
+    fs::remove_file(path).ok();
+}
+
+#[cfg(test)]
+mod tests;

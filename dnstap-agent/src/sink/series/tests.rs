@@ -1,0 +1,320 @@
+//! Rotation by the clock and by size, in a folder, with a clock that stands still until it is told.
+
+use std::{
+    sync::{Mutex, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use super::*;
+use crate::sink::piece::{Ends, Piece};
+
+/// 2026-11-24T00:15:30Z.
+const START: i64 = 1_795_479_330;
+const MESSAGE: &[u8] = b"\0\0\0\x06dnstap";
+
+#[test]
+fn a_file_is_left_when_its_time_is_over_and_named_by_then() {
+    let mut rig = Rig::new("q.fstrm", "rotate-time=1h");
+    rig.write();
+    rig.pass(44 * 60 + 29);
+    assert_eq!(rig.next_turn(), Some(Duration::from_secs(1)));
+    rig.write();
+    assert_eq!(rig.files(), [("q.fstrm", 2)]);
+    rig.pass(1);
+    assert_eq!(rig.next_turn(), Some(Duration::ZERO));
+    rig.turn();
+    assert_eq!(
+        rig.files(),
+        [("q.fstrm", 0), ("q.fstrm.20261124T010000Z", 2)]
+    );
+    assert_eq!(rig.next_turn(), None, "an empty file goes on");
+    rig.pass(7200);
+    rig.turn();
+    rig.write();
+    assert_eq!(rig.next_turn(), Some(Duration::ZERO));
+    rig.pass(1);
+    rig.write();
+    assert_eq!(
+        rig.files(),
+        [
+            ("q.fstrm", 1),
+            ("q.fstrm.20261124T010000Z", 2),
+            ("q.fstrm.20261124T030001Z", 1)
+        ]
+    );
+}
+
+#[test]
+fn a_file_never_grows_beyond_its_size_and_names_never_collide() {
+    // Head 6, foot 6, messages of 10.
+    let mut rig = Rig::new("q.fstrm", "rotate-size=32");
+    for _ in 0..7 {
+        rig.write();
+    }
+    assert_eq!(
+        rig.files(),
+        [
+            ("q.fstrm", 1),
+            ("q.fstrm.20261124T001530Z", 2),
+            ("q.fstrm.20261124T001530Z.1", 2),
+            ("q.fstrm.20261124T001530Z.2", 2)
+        ]
+    );
+    assert_eq!(rig.counters.rotations.load(Relaxed), 3);
+}
+
+#[test]
+fn a_pattern_names_each_file_by_its_beginning() {
+    let mut rig = Rig::new("q-%H%M%S.fstrm", "rotate-time=30s");
+    rig.write();
+    rig.pass(29);
+    rig.write();
+    rig.pass(1);
+    rig.write();
+    assert_eq!(rig.files(), [("q-001530.fstrm", 2), ("q-001600.fstrm", 1)]);
+}
+
+#[test]
+fn the_oldest_are_deleted_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("q.fstrm.important"), "precious").expect("written");
+    let mut rig = Rig::in_folder(folder, "q.fstrm", "rotate-time=1h,keep=2");
+    for _ in 0..4 {
+        rig.write();
+        rig.pass(3600);
+    }
+    rig.write();
+    let files = rig.names();
+    assert_eq!(
+        files,
+        [
+            "q.fstrm",
+            "q.fstrm.20261124T031530Z",
+            "q.fstrm.20261124T041530Z",
+            "q.fstrm.important"
+        ]
+    );
+}
+
+#[test]
+fn the_file_of_an_earlier_run_is_moved_aside_when_there_is_rotation() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("q.fstrm"), "earlier").expect("written");
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(START.unsigned_abs() - 60);
+    File::options()
+        .write(true)
+        .open(folder.path().join("q.fstrm"))
+        .and_then(|file| file.set_modified(changed))
+        .expect("ours");
+    let rig = Rig::in_folder(folder, "q.fstrm", "rotate-time=1h");
+    let left = rig.folder.path().join("q.fstrm.20261124T001430Z");
+    assert_eq!(fs::read(left).expect("there"), b"earlier");
+    assert_eq!(rig.names().len(), 2);
+}
+
+#[test]
+fn a_renamed_file_is_opened_anew_and_one_that_was_not_goes_on() {
+    let mut rig = Rig::new("q.fstrm", "mode=0604");
+    rig.write();
+    rig.reopen();
+    rig.write();
+    assert_eq!(rig.files(), [("q.fstrm", 2)]);
+    fs::rename(rig.path("q.fstrm"), rig.path("q.1")).expect("renamed");
+    rig.write();
+    rig.reopen();
+    rig.write();
+    assert_eq!(rig.files(), [("q.1", 3), ("q.fstrm", 1)]);
+    let mode = fs::metadata(rig.path("q.fstrm")).expect("there").mode();
+    assert_eq!(mode & 0o777, 0o604);
+
+    // logrotate's `create`: an empty file of another's making.
+    fs::rename(rig.path("q.fstrm"), rig.path("q.2")).expect("renamed");
+    fs::write(rig.path("q.fstrm"), "").expect("written");
+    rig.reopen();
+    rig.write();
+    // And one that is not empty.
+    fs::rename(rig.path("q.fstrm"), rig.path("q.3")).expect("renamed");
+    fs::write(rig.path("q.fstrm"), "precious").expect("written");
+    rig.reopen();
+    rig.write();
+    let precious = rig.path("q.fstrm.20261124T001530Z");
+    assert_eq!(fs::read(&precious).expect("there"), b"precious");
+    fs::remove_file(precious).expect("there");
+    assert_eq!(
+        rig.files(),
+        [("q.1", 3), ("q.2", 1), ("q.3", 1), ("q.fstrm", 1)]
+    );
+    assert_eq!(rig.counters.reopened.load(Relaxed), 3);
+}
+
+#[test]
+fn when_no_file_can_be_begun_the_old_one_goes_on_and_it_is_tried_again() {
+    let mut rig = Rig::new("q.fstrm", "rotate-time=1m");
+    rig.write();
+    // A folder in the place of the file to come: it is neither to be removed nor to be created.
+    fs::create_dir_all(rig.path(".q.fstrm.next/in-the-way")).expect("created");
+    rig.pass(60);
+    rig.write();
+    assert_eq!(rig.counters.rotation_errors.load(Relaxed), 1);
+    assert_eq!(rig.next_turn(), Some(Duration::from_secs(10)));
+    rig.write();
+    assert_eq!(
+        rig.counters.rotation_errors.load(Relaxed),
+        1,
+        "not with every batch"
+    );
+    fs::remove_dir_all(rig.path(".q.fstrm.next")).expect("removed");
+    rig.pass(10);
+    rig.write();
+    assert_eq!(
+        rig.files(),
+        [("q.fstrm", 1), ("q.fstrm.20261124T001640Z", 3)]
+    );
+}
+
+#[test]
+fn the_program_gets_each_complete_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("script");
+    let list = folder.path().join("list");
+    fs::write(
+        &script,
+        format!("#!/bin/sh\necho \"$#:$1\" >> {}\n", list.display()),
+    )
+    .expect("written");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("ours");
+    let options = format!("rotate-time=1h,exec={}", script.display());
+    let mut rig = Rig::in_folder(folder, "q.fstrm", &options);
+    for _ in 0..2 {
+        rig.write();
+        rig.pass(3600);
+    }
+    rig.write();
+    let expected: String = ["q.fstrm.20261124T011530Z", "q.fstrm.20261124T021530Z"]
+        .map(|name| format!("1:{}\n", rig.path(name).display()))
+        .concat();
+    while fs::read_to_string(&list).unwrap_or_default() != expected {
+        assert_eq!(rig.counters.command_errors.load(Relaxed), 0);
+        std::thread::yield_now();
+    }
+}
+
+struct Rig {
+    folder: tempfile::TempDir,
+    now: Arc<Mutex<Timestamp>>,
+    series: Series,
+    volume: Volume<Descriptor>,
+    counters: Arc<FileCounters>,
+}
+
+impl Rig {
+    fn new(name: &str, options: &str) -> Self {
+        Self::in_folder(tempfile::tempdir().expect("a folder"), name, options)
+    }
+
+    fn in_folder(folder: tempfile::TempDir, name: &str, options: &str) -> Self {
+        let path = folder.path().join(name);
+        let place = crate::sink::Place::Path(path.clone());
+        let options = FileOptions::parse(Some(options), &place).expect("valid");
+        let now = Arc::new(Mutex::new(Timestamp::from_second(START).expect("a time")));
+        let names = Names::new(&path);
+        let live = names
+            .live(*now.lock().expect("no panic elsewhere"))
+            .expect("a name");
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&live)
+            .expect("created");
+        let frame = Frame {
+            head: b"<head>".to_vec(),
+            foot: b"<foot>".to_vec(),
+        };
+        let clock = Arc::clone(&now);
+        let counters = Arc::<FileCounters>::default();
+        let (series, volume) = Series::begin(
+            First { names, live, file },
+            &options,
+            Access::new(&options).expect("no names in it"),
+            frame,
+            Arc::new(move || *clock.lock().expect("no panic elsewhere")),
+            Arc::clone(&counters),
+        )
+        .expect("begun");
+        Self {
+            folder,
+            now,
+            series,
+            volume,
+            counters,
+        }
+    }
+
+    fn pass(&mut self, seconds: i64) {
+        *self.now.lock().expect("no panic elsewhere") += SignedDuration::from_secs(seconds);
+    }
+
+    fn write(&mut self) {
+        let piece = Piece {
+            bytes: MESSAGE,
+            messages: 1,
+            unfit: 0,
+            ends: Ends::Frames,
+        };
+        if self.series.is_over(&self.volume, MESSAGE.len()) {
+            self.series.rotate(&mut self.volume);
+        }
+        self.volume.append(&piece).expect("room");
+    }
+
+    fn turn(&mut self) {
+        if self.series.is_over(&self.volume, 0) {
+            self.series.rotate(&mut self.volume);
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.series.reopen(&mut self.volume);
+    }
+
+    fn next_turn(&self) -> Option<Duration> {
+        self.series.next_turn(&self.volume)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.folder.path())
+            .expect("there")
+            .map(|entry| {
+                entry
+                    .expect("there")
+                    .file_name()
+                    .into_string()
+                    .expect("ASCII")
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// All files with their messages; each must be complete.
+    fn files(&self) -> Vec<(&'static str, usize)> {
+        self.names()
+            .into_iter()
+            .map(|name| {
+                let bytes = fs::read(self.path(&name)).expect("read");
+                let inner = bytes
+                    .strip_prefix(b"<head>")
+                    .and_then(|bytes| bytes.strip_suffix(b"<foot>"))
+                    .expect("complete");
+                assert_eq!(inner, MESSAGE.repeat(inner.len() / MESSAGE.len()));
+                (&*name.leak(), inner.len() / MESSAGE.len())
+            })
+            .collect()
+    }
+}

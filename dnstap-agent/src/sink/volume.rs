@@ -1,0 +1,263 @@
+//! Owns one file: its head, the pieces as they come, its foot.
+//!
+//! A regular file is a complete one at every moment between two pieces: each piece is written over the foot of the one before,
+//! and followed by a foot of its own. So a killed agent leaves a file that every reader accepts, and a full disk always has
+//! room for the foot: the bytes under it were ours already. Within a piece, a full disk cuts the file back to its last whole message.
+//!
+//! On a pipe the foot is written once, at the end.
+
+use std::io;
+
+use super::{
+    device::{Device, Partial, write_all_at},
+    output::{Failure, Written},
+    piece::Piece,
+};
+
+/// What every file of an output begins and ends with; either may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) head: Vec<u8>,
+    pub(super) foot: Vec<u8>,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct Volume<D> {
+    device: D,
+    foot: Vec<u8>,
+    /// Just after the last whole message.
+    end: u64,
+    messages: u64,
+}
+
+impl<D: Device> Volume<D> {
+    /// Writes the head.
+    pub(super) fn start(mut device: D, frame: &Frame) -> io::Result<Self> {
+        write_all_at(&mut device, &frame.head, 0).map_err(|partial| partial.error)?;
+        let mut volume = Self {
+            device,
+            foot: frame.foot.clone(),
+            end: frame.head.len() as u64,
+            messages: 0,
+        };
+        if volume.device.is_rewritable() {
+            volume
+                .write_foot(volume.end)
+                .map_err(|partial| partial.error)?;
+        }
+        Ok(volume)
+    }
+
+    /// Bytes without the foot.
+    pub(super) fn size(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether it holds no message.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    pub(super) fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Writes all of the piece, or as many whole messages as there is room for.
+    pub(super) fn append(&mut self, piece: &Piece<'_>) -> Result<Written, Failure> {
+        let end = self.end + piece.bytes.len() as u64;
+        let written = write_all_at(&mut self.device, piece.bytes, self.end);
+        let (reached, error) = match written {
+            Err(Partial { written, error }) => (written, error),
+            Ok(()) if !self.device.is_rewritable() => return Ok(self.accept(piece.all(), end)),
+            Ok(()) => match self.write_foot(end) {
+                Ok(()) => return Ok(self.accept(piece.all(), end)),
+                Err(Partial { error, .. }) => (piece.bytes.len(), error),
+            },
+        };
+        let (written, resumable) = self.cut_back(piece, reached);
+        Err(Failure {
+            written,
+            error,
+            resumable,
+        })
+    }
+
+    /// The last call: what a pipe still lacks.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if self.device.is_rewritable() {
+            return Ok(()); // it is there
+        }
+        self.write_foot(self.end).map_err(|partial| partial.error)
+    }
+
+    fn accept(&mut self, written: Written, end: u64) -> Written {
+        self.end = end;
+        self.messages += written.messages;
+        written
+    }
+
+    fn write_foot(&mut self, at: u64) -> Result<(), Partial> {
+        write_all_at(&mut self.device, &self.foot, at)
+    }
+
+    /// After a write that left `reached` bytes behind `end`: keeps the whole messages, cuts the rest off, writes the foot.
+    /// Says what was kept, and whether writing may go on behind it.
+    fn cut_back(&mut self, piece: &Piece<'_>, reached: usize) -> (Written, bool) {
+        let mut whole = piece.whole(reached);
+        loop {
+            let written = whole.last().copied().unwrap_or_default();
+            let end = self.end + written.bytes;
+            if !self.device.is_rewritable() {
+                // What a pipe has taken stays taken.
+                return (self.accept(written, end), false);
+            }
+            let cut = self.device.cut(end).is_ok();
+            // A file that cannot be cut is past help, and its messages are in it.
+            if !cut || self.write_foot(end).is_ok() || whole.pop().is_none() {
+                return (self.accept(written, end), cut);
+            }
+            // No room for the foot: one message less makes it.
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::{
+        super::{device::mock::Disk, output::frame_ends, piece::Ends},
+        *,
+    };
+
+    const HEAD: &[u8] = b"<head>";
+    const FOOT: &[u8] = b"<foot>";
+
+    #[test]
+    fn the_file_is_complete_after_every_piece() {
+        let disk = Disk::file(usize::MAX);
+        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        assert_eq!(disk.bytes(), [HEAD, FOOT].concat());
+        let frames = frames(&[10, 20]);
+        for so_far in 1..4 {
+            let written = volume.append(&piece(&frames, 2)).expect("room");
+            assert_eq!((written.messages, written.bytes), (2, 38));
+            assert_eq!(disk.bytes(), [HEAD, &frames.repeat(so_far), FOOT].concat());
+        }
+        volume.finish().expect("nothing to do");
+        assert_eq!(disk.bytes().len(), HEAD.len() + 3 * 38 + FOOT.len());
+    }
+
+    #[test]
+    fn a_pipe_gets_one_foot_at_the_end() {
+        let pipe = Disk::pipe(usize::MAX);
+        let mut volume = Volume::start(pipe.clone(), &frame()).expect("room");
+        let frames = frames(&[10, 20]);
+        volume.append(&piece(&frames, 2)).expect("room");
+        volume.append(&piece(&frames, 2)).expect("room");
+        volume.finish().expect("room");
+        assert_eq!(pipe.bytes(), [HEAD, &frames.repeat(2), FOOT].concat());
+    }
+
+    #[rstest]
+    #[case::between_two_frames(0)]
+    #[case::within_a_frame(1)]
+    fn a_broken_pipe_counts_the_messages_that_went_through(#[case] rest: usize) {
+        let pipe = Disk::pipe(HEAD.len() + 38 + 14 + rest);
+        let mut volume = Volume::start(pipe, &frame()).expect("room");
+        let frames = frames(&[10, 20]);
+        volume.append(&piece(&frames, 2)).expect("room");
+        let failure = volume.append(&piece(&frames, 2)).expect_err("no room");
+        assert_eq!((failure.written.messages, failure.written.bytes), (1, 14));
+        assert_eq!(failure.error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(!failure.resumable);
+    }
+
+    #[test]
+    fn a_compressed_piece_is_kept_whole_or_not_at_all() {
+        let disk = Disk::file(HEAD.len() + 30 + FOOT.len());
+        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        let compressed = |bytes| Piece {
+            ends: Ends::Whole,
+            ..piece(bytes, 7)
+        };
+        volume.append(&compressed(&[b'z'; 20])).expect("room");
+        let failure = volume
+            .append(&compressed(&[b'z'; 11]))
+            .expect_err("no room");
+        assert_eq!(
+            (failure.written, failure.resumable),
+            (Written::default(), true)
+        );
+        assert_eq!(disk.bytes(), [HEAD, &[b'z'; 20], FOOT].concat());
+        volume.append(&compressed(&[b'y'; 10])).expect("room");
+        assert_eq!(
+            disk.bytes(),
+            [HEAD, &[b'z'; 20], &[b'y'; 10], FOOT].concat()
+        );
+    }
+
+    proptest! {
+        /// Whatever the room, and however it changes: whole messages, the foot, and the count of exactly these.
+        #[test]
+        fn a_full_disk_leaves_whole_messages_and_takes_more_when_it_has_room(
+            room in 0usize..300,
+            more in 0usize..300,
+            sizes in prop::collection::vec(prop::collection::vec(1usize..60, 1..6), 1..6),
+            freed in 0usize..6,
+        ) {
+            let mut disk = Disk::file(HEAD.len() + FOOT.len() + room);
+            let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+            let mut expected = Vec::new();
+            for (nth, sizes) in sizes.iter().enumerate() {
+                if nth == freed {
+                    disk.grow(more);
+                }
+                let room = if nth >= freed { room + more } else { room };
+                let bytes = frames(sizes);
+                let left = room - expected.len();
+                let fits: Vec<usize> = frame_ends(&bytes).take_while(|end| *end <= left).collect();
+                let kept = fits.last().copied().unwrap_or(0);
+                let (written, failed) = match volume.append(&piece(&bytes, sizes.len() as u64)) {
+                    Ok(written) => (written, false),
+                    Err(Failure { written, error, resumable }) => {
+                        prop_assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+                        prop_assert!(resumable);
+                        (written, true)
+                    }
+                };
+                prop_assert_eq!(failed, bytes.len() > left);
+                prop_assert_eq!((written.messages, written.bytes), (fits.len() as u64, kept as u64), "every message that fits is kept");
+                expected.extend_from_slice(&bytes[..kept]);
+                prop_assert_eq!(disk.bytes(), [HEAD, &expected, FOOT].concat());
+            }
+        }
+    }
+
+    fn frame() -> Frame {
+        Frame {
+            head: HEAD.to_vec(),
+            foot: FOOT.to_vec(),
+        }
+    }
+
+    fn piece(bytes: &[u8], messages: u64) -> Piece<'_> {
+        Piece {
+            bytes,
+            messages,
+            unfit: 0,
+            ends: Ends::Frames,
+        }
+    }
+
+    fn frames(sizes: &[usize]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for size in sizes {
+            frames.extend(u32::try_from(*size).expect("small").to_be_bytes());
+            frames.extend(std::iter::repeat_n(b'x', *size));
+        }
+        frames
+    }
+}
