@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::messages::{Messages, Mimic};
 use crate::{
-    check, generate,
+    check,
+    config::ConfigOptions,
+    generate,
     log::LogOptions,
     observe::Observe,
     read, receive,
@@ -147,6 +149,10 @@ pub struct Attach {
     /// Who may watch
     #[command(flatten)]
     pub observe: Observe,
+
+    /// Where options come from
+    #[command(flatten)]
+    pub configuration: ConfigOptions,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

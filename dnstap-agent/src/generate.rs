@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{cli::Cli, exit::Exit};
+use crate::{config, exit::Exit};
 
 /// Options of `generate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,10 +22,10 @@ pub struct Args {
 /// Writes all of them.
 pub fn run(args: &Args) -> Result<Exit> {
     let man = made(&args.folder.join("man"))?;
-    clap_mangen::generate_to(Cli::command(), man).context("cannot write the man pages")?;
+    clap_mangen::generate_to(config::command(), man).context("cannot write the man pages")?;
     let completions = made(&args.folder.join("completions"))?;
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-        clap_complete::generate_to(shell, &mut Cli::command(), "dnstap-agent", &completions)
+        clap_complete::generate_to(shell, &mut config::command(), "dnstap-agent", &completions)
             .with_context(|| format!("cannot write the completions for {shell}"))?;
     }
     Ok(Exit::Ok)
@@ -49,7 +48,7 @@ mod tests {
         })
         .expect("written");
         let read = |name: &str| fs::read_to_string(folder.path().join(name));
-        for command in Cli::command().get_subcommands() {
+        for command in config::command().get_subcommands() {
             let page = read(&format!("man/dnstap-agent-{}.1", command.get_name()));
             assert_eq!(
                 page.is_ok(),

@@ -16,6 +16,7 @@ pub mod check;
 pub mod classify;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod content;
 pub mod encode;
 pub mod event;

@@ -20,13 +20,7 @@ use tracing_subscriber::{
 #[command(next_help_heading = "Log")]
 pub struct LogOptions {
     /// How the log is written to standard error
-    #[arg(
-        long,
-        value_enum,
-        default_value = "text",
-        env = "DNSTAP_AGENT_LOG_FORMAT",
-        global = true
-    )]
+    #[arg(long, value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
 
     /// Least level that is logged [default: what `DNSTAP_AGENT_LOG` says, else `info`]

@@ -1,28 +1,31 @@
 //! `dnstap-agent`: the command line.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-use clap::Parser as _;
 use dnstap_agent::{
     attach, check,
-    cli::{Cli, Command},
+    cli::Command,
+    config::{self, Refused, Resolved},
     exit::Exit,
     generate, log, read, receive, sandbox, status,
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            };
-            // A closed terminal is no reason for another code.
-            let _unprinted = error.print();
-            return code.into();
+    let arguments: Vec<_> = env::args_os().collect();
+    let cli = match config::resolve(&arguments) {
+        Ok(Resolved { print: None, cli }) => cli,
+        Ok(Resolved {
+            print: Some(text), ..
+        }) => {
+            // A closed pipe has seen enough.
+            let _unprinted = io::stdout().write_all(text.as_bytes());
+            return Exit::Ok.into();
         }
+        Err(refused) => return refuse(&refused).into(),
     };
     log::start(cli.log);
     sandbox::restrict_new_files();
@@ -45,4 +48,23 @@ fn main() -> ExitCode {
         Exit::of(&error)
     })
     .into()
+}
+
+/// Says what is wrong with the options, or prints the help that was asked for.
+fn refuse(refused: &Refused) -> Exit {
+    match refused {
+        Refused::CommandLine(error) => {
+            // A closed terminal is no reason for another code.
+            let _unprinted = error.print();
+            if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            }
+        }
+        Refused::File(error) => {
+            eprintln!("error: {error}");
+            Exit::Usage
+        }
+    }
 }

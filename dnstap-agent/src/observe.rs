@@ -42,7 +42,7 @@ pub type Newest = watch::Receiver<Option<Arc<Published>>>;
 pub struct Observe {
     /// Serve Prometheus metrics over HTTP, at /metrics. Whoever can connect can read them: use a loopback address, such as
     /// 127.0.0.1:9353
-    #[arg(long, value_name = "ADDRESS:PORT", env = "DNSTAP_AGENT_METRICS")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,
 
     /// Where `dnstap-agent status` finds this process, for its owner only; `none` for nowhere [default: a file in

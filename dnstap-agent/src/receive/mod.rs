@@ -29,6 +29,7 @@ use tracing::{info, warn};
 use self::{bind::Bound, connection::Hub};
 use crate::{
     cli::parse_bytes,
+    config::ConfigOptions,
     exit::{Exit, ExitWith},
     observe::{self, Observe, Observer, Publisher},
     sandbox::{self, Duties},
@@ -94,6 +95,10 @@ pub struct Args {
     /// Who may watch
     #[command(flatten)]
     pub observe: Observe,
+
+    /// Where options come from
+    #[command(flatten)]
+    pub configuration: ConfigOptions,
 }
 
 /// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.

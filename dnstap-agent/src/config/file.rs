@@ -1,0 +1,285 @@
+//! The configuration file: what it sets, or everything that is wrong with it.
+//!
+//! ```toml
+//! [attach]
+//! name = ["named"]
+//! output = ["file:/var/log/dnstap/named.fstrm", "tls:collector.example:6000"]
+//! ring-size = "16M"
+//! follow = true
+//! ```
+
+use std::{
+    ffi::OsString,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, Command, error::ContextKind, error::ContextValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::CONFIGURABLE;
+
+/// Options that make no sense in a file.
+const ELSEWHERE: [&str; 2] = ["config", "print_config"];
+
+/// What a file says about one option.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// The option's id.
+    pub(super) id: String,
+    /// As it would be typed.
+    pub(super) arguments: Vec<OsString>,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong, and what would be right.
+    pub text: String,
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileErrors {
+    /// It cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is wrong, in one place at least.
+    #[error("{}", Listed(path, mistakes))]
+    Mistakes {
+        /// The file.
+        path: PathBuf,
+        /// In the order of lines.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+struct Listed<'a>(&'a Path, &'a [Mistake]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(path, mistakes) = self;
+        for (number, Mistake { line, text }) in mistakes.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "\n       " };
+            write!(formatter, "{separator}{}:{line}: {text}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what the file sets for the command of that `definition`. All of the file is checked, as far as it concerns that command.
+pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, FileErrors> {
+    let text = fs::read_to_string(path).map_err(|source| FileErrors::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    settings(&text, definition).map_err(|mistakes| FileErrors::Mistakes {
+        path: path.to_owned(),
+        mistakes,
+    })
+}
+
+fn settings(text: &str, definition: &Command) -> Result<Vec<Setting>, Vec<Mistake>> {
+    let mut checked = Checked {
+        text,
+        definition,
+        settings: Vec::new(),
+        mistakes: Vec::new(),
+    };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let start = error.span().map_or(0, |span| span.start);
+        checked.wrong(start, error.message().to_owned());
+    }
+    // What follows from broken syntax is no help.
+    if checked.mistakes.is_empty() {
+        checked.document(document.get_ref());
+    }
+    checked.mistakes.sort_by_key(|mistake| mistake.line);
+    if checked.mistakes.is_empty() {
+        Ok(checked.settings)
+    } else {
+        Err(checked.mistakes)
+    }
+}
+
+struct Checked<'a> {
+    text: &'a str,
+    definition: &'a Command,
+    settings: Vec<Setting>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Checked<'_> {
+    fn wrong(&mut self, at: usize, text: String) {
+        let before = self.text.as_bytes().iter().take(at);
+        let line = 1 + before.filter(|&&byte| byte == b'\n').count();
+        self.mistakes.push(Mistake { line, text });
+    }
+
+    fn document(&mut self, document: &DeTable<'_>) {
+        for (key, value) in document {
+            let (name, at) = (key.get_ref().as_ref(), key.span().start);
+            if !CONFIGURABLE.contains(&name) {
+                let tables = CONFIGURABLE.map(|name| format!("[{name}]")).join(" and ");
+                self.wrong(at, format!("{name:?} is nothing that can be configured here; there are the tables {tables}"));
+            } else if let DeValue::Table(options) = value.get_ref() {
+                if name == self.definition.get_name() {
+                    self.options(options);
+                }
+            } else {
+                self.wrong(at, format!("{name:?} is a table: [{name}]"));
+            }
+        }
+    }
+
+    fn options(&mut self, options: &DeTable<'_>) {
+        for (key, value) in options {
+            let (name, at) = (key.get_ref().as_ref(), key.span().start);
+            let definition = self.definition;
+            let option = definition
+                .get_arguments()
+                .find(|option| option.get_long() == Some(name))
+                .filter(|option| !is_elsewhere(option));
+            let Some(option) = option else {
+                let tip = similar(definition, name)
+                    .map_or_else(String::new, |tip| format!("; there is {tip:?}"));
+                let command = definition.get_name();
+                self.wrong(at, format!("{command} has no option {name:?}{tip}"));
+                continue;
+            };
+            match arguments(option, name, value) {
+                Ok(arguments) => self.settings.push(Setting {
+                    id: option.get_id().to_string(),
+                    arguments,
+                }),
+                Err(problems) => {
+                    for (at, problem) in problems {
+                        self.wrong(at, format!("{name}: {problem}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the option is about the file itself, ends the program at once, or is short for another one.
+pub(super) fn is_elsewhere(option: &Arg) -> bool {
+    ELSEWHERE.contains(&option.get_id().as_str())
+        || matches!(
+            option.get_action(),
+            ArgAction::Count
+                | ArgAction::Help
+                | ArgAction::HelpShort
+                | ArgAction::HelpLong
+                | ArgAction::Version
+        )
+}
+
+/// The option as it would be typed, or what is wrong with it and where.
+fn arguments(
+    option: &Arg,
+    name: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<Vec<OsString>, Vec<(usize, String)>> {
+    let at = value.span().start;
+    let mut typed = Vec::new();
+    match (option.get_action(), value.get_ref()) {
+        (ArgAction::SetTrue, DeValue::Boolean(set)) => {
+            typed.extend(set.then(|| format!("--{name}").into()));
+            return Ok(typed);
+        }
+        (ArgAction::SetTrue, other) => {
+            return Err(vec![(
+                at,
+                format!("true or false, not {}", other.type_str()),
+            )]);
+        }
+        (ArgAction::Append, DeValue::Array(values)) => {
+            let mut problems = Vec::new();
+            for value in values {
+                match scalar(value).and_then(|text| checked(option, name, &text)) {
+                    Ok(argument) => typed.push(argument),
+                    Err(problem) => problems.push((value.span().start, problem)),
+                }
+            }
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+        }
+        _ => {
+            let argument = scalar(value).and_then(|text| checked(option, name, &text));
+            typed.push(argument.map_err(|problem| vec![(at, problem)])?);
+        }
+    }
+    Ok(typed)
+}
+
+fn scalar(value: &Spanned<DeValue<'_>>) -> Result<String, String> {
+    match value.get_ref() {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(number) => Ok(number.as_str().to_owned()),
+        DeValue::Float(number) => Ok(number.as_str().to_owned()),
+        DeValue::Boolean(set) => Ok(set.to_string()),
+        other => Err(format!("one value, not {}", other.type_str())),
+    }
+}
+
+/// The argument, if the option takes that value.
+fn checked(option: &Arg, name: &str, value: &str) -> Result<OsString, String> {
+    let argument = OsString::from(format!("--{name}={value}"));
+    // The option alone: what it says about others is seen with the whole command line.
+    let alone = Arg::new("option")
+        .long(name.to_owned())
+        .value_parser(option.get_value_parser().clone())
+        .action(option.get_action().clone());
+    let alone = match option.get_value_delimiter() {
+        Some(delimiter) => alone.value_delimiter(delimiter),
+        None => alone,
+    };
+    let tried = Command::new("file")
+        .no_binary_name(true)
+        .arg(alone)
+        .try_get_matches_from([&argument]);
+    match tried {
+        Ok(_) => Ok(argument),
+        Err(error) => Err(reason(&error, name)),
+    }
+}
+
+/// What clap says, without what only makes sense on a command line.
+fn reason(error: &clap::Error, name: &str) -> String {
+    let text = error.render().to_string();
+    let said: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("For more information") && !line.starts_with("Usage:"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let said = said.join(" ");
+    said.trim_start_matches("error: ")
+        .replace(&format!(" for '--{name} <option>'"), "")
+}
+
+/// The option that was probably meant.
+fn similar(definition: &Command, name: &str) -> Option<String> {
+    let error = definition
+        .clone()
+        .no_binary_name(true)
+        .try_get_matches_from([format!("--{name}")])
+        .err()?;
+    match error.get(ContextKind::SuggestedArg)? {
+        ContextValue::String(option) => Some(option.trim_start_matches("--").to_owned()),
+        _ => None,
+    }
+}

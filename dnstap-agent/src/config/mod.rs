@@ -1,0 +1,365 @@
+//! Where an option has its value from: command line, environment, configuration file, default. The first that has it wins.
+//!
+//! An option is defined once, for the command line. The other two follow from that: the environment has it as `DNSTAP_AGENT_` and
+//! its name in capitals, the file has it under its long name in the table of its command. What the file says is put in front
+//! of the command line, as far as nothing better says it, and the whole is read as one command line.
+
+mod file;
+mod print;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _,
+    builder::OsStr, parser::ValueSource,
+};
+
+pub use self::{
+    file::{FileErrors, Mistake},
+    print::example,
+};
+use crate::cli::Cli;
+
+/// Commands that can be configured by the environment and by a file.
+pub const CONFIGURABLE: [&str; 2] = ["attach", "receive"];
+
+/// Options on where the other options come from.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Configuration")]
+pub struct ConfigOptions {
+    /// Take what is neither on the command line nor in the environment from this TOML file: its table named like the command has the
+    /// options by their long names
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+
+    /// Print every option with its value and where it comes from, as a configuration file, and end
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// Why no command came out.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The command line or the environment is wrong, or asks for help.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// The configuration file is wrong.
+    #[error(transparent)]
+    File(#[from] FileErrors),
+}
+
+/// Options from all sources.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The command and its options.
+    pub cli: Cli,
+    /// What `--print-config` asks for.
+    pub print: Option<String>,
+}
+
+/// Reads `arguments`, the program's name first, the environment, and the configuration file that they name.
+///
+/// # Errors
+///
+/// With all mistakes of the file at once, each with its line.
+pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
+    let (arguments, filed) = with_file(arguments)?;
+    let matches = command().try_get_matches_from(&arguments)?;
+    let print = matches
+        .subcommand()
+        .filter(|(name, options)| is_configurable(name) && options.get_flag("print_config"))
+        .map(|(name, options)| print::effective(&subcommand(name), options, &filed));
+    Ok(Resolved {
+        cli: Cli::from_arg_matches(&matches)?,
+        print,
+    })
+}
+
+/// The arguments with what the configuration file adds to them, and the ids of the options that it sets.
+fn with_file(arguments: &[OsString]) -> Result<(Vec<OsString>, Vec<String>), FileErrors> {
+    let mut arguments = arguments.to_vec();
+    let nothing = Vec::new();
+    // What is wrong with the command line is said when the whole is read.
+    let Ok(typed) = command()
+        .ignore_errors(true)
+        .try_get_matches_from(&arguments)
+    else {
+        return Ok((arguments, nothing));
+    };
+    let Some((name, options)) = typed.subcommand().filter(|(name, _)| is_configurable(name)) else {
+        return Ok((arguments, nothing));
+    };
+    let Some(path) = options.get_one::<PathBuf>("config") else {
+        return Ok((arguments, nothing));
+    };
+    let definition = subcommand(name);
+    let (ids, given): (Vec<_>, Vec<_>) = file::read(path, &definition)?
+        .into_iter()
+        .filter(|setting| !is_decided(&definition, options, &setting.id))
+        .map(|setting| (setting.id, setting.arguments))
+        .unzip();
+    let place = arguments.iter().position(|argument| argument == name);
+    let behind = place.map_or(arguments.len(), |place| place + 1);
+    arguments.splice(behind..behind, given.into_iter().flatten());
+    Ok((arguments, ids))
+}
+
+/// Whether the command line or the environment has the option, or another one that excludes it.
+fn is_decided(definition: &Command, options: &ArgMatches, id: &str) -> bool {
+    let is_typed = |id: &str| {
+        matches!(
+            options.value_source(id),
+            Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+        )
+    };
+    definition
+        .get_arguments()
+        .map(Arg::get_id)
+        .filter(|other| *other == id || are_exclusive(definition, id, other.as_str()))
+        .any(|other| is_typed(other.as_str()))
+}
+
+/// Whether the command takes only one of the two options: by their group, or because one of them says so.
+fn are_exclusive(definition: &Command, one: &str, other: &str) -> bool {
+    let excludes = |one: &str, other: &str| {
+        definition
+            .get_arguments()
+            .filter(|option| option.get_id() == one)
+            .flat_map(|option| definition.get_arg_conflicts_with(option))
+            .any(|conflicting| conflicting.get_id() == other)
+    };
+    let together = |group: &ArgGroup| {
+        [one, other]
+            .iter()
+            .all(|id| group.get_args().any(|member| member == id))
+    };
+    definition
+        .get_groups()
+        .any(|group| together(group) && !group.clone().is_multiple())
+        || excludes(one, other)
+        || excludes(other, one)
+}
+
+fn is_configurable(name: &str) -> bool {
+    CONFIGURABLE.contains(&name)
+}
+
+/// The command line's definition, with the environment.
+#[must_use]
+pub fn command() -> Command {
+    // Options of all commands are defined here, and come to each command when it is built.
+    let mut command = Cli::command().mut_args(with_variable);
+    for name in CONFIGURABLE {
+        command = command.mut_subcommand(name, |command| {
+            let exits = command.get_after_help().map(ToString::to_string);
+            let after = format!("{ENVIRONMENT}\n\n{}", exits.unwrap_or_default());
+            command.mut_args(with_variable).after_long_help(after)
+        });
+    }
+    command
+}
+
+/// The option, which the environment may set, too.
+fn with_variable(option: Arg) -> Arg {
+    match option.get_long().map(variable) {
+        Some(name) if !matches!(option.get_action(), ArgAction::Count) => {
+            option.env(OsStr::from(name)).hide_env(true)
+        }
+        _ => option,
+    }
+}
+
+/// For the long help.
+const ENVIRONMENT: &str = "\
+Each option can also be set by the environment, --ring-size by DNSTAP_AGENT_RING_SIZE and so on, or in a file, see --config. The command \
+line overrules the environment, the environment overrules the file.";
+
+/// The environment's name of an option.
+fn variable(option: &str) -> String {
+    format!(
+        "DNSTAP_AGENT_{}",
+        option.replace('-', "_").to_ascii_uppercase()
+    )
+}
+
+/// The definition of a command, with the options that all commands have.
+fn subcommand(name: &str) -> Command {
+    let mut command = command();
+    command.build();
+    command
+        .find_subcommand(name)
+        .cloned()
+        .unwrap_or_else(|| Command::new("none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{cli, log::LogFormat};
+
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    /// What the command line comes to with that configuration file.
+    fn with(file: &str, line: &str) -> Result<Resolved, Refused> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        fs::write(&path, file).unwrap();
+        resolve(&arguments(&format!(
+            "dnstap-agent {line} --config {}",
+            path.display()
+        )))
+    }
+
+    fn attach(resolved: Resolved) -> cli::Attach {
+        match resolved.cli.command {
+            cli::Command::Attach(options) => *options,
+            other => panic!("not attach: {other:?}"),
+        }
+    }
+
+    /// The mistakes, without the file's name.
+    fn mistakes(refused: Refused) -> Vec<(usize, String)> {
+        match refused {
+            Refused::File(FileErrors::Mistakes { mistakes, .. }) => mistakes
+                .into_iter()
+                .map(|Mistake { line, text }| (line, text))
+                .collect(),
+            other => panic!("no mistakes of the file: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_file_fills_in_what_the_command_line_leaves_open() {
+        let file = "[attach]\npid = 7\nring-size = '1M'\nkernel-log = true\noutput = ['-', 'json:-']\nduration = 2.5\n";
+        let options = attach(with(file, "attach --ring-size 64K").unwrap());
+        assert_eq!(options.ring_size, 65_536);
+        assert!(options.kernel_log);
+        assert_eq!(options.outputs.len(), 2);
+        assert_eq!(options.duration.unwrap().as_millis(), 2_500);
+    }
+
+    #[rstest]
+    #[case::behind_the_command("attach -v")]
+    #[case::before_the_command("-v attach")]
+    fn what_excludes_an_option_of_the_file_overrules_it(#[case] line: &str) {
+        let file = "[attach]\npid = 7\nlog-level = 'info'\nlog-format = 'json'\n";
+        let log = with(file, line).unwrap().cli.log;
+        assert_eq!((log.log_level, log.verbose), (None, 1));
+        assert_eq!(log.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_list_on_the_command_line_replaces_that_of_the_file() {
+        let file = "[attach]\npid = 7\noutput = ['-', 'json:-']\n";
+        let options = attach(with(file, "attach -o file:/tmp/a").unwrap());
+        assert_eq!(options.outputs.len(), 1);
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once_with_their_lines() {
+        let file = "[attach]\nrign-size = '1M'\nduration = 'long'\nkernel-log = 'yes'\noutput = ['-', 'fil:x']\n\n[atach]\npid = 1\n";
+        let mistakes = mistakes(with(file, "attach").unwrap_err());
+        let lines: Vec<_> = mistakes.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [2, 3, 4, 5, 7], "{mistakes:?}");
+        assert!(
+            mistakes[0].1.contains("there is \"ring-size\""),
+            "{mistakes:?}"
+        );
+        assert!(
+            mistakes[1].1.contains("\"long\" is no number"),
+            "{mistakes:?}"
+        );
+        assert!(mistakes[2].1.contains("true or false"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn a_broken_line_of_toml_is_named() {
+        let mistakes = mistakes(with("[attach]\npid = \n", "attach").unwrap_err());
+        assert_eq!(mistakes[0].0, 2, "{mistakes:?}");
+    }
+
+    #[rstest]
+    #[case::of_the_file_itself("config = 'other.toml'")]
+    #[case::help("help = true")]
+    fn options_about_the_file_are_not_in_the_file(#[case] line: &str) {
+        assert_eq!(
+            mistakes(with(&format!("[attach]\n{line}\n"), "attach").unwrap_err()).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let line = "dnstap-agent attach --config /nonexistent.toml";
+        let refused = resolve(&arguments(line)).unwrap_err();
+        assert!(
+            refused.to_string().contains("/nonexistent.toml"),
+            "{refused}"
+        );
+    }
+
+    #[rstest]
+    #[case("attach", "--pid 1")]
+    #[case("receive", "--listen unix:/tmp/s")]
+    fn the_example_says_what_the_defaults_are(#[case] command: &str, #[case] needed: &str) {
+        let line = format!("{command} {needed}");
+        let defaults = resolve(&arguments(&format!("dnstap-agent {line}"))).unwrap();
+        let example = with(&example(), &line).unwrap();
+        let told = format!("{:?}", example.cli);
+        let (before, after) = told.split_once("config: Some(").unwrap();
+        let (_path, after) = after.split_once("\")").unwrap();
+        assert_eq!(
+            format!("{before}config: None{after}"),
+            format!("{:?}", defaults.cli)
+        );
+    }
+
+    #[test]
+    fn what_is_printed_reads_the_same_again() {
+        let file = "[attach]\npid = 7\noutput = ['json:-']\n";
+        let line = "attach --ring perf --print-config";
+        let printed = with(file, line).unwrap().print.unwrap();
+        assert!(
+            printed.contains("\nring = \"perf\"  # command line\n"),
+            "{printed}"
+        );
+        assert!(
+            printed.contains("\noutput = [\"json:-\"]  # file\n"),
+            "{printed}"
+        );
+        assert!(
+            printed.contains("\nhook = \"auto\"  # default\n"),
+            "{printed}"
+        );
+        let again = with(&printed, "attach --print-config")
+            .unwrap()
+            .print
+            .unwrap();
+        let values = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines
+                .map(|line| line.split("  # ").next().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(values(&again), values(&printed));
+    }
+
+    #[test]
+    fn the_committed_example_is_the_generated_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/dnstap-agent.toml");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(path, example()).unwrap();
+        }
+        assert!(
+            fs::read_to_string(path).unwrap() == example(),
+            "docs/dnstap-agent.toml is behind the options. Write it again:\n\
+             UPDATE_EXPECT=1 cargo test -p dnstap-agent --lib the_committed_example"
+        );
+    }
+}
