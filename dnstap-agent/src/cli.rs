@@ -1,12 +1,16 @@
 //! The command line as it is typed.
 
 mod messages;
+mod target;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::messages::{Messages, Mimic};
+pub use self::{
+    messages::{Messages, Mimic},
+    target::Target,
+};
 use crate::{
     check,
     config::ConfigOptions,
@@ -71,9 +75,9 @@ pub enum Command {
 /// Options of `attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// Process to tap
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
-    pub pid: u32,
+    /// What to tap
+    #[command(flatten)]
+    pub target: Target,
 
     /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line), `yaml:-` (a
     /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and

@@ -83,6 +83,25 @@ pub struct Origin {
     pub tid: u32,
     /// Which hook, as in [`EventHeader::hook`].
     pub hook: u8,
+    /// What the process runs, as in [`EventHeader::image`].
+    pub image: u32,
+}
+
+impl Origin {
+    /// Of a record, whatever else is in it. Nothing of what is too short to be one.
+    #[must_use]
+    pub fn of_record(record: &[u8]) -> Option<Self> {
+        record.first_chunk().map(Self::of)
+    }
+
+    fn of(header: &[u8; HEADER]) -> Self {
+        Self {
+            tgid: u32_at(header, offset_of!(EventHeader, tgid)),
+            tid: u32_at(header, offset_of!(EventHeader, tid)),
+            hook: header[offset_of!(EventHeader, hook)],
+            image: u32_at(header, offset_of!(EventHeader, image)),
+        }
+    }
 }
 
 /// The two ends of the connection that a proxy passes on.
@@ -230,11 +249,7 @@ impl<'a> Event<'a> {
                 family,
                 local,
                 peer,
-                origin: Origin {
-                    tgid: u32_at(header, offset_of!(EventHeader, tgid)),
-                    tid: u32_at(header, offset_of!(EventHeader, tid)),
-                    hook: header[offset_of!(EventHeader, hook)],
-                },
+                origin: Origin::of(header),
                 proxied: None,
             },
             message_len: message,
@@ -310,7 +325,8 @@ mod tests {
                 origin: Origin {
                     tgid: 10,
                     tid: 11,
-                    hook: 2
+                    hook: 2,
+                    image: 0,
                 },
                 proxied: None,
             }

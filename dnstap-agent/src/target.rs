@@ -2,6 +2,9 @@
 //!
 //! Identity is the PID and the start time of the process; a pidfd, opened before both are read, tells its end.
 
+mod selection;
+pub mod unit;
+
 use std::{
     collections::HashSet,
     fs::File,
@@ -18,6 +21,10 @@ use procfs::{
     process::{FDTarget, Process},
 };
 
+pub use self::{
+    selection::{Found, Selection},
+    unit::Unit,
+};
 use crate::{
     exit::{Exit, ExitWith},
     tap::poll_readable,
@@ -103,57 +110,62 @@ impl Target {
 
     /// The IPv4 and IPv6 sockets of UDP and TCP that the process has open.
     pub fn sockets(&self) -> Result<Vec<OpenSocket>> {
-        let what = || format!("cannot read the sockets of process {} from /proc", self.pid);
-        let process = Process::new(i32::try_from(self.pid)?).with_context(what)?;
-        let own: HashSet<u64> = process
-            .fd()
-            .map_err(|error| match error {
-                ProcError::PermissionDenied(_) => anyhow!(error).context(ExitWith(
-                    Exit::NoPermission,
-                    format!(
-                        "{}: the process is another user's, which takes CAP_DAC_READ_SEARCH",
-                        what()
-                    ),
-                )),
-                error => anyhow!(error).context(what()),
-            })?
-            .filter_map(|descriptor| match descriptor.ok()?.target {
-                FDTarget::Socket(inode) => Some(inode),
-                _ => None,
-            })
-            .collect();
-        let mut sockets = Vec::new();
-        let mut add = |inode, tcp, listening, local| {
-            if own.contains(&inode) {
-                sockets.push(OpenSocket {
-                    inode,
-                    tcp,
-                    listening,
-                    local,
-                });
-            }
-        };
-        let udp = |entry: &UdpNetEntry| entry.remote_address.port() == 0;
-        let tcp = |entry: &TcpNetEntry| entry.state == TcpState::Listen;
-        // A kernel without IPv6 has no files for it.
-        for entry in process
-            .udp()
-            .with_context(what)?
-            .iter()
-            .chain(process.udp6().unwrap_or_default().iter())
-        {
-            add(entry.inode, false, udp(entry), entry.local_address);
-        }
-        for entry in process
-            .tcp()
-            .with_context(what)?
-            .iter()
-            .chain(process.tcp6().unwrap_or_default().iter())
-        {
-            add(entry.inode, true, tcp(entry), entry.local_address);
-        }
-        Ok(sockets)
+        open_sockets(self.pid)
     }
+}
+
+/// The IPv4 and IPv6 sockets of UDP and TCP that process `pid` has open.
+pub fn open_sockets(pid: u32) -> Result<Vec<OpenSocket>> {
+    let what = || format!("cannot read the sockets of process {pid} from /proc");
+    let process = Process::new(i32::try_from(pid)?).with_context(what)?;
+    let own: HashSet<u64> = process
+        .fd()
+        .map_err(|error| match error {
+            ProcError::PermissionDenied(_) => anyhow!(error).context(ExitWith(
+                Exit::NoPermission,
+                format!(
+                    "{}: the process is another user's, which takes CAP_DAC_READ_SEARCH",
+                    what()
+                ),
+            )),
+            error => anyhow!(error).context(what()),
+        })?
+        .filter_map(|descriptor| match descriptor.ok()?.target {
+            FDTarget::Socket(inode) => Some(inode),
+            _ => None,
+        })
+        .collect();
+    let mut sockets = Vec::new();
+    let mut add = |inode, tcp, listening, local| {
+        if own.contains(&inode) {
+            sockets.push(OpenSocket {
+                inode,
+                tcp,
+                listening,
+                local,
+            });
+        }
+    };
+    let udp = |entry: &UdpNetEntry| entry.remote_address.port() == 0;
+    let tcp = |entry: &TcpNetEntry| entry.state == TcpState::Listen;
+    // A kernel without IPv6 has no files for it.
+    for entry in process
+        .udp()
+        .with_context(what)?
+        .iter()
+        .chain(process.udp6().unwrap_or_default().iter())
+    {
+        add(entry.inode, false, udp(entry), entry.local_address);
+    }
+    for entry in process
+        .tcp()
+        .with_context(what)?
+        .iter()
+        .chain(process.tcp6().unwrap_or_default().iter())
+    {
+        add(entry.inode, true, tcp(entry), entry.local_address);
+    }
+    Ok(sockets)
 }
 
 impl AsFd for Target {

@@ -7,7 +7,8 @@
 //! ```text
 //! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (one record per chunk)
 //!        ── COUNTERS ───────────────────► [u64; Counter::COUNT] per CPU
-//!        ◄─ TARGETS ───────────────────── tgid -> 1
+//!        ◄► TARGETS ───────────────────── tgid -> EventHeader::image
+//!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
 //!        ◄─ PORTS, NETS ─────────────── port / 64 -> bits, prefix -> wanted
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
@@ -80,8 +81,8 @@ pub struct EventHeader {
     pub direction: u8,
     /// [`Hook`] that saw it.
     pub hook: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`image`]).
+    pub image: u32,
 }
 
 const _: () = assert!(size_of::<EventHeader>() == 88 && align_of::<EventHeader>() == 8);
@@ -163,11 +164,13 @@ pub enum Counter {
     FilteredRole = 18,
     /// Skipped: the exchange, or over TCP the connection, is not in the sample ([`Config::sample_below`]).
     SampledOut = 19,
+    /// Processes that a target has forked and that found no room in `TARGETS`: they go untapped. Not messages.
+    Unfollowed = 20,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -191,6 +194,7 @@ impl Counter {
         Self::FilteredNet,
         Self::FilteredRole,
         Self::SampledOut,
+        Self::Unfollowed,
     ];
 
     /// The counter's name in summaries and metrics.
@@ -217,6 +221,7 @@ impl Counter {
             Self::FilteredNet => "filtered_net",
             Self::FilteredRole => "filtered_role",
             Self::SampledOut => "sampled_out",
+            Self::Unfollowed => "unfollowed",
         }
     }
 
@@ -277,6 +282,21 @@ pub const VERDICT_UNKNOWN: u32 = 0;
 pub const VERDICT_DNS: u32 = 1;
 /// [`SocketState::verdict`]: carries something else, skip.
 pub const VERDICT_NOT_DNS: u32 = 2;
+
+/// Length of a key of `NAMES`: the name of an executable without folders, cut to 15 bytes, then zeroes (`TASK_COMM_LEN`).
+pub const NAME_LEN: usize = 16;
+/// Value in `NAMES`: a tapped process stays one when it executes a file of this name.
+pub const NAME_STAYS: u32 = 0;
+/// Value in `NAMES`: every process that executes a file of this name is tapped from then on.
+pub const NAME_JOINS: u32 = 1;
+
+/// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::image`]). Spreads, so
+/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
+pub const fn image(tgid: u32, start: u64) -> u32 {
+    (start as u32 ^ (start >> 32) as u32).wrapping_add(tgid.wrapping_mul(0x9e37_79b1))
+}
 
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_BPF: u32 = 0;
@@ -406,6 +426,12 @@ kernel_offsets! {
     tcp_copied_seq = "tcp_sock"."copied_seq";
     /// Sequence number of the next byte that the process writes.
     tcp_write_seq = "tcp_sock"."write_seq";
+    /// Thread group id of a task.
+    task_tgid = "task_struct"."tgid";
+    /// What the threads of a task's process share.
+    task_signal = "task_struct"."signal";
+    /// Threads of the process that are still running.
+    signal_live = "signal_struct"."live";
     /// Descriptor table of a task.
     task_files = "task_struct"."files";
     /// Descriptor table's current array.

@@ -176,7 +176,7 @@ pub(crate) fn header(thread: Thread, hook: Hook, ktime_ns: u64) -> EventHeader {
         protocol: 0,
         direction: 0,
         hook: hook as u8,
-        reserved: 0,
+        image: thread.image,
     }
 }
 

@@ -34,6 +34,8 @@ fn main() -> Result<ExitCode> {
     match words.first().map(String::as_str) {
         Some(toy::ARGUMENT) => toy::serve(words.get(1).context("which calls?")?.parse()?)?,
         Some(toy::PUPPET) => toy::obey()?,
+        Some(toy::WORKERS) => toy::raise()?,
+        Some(toy::WORKER) => toy::go_on(&words[1..])?,
         Some(toy::IDLE) => drop(io::copy(&mut io::stdin(), &mut io::sink())?),
         _ => return Ok(run()),
     }

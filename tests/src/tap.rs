@@ -51,6 +51,22 @@ impl Tap {
         Self::attach_with(&file, &summary, pid, how, more)
     }
 
+    /// Attaches to what `targets` (options of the agent) select.
+    pub(crate) fn attach_to(
+        folder: &Path,
+        targets: &[&str],
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
+        let name = format!("{}-{}", how.hook, how.ring);
+        let (file, summary) = (
+            folder.join(format!("{name}.fstrm")),
+            folder.join(format!("{name}.json")),
+        );
+        let command = command_for(&environment::agent()?, targets, how);
+        Self::start(command, &file, &summary, how, more)
+    }
+
     /// As [`Self::attach`], with the names of both files.
     pub(crate) fn attach_with(
         file: &Path,
@@ -112,6 +128,11 @@ impl Tap {
     /// The line in which it said that it is attached, with the hook and the ring.
     pub(crate) fn said(&self) -> &str {
         &self.said
+    }
+
+    /// The next line of its log for which `wanted` holds.
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        self.process.wait_for(what, wanted)
     }
 
     /// The file that it writes.
@@ -293,18 +314,18 @@ impl Summary {
     }
 }
 
-/// `dnstap-agent attach` without outputs.
+/// `dnstap-agent attach` to a process, without outputs.
 pub(crate) fn command(agent: &Path, pid: u32, how: &Combination) -> Command {
+    command_for(agent, &["--pid", &pid.to_string()], how)
+}
+
+/// `dnstap-agent attach` to what `targets` select, without outputs.
+pub(crate) fn command_for(agent: &Path, targets: &[&str], how: &Combination) -> Command {
     let mut command = Command::new(agent);
-    command.args([
-        "attach",
-        "--pid",
-        &pid.to_string(),
-        "--hook",
-        &how.hook,
-        "--ring",
-        &how.ring,
-    ]);
+    command
+        .arg("attach")
+        .args(targets)
+        .args(["--hook", &how.hook, "--ring", &how.ring]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

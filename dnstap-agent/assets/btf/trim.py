@@ -23,7 +23,7 @@ def parse(b):
         L={1:4,3:12,4:12*v,5:12*v,6:8*v,13:8*v,14:4,15:12*v,17:4,19:12*v}.get(k,0)
         types.append((st(n),k,i>>31,v,s,T[o+12:o+12+L])); o+=12+L
     return types,st
-STRUCTS='sock sock_common inet_sock socket socket_alloc inode tcp_sock task_struct files_struct fdtable file msghdr iov_iter sk_buff'.split()
+STRUCTS='sock sock_common inet_sock socket socket_alloc inode tcp_sock task_struct signal_struct files_struct fdtable file msghdr iov_iter sk_buff'.split()
 FUNCS='inet_sendmsg inet6_sendmsg inet_recvmsg inet6_recvmsg skb_consume_udp'.split()
 def trim(b):
     types,st=parse(b)

@@ -8,7 +8,7 @@ use dnstap_agent::{
     classify::{Kind, Role},
     encode::{self, Finding},
     event::{Envelope, Event, fixture},
-    pipeline::{Batch, Pipeline, PipelineConfig},
+    pipeline::{Batch, Pipeline, PipelineConfig, Server},
     sink::{self, OutputSpec, SinkOptions, SinkSet},
 };
 use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT};
@@ -139,7 +139,10 @@ fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
 pub(crate) fn pipeline(recorded: &Recorded, full: &mut dyn FnMut(&mut Batch)) -> u64 {
     let mut pipeline = Pipeline::new(PipelineConfig {
         identity: IDENTITY.to_vec(),
-        version: VERSION.to_vec(),
+        server: Server {
+            version: VERSION.to_vec(),
+            ..Server::default()
+        },
         ..PipelineConfig::default()
     });
     let mut batch = Batch::default();

@@ -1,4 +1,4 @@
-//! What the pipeline is told about the process and by the command line.
+//! What the pipeline is told by the command line, and about each server.
 
 use std::{collections::BTreeSet, fs};
 
@@ -8,47 +8,40 @@ use tracing::info;
 use crate::{
     anonymise::{CryptoPan, Method, MethodName, Privacy},
     classify::{Naming, Role, bind::BindRules},
-    cli::{Attach, Messages},
+    cli::{Attach, Messages, Mimic},
     encode::Extra,
     exit::{Exit, ExitWith},
     pair::PairLimits,
-    pipeline::{Filter, PipelineConfig, TypeSet},
+    pipeline::{Filter, PipelineConfig, Server, TypeSet},
     profile::{executable_name, serves_dns},
     tap::KernelFilter,
-    target::{OpenSocket, Target},
+    target::{OpenSocket, open_sockets},
     version::server_version,
 };
 
-/// The pipeline's configuration for `target`, which has these `sockets` open.
-pub(super) fn pipeline_config(
-    options: &Attach,
-    target: &Target,
-    sockets: &[OpenSocket],
-) -> Result<PipelineConfig> {
+/// The pipeline's configuration, but for what differs from server to server.
+pub(super) fn pipeline_config(options: &Attach) -> Result<PipelineConfig> {
     let messages = &options.messages;
-    let ports = dns_ports(sockets);
-    let executable = executable_name(target.pid, &target.name);
-    let found = server_version(target.pid, &executable);
-    let version = messages.server_version.clone().or_else(|| found.clone());
     let pair_limits = PairLimits::default();
     Ok(PipelineConfig {
         privacy: privacy(messages)?,
         identity: identity(options),
-        version: version
-            .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
-            .into_bytes(),
-        existing_sockets: sockets.iter().map(|socket| socket.inode).collect(),
+        server: Server {
+            version: version(messages.server_version.clone()),
+            naming: match &messages.mimic {
+                Some(mimic) => bind_naming(mimic, None),
+                None => Naming::Profile(messages.profile.choose("", true).profile()),
+            },
+            ..Server::default()
+        },
         extra: Extra {
             fields: messages.extra.clone(),
-            netns: network_namespace(target.pid),
         },
-        naming: naming(messages, &executable, found, serves_dns(sockets, &ports)),
         filter: Filter {
             only: TypeSet::union(&messages.only),
             exclude: messages.exclude.clone(),
         },
         report_unanswered: messages.unanswered_events.is_some(),
-        dns_ports: ports,
         pair_limits: PairLimits {
             age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
                 u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
@@ -92,10 +85,19 @@ fn usage(problem: &str) -> ExitWith {
     ExitWith(Exit::Usage, problem.to_owned())
 }
 
-/// What the kernel side leaves out, of what `config` does not deliver and what the options say besides.
-pub(super) fn kernel_filter(messages: &Messages, config: &PipelineConfig) -> KernelFilter {
+/// What the kernel side leaves out, of what `filter` does not deliver and what the options say besides. A role is left out if none
+/// of the `servers` has messages in it that are wanted; of those that are to come nothing is known.
+pub(super) fn kernel_filter<'s>(
+    options: &Attach,
+    filter: &Filter,
+    servers: &(impl Iterator<Item = &'s Server> + Clone),
+) -> KernelFilter {
+    let messages = &options.messages;
     let mut without = vec![Role::Responder, Role::Initiator];
-    without.retain(|role| !config.filter.wants_role(&config.naming, *role));
+    without.retain(|role| {
+        let wanted = |server: &Server| filter.wants_role(&server.naming, *role);
+        !options.target.follow && !servers.clone().any(wanted)
+    });
     KernelFilter {
         ports: messages.ports.clone(),
         nets: messages.nets.clone(),
@@ -104,19 +106,45 @@ pub(super) fn kernel_filter(messages: &Messages, config: &PipelineConfig) -> Ker
     }
 }
 
-fn naming(messages: &Messages, executable: &str, version: Option<String>, serves: bool) -> Naming {
-    if let Some(mimic) = &messages.mimic {
-        let version = mimic.bind_version.clone().or(version).unwrap_or_default();
-        info!(executable, version, "messages are named as by BIND");
-        return Naming::Bind(BindRules::of_version(&version));
-    }
-    let chosen = messages.profile.choose(executable, serves);
-    info!(
-        executable,
-        profile = chosen.name,
-        "messages are named by profile"
-    );
-    Naming::Profile(chosen.profile())
+/// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.
+pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let executable = executable_name(pid, comm.trim_end());
+    let sockets = open_sockets(pid).unwrap_or_default();
+    let dns_ports = dns_ports(&sockets);
+    let found = server_version(pid, &executable);
+    let naming = if let Some(mimic) = &messages.mimic {
+        bind_naming(mimic, found.clone())
+    } else {
+        let chosen = messages
+            .profile
+            .choose(&executable, serves_dns(&sockets, &dns_ports));
+        info!(
+            executable,
+            profile = chosen.name,
+            "messages are named by profile"
+        );
+        Naming::Profile(chosen.profile())
+    };
+    Some(Server {
+        version: version(messages.server_version.clone().or(found)),
+        naming,
+        netns: network_namespace(pid),
+        dns_ports,
+    })
+}
+
+fn bind_naming(mimic: &Mimic, found: Option<String>) -> Naming {
+    let version = mimic.bind_version.clone().or(found).unwrap_or_default();
+    info!(version, "messages are named as by BIND");
+    Naming::Bind(BindRules::of_version(&version))
+}
+
+/// A server's version, or the agent's own.
+fn version(server: Option<String>) -> Vec<u8> {
+    server
+        .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
+        .into_bytes()
 }
 
 /// Inode number of a process's network namespace: `/proc/PID/ns/net` is a link to `net:[NUMBER]`.

@@ -7,10 +7,12 @@
 
 mod buffers;
 mod config;
+mod members;
+mod outputs;
 mod reader;
 
 use std::{
-    os::fd::AsFd as _,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,55 +23,62 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    time::sleep,
+    time::{interval, sleep},
 };
 use tracing::{info, warn};
 
 use crate::{
     attach::{
-        config::{kernel_filter, pipeline_config},
-        reader::Reader,
+        config::{introduce, kernel_filter, pipeline_config},
+        members::Members,
+        outputs::Outputs,
+        reader::{Introduce, Reader},
     },
     cli::Attach,
     exit::{Exit, ExitWith},
     observe::{self, Newest, Observer, Publisher},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Server},
     preflight, sandbox,
-    sink::{OutputSpec, Reopener, SinkOptions, SinkSet},
+    sink::{OutputSpec, Reopener},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
-    target::{Target, describe_listeners},
+    target::{Found, OpenSocket, Selection, describe_listeners, open_sockets},
 };
 
 /// How long the outputs may take to write what is queued when the tap ends.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How often the set of tapped processes is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Runs `attach`. The summary goes to standard error.
 pub fn run(options: &Attach) -> Result<Exit> {
     preflight::check_privileges()?;
-    let target = Target::open(options.pid)?;
-    target.check_word_size()?;
-    let sockets = target.sockets()?;
-    if sockets.is_empty() && !options.allow_no_sockets {
-        return Err(anyhow!("name the DNS server's process (`ss -ltunp` shows who listens), or use --allow-no-sockets"))
-            .context(ExitWith(
-                Exit::NoTarget,
-                format!("process {} ({}) has no IPv4 or IPv6 sockets", target.pid, target.name),
-            ));
+    let selection = options.target.selection();
+    let found = selection.find_first()?;
+    if !options.allow_no_sockets && !selection.follow {
+        check_sockets(&selection, &found)?;
     }
-    let subject = format!("taps {} (pid {})", target.name, target.pid);
-    let observer = Observer::bind(&options.observe, &target.name, subject)?;
-    // Looks into the server's executable, which may take a while: before the hooks fill the ring.
-    let mut config = pipeline_config(options, &target, &sockets)?;
-    let mut tap = Tap::attach(&TapOptions {
+    let processes = describe_processes(&found);
+    let subject = if found.is_empty() {
+        format!("waits for {}", selection.describe())
+    } else {
+        format!("taps {processes}")
+    };
+    let observer = Observer::bind(&options.observe, selection.label(&found), subject)?;
+    let messages = options.messages.clone();
+    let introduce = move |pid| introduce(&messages, pid);
+    let mut config = pipeline_config(options)?;
+    // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
+    let servers = introductions(&found, &introduce);
+    let (tap, set) = Tap::attach(&TapOptions {
         hook: options.hook,
         ring: options.ring,
         ring_bytes: options.ring_size,
         kernel_log: options.kernel_log,
-        filter: kernel_filter(&options.messages, &config),
+        filter: kernel_filter(options, &config.filter, &servers.values()),
     })?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
@@ -77,40 +86,34 @@ pub fn run(options: &Attach) -> Result<Exit> {
     for missing in tap.degraded() {
         warn!("{missing}");
     }
-    tap.add_target(target.pid)?;
+    let mut members = Members::start(set, selection.clone())?;
     let started = Instant::now();
     let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
-    let sockets = target.sockets()?;
+    let sockets: Vec<OpenSocket> = members
+        .pids()
+        .flat_map(|pid| open_sockets(pid).unwrap_or_default())
+        .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let mut outputs = options.outputs.clone();
-    outputs.extend(options.messages.unanswered_events.clone());
-    if !options.no_sandbox {
-        let mut duties = OutputSpec::duties(&outputs);
-        duties.paths |= options.summary_json.is_some();
-        sandbox::enter(duties, || tap.counters().is_ok())?;
+    give_up_privileges(options, &tap)?;
+    let (outputs, reopener) = Outputs::open(options)?;
+    let mut pipeline = Pipeline::new(config);
+    for (image, server) in servers {
+        pipeline.introduce(image, server);
     }
-    let mut sinks = SinkSet::open(&outputs, SinkOptions::default())
-        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-    let reopener = sinks.reopener();
-    let events = options
-        .messages
-        .unanswered_events
-        .is_some()
-        .then(|| sinks.split_last());
-    let pipeline = Pipeline::new(config);
 
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
     let (over, reader_over) = oneshot::channel();
+    let introduce: Introduce = Box::new(introduce);
     let reader = Reader::new(
         tap,
         pipeline,
-        sinks,
-        events,
+        outputs,
         Arc::clone(&stop),
         publisher,
         Duration::from_millis(options.interval.into()),
+        introduce,
     );
     let reader = thread::Builder::new()
         .name("ring-reader".into())
@@ -121,15 +124,18 @@ pub fn run(options: &Attach) -> Result<Exit> {
             done
         })
         .context("the system gives no thread for the ring's reader")?;
-    let attached = format!(
-        "attached to {} (pid {}), hook {hook}, ring {ring}; it listens on {}",
-        target.name,
-        target.pid,
-        describe_listeners(&sockets)
-    );
+    let (what, listeners) = if found.is_empty() {
+        (
+            format!("and waiting for {}", selection.describe()),
+            "nothing yet".to_owned(),
+        )
+    } else {
+        (format!("to {processes}"), describe_listeners(&sockets))
+    };
+    let attached = format!("attached {what}, hook {hook}, ring {ring}; listening on {listeners}");
     let watched = (observer, newest);
     let reason = wait_for_end(
-        &target,
+        &mut members,
         options.duration,
         reader_over,
         reopener,
@@ -144,8 +150,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
 
     let elapsed = started.elapsed();
-    let outputs = drained.sinks.finish(GRACE);
-    drained.tapped.events = drained.events.and_then(|events| events.finish(GRACE).pop());
+    let (outputs, events) = drained.outputs.finish(GRACE);
+    drained.tapped.events = events;
     let summary = Snapshot {
         elapsed,
         at_rest: true,
@@ -155,9 +161,72 @@ pub fn run(options: &Attach) -> Result<Exit> {
     conclude(&summary, options.summary_json.as_deref())
 }
 
+/// What the pipeline is to know of the servers that are there, by what they run.
+fn introductions(
+    found: &[Found],
+    introduce: &impl Fn(u32) -> Option<Server>,
+) -> BTreeMap<u32, Server> {
+    let mut servers = BTreeMap::new();
+    for process in found {
+        if let Entry::Vacant(server) = servers.entry(process.image)
+            && let Some(known) = introduce(process.target.pid)
+        {
+            server.insert(known);
+        }
+    }
+    servers
+}
+
+/// Gives up what the rest of the run does not need.
+fn give_up_privileges(options: &Attach, tap: &Tap) -> Result<()> {
+    if !options.no_sandbox {
+        let mut duties = OutputSpec::duties(&Outputs::specs(options));
+        duties.paths |= options.summary_json.is_some();
+        duties.processes = options.target.follow;
+        sandbox::enter(duties, || tap.counters().is_ok())?;
+    }
+    Ok(())
+}
+
+/// Refuses processes that have nothing to be tapped.
+fn check_sockets(selection: &Selection, found: &[Found]) -> Result<()> {
+    for process in found {
+        if !process.target.sockets()?.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(anyhow!(
+        "name the DNS server's process (`ss -ltunp` shows who listens), or use --allow-no-sockets"
+    ))
+    .context(ExitWith(
+        Exit::NoTarget,
+        format!(
+            "process {} has no IPv4 or IPv6 sockets",
+            selection.describe()
+        ),
+    ))
+}
+
+/// `named (pid 12), nsd (pids 20, 21, 22)`.
+fn describe_processes(found: &[Found]) -> String {
+    let mut pids: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for process in found {
+        let executable = pids.entry(&process.executable).or_default();
+        executable.push(process.target.pid.to_string());
+    }
+    let parts: Vec<_> = pids
+        .iter()
+        .map(|(executable, pids)| {
+            let plural = if pids.len() == 1 { "" } else { "s" };
+            format!("{executable} (pid{plural} {})", pids.join(", "))
+        })
+        .collect();
+    parts.join(", ")
+}
+
 /// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.
 fn wait_for_end(
-    target: &Target,
+    members: &mut Members,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
     reopener: Reopener,
@@ -171,8 +240,6 @@ fn wait_for_end(
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let reopening = reopener.on_hangup()?;
-        // SAFETY: the descriptor is the `AsyncFd`'s own and stays open until that is dropped.
-        let process = unsafe { AsyncFd::register(target.as_fd().try_clone_to_owned()?) }?;
         let _watching = observer.serve(&newest)?;
         info!("{attached}");
         let timer = async {
@@ -181,12 +248,20 @@ fn wait_for_end(
                 None => std::future::pending().await,
             }
         };
+        let ended = async {
+            let mut ticks = interval(LOOK);
+            while !members.are_over() {
+                ticks.tick().await;
+                members.look()?;
+            }
+            anyhow::Ok(())
+        };
         Ok(tokio::select! {
             _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
             _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
-            ended = process.readable() => {
-                let _ready = ended?;
-                format!("process {} ({}) has ended", target.pid, target.name)
+            ended = ended => {
+                ended?;
+                "all that was tapped has ended".to_owned()
             }
             never = reopening => match never {},
             () = timer => "the time given by --duration is over".to_owned(),

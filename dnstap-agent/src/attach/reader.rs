@@ -13,12 +13,11 @@ use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
 use tracing::{debug, warn};
 
-use super::buffers::Buffers;
+use super::outputs::Outputs;
 use crate::{
     clock, event,
     observe::Publisher,
-    pipeline::{self, Pipeline},
-    sink::{self, SinkSet},
+    pipeline::{self, Pipeline, Server},
     summary::{RingUse, Settled, Snapshot, Source, Tapped},
     tap::{Tap, hook_name},
 };
@@ -38,9 +37,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 /// What is left when the reader is done.
 pub(super) struct Drained {
     /// The outputs, with what is still queued.
-    pub(super) sinks: SinkSet,
-    /// The output of events, if there is one.
-    pub(super) events: Option<SinkSet>,
+    pub(super) outputs: Outputs,
     /// What was counted up to there.
     pub(super) tapped: Tapped,
 }
@@ -49,43 +46,44 @@ pub(super) struct Drained {
 pub(super) struct Reader {
     tap: Tap,
     pipeline: Pipeline,
-    sinks: SinkSet,
-    events: Option<SinkSet>,
+    outputs: Outputs,
     stop: Arc<AtomicBool>,
     /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
     /// to output.
     interval: Duration,
     batch: pipeline::Batch,
-    buffers: Buffers,
     publisher: Publisher,
     started: Instant,
     /// The kernel side's counters of the snapshot before.
     settled: Settled,
     ring_use: RingUse,
+    introduce: Introduce,
 }
+
+/// Finds out about the server that a process runs; nothing if the process has ended.
+pub(super) type Introduce = Box<dyn FnMut(u32) -> Option<Server> + Send>;
 
 impl Reader {
     pub(super) fn new(
         tap: Tap,
         pipeline: Pipeline,
-        sinks: SinkSet,
-        events: Option<SinkSet>,
+        outputs: Outputs,
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
+        introduce: Introduce,
     ) -> Self {
         Self {
+            introduce,
             publisher,
             started: Instant::now(),
             ring_use: RingUse::default(),
             tap,
             pipeline,
-            sinks,
-            events,
+            outputs,
             stop,
             interval,
             batch: pipeline::Batch::default(),
-            buffers: Buffers::default(),
             settled: Settled::default(),
         }
     }
@@ -110,7 +108,7 @@ impl Reader {
                 self.flush();
                 self.send_verdicts();
                 self.tap.flush_log();
-                if self.sinks.health().all_over() {
+                if self.outputs.health().all_over() {
                     break;
                 }
                 if published.elapsed() >= PUBLISH {
@@ -127,10 +125,10 @@ impl Reader {
         let Self {
             tap,
             pipeline,
-            sinks,
+            outputs,
             batch,
             ring_use,
-            buffers,
+            introduce,
             ..
         } = self;
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
@@ -142,22 +140,21 @@ impl Reader {
                 let waited = now.saturating_sub(event::ktime_ns(record).unwrap_or(now));
                 ring_use.lag_ns = ring_use.lag_ns.max(waited);
             }
+            if let Some(origin) = pipeline.stranger(record)
+                && let Some(server) = introduce(origin.tgid)
+            {
+                pipeline.introduce(origin.image, server);
+            }
             pipeline.push(record, batch);
             if batch.frames.len() >= BATCH {
-                flush(batch, buffers, sinks);
+                outputs.send(batch);
             }
         });
         self.flush();
     }
 
     fn flush(&mut self) {
-        if let Some(events) = &mut self.events {
-            events.send(&sink::Batch {
-                frames: mem::take(&mut self.batch.event_frames).into(),
-                messages: mem::take(&mut self.batch.events),
-            });
-        }
-        flush(&mut self.batch, &mut self.buffers, &mut self.sinks);
+        self.outputs.send(&mut self.batch);
     }
 
     /// Tells the kernel which sockets it may skip.
@@ -176,7 +173,7 @@ impl Reader {
     fn publish(&mut self) -> Result<()> {
         // What is encoded belongs to the outputs before the two are compared.
         self.flush();
-        let outputs = self.sinks.health().sinks;
+        let outputs = self.outputs.health().sinks;
         let tapped = self.tapped()?;
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
@@ -206,10 +203,7 @@ impl Reader {
             programs: self.tap.program_stats(),
             pipeline: self.pipeline.counters(),
             pending: self.pipeline.pending(),
-            events: self
-                .events
-                .as_ref()
-                .and_then(|events| events.health().sinks.pop()),
+            events: self.outputs.events(),
         })
     }
 
@@ -241,20 +235,7 @@ impl Reader {
         self.flush();
         Ok(Drained {
             tapped: self.tapped()?,
-            sinks: self.sinks,
-            events: self.events,
+            outputs: self.outputs,
         })
     }
-}
-
-/// Hands the batch's messages to the outputs and takes them out of it.
-fn flush(batch: &mut pipeline::Batch, buffers: &mut Buffers, sinks: &mut SinkSet) {
-    if batch.messages == 0 {
-        return;
-    }
-    let frames = mem::replace(&mut batch.frames, buffers.take());
-    sinks.send(&sink::Batch {
-        frames: buffers.lend(frames),
-        messages: mem::take(&mut batch.messages),
-    });
 }

@@ -42,13 +42,11 @@ impl FromStr for ExtraField {
 pub struct Extra {
     /// These; none: the field is left out.
     pub fields: Vec<ExtraField>,
-    /// Network namespace of the process, if it is known.
-    pub netns: Option<u64>,
 }
 
 impl Extra {
-    /// Writes the object of one message over `out`; nothing if no member is known.
-    pub(crate) fn write(&self, origin: Origin, out: &mut Vec<u8>) {
+    /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known.
+    pub(crate) fn write(&self, origin: Origin, netns: Option<u64>, out: &mut Vec<u8>) {
         out.clear();
         if self.fields.is_empty() {
             return;
@@ -65,7 +63,7 @@ impl Extra {
         if let Some(hook) = hook_name(origin.hook) {
             member(ExtraField::Hook, format_args!("\"hook\":\"{hook}\""));
         }
-        if let Some(netns) = self.netns {
+        if let Some(netns) = netns {
             member(ExtraField::Netns, format_args!("\"netns\":{netns}"));
         }
         if !out.is_empty() {
@@ -97,14 +95,14 @@ mod tests {
             tgid: 10,
             tid: 11,
             hook: 2,
+            image: 0,
         };
         let mut out = b"left over".to_vec();
         let write = |fields: &[ExtraField], out: &mut Vec<u8>| {
             let extra = Extra {
                 fields: fields.to_vec(),
-                netns: Some(9),
             };
-            extra.write(origin, out);
+            extra.write(origin, Some(9), out);
             String::from_utf8(out.clone()).unwrap()
         };
         let all = ["netns", "tid", "pid", "hook"].map(|name| name.parse().unwrap());

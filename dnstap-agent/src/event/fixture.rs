@@ -27,7 +27,7 @@ pub fn header() -> EventHeader {
         protocol: IPPROTO_UDP,
         direction: DIRECTION_RECEIVED,
         hook: 2,
-        reserved: 0,
+        image: 0,
     }
 }
 
@@ -94,6 +94,7 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(offset_of!(EventHeader, protocol), &[header.protocol]);
     put(offset_of!(EventHeader, direction), &[header.direction]);
     put(offset_of!(EventHeader, hook), &[header.hook]);
+    put(offset_of!(EventHeader, image), &header.image.to_ne_bytes());
     record.extend_from_slice(payload);
     record
 }

@@ -16,7 +16,7 @@ use crate::{
         filter::Filter,
         held::{Held, Waiting},
         latency::Latencies,
-        sockets::Ports,
+        servers::{Known, Server, Servers},
     },
     stream::wire::{Flags, Message},
 };
@@ -78,20 +78,16 @@ impl DeliverCounters {
 #[derive(Debug)]
 pub(super) struct Deliver {
     pub(super) identity: Vec<u8>,
-    pub(super) version: Vec<u8>,
+    pub(super) servers: Servers,
     pub(super) extra: Extra,
     /// The `extra` of the message at hand.
     pub(super) extra_bytes: Vec<u8>,
-    pub(super) naming: Naming,
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
     pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
-    pub(super) ports: Ports,
     pub(super) held: Held,
-    /// RA bit of the last answer to a client.
-    pub(super) recursion_available: bool,
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
     pub(super) latencies: Latencies,
@@ -127,7 +123,8 @@ impl Deliver {
             self.response(envelope, bytes, header, parsed, batch);
         } else {
             if well_formed {
-                self.ports.learn_from_query(envelope);
+                let server = self.servers.learn(envelope.origin.image);
+                server.ports.learn_from_query(envelope);
             }
             self.query(envelope, bytes, header, parsed, batch);
         }
@@ -141,9 +138,10 @@ impl Deliver {
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
+        let server = self.servers.of(envelope.origin.image);
         let finding = Finding {
             role: header.role,
-            kind: self.kind(header, self.recursion_available),
+            kind: kind(server, header, server.recursion_available),
             response: false,
             query_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
             response_time_ns: None,
@@ -151,7 +149,7 @@ impl Deliver {
         let Some(message) = parsed else {
             return self.send(envelope, &finding, header, bytes, batch);
         };
-        let waits = matches!(self.naming, Naming::Bind(_))
+        let waits = matches!(server.server.naming, Naming::Bind(_))
             && BindRules::waits_for_answer(header.role, header.matter, header.flags);
         let ticket = waits.then(|| {
             self.held.put(Waiting {
@@ -163,7 +161,8 @@ impl Deliver {
             })
         });
         let at = finding.kind.message_type(false) as usize - 1;
-        let wanted = self.is_logged(envelope, header) && self.filter.wants(header.matter, at);
+        let wanted =
+            is_logged(&server.server, envelope, header) && self.filter.wants(header.matter, at);
         let query = Query {
             ktime_ns: envelope.ktime_ns,
             offset_ns: self.clock.offset_ns,
@@ -197,20 +196,21 @@ impl Deliver {
     ) {
         let query = parsed.and_then(|message| self.pairs.response(envelope, message));
         let mut envelope = *envelope;
+        let server = self.servers.learn(envelope.origin.image);
         let mut finding = Finding {
             role: header.role,
-            kind: self.kind(header, true),
+            kind: kind(server, header, true),
             response: true,
             query_time_ns: None,
             response_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
         };
         if header.role == Role::Responder {
-            self.recursion_available = header.flags.recursion_available();
+            server.recursion_available = header.flags.recursion_available();
         }
         if let Some(query) = query {
             header.matter = query.matter;
-            finding.kind = match self.naming {
-                Naming::Bind(_) if header.role == Role::Responder => self.kind(header, true),
+            finding.kind = match server.server.naming {
+                Naming::Bind(_) if header.role == Role::Responder => kind(server, header, true),
                 _ => query.kind,
             };
             if query.matter != Matter::Transfer {
@@ -230,7 +230,8 @@ impl Deliver {
                 self.send_waiting(waiting, batch);
             }
         }
-        if let Naming::Bind(rules) = self.naming
+        let server = self.servers.of(envelope.origin.image);
+        if let Naming::Bind(rules) = server.server.naming
             && header.role == Role::Responder
             && !rules.answers_have_query_time()
         {
@@ -257,7 +258,8 @@ impl Deliver {
             role: waiting.finding.role,
             matter: waiting.matter,
         };
-        waiting.finding.kind = self.kind(header, self.recursion_available);
+        let server = self.servers.of(waiting.envelope.origin.image);
+        waiting.finding.kind = kind(server, header, server.recursion_available);
         self.send(
             &waiting.envelope,
             &waiting.finding,
@@ -265,18 +267,6 @@ impl Deliver {
             &waiting.bytes,
             batch,
         );
-    }
-
-    fn kind(&self, header: Header, recursion_available: bool) -> Kind {
-        let Header {
-            flags,
-            role,
-            matter,
-        } = header;
-        match &self.naming {
-            Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),
-            Naming::Bind(rules) => rules.kind(role, matter, flags, recursion_available),
-        }
     }
 
     /// Encodes a message, unless it is excluded.
@@ -289,7 +279,8 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         let at = finding.kind.message_type(finding.response) as usize - 1;
-        if !self.is_logged(envelope, header) {
+        let server = &self.servers.of(envelope.origin.image).server;
+        if !is_logged(server, envelope, header) {
             self.counters.excluded_mimic += 1;
             return;
         }
@@ -297,14 +288,15 @@ impl Deliver {
             *reason += 1;
             return;
         }
-        self.extra.write(envelope.origin, &mut self.extra_bytes);
+        self.extra
+            .write(envelope.origin, server.netns, &mut self.extra_bytes);
         self.counters.message_bytes += bytes.len() as u64;
         let mut envelope = *envelope;
         let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
         let before = batch.frames.len();
         append_frame(
             present(&self.identity),
-            present(&self.version),
+            present(&server.version),
             present(&self.extra_bytes),
             &envelope,
             finding,
@@ -315,12 +307,6 @@ impl Deliver {
         self.counters.messages += 1;
         self.counters.frame_bytes += (batch.frames.len() - before) as u64;
         self.by_type[at] += 1;
-    }
-
-    /// Whether the server's own dnstap would have the message, if that is what is wanted.
-    fn is_logged(&self, envelope: &Envelope, header: Header) -> bool {
-        !matches!(self.naming, Naming::Bind(_))
-            || BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
     }
 
     /// Reports the queries that stayed without answer.
@@ -335,9 +321,10 @@ impl Deliver {
             let shown = self
                 .anonymiser
                 .apply(role, &mut asked.envelope, &asked.message);
+            let server = &self.servers.of(asked.envelope.origin.image).server;
             append_frame(
                 present(&self.identity),
-                present(&self.version),
+                present(&server.version),
                 Some(extra.as_bytes()),
                 &asked.envelope,
                 &asked.finding,
@@ -357,8 +344,8 @@ impl Deliver {
                 rest.first().copied().unwrap_or(0),
             ]));
         }
-        let asks =
-            !self.ports.contains(envelope.local.port) && self.ports.contains(envelope.peer.port);
+        let ports = &self.servers.of(envelope.origin.image).ports;
+        let asks = !ports.contains(envelope.local.port) && ports.contains(envelope.peer.port);
         let response = (envelope.direction == Direction::Received) == asks;
         Flags(if response { 0x8000 } else { 0 })
     }
@@ -370,6 +357,25 @@ fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
     match bytes.get(..DNS_HEADER + question) {
         Some(start) if bytes.len() > REPORTED => start,
         _ => bytes,
+    }
+}
+
+/// Whether the server's own dnstap would have the message, if that is what is wanted.
+fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
+    !matches!(server.naming, Naming::Bind(_))
+        || BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
+}
+
+/// The family of a message of `server`.
+fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
+    let Header {
+        flags,
+        role,
+        matter,
+    } = header;
+    match &server.server.naming {
+        Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),
+        Naming::Bind(rules) => rules.kind(role, matter, flags, recursion_available),
     }
 }
 

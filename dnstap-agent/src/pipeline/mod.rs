@@ -20,6 +20,7 @@ mod filter;
 mod held;
 mod latency;
 pub(crate) mod lru;
+mod servers;
 mod sockets;
 
 #[cfg(test)]
@@ -30,21 +31,22 @@ pub use self::{
     deliver::DeliverCounters,
     filter::{Filter, TypeSet},
     latency::Latencies,
+    servers::Server,
     sockets::Verdict,
 };
 
 use crate::{
     anonymise::{Anonymiser, Privacy},
     assemble::Assembler,
-    classify::Naming,
     encode::Extra,
-    event::{Direction, Envelope, Event, Protocol},
+    event::{Direction, Envelope, Event, Origin, Protocol},
     pair::{PairLimits, Pairs},
     pipeline::{
         counters::{IntakeCounters, counters},
         deliver::Deliver,
         held::Held,
-        sockets::{Ports, Sockets},
+        servers::Servers,
+        sockets::Sockets,
     },
     stream::{
         StreamLimits, Streams,
@@ -101,18 +103,13 @@ impl Clock {
 pub struct PipelineConfig {
     /// dnstap `identity`; empty: left out.
     pub identity: Vec<u8>,
-    /// dnstap `version`; empty: left out.
-    pub version: Vec<u8>,
+    /// What holds for a server of which nothing else is known.
+    pub server: Server,
     /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
     /// the hooks are attached, so that none is missed; a socket too many does no harm.
     pub existing_sockets: Vec<u64>,
-    /// Ports known to carry DNS besides 53, such as those on which the server is configured to listen. Others are
-    /// learned from the queries on them.
-    pub dns_ports: Vec<u16>,
     /// What goes into dnstap `extra`.
     pub extra: Extra,
-    /// How messages are named and selected.
-    pub naming: Naming,
     /// What is left out.
     pub filter: Filter,
     /// What is hidden.
@@ -132,11 +129,9 @@ impl Default for PipelineConfig {
     fn default() -> Self {
         Self {
             identity: Vec::new(),
-            version: Vec::new(),
+            server: Server::default(),
             existing_sockets: Vec::new(),
-            dns_ports: Vec::new(),
             extra: Extra::default(),
-            naming: Naming::default(),
             filter: Filter::default(),
             privacy: Privacy::default(),
             report_unanswered: false,
@@ -204,18 +199,15 @@ impl Pipeline {
             streams: Streams::new(config.stream_limits, config.existing_sockets),
             deliver: Deliver {
                 identity: config.identity,
-                version: config.version,
+                servers: Servers::new(config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
-                naming: config.naming,
                 filter: config.filter,
                 anonymiser: Anonymiser::new(config.privacy),
                 report_unanswered: config.report_unanswered,
                 held: Held::default(),
-                recursion_available: true,
                 clock: Clock::default(),
                 pairs: Pairs::new(config.pair_limits),
-                ports: Ports::new(&config.dns_ports),
                 counters: DeliverCounters::default(),
                 by_type: [0; 14],
                 latencies: Latencies::default(),
@@ -223,6 +215,17 @@ impl Pipeline {
             intake: IntakeCounters::default(),
             patience_ns: config.pair_limits.age_ns,
         }
+    }
+
+    /// The process behind a record, if its server is one that the pipeline has not been told about.
+    pub fn stranger(&mut self, record: &[u8]) -> Option<Origin> {
+        let origin = Origin::of_record(record)?;
+        (!self.deliver.servers.hear(origin.image)).then_some(origin)
+    }
+
+    /// Tells about the server that runs `image`.
+    pub fn introduce(&mut self, image: u32, server: Server) {
+        self.deliver.servers.insert(image, server);
     }
 
     /// Takes one record of the ring (header, payload, padding) and appends the messages that it completes.
@@ -261,7 +264,8 @@ impl Pipeline {
             Protocol::Tcp => {
                 intake.tcp_records += 1;
                 intake.tcp_bytes += event.payload.len() as u64;
-                let dns_port = deliver.ports.know(&event.envelope);
+                let image = event.envelope.origin.image;
+                let dns_port = deliver.servers.of(image).ports.know(&event.envelope);
                 streams.push(event, dns_port, &mut |envelope, bytes| {
                     deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
                 });
@@ -382,7 +386,8 @@ fn deliver_datagram(
     let envelope = &envelope;
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
-    if deliver.ports.know(envelope) || sockets.accept(envelope.socket, well_formed) {
+    let ports = &deliver.servers.of(envelope.origin.image).ports;
+    if ports.know(envelope) || sockets.accept(envelope.socket, well_formed) {
         intake.udp_delivered += 1;
         deliver.message(envelope, datagram, parsed.as_ref(), batch);
     } else if sockets::is_encrypted(envelope, datagram) {

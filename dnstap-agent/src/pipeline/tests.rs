@@ -13,6 +13,7 @@ use prost::Message as _;
 use super::*;
 use crate::{
     anonymise::{Method, Prefixes},
+    classify::Naming,
     event::fixture::{chunk, header, whole},
     stream::wire::fixture::{framed, message},
     summary::conservation::stages,
@@ -30,7 +31,10 @@ fn pipeline() -> Pipeline {
 fn config() -> PipelineConfig {
     PipelineConfig {
         identity: b"ns1".to_vec(),
-        version: b"tap".to_vec(),
+        server: Server {
+            version: b"tap".to_vec(),
+            ..Server::default()
+        },
         existing_sockets: vec![1_000],
         pair_limits: PairLimits {
             entries: 64,
@@ -43,6 +47,12 @@ fn config() -> PipelineConfig {
         udp_sockets: 16,
         ..PipelineConfig::default()
     }
+}
+
+fn named(naming: Naming) -> PipelineConfig {
+    let mut config = config();
+    config.server.naming = naming;
+    config
 }
 
 /// Splits a batch's frames and decodes them with prost.

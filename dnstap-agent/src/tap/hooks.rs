@@ -1,11 +1,8 @@
 //! Attaches a hook: the first of the candidates that the kernel accepts whole.
 
-use std::{
-    any::Any,
-    fs::{self, File},
-};
+use std::{any::Any, fs::File};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, Endianness,
     maps::ProgramArray,
@@ -14,7 +11,10 @@ use aya::{
 use dnstap_ebpf::Hook;
 
 use super::{HookChoice, offsets};
-use crate::exit::{Exit, ExitWith};
+use crate::{
+    exit::{Exit, ExitWith},
+    target::unit,
+};
 
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
@@ -126,7 +126,11 @@ fn skb_consume_udp(ebpf: &mut Ebpf, btf: &Btf) -> Result<Box<dyn Any + Send>> {
 /// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
 fn socket(ebpf: &mut Ebpf) -> Result<Links> {
     let mut links = Links::new();
-    let cgroup = root_cgroup()?;
+    // Sockets belong to the cgroup in which they were made, which for an inherited or activated socket is not that of the process:
+    // hence the root.
+    let root = unit::root()?;
+    let cgroup = File::open(&root)
+        .with_context(|| format!("cannot open the cgroup root {}", root.display()))?;
     for program in ["recvmsg4", "recvmsg6"] {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
@@ -154,6 +158,21 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
     }
     // The kernel empties a program array when its last user-space reference goes.
     links.push(Box::new(array));
+    Ok(links)
+}
+
+/// `sched_process_fork`, `sched_process_exec` and `sched_process_exit`, by which the set of tapped processes keeps itself.
+pub(super) fn processes(ebpf: &mut Ebpf) -> Result<Links> {
+    let mut links = Links::new();
+    for tracepoint in [
+        "sched_process_exit",
+        "sched_process_exec",
+        "sched_process_fork",
+    ] {
+        for name in copies(tracepoint) {
+            links.push(raw_tracepoint(ebpf, &name, tracepoint)?);
+        }
+    }
     Ok(links)
 }
 
@@ -212,18 +231,4 @@ where
     program
         .try_into()
         .with_context(|| format!("program {name} is of another type"))
-}
-
-/// The root of the cgroup v2 hierarchy: sockets belong to the cgroup in which they were made, which for an inherited or
-/// activated socket is not that of the process.
-fn root_cgroup() -> Result<File> {
-    let mounts =
-        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    for line in mounts.lines() {
-        let mut fields = line.split(' ').skip(1);
-        if let (Some(path), Some("cgroup2")) = (fields.next(), fields.next()) {
-            return File::open(path).with_context(|| format!("cannot open the cgroup root {path}"));
-        }
-    }
-    bail!("no cgroup2 file system is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")
 }

@@ -8,6 +8,7 @@ mod filter;
 mod hooks;
 pub mod offsets;
 mod perf;
+mod processes;
 mod ring;
 
 use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration};
@@ -27,6 +28,7 @@ pub use self::{
     bpf::ProgramStats,
     filter::{KernelFilter, Net},
     hooks::name as hook_name,
+    processes::ProcessSet,
     ring::poll_readable,
 };
 use self::{
@@ -85,7 +87,6 @@ pub struct Tap {
     ring: Box<dyn Ring>,
     links: Vec<Box<dyn Any + Send>>,
     counters: PerCpuArray<MapData, u64>,
-    targets: HashMap<MapData, u32, u32>,
     sockets: HashMap<MapData, u64, SocketState>,
     hook: Hook,
     ring_name: &'static str,
@@ -98,8 +99,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Loads the programs and attaches the chosen hook; nothing is tapped until [`Self::add_target`].
-    pub fn attach(options: &TapOptions) -> Result<Self> {
+    /// Loads the programs and attaches the chosen hook; nothing is tapped until it is in the set.
+    pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet)> {
         if OBJECT.is_empty() {
             return Err(anyhow!("build it with `cargo xtask build`")).context(ExitWith(
                 Exit::Failure,
@@ -118,10 +119,14 @@ impl Tap {
         options.filter.fill(&mut ebpf)?;
         let Attached {
             hook,
-            links,
+            mut links,
             refused,
             degraded,
         } = hooks::attach(&mut ebpf, options.hook)?;
+        links.extend(hooks::processes(&mut ebpf).context(ExitWith(
+            Exit::NoPermission,
+            "the kernel does not tell which processes are forked".into(),
+        ))?);
         let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
             let mut log =
                 EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
@@ -134,7 +139,10 @@ impl Tap {
                 .with_context(|| format!("the eBPF object has no map {name}"))
         };
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
-        let targets = HashMap::try_from(take("TARGETS")?)?;
+        let processes = ProcessSet {
+            targets: HashMap::try_from(take("TARGETS")?)?,
+            names: HashMap::try_from(take("NAMES")?)?,
+        };
         let sockets = HashMap::try_from(take("SOCKETS")?)?;
         let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
@@ -148,12 +156,11 @@ impl Tap {
                     .context("cannot map the ring's positions")?,
             )
         };
-        Ok(Self {
+        let tap = Self {
             ebpf,
             ring,
             links,
             counters,
-            targets,
             sockets,
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
@@ -162,7 +169,8 @@ impl Tap {
             degraded,
             flush_log,
             _kept: kept,
-        })
+        };
+        Ok((tap, processes))
     }
 
     /// The hook in use.
@@ -205,13 +213,6 @@ impl Tap {
         if let Some(flush) = &mut self.flush_log {
             flush();
         }
-    }
-
-    /// Taps a process from now on. `tgid` is its id in the initial PID namespace.
-    pub fn add_target(&mut self, tgid: u32) -> Result<()> {
-        self.targets
-            .insert(tgid, 1, 0)
-            .with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
     }
 
     /// Waits until many records are there, at most `timeout`.
@@ -286,7 +287,9 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
         ..offsets::of_running_kernel(&offsets::btf_path())?
     };
     let mut ebpf = load(&config, false, page_size(), false)?;
-    hooks::attach(&mut ebpf, hook).map(|attached| attached.degraded)
+    let attached = hooks::attach(&mut ebpf, hook)?;
+    let _processes = hooks::processes(&mut ebpf)?;
+    Ok(attached.degraded)
 }
 
 /// Loads the object with its read-only data and the sizes of its maps set.

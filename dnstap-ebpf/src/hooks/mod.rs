@@ -4,6 +4,7 @@ mod inet;
 mod inet_recvmsg;
 mod inet_sendmsg;
 mod recvmsg;
+mod sched_process;
 mod skb_consume_udp;
 mod sock_length;
 mod sys_exit;

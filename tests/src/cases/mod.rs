@@ -13,6 +13,7 @@ mod midstream;
 mod observe;
 mod package;
 mod privileges;
+mod processes;
 mod readers;
 mod reattach;
 mod services;
@@ -72,6 +73,7 @@ pub(crate) fn all() -> Vec<Trial> {
         observe::trials(),
         privileges::trials(),
         package::trials(),
+        processes::trials(),
         volume::trials(),
         reattach::trials(),
     ]

@@ -17,6 +17,7 @@ mod puppet;
 mod segments;
 mod server;
 mod streams;
+mod workers;
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -26,6 +27,7 @@ pub(crate) use self::{
     client::Toy,
     puppet::{By, Puppet, obey},
     server::serve,
+    workers::{Workers, go_on, link, raise},
 };
 
 /// First argument that makes this program the toy server; the second names the [`Calls`].
@@ -33,6 +35,12 @@ pub(crate) const ARGUMENT: &str = "toy-server";
 
 /// First argument that makes this program a [`Puppet`]'s process.
 pub(crate) const PUPPET: &str = "toy-puppet";
+
+/// First argument that makes this program a [`Workers`]' first process.
+pub(crate) const WORKERS: &str = "toy-workers";
+
+/// First argument that makes this program a [`Workers`]' worker; the others name its descriptors.
+pub(crate) const WORKER: &str = "toy-worker";
 
 /// First argument that makes this program a process without sockets that waits for the end of its input.
 pub(crate) const IDLE: &str = "toy-idle";

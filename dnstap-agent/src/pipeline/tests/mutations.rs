@@ -75,7 +75,7 @@ fn a_million_mutations_break_nothing() {
             Naming::Bind(BindRules::of_version("9.18.1")),
         ),
     ] {
-        let mut pipeline = Pipeline::new(PipelineConfig { naming, ..config() });
+        let mut pipeline = Pipeline::new(named(naming));
         let mut random = Random(seed);
         let mut batch = Batch::default();
         let rounds = mutations() / 2;

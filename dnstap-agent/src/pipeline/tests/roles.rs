@@ -15,10 +15,7 @@ use crate::{
 const SENT: u8 = DIRECTION_SENT;
 
 fn mimic(version: &str) -> Pipeline {
-    Pipeline::new(PipelineConfig {
-        naming: Naming::Bind(BindRules::of_version(version)),
-        ..config()
-    })
+    Pipeline::new(named(Naming::Bind(BindRules::of_version(version))))
 }
 
 fn types(messages: &[dnstap_proto::Message]) -> Vec<Type> {
@@ -178,7 +175,6 @@ fn extra_tells_process_thread_and_hook() {
     let mut pipeline = Pipeline::new(PipelineConfig {
         extra: Extra {
             fields: vec![ExtraField::Pid, ExtraField::Hook],
-            netns: None,
         },
         ..config()
     });

@@ -1,0 +1,93 @@
+//! Raw tracepoints `sched_process_fork`, `sched_process_exec` and `sched_process_exit`: which processes are tapped, beside every
+//! hook.
+//!
+//! ```c
+//! void sched_process_fork(struct task_struct *parent, struct task_struct *child);
+//! void sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm);
+//! void sched_process_exit(struct task_struct *p);
+//! ```
+//!
+//! The same on 5.10 to 7.2, but for a second argument of the last one from 6.17 on. A fork is told in the parent, before the child
+//! runs for the first time, so that none of its messages is missed; an exec in the process itself, with its new name set and before
+//! the new program runs; an exit for each thread, after `signal->live` was counted down. Each has two programs for the reason in
+//! [`crate::once`]; for forks and exits it does no harm when both run.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use dnstap_ebpf::Counter;
+
+use crate::{config::config, memory, once::Turn, target};
+
+/// A process was forked, or a thread made.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
+    let _ = try_fork(&ctx);
+    0
+}
+
+/// The second program.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn sched_process_fork_second(ctx: RawTracePointContext) -> i32 {
+    let _ = try_fork(&ctx);
+    0
+}
+
+/// A process has a new executable.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
+    target::exec(Turn::First);
+    0
+}
+
+/// The second program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn sched_process_exec_second(_ctx: RawTracePointContext) -> i32 {
+    target::exec(Turn::Second);
+    0
+}
+
+/// A thread has ended.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = try_exit(&ctx);
+    0
+}
+
+/// The second program.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn sched_process_exit_second(ctx: RawTracePointContext) -> i32 {
+    let _ = try_exit(&ctx);
+    0
+}
+
+/// Tasks cannot be unreadable; were they, nobody could be told.
+#[inline(always)]
+fn try_fork(ctx: &RawTracePointContext) -> Result<(), Counter> {
+    let Some(parent) = target::current() else {
+        return Ok(());
+    };
+    let child: *const u8 = ctx.arg(1);
+    // SAFETY: an integer.
+    let tgid: u32 = unsafe { memory::kernel(child, config!(offsets.task_tgid))? };
+    if tgid != parent.tgid {
+        target::fork(parent, tgid);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn try_exit(ctx: &RawTracePointContext) -> Result<(), Counter> {
+    let task: *const u8 = ctx.arg(0);
+    // SAFETY: integers and a pointer.
+    unsafe {
+        let tgid: u32 = memory::kernel(task, config!(offsets.task_tgid))?;
+        if !target::contains(tgid) {
+            return Ok(());
+        }
+        let signal: *const u8 = memory::kernel(task, config!(offsets.task_signal))?;
+        let live: i32 = memory::kernel(signal, config!(offsets.signal_live))?;
+        if live == 0 {
+            target::forget(tgid);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! Which processes are tapped: forked workers, several servers, servers that are restarted, control groups.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use super::{expect_records, for_each_combination};
+use crate::{
+    environment::{self, Combination, Skip},
+    lab,
+    load::client::UdpClient,
+    process::{Running, Watch},
+    record::Record,
+    tap::{self, Tap},
+    toy::{Workers, link},
+    wire,
+};
+
+/// "The process to tap does not exist" (`EX_UNAVAILABLE`).
+const EXIT_NO_TARGET: i32 = 69;
+
+pub(super) fn trials() -> Vec<Trial> {
+    [
+        for_each_combination("workers forked before and after attach are tapped", workers),
+        for_each_combination("a worker that executes another program is let go", exec),
+        for_each_combination("two servers are tapped at once, by pid and by name", two),
+        for_each_combination(
+            "a server is awaited and followed through its restart",
+            follow,
+        ),
+        for_each_combination(
+            "a control group's processes are tapped, also later ones",
+            group,
+        ),
+        for_each_combination("a name that nobody has ends with its own code", nobody),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Sends a query to the server, which worker `number` answers; the two messages.
+fn ask(server: &mut Workers, number: usize) -> Result<Vec<Record>> {
+    let mut client = UdpClient::connect(server.address)?;
+    client.send(&wire::query(1, "toy.lab", wire::TYPE_A, true))?;
+    server.answer(number)?;
+    client.receive()?;
+    Ok(client.passed)
+}
+
+fn workers(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut server = Workers::start()?;
+    let before = server.fork()?;
+    let tap = Tap::attach(scratch.path(), server.pid(), how, &[])?;
+    ensure!(
+        tap.said().contains(&before.to_string()),
+        "no worker {before} in: {}",
+        tap.said()
+    );
+    let mut passed = Vec::new();
+    for number in 0..30 {
+        passed.extend(ask(&mut server, number)?);
+        server.fork()?;
+        passed.extend(ask(&mut server, number + 1)?);
+    }
+    expect_records(&tap.stop()?, &passed)?;
+    server.stop()
+}
+
+fn exec(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let (own, other) = (
+        link(scratch.path(), "toy-server")?,
+        link(scratch.path(), "toy-other")?,
+    );
+    let mut server = Workers::start_as(&own)?;
+    let tap = Tap::attach(scratch.path(), server.pid(), how, &[])?;
+    server.fork()?;
+    server.fork()?;
+    let mut passed = ask(&mut server, 0)?;
+    server.exec(0, &own)?;
+    passed.extend(ask(&mut server, 0)?);
+    server.exec(1, &other)?;
+    ask(&mut server, 1)?;
+    passed.extend(ask(&mut server, 0)?);
+    expect_records(&tap.stop()?, &passed)?;
+    server.stop()
+}
+
+fn two(how: &Combination) -> Result<()> {
+    for by_name in [false, true] {
+        let scratch = lab::scratch()?;
+        let mut servers = ["toy-one", "toy-two", "toy-three"]
+            .map(|name| -> Result<_> { Workers::start_as(&link(scratch.path(), name)?) })
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let pids: Vec<_> = servers
+            .iter()
+            .map(|server| server.pid().to_string())
+            .collect();
+        let targets = if by_name {
+            ["--name", "toy-one", "--name", "toy-two"]
+        } else {
+            ["--pid", &pids[0], "--pid", &pids[1]]
+        };
+        let tap = Tap::attach_to(scratch.path(), &targets, how, &[])?;
+        let mut passed = Vec::new();
+        for (at, server) in servers.iter_mut().enumerate() {
+            server.fork()?;
+            let records = ask(server, 0)?;
+            if at < 2 {
+                passed.extend(records);
+            }
+        }
+        // The end of one is not the end.
+        servers.remove(0).stop()?;
+        passed.extend(ask(&mut servers[0], 0)?);
+        expect_records(&tap.stop()?, &passed)?;
+        for server in servers {
+            server.stop()?;
+        }
+    }
+    Ok(())
+}
+
+fn follow(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let program = link(scratch.path(), "toy-followed")?;
+    let targets = ["--name", "toy-followed"];
+    let tap = Tap::attach_to(scratch.path(), &targets, how, &["--follow"])?;
+    ensure!(
+        tap.said().contains("waiting for toy-followed"),
+        "{}",
+        tap.said()
+    );
+    let mut passed = Vec::new();
+    for _ in 0..5 {
+        // Its worker may talk at once: nobody waits for the agent.
+        let mut server = Workers::start_as(&program)?;
+        server.fork()?;
+        passed.extend(ask(&mut server, 0)?);
+        server.stop()?;
+    }
+    expect_records(&tap.stop()?, &passed)
+}
+
+fn group(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let group = Group::new()?;
+    let mut inside = Workers::start()?;
+    group.take(inside.pid())?;
+    let mut outside = Workers::start()?;
+    outside.fork()?;
+    let targets = ["--unit", group.name()];
+    let mut tap = Tap::attach_to(scratch.path(), &targets, how, &["--follow"])?;
+    inside.fork()?;
+    let mut passed = ask(&mut inside, 0)?;
+    ask(&mut outside, 0)?;
+    let mut later = Workers::start()?;
+    group.take(later.pid())?;
+    let pid = later.pid().to_string();
+    tap.wait_for("the new process", |line| {
+        line.contains("tapping") && line.contains(&pid)
+    })?;
+    later.fork()?;
+    passed.extend(ask(&mut later, 0)?);
+    ask(&mut outside, 0)?;
+    expect_records(&tap.stop()?, &passed)?;
+    for server in [inside, outside, later] {
+        server.stop()?;
+    }
+    Ok(())
+}
+
+fn nobody(how: &Combination) -> Result<()> {
+    let targets = ["--name", "toy-nobody"];
+    let command = tap::command_for(&environment::agent()?, &targets, how);
+    let finished =
+        Running::start("dnstap-agent", command, Watch::Stderr)?.finish(crate::process::PATIENCE)?;
+    let said = finished.lines.join("\n");
+    ensure!(
+        finished.status.code() == Some(EXIT_NO_TARGET)
+            && said.contains("toy-nobody")
+            && said.contains("--follow"),
+        "{}: {said}",
+        finished.status
+    );
+    Ok(())
+}
+
+/// A control group of the test's own.
+struct Group(PathBuf);
+
+impl Group {
+    /// Makes one; a [`Skip`] where that is not possible.
+    fn new() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let root = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let path = words.next()?;
+            (words.next()? == "cgroup2").then_some(path)
+        });
+        let Some(root) = root else {
+            return Err(Skip("no cgroup2 file system is mounted".into()).into());
+        };
+        let path = PathBuf::from(root).join(format!("dnstap-{}.service", std::process::id()));
+        fs::create_dir(&path).map_err(|error| Skip(format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+
+    /// As a unit's.
+    fn name(&self) -> &str {
+        self.0
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+    }
+
+    /// Moves a process into it.
+    fn take(&self, pid: u32) -> Result<()> {
+        let path = self.0.join("cgroup.procs");
+        fs::write(&path, pid.to_string()).with_context(|| format!("{}", path.display()))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Fails only when a failed test has left processes in it, which the report is about.
+        fs::remove_dir(&self.0).ok();
+    }
+}
