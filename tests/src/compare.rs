@@ -13,10 +13,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    time::Duration,
 };
 
-use crate::record::Record;
+use crate::{record::Record, times::Times};
 
 /// Most records that a report shows of each sort.
 const SHOWN: usize = 15;
@@ -55,8 +54,8 @@ pub(crate) struct Comparison {
     pub(crate) unexplained: Vec<Record>,
     /// Matched responses that have their query's time in both.
     pub(crate) timed: usize,
-    /// Largest difference of times between matching records, of their queries too.
-    pub(crate) skew: Duration,
+    /// The times of all that matched.
+    pub(crate) times: Times,
 }
 
 impl Comparison {
@@ -98,13 +97,8 @@ impl Comparison {
     fn settle(&mut self, record: &Record, found: Option<&Record>, left: &Left<'_>) {
         if let Some(ours) = found {
             self.matched += 1;
-            if !record.time.is_zero() {
-                self.skew = self.skew.max(record.time.abs_diff(ours.time));
-            }
-            if let (Some(reference), Some(ours)) = (record.query_time, ours.query_time) {
-                self.timed += 1;
-                self.skew = self.skew.max(reference.abs_diff(ours));
-            }
+            self.times.add(record, ours);
+            self.timed += usize::from(record.query_time.is_some());
         } else {
             self.missing
                 .push((record.clone(), left.nearest(record).cloned()));
@@ -116,12 +110,12 @@ impl fmt::Display for Comparison {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             formatter,
-            "{} matched ({} with their query's time), {} missing, {} unexplained, times differ by at most {:?}",
+            "{} matched ({} with their query's time), {} missing, {} unexplained\n  theirs less ours: {}",
             self.matched,
             self.timed,
             self.missing.len(),
             self.unexplained.len(),
-            self.skew
+            self.times
         )?;
         for (reason, count) in &self.by_rule {
             writeln!(formatter, "  {count:6} by rule: {reason}")?;

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::{system, times::Bounds};
+
 /// A test cannot run here, and why.
 #[derive(Debug)]
 pub(crate) struct Skip(pub(crate) String);
@@ -114,10 +116,16 @@ pub(crate) fn named_version() -> Result<(u32, u32)> {
     }
 }
 
-/// Largest difference between named's time of a message and ours in milliseconds (`DNSTAP_SKEW_MS`, default 1000): named
-/// takes its own from a clock that it reads once per turn of its event loop, which an emulated machine makes long.
-pub(crate) fn skew() -> Result<Duration> {
-    Ok(Duration::from_millis(number("DNSTAP_SKEW_MS", "1000")?))
+/// What may lie between named's times and ours. Its clock moves with the kernel's tick, which adds what it could not add before,
+/// so it is behind by less than two ticks. How long a message may take to it or from it: `DNSTAP_DELAY_MS`, default 1000.
+/// An emulated machine takes long, and its ticks come late: `DNSTAP_LAG_MS`.
+pub(crate) fn time_bounds() -> Result<Bounds> {
+    let tick = system::resolution(libc::CLOCK_REALTIME_COARSE)?;
+    let lag = number("DNSTAP_LAG_MS", &(2 * tick.as_millis()).to_string())?;
+    Ok(Bounds {
+        lag: Duration::from_millis(lag),
+        delay: Duration::from_millis(number("DNSTAP_DELAY_MS", "1000")?),
+    })
 }
 
 /// A program of the path, or of the administrator's folders, which `PATH` may leave out.

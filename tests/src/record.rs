@@ -77,6 +77,25 @@ impl Record {
         is_response_kind(self.kind)
     }
 
+    /// Whether the tapped server was the one that asked.
+    pub(crate) fn is_initiators(&self) -> bool {
+        use message::Type::{
+            ForwarderQuery, ForwarderResponse, ResolverQuery, ResolverResponse, StubQuery,
+            StubResponse, ToolQuery, ToolResponse,
+        };
+        matches!(
+            self.kind,
+            ForwarderQuery
+                | ForwarderResponse
+                | ResolverQuery
+                | ResolverResponse
+                | StubQuery
+                | StubResponse
+                | ToolQuery
+                | ToolResponse
+        )
+    }
+
     fn parse(frame: &[u8]) -> Result<Self> {
         let dnstap = Dnstap::decode(frame).context("not a dnstap message")?;
         ensure!(

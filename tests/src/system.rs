@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     ptr,
+    time::Duration,
 };
 
 /// Makes the kernel end the command's process when this one ends, however it ends.
@@ -37,6 +38,20 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// How far a clock moves at a time.
+pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
+    let mut step = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `step` outlives the call, which writes nothing else.
+    check(unsafe { libc::clock_getres(clock, &raw mut step) })?;
+    Ok(Duration::new(
+        step.tv_sec.cast_unsigned(),
+        u32::try_from(step.tv_nsec).map_err(io::Error::other)?,
+    ))
 }
 
 /// Gives this process and its children a mount table of their own, so that what tests mount vanishes with them.

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     exec,
     packages::{self, Apt},
-    paths, ui,
+    paths, ui, vm,
 };
 
 /// The library package of BIND, and those that are built with it: they move in step, so all are brought to one version.
@@ -59,6 +60,53 @@ pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
     Ok(())
 }
 
+/// The BIND of a later Debian release than this machine's: one whose own dnstap has types and times that the older lacks.
+pub(crate) const NEXT_BIND: &str = "9.20";
+
+/// What becomes a program of another release: in a root that has that release's libraries and this machine's folder for scratch
+/// files. The root is a mount of the process alone, so nothing is left when it ends; process id and arguments are kept.
+const IN_ITS_ROOT: &str = r#"#!/bin/sh
+exec unshare --mount sh -ec '
+tmp=${TMPDIR:-/tmp}
+mount -t tmpfs tmpfs "$0"
+cd "$0"
+mkdir -p dev etc proc run usr var "./$tmp"
+ln -s usr/lib usr/lib64 .
+mount --bind "$1" usr
+program=$2
+mount --bind "$tmp" "./$tmp"
+mount --rbind /dev dev
+mount -t proc proc proc
+shift 2
+exec chroot . "$program" "$@"
+' "#;
+
+/// The program that becomes the `named` of [`NEXT_BIND`].
+pub(crate) fn ensure_next_bind() -> Result<PathBuf> {
+    let unpacked = vm::bind(NEXT_BIND)?.join("usr");
+    let folder = paths::cache()?.join("servers");
+    let (root, program) = (folder.join("root"), folder.join("named-next"));
+    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    let text = in_its_root(&root, &unpacked, Path::new("/usr/sbin/named"));
+    fs::write(&program, text).with_context(|| format!("cannot write {}", program.display()))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", program.display()))?;
+    exec::output(Command::new(&program).arg("-v"))
+        .with_context(|| format!("BIND {NEXT_BIND} does not run here"))?;
+    Ok(program)
+}
+
+/// A shell's script that becomes a program of `usr`, with `root` to mount on.
+fn in_its_root(root: &Path, usr: &Path, program: &Path) -> String {
+    let [root, usr, program] = [root, usr, program].map(quoted);
+    format!("{IN_ITS_ROOT}{root} {usr} {program} \"$@\"\n")
+}
+
+/// A path as one word of the shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
 /// Downloads a package, `NAME=VERSION` for a certain one, and unpacks it in place of `folder`.
 fn unpack(package: &str, folder: &Path) -> Result<()> {
     let downloads = folder.with_extension("download");
@@ -87,4 +135,33 @@ fn unpack(package: &str, folder: &Path) -> Result<()> {
         )?;
     }
     fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_another_release_keeps_process_id_and_arguments_and_leaves_no_mount() {
+        if !packages::is_root() {
+            return;
+        }
+        let root = paths::target().join("a root's mount");
+        fs::create_dir_all(&root).expect("a folder");
+        let script = in_its_root(&root, Path::new("/usr"), Path::new("/usr/bin/sh"));
+        let child = Command::new("sh")
+            .args(["-c", &script, "sh", "-c", "echo $$ $0 $1; ls", "a b", "c"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let pid = child.id();
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some(&*format!("{pid} a b c")));
+        assert!(lines.any(|line| line == "lib64"), "{said}");
+        let left = fs::read_dir(&root).expect("the folder").count();
+        assert_eq!(left, 0);
+        fs::remove_dir(&root).expect("nothing is mounted on it");
+    }
 }

@@ -15,6 +15,9 @@ use clap::ValueEnum;
 
 use crate::{build, dist, exec, packages, paths, servers, setup, tally::Tally, ui, vm};
 
+/// Part of the names of the tests that compare the tap's records with those of BIND itself.
+const COMPARISONS: &str = "named records";
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run one part alone
@@ -116,15 +119,30 @@ fn integration(report: &mut Report, arguments: &[String]) {
             // The selection of the unit tests, so that their dependencies serve here too.
             exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))
         });
-    if let (true, Some((agent, package))) = (ready, built) {
-        report.step("integration tests", || {
-            let mut tests = Command::new(paths::target().join("debug/dnstap-tests"));
+    let (true, Some((agent, package))) = (ready, built) else {
+        return;
+    };
+    let tests = || {
+        let mut tests = Command::new(paths::target().join("debug/dnstap-tests"));
+        tests.env("DNSTAP_AGENT", &agent);
+        tests
+    };
+    report.step("integration tests", || {
+        let mut tests = tests();
+        tests
+            .args(arguments)
+            .env("DNSTAP_PACKAGE", &package)
+            .env("NAMED", servers::bind9()?)
+            .env("PROMTOOL", servers::promtool()?);
+        counted(&mut tests)
+    });
+    // With arguments, the user is after some tests alone.
+    if arguments.is_empty() {
+        report.step("comparison with a later BIND", || {
+            let mut tests = tests();
             tests
-                .args(arguments)
-                .env("DNSTAP_AGENT", agent)
-                .env("DNSTAP_PACKAGE", package)
-                .env("NAMED", servers::bind9()?)
-                .env("PROMTOOL", servers::promtool()?);
+                .arg(COMPARISONS)
+                .env("NAMED", servers::ensure_next_bind()?);
             counted(&mut tests)
         });
     }

@@ -133,6 +133,18 @@ pub(crate) fn impossible() -> Option<&'static str> {
     None
 }
 
+/// The folder of an unpacked BIND of the matrix with all that it needs, C library included. The one that is there, whichever
+/// version the archive has by now: the machines' next run brings it up to date.
+pub(crate) fn bind(name: &str) -> Result<PathBuf> {
+    let source = BINDS.iter().find(|bind| bind.name == name);
+    let source = source.with_context(|| format!("no BIND {name} in the matrix"))?;
+    if let Some(folder) = releases::unpacked(source)? {
+        return Ok(folder);
+    }
+    let _lock = lock()?;
+    Ok(releases::bind(&Mirrors::of_this_machine()?, source)?.0)
+}
+
 /// Everything that the machines need.
 struct Prepared {
     /// The image of each kernel, or why there is none.

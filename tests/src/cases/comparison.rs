@@ -48,7 +48,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
         .collect::<Result<_>>()?;
     mixed::run(&mut lab)?;
-    let skew = environment::skew()?;
+    let bounds = environment::time_bounds()?;
     let mut ours = Vec::new();
     for tap in taps {
         let tapped = tap.stop()?;
@@ -73,7 +73,10 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
             comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= *missed,
             "{how}: the kernel counted {missed} missed; {comparison}"
         );
-        ensure!(comparison.skew < skew, "{how}: clocks differ: {comparison}");
+        ensure!(
+            comparison.times.are_within(bounds),
+            "{how}: clocks differ: {comparison}"
+        );
         note(format!("{how}: {comparison}"));
     }
     Ok(())

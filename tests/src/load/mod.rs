@@ -4,5 +4,6 @@
 pub(crate) mod client;
 pub(crate) mod dnsperf;
 pub(crate) mod mixed;
+pub(crate) mod proxied;
 pub(crate) mod tools;
 pub(crate) mod tree;

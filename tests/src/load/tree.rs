@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     dnsperf::{self, Load},
+    proxied,
     tools::{dig, nsupdate},
 };
 use crate::{
@@ -21,6 +22,8 @@ type Questions = &'static [(&'static [&'static str], &'static str)];
 pub(crate) const BULK: usize = 1_000;
 /// Records that one update adds to the large zone, to be transferred by IXFR.
 const ADDED: usize = 500;
+/// Records of an IXFR of that update: the new SOA first and last, and around what is new the SOAs from which and to which.
+pub(crate) const CHANGES: usize = ADDED + 4;
 
 const OF_RESOLVERS: Questions = &[
     (&["chain.plain.lab", "A"], "NOERROR"),
@@ -91,6 +94,17 @@ const STRANGER: &str = "hmac-sha256:stranger:c3RyYW5nZXJzdHJhbmdlcnN0cmFuZ2Vyc3R
 pub(crate) struct Sent {
     /// Records of `big.lab` at the end, the SOA twice, as `dig` counted them in a transfer.
     pub(crate) records: usize,
+    changes: Vec<(Role, usize)>,
+    /// Questions of each of the clients behind a proxy.
+    pub(crate) proxied: usize,
+}
+
+impl Sent {
+    /// Records of `big.lab` that this server gave `dig` by IXFR.
+    pub(crate) fn changes(&self, role: Role) -> usize {
+        let of_role = self.changes.iter().find(|(of, _)| *of == role);
+        of_role.map_or(0, |(_, records)| *records)
+    }
 }
 
 /// Sends all of it and returns when all is answered and every zone is everywhere the same.
@@ -121,11 +135,17 @@ pub(crate) fn run(tree: &mut Tree) -> Result<Sent> {
             "NXDOMAIN",
         )?;
     }
+    let servers = Role::Zone.proxy_servers()?;
+    let asked = [false, true].map(|ipv6| Role::Zone.server(ipv6));
+    let proxied = proxied::ask(&servers, asked, "h1.plain.lab")?;
     bulk(tree)?;
     for ipv6 in [false, true] {
         updates(tree, ipv6)?;
     }
-    transfers(tree)
+    Ok(Sent {
+        proxied,
+        ..transfers(tree)?
+    })
 }
 
 fn ask(server: SocketAddr, questions: Questions) -> Result<()> {
@@ -204,7 +224,10 @@ fn transfers(tree: &mut Tree) -> Result<Sent> {
             "{size} records in big.lab"
         );
         sent.records = size;
-        expect(role.server(ipv6), &["big.lab", "IXFR=1"], "XFR size: ")?;
+        let text = dig(role.server(ipv6), &["big.lab", "IXFR=1"])?;
+        sent.changes
+            .push((role, number_after(&text, "XFR size: ")?));
+        // Over UDP, BIND answers with its newest SOA alone, whatever would fit.
         expect(
             role.server(ipv6),
             &["big.lab", "IXFR=1", "+notcp"],

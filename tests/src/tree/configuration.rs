@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use anyhow::Result;
 
-use super::{HTTPS_PORT, Role, TLS_PORT, zones::Zones};
+use super::{HTTPS_PORT, PROXY_PORT, Role, TLS_PORT, zones::Zones};
 use crate::lab::{
     self,
     named::{self, Line, Named, RUNNING},
@@ -74,7 +74,21 @@ fn text(role: Role, folder: &Path, zones: &Zones) -> Result<String> {
             "dnssec-validation no;\nforward only;\nforwarders {};\n}};\n",
             upstream(Role::Recursive)
         )?,
-        _ => text.push_str("dnssec-validation no;\nallow-transfer { any; };\n};\n"),
+        _ => {
+            for server in role.proxy_servers()? {
+                let family = if server.is_ipv6() { "-v6" } else { "" };
+                writeln!(
+                    text,
+                    "listen-on{family} port {PROXY_PORT} proxy plain {{ {}; }};",
+                    server.ip()
+                )?;
+            }
+            text.push_str("dnssec-validation no;\nallow-transfer { any; };\n");
+            if !role.proxy_servers()?.is_empty() {
+                text.push_str("allow-proxy { any; };\nallow-proxy-on { any; };\n");
+            }
+            text.push_str("};\n");
+        }
     }
     if role == Role::Recursive {
         let (ipv4, ipv6) = (Role::Root.address(false), Role::Root.address(true));

@@ -41,6 +41,9 @@ pub(crate) const TLS_PORT: u16 = 853;
 /// The port of DNS over HTTPS.
 pub(crate) const HTTPS_PORT: u16 = 443;
 
+/// Where the primary takes questions from proxies, if it can: BIND 9.20.
+pub(crate) const PROXY_PORT: u16 = 5_300;
+
 /// What a server of the tree does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -94,6 +97,14 @@ impl Role {
     /// Where it serves DNS.
     pub(crate) fn server(self, ipv6: bool) -> SocketAddr {
         SocketAddr::new(self.address(ipv6), PORT)
+    }
+
+    /// Where it takes questions from proxies, over IPv4 and IPv6; nowhere before BIND 9.20.
+    pub(crate) fn proxy_servers(self) -> Result<Vec<SocketAddr>> {
+        let able = self == Self::Zone && environment::named_version()? >= (9, 20);
+        let families = if able { &[false, true][..] } else { &[] };
+        let server = |ipv6: &bool| SocketAddr::new(self.address(*ipv6), PROXY_PORT);
+        Ok(families.iter().map(server).collect())
     }
 
     /// The role of an address of the tree.

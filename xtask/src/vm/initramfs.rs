@@ -15,8 +15,10 @@ use super::cpio::Tree;
 use crate::exec;
 
 /// Programs of the host that the tests run, where they are installed.
-const TOOLS: [&str; 10] = [
+const TOOLS: [&str; 12] = [
     "dig",
+    "dnssec-keygen",
+    "dnssec-signzone",
     "nsupdate",
     "rndc",
     "dnsperf",

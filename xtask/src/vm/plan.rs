@@ -14,6 +14,7 @@ const BOTH_RINGS: &str = "bpf,perf";
 const COMPARISON: &str = "every message that named records is in our file";
 /// The start of the name of the test of all combinations at the same time.
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
+const ROLES: &str = "six servers in their roles";
 const STEADY: &str = "queries at a steady rate";
 
 /// One run of the tests.
@@ -70,6 +71,13 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
         bind,
         ..Phase::new(&["fentry"], "bpf", COMPARISON)
     }));
+    // The first BIND that names queries to forwarders, and gives each answer its query's time.
+    if kernel.name == "6.12" {
+        phases.push(Phase {
+            bind: "9.20",
+            ..Phase::new(&["fentry"], "bpf", ROLES)
+        });
+    }
     phases
 }
 

@@ -113,6 +113,12 @@ pub(super) fn bind(mirrors: &Mirrors, source: &BindSource) -> Result<(PathBuf, S
     Ok((folder, version))
 }
 
+/// The folder of a BIND that an earlier run has unpacked.
+pub(super) fn unpacked(source: &BindSource) -> Result<Option<PathBuf>> {
+    let folder = base()?.join("bind").join(source.name);
+    Ok(archive::beside(&folder, "files").exists().then_some(folder))
+}
+
 fn open(mirrors: &Mirrors, release: &str) -> Result<Archive> {
     Archive::open(mirrors, release, &base()?.join("apt").join(release))
         .with_context(|| format!("cannot read the archive of Debian {release}"))

@@ -100,8 +100,8 @@ fn of_query(initiator: bool, message: &[u8]) -> Type {
     }
 }
 
-/// Messages and records in the answers of each complete transfer by AXFR over TCP.
-pub(super) fn transfers(records: &[Record], zone: &str) -> Vec<(usize, usize)> {
+/// Messages and records in the answers of each transfer over TCP that was asked for by this type.
+pub(super) fn transfers(records: &[Record], zone: &str, kind: u16) -> Vec<(usize, usize)> {
     let connection = |record: &Record| (record.query_address, record.query_port);
     let mut open: HashMap<_, (usize, usize)> = HashMap::new();
     let tcp = |record: &&Record| record.protocol == SocketProtocol::Tcp;
@@ -111,11 +111,13 @@ pub(super) fn transfers(records: &[Record], zone: &str) -> Vec<(usize, usize)> {
                 *messages += 1;
                 *answers += wire::answers(&record.message);
             }
-        } else if wire::question(&record.message) == Some((zone.to_owned(), wire::TYPE_AXFR)) {
+        } else if wire::question(&record.message) == Some((zone.to_owned(), kind)) {
             open.insert(connection(record), (0, 0));
         }
     }
-    open.into_values().collect()
+    let mut transfers: Vec<_> = open.into_values().collect();
+    transfers.sort_unstable();
+    transfers
 }
 
 /// What one server sent another must be in both files: same addresses, ports and bytes. `from` is when the second of the two

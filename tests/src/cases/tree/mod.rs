@@ -3,14 +3,19 @@
 
 mod documented;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
 use super::{note, trial};
 use crate::{
     compare::{Rules, Unknown, compare},
     environment::{self, Combination, combinations},
-    load::{self, tree::Sent},
+    load::{
+        self,
+        proxied::CLIENTS,
+        tree::{CHANGES, Sent},
+    },
     record::Record,
     tree::{self, HTTPS_PORT, Recorded, Role, TLS_PORT, Tree},
     wire,
@@ -53,9 +58,34 @@ fn six_servers(how: &Combination) -> Result<()> {
     }
     for role in [Role::Zone, Role::Secondary] {
         let records = &recorded[role as usize].plain.0;
-        outcome(role.name(), whole_transfers(records, &sent));
+        outcome(role.name(), whole_transfers(role, records, &sent));
     }
+    let zone = &recorded[Role::Zone as usize];
+    outcome("zone", behind_proxies(&zone.plain.0, &sent));
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// Every question that came through a proxy is the client's, and so is its answer.
+fn behind_proxies(records: &[Record], sent: &Sent) -> Result<()> {
+    for client in CLIENTS {
+        let of_client: Vec<_> = records
+            .iter()
+            .filter(|record| record.query_address == Some(client.ip()))
+            .collect();
+        let asked = Role::Zone.server(client.is_ipv6());
+        let whole = of_client.iter().all(|record| {
+            record.query_port == client.port()
+                && record.response_address == Some(asked.ip())
+                && record.response_port == asked.port()
+        });
+        ensure!(
+            of_client.len() == 2 * sent.proxied && whole,
+            "{} messages of {} questions of {client}",
+            of_client.len(),
+            sent.proxied
+        );
+    }
     Ok(())
 }
 
@@ -77,22 +107,40 @@ fn both_ends(one: &Recorded, other: &Recorded) -> Result<()> {
     Ok(())
 }
 
-/// The frames of each AXFR of the large zone hold all of its records.
-fn whole_transfers(records: &[Record], sent: &Sent) -> Result<()> {
-    let mut transfers = documented::transfers(records, "big.lab");
-    transfers.sort_unstable();
+/// The frames of each transfer hold all of the records that were transferred.
+fn whole_transfers(role: Role, records: &[Record], sent: &Sent) -> Result<()> {
+    let whole = documented::transfers(records, "big.lab", wire::TYPE_AXFR);
+    let changes = documented::transfers(records, "big.lab", wire::TYPE_IXFR);
     note(format!(
-        "AXFR of big.lab (messages, records): {transfers:?}"
+        "{}: big.lab (messages, records) by AXFR {whole:?}, by IXFR {changes:?}",
+        role.name()
     ));
-    let whole = transfers
-        .iter()
-        .filter(|(_, answers)| *answers == sent.records)
-        .count();
+    let of_size = |transfers: &[(usize, usize)], size| {
+        transfers
+            .iter()
+            .filter(|(_, records)| *records == size)
+            .count()
+    };
     ensure!(
-        whole >= 2 && transfers.iter().all(|(messages, _)| *messages > 1),
-        "{} records by AXFR: {transfers:?}",
+        of_size(&whole, sent.records) >= 2 && whole.iter().all(|(messages, _)| *messages > 1),
+        "{} records by AXFR: {whole:?}",
         sent.records
     );
+    // What the secondary asked the primary for after the update; what `dig` was given, at the primary the same.
+    let asked = if role == Role::Zone { 2 } else { 1 };
+    ensure!(
+        of_size(&changes, CHANGES) == asked && of_size(&changes, sent.changes(role)) >= 1,
+        "{CHANGES} and {} records by IXFR: {changes:?}",
+        sent.changes(role)
+    );
+    let over_udp = records.iter().filter(|record| {
+        record.is_response()
+            && record.protocol == SocketProtocol::Udp
+            && wire::answers(&record.message) == 1
+            && wire::question(&record.message) == Some(("big.lab".to_owned(), wire::TYPE_IXFR))
+    });
+    let over_udp = over_udp.count();
+    ensure!(over_udp == 1, "{over_udp} answers to IXFR over UDP");
     Ok(())
 }
 
@@ -108,6 +156,7 @@ fn encrypted_bytes(server: &Recorded) -> Result<()> {
 
 /// The tap that names messages as BIND does has what BIND has.
 fn same_as_named(how: &Combination, server: &Recorded) -> Result<()> {
+    expect_a_full_reference(server)?;
     let (records, summary) = &server.mimic;
     summary.expect_nothing_dropped()?;
     summary.expect_written(records.len())?;
@@ -122,9 +171,37 @@ fn same_as_named(how: &Combination, server: &Recorded) -> Result<()> {
         comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= summary.missed()?,
         "{comparison}"
     );
-    let skew = environment::skew()?;
-    ensure!(comparison.skew < skew, "clocks differ: {comparison}");
+    let bounds = environment::time_bounds()?;
+    ensure!(
+        comparison.times.are_within(bounds),
+        "clocks differ: {comparison}"
+    );
     Ok(())
+}
+
+/// The reference has the types and times that its version is known for, so that ours are compared with them.
+fn expect_a_full_reference(server: &Recorded) -> Result<()> {
+    let corrected = environment::named_version()? >= (9, 20);
+    if server.role == Role::Forwarder {
+        let wanted = if corrected {
+            Type::ForwarderQuery
+        } else {
+            Type::ResolverQuery
+        };
+        ensure!(
+            server.reference.iter().any(|record| record.kind == wanted),
+            "named recorded no {}",
+            wanted.as_str_name()
+        );
+    }
+    let untimed = server
+        .reference
+        .iter()
+        .find(|record| record.is_response() && record.query_time.is_none());
+    match untimed {
+        Some(record) if corrected => bail!("named recorded no time of the query of {record}"),
+        _ => Ok(()),
+    }
 }
 
 fn encrypted(record: &Record) -> Option<&'static str> {
