@@ -31,7 +31,7 @@ pub use client::{Client, ClientState};
 pub use control::ControlFrame;
 pub use decode::{Decoder, Frame, State, split_frame};
 pub use error::{ControlError, DecodeError, HandshakeError, Malformed, ReadError, WriteError};
-pub use read::{DataFrame, Reader};
+pub use read::{DataFrame, Reader, Row};
 pub use server::{Frames, Server, ServerState};
 pub use write::Writer;
 

@@ -3,7 +3,8 @@
 //! A dnstap stream has two layers, and so has this crate:
 //!
 //! - the messages: the protobuf types [`Dnstap`], [`Message`] and [`Policy`], generated from `dnstap.proto` with
-//!   [`prost`], byte strings as [`bytes::Bytes`]; and [`encode`], which writes the same bytes from borrowed parts;
+//!   [`prost`], byte strings as [`bytes::Bytes`]; [`encode`], which writes the same bytes from borrowed parts; and [`view`],
+//!   which reads them where they lie;
 //! - [`frame_streams`], the framing around them: a codec without IO, and files on top of it.
 //!
 //! Writing a file:
@@ -49,9 +50,11 @@
 pub mod encode;
 pub mod frame_streams;
 mod generated;
+pub mod view;
 
 pub use encode::{DnstapRef, MessageRef, Timestamp};
 pub use generated::{
     Dnstap, HttpProtocol, Message, Policy, SocketFamily, SocketProtocol, dnstap, message, policy,
 };
 pub use prost;
+pub use view::View;

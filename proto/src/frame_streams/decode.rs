@@ -109,6 +109,16 @@ impl Decoder {
         }
     }
 
+    /// A decoder that goes on in the midst of a stream, `offset` bytes from its beginning, where a frame begins behind START.
+    #[must_use]
+    pub fn resume(content_type: &[u8], offset: u64) -> Self {
+        Self {
+            state: State::Data,
+            offset,
+            ..Self::new(content_type)
+        }
+    }
+
     /// Takes data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`].
     #[must_use]
     pub const fn max_data_frame(mut self, bytes: u32) -> Self {

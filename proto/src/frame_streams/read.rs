@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, ReadError, State};
+use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State};
 
 /// Largest piece asked of the source at once: few system calls, and still in the cache when it is decoded.
 const MAX_READ: usize = 256 * 1024;
@@ -20,6 +20,15 @@ pub struct DataFrame {
     /// What the frame holds; never empty. It keeps alive the piece that it was read with, up to 256 KiB and a frame:
     /// copy what is to be kept for long.
     pub payload: Bytes,
+}
+
+/// Data frames that follow each other, and the place of the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where the first frame (its length) begins, in bytes from the beginning of the stream.
+    pub offset: u64,
+    /// All of them.
+    pub frames: Frames,
 }
 
 /// Reads the data frames of one stream, START to STOP.
@@ -83,6 +92,22 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
+    /// Goes on in the midst of a stream, whose bytes from `offset` on `source` gives: behind START, where a frame begins.
+    pub fn resume(source: R, content_type: &[u8], offset: u64) -> Self {
+        Self {
+            source,
+            decoder: Decoder::resume(content_type, offset),
+            buffer: BytesMut::new(),
+            read_len: MAX_READ,
+            done: false,
+        }
+    }
+
+    /// What the bytes come from. It is ahead of the frames that were given out.
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
     /// The next data frame; `None` after STOP, at the end of a complete stream.
     ///
     /// An error does not end the reader's life: after [`ReadError::Unfinished`] the next call looks for more bytes, which
@@ -94,6 +119,24 @@ impl<R: Read> Reader<R> {
             match self.decoder.decode(&mut self.buffer)? {
                 Some(Frame::Data(payload)) => return Ok(Some(DataFrame { offset, payload })),
                 Some(Frame::Control(_)) => {}
+                None if self.fill()? > 0 => {}
+                None if self.decoder.state() == State::Stopped => return Ok(None),
+                None => return Err(self.unfinished()),
+            }
+        }
+    }
+
+    /// The data frames that are there without waiting for the source, or else the next ones, all at once; otherwise like
+    /// [`next_frame`](Self::next_frame).
+    #[inline]
+    pub fn next_row(&mut self) -> Result<Option<Row>, ReadError> {
+        loop {
+            let offset = self.decoder.offset();
+            if let Some(frames) = self.decoder.decode_row(&mut self.buffer) {
+                return Ok(Some(Row { offset, frames }));
+            }
+            match self.decoder.decode(&mut self.buffer)? {
+                Some(_) => {}
                 None if self.fill()? > 0 => {}
                 None if self.decoder.state() == State::Stopped => return Ok(None),
                 None => return Err(self.unfinished()),
@@ -202,6 +245,27 @@ mod tests {
             }
             prop_assert!(reader.offset() <= bytes.len() as u64);
         }
+    }
+
+    #[test]
+    fn rows_are_the_frames_and_a_reader_goes_on_where_another_was() {
+        let payloads = [&b"a"[..], b"four", b"0123456789"].map(<[u8]>::to_vec);
+        let file = file(&payloads);
+        let mut reader = Reader::new(&file[..60], DNSTAP_CONTENT_TYPE).unwrap();
+        let row = reader.next_row().unwrap().unwrap();
+        assert_eq!((row.offset, row.frames.count), (42, 2));
+        assert_eq!(row.frames.bytes, file[42..55]);
+        assert!(matches!(
+            reader.next_row(),
+            Err(ReadError::Unfinished {
+                offset: 55,
+                partial: 5
+            })
+        ));
+        let mut reader = Reader::resume(&file[55..], DNSTAP_CONTENT_TYPE, 55);
+        let row = reader.next_row().unwrap().unwrap();
+        assert_eq!((row.offset, row.frames.count), (55, 1));
+        assert_eq!(reader.next_row().unwrap(), None);
     }
 
     #[test]

@@ -1,0 +1,302 @@
+//! Reads dnstap messages where they lie, without building a [`Dnstap`](crate::Dnstap): for whoever looks at millions of them to keep a few.
+//!
+//! [`View`] has the fields that tell messages apart. It takes the same bytes for a message as prost does, no more and no less, and reads
+//! the same values from them; what it does not have is checked and passed over.
+
+use prost::{
+    Message as _,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
+
+use crate::{Policy, Timestamp, message};
+
+/// Parts of a dnstap message, borrowed from its bytes; `None` for those that are not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Whether there is a [`Message`](crate::Message) in it. Without, nothing else is there.
+    pub has_message: bool,
+    /// [`message::Type`], as a number.
+    kind: Option<i32>,
+    /// [`SocketProtocol`](crate::SocketProtocol), as a number.
+    pub protocol: Option<i32>,
+    /// The asking side's address.
+    pub query_address: Option<&'a [u8]>,
+    /// The answering side's address.
+    pub response_address: Option<&'a [u8]>,
+    /// The asking side's port.
+    pub query_port: Option<u32>,
+    /// The answering side's port.
+    pub response_port: Option<u32>,
+    query_time: Time,
+    response_time: Time,
+    /// The query in wire format.
+    pub query_message: Option<&'a [u8]>,
+    /// The response in wire format.
+    pub response_message: Option<&'a [u8]>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Time {
+    seconds: Option<u64>,
+    nanoseconds: u32,
+}
+
+impl Time {
+    fn get(self) -> Option<Timestamp> {
+        self.seconds.map(|seconds| Timestamp {
+            seconds,
+            nanoseconds: self.nanoseconds,
+        })
+    }
+}
+
+impl<'a> View<'a> {
+    /// Reads a frame's payload; `None` exactly if [`Dnstap::decode`](prost::Message::decode) fails, which tells why.
+    #[inline]
+    #[must_use]
+    pub fn parse(mut payload: &'a [u8]) -> Option<Self> {
+        let mut view = Self::default();
+        while !payload.is_empty() {
+            match key(&mut payload)? {
+                (1..=3, WireType::LengthDelimited) => {
+                    bytes(&mut payload)?;
+                }
+                (14, WireType::LengthDelimited) => {
+                    view.has_message = true;
+                    view.message(bytes(&mut payload)?)?;
+                }
+                (15, WireType::Varint) => {
+                    varint(&mut payload)?;
+                }
+                (1..=3 | 14 | 15, _) => return None,
+                (field, kind) => skip(&mut payload, field, kind)?,
+            }
+        }
+        Some(view)
+    }
+
+    /// The message's type, if there is a message and its type a known one. A message that does not tell its type has the first one, as
+    /// with prost.
+    #[must_use]
+    pub fn kind(&self) -> Option<message::Type> {
+        let first = self.has_message.then_some(message::Type::AuthQuery as i32);
+        message::Type::try_from(self.kind.or(first)?).ok()
+    }
+
+    /// When the query was sent or received.
+    #[must_use]
+    pub fn query_time(&self) -> Option<Timestamp> {
+        self.query_time.get()
+    }
+
+    /// When the response was sent or received.
+    #[must_use]
+    pub fn response_time(&self) -> Option<Timestamp> {
+        self.response_time.get()
+    }
+
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "protobuf cuts numbers to the width of their field"
+    )]
+    fn message(&mut self, mut message: &'a [u8]) -> Option<()> {
+        let rest = &mut message;
+        while !rest.is_empty() {
+            match key(rest)? {
+                (1, WireType::Varint) => self.kind = Some(varint(rest)? as i32),
+                (2 | 16, WireType::Varint) => {
+                    varint(rest)?;
+                }
+                (3, WireType::Varint) => self.protocol = Some(varint(rest)? as i32),
+                (4, WireType::LengthDelimited) => self.query_address = Some(bytes(rest)?),
+                (5, WireType::LengthDelimited) => self.response_address = Some(bytes(rest)?),
+                (6, WireType::Varint) => self.query_port = Some(varint(rest)? as u32),
+                (7, WireType::Varint) => self.response_port = Some(varint(rest)? as u32),
+                (8, WireType::Varint) => self.query_time.seconds = Some(varint(rest)?),
+                (9, WireType::ThirtyTwoBit) => self.query_time.nanoseconds = fixed32(rest)?,
+                (10, WireType::LengthDelimited) => self.query_message = Some(bytes(rest)?),
+                (11, WireType::LengthDelimited) => {
+                    bytes(rest)?;
+                }
+                (12, WireType::Varint) => self.response_time.seconds = Some(varint(rest)?),
+                (13, WireType::ThirtyTwoBit) => self.response_time.nanoseconds = fixed32(rest)?,
+                (14, WireType::LengthDelimited) => self.response_message = Some(bytes(rest)?),
+                (15, WireType::LengthDelimited) => {
+                    Policy::decode(bytes(rest)?).ok()?;
+                }
+                (1..=16, _) => return None,
+                (field, kind) => skip(rest, field, kind)?,
+            }
+        }
+        Some(())
+    }
+}
+
+/// Number and wire type of the next field.
+#[inline]
+fn key(rest: &mut &[u8]) -> Option<(u32, WireType)> {
+    let (first, behind) = rest.split_first()?;
+    if (8..0x80).contains(first) {
+        *rest = behind;
+        let kind = WireType::try_from(u64::from(first & 7)).ok()?;
+        return Some((u32::from(first >> 3), kind));
+    }
+    decode_key(rest).ok()
+}
+
+#[inline]
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    match rest.split_first()? {
+        (&first @ 0..0x80, behind) => {
+            *rest = behind;
+            Some(first.into())
+        }
+        _ => decode_varint(rest).ok(),
+    }
+}
+
+#[inline]
+fn bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(varint(rest)?).ok()?;
+    let (bytes, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(bytes)
+}
+
+#[inline]
+fn fixed32(rest: &mut &[u8]) -> Option<u32> {
+    let (bytes, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+#[cold]
+fn skip(rest: &mut &[u8], field: u32, kind: WireType) -> Option<()> {
+    skip_field(kind, field, rest, DecodeContext::default()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, option, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::{Dnstap, Message};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn it_reads_what_prost_reads(dnstap in dnstap(), damage in option::of((any::<Index>(), any::<u8>())), rest in vec(any::<u8>(), 0..4)) {
+            let mut payload = dnstap.encode_to_vec();
+            if let Some((at, byte)) = damage && !payload.is_empty() {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+                payload.extend(rest);
+            }
+            same(&payload)?;
+        }
+
+        #[test]
+        fn it_takes_any_bytes_as_prost_does(fields in vec(field(), 0..6), nested in any::<bool>()) {
+            let mut payload: Vec<u8> = fields.concat();
+            if nested {
+                payload.insert(0, u8::try_from(payload.len()).unwrap());
+                payload.insert(0, 0x72);
+            }
+            same(&payload)?;
+        }
+    }
+
+    fn same(payload: &[u8]) -> Result<(), TestCaseError> {
+        let expected = Dnstap::decode(payload).ok();
+        let view = View::parse(payload);
+        prop_assert_eq!(view.is_some(), expected.is_some());
+        let (Some(view), Some(expected)) = (view, expected) else {
+            return Ok(());
+        };
+        prop_assert_eq!(view.has_message, expected.message.is_some());
+        let kind = expected.message.as_ref().map(|message| message.r#type);
+        prop_assert_eq!(
+            view.kind(),
+            kind.and_then(|kind| message::Type::try_from(kind).ok())
+        );
+        let message = expected.message.unwrap_or_default();
+        prop_assert_eq!(view.protocol, message.socket_protocol);
+        prop_assert_eq!(view.query_address, message.query_address.as_deref());
+        prop_assert_eq!(view.response_address, message.response_address.as_deref());
+        prop_assert_eq!(view.query_port, message.query_port);
+        prop_assert_eq!(view.response_port, message.response_port);
+        let time = |seconds: Option<u64>, nanoseconds: Option<u32>| {
+            seconds.map(|seconds| Timestamp {
+                seconds,
+                nanoseconds: nanoseconds.unwrap_or(0),
+            })
+        };
+        prop_assert_eq!(
+            view.query_time(),
+            time(message.query_time_sec, message.query_time_nsec)
+        );
+        prop_assert_eq!(
+            view.response_time(),
+            time(message.response_time_sec, message.response_time_nsec)
+        );
+        prop_assert_eq!(view.query_message, message.query_message.as_deref());
+        prop_assert_eq!(view.response_message, message.response_message.as_deref());
+        Ok(())
+    }
+
+    /// A field of any number and wire type, right or wrong.
+    fn field() -> impl Strategy<Value = Vec<u8>> {
+        (0..20_u8, 0..8_u8, vec(any::<u8>(), 0..12)).prop_map(|(field, kind, value)| {
+            let key = field << 3 | kind;
+            let mut bytes = match key {
+                ..0x80 => vec![key],
+                _ => vec![key, 1],
+            };
+            if kind == 2 {
+                bytes.push(u8::try_from(value.len()).unwrap());
+            }
+            bytes.extend(value);
+            bytes
+        })
+    }
+
+    prop_compose! {
+        fn dnstap()(
+            identity in option::of(vec(any::<u8>(), 0..200)),
+            message in option::of(message()),
+        ) -> Dnstap {
+            Dnstap { identity: identity.map(Into::into), message, r#type: 1, ..Dnstap::default() }
+        }
+    }
+
+    prop_compose! {
+        fn message()(
+            numbers in (0..20_i32, option::of(any::<i32>()), option::of(any::<i32>()), option::of(any::<u32>())),
+            times in (option::of(any::<u64>()), option::of(any::<u32>()), option::of(any::<u64>()), option::of(any::<u32>())),
+            parts in vec(option::of(vec(any::<u8>(), 0..300)), 5),
+            policy in option::of(option::of("[a-zä]{0,4}")),
+        ) -> Message {
+            let part = |at: usize| parts[at].clone().map(Into::into);
+            Message {
+                r#type: numbers.0,
+                socket_family: numbers.1,
+                socket_protocol: numbers.2,
+                query_address: part(0),
+                response_address: part(1),
+                query_port: numbers.3,
+                response_port: numbers.3.map(|port| port / 2),
+                query_time_sec: times.0,
+                query_time_nsec: times.1,
+                query_message: part(2),
+                query_zone: part(3),
+                response_time_sec: times.2,
+                response_time_nsec: times.3,
+                response_message: part(4),
+                policy: policy.map(|kind| Policy { r#type: kind, ..Policy::default() }),
+                http_protocol: numbers.1,
+            }
+        }
+    }
+}
