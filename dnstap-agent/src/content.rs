@@ -81,29 +81,21 @@ impl Encoder {
     /// Appends what the payload of a frame becomes, whatever it is; false if it cannot be shown.
     pub fn frame(&mut self, payload: &Bytes, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Frames => self.message(payload, &Dnstap::default(), out),
-            Self::Lines(renderer) => {
-                renderer.line(payload.clone(), out);
-                true
-            }
-            Self::Packets(_) => Dnstap::decode(payload.clone())
-                .is_ok_and(|dnstap| self.message(payload, &dnstap, out)),
-        }
-    }
-
-    /// Appends what a message becomes, whose frame has this payload; false if it cannot be shown.
-    pub fn message(&mut self, payload: &Bytes, dnstap: &Dnstap, out: &mut Vec<u8>) -> bool {
-        match self {
-            Self::Lines(renderer) => renderer.message(dnstap, out),
-            Self::Packets(packets) => return packets.message(dnstap, out),
             Self::Frames => {
                 // A payload came in a frame, so its length fits.
                 let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
                 out.extend_from_slice(payload);
+                true
+            }
+            Self::Lines(renderer) => {
+                renderer.line(payload.clone(), out);
+                true
+            }
+            Self::Packets(packets) => {
+                Dnstap::decode(payload.clone()).is_ok_and(|dnstap| packets.message(&dnstap, out))
             }
         }
-        true
     }
 }
 

@@ -34,6 +34,7 @@ pub mod read;
 pub mod receive;
 pub mod render;
 pub mod sandbox;
+pub mod select;
 pub mod sink;
 pub mod socket;
 pub mod status;

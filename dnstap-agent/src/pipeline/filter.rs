@@ -3,9 +3,12 @@
 
 use std::str::FromStr;
 
+use dnstap_proto::message::Type;
+
 use crate::{
     classify::{Matter, Naming, Role, TYPE_NAMES},
     pipeline::deliver::DeliverCounters,
+    render::KINDS,
 };
 
 /// Some of the fourteen dnstap types.
@@ -19,6 +22,12 @@ impl TypeSet {
         Self(sets.iter().fold(0, |all, set| all | set.0))
     }
 
+    /// Whether the type is among them.
+    #[must_use]
+    pub fn has(self, kind: Type) -> bool {
+        self.contains(kind as usize - 1)
+    }
+
     /// Whether the type at this place of [`TYPE_NAMES`] is among them.
     fn contains(self, at: usize) -> bool {
         self.0 & 1 << at != 0
@@ -28,20 +37,21 @@ impl TypeSet {
 impl FromStr for TypeSet {
     type Err = String;
 
-    /// A family (`client`), or one of its types (`client-query`).
+    /// A family (`client`), or one of its types (`client-query`, `CQ`).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = text.replace('-', "_");
+        let name = text.replace('-', "_").to_ascii_lowercase();
         let mut set = 0;
         for (at, known) in TYPE_NAMES.iter().enumerate() {
             let family = known.split('_').next();
-            if name == *known || Some(name.as_str()) == family {
+            let short = KINDS[at].1;
+            if name == *known || Some(name.as_str()) == family || text.eq_ignore_ascii_case(short) {
                 set |= 1 << at;
             }
         }
         if set == 0 {
             return Err(
                 "there are auth, client, resolver, forwarder, stub, tool and update, each also with -query or \
-                 -response"
+                 -response, and AQ, AR, CQ and so on"
                     .to_owned(),
             );
         }
@@ -114,6 +124,7 @@ mod tests {
         assert_eq!(names, ["client_query", "client_response"]);
         let one: TypeSet = "update-response".parse().unwrap();
         assert_eq!(one, TypeSet(1 << 13));
+        assert_eq!("ur".parse(), Ok(one));
         assert_eq!(TypeSet::union(&[set, one]), TypeSet(set.0 | one.0));
         assert!("clients".parse::<TypeSet>().is_err());
         assert!("".parse::<TypeSet>().is_err());

@@ -2,13 +2,26 @@
 //!
 //! A number without a word prints as RFC 3597 says: `TYPE65280`, `CLASS42`; opcodes and rcodes as `OPCODE7`, `RCODE12`.
 
-use std::fmt;
+use std::{fmt, num::ParseIntError, str::FromStr};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, { $($number:literal => $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) struct $name(pub(crate) u16);
+
+        impl FromStr for $name {
+            type Err = ParseIntError;
+
+            /// Reads a word, of any case, or a number with or without its prefix.
+            fn from_str(text: &str) -> Result<Self, ParseIntError> {
+                let text = text.to_ascii_uppercase();
+                match text.as_str() {
+                    $($word => Ok(Self($number)),)+
+                    other => other.strip_prefix($prefix).unwrap_or(other).parse().map(Self),
+                }
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,6 +75,16 @@ words!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_and_numbers_are_read() {
+        let read = ["aaaa", "28", "TYPE28", "Type65280"].map(str::parse);
+        assert_eq!(read, [28, 28, 28, 65280].map(|number| Ok(Type(number))));
+        for none in ["", "TYPE", "65536", "-1", "NOTYPE"] {
+            assert!(none.parse::<Type>().is_err(), "{none}");
+        }
+        assert_eq!("nxdomain".parse(), Ok(Rcode(3)));
+    }
 
     #[test]
     fn numbers_print_as_words_or_as_rfc_3597_says() {

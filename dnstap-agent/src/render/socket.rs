@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dnstap_proto::{Message, SocketProtocol, message::Type};
+use dnstap_proto::{Message, SocketProtocol, Timestamp, View, message::Type};
 
 use super::kinds;
 
@@ -18,11 +18,21 @@ pub(crate) fn is_response(message: &Message) -> bool {
 
 /// The DNS message that this is about: a query's own, a response's own; the other one if only that is there.
 pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
-    let (query, response) = (
+    own(
+        kind(message),
         message.query_message.as_deref(),
         message.response_message.as_deref(),
-    );
-    match kind(message) {
+    )
+}
+
+/// The same of a view.
+pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
+    own(view.kind(), view.query_message, view.response_message)
+}
+
+/// What a message of this type is about, of what a query and a response have; the other's if it has none.
+fn own<T>(kind: Option<Type>, query: Option<T>, response: Option<T>) -> Option<T> {
+    match kind {
         Some(kind) if !kinds::is_response(kind) => query.or(response),
         _ => response.or(query),
     }
@@ -45,15 +55,29 @@ pub(crate) fn response_time(message: &Message) -> Option<Time> {
 
 /// When the DNS message itself was seen, or else the other of the pair.
 pub(crate) fn own_time(message: &Message) -> Option<Time> {
-    match kind(message) {
-        Some(kind) if !kinds::is_response(kind) => query_time(message).or(response_time(message)),
-        _ => response_time(message).or(query_time(message)),
-    }
+    own(kind(message), query_time(message), response_time(message))
+}
+
+/// The same of a view.
+pub(crate) fn own_time_of(view: &View<'_>) -> Option<Time> {
+    own(view.kind(), view.query_time(), view.response_time()).map(time)
+}
+
+fn time(timestamp: Timestamp) -> Time {
+    (timestamp.seconds, timestamp.nanoseconds)
 }
 
 /// Nanoseconds from query to response; negative if a clock was set back between them.
 pub(crate) fn latency(message: &Message) -> Option<i64> {
-    let ((q_sec, q_nsec), (r_sec, r_nsec)) = (query_time(message)?, response_time(message)?);
+    between(query_time(message)?, response_time(message)?)
+}
+
+/// The same of a view.
+pub(crate) fn latency_of(view: &View<'_>) -> Option<i64> {
+    between(time(view.query_time()?), time(view.response_time()?))
+}
+
+fn between((q_sec, q_nsec): Time, (r_sec, r_nsec): Time) -> Option<i64> {
     let nanoseconds = (i128::from(r_sec) - i128::from(q_sec)) * 1_000_000_000 + i128::from(r_nsec)
         - i128::from(q_nsec);
     i64::try_from(nanoseconds).ok()

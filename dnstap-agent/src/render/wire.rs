@@ -57,6 +57,11 @@ impl<'a> Dns<'a> {
         Opcode(self.flags >> 11 & 15)
     }
 
+    /// Whether it says that it is a response.
+    pub(crate) fn is_response(&self) -> bool {
+        self.has(0x8000)
+    }
+
     /// The four bits of the header.
     pub(crate) fn rcode(&self) -> Rcode {
         Rcode(self.flags & 15)
@@ -267,13 +272,18 @@ impl<'a> Name<'a> {
         }
         Ok((Self { message, at }, labels.end))
     }
+
+    /// Its labels, without the root's.
+    pub(crate) fn labels(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut labels = Labels::new(self.message, self.at);
+        std::iter::from_fn(move || labels.next().ok().flatten())
+    }
 }
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut labels = Labels::new(self.message, self.at);
         let mut root = true;
-        while let Ok(Some(label)) = labels.next() {
+        for label in self.labels() {
             root = false;
             write_escaped(f, label, br#".\"();@$"#)?;
             f.write_char('.')?;

@@ -119,6 +119,20 @@ pub struct Net {
     prefix: u32,
 }
 
+impl Net {
+    /// Whether the address lies in it. `::/0` has no IPv4 addresses.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (address, v4) = match address {
+            IpAddr::V4(address) => (address.to_ipv6_mapped(), true),
+            IpAddr::V6(address) => (address, false),
+        };
+        let mask = u128::MAX.checked_shl(128 - self.prefix).unwrap_or(0);
+        (!v4 || self.prefix >= MAPPED_PREFIX)
+            && (address.to_bits() ^ self.address.to_bits()) & mask == 0
+    }
+}
+
 impl FromStr for Net {
     type Err = String;
 
@@ -165,6 +179,23 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("192.0.2.0/24", "192.0.2.255", true)]
+    #[case("192.0.2.0/24", "192.0.3.0", false)]
+    #[case("0.0.0.0/0", "198.51.100.1", true)]
+    #[case("0.0.0.0/0", "2001:db8::1", false)]
+    #[case("::/0", "2001:db8::1", true)]
+    #[case("::/0", "192.0.2.1", false)]
+    #[case("2001:db8::1", "2001:db8::1", true)]
+    #[case("2001:db8::1", "2001:db8::2", false)]
+    fn addresses_lie_in_subnets_of_their_family(
+        #[case] net: Net,
+        #[case] address: IpAddr,
+        #[case] contained: bool,
+    ) {
+        assert_eq!(net.contains(address), contained);
+    }
 
     #[rstest]
     #[case::ipv4("192.0.2.0/24", Some(("::ffff:192.0.2.0", 120)))]

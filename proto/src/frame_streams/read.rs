@@ -31,6 +31,20 @@ pub struct Row {
     pub frames: Frames,
 }
 
+impl Row {
+    /// What each frame holds, and where it begins in the stream.
+    pub fn payloads(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let offset = self.offset + at as u64;
+            let (length, rest) = self.frames.bytes.get(at..)?.split_first_chunk()?;
+            let payload = rest.get(..u32::from_be_bytes(*length) as usize)?;
+            at += length.len() + payload.len();
+            Some((offset, payload))
+        })
+    }
+}
+
 /// Reads the data frames of one stream, START to STOP.
 ///
 /// The source needs no buffering of its own. The reader's own memory is bounded by twice the sum of the longest data frame and
@@ -255,6 +269,8 @@ mod tests {
         let row = reader.next_row().unwrap().unwrap();
         assert_eq!((row.offset, row.frames.count), (42, 2));
         assert_eq!(row.frames.bytes, file[42..55]);
+        let payloads: Vec<_> = row.payloads().collect();
+        assert_eq!(payloads, [(42, &b"a"[..]), (47, &b"four"[..])]);
         assert!(matches!(
             reader.next_row(),
             Err(ReadError::Unfinished {

@@ -1,0 +1,148 @@
+//! Owns the way from a zstd file back to what was compressed, and the places where its zstd frames begin: there reading can begin
+//! again.
+
+use std::io::{self, Error, ErrorKind, Read};
+
+use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
+
+/// What every zstd file begins with (RFC 8878 section 3.1.1).
+pub(super) const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Bytes asked of the file at once.
+const PIECE: usize = 128 * 1024;
+
+/// Where a zstd frame begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// In the file.
+    pub(super) file: u64,
+    /// In what it decompresses to.
+    pub(super) plain: u64,
+}
+
+/// Decompresses zstd frames, one after the other. The end of the file within a frame is an error of kind `UnexpectedEof`, after everything
+/// that could be read; what is no zstd is one of kind `InvalidData`.
+pub(super) struct Unzstd<R> {
+    source: R,
+    decoder: Decoder<'static>,
+    input: Box<[u8]>,
+    /// What of `input` is still to be decompressed.
+    at: usize,
+    end: usize,
+    here: Place,
+    /// Where the frames that were begun begin.
+    frames: Vec<Place>,
+    within_frame: bool,
+    /// The decoder may have more without being given more.
+    has_more: bool,
+}
+
+impl<R: Read> Unzstd<R> {
+    /// From there on, where a frame begins.
+    pub(super) fn new(source: R, from: Place) -> io::Result<Self> {
+        Ok(Self {
+            source,
+            decoder: Decoder::new()?,
+            input: vec![0; PIECE].into(),
+            at: 0,
+            end: 0,
+            here: from,
+            frames: Vec::new(),
+            within_frame: false,
+            has_more: false,
+        })
+    }
+
+    /// Where the last frame begins that has nothing before this place of the plain bytes.
+    pub(super) fn last_before(&self, plain: u64) -> Option<Place> {
+        let begin = |place: &&Place| place.plain <= plain;
+        self.frames.iter().rev().find(begin).copied()
+    }
+}
+
+impl<R: Read> Read for Unzstd<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.at == self.end && !self.has_more {
+                self.end = self.source.read(&mut self.input)?;
+                self.at = 0;
+                if self.end == 0 && self.within_frame {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                if self.end == 0 {
+                    return Ok(0);
+                }
+            }
+            if !self.within_frame {
+                self.frames.push(self.here);
+                self.within_frame = true;
+            }
+            let mut input = InBuffer::around(&self.input[self.at..self.end]);
+            let mut output = OutBuffer::around(out);
+            let left = self
+                .decoder
+                .run(&mut input, &mut output)
+                .map_err(|error| Error::new(ErrorKind::InvalidData, error))?;
+            let (taken, given) = (input.pos(), output.pos());
+            self.at += taken;
+            self.here.file += taken as u64;
+            self.here.plain += given as u64;
+            self.has_more = left > 0 && given == out.len();
+            if left == 0 {
+                self.within_frame = false;
+                self.decoder.reinit()?;
+            }
+            if given > 0 {
+                return Ok(given);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_one_after_the_other_and_their_places_are_known() {
+        let parts = [vec![1; 1_000_000], vec![], vec![2; 10]];
+        let frames = parts
+            .clone()
+            .map(|part| zstd::encode_all(&part[..], 1).expect("memory"));
+        let file = frames.concat();
+        let mut unzstd = Unzstd::new(&file[..], Place::default()).expect("memory");
+        let mut plain = Vec::new();
+        unzstd.read_to_end(&mut plain).expect("whole");
+        assert!(plain == parts.concat());
+        let third = Place {
+            file: (frames[0].len() + frames[1].len()) as u64,
+            plain: 1_000_000,
+        };
+        assert_eq!(unzstd.last_before(999_999), Some(Place::default()));
+        assert_eq!(unzstd.last_before(1_000_000), Some(third));
+
+        let from = usize::try_from(third.file).expect("small");
+        let mut again = Unzstd::new(&file[from..], third).expect("memory");
+        let mut plain = Vec::new();
+        again.read_to_end(&mut plain).expect("whole");
+        assert_eq!(plain, parts[2]);
+    }
+
+    #[test]
+    fn a_cut_file_gives_what_is_there_and_says_that_it_is_cut() {
+        let part: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let file = zstd::encode_all(&part[..], 1).expect("memory");
+        let mut unzstd = Unzstd::new(&file[..file.len() / 2], Place::default()).expect("memory");
+        let mut plain = Vec::new();
+        let error = unzstd.read_to_end(&mut plain).expect_err("cut");
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        assert!(plain.len() > part.len() / 4 && part.starts_with(&plain));
+    }
+
+    #[test]
+    fn what_is_no_zstd_is_told() {
+        let mut unzstd = Unzstd::new(&b"zone file"[..], Place::default()).expect("memory");
+        let error = unzstd.read(&mut [0; 10]).expect_err("no zstd");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}

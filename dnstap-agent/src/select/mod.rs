@@ -1,0 +1,274 @@
+//! Owns the choice of messages by what is in them: from the command line to one test of each message.
+//!
+//! A [`Filter`] looks at a [`View`], where the message lies, and asks the cheapest questions first: numbers of dnstap's own fields, then
+//! times and addresses, then the header of the DNS message, its question, and last what lies behind that. Where a filter has several
+//! values, one of them must match; where there are several filters, all must. A message without what a filter asks for is not
+//! meant by it.
+
+mod name;
+mod time;
+
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+use dnstap_proto::{SocketProtocol, View};
+
+use self::name::{Lowered, Pattern};
+pub use self::{
+    name::DomainName,
+    time::{Length, Moment},
+};
+use crate::{
+    pipeline::TypeSet,
+    render::{
+        mnemonics::{Rcode, Type},
+        socket::{self, Time},
+        wire::Dns,
+    },
+    tap::Net,
+};
+
+/// Options on which messages are meant.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Which messages")]
+pub struct Select {
+    /// Of these types: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such as
+    /// `client-query` or `CQ`
+    #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
+    pub only: Vec<TypeSet>,
+
+    /// Over these transports
+    #[arg(long, value_name = "PROTOCOL,...", value_delimiter = ',')]
+    pub protocol: Vec<Protocol>,
+
+    /// From or to one of these ports
+    #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',')]
+    pub ports: Vec<u16>,
+
+    /// From or to these subnets or addresses, such as `192.0.2.0/24,2001:db8::1`
+    #[arg(long = "net", value_name = "NET,...", value_delimiter = ',')]
+    pub nets: Vec<Net>,
+
+    /// Asked from these subnets or addresses
+    #[arg(long, value_name = "NET,...", value_delimiter = ',')]
+    pub client: Vec<Net>,
+
+    /// Answered by these subnets or addresses
+    #[arg(long, value_name = "NET,...", value_delimiter = ',')]
+    pub server: Vec<Net>,
+
+    /// Not before this time: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` (UTC), or `15m` (ago)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Moment>,
+
+    /// Answered after this time or later, such as `100ms`
+    #[arg(long, value_name = "LENGTH")]
+    pub slower: Option<Length>,
+
+    /// Answered before this time was over
+    #[arg(long, value_name = "LENGTH")]
+    pub faster: Option<Length>,
+
+    /// Responses with these codes, such as `NXDOMAIN,SERVFAIL`
+    #[arg(long, value_name = "RCODE,...", value_delimiter = ',', value_parser = parse_rcode)]
+    pub rcode: Vec<u16>,
+
+    /// Whose question is of these types, such as `AAAA,TYPE65`
+    #[arg(long, value_name = "TYPE,...", value_delimiter = ',', value_parser = parse_type)]
+    pub qtype: Vec<u16>,
+
+    /// Whose question is about these names, without regard to case
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub name: Vec<DomainName>,
+
+    /// Whose question is about these names, or names below them
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub suffix: Vec<DomainName>,
+}
+
+/// Transports that dnstap knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "they are what they are called")]
+pub enum Protocol {
+    Udp,
+    Tcp,
+    Dot,
+    Doh,
+    DnscryptUdp,
+    DnscryptTcp,
+    Doq,
+}
+
+impl From<Protocol> for SocketProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Udp => Self::Udp,
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Dot => Self::Dot,
+            Protocol::Doh => Self::Doh,
+            Protocol::DnscryptUdp => Self::DnsCryptUdp,
+            Protocol::DnscryptTcp => Self::DnsCryptTcp,
+            Protocol::Doq => Self::Doq,
+        }
+    }
+}
+
+fn parse_rcode(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(Rcode(code @ 0..0x1000)) => Ok(code),
+        _ => Err(format!(
+            "{text:?} is no response code, such as NXDOMAIN or 3"
+        )),
+    }
+}
+
+fn parse_type(text: &str) -> Result<u16, String> {
+    text.parse::<Type>()
+        .map(|kind| kind.0)
+        .map_err(|_unknown| format!("{text:?} is no type, such as AAAA, TYPE28 or 28"))
+}
+
+impl Select {
+    /// The test of each message.
+    #[must_use]
+    pub fn compile(&self) -> Filter {
+        let exact = self.name.iter().map(|name| Pattern::new(name, false));
+        let below = self.suffix.iter().map(|name| Pattern::new(name, true));
+        let names: Vec<_> = exact.chain(below).collect();
+        let has_time = self.since.is_some() || self.until.is_some();
+        let has_latency = self.slower.is_some() || self.faster.is_some();
+        Filter {
+            types: (!self.only.is_empty()).then(|| TypeSet::union(&self.only)),
+            protocols: (!self.protocol.is_empty()).then(|| {
+                let bit = |protocol: &Protocol| 1 << SocketProtocol::from(*protocol) as i32;
+                self.protocol.iter().map(bit).fold(0, |all, bit| all | bit)
+            }),
+            ports: self.ports.iter().map(|port| u32::from(*port)).collect(),
+            time: has_time.then(|| {
+                let since = self.since.map(|moment| moment.0).unwrap_or_default();
+                (since, self.until.map(|moment| moment.0))
+            }),
+            latency: has_latency.then(|| {
+                let slower = self.slower.map_or(i64::MIN, |length| length.nanoseconds);
+                let faster = self.faster.map_or(i64::MAX, |length| length.nanoseconds);
+                slower..faster
+            }),
+            nets: self.nets.clone(),
+            client: self.client.clone(),
+            server: self.server.clone(),
+            dns: !self.rcode.is_empty() || !self.qtype.is_empty() || !names.is_empty(),
+            low_rcodes: self
+                .rcode
+                .iter()
+                .fold(0, |bits, rcode| bits | 1 << (rcode & 15)),
+            rcodes: self.rcode.clone(),
+            types_asked: self.qtype.clone(),
+            names,
+        }
+    }
+}
+
+/// A test of messages. The default takes all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    types: Option<TypeSet>,
+    /// A bit for each transport's number.
+    protocols: Option<u32>,
+    ports: Vec<u32>,
+    /// From, and before.
+    time: Option<(Time, Option<Time>)>,
+    /// Nanoseconds.
+    latency: Option<std::ops::Range<i64>>,
+    nets: Vec<Net>,
+    client: Vec<Net>,
+    server: Vec<Net>,
+    /// Whether the DNS message matters.
+    dns: bool,
+    /// A bit for the lower four bits of each of `rcodes`: those that the header has.
+    low_rcodes: u16,
+    rcodes: Vec<u16>,
+    types_asked: Vec<u16>,
+    names: Vec<Pattern>,
+}
+
+impl Filter {
+    /// Whether the message is meant.
+    #[must_use]
+    pub fn matches(&self, view: &View<'_>) -> bool {
+        self.types
+            .is_none_or(|types| view.kind().is_some_and(|kind| types.has(kind)))
+            && self.protocols.is_none_or(|wanted| {
+                let protocol = view.protocol.and_then(|number| u32::try_from(number).ok());
+                protocol.is_some_and(|number| number < 32 && wanted & 1 << number != 0)
+            })
+            && any(&self.ports, |port| {
+                [view.query_port, view.response_port].contains(&Some(*port))
+            })
+            && self.matches_time(view)
+            && self.matches_addresses(view)
+            && (!self.dns || socket::dns_of(view).is_some_and(|bytes| self.matches_dns(bytes)))
+    }
+
+    fn matches_time(&self, view: &View<'_>) -> bool {
+        self.time.is_none_or(|(since, until)| {
+            socket::own_time_of(view)
+                .is_some_and(|time| time >= since && until.is_none_or(|until| time < until))
+        }) && self.latency.as_ref().is_none_or(|wanted| {
+            socket::latency_of(view).is_some_and(|latency| wanted.contains(&latency))
+        })
+    }
+
+    fn matches_addresses(&self, view: &View<'_>) -> bool {
+        if self.nets.is_empty() && self.client.is_empty() && self.server.is_empty() {
+            return true;
+        }
+        let client = socket::address(view.query_address);
+        let server = socket::address(view.response_address);
+        let within = |net: &Net, address: Option<IpAddr>| {
+            address.is_some_and(|address| net.contains(address))
+        };
+        any(&self.client, |net| within(net, client))
+            && any(&self.server, |net| within(net, server))
+            && any(&self.nets, |net| within(net, client) || within(net, server))
+    }
+
+    fn matches_dns(&self, bytes: &[u8]) -> bool {
+        let Ok(dns) = Dns::parse(bytes) else {
+            return false;
+        };
+        if !self.rcodes.is_empty() {
+            let may_be = dns.is_response() && self.low_rcodes & 1 << dns.rcode().0 != 0;
+            if !may_be {
+                return false;
+            }
+        }
+        if !self.types_asked.is_empty() || !self.names.is_empty() {
+            let Ok(Some(question)) = dns.question() else {
+                return false;
+            };
+            if !any(&self.types_asked, |kind| *kind == question.kind.0) {
+                return false;
+            }
+            if !self.names.is_empty() {
+                let name = Lowered::of(question.name);
+                if !any(&self.names, |pattern| pattern.matches(&name)) {
+                    return false;
+                }
+            }
+        }
+        // The upper bits of the code lie behind all records.
+        self.rcodes.is_empty() || self.rcodes.contains(&dns.full_rcode().0)
+    }
+}
+
+/// Whether one of them matches, or there is none.
+fn any<T>(wanted: &[T], matches: impl FnMut(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(matches)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Owns moments and lengths of time as an operator writes them.
+
+use std::str::FromStr;
+
+use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+
+use crate::render::socket::Time;
+
+/// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub(super) Time);
+
+impl Moment {
+    fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
+        if let Ok(moment) = text.parse() {
+            return Some(moment);
+        }
+        if let Ok(ago) = text.parse::<SignedDuration>() {
+            return now.checked_sub(ago).ok();
+        }
+        let civil: civil::DateTime = text.parse().ok()?;
+        TimeZone::UTC.to_timestamp(civil).ok()
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let moment = Self::parse(text, Timestamp::now()).ok_or_else(|| {
+            format!("{text:?} is no time, such as 2026-11-24T03:00:00Z, 2026-11-24 03:00 (UTC), or 15m (ago)")
+        })?;
+        let seconds = u64::try_from(moment.as_second());
+        let nanoseconds = u32::try_from(moment.subsec_nanosecond());
+        match (seconds, nanoseconds) {
+            (Ok(seconds), Ok(nanoseconds)) => Ok(Self((seconds, nanoseconds))),
+            _ => Err(format!("{text} is before 1970")),
+        }
+    }
+}
+
+/// A length of time, such as `100ms` or `1.5s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    pub(super) nanoseconds: i64,
+}
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no length of time, such as 100ms or 1.5s");
+        let length: SignedDuration = text.parse().map_err(|_invalid| wrong())?;
+        Ok(Self {
+            nanoseconds: length.as_nanos().try_into().map_err(|_invalid| wrong())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("2026-11-24T03:00:00Z", Some(1_795_489_200))]
+    #[case("2026-11-24T04:00:00+01:00", Some(1_795_489_200))]
+    #[case("2026-11-24 03:00", Some(1_795_489_200))]
+    #[case("2026-11-24T03:00:00", Some(1_795_489_200))]
+    #[case("2026-11-24", Some(1_795_478_400))]
+    #[case("15m", Some(1_000_000_000 - 900))]
+    #[case("1h 30m", Some(1_000_000_000 - 5_400))]
+    #[case("yesterday", None)]
+    #[case("", None)]
+    fn moments_are_absolute_or_ago(#[case] text: &str, #[case] seconds: Option<i64>) {
+        let now = Timestamp::from_second(1_000_000_000).expect("a time");
+        let moment = Moment::parse(text, now);
+        assert_eq!(moment.map(Timestamp::as_second), seconds);
+    }
+
+    #[rstest]
+    #[case("100ms", Some(100_000_000))]
+    #[case("1.5s", Some(1_500_000_000))]
+    #[case("250us", Some(250_000))]
+    #[case("5", None)]
+    #[case("fast", None)]
+    fn lengths_have_units(#[case] text: &str, #[case] nanoseconds: Option<i64>) {
+        let length = text.parse::<Length>().ok();
+        assert_eq!(length.map(|length| length.nanoseconds), nanoseconds);
+    }
+}
