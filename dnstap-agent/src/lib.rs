@@ -32,6 +32,7 @@ pub mod preflight;
 pub mod profile;
 pub mod read;
 pub mod receive;
+pub mod reload;
 pub mod render;
 pub mod sandbox;
 pub mod select;

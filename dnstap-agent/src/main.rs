@@ -16,8 +16,12 @@ use dnstap_agent::{
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().collect();
-    let cli = match config::resolve(&arguments) {
-        Ok(Resolved { print: None, cli }) => cli,
+    let (cli, origin) = match config::resolve(&arguments) {
+        Ok(Resolved {
+            print: None,
+            cli,
+            origin,
+        }) => (cli, origin),
         Ok(Resolved {
             print: Some(text), ..
         }) => {
@@ -30,10 +34,10 @@ fn main() -> ExitCode {
     log::start(cli.log);
     sandbox::restrict_new_files();
     let done = match &cli.command {
-        Command::Attach(options) => attach::run(options),
+        Command::Attach(options) => attach::run(options, &origin),
         Command::Check(options) => check::run(*options),
         Command::Generate(options) => generate::run(options),
-        Command::Receive(options) => receive::run(options),
+        Command::Receive(options) => receive::run(options, &origin),
         Command::Status(options) => status::run(options),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {

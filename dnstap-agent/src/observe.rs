@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::socket::sockets;
 pub use self::{
-    notify::stopping,
+    notify::{reloaded, reloading, stopping},
     published::{Published, Publisher},
     socket::folder,
 };

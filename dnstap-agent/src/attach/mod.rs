@@ -37,11 +37,14 @@ use crate::{
         reader::{Introduce, Reader},
     },
     cli::Attach,
+    config::Origin,
     exit::{Exit, ExitWith},
     observe::{self, Newest, Observer, Publisher},
     pipeline::{Pipeline, Server},
-    preflight, sandbox,
-    sink::{OutputSpec, Reopener},
+    preflight,
+    reload::Reloading,
+    sandbox::{self, Duties},
+    sink::OutputSpec,
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Found, OpenSocket, Selection, describe_listeners, open_sockets},
@@ -54,7 +57,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs `attach`. The summary goes to standard error.
-pub fn run(options: &Attach) -> Result<Exit> {
+pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     preflight::check_privileges()?;
     let selection = options.target.selection();
     let found = selection.find_first()?;
@@ -95,8 +98,8 @@ pub fn run(options: &Attach) -> Result<Exit> {
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    give_up_privileges(options, &tap)?;
-    let (outputs, reopener) = Outputs::open(options)?;
+    let duties = give_up_privileges(options, &tap)?;
+    let (outputs, reloading) = Outputs::open(options, origin, duties)?;
     let mut pipeline = Pipeline::new(config);
     for (image, server) in servers {
         pipeline.introduce(image, server);
@@ -138,7 +141,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
         &mut members,
         options.duration,
         reader_over,
-        reopener,
+        &reloading,
         watched,
         &attached,
     )?;
@@ -148,6 +151,7 @@ pub fn run(options: &Attach) -> Result<Exit> {
     let mut drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
+    reloading.stop();
 
     let elapsed = started.elapsed();
     let (outputs, events) = drained.outputs.finish(GRACE);
@@ -177,15 +181,16 @@ fn introductions(
     servers
 }
 
-/// Gives up what the rest of the run does not need.
-fn give_up_privileges(options: &Attach, tap: &Tap) -> Result<()> {
-    if !options.no_sandbox {
-        let mut duties = OutputSpec::duties(&Outputs::specs(options));
-        duties.paths |= options.summary_json.is_some();
-        duties.processes = options.target.follow;
-        sandbox::enter(duties, || tap.counters().is_ok())?;
+/// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
+fn give_up_privileges(options: &Attach, tap: &Tap) -> Result<Option<Duties>> {
+    if options.no_sandbox {
+        return Ok(None);
     }
-    Ok(())
+    let mut duties = OutputSpec::duties(&Outputs::specs(options));
+    duties.paths |= options.summary_json.is_some() || options.configuration.config.is_some();
+    duties.processes = options.target.follow;
+    sandbox::enter(duties, || tap.counters().is_ok())?;
+    Ok(Some(duties))
 }
 
 /// Refuses processes that have nothing to be tapped.
@@ -229,7 +234,7 @@ fn wait_for_end(
     members: &mut Members,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
-    reopener: Reopener,
+    reloading: &Reloading,
     (observer, newest): (Observer, Newest),
     attached: &str,
 ) -> Result<String> {
@@ -239,7 +244,7 @@ fn wait_for_end(
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let reopening = reopener.on_hangup()?;
+        let hangups = reloading.on_hangup()?;
         let _watching = observer.serve(&newest)?;
         info!("{attached}");
         let timer = async {
@@ -263,7 +268,7 @@ fn wait_for_end(
                 ended?;
                 "all that was tapped has ended".to_owned()
             }
-            never = reopening => match never {},
+            never = hangups => match never {},
             () = timer => "the time given by --duration is over".to_owned(),
             _ = reader => "no output is left to write to".to_owned(),
         })

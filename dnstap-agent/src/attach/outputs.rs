@@ -2,20 +2,24 @@
 
 use std::{mem, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::buffers::Buffers;
 use crate::{
     cli::Attach,
+    config::Origin,
     exit::{Exit, ExitWith},
     pipeline::Batch,
-    sink::{self, Health, OutputSpec, Reopener, SinkOptions, SinkReport, SinkSet},
+    reload::{self, Inbox, Reloading, Start},
+    sandbox::Duties,
+    sink::{self, Health, OutputSpec, SinkOptions, SinkReport, SinkSet},
 };
 
 /// All outputs of the tap.
 pub(super) struct Outputs {
     messages: SinkSet,
     events: Option<SinkSet>,
+    inbox: Inbox,
     buffers: Buffers,
 }
 
@@ -26,19 +30,48 @@ impl Outputs {
         options.outputs.iter().cloned().chain(events).collect()
     }
 
-    /// Opens them; with them comes what has all their files begin anew.
-    pub(super) fn open(options: &Attach) -> Result<(Self, Reopener)> {
-        let mut messages = SinkSet::open(&Self::specs(options), SinkOptions::default())
+    /// Opens them; with them comes what has them reloaded. `duties` is what the process can still do.
+    pub(super) fn open(
+        options: &Attach,
+        origin: &Origin,
+        duties: Option<Duties>,
+    ) -> Result<(Self, Reloading)> {
+        let sink_options = SinkOptions::default();
+        let mut messages = SinkSet::open(&Self::specs(options), sink_options)
             .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-        let reopener = messages.reopener();
-        let reports = options.messages.unanswered_events.is_some();
-        let events = reports.then(|| messages.split_last());
+        let fixed = options.messages.unanswered_events.as_slice();
+        let events = (!fixed.is_empty()).then(|| messages.split_last());
+        let (reloader, inbox) = reload::reloader(
+            &Start {
+                origin,
+                outputs: &options.outputs,
+                fixed,
+                options: sink_options,
+                duties,
+            },
+            &messages,
+            events.as_ref(),
+        );
+        let reloading = reloader
+            .start()
+            .context("the system gives no thread for reloading")?;
         let outputs = Self {
             messages,
             events,
+            inbox,
             buffers: Buffers::default(),
         };
-        Ok((outputs, reopener))
+        Ok((outputs, reloading))
+    }
+
+    /// Makes the changes that were asked for. To be called between two batches. Never waits.
+    pub(super) fn update(&mut self) {
+        self.inbox.apply(&mut self.messages);
+    }
+
+    /// The same for the last time.
+    pub(super) fn settle(&mut self) {
+        self.inbox.close(&mut self.messages);
     }
 
     /// Hands over what is in the batch and takes it out. Never waits.

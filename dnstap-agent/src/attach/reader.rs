@@ -101,6 +101,7 @@ impl Reader {
             // Records up to now are in this drain or the one after; what is older than the one before has been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
+            self.outputs.update();
             if housekeeping.elapsed() >= HOUSEKEEPING {
                 housekeeping = Instant::now();
                 self.pipeline.set_clock_offset(clock::realtime_offset_ns());
@@ -233,8 +234,10 @@ impl Reader {
         }
         self.pipeline.finish(&mut self.batch);
         self.flush();
+        let tapped = self.tapped()?;
+        self.outputs.settle();
         Ok(Drained {
-            tapped: self.tapped()?,
+            tapped,
             outputs: self.outputs,
         })
     }

@@ -253,12 +253,12 @@ fn checked(option: &Arg, name: &str, value: &str) -> Result<OsString, String> {
         .try_get_matches_from([&argument]);
     match tried {
         Ok(_) => Ok(argument),
-        Err(error) => Err(reason(&error, name)),
+        Err(error) => Err(reason(&error).replace(&format!(" for '--{name} <option>'"), "")),
     }
 }
 
 /// What clap says, without what only makes sense on a command line.
-fn reason(error: &clap::Error, name: &str) -> String {
+pub(super) fn reason(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let said: Vec<_> = text
         .lines()
@@ -267,8 +267,7 @@ fn reason(error: &clap::Error, name: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     let said = said.join(" ");
-    said.trim_start_matches("error: ")
-        .replace(&format!(" for '--{name} <option>'"), "")
+    said.trim_start_matches("error: ").to_owned()
 }
 
 /// The option that was probably meant.

@@ -7,7 +7,11 @@
 mod file;
 mod print;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::PathBuf,
+};
 
 use clap::{
     Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _,
@@ -48,6 +52,17 @@ pub enum Refused {
     File(#[from] FileErrors),
 }
 
+impl Refused {
+    /// What is wrong, a line for each mistake.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        match self {
+            Self::CommandLine(error) => vec![file::reason(error)],
+            Self::File(error) => error.to_string().lines().map(str::to_owned).collect(),
+        }
+    }
+}
+
 /// Options from all sources.
 #[derive(Debug)]
 pub struct Resolved {
@@ -55,6 +70,46 @@ pub struct Resolved {
     pub cli: Cli,
     /// What `--print-config` asks for.
     pub print: Option<String>,
+    /// Where the options come from.
+    pub origin: Origin,
+}
+
+/// Where options come from, to look there again.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    arguments: Vec<OsString>,
+    /// Values of the options that can be configured, by their long names.
+    values: BTreeMap<String, Vec<OsString>>,
+}
+
+impl Origin {
+    /// The options as they are now.
+    ///
+    /// # Errors
+    ///
+    /// As of [`resolve`].
+    pub fn again(&self) -> Result<Resolved, Refused> {
+        resolve(&self.arguments)
+    }
+
+    /// Long names of the options that do not have the same value in both.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        let names: BTreeSet<_> = self.values.keys().chain(other.values.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| self.values.get(*name) != other.values.get(*name))
+            .map(String::as_str)
+    }
+
+    /// Takes over the values of these options.
+    pub fn adopt(&mut self, other: &Self, names: &[&str]) {
+        for name in names {
+            match other.values.get(*name) {
+                Some(values) => drop(self.values.insert((*name).to_owned(), values.clone())),
+                None => drop(self.values.remove(*name)),
+            }
+        }
+    }
 }
 
 /// Reads `arguments`, the program's name first, the environment, and the configuration file that they name.
@@ -63,15 +118,27 @@ pub struct Resolved {
 ///
 /// With all mistakes of the file at once, each with its line.
 pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
-    let (arguments, filed) = with_file(arguments)?;
-    let matches = command().try_get_matches_from(&arguments)?;
-    let print = matches
+    let (completed, filed) = with_file(arguments)?;
+    let matches = command().try_get_matches_from(&completed)?;
+    let mut print = None;
+    let mut values = BTreeMap::new();
+    if let Some((name, options)) = matches
         .subcommand()
-        .filter(|(name, options)| is_configurable(name) && options.get_flag("print_config"))
-        .map(|(name, options)| print::effective(&subcommand(name), options, &filed));
+        .filter(|(name, _)| is_configurable(name))
+    {
+        let definition = subcommand(name);
+        values = print::values(&definition, options);
+        if options.get_flag("print_config") {
+            print = Some(print::effective(&definition, options, &filed));
+        }
+    }
     Ok(Resolved {
         cli: Cli::from_arg_matches(&matches)?,
         print,
+        origin: Origin {
+            arguments: arguments.to_vec(),
+            values,
+        },
     })
 }
 

@@ -1,6 +1,10 @@
 //! Options written as a configuration file: those in force, and the commented example.
 
-use std::fmt::Write as _;
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use toml::Value;
@@ -32,6 +36,19 @@ pub(super) fn effective(definition: &Command, options: &ArgMatches, filed: &[Str
         let _infallible = writeln!(text, "{name} = {value}  # {source}");
     }
     text
+}
+
+/// The values of all options that have any, by their long names.
+pub(super) fn values(
+    definition: &Command,
+    options: &ArgMatches,
+) -> BTreeMap<String, Vec<OsString>> {
+    let values = |option: &Arg| {
+        let values = options.get_raw(option.get_id().as_str())?;
+        let name = option.get_long()?.to_owned();
+        Some((name, values.map(OsStr::to_owned).collect()))
+    };
+    configurable(definition).filter_map(values).collect()
 }
 
 /// A configuration file that says what the defaults are: each option with its help; one without default is a comment.

@@ -17,6 +17,19 @@ pub(super) fn ready(subject: &str) {
     say(&[NotifyState::Ready, NotifyState::Status(subject)]);
 }
 
+/// Says that the configuration is being read again.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => say(&[NotifyState::Reloading, now]),
+        Err(error) => debug!(%error, "no time to tell systemd"),
+    }
+}
+
+/// Says that this is done.
+pub fn reloaded() {
+    say(&[NotifyState::Ready]);
+}
+
 /// Says that the end has begun. To be said before anything that takes time.
 pub fn stopping(reason: &dyn fmt::Display) {
     say(&[

@@ -15,7 +15,7 @@
 mod bind;
 mod connection;
 
-use std::{path::PathBuf, pin::pin, rc::Rc, time::Duration};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -29,9 +29,10 @@ use tracing::{info, warn};
 use self::{bind::Bound, connection::Hub};
 use crate::{
     cli::parse_bytes,
-    config::ConfigOptions,
+    config::{ConfigOptions, Origin},
     exit::{Exit, ExitWith},
     observe::{self, Observe, Observer, Publisher},
+    reload::{self, Inbox, Reloading, Start},
     sandbox::{self, Duties},
     sink::{OutputSpec, SinkOptions, SinkSet},
     socket::{Address, Arrival, Listener},
@@ -102,16 +103,16 @@ pub struct Args {
 }
 
 /// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
-pub fn run(args: &Args) -> Result<Exit> {
+pub fn run(args: &Args, origin: &Origin) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the system gives no descriptor to wait on")?;
-    let summary = LocalSet::new().block_on(&runtime, serve(args))?;
+    let summary = LocalSet::new().block_on(&runtime, serve(args, origin))?;
     conclude(&summary, args.summary_json.as_deref())
 }
 
-async fn serve(args: &Args) -> Result<Snapshot> {
+async fn serve(args: &Args, origin: &Origin) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -120,15 +121,12 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     let names: Vec<_> = bound.iter().map(|socket| socket.name.clone()).collect();
     let subject = format!("listens on {}", names.join(", "));
     let observer = Observer::bind(&args.observe, "receive", subject)?;
-    if !args.no_sandbox {
-        sandbox::enter(duties(args), || true)?;
+    let duties = (!args.no_sandbox).then(|| duties(args));
+    if let Some(duties) = duties {
+        sandbox::enter(duties, || true)?;
     }
-    let options = SinkOptions {
-        queue_bytes: args.queue_size,
-    };
-    let sinks = SinkSet::open(&args.outputs, options)
-        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-    let mut reopening = pin!(sinks.reopener().on_hangup()?);
+    let (sinks, mut inbox, reloading) = open_outputs(args, origin, duties)?;
+    let mut hangups = Box::pin(reloading.on_hangup()?);
     let hub = Rc::new(Hub::new(sinks, args));
     let started = Instant::now();
     for socket in &bound {
@@ -158,8 +156,9 @@ async fn serve(args: &Args) -> Result<Snapshot> {
         tokio::select! {
             _ = interrupt.recv() => break "interrupted (SIGINT)",
             _ = terminate.recv() => break "terminated (SIGTERM)",
-            never = &mut reopening => match never {},
+            never = &mut hangups => match never {},
             _ = look.tick() => {
+                inbox.apply(&mut hub.sinks.borrow_mut());
                 let health = hub.sinks.borrow().health();
                 if health.all_over() {
                     break "no output is left to write to";
@@ -203,6 +202,9 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     while let Some(ended) = connections.join_next().await {
         check(ended)?;
     }
+    inbox.close(&mut hub.sinks.borrow_mut());
+    drop(hangups);
+    reloading.stop();
     let Hub {
         sinks, received, ..
     } = Rc::into_inner(hub).context("a connection outlived its task")?;
@@ -214,12 +216,39 @@ async fn serve(args: &Args) -> Result<Snapshot> {
     })
 }
 
+/// Opens the outputs; with them come what changes them and where the changes arrive.
+fn open_outputs(
+    args: &Args,
+    origin: &Origin,
+    duties: Option<Duties>,
+) -> Result<(SinkSet, Inbox, Reloading)> {
+    let options = SinkOptions {
+        queue_bytes: args.queue_size,
+    };
+    let sinks = SinkSet::open(&args.outputs, options)
+        .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
+    let start = Start {
+        origin,
+        outputs: &args.outputs,
+        fixed: &[],
+        options,
+        duties,
+    };
+    let (reloader, inbox) = reload::reloader(&start, &sinks, None);
+    let reloading = reloader
+        .start()
+        .context("the system gives no thread for reloading")?;
+    Ok((sinks, inbox, reloading))
+}
+
 /// What is still to be done once all sockets are listened on.
 fn duties(args: &Args) -> Duties {
     // Files of sockets are removed at the end.
     let file = |address: &Address| matches!(address, Address::Unix(_));
     let mut duties = OutputSpec::duties(&args.outputs);
-    duties.paths |= args.listen.iter().any(file) || args.summary_json.is_some();
+    duties.paths |= args.configuration.config.is_some()
+        || args.listen.iter().any(file)
+        || args.summary_json.is_some();
     duties
 }
 

@@ -30,6 +30,27 @@ pub struct Duties {
     pub processes: bool,
 }
 
+impl Duties {
+    /// Whether what `other` needs is among what is kept for these.
+    #[must_use]
+    pub fn cover(self, other: Self) -> bool {
+        let Self {
+            paths,
+            owners,
+            commands,
+            processes,
+        } = other;
+        [
+            (self.paths, paths),
+            (self.owners, owners),
+            (self.commands, commands),
+            (self.processes, processes),
+        ]
+        .iter()
+        .all(|(kept, needed)| *kept || !needed)
+    }
+}
+
 /// Gives up everything that `duties` do not need, for good and for all threads to come.
 ///
 /// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is

@@ -127,6 +127,11 @@ impl Lane {
         self.queue = None;
     }
 
+    /// Whether the thread is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(mpsc::TryRecvError::Disconnected)
+    }
+
     /// Lets the thread write what is queued until `deadline`, and gives the final account.
     pub(super) fn finish(mut self, deadline: Instant) -> SinkReport {
         self.close();

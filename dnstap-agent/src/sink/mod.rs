@@ -27,6 +27,7 @@ mod delay;
 mod device;
 mod file;
 mod lane;
+mod member;
 mod names;
 mod open;
 mod options;
@@ -40,17 +41,13 @@ mod spec;
 mod volume;
 
 use std::{
-    convert::Infallible,
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-};
+use tokio::sync::Notify;
 
 pub use self::{
     delay::Delay,
@@ -59,7 +56,13 @@ pub use self::{
     report::{Dropped, Files, Health, SinkReport, SinkState},
     spec::{FORMS, FileSpec, OutputSpec, Place, SpecError},
 };
-use self::{lane::Lane, queue::Depth, report::Account, socket::SocketLane};
+use self::{
+    lane::Lane,
+    member::{Gone, Leaving, Member, Way},
+    queue::Depth,
+    report::Account,
+    socket::SocketLane,
+};
 pub use crate::content::Content;
 
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
@@ -87,42 +90,35 @@ impl Default for SinkOptions {
     }
 }
 
-/// All outputs of one tap.
+/// All outputs of one tap. They may change while messages pass: see [`Self::join`] and [`Self::part`].
 #[derive(Debug)]
 pub struct SinkSet {
-    sinks: Vec<Sink>,
-    sockets: Option<socket::Runtime>,
+    members: Vec<Member>,
+    leaving: Vec<Leaving>,
+    gone: Vec<Gone>,
+    /// Messages handed to the set.
+    handed: u64,
+    /// One for the sockets of each [`Self::open`].
+    sockets: Vec<socket::Runtime>,
     room: Arc<Notify>,
+    reopener: Reopener,
 }
 
 /// Has files that were renamed or removed begin anew; from any thread.
-#[derive(Debug, Clone)]
-pub struct Reopener(Vec<Arc<Notify>>);
+#[derive(Debug, Clone, Default)]
+pub struct Reopener(Arc<Mutex<Vec<Arc<Notify>>>>);
 
 impl Reopener {
     /// Tells all files of the set. Never blocks.
     pub fn reopen(&self) {
-        for lane in &self.0 {
+        for lane in self.lanes().iter() {
             lane.notify_one();
         }
     }
 
-    /// Tells them at each SIGHUP from now on; never ends. Fails if the system takes no handler.
-    pub fn on_hangup(self) -> io::Result<impl Future<Output = Infallible>> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        Ok(async move {
-            while hangup.recv().await.is_some() {
-                self.reopen();
-            }
-            std::future::pending().await
-        })
+    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Notify>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[derive(Debug)]
-enum Sink {
-    Thread(Lane),
-    Socket(SocketLane),
 }
 
 impl SinkSet {
@@ -131,8 +127,16 @@ impl SinkSet {
     /// Existing regular files are overwritten, or moved aside by outputs that rotate, once all outputs are open. Standard output and each path can be named once.
     /// A named pipe is waited for until somebody reads it, like any program does.
     pub fn open(specs: &[OutputSpec], options: SinkOptions) -> Result<Self, OpenError> {
-        let room = Arc::<Notify>::default();
-        let mut sinks = Vec::new();
+        Self::open_with(specs, options, Arc::default())
+    }
+
+    /// Opens outputs that are to [`join`](Self::join) the set with this [`room`](Self::room).
+    pub fn open_with(
+        specs: &[OutputSpec],
+        options: SinkOptions,
+        room: Arc<Notify>,
+    ) -> Result<Self, OpenError> {
+        let mut members = Vec::new();
         let mut couriers = Vec::new();
         let accounts: Vec<_> = specs
             .iter()
@@ -145,44 +149,92 @@ impl SinkSet {
         let outputs = open::open_all(specs, &counters)?;
         for ((spec, output), account) in specs.iter().zip(outputs).zip(accounts) {
             let name = spec.to_string();
-            sinks.push(match (spec, output) {
+            let way = match (spec, output) {
                 (OutputSpec::Socket(address), _) => {
                     let (lane, courier) =
                         SocketLane::new(name, address.clone(), options.queue_bytes, account);
                     couriers.push(courier);
-                    Sink::Socket(lane)
+                    Way::Socket(lane)
                 }
-                (_, Some(output)) => Sink::Thread(
+                (_, Some(output)) => Way::Thread(
                     Lane::start(name, output, options.queue_bytes, account)
                         .map_err(|error| no_thread(spec, error))?,
                 ),
                 (_, None) => continue,
-            });
+            };
+            members.push(Member::new(spec.clone(), way));
         }
         let sockets = match specs
             .iter()
             .find(|spec| matches!(spec, OutputSpec::Socket(_)))
         {
             Some(spec) => {
-                Some(socket::Runtime::start(couriers).map_err(|error| no_thread(spec, error))?)
+                vec![socket::Runtime::start(couriers).map_err(|error| no_thread(spec, error))?]
             }
-            None => None,
+            None => Vec::new(),
         };
-        Ok(Self {
-            sinks,
+        let set = Self {
+            members,
+            leaving: Vec::new(),
+            gone: Vec::new(),
+            handed: 0,
             sockets,
             room,
-        })
+            reopener: Reopener::default(),
+        };
+        set.list_files();
+        Ok(set)
     }
 
     /// Takes the last output out of the set, as a set of its own, for batches of its own. It must not be a socket.
     #[must_use]
     pub fn split_last(&mut self) -> Self {
-        Self {
-            sinks: self.sinks.pop().into_iter().collect(),
-            sockets: None,
+        let set = Self {
+            members: self.members.pop().into_iter().collect(),
+            leaving: Vec::new(),
+            gone: Vec::new(),
+            handed: 0,
+            sockets: Vec::new(),
             room: Arc::clone(&self.room),
+            reopener: Reopener::default(),
+        };
+        self.list_files();
+        set.list_files();
+        set
+    }
+
+    /// Takes in outputs that have been opened for it; they get all messages from now on. An output that was there before, under the
+    /// same name, goes on with its account.
+    pub fn join(&mut self, newcomers: Self) {
+        for mut member in newcomers.members {
+            let name = member.spec.to_string();
+            let before = self.gone.iter().position(|gone| gone.name() == name);
+            let before = before.map(|place| self.gone.remove(place));
+            member.come(self.handed, before);
+            self.members.push(member);
         }
+        self.sockets.retain(|runtime| !runtime.has_ended());
+        self.sockets.extend(newcomers.sockets);
+        self.list_files();
+    }
+
+    /// Lets these outputs go: they get no more messages, and have `grace` to write what is queued for them. Their accounts stay.
+    /// Never blocks; [`Self::are_parted`] tells when they are gone.
+    pub fn part(&mut self, specs: &[OutputSpec], grace: Duration) {
+        let handed = self.handed;
+        let leaving = self
+            .members
+            .extract_if(.., |member| specs.contains(&member.spec))
+            .map(|member| member.leave(handed, grace));
+        self.leaving.extend(leaving);
+        self.list_files();
+    }
+
+    /// Whether all outputs that were let go are gone. Never blocks.
+    pub fn are_parted(&mut self) -> bool {
+        let gone = self.leaving.extract_if(.., |leaving| leaving.is_over());
+        self.gone.extend(gone.map(Leaving::finish));
+        self.leaving.is_empty()
     }
 
     /// Hands the batch to every sink. Never blocks; a sink that cannot take it counts it as dropped.
@@ -190,21 +242,16 @@ impl SinkSet {
         if batch.messages == 0 && batch.frames.is_empty() {
             return;
         }
-        for sink in &mut self.sinks {
-            match sink {
-                Sink::Thread(lane) => lane.send(batch),
-                Sink::Socket(lane) => lane.send(batch),
-            }
+        self.handed += batch.messages;
+        for member in &mut self.members {
+            member.send(batch);
         }
     }
 
     /// Whether a batch of so many bytes would be taken by every sink that still works, with nothing dropped for it.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.sinks.iter().all(|sink| match sink {
-            Sink::Thread(lane) => lane.has_room(bytes),
-            Sink::Socket(lane) => lane.has_room(bytes),
-        })
+        self.members.iter().all(|member| member.has_room(bytes))
     }
 
     /// Tells all who wait each time when there may be more room.
@@ -213,28 +260,25 @@ impl SinkSet {
         Arc::clone(&self.room)
     }
 
-    /// What tells all files that they may have been renamed.
+    /// What tells all files of the set, also of those that come later, that they may have been renamed.
     #[must_use]
     pub fn reopener(&self) -> Reopener {
-        let lanes = self.sinks.iter().filter_map(|sink| match sink {
-            Sink::Thread(lane) => Some(lane.reopen()),
-            Sink::Socket(_) => None,
-        });
-        Reopener(lanes.collect())
+        self.reopener.clone()
     }
 
-    /// Every sink's account now.
+    fn list_files(&self) {
+        *self.reopener.lanes() = self.members.iter().filter_map(Member::reopen).collect();
+    }
+
+    /// Every sink's account now, also of those that are not there any more.
     #[must_use]
     pub fn health(&self) -> Health {
+        let members = self.members.iter().map(Member::report);
+        let leaving = self.leaving.iter();
+        let leaving = leaving.map(|leaving| leaving.report(self.handed));
+        let gone = self.gone.iter().map(|gone| gone.report(self.handed));
         Health {
-            sinks: self
-                .sinks
-                .iter()
-                .map(|sink| match sink {
-                    Sink::Thread(lane) => lane.report(),
-                    Sink::Socket(lane) => lane.report(),
-                })
-                .collect(),
+            sinks: members.chain(leaving).chain(gone).collect(),
         }
     }
 
@@ -245,22 +289,18 @@ impl SinkSet {
     pub fn finish(mut self, grace: Duration) -> Vec<SinkReport> {
         let deadline = Instant::now() + grace;
         // All at once: one that takes the whole time takes it from nobody.
-        for sink in &mut self.sinks {
-            match sink {
-                Sink::Thread(lane) => lane.close(),
-                Sink::Socket(lane) => lane.close(deadline),
-            }
+        for member in &mut self.members {
+            member.close(deadline);
         }
-        if let Some(sockets) = self.sockets {
+        let members = self.members.into_iter();
+        let mut reports: Vec<_> = members.map(|member| member.finish(deadline)).collect();
+        let gone = self.leaving.into_iter().map(Leaving::finish);
+        let gone: Vec<_> = self.gone.into_iter().chain(gone).collect();
+        reports.extend(gone.iter().map(|gone| gone.report(self.handed)));
+        for sockets in self.sockets {
             sockets.join();
         }
-        self.sinks
-            .into_iter()
-            .map(|sink| match sink {
-                Sink::Thread(lane) => lane.finish(deadline),
-                Sink::Socket(lane) => lane.report(),
-            })
-            .collect()
+        reports
     }
 }
 

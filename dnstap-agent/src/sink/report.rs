@@ -27,6 +27,8 @@ pub struct SinkReport {
     pub state: SinkState,
     /// Messages handed to this sink.
     pub sent: u64,
+    /// Messages that came before this sink was there, or while it was not.
+    pub absent: u64,
     /// Messages that are whole in the output; of a socket: handed whole to the system.
     pub written: u64,
     /// Bytes of these in the output (frames or lines, without the Frame Streams control frames).
@@ -54,6 +56,26 @@ impl SinkReport {
     pub fn is_balanced(&self) -> bool {
         self.sent == self.written + self.dropped.total() + self.queued
     }
+
+    /// The account of a sink that was there before, with that account, and was not there for so many messages.
+    #[must_use]
+    pub(super) fn after(self, before: Option<&Self>, absent: u64) -> Self {
+        let Some(before) = before else {
+            return Self { absent, ..self };
+        };
+        Self {
+            sent: self.sent + before.sent,
+            absent,
+            written: self.written + before.written,
+            written_bytes: self.written_bytes + before.written_bytes,
+            unconfirmed: self.unconfirmed + before.unconfirmed,
+            connections: self.connections + before.connections,
+            dropped: self.dropped.and(&before.dropped),
+            files: self.files.and(&before.files),
+            delay: self.delay.or(before.delay),
+            ..self
+        }
+    }
 }
 
 impl SinkReport {
@@ -73,6 +95,7 @@ impl SinkReport {
         json!({
             "output": self.output,
             "sent": self.sent,
+            "absent": self.absent,
             "written": self.written,
             "written_bytes": self.written_bytes,
             "unconfirmed": self.unconfirmed,
@@ -159,6 +182,18 @@ impl Dropped {
         ]
     }
 
+    fn and(self, other: &Self) -> Self {
+        Self {
+            queue_full: self.queue_full + other.queue_full,
+            disconnected: self.disconnected + other.disconnected,
+            disk_full: self.disk_full + other.disk_full,
+            io_error: self.io_error + other.io_error,
+            unfit: self.unfit + other.unfit,
+            closed: self.closed + other.closed,
+            shutdown: self.shutdown + other.shutdown,
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -180,6 +215,15 @@ pub struct Files {
 }
 
 impl Files {
+    fn and(self, other: &Self) -> Self {
+        Self {
+            rotations: self.rotations + other.rotations,
+            reopened: self.reopened + other.reopened,
+            rotation_errors: self.rotation_errors + other.rotation_errors,
+            command_errors: self.command_errors + other.command_errors,
+        }
+    }
+
     /// The counts with their names, in a fixed order.
     #[must_use]
     pub fn table(&self) -> [(&'static str, u64); 4] {
@@ -378,6 +422,7 @@ impl Account {
             output: output.to_owned(),
             state: self.state(),
             sent: self.sent.load(Relaxed),
+            absent: 0,
             written: self.written.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed),
             unconfirmed: self.unconfirmed.load(Relaxed),

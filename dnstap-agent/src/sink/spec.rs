@@ -55,6 +55,16 @@ impl OutputSpec {
         }
     }
 
+    /// Whether both cannot be open at a time: they write to one place, or reports could not tell them apart.
+    #[must_use]
+    pub fn shares_place(&self, other: &Self) -> bool {
+        let same = match (self, other) {
+            (Self::File(one), Self::File(other)) => one.place == other.place,
+            _ => false,
+        };
+        same || self.to_string() == other.to_string()
+    }
+
     /// Whether writing there takes names of files: of its own, of a unix socket, of certificates.
     fn uses_paths(&self) -> bool {
         match self {

@@ -73,7 +73,13 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     for (output, encoded, handed_over) in messages.chain(events) {
         let name = Some(output.output.as_str());
         for hop in [
-            flow("handed_over", encoded, handed_over, output.sent, at_rest),
+            flow(
+                "handed_over",
+                encoded,
+                handed_over,
+                output.sent + output.absent,
+                at_rest,
+            ),
             balance(output, at_rest),
         ] {
             hops.push(Hop {
@@ -312,6 +318,7 @@ pub(crate) mod tests {
             outputs: vec![SinkReport {
                 output: "file:a.fstrm".to_owned(),
                 state: SinkState::Running,
+                absent: 0,
                 sent: 66,
                 written: 50,
                 written_bytes: 5_000,

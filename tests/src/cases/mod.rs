@@ -16,6 +16,7 @@ mod privileges;
 mod processes;
 mod readers;
 mod reattach;
+mod reload;
 mod services;
 mod streams;
 mod tree;
@@ -76,6 +77,7 @@ pub(crate) fn all() -> Vec<Trial> {
         processes::trials(),
         volume::trials(),
         reattach::trials(),
+        reload::trials(),
     ]
     .into_iter()
     .flatten()

@@ -16,7 +16,7 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     time::Duration,
 };
 
@@ -56,6 +56,7 @@ pub(in crate::sink) struct Courier {
     flight: Option<Flight>,
     /// Messages handed to this connection that may not have been taken.
     unconfirmed: u64,
+    _alive: mpsc::Sender<()>,
 }
 
 /// A batch on its way.
@@ -73,6 +74,7 @@ impl Courier {
         queue: Receiver,
         account: Arc<Account>,
         deadline: watch::Receiver<Option<Instant>>,
+        alive: mpsc::Sender<()>,
     ) -> Self {
         Self {
             name,
@@ -82,6 +84,7 @@ impl Courier {
             deadline,
             flight: None,
             unconfirmed: 0,
+            _alive: alive,
         }
     }
 

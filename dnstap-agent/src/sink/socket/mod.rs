@@ -10,7 +10,12 @@ mod courier;
 #[cfg(test)]
 mod tests;
 
-use std::{io, panic, sync::Arc, thread, time::Instant};
+use std::{
+    io, panic,
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
 
 use tokio::{sync::watch, task::JoinSet};
 
@@ -31,6 +36,8 @@ pub(super) struct SocketLane {
     capacity: usize,
     account: Arc<Account>,
     deadline: watch::Sender<Option<tokio::time::Instant>>,
+    /// Nothing is ever sent: it closes when the courier ends, in whatever way.
+    ended: mpsc::Receiver<()>,
 }
 
 impl SocketLane {
@@ -44,12 +51,14 @@ impl SocketLane {
         let (queue, receiver) = backlog::bounded(capacity, account.depth());
         account.become_state(SinkState::Waiting("not connected yet".to_owned()));
         let (deadline, watched) = watch::channel(None);
+        let (alive, ended) = mpsc::channel();
         let courier = Courier::new(
             name.clone(),
             address,
             receiver,
             Arc::clone(&account),
             watched,
+            alive,
         );
         let lane = Self {
             name,
@@ -57,6 +66,7 @@ impl SocketLane {
             capacity,
             account,
             deadline,
+            ended,
         };
         (lane, courier)
     }
@@ -91,6 +101,18 @@ impl SocketLane {
         self.deadline.send_replace(Some(deadline.into()));
         self.queue = None;
     }
+
+    /// Whether the courier is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(mpsc::TryRecvError::Disconnected)
+    }
+
+    /// Waits until the courier is over, which it is soon after the deadline that it was given, and gives the final account.
+    pub(super) fn finish(self) -> SinkReport {
+        // It ends with an error, as nothing is sent.
+        let _ended = self.ended.recv();
+        self.report()
+    }
 }
 
 /// The thread of all couriers.
@@ -121,6 +143,11 @@ impl Runtime {
             .name("sockets".to_owned())
             .spawn(work)?;
         Ok(Self { thread })
+    }
+
+    /// Whether all couriers are over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits until all couriers are over, which they are soon after the deadline that they were given.
