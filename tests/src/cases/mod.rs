@@ -1,5 +1,6 @@
 //! The cases. Each module returns its trials; names are sentences with the parameters in front.
 
+mod answers;
 mod calls;
 mod check;
 mod collectors;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
+        answers::trials(),
         services::trials(),
         uring::trials(),
         collectors::trials(),

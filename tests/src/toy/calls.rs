@@ -228,6 +228,20 @@ pub(super) fn connect_to_sender(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
+/// Ends a socket's connection, so that it can have another: `connect` to an address of no family.
+pub(super) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let nowhere = Peer::empty();
+    // SAFETY: the address is all zeroes, which is AF_UNSPEC, and outlives the call with its length.
+    result_int(unsafe {
+        libc::connect(
+            fd.as_raw_fd(),
+            ptr::from_ref(&nowhere.storage).cast(),
+            nowhere.length,
+        )
+    })
+    .map(drop)
+}
+
 /// A `SOL_SOCKET` option with an integer value, such as `SO_RCVBUFFORCE`.
 pub(super) fn set_option(
     fd: BorrowedFd<'_>,

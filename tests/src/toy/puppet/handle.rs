@@ -55,6 +55,20 @@ impl Puppet {
         Ok(socket(&self.call(&format!("accept {listener}"))?)?.0)
     }
 
+    /// Connects a new TCP socket; its number and its address.
+    pub(crate) fn connect(&mut self, server: SocketAddr) -> Result<(usize, SocketAddr)> {
+        socket(&self.call(&format!("connect {server}"))?)
+    }
+
+    /// Ends a socket's connection and connects it again; its new address.
+    pub(crate) fn connect_again(
+        &mut self,
+        socket: usize,
+        server: SocketAddr,
+    ) -> Result<SocketAddr> {
+        Ok(self.call(&format!("again {socket} {server}"))?.parse()?)
+    }
+
     /// Receives into a buffer of `size` bytes, with `MSG_*` flags where the call has them; returns the call's result.
     pub(crate) fn receive(
         &mut self,

@@ -62,6 +62,18 @@ impl Process {
                 let stream = self.socket(socket)?.accept()?.0;
                 self.keep(stream)
             }
+            ["connect", server] => {
+                let server: SocketAddr = parse(server)?;
+                let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+                socket.connect(&server.into())?;
+                self.keep(socket)
+            }
+            ["again", socket, server] => {
+                let socket = self.socket(socket)?;
+                calls::disconnect(socket.as_fd())?;
+                socket.connect(&parse::<SocketAddr>(server)?.into())?;
+                address(socket).map(|address| address.to_string())
+            }
             ["begin", socket, size] => {
                 let number: usize = parse(socket)?;
                 self.socket(socket)?;
@@ -120,8 +132,7 @@ impl Process {
 
     /// The socket's number and its local address.
     fn keep(&mut self, socket: Socket) -> io::Result<String> {
-        let address = socket.local_addr()?.as_socket();
-        let address = address.ok_or_else(|| io::Error::other("no IP address"))?;
+        let address = address(&socket)?;
         self.sockets.push(socket);
         Ok(format!("{} {address}", self.sockets.len() - 1))
     }
@@ -181,6 +192,11 @@ impl Process {
             }
         }
     }
+}
+
+fn address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::Error::other("no IP address"))
 }
 
 /// Writes all bytes with `writev` of several segments, going on where a short call left off; returns how many calls wrote something.
