@@ -17,6 +17,7 @@ mod environment;
 mod lab;
 mod load;
 mod process;
+mod receive;
 mod record;
 mod reference;
 mod system;

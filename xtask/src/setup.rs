@@ -8,7 +8,8 @@ use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
-/// The tests' tools: load, independent readers of dnstap, private network namespaces, and a judge of the service's unit.
+/// The tests' tools: load, independent readers of dnstap, of packets and of zstd, private network namespaces, and a judge of the
+/// service's unit.
 const TEST_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "bind9-utils",
@@ -18,6 +19,8 @@ const TEST_PACKAGES: &[&str] = &[
     "golang-github-dnstap-golang-dnstap-cli",
     "iproute2",
     "systemd",
+    "tshark",
+    "zstd",
 ];
 
 /// What the benchmark compares with, and its load.

@@ -3,27 +3,15 @@
 //! The agent under test is `receive`, which has both sides in it: senders on one, collectors on the other. No root is needed.
 
 use std::{
-    fs::{self, File},
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener},
-    os::unix::net::UnixStream,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use bytes::BytesMut;
-use dnstap_proto::{
-    DnstapRef, MessageRef, Timestamp,
-    frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE, ReadError, Reader, Writer},
-    message::Type,
-};
+use dnstap_proto::message::Type;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -32,6 +20,7 @@ use crate::{
     environment::{named, tool},
     lab::{scratch, write},
     process::{PATIENCE, Running, Watch, output},
+    receive::{Agent, Sender, Socket, Stream, number_of, payloads, source},
     record,
 };
 
@@ -176,30 +165,6 @@ impl Collector {
         }
         output(command)?;
         Ok(())
-    }
-}
-
-/// Where a collector listens.
-enum Socket {
-    Unix(PathBuf),
-    Tcp(u16),
-}
-
-impl Socket {
-    fn new(folder: &Path, tcp: bool) -> Result<Self> {
-        if !tcp {
-            return Ok(Self::Unix(folder.join("collector")));
-        }
-        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        Ok(Self::Tcp(probe.local_addr()?.port()))
-    }
-
-    /// As `-o` and `--listen` take it.
-    fn argument(&self) -> String {
-        match self {
-            Self::Unix(path) => format!("unix:{}", path.display()),
-            Self::Tcp(port) => format!("tcp:127.0.0.1:{port}"),
-        }
     }
 }
 
@@ -481,21 +446,7 @@ fn restarts() -> Result<()> {
         &["--queue-size", "100K"],
         &socket.argument(),
     )?;
-    let Socket::Unix(input) = &agent.input else {
-        bail!("a unix socket")
-    };
-    let mut sender = Sender::connect(input)?;
-    let over = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&over);
-    let sending = thread::spawn(move || -> Result<u64> {
-        let began = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
-            let due = u64::try_from(began.elapsed().as_millis())? * RATE / 1000;
-            sender.send_up_to(due)?;
-            thread::sleep(Duration::from_millis(2)); // the rate
-        }
-        sender.finish()
-    });
+    let stream = Stream::start(Sender::connect(agent.socket()?)?, RATE / 1000);
     let mut files = Vec::new();
     for life in 0..LIVES {
         let file = folder.join(format!("life-{life}.fstrm"));
@@ -509,11 +460,8 @@ fn restarts() -> Result<()> {
         thread::sleep(Duration::from_millis(200)); // a life
         if life + 1 == LIVES {
             // Ends while this one listens, and so delivers all that is queued.
-            over.store(true, Ordering::Relaxed);
             files.push(file);
-            let sent = sending
-                .join()
-                .map_err(|_panic| anyhow!("the sender panicked"))??;
+            let sent = stream.end()?;
             let summary = agent.stop()?;
             collector.stop()?;
             return restarts_add_up(sent, &summary, &files, LIVES);
@@ -559,159 +507,4 @@ fn restarts_add_up(sent: u64, summary: &Value, files: &[PathBuf], lives: usize) 
         account["connections"]
     ));
     Ok(())
-}
-
-/// A running `receive`.
-struct Agent {
-    process: Running,
-    input: Socket,
-    summary: PathBuf,
-}
-
-impl Agent {
-    /// Starts it with one unix socket of its own and one output.
-    fn start(folder: &Path, name: &str, more: &[&str], output: &str) -> Result<Self> {
-        let input = Socket::Unix(folder.join(format!("{name}.in")));
-        let summary = folder.join(format!("{name}.json"));
-        let mut command = Command::new(crate::environment::agent()?);
-        command
-            .args(["receive", "-l", &input.argument(), "-o", output])
-            .args(more)
-            .arg("--summary-json")
-            .arg(&summary)
-            .stdin(Stdio::null());
-        let mut process = Running::start(name, command, Watch::Stderr)?;
-        let sockets = 1 + more.iter().filter(|word| **word == "-l").count();
-        for _ in 0..sockets {
-            process.wait_for("listening", |line| line.contains("listening on"))?;
-        }
-        Ok(Self {
-            process,
-            input,
-            summary,
-        })
-    }
-
-    /// Ends it in order and returns its summary.
-    fn stop(self) -> Result<Value> {
-        let summary = self.summary.clone();
-        let finished = self.process.stop(libc::SIGTERM)?;
-        let said = finished.lines.join("\n");
-        ensure!(finished.status.success(), "{}\n{said}", finished.status);
-        Ok(serde_json::from_slice(&fs::read(summary)?)?)
-    }
-
-    /// As [`Self::stop`], where its collector does not take its messages.
-    fn stop_with_failure(self) -> Result<Value> {
-        let summary = self.summary.clone();
-        let finished = self.process.stop(libc::SIGTERM)?;
-        ensure!(finished.status.code() == Some(74), "{}", finished.status);
-        Ok(serde_json::from_slice(&fs::read(summary)?)?)
-    }
-}
-
-/// Sends numbered messages.
-struct Sender {
-    stream: UnixStream,
-    client: Client,
-    sent: u64,
-}
-
-impl Sender {
-    fn connect(to: &Path) -> Result<Self> {
-        let mut stream = UnixStream::connect(to)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut out = Vec::new();
-        let client = Client::connect(DNSTAP_CONTENT_TYPE, &mut out)?;
-        stream.write_all(&out)?;
-        let mut sender = Self {
-            stream,
-            client,
-            sent: 0,
-        };
-        sender.hear_until(ClientState::Open)?;
-        Ok(sender)
-    }
-
-    fn send_up_to(&mut self, due: u64) -> Result<()> {
-        let mut frames = Vec::new();
-        while self.sent < due {
-            numbered(self.sent, &mut frames);
-            self.sent += 1;
-        }
-        Ok(self.stream.write_all(&frames)?)
-    }
-
-    fn finish(mut self) -> Result<u64> {
-        let mut out = Vec::new();
-        self.client.stop(&mut out);
-        self.stream.write_all(&out)?;
-        self.hear_until(ClientState::Finished)?;
-        Ok(self.sent)
-    }
-
-    fn hear_until(&mut self, state: ClientState) -> Result<()> {
-        let mut input = BytesMut::new();
-        while self.client.state() != state {
-            let mut space = [0; 512];
-            let read = self.stream.read(&mut space)?;
-            ensure!(read > 0, "closed before {state:?}");
-            input.extend_from_slice(&space[..read]);
-            let mut out = Vec::new();
-            self.client.receive(&mut input, &mut out)?;
-            self.stream.write_all(&out)?;
-        }
-        Ok(())
-    }
-}
-
-/// A file of numbered messages of many sizes, up to the largest that there are.
-fn source(folder: &Path, messages: u64) -> Result<PathBuf> {
-    let path = folder.join("source.fstrm");
-    let mut frames = Vec::new();
-    for number in 0..messages {
-        numbered(number, &mut frames);
-    }
-    let mut writer = Writer::new(File::create(&path)?, DNSTAP_CONTENT_TYPE)?;
-    writer.write_frames(&frames)?;
-    writer.finish()?;
-    Ok(path)
-}
-
-/// Appends a frame with this number in its time and a size that depends on it.
-fn numbered(number: u64, frames: &mut Vec<u8>) {
-    let size = match number {
-        4_321 => 65_535,
-        _ => 12 + usize::try_from(number * 7 % 200).unwrap_or(0),
-    };
-    let bytes = vec![0; size];
-    let message = MessageRef {
-        query_time: Some(Timestamp {
-            seconds: number,
-            nanoseconds: 0,
-        }),
-        query_message: Some(&bytes),
-        ..MessageRef::new(Type::ClientQuery)
-    };
-    DnstapRef {
-        identity: None,
-        version: None,
-        extra: None,
-        message,
-    }
-    .append_frame(frames);
-}
-
-fn number_of(payload: &[u8]) -> Result<u64> {
-    use prost::Message as _;
-    let dnstap = dnstap_proto::Dnstap::decode(payload)?;
-    Ok(dnstap.message.context("a message")?.query_time_sec())
-}
-
-/// The frames of a complete file.
-fn payloads(file: &Path) -> Result<Vec<bytes::Bytes>> {
-    let frames: Result<Vec<_>, ReadError> = Reader::new(File::open(file)?, DNSTAP_CONTENT_TYPE)?
-        .map(|frame| frame.map(|frame| frame.payload))
-        .collect();
-    frames.with_context(|| format!("reading {}", file.display()))
 }

@@ -9,9 +9,11 @@ mod datagrams;
 mod events;
 mod failures;
 mod filters;
+mod formats;
 mod lab;
 mod midstream;
 mod observe;
+mod outputs;
 mod package;
 mod privileges;
 mod processes;
@@ -66,10 +68,12 @@ pub(crate) fn all() -> Vec<Trial> {
         services::trials(),
         uring::trials(),
         collectors::trials(),
+        outputs::trials(),
         midstream::trials(),
         comparison::trials(),
         tree::trials(),
         readers::trials(),
+        formats::trials(),
         events::trials(),
         failures::trials(),
         filters::trials(),
