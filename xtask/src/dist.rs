@@ -18,7 +18,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, exec, packages::Apt, paths, ui};
 
@@ -29,13 +29,17 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, from the tree's root.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/architecture.md",
+    "docs/dnstap-agent.toml",
     "docs/kernel-support.md",
     "docs/operations.md",
     "docs/types.md",
 ];
+
+/// Where the service writes until somebody says otherwise: bounded, and nothing is overwritten by a restart.
+const OUTPUT: &str = "file:/var/log/dnstap-agent/dns.fstrm,rotate-size=256M,keep=8";
 
 /// Builds the agent and both archives; returns the package's path.
 pub(crate) fn run() -> Result<PathBuf> {
@@ -99,10 +103,10 @@ fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
             "dnstap-agent.sysusers",
             "usr/lib/sysusers.d/dnstap-agent.conf",
         ),
-        ("dnstap-agent.default", "etc/default/dnstap-agent"),
     ] {
         place(&packaging.join(from), &tree.join(to))?;
     }
+    configure(&tree.join("etc/dnstap-agent/dnstap-agent.toml"))?;
     for (from, to) in [
         (
             "dnstap-agent.bash",
@@ -139,6 +143,21 @@ fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
     fs::write(&licences, licences::texts()?)?;
     compress(&licences)?;
     settle_modes(tree, &program)
+}
+
+/// Writes the service's configuration: the example, but for the output, as standard output would be the journal.
+fn configure(to: &Path) -> Result<()> {
+    let from = paths::root().join("docs/dnstap-agent.toml");
+    let example =
+        fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    let text = example.replacen(
+        "\noutput = [\"-\"]\n",
+        &format!("\noutput = [\"{OUTPUT}\"]\n"),
+        1,
+    );
+    ensure!(text != example, "{} has no such output", from.display());
+    fs::create_dir_all(to.parent().context("a folder")?)?;
+    fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Copies a file to where it is installed.

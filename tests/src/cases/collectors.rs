@@ -278,7 +278,7 @@ fn encrypted() -> Result<()> {
 }
 
 /// `ca.pem`, and `server` and `client` `.pem` and `.key`.
-fn certificates(folder: &Path) -> Result<()> {
+pub(super) fn certificates(folder: &Path) -> Result<()> {
     let openssl = |arguments: &str| -> Result<()> {
         let mut command = Command::new(tool("openssl")?);
         command.args(arguments.split(' ')).current_dir(folder);

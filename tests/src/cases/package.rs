@@ -4,9 +4,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::chown,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,21 +18,22 @@ use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use super::{
+    collectors,
     privileges::{capabilities_of, confined, expect_threads, maps, receiver, root},
     trial,
 };
 use crate::{
     environment::{self, tool},
-    lab::{self, Lab, Wanted},
+    lab::{self, Lab, Wanted, free_port, named::RUNNING},
     load::dnsperf::{self, Load},
-    process::{Running, Watch, output},
+    process::{PATIENCE, Running, Watch, output},
     record,
 };
 
 const UNIT: &str = "dnstap-agent.service";
 
 /// The administrator's file.
-const OPTIONS: &str = "etc/default/dnstap-agent";
+const CONFIGURATION: &str = "etc/dnstap-agent/dnstap-agent.toml";
 
 /// Largest exposure that systemd may find, in tenths of its scale from 0 to 10.
 const EXPOSURE: &str = "25";
@@ -39,11 +44,15 @@ const QUERIES: usize = 200;
 type Test = fn() -> Result<()>;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 3] = [
+    let tests: [(&str, Test); 4] = [
         ("its unit is valid and exposes little", unit),
         (
             "installed, it runs as the unit says and ships to a collector",
             runs,
+        ),
+        (
+            "from the installation to the purge everything is as README says",
+            as_told,
         ),
         (
             "installed again it keeps what was configured, purged it leaves nothing",
@@ -57,7 +66,10 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn unit() -> Result<()> {
     let host = Host::installed()?;
-    // What every service is ordered by.
+    // What every host has: what services are ordered by, and what reloads them.
+    let kill = host.path("bin/kill");
+    fs::create_dir_all(host.path("bin"))?;
+    fs::copy("/bin/true", kill)?;
     for target in ["sysinit", "basic", "shutdown"] {
         let unit = format!("usr/lib/systemd/system/{target}.target");
         fs::write(host.path(&unit), "[Unit]\n")?;
@@ -83,13 +95,7 @@ fn runs() -> Result<()> {
     let host = Host::installed()?;
     let lab = Lab::start(Wanted::default())?;
     let (user, group) = host.user()?;
-    let logs = host.path("var/log/dnstap-agent");
-    let runtime = host.path("run/dnstap-agent");
-    // systemd's part: LogsDirectory=, RuntimeDirectory=.
-    for folder in [&logs, &runtime] {
-        fs::create_dir_all(folder)?;
-        chown(folder, Some(user), Some(group))?;
-    }
+    let [logs, runtime] = host.folders()?;
     let socket = format!("unix:{}", runtime.join("collector").display());
     let collected = lab.folder().join("collected.fstrm");
     let mut collector = receiver(&socket, &collected, &lab.folder().join("collected.json"))?;
@@ -98,23 +104,19 @@ fn runs() -> Result<()> {
         chown(path, Some(user), Some(group))?;
     }
     let file = logs.join("dns.fstrm");
-    let options = format!(
-        "--pid {} --hook socket --output file:{} --output {socket}",
-        lab.tapped.pid(),
-        file.display()
-    );
-    fs::write(host.path(OPTIONS), format!("OPTIONS=\"{options}\"\n"))?;
+    host.configure(&[
+        ("#pid", &format!("[{}]", lab.tapped.pid())),
+        ("hook", "'socket'"),
+        (
+            "output",
+            &format!("['file:{}', '{socket}']", file.display()),
+        ),
+    ])?;
 
     let mut agent = Running::start("the service", host.start()?, Watch::Stderr)?;
     agent.wait_for("attached", |line| line.contains("attached"))?;
     expect_threads(agent.pid(), maps()?)?;
-    let load = Load {
-        queries: QUERIES,
-        rate: None,
-        tcp: false,
-        recursive: false,
-    };
-    dnsperf::run(lab.folder(), lab.server(false), &load)?;
+    dnsperf::run(lab.folder(), lab.server(false), &load())?;
     let ended = agent.stop(libc::SIGTERM)?;
     ensure!(ended.status.success(), "{}", ended.lines.join("\n"));
     collector.stop(libc::SIGTERM)?;
@@ -131,8 +133,8 @@ fn runs() -> Result<()> {
 
 fn purged() -> Result<()> {
     let host = Host::installed()?;
-    let mine = "OPTIONS=\"--pid 1\"\n";
-    fs::write(host.path(OPTIONS), mine)?;
+    let mine = "[attach]\npid = 1\n";
+    fs::write(host.path(CONFIGURATION), mine)?;
     for folder in ["var/log/dnstap-agent", "var/lib/dnstap-agent"] {
         fs::create_dir_all(host.path(folder))?;
         fs::write(host.path(folder).join("dns.fstrm"), "")?;
@@ -140,12 +142,12 @@ fn purged() -> Result<()> {
     let package = environment::package()?;
     host.dpkg(&["--force-confold", "--install"], &package)?;
     ensure!(
-        fs::read_to_string(host.path(OPTIONS))? == mine,
+        fs::read_to_string(host.path(CONFIGURATION))? == mine,
         "the configuration is lost"
     );
     host.dpkg(&["--remove"], Path::new("dnstap-agent"))?;
     ensure!(
-        host.path(OPTIONS).exists(),
+        host.path(CONFIGURATION).exists(),
         "removal takes the configuration with it"
     );
     ensure!(
@@ -153,26 +155,158 @@ fn purged() -> Result<()> {
         "the program stays"
     );
     host.dpkg(&["--purge"], Path::new("dnstap-agent"))?;
+    host.expect_empty()
+}
 
-    // Users stay, as everywhere on Debian; and dpkg's own notes.
-    let mut left = BTreeSet::new();
-    files(host.folder.path(), Path::new(""), &mut left)?;
-    let ours = |path: &&PathBuf| {
-        let users = [
-            "etc/passwd",
-            "etc/group",
-            "etc/shadow",
-            "etc/gshadow",
-            "etc/.pwd.lock",
-        ];
-        !path.starts_with("var/lib/dpkg")
-            && !users
-                .iter()
-                .any(|name| path.to_string_lossy().trim_end_matches('-') == *name)
+/// From the installation to the end of the package's life, as README and `--help` say; systemd's part is done by hand.
+fn as_told() -> Result<()> {
+    let host = Host::installed()?;
+    let lab = Lab::start(Wanted::default())?;
+    let (folder, server) = (lab.folder().to_owned(), lab.server(false));
+    lab.tapped.stop()?;
+    let [logs, runtime] = host.folders()?;
+
+    collectors::certificates(&folder)?;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let (collect, metrics) = (free_port()?, free_port()?);
+    let collected = folder.join("collected.fstrm");
+    let listen = format!(
+        "tls:127.0.0.1:{collect},cert={},key={}",
+        at("server.pem"),
+        at("server.key")
+    );
+    let mut collector = receiver(&listen, &collected, &folder.join("collected.json"))?;
+    collector.wait_for("listening", |line| line.contains("listening on"))?;
+
+    // A name of its own: other servers of this machine are none of the test's business.
+    let name = format!("named-{}", std::process::id());
+    let program = folder.join(&name);
+    symlink(environment::named()?, &program)?;
+    let file = logs.join("dns.fstrm");
+    let ship = format!(
+        "tls:127.0.0.1:{collect},ca={},name=collector.test",
+        at("ca.pem")
+    );
+    let outputs = format!(
+        "'file:{},rotate-size=256M,keep=8', '{ship}'",
+        file.display()
+    );
+    host.configure(&[
+        ("#name", &format!("['{name}']")),
+        ("follow", "true"),
+        // A server that starts asks for the root, once or several times.
+        ("#only", "['client']"),
+        ("output", &format!("[{outputs}]")),
+        ("#metrics", &format!("'127.0.0.1:{metrics}'")),
+    ])?;
+    let mut agent = Running::start("the service", host.start()?, Watch::Stderr)?;
+    agent.wait_for("waiting", |line| line.contains("attached and waiting"))?;
+
+    let mut rounds = 0;
+    let mut ask = || {
+        rounds += 1;
+        dnsperf::run(&folder, server, &load())
     };
-    let left: Vec<_> = left.iter().filter(ours).collect();
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
+    let named = serve(&program, &folder)?;
+    ask()?;
+    let shipped = format!(
+        "dnstap_agent_output_written_messages_total{{output=\"{ship}\"}} {}",
+        2 * QUERIES
+    );
+    scrape_until(metrics, |line| line == shipped)?;
+    let mut status = Command::new(host.path("usr/bin/dnstap-agent"));
+    status.arg("status").env("RUNTIME_DIRECTORY", &runtime);
+    let (said, _) = output(status)?;
+    ensure!(said.contains("unaccounted: 0\n"), "{said}");
+
+    // As logrotate does.
+    fs::rename(&file, logs.join("dns.fstrm.old"))?;
+    agent.signal(libc::SIGHUP)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !file.exists() {
+        ensure!(Instant::now() < deadline, "no new file");
+        thread::sleep(Duration::from_millis(10));
+    }
+    ask()?;
+
+    let lines = logs.join("dns.json");
+    let more = format!("[{outputs}, 'json:{}']", lines.display());
+    host.configure(&[("output", &more)])?;
+    agent.signal(libc::SIGHUP)?;
+    agent.wait_for("reloaded", |line| {
+        line.contains("has changed added=\"json:")
+    })?;
+    named.stop(libc::SIGTERM)?;
+    let named = serve(&program, &folder)?;
+    ask()?;
+
+    let package = environment::package()?;
+    host.dpkg(&["--force-confold", "--install"], &package)?;
+    ensure!(
+        agent.stop(libc::SIGTERM)?.status.success(),
+        "it ended badly"
+    );
+    let as_json = fs::read_to_string(&lines)?.lines().count();
+    let mut agent = Running::start("the new service", host.start()?, Watch::Stderr)?;
+    agent.wait_for("attached", |line| line.contains("attached to"))?;
+    ask()?;
+    let ended = agent.stop(libc::SIGTERM)?;
+    ensure!(ended.status.success(), "{}", ended.lines.join("\n"));
+    collector.stop(libc::SIGTERM)?;
+    named.stop(libc::SIGTERM)?;
+
+    let all = 2 * QUERIES * rounds;
+    let mut filed = 0;
+    for entry in fs::read_dir(&logs)? {
+        let path = entry?.path();
+        if path != lines {
+            filed += record::read(&path)?.len();
+        }
+    }
+    let collected = record::read(&collected)?.len();
+    ensure!(
+        (filed, collected, as_json) == (all, all, 2 * QUERIES),
+        "of {all} messages, {filed} are in files, {collected} with the collector; {as_json} as JSON"
+    );
+    host.dpkg(&["--purge"], Path::new("dnstap-agent"))?;
+    host.expect_empty()
+}
+
+fn load() -> Load {
+    Load {
+        queries: QUERIES,
+        rate: None,
+        tcp: false,
+        recursive: false,
+    }
+}
+
+/// The lab's server under another name.
+fn serve(program: &Path, folder: &Path) -> Result<Running> {
+    let mut command = Command::new(program);
+    command
+        .args(["-g", "-n", "2", "-c"])
+        .arg(folder.join("tapped.conf"));
+    let mut server = Running::start("named", command, Watch::Stderr)?;
+    server.wait_for_each(&[RUNNING])?;
+    Ok(server)
+}
+
+/// Reads the metrics until one of their lines is as wanted.
+fn scrape_until(port: u16, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.lines().any(&wanted) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "not among the metrics\n{answer}");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Files below a folder, by their paths in it.
@@ -248,6 +382,57 @@ impl Host {
         }
     }
 
+    /// The folders that systemd makes: for logs, and for sockets.
+    fn folders(&self) -> Result<[PathBuf; 2]> {
+        let (user, group) = self.user()?;
+        let folders = ["var/log/dnstap-agent", "run/dnstap-agent"].map(|path| self.path(path));
+        for folder in &folders {
+            fs::create_dir_all(folder)?;
+            chown(folder, Some(user), Some(group))?;
+        }
+        Ok(folders)
+    }
+
+    /// Edits the configuration: gives values to keys, which are as they are found there.
+    fn configure(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let path = self.path(CONFIGURATION);
+        let mut lines: Vec<_> = fs::read_to_string(&path)?
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        for (key, value) in settings {
+            let key = format!("{key} = ");
+            // The first is that of `attach`.
+            let line = lines.iter_mut().find(|line| line.starts_with(&key));
+            let line = line.with_context(|| format!("no {key} in {}", path.display()))?;
+            *line = format!("{}{value}", key.trim_start_matches('#'));
+        }
+        Ok(fs::write(path, lines.join("\n") + "\n")?)
+    }
+
+    /// Nothing of the package may be left.
+    fn expect_empty(&self) -> Result<()> {
+        // Users stay, as everywhere on Debian; and dpkg's own notes.
+        let mut left = BTreeSet::new();
+        files(self.folder.path(), Path::new(""), &mut left)?;
+        let ours = |path: &&PathBuf| {
+            let users = [
+                "etc/passwd",
+                "etc/group",
+                "etc/shadow",
+                "etc/gshadow",
+                "etc/.pwd.lock",
+            ];
+            !path.starts_with("var/lib/dpkg")
+                && !users
+                    .iter()
+                    .any(|name| path.to_string_lossy().trim_end_matches('-') == *name)
+        };
+        let left: Vec<_> = left.iter().filter(ours).collect();
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    }
+
     /// What the unit starts, as the unit starts it.
     fn start(&self) -> Result<Command> {
         let unit = fs::read_to_string(self.path("usr/lib/systemd/system").join(UNIT))?;
@@ -255,19 +440,15 @@ impl Host {
             let found = unit.lines().find_map(|line| line.strip_prefix(name));
             found.with_context(|| format!("no {name} in the unit"))
         };
-        let file = setting("EnvironmentFile=/")?;
-        let environment = fs::read_to_string(self.path(file))?;
-        let options = environment
-            .lines()
-            .find_map(|line| line.strip_prefix("OPTIONS=\"")?.strip_suffix('"'))
-            .with_context(|| format!("no OPTIONS in {environment}"))?;
         let mut command = confined(self.user()?, &capabilities_of(&unit)?)?;
         command.env("RUNTIME_DIRECTORY", self.path("run/dnstap-agent"));
         for word in setting("ExecStart=/")?.split(' ') {
             match word {
-                "$OPTIONS" => command.args(options.split(' ')),
                 program if program.starts_with("usr/") => command.arg(self.path(program)),
-                word => command.arg(word),
+                word => match word.strip_prefix('/') {
+                    Some(path) => command.arg(self.path(path)),
+                    None => command.arg(word),
+                },
             };
         }
         Ok(command)

@@ -151,7 +151,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 /// A port that is free now for UDP and TCP on both addresses of the lab.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     loop {
         let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = probe.local_addr()?.port();
