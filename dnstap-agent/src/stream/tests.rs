@@ -20,6 +20,7 @@ struct Tap {
     now: u64,
     lost: u32,
     server_port: u16,
+    peer_port: u16,
 }
 
 impl Tap {
@@ -37,6 +38,7 @@ impl Tap {
             now: 1_000,
             lost: 0,
             server_port: 5_300,
+            peer_port: 40_000,
         }
     }
 
@@ -59,7 +61,7 @@ impl Tap {
                 direction,
                 family: Family::Inet,
                 local: (loopback, self.server_port).into(),
-                peer: (loopback, 40_000).into(),
+                peer: (loopback, self.peer_port).into(),
                 origin: Origin::default(),
                 proxied: None,
             },
@@ -246,6 +248,31 @@ proptest! {
         }
         tap.finish();
         prop_assert!(is_in_order(&tap.of(SOCKET), &messages));
+    }
+
+    #[test]
+    fn socket_that_connects_elsewhere_shows_all_of_its_next_connection(
+        sizes in sizes(),
+        cut in 1..30_000usize,
+        starts: (u32, u32),
+        salt in 0..6u16,
+    ) {
+        let (before, after) = (messages(salt, 8), messages(salt + 1, 8));
+        let stream = stream_of(&before);
+        let stream = &stream[..cut.min(stream.len())];
+        let mut tap = Tap::new(&[]);
+        for (at, piece) in pieces(stream, &sizes) {
+            tap.piece(SOCKET, sequence(starts.0, at), piece);
+        }
+        let whole = tap.out.len();
+        prop_assert_eq!(tap.of(SOCKET), &before[..whole]);
+        tap.peer_port += 1;
+        for (at, piece) in pieces(&stream_of(&after), &sizes) {
+            tap.piece(SOCKET, sequence(starts.1, at), piece);
+        }
+        prop_assert_eq!(&tap.of(SOCKET)[whole..], after);
+        let left = stream.len() - stream_of(&before[..whole]).len();
+        prop_assert_eq!(tap.streams.counters().stream_skipped_bytes, left as u64);
     }
 
     #[test]
