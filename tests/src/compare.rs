@@ -159,9 +159,11 @@ impl<'a> Left<'a> {
     }
 
     fn take(&mut self, wanted: &Record, unknown: Unknown) -> Option<&'a Record> {
+        // Of equal messages, such as queries sent again, the one of the nearest time.
         let index = self
             .candidates(wanted)
-            .find(|&index| same(wanted, &self.records[index], unknown))?;
+            .filter(|&index| same(wanted, &self.records[index], unknown))
+            .min_by_key(|&index| wanted.time.abs_diff(self.records[index].time))?;
         self.taken[index] = true;
         Some(&self.records[index])
     }
@@ -204,10 +206,12 @@ fn same(reference: &Record, ours: &Record, unknown: Unknown) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use dnstap_proto::SocketProtocol;
 
     use super::*;
-    use crate::wire;
+    use crate::{times::Bounds, wire};
 
     const STRICT: Rules<'_> = Rules {
         outside: &|_| None,
@@ -228,6 +232,20 @@ mod tests {
         assert_eq!((comparison.matched, comparison.missing.len()), (1, 1));
         let comparison = compare(&[record(1)], &[record(1), record(1)], &STRICT);
         assert_eq!((comparison.matched, comparison.unexplained.len()), (1, 1));
+    }
+
+    #[test]
+    fn equal_messages_match_by_their_times() {
+        let at = |seconds| Record {
+            time: Duration::from_secs(seconds),
+            ..record(1)
+        };
+        let comparison = compare(&[at(9), at(5)], &[at(5), at(9)], &STRICT);
+        let none = Bounds {
+            lag: Duration::ZERO,
+            delay: Duration::ZERO,
+        };
+        assert!(comparison.holds() && comparison.times.are_within(none));
     }
 
     #[test]
