@@ -1,26 +1,21 @@
 //! The command line as it is typed.
 
 mod messages;
+mod tapping;
 mod target;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use self::{
     messages::{Messages, Mimic},
+    tapping::Tapping,
     target::Target,
 };
 use crate::{
-    check,
-    config::ConfigOptions,
-    generate,
-    log::LogOptions,
-    observe::Observe,
-    read, receive,
-    sink::OutputSpec,
-    status,
-    tap::{HookChoice, RingChoice},
+    check, config::ConfigOptions, generate, log::LogOptions, observe::Observe, read, receive,
+    sink::OutputSpec, status, top,
 };
 
 /// Exit codes, for the help.
@@ -70,10 +65,14 @@ pub enum Command {
     /// Ask running agents what they are doing
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),
+    /// Show what goes on at a DNS server, or in dnstap that comes from elsewhere: rates, names, clients, outcomes, answer times
+    #[command(after_help = EXIT_CODES)]
+    Top(Box<top::Args>),
 }
 
 /// Options of `attach`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["pids", "names", "units"]).required(true).multiple(true))]
 pub struct Attach {
     /// What to tap
     #[command(flatten)]
@@ -105,18 +104,9 @@ pub struct Attach {
     )]
     pub outputs: Vec<OutputSpec>,
 
-    /// Where the kernel is hooked
-    #[arg(long, value_enum, default_value = "auto")]
-    pub hook: HookChoice,
-
-    /// How messages come from the kernel
-    #[arg(long, value_enum, default_value = "auto")]
-    pub ring: RingChoice,
-
-    /// Size of the ring, for `perf` of each CPU's: bytes, or with K, M, G; rounded up to a power of two of pages. A full
-    /// ring drops messages and counts them
-    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_bytes)]
-    pub ring_size: usize,
+    /// How to tap it
+    #[command(flatten)]
+    pub tapping: Tapping,
 
     /// Milliseconds that a message may wait in the ring: 1 for the shortest delay, more for less work
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -134,18 +124,6 @@ pub struct Attach {
     #[arg(long, value_name = "PATH")]
     pub summary_json: Option<PathBuf>,
 
-    /// Tap the process even if it has no IPv4 or IPv6 sockets yet
-    #[arg(long)]
-    pub allow_no_sockets: bool,
-
-    /// Log each message that the kernel side drops (needs `DNSTAP_AGENT_LOG=debug`)
-    #[arg(long)]
-    pub kernel_log: bool,
-
-    /// Keep all privileges after attaching, and filter no system calls: to find out whether that is what fails
-    #[arg(long)]
-    pub no_sandbox: bool,
-
     /// What is delivered and under which names
     #[command(flatten)]
     pub messages: Messages,
@@ -159,7 +137,7 @@ pub struct Attach {
     pub configuration: ConfigOptions,
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_invalid| format!("{text:?} is no number of seconds"))?;

@@ -29,6 +29,15 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(nanoseconds);
     }
 
+    /// Counts those of another one, too.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.beyond += other.beyond;
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
+
     /// Durations counted.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -43,4 +43,5 @@ pub mod stream;
 pub mod summary;
 pub mod tap;
 pub mod target;
+pub mod top;
 pub mod version;

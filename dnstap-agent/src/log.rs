@@ -2,7 +2,13 @@
 //!
 //! Nothing of a DNS message, neither a name nor an address, is logged above level `debug`.
 
-use std::{env, fmt, fs::File, io, os::fd::AsFd as _, os::unix::fs::MetadataExt as _};
+use std::{
+    env, fmt,
+    fs::File,
+    io::{self, IsTerminal as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    sync::{Mutex, PoisonError},
+};
 
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::{Event, Level, Subscriber};
@@ -95,8 +101,8 @@ impl LogOptions {
 pub fn start(options: LogOptions) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(options.filter())
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+        .with_writer(|| Held)
+        .with_ansi(io::stderr().is_terminal());
     let prefixed = is_journal();
     match options.log_format {
         LogFormat::Text if prefixed => {
@@ -122,6 +128,54 @@ pub fn start(options: LogOptions) {
                 log.event_format(format).init();
             }
         }
+    }
+}
+
+/// What is logged while a screen is up, and would be drawn across it.
+static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+/// Most bytes that are held; what is more is lost.
+const MOST_HELD: usize = 64 * 1024;
+
+/// Standard error, or what holds it back.
+struct Held;
+
+impl io::Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => {
+                if held.len() + bytes.len() <= MOST_HELD {
+                    held.extend_from_slice(bytes);
+                }
+                Ok(bytes.len())
+            }
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Until this is dropped, the log is held back.
+#[derive(Debug)]
+pub struct Hold(());
+
+/// Holds back what is logged from now on, if that would go to a terminal.
+#[must_use]
+pub fn hold() -> Option<Hold> {
+    io::stderr().is_terminal().then(|| {
+        *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        Hold(())
+    })
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A terminal that is gone takes no log.
+        io::stderr().write_all(&held.unwrap_or_default()).ok();
     }
 }
 

@@ -11,7 +11,7 @@ use dnstap_agent::{
     cli::Command,
     config::{self, Refused, Resolved},
     exit::Exit,
-    generate, log, read, receive, sandbox, status,
+    generate, log, read, receive, sandbox, status, top,
 };
 
 fn main() -> ExitCode {
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Generate(options) => generate::run(options),
         Command::Receive(options) => receive::run(options, &origin),
         Command::Status(options) => status::run(options),
+        Command::Top(options) => top::run(options, &origin),
         Command::Read(options) => read::run(options).map(|outcome| {
             if outcome.is_complete() {
                 Exit::Ok

@@ -2,6 +2,7 @@
 //! JSON. Owns the names under which everything else shows them.
 
 pub mod conservation;
+mod losses;
 mod received;
 
 use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
-pub use self::received::Received;
+pub use self::{losses::Loss, received::Received};
 use crate::{
     classify::TYPE_NAMES,
     exit::{Exit, ExitWith},

@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, fs};
 use anyhow::{Result, anyhow, bail};
 use tracing::info;
 
+use super::Job;
 use crate::{
     anonymise::{CryptoPan, Method, MethodName, Privacy},
     classify::{Naming, Role, bind::BindRules},
-    cli::{Attach, Messages, Mimic},
+    cli::{Messages, Mimic},
     encode::Extra,
     exit::{Exit, ExitWith},
     pair::PairLimits,
@@ -20,12 +21,12 @@ use crate::{
 };
 
 /// The pipeline's configuration, but for what differs from server to server.
-pub(super) fn pipeline_config(options: &Attach) -> Result<PipelineConfig> {
-    let messages = &options.messages;
+pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
+    let messages = job.messages;
     let pair_limits = PairLimits::default();
     Ok(PipelineConfig {
         privacy: privacy(messages)?,
-        identity: identity(options),
+        identity: identity(job.identity),
         server: Server {
             version: version(messages.server_version.clone()),
             naming: match &messages.mimic {
@@ -88,15 +89,15 @@ fn usage(problem: &str) -> ExitWith {
 /// What the kernel side leaves out, of what `filter` does not deliver and what the options say besides. A role is left out if none
 /// of the `servers` has messages in it that are wanted; of those that are to come nothing is known.
 pub(super) fn kernel_filter<'s>(
-    options: &Attach,
+    job: &Job<'_>,
     filter: &Filter,
     servers: &(impl Iterator<Item = &'s Server> + Clone),
 ) -> KernelFilter {
-    let messages = &options.messages;
+    let messages = job.messages;
     let mut without = vec![Role::Responder, Role::Initiator];
     without.retain(|role| {
         let wanted = |server: &Server| filter.wants_role(&server.naming, *role);
-        !options.target.follow && !servers.clone().any(wanted)
+        !job.target.follow && !servers.clone().any(wanted)
     });
     KernelFilter {
         ports: messages.ports.clone(),
@@ -169,14 +170,10 @@ fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
 }
 
 /// The dnstap identity: what the option says, else the host's name.
-fn identity(options: &Attach) -> Vec<u8> {
-    options
-        .identity
-        .clone()
-        .unwrap_or_else(|| {
-            fs::read_to_string("/proc/sys/kernel/hostname")
-                .map(|name| name.trim_end().to_owned())
-                .unwrap_or_default()
-        })
-        .into_bytes()
+fn identity(given: Option<&str>) -> Vec<u8> {
+    let host = || {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim_end().to_owned()
+    };
+    given.map_or_else(host, str::to_owned).into_bytes()
 }

@@ -36,15 +36,15 @@ use crate::{
         outputs::Outputs,
         reader::{Introduce, Reader},
     },
-    cli::Attach,
+    cli::{self, Attach, Messages, Tapping},
     config::Origin,
     exit::{Exit, ExitWith},
-    observe::{self, Newest, Observer, Publisher},
+    observe::{self, Newest, Observe, Observer, Publisher},
     pipeline::{Pipeline, Server},
     preflight,
     reload::Reloading,
     sandbox::{self, Duties},
-    sink::OutputSpec,
+    sink::{Destination, OutputSpec},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name},
     target::{Found, OpenSocket, Selection, describe_listeners, open_sockets},
@@ -56,12 +56,52 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often the set of tapped processes is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What is tapped, how, and for whom.
+pub(crate) struct Job<'a> {
+    pub(crate) origin: &'a Origin,
+    pub(crate) target: &'a cli::Target,
+    pub(crate) tapping: &'a Tapping,
+    pub(crate) messages: &'a Messages,
+    pub(crate) observe: &'a Observe,
+    /// The dnstap identity; the host's name if there is none.
+    pub(crate) identity: Option<&'a str>,
+    /// How long a message may wait in the ring.
+    pub(crate) interval: Duration,
+    pub(crate) duration: Option<Duration>,
+    /// Files are opened later than the outputs.
+    pub(crate) paths: bool,
+}
+
 /// Runs `attach`. The summary goes to standard error.
 pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
+    let job = Job {
+        origin,
+        target: &options.target,
+        tapping: &options.tapping,
+        messages: &options.messages,
+        observe: &options.observe,
+        identity: options.identity.as_deref(),
+        interval: Duration::from_millis(options.interval.into()),
+        duration: options.duration,
+        paths: options.summary_json.is_some() || options.configuration.config.is_some(),
+    };
+    let summary = tap(&job, Destination::Outputs(&options.outputs), |_, _| {
+        Ok(std::future::pending())
+    })?;
+    conclude(&summary, options.summary_json.as_deref())
+}
+
+/// Taps until the job's end, or that of the future that `begin` gives, which says why; gives the final account. `begin` is called as
+/// soon as the tap is attached, on a runtime, with what is tapped and the counters.
+pub(crate) fn tap<E: Future<Output = String>>(
+    job: &Job<'_>,
+    destination: Destination<'_>,
+    begin: impl FnOnce(&str, Newest) -> Result<E>,
+) -> Result<Snapshot> {
     preflight::check_privileges()?;
-    let selection = options.target.selection();
+    let selection = job.target.selection();
     let found = selection.find_first()?;
-    if !options.allow_no_sockets && !selection.follow {
+    if !job.tapping.allow_no_sockets && !selection.follow {
         check_sockets(&selection, &found)?;
     }
     let processes = describe_processes(&found);
@@ -70,18 +110,18 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     } else {
         format!("taps {processes}")
     };
-    let observer = Observer::bind(&options.observe, selection.label(&found), subject)?;
-    let messages = options.messages.clone();
+    let observer = Observer::bind(job.observe, selection.label(&found), subject.clone())?;
+    let messages = job.messages.clone();
     let introduce = move |pid| introduce(&messages, pid);
-    let mut config = pipeline_config(options)?;
+    let mut config = pipeline_config(job)?;
     // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
     let servers = introductions(&found, &introduce);
     let (tap, set) = Tap::attach(&TapOptions {
-        hook: options.hook,
-        ring: options.ring,
-        ring_bytes: options.ring_size,
-        kernel_log: options.kernel_log,
-        filter: kernel_filter(options, &config.filter, &servers.values()),
+        hook: job.tapping.hook,
+        ring: job.tapping.ring,
+        ring_bytes: job.tapping.ring_size,
+        kernel_log: job.tapping.kernel_log,
+        filter: kernel_filter(job, &config.filter, &servers.values()),
     })?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
@@ -98,8 +138,8 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let duties = give_up_privileges(options, &tap)?;
-    let (outputs, reloading) = Outputs::open(options, origin, duties)?;
+    let duties = give_up_privileges(job, &destination, &tap)?;
+    let (outputs, reloading) = Outputs::open(job, destination, duties)?;
     let mut pipeline = Pipeline::new(config);
     for (image, server) in servers {
         pipeline.introduce(image, server);
@@ -115,7 +155,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         outputs,
         Arc::clone(&stop),
         publisher,
-        Duration::from_millis(options.interval.into()),
+        job.interval,
         introduce,
     );
     let reader = thread::Builder::new()
@@ -139,11 +179,12 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     let watched = (observer, newest);
     let reason = wait_for_end(
         &mut members,
-        options.duration,
+        job.duration,
         reader_over,
         &reloading,
         watched,
         &attached,
+        |newest| begin(&subject, newest),
     )?;
     info!("detaching: {reason}");
     observe::stopping(&reason);
@@ -156,13 +197,12 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     let elapsed = started.elapsed();
     let (outputs, events) = drained.outputs.finish(GRACE);
     drained.tapped.events = events;
-    let summary = Snapshot {
+    Ok(Snapshot {
         elapsed,
         at_rest: true,
         source: Source::Tap(Box::new(drained.tapped)),
         outputs,
-    };
-    conclude(&summary, options.summary_json.as_deref())
+    })
 }
 
 /// What the pipeline is to know of the servers that are there, by what they run.
@@ -182,13 +222,18 @@ fn introductions(
 }
 
 /// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
-fn give_up_privileges(options: &Attach, tap: &Tap) -> Result<Option<Duties>> {
-    if options.no_sandbox {
+fn give_up_privileges(
+    job: &Job<'_>,
+    destination: &Destination<'_>,
+    tap: &Tap,
+) -> Result<Option<Duties>> {
+    if job.tapping.no_sandbox {
         return Ok(None);
     }
-    let mut duties = OutputSpec::duties(&Outputs::specs(options));
-    duties.paths |= options.summary_json.is_some() || options.configuration.config.is_some();
-    duties.processes = options.target.follow;
+    let events = job.messages.unanswered_events.as_slice();
+    let mut duties = OutputSpec::duties(&[destination.specs(), events].concat());
+    duties.paths |= job.paths;
+    duties.processes = job.target.follow;
     sandbox::enter(duties, || tap.counters().is_ok())?;
     Ok(Some(duties))
 }
@@ -230,13 +275,14 @@ fn describe_processes(found: &[Found]) -> String {
 }
 
 /// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.
-fn wait_for_end(
+fn wait_for_end<E: Future<Output = String>>(
     members: &mut Members,
     duration: Option<Duration>,
     reader: oneshot::Receiver<()>,
     reloading: &Reloading,
     (observer, newest): (Observer, Newest),
     attached: &str,
+    begin: impl FnOnce(Newest) -> Result<E>,
 ) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -247,6 +293,7 @@ fn wait_for_end(
         let hangups = reloading.on_hangup()?;
         let _watching = observer.serve(&newest)?;
         info!("{attached}");
+        let enough = begin(newest)?;
         let timer = async {
             match duration {
                 Some(duration) => sleep(duration).await,
@@ -269,6 +316,7 @@ fn wait_for_end(
                 "all that was tapped has ended".to_owned()
             }
             never = hangups => match never {},
+            reason = enough => reason,
             () = timer => "the time given by --duration is over".to_owned(),
             _ = reader => "no output is left to write to".to_owned(),
         })

@@ -4,15 +4,13 @@ use std::{mem, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use super::buffers::Buffers;
+use super::{Job, buffers::Buffers};
 use crate::{
-    cli::Attach,
-    config::Origin,
     exit::{Exit, ExitWith},
     pipeline::Batch,
     reload::{self, Inbox, Reloading, Start},
     sandbox::Duties,
-    sink::{self, Health, OutputSpec, SinkOptions, SinkReport, SinkSet},
+    sink::{self, Destination, Health, SinkOptions, SinkReport, SinkSet},
 };
 
 /// All outputs of the tap.
@@ -24,29 +22,25 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// What is to be opened; the output of events, if there is one, is the last.
-    pub(super) fn specs(options: &Attach) -> Vec<OutputSpec> {
-        let events = options.messages.unanswered_events.clone();
-        options.outputs.iter().cloned().chain(events).collect()
-    }
-
-    /// Opens them; with them comes what has them reloaded. `duties` is what the process can still do.
+    /// Opens those of messages, and that of events if there is one; with them comes what has them reloaded. `duties` is what the
+    /// process can still do.
     pub(super) fn open(
-        options: &Attach,
-        origin: &Origin,
+        job: &Job<'_>,
+        destination: Destination<'_>,
         duties: Option<Duties>,
     ) -> Result<(Self, Reloading)> {
-        let sink_options = SinkOptions::default();
-        let mut messages = SinkSet::open(&Self::specs(options), sink_options)
+        let options = SinkOptions::default();
+        let outputs = destination.specs();
+        let fixed = job.messages.unanswered_events.as_slice();
+        let mut messages = SinkSet::open_to(destination, fixed, options)
             .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-        let fixed = options.messages.unanswered_events.as_slice();
         let events = (!fixed.is_empty()).then(|| messages.split_last());
         let (reloader, inbox) = reload::reloader(
             &Start {
-                origin,
-                outputs: &options.outputs,
+                origin: job.origin,
+                outputs,
                 fixed,
-                options: sink_options,
+                options,
                 duties,
             },
             &messages,

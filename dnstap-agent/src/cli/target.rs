@@ -4,9 +4,9 @@ use clap::{ArgGroup, Args};
 
 use crate::target::{Selection, Unit};
 
-/// Options of `attach` that name processes.
+/// Options that name processes.
 #[derive(Debug, Args)]
-#[group(id = "targets", required = true, multiple = true)]
+#[group(id = "targets", multiple = true)]
 #[command(group = ArgGroup::new("recurring").args(["names", "units"]).multiple(true))]
 pub struct Target {
     /// Process to tap, with those that were or will be forked from it and run the same executable; may be given several times

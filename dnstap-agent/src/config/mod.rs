@@ -305,8 +305,8 @@ mod tests {
     fn the_file_fills_in_what_the_command_line_leaves_open() {
         let file = "[attach]\npid = 7\nring-size = '1M'\nkernel-log = true\noutput = ['-', 'json:-']\nduration = 2.5\n";
         let options = attach(with(file, "attach --ring-size 64K").unwrap());
-        assert_eq!(options.ring_size, 65_536);
-        assert!(options.kernel_log);
+        assert_eq!(options.tapping.ring_size, 65_536);
+        assert!(options.tapping.kernel_log);
         assert_eq!(options.outputs.len(), 2);
         assert_eq!(options.duration.unwrap().as_millis(), 2_500);
     }

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::Args;
+use super::Connections;
 use crate::{
     sink::{Batch, SinkSet},
     socket::{Arrival, Stream},
@@ -45,7 +45,7 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(sinks: SinkSet, args: &Args) -> Self {
+    pub(super) fn new(sinks: SinkSet, args: &Connections) -> Self {
         Self {
             sinks: RefCell::new(sinks),
             received: RefCell::default(),

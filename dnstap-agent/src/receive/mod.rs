@@ -15,7 +15,7 @@
 mod bind;
 mod connection;
 
-use std::{path::PathBuf, rc::Rc, time::Duration};
+use std::{path::PathBuf, pin::pin, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -31,10 +31,10 @@ use crate::{
     cli::parse_bytes,
     config::{ConfigOptions, Origin},
     exit::{Exit, ExitWith},
-    observe::{self, Observe, Observer, Publisher},
+    observe::{self, Newest, Observe, Observer, Publisher},
     reload::{self, Inbox, Reloading, Start},
     sandbox::{self, Duties},
-    sink::{OutputSpec, SinkOptions, SinkSet},
+    sink::{Destination, OutputSpec, SinkOptions, SinkSet},
     socket::{Address, Arrival, Listener},
     summary::{Snapshot, Source, conclude},
 };
@@ -61,6 +61,30 @@ pub struct Args {
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 
+    /// How connections are taken
+    #[command(flatten)]
+    pub connections: Connections,
+
+    /// Keep all privileges, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+
+    /// Write the summary as a JSON object to this file, too
+    #[arg(long, value_name = "PATH")]
+    pub summary_json: Option<PathBuf>,
+
+    /// Who may watch
+    #[command(flatten)]
+    pub observe: Observe,
+
+    /// Where options come from
+    #[command(flatten)]
+    pub configuration: ConfigOptions,
+}
+
+/// Options on connections.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Connections {
     /// Connections at a time; those beyond are closed at once
     #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
@@ -84,50 +108,66 @@ pub struct Args {
     /// Who may connect to unix sockets: mode of their files, octal
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
     pub socket_mode: u32,
+}
 
-    /// Keep all privileges, and filter no system calls: to find out whether that is what fails
-    #[arg(long)]
-    pub no_sandbox: bool,
-
-    /// Write the summary as a JSON object to this file, too
-    #[arg(long, value_name = "PATH")]
-    pub summary_json: Option<PathBuf>,
-
-    /// Who may watch
-    #[command(flatten)]
-    pub observe: Observe,
-
-    /// Where options come from
-    #[command(flatten)]
-    pub configuration: ConfigOptions,
+/// What is received, and who watches.
+pub(crate) struct Job<'a> {
+    pub(crate) origin: &'a Origin,
+    pub(crate) listen: &'a [Address],
+    pub(crate) connections: &'a Connections,
+    pub(crate) observe: &'a Observe,
+    pub(crate) no_sandbox: bool,
+    /// Files are opened later than the outputs.
+    pub(crate) paths: bool,
 }
 
 /// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
 pub fn run(args: &Args, origin: &Origin) -> Result<Exit> {
+    let job = Job {
+        origin,
+        listen: &args.listen,
+        connections: &args.connections,
+        observe: &args.observe,
+        no_sandbox: args.no_sandbox,
+        paths: args.configuration.config.is_some() || args.summary_json.is_some(),
+    };
+    let summary = take(&job, Destination::Outputs(&args.outputs), |_, _| {
+        Ok(std::future::pending())
+    })?;
+    conclude(&summary, args.summary_json.as_deref())
+}
+
+/// Receives until a signal, or the end of the future that `begin` gives, which says why; gives the final account. `begin` is
+/// called as soon as connections are taken, on a runtime, with what is listened on and the counters.
+pub(crate) fn take<E: Future<Output = String>>(
+    job: &Job<'_>,
+    destination: Destination<'_>,
+    begin: impl FnOnce(&str, Newest) -> Result<E>,
+) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the system gives no descriptor to wait on")?;
-    let summary = LocalSet::new().block_on(&runtime, serve(args, origin))?;
-    conclude(&summary, args.summary_json.as_deref())
+    LocalSet::new().block_on(&runtime, serve(job, destination, begin))
 }
 
-async fn serve(args: &Args, origin: &Origin) -> Result<Snapshot> {
+async fn serve<E: Future<Output = String>>(
+    job: &Job<'_>,
+    destination: Destination<'_>,
+    begin: impl FnOnce(&str, Newest) -> Result<E>,
+) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let bound = bind::all(&args.listen, args.socket_mode)
+    let bound = bind::all(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let names: Vec<_> = bound.iter().map(|socket| socket.name.clone()).collect();
     let subject = format!("listens on {}", names.join(", "));
-    let observer = Observer::bind(&args.observe, "receive", subject)?;
-    let duties = (!args.no_sandbox).then(|| duties(args));
-    if let Some(duties) = duties {
-        sandbox::enter(duties, || true)?;
-    }
-    let (sinks, mut inbox, reloading) = open_outputs(args, origin, duties)?;
+    let observer = Observer::bind(job.observe, "receive", subject.clone())?;
+    let duties = give_up_privileges(job, destination.specs())?;
+    let (sinks, mut inbox, reloading) = open_outputs(job, destination, duties)?;
     let mut hangups = Box::pin(reloading.on_hangup()?);
-    let hub = Rc::new(Hub::new(sinks, args));
+    let hub = Rc::new(Hub::new(sinks, job.connections));
     let started = Instant::now();
     for socket in &bound {
         info!("listening on {}", socket.name);
@@ -149,19 +189,21 @@ async fn serve(args: &Args, origin: &Origin) -> Result<Snapshot> {
 
     let (publisher, newest) = Publisher::new();
     let watching = observer.serve(&newest)?;
+    let mut enough = pin!(begin(&subject, newest)?);
     let mut connections = JoinSet::new();
     let mut look = interval(HOUSEKEEPING);
     let mut number = 0_u64;
     let reason = loop {
         tokio::select! {
-            _ = interrupt.recv() => break "interrupted (SIGINT)",
-            _ = terminate.recv() => break "terminated (SIGTERM)",
+            _ = interrupt.recv() => break "interrupted (SIGINT)".to_owned(),
+            _ = terminate.recv() => break "terminated (SIGTERM)".to_owned(),
             never = &mut hangups => match never {},
+            reason = &mut enough => break reason,
             _ = look.tick() => {
                 inbox.apply(&mut hub.sinks.borrow_mut());
                 let health = hub.sinks.borrow().health();
                 if health.all_over() {
-                    break "no output is left to write to";
+                    break "no output is left to write to".to_owned();
                 }
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
@@ -173,9 +215,9 @@ async fn serve(args: &Args, origin: &Origin) -> Result<Snapshot> {
             Some(ended) = connections.join_next() => check(ended)?,
             Some((arrival, peer)) = arrived.recv() => {
                 number += 1;
-                if connections.len() >= args.max_connections as usize {
+                if connections.len() >= job.connections.max_connections as usize {
                     hub.count(|received| received.refused += 1);
-                    warn!(peer, "closed at once: there are --max-connections {} already", args.max_connections);
+                    warn!(peer, "closed at once: there are --max-connections {} already", job.connections.max_connections);
                     continue;
                 }
                 let hub = Rc::clone(&hub);
@@ -218,18 +260,19 @@ async fn serve(args: &Args, origin: &Origin) -> Result<Snapshot> {
 
 /// Opens the outputs; with them come what changes them and where the changes arrive.
 fn open_outputs(
-    args: &Args,
-    origin: &Origin,
+    job: &Job<'_>,
+    destination: Destination<'_>,
     duties: Option<Duties>,
 ) -> Result<(SinkSet, Inbox, Reloading)> {
     let options = SinkOptions {
-        queue_bytes: args.queue_size,
+        queue_bytes: job.connections.queue_size,
     };
-    let sinks = SinkSet::open(&args.outputs, options)
+    let outputs = destination.specs();
+    let sinks = SinkSet::open_to(destination, &[], options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let start = Start {
-        origin,
-        outputs: &args.outputs,
+        origin: job.origin,
+        outputs,
         fixed: &[],
         options,
         duties,
@@ -241,15 +284,17 @@ fn open_outputs(
     Ok((sinks, inbox, reloading))
 }
 
-/// What is still to be done once all sockets are listened on.
-fn duties(args: &Args) -> Duties {
+/// Gives up what is not needed once all sockets are listened on, and tells what that is; `None`: everything is kept.
+fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<Duties>> {
+    if job.no_sandbox {
+        return Ok(None);
+    }
     // Files of sockets are removed at the end.
     let file = |address: &Address| matches!(address, Address::Unix(_));
-    let mut duties = OutputSpec::duties(&args.outputs);
-    duties.paths |= args.configuration.config.is_some()
-        || args.listen.iter().any(file)
-        || args.summary_json.is_some();
-    duties
+    let mut duties = OutputSpec::duties(outputs);
+    duties.paths |= job.paths || job.listen.iter().any(file);
+    sandbox::enter(duties, || true)?;
+    Ok(Some(duties))
 }
 
 /// Hands on each connection that comes, until nobody takes them any more.

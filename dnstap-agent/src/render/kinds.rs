@@ -60,6 +60,12 @@ impl KindCounts {
         self.0[index(kind)] += messages;
     }
 
+    /// How many of that type.
+    #[must_use]
+    pub fn of(&self, kind: Type) -> u64 {
+        self.0[index(kind)]
+    }
+
     /// The types that occurred, in the order of their numbers, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (Type, u64)> {
         KINDS

@@ -27,7 +27,8 @@ pub(super) enum Way {
 /// An output that takes messages.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) spec: OutputSpec,
+    /// What it was opened from; none for a function in this process.
+    pub(super) spec: Option<OutputSpec>,
     way: Way,
     /// Messages that came while it was not there.
     absent: u64,
@@ -54,7 +55,7 @@ pub(super) struct Gone {
 
 impl Member {
     /// An output that was there from the beginning.
-    pub(super) fn new(spec: OutputSpec, way: Way) -> Self {
+    pub(super) fn new(spec: Option<OutputSpec>, way: Way) -> Self {
         Self {
             spec,
             way,

@@ -23,6 +23,7 @@
 mod access;
 mod backlog;
 mod command;
+mod consumer;
 mod delay;
 mod device;
 mod file;
@@ -49,19 +50,21 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-pub use self::{
-    delay::Delay,
-    open::{OpenError, Problem},
-    options::{FileOptions, OptionError},
-    report::{Dropped, Files, Health, SinkReport, SinkState},
-    spec::{FORMS, FileSpec, OutputSpec, Place, SpecError},
-};
 use self::{
+    consumer::ConsumerOutput,
     lane::Lane,
     member::{Gone, Leaving, Member, Way},
     queue::Depth,
     report::Account,
     socket::SocketLane,
+};
+pub use self::{
+    consumer::{Consumer, Destination},
+    delay::Delay,
+    open::{OpenError, Problem},
+    options::{FileOptions, OptionError},
+    report::{Dropped, Files, Health, SinkReport, SinkState},
+    spec::{FORMS, FileSpec, OutputSpec, Place, SpecError},
 };
 pub use crate::content::Content;
 
@@ -162,7 +165,7 @@ impl SinkSet {
                 ),
                 (_, None) => continue,
             };
-            members.push(Member::new(spec.clone(), way));
+            members.push(Member::new(Some(spec.clone()), way));
         }
         let sockets = match specs
             .iter()
@@ -183,6 +186,24 @@ impl SinkSet {
             reopener: Reopener::default(),
         };
         set.list_files();
+        Ok(set)
+    }
+
+    /// Opens what `destination` names and then the `others`, or tells everything that is wrong with them.
+    pub fn open_to(
+        destination: Destination<'_>,
+        others: &[OutputSpec],
+        options: SinkOptions,
+    ) -> Result<Self, OpenError> {
+        let specs = [destination.specs(), others].concat();
+        let mut set = Self::open(&specs, options)?;
+        if let Destination::Consumer(name, consumer) = destination {
+            let account = Arc::new(Account::new(Arc::new(Depth::new(set.room()))));
+            let output = Box::new(ConsumerOutput(consumer));
+            let lane = Lane::start(name.to_owned(), output, options.queue_bytes, account)
+                .map_err(|error| no_thread(&name, error))?;
+            set.members.insert(0, Member::new(None, Way::Thread(lane)));
+        }
         Ok(set)
     }
 
@@ -207,7 +228,7 @@ impl SinkSet {
     /// same name, goes on with its account.
     pub fn join(&mut self, newcomers: Self) {
         for mut member in newcomers.members {
-            let name = member.spec.to_string();
+            let name = member.report().output;
             let before = self.gone.iter().position(|gone| gone.name() == name);
             let before = before.map(|place| self.gone.remove(place));
             member.come(self.handed, before);
@@ -224,7 +245,12 @@ impl SinkSet {
         let handed = self.handed;
         let leaving = self
             .members
-            .extract_if(.., |member| specs.contains(&member.spec))
+            .extract_if(.., |member| {
+                member
+                    .spec
+                    .as_ref()
+                    .is_some_and(|spec| specs.contains(spec))
+            })
             .map(|member| member.leave(handed, grace));
         self.leaving.extend(leaving);
         self.list_files();
@@ -304,10 +330,10 @@ impl SinkSet {
     }
 }
 
-fn no_thread(spec: &OutputSpec, error: io::Error) -> OpenError {
+fn no_thread(output: &impl ToString, error: io::Error) -> OpenError {
     OpenError {
         problems: vec![Problem {
-            output: spec.to_string(),
+            output: output.to_string(),
             message: format!("the system gives no thread for it: {error}"),
             error: Some(error),
         }],
@@ -316,7 +342,10 @@ fn no_thread(spec: &OutputSpec, error: io::Error) -> OpenError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+    };
 
     use dnstap_proto::{DnstapRef, MessageRef, message::Type};
 
@@ -385,6 +414,39 @@ mod tests {
                 (70, report.written_bytes)
             );
         }
+    }
+
+    #[test]
+    fn a_slow_consumer_makes_nobody_wait_and_what_it_misses_is_counted() {
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let (told, mut seen) = (Arc::new(AtomicU64::new(0)), 0);
+        let seen_so_far = Arc::clone(&told);
+        let consumer = Box::new(move |batch: &Batch| {
+            gate.recv().ok();
+            seen += batch.messages;
+            seen_so_far.store(seen, Relaxed);
+        });
+        let room = SinkOptions {
+            queue_bytes: 3 * batch(7).frames.len(),
+        };
+        let mut sinks =
+            SinkSet::open_to(Destination::Consumer("view", consumer), &[], room).expect("a thread");
+        for _ in 0..10 {
+            sinks.send(&batch(7));
+        }
+        drop(go);
+        let [report] = &sinks.finish(Duration::from_mins(1))[..] else {
+            panic!("one output")
+        };
+        assert_eq!(
+            (
+                report.written,
+                report.dropped.queue_full,
+                told.load(Relaxed)
+            ),
+            (21, 49, 21),
+            "{report:?}"
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod reattach;
 mod reload;
 mod services;
 mod streams;
+mod top;
 mod tree;
 mod uring;
 mod volume;
@@ -78,6 +79,7 @@ pub(crate) fn all() -> Vec<Trial> {
         failures::trials(),
         filters::trials(),
         observe::trials(),
+        top::trials(),
         privileges::trials(),
         package::trials(),
         processes::trials(),

@@ -1,0 +1,35 @@
+//! Options on how processes are tapped.
+
+use clap::Args;
+
+use super::parse_bytes;
+use crate::tap::{HookChoice, RingChoice};
+
+/// Options of all commands that tap.
+#[derive(Clone, Debug, Args)]
+pub struct Tapping {
+    /// Where the kernel is hooked
+    #[arg(long, value_enum, default_value = "auto")]
+    pub hook: HookChoice,
+
+    /// How messages come from the kernel
+    #[arg(long, value_enum, default_value = "auto")]
+    pub ring: RingChoice,
+
+    /// Size of the ring, for `perf` of each CPU's: bytes, or with K, M, G; rounded up to a power of two of pages. A full
+    /// ring drops messages and counts them
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_bytes)]
+    pub ring_size: usize,
+
+    /// Tap the process even if it has no IPv4 or IPv6 sockets yet
+    #[arg(long)]
+    pub allow_no_sockets: bool,
+
+    /// Log each message that the kernel side drops (needs `DNSTAP_AGENT_LOG=debug`)
+    #[arg(long)]
+    pub kernel_log: bool,
+
+    /// Keep all privileges after attaching, and filter no system calls: to find out whether that is what fails
+    #[arg(long)]
+    pub no_sandbox: bool,
+}

@@ -1,0 +1,109 @@
+//! What was lost on the way, in one list: what a viewer must know to trust what it sees.
+
+use dnstap_ebpf::Counter;
+
+use super::{Snapshot, Source, Tapped};
+
+/// One way in which something was lost, and how much; see `docs/architecture.md` for what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where: `kernel`, `pipeline`, `receiver`, or an output as the operator named it.
+    pub hop: String,
+    /// The counter's name.
+    pub reason: &'static str,
+    /// Messages, or bytes if the reason says so.
+    pub count: u64,
+}
+
+/// The pure stages' counters of what did not become a message and should have.
+const PIPELINE: [&str; 5] = [
+    "event_errors",
+    "incomplete_messages",
+    "stream_missing_bytes",
+    "stream_skipped_bytes",
+    "stream_evicted",
+];
+
+impl Snapshot {
+    /// All losses, in the order of the journey; those that did not happen are not in it.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        let mut losses = match &self.source {
+            Source::Tap(tapped) => tapped.losses(),
+            Source::Received(received) => vec![
+                loss("receiver", "malformed", received.malformed),
+                loss("receiver", "refused", received.refused),
+            ],
+        };
+        for output in &self.outputs {
+            let dropped = output.dropped.by_reason();
+            losses.extend(dropped.map(|(reason, count)| loss(&output.output, reason, count)));
+        }
+        losses.retain(|loss| loss.count > 0);
+        losses
+    }
+}
+
+impl Tapped {
+    fn losses(&self) -> Vec<Loss> {
+        let kernel = self.kernel_counts(Counter::is_drop);
+        let missed = self.programs.values().map(|program| program.missed).sum();
+        let pipeline = self
+            .pipeline
+            .table()
+            .filter(|(name, _)| PIPELINE.contains(name));
+        kernel
+            .into_iter()
+            .chain([("missed", missed)])
+            .map(|(reason, count)| loss("kernel", reason, count))
+            .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
+            .collect()
+    }
+}
+
+fn loss(hop: &str, reason: &'static str, count: u64) -> Loss {
+    Loss {
+        hop: hop.to_owned(),
+        reason,
+        count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pipeline::PipelineCounters;
+
+    #[test]
+    fn losses_are_listed_in_the_order_of_the_journey_and_nothing_else_is() {
+        let mut tapped = Tapped::default();
+        tapped.kernel[Counter::RingFull as usize] = 3;
+        tapped.kernel[Counter::Seen as usize] = 100;
+        tapped.pipeline.stream.stream_skipped_bytes = 7;
+        tapped.pipeline.intake.udp_not_dns = 5;
+        let snapshot = Snapshot {
+            elapsed: Duration::ZERO,
+            at_rest: true,
+            source: Source::Tap(Box::new(tapped)),
+            outputs: Vec::new(),
+        };
+        let losses = [
+            loss("kernel", "ring_full", 3),
+            loss("pipeline", "stream_skipped_bytes", 7),
+        ];
+        assert_eq!(snapshot.losses(), losses);
+    }
+
+    #[test]
+    fn the_counters_of_the_pipeline_that_are_losses_exist() {
+        let all: Vec<_> = PipelineCounters::default()
+            .table()
+            .map(|(name, _)| name)
+            .collect();
+        for name in PIPELINE {
+            assert!(all.contains(&name), "{name}");
+        }
+    }
+}
