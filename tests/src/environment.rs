@@ -81,19 +81,32 @@ pub(crate) fn package() -> Result<PathBuf> {
 
 /// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
 pub(crate) fn named() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("NAMED") {
-        return existing(PathBuf::from(path), "NAMED");
+    server("NAMED", "bind9", "named")
+}
+
+/// A server's program: of this variable, else on the path, else where `cargo xtask setup` unpacks it.
+pub(crate) fn server(variable: &str, folder: &str, program: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
+        return existing(PathBuf::from(path), variable);
     }
-    if let Ok(path) = tool("named") {
+    if let Ok(path) = tool(program) {
         return Ok(path);
     }
+    let path = server_folder(folder)?.join("usr/sbin").join(program);
+    if !path.is_file() {
+        let missing = format!("no {program}: set {variable} or run `cargo xtask setup`");
+        return Err(Skip(missing).into());
+    }
+    Ok(path)
+}
+
+/// Where `cargo xtask setup` unpacks a server.
+pub(crate) fn server_folder(folder: &str) -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    cache
-        .map(|cache| cache.join("dnstap-agent/servers/bind9/usr/sbin/named"))
-        .filter(|path| path.is_file())
-        .ok_or_else(|| Skip("no named: set NAMED or run `cargo xtask setup`".into()).into())
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .ok_or_else(|| Skip("no HOME, so no cache of servers".into()))?;
+    Ok(cache.join("dnstap-agent/servers").join(folder))
 }
 
 /// Prometheus' `promtool`: `PROMTOOL`, else on the path.

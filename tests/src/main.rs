@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One program with no needs but the agent (`DNSTAP_AGENT`), a `named` (`NAMED`) and the DNS tools, so that it runs on
-//! a development machine and as well in an emulated machine that has nothing else. Scratch folders are made below
+//! a development machine and as well in an emulated machine that has nothing else. `UNBOUND`, `KNOTD` and `NSD` are more servers to
+//! tap. Scratch folders are made below
 //! `TMPDIR`. `DNSTAP_PACKAGE` is the Debian package to install. `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the combinations to try,
 //! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` and `DNSTAP_DELAY_MS` what
 //! times may differ by; `DNSTAP_TESTS_KEEP` keeps scratch folders. Arguments are libtest's.

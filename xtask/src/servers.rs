@@ -39,11 +39,41 @@ pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
         ui::step("unpacking BIND's server (not installing it)");
         apt.install(BIND9_PACKAGES)?; // the archive keeps only the newest version
         let version = packages::version("bind9-libs")?;
-        unpack(&format!("bind9={version}"), &folder)?;
+        unpack(&[&format!("bind9={version}")], &folder)?;
         fs::write(&stamp, version).with_context(|| format!("cannot write {}", stamp.display()))?;
     }
     exec::output(Command::new(&named).arg("-v")).context("the unpacked named does not run")?;
     Ok(named)
+}
+
+/// Servers that the tests tap beside `named`: their folder, the program, the option with which it says its version and ends, and
+/// the packages that the folder holds.
+const OTHERS: [(&str, &str, &str, &[&str]); 3] = [
+    ("unbound", "unbound", "-V", &["unbound"]),
+    ("knot", "knotd", "-V", &["knot", "knot-module-dnstap"]),
+    ("nsd", "nsd", "-v", &["nsd"]),
+];
+
+/// Unpacks those of [`OTHERS`] that the archive has, and installs the libraries that they need.
+pub(crate) fn ensure_others(apt: &mut Apt) -> Result<()> {
+    for (folder, program, version, packages) in OTHERS {
+        let folder = paths::cache()?.join("servers").join(folder);
+        let program = folder.join("usr/sbin").join(program);
+        let runs = || exec::output(Command::new(&program).arg(version));
+        if runs().is_ok() || !packages.iter().all(|package| apt.offers(package)) {
+            continue;
+        }
+        ui::step(format_args!(
+            "unpacking {} (not installing it)",
+            packages.join(" and ")
+        ));
+        let libraries = unpack(packages, &folder)?;
+        let libraries: Vec<&str> = libraries.iter().map(String::as_str).collect();
+        // They move in step with the server.
+        apt.install(&libraries)?;
+        runs().with_context(|| format!("the unpacked {} does not run", program.display()))?;
+    }
+    Ok(())
 }
 
 /// Where the unpacked `promtool` is.
@@ -55,7 +85,7 @@ pub(crate) fn promtool() -> Result<PathBuf> {
 pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
     if !promtool()?.exists() && apt.offers("prometheus") {
         ui::step("unpacking promtool (not installing its server)");
-        unpack("prometheus", &paths::cache()?.join("servers/prometheus"))?;
+        unpack(&["prometheus"], &paths::cache()?.join("servers/prometheus"))?;
     }
     Ok(())
 }
@@ -107,8 +137,8 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// Downloads a package, `NAME=VERSION` for a certain one, and unpacks it in place of `folder`.
-fn unpack(package: &str, folder: &Path) -> Result<()> {
+/// Downloads packages, `NAME=VERSION` for a certain one, and unpacks them in place of `folder`. The libraries that they need.
+fn unpack(packages: &[&str], folder: &Path) -> Result<Vec<String>> {
     let downloads = folder.with_extension("download");
     for path in [folder, &downloads] {
         if path.exists() {
@@ -121,25 +151,46 @@ fn unpack(package: &str, folder: &Path) -> Result<()> {
         "apt-download",
         Command::new("apt-get")
             .arg("download")
-            .arg(package)
+            .args(packages)
             .current_dir(&downloads),
     )?;
+    let mut needed = Vec::new();
     for entry in
         fs::read_dir(&downloads).with_context(|| format!("cannot list {}", downloads.display()))?
     {
-        exec::output(
-            Command::new("dpkg")
-                .arg("-x")
-                .arg(entry?.path())
-                .arg(folder),
+        let package = entry?.path();
+        exec::output(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
+        let depends = exec::output(
+            Command::new("dpkg-deb")
+                .arg("--field")
+                .arg(&package)
+                .arg("Depends"),
         )?;
+        needed.extend(libraries(&depends));
     }
-    fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
+    fs::remove_dir_all(&downloads)
+        .with_context(|| format!("cannot remove {}", downloads.display()))?;
+    Ok(needed)
+}
+
+/// The libraries of a package's field `Depends`.
+fn libraries(depends: &str) -> impl Iterator<Item = String> {
+    depends
+        .split(',')
+        .filter_map(|choice| choice.split_whitespace().next())
+        .filter(|name| name.starts_with("lib"))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_libraries_are_installed_and_the_first_where_there_is_a_choice() {
+        let depends = "knot (= 3.2.6-1), adduser, libc6 (>= 2.34),\n libone | libtwo, lsb-base";
+        assert_eq!(libraries(depends).collect::<Vec<_>>(), ["libc6", "libone"]);
+    }
 
     #[test]
     fn a_program_of_another_release_keeps_process_id_and_arguments_and_leaves_no_mount() {

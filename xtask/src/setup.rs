@@ -63,6 +63,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         apt.ensure(dist::PACKAGES)?;
         apt.ensure(vm::PACKAGES)?;
         servers::ensure_promtool(&mut apt)?;
+        servers::ensure_others(&mut apt)?;
     }
     if matches!(purpose, Purpose::Demo | Purpose::All) {
         apt.ensure(DEMO_PACKAGES)?;

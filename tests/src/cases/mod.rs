@@ -9,9 +9,11 @@ mod datagrams;
 mod events;
 mod failures;
 mod filters;
+mod foreign;
 mod formats;
 mod lab;
 mod midstream;
+mod native;
 mod observe;
 mod outputs;
 mod package;
@@ -73,6 +75,8 @@ pub(crate) fn all() -> Vec<Trial> {
         midstream::trials(),
         comparison::trials(),
         tree::trials(),
+        foreign::trials(),
+        native::trials(),
         readers::trials(),
         formats::trials(),
         events::trials(),
@@ -96,6 +100,17 @@ pub(crate) fn all() -> Vec<Trial> {
 fn for_each_combination(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
     combinations()
         .into_iter()
+        .map(|how| trial(format!("{how}: {name}"), move || test(&how)))
+        .collect()
+}
+
+/// One trial for each hook, with the first of the rings: for what does not differ between rings.
+fn for_each_hook(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
+    let combinations = combinations();
+    let ring = combinations.first().map(|how| how.ring.clone());
+    combinations
+        .into_iter()
+        .filter(|how| Some(&how.ring) == ring.as_ref())
         .map(|how| trial(format!("{how}: {name}"), move || test(&how)))
         .collect()
 }

@@ -10,6 +10,7 @@
 //! All on both loopback addresses. BIND asks all other servers on the port of its option `port`: that is the upstream's, which
 //! serves the root, so nothing ever leaves the host.
 
+pub(crate) mod foreign;
 pub(crate) mod named;
 pub(crate) mod services;
 pub(crate) mod zones;
@@ -71,7 +72,7 @@ impl Lab {
             control: free_port()?,
         };
         let upstream = if wanted.upstream {
-            Some(named::start_upstream(folder, ports)?)
+            Some(named::start_upstream(folder, ports, None)?)
         } else {
             None
         };

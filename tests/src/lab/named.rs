@@ -106,14 +106,7 @@ pub(super) fn start_tapped(
         common(folder, upstream)?,
     )?;
     if wanted.reference {
-        // The largest input queue that there is, that named loses nothing itself at the rate of the tests.
-        write!(
-            text,
-            "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
-             fstrm-set-input-queue-size 16384;\nfstrm-set-output-queue-size 1024;\n\
-             fstrm-set-flush-timeout 1;\n",
-            dnstap.display()
-        )?;
+        text.push_str(&own_dnstap(dnstap));
     }
     text.push_str("};\n");
     let hint = write(
@@ -154,8 +147,8 @@ pub(super) fn start_tapped(
     start(folder, "tapped", &text, Some(rndc), ready)
 }
 
-/// The server above it: the root, `up.lab`, and the primary of `moving.lab`.
-pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
+/// The server above it: the root, `up.lab`, and the primary of `moving.lab`. Its own dnstap goes to `dnstap`.
+pub(super) fn start_upstream(folder: &Path, ports: Ports, dnstap: Option<&Path>) -> Result<Named> {
     let Ports {
         tapped, upstream, ..
     } = ports;
@@ -163,8 +156,9 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
         "controls {{ }};\noptions {{\n{}\
          listen-on port {upstream} {{ 127.0.0.1; }};\nlisten-on-v6 port {upstream} {{ ::1; }};\n\
          recursion no;\nallow-transfer {{ any; }};\n\
-         notify explicit;\n}};\n",
-        common(folder, upstream)?
+         notify explicit;\n{}}};\n",
+        common(folder, upstream)?,
+        dnstap.map_or(String::new(), own_dnstap)
     );
     for (zone, records) in zones::of_upstream()? {
         let name = if zone == "." { "root" } else { zone };
@@ -184,6 +178,17 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports) -> Result<Named> {
         )?;
     }
     start(folder, "upstream", &text, None, &[RUNNING])
+}
+
+/// Options for a dnstap of its own. The largest input queue that there is, that named loses nothing itself at the rate of the
+/// tests.
+fn own_dnstap(socket: &Path) -> String {
+    format!(
+        "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
+         fstrm-set-input-queue-size 16384;\nfstrm-set-output-queue-size 1024;\n\
+         fstrm-set-flush-timeout 1;\n",
+        socket.display()
+    )
 }
 
 /// Options of all: everything below the scratch folder, no background traffic.

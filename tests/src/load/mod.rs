@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod dnsperf;
+pub(crate) mod exact;
 pub(crate) mod mixed;
 pub(crate) mod proxied;
 pub(crate) mod tools;

@@ -7,10 +7,10 @@ use anyhow::{Result, bail, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
-use super::{note, trial};
+use super::{for_each_hook, note};
 use crate::{
     compare::{Rules, Unknown, compare},
-    environment::{self, Combination, combinations},
+    environment::{self, Combination},
     load::{
         self,
         proxied::CLIENTS,
@@ -21,20 +21,11 @@ use crate::{
     wire,
 };
 
-/// Each hook with the first of the rings: what differs between rings is not a matter of roles.
 pub(super) fn trials() -> Vec<Trial> {
-    let combinations = combinations();
-    let ring = combinations.first().map(|how| how.ring.clone());
-    combinations
-        .into_iter()
-        .filter(|how| Some(&how.ring) == ring.as_ref())
-        .map(|how| {
-            trial(
-                format!("{how}: six servers in their roles record what named records"),
-                move || tree::isolated(|| six_servers(&how)),
-            )
-        })
-        .collect()
+    for_each_hook(
+        "six servers in their roles record what named records",
+        |how| tree::isolated(|| six_servers(how)),
+    )
 }
 
 fn six_servers(how: &Combination) -> Result<()> {
