@@ -9,7 +9,7 @@
 //! Bounded: entries; age; and queries with one key, so that a peer that repeats one id cannot make look-ups slow.
 //! Within those the oldest goes first. Entries live in one vector and are linked by index, in order of arrival
 //! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
-//! without answer ([`Asked`]) hold memory of their own.
+//! without answer (`Asked`) hold memory of their own.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 

@@ -23,7 +23,7 @@ const CLASSES: usize = (40 - FINE as usize + 1) << FINE;
 #[derive(Debug)]
 pub(super) struct Delays([AtomicU64; CLASSES]);
 
-/// What [`Delays`] come to, in nanoseconds; at most an eighth too large.
+/// What `Delays` come to, in nanoseconds; at most an eighth too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delay {
     /// Half of the messages took at most this long.
