@@ -13,14 +13,17 @@
 //! times may differ by; `DNSTAP_TESTS_KEEP` keeps scratch folders. Arguments are libtest's.
 
 mod cases;
+mod chance;
 mod compare;
 mod environment;
+mod kernel;
 mod lab;
 mod load;
 mod process;
 mod receive;
 mod record;
 mod reference;
+mod soak;
 mod system;
 mod tap;
 mod times;
@@ -40,6 +43,13 @@ fn main() -> Result<ExitCode> {
         Some(toy::PUPPET) => toy::obey()?,
         Some(toy::WORKERS) => toy::raise()?,
         Some(toy::WORKER) => toy::go_on(&words[1..])?,
+        Some(soak::ARGUMENT) => {
+            return Ok(if soak::run(&words[1..])? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
         Some(toy::IDLE) => drop(io::copy(&mut io::stdin(), &mut io::sink())?),
         _ => return Ok(run()),
     }

@@ -1,5 +1,5 @@
 //! The system calls that the standard library does not wrap: signals, a private mount namespace, a small disk, the
-//! kernel's list of BPF programs. All `unsafe` of the test side is here and in `toy::calls`.
+//! kernel's lists of BPF objects. All `unsafe` of the test side is here and in `toy::calls`.
 
 pub(crate) mod network;
 
@@ -81,16 +81,15 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Ids of all BPF programs in the kernel.
-pub(crate) fn bpf_programs() -> io::Result<BTreeSet<u32>> {
-    /// `union bpf_attr` of `BPF_PROG_GET_NEXT_ID`, linux/bpf.h.
+/// Ids of all BPF objects in the kernel of the sort that `command` goes through: `BPF_*_GET_NEXT_ID` of linux/bpf.h.
+pub(crate) fn bpf_ids(command: libc::c_long) -> io::Result<BTreeSet<u32>> {
+    /// `union bpf_attr` of `BPF_*_GET_NEXT_ID`, linux/bpf.h.
     #[repr(C)]
     struct NextId {
         start: u32,
         next: u32,
         flags: u32,
     }
-    const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
 
     let mut ids = BTreeSet::new();
     let mut request = NextId {
@@ -103,7 +102,7 @@ pub(crate) fn bpf_programs() -> io::Result<BTreeSet<u32>> {
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
-                BPF_PROG_GET_NEXT_ID,
+                command,
                 ptr::from_mut(&mut request),
                 size_of::<NextId>(),
             )

@@ -1,7 +1,6 @@
 //! The agent under test: attached to a process, stopped in order, and its summary.
 
 use std::{
-    collections::BTreeSet,
     fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -140,20 +139,6 @@ impl Tap {
         &self.file
     }
 
-    /// Ids of the BPF programs that the agent holds, from the descriptions of its descriptors.
-    pub(crate) fn programs(&self) -> Result<BTreeSet<u32>> {
-        let mut ids = BTreeSet::new();
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid()))? {
-            // A descriptor that was closed since the folder was listed is none.
-            let Ok(text) = fs::read_to_string(entry?.path()) else {
-                continue;
-            };
-            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
-            ids.extend(id.map(|id| id.trim().parse::<u32>()).transpose()?);
-        }
-        Ok(ids)
-    }
-
     /// Sends a signal to the agent.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         self.process.signal(signal)
@@ -201,6 +186,11 @@ impl Summary {
         Ok(Self(
             serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,
         ))
+    }
+
+    /// A summary that was read elsewhere.
+    pub(crate) const fn of(summary: Value) -> Self {
+        Self(summary)
     }
 
     /// A counter of the kernel side, by its name in the ABI.

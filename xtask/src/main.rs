@@ -15,6 +15,7 @@ mod paths;
 mod scratch;
 mod servers;
 mod setup;
+mod soak;
 mod tally;
 mod test;
 mod toolchain;
@@ -44,6 +45,8 @@ enum Task {
     Test(test::Args),
     /// Run the integration tests on other kernels, in virtual machines
     Vm(vm::Args),
+    /// Keep a server, agents and a collector busy and let everything happen to them in random order; needs root
+    Soak(soak::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
     /// Make a Debian package and a tarball of the release build, in target/dist
@@ -69,6 +72,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(args)?,
         Task::Demo => demo::run()?,
         Task::Dist => drop(dist::run()?),
+        Task::Soak(args) => return soak::run(args),
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),
     }

@@ -13,10 +13,13 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, dist, exec, packages, paths, servers, setup, tally::Tally, ui, vm};
+use crate::{build, dist, exec, packages, paths, servers, setup, soak, tally::Tally, ui, vm};
 
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
 const COMPARISONS: &str = "named records";
+
+/// How long the soak is that is a test, in minutes.
+const SOAK_MINUTES: f64 = 2.0;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -144,6 +147,10 @@ fn integration(report: &mut Report, arguments: &[String]) {
                 .arg(COMPARISONS)
                 .env("NAMED", servers::ensure_next_bind()?);
             counted(&mut tests)
+        });
+        report.step("soak", || {
+            let held = exec::watched(&mut soak::command(&agent, SOAK_MINUTES, None)?, |_line| {})?;
+            Ok(if held { Tally::PASSED } else { Tally::FAILED })
         });
     }
 }

@@ -8,6 +8,7 @@ mod comparison;
 mod datagrams;
 mod events;
 mod failures;
+mod faults;
 mod filters;
 mod foreign;
 mod formats;
@@ -81,6 +82,7 @@ pub(crate) fn all() -> Vec<Trial> {
         formats::trials(),
         events::trials(),
         failures::trials(),
+        faults::trials(),
         filters::trials(),
         observe::trials(),
         top::trials(),

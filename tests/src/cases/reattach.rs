@@ -1,10 +1,9 @@
 //! Attaching and detaching again and again under load: the server answers all, and nothing of ours stays in the kernel.
 
 use std::{
-    collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,10 +12,9 @@ use libtest_mimic::Trial;
 use super::trial;
 use crate::{
     environment::{Combination, combinations},
+    kernel::{self, Objects},
     lab::{Lab, Wanted},
     load::client,
-    process::PATIENCE,
-    system,
     tap::Tap,
 };
 
@@ -43,9 +41,9 @@ fn again_and_again(how: &Combination) -> Result<()> {
     let server = lab.server(false);
     let (answered, ours) = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| scope.spawn(|| client::ask_until(server, &stop)))
+            .map(|_| scope.spawn(|| client::ask_until(server, Duration::ZERO, &stop)))
             .collect();
-        let mut ours = BTreeSet::new();
+        let mut ours = Objects::new();
         let taps = (0..TIMES).try_for_each(|time| {
             ours.append(&mut attach_once(&lab, how).with_context(|| format!("time {time}"))?);
             Ok(())
@@ -66,34 +64,21 @@ fn again_and_again(how: &Combination) -> Result<()> {
         "only {answered} queries during {TIMES} taps"
     );
     ensure!(
-        ours.len() >= TIMES,
-        "only {} programs in {TIMES} taps",
+        ours.len() >= 3 * TIMES,
+        "only {} objects in {TIMES} taps",
         ours.len()
     );
-    // The kernel frees programs after a grace period of its own.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let all = system::bpf_programs().context("listing the kernel's BPF programs")?;
-        let left: Vec<_> = all.intersection(&ours).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "programs left in the kernel: {left:?}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    kernel::expect_gone(&ours)
 }
 
-/// Attaches and detaches; returns the programs that were in the kernel in between.
-fn attach_once(lab: &Lab, how: &Combination) -> Result<BTreeSet<u32>> {
+/// Attaches and detaches; returns the objects that were in the kernel in between.
+fn attach_once(lab: &Lab, how: &Combination) -> Result<Objects> {
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
-    let programs = tap.programs()?;
-    let all = system::bpf_programs()?;
+    let held = kernel::of_process(tap.pid())?;
+    let all = kernel::all()?;
     ensure!(
-        !programs.is_empty() && programs.is_subset(&all),
-        "the agent holds {programs:?}, the kernel has {all:?}: the check at the end would prove nothing"
+        !held.is_empty() && held.is_subset(&all),
+        "the agent holds {held:?}, the kernel has {all:?}: the check at the end would prove nothing"
     );
     let tapped = tap.stop()?;
     // The load has no pause: on a busy machine the agent may not keep up, but what it drops it counts.
@@ -108,5 +93,5 @@ fn attach_once(lab: &Lab, how: &Combination) -> Result<BTreeSet<u32>> {
         "seen {seen}, in the file {frames}, dropped {dropped}: {}",
         tapped.summary
     );
-    Ok(programs)
+    Ok(held)
 }

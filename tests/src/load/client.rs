@@ -5,6 +5,8 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -209,9 +211,9 @@ impl UdpClient {
     }
 }
 
-/// Asks `server` one question after the other until told to stop; returns how many were answered. One without an answer
-/// is an error.
-pub(crate) fn ask_until(server: SocketAddr, stop: &AtomicBool) -> Result<u64> {
+/// Asks `server` one question after the other, with a pause after each, until told to stop; returns how many were answered. One
+/// without an answer is an error.
+pub(crate) fn ask_until(server: SocketAddr, pause: Duration, stop: &AtomicBool) -> Result<u64> {
     let mut client = UdpClient::connect(server)?;
     let mut answered: u64 = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -224,6 +226,9 @@ pub(crate) fn ask_until(server: SocketAddr, stop: &AtomicBool) -> Result<u64> {
         );
         client.passed.clear();
         answered += 1;
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
     }
     Ok(answered)
 }

@@ -1,0 +1,168 @@
+//! An agent of the soak: one life after the other, and what all of them came to.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    environment::{self, Combination},
+    process::{PATIENCE, Running, Watch, output},
+    record, tap,
+};
+
+use super::server;
+
+/// A running agent that follows the server by name.
+pub(super) struct Agent {
+    process: Running,
+    /// Its file of frames.
+    pub(super) file: PathBuf,
+    summary: PathBuf,
+    socket: PathBuf,
+}
+
+/// What its ended lives came to.
+#[derive(Default)]
+pub(super) struct Account {
+    /// Lives that ended in order, and so with a summary.
+    pub(super) summaries: u64,
+    /// Lives that were killed.
+    pub(super) killed: u64,
+    /// Frames in the files of those that were killed.
+    pub(super) frames_of_killed: u64,
+    /// Messages that the kernel side saw.
+    pub(super) seen: u64,
+    /// Messages that came to an output.
+    pub(super) delivered: u64,
+    /// Messages that may have gone by without a trace: the kernel's own count of programs that it did not run.
+    pub(super) missed: u64,
+    /// Dropped on the kernel side.
+    pub(super) kernel_drops: u64,
+    /// Written and dropped, by output; drops with their reason.
+    pub(super) outputs: BTreeMap<String, u64>,
+    /// What no counter explains.
+    pub(super) unaccounted: u64,
+}
+
+impl Agent {
+    /// Attaches; files are named by `name`. `outputs` come beside its file, which takes the `options`.
+    pub(super) fn attach(
+        folder: &Path,
+        name: &str,
+        how: &Combination,
+        options: &str,
+        outputs: &[&str],
+    ) -> Result<Self> {
+        let at = |end: &str| folder.join(format!("{name}.{end}"));
+        let (file, summary, socket) = (at("fstrm"), at("json"), at("sock"));
+        let targets = ["--name", server::NAME, "--follow", "--profile", "named"];
+        let mut command = tap::command_for(&environment::agent()?, &targets, how);
+        command
+            .arg("-o")
+            .arg(format!("file:{}{options}", file.display()))
+            .arg("--summary-json")
+            .arg(&summary)
+            .arg("--status-socket")
+            .arg(&socket);
+        for output in outputs {
+            command.args(["-o", output]);
+        }
+        let mut process = Running::start(
+            &format!("dnstap-agent {name} ({how})"),
+            command,
+            Watch::Stderr,
+        )?;
+        process.wait_for("attached", |line| line.contains("attached"))?;
+        Ok(Self {
+            process,
+            file,
+            summary,
+            socket,
+        })
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// What `dnstap-agent status` says of it.
+    pub(super) fn status(&self) -> Result<Value> {
+        let mut command = Command::new(environment::agent()?);
+        command
+            .args(["status", "--json", "--socket"])
+            .arg(&self.socket);
+        let (text, _) = output(command)?;
+        serde_json::from_str(&text).with_context(|| text.clone())
+    }
+
+    /// Its resident memory in KiB, and its open descriptors.
+    pub(super) fn size(&self) -> Result<(u64, u64)> {
+        let process = format!("/proc/{}", self.process.pid());
+        let text = fs::read_to_string(format!("{process}/status"))?;
+        let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.and_then(|rest| rest.split_whitespace().next());
+        let descriptors = fs::read_dir(format!("{process}/fd"))?.count();
+        Ok((resident.context("no VmRSS")?.parse()?, descriptors as u64))
+    }
+
+    /// Ends it in order and adds its account.
+    pub(super) fn stop(self, account: &mut Account) -> Result<()> {
+        let finished = self.process.stop(libc::SIGINT)?;
+        let said = finished.lines.join("\n");
+        ensure!(
+            finished.status.success(),
+            "the agent ended with {}\n{said}",
+            finished.status
+        );
+        let text = fs::read(&self.summary)?;
+        account.add(&serde_json::from_slice(&text)?).context(said)
+    }
+
+    /// Kills it; its file must be readable up to the cut.
+    pub(super) fn kill(self, account: &mut Account) -> Result<()> {
+        self.process.signal(libc::SIGKILL)?;
+        self.process.finish(PATIENCE)?;
+        let (records, _cut) = record::read_up_to_the_end(&self.file)?;
+        account.killed += 1;
+        account.frames_of_killed += records.len() as u64;
+        fs::remove_file(&self.file)?;
+        Ok(())
+    }
+}
+
+impl Account {
+    fn add(&mut self, summary: &Value) -> Result<()> {
+        let count = |value: &Value| {
+            value
+                .as_u64()
+                .with_context(|| format!("no count in {summary}"))
+        };
+        self.summaries += 1;
+        self.seen += count(&summary["kernel"]["seen"])?;
+        self.delivered += count(&summary["pipeline"]["messages"])?;
+        let summary_of_tap = tap::Summary::of(summary.clone());
+        self.kernel_drops += summary_of_tap.kernel_drops()?;
+        self.missed += summary_of_tap.missed()?;
+        self.unaccounted += count(&summary["unaccounted"])?;
+        for output in summary["outputs"].as_array().context("no outputs")? {
+            let name = output["output"].as_str().unwrap_or_default();
+            let (scheme, _) = name.split_once(':').unwrap_or((name, ""));
+            *self.outputs.entry(format!("{scheme} written")).or_default() +=
+                count(&output["written"])?;
+            for (reason, dropped) in output["dropped"].as_object().context("no drops")? {
+                *self
+                    .outputs
+                    .entry(format!("{scheme} {reason}"))
+                    .or_default() += count(dropped)?;
+            }
+        }
+        Ok(())
+    }
+}

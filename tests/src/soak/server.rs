@@ -1,0 +1,85 @@
+//! The tapped `named`: a copy under a name of its own, so that it can be followed by name and no other server on the host is.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    environment,
+    lab::{self, named},
+    process::{Running, Watch},
+};
+
+/// Name of the executable.
+pub(super) const NAME: &str = "named-soak";
+
+/// A server that can be restarted.
+pub(super) struct Server {
+    program: PathBuf,
+    configuration: PathBuf,
+    /// Where it answers.
+    pub(super) address: SocketAddr,
+    process: Option<Running>,
+}
+
+impl Server {
+    /// Starts it with its files in `folder`.
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        let program = folder.join(NAME);
+        fs::copy(environment::named()?, &program).context("copying named")?;
+        let port = lab::free_port()?;
+        let zone = "$TTL 60\n@ SOA ns host 1 60 60 60 60\n@ NS ns\nns A 127.0.0.1\n* A 192.0.2.1\n";
+        let zone = lab::write(folder, "soak.zone", zone)?;
+        let configuration = lab::write(
+            folder,
+            "named.conf",
+            &format!(
+                "controls {{ }};\noptions {{\n{}recursion no;\nnotify no;\n\
+                 listen-on port {port} {{ 127.0.0.1; }};\nlisten-on-v6 {{ none; }};\n}};\n\
+                 zone \"soak.lab\" {{ type primary; file \"{}\"; }};\n",
+                named::basics(folder)?,
+                zone.display()
+            ),
+        )?;
+        let process = Some(launch(&program, &configuration)?);
+        Ok(Self {
+            program,
+            configuration,
+            address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+            process,
+        })
+    }
+
+    /// Ends it in order and starts it again. Nobody may be waiting for an answer.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.process = Some(launch(&self.program, &self.configuration)?);
+        Ok(())
+    }
+
+    /// Ends it in order.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let process = self.process.take().context("named does not run")?;
+        let finished = process.stop(libc::SIGTERM)?;
+        ensure!(
+            finished.status.success(),
+            "named ended with {}",
+            finished.status
+        );
+        Ok(())
+    }
+}
+
+fn launch(program: &Path, configuration: &Path) -> Result<Running> {
+    let mut command = Command::new(program);
+    command.args(["-g", "-n", "2", "-c"]).arg(configuration);
+    let mut process = Running::start(NAME, command, Watch::Stderr)?;
+    let (what, running) = named::RUNNING;
+    process.wait_for(what, running)?;
+    Ok(process)
+}
