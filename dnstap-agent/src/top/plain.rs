@@ -27,6 +27,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         tables::losses(&state.losses),
     ] {
         if !table.rows.is_empty() {
+            writeln!(out)?;
             write_table(&table, out)?;
         }
     }
@@ -49,7 +50,6 @@ fn write_table(table: &Table, out: &mut impl Write) -> io::Result<()> {
         }
         writeln!(out)
     };
-    line(&mut std::iter::once(""))?;
     line(&mut table.columns.iter().copied())?;
     for row in &table.rows {
         line(&mut row.iter().map(String::as_str))?;
