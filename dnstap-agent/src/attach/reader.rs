@@ -101,7 +101,9 @@ impl Reader {
             // Records up to now are in this drain or the one after; what is older than the one before has been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
-            self.outputs.update();
+            if let Some(exclude) = self.outputs.update() {
+                self.pipeline.exclude(exclude);
+            }
             if housekeeping.elapsed() >= HOUSEKEEPING {
                 housekeeping = Instant::now();
                 self.pipeline.set_clock_offset(clock::realtime_offset_ns());

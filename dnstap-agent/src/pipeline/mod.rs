@@ -38,6 +38,7 @@ pub use self::{
 use crate::{
     anonymise::{Anonymiser, Privacy},
     assemble::Assembler,
+    classify::Matter,
     encode::Extra,
     event::{Direction, Envelope, Event, Origin, Protocol},
     pair::{PairLimits, Pairs},
@@ -278,6 +279,11 @@ impl Pipeline {
     pub fn message(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
         self.deliver
             .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+    }
+
+    /// Leaves out these matters from now on, and no others.
+    pub fn exclude(&mut self, matters: Vec<Matter>) {
+        self.deliver.filter.exclude = matters;
     }
 
     /// Sets the difference between wall-clock time and kernel time for messages from now on.

@@ -200,7 +200,7 @@ async fn serve<E: Future<Output = String>>(
             never = &mut hangups => match never {},
             reason = &mut enough => break reason,
             _ = look.tick() => {
-                inbox.apply(&mut hub.sinks.borrow_mut());
+                let _nothing_is_left_out = inbox.apply(&mut hub.sinks.borrow_mut());
                 let health = hub.sinks.borrow().health();
                 if health.all_over() {
                     break "no output is left to write to".to_owned();

@@ -37,10 +37,14 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 2] = [
+    let tests: [(&str, Test); 3] = [
         (
             "a reload under load exchanges outputs without losing a message, and mistakes change nothing",
             exchange,
+        ),
+        (
+            "a reload under load leaves out other matters, and each message is delivered or counted",
+            exclude,
         ),
         (
             "a storm of reloads at random moments loses no message",
@@ -91,6 +95,26 @@ fn exchange(how: &Combination) -> Result<()> {
         outputs.summary
     );
     outputs.expect_accounted(&["kept", "goes", "comes"])
+}
+
+fn exclude(how: &Combination) -> Result<()> {
+    let lab = Lab::start(Wanted::default())?;
+    let mut agent = Configured::attach(lab.folder(), lab.tapped.pid(), how, &["kept"])?;
+    let load = dnsperf::start(lab.folder(), lab.server(false), &load())?;
+    agent.wait_for_bytes("kept", 2_000)?;
+    agent.configure(&["kept"], "exclude = ['query']\n")?;
+    agent.reload(&["the configuration has changed"])?;
+    load.finish(QUERIES)?;
+    let outputs = agent.stop()?;
+    let written = outputs.account("kept", "written")?;
+    let excluded = outputs.summary["pipeline"]["excluded_query"].as_u64();
+    ensure!(
+        written > 0 && excluded.is_some_and(|out| out > 0 && written + out == 2 * QUERIES as u64),
+        "{}",
+        outputs.summary
+    );
+    ensure!(outputs.summary["unaccounted"] == 0, "{}", outputs.summary);
+    Ok(())
 }
 
 fn storm(how: &Combination) -> Result<()> {
