@@ -1,6 +1,7 @@
 //! The command line as it is typed.
 
 mod messages;
+mod place;
 mod tapping;
 mod target;
 
@@ -10,6 +11,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use self::{
     messages::{Messages, Mimic},
+    place::Place,
     tapping::Tapping,
     target::Target,
 };
@@ -109,8 +111,12 @@ pub struct Attach {
     pub tapping: Tapping,
 
     /// Milliseconds that a message may wait in the ring: 1 for the shortest delay, more for less work
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub interval: u32,
+
+    /// Where the agent runs
+    #[command(flatten)]
+    pub place: Place,
 
     /// dnstap identity of this server; empty for none [default: the host's name]
     #[arg(long, value_name = "TEXT")]

@@ -29,11 +29,25 @@ mod number {
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
 const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 
-const MSGHDR_NAME: u64 = 0;
-const MSGHDR_IOV: u64 = 16;
-const MSGHDR_IOVLEN: u64 = 24;
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LEN: u64 = 56;
+
+/// The first words of a `struct msghdr`: address and length of the name, address and number of the `iovec`s. Each read of user
+/// memory costs more than its bytes, so they come in one.
+pub(crate) type MessageHeader = [u64; 4];
+
+/// First half of a `struct sockaddr_in6`, or a whole `struct sockaddr_in`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SocketName {
+    family: u16,
+    port_be: u16,
+    ipv4: u32,
+    ipv6: u64,
+}
+
+/// Where the other half of an IPv6 address lies in a `struct sockaddr_in6`.
+const IPV6_REST: u64 = 16;
 
 /// Whether a receive with these flags looks at a message that stays, or at an error.
 #[inline(always)]
@@ -155,6 +169,20 @@ impl Call {
         unsafe { memory::user(self.pointer, u64::from(index) * MMSGHDR_SIZE + MMSGHDR_LEN) }
     }
 
+    /// The header of element `index` of a batch, at least 1, and what [`Self::reported_length`] has for the one before: they
+    /// are neighbours in memory.
+    #[inline(always)]
+    pub(crate) fn follower(&self, index: u32) -> Result<(u32, MessageHeader), Counter> {
+        let at = u64::from(index) * MMSGHDR_SIZE - (MMSGHDR_SIZE - MMSGHDR_LEN);
+        // SAFETY: integers. The length is the first half of its word, padding the other.
+        let [length, name, name_length, vector, count]: [u64; 5] =
+            unsafe { memory::user(self.pointer, at)? };
+        Ok((
+            u64::from_le(length) as u32,
+            [name, name_length, vector, count],
+        ))
+    }
+
     /// Buffers and name of the message; of element `index` for a batch.
     #[inline(always)]
     pub(crate) fn message(&self, index: u32) -> Result<Message, Counter> {
@@ -174,23 +202,13 @@ impl Call {
                 name: 0,
             }),
             Form::Message | Form::Batch => {
-                let header = self.pointer.wrapping_add(if self.form == Form::Batch {
+                let offset = if self.form == Form::Batch {
                     u64::from(index) * MMSGHDR_SIZE
                 } else {
                     0
-                });
-                // SAFETY: integers.
-                let (name, vector, count): (u64, u64, u64) = unsafe {
-                    (
-                        memory::user(header, MSGHDR_NAME)?,
-                        memory::user(header, MSGHDR_IOV)?,
-                        memory::user(header, MSGHDR_IOVLEN)?,
-                    )
                 };
-                Ok(Message {
-                    payload: segments(vector, count),
-                    name,
-                })
+                // SAFETY: integers.
+                unsafe { memory::user(self.pointer, offset) }.map(Message::of)
             }
         }
     }
@@ -215,6 +233,15 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// What a `msghdr` says.
+    #[inline(always)]
+    pub(crate) fn of([name, _, vector, count]: MessageHeader) -> Self {
+        Self {
+            payload: segments(vector, count),
+            name,
+        }
+    }
+
     /// Sets the header's peer from the name that the process gave or got, where it says more than the socket: always on a
     /// datagram sent, on a received one only if the socket is not connected. TCP ignores names.
     ///
@@ -231,22 +258,14 @@ impl Message {
         if direction == Direction::Received && header.peer_port != 0 {
             return Ok(());
         }
-        // SAFETY: integers and byte arrays. The IPv6 read goes past the end of a `sockaddr_in`, so it is made for IPv6 alone.
-        unsafe {
-            let (family, port_be): (u16, u16) =
-                (memory::user(self.name, 0)?, memory::user(self.name, 2)?);
-            if family == u16::from(dnstap_ebpf::AF_INET6) {
-                set_peer(header, family, port_be, [0; 4], memory::user(self.name, 8)?);
-            } else {
-                set_peer(
-                    header,
-                    family,
-                    port_be,
-                    memory::user(self.name, 4)?,
-                    [0; 16],
-                );
-            }
+        // SAFETY: integers.
+        let name: SocketName = unsafe { memory::user(self.name, 0)? };
+        let mut ipv6 = [name.ipv6, 0];
+        if name.family == u16::from(dnstap_ebpf::AF_INET6) {
+            // SAFETY: an integer.
+            ipv6[1] = unsafe { memory::user(self.name, IPV6_REST)? };
         }
+        set_peer(header, name.family, name.port_be, name.ipv4, ipv6);
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use dnstap_ebpf::{
 
 use crate::{
     config::{PERF_CLASS, clamp_to_class, config},
-    counters::{add, count},
+    counters::{add, count, count_whole},
     memory, sockets,
     work::{Slot, Vectors, Work},
 };
@@ -72,11 +72,7 @@ pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, wor
 #[inline(always)]
 pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
     match try_chunk(ctx, slot, vectors, work) {
-        Ok(()) => {
-            if work.left() == 0 {
-                count(Counter::Emitted);
-            }
-        }
+        Ok(()) => {}
         Err(reason) => {
             lost(work.header.socket, reason);
             debug!(
@@ -91,9 +87,10 @@ pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work:
     }
 }
 
-/// Counts a message of `socket` as dropped for `reason`.
+/// Counts a message of `socket` as seen, and as dropped for `reason`.
 #[inline(always)]
 pub(crate) fn lost(socket: u64, reason: Counter) {
+    count(Counter::Seen);
     count(reason);
     sockets::note_loss(socket);
 }
@@ -138,11 +135,22 @@ fn try_chunk<C: EbpfContext>(
         } else {
             ring_record(&work.header, &chunk)
         }?;
-        count(Counter::Records);
         add(Counter::Bytes, u64::from(chunk_len));
         work.header.chunk_offset += chunk_len;
     }
     work.consume(length);
+    let is_last = work.left() == 0;
+    if is_last && work.header.chunk_offset == chunk_len {
+        count_whole();
+        return Ok(());
+    }
+    if chunk_len != 0 {
+        count(Counter::Records);
+    }
+    if is_last {
+        count(Counter::Seen);
+        count(Counter::Emitted);
+    }
     Ok(())
 }
 
@@ -198,8 +206,8 @@ fn ring_record(header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
             })*
         };
     }
-    smallest!(0, 1, 2, 3, 4);
-    reserve::<5>(header, chunk)
+    smallest!(0, 1, 2, 3, 4, 5, 6);
+    reserve::<7>(header, chunk)
 }
 
 #[inline(always)]

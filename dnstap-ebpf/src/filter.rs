@@ -25,7 +25,6 @@ use dnstap_ebpf::{
 use crate::{
     config::config,
     memory,
-    sock::map_ipv4,
     work::{Payload, Vectors},
 };
 
@@ -106,7 +105,7 @@ fn is_wanted_peer(header: &EventHeader) -> bool {
     let mut address = header.peer_addr;
     if header.family == AF_INET {
         let [a, b, c, d, ..] = header.peer_addr;
-        map_ipv4(&mut address, [a, b, c, d]);
+        address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d];
     }
     NETS.get(Key::new(128, address)) == Some(&1)
 }

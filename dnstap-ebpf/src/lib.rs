@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (one record per chunk)
-//!        ── COUNTERS ───────────────────► [u64; Counter::COUNT] per CPU
+//!        ── COUNTERS ───────────────────► [u64; COUNTER_SLOTS] per CPU
 //!        ◄► TARGETS ───────────────────── tgid -> EventHeader::image
 //!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
@@ -23,7 +23,7 @@ pub const MAX_DNS_MESSAGE: usize = 65_535;
 /// Payload bytes of the records of the BPF ring buffer, smallest first. A chunk travels in the smallest that holds it;
 /// the reservation's unused end is dead space until the record is consumed.
 /// The last one holds a whole DNS message over TCP: 65,535 bytes and the 2-byte length, rounded up to 8.
-pub const RING_CLASSES: [usize; 6] = [256, 512, 1_280, 4_096, 16_384, 65_544];
+pub const RING_CLASSES: [usize; 8] = [64, 128, 256, 512, 1_280, 4_096, 16_384, 65_544];
 
 /// Largest payload of one record of the BPF ring buffer.
 pub const MAX_RING_CHUNK: usize = RING_CLASSES[RING_CLASSES.len() - 1];
@@ -256,6 +256,14 @@ impl Counter {
     }
 }
 
+/// Slot of `COUNTERS` for messages that were handed over in one record: each counts as [`Counter::Seen`], [`Counter::Emitted`] and
+/// [`Counter::Records`], beside what is in those slots.
+#[expect(clippy::cast_possible_truncation, reason = "there are few counters")]
+pub const WHOLE_SLOT: u32 = Counter::COUNT as u32;
+
+/// Slots of `COUNTERS`.
+pub const COUNTER_SLOTS: u32 = WHOLE_SLOT + 1;
+
 const _: () = {
     let mut slot = 0;
     while slot < Counter::COUNT {
@@ -402,7 +410,9 @@ kernel_offsets! {
     sock_rcv_saddr = "sock"."__sk_common"."skc_rcv_saddr";
     /// Peer's port, big-endian.
     sock_dport = "sock"."__sk_common"."skc_dport";
-    /// Local port, big-endian. Not `skc_num`, which a reset of the connection sets to 0 (`inet_put_port`).
+    /// Local port of a UDP socket.
+    sock_num = "sock"."__sk_common"."skc_num";
+    /// Local port of a TCP socket, big-endian.
     inet_sport = "inet_sock"."inet_sport";
     /// IPv6 peer address.
     sock_v6_daddr = "sock"."__sk_common"."skc_v6_daddr";
@@ -414,10 +424,8 @@ kernel_offsets! {
     sock_socket = "sock"."sk_socket";
     /// `struct sock` of a `struct socket`.
     socket_sk = "socket"."sk";
-    /// `struct socket` within its allocation, which also holds the inode.
-    socket_alloc_socket = "socket_alloc"."socket";
-    /// The inode beside it.
-    socket_alloc_vfs_inode = "socket_alloc"."vfs_inode";
+    /// Open file of a `struct socket`.
+    socket_file = "socket"."file";
     /// Inode number.
     inode_ino = "inode"."i_ino";
     /// Inode's type and mode.

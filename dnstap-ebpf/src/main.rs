@@ -45,6 +45,7 @@ mod registers;
 mod sock;
 mod sockets;
 mod target;
+mod threads;
 mod work;
 
 /// The helpers for reading memory are GPL-only; the kernel wants the licence in this form.

@@ -26,3 +26,32 @@ pub(crate) unsafe fn user<T>(base: u64, offset: u64) -> Result<T, Counter> {
     unsafe { bpf_probe_read_user(base.wrapping_add(offset) as *const T) }
         .map_err(|_| Counter::UserFault)
 }
+
+/// How a program reads kernel structures. A constant for each hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By a helper, at any address.
+    Probed,
+    /// By loads, which cost next to nothing, from pointers of which the verifier knows the type: arguments of programs with
+    /// BTF, the current task, and what members of theirs point to. Each load is one member, or a part of one. What cannot be
+    /// read is zero.
+    Typed,
+}
+
+impl Reach {
+    /// Reads a `T` at `base + offset`.
+    ///
+    /// # Safety
+    ///
+    /// Any bytes must be a valid `T`. For [`Self::Typed`], the verifier must know `base`: it refuses the program otherwise.
+    #[inline(always)]
+    pub(crate) unsafe fn read<T>(self, base: *const u8, offset: usize) -> Result<T, Counter> {
+        match self {
+            // SAFETY: the caller vouches for `T`.
+            Self::Probed => unsafe { kernel(base, offset) },
+            // SAFETY: the kernel makes such a load safe at any address; members are aligned. Volatile, so that the compiler
+            // neither joins loads nor moves them before the checks that make them sensible.
+            Self::Typed => Ok(unsafe { base.wrapping_add(offset).cast::<T>().read_volatile() }),
+        }
+    }
+}

@@ -11,9 +11,7 @@
 //! Left over: a message for which neither can run, and one for which the first cannot right after one for which the second could not
 //! (the mark is still there). The smaller of the two programs' counts of runs that the kernel left out bounds both.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
-
-use crate::target::Thread;
+use crate::threads::State;
 
 /// Which of the two programs of a hook runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,33 +20,14 @@ pub(crate) enum Turn {
     Second,
 }
 
-/// Thread -> 1 between the first program's run and the second's.
-#[map]
-static MARKS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
-
-/// Whether the message that `thread` is transferring is for this program to deliver.
+/// Whether the message that a thread is transferring is for this program to deliver. Without a `state` the second program delivers
+/// it once more: rather twice than never.
 #[inline(always)]
-pub(crate) fn claim(turn: Turn, thread: Thread) -> bool {
-    let mark = MARKS.get_ptr_mut(thread.key());
-    match (turn, mark) {
-        (Turn::First, Some(mark)) => {
-            // SAFETY: the entry belongs to this thread, which runs one program at a time.
-            unsafe { *mark = 1 };
-            true
-        }
-        (Turn::First, None) => {
-            // If the map cannot take it, the second program delivers the message once more: rather twice than never.
-            let _ = MARKS.insert(thread.key(), 1, 0);
-            true
-        }
-        (Turn::Second, Some(mark)) => {
-            // SAFETY: as above.
-            unsafe {
-                let delivered = *mark != 0;
-                *mark = 0;
-                !delivered
-            }
-        }
-        (Turn::Second, None) => true,
-    }
+pub(crate) fn claim(turn: Turn, state: Option<&mut State>) -> bool {
+    let Some(state) = state else {
+        return true;
+    };
+    let delivered = turn == Turn::Second && state.mark != 0;
+    state.mark = u32::from(turn == Turn::First);
+    !delivered
 }

@@ -3,7 +3,7 @@
 //! x86-64 (arch/x86/include/asm/ptrace.h, `struct pt_regs`, unchanged from 2.6.12 to 6.18): `orig_ax` keeps the number,
 //! `di si dx r10 r8 r9` the arguments until the call returns to user space.
 
-use crate::memory;
+use crate::memory::Reach;
 
 #[cfg(not(any(bpf_target_arch = "x86_64", target_arch = "x86_64")))]
 compile_error!("the system-call registers are known for x86-64 only");
@@ -23,9 +23,9 @@ impl Registers {
     ///
     /// They cannot be unreadable; if they were, the call would be an unknown one.
     #[inline(always)]
-    pub(crate) fn read(pt_regs: *const u8) -> Self {
+    pub(crate) fn read(pt_regs: *const u8, reach: Reach) -> Self {
         // SAFETY: nine integers; any bytes are valid.
-        Self(unsafe { memory::kernel::<Saved>(pt_regs, R10) }.unwrap_or([u64::MAX; 9]))
+        Self(unsafe { reach.read(pt_regs, R10) }.unwrap_or([u64::MAX; 9]))
     }
 
     /// System call number.

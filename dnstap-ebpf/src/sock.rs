@@ -1,12 +1,17 @@
 //! `struct sock`: is it ours to tap, which socket is it, and what are its addresses.
 
-use aya_ebpf::helpers::bpf_get_current_task;
+use core::mem::offset_of;
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, Hook, IPPROTO_TCP,
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP,
     IPPROTO_UDP,
 };
 
-use crate::{config::config, memory, target::Thread};
+use crate::{
+    config::config,
+    memory::{self, Reach},
+};
 
 /// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
@@ -20,22 +25,26 @@ pub(crate) enum Direction {
     Sent,
 }
 
-/// Address of a `struct sock` in kernel memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sock(*const u8);
+/// A `struct sock` in kernel memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Sock {
+    address: *const u8,
+    reach: Reach,
+}
 
 impl Sock {
     /// Takes a kernel address as that of a `struct sock`. A wrong one gives errors or nonsense, nothing worse.
     #[inline(always)]
-    pub(crate) fn at(address: *const u8) -> Self {
-        Self(address)
+    pub(crate) fn at(address: *const u8, reach: Reach) -> Self {
+        Self { address, reach }
     }
 
     /// The socket behind an inode's `struct socket`.
     #[inline(always)]
-    pub(crate) fn of_socket(socket: *const u8) -> Result<Self, Counter> {
-        // SAFETY: a pointer is valid for any bytes; it is only used as an address to probe.
-        unsafe { memory::kernel(socket, config!(offsets.socket_sk)) }.map(Self)
+    pub(crate) fn of_socket(socket: *const u8, reach: Reach) -> Result<Self, Counter> {
+        // SAFETY: a pointer is valid for any bytes; it is only used as an address to read from.
+        let address = unsafe { reach.read(socket, config!(offsets.socket_sk))? };
+        Ok(Self { address, reach })
     }
 
     /// The socket behind a descriptor of the current process; `None` if it is something else.
@@ -46,14 +55,7 @@ impl Sock {
         // SAFETY: pointers and integers. The descriptor was valid when the call began; if another thread has closed it since,
         // the walk ends at null or at another file, which the checks below refuse or which is a socket of the process as well.
         unsafe {
-            let files: *const u8 = memory::kernel(task, config!(offsets.task_files)).ok()?;
-            let fdt: *const u8 = memory::kernel(files, config!(offsets.files_fdt)).ok()?;
-            let max_fds: u32 = memory::kernel(fdt, config!(offsets.fdtable_max_fds)).ok()?;
-            if descriptor >= u64::from(max_fds) {
-                return None;
-            }
-            let array: *const u8 = memory::kernel(fdt, config!(offsets.fdtable_fd)).ok()?;
-            let file: *const u8 = memory::kernel(array, descriptor as usize * 8).ok()?;
+            let file = file_of(task, Reach::Probed, descriptor)?;
             if file.is_null() {
                 return None;
             }
@@ -62,20 +64,66 @@ impl Sock {
             if mode & S_IFMT != S_IFSOCK {
                 return None;
             }
-            Self::of_socket(memory::kernel(file, config!(offsets.file_private_data)).ok()?).ok()
+            let socket = memory::kernel(file, config!(offsets.file_private_data)).ok()?;
+            Self::of_socket(socket, Reach::Probed).ok()
         }
+    }
+
+    /// Whether this is the socket behind a descriptor of the current process. For [`Reach::Typed`], and for programs that
+    /// may have their task typed (raw tracepoints from 5.11 on).
+    #[inline(always)]
+    pub(crate) fn is_behind(self, descriptor: u64) -> bool {
+        // SAFETY: takes no arguments.
+        let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+        // SAFETY: the task is typed.
+        let Some(file) = (unsafe { file_of(task, self.reach, descriptor) }) else {
+            return false;
+        };
+        !file.is_null() && self.file() == Ok(file)
+    }
+
+    /// The open file of the socket; null if there is none.
+    #[inline(always)]
+    fn file(self) -> Result<*const u8, Counter> {
+        // SAFETY: pointers.
+        unsafe {
+            let socket: *const u8 = self.read(config!(offsets.sock_socket))?;
+            self.reach.read(socket, config!(offsets.socket_file))
+        }
+    }
+
+    /// Reads a member.
+    ///
+    /// # Safety
+    ///
+    /// Any bytes must be a valid `T`.
+    #[inline(always)]
+    unsafe fn read<T>(self, offset: usize) -> Result<T, Counter> {
+        // SAFETY: the caller vouches for `T`.
+        unsafe { self.reach.read(self.address, offset) }
+    }
+
+    /// Reads a member that lies behind `struct sock`, in the structure around it.
+    ///
+    /// # Safety
+    ///
+    /// Any bytes must be a valid `T`.
+    #[inline(always)]
+    unsafe fn read_behind<T>(self, offset: usize) -> Result<T, Counter> {
+        // SAFETY: the caller vouches for `T`.
+        unsafe { memory::kernel(self.address, offset) }
     }
 
     /// Family and protocol, if this is an IPv4 or IPv6 socket of UDP or TCP.
     #[inline(always)]
     pub(crate) fn kind(self) -> Result<Option<(u8, u8)>, Counter> {
         // SAFETY: integers.
-        let family: u16 = unsafe { memory::kernel(self.0, config!(offsets.sock_family))? };
+        let family: u16 = unsafe { self.read(config!(offsets.sock_family))? };
         if family != u16::from(AF_INET) && family != u16::from(AF_INET6) {
             return Ok(None);
         }
         // SAFETY: integers. Two bytes since 5.6; in the bit-field before, the low byte of it.
-        let protocol: u16 = unsafe { memory::kernel(self.0, config!(offsets.sock_protocol))? };
+        let protocol: u16 = unsafe { self.read(config!(offsets.sock_protocol))? };
         if protocol != u16::from(IPPROTO_UDP) && protocol != u16::from(IPPROTO_TCP) {
             return Ok(None);
         }
@@ -85,14 +133,14 @@ impl Sock {
     /// Whether the socket is bound to no address in particular.
     #[inline(always)]
     pub(crate) fn is_wildcard(self) -> Result<bool, Counter> {
-        // SAFETY: integers and byte arrays.
+        // SAFETY: integers.
         unsafe {
-            let family: u16 = memory::kernel(self.0, config!(offsets.sock_family))?;
+            let family: u16 = self.read(config!(offsets.sock_family))?;
             if family == u16::from(AF_INET) {
-                let local: u32 = memory::kernel(self.0, config!(offsets.sock_rcv_saddr))?;
+                let local: u32 = self.read(config!(offsets.sock_rcv_saddr))?;
                 Ok(local == 0)
             } else {
-                let local: [u64; 2] = memory::kernel(self.0, config!(offsets.sock_v6_rcv_saddr))?;
+                let local: Address = self.read(config!(offsets.sock_v6_rcv_saddr))?;
                 Ok(local[0] | local[1] == 0)
             }
         }
@@ -101,13 +149,14 @@ impl Sock {
     /// Inode number of the socket: its name for as long as it lives.
     #[inline(always)]
     pub(crate) fn inode(self) -> Result<u64, Counter> {
-        // SAFETY: pointers and integers; `struct socket` lies in a `struct socket_alloc` together with its inode.
+        // SAFETY: pointers and integers.
         unsafe {
-            let socket: *const u8 = memory::kernel(self.0, config!(offsets.sock_socket))?;
-            let inode = socket
-                .wrapping_sub(config!(offsets.socket_alloc_socket))
-                .wrapping_add(config!(offsets.socket_alloc_vfs_inode));
-            memory::kernel(inode, config!(offsets.inode_ino))
+            let inode: *const u8 = self.reach.read(self.file()?, config!(offsets.file_inode))?;
+            match self.reach.read(inode, config!(offsets.inode_ino))? {
+                // What `Typed` reads where there is nothing.
+                0 => Err(Counter::KernelFault),
+                number => Ok(number),
+            }
         }
     }
 
@@ -128,77 +177,109 @@ impl Sock {
             Direction::Sent => DIRECTION_SENT,
         };
         header.message_len = length;
-        // SAFETY: integers and byte arrays.
+        // SAFETY: integers.
         unsafe {
-            header.local_port = u16::from_be(memory::kernel(self.0, config!(offsets.inet_sport))?);
-            header.peer_port = u16::from_be(memory::kernel(self.0, config!(offsets.sock_dport))?);
-            if family == AF_INET {
-                let local: [u8; 4] = memory::kernel(self.0, config!(offsets.sock_rcv_saddr))?;
-                let peer: [u8; 4] = memory::kernel(self.0, config!(offsets.sock_daddr))?;
-                set_ipv4(&mut header.local_addr, local);
-                set_ipv4(&mut header.peer_addr, peer);
+            header.local_port = self.local_port(protocol)?;
+            header.peer_port = u16::from_be(self.read(config!(offsets.sock_dport))?);
+            let (local, peer) = if family == AF_INET {
+                (
+                    ipv4(self.read(config!(offsets.sock_rcv_saddr))?),
+                    ipv4(self.read(config!(offsets.sock_daddr))?),
+                )
             } else {
-                header.local_addr = memory::kernel(self.0, config!(offsets.sock_v6_rcv_saddr))?;
-                header.peer_addr = memory::kernel(self.0, config!(offsets.sock_v6_daddr))?;
-            }
+                (
+                    self.read(config!(offsets.sock_v6_rcv_saddr))?,
+                    self.read(config!(offsets.sock_v6_daddr))?,
+                )
+            };
+            set_local_address(header, local);
+            set_peer_address(header, peer);
             if protocol == IPPROTO_TCP {
                 let offset = match direction {
                     Direction::Received => config!(offsets.tcp_copied_seq),
                     Direction::Sent => config!(offsets.tcp_write_seq),
                 };
                 // Both have advanced past this message by the time the hooks run.
-                let end: u32 = memory::kernel(self.0, offset)?;
+                let end: u32 = self.read_behind(offset)?;
                 header.tcp_seq = end.wrapping_sub(length);
+            } else {
+                header.tcp_seq = 0;
             }
         }
         Ok(())
     }
-}
 
-/// An empty header for a message that `thread` transferred and `hook` saw.
-#[inline(always)]
-pub(crate) fn header(thread: Thread, hook: Hook, ktime_ns: u64) -> EventHeader {
-    EventHeader {
-        ktime_ns,
-        socket: 0,
-        tgid: thread.tgid,
-        tid: thread.tid,
-        message_len: 0,
-        chunk_offset: 0,
-        chunk_len: 0,
-        tcp_seq: 0,
-        lost: 0,
-        local_port: 0,
-        peer_port: 0,
-        local_addr: [0; 16],
-        peer_addr: [0; 16],
-        family: 0,
-        protocol: 0,
-        direction: 0,
-        hook: hook as u8,
-        image: thread.image,
+    /// Local port in host byte order. A reset of a TCP connection sets the one in `struct sock` to 0 (`inet_put_port`).
+    #[inline(always)]
+    fn local_port(self, protocol: u8) -> Result<u16, Counter> {
+        // SAFETY: integers.
+        unsafe {
+            if protocol == IPPROTO_UDP {
+                self.read(config!(offsets.sock_num))
+            } else {
+                Ok(u16::from_be(self.read_behind(config!(offsets.inet_sport))?))
+            }
+        }
     }
 }
 
-/// Writes an IPv4 address in the header's form.
+/// The open file behind a descriptor of `task`; `None` if the descriptor is none.
+///
+/// # Safety
+///
+/// `task` must be a kernel address; for [`Reach::Typed`], one whose type the verifier knows.
 #[inline(always)]
-pub(crate) fn set_ipv4(address: &mut [u8; 16], ipv4: [u8; 4]) {
-    address[0] = ipv4[0];
-    address[1] = ipv4[1];
-    address[2] = ipv4[2];
-    address[3] = ipv4[3];
+unsafe fn file_of(task: *const u8, reach: Reach, descriptor: u64) -> Option<*const u8> {
+    // SAFETY: pointers and integers.
+    unsafe {
+        let files: *const u8 = reach.read(task, config!(offsets.task_files)).ok()?;
+        let fdt: *const u8 = reach.read(files, config!(offsets.files_fdt)).ok()?;
+        let max_fds: u32 = reach.read(fdt, config!(offsets.fdtable_max_fds)).ok()?;
+        if descriptor >= u64::from(max_fds) {
+            return None;
+        }
+        let array: *const u8 = reach.read(fdt, config!(offsets.fdtable_fd)).ok()?;
+        memory::kernel(array, descriptor as usize * 8).ok()
+    }
 }
 
-/// Writes an IPv4 address in the IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2).
+/// The sixteen bytes of an address in the header's form, as they lie in memory: one by one they would be copied bytewise.
+pub(crate) type Address = [u64; 2];
+
+const _: () = assert!(offset_of!(EventHeader, local_addr) % 8 == 0);
+const _: () = assert!(offset_of!(EventHeader, peer_addr) % 8 == 0);
+
+/// An IPv4 address, given as it lies in memory.
 #[inline(always)]
-pub(crate) fn map_ipv4(address: &mut [u8; 16], ipv4: [u8; 4]) {
-    *address = [0; 16];
-    address[10] = 0xff;
-    address[11] = 0xff;
-    address[12] = ipv4[0];
-    address[13] = ipv4[1];
-    address[14] = ipv4[2];
-    address[15] = ipv4[3];
+pub(crate) fn ipv4(address: u32) -> Address {
+    [u64::from_le(u64::from(address.to_le())), 0]
+}
+
+/// An IPv4 address, given as it lies in memory, in the IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2).
+#[inline(always)]
+pub(crate) fn mapped_ipv4(address: u32) -> Address {
+    [
+        0,
+        u64::from_le(u64::from(address.to_le()) << 32 | 0xffff_0000),
+    ]
+}
+
+/// Sets the local address.
+#[inline(always)]
+pub(crate) fn set_local_address(header: &mut EventHeader, address: Address) {
+    // SAFETY: sixteen bytes that are aligned as asserted above.
+    unsafe {
+        (&raw mut header.local_addr)
+            .cast::<Address>()
+            .write(address)
+    };
+}
+
+/// Sets the peer's address.
+#[inline(always)]
+pub(crate) fn set_peer_address(header: &mut EventHeader, address: Address) {
+    // SAFETY: as above.
+    unsafe { (&raw mut header.peer_addr).cast::<Address>().write(address) };
 }
 
 /// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in
@@ -208,19 +289,18 @@ pub(crate) fn set_peer(
     header: &mut EventHeader,
     family: u16,
     port_be: u16,
-    ipv4: [u8; 4],
-    ipv6: [u8; 16],
+    name_ipv4: u32,
+    name_ipv6: Address,
 ) {
-    if family == u16::from(AF_INET) {
-        header.peer_port = u16::from_be(port_be);
-        header.peer_addr = [0; 16];
-        if header.family == AF_INET6 {
-            map_ipv4(&mut header.peer_addr, ipv4);
-        } else {
-            set_ipv4(&mut header.peer_addr, ipv4);
-        }
-    } else if family == u16::from(AF_INET6) {
-        header.peer_port = u16::from_be(port_be);
-        header.peer_addr = ipv6;
-    }
+    let address = if family == u16::from(AF_INET6) {
+        name_ipv6
+    } else if family != u16::from(AF_INET) {
+        return;
+    } else if header.family == AF_INET6 {
+        mapped_ipv4(name_ipv4)
+    } else {
+        ipv4(name_ipv4)
+    };
+    header.peer_port = u16::from_be(port_be);
+    set_peer_address(header, address);
 }

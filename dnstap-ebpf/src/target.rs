@@ -13,6 +13,7 @@ use dnstap_ebpf::{Counter, NAME_JOINS, NAME_LEN, image};
 use crate::{
     counters::count,
     once::{self, Turn},
+    threads,
 };
 
 /// Thread group id in the initial PID namespace -> [`dnstap_ebpf::EventHeader::image`].
@@ -86,7 +87,7 @@ pub(crate) fn exec(turn: Turn) {
                 tid: id as u32,
                 image,
             };
-            if once::claim(turn, thread) && TARGETS.insert(tgid, image, 0).is_err() {
+            if once::claim(turn, threads::of(thread)) && TARGETS.insert(tgid, image, 0).is_err() {
                 count(Counter::Unfollowed);
             }
         }

@@ -44,15 +44,13 @@ impl Vectors {
     #[inline(always)]
     pub(crate) fn read(self, vector: u64) -> Result<(u64, u64), Counter> {
         // SAFETY: integers.
-        unsafe {
-            Ok(match self {
-                Self::User => (memory::user(vector, 0)?, memory::user(vector, 8)?),
-                Self::Kernel => (
-                    memory::kernel(vector as *const u8, 0)?,
-                    memory::kernel(vector as *const u8, 8)?,
-                ),
-            })
-        }
+        let [base, length]: [u64; 2] = unsafe {
+            match self {
+                Self::User => memory::user(vector, 0)?,
+                Self::Kernel => memory::kernel(vector as *const u8, 0)?,
+            }
+        };
+        Ok((base, length))
     }
 }
 

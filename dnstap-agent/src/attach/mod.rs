@@ -74,6 +74,7 @@ pub(crate) struct Job<'a> {
 
 /// Runs `attach`. The summary goes to standard error.
 pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
+    options.place.take()?;
     let job = Job {
         origin,
         target: &options.target,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, Endianness,
     maps::ProgramArray,
-    programs::{CgroupAttachMode, CgroupSockAddr, FEntry, FExit, RawTracePoint},
+    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, RawTracePoint},
 };
 use dnstap_ebpf::Hook;
 
@@ -134,9 +134,18 @@ fn socket(ebpf: &mut Ebpf) -> Result<Links> {
     for program in ["recvmsg4", "recvmsg6"] {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
+    let btf = Btf::parse_file(offsets::btf_path(), Endianness::default())
+        .context("cannot read the kernel's BTF")?;
     for tracepoint in ["sock_recv_length", "sock_send_length"] {
         for name in copies(tracepoint) {
-            links.push(raw_tracepoint(ebpf, &name, tracepoint)?);
+            let program: &mut BtfTracePoint = program(ebpf, &name)?;
+            program
+                .load(tracepoint, &btf)
+                .with_context(|| format!("cannot load {name}"))?;
+            let link = program
+                .attach()
+                .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
+            links.push(Box::new(program.take_link(link)?));
         }
     }
     Ok(links)

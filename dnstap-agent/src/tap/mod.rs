@@ -21,7 +21,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use dnstap_ebpf::{
-    Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
+    Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF, WHOLE_SLOT,
 };
 
 pub use self::{
@@ -235,14 +235,18 @@ impl Tap {
 
     /// What the kernel side has counted on all CPUs, by [`Counter`].
     pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
+        let sum = |slot: u32| -> Result<u64> {
+            let values = self.counters.get(&slot, 0);
+            let values = values.with_context(|| format!("cannot read counter {slot}"))?;
+            Ok(values.iter().sum())
+        };
         let mut sums = [0; Counter::COUNT];
         for counter in Counter::ALL {
-            let slot = counter as u32;
-            let values = self
-                .counters
-                .get(&slot, 0)
-                .with_context(|| format!("cannot read counter {}", counter.name()))?;
-            sums[slot as usize] = values.iter().sum();
+            sums[counter as usize] = sum(counter as u32)?;
+        }
+        let whole = sum(WHOLE_SLOT)?;
+        for counter in [Counter::Seen, Counter::Emitted, Counter::Records] {
+            sums[counter as usize] += whole;
         }
         Ok(sums)
     }

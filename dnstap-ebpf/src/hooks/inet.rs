@@ -13,10 +13,12 @@ use crate::{
     call::is_peek,
     config::config,
     counters::count,
-    emit, locals, memory,
+    emit, locals,
+    memory::{self, Reach},
     once::{self, Turn},
     sock::{Direction, Sock, set_peer},
     target,
+    threads::{self, State},
     work::{self, Payload, Slot, Vectors},
 };
 
@@ -55,14 +57,15 @@ pub(super) fn run<C: EbpfContext>(
     let Some(thread) = target::current() else {
         return;
     };
-    if !once::claim(turn, thread) {
+    let mut state = threads::of(thread);
+    if !once::claim(turn, state.as_deref_mut()) {
         return;
     }
     if direction == Direction::Received && is_peek(arguments.flags as u64) {
         count(Counter::Peek);
         return;
     }
-    let Ok(sock) = Sock::of_socket(arguments.socket) else {
+    let Ok(sock) = Sock::of_socket(arguments.socket, Reach::Typed) else {
         count(Counter::Seen);
         count(Counter::KernelFault);
         return;
@@ -82,7 +85,7 @@ pub(super) fn run<C: EbpfContext>(
         direction,
         length: arguments.result as u32,
     };
-    let payload = find(&tapped, &transfer, &mut work.header, arguments);
+    let payload = find(&tapped, &transfer, &mut work.header, arguments, state);
     tapped.begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
@@ -96,14 +99,18 @@ fn find(
     transfer: &Transfer,
     header: &mut EventHeader,
     arguments: &Arguments,
+    state: Option<&mut State>,
 ) -> Result<Payload, Counter> {
     tapped.describe(header, transfer)?;
     if header.protocol == IPPROTO_UDP {
         if transfer.direction == Direction::Sent || header.peer_port == 0 {
             peer(header, arguments.message)?;
         }
-        if transfer.direction == Direction::Received && header.local_addr == [0; 16] {
-            locals::take(transfer.thread, header);
+        if transfer.direction == Direction::Received
+            && header.local_addr == [0; 16]
+            && let Some(state) = state
+        {
+            locals::take(state, header);
         }
     }
     payload(arguments)
@@ -121,9 +128,9 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
         }
         let (family, port_be): (u16, u16) = (memory::kernel(name, 0)?, memory::kernel(name, 2)?);
         if family == u16::from(dnstap_ebpf::AF_INET6) {
-            set_peer(header, family, port_be, [0; 4], memory::kernel(name, 8)?);
+            set_peer(header, family, port_be, 0, memory::kernel(name, 8)?);
         } else {
-            set_peer(header, family, port_be, memory::kernel(name, 4)?, [0; 16]);
+            set_peer(header, family, port_be, memory::kernel(name, 4)?, [0; 2]);
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, SocketState};
 use crate::{
     counters::{add, count},
     emit, filter,
-    sock::{self, Direction, Sock},
+    sock::{Direction, Sock},
     sockets,
     target::Thread,
     work::{Payload, Vectors, Work},
@@ -61,12 +61,12 @@ struct Transfer {
 }
 
 impl Tapped {
-    /// Counts a message as seen; whether the agent wants it.
+    /// Whether the agent wants the message; counts it if not.
     #[inline(always)]
     fn is_wanted(&self) -> bool {
-        count(Counter::Seen);
         let wanted = !sockets::is_skipped(self.state);
         if !wanted {
+            count(Counter::Seen);
             count(Counter::NotDns);
         }
         wanted
@@ -76,11 +76,13 @@ impl Tapped {
     #[inline(always)]
     fn describe(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
         // SAFETY: takes no arguments.
-        *header = sock::header(transfer.thread, transfer.hook, unsafe {
-            bpf_ktime_get_ns()
-        });
+        header.ktime_ns = unsafe { bpf_ktime_get_ns() };
         header.socket = self.inode;
+        header.tgid = transfer.thread.tgid;
+        header.tid = transfer.thread.tid;
         header.lost = self.state.lost;
+        header.hook = transfer.hook as u8;
+        header.image = transfer.thread.image;
         self.sock
             .describe(header, self.kind, transfer.direction, transfer.length)
     }
@@ -92,6 +94,7 @@ impl Tapped {
         match payload {
             Ok(payload) => {
                 if let Some(reason) = filter::reason(&work.header, &payload, vectors) {
+                    count(Counter::Seen);
                     count(reason);
                     work.abandon();
                     return;

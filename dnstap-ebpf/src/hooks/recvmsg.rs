@@ -28,7 +28,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
                 port_be: (&raw const (*address).user_port).read_volatile() as u16,
             }
         };
-        peers::keep(thread, &peer);
+        peers::keep(thread, peer);
     }
     ALLOW
 }
@@ -53,7 +53,7 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
                 port_be: (&raw const (*address).user_port).read_volatile() as u16,
             }
         };
-        peers::keep(thread, &peer);
+        peers::keep(thread, peer);
     }
     ALLOW
 }

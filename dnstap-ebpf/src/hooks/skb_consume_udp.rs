@@ -9,12 +9,12 @@
 //! packet's header does. The `fentry` hook works without this program, then without true local addresses there.
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
-use dnstap_ebpf::AF_INET;
+use dnstap_ebpf::{AF_INET, AF_INET6};
 
 use crate::{
     config::config,
     locals::{self, Local},
-    memory,
+    memory::{self, Reach},
     sock::Sock,
     target::{self, Thread},
 };
@@ -31,7 +31,7 @@ const IPV6_DESTINATION: usize = 24;
 #[fentry(function = "skb_consume_udp")]
 fn skb_consume_udp(ctx: FEntryContext) -> i32 {
     if let Some(thread) = target::current()
-        && Sock::at(ctx.arg(0)).is_wildcard() == Ok(true)
+        && Sock::at(ctx.arg(0), Reach::Typed).is_wildcard() == Ok(true)
     {
         keep(thread, ctx.arg(1));
     }
@@ -41,7 +41,7 @@ fn skb_consume_udp(ctx: FEntryContext) -> i32 {
 /// Keeps the destination address of the packet `skb`, if it is readable.
 #[inline(always)]
 fn keep(thread: Thread, skb: *const u8) {
-    // SAFETY: pointers, integers and byte arrays.
+    // SAFETY: pointers and integers.
     unsafe {
         let Ok(head) = memory::kernel::<*const u8>(skb, config!(offsets.skb_head)) else {
             return;
@@ -52,31 +52,30 @@ fn keep(thread: Thread, skb: *const u8) {
         let Ok(protocol) = memory::kernel::<u16>(skb, config!(offsets.skb_protocol)) else {
             return;
         };
-        let mut local = Local {
-            address: [0; 16],
-            family: 0,
-        };
-        match u16::from_be(protocol) {
+        let local = match u16::from_be(protocol) {
             ETH_P_IP => {
-                let Ok(ipv4) =
-                    memory::kernel::<[u8; 4]>(head, usize::from(offset) + IPV4_DESTINATION)
+                let Ok(address) =
+                    memory::kernel::<u32>(head, usize::from(offset) + IPV4_DESTINATION)
                 else {
                     return;
                 };
-                local.family = u64::from(AF_INET);
-                crate::sock::set_ipv4(&mut local.address, ipv4);
+                Local {
+                    address: [u64::from(address), 0],
+                    family: u64::from(AF_INET),
+                }
             }
             ETH_P_IPV6 => {
-                let Ok(ipv6) =
-                    memory::kernel::<[u8; 16]>(head, usize::from(offset) + IPV6_DESTINATION)
+                let Ok(address) = memory::kernel(head, usize::from(offset) + IPV6_DESTINATION)
                 else {
                     return;
                 };
-                local.family = u64::from(dnstap_ebpf::AF_INET6);
-                local.address = ipv6;
+                Local {
+                    address,
+                    family: u64::from(AF_INET6),
+                }
             }
             _ => return,
-        }
-        locals::keep(thread, &local);
+        };
+        locals::keep(thread, local);
     }
 }

@@ -20,11 +20,13 @@ use crate::{
     call::Call,
     counters::{add, count},
     emit,
+    memory::Reach,
     once::{self, Turn},
     registers::Registers,
     sock::Sock,
     sockets,
     target::{self, Thread},
+    threads,
     work::{self, Payload, Slot, Vectors, Work, forget, keep},
 };
 
@@ -95,14 +97,14 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     let Some(thread) = target::current() else {
         return;
     };
-    if !once::claim(turn, thread) {
+    if !once::claim(turn, threads::of(thread)) {
         return;
     }
     let result: i64 = ctx.arg(1);
     if result <= 0 {
         return;
     }
-    let call = Call::decode(&Registers::read(ctx.arg(0)));
+    let call = Call::decode(&Registers::read(ctx.arg(0), Reach::Probed));
     if !call.is_known() {
         return;
     }

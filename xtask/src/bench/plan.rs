@@ -13,7 +13,7 @@ pub(super) struct Section {
 
 /// The plan, as far as the command line does not narrow it.
 pub(super) fn sections(args: &Args) -> Vec<Section> {
-    let (main, side, seconds) = if args.quick { (3, 1, 2) } else { (7, 3, 4) };
+    let (main, side, seconds) = if args.quick { (3, 1, 2) } else { (7, 3, 3) };
     let few = [
         Contender::Untapped,
         Contender::OwnDnstap,
