@@ -33,7 +33,7 @@ pub(crate) fn keep(thread: Thread, peer: Peer) {
 pub(crate) fn take(state: &State, header: &mut EventHeader) {
     let peer = &state.peer;
     // Stays until overwritten: every receive for which `take` is called has passed `keep` before.
-    // SAFETY: sixteen bytes, aligned like the structure that they open.
-    let ipv6 = unsafe { (&raw const peer.ipv6).cast::<Address>().read() };
+    // SAFETY: the sixteen bytes that open the structure, aligned like it.
+    let ipv6 = unsafe { core::ptr::from_ref(peer).cast::<Address>().read() };
     set_peer(header, peer.family, peer.port_be, peer.ipv4, ipv6);
 }

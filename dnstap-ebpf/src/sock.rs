@@ -1,6 +1,6 @@
 //! `struct sock`: is it ours to tap, which socket is it, and what are its addresses.
 
-use core::mem::offset_of;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use dnstap_ebpf::{
@@ -246,8 +246,8 @@ unsafe fn file_of(task: *const u8, reach: Reach, descriptor: u64) -> Option<*con
 /// The sixteen bytes of an address in the header's form, as they lie in memory: one by one they would be copied bytewise.
 pub(crate) type Address = [u64; 2];
 
-const _: () = assert!(offset_of!(EventHeader, local_addr) % 8 == 0);
-const _: () = assert!(offset_of!(EventHeader, peer_addr) % 8 == 0);
+const _: () = assert!(offset_of!(EventHeader, local_addr).is_multiple_of(8));
+const _: () = assert!(offset_of!(EventHeader, peer_addr).is_multiple_of(8));
 
 /// An IPv4 address, given as it lies in memory.
 #[inline(always)]
@@ -267,19 +267,27 @@ pub(crate) fn mapped_ipv4(address: u32) -> Address {
 /// Sets the local address.
 #[inline(always)]
 pub(crate) fn set_local_address(header: &mut EventHeader, address: Address) {
-    // SAFETY: sixteen bytes that are aligned as asserted above.
-    unsafe {
-        (&raw mut header.local_addr)
-            .cast::<Address>()
-            .write(address)
-    };
+    // SAFETY: the member's sixteen bytes.
+    unsafe { set_address(header, offset_of!(EventHeader, local_addr), address) };
 }
 
 /// Sets the peer's address.
 #[inline(always)]
 pub(crate) fn set_peer_address(header: &mut EventHeader, address: Address) {
-    // SAFETY: as above.
-    unsafe { (&raw mut header.peer_addr).cast::<Address>().write(address) };
+    // SAFETY: the member's sixteen bytes.
+    unsafe { set_address(header, offset_of!(EventHeader, peer_addr), address) };
+}
+
+/// Writes an address at `offset`, in words.
+///
+/// # Safety
+///
+/// `offset` must be that of an address in the header, aligned to 8.
+#[inline(always)]
+unsafe fn set_address(header: &mut EventHeader, offset: usize, address: Address) {
+    let start = ptr::from_mut(header).cast::<Address>();
+    // SAFETY: the caller vouches for the offset.
+    unsafe { start.byte_add(offset).write(address) };
 }
 
 /// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in

@@ -33,14 +33,14 @@ static THREADS: LruHashMap<u64, State> = LruHashMap::with_max_entries(4096, 0);
 #[inline(always)]
 pub(crate) fn of<'a>(thread: Thread) -> Option<&'a mut State> {
     let key = thread.key();
-    let place = match THREADS.get_ptr_mut(key) {
-        Some(place) => place,
-        None => {
-            // SAFETY: integers, for which zero is a value.
-            let empty = unsafe { core::mem::zeroed::<State>() };
-            let _ = THREADS.insert(key, empty, 0);
-            THREADS.get_ptr_mut(key)?
-        }
+    let place = if let Some(place) = THREADS.get_ptr_mut(key) {
+        place
+    } else {
+        // SAFETY: integers, for which zero is a value.
+        let empty = unsafe { core::mem::zeroed::<State>() };
+        // What becomes of it, the next line sees.
+        let _ = THREADS.insert(key, empty, 0);
+        THREADS.get_ptr_mut(key)?
     };
     // SAFETY: the entry belongs to this thread, which runs one program at a time.
     unsafe { place.as_mut() }
