@@ -1,6 +1,6 @@
 //! Owns how a socket is named: `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,OPTION=VALUE,...`.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
 
@@ -137,7 +137,8 @@ fn host_port(text: &str) -> Result<(String, u16), AddressError> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = match bare {
-        Some(address) => address,
+        Some(address) if is_ipv6(address) => address,
+        Some(_) => return Err(wrong()),
         None if host.contains([':', '[', ']']) => return Err(wrong()),
         None => host,
     };
@@ -146,6 +147,12 @@ fn host_port(text: &str) -> Result<(String, u16), AddressError> {
         Ok(port) if digits && !host.is_empty() => Ok((host.to_owned(), port)),
         _ => Err(wrong()),
     }
+}
+
+/// An IPv6 address, which may name its zone (`fe80::1%eth0`, RFC 4007 section 11).
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, ""));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.contains(['[', ']'])
 }
 
 impl fmt::Display for Address {
@@ -194,6 +201,7 @@ mod tests {
     #[case("unix:relative")]
     #[case("tcp:127.0.0.1:6000")]
     #[case("tcp:[::1]:6000")]
+    #[case("tcp:[fe80::1%eth0]:6000")]
     #[case("tcp:collector.example:65535")]
     #[case("tls:collector.example:6000")]
     #[case("tls:[::1]:6000,ca=/ca.pem,cert=/c.pem,key=/k.pem,name=collector.example")]
@@ -214,6 +222,9 @@ mod tests {
     #[case("tcp::6000")]
     #[case("tcp:::1:6000")]
     #[case("tcp:[::1]")]
+    #[case("tcp:[::1]]:6000")]
+    #[case("tcp:[a[b]:6000")]
+    #[case("tcp:[localhost]:6000")]
     #[case("tcp:localhost:65536")]
     #[case("tcp:localhost:+1")]
     #[case("tls:localhost")]
