@@ -1,9 +1,11 @@
 //! The clocks: the hooks stamp with `CLOCK_MONOTONIC`, dnstap wants the time of day.
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`, in nanoseconds.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
-    nanoseconds(libc::CLOCK_MONOTONIC)
+    nanoseconds(ClockId::Monotonic)
 }
 
 /// Nanoseconds to add to a `CLOCK_MONOTONIC` time to get nanoseconds since the epoch, as the clocks stand now.
@@ -14,7 +16,7 @@ pub fn realtime_offset_ns() -> i64 {
     let mut best = (u64::MAX, 0);
     for _ in 0..5 {
         let before = monotonic_ns();
-        let now = nanoseconds(libc::CLOCK_REALTIME);
+        let now = nanoseconds(ClockId::Realtime);
         let spread = monotonic_ns() - before;
         if spread < best.0 {
             best = (spread, now.wrapping_sub(before + spread / 2).cast_signed());
@@ -23,13 +25,8 @@ pub fn realtime_offset_ns() -> i64 {
     best.1
 }
 
-fn nanoseconds(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` outlives the call, which cannot fail for the clocks used here.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
+fn nanoseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 

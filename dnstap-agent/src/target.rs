@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -19,6 +19,10 @@ use procfs::{
     ProcError,
     net::{TcpNetEntry, TcpState, UdpNetEntry},
     process::{FDTarget, Process},
+};
+use rustix::{
+    io::Errno,
+    process::{self, Pid, PidfdFlags},
 };
 
 pub use self::{
@@ -209,16 +213,11 @@ fn thread_message(pid: u32) -> String {
 
 /// `pidfd_open(2)` (Linux 5.3).
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    let Ok(pid) = libc::pid_t::try_from(pid) else {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    };
-    // SAFETY: takes no pointers; the result is checked.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match i32::try_from(fd) {
-        // SAFETY: a descriptor that the kernel has just given us.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(process::pidfd_open(
+        pid.ok_or(Errno::SRCH)?,
+        PidfdFlags::empty(),
+    )?)
 }
 
 #[cfg(test)]

@@ -478,6 +478,10 @@ kernel_offsets! {
 
 /// `aya::Pod`: these types may be copied to and from maps and read-only data.
 #[cfg(feature = "user")]
+#[expect(
+    unsafe_code,
+    reason = "a promise about the layout, which the size assertions above check"
+)]
 mod pod {
     // SAFETY: `repr(C)`, only integers, no padding (checked by the size assertions above).
     unsafe impl aya::Pod for super::SocketState {}

@@ -7,6 +7,10 @@
 #![no_std]
 #![no_main]
 #![expect(
+    unsafe_code,
+    reason = "kernel memory, maps and helpers are raw pointers; the verifier checks every access before a program may run"
+)]
+#![expect(
     clippy::inline_always,
     reason = "a program is best one function: calls cost stack, of which there are 512 bytes, and the verifier walks through \
               a function anew at each call"

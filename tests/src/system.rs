@@ -1,5 +1,9 @@
 //! The system calls that the standard library does not wrap: signals, a private mount namespace, a small disk, the
-//! kernel's lists of BPF objects. All `unsafe` of the test side is here and in `toy::calls`.
+//! kernel's lists of BPF objects.
+#![expect(
+    unsafe_code,
+    reason = "system calls for which the standard library has nothing: limits, mounts, bpf(2), signals"
+)]
 
 pub(crate) mod network;
 
@@ -79,6 +83,45 @@ impl Drop for SmallDisk {
             unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
         }
     }
+}
+
+/// Lets this process and its children have `wanted` descriptors and more; an error if the limit cannot be raised to that.
+pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a whole `rlimit`, which the kernel writes during the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted;
+        limit.rlim_max = limit.rlim_max.max(wanted);
+        // SAFETY: the pointer is to a whole `rlimit`, which the kernel reads during the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(())
+}
+
+/// Limits a process that this one started to so many descriptors.
+pub(crate) fn limit_descriptors(pid: u32, most: u64) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the pointer is to a whole `rlimit`, which the kernel reads during the call; null asks for no old limit.
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) })
+}
+
+/// The most memory that a process has had so far, in bytes.
+pub(crate) fn memory_peak(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| {
+        let size = line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?;
+        size.parse::<u64>().ok()
+    });
+    peak.map(|kilobytes| kilobytes << 10)
+        .ok_or_else(|| io::Error::other("no VmHWM"))
 }
 
 /// Ids of all BPF objects in the kernel of the sort that `command` goes through: `BPF_*_GET_NEXT_ID` of linux/bpf.h.

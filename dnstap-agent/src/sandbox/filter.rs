@@ -163,6 +163,7 @@ mod tests {
     use super::*;
 
     /// What a system call without memory ends with in a thread that has the filter: an error number, or 0.
+    #[expect(unsafe_code, reason = "any system call, by its number")]
     fn filtered(call: c_long, arguments: [c_long; 2]) -> i32 {
         within(Duties::default(), move || {
             // SAFETY: the callers name calls and arguments that touch no memory of this process.

@@ -1,4 +1,8 @@
 //! Owns who may read an output's files: `mode=` and `owner=`.
+#![expect(
+    unsafe_code,
+    reason = "getpwnam_r, getgrnam_r: names of users and groups, which rustix does not look up"
+)]
 
 use std::{
     ffi::{CStr, CString},

@@ -100,6 +100,7 @@ fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Bytes written and not yet taken: `SIOCOUTQ`, see unix(7) and tcp(7).
+#[expect(unsafe_code, reason = "an ioctl that no crate of ours wraps")]
 fn unsent(descriptor: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request, which has the number of TIOCOUTQ, writes one int to the pointer, which is that of `bytes`; the

@@ -1,4 +1,5 @@
 //! The two `bpf(2)` commands that aya has no call for.
+#![expect(unsafe_code, reason = "bpf(2): commands that aya does not wrap")]
 
 use std::{
     io, mem,

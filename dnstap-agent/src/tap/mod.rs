@@ -23,6 +23,7 @@ use aya_log::EbpfLogger;
 use dnstap_ebpf::{
     Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF, WHOLE_SLOT,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use self::{
     bpf::ProgramStats,
@@ -345,19 +346,16 @@ fn ring_bytes(wanted: usize) -> Result<u32> {
 }
 
 fn page_size() -> u32 {
-    // SAFETY: takes no pointers.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u32::try_from(bytes).unwrap_or(4096)
+    u32::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
 /// Kernels before 5.11 charge maps to the memory-lock limit. Where raising it is not allowed, loading says what failed.
 fn raise_memlock() {
-    let unlimited = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
     };
-    // SAFETY: the structure outlives the call.
-    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "the memory-lock limit stays as it is");
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "the memory-lock limit stays as it is");
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Layout: `include/uapi/linux/perf_event.h`. The kernel moves `data_head` behind each record that it has finished; the reader
 //! moves `data_tail` behind what it has taken. A `PERF_RECORD_SAMPLE` with `PERF_SAMPLE_RAW` is {header, u32 size, bytes}.
+#![expect(
+    unsafe_code,
+    reason = "perf_event_open(2) and the kernel's memory that is mapped for it"
+)]
 
 use std::{
     io,

@@ -3,6 +3,10 @@
 //!
 //! The kernel wakes the reader when a ring is filled to its watermark, not for each record; until then the reader comes by
 //! itself, when the time that it gave to [`Ring::wait`] is over.
+#![expect(
+    unsafe_code,
+    reason = "the kernel's memory that is mapped for the ring's positions"
+)]
 
 use std::{
     io,

@@ -2,6 +2,7 @@
 //!
 //! Set up over rtnetlink (rtnetlink(7)) rather than ioctl, which cannot ask for an IPv6 address without duplicate address
 //! detection: it would be unusable for a moment.
+#![expect(unsafe_code, reason = "unshare(2) of one thread")]
 
 use std::{
     io::{self, Read as _, Write as _},

@@ -2,6 +2,10 @@
 //! result on. Errors are the system's; nothing is retried.
 //!
 //! Everything takes segments, because that is what the calls differ in; those that know none take the first segment.
+#![expect(
+    unsafe_code,
+    reason = "the system calls whose buffers are to be found, each as it is"
+)]
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

@@ -8,6 +8,7 @@
 //!
 //! A worker that executes another file goes on as before, with the descriptors that it has: the file is this program under
 //! another name.
+#![expect(unsafe_code, reason = "fork(2) and wait(2), as servers do it")]
 
 use std::{
     env,

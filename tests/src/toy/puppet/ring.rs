@@ -1,5 +1,6 @@
 //! Sends and receives through `io_uring`, one at a time. Each is submitted and waited for, so that buffers need live no longer
 //! than the call; but for one receive, which may wait in the kernel with a buffer of its own.
+#![expect(unsafe_code, reason = "io_uring: the kernel writes to buffers later")]
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
