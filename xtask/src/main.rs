@@ -9,6 +9,7 @@ mod child;
 mod demo;
 mod dist;
 mod exec;
+mod fuzz;
 mod named;
 mod packages;
 mod paths;
@@ -47,6 +48,8 @@ enum Task {
     Vm(vm::Args),
     /// Keep a server, agents and a collector busy and let everything happen to them in random order; needs root
     Soak(soak::Args),
+    /// Give the parsers and the pure stages inputs that a machine thinks up, guided by what the code does with them
+    Fuzz(fuzz::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
     /// Make a Debian package and a tarball of the release build, in target/dist
@@ -75,6 +78,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Soak(args) => return soak::run(args),
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),
+        Task::Fuzz(args) => return fuzz::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -59,6 +59,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     let mut apt = Apt::default();
     if matches!(purpose, Purpose::Test | Purpose::All) {
         ensure_cargo_tools()?;
+        ensure_cxx()?;
         apt.ensure(TEST_PACKAGES)?;
         apt.ensure(dist::PACKAGES)?;
         apt.ensure(vm::PACKAGES)?;
@@ -78,6 +79,15 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     let toolchain = toolchain::ensure(&mut apt)?;
     ui::note(format_args!("eBPF toolchain: {toolchain}"));
     Ok(())
+}
+
+/// libFuzzer is C++.
+pub(crate) fn ensure_cxx() -> Result<()> {
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    match exec::output(std::process::Command::new(compiler).arg("--version")) {
+        Ok(_) => Ok(()),
+        Err(_) => Apt::default().ensure(&["g++"]),
+    }
 }
 
 /// `cargo fmt` and `cargo clippy` are separate parts of a toolchain.

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: format, lints, documentation, unit tests, then the integration tests against real servers, here and on
-//! other kernels.
+//! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
+//! against real servers, here and on other kernels.
 //!
 //! A failed step does not stop the others, unless they need its result. Format, lints and documentation count as one test
 //! each, set-up and build only when they fail. The last line of standard output is always
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, dist, exec, packages, paths, servers, setup, soak, tally::Tally, ui, vm};
+use crate::{build, dist, exec, fuzz, packages, paths, servers, setup, soak, tally::Tally, ui, vm};
 
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
 const COMPARISONS: &str = "named records";
@@ -37,6 +37,8 @@ enum Part {
     Lint,
     /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
     Unit,
+    /// 20 seconds of each fuzz target
+    Fuzz,
     /// The agent against real servers; needs root
     Integration,
     /// The same on other kernels, in virtual machines
@@ -56,6 +58,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             .args(["test", "--workspace", "--no-fail-fast", "--"])
             .args(&args.arguments);
         report.step("unit tests", || counted(&mut tests));
+    }
+    if wants(Part::Fuzz) && args.arguments.is_empty() {
+        let ready = report.preparation("set-up of fuzzing", setup::ensure_cxx);
+        if ready {
+            report.step("fuzzing", fuzz::short);
+        }
     }
     if wants(Part::Integration) {
         integration(&mut report, &args.arguments);

@@ -1,0 +1,260 @@
+//! Records of the kernel's ring through the whole pipeline: the laws of the counters hold after every record, every frame is
+//! whole dnstap, and what the stages hold stays within their bounds.
+//!
+//! The input is a byte of choices (see [`config`]) and then steps: a byte that says which, and what that step takes. Most
+//! records are put together here, so that a mutation of their payload leaves the lengths true; `RAW` ones are as they are.
+
+use dnstap_agent::{
+    classify::{Matter, Naming, bind::BindRules},
+    encode::{Extra, ExtraField},
+    event::fixture::{chunk, header, whole},
+    pair::PairLimits,
+    pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
+    profile::ProfileChoice,
+    stream::StreamLimits,
+};
+use dnstap_ebpf::{AF_INET6, EventHeader, IPPROTO_TCP};
+
+use crate::{
+    frames,
+    input::{Input, bit},
+    laws,
+};
+
+/// The steps; a byte stands for the step that is its remainder.
+pub const STEPS: u8 = 8;
+/// A record as it is: a length in two bytes, then the bytes.
+pub const RAW: u8 = 4;
+/// Time passes.
+pub const TICK: u8 = 5;
+/// The caller takes what there is, and sets the clock.
+pub const TAKE: u8 = 6;
+/// The last payload again, as the answer to it.
+pub const ANSWER: u8 = 7;
+
+/// Bytes that the streams may hold in these tests.
+const STREAM_BYTES: usize = 128 << 10;
+/// What one connection may hold beyond, both directions: pieces that wait and one message.
+const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
+
+/// Runs the target.
+///
+/// # Panics
+///
+/// If something does not hold.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let choices = input.byte();
+    let mut pipeline = Pipeline::new(config(choices));
+    let mut kernel = Kernel::default();
+    let mut seen = Seen::default();
+    let mut batch = Batch::default();
+    while !input.is_empty() {
+        match input.byte() % STEPS {
+            RAW => pipeline.push(input.string(), &mut batch),
+            TICK => {
+                kernel.now = kernel.now.saturating_add(u64::from(input.word()) << 20);
+                pipeline.tick(kernel.now, &mut batch);
+            }
+            TAKE => {
+                let _ = pipeline.verdicts().count();
+                pipeline.set_clock_offset(i64::from(input.byte()) << 56);
+                seen.take(&mut batch);
+            }
+            step => {
+                for record in kernel.records(step, &mut input) {
+                    pipeline.push(&record, &mut batch);
+                }
+            }
+        }
+        laws::check(&pipeline);
+        assert!(pipeline.pending().bytes <= STREAM_BYTES as u64 + ONE_CONNECTION);
+    }
+    pipeline.finish(&mut batch);
+    laws::check(&pipeline);
+    laws::nothing_pending(&pipeline);
+    seen.take(&mut batch);
+    seen.compare(&pipeline);
+}
+
+/// A pipeline with small tables.
+#[must_use]
+pub fn config(choices: u8) -> PipelineConfig {
+    let profiles = ["generic", "recursive", "unbound", "stub"];
+    let naming = if bit(choices, 0) {
+        let version = if bit(choices, 1) { "9.18.1" } else { "9.20.20" };
+        Naming::Bind(BindRules::of_version(version))
+    } else {
+        let choice: Result<ProfileChoice, _> = profiles[usize::from(choices >> 1 & 3)].parse();
+        Naming::Profile(choice.unwrap_or_default().choose("dig", true).profile())
+    };
+    let filter = if bit(choices, 3) {
+        Filter {
+            only: "client".parse().unwrap_or_default(),
+            exclude: vec![Matter::Transfer, Matter::Notify],
+        }
+    } else {
+        Filter::default()
+    };
+    let fields = if bit(choices, 4) {
+        vec![ExtraField::Pid, ExtraField::Hook, ExtraField::Netns]
+    } else {
+        Vec::new()
+    };
+    PipelineConfig {
+        identity: if bit(choices, 6) {
+            b"ns1".to_vec()
+        } else {
+            Vec::new()
+        },
+        existing_sockets: vec![1],
+        extra: Extra { fields },
+        server: Server {
+            naming,
+            netns: bit(choices, 5).then_some(1),
+            ..Server::default()
+        },
+        filter,
+        pair_limits: PairLimits {
+            entries: 8,
+            ..PairLimits::default()
+        },
+        stream_limits: StreamLimits {
+            connections: 4,
+            bytes: STREAM_BYTES,
+            ..StreamLimits::default()
+        },
+        udp_sockets: 2,
+        ..PipelineConfig::default()
+    }
+}
+
+/// The kernel side, which numbers the bytes of its streams and knows the time.
+#[derive(Debug, Default)]
+struct Kernel {
+    now: u64,
+    next: [[u32; 2]; 8],
+    lost: [u32; 8],
+    last: Option<(EventHeader, Vec<u8>)>,
+}
+
+impl Kernel {
+    /// The records of one call.
+    fn records(&mut self, step: u8, input: &mut Input<'_>) -> Vec<Vec<u8>> {
+        let shape = input.byte();
+        let place = input.byte();
+        self.now = self.now.saturating_add(u64::from(input.byte()) << 18);
+        let (mut fields, payload) = match self.last.take() {
+            Some((fields, payload)) if step == ANSWER => answer(fields, payload),
+            _ => (fields(shape, place), payload(shape, input)),
+        };
+        fields.ktime_ns = self.now;
+        let socket = usize::from(place & 7);
+        if fields.protocol == IPPROTO_TCP {
+            let next = &mut self.next[socket][usize::from(fields.direction)];
+            match step {
+                1 => *next = next.wrapping_add(input.word().into()), // bytes that never came
+                2 => *next = next.wrapping_sub(input.byte().into()), // bytes that come again
+                3 => self.lost[socket] += 1,
+                _ => {}
+            }
+            fields.tcp_seq = *next;
+            *next = next.wrapping_add(u32::try_from(payload.len()).unwrap_or_default());
+        }
+        fields.lost = self.lost[socket];
+        let records = if bit(shape, 4) && payload.len() > 1 {
+            chunks(fields, &payload, input.byte())
+        } else {
+            vec![whole(fields, &payload)]
+        };
+        self.last = Some((fields, payload));
+        records
+    }
+}
+
+fn fields(shape: u8, place: u8) -> EventHeader {
+    let mut fields = header();
+    fields.socket = u64::from(place & 7);
+    fields.local_port = [53, 5_300, 853, 40_000][usize::from(place >> 3 & 3)];
+    fields.peer_port = [40_000, 53, 0, 5_300][usize::from(place >> 5 & 3)];
+    if bit(shape, 0) {
+        fields.protocol = IPPROTO_TCP;
+    }
+    fields.direction = shape >> 1 & 1;
+    if bit(shape, 2) {
+        fields.family = AF_INET6;
+        fields.peer_addr = [0x20; 16];
+    }
+    if bit(place, 7) {
+        fields.local_addr = [0; 16];
+        if bit(shape, 7) {
+            fields.peer_addr = [0; 16];
+        }
+    }
+    fields
+}
+
+/// The payload, behind its length if the shape says so.
+fn payload(shape: u8, input: &mut Input<'_>) -> Vec<u8> {
+    let bytes = input.string();
+    let mut payload = Vec::new();
+    if bit(shape, 3) {
+        payload.extend(u16::try_from(bytes.len()).unwrap_or_default().to_be_bytes());
+    }
+    payload.extend_from_slice(bytes);
+    if bit(shape, 5) {
+        payload.resize(payload.len() + usize::from(input.word()), 0xff);
+    }
+    payload.truncate(65_535);
+    payload
+}
+
+fn answer(mut fields: EventHeader, mut payload: Vec<u8>) -> (EventHeader, Vec<u8>) {
+    fields.direction ^= 1;
+    let flags = if fields.protocol == IPPROTO_TCP { 4 } else { 2 };
+    if let Some(byte) = payload.get_mut(flags) {
+        *byte ^= 0x80;
+    }
+    (fields, payload)
+}
+
+/// Two or three chunks; `choices` may leave one of them out.
+fn chunks(mut fields: EventHeader, payload: &[u8], choices: u8) -> Vec<Vec<u8>> {
+    fields.message_len = u32::try_from(payload.len()).unwrap_or_default();
+    let size = payload.len().div_ceil(2 + usize::from(choices & 1));
+    let missing = usize::from(choices >> 1 & 7);
+    let mut records = Vec::new();
+    for (number, part) in payload.chunks(size).enumerate() {
+        fields.chunk_offset = u32::try_from(number * size).unwrap_or_default();
+        if number + 1 != missing {
+            records.push(chunk(fields, part));
+        }
+    }
+    records
+}
+
+/// What has come out.
+#[derive(Debug, Default)]
+struct Seen {
+    by_type: [u64; 14],
+    message_bytes: u64,
+    frame_bytes: u64,
+}
+
+impl Seen {
+    fn take(&mut self, batch: &mut Batch) {
+        self.frame_bytes += batch.frames.len() as u64;
+        for message in frames::decoded(batch) {
+            self.message_bytes += frames::dns(&message).len() as u64;
+            self.by_type[usize::try_from(message.r#type - 1).unwrap_or_default()] += 1;
+        }
+        batch.clear();
+    }
+
+    fn compare(&self, pipeline: &Pipeline) {
+        let counters = pipeline.counters();
+        assert_eq!(counters.by_type, self.by_type);
+        assert_eq!(counters.deliver.message_bytes, self.message_bytes);
+        assert_eq!(counters.deliver.frame_bytes, self.frame_bytes);
+    }
+}

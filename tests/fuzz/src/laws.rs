@@ -1,0 +1,68 @@
+//! The laws that `dnstap_agent::pipeline::counters` states, checked after every step.
+
+use dnstap_agent::{
+    pipeline::{Pending, Pipeline, PipelineCounters},
+    stream::StreamCounters,
+    summary::conservation::stages,
+};
+
+/// Checks all laws.
+///
+/// # Panics
+///
+/// If one does not hold.
+pub fn check(pipeline: &Pipeline) {
+    hold(&pipeline.counters(), pipeline.pending());
+}
+
+/// The law of the bytes of streams alone.
+///
+/// # Panics
+///
+/// If it does not hold.
+pub fn stream_bytes(received: u64, stream: &StreamCounters, pending: u64) {
+    let mut counters = PipelineCounters::default();
+    counters.intake.tcp_bytes = received;
+    counters.stream = StreamCounters {
+        stream_messages: 0, // none reaches the next stage here
+        ..*stream
+    };
+    let pending = Pending {
+        bytes: pending,
+        ..Pending::default()
+    };
+    hold(&counters, pending);
+}
+
+/// The laws of a pipeline that `handed_on` whole messages have entered behind its first stages.
+///
+/// # Panics
+///
+/// If one does not hold.
+pub fn delivered(pipeline: &Pipeline, handed_on: u64) {
+    let mut counters = pipeline.counters();
+    for count in [
+        &mut counters.intake.records,
+        &mut counters.intake.udp_records,
+        &mut counters.intake.udp_messages,
+        &mut counters.intake.udp_delivered,
+    ] {
+        *count += handed_on;
+    }
+    hold(&counters, pipeline.pending());
+}
+
+/// After the end nothing is held.
+///
+/// # Panics
+///
+/// If something is.
+pub fn nothing_pending(pipeline: &Pipeline) {
+    assert_eq!(pipeline.pending(), Pending::default());
+}
+
+fn hold(counters: &PipelineCounters, pending: Pending) {
+    for hop in stages(counters, pending) {
+        assert_eq!(hop.unaccounted, 0, "{hop}: {counters:?}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Fuzz targets: everything that bytes of others reach, from the kernel's records to the printers.
+//!
+//! Each module is one target: a function `run` that takes any bytes and panics if something does not hold. `cargo xtask fuzz`
+//! links each with libFuzzer (see `src/bin`); the unit tests here run the committed seeds through them, and so need
+//! nothing but Rust.
+//!
+//! Seeds lie in `seeds/TARGET/`. `cargo run -p dnstap-fuzz --example seeds -- CAPTURE` makes them from a dnstap file, for
+//! example that of `cargo xtask demo`. What a defect was found with goes there, too, beside the unit test in the
+//! module that had the defect.
+
+pub mod classify;
+pub mod dnstap;
+pub mod event;
+pub mod frame_streams;
+pub mod frames;
+pub mod input;
+pub mod laws;
+pub mod options;
+pub mod read;
+pub mod stream;
+
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("classify", classify::run),
+    ("dnstap", dnstap::run),
+    ("event", event::run),
+    ("frame_streams", frame_streams::run),
+    ("options", options::run),
+    ("read", read::run),
+    ("stream", stream::run),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_target_takes_its_seeds() {
+        for (name, run) in TARGETS {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("seeds")
+                .join(name);
+            let mut seeds = 0;
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                println!("{}", path.display()); // the last one printed is the one that failed
+                run(&fs::read(path).unwrap());
+                seeds += 1;
+            }
+            assert!(seeds > 0, "{name} has no seeds");
+        }
+    }
+
+    #[test]
+    fn every_target_takes_nothing_and_little() {
+        for (_, run) in TARGETS {
+            run(b"");
+            for byte in 0..=u8::MAX {
+                run(&[byte]);
+                run(&[byte; 40]);
+            }
+        }
+    }
+}

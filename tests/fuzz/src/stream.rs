@@ -1,0 +1,301 @@
+//! TCP streams: what is cut out of them is what was put in.
+//!
+//! The input is a byte that says which of three things is tried, then what that takes:
+//!
+//! - *whole*: messages of any content (the first of each direction being DNS) on three connections, both directions, cut
+//!   into pieces anywhere, interleaved, some twice and some before their turn: exactly the messages come out;
+//! - *torn*: the same with messages that hold nothing that looks like another message, pieces missing, and connections
+//!   joined midway: what comes out is some of the messages, in their order;
+//! - *wild*: any bytes at any sequence number.
+//!
+//! In all three no byte is unaccounted for and the memory is bounded.
+
+use std::collections::VecDeque;
+
+use dnstap_agent::{
+    event::{Envelope, Event, fixture},
+    stream::{StreamLimits, Streams},
+};
+use dnstap_ebpf::IPPROTO_TCP;
+
+use crate::{
+    input::{Input, bit},
+    laws,
+};
+
+/// Connections.
+const SOCKETS: usize = 3;
+/// What may overtake a piece, twice: half of what the stage holds back for it.
+const AHEAD_PIECES: usize = 16;
+const AHEAD_BYTES: usize = 64 << 10;
+/// Bytes that the streams may hold in these tests, and what one connection may hold beyond.
+const BYTES: usize = 1 << 20;
+const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
+
+/// Runs the target.
+///
+/// # Panics
+///
+/// If something does not hold.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    match input.byte() % 3 {
+        0 => whole(&mut input),
+        1 => torn(&mut input),
+        _ => wild(&mut input),
+    }
+}
+
+fn whole(input: &mut Input<'_>) {
+    let lines = lines(input, |first, input| {
+        if first {
+            dns(input)
+        } else {
+            input.string().to_vec()
+        }
+    });
+    let mut stage = Stage::new(Vec::new());
+    stage.play(&lines, input, false);
+    for (number, line) in lines.iter().enumerate() {
+        let sent: Vec<_> = line.messages.iter().filter(|m| !m.is_empty()).collect();
+        assert_eq!(stage.out[number].iter().collect::<Vec<_>>(), sent);
+    }
+    let counters = stage.streams.counters();
+    assert_eq!(
+        (counters.stream_framed_bytes, counters.stream_gaps),
+        (lines.iter().map(|line| line.bytes.len() as u64).sum(), 0)
+    );
+}
+
+fn torn(input: &mut Input<'_>) {
+    let existing = if bit(input.byte(), 0) {
+        vec![0]
+    } else {
+        Vec::new()
+    };
+    let lines = lines(input, |_, input| dns(input));
+    let mut stage = Stage::new(existing);
+    stage.play(&lines, input, true);
+    for (number, line) in lines.iter().enumerate() {
+        let mut sent = line.messages.iter();
+        for message in &stage.out[number] {
+            assert!(
+                sent.any(|sent| sent == message),
+                "not one of those sent, or out of order: {}",
+                message.escape_ascii()
+            );
+        }
+    }
+}
+
+fn wild(input: &mut Input<'_>) {
+    let mut stage = Stage::new(vec![1]);
+    while !input.is_empty() {
+        let shape = input.byte();
+        let sequence = u32::from(input.word()) << (shape >> 4 & 7);
+        stage.now += u64::from(input.byte()) << 20;
+        let payload = input.string();
+        stage.push(
+            usize::from(shape & 7) % (2 * SOCKETS),
+            sequence,
+            u32::from(shape >> 7),
+            payload,
+            bit(shape, 3),
+        );
+        if bit(shape, 6) {
+            stage.tick();
+        }
+    }
+    stage.finish();
+}
+
+/// One direction of a connection: 2 * socket + direction is its number.
+struct Line {
+    messages: Vec<Vec<u8>>,
+    /// All of them behind their lengths.
+    bytes: Vec<u8>,
+    start: u32,
+}
+
+/// The lines, each with a few messages.
+fn lines(
+    input: &mut Input<'_>,
+    mut message: impl FnMut(bool, &mut Input<'_>) -> Vec<u8>,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for _ in 0..2 * SOCKETS {
+        let start = u32::from(input.word()) << 16;
+        let messages: Vec<_> = (0..input.byte() & 7)
+            .map(|number| message(number == 0, input))
+            .collect();
+        let bytes = messages
+            .iter()
+            .flat_map(|message| framed(message))
+            .collect();
+        lines.push(Line {
+            messages,
+            bytes,
+            start,
+        });
+    }
+    lines
+}
+
+/// A message in which no other is to be found: where a length would stand, or the flags behind it, are bytes that do not fit.
+fn dns(input: &mut Input<'_>) -> Vec<u8> {
+    let (flags, name, answers) = (input.byte(), input.byte() & 63, input.byte() & 7);
+    let response = bit(flags, 7);
+    let mut message = input.word().to_be_bytes().to_vec();
+    message.extend([flags & 0x87, if response { flags & 0x0f } else { 0 }]);
+    if response && flags & 0x0f > 10 {
+        message[3] = 0;
+    }
+    message.extend([0, 1, 0, if response { answers } else { 0 }, 0, 0, 0, 0]);
+    message.push(name.max(1));
+    message.resize(message.len() + usize::from(name.max(1)), b'x');
+    message.extend([0, 0, 16, 0, 1]);
+    for _ in 0..if response { answers } else { 0 } {
+        message.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60, 0, 100, 99]);
+        message.resize(message.len() + 99, 0xff);
+    }
+    message
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap_or_default();
+    [&length.to_be_bytes(), message].concat()
+}
+
+/// The stage, and what came out of each line.
+struct Stage {
+    streams: Streams,
+    out: Vec<Vec<Vec<u8>>>,
+    received: u64,
+    now: u64,
+}
+
+impl Stage {
+    fn new(existing: Vec<u64>) -> Self {
+        let limits = StreamLimits {
+            connections: SOCKETS,
+            bytes: BYTES,
+            ..StreamLimits::default()
+        };
+        Self {
+            streams: Streams::new(limits, existing),
+            out: vec![Vec::new(); 2 * SOCKETS],
+            received: 0,
+            now: 1,
+        }
+    }
+
+    /// Plays all lines to their ends: the input says which goes on, with how many bytes, and what goes wrong.
+    fn play(&mut self, lines: &[Line], input: &mut Input<'_>, losing: bool) {
+        let mut at = vec![0; lines.len()];
+        // Pieces that come after those behind them.
+        let mut late: VecDeque<(usize, usize, usize)> = VecDeque::new();
+        let (mut ahead, mut ahead_bytes) = (0, 0);
+        let mut lost = [0; SOCKETS];
+        while (0..lines.len()).any(|line| at[line] < lines[line].bytes.len()) {
+            let choice = input.byte();
+            let mut number = usize::from(choice >> 4) % lines.len();
+            while at[number] >= lines[number].bytes.len() {
+                number = (number + 1) % lines.len();
+            }
+            let start = at[number];
+            // Without input the rest goes in one piece.
+            let length = match choice & 3 {
+                0 => usize::MAX,
+                1 => 1,
+                2 => usize::from(input.byte()).max(1),
+                _ => usize::from(input.word()).max(1),
+            };
+            let end = start.saturating_add(length).min(lines[number].bytes.len());
+            at[number] = end;
+            let first = start == 0;
+            match choice >> 2 & 3 {
+                1 if losing => {
+                    lost[number / 2] += 1;
+                    continue;
+                }
+                2 if !first => {
+                    late.push_back((number, start, end));
+                    continue;
+                }
+                3 => self.piece(lines, number, (start, end), lost[number / 2]),
+                _ => {}
+            }
+            self.piece(lines, number, (start, end), lost[number / 2]);
+            ahead += 2;
+            ahead_bytes += 2 * (end - start);
+            if bit(choice, 3) || ahead >= AHEAD_PIECES || ahead_bytes >= AHEAD_BYTES {
+                (ahead, ahead_bytes) = (0, 0);
+                while let Some((number, start, end)) = late.pop_back() {
+                    self.piece(lines, number, (start, end), lost[number / 2]);
+                }
+            }
+            if losing && choice == 0xff {
+                self.now += 1 << 28;
+                self.tick();
+            }
+        }
+        while let Some((number, start, end)) = late.pop_front() {
+            self.piece(lines, number, (start, end), lost[number / 2]);
+        }
+        self.finish();
+    }
+
+    fn piece(&mut self, lines: &[Line], number: usize, (start, end): (usize, usize), lost: u32) {
+        let line = &lines[number];
+        let offset = u32::try_from(start).unwrap_or_default();
+        let sequence = line.start.wrapping_add(offset);
+        self.push(number, sequence, lost, &line.bytes[start..end], true);
+    }
+
+    fn push(&mut self, number: usize, sequence: u32, lost: u32, payload: &[u8], dns_port: bool) {
+        let (socket, direction) = (number / 2, number % 2);
+        let mut header = fixture::header();
+        header.protocol = IPPROTO_TCP;
+        header.socket = socket as u64;
+        header.direction = u8::from(direction == 1);
+        header.tcp_seq = sequence;
+        header.lost = lost;
+        header.ktime_ns = self.now;
+        let record = fixture::whole(header, payload);
+        let event = Event::parse(&record).expect("a sound record");
+        self.received += payload.len() as u64;
+        let out = &mut self.out;
+        self.streams
+            .push(&event, dns_port, &mut |envelope, message| {
+                note(out, envelope, message);
+            });
+        self.check();
+    }
+
+    fn tick(&mut self) {
+        let out = &mut self.out;
+        self.streams.tick(self.now, &mut |envelope, message| {
+            note(out, envelope, message);
+        });
+        self.check();
+    }
+
+    fn finish(&mut self) {
+        let out = &mut self.out;
+        self.streams
+            .finish(&mut |envelope, message| note(out, envelope, message));
+        self.check();
+        assert_eq!(self.streams.pending_bytes(), 0);
+    }
+
+    fn check(&self) {
+        let pending = self.streams.pending_bytes();
+        laws::stream_bytes(self.received, self.streams.counters(), pending);
+        assert!(pending <= BYTES as u64 + ONE_CONNECTION);
+    }
+}
+
+fn note(out: &mut [Vec<Vec<u8>>], envelope: &Envelope, message: &[u8]) {
+    let socket = usize::try_from(envelope.socket).unwrap_or_default();
+    out[2 * socket + envelope.direction as usize].push(message.to_vec());
+}

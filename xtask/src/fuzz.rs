@@ -1,0 +1,279 @@
+//! `cargo xtask fuzz`: builds the fuzz targets with coverage and runs them for a while.
+//!
+//! libFuzzer comes as a crate, and the instrumentation is a pass of the compiler's own LLVM, so that no other toolchain
+//! and no sanitizer is needed; debug assertions and overflow checks are on. What a run learns is kept in
+//! `target/fuzz/corpus` for the next one; an input that makes a target fail is kept in `target/fuzz/found`.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{exec, paths, setup, tally::Tally, ui};
+
+/// The targets: `tests/fuzz/src/bin`.
+const TARGETS: [&str; 7] = [
+    "classify",
+    "dnstap",
+    "event",
+    "frame_streams",
+    "options",
+    "read",
+    "stream",
+];
+
+/// LLVM's coverage of edges and comparisons, as libFuzzer reads it.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Targets at a time.
+const AT_ONCE: usize = 2;
+
+/// Seconds of each target in `cargo xtask test`.
+const SHORT: u32 = 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Targets to run; all if none is named
+    #[arg(value_name = "TARGET", value_parser = TARGETS)]
+    targets: Vec<String>,
+    /// Seconds for each
+    #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "input")]
+    seconds: u32,
+    /// Give the target this input and no other
+    #[arg(long, value_name = "FILE", requires = "targets")]
+    input: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure_cxx()?;
+    let programs = build()?;
+    if let Some(input) = &args.input {
+        for target in &args.targets {
+            exec::run(Command::new(programs.join(program(target))).arg(input))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let targets: Vec<_> = if args.targets.is_empty() {
+        TARGETS.into()
+    } else {
+        args.targets.iter().map(String::as_str).collect()
+    };
+    let tally = all(&programs, &targets, args.seconds)?;
+    println!("{tally}");
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A short run of every target, each one test.
+pub(crate) fn short() -> Result<Tally> {
+    all(&build()?, &TARGETS, SHORT)
+}
+
+fn folder() -> PathBuf {
+    paths::target().join("fuzz")
+}
+
+fn program(target: &str) -> String {
+    format!("fuzz_{target}")
+}
+
+/// Builds all targets; the folder that they are in.
+fn build() -> Result<PathBuf> {
+    let version = exec::output(Command::new("rustc").arg("-vV"))?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not say which host it is for")?;
+    ui::step("building the fuzz targets");
+    // With a target named, the flags are not for build scripts and macros, which run here.
+    exec::run(
+        exec::cargo()
+            .args(["build", "--profile=fuzz", "--package=dnstap-fuzz", "--bins"])
+            .args(["--features=libfuzzer", "--target", host, "--target-dir"])
+            .arg(folder())
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env("RUSTFLAGS", COVERAGE),
+    )?;
+    Ok(folder().join(host).join("fuzz"))
+}
+
+/// Runs the targets and prints a line for each.
+fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Tally> {
+    ui::step(format_args!(
+        "fuzzing {} targets, {seconds} s each",
+        targets.len()
+    ));
+    let queue = Mutex::new(VecDeque::from_iter(targets));
+    let next = || {
+        queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    };
+    let worker = || -> Result<Tally> {
+        let mut tally = Tally::default();
+        while let Some(target) = next() {
+            tally += one(programs, target, seconds)?;
+        }
+        Ok(tally)
+    };
+    let tallies = thread::scope(|scope| {
+        let workers = [(); AT_ONCE].map(|()| scope.spawn(worker));
+        workers.map(thread::ScopedJoinHandle::join)
+    });
+    let mut sum = Tally::default();
+    for tally in tallies {
+        match tally {
+            Ok(tally) => sum += tally?,
+            Err(_) => bail!("a thread that runs the targets panicked"),
+        }
+    }
+    Ok(sum)
+}
+
+fn one(programs: &Path, target: &str, seconds: u32) -> Result<Tally> {
+    let seeds = paths::root().join("tests/fuzz/seeds").join(target);
+    let [corpus, found, logs] = [
+        folder().join("corpus").join(target),
+        folder().join("found").join(target),
+        folder().join("log"),
+    ];
+    for folder in [&corpus, &found, &logs] {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let log = logs.join(target);
+    let file =
+        fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+    let start = Instant::now();
+    let status = Command::new(programs.join(program(target)))
+        .args([&corpus, &seeds])
+        .args(["-rss_limit_mb=1024", "-timeout=10", "-use_value_profile=1"])
+        .args(["-print_final_stats=1", "-max_len=16384"])
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-artifact_prefix={}/", found.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file)
+        .status()
+        .with_context(|| format!("cannot run the target {target}"))?;
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    if status.success() {
+        let inputs = inputs(&text).unwrap_or(0);
+        ensure!(
+            inputs > 0,
+            "the target {target} tried no input; see {}",
+            log.display()
+        );
+        println!("{}", line(target, inputs, start.elapsed(), &text));
+        return Ok(Tally::PASSED);
+    }
+    println!("{target}: FAILED, {status}");
+    println!("{}", complaint(&text));
+    match input_written(&text) {
+        Some(input) => println!("try again: cargo xtask fuzz {target} --input {input}"),
+        None => println!("see {}", log.display()),
+    }
+    Ok(Tally::FAILED)
+}
+
+fn line(target: &str, inputs: u64, time: Duration, log: &str) -> String {
+    let coverage = word_after(log.lines().rev(), "cov: ").unwrap_or("?");
+    format!(
+        "{target}: {inputs} inputs in {:.0} s, {coverage} places in the code reached",
+        time.as_secs_f64()
+    )
+}
+
+/// How many inputs were tried.
+fn inputs(log: &str) -> Option<u64> {
+    word_after(log.lines().rev(), "stat::number_of_executed_units: ")?
+        .parse()
+        .ok()
+}
+
+/// Where the input that failed was written to.
+fn input_written(log: &str) -> Option<&str> {
+    word_after(log.lines(), "Test unit written to ")
+}
+
+/// What the target said: the panic's message, or libFuzzer's summary.
+fn complaint(log: &str) -> String {
+    let panic: Vec<_> = log
+        .lines()
+        .skip_while(|line| !line.contains("panicked at"))
+        .take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("note:"))
+        .take(8)
+        .collect();
+    if panic.is_empty() {
+        let summary = log.lines().find(|line| line.starts_with("SUMMARY"));
+        summary.unwrap_or("it says nothing").to_owned()
+    } else {
+        panic.join("\n")
+    }
+}
+
+fn word_after<'a>(mut lines: impl Iterator<Item = &'a str>, mark: &str) -> Option<&'a str> {
+    lines.find_map(|line| line.split_once(mark)?.1.split_whitespace().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+#1000\tNEW    cov: 12 ft: 30 corp: 4/10b\n\
+#122026\tREDUCE cov: 910 ft: 11721 corp: 1605/969Kb\n\
+thread '<unnamed>' (1) panicked at tests/fuzz/src/stream.rs:60:9:\n\
+assertion failed: x\n\
+stack backtrace:\n\
+  0: main\n\
+SUMMARY: libFuzzer: deadly signal\n\
+artifact_prefix='a/'; Test unit written to a/crash-04b4\n\
+stat::number_of_executed_units: 122147\n";
+
+    #[test]
+    fn a_run_is_told_by_its_log() {
+        assert_eq!(inputs(LOG), Some(122_147));
+        assert_eq!(
+            line("stream", 122_147, Duration::from_secs(20), LOG),
+            "stream: 122147 inputs in 20 s, 910 places in the code reached"
+        );
+        assert_eq!(inputs("Segmentation fault"), None);
+    }
+
+    #[test]
+    fn a_failure_names_its_cause_and_its_input() {
+        assert_eq!(input_written(LOG), Some("a/crash-04b4"));
+        assert!(complaint(LOG).ends_with("stream.rs:60:9:\nassertion failed: x"));
+        let timeout = "#1\tNEW cov: 1\nSUMMARY: libFuzzer: timeout\n";
+        assert_eq!(complaint(timeout), "SUMMARY: libFuzzer: timeout");
+    }
+
+    #[test]
+    fn every_target_has_a_program_and_seeds() {
+        for target in TARGETS {
+            let fuzz = paths::root().join("tests/fuzz");
+            assert!(
+                fuzz.join(format!("src/bin/{target}.rs")).is_file(),
+                "{target}"
+            );
+            assert!(fuzz.join("seeds").join(target).is_dir(), "{target}");
+        }
+        let programs = fs::read_dir(paths::root().join("tests/fuzz/src/bin")).expect("a folder");
+        assert_eq!(programs.count(), TARGETS.len());
+    }
+}
