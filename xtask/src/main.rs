@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod child;
 mod demo;
+mod deny;
 mod dist;
 mod exec;
 mod fuzz;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
 //! against real servers, here and on other kernels.
 //!
-//! A failed step does not stop the others, unless they need its result. Format, lints and documentation count as one test
+//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies and documentation count as one test
 //! each, set-up and build only when they fail. The last line of standard output is always
 //! `N passed, N failed, N skipped`.
 
@@ -13,7 +13,9 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, dist, exec, fuzz, packages, paths, servers, setup, soak, tally::Tally, ui, vm};
+use crate::{
+    build, deny, dist, exec, fuzz, packages, paths, servers, setup, soak, tally::Tally, ui, vm,
+};
 
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
 const COMPARISONS: &str = "named records";
@@ -33,7 +35,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Format, clippy and documentation
+    /// Format, clippy, dependencies and documentation
     Lint,
     /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
     Unit,
@@ -106,6 +108,7 @@ fn lint(report: &mut Report) {
         .args(package)
         .args(["--", "-Dwarnings"]);
     report.check("clippy of the eBPF programs", &mut clippy);
+    report.step("dependencies", || deny::run().map(|()| Tally::PASSED));
     let documentation = ["doc", "--workspace", "--no-deps"];
     report.check(
         "documentation",

@@ -1,0 +1,190 @@
+//! What the dependencies have to be: under a licence that goes with ours, from the registry, and there once. Reads `cargo metadata`,
+//! so that it needs no network; known vulnerabilities are not looked up here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::exec;
+
+/// Licences that go with `MIT OR Apache-2.0`.
+const LICENCES: &[&str] = &[
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "MIT",
+    "NCSA", // libFuzzer, which is in no release
+    "Unicode-3.0",
+    "Zlib",
+];
+
+/// Crates of which there is more than one version, and why that has to be.
+const SEVERAL: &[(&str, &str)] = &[
+    ("cpufeatures", "aes has the old one"),
+    ("foldhash", "hashbrown 0.15"),
+    ("getrandom", "ring has the old one"),
+    ("hashbrown", "the petgraph of prost-build has the old one"),
+    ("itertools", "criterion and ratatui have one each"),
+    ("logos", "protox and protox-parse have one each"),
+    ("logos-codegen", "logos"),
+    ("logos-derive", "logos"),
+    ("syn", "the macros of aya-ebpf have the old one"),
+    ("unicode-width", "the miette of protox has the old one"),
+    ("windows-sys", "not compiled on Linux"),
+];
+
+/// Looks at every package of the lock file.
+pub(crate) fn run() -> Result<()> {
+    let metadata = exec::output(exec::cargo().args([
+        "metadata",
+        "--format-version=1",
+        "--all-features",
+        "--locked",
+    ]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is no JSON")?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let problems = problems(packages);
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
+    }
+    Ok(())
+}
+
+fn problems(packages: &[Value]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in packages {
+        let text = |member: &str| package[member].as_str().unwrap_or_default();
+        let (name, version) = (text("name"), text("version"));
+        versions.entry(name).or_default().insert(version);
+        if !allowed(text("license")) {
+            problems.push(format!("{name} {version}: licence `{}`", text("license")));
+        }
+        // A package of this tree has no source.
+        let source = text("source");
+        if !source.is_empty() && !source.starts_with("registry+") {
+            problems.push(format!(
+                "{name} {version}: not from the registry but from {source}"
+            ));
+        }
+    }
+    for (name, versions) in &versions {
+        let known = SEVERAL.iter().any(|(known, _)| known == name);
+        if versions.len() > 1 && !known {
+            let versions: Vec<_> = versions.iter().copied().collect();
+            problems.push(format!("{name}: several versions, {}", versions.join(", ")));
+        }
+    }
+    for (name, _) in SEVERAL {
+        if versions.get(name).is_none_or(|versions| versions.len() < 2) {
+            problems.push(format!("{name}: need not be accepted twice any more"));
+        }
+    }
+    problems
+}
+
+/// Whether an SPDX expression lets us choose among [`LICENCES`]. Old crates write `/` for OR.
+fn allowed(expression: &str) -> bool {
+    let spaced = expression
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ");
+    let mut words = spaced.split_whitespace().peekable();
+    let allowed = any(&mut words);
+    allowed && words.next().is_none()
+}
+
+type Words<'a, 'w> = &'w mut std::iter::Peekable<std::str::SplitWhitespace<'a>>;
+
+fn any(words: Words<'_, '_>) -> bool {
+    let mut allowed = all(words);
+    while words.next_if_eq(&"OR").is_some() {
+        allowed |= all(words);
+    }
+    allowed
+}
+
+fn all(words: Words<'_, '_>) -> bool {
+    let mut allowed = one(words);
+    while words.next_if_eq(&"AND").is_some() {
+        allowed &= one(words);
+    }
+    allowed
+}
+
+fn one(words: Words<'_, '_>) -> bool {
+    let Some(word) = words.next() else {
+        return false;
+    };
+    if word == "(" {
+        return any(words) & (words.next() == Some(")"));
+    }
+    match words.next_if_eq(&"WITH").and_then(|_| words.next()) {
+        Some(exception) => LICENCES.contains(&format!("{word} WITH {exception}").as_str()),
+        None => LICENCES.contains(&word),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_choice_needs_one_licence_and_a_sum_all() {
+        for good in [
+            "MIT",
+            "MIT/Apache-2.0",
+            "GPL-2.0-only OR MIT",
+            "Apache-2.0 AND ISC",
+            "(MIT OR GPL-3.0-only) AND Unicode-3.0",
+            "Apache-2.0 WITH LLVM-exception OR GPL-2.0-only",
+        ] {
+            assert!(allowed(good), "{good}");
+        }
+        for bad in [
+            "",
+            "GPL-3.0-only",
+            "MIT AND GPL-3.0-only",
+            "(MIT OR ISC) AND MPL-2.0",
+            "MIT MIT",
+            "(MIT",
+            "GPL-2.0-only WITH Linux-syscall-note",
+        ] {
+            assert!(!allowed(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_package_is_named() {
+        let registry = "registry+index";
+        let mut packages: Vec<_> = SEVERAL
+            .iter()
+            .flat_map(|(name, _)| ["1.0.0", "2.0.0"].map(|version| (*name, version)))
+            .map(|(name, version)| json!({"name": name, "version": version, "license": "MIT", "source": registry}))
+            .collect();
+        packages.push(json!({"name": "own", "version": "1.0.0", "license": "MIT", "source": null}));
+        assert_eq!(problems(&packages), Vec::<String>::new());
+        packages.push(json!({"name": "a", "version": "1.0.0", "license": "AGPL-3.0-only", "source": registry}));
+        packages.push(
+            json!({"name": "a", "version": "2.0.0", "license": "MIT", "source": "git+somewhere"}),
+        );
+        assert_eq!(
+            problems(&packages),
+            [
+                "a 1.0.0: licence `AGPL-3.0-only`",
+                "a 2.0.0: not from the registry but from git+somewhere",
+                "a: several versions, 1.0.0, 2.0.0"
+            ]
+        );
+        let once = problems(&packages[2..]);
+        assert!(
+            once.iter().any(|problem| problem.ends_with("any more")),
+            "{once:?}"
+        );
+    }
+}
