@@ -12,6 +12,8 @@ mod faults;
 mod filters;
 mod foreign;
 mod formats;
+mod hostile;
+mod hostile_peers;
 mod lab;
 mod midstream;
 mod native;
@@ -88,6 +90,8 @@ pub(crate) fn all() -> Vec<Trial> {
         top::trials(),
         privileges::trials(),
         package::trials(),
+        hostile::trials(),
+        hostile_peers::trials(),
         processes::trials(),
         volume::trials(),
         reattach::trials(),

@@ -45,6 +45,15 @@ impl Puppet {
         socket(&self.call(&format!("udp {address}"))?)
     }
 
+    /// Binds many UDP sockets.
+    pub(crate) fn udp_many(
+        &mut self,
+        address: &str,
+        count: usize,
+    ) -> Result<Vec<(usize, SocketAddr)>> {
+        (0..count).map(|_| self.udp(address)).collect()
+    }
+
     /// Binds a TCP listener; its number and its address.
     pub(crate) fn listen(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
         socket(&self.call(&format!("listen {address}"))?)
