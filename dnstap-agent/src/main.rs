@@ -14,6 +14,10 @@ use dnstap_agent::{
     generate, log, read, receive, sandbox, status, top,
 };
 
+/// Gives back what a queue held while its collector was away.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().collect();
     let (cli, origin) = match config::resolve(&arguments) {
