@@ -36,7 +36,7 @@ use crate::{build, packages, paths, scratch::Scratch, servers, setup, ui};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fewer contenders, loads and rounds: below three minutes instead of a quarter of an hour
+    /// Fewer contenders, loads and rounds: below three minutes instead of a dozen
     #[arg(long)]
     quick: bool,
     /// Rounds of the main loads [default: 7, with --quick 3]

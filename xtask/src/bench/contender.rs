@@ -163,6 +163,7 @@ impl Surroundings<'_> {
                 let mut dnscap = named::on_cpu(self.cpu, Path::new("dnscap"));
                 dnscap
                     .args([
+                        "-N", // else it may not write here
                         "-i",
                         "lo",
                         "-s",
@@ -180,11 +181,13 @@ impl Surroundings<'_> {
             command.arg(format!("port {}", server.port));
         }
         let started = Instant::now();
+        let packet_sockets = || fs::read("/proc/net/packet").map_or(0, |text| text.len());
+        let before = packet_sockets();
         let mut child = Child::spawn(&command, Log::Kept)?;
         if ready.is_empty() {
-            // It says nothing, but has its packet socket by the time that its file is there.
-            wait_until("dnscap opens its file", PATIENCE, || {
-                written_by_dnscap(&output).is_some()
+            // It says nothing, and makes its file with the first packet.
+            wait_until("dnscap opens its packet socket", PATIENCE, || {
+                packet_sockets() > before
             })?;
         } else {
             child.wait_for(ready, PATIENCE, |line| line.contains(ready))?;

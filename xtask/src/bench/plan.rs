@@ -13,7 +13,8 @@ pub(super) struct Section {
 
 /// The plan, as far as the command line does not narrow it.
 pub(super) fn sections(args: &Args) -> Vec<Section> {
-    let (main, side, seconds) = if args.quick { (3, 1, 2) } else { (7, 3, 3) };
+    let (main, side) = if args.quick { (3, 1) } else { (7, 3) };
+    let seconds = 2;
     let few = [
         Contender::Untapped,
         Contender::OwnDnstap,
