@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{system, times::Bounds};
+use crate::system;
 
 /// A test cannot run here, and why.
 #[derive(Debug)]
@@ -129,16 +129,12 @@ pub(crate) fn named_version() -> Result<(u32, u32)> {
     }
 }
 
-/// What may lie between named's times and ours. Its clock moves with the kernel's tick, which adds what it could not add before,
-/// so it is behind by less than two ticks. How long a message may take to it or from it: `DNSTAP_DELAY_MS`, default 1000.
-/// An emulated machine takes long, and its ticks come late: `DNSTAP_LAG_MS`.
-pub(crate) fn time_bounds() -> Result<Bounds> {
+/// How far named's clock is behind at most. It moves with the kernel's tick, which adds what it could not add before, so it is behind
+/// by less than two ticks. An emulated machine's ticks come late: `DNSTAP_LAG_MS`.
+pub(crate) fn clock_lag() -> Result<Duration> {
     let tick = system::resolution(libc::CLOCK_REALTIME_COARSE)?;
     let lag = number("DNSTAP_LAG_MS", &(2 * tick.as_millis()).to_string())?;
-    Ok(Bounds {
-        lag: Duration::from_millis(lag),
-        delay: Duration::from_millis(number("DNSTAP_DELAY_MS", "1000")?),
-    })
+    Ok(Duration::from_millis(lag))
 }
 
 /// A program of the path, or of the administrator's folders, which `PATH` may leave out.

@@ -9,8 +9,8 @@
 //! a development machine and as well in an emulated machine that has nothing else. `UNBOUND`, `KNOTD` and `NSD` are more servers to
 //! tap. Scratch folders are made below
 //! `TMPDIR`. `DNSTAP_PACKAGE` is the Debian package to install. `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the combinations to try,
-//! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` and `DNSTAP_DELAY_MS` what
-//! times may differ by; `DNSTAP_TESTS_KEEP` keeps scratch folders. Arguments are libtest's.
+//! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` how far
+//! named's clock may be behind; `DNSTAP_TESTS_KEEP` keeps scratch folders. Arguments are libtest's.
 
 mod cases;
 mod chance;

@@ -7,21 +7,12 @@
 //!   both:       named's clock is one that moves with the kernel's tick, and so is behind
 //! ```
 //!
-//! The delay has no bound on a busy machine; the clock has one. So a received message is never earlier in named's record than
-//! by the clock's lag, and a sent one never later than in ours, however busy the machine is.
+//! The delay has no bound on a busy machine but the time that everything took; the clock has one. So a received message is never
+//! earlier in named's record than by the clock's lag, and a sent one never later than in ours, however busy the machine is.
 
 use std::{fmt, time::Duration};
 
 use crate::record::Record;
-
-/// What can be between a server's times and ours.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// How far its clock is behind at most.
-    pub(crate) lag: Duration,
-    /// The longest from a message to its reading of the clock, or from there to the message.
-    pub(crate) delay: Duration,
-}
 
 /// How exactly the agent's clock and the system's agree: one is computed from the other at intervals.
 const RESOLUTION: Duration = Duration::from_millis(1);
@@ -31,11 +22,15 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 pub(crate) struct Times {
     received: Vec<i64>,
     sent: Vec<i64>,
+    /// Our first and last time.
+    recorded: Option<(Duration, Duration)>,
 }
 
 impl Times {
     /// Takes up the time of a message, and of a response's query, where the server's record has them.
     pub(crate) fn add(&mut self, server: &Record, ours: &Record) {
+        let (first, last) = self.recorded.unwrap_or((ours.time, ours.time));
+        self.recorded = Some((first.min(ours.time), last.max(ours.time)));
         let initiator = ours.is_initiators();
         if !server.time.is_zero() {
             self.of(initiator != ours.is_response())
@@ -46,10 +41,11 @@ impl Times {
         }
     }
 
-    /// Whether all differences are what such a server makes of equal times.
-    pub(crate) fn are_within(&self, bounds: Bounds) -> bool {
+    /// Whether all differences are what a server makes of equal times whose clock is behind by `lag` at most.
+    pub(crate) fn are_within(&self, lag: Duration) -> bool {
+        let (first, last) = self.recorded.unwrap_or_default();
         let [lag, delay, resolution] =
-            [bounds.lag, bounds.delay, RESOLUTION].map(|time| difference(time, Duration::ZERO));
+            [lag, last - first, RESOLUTION].map(|time| difference(time, Duration::ZERO));
         let received = -lag - resolution..=delay;
         let sent = -lag - delay..=resolution;
         self.received.iter().all(|time| received.contains(time))
@@ -105,10 +101,7 @@ mod tests {
     use super::*;
     use crate::wire;
 
-    const BOUNDS: Bounds = Bounds {
-        lag: Duration::from_millis(8),
-        delay: Duration::from_millis(50),
-    };
+    const LAG: Duration = Duration::from_millis(8);
 
     #[test]
     fn a_received_message_may_be_late_and_a_sent_one_early() {
@@ -133,17 +126,18 @@ mod tests {
         };
         let mut times = Times::default();
         times.add(&at(100, 200), &at(100, 200));
-        assert!(times.are_within(BOUNDS));
+        assert!(times.are_within(LAG));
         assert!(times.to_string().contains("1 times of messages received"));
         times.add(&at(80, 200), &at(100, 200));
-        assert!(!times.are_within(BOUNDS), "{times}");
+        assert!(!times.are_within(LAG), "{times}");
     }
 
-    /// Whether a record of the server's may have such a time, `late` or `early` by so many milliseconds.
+    /// Whether a record of the server's may have such a time, `late` or `early` by so many milliseconds, in a recording of 50.
     fn holds(kind: Type, late: u64, early: u64) -> bool {
         let mut times = Times::default();
+        times.add(&record(kind, 1_050), &record(kind, 1_050));
         times.add(&record(kind, 1_000 + late - early), &record(kind, 1_000));
-        times.are_within(BOUNDS)
+        times.are_within(LAG)
     }
 
     fn record(kind: Type, milliseconds: u64) -> Record {

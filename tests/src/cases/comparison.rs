@@ -48,7 +48,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
         .collect::<Result<_>>()?;
     mixed::run(&mut lab)?;
-    let bounds = environment::time_bounds()?;
+    let lag = environment::clock_lag()?;
     let mut ours = Vec::new();
     for tap in taps {
         let tapped = tap.stop()?;
@@ -74,7 +74,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
             "{how}: the kernel counted {missed} missed; {comparison}"
         );
         ensure!(
-            comparison.times.are_within(bounds),
+            comparison.times.are_within(lag),
             "{how}: clocks differ: {comparison}"
         );
         note(format!("{how}: {comparison}"));

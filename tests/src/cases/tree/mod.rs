@@ -162,9 +162,9 @@ fn same_as_named(how: &Combination, server: &Recorded) -> Result<()> {
         comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= summary.missed()?,
         "{comparison}"
     );
-    let bounds = environment::time_bounds()?;
+    let lag = environment::clock_lag()?;
     ensure!(
-        comparison.times.are_within(bounds),
+        comparison.times.are_within(lag),
         "clocks differ: {comparison}"
     );
     Ok(())
