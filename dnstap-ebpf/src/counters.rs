@@ -39,7 +39,7 @@ fn add_to(slot: u32, amount: u64) {
 ///
 /// `value` must be a live, aligned `u64` that others change atomically only.
 #[inline(always)]
-unsafe fn add_atomically(value: *mut u64, amount: u64) {
+pub(crate) unsafe fn add_atomically(value: *mut u64, amount: u64) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: BPF_ATOMIC | BPF_ADD of 64 bits, in all kernels; the caller vouches for the address.
     unsafe {

@@ -8,6 +8,8 @@
 //! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (one record per chunk)
 //!        ── COUNTERS ───────────────────► [u64; COUNTER_SLOTS] per CPU
 //!        ◄► TARGETS ───────────────────── tgid -> EventHeader::image
+//!        ◄► POSSIBLE ──────────────────── slot of a tgid -> whether any such may be in TARGETS
+//!        ◄► CHANGES ───────────────────── CHANGED_BY_* -> how often TARGETS was changed
 //!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
 //!        ◄─ PORTS, NETS ─────────────── port / 64 -> bits, prefix -> wanted
@@ -39,6 +41,21 @@ pub const MAX_CHUNKS: usize = 16;
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
 /// that can be in use at once on a CPU.
 pub const SCRATCH_SLOTS: u32 = 8;
+
+/// Slots of the map `POSSIBLE`; a power of two. See [`possible_slot`].
+pub const POSSIBLE_SLOTS: u32 = 16_384;
+
+/// Slot of a process in the map `POSSIBLE`. Not 0: a process whose `tgid` has this slot may be in `TARGETS`. 0: none is, which
+/// is the answer for nearly all processes of a host, at the cost of one load.
+#[must_use]
+pub const fn possible_slot(tgid: u32) -> u32 {
+    tgid % POSSIBLE_SLOTS
+}
+
+/// Slot of the map `CHANGES` that the agent counts in whenever it has taken a process out of `TARGETS`, or given it another image.
+pub const CHANGED_BY_AGENT: u32 = 0;
+/// Slot of the map `CHANGES` that the programs count in.
+pub const CHANGED_BY_PROGRAMS: u32 = 1;
 
 /// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
 ///
@@ -440,6 +457,10 @@ kernel_offsets! {
     task_signal = "task_struct"."signal";
     /// Threads of the process that are still running.
     signal_live = "signal_struct"."live";
+    /// `PF_*` flags of a task.
+    task_flags = "task_struct"."flags";
+    /// What `io_uring` keeps of a task that has ever used it, else null; not there in kernels without `io_uring`.
+    task_io_uring = "task_struct"."io_uring", optional;
     /// Descriptor table of a task.
     task_files = "task_struct"."files";
     /// Descriptor table's current array.

@@ -5,8 +5,7 @@ use dnstap_ebpf::{AF_INET, AF_INET6, EventHeader};
 
 use crate::{
     sock::{self, Address, mapped_ipv4, set_local_address},
-    target::Thread,
-    threads::{self, State},
+    threads::State,
 };
 
 /// Destination of a packet.
@@ -19,13 +18,10 @@ pub(crate) struct Local {
     pub family: u64,
 }
 
-/// Keeps the destination of the datagram that `thread` is receiving.
+/// Keeps the destination of the datagram that the thread of `state` is receiving.
 #[inline(always)]
-pub(crate) fn keep(thread: Thread, local: Local) {
-    // Without a state the message is delivered with the wildcard address.
-    if let Some(state) = threads::of(thread) {
-        state.local = local;
-    }
+pub(crate) fn keep(state: &mut State, local: Local) {
+    state.local = local;
 }
 
 /// Completes `header` with the destination of the datagram that the thread of `state` has just received.

@@ -41,6 +41,7 @@ mod counters;
 mod emit;
 mod filter;
 mod hooks;
+mod io_uring;
 mod locals;
 mod memory;
 mod once;

@@ -5,7 +5,6 @@ use dnstap_ebpf::EventHeader;
 
 use crate::{
     sock::{Address, set_peer},
-    target::Thread,
     threads::{self, State},
 };
 
@@ -19,12 +18,12 @@ pub(crate) struct Peer {
     pub port_be: u16,
 }
 
-/// Keeps the peer of the datagram that `thread` is receiving.
+/// Keeps the peer of the datagram that the current thread is receiving, if its process is tapped.
 #[inline(always)]
-pub(crate) fn keep(thread: Thread, peer: Peer) {
+pub(crate) fn keep(peer: impl FnOnce() -> Peer) {
     // Without a state the message is delivered without peer and counted.
-    if let Some(state) = threads::of(thread) {
-        state.peer = peer;
+    if let Some((_, Some(state))) = threads::current() {
+        state.peer = peer();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::{mem::offset_of, ptr};
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
+use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP,
     IPPROTO_UDP,
@@ -55,7 +55,7 @@ impl Sock {
         // SAFETY: pointers and integers. The descriptor was valid when the call began; if another thread has closed it since,
         // the walk ends at null or at another file, which the checks below refuse or which is a socket of the process as well.
         unsafe {
-            let file = file_of(task, Reach::Probed, descriptor)?;
+            let file = file_of(task, descriptor)?;
             if file.is_null() {
                 return None;
             }
@@ -69,17 +69,18 @@ impl Sock {
         }
     }
 
-    /// Whether this is the socket behind a descriptor of the current process. For [`Reach::Typed`], and for programs that
-    /// may have their task typed (raw tracepoints from 5.11 on).
+    /// Whether this is the socket behind a descriptor of the current process.
     #[inline(always)]
     pub(crate) fn is_behind(self, descriptor: u64) -> bool {
+        // Seldom asked, so by helper: each load of a typed pointer costs the verifier a search of the kernel's types.
+        let probed = Self::at(self.address, Reach::Probed);
         // SAFETY: takes no arguments.
-        let task = unsafe { bpf_get_current_task_btf() } as *const u8;
-        // SAFETY: the task is typed.
-        let Some(file) = (unsafe { file_of(task, self.reach, descriptor) }) else {
+        let task = unsafe { bpf_get_current_task() } as *const u8;
+        // SAFETY: the current task.
+        let Some(file) = (unsafe { file_of(task, descriptor) }) else {
             return false;
         };
-        !file.is_null() && self.file() == Ok(file)
+        !file.is_null() && probed.file() == Ok(file)
     }
 
     /// The open file of the socket; null if there is none.
@@ -227,18 +228,18 @@ impl Sock {
 ///
 /// # Safety
 ///
-/// `task` must be a kernel address; for [`Reach::Typed`], one whose type the verifier knows.
+/// `task` must be the address of a task.
 #[inline(always)]
-unsafe fn file_of(task: *const u8, reach: Reach, descriptor: u64) -> Option<*const u8> {
+unsafe fn file_of(task: *const u8, descriptor: u64) -> Option<*const u8> {
     // SAFETY: pointers and integers.
     unsafe {
-        let files: *const u8 = reach.read(task, config!(offsets.task_files)).ok()?;
-        let fdt: *const u8 = reach.read(files, config!(offsets.files_fdt)).ok()?;
-        let max_fds: u32 = reach.read(fdt, config!(offsets.fdtable_max_fds)).ok()?;
+        let files: *const u8 = memory::kernel(task, config!(offsets.task_files)).ok()?;
+        let fdt: *const u8 = memory::kernel(files, config!(offsets.files_fdt)).ok()?;
+        let max_fds: u32 = memory::kernel(fdt, config!(offsets.fdtable_max_fds)).ok()?;
         if descriptor >= u64::from(max_fds) {
             return None;
         }
-        let array: *const u8 = reach.read(fdt, config!(offsets.fdtable_fd)).ok()?;
+        let array: *const u8 = memory::kernel(fdt, config!(offsets.fdtable_fd)).ok()?;
         memory::kernel(array, descriptor as usize * 8).ok()
     }
 }

@@ -6,12 +6,15 @@
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::map,
-    maps::HashMap,
+    maps::{Array, HashMap},
 };
-use dnstap_ebpf::{Counter, NAME_JOINS, NAME_LEN, image};
+use dnstap_ebpf::{
+    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
+    image as new_image, possible_slot,
+};
 
 use crate::{
-    counters::count,
+    counters::{add_atomically, count},
     once::{self, Turn},
     threads,
 };
@@ -24,6 +27,15 @@ static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 static NAMES: HashMap<[u8; NAME_LEN], u32> = HashMap::with_max_entries(256, 0);
 
+/// [`possible_slot`] -> 1 if a process of that slot was ever in `TARGETS`. A look-up in an array costs next to nothing, and
+/// spares the other processes of the host the one in a hash table.
+#[map]
+static POSSIBLE: Array<u64> = Array::with_max_entries(POSSIBLE_SLOTS, 0);
+
+/// How often something was taken out of `TARGETS` or replaced there: by the agent, and by the programs.
+#[map]
+static CHANGES: Array<u64> = Array::with_max_entries(2, 0);
+
 /// A thread of a tapped process.
 #[derive(Clone, Copy)]
 pub(crate) struct Thread {
@@ -32,63 +44,54 @@ pub(crate) struct Thread {
     pub image: u32,
 }
 
-impl Thread {
-    /// Both ids in one key, as `bpf_get_current_pid_tgid` gives them.
-    #[inline(always)]
-    pub(crate) fn key(self) -> u64 {
-        (u64::from(self.tgid) << 32) | u64::from(self.tid)
-    }
+/// Whether process `tgid` may be tapped; mostly a quick no.
+#[inline(always)]
+pub(crate) fn may_contain(tgid: u32) -> bool {
+    POSSIBLE
+        .get(possible_slot(tgid))
+        .is_some_and(|slot| *slot != 0)
 }
 
-/// The current thread, if its process is tapped. The first question of every hook.
+/// A number that changes, to one it never had, whenever what was known of a tapped process may no longer hold.
 #[inline(always)]
-pub(crate) fn current() -> Option<Thread> {
-    let id = bpf_get_current_pid_tgid();
-    let tgid = (id >> 32) as u32;
+pub(crate) fn changes() -> u64 {
+    let counted = |slot| CHANGES.get(slot).copied().unwrap_or(0);
+    counted(CHANGED_BY_AGENT) << 32 | (counted(CHANGED_BY_PROGRAMS) + 1)
+}
+
+/// What process `tgid` runs, if it is tapped.
+#[inline(always)]
+pub(crate) fn image(tgid: u32) -> Option<u32> {
     // SAFETY: an integer, written whole.
-    let image = *unsafe { TARGETS.get(tgid) }?;
-    Some(Thread {
-        tgid,
-        tid: id as u32,
-        image,
-    })
+    unsafe { TARGETS.get(tgid) }.copied()
 }
 
 /// Whether process `tgid` is tapped.
 #[inline(always)]
 pub(crate) fn contains(tgid: u32) -> bool {
-    // SAFETY: the value is not looked at.
-    unsafe { TARGETS.get(tgid) }.is_some()
+    may_contain(tgid) && image(tgid).is_some()
 }
 
 /// Taps the process `child`, which the process of `parent` has just forked.
 #[inline(always)]
 pub(crate) fn fork(parent: Thread, child: u32) {
-    if TARGETS.insert(child, parent.image, 0).is_err() {
-        count(Counter::Unfollowed);
-    }
+    insert(child, parent.image);
 }
 
 /// The current process has begun to execute another file.
 #[inline(always)]
 pub(crate) fn exec(turn: Turn) {
-    let id = bpf_get_current_pid_tgid();
-    let tgid = (id >> 32) as u32;
+    let key = bpf_get_current_pid_tgid();
+    let tgid = (key >> 32) as u32;
     let Ok(name) = bpf_get_current_comm() else {
         return;
     };
     // SAFETY: an integer, written whole.
     match unsafe { NAMES.get(name) } {
         Some(&NAME_JOINS) => {
-            // SAFETY: takes no arguments.
-            let image = image(tgid, unsafe { bpf_ktime_get_ns() });
-            let thread = Thread {
-                tgid,
-                tid: id as u32,
-                image,
-            };
-            if once::claim(turn, threads::of(thread)) && TARGETS.insert(tgid, image, 0).is_err() {
-                count(Counter::Unfollowed);
+            if once::claim(turn, threads::of(key)) {
+                // SAFETY: takes no arguments.
+                insert(tgid, new_image(tgid, unsafe { bpf_ktime_get_ns() }));
             }
         }
         Some(_) => {}
@@ -100,5 +103,29 @@ pub(crate) fn exec(turn: Turn) {
 #[inline(always)]
 pub(crate) fn forget(tgid: u32) {
     // Most processes never were.
-    let _ = TARGETS.remove(tgid);
+    if may_contain(tgid) && TARGETS.remove(tgid).is_ok() {
+        note_change();
+    }
+}
+
+/// Process `tgid` is tapped from now on, and runs `image`.
+#[inline(always)]
+fn insert(tgid: u32, image: u32) {
+    if let Some(slot) = POSSIBLE.get_ptr_mut(possible_slot(tgid)) {
+        // SAFETY: a live, aligned entry, to which everybody writes the same.
+        unsafe { slot.write_volatile(1) };
+    }
+    if TARGETS.insert(tgid, image, 0).is_err() {
+        count(Counter::Unfollowed);
+    }
+    note_change();
+}
+
+/// What is remembered of tapped processes outside of `TARGETS` does not hold any more.
+#[inline(always)]
+fn note_change() {
+    if let Some(changes) = CHANGES.get_ptr_mut(CHANGED_BY_PROGRAMS) {
+        // SAFETY: a live, aligned entry that only programs change, and only so.
+        unsafe { add_atomically(changes, 1) };
+    }
 }

@@ -1,10 +1,16 @@
-//! What the programs keep of a thread from one of their runs to the next: one entry, found once in each run and written in place.
+//! The current thread, if its process is tapped, and what the programs keep of it from one of their runs to the next: one entry,
+//! found once in each run and written in place.
 //!
-//! A new entry in a hash map costs several times what a look-up costs, and each map of its own a look-up more.
+//! A look-up costs the server more than most of what a program does, and a new entry several times that. So the entry also
+//! remembers that the process is tapped, until the set of tapped processes changes ([`crate::target`]).
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
-use crate::{locals::Local, peers::Peer, target::Thread};
+use crate::{
+    locals::Local,
+    peers::Peer,
+    target::{self, Thread},
+};
 
 /// Of one thread. All zero: nothing kept.
 #[derive(Clone, Copy)]
@@ -18,21 +24,51 @@ pub(crate) struct State {
     pub batch: u64,
     /// What the kernel reported for the element before.
     pub previous: u32,
-    reserved: u32,
+    /// What the process runs ([`dnstap_ebpf::EventHeader::image`]), as of `changes`.
+    image: u32,
+    /// State of the set of tapped processes in which this process was found in it.
+    changes: u64,
     /// Who sent the datagram that is being received ([`crate::peers`]).
     pub peer: Peer,
     /// Where it was sent to ([`crate::locals`]).
     pub local: Local,
 }
 
-/// Thread -> its state.
+/// Thread, as `bpf_get_current_pid_tgid` names it -> its state.
 #[map]
 static THREADS: LruHashMap<u64, State> = LruHashMap::with_max_entries(4096, 0);
 
-/// The state of the current thread, made if there is none. `None` if the map has no room, which an LRU map makes.
+/// The current thread, if its process is tapped, and its state: the first question of every hook. There is no state if the map
+/// has no room, which an LRU map makes.
 #[inline(always)]
-pub(crate) fn of<'a>(thread: Thread) -> Option<&'a mut State> {
-    let key = thread.key();
+pub(crate) fn current<'a>() -> Option<(Thread, Option<&'a mut State>)> {
+    let key = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((key >> 32) as u32, key as u32);
+    if !target::may_contain(tgid) {
+        return None;
+    }
+    // Before the set itself is asked: a change in between then shows the next time.
+    let changes = target::changes();
+    if let Some(place) = THREADS.get_ptr_mut(key) {
+        // SAFETY: the entry belongs to this thread, which runs one program at a time.
+        let state = unsafe { &mut *place };
+        if state.changes == changes {
+            let image = state.image;
+            return Some((Thread { tgid, tid, image }, Some(state)));
+        }
+    }
+    let image = target::image(tgid)?;
+    let mut state = of(key);
+    if let Some(state) = &mut state {
+        state.changes = changes;
+        state.image = image;
+    }
+    Some((Thread { tgid, tid, image }, state))
+}
+
+/// The state of the current thread, which `bpf_get_current_pid_tgid` names `key`; made if there is none.
+#[inline(always)]
+pub(crate) fn of<'a>(key: u64) -> Option<&'a mut State> {
     let place = if let Some(place) = THREADS.get_ptr_mut(key) {
         place
     } else {

@@ -16,7 +16,7 @@ use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     util::{nr_cpus, online_cpus},
 };
 use aya_log::EbpfLogger;
@@ -143,6 +143,8 @@ impl Tap {
         let processes = ProcessSet {
             targets: HashMap::try_from(take("TARGETS")?)?,
             names: HashMap::try_from(take("NAMES")?)?,
+            possible: Array::try_from(take("POSSIBLE")?)?,
+            changes: Array::try_from(take("CHANGES")?)?,
         };
         let sockets = HashMap::try_from(take("SOCKETS")?)?;
         let mut kept = Vec::new();

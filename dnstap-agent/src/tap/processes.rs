@@ -3,31 +3,42 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData, MapError};
-use dnstap_ebpf::{NAME_JOINS, NAME_LEN, NAME_STAYS};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use dnstap_ebpf::{CHANGED_BY_AGENT, NAME_JOINS, NAME_LEN, NAME_STAYS, possible_slot};
 
 /// Ids are those of the initial PID namespace.
-#[derive(Debug)]
 pub struct ProcessSet {
     pub(super) targets: HashMap<MapData, u32, u32>,
     pub(super) names: HashMap<MapData, [u8; NAME_LEN], u32>,
+    pub(super) possible: Array<MapData, u64>,
+    pub(super) changes: Array<MapData, u64>,
 }
 
 impl ProcessSet {
     /// Taps process `tgid` and whatever it forks from now on. `image` stands for what it runs ([`dnstap_ebpf::image`]).
     pub fn add(&mut self, tgid: u32, image: u32) -> Result<()> {
-        self.targets
-            .insert(tgid, image, 0)
+        self.possible
+            .set(possible_slot(tgid), 1, 0)
+            .and_then(|()| self.targets.insert(tgid, image, 0))
+            .and_then(|()| self.note_change())
             .with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
     }
 
     /// Ends the tapping of a process; none is ended that was not tapped.
     pub fn remove(&mut self, tgid: u32) -> Result<()> {
-        match self.targets.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error)
-                .with_context(|| format!("cannot tell the kernel to let go of process {tgid}")),
-        }
+        let removed = match self.targets.remove(&tgid) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            removed => removed,
+        };
+        removed
+            .and_then(|()| self.note_change())
+            .with_context(|| format!("cannot tell the kernel to let go of process {tgid}"))
+    }
+
+    /// What the programs remember of tapped processes does not hold any more.
+    fn note_change(&mut self) -> Result<(), MapError> {
+        let changes = self.changes.get(&CHANGED_BY_AGENT, 0)?;
+        self.changes.set(CHANGED_BY_AGENT, changes + 1, 0)
     }
 
     /// The tapped processes with what they run.

@@ -17,7 +17,6 @@ use crate::{
     memory::{self, Reach},
     once::{self, Turn},
     sock::{Direction, Sock, set_peer},
-    target,
     threads::{self, State},
     work::{self, Payload, Slot, Vectors},
 };
@@ -54,10 +53,9 @@ pub(super) fn run<C: EbpfContext>(
     if arguments.result <= 0 {
         return;
     }
-    let Some(thread) = target::current() else {
+    let Some((thread, mut state)) = threads::current() else {
         return;
     };
-    let mut state = threads::of(thread);
     if !once::claim(turn, state.as_deref_mut()) {
         return;
     }

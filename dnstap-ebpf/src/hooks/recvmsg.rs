@@ -7,53 +7,44 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::{
-    peers::{self, Peer},
-    target,
-};
+use crate::peers::{self, Peer};
 
 const ALLOW: i32 = 1;
 
 /// A datagram is being received on an IPv4 socket.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    if let Some(thread) = target::current() {
-        // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-        let peer = unsafe {
-            let address = ctx.sock_addr;
-            Peer {
-                ipv6: [0; 4],
-                ipv4: (&raw const (*address).user_ip4).read_volatile(),
-                family: (&raw const (*address).user_family).read_volatile() as u16,
-                port_be: (&raw const (*address).user_port).read_volatile() as u16,
-            }
-        };
-        peers::keep(thread, peer);
-    }
+    // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
+    peers::keep(|| unsafe {
+        let address = ctx.sock_addr;
+        Peer {
+            ipv6: [0; 4],
+            ipv4: (&raw const (*address).user_ip4).read_volatile(),
+            family: (&raw const (*address).user_family).read_volatile() as u16,
+            port_be: (&raw const (*address).user_port).read_volatile() as u16,
+        }
+    });
     ALLOW
 }
 
 /// A datagram is being received on an IPv6 socket.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    if let Some(thread) = target::current() {
-        // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-        let peer = unsafe {
-            let address = ctx.sock_addr;
-            let ipv6 = (&raw const (*address).user_ip6).cast::<u32>();
-            Peer {
-                ipv6: [
-                    ipv6.read_volatile(),
-                    ipv6.add(1).read_volatile(),
-                    ipv6.add(2).read_volatile(),
-                    ipv6.add(3).read_volatile(),
-                ],
-                ipv4: 0,
-                family: (&raw const (*address).user_family).read_volatile() as u16,
-                port_be: (&raw const (*address).user_port).read_volatile() as u16,
-            }
-        };
-        peers::keep(thread, peer);
-    }
+    // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
+    peers::keep(|| unsafe {
+        let address = ctx.sock_addr;
+        let ipv6 = (&raw const (*address).user_ip6).cast::<u32>();
+        Peer {
+            ipv6: [
+                ipv6.read_volatile(),
+                ipv6.add(1).read_volatile(),
+                ipv6.add(2).read_volatile(),
+                ipv6.add(3).read_volatile(),
+            ],
+            ipv4: 0,
+            family: (&raw const (*address).user_family).read_volatile() as u16,
+            port_be: (&raw const (*address).user_port).read_volatile() as u16,
+        }
+    });
     ALLOW
 }

@@ -15,7 +15,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use dnstap_ebpf::Counter;
 
-use crate::{config::config, memory, once::Turn, target};
+use crate::{config::config, memory, once::Turn, target, threads};
 
 /// A process was forked, or a thread made.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
@@ -62,7 +62,7 @@ fn sched_process_exit_second(ctx: RawTracePointContext) -> i32 {
 /// Tasks cannot be unreadable; were they, nobody could be told.
 #[inline(always)]
 fn try_fork(ctx: &RawTracePointContext) -> Result<(), Counter> {
-    let Some(parent) = target::current() else {
+    let Some((parent, _)) = threads::current() else {
         return Ok(());
     };
     let child: *const u8 = ctx.arg(1);

@@ -16,7 +16,7 @@ use crate::{
     locals::{self, Local},
     memory::{self, Reach},
     sock::Sock,
-    target::{self, Thread},
+    threads::{self, State},
 };
 
 /// `ETH_P_IP` and `ETH_P_IPV6` (`include/uapi/linux/if_ether.h`).
@@ -30,17 +30,18 @@ const IPV6_DESTINATION: usize = 24;
 /// A packet of a UDP socket has been read, or peeked at.
 #[fentry(function = "skb_consume_udp")]
 fn skb_consume_udp(ctx: FEntryContext) -> i32 {
-    if let Some(thread) = target::current()
+    // Without a state the message is delivered with the wildcard address.
+    if let Some((_, Some(state))) = threads::current()
         && Sock::at(ctx.arg(0), Reach::Typed).is_wildcard() == Ok(true)
     {
-        keep(thread, ctx.arg(1));
+        keep(state, ctx.arg(1));
     }
     0
 }
 
 /// Keeps the destination address of the packet `skb`, if it is readable.
 #[inline(always)]
-fn keep(thread: Thread, skb: *const u8) {
+fn keep(state: &mut State, skb: *const u8) {
     // SAFETY: pointers and integers.
     unsafe {
         let Ok(head) = memory::kernel::<*const u8>(skb, config!(offsets.skb_head)) else {
@@ -76,6 +77,6 @@ fn keep(thread: Thread, skb: *const u8) {
             }
             _ => return,
         };
-        locals::keep(thread, local);
+        locals::keep(state, local);
     }
 }

@@ -22,13 +22,12 @@ use super::{Tapped, Transfer, admit};
 use crate::{
     call::{Call, Message, MessageHeader, is_peek},
     counters::count,
-    emit,
+    emit, io_uring,
     memory::Reach,
     once::{self, Turn},
     peers,
     registers::Registers,
     sock::{Direction, Sock},
-    target,
     threads::{self, State},
     work::{self, Payload, Slot, Vectors},
 };
@@ -66,10 +65,9 @@ fn sock_recv_length_second(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction) {
-    let Some(thread) = target::current() else {
+    let Some((thread, mut state)) = threads::current() else {
         return;
     };
-    let mut state = threads::of(thread);
     if !once::claim(turn, state.as_deref_mut()) {
         return;
     }
@@ -81,6 +79,12 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         }
         return;
     }
+    // Before the ways part for the sorts of calls: the verifier searches the kernel's types for each load of a typed pointer, on
+    // each way anew, which is most of the time that attaching takes.
+    let Some(tapped) = admit(Sock::at(ctx.arg(0), Reach::Typed)) else {
+        return;
+    };
+    let uses_io_uring = io_uring::is_used();
     // SAFETY: the current task's saved registers, of which the verifier knows the type.
     let pt_regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
     let call = Call::decode(&Registers::read(pt_regs, Reach::Typed));
@@ -100,13 +104,10 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         count(Counter::Peek);
         return;
     }
-    let sock = Sock::at(ctx.arg(0), Reach::Typed);
-    let Some(tapped) = admit(sock) else {
-        return;
-    };
-    // The call must be one on this socket: a receive that io_uring left waiting is finished at the end of whatever call the
-    // thread is in, a `read` from a pipe for example, whose buffer is none of ours.
-    if !call.is_known() || call.direction() != direction || !sock.is_behind(call.descriptor) {
+    if !call.is_known()
+        || call.direction() != direction
+        || (uses_io_uring && !tapped.sock.is_behind(call.descriptor))
+    {
         tapped.lose(1, Counter::UnsupportedCall);
         return;
     }

@@ -25,7 +25,7 @@ use crate::{
     registers::Registers,
     sock::Sock,
     sockets,
-    target::{self, Thread},
+    target::Thread,
     threads,
     work::{self, Payload, Slot, Vectors, Work, forget, keep},
 };
@@ -86,7 +86,7 @@ fn sys_exit_second_next(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn resume(ctx: &RawTracePointContext, role: Role) {
-    if let (Some(thread), Some(work)) = (target::current(), work::of(role.slot)) {
+    if let (Some((thread, _)), Some(work)) = (threads::current(), work::of(role.slot)) {
         go_on(ctx, role, thread, work);
     }
 }
@@ -94,10 +94,10 @@ fn resume(ctx: &RawTracePointContext, role: Role) {
 /// Notes what the call that has just ended transferred, and delivers it.
 #[inline(always)]
 fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
-    let Some(thread) = target::current() else {
+    let Some((thread, state)) = threads::current() else {
         return;
     };
-    if !once::claim(turn, threads::of(thread)) {
+    if !once::claim(turn, state) {
         return;
     }
     let result: i64 = ctx.arg(1);
