@@ -11,7 +11,10 @@ use serde::Serialize;
 use crate::{
     exit::Exit,
     preflight,
-    tap::{self, HookChoice, offsets},
+    tap::{
+        self, HookChoice,
+        offsets::{self, KernelTypes},
+    },
 };
 
 /// Say what `attach` could use on this machine, and what is missing for more.
@@ -102,7 +105,7 @@ fn look() -> Report {
             },
         });
     }
-    let structures = offsets::of_running_kernel(&offsets::btf_path());
+    let structures = KernelTypes::read().and_then(|types| types.config(&types.parse()?));
     findings.push(Finding {
         name: "kernel structures (BTF)".to_owned(),
         ok: structures.is_ok(),

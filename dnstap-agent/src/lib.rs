@@ -24,6 +24,7 @@ pub mod exit;
 pub mod generate;
 pub mod histogram;
 pub mod log;
+pub mod memory;
 pub mod observe;
 pub mod pair;
 pub mod pcap;

@@ -14,7 +14,7 @@ use dnstap_agent::{
     generate, log, read, receive, sandbox, status, top,
 };
 
-/// Gives back what a queue held while its collector was away.
+/// Gives back what a queue held while its collector was away. See [`dnstap_agent::memory`], too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

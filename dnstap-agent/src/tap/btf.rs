@@ -19,6 +19,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const FWD: u32 = 7;
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
@@ -184,6 +185,41 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
+    /// BTF in which these functions and typedefs have the ids that they have here, and every other type has become a forward
+    /// declaration without a name: enough to find an id by its name, in a fraction of the time and memory. It ends with the last
+    /// of them.
+    pub fn names_alone(&self, wanted: &[&str]) -> Result<Vec<u8>, BtfError> {
+        let mut strings = vec![0];
+        let mut types = Vec::new();
+        let mut end = 0;
+        for &offset in &self.offsets[1..] {
+            let found = self.at(offset as usize)?;
+            let mut kept = [0, kind::FWD << 24, 0];
+            if matches!(found.kind(), kind::FUNC | kind::TYPEDEF) {
+                let name = self.string(found.name)?;
+                if wanted.iter().any(|wanted| wanted.as_bytes() == name) {
+                    kept = [length_of(&strings)?, found.info, 0];
+                    strings.extend_from_slice(name);
+                    strings.push(0);
+                    end = types.len() + size_of_val(&kept);
+                }
+            }
+            types.extend(kept.into_iter().flat_map(u32::to_ne_bytes));
+        }
+        types.truncate(end);
+        let (types_len, strings_len) = (length_of(&types)?, length_of(&strings)?);
+        let [magic_low, magic_high] = MAGIC.to_ne_bytes();
+        let version_and_flags = [1, 0];
+        let mut btf = vec![magic_low, magic_high];
+        btf.extend(version_and_flags);
+        let header_len = length_of(&[0; HEADER])?;
+        let lengths = [header_len, 0, types_len, types_len, strings_len];
+        btf.extend(lengths.into_iter().flat_map(u32::to_ne_bytes));
+        btf.extend(types);
+        btf.extend(strings);
+        Ok(btf)
+    }
+
     /// Bit offset and type of the member `name` of a structure or union, looking into anonymous ones.
     fn member(&self, id: u32, name: &[u8], depth: u32) -> Result<Option<(u32, u32)>, BtfError> {
         if depth > MAX_DEPTH {
@@ -298,6 +334,10 @@ fn data_len(found: &Type) -> Result<usize, BtfError> {
     })
 }
 
+fn length_of(bytes: &[u8]) -> Result<u32, BtfError> {
+    u32::try_from(bytes.len()).map_err(|_large| BtfError::Truncated(bytes.len()))
+}
+
 fn word(data: &[u8], offset: usize) -> Result<u32, BtfError> {
     array(data, offset).map(u32::from_ne_bytes)
 }
@@ -311,6 +351,7 @@ fn array<const N: usize>(data: &[u8], offset: usize) -> Result<[u8; N], BtfError
 
 #[cfg(test)]
 mod tests {
+    use aya_obj::btf::BtfKind;
     use proptest::prelude::*;
 
     use super::*;
@@ -392,6 +433,24 @@ mod tests {
         assert_eq!(btf.offset("outer", &["b"]), Ok(8));
         assert_eq!(btf.offset("outer", &["in", "a"]), Ok(12));
         assert_eq!(btf.offset("outer", &["c"]), Ok(16));
+    }
+
+    #[test]
+    fn names_keep_their_ids_and_all_else_is_cut() {
+        let data = sample();
+        let whole = Btf::parse(&data).unwrap();
+        let names = whole.names_alone(&["inner_t", "inet_sendmsg"]).unwrap();
+        let loadable = aya::Btf::parse(&names, aya::Endianness::default()).unwrap();
+        let id = |name, kind| loadable.id_by_type_name_kind(name, kind).ok();
+        assert_eq!(id("inner_t", BtfKind::Typedef), Some(3));
+        assert_eq!(id("inet_sendmsg", BtfKind::Func), Some(8));
+        assert_eq!(id("inner", BtfKind::Struct), None);
+        assert_eq!(
+            names.len(),
+            HEADER + 8 * 12 + 1 + "inner_t".len() + 1 + "inet_sendmsg".len() + 1
+        );
+        let none = whole.names_alone(&["nothing"]).unwrap();
+        assert_eq!(none.len(), HEADER + 1);
     }
 
     #[test]

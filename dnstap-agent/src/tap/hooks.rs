@@ -10,7 +10,7 @@ use aya::{
 };
 use dnstap_ebpf::Hook;
 
-use super::{HookChoice, offsets};
+use super::{HookChoice, btf::Btf as Types, offsets};
 use crate::{
     exit::{Exit, ExitWith},
     target::unit,
@@ -31,7 +31,7 @@ pub(super) struct Attached {
 }
 
 /// Attaches the chosen hook, or the first that works.
-pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
+pub(super) fn attach(ebpf: &mut Ebpf, types: &Types<'_>, choice: HookChoice) -> Result<Attached> {
     let candidates: &[Hook] = match choice {
         HookChoice::Auto => &[Hook::Fentry, Hook::Socket, Hook::Syscall],
         HookChoice::Fentry => &[Hook::Fentry],
@@ -42,9 +42,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, choice: HookChoice) -> Result<Attached> {
     let mut degraded = Vec::new();
     for &hook in candidates {
         let attached = match hook {
-            Hook::Socket => socket(ebpf),
+            Hook::Socket => socket(ebpf, types),
             Hook::Syscall => syscall(ebpf),
-            Hook::Fentry => fentry(ebpf, &mut degraded),
+            Hook::Fentry => fentry(ebpf, types, &mut degraded),
         };
         match attached {
             Ok(links) => {
@@ -80,10 +80,9 @@ pub fn name(hook: Hook) -> &'static str {
 }
 
 /// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
-fn fentry(ebpf: &mut Ebpf, degraded: &mut Vec<String>) -> Result<Links> {
-    offsets::check_prototypes(&offsets::btf_path())?;
-    let btf = Btf::parse_file(offsets::btf_path(), Endianness::default())
-        .context("cannot read the kernel's BTF")?;
+fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Result<Links> {
+    offsets::check_prototypes(types)?;
+    let btf = names(types, &offsets::TRACED.map(|(function, _)| function))?;
     let mut links = Links::new();
     for function in [
         "inet_recvmsg",
@@ -124,7 +123,7 @@ fn skb_consume_udp(ebpf: &mut Ebpf, btf: &Btf) -> Result<Box<dyn Any + Send>> {
 }
 
 /// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
-fn socket(ebpf: &mut Ebpf) -> Result<Links> {
+fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
     let mut links = Links::new();
     // Sockets belong to the cgroup in which they were made, which for an inherited or activated socket is not that of the process:
     // hence the root.
@@ -134,9 +133,10 @@ fn socket(ebpf: &mut Ebpf) -> Result<Links> {
     for program in ["recvmsg4", "recvmsg6"] {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
-    let btf = Btf::parse_file(offsets::btf_path(), Endianness::default())
-        .context("cannot read the kernel's BTF")?;
-    for tracepoint in ["sock_recv_length", "sock_send_length"] {
+    let tracepoints = ["sock_recv_length", "sock_send_length"];
+    let typedefs = tracepoints.map(|tracepoint| format!("btf_trace_{tracepoint}"));
+    let btf = names(types, &typedefs.each_ref().map(String::as_str))?;
+    for tracepoint in tracepoints {
         for name in copies(tracepoint) {
             let program: &mut BtfTracePoint = program(ebpf, &name)?;
             program
@@ -183,6 +183,12 @@ pub(super) fn processes(ebpf: &mut Ebpf) -> Result<Links> {
         }
     }
     Ok(links)
+}
+
+/// The kernel's BTF as far as the programs name it, for aya, which takes long and much memory to read the whole.
+fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
+    Btf::parse(&types.names_alone(wanted)?, Endianness::default())
+        .context("cannot read the kernel's BTF")
 }
 
 /// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.

@@ -34,10 +34,14 @@ pub use self::{
 };
 use self::{
     hooks::Attached,
+    offsets::KernelTypes,
     perf::PerfRing,
     ring::{BpfRing, Ring},
 };
-use crate::exit::{Exit, ExitWith};
+use crate::{
+    exit::{Exit, ExitWith},
+    memory,
+};
 
 /// The eBPF object, empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dnstap-ebpf"));
@@ -110,20 +114,23 @@ impl Tap {
         }
         let perf = options.ring == RingChoice::Perf;
         let ring_bytes = ring_bytes(options.ring_bytes)?;
+        let loader = loader();
+        let types = KernelTypes::read()?;
+        let btf = types.parse()?;
         let config = Config {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
-            ..offsets::of_running_kernel(&offsets::btf_path())?
+            ..types.config(&btf)?
         };
         let config = options.filter.configure(config);
-        let mut ebpf = load(&config, perf, ring_bytes, options.kernel_log)?;
+        let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
         options.filter.fill(&mut ebpf)?;
         let Attached {
             hook,
             mut links,
             refused,
             degraded,
-        } = hooks::attach(&mut ebpf, options.hook)?;
+        } = hooks::attach(&mut ebpf, &btf, options.hook)?;
         links.extend(hooks::processes(&mut ebpf).context(ExitWith(
             Exit::NoPermission,
             "the kernel does not tell which processes are forked".into(),
@@ -173,6 +180,8 @@ impl Tap {
             flush_log,
             _kept: kept,
         };
+        drop(types);
+        memory::give_back();
         Ok((tap, processes))
     }
 
@@ -289,25 +298,43 @@ impl Tap {
 /// Tries a hook: loads and attaches its programs, and takes them off again at once. What it cannot do on this kernel, or why
 /// the kernel refuses it.
 pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
+    let loader = loader();
+    let types = KernelTypes::read()?;
+    let btf = types.parse()?;
     let config = Config {
         transport: TRANSPORT_BPF,
-        ..offsets::of_running_kernel(&offsets::btf_path())?
+        ..types.config(&btf)?
     };
-    let mut ebpf = load(&config, false, page_size(), false)?;
-    let attached = hooks::attach(&mut ebpf, hook)?;
+    let mut ebpf = load(loader, &config, false, page_size(), false)?;
+    let attached = hooks::attach(&mut ebpf, &btf, hook)?;
     let _processes = hooks::processes(&mut ebpf)?;
     Ok(attached.degraded)
 }
 
+/// aya's loader, without the kernel's BTF, which it reads for relocations. The object has none, and the whole of it takes more memory
+/// than all else that the agent does: it goes before anything else comes.
+fn loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    memory::give_back();
+    loader
+}
+
 /// Loads the object with its read-only data and the sizes of its maps set.
-fn load(config: &Config, perf: bool, ring_bytes: u32, kernel_log: bool) -> Result<Ebpf> {
+fn load<'c>(
+    mut loader: EbpfLoader<'c>,
+    config: &'c Config,
+    perf: bool,
+    ring_bytes: u32,
+    kernel_log: bool,
+) -> Result<Ebpf> {
     raise_memlock();
     let cpus = u32::try_from(nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?)?;
     // aya-log's levels count from error = 1; below that, the verifier removes every log statement.
-    let log_level: u8 = if kernel_log { u8::MAX } else { 0 };
-    EbpfLoader::new()
+    let log_level: &'static u8 = if kernel_log { &u8::MAX } else { &0 };
+    loader
         .override_global("CONFIG", config, true)
-        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .override_global("AYA_LOG_LEVEL", log_level, true)
         .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
         .map_max_entries("SCRATCH", if perf { cpus * SCRATCH_SLOTS } else { 1 })
         .load(OBJECT)

@@ -1,9 +1,6 @@
 //! Where the running kernel keeps what the hooks read: [`KernelOffsets`] from its BTF.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot};
@@ -51,23 +48,47 @@ fn first_offset(btf: &Btf<'_>, slot: &Slot) -> Result<u32, BtfError> {
     first.or_else(|error| offsets.find_map(Result::ok).ok_or(error))
 }
 
-/// The configuration for the running kernel, but for the transport. `path`: the kernel's BTF.
-pub fn of_running_kernel(path: &Path) -> Result<Config> {
-    let refuse = |message: String| ExitWith(Exit::NoPermission, message);
-    let data = fs::read(path).with_context(|| {
-        refuse(format!(
-            "cannot read {}: the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)",
-            path.display()
-        ))
-    })?;
-    Btf::parse(&data)
-        .and_then(|btf| config_from_btf(&btf))
-        .with_context(|| {
-            refuse(format!(
-                "the kernel's structures in {} are not what the tap knows",
-                path.display()
-            ))
-        })
+/// The running kernel's BTF.
+pub struct KernelTypes {
+    data: Vec<u8>,
+    path: PathBuf,
+}
+
+impl KernelTypes {
+    /// Reads it from where it is: [`VMLINUX`], or what the environment variable `DNSTAP_AGENT_BTF` names (for kernels whose BTF
+    /// is in a file of its own).
+    pub fn read() -> Result<Self> {
+        let path =
+            std::env::var_os("DNSTAP_AGENT_BTF").map_or_else(|| VMLINUX.into(), PathBuf::from);
+        let data = fs::read(&path).with_context(|| {
+            let path = path.display();
+            ExitWith(
+                Exit::NoPermission,
+                format!(
+                    "cannot read {path}: the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)"
+                ),
+            )
+        })?;
+        Ok(Self { data, path })
+    }
+
+    /// Its tables.
+    pub fn parse(&self) -> Result<Btf<'_>> {
+        Btf::parse(&self.data).with_context(|| self.refused())
+    }
+
+    /// The configuration for the running kernel, but for the transport.
+    pub fn config(&self, btf: &Btf<'_>) -> Result<Config> {
+        config_from_btf(btf).with_context(|| self.refused())
+    }
+
+    fn refused(&self) -> ExitWith {
+        let path = self.path.display();
+        ExitWith(
+            Exit::NoPermission,
+            format!("the kernel's structures in {path} are not what the tap knows"),
+        )
+    }
 }
 
 /// Functions that the `fentry` hook traces, with the number of parameters that its programs expect.
@@ -80,9 +101,7 @@ pub const TRACED: [(&str, usize); 5] = [
 ];
 
 /// Refuses a kernel whose functions take other parameters: their results would be read from the wrong place.
-pub fn check_prototypes(path: &Path) -> Result<()> {
-    let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let btf = Btf::parse(&data)?;
+pub fn check_prototypes(btf: &Btf<'_>) -> Result<()> {
     for (function, expected) in TRACED {
         match btf.parameters(function)? {
             Some(parameters) if parameters != expected => {
@@ -93,13 +112,6 @@ pub fn check_prototypes(path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where the running kernel's BTF is: [`VMLINUX`], or what the environment variable `DNSTAP_AGENT_BTF` names (for kernels
-/// whose BTF is in a file of its own).
-#[must_use]
-pub fn btf_path() -> PathBuf {
-    std::env::var_os("DNSTAP_AGENT_BTF").map_or_else(|| VMLINUX.into(), PathBuf::from)
 }
 
 #[cfg(test)]
