@@ -25,7 +25,7 @@ use crate::{
 
 /// Connections.
 const SOCKETS: usize = 3;
-/// What may overtake a piece, twice: half of what the stage holds back for it.
+/// What may overtake a piece, twice, or come late with it: half of what the stage holds back for it.
 const AHEAD_PIECES: usize = 16;
 const AHEAD_BYTES: usize = 64 << 10;
 /// Bytes that the streams may hold in these tests, and what one connection may hold beyond.
@@ -218,14 +218,14 @@ impl Stage {
                     lost[number / 2] += 1;
                     continue;
                 }
-                2 if !first => {
-                    late.push_back((number, start, end));
-                    continue;
+                2 if !first => late.push_back((number, start, end)),
+                twice => {
+                    for _ in 0..if twice == 3 { 2 } else { 1 } {
+                        self.piece(lines, number, (start, end), lost[number / 2]);
+                    }
                 }
-                3 => self.piece(lines, number, (start, end), lost[number / 2]),
-                _ => {}
             }
-            self.piece(lines, number, (start, end), lost[number / 2]);
+            // Those that come late overtake each other, too.
             ahead += 2;
             ahead_bytes += 2 * (end - start);
             if bit(choice, 3) || ahead >= AHEAD_PIECES || ahead_bytes >= AHEAD_BYTES {
