@@ -10,7 +10,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use self::{
-    messages::{Messages, Mimic},
+    messages::{Filters, Messages, Mimic},
     place::Place,
     tapping::Tapping,
     target::Target,

@@ -30,8 +30,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    classify::Matter,
-    cli::Command,
+    cli::{Command, Filters},
     config::{Origin, Resolved},
     observe,
     sandbox::Duties,
@@ -41,17 +40,17 @@ use crate::{
 /// How long an output that is taken out may take to write what is queued.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Options that change without detaching, wherever there are any.
-const LIVE: [&str; 2] = ["output", "exclude"];
+/// The option beside [`Filters::NAMES`] that changes without detaching.
+const OUTPUT: &str = "output";
 
 /// What is to change.
 #[derive(Debug)]
 struct Change {
     added: SinkSet,
     removed: Vec<OutputSpec>,
-    /// Matters that are left out from now on.
-    exclude: Vec<Matter>,
-    /// Dropped when all that was removed is gone.
+    /// What is delivered from now on; `None`: as before.
+    filters: Option<Filters>,
+    /// Dropped when all that was removed is gone, and the filters are in force.
     gone: mpsc::Sender<Infallible>,
 }
 
@@ -63,27 +62,27 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Makes the changes that have come, and tells the matters that are left out from now on, if that is among them. To be called
-    /// between two batches, at least every second. Never blocks.
-    pub fn apply(&mut self, sinks: &mut SinkSet) -> Option<Vec<Matter>> {
-        let mut exclude = None;
-        while let Ok(change) = self.changes.try_recv() {
-            sinks.part(&change.removed, GRACE);
-            sinks.join(change.added);
-            exclude = Some(change.exclude);
-            self.parting = Some(change.gone);
-        }
+    /// Makes the changes that have come, and tells the filters that are in force from now on, if they are among them: to be put in
+    /// force before the next call. To be called between two batches, at least every second. Never blocks.
+    pub fn apply(&mut self, sinks: &mut SinkSet) -> Option<Filters> {
         if self.parting.is_some() && sinks.are_parted() {
             self.parting = None;
         }
-        exclude
+        let mut filters = None;
+        while let Ok(change) = self.changes.try_recv() {
+            sinks.part(&change.removed, GRACE);
+            sinks.join(change.added);
+            filters = change.filters.or(filters);
+            self.parting = Some(change.gone);
+        }
+        filters
     }
 
     /// Takes no more changes, and makes those that have come.
     pub fn close(&mut self, sinks: &mut SinkSet) {
         self.changes.close();
         // Nothing is left to be left out.
-        let _exclude = self.apply(sinks);
+        let _filters = self.apply(sinks);
         self.parting = None;
     }
 }
@@ -205,14 +204,17 @@ impl Reloader {
     fn reload(&mut self) -> Result<(), Vec<String>> {
         let Resolved { cli, origin, .. } =
             self.origin.again().map_err(|refused| refused.mistakes())?;
-        let (outputs, exclude) = match cli.command {
-            Command::Attach(options) => (options.outputs, options.messages.exclude),
-            Command::Receive(options) => (options.outputs, Vec::new()),
+        let (outputs, filters) = match cli.command {
+            Command::Attach(options) => (options.outputs, Some(options.messages.filters)),
+            Command::Receive(options) => (options.outputs, None),
             _ => return Ok(()),
         };
         let differing: Vec<_> = self.origin.differing(&origin).collect();
-        let (live, fixed): (Vec<_>, Vec<_>) =
-            differing.into_iter().partition(|name| LIVE.contains(name));
+        let is_filter = |name: &&str| filters.is_some() && Filters::NAMES.contains(name);
+        let (live, fixed): (Vec<_>, Vec<_>) = differing
+            .into_iter()
+            .partition(|name| *name == OUTPUT || is_filter(name));
+        let filtered = live.iter().any(is_filter);
         let only_in = |one: &[OutputSpec], other: &[OutputSpec]| -> Vec<_> {
             let mut specs = one.to_vec();
             specs.retain(|spec| !other.contains(spec));
@@ -220,7 +222,8 @@ impl Reloader {
         };
         let added = only_in(&outputs, &self.outputs);
         let removed = only_in(&self.outputs, &outputs);
-        let mistakes = self.mistakes(&added);
+        let mut mistakes = self.mistakes(&added);
+        mistakes.extend(filters.as_ref().and_then(Filters::mistake));
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -231,9 +234,10 @@ impl Reloader {
             info!(
                 added = names(&added),
                 removed = names(&removed),
+                filters = filtered,
                 "the configuration has changed"
             );
-            self.change(&added, removed, exclude)?;
+            self.change(&added, removed, filters.filter(|_| filtered))?;
         }
         let live: Vec<_> = live.into_iter().map(str::to_owned).collect();
         let live: Vec<_> = live.iter().map(String::as_str).collect();
@@ -268,7 +272,7 @@ impl Reloader {
         &self,
         added: &[OutputSpec],
         removed: Vec<OutputSpec>,
-        exclude: Vec<Matter>,
+        filters: Option<Filters>,
     ) -> Result<(), Vec<String>> {
         let added =
             SinkSet::open_with(added, self.options, Arc::clone(&self.room)).map_err(|error| {
@@ -282,7 +286,7 @@ impl Reloader {
         let change = Change {
             added,
             removed,
-            exclude,
+            filters,
             gone,
         };
         match self.changes.blocking_send(change) {
@@ -392,9 +396,7 @@ mod tests {
         inbox.close(&mut sinks);
         let path = folder.path().join("late");
         let late = format!("file:{}", path.display()).parse().expect("valid");
-        reloader
-            .change(&[late], Vec::new(), Vec::new())
-            .expect("opened");
+        reloader.change(&[late], Vec::new(), None).expect("opened");
         assert_eq!(sinks.finish(Duration::from_mins(1)).len(), 1);
     }
 

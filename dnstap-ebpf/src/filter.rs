@@ -8,7 +8,11 @@
 //! The local address plays no part: a wildcard socket has none, or has it for received datagrams only. In front of the
 //! message there may be what a proxy says about the client (PROXY protocol, version 2); peer and ports are the proxy's.
 //!
-//! Which filters there are is read-only data: the verifier removes the others.
+//! The agent changes them while messages pass (SIGHUP). What is asked for before and after a change is delivered throughout;
+//! a connection that a change lets in is marked by then, so that the agent does not take its middle for its beginning. Where
+//! nothing is to be left out, and never will be, the verifier removes all this.
+
+use core::ptr;
 
 use aya_ebpf::{
     macros::map,
@@ -19,14 +23,18 @@ use aya_ebpf::{
 };
 use dnstap_ebpf::{
     AF_INET, Counter, DIRECTION_RECEIVED, EventHeader, FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS,
-    FILTER_RESPONDER, IPPROTO_UDP, MAX_NETS, PORT_WORDS,
+    FILTER_RESPONDER, Filter, IPPROTO_TCP, IPPROTO_UDP, MAX_NETS, PORT_WORDS,
 };
 
 use crate::{
     config::config,
-    memory,
+    memory, sockets,
     work::{Payload, Vectors},
 };
+
+/// What is in force.
+#[map]
+static FILTER: Array<Filter> = Array::with_max_entries(1, 0);
 
 /// A bit for each port.
 #[map]
@@ -34,7 +42,7 @@ static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 
 /// Network -> 1 if it is wanted, 0 if not; IPv4 in the IPv4-mapped form.
 #[map]
-static NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_NETS, 0);
+static NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * (MAX_NETS + 1), 0);
 
 /// How the PROXY protocol, version 2, begins; its first four bytes, and the rest of the signature.
 const PREFACE: [u8; 4] = *b"\r\n\r\n";
@@ -56,20 +64,51 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Why a message is left out, if it is. `header` is complete but for the chunk.
 #[inline(always)]
 pub(crate) fn reason(header: &EventHeader, payload: &Payload, vectors: Vectors) -> Option<Counter> {
-    let filters = config!(filters) as u32;
-    if filters & FILTER_PORTS != 0
+    if config!(filtered) == 0 {
+        return None;
+    }
+    let reason = judge(in_force()?, header, payload, vectors);
+    // The next that gets through, if there will be one, tells that something is missing before it.
+    if reason.is_some() && header.protocol == IPPROTO_TCP && header.lost == 0 {
+        sockets::note_loss(header.socket);
+    }
+    reason
+}
+
+/// A copy of what is in force, each member as the agent has written it last.
+#[inline(always)]
+fn in_force() -> Option<Filter> {
+    let filter = FILTER.get_ptr(0)?;
+    // SAFETY: the entry lives as long as the map; its members are integers, which are read and written whole.
+    unsafe {
+        Some(Filter {
+            kinds: ptr::read_volatile(&raw const (*filter).kinds),
+            sample_below: ptr::read_volatile(&raw const (*filter).sample_below),
+            sample_seed: ptr::read_volatile(&raw const (*filter).sample_seed),
+        })
+    }
+}
+
+#[inline(always)]
+fn judge(
+    filter: Filter,
+    header: &EventHeader,
+    payload: &Payload,
+    vectors: Vectors,
+) -> Option<Counter> {
+    if filter.kinds & FILTER_PORTS != 0
         && !is_wanted_port(header.local_port)
         && !is_wanted_port(header.peer_port)
     {
         return Some(Counter::FilteredPort);
     }
-    if filters & FILTER_NETS != 0 && !is_wanted_peer(header) {
+    if filter.kinds & FILTER_NETS != 0 && !is_wanted_peer(header) {
         return Some(Counter::FilteredNet);
     }
-    let sampled = config!(sample_below) != 0;
+    let sampled = filter.sample_below != 0;
     let mut id = [0; 2];
     if header.protocol == IPPROTO_UDP
-        && (sampled || filters & (FILTER_RESPONDER | FILTER_INITIATOR) != 0)
+        && (sampled || filter.kinds & (FILTER_RESPONDER | FILTER_INITIATOR) != 0)
     {
         // What has no whole start in its first segment is not judged but kept: no query, or of no server that we know.
         let [first, second, flags, _] = start(payload, vectors)?;
@@ -80,12 +119,12 @@ pub(crate) fn reason(header: &EventHeader, payload: &Payload, vectors: Vectors) 
         } else {
             FILTER_INITIATOR
         };
-        if filters & unwanted != 0 {
+        if filter.kinds & unwanted != 0 {
             return Some(Counter::FilteredRole);
         }
         id = [first, second];
     }
-    (sampled && u64::from(hash(header, id)) >= config!(sample_below) as u64)
+    (sampled && hash(filter.sample_seed, header, id) >= filter.sample_below)
         .then_some(Counter::SampledOut)
 }
 
@@ -142,7 +181,7 @@ fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
 
 /// A number that all messages of an exchange have in common, and over TCP all of a connection.
 #[inline(always)]
-fn hash(header: &EventHeader, [first, second]: [u8; 2]) -> u32 {
+fn hash(seed: u32, header: &EventHeader, [first, second]: [u8; 2]) -> u32 {
     // SAFETY: sixteen bytes are two integers.
     let [high, low] = unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(header.peer_addr) };
     let ends = u64::from(header.peer_port) << 48
@@ -150,7 +189,7 @@ fn hash(header: &EventHeader, [first, second]: [u8; 2]) -> u32 {
         | u64::from(first) << 24
         | u64::from(second) << 16
         | u64::from(header.protocol);
-    let hash = mix(mix(mix(config!(sample_seed) as u64, high), low), ends);
+    let hash = mix(mix(mix(u64::from(seed), high), low), ends);
     (mix(hash, ends) >> 32) as u32
 }
 

@@ -12,7 +12,7 @@
 //!        ◄► CHANGES ───────────────────── CHANGED_BY_* -> how often TARGETS was changed
 //!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
-//!        ◄─ PORTS, NETS ─────────────── port / 64 -> bits, prefix -> wanted
+//!        ◄─ FILTER, PORTS, NETS ──────── Filter, port / 64 -> bits, prefix -> wanted
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
 //! ```
 #![no_std]
@@ -179,7 +179,7 @@ pub enum Counter {
     FilteredNet = 17,
     /// Skipped: the process's role in the exchange is not asked for ([`FILTER_RESPONDER`], [`FILTER_INITIATOR`]).
     FilteredRole = 18,
-    /// Skipped: the exchange, or over TCP the connection, is not in the sample ([`Config::sample_below`]).
+    /// Skipped: the exchange, or over TCP the connection, is not in the sample ([`Filter::sample_below`]).
     SampledOut = 19,
     /// Processes that a target has forked and that found no room in `TARGETS`: they go untapped. Not messages.
     Unfollowed = 20,
@@ -328,20 +328,34 @@ pub const TRANSPORT_BPF: u32 = 0;
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_PERF: u32 = 1;
 
-/// Bit of [`Config::filters`]: messages of ports that are not in the map `PORTS` are left out.
+/// Bit of [`Filter::kinds`]: messages of ports that are not in the map `PORTS` are left out.
 pub const FILTER_PORTS: u32 = 1;
-/// Bit of [`Config::filters`]: messages of peers that are in no net of the map `NETS` are left out.
+/// Bit of [`Filter::kinds`]: messages of peers that are in no net of the map `NETS` are left out.
 pub const FILTER_NETS: u32 = 2;
-/// Bit of [`Config::filters`]: datagrams of exchanges in which the process answers are left out.
+/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process answers are left out.
 pub const FILTER_RESPONDER: u32 = 4;
-/// Bit of [`Config::filters`]: datagrams of exchanges in which the process asks are left out.
+/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process asks are left out.
 pub const FILTER_INITIATOR: u32 = 8;
 
 /// Entries of the map `PORTS`: a bit for each port, in words of 64.
 pub const PORT_WORDS: u32 = 1_024;
 
-/// Most subnets in the map `NETS`.
-pub const MAX_NETS: u32 = 1_024;
+/// Most subnets that may be asked for. The map `NETS` has room for twice as many: those of before and after a change.
+pub const MAX_NETS: u32 = 1_023;
+
+/// What is left out: the only entry of the map `FILTER`. The agent may change it while the programs run, a member at a time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// [`FILTER_PORTS`], [`FILTER_NETS`], [`FILTER_RESPONDER`], [`FILTER_INITIATOR`].
+    pub kinds: u32,
+    /// Exchanges whose hash is below this are delivered; 0: all are.
+    pub sample_below: u32,
+    /// What the hash starts with, so that nobody outside knows what is in the sample.
+    pub sample_seed: u32,
+}
+
+const _: () = assert!(size_of::<Filter>() == 12 && align_of::<Filter>() == 4);
 
 /// Prefix length of the IPv4-mapped addresses (`::ffff:0:0/96`), as which the map `NETS` holds IPv4.
 pub const MAPPED_PREFIX: u32 = 96;
@@ -364,17 +378,13 @@ pub struct Config {
     pub iter_ubuf: u32,
     /// Bits of the byte at [`KernelOffsets::iter_type`] that are the type; before 5.14 the lowest one is the direction.
     pub iter_type_mask: u32,
-    /// What is left out: [`FILTER_PORTS`], [`FILTER_NETS`], [`FILTER_RESPONDER`], [`FILTER_INITIATOR`].
-    pub filters: u32,
-    /// Exchanges whose hash is below this are delivered; 0: all are.
-    pub sample_below: u32,
-    /// What the hash starts with, so that nobody outside knows what is in the sample.
-    pub sample_seed: u32,
+    /// Whether the map `FILTER` is heeded; 0: nothing is left out, and the verifier removes the filters.
+    pub filtered: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 32);
+const _: () = assert!(offset_of!(Config, offsets) == 24);
 
 /// Where to find the value of a slot of [`KernelOffsets`] in a kernel's BTF.
 #[derive(Clone, Copy, Debug)]
@@ -508,4 +518,6 @@ mod pod {
     unsafe impl aya::Pod for super::SocketState {}
     // SAFETY: as above; every member is a `u32`.
     unsafe impl aya::Pod for super::Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Filter {}
 }

@@ -9,7 +9,7 @@ use super::Job;
 use crate::{
     anonymise::{CryptoPan, Method, MethodName, Privacy},
     classify::{Naming, Role, bind::BindRules},
-    cli::{Messages, Mimic},
+    cli::{Filters, Messages, Mimic},
     encode::Extra,
     exit::{Exit, ExitWith},
     pair::PairLimits,
@@ -23,6 +23,9 @@ use crate::{
 /// The pipeline's configuration, but for what differs from server to server.
 pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
     let messages = job.messages;
+    if let Some(mistake) = messages.filters.mistake() {
+        bail!(usage(&mistake));
+    }
     let pair_limits = PairLimits::default();
     Ok(PipelineConfig {
         privacy: privacy(messages)?,
@@ -38,10 +41,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
         extra: Extra {
             fields: messages.extra.clone(),
         },
-        filter: Filter {
-            only: TypeSet::union(&messages.only),
-            exclude: messages.exclude.clone(),
-        },
+        filter: pipeline_filter(&messages.filters),
         report_unanswered: messages.unanswered_events.is_some(),
         pair_limits: PairLimits {
             age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
@@ -86,24 +86,32 @@ fn usage(problem: &str) -> ExitWith {
     ExitWith(Exit::Usage, problem.to_owned())
 }
 
-/// What the kernel side leaves out, of what `filter` does not deliver and what the options say besides. A role is left out if none
-/// of the `servers` has messages in it that are wanted; of those that are to come nothing is known.
+/// What the pipeline leaves out.
+pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
+    Filter {
+        only: TypeSet::union(&filters.only),
+        exclude: filters.exclude.clone(),
+    }
+}
+
+/// What the kernel side leaves out. A role is left out if none of the `servers` has messages in it that are wanted; if they are
+/// `followed`, nothing is known of those that are to come.
 pub(super) fn kernel_filter<'s>(
-    job: &Job<'_>,
-    filter: &Filter,
+    filters: &Filters,
+    followed: bool,
     servers: &(impl Iterator<Item = &'s Server> + Clone),
 ) -> KernelFilter {
-    let messages = job.messages;
+    let filter = pipeline_filter(filters);
     let mut without = vec![Role::Responder, Role::Initiator];
     without.retain(|role| {
         let wanted = |server: &Server| filter.wants_role(&server.naming, *role);
-        !job.target.follow && !servers.clone().any(wanted)
+        !followed && !servers.clone().any(wanted)
     });
     KernelFilter {
-        ports: messages.ports.clone(),
-        nets: messages.nets.clone(),
+        ports: filters.ports.clone(),
+        nets: filters.nets.clone(),
         without,
-        sample: messages.sample,
+        sample: filters.sample,
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Job<'a> {
     pub(crate) duration: Option<Duration>,
     /// Files are opened later than the outputs.
     pub(crate) paths: bool,
+    /// Options may be others when they are read again.
+    pub(crate) reloadable: bool,
 }
 
 /// Runs `attach`. The summary goes to standard error.
@@ -85,6 +87,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         interval: Duration::from_millis(options.interval.into()),
         duration: options.duration,
         paths: options.summary_json.is_some() || options.configuration.config.is_some(),
+        reloadable: options.configuration.config.is_some(),
     };
     let summary = tap(&job, Destination::Outputs(&options.outputs), |_, _| {
         Ok(std::future::pending())
@@ -122,7 +125,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
         ring: job.tapping.ring,
         ring_bytes: job.tapping.ring_size,
         kernel_log: job.tapping.kernel_log,
-        filter: kernel_filter(job, &config.filter, &servers.values()),
+        filter: kernel_filter(&job.messages.filters, selection.follow, &servers.values()),
+        filter_changes: job.reloadable,
     })?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
@@ -157,7 +161,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         Arc::clone(&stop),
         publisher,
         job.interval,
-        introduce,
+        (introduce, selection.follow),
     );
     let reader = thread::Builder::new()
         .name("ring-reader".into())

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::{Job, buffers::Buffers};
 use crate::{
-    classify::Matter,
+    cli::Filters,
     exit::{Exit, ExitWith},
     pipeline::Batch,
     reload::{self, Inbox, Reloading, Start},
@@ -59,9 +59,9 @@ impl Outputs {
         Ok((outputs, reloading))
     }
 
-    /// Makes the changes that were asked for, and tells the matters that are left out from now on, if that is among them. To be
+    /// Makes the changes that were asked for, and tells the filters that are in force from now on, if they are among them. To be
     /// called between two batches. Never waits.
-    pub(super) fn update(&mut self) -> Option<Vec<Matter>> {
+    pub(super) fn update(&mut self) -> Option<Filters> {
         self.inbox.apply(&mut self.messages)
     }
 

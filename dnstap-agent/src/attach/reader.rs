@@ -11,10 +11,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dnstap_ebpf::Counter;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use super::outputs::Outputs;
+use super::{
+    config::{kernel_filter, pipeline_filter},
+    outputs::Outputs,
+};
 use crate::{
+    cli::Filters,
     clock, event,
     observe::Publisher,
     pipeline::{self, Pipeline, Server},
@@ -58,6 +62,8 @@ pub(super) struct Reader {
     settled: Settled,
     ring_use: RingUse,
     introduce: Introduce,
+    /// Servers may come of which nothing is known.
+    followed: bool,
 }
 
 /// Finds out about the server that a process runs; nothing if the process has ended.
@@ -71,10 +77,11 @@ impl Reader {
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
-        introduce: Introduce,
+        (introduce, followed): (Introduce, bool),
     ) -> Self {
         Self {
             introduce,
+            followed,
             publisher,
             started: Instant::now(),
             ring_use: RingUse::default(),
@@ -101,8 +108,8 @@ impl Reader {
             // Records up to now are in this drain or the one after; what is older than the one before has been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
-            if let Some(exclude) = self.outputs.update() {
-                self.pipeline.exclude(exclude);
+            if let Some(filters) = self.outputs.update() {
+                self.filter(&filters);
             }
             if housekeeping.elapsed() >= HOUSEKEEPING {
                 housekeeping = Instant::now();
@@ -121,6 +128,15 @@ impl Reader {
             }
         }
         self.end()
+    }
+
+    /// Leaves out other messages from now on.
+    fn filter(&mut self, filters: &Filters) {
+        let kernel = kernel_filter(filters, self.followed, &self.pipeline.servers());
+        if let Err(error) = self.tap.set_filter(&kernel) {
+            error!("the filters stay as they were, as far as the kernel's part goes: {error:#}");
+        }
+        self.pipeline.set_filter(pipeline_filter(filters));
     }
 
     /// Takes what is in the ring through the pipeline to the outputs.

@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+use dnstap_ebpf::MAX_NETS;
 
 use super::parse_seconds;
 use crate::{
@@ -24,28 +25,9 @@ pub struct Messages {
     #[arg(long, value_name = "SERVER")]
     pub mimic: Option<Mimic>,
 
-    /// Deliver these types only: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such
-    /// as `client-query`
-    #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
-    pub only: Vec<TypeSet>,
-
-    /// Leave these out: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
-    /// ordinary ones), `other` (other opcodes)
-    #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
-    pub exclude: Vec<Matter>,
-
-    /// Deliver only messages that go from or to one of these ports, at the process's end or at the other
-    #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
-    pub ports: Vec<u16>,
-
-    /// Deliver only messages from and to these subnets or addresses, such as `192.0.2.0/24,2001:db8::/32`; behind a proxy,
-    /// the proxy's address counts
-    #[arg(long = "net", value_name = "NET,...", value_delimiter = ',')]
-    pub nets: Vec<Net>,
-
-    /// Deliver one in so many queries, with its response; of TCP, one in so many connections
-    #[arg(long, value_name = "N")]
-    pub sample: Option<NonZeroU32>,
+    /// What is delivered
+    #[command(flatten)]
+    pub filters: Filters,
 
     /// Count a query as unanswered after this many seconds; an answer that comes later has no query time [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -76,6 +58,44 @@ pub struct Messages {
     /// dnstap version of the server; empty for none [default: the server's, read from its executable, else ours]
     #[arg(long, value_name = "TEXT")]
     pub server_version: Option<String>,
+}
+
+/// Options on which messages are delivered: those that SIGHUP changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Filters {
+    /// Deliver these types only: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such
+    /// as `client-query`
+    #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
+    pub only: Vec<TypeSet>,
+
+    /// Leave these out: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
+    /// ordinary ones), `other` (other opcodes)
+    #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
+    pub exclude: Vec<Matter>,
+
+    /// Deliver only messages that go from or to one of these ports, at the process's end or at the other
+    #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
+
+    /// Deliver only messages from and to these subnets or addresses, such as `192.0.2.0/24,2001:db8::/32`; behind a proxy,
+    /// the proxy's address counts
+    #[arg(long = "net", value_name = "NET,...", value_delimiter = ',')]
+    pub nets: Vec<Net>,
+
+    /// Deliver one in so many queries, with its response; of TCP, one in so many connections
+    #[arg(long, value_name = "N")]
+    pub sample: Option<NonZeroU32>,
+}
+
+impl Filters {
+    /// The long names of these options.
+    pub const NAMES: [&str; 5] = ["only", "exclude", "port", "net", "sample"];
+
+    /// What is wrong with them together.
+    pub fn mistake(&self) -> Option<String> {
+        let (nets, most) = (self.nets.len(), MAX_NETS as usize);
+        (nets > most).then(|| format!("--net: {nets} subnets, of which there may be {most}"))
+    }
 }
 
 /// An output of lines.
@@ -111,6 +131,16 @@ impl FromStr for Mimic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_the_filters_are_all_of_their_options() {
+        let command = Filters::augment_args(clap::Command::new(""));
+        let names: Vec<_> = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        assert_eq!(names, Filters::NAMES);
+    }
 
     #[test]
     fn mimic_takes_a_version_of_bind_or_none() {

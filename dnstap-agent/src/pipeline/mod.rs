@@ -38,7 +38,6 @@ pub use self::{
 use crate::{
     anonymise::{Anonymiser, Privacy},
     assemble::Assembler,
-    classify::Matter,
     encode::Extra,
     event::{Direction, Envelope, Event, Origin, Protocol},
     pair::{PairLimits, Pairs},
@@ -281,9 +280,14 @@ impl Pipeline {
             .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
     }
 
-    /// Leaves out these matters from now on, and no others.
-    pub fn exclude(&mut self, matters: Vec<Matter>) {
-        self.deliver.filter.exclude = matters;
+    /// The servers that it was told about.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> + Clone {
+        self.deliver.servers.all()
+    }
+
+    /// Leaves out other messages from now on.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.deliver.filter = filter;
     }
 
     /// Sets the difference between wall-clock time and kernel time for messages from now on.

@@ -84,6 +84,12 @@ impl Servers {
         self.known.push(Known::new(image, server));
     }
 
+    /// All that the pipeline was told about; the one that stands in for others, if there are none.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Server> + Clone {
+        let default = self.known.is_empty().then_some(&self.default);
+        self.known.iter().chain(default).map(|known| &known.server)
+    }
+
     /// What is known of the server that runs `image`.
     pub(super) fn of(&self, image: u32) -> &Known {
         let known = self.known.iter().find(|known| known.image == image);

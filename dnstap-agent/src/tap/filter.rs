@@ -1,4 +1,4 @@
-//! What the kernel side leaves out, from the command line to its read-only data and maps.
+//! What the kernel side leaves out, from the options to its maps, before it starts and while it runs.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -11,19 +11,19 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{
-        Array,
+        Array, Map, MapData, MapError,
         lpm_trie::{Key, LpmTrie},
     },
 };
 use dnstap_ebpf::{
-    Config, FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS, FILTER_RESPONDER, MAPPED_PREFIX, MAX_NETS,
+    FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS, FILTER_RESPONDER, Filter, MAPPED_PREFIX,
     PORT_WORDS,
 };
 
 use crate::classify::Role;
 
 /// What is delivered; the default is everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelFilter {
     /// Messages of which one port is among these; none: all.
     pub ports: Vec<u16>,
@@ -36,13 +36,11 @@ pub struct KernelFilter {
 }
 
 impl KernelFilter {
-    /// `config` with the filter's part.
-    pub(super) fn configure(&self, config: Config) -> Config {
+    /// The filter's part in the map `FILTER`.
+    fn to_abi(&self, sample_seed: u32) -> Filter {
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
-        // The low half of the hash of nothing, which is random in each process.
-        let [seed @ .., _, _, _, _] = RandomState::new().hash_one(()).to_ne_bytes();
-        Config {
-            filters: bit(!self.ports.is_empty(), FILTER_PORTS)
+        Filter {
+            kinds: bit(!self.ports.is_empty(), FILTER_PORTS)
                 | bit(!self.nets.is_empty(), FILTER_NETS)
                 | bit(self.without.contains(&Role::Responder), FILTER_RESPONDER)
                 | bit(self.without.contains(&Role::Initiator), FILTER_INITIATOR),
@@ -50,42 +48,8 @@ impl KernelFilter {
                 None | Some(NonZeroU32::MIN) => 0,
                 Some(one_in) => u32::MAX / one_in,
             },
-            sample_seed: u32::from_ne_bytes(seed),
-            ..config
+            sample_seed,
         }
-    }
-
-    /// Fills the maps of the filters that there are.
-    pub(super) fn fill(&self, ebpf: &mut Ebpf) -> Result<()> {
-        if !self.ports.is_empty() {
-            self.fill_ports(ebpf)?;
-        }
-        if !self.nets.is_empty() {
-            self.fill_nets(ebpf)?;
-        }
-        Ok(())
-    }
-
-    fn fill_ports(&self, ebpf: &mut Ebpf) -> Result<()> {
-        let mut ports: Array<_, u64> = map(ebpf, "PORTS")?;
-        for (word, bits) in (0..).zip(self.port_words()).filter(|(_, bits)| *bits != 0) {
-            ports.set(word, bits, 0).context("cannot set the ports")?;
-        }
-        Ok(())
-    }
-
-    fn fill_nets(&self, ebpf: &mut Ebpf) -> Result<()> {
-        let mut nets: LpmTrie<_, [u8; 16], u32> = map(ebpf, "NETS")?;
-        for (net, wanted) in self.net_entries() {
-            nets.insert(&Key::new(net.prefix, net.address.octets()), wanted, 0)
-                .with_context(|| {
-                    format!(
-                        "cannot set the subnets, of which there may be {}",
-                        MAX_NETS - 1
-                    )
-                })?;
-        }
-        Ok(())
     }
 
     /// A bit for each port.
@@ -97,16 +61,77 @@ impl KernelFilter {
         words
     }
 
-    /// Networks, and whether they are wanted: those asked for, and before them all of IPv4, which lies within `::/0` but is
-    /// not meant by it.
-    fn net_entries(&self) -> impl Iterator<Item = (Net, u32)> + use<'_> {
+    /// Networks, and whether they are wanted: those asked for, and all of IPv4, which lies within `::/0` but is not meant by
+    /// it.
+    fn net_entries(&self) -> Vec<(Net, u32)> {
         let all_of_ipv4 = Net {
             address: Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
             prefix: MAPPED_PREFIX,
         };
-        [(all_of_ipv4, 0)]
-            .into_iter()
-            .chain(self.nets.iter().map(|net| (*net, 1)))
+        let mut entries: Vec<(Net, u32)> = Vec::new();
+        for net in &self.nets {
+            if !entries.contains(&(*net, 1)) {
+                entries.push((*net, 1));
+            }
+        }
+        if !self.nets.is_empty() && !self.nets.contains(&all_of_ipv4) {
+            entries.push((all_of_ipv4, 0));
+        }
+        entries
+    }
+}
+
+/// The maps of the kernel side's filter, and what is in them.
+pub(super) struct FilterMaps {
+    filter: Array<MapData, Filter>,
+    ports: Array<MapData, u64>,
+    nets: LpmTrie<MapData, [u8; 16], u32>,
+    seed: u32,
+    in_force: KernelFilter,
+}
+
+impl FilterMaps {
+    /// The maps of the object, in which there is nothing.
+    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self> {
+        // The low half of the hash of nothing, which is random in each process.
+        let [seed @ .., _, _, _, _] = RandomState::new().hash_one(()).to_ne_bytes();
+        Ok(Self {
+            filter: Array::try_from(take(ebpf, "FILTER")?)?,
+            ports: Array::try_from(take(ebpf, "PORTS")?)?,
+            nets: LpmTrie::try_from(take(ebpf, "NETS")?)?,
+            seed: u32::from_ne_bytes(seed),
+            in_force: KernelFilter::default(),
+        })
+    }
+
+    /// Puts a filter in force. Whatever the one before and this one ask for is delivered meanwhile, too.
+    pub(super) fn set(&mut self, new: &KernelFilter) -> Result<()> {
+        self.try_set(new)
+            .context("the kernel does not take the filters")?;
+        self.in_force = new.clone();
+        Ok(())
+    }
+
+    /// Wider first, then narrower: a filter that is new is filled before it is heeded, one that goes is emptied when it no longer is.
+    fn try_set(&mut self, new: &KernelFilter) -> Result<(), MapError> {
+        let (ports, nets) = (new.port_words(), new.net_entries());
+        let (old_ports, old_nets) = (self.in_force.port_words(), self.in_force.net_entries());
+        let words = || (0..).zip(old_ports.iter().zip(&ports));
+        for (word, (old, new)) in words().filter(|(_, (old, new))| **new & !**old != 0) {
+            self.ports.set(word, old | new, 0)?;
+        }
+        for (net, wanted) in nets.iter().filter(|entry| !old_nets.contains(entry)) {
+            self.nets.insert(&net.key(), wanted, 0)?;
+        }
+        self.filter.set(0, new.to_abi(self.seed), 0)?;
+        for (word, (_, new)) in words().filter(|(_, (old, new))| **old & !**new != 0) {
+            self.ports.set(word, new, 0)?;
+        }
+        let kept = |net: &Net| nets.iter().any(|(other, _)| other == net);
+        for (net, _) in old_nets.iter().filter(|(net, _)| !kept(net)) {
+            self.nets.remove(&net.key())?;
+        }
+        Ok(())
     }
 }
 
@@ -120,6 +145,10 @@ pub struct Net {
 }
 
 impl Net {
+    fn key(&self) -> Key<[u8; 16]> {
+        Key::new(self.prefix, self.address.octets())
+    }
+
     /// Whether the address lies in it. `::/0` has no IPv4 addresses.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -163,15 +192,10 @@ impl FromStr for Net {
     }
 }
 
-/// A map of the object by its name; the object keeps it.
-fn map<'e, M>(ebpf: &'e mut Ebpf, name: &str) -> Result<M>
-where
-    M: TryFrom<&'e mut aya::maps::Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf
-        .map_mut(name)
-        .with_context(|| format!("the eBPF object has no map {name}"))?;
-    M::try_from(map).with_context(|| format!("map {name} is not what it should be"))
+/// A map of the object by its name.
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name)
+        .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
 #[cfg(test)]
@@ -224,17 +248,17 @@ mod tests {
 
     #[test]
     fn each_filter_sets_its_part_and_no_other() {
-        let none = KernelFilter::default().configure(Config::default());
-        assert_eq!((none.filters, none.sample_below), (0, 0));
+        let none = KernelFilter::default().to_abi(7);
+        assert_eq!((none.kinds, none.sample_below, none.sample_seed), (0, 0, 7));
         let filter = KernelFilter {
             ports: vec![53, 65_535],
             without: vec![Role::Initiator],
             sample: NonZeroU32::new(4),
             ..KernelFilter::default()
         };
-        let config = filter.configure(Config::default());
-        assert_eq!(config.filters, FILTER_PORTS | FILTER_INITIATOR);
-        assert_eq!(config.sample_below, u32::MAX / 4);
+        let abi = filter.to_abi(0);
+        assert_eq!(abi.kinds, FILTER_PORTS | FILTER_INITIATOR);
+        assert_eq!(abi.sample_below, u32::MAX / 4);
         let words = filter.port_words();
         assert_eq!((words[0], words[1_023]), (1 << 53, 1 << 63));
         assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
@@ -242,23 +266,22 @@ mod tests {
             sample: NonZeroU32::new(1),
             ..KernelFilter::default()
         };
-        assert_eq!(all.configure(Config::default()).sample_below, 0);
+        assert_eq!(all.to_abi(0).sample_below, 0);
     }
 
     #[test]
     fn ipv4_is_unwanted_unless_asked_for() {
-        let filter = KernelFilter {
-            nets: vec!["::/0".parse().unwrap(), "0.0.0.0/0".parse().unwrap()],
-            ..KernelFilter::default()
+        let entries = |nets: &[&str]| -> Vec<_> {
+            let nets = nets.iter().map(|net| net.parse().unwrap()).collect();
+            let filter = KernelFilter {
+                nets,
+                ..KernelFilter::default()
+            };
+            let entries = filter.net_entries();
+            entries.iter().map(|(net, is)| (net.prefix, *is)).collect()
         };
-        let entries: Vec<_> = filter
-            .net_entries()
-            .map(|(net, wanted)| (net.prefix, wanted))
-            .collect();
-        assert_eq!(
-            entries,
-            [(96, 0), (0, 1), (96, 1)],
-            "the last of one net counts"
-        );
+        assert_eq!(entries(&[]), []);
+        assert_eq!(entries(&["::/0"]), [(0, 1), (96, 0)]);
+        assert_eq!(entries(&["::/0", "0.0.0.0/0", "::/0"]), [(0, 1), (96, 1)]);
     }
 }

@@ -33,6 +33,7 @@ pub use self::{
     ring::poll_readable,
 };
 use self::{
+    filter::FilterMaps,
     hooks::Attached,
     offsets::KernelTypes,
     perf::PerfRing,
@@ -84,6 +85,8 @@ pub struct TapOptions {
     pub kernel_log: bool,
     /// What the kernel side leaves out.
     pub filter: KernelFilter,
+    /// Whether that may change while it is attached.
+    pub filter_changes: bool,
 }
 
 /// An attached tap.
@@ -93,6 +96,8 @@ pub struct Tap {
     links: Vec<Box<dyn Any + Send>>,
     counters: PerCpuArray<MapData, u64>,
     sockets: HashMap<MapData, u64, SocketState>,
+    /// None in programs from which the filters were removed.
+    filter: Option<FilterMaps>,
     hook: Hook,
     ring_name: &'static str,
     ring_bytes: u32,
@@ -114,17 +119,21 @@ impl Tap {
         }
         let perf = options.ring == RingChoice::Perf;
         let ring_bytes = ring_bytes(options.ring_bytes)?;
+        let filtered = options.filter_changes || options.filter != KernelFilter::default();
         let loader = loader();
         let types = KernelTypes::read()?;
         let btf = types.parse()?;
         let config = Config {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
+            filtered: filtered.into(),
             ..types.config(&btf)?
         };
-        let config = options.filter.configure(config);
         let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
-        options.filter.fill(&mut ebpf)?;
+        let mut filter = filtered.then(|| FilterMaps::of(&mut ebpf)).transpose()?;
+        if let Some(maps) = &mut filter {
+            maps.set(&options.filter)?;
+        }
         let Attached {
             hook,
             mut links,
@@ -172,6 +181,7 @@ impl Tap {
             links,
             counters,
             sockets,
+            filter,
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
             ring_bytes,
@@ -243,6 +253,12 @@ impl Tap {
         let lost = self.sockets.get(&socket, 0).map_or(0, |state| state.lost);
         self.sockets
             .insert(socket, SocketState { verdict, lost }, 0)
+    }
+
+    /// Leaves out other things from now on. Only if [`TapOptions::filter_changes`] or something was left out at the start.
+    pub fn set_filter(&mut self, filter: &KernelFilter) -> Result<()> {
+        let maps = self.filter.as_mut();
+        maps.context("the programs have no filters")?.set(filter)
     }
 
     /// What the kernel side has counted on all CPUs, by [`Counter`].

@@ -56,7 +56,7 @@ const NAME: &str = "top";
 #[command(group = ArgGroup::new("source").args(["pids", "names", "units", "listen", "files"]).required(true).multiple(true))]
 pub struct Args {
     /// Look at these Frame Streams files of dnstap; `-` is standard input
-    #[arg(value_name = "FILE", conflicts_with_all = ["targets", "Messages"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["targets", "Messages", "Filters"])]
     pub files: Vec<PathBuf>,
 
     /// What to tap
@@ -65,7 +65,7 @@ pub struct Args {
 
     /// Take dnstap from other programs, as `receive` does; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`,
     /// `tls:ADDRESS:PORT,cert=FILE,key=FILE`
-    #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["targets", "files", "Messages"])]
+    #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["targets", "files", "Messages", "Filters"])]
     pub listen: Vec<Address>,
 
     /// How long a picture stays
@@ -211,6 +211,7 @@ impl Args {
             interval: Duration::from_millis(10),
             duration: None,
             paths: false,
+            reloadable: false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Reloading while messages pass: outputs come and go, mistakes change nothing, and every message is accounted for, exactly.
 
+mod filters;
+
 use std::{
     fmt::Write as _,
     fs,
@@ -14,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use super::{note, trial};
+use super::{for_each_hook, note, trial};
 use crate::{
     environment::{self, Combination, combinations},
     lab::{Lab, Wanted},
@@ -51,13 +53,22 @@ pub(super) fn trials() -> Vec<Trial> {
             storm,
         ),
     ];
-    tests
+    let mut trials: Vec<_> = tests
         .into_iter()
         .map(|(name, test)| {
             let how = how.clone();
             trial(format!("{how}: {name}"), move || test(&how))
         })
-        .collect()
+        .collect();
+    trials.extend(for_each_hook(
+        "reloaded filters deliver what they ask for from then on, and all else is counted",
+        filters::come_and_go,
+    ));
+    trials.extend(for_each_hook(
+        "a connection that a reloaded filter lets in amid a message is joined at the next",
+        filters::let_in_midway,
+    ));
+    trials
 }
 
 fn exchange(how: &Combination) -> Result<()> {
