@@ -31,38 +31,16 @@ pub struct Args {
 
 /// Runs `status`: what each agent says goes to standard output.
 pub fn run(args: &Args) -> Result<Exit> {
-    let word = if args.json { "json" } else { "text" };
-    let mut out = io::stdout().lock();
-    if let Some(socket) = &args.socket {
-        let said = ask(socket, word).map_err(|error| explain(socket, &error))?;
-        out.write_all(said.as_bytes())?;
-        return Ok(Exit::Ok);
-    }
     let folder = observe::folder();
-    let sockets = match observe::sockets(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        sockets => sockets.with_context(|| format!("cannot look into {}", folder.display()))?,
+    let sockets = match &args.socket {
+        Some(socket) => vec![socket.clone()],
+        None => match observe::sockets(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            sockets => sockets.with_context(|| format!("cannot look into {}", folder.display()))?,
+        },
     };
-    let mut told = 0;
-    for socket in sockets {
-        match ask(&socket, word) {
-            Ok(said) => {
-                if told > 0 && !args.json {
-                    writeln!(out)?;
-                }
-                out.write_all(said.as_bytes())?;
-                told += 1;
-            }
-            // Left behind by one that was killed.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
-                ) => {}
-            Err(error) => return Err(explain(&socket, &error)),
-        }
-    }
-    if told == 0 {
+    let answers = ask_all(&sockets, if args.json { "json" } else { "text" });
+    if args.socket.is_none() && answers.iter().all(is_left_behind) {
         return Err(anyhow!(ExitWith(
             Exit::NoTarget,
             format!(
@@ -71,7 +49,46 @@ pub fn run(args: &Args) -> Result<Exit> {
             ),
         )));
     }
+    let gap = if args.json { "" } else { "\n" };
+    match tell(&answers, gap, &mut io::stdout().lock()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Ok),
+        told => told?,
+    }
+    // One that does not answer hides no other, but is told.
+    let silent = |answer: &&Answer| args.socket.is_some() || !is_left_behind(answer);
+    for (socket, said) in answers.iter().filter(silent) {
+        if let Err(error) = said {
+            return Err(explain(socket, error));
+        }
+    }
     Ok(Exit::Ok)
+}
+
+/// What came from a socket.
+type Answer = (PathBuf, io::Result<String>);
+
+fn ask_all(sockets: &[PathBuf], word: &str) -> Vec<Answer> {
+    let answer = |socket: &PathBuf| (socket.clone(), ask(socket, word));
+    sockets.iter().map(answer).collect()
+}
+
+/// Whether it is the socket of an agent that was killed.
+fn is_left_behind((_, said): &Answer) -> bool {
+    matches!(said, Err(error) if matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+    ))
+}
+
+/// Writes what was said, with a gap between two.
+fn tell(answers: &[Answer], gap: &str, out: &mut impl io::Write) -> io::Result<()> {
+    let mut before = "";
+    for said in answers.iter().filter_map(|(_, said)| said.as_ref().ok()) {
+        write!(out, "{before}{said}")?;
+        before = gap;
+    }
+    out.flush()
 }
 
 fn ask(socket: &Path, word: &str) -> io::Result<String> {
@@ -103,4 +120,36 @@ fn explain(socket: &Path, error: &io::Error) -> anyhow::Error {
         exit,
         format!("cannot ask {}: {why}", socket.display())
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_ends_without_an_answer_hides_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = |name: &str| {
+            let path = folder.path().join(name);
+            (UnixListener::bind(&path).expect("bound"), path)
+        };
+        let ((mute, first), (well, second)) = (listener("1"), listener("2"));
+        let (killed, third) = listener("3");
+        drop(killed);
+        let agents = thread::spawn(move || {
+            drop(mute.accept().expect("asked"));
+            let (mut stream, _) = well.accept().expect("asked");
+            stream.read_exact(&mut [0; "text\n".len()]).expect("heard");
+            stream.write_all(b"well\n").expect("told");
+        });
+        let answers = ask_all(&[first, second, third, folder.path().join("4")], "text");
+        agents.join().expect("no panic");
+        let mut said = Vec::new();
+        tell(&answers, "\n", &mut said).expect("written");
+        assert_eq!(said, b"well\n");
+        let left_behind: Vec<_> = answers.iter().map(is_left_behind).collect();
+        assert_eq!(left_behind, [false, false, true, true]);
+    }
 }
