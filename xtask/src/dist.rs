@@ -28,13 +28,19 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 /// The program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Documents that come with the program, from the tree's root.
-const DOCUMENTS: [&str; 6] = [
+/// Documents that come with the program, in the folders in which they are here, so that their links hold.
+const DOCUMENTS: [&str; 12] = [
     "README.md",
+    "SECURITY.md",
     "docs/architecture.md",
+    "docs/benchmarks/cpu.svg",
+    "docs/benchmarks/results.md",
     "docs/dnstap-agent.toml",
+    "docs/grafana/dnstap-agent.json",
     "docs/kernel-support.md",
     "docs/operations.md",
+    "docs/reliability.md",
+    "docs/soak.md",
     "docs/types.md",
 ];
 
@@ -128,8 +134,7 @@ fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
     }
     let documents = tree.join("usr/share/doc/dnstap-agent");
     for document in DOCUMENTS {
-        let from = paths::root().join(document);
-        place(&from, &documents.join(from.file_name().context("a file")?))?;
+        place(&paths::root().join(document), &documents.join(document))?;
     }
     place(
         &packaging.join("debian/copyright"),

@@ -44,8 +44,12 @@ const QUERIES: usize = 200;
 type Test = fn() -> Result<()>;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 5] = [
         ("its unit is valid and exposes little", unit),
+        (
+            "its documents are where they say that others are",
+            documents,
+        ),
         (
             "installed, it runs as the unit says and ships to a collector",
             runs,
@@ -89,6 +93,40 @@ fn unit() -> Result<()> {
         .arg("-n")
         .arg(host.path("usr/share/bash-completion/completions/dnstap-agent"));
     output(command).map(drop)
+}
+
+/// Links within the documents, and the unit's; the licences are in `copyright` here, the changes compressed.
+fn documents() -> Result<()> {
+    let host = Host::installed()?;
+    let folder = host.path("usr/share/doc/dnstap-agent");
+    let unit = fs::read_to_string(host.path("usr/lib/systemd/system").join(UNIT))?;
+    let told = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("Documentation=file:///"))
+        .context("the unit names no document")?;
+    ensure!(host.path(told).exists(), "{told} is not there");
+    let mut paths = BTreeSet::new();
+    files(&folder, Path::new(""), &mut paths)?;
+    ensure!(
+        paths.contains(Path::new("docs/grafana/dnstap-agent.json")),
+        "no dashboard in {paths:?}"
+    );
+    let elsewhere = ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md"];
+    for path in paths
+        .iter()
+        .filter(|path| path.extension() == Some("md".as_ref()))
+    {
+        let text = fs::read_to_string(folder.join(path))?;
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', '#']).next().unwrap_or_default();
+            if link.is_empty() || link.contains("://") || elsewhere.contains(&link) {
+                continue;
+            }
+            let target = folder.join(path).with_file_name(link);
+            ensure!(target.exists(), "{}: {link} is not there", path.display());
+        }
+    }
+    Ok(())
 }
 
 fn runs() -> Result<()> {
