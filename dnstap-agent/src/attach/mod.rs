@@ -120,14 +120,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut config = pipeline_config(job)?;
     // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
     let servers = introductions(&found, &introduce);
-    let (tap, set) = Tap::attach(&TapOptions {
-        hook: job.tapping.hook,
-        ring: job.tapping.ring,
-        ring_bytes: job.tapping.ring_size,
-        kernel_log: job.tapping.kernel_log,
-        filter: kernel_filter(&job.messages.filters, selection.follow, &servers.values()),
-        filter_changes: job.reloadable,
-    })?;
+    let (tap, set) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
     }
@@ -208,6 +201,20 @@ pub(crate) fn tap<E: Future<Output = String>>(
         source: Source::Tap(Box::new(drained.tapped)),
         outputs,
     })
+}
+
+fn tap_options<'s>(
+    job: &Job<'_>,
+    servers: &(impl Iterator<Item = &'s Server> + Clone),
+) -> TapOptions {
+    TapOptions {
+        hook: job.tapping.hook,
+        ring: job.tapping.ring,
+        ring_bytes: job.tapping.ring_size,
+        kernel_log: job.tapping.kernel_log,
+        filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
+        filter_changes: job.reloadable,
+    }
 }
 
 /// What the pipeline is to know of the servers that are there, by what they run.

@@ -92,6 +92,7 @@ impl Filters {
     pub const NAMES: [&str; 5] = ["only", "exclude", "port", "net", "sample"];
 
     /// What is wrong with them together.
+    #[must_use]
     pub fn mistake(&self) -> Option<String> {
         let (nets, most) = (self.nets.len(), MAX_NETS as usize);
         (nets > most).then(|| format!("--net: {nets} subnets, of which there may be {most}"))

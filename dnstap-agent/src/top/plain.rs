@@ -27,7 +27,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         tables::losses(&state.losses),
     ] {
         if !table.rows.is_empty() {
-            writeln!(out)?;
+            writeln!(out, "\n{}", table.title)?;
             write_table(&table, out)?;
         }
     }
@@ -55,4 +55,32 @@ fn write_table(table: &Table, out: &mut impl Write) -> io::Result<()> {
         line(&mut row.iter().map(String::as_str))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dnstap_proto::message::Type;
+
+    use super::*;
+    use crate::top::tally::{Tally, tests::message};
+
+    #[test]
+    fn each_table_says_what_it_counts_and_in_which_unit() {
+        let mut tally = Tally::new(None, None);
+        tally.count(0, &message(Type::ClientResponse, "a", 0, 1_000_000));
+        let state = State {
+            subject: "named".to_owned(),
+            view: tally.view(10),
+            ..State::default()
+        };
+        let mut text = Vec::new();
+        write(&state, &mut text).expect("written");
+        let text = String::from_utf8(text).expect("text");
+        for (title, below) in [
+            ("Answer times: so many milliseconds at most", "ANSWERS"),
+            ("Names by responses", "NAME"),
+        ] {
+            assert!(text.contains(&format!("\n\n{title}\n{below} ")), "{text}");
+        }
+    }
 }

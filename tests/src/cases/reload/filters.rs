@@ -34,41 +34,8 @@ pub(super) fn come_and_go(how: &Combination) -> Result<()> {
     let mut puppet = Puppet::start()?;
     let (one, first) = puppet.udp("127.0.0.1:0")?;
     let (two, second) = puppet.udp("127.0.0.1:0")?;
-    let mut ways = Vec::new();
-    for (name, socket, client) in [
-        ("first", one, UdpClient::connect(first)?),
-        ("second", two, UdpClient::connect(second)?),
-        (
-            "far",
-            one,
-            UdpClient::connect_from("127.0.0.5".parse()?, first)?,
-        ),
-    ] {
-        ways.push(Way {
-            name,
-            socket,
-            client,
-        });
-    }
-    let (port, of_first) = (
-        format!("port = [{}]\n", second.port()),
-        format!("port = [{}]\n", first.port()),
-    );
-    let phases: [Phase; 7] = [
-        (String::new(), [""; 3]),
-        (port, ["filtered_port", "", "filtered_port"]),
-        (
-            of_first + "net = ['127.0.0.4/31', '::/0']\n",
-            ["filtered_net", "filtered_port", ""],
-        ),
-        ("net = ['127.0.0.1']\n".into(), ["", "", "filtered_net"]),
-        ("only = ['resolver']\n".into(), ["filtered_role"; 3]),
-        (
-            "only = ['CQ', 'CR']\nexclude = ['notify']\n".into(),
-            [""; 3],
-        ),
-        (String::new(), [""; 3]),
-    ];
+    let mut ways = ways([(one, first), (two, second)])?;
+    let phases = phases(first.port(), second.port());
     let mut agent = Configured::attach(scratch.path(), puppet.pid(), how, &["kept"])?;
     let mut expected = BTreeMap::new();
     let mut left_out: BTreeMap<_, u64> = BTreeMap::new();
@@ -136,6 +103,44 @@ pub(super) fn come_and_go(how: &Combination) -> Result<()> {
         outputs.summary
     );
     Ok(())
+}
+
+/// Two clients of the first socket, of which one has another address, and one of the second.
+fn ways([(one, first), (two, second)]: [(usize, SocketAddr); 2]) -> Result<[Way; 3]> {
+    let near = UdpClient::connect(first)?;
+    let far = UdpClient::connect_from("127.0.0.5".parse()?, first)?;
+    let second = UdpClient::connect(second)?;
+    let way = |name, socket, client| Way {
+        name,
+        socket,
+        client,
+    };
+    Ok([
+        way("first", one, near),
+        way("second", two, second),
+        way("far", one, far),
+    ])
+}
+
+fn phases(first: u16, second: u16) -> [Phase; 7] {
+    [
+        (String::new(), [""; 3]),
+        (
+            format!("port = [{second}]\n"),
+            ["filtered_port", "", "filtered_port"],
+        ),
+        (
+            format!("port = [{first}]\nnet = ['127.0.0.4/31', '::/0']\n"),
+            ["filtered_net", "filtered_port", ""],
+        ),
+        ("net = ['127.0.0.1']\n".into(), ["", "", "filtered_net"]),
+        ("only = ['resolver']\n".into(), ["filtered_role"; 3]),
+        (
+            "only = ['CQ', 'CR']\nexclude = ['notify']\n".into(),
+            [""; 3],
+        ),
+        (String::new(), [""; 3]),
+    ]
 }
 
 fn ask(puppet: &mut Puppet, way: &mut Way, id: u16, name: &str) -> Result<()> {
