@@ -171,7 +171,12 @@ pub fn executable_name(pid: u32, comm: &str) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy());
     let name = name.as_deref().unwrap_or(comm);
     // The kernel's mark of a file that was replaced, by an update for instance.
-    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    completed(name.strip_suffix(" (deleted)").unwrap_or(name))
+}
+
+/// The name of an executable of which the kernel keeps 15 bytes, if it is one that has a profile.
+#[must_use]
+pub fn completed(name: &str) -> String {
     let cut = EXECUTABLES
         .iter()
         .find(|(known, _)| name.len() == 15 && known.starts_with(name));

@@ -11,6 +11,7 @@
 //!        ◄► POSSIBLE ──────────────────── slot of a tgid -> whether any such may be in TARGETS
 //!        ◄► CHANGES ───────────────────── CHANGED_BY_* -> how often TARGETS was changed
 //!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
+//!        ── RUNS ──────────────────────► EventHeader::image -> name of an executable
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
 //!        ◄─ FILTER, PORTS, NETS ──────── Filter, port / 64 -> bits, prefix -> wanted
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
@@ -308,7 +309,7 @@ pub const VERDICT_DNS: u32 = 1;
 /// [`SocketState::verdict`]: carries something else, skip.
 pub const VERDICT_NOT_DNS: u32 = 2;
 
-/// Length of a key of `NAMES`: the name of an executable without folders, cut to 15 bytes, then zeroes (`TASK_COMM_LEN`).
+/// Length of a key of `NAMES` and of a value of `RUNS`: the name of an executable without folders, cut to 15 bytes, then zeroes (`TASK_COMM_LEN`).
 pub const NAME_LEN: usize = 16;
 /// Value in `NAMES`: a tapped process stays one when it executes a file of this name.
 pub const NAME_STAYS: u32 = 0;

@@ -6,7 +6,7 @@
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, LruHashMap},
 };
 use dnstap_ebpf::{
     CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
@@ -35,6 +35,10 @@ static POSSIBLE: Array<u64> = Array::with_max_entries(POSSIBLE_SLOTS, 0);
 /// How often something was taken out of `TARGETS` or replaced there: by the agent, and by the programs.
 #[map]
 static CHANGES: Array<u64> = Array::with_max_entries(2, 0);
+
+/// [`dnstap_ebpf::EventHeader::image`] of what has joined by its name -> that name: the agent may be told of a process when it is gone.
+#[map]
+static RUNS: LruHashMap<u32, [u8; NAME_LEN]> = LruHashMap::with_max_entries(1024, 0);
 
 /// A thread of a tapped process.
 #[derive(Clone, Copy)]
@@ -91,7 +95,10 @@ pub(crate) fn exec(turn: Turn) {
         Some(&NAME_JOINS) => {
             if once::claim(turn, threads::of(key)) {
                 // SAFETY: takes no arguments.
-                insert(tgid, new_image(tgid, unsafe { bpf_ktime_get_ns() }));
+                let image = new_image(tgid, unsafe { bpf_ktime_get_ns() });
+                // Without it, its name is that of its process, as long as there is one.
+                let _ = RUNS.insert(image, name, 0);
+                insert(tgid, image);
             }
         }
         Some(_) => {}

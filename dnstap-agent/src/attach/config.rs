@@ -14,7 +14,7 @@ use crate::{
     exit::{Exit, ExitWith},
     pair::PairLimits,
     pipeline::{Filter, PipelineConfig, Server, TypeSet},
-    profile::{executable_name, serves_dns},
+    profile::{completed, executable_name, serves_dns},
     tap::KernelFilter,
     target::{OpenSocket, open_sockets},
     version::server_version,
@@ -122,25 +122,36 @@ pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
     let sockets = open_sockets(pid).unwrap_or_default();
     let dns_ports = dns_ports(&sockets);
     let found = server_version(pid, &executable);
-    let naming = if let Some(mimic) = &messages.mimic {
-        bind_naming(mimic, found.clone())
-    } else {
-        let chosen = messages
-            .profile
-            .choose(&executable, serves_dns(&sockets, &dns_ports));
-        info!(
-            executable,
-            profile = chosen.name,
-            "messages are named by profile"
-        );
-        Naming::Profile(chosen.profile())
-    };
+    let serves = serves_dns(&sockets, &dns_ports);
     Some(Server {
+        naming: naming(messages, &executable, serves, found.clone()),
         version: version(messages.server_version.clone().or(found)),
-        naming,
         netns: network_namespace(pid),
         dns_ports,
     })
+}
+
+/// The same where the process has ended, and its executable's name is all that is left.
+pub(super) fn introduce_ended(messages: &Messages, name: &str) -> Server {
+    Server {
+        // No server ends before anybody could look at it.
+        naming: naming(messages, &completed(name), false, None),
+        version: version(messages.server_version.clone()),
+        ..Server::default()
+    }
+}
+
+fn naming(messages: &Messages, executable: &str, serves: bool, found: Option<String>) -> Naming {
+    if let Some(mimic) = &messages.mimic {
+        return bind_naming(mimic, found);
+    }
+    let chosen = messages.profile.choose(executable, serves);
+    info!(
+        executable,
+        profile = chosen.name,
+        "messages are named by profile"
+    );
+    Naming::Profile(chosen.profile())
 }
 
 fn bind_naming(mimic: &Mimic, found: Option<String>) -> Naming {

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use crate::{
     attach::{
-        config::{introduce, kernel_filter, pipeline_config},
+        config::{introduce, introduce_ended, kernel_filter, pipeline_config},
         members::Members,
         outputs::Outputs,
         reader::{Introduce, Reader},
@@ -115,12 +115,10 @@ pub(crate) fn tap<E: Future<Output = String>>(
         format!("taps {processes}")
     };
     let observer = Observer::bind(job.observe, selection.label(&found), subject.clone())?;
-    let messages = job.messages.clone();
-    let introduce = move |pid| introduce(&messages, pid);
     let mut config = pipeline_config(job)?;
     // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
-    let servers = introductions(&found, &introduce);
-    let (tap, set) = Tap::attach(&tap_options(job, &servers.values()))?;
+    let servers = introductions(&found, |pid| introduce(job.messages, pid));
+    let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
     }
@@ -146,7 +144,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
     let (over, reader_over) = oneshot::channel();
-    let introduce: Introduce = Box::new(introduce);
+    let messages = job.messages.clone();
+    let introduce: Introduce = Box::new(move |origin| {
+        let ended = || Some(introduce_ended(&messages, &runs.name(origin.image)?));
+        introduce(&messages, origin.tgid).or_else(ended)
+    });
     let reader = Reader::new(
         tap,
         pipeline,
@@ -220,7 +222,7 @@ fn tap_options<'s>(
 /// What the pipeline is to know of the servers that are there, by what they run.
 fn introductions(
     found: &[Found],
-    introduce: &impl Fn(u32) -> Option<Server>,
+    introduce: impl Fn(u32) -> Option<Server>,
 ) -> BTreeMap<u32, Server> {
     let mut servers = BTreeMap::new();
     for process in found {

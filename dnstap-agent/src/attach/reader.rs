@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     cli::Filters,
-    clock, event,
+    clock,
+    event::{self, Origin},
     observe::Publisher,
     pipeline::{self, Pipeline, Server},
     summary::{RingUse, Settled, Snapshot, Source, Tapped},
@@ -66,8 +67,8 @@ pub(super) struct Reader {
     followed: bool,
 }
 
-/// Finds out about the server that a process runs; nothing if the process has ended.
-pub(super) type Introduce = Box<dyn FnMut(u32) -> Option<Server> + Send>;
+/// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
+pub(super) type Introduce = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
 
 impl Reader {
     pub(super) fn new(
@@ -160,7 +161,7 @@ impl Reader {
                 ring_use.lag_ns = ring_use.lag_ns.max(waited);
             }
             if let Some(origin) = pipeline.stranger(record)
-                && let Some(server) = introduce(origin.tgid)
+                && let Some(server) = introduce(origin)
             {
                 pipeline.introduce(origin.image, server);
             }

@@ -29,7 +29,7 @@ pub use self::{
     bpf::ProgramStats,
     filter::{KernelFilter, Net},
     hooks::name as hook_name,
-    processes::ProcessSet,
+    processes::{ProcessSet, Runs},
     ring::poll_readable,
 };
 use self::{
@@ -110,7 +110,7 @@ pub struct Tap {
 
 impl Tap {
     /// Loads the programs and attaches the chosen hook; nothing is tapped until it is in the set.
-    pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet)> {
+    pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet, Runs)> {
         if OBJECT.is_empty() {
             return Err(anyhow!("build it with `cargo xtask build`")).context(ExitWith(
                 Exit::Failure,
@@ -162,6 +162,7 @@ impl Tap {
             possible: Array::try_from(take("POSSIBLE")?)?,
             changes: Array::try_from(take("CHANGES")?)?,
         };
+        let runs = Runs(HashMap::try_from(take("RUNS")?)?);
         let sockets = HashMap::try_from(take("SOCKETS")?)?;
         let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
@@ -192,7 +193,7 @@ impl Tap {
         };
         drop(types);
         memory::give_back();
-        Ok((tap, processes))
+        Ok((tap, processes, runs))
     }
 
     /// The hook in use.

@@ -57,6 +57,24 @@ impl ProcessSet {
     }
 }
 
+/// What the processes run that the set has taken in by their names. Outlives them, for the last thousand or so.
+#[derive(Debug)]
+pub struct Runs(pub(super) HashMap<MapData, u32, [u8; NAME_LEN]>);
+
+impl Runs {
+    /// The name of the file whose execution this number stands for, cut to 15 bytes.
+    #[must_use]
+    pub fn name(&self, image: u32) -> Option<String> {
+        let name = self.0.get(&image, 0).ok()?;
+        Some(text(&name))
+    }
+}
+
+fn text(name: &[u8; NAME_LEN]) -> String {
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
 fn key(name: &str) -> [u8; NAME_LEN] {
     let mut key = [0; NAME_LEN];
     let kept = name.len().min(NAME_LEN - 1);
@@ -72,5 +90,7 @@ mod tests {
     fn name_is_cut_as_the_kernel_cuts_it() {
         assert_eq!(&key("systemd-resolved"), b"systemd-resolve\0");
         assert_eq!(&key("nsd"), b"nsd\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(text(&key("nsd")), "nsd");
+        assert_eq!(text(&key("systemd-resolved")), "systemd-resolve");
     }
 }

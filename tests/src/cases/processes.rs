@@ -1,16 +1,17 @@
 //! Which processes are tapped: forked workers, several servers, servers that are restarted, control groups.
 
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use dnstap_proto::message::Type;
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_combination};
+use super::{expect_records, for_each_combination, for_each_hook};
 use crate::{
     environment::{self, Combination, Skip},
-    lab,
+    lab::{self, Lab, Wanted},
     load::client::UdpClient,
-    process::{Running, Watch},
+    process::{Running, Watch, output},
     record::Record,
     tap::{self, Tap},
     toy::{Workers, link},
@@ -32,6 +33,10 @@ pub(super) fn trials() -> Vec<Trial> {
         for_each_combination(
             "a control group's processes are tapped, also later ones",
             group,
+        ),
+        for_each_hook(
+            "programs that have ended before anybody looked are named by what they were",
+            ended,
         ),
         for_each_combination("a name that nobody has ends with its own code", nobody),
     ]
@@ -144,6 +149,38 @@ fn follow(how: &Combination) -> Result<()> {
         server.stop()?;
     }
     expect_records(&tap.stop()?, &passed)
+}
+
+/// A tool ends as soon as it has its answer. The name is one that no other test uses.
+fn ended(how: &Combination) -> Result<()> {
+    const ROUNDS: usize = 20;
+    let lab = Lab::start(Wanted::default())?;
+    let program = lab.folder().join("resperf");
+    symlink(environment::tool("dig")?, &program)?;
+    let tap = Tap::attach_to(lab.folder(), &["--name", "resperf"], how, &["--follow"])?;
+    for round in 0..ROUNDS {
+        let server = lab.server(false);
+        let mut dig = Command::new(&program);
+        dig.args([
+            "-r",
+            "+norecurse",
+            if round % 2 == 0 { "+tcp" } else { "+notcp" },
+        ])
+        .arg(format!("@{}", server.ip()))
+        .args(["-p", &server.port().to_string(), "h1.auth.lab"]);
+        output(dig)?;
+    }
+    let tapped = tap.stop()?;
+    let records = tapped.records()?;
+    let tools = records
+        .iter()
+        .filter(|record| matches!(record.kind, Type::ToolQuery | Type::ToolResponse));
+    ensure!(
+        (records.len(), tools.count()) == (2 * ROUNDS, 2 * ROUNDS),
+        "{}",
+        tapped.summary
+    );
+    Ok(())
 }
 
 fn group(how: &Combination) -> Result<()> {
