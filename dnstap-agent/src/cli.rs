@@ -119,7 +119,7 @@ pub struct Attach {
     pub place: Place,
 
     /// dnstap identity of this server; empty for none [default: the host's name]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_label)]
     pub identity: Option<String>,
 
     /// End after this many seconds
@@ -148,6 +148,18 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_invalid| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Longest text that goes into each message.
+pub(crate) const MAX_LABEL: usize = 1024;
+
+/// A text that goes into each message: short enough that no frame becomes longer than receivers take.
+pub(crate) fn parse_label(text: &str) -> Result<String, String> {
+    if text.len() <= MAX_LABEL {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("longer than {MAX_LABEL} bytes"))
+    }
 }
 
 /// A number of bytes: `65536`, `64K`, `8M`, `1G` (powers of 1024).

@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use dnstap_ebpf::MAX_NETS;
 
-use super::parse_seconds;
+use super::{parse_label, parse_seconds};
 use crate::{
     anonymise::MethodName, classify::Matter, encode::ExtraField, pipeline::TypeSet,
     profile::ProfileChoice, sink::OutputSpec, tap::Net,
@@ -56,7 +56,7 @@ pub struct Messages {
     pub no_payload_names: bool,
 
     /// dnstap version of the server; empty for none [default: the server's, read from its executable, else ours]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_label)]
     pub server_version: Option<String>,
 }
 
@@ -132,6 +132,7 @@ impl FromStr for Mimic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::MAX_LABEL;
 
     #[test]
     fn the_names_of_the_filters_are_all_of_their_options() {
@@ -141,6 +142,13 @@ mod tests {
             .filter_map(clap::Arg::get_long)
             .collect();
         assert_eq!(names, Filters::NAMES);
+    }
+
+    #[test]
+    fn a_text_for_each_message_is_short() {
+        assert_eq!(parse_label(""), Ok(String::new()));
+        assert!(parse_label(&"x".repeat(MAX_LABEL)).is_ok());
+        assert!(parse_label(&"x".repeat(MAX_LABEL + 1)).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     anonymise::{Method, Prefixes},
     classify::Naming,
+    cli::MAX_LABEL,
     event::fixture::{chunk, header, whole},
     stream::wire::fixture::{framed, message},
     summary::conservation::stages,
@@ -96,6 +97,42 @@ fn check(pipeline: &Pipeline) {
     for hop in stages(&pipeline.counters(), pipeline.pending()) {
         assert_eq!(hop.unaccounted, 0, "{hop}: {:?}", pipeline.counters());
     }
+}
+
+/// 96 KiB are the least that a receiver is known to take, golang-dnstap; see [`dnstap_proto::frame_streams`].
+#[test]
+fn longest_message_with_the_longest_texts_fits_every_receiver() {
+    let text = vec![b'x'; MAX_LABEL];
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        identity: text.clone(),
+        server: Server {
+            version: text,
+            netns: Some(u64::MAX),
+            ..Server::default()
+        },
+        extra: Extra {
+            fields: ["pid", "tid", "hook", "netns"]
+                .map(|field| field.parse().unwrap())
+                .into(),
+        },
+        ..config()
+    });
+    let mut header = EventHeader {
+        family: AF_INET6,
+        protocol: IPPROTO_TCP,
+        ..at(u64::MAX / 2, DIRECTION_SENT)
+    };
+    header.peer_addr = [0xfd; 16];
+    let mut longest = message(1, 0x8180, "example", 0);
+    longest.resize(65_535, 0);
+    let mut batch = Batch::default();
+    pipeline.push(&whole(header, &framed(&longest)), &mut batch);
+    assert_eq!(batch.messages, 1);
+    assert!(
+        (65_535 + 2 * MAX_LABEL..96 * 1024).contains(&batch.frames.len()),
+        "{}",
+        batch.frames.len()
+    );
 }
 
 #[test]
