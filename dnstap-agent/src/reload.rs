@@ -40,6 +40,9 @@ use crate::{
 /// How long an output that is taken out may take to write what is queued.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether outputs that are taken out are gone.
+const PARTING: Duration = Duration::from_millis(20);
+
 /// The option beside [`Filters::NAMES`] that changes without detaching.
 const OUTPUT: &str = "output";
 
@@ -58,6 +61,8 @@ struct Change {
 #[derive(Debug)]
 pub struct Inbox {
     changes: channel::Receiver<Change>,
+    /// A change that was waited for.
+    next: Option<Change>,
     parting: Option<mpsc::Sender<Infallible>>,
 }
 
@@ -69,13 +74,25 @@ impl Inbox {
             self.parting = None;
         }
         let mut filters = None;
-        while let Ok(change) = self.changes.try_recv() {
+        while let Some(change) = self.next.take().or_else(|| self.changes.try_recv().ok()) {
             sinks.part(&change.removed, GRACE);
             sinks.join(change.added);
             filters = change.filters.or(filters);
             self.parting = Some(change.gone);
         }
         filters
+    }
+
+    /// Waits until [`Self::apply`] has something to do. Nothing is lost if the future is dropped.
+    pub async fn due(&mut self) {
+        if self.parting.is_some() {
+            tokio::time::sleep(PARTING).await;
+        } else if self.next.is_none() {
+            match self.changes.recv().await {
+                Some(change) => self.next = Some(change),
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Takes no more changes, and makes those that have come.
@@ -145,6 +162,7 @@ pub fn reloader(start: &Start<'_>, sinks: &SinkSet, others: Option<&SinkSet>) ->
     };
     let inbox = Inbox {
         changes: arriving,
+        next: None,
         parting: None,
     };
     (reloader, inbox)

@@ -199,8 +199,8 @@ async fn serve<E: Future<Output = String>>(
             _ = terminate.recv() => break "terminated (SIGTERM)".to_owned(),
             never = &mut hangups => match never {},
             reason = &mut enough => break reason,
+            () = inbox.due() => drop(inbox.apply(&mut hub.sinks.borrow_mut())),
             _ = look.tick() => {
-                let _nothing_is_left_out = inbox.apply(&mut hub.sinks.borrow_mut());
                 let health = hub.sinks.borrow().health();
                 if health.all_over() {
                     break "no output is left to write to".to_owned();

@@ -7,6 +7,7 @@ use std::{
     fs,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::Command,
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -19,9 +20,10 @@ use serde_json::Value;
 use super::{for_each_hook, note, trial};
 use crate::{
     environment::{self, Combination, combinations},
-    lab::{Lab, Wanted},
+    lab::{self, Lab, Wanted},
     load::dnsperf::{self, Load},
     process::{Finished, PATIENCE, Running, Watch},
+    receive::{Sender, Stream},
     record, tap,
 };
 
@@ -60,6 +62,10 @@ pub(super) fn trials() -> Vec<Trial> {
             trial(format!("{how}: {name}"), move || test(&how))
         })
         .collect();
+    trials.push(trial(
+        "receive reloaded under load exchanges outputs without losing a message".into(),
+        received,
+    ));
     trials.extend(for_each_hook(
         "reloaded filters deliver what they ask for from then on, and all else is counted",
         filters::come_and_go,
@@ -128,6 +134,44 @@ fn exclude(how: &Combination) -> Result<()> {
     Ok(())
 }
 
+fn received() -> Result<()> {
+    const RELOADS: u32 = 10;
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let socket = folder.join("in");
+    let listen = format!("listen = ['unix:{}']\n", socket.display());
+    let receive = |outputs: &[&str]| text(folder, outputs).replace("attach", "receive") + &listen;
+    write(folder, &receive(&["kept", "0"]))?;
+    let mut command = Command::new(environment::agent()?);
+    command.arg("receive");
+    let mut agent = Configured::start(folder, command, "listening on")?;
+    let stream = Stream::start(Sender::connect(&socket)?, 2);
+    let mut slowest = Duration::ZERO;
+    for reload in 1..=RELOADS {
+        thread::sleep(Duration::from_millis(50)); // for some messages to come
+        agent.write(&receive(&["kept", &reload.to_string()]))?;
+        let began = Instant::now();
+        agent.reload(&["the configuration has changed"])?;
+        slowest = slowest.max(began.elapsed());
+    }
+    let sent = stream.end()?;
+    let outputs = agent.stop()?;
+    let mut exchanged = 0;
+    for reload in 0..=RELOADS {
+        exchanged += outputs.account(&reload.to_string(), "written")?;
+    }
+    let kept = record::read(&folder.join("kept"))?.len() as u64;
+    ensure!(
+        (kept, exchanged) == (sent, sent) && outputs.summary["unaccounted"] == 0,
+        "of {sent}, {kept} and {exchanged}: {}",
+        outputs.summary
+    );
+    note(format!(
+        "receive: the slowest of {RELOADS} reloads took {slowest:?}"
+    ));
+    Ok(())
+}
+
 fn storm(how: &Combination) -> Result<()> {
     let seed = SystemTime::now()
         .duration_since(UNIX_EPOCH)?
@@ -183,6 +227,13 @@ struct Configured {
 
 impl Configured {
     fn attach(folder: &Path, pid: u32, how: &Combination, outputs: &[&str]) -> Result<Self> {
+        write(folder, &text(folder, outputs))?;
+        let command = tap::command(&environment::agent()?, pid, how);
+        Self::start(folder, command, "attached")
+    }
+
+    /// Starts `command` with the configuration that is there, and waits until it says that it is ready.
+    fn start(folder: &Path, mut command: Command, ready: &str) -> Result<Self> {
         let notify = folder.join("notify");
         let systemd = UnixDatagram::bind(&notify)?;
         let (tell, told) = mpsc::channel();
@@ -195,7 +246,6 @@ impl Configured {
                 }
             }
         });
-        let mut command = tap::command(&environment::agent()?, pid, how);
         command
             .arg("--config")
             .arg(folder.join("agent.toml"))
@@ -203,9 +253,8 @@ impl Configured {
             .arg(folder.join("summary.json"))
             .args(["--status-socket", "none"])
             .env("NOTIFY_SOCKET", &notify);
-        write(folder, &text(folder, outputs))?;
         let mut process = Running::start("dnstap-agent", command, Watch::Stderr)?;
-        process.wait_for("attached", |line| line.contains("attached"))?;
+        process.wait_for(ready, |line| line.contains(ready))?;
         let agent = Self {
             process,
             folder: folder.to_owned(),
