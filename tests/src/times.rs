@@ -44,8 +44,8 @@ impl Times {
     /// Whether all differences are what a server makes of equal times whose clock is behind by `lag` at most.
     pub(crate) fn are_within(&self, lag: Duration) -> bool {
         let (first, last) = self.recorded.unwrap_or_default();
-        let [lag, delay, resolution] =
-            [lag, last - first, RESOLUTION].map(|time| difference(time, Duration::ZERO));
+        let [lag, delay, resolution] = [lag, last.saturating_sub(first), RESOLUTION]
+            .map(|time| difference(time, Duration::ZERO));
         let received = -lag - resolution..=delay;
         let sent = -lag - delay..=resolution;
         self.received.iter().all(|time| received.contains(time))
