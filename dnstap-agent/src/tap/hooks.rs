@@ -1,12 +1,14 @@
 //! Attaches a hook: the first of the candidates that the kernel accepts whole.
 
-use std::{any::Any, fs::File};
+use std::{any::Any, fs::File, io::ErrorKind};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, Endianness,
     maps::ProgramArray,
-    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, RawTracePoint},
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, ProgramError, RawTracePoint,
+    },
 };
 use dnstap_ebpf::Hook;
 
@@ -15,6 +17,9 @@ use crate::{
     exit::{Exit, ExitWith},
     target::unit,
 };
+
+/// How often a program is loaded again because a signal came in between; a load takes up to a second.
+const INTERRUPTIONS: usize = 100;
 
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
@@ -93,8 +98,7 @@ fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Res
         // A trampoline runs the program first that was attached last.
         for name in copies(function).into_iter().rev() {
             let program: &mut FExit = program(ebpf, &name)?;
-            program
-                .load(function, &btf)
+            uninterrupted(|| program.load(function, &btf))
                 .with_context(|| format!("cannot load the fexit program on {function}"))?;
             let link = program
                 .attach()
@@ -113,8 +117,7 @@ fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Res
 
 fn skb_consume_udp(ebpf: &mut Ebpf, btf: &Btf) -> Result<Box<dyn Any + Send>> {
     let program: &mut FEntry = program(ebpf, "skb_consume_udp")?;
-    program
-        .load("skb_consume_udp", btf)
+    uninterrupted(|| program.load("skb_consume_udp", btf))
         .context("cannot load the fentry program on skb_consume_udp")?;
     let link = program
         .attach()
@@ -139,8 +142,7 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
     for tracepoint in tracepoints {
         for name in copies(tracepoint) {
             let program: &mut BtfTracePoint = program(ebpf, &name)?;
-            program
-                .load(tracepoint, &btf)
+            uninterrupted(|| program.load(tracepoint, &btf))
                 .with_context(|| format!("cannot load {name}"))?;
             let link = program
                 .attach()
@@ -160,8 +162,7 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
     let mut links = Links::new();
     for (index, name) in (0..).zip(copies("sys_exit")) {
         let next: &mut RawTracePoint = program(ebpf, &format!("{name}_next"))?;
-        next.load()
-            .with_context(|| format!("cannot load {name}_next"))?;
+        uninterrupted(|| next.load()).with_context(|| format!("cannot load {name}_next"))?;
         array.set(index, next.fd()?, 0)?;
         links.push(raw_tracepoint(ebpf, &name, "sys_exit")?);
     }
@@ -203,9 +204,7 @@ pub(super) fn first_of(name: &str) -> &str {
 
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
-    program
-        .load()
-        .with_context(|| format!("cannot load {name}"))?;
+    uninterrupted(|| program.load()).with_context(|| format!("cannot load {name}"))?;
     let link = program
         .attach(tracepoint)
         .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
@@ -214,13 +213,28 @@ fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<d
 
 fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn Any + Send>> {
     let program: &mut CgroupSockAddr = program(ebpf, name)?;
-    program
-        .load()
-        .with_context(|| format!("cannot load {name}"))?;
+    uninterrupted(|| program.load()).with_context(|| format!("cannot load {name}"))?;
     let link = program
         .attach(cgroup, CgroupAttachMode::Single)
         .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
     Ok(Box::new(program.take_link(link)?))
+}
+
+/// Loads a program. The verifier gives up (`EAGAIN`) when a signal comes, be it one that is not for the program, such as SIGCONT
+/// (`bpf_check` in kernel/bpf/verifier.c); then it is asked again, as libbpf does.
+fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut done = load();
+    for _ in 0..INTERRUPTIONS {
+        match &done {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock =>
+            {
+                done = load();
+            }
+            _ => break,
+        }
+    }
+    done
 }
 
 /// Logs what the kernel's verifier had to walk through to accept the programs, a measure of how long loading takes.
@@ -238,7 +252,7 @@ fn log_verified(ebpf: &Ebpf) {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     let program = ebpf
         .program_mut(name)
