@@ -1,8 +1,8 @@
 //! Where the running kernel keeps what the hooks read: [`KernelOffsets`] from its BTF.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::ErrorKind, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot};
 
 use super::btf::{Btf, BtfError};
@@ -60,14 +60,17 @@ impl KernelTypes {
     pub fn read() -> Result<Self> {
         let path =
             std::env::var_os("DNSTAP_AGENT_BTF").map_or_else(|| VMLINUX.into(), PathBuf::from);
-        let data = fs::read(&path).with_context(|| {
-            let path = path.display();
-            ExitWith(
+        let data = fs::read(&path).map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => {
+                    ": the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)"
+                }
+                _ => "",
+            };
+            anyhow!(error).context(ExitWith(
                 Exit::NoPermission,
-                format!(
-                    "cannot read {path}: the tap needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)"
-                ),
-            )
+                format!("cannot read {}{remedy}", path.display()),
+            ))
         })?;
         Ok(Self { data, path })
     }
