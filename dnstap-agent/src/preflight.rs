@@ -1,7 +1,10 @@
 //! What must be true before anything is loaded, so that failures name their remedy.
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::thread::CapabilitySet;
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::CapabilitySet,
+};
 
 use crate::exit::{Exit, ExitWith};
 
@@ -63,6 +66,46 @@ pub fn check_privileges() -> Result<()> {
     ))
 }
 
+/// Descriptors that a tap needs beside those of its outputs and, with the perf ring, one for each CPU: maps, programs, links, sockets,
+/// and what is open for a moment.
+const DESCRIPTORS: u64 = 128;
+/// Descriptors of one output: its file or connection, and the new ones while it is renewed.
+const DESCRIPTORS_OF_OUTPUT: u64 = 4;
+
+/// Refuses to go on if this process may not open as many files as the tap needs; a soft limit that is too low is raised.
+pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
+    let more = u64::try_from(outputs)? * DESCRIPTORS_OF_OUTPUT + u64::try_from(perf_rings)?;
+    let needed = DESCRIPTORS + more;
+    let limit = getrlimit(Resource::Nofile);
+    let Some(raised) = enough(limit, needed)? else {
+        return Ok(());
+    };
+    setrlimit(Resource::Nofile, raised)
+        .with_context(|| format!("cannot raise the limit of open files to {needed}"))
+}
+
+/// The limit to set, if another is needed.
+fn enough(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>> {
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(None);
+    }
+    if let Some(most) = limit.maximum
+        && most < needed
+    {
+        return Err(anyhow!(
+            "raise it to {needed} at least (`ulimit -n`, or LimitNOFILE= of a systemd unit)"
+        ))
+        .context(ExitWith(
+            Exit::NoPermission,
+            format!("this process may open {most} files, which is too few for the tap"),
+        ));
+    }
+    Ok(Some(Rlimit {
+        current: Some(needed),
+        ..limit
+    }))
+}
+
 /// Each capability that the tap may need.
 pub fn capabilities() -> Result<Vec<Capability>> {
     let own =
@@ -100,6 +143,25 @@ mod tests {
         all.filter(|capability| !capability.held)
             .map(|capability| capability.name)
             .collect()
+    }
+
+    #[test]
+    fn a_low_limit_of_open_files_is_raised_if_it_may_be_and_refused_if_not() {
+        let limit = |current, maximum| Rlimit { current, maximum };
+        for sufficient in [limit(None, None), limit(Some(200), Some(200))] {
+            assert_eq!(enough(sufficient, 200).unwrap(), None);
+        }
+        for most in [None, Some(200)] {
+            let raised = enough(limit(Some(199), most), 200).unwrap();
+            assert_eq!(raised, Some(limit(Some(200), most)));
+        }
+        let error = enough(limit(Some(10), Some(199)), 200).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NoPermission);
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("199 files") && text.contains("to 200"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     tap::ProcessSet,
@@ -21,6 +21,8 @@ pub(super) struct Members {
     known: BTreeMap<u32, u32>,
     /// Names that the kernel knows.
     names: BTreeSet<String>,
+    /// It was told that new members of control groups cannot be looked for.
+    told: bool,
 }
 
 impl Members {
@@ -32,6 +34,7 @@ impl Members {
             selection,
             known: BTreeMap::new(),
             names: BTreeSet::new(),
+            told: false,
         };
         for name in members.selection.names.clone() {
             members.set.know(&name, members.selection.follow)?;
@@ -71,7 +74,7 @@ impl Members {
     }
 
     /// Catches up with what has changed.
-    pub(super) fn look(&mut self) -> Result<()> {
+    pub(super) fn look(&mut self) {
         let now = self.set.list();
         for (&pid, image) in &now {
             if self.known.get(&pid) != Some(image) {
@@ -85,14 +88,27 @@ impl Members {
         }
         self.known = now;
         if self.selection.follow && !self.selection.units.is_empty() {
-            let units = Selection {
-                units: self.selection.units.clone(),
-                ..Selection::default()
-            };
-            for process in units.find(&self.known)? {
-                self.add(&process)?;
-                info!(pid = process.target.pid, "tapping a new process");
+            match self.join() {
+                Ok(()) => self.told = false,
+                // Those that are tapped go on being tapped, and the next look may succeed.
+                Err(error) if !self.told => {
+                    warn!("cannot look for new processes to tap, trying again: {error:#}");
+                    self.told = true;
+                }
+                Err(_) => {}
             }
+        }
+    }
+
+    /// Taps what has joined the control groups.
+    fn join(&mut self) -> Result<()> {
+        let units = Selection {
+            units: self.selection.units.clone(),
+            ..Selection::default()
+        };
+        for process in units.find(&self.known)? {
+            self.add(&process)?;
+            info!(pid = process.target.pid, "tapping a new process");
         }
         Ok(())
     }

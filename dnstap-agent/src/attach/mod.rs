@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -34,7 +34,7 @@ use crate::{
         config::{introduce, introduce_ended, kernel_filter, pipeline_config},
         members::Members,
         outputs::Outputs,
-        reader::{Introduce, Reader},
+        reader::{Drained, Introduce, Reader},
     },
     cli::{self, Attach, Messages, Tapping},
     config::Origin,
@@ -46,7 +46,7 @@ use crate::{
     sandbox::{self, Duties},
     sink::{Destination, OutputSpec},
     summary::{Snapshot, Source, conclude},
-    tap::{Tap, TapOptions, hook_name},
+    tap::{Tap, TapOptions, hook_name, perf_rings},
     target::{Found, OpenSocket, Selection, describe_listeners, open_sockets},
 };
 
@@ -103,6 +103,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     preflight::check_privileges()?;
+    check_descriptors(job, &destination)?;
     let selection = job.target.selection();
     let found = selection.find_first()?;
     if !job.tapping.allow_no_sockets && !selection.follow {
@@ -143,7 +144,6 @@ pub(crate) fn tap<E: Future<Output = String>>(
 
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
-    let (over, reader_over) = oneshot::channel();
     let messages = job.messages.clone();
     let introduce: Introduce = Box::new(move |origin| {
         let ended = || Some(introduce_ended(&messages, &runs.name(origin.image)?));
@@ -158,15 +158,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         job.interval,
         (introduce, selection.follow),
     );
-    let reader = thread::Builder::new()
-        .name("ring-reader".into())
-        .spawn(move || {
-            let done = reader.run();
-            // Nobody listens if the main thread has asked for the end.
-            let _unheard = over.send(());
-            done
-        })
-        .context("the system gives no thread for the ring's reader")?;
+    let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
         (
             format!("and waiting for {}", selection.describe()),
@@ -219,6 +211,34 @@ fn tap_options<'s>(
     }
 }
 
+/// Refuses to begin what would end for want of descriptors.
+fn check_descriptors(job: &Job<'_>, destination: &Destination<'_>) -> Result<()> {
+    let events = job.messages.unanswered_events.as_slice();
+    preflight::check_descriptors(
+        destination.specs().len() + events.len(),
+        perf_rings(job.tapping.ring)?,
+    )
+}
+
+/// Starts the reader's thread, which tells why it ends by itself.
+fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiver<&'static str>)> {
+    let (over, reader_over) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("ring-reader".into())
+        .spawn(move || {
+            let done = reader.run();
+            let reason = match &done {
+                Ok(_) => "no output is left to write to",
+                Err(_) => "the ring's reader has failed",
+            };
+            // Nobody listens if the main thread has asked for the end.
+            let _unheard = over.send(reason);
+            done
+        })
+        .context("the system gives no thread for the ring's reader")?;
+    Ok((thread, reader_over))
+}
+
 /// What the pipeline is to know of the servers that are there, by what they run.
 fn introductions(
     found: &[Found],
@@ -255,8 +275,12 @@ fn give_up_privileges(
 /// Refuses processes that have nothing to be tapped.
 fn check_sockets(selection: &Selection, found: &[Found]) -> Result<()> {
     for process in found {
-        if !process.target.sockets()?.is_empty() {
-            return Ok(());
+        match process.target.sockets() {
+            Ok(sockets) if !sockets.is_empty() => return Ok(()),
+            Ok(_) => {}
+            // A worker that has ended since it was found says nothing about the others.
+            Err(_) if process.target.has_ended()? => {}
+            Err(error) => return Err(error),
         }
     }
     Err(anyhow!(
@@ -292,7 +316,7 @@ fn describe_processes(found: &[Found]) -> String {
 fn wait_for_end<E: Future<Output = String>>(
     members: &mut Members,
     duration: Option<Duration>,
-    reader: oneshot::Receiver<()>,
+    reader: oneshot::Receiver<&'static str>,
     reloading: &Reloading,
     (observer, newest): (Observer, Newest),
     attached: &str,
@@ -318,21 +342,18 @@ fn wait_for_end<E: Future<Output = String>>(
             let mut ticks = interval(LOOK);
             while !members.are_over() {
                 ticks.tick().await;
-                members.look()?;
+                members.look();
             }
-            anyhow::Ok(())
         };
         Ok(tokio::select! {
             _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
             _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
-            ended = ended => {
-                ended?;
-                "all that was tapped has ended".to_owned()
-            }
+            () = ended => "all that was tapped has ended".to_owned(),
             never = hangups => match never {},
             reason = enough => reason,
             () = timer => "the time given by --duration is over".to_owned(),
-            _ = reader => "no output is left to write to".to_owned(),
+            // It panics rather than say nothing.
+            reason = reader => reason.unwrap_or("the ring's reader is gone").to_owned(),
         })
     })
 }

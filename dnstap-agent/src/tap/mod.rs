@@ -346,7 +346,7 @@ fn load<'c>(
     kernel_log: bool,
 ) -> Result<Ebpf> {
     raise_memlock();
-    let cpus = u32::try_from(nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?)?;
+    let cpus = u32::try_from(possible_cpus()?)?;
     // aya-log's levels count from error = 1; below that, the verifier removes every log statement.
     let log_level: &'static u8 = if kernel_log { &u8::MAX } else { &0 };
     loader
@@ -359,6 +359,18 @@ fn load<'c>(
             Exit::NoPermission,
             "cannot load the eBPF object into the kernel".into(),
         ))
+}
+
+fn possible_cpus() -> Result<usize> {
+    nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))
+}
+
+/// How many descriptors the rings take.
+pub fn perf_rings(ring: RingChoice) -> Result<usize> {
+    match ring {
+        RingChoice::Perf => possible_cpus(),
+        RingChoice::Auto | RingChoice::Bpf => Ok(1),
+    }
 }
 
 /// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
