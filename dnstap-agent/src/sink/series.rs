@@ -116,21 +116,38 @@ impl Series {
             .options
             .rotate_size
             .is_some_and(|size| volume.size() + (more + self.frame.foot.len()) as u64 > size);
-        full || self.ends.is_some_and(|end| (self.clock)() >= end)
+        full || self
+            .ends
+            .is_some_and(|end| self.has_come(end, (self.clock)()))
     }
 
     /// How long until the file's time is over.
     pub(super) fn next_turn(&self, volume: &Volume<Descriptor>) -> Option<Duration> {
-        let at = self.ends.filter(|_| !volume.is_empty())?;
-        let at = self.retry.map_or(at, |retry| retry.max(at));
-        let left = at.duration_since((self.clock)());
-        Some(Duration::try_from(left).unwrap_or_default())
+        let end = self.ends.filter(|_| !volume.is_empty())?;
+        let now = (self.clock)();
+        let at = if self.has_come(end, now) { now } else { end };
+        let at = self.put_off(now).map_or(at, |retry| retry.max(at));
+        Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    }
+
+    /// Whether the end of the file's time has come, or is further away than it ever was: then the clock was set back, and would take
+    /// as long to come to it. Set back by less, for example by NTP just after a turn, it makes the file last that much longer.
+    fn has_come(&self, end: Timestamp, now: Timestamp) -> bool {
+        let every = self.options.rotate_time.unwrap_or_default();
+        let away = Duration::try_from(end.duration_since(now)).unwrap_or_default();
+        away.is_zero() || away > 2 * every
+    }
+
+    /// When the next attempt may be made, if not now. That is never far away, unless the clock was set back.
+    fn put_off(&self, now: Timestamp) -> Option<Timestamp> {
+        self.retry
+            .filter(|retry| *retry > now && retry.duration_since(now) <= RETRY)
     }
 
     /// Leaves the file and begins the next, if that is possible.
     pub(super) fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
         let now = (self.clock)();
-        if self.retry.is_some_and(|retry| now < retry) {
+        if self.put_off(now).is_some() {
             return;
         }
         match self.next(now) {

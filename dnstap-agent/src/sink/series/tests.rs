@@ -45,6 +45,43 @@ fn a_file_is_left_when_its_time_is_over_and_named_by_then() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_ends_the_file_and_a_small_correction_does_not() {
+    let mut rig = Rig::new("q.fstrm", "rotate-time=1h");
+    rig.write();
+    rig.pass(45 * 60);
+    rig.write();
+    rig.pass(-60);
+    assert_eq!(rig.next_turn(), Some(Duration::from_secs(3600 + 30)));
+    rig.write();
+    let first = ("q.fstrm.20261124T010030Z", 1);
+    assert_eq!(rig.files(), [("q.fstrm", 2), first]);
+    rig.pass(-7 * 24 * 3600);
+    assert_eq!(rig.next_turn(), Some(Duration::ZERO));
+    rig.turn();
+    rig.write();
+    assert_eq!(
+        rig.files(),
+        [("q.fstrm", 1), ("q.fstrm.20261117T005930Z", 2), first]
+    );
+    assert_eq!(rig.next_turn(), Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_put_off_the_next_attempt() {
+    let mut rig = Rig::new("q.fstrm", "rotate-time=30s");
+    rig.write();
+    let obstacle = rig.path(".q.fstrm.next");
+    fs::create_dir_all(obstacle.join("in-the-way")).expect("made");
+    rig.pass(30);
+    rig.write();
+    assert_eq!(rig.counters.rotation_errors.load(Relaxed), 1);
+    fs::remove_dir_all(&obstacle).expect("removed");
+    rig.pass(-24 * 3600);
+    rig.write();
+    assert_eq!(rig.counters.rotations.load(Relaxed), 1);
+}
+
+#[test]
 fn a_file_never_grows_beyond_its_size_and_names_never_collide() {
     // Head 6, foot 6, messages of 10.
     let mut rig = Rig::new("q.fstrm", "rotate-size=32");
