@@ -166,6 +166,15 @@ fn number<T: FromStr<Err = ParseIntError>>(variable: &str, default: &str) -> Res
     value.parse().with_context(|| format!("{variable}={value}"))
 }
 
+/// A [`Skip`] unless the machine is the tests' own, so that its clock may be set (`DNSTAP_OWN_MACHINE`).
+pub(crate) fn own_machine() -> Result<()> {
+    if env::var_os("DNSTAP_OWN_MACHINE").is_none() {
+        let others = "it sets the clock of the whole machine: run `cargo xtask vm --filter`";
+        return Err(Skip(others.into()).into());
+    }
+    Ok(())
+}
+
 /// Whether scratch folders are kept for a look afterwards (`DNSTAP_TESTS_KEEP`).
 pub(crate) fn keep_scratch() -> bool {
     env::var_os("DNSTAP_TESTS_KEEP").is_some()

@@ -10,7 +10,8 @@
 //! tap. Scratch folders are made below
 //! `TMPDIR`. `DNSTAP_PACKAGE` is the Debian package to install. `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the combinations to try,
 //! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` how far
-//! named's clock may be behind; `DNSTAP_TESTS_KEEP` keeps scratch folders. Arguments are libtest's.
+//! named's clock may be behind; `DNSTAP_OWN_MACHINE` lets them set the machine's clock; `DNSTAP_TESTS_KEEP` keeps scratch
+//! folders. Arguments are libtest's.
 
 mod cases;
 mod chance;

@@ -5,11 +5,14 @@
     reason = "system calls for which the standard library has nothing: limits, mounts, bpf(2), signals"
 )]
 
+pub(crate) mod disk;
+pub(crate) mod limits;
 pub(crate) mod network;
+pub(crate) mod processors;
 
 use std::{
     collections::BTreeSet,
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -58,6 +61,16 @@ pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
     ))
 }
 
+/// Sets the time of the day, since 1970, of the whole machine.
+pub(crate) fn set_clock(time: Duration) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).map_err(io::Error::other)?,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: `time` outlives the call, which reads it.
+    check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) })
+}
+
 /// Gives this process and its children a mount table of their own, so that what tests mount vanishes with them.
 pub(crate) fn private_mounts() -> io::Result<()> {
     // SAFETY: unshare takes an integer and touches no memory.
@@ -85,6 +98,12 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Makes a named pipe.
+pub(crate) fn make_pipe(at: &CStr) -> io::Result<()> {
+    // SAFETY: a NUL-terminated string that outlives the call.
+    check(unsafe { libc::mkfifo(at.as_ptr(), 0o600) })
+}
+
 /// Lets this process and its children have `wanted` descriptors and more; an error if the limit cannot be raised to that.
 pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit {
@@ -100,17 +119,6 @@ pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     }
     Ok(())
-}
-
-/// Limits a process that this one started to so many descriptors.
-pub(crate) fn limit_descriptors(pid: u32, most: u64) -> io::Result<()> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    let limit = libc::rlimit {
-        rlim_cur: most,
-        rlim_max: most,
-    };
-    // SAFETY: the pointer is to a whole `rlimit`, which the kernel reads during the call; null asks for no old limit.
-    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) })
 }
 
 /// The most memory that a process has had so far, in bytes.

@@ -86,7 +86,54 @@ impl Tap {
         Self::start(command, &file, &summary, how, &[])
     }
 
+    /// Attaches by a command of the caller's own; files go to `folder` under this name.
+    pub(crate) fn attach_by(
+        command: Command,
+        folder: &Path,
+        name: &str,
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
+        let at = |end: &str| folder.join(format!("{name}.{end}"));
+        Self::start(command, &at("fstrm"), &at("json"), how, more)
+    }
+
+    /// Starts an agent, attached or not; [`Self::attached`] waits for that. `prepare` has the last word about its command.
+    pub(crate) fn launch(
+        folder: &Path,
+        name: &str,
+        pid: u32,
+        how: &Combination,
+        more: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        let at = |end: &str| folder.join(format!("{name}.{end}"));
+        let mut command = command(&environment::agent()?, pid, how);
+        prepare(&mut command);
+        Self::begin(command, &at("fstrm"), &at("json"), how, more)
+    }
+
     fn start(
+        command: Command,
+        file: &Path,
+        summary: &Path,
+        how: &Combination,
+        more: &[&str],
+    ) -> Result<Self> {
+        let mut tap = Self::begin(command, file, summary, how, more)?;
+        tap.attached()?;
+        Ok(tap)
+    }
+
+    /// Waits until it says that it is attached.
+    pub(crate) fn attached(&mut self) -> Result<()> {
+        self.said = self
+            .process
+            .wait_for("attached", |line| line.contains("attached"))?;
+        Ok(())
+    }
+
+    fn begin(
         mut command: Command,
         file: &Path,
         summary: &Path,
@@ -99,13 +146,12 @@ impl Tap {
             .arg("--summary-json")
             .arg(summary)
             .args(more);
-        let mut process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
-        let said = process.wait_for("attached", |line| line.contains("attached"))?;
+        let process = Running::start(&format!("dnstap-agent ({how})"), command, Watch::Stderr)?;
         Ok(Self {
             process,
             file: file.to_owned(),
             summary: summary.to_owned(),
-            said,
+            said: String::new(),
         })
     }
 
@@ -137,6 +183,11 @@ impl Tap {
     /// The file that it writes.
     pub(crate) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Where it writes its summary.
+    pub(crate) fn summary(&self) -> &Path {
+        &self.summary
     }
 
     /// Sends a signal to the agent.
@@ -225,6 +276,11 @@ impl Summary {
             "sampled_out",
         ];
         REASONS.iter().map(|reason| self.kernel(reason)).sum()
+    }
+
+    /// The account of output number `at`.
+    pub(crate) fn output(&self, at: usize) -> &Value {
+        &self.0["outputs"][at]
     }
 
     /// A counter of the pure stages.

@@ -205,7 +205,7 @@ fn crowd() -> Result<()> {
 fn no_descriptors() -> Result<()> {
     let folder = scratch()?;
     let (mut agent, input, file) = start(folder.path(), &["--max-connections", "1000"])?;
-    system::limit_descriptors(agent.process.pid(), FEW)?;
+    system::limits::limit_descriptors(agent.process.pid(), FEW)?;
     let mut honest = Sender::connect(&input)?;
     // More than it can take; the rest waits in the listener's queue.
     let crowd: Result<Vec<_>> = (0..2 * FEW).map(|_| connect(&input)).collect();

@@ -228,11 +228,11 @@ fn nobody(how: &Combination) -> Result<()> {
 }
 
 /// A control group of the test's own.
-struct Group(PathBuf);
+pub(super) struct Group(PathBuf);
 
 impl Group {
     /// Makes one; a [`Skip`] where that is not possible.
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| {
             let mut words = line.split(' ').skip(1);
@@ -248,7 +248,7 @@ impl Group {
     }
 
     /// As a unit's.
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.0
             .file_name()
             .and_then(|name| name.to_str())
@@ -256,7 +256,7 @@ impl Group {
     }
 
     /// Moves a process into it.
-    fn take(&self, pid: u32) -> Result<()> {
+    pub(super) fn take(&self, pid: u32) -> Result<()> {
         let path = self.0.join("cgroup.procs");
         fs::write(&path, pid.to_string()).with_context(|| format!("{}", path.display()))
     }

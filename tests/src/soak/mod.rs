@@ -12,7 +12,7 @@ mod agent;
 mod collector;
 mod load;
 mod report;
-mod server;
+pub(crate) mod server;
 
 use std::{
     fs,

@@ -16,20 +16,20 @@ use crate::{
 };
 
 /// Name of the executable.
-pub(super) const NAME: &str = "named-soak";
+pub(crate) const NAME: &str = "named-soak";
 
 /// A server that can be restarted.
-pub(super) struct Server {
+pub(crate) struct Server {
     program: PathBuf,
     configuration: PathBuf,
     /// Where it answers.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     process: Option<Running>,
 }
 
 impl Server {
     /// Starts it with its files in `folder`.
-    pub(super) fn start(folder: &Path) -> Result<Self> {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
         let program = folder.join(NAME);
         fs::copy(environment::named()?, &program).context("copying named")?;
         let port = lab::free_port()?;
@@ -39,7 +39,7 @@ impl Server {
             folder,
             "named.conf",
             &format!(
-                "controls {{ }};\noptions {{\n{}recursion no;\nnotify no;\n\
+                "controls {{ }};\noptions {{\n{}recursion no;\nnotify no;\ndnssec-validation no;\n\
                  listen-on port {port} {{ 127.0.0.1; }};\nlisten-on-v6 {{ none; }};\n}};\n\
                  zone \"soak.lab\" {{ type primary; file \"{}\"; }};\n",
                 named::basics(folder)?,
@@ -56,14 +56,14 @@ impl Server {
     }
 
     /// Ends it in order and starts it again. Nobody may be waiting for an answer.
-    pub(super) fn restart(&mut self) -> Result<()> {
+    pub(crate) fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.process = Some(launch(&self.program, &self.configuration)?);
         Ok(())
     }
 
     /// Ends it in order.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         let process = self.process.take().context("named does not run")?;
         let finished = process.stop(libc::SIGTERM)?;
         ensure!(

@@ -1,6 +1,17 @@
 //! Faults: in each the server answers as if untapped, nothing of ours stays in the kernel, and what was seen is accounted for.
 
+mod clock;
+mod company;
+mod descriptors;
+mod disk;
 mod kill;
+mod memory;
+mod network;
+mod pause;
+mod restart;
+mod reuse;
+mod starve;
+mod tls;
 
 use std::{
     net::SocketAddr,
@@ -9,10 +20,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 
-use crate::load::client;
+use super::trial;
+use crate::{
+    environment::{Combination, combinations},
+    kernel::{self, Objects},
+    load::client,
+    tap::{Tap, Tapped},
+};
 
 /// Clients that ask all the time.
 const CLIENTS: usize = 4;
@@ -20,7 +37,32 @@ const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_micros(500);
 
 pub(super) fn trials() -> Vec<Trial> {
-    [kill::trials()].into_iter().flatten().collect()
+    [
+        kill::trials(),
+        pause::trials(),
+        starve::trials(),
+        memory::trials(),
+        descriptors::trials(),
+        disk::trials(),
+        network::trials(),
+        tls::trials(),
+        clock::trials(),
+        restart::trials(),
+        reuse::trials(),
+        company::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// One trial with the first combination: for what depends neither on hook nor on ring.
+fn once(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
+    combinations()
+        .into_iter()
+        .take(1)
+        .map(|how| trial(format!("{how}: {name}"), move || test(&how)))
+        .collect()
 }
 
 /// Does something while clients ask all the time, each of whose questions must be answered; returns how many were.
@@ -42,4 +84,40 @@ fn under_load<T>(server: SocketAddr, action: impl FnOnce() -> Result<T>) -> Resu
             .sum::<Result<u64>>();
         Ok((result?, answered?))
     })
+}
+
+/// What an attached agent holds in the kernel.
+fn objects(tap: &Tap) -> Result<Objects> {
+    let objects = kernel::of_process(tap.pid())?;
+    ensure!(!objects.is_empty(), "attached, with nothing in the kernel");
+    Ok(objects)
+}
+
+/// The account of an agent that has ended, and of the `answered` questions that came while it was attached: each is seen, with its
+/// answer, and is in the file or counted as dropped. Returns how many messages are in the file.
+fn expect_balance(tapped: &Tapped, answered: u64) -> Result<u64> {
+    let summary = &tapped.summary;
+    let seen = summary.kernel("seen")?;
+    ensure!(
+        seen == 2 * answered,
+        "{answered} questions answered, {seen} messages seen: {summary}"
+    );
+    let records = tapped.records()?;
+    summary.expect_written(records.len())?;
+    let dropped = summary.kernel_drops()? + summary.output_drops()?;
+    let written = records.len() as u64;
+    ensure!(
+        seen == written + dropped && written > 0,
+        "seen {seen}, in the file {written}, dropped {dropped}: {summary}"
+    );
+    summary.expect_accounted()?;
+    Ok(written)
+}
+
+/// Ends the tap in order; nothing of it may stay.
+fn stop(tap: Tap) -> Result<Tapped> {
+    let objects = objects(&tap)?;
+    let tapped = tap.stop()?;
+    kernel::expect_gone(&objects).context("after its end")?;
+    Ok(tapped)
 }

@@ -1,0 +1,72 @@
+//! `named` is restarted again and again under an agent that follows it by name.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use super::{once, stop};
+use crate::{
+    cases::{expect_records, note},
+    environment::Combination,
+    lab,
+    load::client::{Cut, TcpClient, UdpClient},
+    soak::server::{NAME, Server},
+    tap::Tap,
+    wire,
+};
+
+/// How often.
+const TIMES: u16 = 50;
+/// Questions over UDP, and over one TCP connection, to each life of the server.
+const QUESTIONS: u16 = 10;
+
+pub(super) fn trials() -> Vec<Trial> {
+    once(
+        "named restarted 50 times is followed, from its first message to its last",
+        restarted,
+    )
+}
+
+fn restarted(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let targets = ["--name", NAME];
+    let tap = Tap::attach_to(folder, &targets, how, &["--follow"])?;
+    let descriptors =
+        || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", tap.pid()))?.count()) };
+    let before = descriptors()?;
+    let mut server = Server::start(folder)?;
+    let mut passed = Vec::new();
+    for life in 0..=TIMES {
+        if life > 0 {
+            server.restart()?;
+        }
+        let mut udp = UdpClient::connect(server.address)?;
+        let mut tcp = TcpClient::connect(server.address)?;
+        for number in 0..QUESTIONS {
+            let name = format!("h{number}.life-{life}.soak.lab");
+            let query = wire::query(life, &name, wire::TYPE_A, true);
+            udp.send(&query)?;
+            udp.receive()?;
+            tcp.send(&query, Cut::Whole)?;
+            tcp.receive()?;
+        }
+        passed.append(&mut udp.passed);
+        passed.append(&mut tcp.passed);
+    }
+    server.stop()?;
+    let after = descriptors()?;
+    ensure!(
+        after <= before,
+        "{before} descriptors before, {after} after"
+    );
+    let tapped = stop(tap)?;
+    tapped.summary.expect_nothing_dropped()?;
+    expect_records(&tapped, &passed).context("of all lives")?;
+    note(format!(
+        "{how}: {TIMES} restarts, {} messages",
+        passed.len()
+    ));
+    Ok(())
+}
