@@ -15,6 +15,7 @@ const COMPARISON: &str = "every message that named records is in our file";
 /// The start of the name of the test of all combinations at the same time.
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
 const ROLES: &str = "six servers in their roles";
+const CLOCK: &str = "when the clock is set";
 const STEADY: &str = "queries at a steady rate";
 
 /// One run of the tests.
@@ -71,6 +72,9 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
         bind,
         ..Phase::new(&["fentry"], "bpf", COMPARISON)
     }));
+    if kernel.name == "6.12" {
+        phases.push(Phase::new(&["fentry"], "bpf", CLOCK));
+    }
     // The first BIND that names queries to forwarders, and gives each answer its query's time.
     if kernel.name == "6.12" {
         phases.push(Phase {
