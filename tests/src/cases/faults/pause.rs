@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Pauses while it attaches, and while it reads under load.
-const EARLY: usize = 8;
+const EARLY: usize = 20;
 const LATE: usize = 20;
 /// Longest time between two pauses, and longest pause.
 const BETWEEN: Duration = Duration::from_millis(60);

@@ -41,7 +41,7 @@ fn reused(how: &Combination) -> Result<()> {
     let pid = one.fork()?;
     other.fork()?;
     let targets = ["--name", "toy-first", "--name", "toy-second", "--follow"];
-    let tap = Tap::attach_to(scratch.path(), &targets, how, &[])?;
+    let mut tap = Tap::attach_to(scratch.path(), &targets, how, &[])?;
     let mut passed = ask(&mut one)?;
     passed.extend(ask(&mut other)?);
 
@@ -51,6 +51,9 @@ fn reused(how: &Combination) -> Result<()> {
     let mut strange = with_worker(pid, &stranger)?;
     ask(&mut strange)?;
     tap.signal(libc::SIGCONT)?;
+    tap.wait_for("the end of the first", |line| {
+        line.contains("a tapped process has ended") && line.ends_with(&format!("={pid}"))
+    })?;
     ask(&mut strange)?;
     passed.extend(ask(&mut other)?);
     strange.stop()?;
