@@ -231,6 +231,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_peer_whose_host_is_gone_is_given_up_after_a_while() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let host = "127.0.0.1".to_owned();
+        let stream = Stream::connect(&Address::Tcp { host, port })
+            .await
+            .expect("connected");
+        let descriptor = stream.as_fd();
+        let socket = SockRef::from(&descriptor);
+        // What was written and is not acknowledged, and when nothing is written.
+        assert_eq!(socket.tcp_user_timeout().ok(), Some(Some(DEAD_PEER)));
+        assert_eq!(socket.keepalive().ok(), Some(true));
+        let silence = socket.tcp_keepalive_time().expect("told")
+            + socket.tcp_keepalive_interval().expect("told")
+                * socket.tcp_keepalive_retries().expect("told");
+        assert_eq!(silence, DEAD_PEER);
+    }
+
+    #[tokio::test]
     async fn what_was_sent_before_more_is_refused_can_be_read() {
         let (ours, mut theirs) = UnixStream::pair().expect("sockets");
         let mut ours = Stream::Unix(ours);
