@@ -1,11 +1,12 @@
 //! Too little memory: the agent works, ends with a reason, or is killed; in each case nothing of it stays.
 
 use std::{
+    fs,
     os::unix::process::ExitStatusExt as _,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow, ensure};
@@ -30,6 +31,8 @@ const DATA: [u64; 7] = [1, 4, 8, 12, 16, 24, 64];
 const MEMORY: [u64; 6] = [1, 6, 12, 18, 24, 128];
 /// Questions, as fast as they are answered, whose messages fill its queue.
 const FLOOD: usize = 60_000;
+/// Bytes in its file when it is at work.
+const BEGUN: u64 = 2_000;
 /// What it gets beyond what it has when it is attached, in bytes.
 const ROOM: u64 = 1 << 20;
 
@@ -142,6 +145,11 @@ fn killed(how: &Combination) -> Result<()> {
     };
     let ((objects, finished), answered) = under_load(lab.server(false), || {
         let objects = objects(&tap)?;
+        let deadline = Instant::now() + PATIENCE;
+        while fs::metadata(&file)?.len() < BEGUN {
+            ensure!(Instant::now() < deadline, "nothing in the file");
+            thread::sleep(Duration::from_millis(5));
+        }
         group.limit(group.usage()? + ROOM)?;
         let flood = dnsperf::start(lab.folder(), lab.server(false), &load)?;
         let finished = tap.finish()?;
