@@ -1,5 +1,8 @@
-//! The two `bpf(2)` commands that aya has no call for.
-#![expect(unsafe_code, reason = "bpf(2): commands that aya does not wrap")]
+//! The `bpf(2)` commands that aya has no call for, or one that may open a file.
+#![expect(
+    unsafe_code,
+    reason = "bpf(2): commands that aya does not wrap as they are needed"
+)]
 
 use std::{
     io, mem,
@@ -8,7 +11,7 @@ use std::{
 
 use aya_obj::generated::{
     bpf_attr,
-    bpf_cmd::{self, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD},
+    bpf_cmd::{self, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD},
     bpf_prog_info,
 };
 
@@ -54,6 +57,18 @@ pub(super) fn set_perf_buffer(
     attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const fd) as u64;
     // SAFETY: keys and values of this map are 4 bytes, and both outlive the call.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }
+}
+
+/// Reads an entry of a per-CPU array of `u64`: one value for each possible CPU, of which there must be as many as `values`. aya asks
+/// the file system for their number, once in each thread, which fails when no descriptors are left.
+pub(super) fn read_per_cpu(map: BorrowedFd<'_>, slot: u32, values: &mut [u64]) -> io::Result<()> {
+    // SAFETY: plain data for which zero is the default of every member.
+    let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = (&raw const slot) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = values.as_mut_ptr() as u64;
+    // SAFETY: keys of this map are 4 bytes; the kernel writes 8 bytes for each possible CPU, for which there is room.
+    unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) }
 }
 
 /// `bpf(2)`.

@@ -16,7 +16,7 @@ use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
     util::{nr_cpus, online_cpus},
 };
 use aya_log::EbpfLogger;
@@ -94,7 +94,9 @@ pub struct Tap {
     ebpf: Ebpf,
     ring: Box<dyn Ring>,
     links: Vec<Box<dyn Any + Send>>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Map,
+    /// Possible CPUs, each of which has a value of its own of each counter.
+    cpus: usize,
     sockets: HashMap<MapData, u64, SocketState>,
     /// None in programs from which the filters were removed.
     filter: Option<FilterMaps>,
@@ -155,7 +157,7 @@ impl Tap {
             ebpf.take_map(name)
                 .with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
+        let counters = take("COUNTERS")?;
         let processes = ProcessSet {
             targets: HashMap::try_from(take("TARGETS")?)?,
             names: HashMap::try_from(take("NAMES")?)?,
@@ -181,6 +183,7 @@ impl Tap {
             ring,
             links,
             counters,
+            cpus: possible_cpus()?,
             sockets,
             filter,
             hook,
@@ -264,9 +267,13 @@ impl Tap {
 
     /// What the kernel side has counted on all CPUs, by [`Counter`].
     pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
-        let sum = |slot: u32| -> Result<u64> {
-            let values = self.counters.get(&slot, 0);
-            let values = values.with_context(|| format!("cannot read counter {slot}"))?;
+        let Map::PerCpuArray(map) = &self.counters else {
+            return Err(anyhow!("COUNTERS is no array for each CPU"));
+        };
+        let mut values = vec![0; self.cpus];
+        let mut sum = |slot: u32| -> Result<u64> {
+            bpf::read_per_cpu(map.fd().as_fd(), slot, &mut values)
+                .with_context(|| format!("cannot read counter {slot}"))?;
             Ok(values.iter().sum())
         };
         let mut sums = [0; Counter::COUNT];
