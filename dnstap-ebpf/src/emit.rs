@@ -8,7 +8,10 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_smp_processor_id, bpf_perf_event_output, generated::bpf_probe_read_user},
+    helpers::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_perf_event_output,
+        generated::bpf_probe_read_user,
+    },
     macros::map,
     maps::{Array, PerfEventByteArray, RingBuf},
 };
@@ -84,6 +87,43 @@ pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work:
             );
             work.abandon();
         }
+    }
+}
+
+/// Tells that the connection of `socket` has ended ([`EventHeader`]).
+#[inline(always)]
+pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8, direction: u8) {
+    let header = EventHeader {
+        // SAFETY: takes no arguments.
+        ktime_ns: unsafe { bpf_ktime_get_ns() },
+        socket,
+        family,
+        protocol: IPPROTO_TCP,
+        direction,
+        // SAFETY: integers, for which zero is a value.
+        ..unsafe { core::mem::zeroed() }
+    };
+    let sent = if config!(transport) == TRANSPORT_PERF as usize {
+        // SAFETY: the header lives on the stack, to its whole length.
+        let error = unsafe {
+            bpf_perf_event_output(
+                ctx.as_ptr(),
+                ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),
+                BPF_F_CURRENT_CPU,
+                ptr::from_ref(&header).cast_mut().cast(),
+                HEADER as u64,
+            )
+        };
+        error == 0
+    } else if let Some(mut record) = EVENTS_RING.reserve::<EventHeader>(0) {
+        record.write(header);
+        record.submit(BPF_RB_NO_WAKEUP as u64);
+        true
+    } else {
+        false
+    };
+    if sent {
+        count(Counter::Records);
     }
 }
 

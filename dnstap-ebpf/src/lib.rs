@@ -62,6 +62,10 @@ pub const CHANGED_BY_PROGRAMS: u32 = 1;
 ///
 /// A message is what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece
 /// of the byte stream for TCP. All chunks of a message carry the same `ktime_ns`, `tid` and `message_len`.
+///
+/// A record of TCP with a `message_len` of 0 says that the connection of `socket` has ended, by [`DIRECTION_SENT`] that the process
+/// has closed it, by [`DIRECTION_RECEIVED`] that its peer has reset it, after which the process may still read what had arrived.
+/// `tgid` is 0 then, and of the rest only the time, the family and the protocol are set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventHeader {
@@ -448,6 +452,8 @@ kernel_offsets! {
     sock_v6_rcv_saddr = "sock"."__sk_common"."skc_v6_rcv_saddr";
     /// Transport protocol.
     sock_protocol = "sock"."sk_protocol";
+    /// Directions that were shut down: bits 0 (received) and 1 (sent).
+    sock_shutdown = "sock"."sk_shutdown";
     /// Back pointer to `struct socket`.
     sock_socket = "sock"."sk_socket";
     /// `struct sock` of a `struct socket`.

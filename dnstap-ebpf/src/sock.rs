@@ -17,6 +17,9 @@ use crate::{
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
+/// `SHUTDOWN_MASK` of `sk_shutdown` (include/net/sock.h).
+const SHUTDOWN_MASK: u8 = 3;
+
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -129,6 +132,14 @@ impl Sock {
             return Ok(None);
         }
         Ok(Some((family as u8, protocol as u8)))
+    }
+
+    /// Whether both directions were shut down, as by closing the socket.
+    #[inline(always)]
+    pub(crate) fn is_shut_down(self) -> Result<bool, Counter> {
+        // SAFETY: an integer.
+        let shutdown: u8 = unsafe { self.read(config!(offsets.sock_shutdown))? };
+        Ok(shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK)
     }
 
     /// Whether the socket is bound to no address in particular.

@@ -1,4 +1,5 @@
-//! What is known of each socket: the agent's verdict, and how many of its messages were dropped here.
+//! What is known of each socket: the agent's verdict, and how many of its messages were dropped here. Of a TCP connection, also that
+//! it is one of ours, from its first message to its end.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 use dnstap_ebpf::{SocketState, VERDICT_NOT_DNS, VERDICT_UNKNOWN};
@@ -7,16 +8,30 @@ use dnstap_ebpf::{SocketState, VERDICT_NOT_DNS, VERDICT_UNKNOWN};
 #[map]
 static SOCKETS: LruHashMap<u64, SocketState> = LruHashMap::with_max_entries(16_384, 0);
 
-/// State of the socket with inode `socket`.
+/// Nothing is known.
+const UNKNOWN: SocketState = SocketState {
+    verdict: VERDICT_UNKNOWN,
+    lost: 0,
+};
+
+/// State of the socket with inode `socket`, of which a message has passed. A connection (`stream`) is remembered from then on.
 #[inline(always)]
-pub(crate) fn state(socket: u64) -> SocketState {
+pub(crate) fn state(socket: u64, stream: bool) -> SocketState {
     // SAFETY: two integers, each written whole; a torn pair is harmless.
-    unsafe { SOCKETS.get(socket) }
-        .copied()
-        .unwrap_or(SocketState {
-            verdict: VERDICT_UNKNOWN,
-            lost: 0,
-        })
+    if let Some(state) = unsafe { SOCKETS.get(socket) } {
+        return *state;
+    }
+    if stream {
+        // If an LRU map cannot make room, the agent is not told of the connection's end.
+        let _ = SOCKETS.insert(socket, UNKNOWN, 0);
+    }
+    UNKNOWN
+}
+
+/// Forgets the socket with inode `socket`. Whether anything was known.
+#[inline(always)]
+pub(crate) fn forget(socket: u64) -> bool {
+    SOCKETS.remove(socket).is_ok()
 }
 
 /// Whether the agent wants nothing of a socket in this `state`.

@@ -220,7 +220,8 @@ impl Pipeline {
     /// The process behind a record, if its server is one that the pipeline has not been told about.
     pub fn stranger(&mut self, record: &[u8]) -> Option<Origin> {
         let origin = Origin::of_record(record)?;
-        (!self.deliver.servers.hear(origin.image)).then_some(origin)
+        // The end of a connection is nobody's.
+        (origin.tgid != 0 && !self.deliver.servers.hear(origin.image)).then_some(origin)
     }
 
     /// Tells about the server that runs `image`.

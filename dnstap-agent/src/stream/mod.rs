@@ -10,6 +10,8 @@
 //! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
 //! piece) is joined midway: its framing has to be found, see `framing`.
 //!
+//! A connection is forgotten when it ends, of which the kernel side tells by a piece without bytes, or when it has been idle for long.
+//!
 //! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond them the
 //! connection used least recently is dropped, its bytes counted.
 
@@ -23,7 +25,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use foldhash::fast::RandomState;
 use order::Stream;
@@ -34,6 +36,9 @@ use crate::{
     event::{Direction, Endpoint, Envelope, Event, Proxied},
     pipeline::{SocketCounts, counters::counters, lru::Lru},
 };
+
+/// How long a process may take to read what had arrived before a reset.
+const RESET_NS: u64 = 1_000_000_000;
 
 /// Verdicts that may wait to be collected.
 const VERDICTS: usize = 65_536;
@@ -81,6 +86,8 @@ counters! {
         stream_evicted,
         /// Connections forgotten because they were idle.
         stream_expired,
+        /// Connections forgotten because they had ended.
+        stream_ended,
     }
 }
 
@@ -125,6 +132,8 @@ pub struct Streams {
     memory: usize,
     /// Sockets with pieces held back.
     holding: Vec<u64>,
+    /// Kernel times of resets and their sockets, the first in front.
+    reset: VecDeque<(u64, u64)>,
     not_dns: Vec<u64>,
     counters: StreamCounters,
 }
@@ -171,6 +180,7 @@ impl Streams {
             limits,
             memory: 0,
             holding: Vec::new(),
+            reset: VecDeque::new(),
             not_dns: Vec::new(),
             counters: StreamCounters::default(),
         }
@@ -185,6 +195,9 @@ impl Streams {
         emit: &mut impl FnMut(&Envelope, &[u8]),
     ) {
         let socket = event.envelope.socket;
+        if event.message_len == 0 {
+            return self.end(&event.envelope, emit);
+        }
         let known = self.connections.get(socket).is_some_and(|connection| {
             connection.peer == event.envelope.peer
                 && connection.local_port == event.envelope.local.port
@@ -224,11 +237,48 @@ impl Streams {
         self.settle(socket, before);
     }
 
+    /// A connection has ended. What had arrived before a reset may still be read, soon.
+    fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        if end.direction == Direction::Sent {
+            self.forget(end.socket, emit);
+        } else {
+            self.reset.push_back((end.ktime_ns, end.socket));
+            if self.reset.len() > self.limits.connections {
+                self.forget_reset(u64::MAX, emit);
+            }
+        }
+    }
+
+    /// Forgets the connection that was reset first, if that was before kernel time `before_ktime_ns`.
+    fn forget_reset(
+        &mut self,
+        before_ktime_ns: u64,
+        emit: &mut impl FnMut(&Envelope, &[u8]),
+    ) -> bool {
+        let reset = self.reset.pop_front_if(|(at, _)| *at < before_ktime_ns);
+        if let Some((_, socket)) = reset {
+            self.forget(socket, emit);
+            // Should more be read after all, it is not the beginning.
+            self.midway.insert(socket);
+        }
+        reset.is_some()
+    }
+
+    /// Delivers what was held back, counts what is left incomplete, and forgets the connection.
+    fn forget(&mut self, socket: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        self.release(socket, u64::MAX, emit);
+        if let Some(connection) = self.connections.remove(socket) {
+            self.counters.stream_ended += 1;
+            self.retire(connection);
+        }
+    }
+
     /// Goes on without pieces that are overdue and forgets idle connections, at kernel time `now_ktime_ns`.
     pub fn tick(&mut self, now_ktime_ns: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
         for socket in std::mem::take(&mut self.holding) {
             self.release(socket, now_ktime_ns, emit);
         }
+        while self.forget_reset(now_ktime_ns.saturating_sub(RESET_NS), emit) {}
         while let Some((_, oldest)) = self.connections.oldest() {
             if oldest.seen_ktime_ns.saturating_add(self.limits.idle_ns) >= now_ktime_ns {
                 break;
@@ -299,7 +349,8 @@ impl Streams {
         };
         if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
             self.counters.stream_evicted += u64::from(displaced != socket);
-            self.retire(displaced, connection);
+            self.retire(connection);
+            self.midway.insert(displaced);
         }
     }
 
@@ -370,14 +421,15 @@ impl Streams {
 
     fn drop_oldest(&mut self) {
         if let Some((socket, connection)) = self.connections.pop_oldest() {
-            self.retire(socket, connection);
+            self.retire(connection);
+            self.midway.insert(socket);
         }
     }
 
-    fn retire(&mut self, socket: u64, mut connection: Connection) {
+    /// Gives up the memory of a connection that is out of the table.
+    fn retire(&mut self, mut connection: Connection) {
         self.memory -= connection.memory();
         self.counters.stream_skipped_bytes += connection.abandon(&mut self.pool) as u64;
-        self.midway.insert(socket);
     }
 }
 

@@ -79,6 +79,33 @@ impl Tap {
         self.check();
     }
 
+    fn end(&mut self, by: Direction, socket: u64) {
+        let out = &mut self.out;
+        let end = Event {
+            envelope: Envelope {
+                ktime_ns: self.now,
+                socket,
+                protocol: Protocol::Tcp,
+                direction: by,
+                family: Family::Inet,
+                local: Endpoint::default(),
+                peer: Endpoint::default(),
+                origin: Origin::default(),
+                proxied: None,
+            },
+            message_len: 0,
+            chunk_offset: 0,
+            sequence: 0,
+            lost: 0,
+            payload: &[],
+        };
+        self.streams
+            .push(&end, self.dns_port, &mut |envelope, bytes| {
+                out.push((envelope.socket, bytes.to_vec()));
+            });
+        self.check();
+    }
+
     fn tick(&mut self, now: u64) {
         let out = &mut self.out;
         self.streams.tick(now, &mut |envelope, bytes| {
@@ -212,7 +239,7 @@ proptest! {
         let all: Vec<_> = (0..4).map(|salt| messages(salt, 8)).collect();
         let streams: Vec<_> = all.iter().map(|messages| stream_of(messages)).collect();
         let mut queues: Vec<_> =
-            streams.iter().map(|stream| std::collections::VecDeque::from(pieces(stream, &sizes))).collect();
+            streams.iter().map(|stream| VecDeque::from(pieces(stream, &sizes))).collect();
         let mut tap = Tap::new(&[]);
         let mut order = order.into_iter().cycle();
         while queues.iter().any(|queue| !queue.is_empty()) {
@@ -527,6 +554,59 @@ fn forgotten_connection_is_joined_midway() {
     assert_eq!(tap.streams.counters().stream_expired, 1);
     tap.piece(SOCKET, 100, &stream[100..]);
     assert_eq!(tap.of(SOCKET), messages[1..]);
+}
+
+#[test]
+fn closed_connection_is_forgotten_with_its_memory() {
+    let stream = stream_of(&messages(4, 8));
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..100]);
+    // Before its turn: delivered as it can be.
+    tap.piece(SOCKET, 200, &stream[200..300]);
+    assert!(tap.streams.pending_bytes() > 0);
+    for _ in 0..2 {
+        tap.end(Direction::Sent, SOCKET);
+        let counters = tap.streams.counters();
+        assert_eq!((counters.stream_ended, counters.stream_evicted), (1, 0));
+        assert_eq!((tap.streams.pending_bytes(), tap.streams.memory), (0, 0));
+        assert_eq!(tap.streams.connections.len(), 0);
+    }
+}
+
+#[test]
+fn what_had_arrived_before_a_reset_may_still_be_read_for_a_while() {
+    let messages = messages(4, 8);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..100]);
+    tap.end(Direction::Received, SOCKET);
+    tap.tick(tap.now + RESET_NS);
+    tap.piece(SOCKET, 100, &stream[100..]);
+    assert_eq!(tap.of(SOCKET), messages);
+    tap.tick(tap.now + 2 * RESET_NS);
+    assert_eq!(tap.streams.counters().stream_ended, 1);
+    assert_eq!(tap.streams.connections.len(), 0);
+    // Later than that it is not taken for a beginning.
+    tap.piece(SOCKET, 0, &stream);
+    assert_eq!(tap.streams.counters().stream_joined_midway, 1);
+}
+
+#[test]
+fn resets_that_wait_are_no_more_than_connections() {
+    let limits = StreamLimits {
+        connections: 10,
+        ..StreamLimits::default()
+    };
+    let stream = stream_of(&messages(4, 1));
+    let mut tap = Tap::with(limits, &[]);
+    for socket in 0..100 {
+        tap.piece(socket, 0, &stream[..9]);
+        tap.end(Direction::Received, socket);
+        assert!(tap.streams.reset.len() <= 10);
+    }
+    tap.tick(tap.now + 2 * RESET_NS);
+    assert!(tap.streams.reset.is_empty());
+    assert_eq!(tap.streams.connections.len(), 0);
 }
 
 #[test]

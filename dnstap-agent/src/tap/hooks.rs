@@ -192,6 +192,12 @@ fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
         .context("cannot read the kernel's BTF")
 }
 
+/// `inet_sock_set_state`, by which the end of connections is known.
+pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
+    const TRACEPOINT: &str = "inet_sock_set_state";
+    Ok(vec![raw_tracepoint(ebpf, TRACEPOINT, TRACEPOINT)?])
+}
+
 /// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.
 fn copies(name: &str) -> [String; 2] {
     [name.to_owned(), format!("{name}_second")]

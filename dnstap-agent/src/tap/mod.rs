@@ -146,6 +146,10 @@ impl Tap {
             Exit::NoPermission,
             "the kernel does not tell which processes are forked".into(),
         ))?);
+        links.extend(hooks::connections(&mut ebpf).context(ExitWith(
+            Exit::NoPermission,
+            "the kernel does not tell which connections end".into(),
+        ))?);
         let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
             let mut log =
                 EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
@@ -332,6 +336,7 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     let mut ebpf = load(loader, &config, false, page_size(), false)?;
     let attached = hooks::attach(&mut ebpf, &btf, hook)?;
     let _processes = hooks::processes(&mut ebpf)?;
+    let _connections = hooks::connections(&mut ebpf)?;
     Ok(attached.degraded)
 }
 

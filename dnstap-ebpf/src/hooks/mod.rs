@@ -3,6 +3,7 @@
 mod inet;
 mod inet_recvmsg;
 mod inet_sendmsg;
+mod inet_sock_set_state;
 mod recvmsg;
 mod sched_process;
 mod skb_consume_udp;
@@ -10,7 +11,7 @@ mod sock_length;
 mod sys_exit;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use dnstap_ebpf::{Counter, EventHeader, Hook, SocketState};
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, SocketState};
 
 use crate::{
     counters::{add, count},
@@ -40,7 +41,7 @@ fn admit(sock: Sock) -> Option<Tapped> {
                 sock,
                 kind,
                 inode,
-                state: sockets::state(inode),
+                state: sockets::state(inode, kind.1 == IPPROTO_TCP),
             })
         }),
     });

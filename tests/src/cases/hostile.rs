@@ -178,7 +178,7 @@ fn torn(how: &Combination) -> Result<()> {
     let server = lab.server(false);
     let mut friend = UdpClient::connect(server)?;
     let framed = wire::framed(&wire::query_of_size(7, "h1.auth.lab", 1_000));
-    let mut halves = 0;
+    let (mut halves, mut read) = (0, 0);
     for number in 0..TORN {
         let mut stream = TcpStream::connect(server)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -193,6 +193,7 @@ fn torn(how: &Combination) -> Result<()> {
             let answered = stream.read(&mut [0; 16])?;
             ensure!(answered == 0, "an answer to a part of a query");
             halves += part as u64;
+            read += 1;
         }
         if number % 50 == 0 {
             ask(&mut friend, number)?;
@@ -210,6 +211,12 @@ fn torn(how: &Combination) -> Result<()> {
     expect_records(&tapped, &friend.passed)?;
     let skipped = tapped.summary.pipeline("stream_skipped_bytes")?;
     ensure!(skipped >= halves, "skipped {skipped} bytes, of {halves}");
+    // What is kept of a connection goes with it; of one that was never read there is nothing.
+    let ended = tapped.summary.pipeline("stream_ended")?;
+    ensure!(
+        (read..=TORN as u64).contains(&ended),
+        "{ended} connections have ended, of {read} that were read"
+    );
     tapped.summary.expect_nothing_dropped()?;
     lab.tapped.stop()
 }
