@@ -92,14 +92,13 @@ pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work:
 
 /// Tells that the connection of `socket` has ended ([`EventHeader`]).
 #[inline(always)]
-pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8, direction: u8) {
+pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     let header = EventHeader {
         // SAFETY: takes no arguments.
         ktime_ns: unsafe { bpf_ktime_get_ns() },
         socket,
         family,
         protocol: IPPROTO_TCP,
-        direction,
         // SAFETY: integers, for which zero is a value.
         ..unsafe { core::mem::zeroed() }
     };

@@ -63,8 +63,7 @@ pub const CHANGED_BY_PROGRAMS: u32 = 1;
 /// A message is what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece
 /// of the byte stream for TCP. All chunks of a message carry the same `ktime_ns`, `tid` and `message_len`.
 ///
-/// A record of TCP with a `message_len` of 0 says that the connection of `socket` has ended, by [`DIRECTION_SENT`] that the process
-/// has closed it, by [`DIRECTION_RECEIVED`] that its peer has reset it, after which the process may still read what had arrived.
+/// A record of TCP with a `message_len` of 0 says that the connection of `socket` has ended. What had arrived before may still be read.
 /// `tgid` is 0 then, and of the rest only the time, the family and the protocol are set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! What is known of each socket: the agent's verdict, and how many of its messages were dropped here. Of a TCP connection, also that
 //! it is one of ours, from its first message to its end.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::LruHashMap};
 use dnstap_ebpf::{SocketState, VERDICT_NOT_DNS, VERDICT_UNKNOWN};
 
-/// Socket inode -> state. The oldest entries make room: a forgotten verdict costs deliveries that the agent judges again.
+/// Socket inode -> state. The oldest entries make room: a forgotten verdict costs copies, and a connection's end is not told.
 #[map]
 static SOCKETS: LruHashMap<u64, SocketState> = LruHashMap::with_max_entries(16_384, 0);
 
@@ -23,9 +23,16 @@ pub(crate) fn state(socket: u64, stream: bool) -> SocketState {
     }
     if stream {
         // If an LRU map cannot make room, the agent is not told of the connection's end.
-        let _ = SOCKETS.insert(socket, UNKNOWN, 0);
+        let _ = SOCKETS.insert(socket, UNKNOWN, BPF_NOEXIST as u64);
     }
     UNKNOWN
+}
+
+/// Whether anything is known of the socket with inode `socket`.
+#[inline(always)]
+pub(crate) fn is_known(socket: u64) -> bool {
+    // SAFETY: the value is not looked at.
+    unsafe { SOCKETS.get(socket) }.is_some()
 }
 
 /// Forgets the socket with inode `socket`. Whether anything was known.

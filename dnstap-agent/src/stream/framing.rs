@@ -87,6 +87,12 @@ impl Framer {
         self.buffer.len()
     }
 
+    /// Whether the next byte begins a message for certain, or the stream has not begun.
+    pub(super) fn is_between_messages(&self) -> bool {
+        let is_certain = matches!(self.state, State::Framed | State::Opening { midway: false });
+        is_certain && self.skip == 0 && self.buffer.is_empty()
+    }
+
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
         self.buffer.capacity()

@@ -10,7 +10,8 @@
 //! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
 //! piece) is joined midway: its framing has to be found, see `framing`.
 //!
-//! A connection is forgotten when it ends, of which the kernel side tells by a piece without bytes, or when it has been idle for long.
+//! A connection is forgotten soon after it has ended, of which the kernel side tells by a piece without bytes, or when it has been
+//! idle for long.
 //!
 //! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond them the
 //! connection used least recently is dropped, its bytes counted.
@@ -37,8 +38,8 @@ use crate::{
     pipeline::{SocketCounts, counters::counters, lru::Lru},
 };
 
-/// How long a process may take to read what had arrived before a reset.
-const RESET_NS: u64 = 1_000_000_000;
+/// How long nothing may have come before a connection that has ended is forgotten. What had arrived before may still be read.
+const ENDED_NS: u64 = 1_000_000_000;
 
 /// Verdicts that may wait to be collected.
 const VERDICTS: usize = 65_536;
@@ -132,8 +133,8 @@ pub struct Streams {
     memory: usize,
     /// Sockets with pieces held back.
     holding: Vec<u64>,
-    /// Kernel times of resets and their sockets, the first in front.
-    reset: VecDeque<(u64, u64)>,
+    /// Kernel times at which connections ended and their sockets, the first in front.
+    ended: VecDeque<(u64, u64)>,
     not_dns: Vec<u64>,
     counters: StreamCounters,
 }
@@ -142,6 +143,7 @@ pub struct Streams {
 struct Connection {
     local_port: u16,
     peer: Endpoint,
+    opened_ktime_ns: u64,
     seen_ktime_ns: u64,
     dns: bool,
     foreign: Option<Foreign>,
@@ -180,7 +182,7 @@ impl Streams {
             limits,
             memory: 0,
             holding: Vec::new(),
-            reset: VecDeque::new(),
+            ended: VecDeque::new(),
             not_dns: Vec::new(),
             counters: StreamCounters::default(),
         }
@@ -237,40 +239,47 @@ impl Streams {
         self.settle(socket, before);
     }
 
-    /// A connection has ended. What had arrived before a reset may still be read, soon.
+    /// A connection has ended, or one direction of it: soon nothing more will come.
     fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
-        if end.direction == Direction::Sent {
-            self.forget(end.socket, emit);
-        } else {
-            self.reset.push_back((end.ktime_ns, end.socket));
-            if self.reset.len() > self.limits.connections {
-                self.forget_reset(u64::MAX, emit);
-            }
+        self.ended.push_back((end.ktime_ns, end.socket));
+        if self.ended.len() > self.limits.connections {
+            self.forget_ended(u64::MAX, emit);
         }
     }
 
-    /// Forgets the connection that was reset first, if that was before kernel time `before_ktime_ns`.
-    fn forget_reset(
+    /// Forgets the connection that ended first, if that was before kernel time `before_ktime_ns` and nothing has come since.
+    fn forget_ended(
         &mut self,
         before_ktime_ns: u64,
         emit: &mut impl FnMut(&Envelope, &[u8]),
     ) -> bool {
-        let reset = self.reset.pop_front_if(|(at, _)| *at < before_ktime_ns);
-        if let Some((_, socket)) = reset {
-            self.forget(socket, emit);
-            // Should more be read after all, it is not the beginning.
-            self.midway.insert(socket);
+        let Some((ended, socket)) = self.ended.pop_front_if(|(at, _)| *at < before_ktime_ns) else {
+            return false;
+        };
+        match self.connections.peek(socket) {
+            // The socket has been connected anew.
+            Some(connection) if connection.opened_ktime_ns > ended => {}
+            Some(connection) if connection.seen_ktime_ns > ended => {
+                let seen = connection.seen_ktime_ns;
+                self.ended.push_back((seen, socket));
+            }
+            _ => self.forget(socket, emit),
         }
-        reset.is_some()
+        true
     }
 
     /// Delivers what was held back, counts what is left incomplete, and forgets the connection.
     fn forget(&mut self, socket: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
         self.release(socket, u64::MAX, emit);
-        if let Some(connection) = self.connections.remove(socket) {
-            self.counters.stream_ended += 1;
-            self.retire(connection);
+        let Some(connection) = self.connections.remove(socket) else {
+            return;
+        };
+        self.counters.stream_ended += 1;
+        if !connection.streams.iter().all(Stream::is_between_messages) {
+            // Should more come after all, it is not a beginning.
+            self.midway.insert(socket);
         }
+        self.retire(connection);
     }
 
     /// Goes on without pieces that are overdue and forgets idle connections, at kernel time `now_ktime_ns`.
@@ -278,7 +287,7 @@ impl Streams {
         for socket in std::mem::take(&mut self.holding) {
             self.release(socket, now_ktime_ns, emit);
         }
-        while self.forget_reset(now_ktime_ns.saturating_sub(RESET_NS), emit) {}
+        while self.forget_ended(now_ktime_ns.saturating_sub(ENDED_NS), emit) {}
         while let Some((_, oldest)) = self.connections.oldest() {
             if oldest.seen_ktime_ns.saturating_add(self.limits.idle_ns) >= now_ktime_ns {
                 break;
@@ -293,6 +302,7 @@ impl Streams {
         for socket in std::mem::take(&mut self.holding) {
             self.release(socket, u64::MAX, emit);
         }
+        while self.forget_ended(u64::MAX, emit) {}
         while self.connections.len() > 0 {
             self.drop_oldest();
         }
@@ -341,6 +351,7 @@ impl Streams {
         let connection = Connection {
             local_port: event.envelope.local.port,
             peer: event.envelope.peer,
+            opened_ktime_ns: event.envelope.ktime_ns,
             seen_ktime_ns: event.envelope.ktime_ns,
             dns: false,
             foreign: None,

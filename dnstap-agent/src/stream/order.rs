@@ -124,6 +124,11 @@ impl Stream {
         !self.held.is_empty()
     }
 
+    /// Whether the next byte begins a message for certain, or the stream has not begun.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.held.is_empty() && self.framer.is_between_messages()
+    }
+
     /// Bytes taken and not yet accounted for.
     pub(super) fn pending_bytes(&self) -> usize {
         self.framer.pending_bytes() + self.held.iter().map(|held| held.bytes.len()).sum::<usize>()

@@ -79,14 +79,14 @@ impl Tap {
         self.check();
     }
 
-    fn end(&mut self, by: Direction, socket: u64) {
+    fn end(&mut self, socket: u64) {
         let out = &mut self.out;
         let end = Event {
             envelope: Envelope {
                 ktime_ns: self.now,
                 socket,
                 protocol: Protocol::Tcp,
-                direction: by,
+                direction: Direction::Sent,
                 family: Family::Inet,
                 local: Endpoint::default(),
                 peer: Endpoint::default(),
@@ -557,7 +557,7 @@ fn forgotten_connection_is_joined_midway() {
 }
 
 #[test]
-fn closed_connection_is_forgotten_with_its_memory() {
+fn ended_connection_is_forgotten_with_its_memory() {
     let stream = stream_of(&messages(4, 8));
     let mut tap = Tap::new(&[]);
     tap.piece(SOCKET, 0, &stream[..100]);
@@ -565,7 +565,8 @@ fn closed_connection_is_forgotten_with_its_memory() {
     tap.piece(SOCKET, 200, &stream[200..300]);
     assert!(tap.streams.pending_bytes() > 0);
     for _ in 0..2 {
-        tap.end(Direction::Sent, SOCKET);
+        tap.end(SOCKET);
+        tap.tick(tap.now + 2 * ENDED_NS);
         let counters = tap.streams.counters();
         assert_eq!((counters.stream_ended, counters.stream_evicted), (1, 0));
         assert_eq!((tap.streams.pending_bytes(), tap.streams.memory), (0, 0));
@@ -574,25 +575,57 @@ fn closed_connection_is_forgotten_with_its_memory() {
 }
 
 #[test]
-fn what_had_arrived_before_a_reset_may_still_be_read_for_a_while() {
+fn what_had_arrived_before_the_end_may_still_be_read_for_a_while() {
     let messages = messages(4, 8);
     let stream = stream_of(&messages);
     let mut tap = Tap::new(&[]);
     tap.piece(SOCKET, 0, &stream[..100]);
-    tap.end(Direction::Received, SOCKET);
-    tap.tick(tap.now + RESET_NS);
-    tap.piece(SOCKET, 100, &stream[100..]);
+    tap.end(SOCKET);
+    for (at, piece) in pieces(&stream[100..], &[100]) {
+        tap.now += ENDED_NS / 2;
+        tap.tick(tap.now);
+        tap.piece(SOCKET, sequence(100, at), piece);
+    }
     assert_eq!(tap.of(SOCKET), messages);
-    tap.tick(tap.now + 2 * RESET_NS);
+    tap.tick(tap.now + 2 * ENDED_NS);
     assert_eq!(tap.streams.counters().stream_ended, 1);
-    assert_eq!(tap.streams.connections.len(), 0);
-    // Later than that it is not taken for a beginning.
-    tap.piece(SOCKET, 0, &stream);
-    assert_eq!(tap.streams.counters().stream_joined_midway, 1);
 }
 
 #[test]
-fn resets_that_wait_are_no_more_than_connections() {
+fn rest_of_a_message_that_comes_after_all_is_not_taken_for_a_beginning() {
+    let messages = messages(4, 8);
+    let stream = stream_of(&messages);
+    for (end, midway) in [(2 + messages[0].len(), 0), (100, 1)] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..end]);
+        let before = tap.out.len();
+        tap.end(SOCKET);
+        tap.tick(tap.now + 2 * ENDED_NS);
+        tap.piece(SOCKET, sequence(0, end), &stream[end..]);
+        assert_eq!(tap.streams.counters().stream_joined_midway, midway);
+        let lost = usize::try_from(midway).unwrap();
+        assert_eq!(tap.of(SOCKET)[before..], messages[before + lost..]);
+    }
+}
+
+#[test]
+fn socket_that_was_connected_anew_is_not_forgotten() {
+    let stream = stream_of(&messages(4, 8));
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..100]);
+    tap.end(SOCKET);
+    tap.peer_port += 1;
+    tap.piece(SOCKET, 7_000, &stream[..100]);
+    tap.tick(tap.now + 2 * ENDED_NS);
+    let counters = tap.streams.counters();
+    assert_eq!(
+        (counters.stream_ended, tap.streams.connections.len()),
+        (0, 1)
+    );
+}
+
+#[test]
+fn ends_that_wait_are_no_more_than_connections() {
     let limits = StreamLimits {
         connections: 10,
         ..StreamLimits::default()
@@ -601,11 +634,11 @@ fn resets_that_wait_are_no_more_than_connections() {
     let mut tap = Tap::with(limits, &[]);
     for socket in 0..100 {
         tap.piece(socket, 0, &stream[..9]);
-        tap.end(Direction::Received, socket);
-        assert!(tap.streams.reset.len() <= 10);
+        tap.end(socket);
+        assert!(tap.streams.ended.len() <= 10);
     }
-    tap.tick(tap.now + 2 * RESET_NS);
-    assert!(tap.streams.reset.is_empty());
+    tap.tick(tap.now + 2 * ENDED_NS);
+    assert!(tap.streams.ended.is_empty());
     assert_eq!(tap.streams.connections.len(), 0);
 }
 

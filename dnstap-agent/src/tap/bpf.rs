@@ -6,9 +6,14 @@
 
 use std::{
     io, mem,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
+use anyhow::{Result, anyhow, bail};
+use aya::{
+    maps::{Map, MapData},
+    util::nr_cpus,
+};
 use aya_obj::generated::{
     bpf_attr,
     bpf_cmd::{self, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD},
@@ -59,16 +64,40 @@ pub(super) fn set_perf_buffer(
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }
 }
 
-/// Reads an entry of a per-CPU array of `u64`: one value for each possible CPU, of which there must be as many as `values`. aya asks
-/// the file system for their number, once in each thread, which fails when no descriptors are left.
-pub(super) fn read_per_cpu(map: BorrowedFd<'_>, slot: u32, values: &mut [u64]) -> io::Result<()> {
-    // SAFETY: plain data for which zero is the default of every member.
-    let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
-    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
-    attr.__bindgen_anon_2.key = (&raw const slot) as u64;
-    attr.__bindgen_anon_2.__bindgen_anon_1.value = values.as_mut_ptr() as u64;
-    // SAFETY: keys of this map are 4 bytes; the kernel writes 8 bytes for each possible CPU, for which there is room.
-    unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) }
+/// A per-CPU array of `u64`. aya asks the file system for the number of CPUs, once in each thread, which fails when no descriptors
+/// are left; here that is done once.
+pub(super) struct PerCpuCounters {
+    map: MapData,
+    /// Possible CPUs, each of which has a value of its own in each slot.
+    cpus: usize,
+}
+
+impl PerCpuCounters {
+    pub(super) fn new(map: Map) -> Result<Self> {
+        let Map::PerCpuArray(map) = map else {
+            bail!("the counters are no array for each CPU");
+        };
+        let cpus = possible_cpus()?;
+        Ok(Self { map, cpus })
+    }
+
+    /// Sum of a slot's values.
+    pub(super) fn sum(&self, slot: u32) -> io::Result<u64> {
+        let mut values = vec![0_u64; self.cpus];
+        // SAFETY: plain data for which zero is the default of every member.
+        let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
+        attr.__bindgen_anon_2.map_fd = self.map.fd().as_fd().as_raw_fd().cast_unsigned();
+        attr.__bindgen_anon_2.key = (&raw const slot) as u64;
+        attr.__bindgen_anon_2.__bindgen_anon_1.value = values.as_mut_ptr() as u64;
+        // SAFETY: keys of this map are 4 bytes; the kernel writes 8 bytes for each possible CPU, for which there is room.
+        unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr)? };
+        Ok(values.iter().sum())
+    }
+}
+
+/// How many CPUs there may be.
+pub(super) fn possible_cpus() -> Result<usize> {
+    nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))
 }
 
 /// `bpf(2)`.

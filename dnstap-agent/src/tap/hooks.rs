@@ -21,6 +21,9 @@ use crate::{
 /// How often a program is loaded again because a signal came in between; a load takes up to a second.
 const INTERRUPTIONS: usize = 100;
 
+/// The raw tracepoint by which the end of connections is known, and its program.
+pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
+
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
 
@@ -192,10 +195,9 @@ fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
         .context("cannot read the kernel's BTF")
 }
 
-/// `inet_sock_set_state`, by which the end of connections is known.
+/// Attaches [`CONNECTIONS`].
 pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
-    const TRACEPOINT: &str = "inet_sock_set_state";
-    Ok(vec![raw_tracepoint(ebpf, TRACEPOINT, TRACEPOINT)?])
+    Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
 /// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
-    util::{nr_cpus, online_cpus},
+    util::online_cpus,
 };
 use aya_log::EbpfLogger;
 use dnstap_ebpf::{
@@ -33,6 +33,7 @@ pub use self::{
     ring::poll_readable,
 };
 use self::{
+    bpf::{PerCpuCounters, possible_cpus},
     filter::FilterMaps,
     hooks::Attached,
     offsets::KernelTypes,
@@ -94,9 +95,7 @@ pub struct Tap {
     ebpf: Ebpf,
     ring: Box<dyn Ring>,
     links: Vec<Box<dyn Any + Send>>,
-    counters: Map,
-    /// Possible CPUs, each of which has a value of its own of each counter.
-    cpus: usize,
+    counters: PerCpuCounters,
     sockets: HashMap<MapData, u64, SocketState>,
     /// None in programs from which the filters were removed.
     filter: Option<FilterMaps>,
@@ -161,7 +160,7 @@ impl Tap {
             ebpf.take_map(name)
                 .with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let counters = take("COUNTERS")?;
+        let counters = PerCpuCounters::new(take("COUNTERS")?)?;
         let processes = ProcessSet {
             targets: HashMap::try_from(take("TARGETS")?)?,
             names: HashMap::try_from(take("NAMES")?)?,
@@ -187,7 +186,6 @@ impl Tap {
             ring,
             links,
             counters,
-            cpus: possible_cpus()?,
             sockets,
             filter,
             hook,
@@ -271,14 +269,9 @@ impl Tap {
 
     /// What the kernel side has counted on all CPUs, by [`Counter`].
     pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
-        let Map::PerCpuArray(map) = &self.counters else {
-            return Err(anyhow!("COUNTERS is no array for each CPU"));
-        };
-        let mut values = vec![0; self.cpus];
-        let mut sum = |slot: u32| -> Result<u64> {
-            bpf::read_per_cpu(map.fd().as_fd(), slot, &mut values)
-                .with_context(|| format!("cannot read counter {slot}"))?;
-            Ok(values.iter().sum())
+        let sum = |slot: u32| -> Result<u64> {
+            let sum = self.counters.sum(slot);
+            sum.with_context(|| format!("cannot read counter {slot}"))
         };
         let mut sums = [0; Counter::COUNT];
         for counter in Counter::ALL {
@@ -305,6 +298,12 @@ impl Tap {
                 continue;
             };
             let name = hooks::first_of(name);
+            let stats = if name == hooks::CONNECTIONS {
+                // No message is missed if an end is.
+                ProgramStats { missed: 0, ..stats }
+            } else {
+                stats
+            };
             match merged.get_mut(name) {
                 None => drop(merged.insert(name.to_owned(), stats)),
                 Some(sum) => {
@@ -371,10 +370,6 @@ fn load<'c>(
             Exit::NoPermission,
             "cannot load the eBPF object into the kernel".into(),
         ))
-}
-
-fn possible_cpus() -> Result<usize> {
-    nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))
 }
 
 /// How many descriptors the rings take.
