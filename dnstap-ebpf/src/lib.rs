@@ -53,7 +53,7 @@ pub const fn possible_slot(tgid: u32) -> u32 {
     tgid % POSSIBLE_SLOTS
 }
 
-/// Slot of the map `CHANGES` that the agent counts in whenever it has taken a process out of `TARGETS`, or given it another image.
+/// Slot of the map `CHANGES` that the agent counts in whenever it has changed `TARGETS`.
 pub const CHANGED_BY_AGENT: u32 = 0;
 /// Slot of the map `CHANGES` that the programs count in.
 pub const CHANGED_BY_PROGRAMS: u32 = 1;

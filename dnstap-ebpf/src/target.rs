@@ -32,7 +32,7 @@ static NAMES: HashMap<[u8; NAME_LEN], u32> = HashMap::with_max_entries(256, 0);
 #[map]
 static POSSIBLE: Array<u64> = Array::with_max_entries(POSSIBLE_SLOTS, 0);
 
-/// How often something was taken out of `TARGETS` or replaced there: by the agent, and by the programs.
+/// How often `TARGETS` was changed: by the agent, and by the programs.
 #[map]
 static CHANGES: Array<u64> = Array::with_max_entries(2, 0);
 

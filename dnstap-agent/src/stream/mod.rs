@@ -239,7 +239,7 @@ impl Streams {
         self.settle(socket, before);
     }
 
-    /// A connection has ended, or one direction of it: soon nothing more will come.
+    /// A connection has ended: what had arrived may still be read, and soon nothing more will come.
     fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
         self.ended.push_back((end.ktime_ns, end.socket));
         if self.ended.len() > self.limits.connections {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{
-        Array, Map, MapData, MapError,
+        Array, MapData, MapError,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -20,6 +20,7 @@ use dnstap_ebpf::{
     PORT_WORDS,
 };
 
+use super::take;
 use crate::classify::Role;
 
 /// What is delivered; the default is everything.
@@ -190,12 +191,6 @@ impl FromStr for Net {
         }
         Ok(Self { address, prefix })
     }
-}
-
-/// A map of the object by its name.
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
-    ebpf.take_map(name)
-        .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
 #[cfg(test)]

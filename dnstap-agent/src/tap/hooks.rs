@@ -12,7 +12,7 @@ use aya::{
 };
 use dnstap_ebpf::Hook;
 
-use super::{HookChoice, btf::Btf as Types, offsets};
+use super::{HookChoice, btf::Btf as Types, offsets, take};
 use crate::{
     exit::{Exit, ExitWith},
     target::unit,
@@ -158,10 +158,7 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
 
 /// `sys_exit`, and the programs that go on with long batches.
 fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
-    let map = ebpf
-        .take_map("CONTINUE")
-        .context("the eBPF object has no map CONTINUE")?;
-    let mut array = ProgramArray::try_from(map)?;
+    let mut array = ProgramArray::try_from(take(ebpf, "CONTINUE")?)?;
     let mut links = Links::new();
     for (index, name) in (0..).zip(copies("sys_exit")) {
         let next: &mut RawTracePoint = program(ebpf, &format!("{name}_next"))?;

@@ -156,28 +156,24 @@ impl Tap {
         } else {
             None
         };
-        let mut take = |name: &str| {
-            ebpf.take_map(name)
-                .with_context(|| format!("the eBPF object has no map {name}"))
-        };
-        let counters = PerCpuCounters::new(take("COUNTERS")?)?;
+        let counters = PerCpuCounters::new(take(&mut ebpf, "COUNTERS")?)?;
         let processes = ProcessSet {
-            targets: HashMap::try_from(take("TARGETS")?)?,
-            names: HashMap::try_from(take("NAMES")?)?,
-            possible: Array::try_from(take("POSSIBLE")?)?,
-            changes: Array::try_from(take("CHANGES")?)?,
+            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?)?,
+            names: HashMap::try_from(take(&mut ebpf, "NAMES")?)?,
+            possible: Array::try_from(take(&mut ebpf, "POSSIBLE")?)?,
+            changes: Array::try_from(take(&mut ebpf, "CHANGES")?)?,
         };
-        let runs = Runs(HashMap::try_from(take("RUNS")?)?);
-        let sockets = HashMap::try_from(take("SOCKETS")?)?;
+        let runs = Runs(HashMap::try_from(take(&mut ebpf, "RUNS")?)?);
+        let sockets = HashMap::try_from(take(&mut ebpf, "SOCKETS")?)?;
         let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
-            let map = take("EVENTS_PERF")?;
+            let map = take(&mut ebpf, "EVENTS_PERF")?;
             let ring = open_perf(&map, ring_bytes)?;
             kept.push(map);
             Box::new(ring)
         } else {
             Box::new(
-                BpfRing::new(RingBuf::try_from(take("EVENTS_RING")?)?)
+                BpfRing::new(RingBuf::try_from(take(&mut ebpf, "EVENTS_RING")?)?)
                     .context("cannot map the ring's positions")?,
             )
         };
@@ -378,6 +374,12 @@ pub fn perf_rings(ring: RingChoice) -> Result<usize> {
         RingChoice::Perf => possible_cpus(),
         RingChoice::Auto | RingChoice::Bpf => Ok(1),
     }
+}
+
+/// A map of the object by its name, taken out of it.
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name)
+        .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
 /// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
