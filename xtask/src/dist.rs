@@ -29,11 +29,12 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
     "docs/benchmarks/cpu.svg",
+    "docs/benchmarks/profile.md",
     "docs/benchmarks/results.md",
     "docs/dnstap-agent.toml",
     "docs/grafana/dnstap-agent.json",
