@@ -11,7 +11,8 @@ use super::{
     tools::{dig, nsupdate},
 };
 use crate::{
-    environment, lab,
+    environment,
+    lab::{self, named::Named},
     tree::{HTTPS_PORT, KEY, Role, TLS_PORT, Tree},
 };
 
@@ -212,9 +213,7 @@ fn transfers(tree: &mut Tree) -> Result<Sent> {
     moved(tree, "big.lab")?;
     let secondary = tree.named(Role::Secondary);
     secondary.rndc(&["retransfer", "big.lab"])?;
-    secondary.wait_for("big.lab transferred again", |line| {
-        line.contains("big.lab") && line.contains("Transfer status: success")
-    })?;
+    transferred(secondary, "big.lab")?;
     let mut sent = Sent::default();
     for (role, ipv6) in [(Role::Zone, false), (Role::Secondary, true)] {
         let text = dig(role.server(ipv6), &["big.lab", "AXFR"])?;
@@ -242,8 +241,19 @@ fn moved(tree: &mut Tree, zone: &str) -> Result<()> {
     let text = dig(Role::Zone.server(false), &[zone, "SOA", "+norecurse"])?;
     let serial = number_after(&text, &format!("root.{zone}. "))?;
     let line = format!("zone {zone}/IN: transferred serial {serial}");
-    tree.named(Role::Secondary)
-        .wait_for(&line, |written| written.contains(&line))
+    let secondary = tree.named(Role::Secondary);
+    secondary.wait_for(&line, |written| written.contains(&line))?;
+    transferred(secondary, zone)
+}
+
+/// Waits for the last that a secondary says of a transfer, so that the next wait is for the next one.
+fn transferred(secondary: &mut Named, zone: &str) -> Result<()> {
+    for word in ["Transfer status: success", "Transfer completed"] {
+        secondary.wait_for(&format!("{word}, of {zone}"), |line| {
+            line.contains(zone) && line.contains(word)
+        })?;
+    }
+    Ok(())
 }
 
 fn number_after(text: &str, label: &str) -> Result<usize> {

@@ -53,6 +53,13 @@ fn six_servers(how: &Combination) -> Result<()> {
     }
     let zone = &recorded[Role::Zone as usize];
     outcome("zone", behind_proxies(&zone.plain.0, &sent));
+    if !failures.is_empty() {
+        let accounts = recorded.iter().map(|server| {
+            let (name, summary) = (server.role.name(), &server.plain.1);
+            format!("the tap of {name}: {summary}")
+        });
+        failures.extend(accounts);
+    }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
