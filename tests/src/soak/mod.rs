@@ -84,13 +84,14 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     let mut report = Report::new(seed, time);
     let mut server = Server::start(scratch.path())?;
     let clients = Clients::default();
-    thread::scope(|scope| {
+    let played = thread::scope(|scope| {
         clients.start(scope, server.address);
         let stage = Stage::new(scratch.path(), Chance::new(seed));
         let result = stage.and_then(|stage| stage.play(&mut server, &clients, &mut report));
         clients.stop();
         result
-    })?;
+    });
+    report.broken = played.err().map(|error| format!("{error:#}"));
     report.failures.extend(clients.failures());
     print!("{report}");
     Ok(report.holds())
