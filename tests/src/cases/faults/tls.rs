@@ -36,25 +36,42 @@ const IMPOSTORS: [(&str, &str); 3] = [
     ("other", "not valid for name"),
 ];
 
-/// What those say that do not speak TLS, and what the log is to say of them.
-const DEAF: [(&str, &[u8], &str); 2] = [
+/// What those do that do not speak TLS, and what the log is to say of them.
+const DEAF: [(&str, Deafness, &str); 2] = [
     (
         "garbage",
-        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        Deafness::Says(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
         "corrupt message",
     ),
-    ("nothing", b"", "eof"),
+    ("nothing", Deafness::Says(b""), "eof"),
 ];
 
+/// One that takes the connection and no more.
+const SILENT: [(&str, Deafness, &str); 1] = [(
+    "silence",
+    Deafness::Hangs,
+    "no answer to the handshake within",
+)];
+
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "over tls, certificates that are expired, unknown or another's, and noise: a reason in the log, and in the end every message"
-            .into(),
-        impostors,
-    )]
+    vec![
+        trial(
+            "over tls, certificates that are expired, unknown or another's, and noise: a reason in the log, and in the end every message"
+                .into(),
+            || reasons_then_messages(&IMPOSTORS, &DEAF),
+        ),
+        // By itself, as the others would wait longer and longer while this one is given up.
+        trial(
+            "over tls, silence amid the handshake: a reason in the log, and in the end every message".into(),
+            || reasons_then_messages(&[], &SILENT),
+        ),
+    ]
 }
 
-fn impostors() -> Result<()> {
+fn reasons_then_messages(
+    wrong: &[(&'static str, &'static str)],
+    mute: &[(&'static str, Deafness, &'static str)],
+) -> Result<()> {
     let folder = scratch()?;
     let folder = folder.path();
     certificates(folder)?;
@@ -66,16 +83,16 @@ fn impostors() -> Result<()> {
     };
     let mut ports = Vec::new();
     let mut impostors = Vec::new();
-    for (who, _) in IMPOSTORS {
+    for (who, _) in wrong {
         let port = crate::lab::free_port()?;
         let socket = listen(port, who);
         let nowhere = format!("file:{}", at(&format!("{who}.fstrm")));
         impostors.push(Agent::start(folder, who, &["-l", &socket], &nowhere)?);
         ports.push(port);
     }
-    let deaf = DEAF
-        .into_iter()
-        .map(|(_, says, _)| Deaf::start(says))
+    let deaf = mute
+        .iter()
+        .map(|(_, how, _)| Deaf::start(*how))
         .collect::<Result<Vec<_>>>()?;
     ports.extend(deaf.iter().map(|deaf| deaf.port));
 
@@ -95,9 +112,10 @@ fn impostors() -> Result<()> {
     let mut agent = Agent::start(folder, "agent", &more, &outputs[0])?;
     let mut sender = Sender::connect(agent.socket()?)?;
     sender.send_up_to(BEFORE)?;
-    let reasons = IMPOSTORS
-        .into_iter()
-        .chain(DEAF.into_iter().map(|(who, _, reason)| (who, reason)));
+    let reasons = wrong
+        .iter()
+        .copied()
+        .chain(mute.iter().map(|(who, _, reason)| (*who, *reason)));
     let mut missing: Vec<(u16, &str, &str)> = ports
         .iter()
         .zip(reasons)
@@ -192,7 +210,16 @@ fn worse_certificates(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes connections, says something that is not TLS, and closes them.
+/// What a collector does that does not speak TLS.
+#[derive(Clone, Copy)]
+enum Deafness {
+    /// Says this and closes the connection.
+    Says(&'static [u8]),
+    /// Holds the connection and says nothing.
+    Hangs,
+}
+
+/// Takes connections and does not speak TLS.
 struct Deaf {
     port: u16,
     /// How many connections there were.
@@ -202,12 +229,13 @@ struct Deaf {
 }
 
 impl Deaf {
-    fn start(says: &'static [u8]) -> Result<Self> {
+    fn start(how: Deafness) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let (taken, over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let (count, end) = (Arc::clone(&taken), Arc::clone(&over));
         let thread = thread::spawn(move || {
+            let mut held = Vec::new();
             loop {
                 let (mut stream, _) = listener.accept()?;
                 if end.load(Ordering::Relaxed) {
@@ -215,7 +243,10 @@ impl Deaf {
                 }
                 // Hears the greeting first: else the connection would be reset, and what it says lost.
                 let _greeting = stream.read(&mut [0; 4_096])?;
-                stream.write_all(says)?;
+                match how {
+                    Deafness::Says(words) => stream.write_all(words)?,
+                    Deafness::Hangs => held.push(stream),
+                }
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
