@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{exec, paths, setup, tally::Tally, ui};
+use crate::{exec, paths, results::Results, setup, tally::Tally, ui};
 
 /// The targets: `tests/fuzz/src/bin`.
 const TARGETS: [&str; 7] = [
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         args.targets.iter().map(String::as_str).collect()
     };
-    let tally = all(&programs, &targets, args.seconds)?;
+    let Results { tally, .. } = all(&programs, &targets, args.seconds)?;
     println!("{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A short run of every target, each one test.
-pub(crate) fn short() -> Result<Tally> {
+pub(crate) fn short() -> Result<Results> {
     all(&build()?, &TARGETS, SHORT)
 }
 
@@ -111,7 +111,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// Runs the targets and prints a line for each.
-fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Tally> {
+fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Results> {
     ui::step(format_args!(
         "fuzzing {} targets, {seconds} s each",
         targets.len()
@@ -123,28 +123,28 @@ fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Tally> {
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front()
     };
-    let worker = || -> Result<Tally> {
-        let mut tally = Tally::default();
+    let worker = || -> Result<Results> {
+        let mut results = Results::default();
         while let Some(target) = next() {
-            tally += one(programs, target, seconds)?;
+            results += one(programs, target, seconds)?;
         }
-        Ok(tally)
+        Ok(results)
     };
-    let tallies = thread::scope(|scope| {
+    let workers = thread::scope(|scope| {
         let workers = [(); AT_ONCE].map(|()| scope.spawn(worker));
         workers.map(thread::ScopedJoinHandle::join)
     });
-    let mut sum = Tally::default();
-    for tally in tallies {
-        match tally {
-            Ok(tally) => sum += tally?,
+    let mut sum = Results::default();
+    for results in workers {
+        match results {
+            Ok(results) => sum += results?,
             Err(_) => bail!("a thread that runs the targets panicked"),
         }
     }
     Ok(sum)
 }
 
-fn one(programs: &Path, target: &str, seconds: u32) -> Result<Tally> {
+fn one(programs: &Path, target: &str, seconds: u32) -> Result<Results> {
     let seeds = paths::root().join("tests/fuzz/seeds").join(target);
     let [corpus, found, logs] = [
         folder().join("corpus").join(target),
@@ -179,15 +179,16 @@ fn one(programs: &Path, target: &str, seconds: u32) -> Result<Tally> {
             log.display()
         );
         println!("{}", line(target, inputs, start.elapsed(), &text));
-        return Ok(Tally::PASSED);
+        return Ok(Tally::PASSED.into());
     }
     println!("{target}: FAILED, {status}");
-    println!("{}", complaint(&text));
+    let complaint = complaint(&text);
+    println!("{complaint}");
     match input_written(&text) {
         Some(input) => println!("try again: cargo xtask fuzz {target} --input {input}"),
         None => println!("see {}", log.display()),
     }
-    Ok(Tally::FAILED)
+    Ok(Results::failed(&format!("{target}: {complaint}")))
 }
 
 fn line(target: &str, inputs: u64, time: Duration, log: &str) -> String {

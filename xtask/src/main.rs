@@ -14,6 +14,7 @@ mod fuzz;
 mod named;
 mod packages;
 mod paths;
+mod results;
 mod scratch;
 mod servers;
 mod setup;

@@ -14,7 +14,11 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, deny, dist, exec, fuzz, packages, paths, servers, setup, soak, tally::Tally, ui, vm,
+    build, deny, dist, exec, fuzz, packages, paths,
+    results::{Explanations, Results},
+    servers, setup, soak,
+    tally::Tally,
+    ui, vm,
 };
 
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
@@ -74,7 +78,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if wants(Part::Vm) && args.arguments.is_empty() {
         if let Some(why) = vm::impossible() {
             println!("SKIP kernel matrix: {why}");
-            report.add("kernel matrix", Tally::SKIPPED, Duration::ZERO);
+            report.add("kernel matrix", Tally::SKIPPED.into(), Duration::ZERO);
         } else {
             report.step("kernel matrix", vm::matrix);
         }
@@ -108,7 +112,9 @@ fn lint(report: &mut Report) {
         .args(package)
         .args(["--", "-Dwarnings"]);
     report.check("clippy of the eBPF programs", &mut clippy);
-    report.step("dependencies", || deny::run().map(|()| Tally::PASSED));
+    report.step("dependencies", || {
+        deny::run().map(|()| Tally::PASSED.into())
+    });
     let documentation = ["doc", "--workspace", "--no-deps"];
     report.check(
         "documentation",
@@ -121,7 +127,7 @@ fn lint(report: &mut Report) {
 fn integration(report: &mut Report, arguments: &[String]) {
     if !packages::is_root() {
         println!("SKIP integration tests: only root may attach to a server; run this as root");
-        report.add("integration tests", Tally::SKIPPED, Duration::ZERO);
+        report.add("integration tests", Tally::SKIPPED.into(), Duration::ZERO);
         return;
     }
     let mut built = None;
@@ -160,68 +166,84 @@ fn integration(report: &mut Report, arguments: &[String]) {
             counted(&mut tests)
         });
         report.step("soak", || {
-            let held = exec::watched(&mut soak::command(&agent, SOAK_MINUTES, None)?, |_line| {})?;
-            Ok(if held { Tally::PASSED } else { Tally::FAILED })
+            let mut complaints = String::new();
+            let held = exec::watched(&mut soak::command(&agent, SOAK_MINUTES, None)?, |line| {
+                if line.starts_with("- ") {
+                    complaints.push_str(line);
+                    complaints.push('\n');
+                }
+            })?;
+            Ok(if held {
+                Tally::PASSED.into()
+            } else {
+                Results::failed(&complaints)
+            })
         });
     }
 }
 
 /// Runs test programs and adds up the result lines they print. A failure that no line accounts for (a test that does not
 /// compile, a program that was killed) is one failed test.
-fn counted(command: &mut Command) -> Result<Tally> {
-    let mut tally = Tally::default();
+fn counted(command: &mut Command) -> Result<Results> {
+    let mut results = Results::default();
+    let mut explanations = Explanations::default();
     let success = exec::watched(command, |line| {
-        if let Some(result) = Tally::of_result_line(line) {
-            tally += result;
+        explanations.line(line);
+        if let Some(tally) = Tally::of_result_line(line) {
+            results.tally += tally;
         }
     })?;
-    if !success && tally.failed == 0 {
-        tally += Tally::FAILED;
+    results.failures.extend(explanations.told());
+    if !success && results.tally.failed == 0 {
+        results += Results::failed(&format!("`{}` failed", exec::display(command)));
     }
-    if success && tally == Tally::default() {
+    if success && results.tally == Tally::default() {
         bail!("no test ran");
     }
-    Ok(tally)
+    Ok(results)
 }
 
 /// What every step came to, in order.
 #[derive(Default)]
 struct Report {
-    steps: Vec<(&'static str, Tally, Duration)>,
+    steps: Vec<(&'static str, Results, Duration)>,
 }
 
 impl Report {
     /// A command that counts as one test.
     fn check(&mut self, name: &'static str, command: &mut Command) {
-        self.step(name, || exec::run(command).map(|()| Tally::PASSED));
+        self.step(name, || exec::run(command).map(|()| Tally::PASSED.into()));
     }
 
     /// A step that counts only when it fails. Returns whether it succeeded.
     fn preparation(&mut self, name: &'static str, task: impl FnOnce() -> Result<()>) -> bool {
-        self.step(name, || task().map(|()| Tally::default())).failed == 0
+        self.step(name, || task().map(|()| Results::default()))
+            .failed
+            == 0
     }
 
     /// A step that counts its own tests, and as one failed test if it cannot run.
-    fn step(&mut self, name: &'static str, task: impl FnOnce() -> Result<Tally>) -> Tally {
+    fn step(&mut self, name: &'static str, task: impl FnOnce() -> Result<Results>) -> Tally {
         ui::step(name);
         let start = Instant::now();
-        let tally = task().unwrap_or_else(|error| {
+        let results = task().unwrap_or_else(|error| {
             ui::error(&error);
-            Tally::FAILED
+            Results::failed(&format!("{error:#}"))
         });
-        self.add(name, tally, start.elapsed());
+        let tally = results.tally;
+        self.add(name, results, start.elapsed());
         tally
     }
 
-    fn add(&mut self, name: &'static str, tally: Tally, time: Duration) {
-        self.steps.push((name, tally, time));
+    fn add(&mut self, name: &'static str, results: Results, time: Duration) {
+        self.steps.push((name, results, time));
     }
 
-    /// Prints all steps and, last, the sum.
+    /// Prints all steps, what failed and, last, the sum.
     fn finish(&self) -> ExitCode {
         let mut sum = Tally::default();
         println!();
-        for (name, tally, time) in &self.steps {
+        for (name, Results { tally, .. }, time) in &self.steps {
             let verdict = match tally {
                 Tally { failed: 1.., .. } => "FAILED",
                 Tally {
@@ -236,6 +258,11 @@ impl Report {
                 time.as_secs_f64()
             );
             sum += *tally;
+        }
+        for (name, results, _) in &self.steps {
+            for failure in &results.failures {
+                println!("FAILED {name}: {failure}");
+            }
         }
         println!("{sum}");
         if sum.failed > 0 || sum.passed == 0 {
@@ -260,9 +287,9 @@ mod tests {
     fn the_results_of_all_test_programs_are_added_up() {
         let script = "echo 'test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured'; echo noise; \
                       echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'";
-        let tally = counted(&mut program(script)).expect("it runs");
+        let results = counted(&mut program(script)).expect("it runs");
         assert_eq!(
-            tally,
+            results.tally,
             Tally {
                 passed: 5,
                 failed: 0,
@@ -273,18 +300,16 @@ mod tests {
 
     #[test]
     fn a_test_that_does_not_compile_is_one_failure() {
-        assert_eq!(
-            counted(&mut program("exit 101")).expect("it runs"),
-            Tally::FAILED
-        );
+        let results = counted(&mut program("exit 101")).expect("it runs");
+        assert_eq!(results, Results::failed("`sh -c 'exit 101'` failed"));
     }
 
     #[test]
     fn a_program_killed_after_its_first_results_is_a_failure() {
         let script = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored;'; kill -9 $$";
-        let tally = counted(&mut program(script)).expect("it runs");
+        let results = counted(&mut program(script)).expect("it runs");
         assert_eq!(
-            tally,
+            results.tally,
             Tally {
                 passed: 3,
                 failed: 1,
@@ -301,9 +326,9 @@ mod tests {
     #[test]
     fn a_run_where_nothing_passed_fails() {
         let mut report = Report::default();
-        report.add("skipped", Tally::SKIPPED, Duration::ZERO);
+        report.add("skipped", Tally::SKIPPED.into(), Duration::ZERO);
         assert_eq!(report.finish(), ExitCode::FAILURE);
-        report.add("passed", Tally::PASSED, Duration::ZERO);
+        report.add("passed", Tally::PASSED.into(), Duration::ZERO);
         assert_eq!(report.finish(), ExitCode::SUCCESS);
     }
 
@@ -313,6 +338,7 @@ mod tests {
         assert!(!report.preparation("broken", || bail!("cause")));
         report.check("works", &mut program("true"));
         assert_eq!(report.steps.len(), 2);
+        assert_eq!(report.steps[0].1.failures, ["cause"]);
         assert_eq!(report.finish(), ExitCode::FAILURE);
     }
 }

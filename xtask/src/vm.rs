@@ -38,7 +38,7 @@ use self::{
     releases::{BINDS, KERNELS, KernelSource},
     report::Row,
 };
-use crate::{build, exec, packages::Apt, paths, tally::Tally, ui};
+use crate::{build, exec, packages::Apt, paths, results::Results, tally::Tally, ui};
 
 /// What the machines need of this one.
 pub(crate) const PACKAGES: &[&str] = &[
@@ -115,11 +115,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The whole matrix, as a part of `cargo xtask test`: prints the table, and leaves the page alone.
-pub(crate) fn matrix() -> Result<Tally> {
+pub(crate) fn matrix() -> Result<Results> {
     let kernels = select(&[])?;
     let prepared = Prepared::new(&kernels, &plan::matrix)?;
     let rows = prepared.boot(&plan::matrix, Duration::from_secs(TIMEOUT), false)?;
-    Ok(report(&rows))
+    Ok(Results {
+        tally: report(&rows),
+        failures: rows.iter().flat_map(Row::failures).collect(),
+    })
 }
 
 /// Whether this machine can run the matrix at all; if not, why.
@@ -308,7 +311,7 @@ impl Prepared {
         if row.tally().failed > 0 || keep {
             fs::write(&log, &row.outcome.log)
                 .with_context(|| format!("cannot write {}", log.display()))?;
-            println!("{}", row.outcome.explanations().trim_end());
+            println!("{}", row.outcome.explanations().whole().trim_end());
             println!(
                 "{}: the kernel's words are in {}, the tests' in {}",
                 source.name,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::tally::Tally;
+use crate::{results::Explanations, tally::Tally};
 
 /// One kernel's results so far.
 #[derive(Debug, Default)]
@@ -101,24 +101,10 @@ impl Outcome {
     }
 
     /// The failures' explanations, as libtest prints them.
-    pub(super) fn explanations(&self) -> String {
-        let mut text = String::new();
-        let mut inside = false;
-        for line in self.log.lines() {
-            if line.starts_with("---- ") {
-                inside = true;
-            } else if line == "failures:"
-                || line.starts_with("test result")
-                || line.starts_with('@')
-            {
-                inside = false;
-            }
-            if inside {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-        text
+    pub(super) fn explanations(&self) -> Explanations {
+        let mut explanations = Explanations::default();
+        self.log.lines().for_each(|line| explanations.line(line));
+        explanations
     }
 }
 
@@ -207,7 +193,7 @@ SKIP together: no program `dig` on the path
         assert_eq!(phase.tests[1].name, "hook=fentry ring=perf: a");
         assert_eq!(phase.notes, ["SKIP together: no program `dig` on the path"]);
         assert_eq!(
-            outcome.explanations().trim(),
+            outcome.explanations().whole().trim(),
             "---- hook=fentry ring=perf: a ----\n3 missing"
         );
     }

@@ -115,6 +115,15 @@ impl Row {
         problems
     }
 
+    /// What failed, in one line each.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let explanations = self.outcome.explanations();
+        let failures = explanations.told().chain(self.problems());
+        failures
+            .map(|failure| format!("{}: {failure}", self.version()))
+            .collect()
+    }
+
     /// Tests that name the combination, with the BIND that the plan begins with.
     pub(super) fn combination(&self, hook: &str, ring: &str) -> Tally {
         let bind = self.phases.first().map_or(BIND, |phase| phase.bind);
