@@ -1,13 +1,17 @@
 //! Attaches a hook: the first of the candidates that the kernel accepts whole.
+//!
+//! Most of the time that this takes is the kernel's, which verifies each program by itself: a hook's programs are loaded at the same
+//! time, each in a thread, and attached in their order then.
 
-use std::{any::Any, fs::File, io::ErrorKind};
+use std::{any::Any, collections::BTreeMap, fs::File, io::ErrorKind, thread};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, Endianness,
     maps::ProgramArray,
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, ProgramError, RawTracePoint,
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, Program, ProgramError,
+        RawTracePoint,
     },
 };
 use dnstap_ebpf::Hook;
@@ -23,6 +27,9 @@ const INTERRUPTIONS: usize = 100;
 
 /// The raw tracepoint by which the end of connections is known, and its program.
 pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
+
+/// Where datagrams are taken from their socket, by which hook `fentry` knows their local address.
+const SKB_CONSUME_UDP: &str = "skb_consume_udp";
 
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
@@ -91,25 +98,32 @@ pub fn name(hook: Hook) -> &'static str {
 fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Result<Links> {
     offsets::check_prototypes(types)?;
     let btf = names(types, &offsets::TRACED.map(|(function, _)| function))?;
-    let mut links = Links::new();
-    for function in [
+    let functions = [
         "inet_recvmsg",
         "inet6_recvmsg",
         "inet_sendmsg",
         "inet6_sendmsg",
-    ] {
+    ];
+    let programs: Vec<_> = functions.into_iter().flat_map(of_copies).collect();
+    let optional = (SKB_CONSUME_UDP.to_owned(), SKB_CONSUME_UDP);
+    let mut loaded = load(ebpf, programs.iter().chain([&optional]), Some(&btf));
+    let skb_consume_udp = loaded.remove(SKB_CONSUME_UDP);
+    all(loaded)?;
+    let mut links = Links::new();
+    for function in functions {
         // A trampoline runs the program first that was attached last.
         for name in copies(function).into_iter().rev() {
             let program: &mut FExit = program(ebpf, &name)?;
-            uninterrupted(|| program.load(function, &btf))
-                .with_context(|| format!("cannot load the fexit program on {function}"))?;
             let link = program
                 .attach()
                 .with_context(|| format!("cannot attach to the exit of {function}"))?;
             links.push(Box::new(program.take_link(link)?));
         }
     }
-    match skb_consume_udp(ebpf, &btf) {
+    match skb_consume_udp
+        .map_or(Ok(()), |loaded| loaded)
+        .and_then(|()| attach_skb_consume_udp(ebpf))
+    {
         Ok(link) => links.push(link),
         Err(error) => degraded.push(format!(
             "no local address on UDP sockets bound to none: {error:#}"
@@ -118,13 +132,11 @@ fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Res
     Ok(links)
 }
 
-fn skb_consume_udp(ebpf: &mut Ebpf, btf: &Btf) -> Result<Box<dyn Any + Send>> {
-    let program: &mut FEntry = program(ebpf, "skb_consume_udp")?;
-    uninterrupted(|| program.load("skb_consume_udp", btf))
-        .context("cannot load the fentry program on skb_consume_udp")?;
+fn attach_skb_consume_udp(ebpf: &mut Ebpf) -> Result<Box<dyn Any + Send>> {
+    let program: &mut FEntry = program(ebpf, SKB_CONSUME_UDP)?;
     let link = program
         .attach()
-        .context("cannot attach to skb_consume_udp")?;
+        .with_context(|| format!("cannot attach to {SKB_CONSUME_UDP}"))?;
     Ok(Box::new(program.take_link(link)?))
 }
 
@@ -136,17 +148,22 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
     let root = unit::root()?;
     let cgroup = File::open(&root)
         .with_context(|| format!("cannot open the cgroup root {}", root.display()))?;
-    for program in ["recvmsg4", "recvmsg6"] {
-        links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
-    }
     let tracepoints = ["sock_recv_length", "sock_send_length"];
     let typedefs = tracepoints.map(|tracepoint| format!("btf_trace_{tracepoint}"));
     let btf = names(types, &typedefs.each_ref().map(String::as_str))?;
+    let of_cgroup = ["recvmsg4", "recvmsg6"];
+    let programs: Vec<_> = tracepoints
+        .into_iter()
+        .flat_map(of_copies)
+        .chain(of_cgroup.map(|name| (name.to_owned(), name)))
+        .collect();
+    all(load(ebpf, &programs, Some(&btf)))?;
+    for program in of_cgroup {
+        links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
+    }
     for tracepoint in tracepoints {
         for name in copies(tracepoint) {
             let program: &mut BtfTracePoint = program(ebpf, &name)?;
-            uninterrupted(|| program.load(tracepoint, &btf))
-                .with_context(|| format!("cannot load {name}"))?;
             let link = program
                 .attach()
                 .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
@@ -159,10 +176,15 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
 /// `sys_exit`, and the programs that go on with long batches.
 fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
     let mut array = ProgramArray::try_from(take(ebpf, "CONTINUE")?)?;
+    let programs: Vec<_> = copies("sys_exit")
+        .into_iter()
+        .flat_map(|name| [format!("{name}_next"), name])
+        .map(|name| (name, "sys_exit"))
+        .collect();
+    all(load(ebpf, &programs, None))?;
     let mut links = Links::new();
     for (index, name) in (0..).zip(copies("sys_exit")) {
         let next: &mut RawTracePoint = program(ebpf, &format!("{name}_next"))?;
-        uninterrupted(|| next.load()).with_context(|| format!("cannot load {name}_next"))?;
         array.set(index, next.fd()?, 0)?;
         links.push(raw_tracepoint(ebpf, &name, "sys_exit")?);
     }
@@ -173,12 +195,15 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
 
 /// `sched_process_fork`, `sched_process_exec` and `sched_process_exit`, by which the set of tapped processes keeps itself.
 pub(super) fn processes(ebpf: &mut Ebpf) -> Result<Links> {
-    let mut links = Links::new();
-    for tracepoint in [
+    let tracepoints = [
         "sched_process_exit",
         "sched_process_exec",
         "sched_process_fork",
-    ] {
+    ];
+    let programs: Vec<_> = tracepoints.into_iter().flat_map(of_copies).collect();
+    all(load(ebpf, &programs, None))?;
+    let mut links = Links::new();
+    for tracepoint in tracepoints {
         for name in copies(tracepoint) {
             links.push(raw_tracepoint(ebpf, &name, tracepoint)?);
         }
@@ -194,12 +219,73 @@ fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
 
 /// Attaches [`CONNECTIONS`].
 pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
+    all(load(ebpf, &[(CONNECTIONS.to_owned(), CONNECTIONS)], None))?;
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
 /// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.
 fn copies(name: &str) -> [String; 2] {
     [name.to_owned(), format!("{name}_second")]
+}
+
+/// The two with what they are attached to, which names them.
+fn of_copies(name: &'static str) -> [(String, &'static str); 2] {
+    copies(name).map(|copy| (copy, name))
+}
+
+/// Loads programs, each named with what it will be attached to, all at once. What became of each.
+fn load<'p>(
+    ebpf: &mut Ebpf,
+    wanted: impl IntoIterator<Item = &'p (String, &'static str)>,
+    btf: Option<&Btf>,
+) -> BTreeMap<&'p str, Result<()>> {
+    let wanted: BTreeMap<_, _> = wanted
+        .into_iter()
+        .map(|(name, attached_to)| (name.as_str(), *attached_to))
+        .collect();
+    thread::scope(|scope| {
+        let mut loading = BTreeMap::new();
+        for (name, program) in ebpf.programs_mut() {
+            if let Some((name, attached_to)) = wanted.get_key_value(name) {
+                let load = move || uninterrupted(|| load_one(program, attached_to, btf));
+                loading.insert(*name, scope.spawn(load));
+            }
+        }
+        let missing = wanted
+            .keys()
+            .filter(|name| !loading.contains_key(*name))
+            .map(|name| (*name, Err(anyhow!("the eBPF object has no program {name}"))))
+            .collect::<Vec<_>>();
+        let loaded = loading.into_iter().map(|(name, thread)| {
+            let loaded = match thread.join() {
+                Ok(loaded) => loaded.with_context(|| format!("cannot load {name}")),
+                Err(_panic) => Err(anyhow!("loading {name} panicked")),
+            };
+            (name, loaded)
+        });
+        loaded.chain(missing).collect()
+    })
+}
+
+/// Asks the kernel to verify a program that will be attached to `attached_to`, once.
+fn load_one(
+    program: &mut Program,
+    attached_to: &str,
+    btf: Option<&Btf>,
+) -> Result<(), ProgramError> {
+    match (program, btf) {
+        (Program::FExit(program), Some(btf)) => program.load(attached_to, btf),
+        (Program::FEntry(program), Some(btf)) => program.load(attached_to, btf),
+        (Program::BtfTracePoint(program), Some(btf)) => program.load(attached_to, btf),
+        (Program::RawTracePoint(program), _) => program.load(),
+        (Program::CgroupSockAddr(program), _) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// That all were loaded, or why the first was not.
+fn all(loaded: BTreeMap<&str, Result<()>>) -> Result<()> {
+    loaded.into_values().collect()
 }
 
 /// Name of the first of the two, for either.
@@ -209,7 +295,6 @@ pub(super) fn first_of(name: &str) -> &str {
 
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
-    uninterrupted(|| program.load()).with_context(|| format!("cannot load {name}"))?;
     let link = program
         .attach(tracepoint)
         .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
@@ -218,7 +303,6 @@ fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<d
 
 fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn Any + Send>> {
     let program: &mut CgroupSockAddr = program(ebpf, name)?;
-    uninterrupted(|| program.load()).with_context(|| format!("cannot load {name}"))?;
     let link = program
         .attach(cgroup, CgroupAttachMode::Single)
         .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
@@ -257,7 +341,7 @@ fn log_verified(ebpf: &Ebpf) {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     let program = ebpf
         .program_mut(name)
