@@ -16,7 +16,7 @@ use aya::{
 };
 use dnstap_ebpf::Hook;
 
-use super::{HookChoice, btf::Btf as Types, offsets, take};
+use super::{HookChoice, btf::Btf as Types, offsets, preemption, take};
 use crate::{
     exit::{Exit, ExitWith},
     target::unit,
@@ -27,6 +27,9 @@ const INTERRUPTIONS: usize = 100;
 
 /// The raw tracepoint by which the end of connections is known, and its program.
 pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
+
+/// What the name of the second program ends with.
+const SECOND: &str = "_second";
 
 /// Where datagrams are taken from their socket, by which hook `fentry` knows their local address.
 const SKB_CONSUME_UDP: &str = "skb_consume_udp";
@@ -46,7 +49,12 @@ pub(super) struct Attached {
 }
 
 /// Attaches the chosen hook, or the first that works.
-pub(super) fn attach(ebpf: &mut Ebpf, types: &Types<'_>, choice: HookChoice) -> Result<Attached> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    types: &Types<'_>,
+    choice: HookChoice,
+    copies: Copies,
+) -> Result<Attached> {
     let candidates: &[Hook] = match choice {
         HookChoice::Auto => &[Hook::Fentry, Hook::Socket, Hook::Syscall],
         HookChoice::Fentry => &[Hook::Fentry],
@@ -57,9 +65,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, types: &Types<'_>, choice: HookChoice) -> 
     let mut degraded = Vec::new();
     for &hook in candidates {
         let attached = match hook {
-            Hook::Socket => socket(ebpf, types),
-            Hook::Syscall => syscall(ebpf),
-            Hook::Fentry => fentry(ebpf, types, &mut degraded),
+            Hook::Socket => socket(ebpf, types, copies),
+            Hook::Syscall => syscall(ebpf, copies),
+            Hook::Fentry => fentry(ebpf, types, copies, &mut degraded),
         };
         match attached {
             Ok(links) => {
@@ -95,7 +103,12 @@ pub fn name(hook: Hook) -> &'static str {
 }
 
 /// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
-fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Result<Links> {
+fn fentry(
+    ebpf: &mut Ebpf,
+    types: &Types<'_>,
+    copies: Copies,
+    degraded: &mut Vec<String>,
+) -> Result<Links> {
     offsets::check_prototypes(types)?;
     let btf = names(types, &offsets::TRACED.map(|(function, _)| function))?;
     let functions = [
@@ -104,7 +117,10 @@ fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Res
         "inet_sendmsg",
         "inet6_sendmsg",
     ];
-    let programs: Vec<_> = functions.into_iter().flat_map(of_copies).collect();
+    let programs: Vec<_> = functions
+        .into_iter()
+        .flat_map(|name| copies.with_place(name))
+        .collect();
     let optional = (SKB_CONSUME_UDP.to_owned(), SKB_CONSUME_UDP);
     let mut loaded = load(ebpf, programs.iter().chain([&optional]), Some(&btf));
     let skb_consume_udp = loaded.remove(SKB_CONSUME_UDP);
@@ -112,7 +128,7 @@ fn fentry(ebpf: &mut Ebpf, types: &Types<'_>, degraded: &mut Vec<String>) -> Res
     let mut links = Links::new();
     for function in functions {
         // A trampoline runs the program first that was attached last.
-        for name in copies(function).into_iter().rev() {
+        for name in copies.of(function).into_iter().rev() {
             let program: &mut FExit = program(ebpf, &name)?;
             let link = program
                 .attach()
@@ -141,7 +157,7 @@ fn attach_skb_consume_udp(ebpf: &mut Ebpf) -> Result<Box<dyn Any + Send>> {
 }
 
 /// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
-fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
+fn socket(ebpf: &mut Ebpf, types: &Types<'_>, copies: Copies) -> Result<Links> {
     let mut links = Links::new();
     // Sockets belong to the cgroup in which they were made, which for an inherited or activated socket is not that of the process:
     // hence the root.
@@ -154,7 +170,7 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
     let of_cgroup = ["recvmsg4", "recvmsg6"];
     let programs: Vec<_> = tracepoints
         .into_iter()
-        .flat_map(of_copies)
+        .flat_map(|name| copies.with_place(name))
         .chain(of_cgroup.map(|name| (name.to_owned(), name)))
         .collect();
     all(load(ebpf, &programs, Some(&btf)))?;
@@ -162,7 +178,7 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
     for tracepoint in tracepoints {
-        for name in copies(tracepoint) {
+        for name in copies.of(tracepoint) {
             let program: &mut BtfTracePoint = program(ebpf, &name)?;
             let link = program
                 .attach()
@@ -174,16 +190,17 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>) -> Result<Links> {
 }
 
 /// `sys_exit`, and the programs that go on with long batches.
-fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
+fn syscall(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     let mut array = ProgramArray::try_from(take(ebpf, "CONTINUE")?)?;
-    let programs: Vec<_> = copies("sys_exit")
+    let programs: Vec<_> = copies
+        .of("sys_exit")
         .into_iter()
         .flat_map(|name| [format!("{name}_next"), name])
         .map(|name| (name, "sys_exit"))
         .collect();
     all(load(ebpf, &programs, None))?;
     let mut links = Links::new();
-    for (index, name) in (0..).zip(copies("sys_exit")) {
+    for (index, name) in (0..).zip(copies.of("sys_exit")) {
         let next: &mut RawTracePoint = program(ebpf, &format!("{name}_next"))?;
         array.set(index, next.fd()?, 0)?;
         links.push(raw_tracepoint(ebpf, &name, "sys_exit")?);
@@ -194,17 +211,20 @@ fn syscall(ebpf: &mut Ebpf) -> Result<Links> {
 }
 
 /// `sched_process_fork`, `sched_process_exec` and `sched_process_exit`, by which the set of tapped processes keeps itself.
-pub(super) fn processes(ebpf: &mut Ebpf) -> Result<Links> {
+pub(super) fn processes(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     let tracepoints = [
         "sched_process_exit",
         "sched_process_exec",
         "sched_process_fork",
     ];
-    let programs: Vec<_> = tracepoints.into_iter().flat_map(of_copies).collect();
+    let programs: Vec<_> = tracepoints
+        .into_iter()
+        .flat_map(|name| copies.with_place(name))
+        .collect();
     all(load(ebpf, &programs, None))?;
     let mut links = Links::new();
     for tracepoint in tracepoints {
-        for name in copies(tracepoint) {
+        for name in copies.of(tracepoint) {
             links.push(raw_tracepoint(ebpf, &name, tracepoint)?);
         }
     }
@@ -223,14 +243,43 @@ pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
-/// The two programs that stand ready for each message (`once.rs` of the eBPF side), in the order in which they are to run.
-fn copies(name: &str) -> [String; 2] {
-    [name.to_owned(), format!("{name}_second")]
+/// How many programs stand ready for each message (`once.rs` of the eBPF side).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copies {
+    /// One, which the kernel does not interrupt.
+    One,
+    /// And a second, for when the first is interrupted.
+    Two,
 }
 
-/// The two with what they are attached to, which names them.
-fn of_copies(name: &'static str) -> [(String, &'static str); 2] {
-    copies(name).map(|copy| (copy, name))
+impl Copies {
+    /// As many as this kernel needs.
+    pub(super) fn needed() -> Self {
+        if preemption::is_possible() {
+            Self::Two
+        } else {
+            Self::One
+        }
+    }
+
+    /// The programs by the name of the first, in the order in which they are to run.
+    fn of(self, name: &str) -> Vec<String> {
+        let mut copies = vec![name.to_owned()];
+        if self == Self::Two {
+            copies.push(format!("{name}{SECOND}"));
+        }
+        copies
+    }
+
+    /// The programs with what they are attached to, which names them.
+    fn with_place(self, name: &'static str) -> impl Iterator<Item = (String, &'static str)> {
+        self.of(name).into_iter().map(move |copy| (copy, name))
+    }
+}
+
+/// Name of the first of the two, for either.
+pub(super) fn first_of(name: &str) -> &str {
+    name.strip_suffix(SECOND).unwrap_or(name)
 }
 
 /// Loads programs, each named with what it will be attached to, all at once. What became of each.
@@ -286,11 +335,6 @@ fn load_one(
 /// That all were loaded, or why the first was not.
 fn all(loaded: BTreeMap<&str, Result<()>>) -> Result<()> {
     loaded.into_values().collect()
-}
-
-/// Name of the first of the two, for either.
-pub(super) fn first_of(name: &str) -> &str {
-    name.strip_suffix("_second").unwrap_or(name)
 }
 
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {

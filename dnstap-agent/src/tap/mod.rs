@@ -8,6 +8,7 @@ mod filter;
 mod hooks;
 pub mod offsets;
 mod perf;
+mod preemption;
 mod processes;
 mod ring;
 
@@ -35,7 +36,7 @@ pub use self::{
 use self::{
     bpf::{PerCpuCounters, possible_cpus},
     filter::FilterMaps,
-    hooks::Attached,
+    hooks::{Attached, Copies},
     offsets::KernelTypes,
     perf::PerfRing,
     ring::{BpfRing, Ring},
@@ -135,13 +136,15 @@ impl Tap {
         if let Some(maps) = &mut filter {
             maps.set(&options.filter)?;
         }
+        let copies = Copies::needed();
+        tracing::debug!(?copies, "programs for each message");
         let Attached {
             hook,
             mut links,
             refused,
             degraded,
-        } = hooks::attach(&mut ebpf, &btf, options.hook)?;
-        links.extend(hooks::processes(&mut ebpf).context(ExitWith(
+        } = hooks::attach(&mut ebpf, &btf, options.hook, copies)?;
+        links.extend(hooks::processes(&mut ebpf, copies).context(ExitWith(
             Exit::NoPermission,
             "the kernel does not tell which processes are forked".into(),
         ))?);
@@ -329,8 +332,9 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
         ..types.config(&btf)?
     };
     let mut ebpf = load(loader, &config, false, page_size(), false)?;
-    let attached = hooks::attach(&mut ebpf, &btf, hook)?;
-    let _processes = hooks::processes(&mut ebpf)?;
+    let copies = Copies::needed();
+    let attached = hooks::attach(&mut ebpf, &btf, hook, copies)?;
+    let _processes = hooks::processes(&mut ebpf, copies)?;
     let _connections = hooks::connections(&mut ebpf)?;
     Ok(attached.degraded)
 }
