@@ -2,7 +2,7 @@
 //!
 //! Every run is a fresh `named` on loopback, one contender beside it, and one load by `dnsperf`. The contenders take turns
 //! (A B C, A B C, ...), so that what changes about the machine meanwhile meets all of them alike; figures are medians over the
-//! rounds, and ratios are medians of the rounds' ratios.
+//! rounds. What is compared with the untapped server is so in each round; [`stats`] says what is compared with the server's own dnstap.
 //!
 //! ```text
 //! plan ─► server + contender + load ─► run (figures of one run) ─► report ─► JSON, Markdown, SVG

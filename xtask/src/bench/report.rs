@@ -7,7 +7,7 @@ use super::{
     contender::Contender,
     plot,
     run::{Results, Run},
-    stats::{Summary, summary},
+    stats::{Ratio, Summary, ratio, summary},
     table,
     tools::Speeds,
 };
@@ -22,6 +22,7 @@ pub(super) struct Report {
 }
 
 /// The figures of one contender under one load, over all rounds.
+#[derive(Default)]
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) named_user: Summary,
@@ -32,7 +33,9 @@ pub(super) struct Line {
     /// The server alone above the untapped one.
     pub(super) server_above: Summary,
     /// `above` as a part of that of the server's own dnstap.
-    pub(super) of_own: Option<Summary>,
+    pub(super) of_own: Option<Ratio>,
+    /// `server_above` as a part of that of the server's own dnstap.
+    pub(super) server_of_own: Option<Ratio>,
     pub(super) queries_per_second: Summary,
     /// Queries per second as a part of those of the untapped server.
     pub(super) relative: Summary,
@@ -77,11 +80,14 @@ fn line(contender: &Contender, runs: &[Run], untapped: &[Run], own: &[Run]) -> L
         cpu.system = 0;
         run.micros(cpu)
     };
-    let of_own = runs
-        .iter()
-        .zip(untapped)
-        .zip(own)
-        .map(|((run, base), own)| (run.total() - base.total()) / (own.total() - base.total()));
+    let of_own = |figure: fn(&Run) -> f64| {
+        if *contender == Contender::Untapped {
+            return None;
+        }
+        let above = move |(run, base)| figure(run) - figure(base);
+        let owns = own.iter().zip(untapped).map(above);
+        ratio(runs.iter().zip(untapped).map(above).zip(owns))
+    };
     let delay = |which: usize| {
         summary(
             runs.iter()
@@ -91,13 +97,12 @@ fn line(contender: &Contender, runs: &[Run], untapped: &[Run], own: &[Run]) -> L
     Line {
         name: contender.name(),
         named_user: each(&user),
-        named_system: each(&|run| run.micros(run.named) - user(run)),
+        named_system: each(&|run| run.server() - user(run)),
         helper: each(&|run| run.micros(run.helper)),
         above: paired(&|run, base| run.total() - base.total()),
-        server_above: paired(&|run, base| run.micros(run.named) - base.micros(base.named)),
-        of_own: (*contender != Contender::Untapped)
-            .then(|| summary(of_own))
-            .flatten(),
+        server_above: paired(&|run, base| run.server() - base.server()),
+        of_own: of_own(Run::total),
+        server_of_own: of_own(Run::server),
         queries_per_second: each(&|run| run.queries_per_second),
         relative: paired(&|run, base| run.queries_per_second / base.queries_per_second),
         loss: summary(runs.iter().filter_map(Run::loss)),
@@ -159,7 +164,8 @@ fn section(results: &Results) -> Value {
                 "name": line.name,
                 "cpu_above_untapped_us": range(line.above),
                 "server_cpu_above_untapped_us": range(line.server_above),
-                "cpu_relative_to_own_dnstap": line.of_own.map(range),
+                "cpu_relative_to_own_dnstap": line.of_own.map(relation),
+                "server_cpu_relative_to_own_dnstap": line.server_of_own.map(relation),
                 "queries_relative_to_untapped": range(line.relative),
                 "loss": line.loss.map(range),
                 "runs": runs.iter().map(run).collect::<Vec<_>>(),
@@ -171,6 +177,11 @@ fn section(results: &Results) -> Value {
 
 fn range(summary: Summary) -> Value {
     json!({"median": summary.median, "min": summary.min, "max": summary.max})
+}
+
+fn relation(ratio: Ratio) -> Value {
+    let [min, max] = ratio.range.map_or([None; 2], |range| range.map(Some));
+    json!({"of_medians": ratio.of_medians, "min": min, "max": max})
 }
 
 fn run(run: &Run) -> Value {
@@ -189,4 +200,64 @@ fn run(run: &Run) -> Value {
         "delay_p99_ns": run.delay_ns.map(|delay| delay[1]),
         "start_ms": run.start.map(|start| start.as_secs_f64() * 1e3),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{load::Load, process::Cpu};
+
+    #[test]
+    fn costs_above_untapped_are_compared_with_those_of_own_dnstap() {
+        let results = results([[10, 0], [12, 2], [11, 5]]);
+        let lines = lines(&results);
+        let [untapped, own, tap] = &lines[..] else {
+            panic!("{} lines", lines.len());
+        };
+        assert_eq!((untapped.of_own, untapped.server_of_own), (None, None));
+        assert_eq!(own.of_own.map(|ratio| ratio.of_medians), Some(1.0));
+        assert_eq!(tap.of_own.map(|ratio| ratio.of_medians), Some(1.5));
+        let expected = Ratio {
+            of_medians: 0.5,
+            range: Some([0.5; 2]),
+        };
+        assert_eq!(tap.server_of_own, Some(expected));
+    }
+
+    #[test]
+    fn nothing_is_compared_with_what_costs_nothing() {
+        let lines = lines(&results([[10, 0], [9, 2], [11, 5]]));
+        assert_eq!(lines[2].of_own.map(|ratio| ratio.of_medians), Some(6.0));
+        assert_eq!(lines[2].server_of_own, None);
+    }
+
+    /// A round of untapped, own dnstap and a tap; each with the microseconds of server and helper for a message.
+    fn results(micros: [[u64; 2]; 3]) -> Results {
+        let contenders = [
+            Contender::Untapped,
+            Contender::OwnDnstap,
+            Contender::tap("socket", "bpf"),
+        ];
+        let cpu = |micros: u64| Cpu {
+            user: 0,
+            system: 1_000 * micros,
+        };
+        Results {
+            load: Load::Saturation,
+            seconds: 2,
+            contenders: contenders
+                .into_iter()
+                .zip(micros)
+                .map(|(contender, [named, helper])| {
+                    let run = Run {
+                        messages: 1,
+                        named: cpu(named),
+                        helper: cpu(helper),
+                        ..Run::default()
+                    };
+                    (contender, vec![run])
+                })
+                .collect(),
+        }
+    }
 }

@@ -168,6 +168,11 @@ impl Run {
         cpu.sum() as f64 / self.messages as f64 / 1e3
     }
 
+    /// CPU time of the server in microseconds per message.
+    pub(super) fn server(&self) -> f64 {
+        self.micros(self.named)
+    }
+
     /// CPU time of server and helper in microseconds per message.
     pub(super) fn total(&self) -> f64 {
         self.micros(self.named + self.helper)

@@ -1,4 +1,4 @@
-//! Medians and ranges.
+//! Medians and ranges, and how two figures compare.
 
 /// The middle of what was measured, and its ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,6 +26,28 @@ pub(super) fn summary(values: impl IntoIterator<Item = f64>) -> Option<Summary> 
     })
 }
 
+/// How a figure compares with another one of the same rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ratio {
+    /// Lies within the range; a round in which the other figure is near zero does not sway it.
+    pub(super) of_medians: f64,
+    /// Smallest and largest of the rounds' ratios; `None` if the other figure is not positive in every round.
+    pub(super) range: Option<[f64; 2]>,
+}
+
+/// Of rounds, each with the figure and the other one; `None` if the other one's median is not positive, since a ratio to
+/// that says nothing.
+pub(super) fn ratio(rounds: impl IntoIterator<Item = (f64, f64)>) -> Option<Ratio> {
+    let rounds: Vec<_> = rounds.into_iter().collect();
+    let figure = summary(rounds.iter().map(|(figure, _)| *figure))?;
+    let other = summary(rounds.iter().map(|(_, other)| *other))?;
+    let each = summary(rounds.iter().map(|(figure, other)| figure / other))?;
+    (other.median > 0.0).then(|| Ratio {
+        of_medians: figure.median / other.median,
+        range: (other.min > 0.0).then_some([each.min, each.max]),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +58,27 @@ mod tests {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
         assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
+    }
+
+    #[test]
+    fn a_ratio_is_only_as_much_as_the_other_figure_allows() {
+        let rounds = [(2.0, 1.0), (3.0, 4.0), (9.0, 2.0)];
+        assert_eq!(
+            ratio(rounds),
+            Some(Ratio {
+                of_medians: 1.5,
+                range: Some([0.75, 4.5])
+            })
+        );
+        let with = |other| rounds.into_iter().chain([(3.0, other); 2]);
+        assert_eq!(
+            ratio(with(0.0)),
+            Some(Ratio {
+                of_medians: 3.0,
+                range: None
+            })
+        );
+        assert_eq!(ratio(with(-1.0).skip(2)), None);
+        assert_eq!(ratio([]), None);
     }
 }
