@@ -11,7 +11,7 @@ use dnstap_agent::{
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    event::config,
+    event::{PRIVACY, config},
     frames,
     input::{Input, bit},
     laws,
@@ -24,7 +24,8 @@ use crate::{
 /// If something does not hold.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let mut pipeline = Pipeline::new(config(input.byte()));
+    // Each message comes out as it is.
+    let mut pipeline = Pipeline::new(config(input.byte() & !PRIVACY));
     let mut batch = Batch::default();
     let (mut pushed, mut now) = (0, 0_u64);
     let mut given = Vec::new();

@@ -5,6 +5,7 @@
 //! records are put together here, so that a mutation of their payload leaves the lengths true; `RAW` ones are as they are.
 
 use dnstap_agent::{
+    anonymise::{Method, Prefixes, Privacy},
     classify::{Matter, Naming, bind::BindRules},
     encode::{Extra, ExtraField},
     event::fixture::{chunk, header, whole},
@@ -23,6 +24,8 @@ use crate::{
 
 /// The steps; a byte stands for the step that is its remainder.
 pub const STEPS: u8 = 8;
+/// The choice of hiding addresses.
+pub const PRIVACY: u8 = 1 << 7;
 /// A record as it is: a length in two bytes, then the bytes.
 pub const RAW: u8 = 4;
 /// Time passes.
@@ -101,7 +104,14 @@ pub fn config(choices: u8) -> PipelineConfig {
     } else {
         Vec::new()
     };
+    // Lengths stay, and so the laws.
+    let privacy = Privacy {
+        addresses: (choices & PRIVACY != 0)
+            .then_some(Method::Truncate(Prefixes { v4: 24, v6: 48 })),
+        no_names: false,
+    };
     PipelineConfig {
+        privacy,
         identity: if bit(choices, 6) {
             b"ns1".to_vec()
         } else {
