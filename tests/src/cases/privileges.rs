@@ -45,12 +45,16 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 5] = [
         (
             "after attaching no thread has privileges beyond its duties, and all works on",
             given_up,
         ),
         ("with --no-sandbox all privileges are kept", kept),
+        (
+            "a file system that is read-only but for its folder is enough, as under the unit",
+            read_only,
+        ),
         (
             "the unit's capabilities are enough for a server of another user",
             enough,
@@ -126,6 +130,45 @@ fn kept(how: &Combination) -> Result<()> {
         }
     }
     tap.stop().map(drop)
+}
+
+/// Makes all that is mounted read-only (`ProtectSystem=strict`), but for `$1`, of which it first makes sure; runs the rest.
+const READ_ONLY: &str = "\
+set -e
+mount --make-rprivate /
+mount --bind \"$1\" \"$1\"
+for point in / /run /var /tmp; do
+    if mountpoint -q $point; then mount -o remount,bind,ro $point; fi
+done
+if touch /written-to 2>/dev/null; then rm /written-to; exit 99; fi
+touch \"$1/written-to\"
+shift
+exec \"$@\"";
+
+fn read_only(how: &Combination) -> Result<()> {
+    root()?;
+    let scratch = lab::scratch()?;
+    let mut toy = Toy::start(Calls::Address)?;
+    let agent = tap::command(&environment::agent()?, toy.pid(), how);
+    let mut command = Command::new(environment::tool("unshare")?);
+    command
+        .args(["--mount", "--", "sh", "-c", READ_ONLY, "sh"])
+        .arg(scratch.path())
+        .arg(agent.get_program())
+        .args(agent.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let tap = Tap::attach_by(command, scratch.path(), "read-only", how, &[])?;
+    let (passed, _) = toy.talk()?;
+    let tapped = tap.stop()?;
+    tapped.summary.expect_nothing_dropped()?;
+    let records = tapped.records()?.len();
+    ensure!(
+        records == passed.len(),
+        "{records} of {} messages",
+        passed.len()
+    );
+    Ok(())
 }
 
 fn enough(how: &Combination) -> Result<()> {
