@@ -5,7 +5,7 @@
 //! rounds. What is compared with the untapped server is so in each round; [`stats`] says what is compared with the server's own dnstap.
 //!
 //! ```text
-//! plan ─► server + contender + load ─► run (figures of one run) ─► report ─► JSON, Markdown, SVG
+//! hooks ─► plan ─► server + contender + load ─► run (figures of one run) ─► report ─► JSON, Markdown, SVG
 //! ```
 
 #![expect(
@@ -15,6 +15,7 @@
 
 mod contender;
 mod count;
+mod hooks;
 mod instructions;
 mod load;
 mod machine;
@@ -88,8 +89,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         scratch: scratch.path().to_owned(),
         cpus: machine::cpus(),
     };
+    let hooks = hooks::Hooks::of(&bench.agent)?;
+    ui::note(format_args!("hooks: {hooks}"));
     let started = Instant::now();
-    let sections = plan::sections(args)
+    let sections = plan::sections(args, &hooks.accepted)
         .iter()
         .map(|section| bench.section(section))
         .collect::<Result<Vec<_>>>()?;
@@ -107,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         _ => None,
     };
     let report = report::Report {
-        machine: machine::describe(&bench),
+        machine: machine::describe(&bench, &hooks),
         seconds: started.elapsed().as_secs(),
         sections,
         tools,

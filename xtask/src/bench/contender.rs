@@ -27,7 +27,7 @@ pub(super) enum Contender {
     OwnDnstap,
     /// The tap, to a file.
     Tap {
-        hook: &'static str,
+        hook: String,
         ring: &'static str,
         options: &'static [&'static str],
     },
@@ -47,20 +47,22 @@ pub(super) struct Delivery {
 }
 
 impl Contender {
-    pub(super) fn tap(hook: &'static str, ring: &'static str) -> Self {
+    pub(super) fn tap(hook: &str, ring: &'static str) -> Self {
         Self::Tap {
-            hook,
+            hook: hook.to_owned(),
             ring,
             options: &[],
         }
     }
 
     /// The tap with everything for short delays.
-    pub(super) const LOW_LATENCY: Self = Self::Tap {
-        hook: "socket",
-        ring: "bpf",
-        options: &["--interval", "1"],
-    };
+    pub(super) fn low_latency(hook: &str) -> Self {
+        Self::Tap {
+            hook: hook.to_owned(),
+            ring: "bpf",
+            options: &["--interval", "1"],
+        }
+    }
 
     pub(super) fn name(&self) -> String {
         match self {

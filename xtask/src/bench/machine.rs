@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, thread};
 
-use super::run::Bench;
+use super::{hooks::Hooks, run::Bench};
 use crate::exec;
 
 /// Where processes run.
@@ -24,7 +24,7 @@ pub(super) fn cpus() -> Cpus {
 }
 
 /// Names and values, in the order in which they are to be told.
-pub(super) fn describe(bench: &Bench) -> Vec<(&'static str, String)> {
+pub(super) fn describe(bench: &Bench, hooks: &Hooks) -> Vec<(&'static str, String)> {
     let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
     let said = |program: &mut Command| {
         program
@@ -71,6 +71,7 @@ pub(super) fn describe(bench: &Bench) -> Vec<(&'static str, String)> {
                 commit.unwrap_or_default().trim()
             ),
         ),
+        ("hooks", hooks.to_string()),
         ("server", said(Command::new(&bench.named).arg("-v"))),
         (
             "load",

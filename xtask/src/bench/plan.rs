@@ -1,4 +1,5 @@
-//! What is measured: loads, and for each the contenders and the rounds.
+//! What is measured: loads, and for each the contenders and the rounds. The hooks are those that the kernel accepts; the first of them,
+//! which `attach` takes by itself, stands for all where few contenders run.
 
 use super::{Args, contender::Contender, load::Load};
 
@@ -12,23 +13,23 @@ pub(super) struct Section {
 }
 
 /// The plan, as far as the command line does not narrow it.
-pub(super) fn sections(args: &Args) -> Vec<Section> {
+pub(super) fn sections(args: &Args, hooks: &[String]) -> Vec<Section> {
     let (main, side) = if args.quick { (3, 1) } else { (7, 3) };
     let seconds = 2;
-    let few = [
-        Contender::Untapped,
-        Contender::OwnDnstap,
-        Contender::tap("socket", "bpf"),
-    ];
-    let more = [
-        Contender::LOW_LATENCY,
-        Contender::tap("socket", "perf"),
-        Contender::tap("syscall", "bpf"),
-        Contender::tap("syscall", "perf"),
-        Contender::Tcpdump,
-        Contender::Dnscap,
-    ];
-    let all: Vec<_> = few.iter().chain(&more).cloned().collect();
+    let mut taps = hooks
+        .iter()
+        .flat_map(|hook| ["bpf", "perf"].map(|ring| Contender::tap(hook, ring)));
+    let few: Vec<_> = [Contender::Untapped, Contender::OwnDnstap]
+        .into_iter()
+        .chain(taps.next())
+        .collect();
+    let all: Vec<_> = few
+        .iter()
+        .cloned()
+        .chain(hooks.first().map(|hook| Contender::low_latency(hook)))
+        .chain(taps)
+        .chain([Contender::Tcpdump, Contender::Dnscap])
+        .collect();
     let wanted = |load: Load| {
         let every = !args.quick && matches!(load, Load::Rate(20_000) | Load::Saturation);
         let rounds = match load {
@@ -70,4 +71,46 @@ pub(super) fn sections(args: &Args) -> Vec<Section> {
     })
     .map(wanted)
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_accepted_hook_is_measured_and_the_first_under_every_load() {
+        let args = Args {
+            quick: false,
+            rounds: None,
+            load: None,
+            contender: None,
+            out: None,
+            instructions: false,
+            agent: None,
+        };
+        let sections = sections(&args, &["fentry".to_owned(), "syscall".to_owned()]);
+        let names = |load: Load| -> Vec<_> {
+            let section = sections.iter().find(|section| section.load == load);
+            let contenders = &section.expect("a section").contenders;
+            contenders.iter().map(Contender::name).collect()
+        };
+        assert_eq!(
+            names(Load::Saturation),
+            [
+                "untapped",
+                "own dnstap",
+                "tap fentry/bpf",
+                "tap fentry/bpf --interval 1",
+                "tap fentry/perf",
+                "tap syscall/bpf",
+                "tap syscall/perf",
+                "tcpdump",
+                "dnscap",
+            ]
+        );
+        assert_eq!(
+            names(Load::Tcp),
+            ["untapped", "own dnstap", "tap fentry/bpf"]
+        );
+    }
 }
