@@ -13,7 +13,12 @@ use crate::exec;
 
 /// Messages in a dnstap file.
 pub(super) fn frames(agent: &Path, file: &Path) -> Result<u64> {
-    let text = exec::output(Command::new(agent).args(["read", "--count"]).arg(file))?;
+    counted(Command::new(agent).args(["read", "--count"]).arg(file))
+}
+
+/// Messages that `read --count` counts, with whatever options it has.
+pub(super) fn counted(read: &mut Command) -> Result<u64> {
+    let text = exec::output(read)?;
     text.lines()
         .find_map(|line| line.strip_prefix("total ")?.parse().ok())
         .with_context(|| format!("no total in:\n{text}"))

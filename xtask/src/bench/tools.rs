@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
+    count,
     process::wait_until,
     stats::{Summary, summary},
 };
@@ -22,6 +23,9 @@ use crate::{
 
 /// Messages in the file that is read and sent.
 const MESSAGES: u64 = 1_000_000;
+/// Without filters, and with two for which it looks into the DNS part of every message.
+const READ: &str = "dnstap-agent read --count";
+const READ_FILTERED: &str = "dnstap-agent read --count --qtype A --suffix here.test";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// READY and START of dnstap, STOP (Frame Streams control frames with their escapes).
@@ -40,15 +44,24 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
     ui::step("reading and receiving");
     let file = folder.join("million.fstrm");
     fs::write(&file, many(sample)?).with_context(|| format!("cannot write {}", file.display()))?;
+    let read = |line: &str| {
+        let mut command = Command::new(agent);
+        command.args(line.split(' ').skip(1)).arg(&file);
+        command
+    };
+    let selected = count::counted(&mut read(READ_FILTERED))?;
+    ensure!(
+        (1..MESSAGES).contains(&selected),
+        "`{READ_FILTERED}` counts {selected} of {MESSAGES} messages, which is no choice"
+    );
     let mut figures = vec![
-        ("dnstap-agent read --count", Vec::new()),
+        (READ, Vec::new()),
+        (READ_FILTERED, Vec::new()),
         ("dnstap -q -r (golang-dnstap)", Vec::new()),
         ("dnstap-agent receive, unix socket to file", Vec::new()),
         ("fstrm_capture, unix socket to file", Vec::new()),
     ];
     for round in 1..=rounds {
-        let mut count = Command::new(agent);
-        count.args(["read", "--count"]).arg(&file);
         let mut golang = Command::new("dnstap");
         golang.args(["-q", "-r"]).arg(&file);
         let (socket, output) = (folder.join("tools.sock"), folder.join("tools.fstrm"));
@@ -65,7 +78,8 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
             .arg("-w")
             .arg(&output);
         let times = [
-            run(&mut count)?,
+            run(&mut read(READ))?,
+            run(&mut read(READ_FILTERED))?,
             run(&mut golang)?,
             send(&receive, &socket, &file)?,
             send(&capture, &socket, &file)?,
