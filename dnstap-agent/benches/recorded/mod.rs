@@ -1,19 +1,23 @@
 //! What the benchmarks run on, and the stages that they measure: records of the ring as a busy resolver makes them, each query
-//! of 44 bytes followed by its answer of 108, so that the journey can be measured without a kernel.
+//! of 44 bytes followed by its answer of 108, so that the journey can be measured without a kernel; the same messages over TCP too,
+//! on connections that take turns.
 
 use std::{hint::black_box, path::Path, time::Duration};
 
 use bytes::BytesMut;
 use dnstap_agent::{
     classify::{Kind, Role},
+    content::{Content, Encoder},
     encode::{self, Finding},
     event::{Envelope, Event, fixture},
     pipeline::{Batch, Pipeline, PipelineConfig, Server},
+    select::Select,
     sink::{self, OutputSpec, SinkOptions, SinkSet},
+    stream::{StreamLimits, Streams},
 };
-use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT};
+use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
 use dnstap_proto::{
-    Dnstap,
+    Dnstap, View,
     frame_streams::{DNSTAP_CONTENT_TYPE, Decoder, Frame, Writer},
 };
 use prost::Message as _;
@@ -24,15 +28,48 @@ const VERSION: &[u8] = b"BIND 9.18.49-1~deb12u3-Debian";
 /// Messages of one pass.
 pub(crate) const MESSAGES: usize = 20_000;
 
+/// Bytes that are collected before they are handed on.
+const FULL: usize = 256 * 1024;
+
+/// TCP connections that are open at the same time.
+const CONNECTIONS: usize = 16;
+
 /// A stage at work on one pass.
 type Stage = fn(&Recorded);
 
-/// The stages by name; each takes the messages of one pass.
-pub(crate) const STAGES: [(&str, Stage); 6] = [
+/// The stages by name; each takes the messages of one pass. A message becomes a frame by `classify`, `pair` and `encode`, an event (by the
+/// last alone) with what the others find given; `read` makes of a frame a view, a choice with `--qtype` and `--suffix`, or text.
+pub(crate) const STAGES: [(&str, Stage); 12] = [
     ("record to event", |recorded| {
         for record in &recorded.records {
             black_box(Event::parse(black_box(record)).is_ok());
         }
+    }),
+    ("TCP record to message", |recorded| {
+        let mut streams = Streams::new(StreamLimits::default(), []);
+        let mut messages = 0;
+        for record in &recorded.tcp_records {
+            let event = Event::parse(record).expect("a sound record");
+            streams.push(&event, true, &mut |envelope, message| {
+                black_box((envelope, message));
+                messages += 1;
+            });
+        }
+        assert_eq!(messages, MESSAGES);
+    }),
+    ("message to frame", |recorded| {
+        let mut pipeline = new_pipeline();
+        let mut batch = Batch::default();
+        for (envelope, message) in &recorded.messages {
+            pipeline.message(black_box(envelope), message, &mut batch);
+            if batch.frames.len() >= FULL {
+                batch.clear();
+            }
+        }
+        assert_eq!(
+            pipeline.counters().pair.responses_paired,
+            MESSAGES as u64 / 2
+        );
     }),
     ("event to frame", |recorded| {
         let finding = Finding {
@@ -44,7 +81,7 @@ pub(crate) const STAGES: [(&str, Stage); 6] = [
         };
         let mut frames = Vec::with_capacity(1 << 19);
         for (envelope, message) in &recorded.messages {
-            if frames.len() > 256 * 1024 {
+            if frames.len() > FULL {
                 frames.clear();
             }
             encode::append_frame(
@@ -60,7 +97,10 @@ pub(crate) const STAGES: [(&str, Stage); 6] = [
         black_box(frames.len());
     }),
     ("record to frame", |recorded| {
-        black_box(pipeline(recorded, &mut |_batch| {}));
+        pipeline(&recorded.records, &mut |_batch| {});
+    }),
+    ("TCP record to frame", |recorded| {
+        pipeline(&recorded.tcp_records, &mut |_batch| {});
     }),
     ("record to file", |recorded| {
         to_file(recorded, &recorded.folder.join("file.fstrm"), 1);
@@ -73,20 +113,60 @@ pub(crate) const STAGES: [(&str, Stage); 6] = [
             black_box(Dnstap::decode(payload).is_ok());
         });
     }),
+    ("frame to view", |recorded| {
+        decode(recorded, &mut |payload| {
+            black_box(View::parse(&payload));
+        });
+    }),
+    ("frame to choice", |recorded| {
+        let select = Select {
+            qtype: vec![1],
+            suffix: vec!["example.com".parse().expect("a name")],
+            ..Select::default()
+        };
+        let (filter, mut chosen) = (select.compile(), 0);
+        decode(recorded, &mut |payload| {
+            let view = View::parse(&payload).expect("a sound frame");
+            chosen += usize::from(filter.matches(&view));
+        });
+        assert_eq!(chosen, MESSAGES);
+    }),
+    ("frame to text", |recorded| {
+        let mut encoder = Encoder::new(Content::Text, false);
+        let mut text = Vec::with_capacity(2 * FULL);
+        decode(recorded, &mut |payload| {
+            if text.len() >= FULL {
+                text.clear();
+            }
+            encoder.frame(&payload, &mut text);
+        });
+        black_box(text.len());
+    }),
 ];
 
 /// Records, the DNS messages in them, and a file of their frames.
 pub(crate) struct Recorded {
     pub(crate) records: Vec<Vec<u8>>,
+    /// The same messages, each with its length in one call on a TCP socket.
+    pub(crate) tcp_records: Vec<Vec<u8>>,
     pub(crate) messages: Vec<(Envelope, Vec<u8>)>,
     pub(crate) file: BytesMut,
     pub(crate) folder: std::path::PathBuf,
+}
+
+/// The records over UDP.
+impl AsRef<[Vec<u8>]> for Recorded {
+    fn as_ref(&self) -> &[Vec<u8>] {
+        &self.records
+    }
 }
 
 impl Recorded {
     /// Makes them; `folder` is for what the stages write.
     pub(crate) fn new(folder: &Path) -> Self {
         let (mut records, mut messages) = (Vec::new(), Vec::new());
+        let mut tcp_records = Vec::new();
+        let mut sequences = [[0; 2]; CONNECTIONS];
         for number in 0..MESSAGES / 2 {
             let id = u16::try_from(number % 60_000).unwrap_or(0);
             let mut header = fixture::header();
@@ -98,17 +178,25 @@ impl Recorded {
                 let record = fixture::whole(header, &message);
                 let envelope = Event::parse(&record).expect("a sound record").envelope;
                 records.push(record);
+                let connection = number % CONNECTIONS;
+                let sequence = &mut sequences[connection][usize::from(answer)];
+                let (record, next) = tcp_record(header, connection, *sequence, &message);
+                tcp_records.push(record);
+                *sequence = next;
                 messages.push((envelope, message));
             }
         }
         let mut recorded = Self {
             records,
+            tcp_records,
             messages,
             file: BytesMut::new(),
             folder: folder.to_owned(),
         };
         let mut frames = Vec::new();
-        pipeline(&recorded, &mut |batch| frames.append(&mut batch.frames));
+        pipeline(&recorded.records, &mut |batch| {
+            frames.append(&mut batch.frames);
+        });
         let file = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("memory takes it");
         let mut file = file.finish().expect("memory takes it");
         let stop = file.split_off(file.len() - 12);
@@ -117,6 +205,23 @@ impl Recorded {
         recorded.file = file[..].into();
         recorded
     }
+}
+
+/// The record of a message with its length, where the stream has come to `sequence`; and where it is then.
+fn tcp_record(
+    mut header: EventHeader,
+    connection: usize,
+    sequence: u32,
+    message: &[u8],
+) -> (Vec<u8>, u32) {
+    let length = u16::try_from(message.len()).expect("a DNS message");
+    header.protocol = IPPROTO_TCP;
+    header.socket = 100 + connection as u64;
+    header.peer_port = 2_000 + u16::try_from(connection).expect("few connections");
+    header.tcp_seq = sequence;
+    let piece = [&length.to_be_bytes(), message].concat();
+    let next = sequence + 2 + u32::from(length);
+    (fixture::whole(header, &piece), next)
 }
 
 /// A query for `wwwNNNNN.customer.example.com`, or its answer with four addresses.
@@ -136,30 +241,37 @@ fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
 }
 
 /// Takes all records through the pipeline; `full` gets each batch of 256 KiB, and the last.
-pub(crate) fn pipeline(recorded: &Recorded, full: &mut dyn FnMut(&mut Batch)) -> u64 {
-    let mut pipeline = Pipeline::new(PipelineConfig {
+pub(crate) fn pipeline(records: &impl AsRef<[Vec<u8>]>, full: &mut dyn FnMut(&mut Batch)) {
+    let mut pipeline = new_pipeline();
+    push(&mut pipeline, records, &mut Batch::default(), full);
+    assert_eq!(
+        pipeline.counters().deliver.messages,
+        records.as_ref().len() as u64,
+        "a message for each record"
+    );
+}
+
+fn new_pipeline() -> Pipeline {
+    Pipeline::new(PipelineConfig {
         identity: IDENTITY.to_vec(),
         server: Server {
             version: VERSION.to_vec(),
             ..Server::default()
         },
         ..PipelineConfig::default()
-    });
-    let mut batch = Batch::default();
-    push(&mut pipeline, recorded, &mut batch, full);
-    pipeline.counters().deliver.messages
+    })
 }
 
 /// Takes all records through a pipeline that lives on.
 pub(crate) fn push(
     pipeline: &mut Pipeline,
-    recorded: &Recorded,
+    records: &impl AsRef<[Vec<u8>]>,
     batch: &mut Batch,
     full: &mut dyn FnMut(&mut Batch),
 ) {
-    for record in &recorded.records {
+    for record in records.as_ref() {
         pipeline.push(record, batch);
-        if batch.frames.len() >= 256 * 1024 {
+        if batch.frames.len() >= FULL {
             full(batch);
             batch.clear();
         }
@@ -173,7 +285,7 @@ pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     let spec: OutputSpec = format!("file:{}", path.display()).parse().expect("a path");
     let mut sinks = SinkSet::open(&[spec], SinkOptions::default()).expect("a place to write");
     for _ in 0..times {
-        pipeline(recorded, &mut |batch| {
+        pipeline(&recorded.records, &mut |batch| {
             sinks.send(&sink::Batch {
                 frames: std::mem::take(&mut batch.frames).into(),
                 messages: batch.messages,
