@@ -204,10 +204,12 @@ impl Framer {
         } else {
             return Err((Foreign::NotDns, piece));
         };
-        if length(&self.buffer) == Some(self.buffer.len()) && self.state == State::Framed {
-            let whole = std::mem::take(&mut self.buffer);
-            work.message(&whole);
-            work.pool.give(whole);
+        if !self.buffer.is_empty() {
+            // It may hold much more than a message, if it looked like a preface up to its end.
+            let bytes = std::mem::take(&mut self.buffer);
+            let accepted = self.accept(&bytes, work);
+            work.pool.give(bytes);
+            accepted.map_err(|foreign| (foreign, piece))?;
         }
         Ok(piece)
     }
@@ -363,7 +365,9 @@ impl Framer {
         if self.buffer.capacity() == 0 && !piece.is_empty() {
             self.buffer = pool.take();
         }
-        let (taken, rest) = piece.split_at((target - self.buffer.len()).min(piece.len()));
+        debug_assert!(self.buffer.len() <= target, "the buffer is too full");
+        let missing = target.saturating_sub(self.buffer.len());
+        let (taken, rest) = piece.split_at(missing.min(piece.len()));
         self.buffer.extend_from_slice(taken);
         rest
     }

@@ -16,8 +16,10 @@ use crate::event::{Family, Proxied};
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = 16;
 
+/// Version 2, and a proxy that speaks for itself, or for a client.
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
+const COMMANDS: [u8; 2] = [LOCAL, PROXY];
 
 /// Whether bytes begin with a preface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,12 @@ pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
     if bytes.is_empty() || bytes[..known] != SIGNATURE[..known] {
         return None;
     }
+    // Nothing is waited for that could not be one any more.
+    if let Some(command) = bytes.get(SIGNATURE.len())
+        && !COMMANDS.contains(command)
+    {
+        return None;
+    }
     match bytes {
         [_, _, _, _, _, _, _, _, _, _, _, _, _, _, high, low, ..] => {
             Some(FIXED + usize::from(u16::from_be_bytes([*high, *low])))
@@ -54,7 +62,7 @@ fn read(bytes: &[u8]) -> Option<Preface> {
     let fixed = bytes.strip_prefix(SIGNATURE)?;
     let (&[command, transport, high, low], rest) = fixed.split_first_chunk::<4>()?;
     let body = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
-    if command != LOCAL && command != PROXY {
+    if !COMMANDS.contains(&command) {
         return None;
     }
     // TCP or UDP over IPv4 or IPv6; nothing known; UNIX sockets.

@@ -217,6 +217,29 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     ]
 }
 
+/// The signature of a preface, a version or a transport that there is not, and the largest length: cut as what it is, a stream with
+/// lengths. The second is waited for to its end, and so is in the buffer together with messages.
+#[test]
+fn what_only_begins_like_a_preface_is_cut_by_its_lengths() {
+    let first = 0x0d0a;
+    for [command, transport] in [[0x66, 0x11], [0x21, 0x66]] {
+        let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+        bytes.extend([command, transport, 0xff, 0xff]);
+        bytes.resize(70_000, 0xff);
+        for pieces in [1, 7, 1_000, 70_000] {
+            let mut tap = Tap::new(&[]);
+            tap.dns_port = true;
+            for (number, piece) in bytes.chunks(pieces).enumerate() {
+                tap.piece(SOCKET, u32::try_from(number * pieces).unwrap(), piece);
+            }
+            let messages: Vec<_> = tap.out.iter().map(|(_, message)| message.len()).collect();
+            assert_eq!(messages, [first, 0xffff], "in pieces of {pieces}");
+            let pending = 70_000 - (2 + first) - (2 + 0xffff);
+            assert_eq!(tap.streams.pending_bytes(), pending as u64);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
