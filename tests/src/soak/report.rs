@@ -10,8 +10,8 @@ const LINES: usize = 12;
 const MEMORY: u64 = 4096;
 /// How long a run has to be for its memory to be level after the first quarter: tables grow to their bounds.
 const LEVEL: Duration = Duration::from_mins(10);
-/// What a shorter run may take at any time: all tables and queues at their bounds. KiB.
-const BOUND: u64 = 96 << 10;
+/// What any run may take at any time: 64 MiB, and the queues of both outputs at their bounds. KiB.
+const BOUND: u64 = (64 + 2 * 64) << 10;
 /// Descriptors that are open for a moment: a file of `/proc`, a status query.
 const DESCRIPTORS: u64 = 2;
 
