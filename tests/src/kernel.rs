@@ -1,8 +1,10 @@
 //! What the kernel holds for a tap: BPF programs, maps and links, by their ids.
 
 use std::{
-    collections::BTreeSet,
-    fs, thread,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,11 +12,21 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process::PATIENCE, system};
 
-/// Sorts of objects: how `fdinfo` names the id, and the command of bpf(2) that goes through all (linux/bpf.h).
-const SORTS: [(&str, libc::c_long); 3] = [("prog_id", 11), ("map_id", 12), ("link_id", 31)];
+/// How long the objects of all taps may take to go after the last one. The kernel frees a program when each task has been off its
+/// processor, and a task of low priority may wait for that on a busy machine: a minute has been seen.
+const PATIENCE_AT_THE_END: Duration = Duration::from_mins(5);
 
-/// Objects, each by its sort and its id.
+/// What attaches a program.
+const LINK: &str = "link_id";
+
+/// Sorts of objects: how `fdinfo` names the id, and the command of bpf(2) that goes through all (linux/bpf.h).
+const SORTS: [(&str, libc::c_long); 3] = [("prog_id", 11), ("map_id", 12), (LINK, 31)];
+
+/// Objects, each by its sort and its id. The kernel gives no id again until it has counted to 2^31.
 pub(crate) type Objects = BTreeSet<(&'static str, u32)>;
+
+/// What each tap of this run has had in the kernel, by the line in which it said that it is attached.
+static OF_TAPS: Mutex<BTreeMap<String, Objects>> = Mutex::new(BTreeMap::new());
 
 /// All objects in the kernel.
 pub(crate) fn all() -> Result<Objects> {
@@ -44,16 +56,59 @@ pub(crate) fn of_process(pid: u32) -> Result<Objects> {
     Ok(objects)
 }
 
+/// Notes what an attached agent holds, for [`expect_nothing_of_taps`], and returns its links. What it holds, and not what is there:
+/// others on the machine may have objects that come and go.
+pub(crate) fn note_of_tap(pid: u32, said: &str) -> Result<Objects> {
+    let held = of_process(pid).with_context(|| format!("what {pid} has in the kernel"))?;
+    let mut links = held.clone();
+    links.retain(|(sort, _)| *sort == LINK);
+    of_taps().entry(said.to_owned()).or_default().extend(held);
+    Ok(links)
+}
+
+/// Whether there is anything noted to be expected gone.
+pub(crate) fn had_taps() -> bool {
+    !of_taps().is_empty()
+}
+
+/// Nothing may stay of any tap of this run, however it ended. After the last test, because a grace period for each of some hundred taps
+/// would take longer than the tests do; only links go at once.
+pub(crate) fn expect_nothing_of_taps() -> Result<()> {
+    let of_taps = of_taps();
+    let ours = of_taps.values().flatten().copied().collect();
+    let left = wait_until_gone(&ours, PATIENCE_AT_THE_END)?;
+    let whose: Vec<_> = of_taps
+        .iter()
+        .filter(|(_, held)| !held.is_disjoint(&left))
+        .map(|(said, _)| &said[..])
+        .collect();
+    ensure!(
+        left.is_empty(),
+        "left in the kernel: {left:?}, of those that said\n{}",
+        whose.join("\n")
+    );
+    Ok(())
+}
+
+fn of_taps() -> MutexGuard<'static, BTreeMap<String, Objects>> {
+    OF_TAPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// None of these may stay. The kernel frees them after grace periods of its own, for which this waits.
 pub(crate) fn expect_gone(ours: &Objects) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let left = wait_until_gone(ours, PATIENCE)?;
+    ensure!(left.is_empty(), "left in the kernel: {left:?}");
+    Ok(())
+}
+
+/// Waits until all of these are gone; which are not when patience ends.
+fn wait_until_gone(ours: &Objects, patience: Duration) -> Result<Objects> {
+    let deadline = Instant::now() + patience;
     loop {
-        let all = all()?;
-        let left: Vec<_> = all.intersection(ours).collect();
-        if left.is_empty() {
-            return Ok(());
+        let left = &all()? & ours;
+        if left.is_empty() || Instant::now() >= deadline {
+            return Ok(left);
         }
-        ensure!(Instant::now() < deadline, "left in the kernel: {left:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

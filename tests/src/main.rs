@@ -67,7 +67,15 @@ fn run() -> ExitCode {
     {
         eprintln!("no private mounts ({error}): what tests mount is seen by all");
     }
-    let conclusion = libtest_mimic::run(&arguments, cases::all());
+    let mut conclusion = libtest_mimic::run(&arguments, cases::all());
+    if kernel::had_taps() {
+        // It belongs to whichever were chosen.
+        (arguments.filter, arguments.skip) = (None, Vec::new());
+        let after = libtest_mimic::run(&arguments, vec![cases::after_all()]);
+        if !conclusion.has_failed() {
+            conclusion = after;
+        }
+    }
     for note in cases::notes() {
         eprintln!("{note}");
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     environment::{self, Combination},
+    kernel,
     process::{Finished, Running, Watch},
     record::{self, Record},
 };
@@ -130,6 +131,8 @@ impl Tap {
         self.said = self
             .process
             .wait_for("attached", |line| line.contains("attached"))?;
+        let links = kernel::note_of_tap(self.pid(), &self.said)?;
+        ensure!(!links.is_empty(), "attached without a link: {}", self.said);
         Ok(())
     }
 
@@ -195,14 +198,17 @@ impl Tap {
         self.process.signal(signal)
     }
 
-    /// Asks it to end (SIGINT) and waits until it has detached, drained its ring and closed its file.
+    /// Asks it to end (SIGINT) and waits until it has detached, drained its ring and closed its file. Nothing of it may be attached
+    /// then; that its programs and maps go, too, is expected after the last test.
     pub(crate) fn stop(self) -> Result<Tapped> {
+        let links = kernel::note_of_tap(self.pid(), &self.said)?;
         let Finished { status, lines } = self.process.stop(libc::SIGINT)?;
         ensure!(
             status.success(),
             "the agent ended with {status}\n{}",
             lines.join("\n")
         );
+        kernel::expect_gone(&links).context("still attached after its end")?;
         let summary = Summary::read(&self.summary)?;
         summary.expect_accounted()?;
         Ok(Tapped {

@@ -41,6 +41,7 @@ use libtest_mimic::{Completion, Trial};
 use crate::{
     compare::{Rules, compare},
     environment::{Combination, Skip, combinations},
+    kernel,
     record::Record,
     tap::Tapped,
 };
@@ -100,6 +101,14 @@ pub(crate) fn all() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// The trial that runs behind all others, if there was a tap among them.
+pub(crate) fn after_all() -> Trial {
+    trial(
+        "nothing of any tap stays in the kernel".into(),
+        kernel::expect_nothing_of_taps,
+    )
 }
 
 /// One trial for each combination.
