@@ -30,7 +30,7 @@ const RATE: u64 = 10;
 type Test = fn() -> Result<()>;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 8] = [
         (
             "files that are rotated by size, time and SIGHUP under load have every message once",
             rotation,
@@ -58,6 +58,10 @@ pub(super) fn trials() -> Vec<Trial> {
         (
             "fstrm_capture restarted 20 times under 10,000 messages/s: what is missing is counted",
             restarts,
+        ),
+        (
+            "memory that a queue took while its collector was away is given back under load",
+            given_back,
         ),
     ];
     tests
@@ -424,6 +428,69 @@ fn restarts() -> Result<()> {
         "fstrm_capture restarts: sent {sent}, delivered {delivered}, dropped {dropped}, unconfirmed {unconfirmed}"
     ));
     Ok(())
+}
+
+fn given_back() -> Result<()> {
+    /// The default of `--queue-size`, in bytes.
+    const QUEUE: u64 = 64 << 20;
+    /// What may stay of it.
+    const MAY_STAY: u64 = QUEUE / 4;
+    let folder = scratch()?;
+    let folder = folder.path();
+    let output = format!("unix:{}", folder.join("collector.in").display());
+    let agent = Agent::start(folder, "agent", &[], &output)?;
+    let mut sender = Sender::connect(agent.socket()?)?;
+    sender.send_up_to(1_000)?;
+    let before = resident(agent.process.pid())?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut due = 1_000;
+    while resident(agent.process.pid())? < before + QUEUE {
+        ensure!(Instant::now() < deadline, "the queue does not fill");
+        due += 10_000;
+        sender.send_up_to(due)?;
+    }
+    let full = resident(agent.process.pid())?;
+    let collector = Agent::start(folder, "collector", &[], "file:/dev/null")?;
+    let began = Instant::now();
+    loop {
+        // The allocator looks for what another thread has freed after some ten thousand allocations, which takes a load.
+        due += 10_000;
+        sender.send_up_to(due)?;
+        let after = resident(agent.process.pid())?;
+        if after < before + MAY_STAY {
+            super::note(format!(
+                "memory of a queue: {} kB before, {} full, {} given back {:?} later",
+                before >> 10,
+                full >> 10,
+                after >> 10,
+                began.elapsed()
+            ));
+            break;
+        }
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "resident before {before}, with a full queue {full}, in the end {after}"
+        );
+        thread::sleep(Duration::from_millis(50)); // in which all should arrive, or the queue fills again
+    }
+    let sent = sender.finish()?;
+    let summary = agent.stop()?;
+    collector.stop()?;
+    let account = &summary["outputs"][0];
+    let (written, dropped) = (number(&account["written"])?, dropped(account)?);
+    ensure!(
+        written + dropped == sent && written > sent / 2,
+        "sent {sent}: {summary}"
+    );
+    Ok(())
+}
+
+/// What of a process's memory is in the machine's, in bytes.
+fn resident(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let size = size.and_then(|size| size.trim().strip_suffix(" kB"));
+    Ok(size.context("no VmRSS")?.parse::<u64>()? << 10)
 }
 
 /// Sends for so long, and does something else between.
