@@ -10,3 +10,56 @@ pub fn give_back() {
     // SAFETY: may be called at any time, by any thread; touches nothing that is in use.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
+
+/// What is queued at some time for its memory to be worth a look later. Bytes.
+const LARGE: u64 = 4 << 20;
+
+/// How often in a row little must be queued: a queue that fills and empties all the time needs its memory.
+const CALM: u8 = 2;
+
+/// Watches what is queued, to give its memory back when it has gone. Other threads free what this one has allocated, and the allocator
+/// looks for that only in the course of many more allocations, which on a quiet server never come.
+#[derive(Debug, Default)]
+pub struct Ebb {
+    was_large: bool,
+    calm: u8,
+}
+
+impl Ebb {
+    /// Takes how many bytes are queued now. To be called about once a second by the thread that has allocated them.
+    pub fn look(&mut self, queued: u64) {
+        if self.has_ebbed(queued) {
+            give_back();
+        }
+    }
+
+    fn has_ebbed(&mut self, queued: u64) -> bool {
+        self.was_large |= queued >= LARGE;
+        self.calm = if queued < LARGE / 4 { self.calm + 1 } else { 0 };
+        let ebbed = self.was_large && self.calm >= CALM;
+        if ebbed || !self.was_large {
+            *self = Self::default();
+        }
+        ebbed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_once_when_a_large_queue_has_stayed_empty() {
+        let mut ebb = Ebb::default();
+        let mut looks = |queued: &[u64]| -> Vec<bool> {
+            queued.iter().map(|queued| ebb.has_ebbed(*queued)).collect()
+        };
+        assert_eq!(looks(&[0, LARGE - 1, 0, 0]), [false; 4]);
+        assert_eq!(looks(&[LARGE, 0, LARGE / 4, 0]), [false; 4]);
+        assert_eq!(looks(&[0, 0, 0]), [true, false, false]);
+        assert_eq!(
+            looks(&[10 * LARGE, LARGE, 0, 0]),
+            [false, false, false, true]
+        );
+    }
+}

@@ -21,8 +21,10 @@ use crate::{
     cli::Filters,
     clock,
     event::{self, Origin},
+    memory::Ebb,
     observe::Publisher,
     pipeline::{self, Pipeline, Server},
+    sink::SinkReport,
     summary::{RingUse, Settled, Snapshot, Source, Tapped},
     tap::{Tap, hook_name},
 };
@@ -62,6 +64,7 @@ pub(super) struct Reader {
     /// The kernel side's counters of the snapshot before.
     settled: Settled,
     ring_use: RingUse,
+    ebb: Ebb,
     introduce: Introduce,
     /// Servers may come of which nothing is known.
     followed: bool,
@@ -86,6 +89,7 @@ impl Reader {
             publisher,
             started: Instant::now(),
             ring_use: RingUse::default(),
+            ebb: Ebb::default(),
             tap,
             pipeline,
             outputs,
@@ -194,6 +198,7 @@ impl Reader {
         // What is encoded belongs to the outputs before the two are compared.
         self.flush();
         let outputs = self.outputs.health().sinks;
+        self.ebb.look(SinkReport::queued_in(&outputs));
         let tapped = self.tapped()?;
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),

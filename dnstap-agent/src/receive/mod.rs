@@ -31,10 +31,11 @@ use crate::{
     cli::parse_bytes,
     config::{ConfigOptions, Origin},
     exit::{Exit, ExitWith},
+    memory::Ebb,
     observe::{self, Newest, Observe, Observer, Publisher},
     reload::{self, Inbox, Reloading, Start},
     sandbox::{self, Duties},
-    sink::{Destination, OutputSpec, SinkOptions, SinkSet},
+    sink::{Destination, OutputSpec, SinkOptions, SinkReport, SinkSet},
     socket::{Address, Arrival, Listener},
     summary::{Snapshot, Source, conclude},
 };
@@ -161,8 +162,7 @@ async fn serve<E: Future<Output = String>>(
     let mut terminate = signal(SignalKind::terminate())?;
     let bound = bind::all(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
-    let names: Vec<_> = bound.iter().map(|socket| socket.name.clone()).collect();
-    let subject = format!("listens on {}", names.join(", "));
+    let subject = subject(&bound);
     let observer = Observer::bind(job.observe, "receive", subject.clone())?;
     let duties = give_up_privileges(job, destination.specs())?;
     let (sinks, mut inbox, reloading) = open_outputs(job, destination, duties)?;
@@ -192,6 +192,7 @@ async fn serve<E: Future<Output = String>>(
     let mut enough = pin!(begin(&subject, newest)?);
     let mut connections = JoinSet::new();
     let mut look = interval(HOUSEKEEPING);
+    let mut ebb = Ebb::default();
     let mut number = 0_u64;
     let reason = loop {
         tokio::select! {
@@ -205,6 +206,7 @@ async fn serve<E: Future<Output = String>>(
                 if health.all_over() {
                     break "no output is left to write to".to_owned();
                 }
+                ebb.look(SinkReport::queued_in(&health.sinks));
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
@@ -256,6 +258,12 @@ async fn serve<E: Future<Output = String>>(
         source: Source::Received(received.into_inner()),
         outputs: sinks.into_inner().finish(GRACE),
     })
+}
+
+/// What is listened on, in words.
+fn subject(bound: &[Bound]) -> String {
+    let names: Vec<_> = bound.iter().map(|socket| socket.name.as_str()).collect();
+    format!("listens on {}", names.join(", "))
 }
 
 /// Opens the outputs; with them come what changes them and where the changes arrive.

@@ -51,6 +51,12 @@ pub struct SinkReport {
 }
 
 impl SinkReport {
+    /// Bytes that wait in all of these.
+    #[must_use]
+    pub fn queued_in(reports: &[Self]) -> u64 {
+        reports.iter().map(|report| report.queued_bytes).sum()
+    }
+
     /// `sent = written + dropped + queued`.
     #[must_use]
     pub fn is_balanced(&self) -> bool {
