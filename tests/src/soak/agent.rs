@@ -61,7 +61,8 @@ impl Agent {
     ) -> Result<Self> {
         let at = |end: &str| folder.join(format!("{name}.{end}"));
         let (file, summary, socket) = (at("fstrm"), at("json"), at("sock"));
-        let targets = ["--name", server::NAME, "--follow", "--profile", "named"];
+        let name = server::name();
+        let targets = ["--name", &name, "--follow", "--profile", "named"];
         let mut command = tap::command_for(&environment::agent()?, &targets, how);
         command
             .arg("-o")

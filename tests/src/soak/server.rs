@@ -15,8 +15,10 @@ use crate::{
     process::{Running, Watch},
 };
 
-/// Name of the executable.
-pub(crate) const NAME: &str = "named-soak";
+/// Name of the executable: of this run alone, as another may be under way on the host.
+pub(crate) fn name() -> String {
+    format!("named-{}", std::process::id())
+}
 
 /// A server that can be restarted.
 pub(crate) struct Server {
@@ -30,7 +32,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it with its files in `folder`.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
-        let program = folder.join(NAME);
+        let program = folder.join(name());
         fs::copy(environment::named()?, &program).context("copying named")?;
         let port = lab::free_port()?;
         let zone = "$TTL 60\n@ SOA ns host 1 60 60 60 60\n@ NS ns\nns A 127.0.0.1\n* A 192.0.2.1\n";
@@ -78,7 +80,7 @@ impl Server {
 fn launch(program: &Path, configuration: &Path) -> Result<Running> {
     let mut command = Command::new(program);
     command.args(["-g", "-n", "2", "-c"]).arg(configuration);
-    let mut process = Running::start(NAME, command, Watch::Stderr)?;
+    let mut process = Running::start(&name(), command, Watch::Stderr)?;
     let (what, running) = named::RUNNING;
     process.wait_for(what, running)?;
     Ok(process)
