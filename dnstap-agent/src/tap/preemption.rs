@@ -5,7 +5,7 @@
 //! tapped (by `sched/preempt` in debugfs) may miss messages, which the kernel counts (`programs` in the summary) like any that no
 //! program could be run for.
 
-use std::fs;
+use std::{cell::LazyCell, fs};
 
 use procfs::ConfigSetting;
 
@@ -19,10 +19,9 @@ pub(super) fn is_possible() -> bool {
     };
     let mode = fs::read_to_string(MODE).ok();
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let is_configured = |option: &str| {
-        procfs::kernel_config()
-            .is_ok_and(|config| matches!(config.get(option), Some(ConfigSetting::Yes)))
-    };
+    // Some thousand lines, which are read only if it comes to that.
+    let config = LazyCell::new(|| procfs::kernel_config().unwrap_or_default());
+    let is_configured = |option: &str| matches!(config.get(option), Some(ConfigSetting::Yes));
     judge(&version, mode.as_deref(), &command_line, is_configured)
 }
 
