@@ -1,9 +1,6 @@
 //! Attaches a hook: the first of the candidates that the kernel accepts whole.
-//!
-//! Most of the time that this takes is the kernel's, which verifies each program by itself: a hook's programs are loaded at the same
-//! time, each in a thread, and attached in their order then.
 
-use std::{any::Any, collections::BTreeMap, fs::File, io::ErrorKind, thread};
+use std::{any::Any, fs::File};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -16,14 +13,17 @@ use aya::{
 };
 use dnstap_ebpf::Hook;
 
-use super::{HookChoice, btf::Btf as Types, offsets, preemption, take};
+use super::{
+    HookChoice,
+    btf::Btf as Types,
+    offsets, preemption,
+    programs::{all, load},
+    take,
+};
 use crate::{
     exit::{Exit, ExitWith},
     target::unit,
 };
-
-/// How often a program is loaded again because a signal came in between; a load takes up to a second.
-const INTERRUPTIONS: usize = 100;
 
 /// The raw tracepoint by which the end of connections is known, and its program.
 pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
@@ -282,61 +282,6 @@ pub(super) fn first_of(name: &str) -> &str {
     name.strip_suffix(SECOND).unwrap_or(name)
 }
 
-/// Loads programs, each named with what it will be attached to, all at once. What became of each.
-fn load<'p>(
-    ebpf: &mut Ebpf,
-    wanted: impl IntoIterator<Item = &'p (String, &'static str)>,
-    btf: Option<&Btf>,
-) -> BTreeMap<&'p str, Result<()>> {
-    let wanted: BTreeMap<_, _> = wanted
-        .into_iter()
-        .map(|(name, attached_to)| (name.as_str(), *attached_to))
-        .collect();
-    thread::scope(|scope| {
-        let mut loading = BTreeMap::new();
-        for (name, program) in ebpf.programs_mut() {
-            if let Some((name, attached_to)) = wanted.get_key_value(name) {
-                let load = move || uninterrupted(|| load_one(program, attached_to, btf));
-                loading.insert(*name, scope.spawn(load));
-            }
-        }
-        let missing = wanted
-            .keys()
-            .filter(|name| !loading.contains_key(*name))
-            .map(|name| (*name, Err(anyhow!("the eBPF object has no program {name}"))))
-            .collect::<Vec<_>>();
-        let loaded = loading.into_iter().map(|(name, thread)| {
-            let loaded = match thread.join() {
-                Ok(loaded) => loaded.with_context(|| format!("cannot load {name}")),
-                Err(_panic) => Err(anyhow!("loading {name} panicked")),
-            };
-            (name, loaded)
-        });
-        loaded.chain(missing).collect()
-    })
-}
-
-/// Asks the kernel to verify a program that will be attached to `attached_to`, once.
-fn load_one(
-    program: &mut Program,
-    attached_to: &str,
-    btf: Option<&Btf>,
-) -> Result<(), ProgramError> {
-    match (program, btf) {
-        (Program::FExit(program), Some(btf)) => program.load(attached_to, btf),
-        (Program::FEntry(program), Some(btf)) => program.load(attached_to, btf),
-        (Program::BtfTracePoint(program), Some(btf)) => program.load(attached_to, btf),
-        (Program::RawTracePoint(program), _) => program.load(),
-        (Program::CgroupSockAddr(program), _) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// That all were loaded, or why the first was not.
-fn all(loaded: BTreeMap<&str, Result<()>>) -> Result<()> {
-    loaded.into_values().collect()
-}
-
 fn raw_tracepoint(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> Result<Box<dyn Any + Send>> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
     let link = program
@@ -351,23 +296,6 @@ fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn 
         .attach(cgroup, CgroupAttachMode::Single)
         .with_context(|| format!("cannot attach {name} to the root cgroup"))?;
     Ok(Box::new(program.take_link(link)?))
-}
-
-/// Loads a program. The verifier gives up (`EAGAIN`) when a signal comes, be it one that is not for the program, such as SIGCONT
-/// (`bpf_check` in kernel/bpf/verifier.c); then it is asked again, as libbpf does.
-fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    let mut done = load();
-    for _ in 0..INTERRUPTIONS {
-        match &done {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.kind() == ErrorKind::WouldBlock =>
-            {
-                done = load();
-            }
-            _ => break,
-        }
-    }
-    done
 }
 
 /// Logs what the kernel's verifier had to walk through to accept the programs, a measure of how long loading takes.

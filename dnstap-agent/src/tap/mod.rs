@@ -10,6 +10,7 @@ pub mod offsets;
 mod perf;
 mod preemption;
 mod processes;
+mod programs;
 mod ring;
 
 use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration};
