@@ -102,7 +102,7 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     let folder = tempfile::tempdir().expect("a folder");
     let recorded = Recorded::new(folder.path());
     let mut batches = Vec::new();
-    recorded::pipeline(&recorded, &mut |batch| {
+    recorded::pipeline(&recorded.records, &mut |batch| {
         batches.push(sink::Batch {
             frames: std::mem::take(&mut batch.frames).into(),
             messages: batch.messages,

@@ -4,6 +4,7 @@
 //! dies with the [`Running`] that owns it, on panic too, and with this process, however that ends (`PR_SET_PDEATHSIG`).
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read, Write as _},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -212,6 +213,19 @@ pub(crate) fn output(mut command: Command) -> Result<(String, String)> {
         output.status
     );
     Ok((output_text, error_text))
+}
+
+/// What of a process's memory is in the machine's, in KiB.
+pub(crate) fn resident(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let size = size.and_then(|size| size.trim().strip_suffix(" kB"));
+    Ok(size.context("no VmRSS")?.parse()?)
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 #[cfg(test)]

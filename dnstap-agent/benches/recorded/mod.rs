@@ -154,13 +154,6 @@ pub(crate) struct Recorded {
     pub(crate) folder: std::path::PathBuf,
 }
 
-/// The records over UDP.
-impl AsRef<[Vec<u8>]> for Recorded {
-    fn as_ref(&self) -> &[Vec<u8>] {
-        &self.records
-    }
-}
-
 impl Recorded {
     /// Makes them; `folder` is for what the stages write.
     pub(crate) fn new(folder: &Path) -> Self {
@@ -241,12 +234,12 @@ fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
 }
 
 /// Takes all records through the pipeline; `full` gets each batch of 256 KiB, and the last.
-pub(crate) fn pipeline(records: &impl AsRef<[Vec<u8>]>, full: &mut dyn FnMut(&mut Batch)) {
+pub(crate) fn pipeline(records: &[Vec<u8>], full: &mut dyn FnMut(&mut Batch)) {
     let mut pipeline = new_pipeline();
     push(&mut pipeline, records, &mut Batch::default(), full);
     assert_eq!(
         pipeline.counters().deliver.messages,
-        records.as_ref().len() as u64,
+        records.len() as u64,
         "a message for each record"
     );
 }
@@ -265,11 +258,11 @@ fn new_pipeline() -> Pipeline {
 /// Takes all records through a pipeline that lives on.
 pub(crate) fn push(
     pipeline: &mut Pipeline,
-    records: &impl AsRef<[Vec<u8>]>,
+    records: &[Vec<u8>],
     batch: &mut Batch,
     full: &mut dyn FnMut(&mut Batch),
 ) {
-    for record in records.as_ref() {
+    for record in records {
         pipeline.push(record, batch);
         if batch.frames.len() >= FULL {
             full(batch);

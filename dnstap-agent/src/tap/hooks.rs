@@ -137,7 +137,7 @@ fn fentry(
         }
     }
     match skb_consume_udp
-        .map_or(Ok(()), |loaded| loaded)
+        .unwrap_or(Ok(()))
         .and_then(|()| attach_skb_consume_udp(ebpf))
     {
         Ok(link) => links.push(link),

@@ -19,7 +19,7 @@ use super::trial;
 use crate::{
     environment::{Skip, agent, tool},
     lab::scratch,
-    process::{PATIENCE, Running, Watch, output},
+    process::{PATIENCE, Running, Watch, output, resident},
     receive::{Agent, Sender, Stream, number_of, payloads, payloads_up_to_the_end},
     system::SmallDisk,
 };
@@ -433,8 +433,8 @@ fn restarts() -> Result<()> {
 }
 
 fn given_back() -> Result<()> {
-    /// The default of `--queue-size`, in bytes.
-    const QUEUE: u64 = 64 << 20;
+    /// The default of `--queue-size`, in KiB.
+    const QUEUE: u64 = 64 << 10;
     /// What may stay. Kept were once four fifths of a queue.
     const MAY_STAY: u64 = QUEUE / 4;
     let folder = scratch()?;
@@ -464,9 +464,9 @@ fn given_back() -> Result<()> {
         if after < before + MAY_STAY {
             super::note(format!(
                 "memory of a queue: {} kB before, {} full, {} given back {:?} later",
-                before >> 10,
-                full >> 10,
-                after >> 10,
+                before,
+                full,
+                after,
                 began.elapsed()
             ));
             break;
@@ -487,14 +487,6 @@ fn given_back() -> Result<()> {
         "sent {sent}: {summary}"
     );
     Ok(())
-}
-
-/// What of a process's memory is in the machine's, in bytes.
-fn resident(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let size = size.and_then(|size| size.trim().strip_suffix(" kB"));
-    Ok(size.context("no VmRSS")?.parse::<u64>()? << 10)
 }
 
 /// Sends for so long, and does something else between.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     environment::{self, Combination},
-    process::{PATIENCE, Running, Watch, output},
+    process::{PATIENCE, Running, Watch, descriptors, output, resident},
     record, tap,
 };
 
@@ -105,12 +105,8 @@ impl Agent {
 
     /// Its resident memory in KiB, and its open descriptors.
     pub(super) fn size(&self) -> Result<(u64, u64)> {
-        let process = format!("/proc/{}", self.process.pid());
-        let text = fs::read_to_string(format!("{process}/status"))?;
-        let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|rest| rest.split_whitespace().next());
-        let descriptors = fs::read_dir(format!("{process}/fd"))?.count();
-        Ok((resident.context("no VmRSS")?.parse()?, descriptors as u64))
+        let pid = self.process.pid();
+        Ok((resident(pid)?, descriptors(pid)? as u64))
     }
 
     /// Ends it in order and adds its account.

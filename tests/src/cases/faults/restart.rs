@@ -1,7 +1,7 @@
 //! `named` is restarted again and again under an agent that follows it by name.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     environment::Combination,
     lab,
     load::client::{Cut, TcpClient, UdpClient},
-    process::PATIENCE,
+    process::{PATIENCE, descriptors},
     soak::server::{self, Server},
     tap::Tap,
     wire,
@@ -38,9 +38,7 @@ fn restarted(how: &Combination) -> Result<()> {
     let name = server::name();
     let targets = ["--name", &name];
     let tap = Tap::attach_to(folder, &targets, how, &["--follow"])?;
-    let descriptors =
-        || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", tap.pid()))?.count()) };
-    let before = descriptors()?;
+    let before = descriptors(tap.pid())?;
     let mut server = Server::start(folder)?;
     let mut passed = Vec::new();
     for life in 0..=TIMES {
@@ -64,7 +62,7 @@ fn restarted(how: &Combination) -> Result<()> {
     // Each look for new processes has a few open for a moment: lost are those that stay.
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let after = descriptors()?;
+        let after = descriptors(tap.pid())?;
         if after <= before {
             break;
         }
