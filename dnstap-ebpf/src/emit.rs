@@ -7,7 +7,10 @@ use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{
+        BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        BPF_RINGBUF_HDR_SZ,
+    },
     helpers::{
         bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_perf_event_output,
         generated::bpf_probe_read_user,
@@ -258,9 +261,12 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     let written = unsafe { chunk.write(record.as_mut_ptr().cast(), CLASS, header) };
     if written.is_ok() {
         // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
-        // when much is waiting; otherwise it comes by itself, on its timer.
+        // when much is waiting, by the record that passes the mark or another multiple of it; otherwise it comes by itself, on
+        // its timer.
         let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
-        let wakeup = if waiting >= config!(wakeup_bytes) as u64 {
+        let mark = config!(wakeup_bytes) as u64;
+        let passed = waiting >= mark && waiting & (mark - 1) < in_ring::<CLASS>();
+        let wakeup = if passed {
             BPF_RB_FORCE_WAKEUP
         } else {
             BPF_RB_NO_WAKEUP
@@ -270,6 +276,11 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
         record.discard(BPF_RB_NO_WAKEUP as u64);
     }
     written
+}
+
+/// Bytes that a record takes in the BPF ring buffer, with the kernel's own header.
+const fn in_ring<const CLASS: usize>() -> u64 {
+    (HEADER + RING_CLASSES[CLASS]).next_multiple_of(8) as u64 + BPF_RINGBUF_HDR_SZ as u64
 }
 
 /// Sends a chunk through the perf ring buffer of this CPU.

@@ -374,7 +374,7 @@ pub const MISSING: u32 = u32::MAX;
 pub struct Config {
     /// [`TRANSPORT_BPF`] or [`TRANSPORT_PERF`].
     pub transport: u32,
-    /// BPF ring buffer: wake the reader when at least this many bytes wait. The perf ring has its own watermark.
+    /// BPF ring buffer: wake the reader when this many bytes wait, or a multiple; a power of two. The perf ring has its own watermark.
     pub wakeup_bytes: u32,
     /// Enumerator `ITER_IOVEC` of `enum iter_type`.
     pub iter_iovec: u32,

@@ -117,12 +117,24 @@ fn wait_until_gone(ours: &Objects, patience: Duration) -> Result<Objects> {
 pub(crate) fn stopped(pid: u32) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let state = text.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-        if matches!(state, Some(b'T' | b'Z')) {
+        let state = state(pid)?;
+        if matches!(state, b'T' | b'Z') {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{pid} does not stop: {text}");
+        ensure!(Instant::now() < deadline, "{pid} does not stop");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a child of this process has ended; it has not been waited for.
+pub(crate) fn has_ended(pid: u32) -> Result<bool> {
+    Ok(state(pid)? == b'Z')
+}
+
+/// The letter of a process's state (`proc_pid_stat(5)`).
+fn state(pid: u32) -> Result<u8> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    text.rsplit_once(") ")
+        .and_then(|(_, rest)| rest.bytes().next())
+        .with_context(|| format!("no state of {pid}: {text}"))
 }

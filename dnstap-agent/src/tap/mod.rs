@@ -177,8 +177,11 @@ impl Tap {
             Box::new(ring)
         } else {
             Box::new(
-                BpfRing::new(RingBuf::try_from(take(&mut ebpf, "EVENTS_RING")?)?)
-                    .context("cannot map the ring's positions")?,
+                BpfRing::new(
+                    RingBuf::try_from(take(&mut ebpf, "EVENTS_RING")?)?,
+                    ring_bytes,
+                )
+                .context("cannot map the ring's positions")?,
             )
         };
         let tap = Self {

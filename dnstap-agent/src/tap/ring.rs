@@ -25,8 +25,9 @@ pub(super) trait Ring: Send {
 
     /// Hands over the records that are there, oldest first, and frees their room.
     ///
-    /// With several buffers underneath, the newest records may stay for the next time, so that order across buffers is kept;
-    /// `last` asks for all.
+    /// No more than the ring holds: records that come as fast as they are taken do not keep the reader from all else. With several
+    /// buffers underneath, the newest records may stay for the next time, too, so that order across buffers is kept; `last` asks for
+    /// them.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8]));
 
     /// Bytes that wait; with several buffers underneath, in the fullest.
@@ -36,13 +37,19 @@ pub(super) trait Ring: Send {
 /// The BPF ring buffer, with a look at how far both sides have come, for which aya has no call.
 pub(super) struct BpfRing {
     ring: RingBuf<MapData>,
+    bytes: u64,
     positions: Positions,
 }
 
 impl BpfRing {
-    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+    /// A ring of so many bytes.
+    pub(super) fn new(ring: RingBuf<MapData>, bytes: u32) -> io::Result<Self> {
         let positions = Positions::map(ring.as_raw_fd())?;
-        Ok(Self { ring, positions })
+        Ok(Self {
+            ring,
+            bytes: bytes.into(),
+            positions,
+        })
     }
 }
 
@@ -77,14 +84,19 @@ impl Positions {
         Ok(Self { map, page })
     }
 
+    fn consumed(&self) -> u64 {
+        self.position(0)
+    }
+
     fn waiting(&self) -> u64 {
-        let position = |page: usize| {
-            // SAFETY: the start of one of the two mapped pages, where the kernel has an `unsigned long`.
-            unsafe { AtomicU64::from_ptr(self.map.as_ptr().add(page * self.page).cast()) }
-                .load(Ordering::Acquire)
-        };
-        let consumed = position(0);
-        position(1).saturating_sub(consumed)
+        let consumed = self.consumed();
+        self.position(1).saturating_sub(consumed)
+    }
+
+    fn position(&self, page: usize) -> u64 {
+        // SAFETY: the start of one of the two mapped pages, where the kernel has an `unsigned long`.
+        unsafe { AtomicU64::from_ptr(self.map.as_ptr().add(page * self.page).cast()) }
+            .load(Ordering::Acquire)
     }
 }
 
@@ -105,10 +117,26 @@ impl Ring for BpfRing {
     }
 
     fn drain(&mut self, _last: bool, take: &mut dyn FnMut(&[u8])) {
-        while let Some(record) = self.ring.next() {
-            take(&record);
-        }
+        let Self {
+            ring,
+            bytes,
+            positions,
+        } = self;
+        let take_one = || match ring.next() {
+            Some(record) => {
+                take(&record);
+                true
+            }
+            None => false,
+        };
+        take_at_most(*bytes, || positions.consumed(), take_one);
     }
+}
+
+/// Takes one record after the other until there is none, or until so many bytes are `consumed`.
+fn take_at_most(bytes: u64, consumed: impl Fn() -> u64, mut take_one: impl FnMut() -> bool) {
+    let end = consumed().saturating_add(bytes);
+    while consumed() < end && take_one() {}
 }
 
 /// Whether `fd` becomes readable within `timeout`.
@@ -139,4 +167,25 @@ pub(super) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn records_that_come_as_fast_as_they_are_taken_do_not_keep_the_reader() {
+        let (position, taken) = (Cell::new(u64::MAX - 10_000), Cell::new(0));
+        let endless = || {
+            position.set(position.get() + 100);
+            taken.set(taken.get() + 1);
+            true
+        };
+        take_at_most(4_096, || position.get(), endless);
+        assert_eq!(taken.get(), 41);
+        take_at_most(4_096, || position.get(), || false);
+        assert_eq!(taken.get(), 41, "there is none");
+    }
 }
