@@ -17,7 +17,7 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 use foldhash::fast::RandomState;
 
 use crate::{
-    classify::{Kind, Matter},
+    classify::{Kind, Matter, Role},
     encode::Finding,
     event::{Endpoint, Envelope, Protocol, Proxied},
     pipeline::counters::counters,
@@ -170,6 +170,8 @@ struct Key {
     peer: Endpoint,
     protocol: Protocol,
     id: u16,
+    /// Who asks whom: a response answers what went the other way.
+    role: Role,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -335,6 +337,7 @@ impl Pairs {
             peer: envelope.peer,
             protocol: envelope.protocol,
             id: message.id,
+            role: Role::of(envelope.direction, message.flags.response()),
         };
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(key.socket);

@@ -13,7 +13,7 @@ use dnstap_agent::{
     pipeline::{Batch, Pipeline, PipelineConfig, Server},
     select::Select,
     sink::{self, OutputSpec, SinkOptions, SinkSet},
-    stream::{StreamLimits, Streams},
+    stream::{Proxies, StreamLimits, Streams},
 };
 use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
 use dnstap_proto::{
@@ -46,7 +46,7 @@ pub(crate) const STAGES: [(&str, Stage); 12] = [
         }
     }),
     ("TCP record to message", |recorded| {
-        let mut streams = Streams::new(StreamLimits::default(), []);
+        let mut streams = Streams::new(StreamLimits::default(), [], Proxies::default());
         let mut messages = 0;
         for record in &recorded.tcp_records {
             let event = Event::parse(record).expect("a sound record");

@@ -8,7 +8,7 @@ use dnstap_ebpf::MAX_NETS;
 use super::{parse_label, parse_seconds};
 use crate::{
     anonymise::MethodName, classify::Matter, encode::ExtraField, pipeline::TypeSet,
-    profile::ProfileChoice, sink::OutputSpec, tap::Net,
+    profile::ProfileChoice, sink::OutputSpec, stream::Proxies, tap::Net,
 };
 
 /// Options on messages.
@@ -24,6 +24,11 @@ pub struct Messages {
     /// `bind:VERSION`
     #[arg(long, value_name = "SERVER")]
     pub mimic: Option<Mimic>,
+
+    /// Take the PROXY protocol's word (version 2) for whose query it is, where it comes from these subnets or addresses: `private` are
+    /// loopback, private and link-local ones; `none`
+    #[arg(long, value_name = "NET,...", default_value = "private")]
+    pub proxy_from: Proxies,
 
     /// What is delivered
     #[command(flatten)]

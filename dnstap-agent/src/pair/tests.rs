@@ -47,10 +47,14 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
     pairs.query(envelope, &Message::parse(bytes).unwrap(), query, None);
 }
 
-/// The time of the query that the response takes.
+/// The time of the query that the response takes, which goes the other way.
 fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
+    let back = Envelope {
+        direction: Direction::Sent,
+        ..*envelope
+    };
     pairs
-        .response(envelope, &Message::parse(bytes).unwrap())
+        .response(&back, &Message::parse(bytes).unwrap())
         .map(|query| query.ktime_ns)
 }
 
@@ -103,6 +107,25 @@ fn response_takes_its_query_whatever_the_case_of_the_name() {
         answer(&mut pairs, &envelope(21, 1, Protocol::Udp), &response),
         None,
         "taken once"
+    );
+}
+
+#[test]
+fn a_response_from_who_asked_answers_nothing() {
+    let mut pairs = pairs(8);
+    let asked = envelope(10, 1, Protocol::Udp);
+    ask(&mut pairs, &asked, &message(1, 0x0100, "example", 0));
+    let response = message(1, 0x8180, "example", 1);
+    let back = |ktime_ns| Envelope {
+        ktime_ns,
+        direction: Direction::Received,
+        ..asked
+    };
+    let message = Message::parse(&response).unwrap();
+    assert!(pairs.response(&back(20), &message).is_none());
+    assert_eq!(
+        answer(&mut pairs, &envelope(30, 1, Protocol::Udp), &response),
+        Some(10)
     );
 }
 

@@ -77,6 +77,8 @@ counters! {
         udp_encrypted,
         /// Prefaces of proxies in front of datagrams.
         udp_prefaces,
+        /// Datagrams with a preface of a peer of whom none is believed (`--proxy-from`).
+        prefaces_refused_udp,
         /// UDP sockets found not to carry DNS in the clear.
         udp_sockets_not_dns,
     }

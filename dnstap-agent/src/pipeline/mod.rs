@@ -49,7 +49,7 @@ use crate::{
         sockets::Sockets,
     },
     stream::{
-        StreamLimits, Streams,
+        Proxies, StreamLimits, Streams,
         proxy::{self, Preface},
         wire::Message,
     },
@@ -108,6 +108,8 @@ pub struct PipelineConfig {
     /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
     /// the hooks are attached, so that none is missed; a socket too many does no harm.
     pub existing_sockets: Vec<u64>,
+    /// Peers whose prefaces are believed.
+    pub proxies: Proxies,
     /// What goes into dnstap `extra`.
     pub extra: Extra,
     /// What is left out.
@@ -131,6 +133,7 @@ impl Default for PipelineConfig {
             identity: Vec::new(),
             server: Server::default(),
             existing_sockets: Vec::new(),
+            proxies: Proxies::default(),
             extra: Extra::default(),
             filter: Filter::default(),
             privacy: Privacy::default(),
@@ -183,6 +186,7 @@ pub struct Pipeline {
     assembler: Assembler,
     sockets: Sockets,
     streams: Streams,
+    proxies: Proxies,
     deliver: Deliver,
     intake: IntakeCounters,
     /// Nanoseconds for which a query waits for its answer.
@@ -196,7 +200,12 @@ impl Pipeline {
         Self {
             assembler: Assembler::default(),
             sockets: Sockets::new(config.udp_sockets),
-            streams: Streams::new(config.stream_limits, config.existing_sockets),
+            streams: Streams::new(
+                config.stream_limits,
+                config.existing_sockets,
+                config.proxies.clone(),
+            ),
+            proxies: config.proxies,
             deliver: Deliver {
                 identity: config.identity,
                 servers: Servers::new(config.server),
@@ -229,6 +238,12 @@ impl Pipeline {
         self.deliver.servers.insert(image, server);
     }
 
+    /// Tells about the sockets of a process that was running when it was taken in: TCP streams on them are joined midway. To be told
+    /// before its first record; a socket too many does no harm.
+    pub fn join_midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
+        self.streams.midway(sockets);
+    }
+
     /// Takes one record of the ring (header, payload, padding) and appends the messages that it completes.
     pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
         self.intake.records += 1;
@@ -244,6 +259,7 @@ impl Pipeline {
             assembler,
             sockets,
             streams,
+            proxies,
             deliver,
             intake,
             ..
@@ -259,7 +275,9 @@ impl Pipeline {
                 };
                 if let Some(datagram) = datagram {
                     intake.udp_messages += 1;
-                    deliver_datagram(sockets, deliver, intake, &event.envelope, datagram, batch);
+                    let mut envelope = event.envelope;
+                    let datagram = without_preface(proxies, intake, &mut envelope, datagram);
+                    deliver_datagram(sockets, deliver, intake, &envelope, datagram, batch);
                 }
             }
             Protocol::Tcp => {
@@ -304,6 +322,7 @@ impl Pipeline {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
         });
         self.assembler.tick(now_ktime_ns);
+        self.sockets.tick(now_ktime_ns);
         self.deliver.pairs.tick(now_ktime_ns);
         self.deliver.report(batch);
         self.deliver
@@ -377,24 +396,36 @@ impl Pipeline {
     }
 }
 
+/// Takes off what a proxy says in front of a datagram, if it is one to be believed.
+fn without_preface<'d>(
+    proxies: &Proxies,
+    intake: &mut IntakeCounters,
+    envelope: &mut Envelope,
+    datagram: &'d [u8],
+) -> &'d [u8] {
+    let Preface::Whole { length, proxied } = proxy::preface(datagram) else {
+        return datagram;
+    };
+    // What the process tells another server about a client does not concern its own ends.
+    if envelope.direction == Direction::Received {
+        if !proxies.have(&envelope.peer) {
+            intake.prefaces_refused_udp += 1;
+            return datagram;
+        }
+        envelope.proxied = proxied;
+    }
+    intake.udp_prefaces += 1;
+    &datagram[length..]
+}
+
 fn deliver_datagram(
     sockets: &mut Sockets,
     deliver: &mut Deliver,
     intake: &mut IntakeCounters,
     envelope: &Envelope,
-    mut datagram: &[u8],
+    datagram: &[u8],
     batch: &mut Batch,
 ) {
-    let mut envelope = *envelope;
-    if let Preface::Whole { length, proxied } = proxy::preface(datagram) {
-        intake.udp_prefaces += 1;
-        datagram = &datagram[length..];
-        // What the process tells another server about a client does not concern its own ends.
-        if envelope.direction == Direction::Received {
-            envelope.proxied = proxied;
-        }
-    }
-    let envelope = &envelope;
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
     let ports = &deliver.servers.of(envelope.origin.image).ports;

@@ -2,7 +2,8 @@
 //!
 //! A port carries DNS if it is 53, if the configuration says so, or if the process received a well-formed query on it or sent one to it. On such a port
 //! everything is delivered, malformed or not. Elsewhere a socket has to show one well-formed message first; a socket
-//! that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else.
+//! that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else. For a while: the datagrams
+//! may have been anybody's.
 
 use crate::{
     event::{Direction, Envelope},
@@ -12,13 +13,16 @@ use crate::{
 /// Datagrams that are not DNS after which a socket on an unknown port is given up.
 const PATIENCE: u8 = 8;
 
+/// Nanoseconds after which sockets that were given up are looked at again.
+const GIVEN_UP_NS: u64 = 60_000_000_000;
+
 /// Verdicts that may wait to be collected; a socket whose verdict finds no room is judged again later.
 const VERDICTS: usize = 65_536;
 
 /// What the kernel side is told about a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It carries DNS after all; only said of sockets that were [`Verdict::NotDns`].
+    /// It carries DNS after all, or is to be looked at again; only said of sockets that were [`Verdict::NotDns`].
     Dns,
     /// It carries something else: its messages need not be copied any more.
     NotDns,
@@ -90,6 +94,9 @@ pub(super) fn is_encrypted(envelope: &Envelope, datagram: &[u8]) -> bool {
 pub(super) struct Sockets {
     table: Lru<Socket>,
     verdicts: Vec<(u64, Verdict)>,
+    /// Sockets that are given up, and the kernel time of the last look at them.
+    given_up: Vec<u64>,
+    looked_ktime_ns: u64,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +111,23 @@ impl Sockets {
         Self {
             table: Lru::new(capacity),
             verdicts: Vec::new(),
+            given_up: Vec::new(),
+            looked_ktime_ns: 0,
+        }
+    }
+
+    /// Has the sockets that were given up looked at again from time to time: of some, it was not their own traffic that was strange.
+    pub(super) fn tick(&mut self, now_ktime_ns: u64) {
+        if now_ktime_ns < self.looked_ktime_ns.saturating_add(GIVEN_UP_NS) {
+            return;
+        }
+        self.looked_ktime_ns = now_ktime_ns;
+        for socket in self.given_up.drain(..) {
+            let entry = self.table.peek(socket).filter(|entry| entry.condemned);
+            if let Some(entry) = entry {
+                *entry = Socket::default();
+                self.verdicts.push((socket, Verdict::Dns));
+            }
         }
     }
 
@@ -115,7 +139,7 @@ impl Sockets {
         let Some(entry) = self.table.peek(socket) else {
             return well_formed;
         };
-        let room = self.verdicts.len() < VERDICTS;
+        let room = self.verdicts.len().max(self.given_up.len()) < VERDICTS;
         if well_formed {
             entry.dns = true;
             if entry.condemned && room {
@@ -126,6 +150,7 @@ impl Sockets {
             entry.strange = entry.strange.saturating_add(1);
             if entry.strange >= PATIENCE && !entry.condemned && room {
                 entry.condemned = true;
+                self.given_up.push(socket);
                 self.verdicts.push((socket, Verdict::NotDns));
             }
         }
@@ -169,6 +194,31 @@ mod tests {
             sockets.take_verdicts().collect::<Vec<_>>(),
             [(1, Verdict::Dns)]
         );
+    }
+
+    #[test]
+    fn a_socket_that_was_given_up_is_judged_anew_a_minute_later() {
+        let mut sockets = Sockets::new(4);
+        sockets.tick(GIVEN_UP_NS);
+        for _ in 0..20 {
+            sockets.accept(1, false);
+        }
+        sockets.tick(2 * GIVEN_UP_NS - 1);
+        assert_eq!(
+            sockets.take_verdicts().collect::<Vec<_>>(),
+            [(1, Verdict::NotDns)]
+        );
+        sockets.tick(2 * GIVEN_UP_NS);
+        assert_eq!(
+            sockets.take_verdicts().collect::<Vec<_>>(),
+            [(1, Verdict::Dns)]
+        );
+        for _ in 0..7 {
+            assert!(!sockets.accept(1, false));
+        }
+        assert!(sockets.accept(1, true), "it carries DNS after all");
+        sockets.tick(3 * GIVEN_UP_NS);
+        assert_eq!(sockets.take_verdicts().count(), 0);
     }
 
     #[test]

@@ -396,6 +396,26 @@ fn ports_are_learned_from_the_queries_on_them_only() {
 }
 
 #[test]
+fn stream_of_a_process_that_was_running_when_it_joined_is_not_read_from_its_start() {
+    let messages = [1, 2].map(|id| message(id, 0x0100, "example", 0));
+    let stream = [framed(&messages[0]), framed(&messages[1])].concat();
+    let tcp = |socket| EventHeader {
+        protocol: IPPROTO_TCP,
+        socket,
+        ..header()
+    };
+    for (joined, expected) in [(vec![5, 6], &messages[1..]), (vec![6], &[])] {
+        let mut pipeline = pipeline();
+        pipeline.join_midway(joined);
+        // Amid the first message.
+        let delivered = run(&mut pipeline, &[whole(tcp(5), &stream[20..])]);
+        let queries = delivered.iter().map(dnstap_proto::Message::query_message);
+        let queries: Vec<_> = queries.collect();
+        assert_eq!(queries, expected);
+    }
+}
+
+#[test]
 fn control_channel_is_condemned_and_dns_over_tcp_is_not() {
     let mut pipeline = pipeline();
     let tcp = |port, socket, tcp_seq| EventHeader {

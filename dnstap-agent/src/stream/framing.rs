@@ -163,12 +163,13 @@ impl Framer {
         midway: bool,
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
-        if !self.buffer.is_empty() || piece.len() < judged_by(piece, midway) {
-            while self.buffer.len() < judged_by(&self.buffer, midway) {
+        let may_have_preface = !midway && work.believes_prefaces();
+        if !self.buffer.is_empty() || piece.len() < judged_by(piece, may_have_preface) {
+            while self.buffer.len() < judged_by(&self.buffer, may_have_preface) {
                 if piece.is_empty() {
                     return Ok(piece);
                 }
-                let wanted = judged_by(&self.buffer, midway);
+                let wanted = judged_by(&self.buffer, may_have_preface);
                 piece = self.buffer_up_to(wanted, piece, work.pool);
             }
         }
@@ -177,9 +178,10 @@ impl Framer {
         } else {
             &self.buffer
         };
-        if let Preface::Whole { length, proxied } = proxy::preface(view)
-            && !midway
-        {
+        if !midway && !may_have_preface && proxy::has_signature(view) {
+            work.counters.prefaces_refused_tcp += 1;
+        }
+        if may_have_preface && let Preface::Whole { length, proxied } = proxy::preface(view) {
             work.preface(length, proxied);
             if self.buffer.is_empty() {
                 return Ok(&piece[length..]);
@@ -193,7 +195,7 @@ impl Framer {
             State::Trial(0)
         } else if fits {
             State::Framed
-        } else if let Some(foreign) = foreign(view).filter(|_| !work.dns_seen) {
+        } else if let Some(foreign) = foreign(view).filter(|_| work.may_be_foreign()) {
             return Err((foreign, piece));
         } else if midway {
             work.counters.stream_searches += 1;
@@ -381,8 +383,8 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a proxy's preface.
-fn judged_by(bytes: &[u8], midway: bool) -> usize {
-    if !midway && let Some(wanted) = proxy::wanted(bytes) {
+fn judged_by(bytes: &[u8], may_have_preface: bool) -> usize {
+    if may_have_preface && let Some(wanted) = proxy::wanted(bytes) {
         return wanted;
     }
     length(bytes).map_or(2, |total| total.min(PREFIX))

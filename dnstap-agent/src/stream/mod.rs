@@ -26,6 +26,8 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+pub use self::proxy::Proxies;
+
 use std::collections::{HashSet, VecDeque};
 
 use foldhash::fast::RandomState;
@@ -65,6 +67,8 @@ counters! {
         stream_prefaces,
         /// Bytes of those.
         stream_preface_bytes,
+        /// Prefaces of peers of whom none is believed (`--proxy-from`).
+        prefaces_refused_tcp,
         /// Losses: places where bytes are missing.
         stream_gaps,
         /// Bytes missing there. These never arrived, so they are no part of `tcp_bytes`.
@@ -127,6 +131,7 @@ impl Default for StreamLimits {
 pub struct Streams {
     connections: Lru<Connection>,
     midway: Midway,
+    proxies: Proxies,
     pool: Pool,
     limits: StreamLimits,
     /// Bytes of all buffers in use.
@@ -146,6 +151,9 @@ struct Connection {
     opened_ktime_ns: u64,
     seen_ktime_ns: u64,
     dns: bool,
+    dns_port: bool,
+    /// The peer may be a proxy.
+    trusted: bool,
     foreign: Option<Foreign>,
     /// The ends that a proxy told at the start.
     proxied: Option<Proxied>,
@@ -170,14 +178,19 @@ impl Connection {
 }
 
 impl Streams {
-    /// No connections yet; those on `existing` sockets will be joined midway.
-    pub fn new(limits: StreamLimits, existing: impl IntoIterator<Item = u64>) -> Self {
+    /// No connections yet; those on `existing` sockets will be joined midway, and prefaces of `proxies` are believed.
+    pub fn new(
+        limits: StreamLimits,
+        existing: impl IntoIterator<Item = u64>,
+        proxies: Proxies,
+    ) -> Self {
         Self {
             connections: Lru::new(limits.connections),
             midway: Midway {
                 recent: existing.into_iter().collect(),
                 earlier: HashSet::default(),
             },
+            proxies,
             pool: Pool::default(),
             limits,
             memory: 0,
@@ -185,6 +198,13 @@ impl Streams {
             ended: VecDeque::new(),
             not_dns: Vec::new(),
             counters: StreamCounters::default(),
+        }
+    }
+
+    /// Connections on these sockets will be joined midway, too, but for those that it knows already.
+    pub fn midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
+        for socket in sockets {
+            self.midway.insert(socket);
         }
     }
 
@@ -211,6 +231,7 @@ impl Streams {
             return;
         };
         connection.seen_ktime_ns = connection.seen_ktime_ns.max(event.envelope.ktime_ns);
+        connection.dns_port = dns_port;
         if let Some(foreign) = connection.foreign {
             self.counters.foreign(foreign, event.payload.len());
             return;
@@ -220,6 +241,7 @@ impl Streams {
             envelope: event.envelope,
             dns_seen: connection.dns,
             dns_port,
+            trusted: connection.trusted,
             proxied: connection.proxied,
             counters: &mut self.counters,
             pool: &mut self.pool,
@@ -354,6 +376,8 @@ impl Streams {
             opened_ktime_ns: event.envelope.ktime_ns,
             seen_ktime_ns: event.envelope.ktime_ns,
             dns: false,
+            dns_port: false,
+            trusted: self.proxies.have(&event.envelope.peer),
             foreign: None,
             proxied: None,
             streams: [Stream::new(midway), Stream::new(midway)],
@@ -379,7 +403,8 @@ impl Streams {
             let mut work = Work {
                 envelope,
                 dns_seen: connection.dns,
-                dns_port: false,
+                dns_port: connection.dns_port,
+                trusted: connection.trusted,
                 proxied: connection.proxied,
                 counters: &mut self.counters,
                 pool: &mut self.pool,

@@ -9,9 +9,12 @@
 //! transport must be known, addresses and TLVs must fill the length to the byte. No DNS message begins with the signature:
 //! it would have 3,338 questions.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 
-use crate::event::{Family, Proxied};
+use crate::{
+    event::{Endpoint, Family, Proxied},
+    tap::Net,
+};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = 16;
@@ -20,6 +23,59 @@ const FIXED: usize = 16;
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const COMMANDS: [u8; 2] = [LOCAL, PROXY];
+
+/// Peers whose prefaces are believed. From anybody else a preface is bytes like any other: a client could name whom it liked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxies(Vec<Net>);
+
+impl Proxies {
+    /// Whether a peer is among them; one that is not known is not.
+    pub(crate) fn have(&self, peer: &Endpoint) -> bool {
+        peer.ip()
+            .is_some_and(|address| self.0.iter().any(|net| net.contains(address)))
+    }
+}
+
+/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which nobody has who comes from elsewhere.
+const PRIVATE: [&str; 8] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+];
+
+impl Default for Proxies {
+    fn default() -> Self {
+        let nets = PRIVATE.iter().map(|net| net.parse());
+        Self(nets.collect::<Result<_, _>>().expect("constants"))
+    }
+}
+
+impl FromStr for Proxies {
+    type Err = String;
+
+    /// Subnets and addresses, and `private` for those of [`Proxies::default`], with commas between; or `none`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self(Vec::new()));
+        }
+        let mut nets = Vec::new();
+        for net in text.split(',') {
+            match net {
+                "private" => nets.extend(Self::default().0),
+                net => nets.push(
+                    net.parse()
+                        .map_err(|error| format!("{error}, and neither `private` nor `none`"))?,
+                ),
+            }
+        }
+        Ok(Self(nets))
+    }
+}
 
 /// Whether bytes begin with a preface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +107,11 @@ pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
         }
         _ => Some(FIXED),
     }
+}
+
+/// Whether bytes begin like a preface, as no DNS message does.
+pub(crate) fn has_signature(bytes: &[u8]) -> bool {
+    bytes.starts_with(SIGNATURE)
 }
 
 /// Reads the preface at the start of `bytes`.
@@ -144,6 +205,40 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("private", "127.9.9.9", true)]
+    #[case("private", "10.255.0.1", true)]
+    #[case("private", "::ffff:192.168.3.4", true)]
+    #[case("private", "fd00::1", true)]
+    #[case("private", "192.0.2.1", false)]
+    #[case("private", "2001:db8::1", false)]
+    #[case("192.0.2.1,private", "192.0.2.1", true)]
+    #[case("192.0.2.1,private", "::1", true)]
+    #[case("192.0.2.0/24", "127.0.0.1", false)]
+    #[case("0.0.0.0/0,::/0", "2001:db8::1", true)]
+    #[case("none", "127.0.0.1", false)]
+    fn proxies_are_told_by_their_addresses(
+        #[case] proxies: Proxies,
+        #[case] peer: IpAddr,
+        #[case] trusted: bool,
+    ) {
+        assert_eq!(proxies.have(&(peer, 1).into()), trusted);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("localhost")]
+    #[case("private,none")]
+    #[case("192.0.2.1/24")]
+    fn what_is_no_subnet_is_refused(#[case] text: &str) {
+        text.parse::<Proxies>().expect_err(text);
+    }
+
+    #[test]
+    fn a_peer_that_is_not_known_is_no_proxy() {
+        assert!(!Proxies::default().have(&Endpoint::default()));
+    }
 
     #[test]
     fn ends_of_the_client_are_read() {

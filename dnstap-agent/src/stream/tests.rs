@@ -29,7 +29,7 @@ impl Tap {
     }
 
     fn with(limits: StreamLimits, existing: &[u64]) -> Self {
-        let streams = Streams::new(limits, existing.iter().copied());
+        let streams = Streams::new(limits, existing.iter().copied(), Proxies::default());
         Self {
             streams,
             out: Vec::new(),
@@ -471,24 +471,20 @@ fn message_that_only_starts_well_is_not_trusted_midway() {
 
 #[test]
 fn other_protocols_are_condemned_and_counted() {
-    let cases: [(&[u8], bool, bool); 5] = [
+    let cases: [(&[u8], bool); 4] = [
         (
             b"\x00\x00\x00\xc5\x00\x00\x00\x01\x05_auth\x02\x00\x00\x00\x00",
             false,
-            false,
         ),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", false, false),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", true, false),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", false),
         (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xaa\xbb\xcc\xdd\xee",
-            false,
             true,
         ),
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", false, false),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", false),
     ];
-    for (bytes, dns_port, encrypted) in cases {
+    for (bytes, encrypted) in cases {
         let mut tap = Tap::new(&[]);
-        tap.dns_port = dns_port;
         for (at, piece) in pieces(bytes, &[4]) {
             tap.piece(SOCKET, sequence(0, at), piece);
         }
@@ -504,6 +500,58 @@ fn other_protocols_are_condemned_and_counted() {
             ),
             expected
         );
+    }
+}
+
+/// A query of 5,635 bytes whose id makes it begin like a TLS record, and one behind an empty message that begins like a control channel:
+/// with a bit set that no server minds, neither fits.
+#[test]
+fn no_client_of_a_dns_port_hides_what_it_asks_next() {
+    let mut padded = message(0x0101, 0x0180, "padded", 0);
+    padded.resize(0x1603, 0);
+    let odd = message(0, 0x0001, "odd", 0);
+    let next = message(2, 0x0100, "next", 0);
+    for (first, second) in [(padded, vec![]), (vec![], odd)] {
+        let messages = [first, second, next.clone()];
+        for cut in [1, 7, 9_000] {
+            let mut tap = Tap::new(&[]);
+            tap.dns_port = true;
+            for (at, piece) in pieces(&stream_of(&messages), &[cut]) {
+                tap.piece(SOCKET, sequence(0, at), piece);
+            }
+            let all = messages.iter().filter(|message| !message.is_empty());
+            assert!(tap.of(SOCKET).iter().eq(all), "in pieces of {cut}");
+            assert!(tap.condemned().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_the_process_sends_on_a_dns_port_may_be_another_protocol() {
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xaa\xbb\xcc\xdd\xee";
+    let answers: [(&[u8], &[u8]); 2] = [
+        (
+            hello,
+            b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03\xaa\xbb\xcc\xdd\xee",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        ),
+    ];
+    for (asked, answered) in answers {
+        let mut tap = Tap::new(&[]);
+        tap.dns_port = true;
+        tap.piece(SOCKET, 0, asked);
+        assert!(tap.condemned().is_empty());
+        tap.directed(Direction::Sent, SOCKET, 0, answered);
+        assert_eq!(tap.condemned(), [SOCKET]);
+        let counters = tap.streams.counters();
+        assert_eq!(
+            counters.stream_not_dns_bytes + counters.stream_encrypted_bytes,
+            (asked.len() + answered.len()) as u64
+        );
+        assert_eq!(tap.of(SOCKET), Vec::<Vec<u8>>::new());
     }
 }
 

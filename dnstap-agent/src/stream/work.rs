@@ -39,6 +39,8 @@ pub(super) struct Work<'w, F> {
     pub(super) dns_seen: bool,
     /// The connection's port is known for DNS.
     pub(super) dns_port: bool,
+    /// What the peer says about a client is believed.
+    pub(super) trusted: bool,
     /// The ends that a proxy told.
     pub(super) proxied: Option<Proxied>,
     pub(super) counters: &'w mut StreamCounters,
@@ -50,6 +52,17 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
     /// Whether what cannot be read is malformed DNS rather than something else.
     pub(super) fn expects_dns(&self) -> bool {
         self.dns_seen || self.dns_port
+    }
+
+    /// Whether what looks like another protocol is taken for it. Where DNS is expected, a peer could keep its queries out of the record by
+    /// first sending what looks like that to us and like a query to the server: there only what the process itself sends counts.
+    pub(super) fn may_be_foreign(&self) -> bool {
+        !self.dns_seen && (!self.dns_port || self.envelope.direction == Direction::Sent)
+    }
+
+    /// Whether a preface at the start of this stream is one.
+    pub(super) fn believes_prefaces(&self) -> bool {
+        self.trusted || self.envelope.direction == Direction::Sent
     }
 
     /// Hands a message on; `framed` begins with its length.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use dnstap_agent::{
     event::{Envelope, Event, fixture},
-    stream::{StreamLimits, Streams},
+    stream::{Proxies, StreamLimits, Streams},
 };
 use dnstap_ebpf::IPPROTO_TCP;
 
@@ -182,7 +182,7 @@ impl Stage {
             ..StreamLimits::default()
         };
         Self {
-            streams: Streams::new(limits, existing),
+            streams: Streams::new(limits, existing, Proxies::default()),
             out: vec![Vec::new(); 2 * SOCKETS],
             received: 0,
             now: 1,

@@ -229,6 +229,43 @@ fn proxy_that_asks_for_itself_keeps_its_address_and_a_broken_preface_is_malforme
     assert_eq!(pipeline.counters().deliver.malformed, 1);
 }
 
+#[test]
+fn nobody_but_a_proxy_says_who_asks() {
+    let query = message(1, 0x0100, "a", 0);
+    let prefaced = [client(), query.clone()].concat();
+    let tcp = EventHeader {
+        protocol: IPPROTO_TCP,
+        ..at(2, 0)
+    };
+    let records = [
+        whole(at(1, 0), &prefaced),
+        whole(tcp, &[client(), framed(&query)].concat()),
+    ];
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        proxies: "192.0.2.0/24".parse().expect("a subnet"),
+        ..config()
+    });
+    let messages = run(&mut pipeline, &records);
+    assert_eq!(messages.len(), 1, "the stream's first message is not whole");
+    assert_eq!(messages[0].query_address(), [127, 0, 0, 1]);
+    assert_eq!(messages[0].query_message(), prefaced);
+    let counters = pipeline.counters();
+    assert_eq!(
+        (
+            counters.intake.prefaces_refused_udp,
+            counters.stream.prefaces_refused_tcp
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        (
+            counters.intake.udp_prefaces,
+            counters.stream.stream_prefaces
+        ),
+        (0, 0)
+    );
+}
+
 proptest! {
     #[test]
     fn streams_behind_a_proxy_show_the_client_however_they_are_split(
