@@ -9,6 +9,9 @@
 //!
 //! `event` to `encode` are pure: bytes and a time in, values out; no sockets, maps or clocks.
 
+// They panic when nobody reads any more: `log::say` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod anonymise;
 pub mod assemble;
 pub mod attach;

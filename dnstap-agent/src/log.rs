@@ -142,20 +142,26 @@ struct Held;
 
 impl io::Write for Held {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => {
-                if held.len() + bytes.len() <= MOST_HELD {
-                    held.extend_from_slice(bytes);
-                }
-                Ok(bytes.len())
+        if let Some(held) = &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
+            if held.len() + bytes.len() <= MOST_HELD {
+                held.extend_from_slice(bytes);
             }
-            None => io::stderr().write(bytes),
+        } else {
+            // Whoever is told of an error here would panic: its `eprintln!` has no place to go either.
+            io::stderr().write_all(bytes).ok();
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
+}
+
+/// Writes what is no line of the log to standard error. If nobody reads that any more, or there is no room, it is lost: no reason
+/// to end, or to end otherwise.
+pub fn say(text: impl fmt::Display) {
+    io::stderr().write_all(text.to_string().as_bytes()).ok();
 }
 
 /// Until this is dropped, the log is held back.

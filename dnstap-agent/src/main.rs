@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         }),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        log::say(format_args!("error: {error:#}\n"));
         Exit::of(&error)
     })
     .into()
@@ -72,7 +72,7 @@ fn refuse(refused: &Refused) -> Exit {
             }
         }
         Refused::File(error) => {
-            eprintln!("error: {error}");
+            log::say(format_args!("error: {error}\n"));
             Exit::Usage
         }
     }

@@ -15,6 +15,7 @@ pub use self::{losses::Loss, received::Received};
 use crate::{
     classify::TYPE_NAMES,
     exit::{Exit, ExitWith},
+    log,
     pipeline::{Latencies, Pending, PipelineCounters, SocketCounts},
     sink::{SinkReport, SinkState},
     tap::ProgramStats,
@@ -103,7 +104,7 @@ impl Settled {
 /// Ends a command that wrote to outputs: the account goes to standard error, and as JSON to `path` if there is one; each output
 /// that failed is named. The exit code tells whether one has.
 pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
-    eprint!("{snapshot}");
+    log::say(snapshot);
     if let Some(path) = path {
         fs::write(path, format!("{}\n", snapshot.to_json())).with_context(|| {
             ExitWith(
@@ -113,13 +114,9 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
         })?;
     }
     let mut exit = Exit::Ok;
-    let events = match &snapshot.source {
-        Source::Tap(tapped) => tapped.events.as_ref(),
-        Source::Received(_) => None,
-    };
-    for output in snapshot.outputs.iter().chain(events) {
+    for output in snapshot.all_outputs() {
         if let SinkState::Failed(error) = &output.state {
-            eprintln!("error: {error}");
+            log::say(format_args!("error: {error}\n"));
             exit = Exit::Output;
         }
     }
@@ -127,10 +124,19 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
 }
 
 impl Snapshot {
+    /// The accounts of the outputs of messages, and that of the output of events, where a message is an event.
+    pub(crate) fn all_outputs(&self) -> impl Iterator<Item = &SinkReport> {
+        let events = match &self.source {
+            Source::Tap(tapped) => tapped.events.as_ref(),
+            Source::Received(_) => None,
+        };
+        self.outputs.iter().chain(events)
+    }
+
     /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
     #[must_use]
     pub fn totals(&self) -> Vec<(&'static str, u64)> {
-        let dropped = self.outputs.iter().map(|output| output.dropped.total());
+        let dropped = self.all_outputs().map(|output| output.dropped.total());
         let mut totals = match &self.source {
             Source::Tap(tapped) => vec![
                 ("seen", tapped.kernel[Counter::Seen as usize]),
@@ -284,6 +290,13 @@ impl Tapped {
             list(self.kernel_counts(Counter::is_drop), "none"),
             list(self.kernel_counts(Counter::is_skip), "none"),
         )?;
+        let unfollowed = self.kernel[Counter::Unfollowed as usize];
+        if unfollowed != 0 {
+            writeln!(
+                formatter,
+                "kernel: {unfollowed} forked processes found no room: their messages were not seen until there was some"
+            )?;
+        }
         for (name, stats) in &self.programs {
             if stats.missed != 0 {
                 writeln!(

@@ -17,13 +17,16 @@ use std::{
 use clap::{Arg, ArgAction, Command, error::ContextKind, error::ContextValue};
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeInteger, DeTable, DeValue},
 };
 
 use super::CONFIGURABLE;
 
 /// Options that make no sense in a file.
 const ELSEWHERE: [&str; 2] = ["config", "print_config"];
+
+/// Options whose numbers are typed in octal.
+const OCTAL: [&str; 1] = ["socket_mode"];
 
 /// What a file says about one option.
 #[derive(Debug, PartialEq, Eq)]
@@ -208,7 +211,7 @@ fn arguments(
         (ArgAction::Append, DeValue::Array(values)) => {
             let mut problems = Vec::new();
             for value in values {
-                match scalar(value).and_then(|text| checked(option, name, &text)) {
+                match scalar(option, value).and_then(|text| checked(option, name, &text)) {
                     Ok(argument) => typed.push(argument),
                     Err(problem) => problems.push((value.span().start, problem)),
                 }
@@ -218,21 +221,37 @@ fn arguments(
             }
         }
         _ => {
-            let argument = scalar(value).and_then(|text| checked(option, name, &text));
+            let argument = scalar(option, value).and_then(|text| checked(option, name, &text));
             typed.push(argument.map_err(|problem| vec![(at, problem)])?);
         }
     }
     Ok(typed)
 }
 
-fn scalar(value: &Spanned<DeValue<'_>>) -> Result<String, String> {
+fn scalar(option: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text.to_string()),
-        DeValue::Integer(number) => Ok(number.as_str().to_owned()),
+        DeValue::Integer(number) => integer(option, number),
         DeValue::Float(number) => Ok(number.as_str().to_owned()),
         DeValue::Boolean(set) => Ok(set.to_string()),
         other => Err(format!("one value, not {}", other.type_str())),
     }
+}
+
+/// As the option has it typed: `port = 0x35` means 53, `socket-mode = 0o660` means 660. Without a prefix the digits are those that would
+/// be typed, also of `socket-mode = 660`.
+fn integer(option: &Arg, number: &DeInteger<'_>) -> Result<String, String> {
+    let digits = number.as_str();
+    if number.radix() == 10 {
+        return Ok(digits.to_owned());
+    }
+    let value = u64::from_str_radix(digits, number.radix())
+        .map_err(|error| format!("{number}: {error}"))?;
+    Ok(if OCTAL.contains(&option.get_id().as_str()) {
+        format!("{value:o}")
+    } else {
+        value.to_string()
+    })
 }
 
 /// The argument, if the option takes that value.

@@ -2,7 +2,8 @@
 //!
 //! An option is defined once, for the command line. The other two follow from that: the environment has it as `DNSTAP_AGENT_` and
 //! its name in capitals, the file has it under its long name in the table of its command. What the file says is put in front
-//! of the command line, as far as nothing better says it, and the whole is read as one command line.
+//! of the command line, as far as nothing better says it, and the whole is read as one command line. An option that excludes
+//! another one says something about that one, too: nothing worse than itself is asked for it.
 
 mod file;
 mod print;
@@ -15,7 +16,7 @@ use std::{
 
 use clap::{
     Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _,
-    builder::OsStr, parser::ValueSource,
+    Id, builder::OsStr, parser::ValueSource,
 };
 
 pub use self::{
@@ -118,8 +119,9 @@ impl Origin {
 ///
 /// With all mistakes of the file at once, each with its line.
 pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
-    let (completed, filed) = with_file(arguments)?;
-    let matches = command().try_get_matches_from(&completed)?;
+    let command = command_without(&excluded(arguments));
+    let (completed, filed) = with_file(&command, arguments)?;
+    let matches = command.try_get_matches_from(&completed)?;
     let mut print = None;
     let mut values = BTreeMap::new();
     if let Some((name, options)) = matches
@@ -142,15 +144,41 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     })
 }
 
+/// The ids of options that one on the command line excludes. The environment is not asked for them: what it has is as good as typed
+/// to the parser, which would refuse the two together.
+fn excluded(arguments: &[OsString]) -> Vec<Id> {
+    let Some(matches) = as_far_as_sound(&Cli::command(), arguments) else {
+        return Vec::new();
+    };
+    let Some((name, options)) = matches.subcommand() else {
+        return Vec::new();
+    };
+    let definition = subcommand(name);
+    let ids = || definition.get_arguments().map(Arg::get_id);
+    let is_typed = |id: &&Id| options.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let typed: Vec<_> = ids().filter(is_typed).collect();
+    let is_excluded = |id: &&Id| {
+        typed
+            .iter()
+            .any(|other| are_exclusive(&definition, id.as_str(), other.as_str()))
+    };
+    ids().filter(is_excluded).cloned().collect()
+}
+
+/// What can be told of the command line. What is wrong with it is said when the whole is read.
+fn as_far_as_sound(command: &Command, arguments: &[OsString]) -> Option<ArgMatches> {
+    let command = command.clone().ignore_errors(true);
+    command.try_get_matches_from(arguments).ok()
+}
+
 /// The arguments with what the configuration file adds to them, and the ids of the options that it sets.
-fn with_file(arguments: &[OsString]) -> Result<(Vec<OsString>, Vec<String>), FileErrors> {
+fn with_file(
+    command: &Command,
+    arguments: &[OsString],
+) -> Result<(Vec<OsString>, Vec<String>), FileErrors> {
     let mut arguments = arguments.to_vec();
     let nothing = Vec::new();
-    // What is wrong with the command line is said when the whole is read.
-    let Ok(typed) = command()
-        .ignore_errors(true)
-        .try_get_matches_from(&arguments)
-    else {
+    let Some(typed) = as_far_as_sound(command, &arguments) else {
         return Ok((arguments, nothing));
     };
     let Some((name, options)) = typed.subcommand().filter(|(name, _)| is_configurable(name)) else {
@@ -214,6 +242,18 @@ fn is_configurable(name: &str) -> bool {
 /// The command line's definition, with the environment.
 #[must_use]
 pub fn command() -> Command {
+    command_without(&[])
+}
+
+/// As [`command`], where the environment does not have the options with these ids.
+fn command_without(ids: &[Id]) -> Command {
+    let with_variable = |option: Arg| {
+        if ids.contains(option.get_id()) {
+            option
+        } else {
+            with_variable(option)
+        }
+    };
     // Options of all commands are defined here, and come to each command when it is built.
     let mut command = Cli::command().mut_args(with_variable);
     for name in CONFIGURABLE {
@@ -261,7 +301,7 @@ fn subcommand(name: &str) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, num::NonZeroU32};
 
     use rstest::rstest;
 
@@ -309,6 +349,35 @@ mod tests {
         assert!(options.tapping.kernel_log);
         assert_eq!(options.outputs.len(), 2);
         assert_eq!(options.duration.unwrap().as_millis(), 2_500);
+    }
+
+    #[test]
+    fn numbers_with_a_prefix_are_what_they_say() {
+        let file =
+            "[attach]\npid = [0x7, 0b11]\nport = [0x35]\nsample = 0o12\nring-size = 65_536\n";
+        let options = attach(with(file, "attach").unwrap());
+        assert_eq!(options.target.pids, [7, 3]);
+        assert_eq!(options.tapping.ring_size, 65_536);
+        let filters = options.messages.filters;
+        assert_eq!(
+            (filters.ports, filters.sample),
+            (vec![53], NonZeroU32::new(10))
+        );
+    }
+
+    #[rstest]
+    #[case("0o660")]
+    #[case("0x1b0")]
+    #[case("660")]
+    #[case("'0660'")]
+    fn modes_are_octal_however_they_are_written(#[case] mode: &str) {
+        let file = format!("[receive]\nlisten = 'unix:/tmp/s'\nsocket-mode = {mode}\n");
+        match with(&file, "receive").unwrap().cli.command {
+            cli::Command::Receive(options) => {
+                assert_eq!(options.connections.socket_mode, 0o660);
+            }
+            other => panic!("not receive: {other:?}"),
+        }
     }
 
     #[rstest]
@@ -389,7 +458,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_the_same_again() {
-        let file = "[attach]\npid = 7\noutput = ['json:-']\n";
+        let file =
+            "[attach]\npid = 7\noutput = ['json:-']\nidentity = '007'\nserver-version = '+5'\n";
         let line = "attach --ring perf --print-config";
         let printed = with(file, line).unwrap().print.unwrap();
         assert!(
@@ -398,6 +468,10 @@ mod tests {
         );
         assert!(
             printed.contains("\noutput = [\"json:-\"]  # file\n"),
+            "{printed}"
+        );
+        assert!(
+            printed.contains("\nidentity = \"007\"  # file\n"),
             "{printed}"
         );
         assert!(

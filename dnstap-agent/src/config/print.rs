@@ -121,11 +121,11 @@ fn configurable(definition: &Command) -> impl Iterator<Item = &Arg> {
     })
 }
 
-/// The option's value as TOML.
+/// The option's value as TOML: a number only if that is read as the same text again, which `007` is not.
 fn value(option: &Arg, mut values: impl Iterator<Item = String>) -> Value {
-    let scalar = |text: String| match text.parse() {
-        Ok(number) => Value::Integer(number),
-        Err(_) => Value::String(text),
+    let scalar = |text: String| match text.parse::<i64>() {
+        Ok(number) if number.to_string() == text => Value::Integer(number),
+        _ => Value::String(text),
     };
     match option.get_action() {
         ArgAction::SetTrue => Value::Boolean(values.next().is_some_and(|value| value == "true")),

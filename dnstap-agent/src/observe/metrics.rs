@@ -50,7 +50,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             }
         }
     }
-    outputs(&mut all, &snapshot.outputs);
+    let outputs: Vec<_> = snapshot.all_outputs().collect();
+    self::outputs(&mut all, &outputs);
     balance(&mut all, snapshot);
     all.0
 }
@@ -120,6 +121,10 @@ fn kernel(all: &mut Families, tapped: &Tapped) {
             Counter::NoPeer,
             "Messages emitted without the sender's address.",
         ),
+        (
+            Counter::Unfollowed,
+            "Processes, such as those forked by a tapped one, that found no room in the set: their messages are not seen until there is some.",
+        ),
     ] {
         let name = format!("kernel_{}", counter.name());
         all.counter(&name, help, alone(count(counter)));
@@ -183,7 +188,8 @@ fn latencies(all: &mut Families, tapped: &Tapped) {
     );
 }
 
-fn outputs(all: &mut Families, outputs: &[SinkReport]) {
+/// What they count are messages, and of the output of unanswered queries its events.
+fn outputs(all: &mut Families, outputs: &[&SinkReport]) {
     type Member = fn(&SinkReport) -> u64;
     let each = |member: Member| {
         outputs.iter().map(move |output| {
@@ -194,9 +200,11 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
         })
     };
     let counters: [(&str, &str, Member); 5] = [
-        ("sent_messages", "Messages handed to an output.", |one| {
-            one.sent
-        }),
+        (
+            "sent_messages",
+            "Messages (of --unanswered-events: events) handed to an output.",
+            |one| one.sent,
+        ),
         (
             "written_messages",
             "Messages whole in an output, or handed whole to the system for it.",
@@ -224,7 +232,7 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     });
     all.counter(
         "output_dropped_messages",
-        "Messages that an output did not take, by reason.",
+        "Messages (of --unanswered-events: events) that an output did not take, by reason.",
         dropped,
     );
     let gauges: [(&str, &str, Member); 3] = [
@@ -368,6 +376,36 @@ mod tests {
             "dnstap_agent_output_dropped_messages_total{output=\"file:a.fstrm\",reason=\"queue_full\"} 10\n",
             "dnstap_agent_unaccounted{hop=\"hooks\",output=\"\"} 0\n",
             "# HELP dnstap_agent_pipeline_udp_delivered_total Datagrams handed on for delivery.\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
+    }
+
+    #[test]
+    fn every_counter_of_the_kernel_side_is_shown() {
+        let text = encode(&snapshot()).expect("encoded");
+        for name in Counter::ALL.map(Counter::name) {
+            let alone = format!("\ndnstap_agent_kernel_{name}_total ");
+            let reason = format!("{{reason=\"{name}\"}}");
+            assert!(text.contains(&alone) || text.contains(&reason), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_output_of_events_is_among_the_outputs() {
+        let mut snapshot = snapshot();
+        let events = SinkReport {
+            output: "json:events".to_owned(),
+            ..snapshot.outputs[0].clone()
+        };
+        if let Source::Tap(tapped) = &mut snapshot.source {
+            tapped.events = Some(events);
+        }
+        let text = encode(&snapshot).expect("encoded");
+        for line in [
+            "dnstap_agent_output_sent_messages_total{output=\"json:events\"} 66\n",
+            "dnstap_agent_output_dropped_messages_total{output=\"json:events\",reason=\"queue_full\"} 10\n",
+            "dnstap_agent_output_up{output=\"json:events\"} 1\n",
         ] {
             assert!(text.contains(line), "no {line} in {text}");
         }

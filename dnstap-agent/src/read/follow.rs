@@ -7,18 +7,19 @@
 //! A file that was replaced (rotation) is read to its end, and then its successor from the beginning; one that was cut is begun anew.
 
 use std::{
+    convert::Infallible,
     fs::{self, File},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    process,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::{Duration, SystemTime},
 };
 
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     open,
@@ -26,57 +27,70 @@ use super::{
     source::Source,
     unzstd::{MAGIC, Place, Unzstd},
 };
+use crate::exit::Exit;
 
 /// How often the file is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits a while, or says that it is time to end.
-pub(super) struct Pauses {
-    runtime: Runtime,
-    interrupt: Signal,
-    terminate: Signal,
+/// Tells when it is time to end.
+///
+/// The first SIGINT or SIGTERM ends it in order, with everything that belongs to the end of what was printed. That has to wait until what is
+/// being written is taken; who does not want to wait sends a second one, which ends the process at once.
+pub(super) struct Signals {
+    /// Nothing is ever sent: it closes with the first signal.
+    first: mpsc::Receiver<Infallible>,
 }
 
-impl Pauses {
+impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let _within = runtime.enter();
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            runtime,
-        })
+        let within = runtime.enter();
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        drop(within);
+        let (waiting, first) = mpsc::channel();
+        // A thread of its own, because this one may be where only the reader of standard output can free it.
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                let mut next = || {
+                    runtime.block_on(async {
+                        tokio::select! {
+                            _ = interrupt.recv() => {}
+                            _ = terminate.recv() => {}
+                        }
+                    });
+                };
+                next();
+                drop(waiting);
+                next();
+                process::exit(Exit::Output as i32);
+            })?;
+        Ok(Self { first })
     }
 
-    /// False once SIGINT or SIGTERM has come.
-    pub(super) fn pause(&mut self) -> bool {
-        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => false,
-                _ = terminate.recv() => false,
-                () = tokio::time::sleep(PAUSE) => true,
-            }
-        })
+    /// False once a signal has come, which is waited for so long.
+    pub(super) fn none_within(&self, patience: Duration) -> bool {
+        self.first.recv_timeout(patience) == Err(RecvTimeoutError::Timeout)
     }
 }
 
-/// Prints what is in the file and what is added to it, until `pause` says that it is enough.
+/// Prints what is in the file and what is added to it, until `goes_on` says that it is enough. That is asked between any two rows, and
+/// after each look at the file with a pause to wait for; once it has said so, it says so always.
 pub(super) fn follow(
     path: &Path,
     printer: &mut Printer<'_>,
-    mut pause: impl FnMut() -> bool,
+    mut goes_on: impl FnMut(Duration) -> bool,
 ) -> Result<(), Stop> {
     let mut followed = Followed::open(path.to_path_buf())?;
     loop {
         let before = followed.state()?;
-        let fault = followed.print(&before, printer)?;
+        let fault = followed.print(&before, printer, || goes_on(Duration::ZERO))?;
         printer.flush()?;
         loop {
-            if !pause() {
+            if !goes_on(PAUSE) {
                 return Ok(());
             }
             // In this order: when it has been replaced, nothing more is added to it.
@@ -139,8 +153,13 @@ impl Followed {
         named.is_some() && named != self.file.metadata().map(identity).ok()
     }
 
-    /// Prints all whole messages that are new; gives what looks like damage behind them.
-    fn print(&mut self, state: &State, printer: &mut Printer<'_>) -> Result<Option<Fault>, Stop> {
+    /// Prints all whole messages that are new, row by row while it `goes_on`; gives what looks like damage behind them.
+    fn print(
+        &mut self,
+        state: &State,
+        printer: &mut Printer<'_>,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Option<Fault>, Stop> {
         if state.size < self.from.file {
             (self.read, self.from) = (0, Place::default());
         }
@@ -160,6 +179,9 @@ impl Followed {
                 Ok(Some(row)) => {
                     printer.row(&self.path, &row)?;
                     read = row.offset + row.frames.bytes.len() as u64;
+                    if !goes_on() {
+                        break None;
+                    }
                 }
                 Ok(None) => break None,
                 Err(error) => break fault(error, compressed),
@@ -263,7 +285,10 @@ mod tests {
             Printer::new(&mut output, &mut warnings, Filter::default(), Some(encoder));
         let mut steps = steps.iter();
         let (mut expected, mut pauses) = (0, 0);
-        let done = follow(path, &mut printer, || {
+        let done = follow(path, &mut printer, |patience| {
+            if patience.is_zero() {
+                return true;
+            }
             // The first pause after a step is where the change is seen; then there may be another file.
             pauses += 1;
             if pauses % 4 != 0 {
@@ -346,6 +371,26 @@ mod tests {
         assert_eq!(outcome.messages, 6);
     }
 
+    #[rstest]
+    #[case(plain)]
+    #[case(compressed)]
+    fn whoever_has_seen_enough_gets_no_row_more(#[case] form: Form) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let whole = parts(100_000).concat();
+        fs::write(&path, form(&whole)).expect("written");
+        let (mut output, mut warnings, mut asked) = (Vec::new(), Vec::new(), 0);
+        let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
+        let done = follow(&path, &mut printer, |_| {
+            asked += 1;
+            false
+        });
+        assert!(done.is_ok());
+        let messages = printer.outcome.messages;
+        assert!((1..100_000).contains(&messages), "{messages}");
+        assert_eq!((asked, warnings.as_slice()), (2, &b""[..]));
+    }
+
     #[test]
     fn damage_is_believed_when_the_file_stays_as_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -354,7 +399,10 @@ mod tests {
         fs::write(&path, [&start[..], b"\0\0\0\0\xff\xff\xff\xff"].concat()).expect("written");
         let (mut output, mut warnings, mut pauses) = (Vec::new(), Vec::new(), 0);
         let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
-        let done = follow(&path, &mut printer, || {
+        let done = follow(&path, &mut printer, |patience| {
+            if patience.is_zero() {
+                return true;
+            }
             pauses += 1;
             match pauses {
                 1 => fs::write(&path, [&start[..], &two, &stop].concat()).expect("written"),

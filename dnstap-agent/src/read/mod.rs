@@ -26,7 +26,7 @@ use clap::ColorChoice;
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
 
 use self::{
-    follow::{Pauses, follow},
+    follow::{Signals, follow},
     printer::{Printer, Stop},
     source::Source,
 };
@@ -173,10 +173,12 @@ fn print(
 
 fn print_files(args: &Args, printer: &mut Printer<'_>) -> Result<(), Stop> {
     if args.follow {
-        let mut pauses = Pauses::new()
+        let signals = Signals::new()
             .context("cannot wait for signals")
             .map_err(Stop::Input)?;
-        return follow(&args.files[0], printer, || pauses.pause());
+        return follow(&args.files[0], printer, |patience| {
+            signals.none_within(patience)
+        });
     }
     args.files.iter().try_for_each(|file| {
         if is_stdin(file) {

@@ -35,7 +35,8 @@ pub(super) fn give_up(
 fn needed(duties: Duties) -> CapabilitySet {
     let needs = [
         (duties.paths, CapabilitySet::DAC_OVERRIDE),
-        (duties.owners, CapabilitySet::CHOWN | CapabilitySet::FOWNER),
+        (duties.owners, CapabilitySet::CHOWN),
+        (duties.modes, CapabilitySet::FOWNER),
         (
             duties.processes,
             CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
@@ -125,6 +126,7 @@ mod tests {
         let all = Duties {
             paths: true,
             owners: true,
+            modes: true,
             commands: true,
             processes: true,
         };
@@ -132,6 +134,15 @@ mod tests {
             names(needed(all)),
             "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE"
         );
+    }
+
+    #[test]
+    fn whoever_sets_modes_cannot_give_files_away() {
+        let modes = Duties {
+            modes: true,
+            ..Duties::default()
+        };
+        assert_eq!(names(needed(modes)), "CAP_FOWNER");
     }
 
     #[test]

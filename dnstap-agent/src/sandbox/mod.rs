@@ -24,6 +24,8 @@ pub struct Duties {
     pub paths: bool,
     /// Give files to other users.
     pub owners: bool,
+    /// Do with files what otherwise their owner alone may, such as setting their modes.
+    pub modes: bool,
     /// Run other programs.
     pub commands: bool,
     /// Look at processes that are not known yet.
@@ -37,12 +39,14 @@ impl Duties {
         let Self {
             paths,
             owners,
+            modes,
             commands,
             processes,
         } = other;
         [
             (self.paths, paths),
             (self.owners, owners),
+            (self.modes, modes),
             (self.commands, commands),
             (self.processes, processes),
         ]

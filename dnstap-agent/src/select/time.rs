@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
 
 use crate::render::socket::Time;
 
-/// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago.
+/// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago, also with the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub(super) Time);
 
@@ -15,7 +15,7 @@ impl Moment {
         if let Ok(moment) = text.parse() {
             return Some(moment);
         }
-        if let Ok(ago) = text.parse::<SignedDuration>() {
+        if let Some(ago) = forwards(text.strip_suffix(" ago").unwrap_or(text)) {
             return now.checked_sub(ago).ok();
         }
         let civil: civil::DateTime = text.parse().ok()?;
@@ -50,11 +50,18 @@ impl FromStr for Length {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no length of time, such as 100ms or 1.5s");
-        let length: SignedDuration = text.parse().map_err(|_invalid| wrong())?;
+        let length = forwards(text).ok_or_else(wrong)?;
         Ok(Self {
             nanoseconds: length.as_nanos().try_into().map_err(|_invalid| wrong())?,
         })
     }
+}
+
+/// A length of time without a sign. The format has two for backwards, a `-` in front and an `ago` behind, and no option here means
+/// that by either.
+fn forwards(text: &str) -> Option<SignedDuration> {
+    let length: SignedDuration = text.parse().ok()?;
+    (!length.is_negative()).then_some(length)
 }
 
 #[cfg(test)]
@@ -71,6 +78,10 @@ mod tests {
     #[case("2026-11-24", Some(1_795_478_400))]
     #[case("15m", Some(1_000_000_000 - 900))]
     #[case("1h 30m", Some(1_000_000_000 - 5_400))]
+    #[case("15m ago", Some(1_000_000_000 - 900))]
+    #[case("-15m", None)]
+    #[case("-15m ago", None)]
+    #[case("15m ago ago", None)]
     #[case("yesterday", None)]
     #[case("", None)]
     fn moments_are_absolute_or_ago(#[case] text: &str, #[case] seconds: Option<i64>) {
@@ -83,6 +94,8 @@ mod tests {
     #[case("100ms", Some(100_000_000))]
     #[case("1.5s", Some(1_500_000_000))]
     #[case("250us", Some(250_000))]
+    #[case("-5ms", None)]
+    #[case("5ms ago", None)]
     #[case("5", None)]
     #[case("fast", None)]
     fn lengths_have_units(#[case] text: &str, #[case] nanoseconds: Option<i64>) {

@@ -11,7 +11,7 @@ pub struct Loss {
     pub hop: String,
     /// The counter's name.
     pub reason: &'static str,
-    /// Messages, or bytes if the reason says so.
+    /// Messages; bytes or processes if the reason says so; events, of their output.
     pub count: u64,
 }
 
@@ -35,7 +35,7 @@ impl Snapshot {
                 loss("receiver", "refused", received.refused),
             ],
         };
-        for output in &self.outputs {
+        for output in self.all_outputs() {
             let dropped = output.dropped.by_reason();
             losses.extend(dropped.map(|(reason, count)| loss(&output.output, reason, count)));
         }
@@ -48,13 +48,14 @@ impl Tapped {
     fn losses(&self) -> Vec<Loss> {
         let kernel = self.kernel_counts(Counter::is_drop);
         let missed = self.programs.values().map(|program| program.missed).sum();
+        let unfollowed = self.kernel[Counter::Unfollowed as usize];
         let pipeline = self
             .pipeline
             .table()
             .filter(|(name, _)| PIPELINE.contains(name));
         kernel
             .into_iter()
-            .chain([("missed", missed)])
+            .chain([("missed", missed), (Counter::Unfollowed.name(), unfollowed)])
             .map(|(reason, count)| loss("kernel", reason, count))
             .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
             .collect()
@@ -74,13 +75,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pipeline::PipelineCounters;
+    use crate::{pipeline::PipelineCounters, summary::conservation};
 
     #[test]
     fn losses_are_listed_in_the_order_of_the_journey_and_nothing_else_is() {
         let mut tapped = Tapped::default();
         tapped.kernel[Counter::RingFull as usize] = 3;
         tapped.kernel[Counter::Seen as usize] = 100;
+        tapped.kernel[Counter::Unfollowed as usize] = 2;
         tapped.pipeline.stream.stream_skipped_bytes = 7;
         tapped.pipeline.intake.udp_not_dns = 5;
         let snapshot = Snapshot {
@@ -91,9 +93,31 @@ mod tests {
         };
         let losses = [
             loss("kernel", "ring_full", 3),
+            loss("kernel", "unfollowed", 2),
             loss("pipeline", "stream_skipped_bytes", 7),
         ];
         assert_eq!(snapshot.losses(), losses);
+        let text = snapshot.to_string();
+        assert!(text.contains("2 forked processes found no room"), "{text}");
+    }
+
+    #[test]
+    fn what_the_output_of_events_drops_is_lost() {
+        let mut snapshot = conservation::tests::snapshot();
+        let dropped = |snapshot: &Snapshot| snapshot.totals().last().copied();
+        assert_eq!(dropped(&snapshot), Some(("dropped_by_outputs", 10)));
+        let mut events = snapshot.outputs[0].clone();
+        events.output = "json:events".to_owned();
+        events.dropped.queue_full = 4;
+        if let Source::Tap(tapped) = &mut snapshot.source {
+            tapped.events = Some(events);
+        }
+        let losses = [
+            loss("file:a.fstrm", "queue_full", 10),
+            loss("json:events", "queue_full", 4),
+        ];
+        assert!(snapshot.losses().ends_with(&losses));
+        assert_eq!(dropped(&snapshot), Some(("dropped_by_outputs", 14)));
     }
 
     #[test]
