@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind, Write as _},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde::Serialize;
 
 use crate::{
@@ -38,6 +38,23 @@ struct Finding {
     detail: String,
     /// What to do about it; empty if it is there.
     remedy: String,
+}
+
+impl Finding {
+    /// What a check found without which nothing works; its error ends with what to do about it.
+    fn of(name: &str, fine: &str, checked: &Result<()>) -> Self {
+        let (detail, remedy) = match checked {
+            Ok(()) => (fine.to_owned(), String::new()),
+            Err(error) => (error.to_string(), error.root_cause().to_string()),
+        };
+        Self {
+            name: name.to_owned(),
+            ok: checked.is_ok(),
+            required: true,
+            detail,
+            remedy,
+        }
+    }
 }
 
 /// Everything that was looked for, and what follows.
@@ -105,6 +122,18 @@ fn look() -> Report {
             },
         });
     }
+    findings.push(Finding::of(
+        "initial PID namespace",
+        "process ids are those that the kernel side knows",
+        &preflight::check_pid_namespace(),
+    ));
+    // Before the hooks, which would fail for want of descriptors; a soft limit is raised, as `attach` does it.
+    let descriptors = preflight::check_descriptors(1, 0);
+    findings.push(Finding::of(
+        "open files",
+        "as many as a tap with one output needs",
+        &descriptors,
+    ));
     let structures = KernelTypes::read().and_then(|types| types.config(&types.parse()?));
     findings.push(Finding {
         name: "kernel structures (BTF)".to_owned(),
@@ -125,7 +154,13 @@ fn look() -> Report {
     });
     let mut hook = None;
     for (choice, name, remedy) in HOOKS {
-        let probed = tap::probe(choice);
+        let (probed, remedy) = match descriptors {
+            Ok(()) => (tap::probe(choice), remedy),
+            Err(_) => (
+                Err(anyhow!("not tried with so few open files")),
+                "more of them, see above",
+            ),
+        };
         if probed.is_ok() {
             hook = hook.or(Some(name));
         }
@@ -145,6 +180,11 @@ fn look() -> Report {
             },
         });
     }
+    // As `attach` does: without one of these it tries no hook.
+    let refused = findings
+        .iter()
+        .any(|finding| finding.required && !finding.ok);
+    let hook = hook.filter(|_| !refused);
     Report {
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
@@ -178,4 +218,25 @@ impl fmt::Display for Report {
 /// The verifier's log, if there is one, is for `attach`.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn what_a_check_refuses_is_required_and_has_its_remedy() {
+        let refused = Err(anyhow!("raise it")).context("too few");
+        let found = Finding::of("open files", "enough", &refused);
+        assert!(found.required && !found.ok);
+        assert_eq!(
+            (&found.detail[..], &found.remedy[..]),
+            ("too few", "raise it")
+        );
+        let found = Finding::of("open files", "enough", &Ok(()));
+        assert!(found.ok && found.remedy.is_empty());
+        assert_eq!(found.detail, "enough");
+    }
 }

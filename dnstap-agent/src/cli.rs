@@ -114,6 +114,10 @@ pub struct Attach {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub interval: u32,
 
+    /// What each output may have waiting: bytes, or with K, M, G
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
+    pub queue_size: usize,
+
     /// Where the agent runs
     #[command(flatten)]
     pub place: Place,

@@ -1,5 +1,7 @@
 //! What must be true before anything is loaded, so that failures name their remedy.
 
+use std::{fs, path::Path};
+
 use anyhow::{Context as _, Result, anyhow};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -63,6 +65,31 @@ pub fn check_privileges() -> Result<()> {
     Err(anyhow!("missing: {}", missing.join(", "))).context(ExitWith(
         Exit::NoPermission,
         "not enough privileges to tap: run dnstap-agent as root (sudo)".into(),
+    ))
+}
+
+/// The initial PID namespace, whose inode number is fixed: `PROC_PID_INIT_INO`, 0xEFFFFFFC.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/linux/proc_ns.h>
+const INITIAL_PIDS: &str = "pid:[4026531836]";
+
+/// Refuses to go on in a PID namespace of its own: the kernel side knows processes by their ids in the initial one, where the same number
+/// is another process.
+pub fn check_pid_namespace() -> Result<()> {
+    // Nothing speaks for another one where there is no such link.
+    fs::read_link("/proc/self/ns/pid").map_or(Ok(()), |own| is_initial(&own))
+}
+
+fn is_initial(own: &Path) -> Result<()> {
+    if own == Path::new(INITIAL_PIDS) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "give its container the host's processes (`docker run --pid=host`, or `hostPID: true` of a Kubernetes pod)"
+    ))
+    .context(ExitWith(
+        Exit::NoPermission,
+        "this process is in a PID namespace of its own, where processes have other ids than the kernel side knows"
+            .into(),
     ))
 }
 
@@ -160,6 +187,18 @@ mod tests {
         let text = format!("{error:#}");
         assert!(
             text.contains("199 files") && text.contains("to 200"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn ids_of_another_namespace_than_the_initial_one_are_refused() {
+        assert!(is_initial(Path::new("pid:[4026531836]")).is_ok());
+        let error = is_initial(Path::new("pid:[4026532201]")).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NoPermission);
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("--pid=host") && text.contains("hostPID: true"),
             "{text}"
         );
     }

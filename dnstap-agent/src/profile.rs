@@ -164,7 +164,7 @@ impl fmt::Display for ProfileChoice {
     }
 }
 
-/// Name of a process's executable without folders; `comm`, which is cut to 15 bytes, if it cannot be read.
+/// Name of a process's executable without folders, [`printable`]; `comm`, which is cut to 15 bytes, if it cannot be read.
 #[must_use]
 pub fn executable_name(pid: u32, comm: &str) -> String {
     let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
@@ -174,13 +174,19 @@ pub fn executable_name(pid: u32, comm: &str) -> String {
     completed(name.strip_suffix(" (deleted)").unwrap_or(name))
 }
 
-/// The name of an executable of which the kernel keeps 15 bytes, if it is one that has a profile.
+/// A name that any user may have given to a file or a process, for the log and for systemd: it begins no line of its own.
+#[must_use]
+pub fn printable(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
+}
+
+/// The name of an executable of which the kernel keeps 15 bytes, if it is one that has a profile; [`printable`].
 #[must_use]
 pub fn completed(name: &str) -> String {
     let cut = EXECUTABLES
         .iter()
         .find(|(known, _)| name.len() == 15 && known.starts_with(name));
-    cut.map_or(name, |(known, _)| known).to_owned()
+    printable(cut.map_or(name, |(known, _)| known))
 }
 
 /// Whether the process serves DNS: it waits on port 53, or on any of `dns_ports`.
@@ -193,6 +199,8 @@ pub fn serves_dns(sockets: &[OpenSocket], dns_ports: &[u16]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use rstest::rstest;
 
     use super::*;
@@ -257,6 +265,22 @@ mod tests {
             executable_name(u32::MAX, "systemd-resolve"),
             "systemd-resolved"
         );
+    }
+
+    /// A line end would begin another line of the log, or of what systemd is told.
+    #[test]
+    fn a_name_of_several_lines_is_one_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("x\nWATCHDOG=trigger\ny\u{1b}[2J");
+        let name = "x\u{fffd}WATCHDOG=trigger\u{fffd}y\u{fffd}[2J";
+        // Not by this process: while other tests fork, a file that it writes may be open in two, and is not executed.
+        let copied = Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.unwrap().success());
+        let mut child = Command::new(&program).arg("60").spawn().unwrap();
+        assert_eq!(executable_name(child.id(), "named"), name);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(executable_name(u32::MAX, "a\nb"), "a\u{fffd}b");
     }
 
     #[test]

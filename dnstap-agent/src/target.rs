@@ -2,6 +2,7 @@
 //!
 //! Identity is the PID and the start time of the process; a pidfd, opened before both are read, tells its end.
 
+mod seen;
 mod selection;
 pub mod unit;
 
@@ -26,11 +27,12 @@ use rustix::{
 };
 
 pub use self::{
-    selection::{Found, Selection},
+    selection::{Found, Search, Selection},
     unit::Unit,
 };
 use crate::{
     exit::{Exit, ExitWith},
+    profile::printable,
     tap::poll_readable,
 };
 
@@ -41,7 +43,7 @@ pub struct Target {
     pub pid: u32,
     /// Start time in clock ticks since boot (`/proc/PID/stat`, field 22).
     pub start_time: u64,
-    /// Name of the executable as the kernel keeps it (`/proc/PID/comm`).
+    /// Name of the executable as the kernel keeps it (`/proc/PID/comm`), or what the process calls itself.
     pub name: String,
     pidfd: OwnedFd,
 }
@@ -82,7 +84,7 @@ impl Target {
         if stat.state == 'Z' || target.has_ended()? {
             return Err(anyhow!(no_target(format!(
                 "process {pid} ({}) has ended",
-                target.name
+                printable(&target.name)
             ))));
         }
         Ok(target)
@@ -106,7 +108,11 @@ impl Target {
             ))
             .context(ExitWith(
                 Exit::NoTarget,
-                format!("process {} ({}) is a 32-bit program", self.pid, self.name),
+                format!(
+                    "process {} ({}) is a 32-bit program",
+                    self.pid,
+                    printable(&self.name)
+                ),
             ));
         }
         Ok(())
@@ -120,6 +126,11 @@ impl Target {
 
 /// The IPv4 and IPv6 sockets of UDP and TCP that process `pid` has open.
 pub fn open_sockets(pid: u32) -> Result<Vec<OpenSocket>> {
+    open_sockets_among(usize::MAX, pid)
+}
+
+/// The same, but only those among its first so many descriptors, in the order of their numbers.
+pub fn open_sockets_among(descriptors: usize, pid: u32) -> Result<Vec<OpenSocket>> {
     let what = || format!("cannot read the sockets of process {pid} from /proc");
     let process = Process::new(i32::try_from(pid)?).with_context(what)?;
     let own: HashSet<u64> = process
@@ -134,6 +145,7 @@ pub fn open_sockets(pid: u32) -> Result<Vec<OpenSocket>> {
             )),
             error => anyhow!(error).context(what()),
         })?
+        .take(descriptors)
         .filter_map(|descriptor| match descriptor.ok()?.target {
             FDTarget::Socket(inode) => Some(inode),
             _ => None,
@@ -246,6 +258,14 @@ mod tests {
         assert!(target.has_ended().unwrap());
         assert!(Target::open(child.id()).is_err(), "a zombie is no target");
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn no_more_descriptors_are_looked_at_than_asked_for() {
+        let _socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let among = |descriptors| open_sockets_among(descriptors, std::process::id()).unwrap();
+        assert_eq!(among(0), []);
+        assert_ne!(among(usize::MAX), []);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::{
     io::{self, Read},
 };
 
-/// Most bytes of an executable that are looked at.
-const LARGEST: u64 = 256 << 20;
+/// Most bytes of an executable that are looked at. Those of the servers below have a few MiB; but whoever gives his own their name has
+/// it searched, too, by the thread that reads the ring.
+const LARGEST: u64 = 64 << 20;
 
 /// Longest text in front of a version, and longest version.
 const LONGEST: usize = 64;
@@ -34,12 +35,13 @@ const MARKS: &[(&str, &str, &str)] = &[
 pub fn server_version(pid: u32, executable: &str) -> Option<String> {
     let (_, mark, product) = MARKS.iter().find(|(name, _, _)| *name == executable)?;
     let file = File::open(format!("/proc/{pid}/exe")).ok()?;
-    let version = search(file.take(LARGEST), mark.as_bytes()).ok()??;
+    let version = search(file, mark.as_bytes()).ok()??;
     Some(format!("{product}{version}"))
 }
 
 /// The version behind the first string that begins with `mark`.
-fn search(mut file: impl Read, mark: &[u8]) -> io::Result<Option<String>> {
+fn search(file: impl Read, mark: &[u8]) -> io::Result<Option<String>> {
+    let mut file = file.take(LARGEST);
     let mut buffer = vec![0; 1 << 20];
     // A string is preceded by the end of another; so is the file's beginning, for this purpose.
     let mut held = 1;
@@ -110,6 +112,16 @@ mod tests {
             let found = search(&file[..], b"NSD ").unwrap();
             assert_eq!(found.as_deref(), Some("4.6.1"), "{before}");
         }
+    }
+
+    #[test]
+    fn version_far_into_a_huge_file_is_not_searched_for() {
+        let found = |before| {
+            let file = io::repeat(b'x').take(before).chain(&b"\0NSD 4.6.1\0"[..]);
+            search(file, b"NSD ").unwrap()
+        };
+        assert_eq!(found(60 << 20).as_deref(), Some("4.6.1"));
+        assert_eq!(found(64 << 20), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     pipeline::{Filter, PipelineConfig, Server, TypeSet},
     profile::{completed, executable_name, serves_dns},
     tap::KernelFilter,
-    target::{OpenSocket, open_sockets},
+    target::{OpenSocket, open_sockets_among},
     version::server_version,
 };
 
@@ -30,6 +30,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
     Ok(PipelineConfig {
         privacy: privacy(messages)?,
         identity: identity(job.identity),
+        proxies: messages.proxy_from.clone(),
         server: Server {
             version: version(messages.server_version.clone()),
             naming: match &messages.mimic {
@@ -115,11 +116,15 @@ pub(super) fn kernel_filter<'s>(
     }
 }
 
+/// Descriptors of a process among which its listening sockets are looked for. Servers open them first, so they are behind low numbers;
+/// and whoever gives a program of his own the name of one decides how many there are to go through, for the thread that reads the ring.
+const DESCRIPTORS: usize = 4_096;
+
 /// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.
 pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let executable = executable_name(pid, comm.trim_end());
-    let sockets = open_sockets(pid).unwrap_or_default();
+    let sockets = open_sockets_among(DESCRIPTORS, pid).unwrap_or_default();
     let dns_ports = dns_ports(&sockets);
     let found = server_version(pid, &executable);
     let serves = serves_dns(&sockets, &dns_ports);

@@ -1,48 +1,80 @@
 //! The tapped processes while they come and go.
 //!
 //! The kernel keeps the set by itself where it can: forks join, exits leave, and what executes a file of a name that is followed
-//! joins before it runs. Here is the rest: the first members, the ones of control groups, and word of every change to the log.
+//! joins before it runs. Here is the rest: the first members, the ones of control groups, the ones that found no room in the set, and word
+//! of every change to the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::mpsc::SyncSender,
+};
 
 use anyhow::Result;
 use tracing::{info, warn};
 
 use crate::{
     tap::ProcessSet,
-    target::{Found, Selection},
+    target::{Found, Search, open_sockets},
 };
 
 /// The set in the kernel, and what is known of it here.
 pub(super) struct Members {
     set: ProcessSet,
-    selection: Selection,
+    search: Search,
+    /// To the ring's reader, which is told of the TCP connections of processes that were running when they joined.
+    joined: SyncSender<Vec<u64>>,
     /// Processes with what they run.
     known: BTreeMap<u32, u32>,
     /// Names that the kernel knows.
     names: BTreeSet<String>,
-    /// It was told that new members of control groups cannot be looked for.
+    missed: Missed,
+    /// It was told that new members cannot be looked for.
     told: bool,
+}
+
+/// Whether processes found no room in the set and were not looked for since.
+#[derive(Debug, Default)]
+struct Missed {
+    /// How many there were up to the last look.
+    unfollowed: u64,
+    any: bool,
+}
+
+impl Missed {
+    /// Whether to look for them, now that there have been `unfollowed`: not while there can be no more room than before.
+    fn is_worth_a_look(&mut self, unfollowed: u64, some_ended: bool) -> bool {
+        let more = mem::replace(&mut self.unfollowed, unfollowed) < unfollowed;
+        self.any |= more;
+        more || (self.any && some_ended)
+    }
 }
 
 impl Members {
     /// Taps all that is selected now. Returns when nothing can have slipped in between: what was forked before its parent was
     /// tapped is found by another look, what is forked later is tapped by the kernel.
-    pub(super) fn start(set: ProcessSet, selection: Selection) -> Result<Self> {
+    pub(super) fn start(
+        set: ProcessSet,
+        search: Search,
+        joined: SyncSender<Vec<u64>>,
+    ) -> Result<Self> {
         let mut members = Self {
             set,
-            selection,
+            search,
+            joined,
+            missed: Missed::default(),
             known: BTreeMap::new(),
             names: BTreeSet::new(),
             told: false,
         };
-        for name in members.selection.names.clone() {
-            members.set.know(&name, members.selection.follow)?;
+        let selection = members.search.selection().clone();
+        for name in selection.names {
+            members.set.know(&name, selection.follow)?;
             members.names.insert(name);
         }
         loop {
             // A process of --pid that has ended since the first look is none to complain of.
-            let found = match members.selection.find(&members.known) {
+            let found = match members.search.find(&members.known) {
                 Err(_) if !members.known.is_empty() => break,
                 found => found?,
             };
@@ -73,23 +105,32 @@ impl Members {
         Ok(())
     }
 
-    /// Catches up with what has changed.
-    pub(super) fn look(&mut self) {
+    /// Catches up with what has changed; `unfollowed` processes were not taken in for want of room.
+    pub(super) fn look(&mut self, unfollowed: u64) {
         let now = self.set.list();
         for (&pid, image) in &now {
             if self.known.get(&pid) != Some(image) {
                 info!(pid, "tapping a new process");
             }
         }
+        let mut some_ended = false;
         for pid in self.known.keys() {
             if !now.contains_key(pid) {
                 info!(pid, "a tapped process has ended");
+                some_ended = true;
             }
         }
         self.known = now;
-        if self.selection.follow && !self.selection.units.is_empty() {
-            match self.join() {
-                Ok(()) => self.told = false,
+        let missed = self.missed.is_worth_a_look(unfollowed, some_ended);
+        let asked = self.search.selection();
+        if asked.follow && (missed || !asked.units.is_empty()) {
+            match self.join(missed) {
+                Ok(()) => {
+                    self.told = false;
+                    if missed {
+                        self.missed.any = false;
+                    }
+                }
                 // Those that are tapped go on being tapped, and the next look may succeed.
                 Err(error) if !self.told => {
                     warn!("cannot look for new processes to tap, trying again: {error:#}");
@@ -100,17 +141,25 @@ impl Members {
         }
     }
 
-    /// Taps what has joined the control groups.
-    fn join(&mut self) -> Result<()> {
-        let units = Selection {
-            units: self.selection.units.clone(),
-            ..Selection::default()
-        };
-        for process in units.find(&self.known)? {
+    /// Taps what has joined the control groups and, if it `missed` some, what has the names.
+    fn join(&mut self, missed: bool) -> Result<()> {
+        for process in self.search.find_later(missed, &self.known)? {
+            let pid = process.target.pid;
+            // Before, so that the reader knows of a connection when its first piece comes; and those that came meanwhile.
+            self.tell_connections(pid);
             self.add(&process)?;
-            info!(pid = process.target.pid, "tapping a new process");
+            self.tell_connections(pid);
+            info!(pid, "tapping a new process");
         }
         Ok(())
+    }
+
+    /// Tells the reader which TCP connections a process has: else it takes the first piece that comes for the start of a stream.
+    fn tell_connections(&self, pid: u32) {
+        let sockets = open_sockets(pid).unwrap_or_default();
+        let tcp = sockets.iter().filter(|socket| socket.tcp);
+        // Nobody listens if the reader is over, and so is the tap.
+        let _unheard = self.joined.send(tcp.map(|socket| socket.inode).collect());
     }
 
     /// Ids of the processes.
@@ -120,6 +169,24 @@ impl Members {
 
     /// Whether nothing is tapped, and nothing will be.
     pub(super) fn are_over(&self) -> bool {
-        self.known.is_empty() && !self.selection.follow
+        self.known.is_empty() && !self.search.selection().follow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_found_no_room_is_looked_for_when_there_may_be_some() {
+        let mut missed = Missed::default();
+        assert!(!missed.is_worth_a_look(0, true), "nobody was missed");
+        assert!(missed.is_worth_a_look(3, false));
+        assert!(!missed.is_worth_a_look(3, false), "as full as before");
+        assert!(missed.is_worth_a_look(3, true));
+        // All have been found.
+        missed.any = false;
+        assert!(!missed.is_worth_a_look(3, true));
+        assert!(missed.is_worth_a_look(4, false));
     }
 }

@@ -16,16 +16,18 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use dnstap_ebpf::Counter;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    time::{interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{info, warn};
 
@@ -44,10 +46,10 @@ use crate::{
     preflight,
     reload::Reloading,
     sandbox::{self, Duties},
-    sink::{Destination, OutputSpec},
+    sink::{Destination, OutputSpec, SinkOptions},
     summary::{Snapshot, Source, conclude},
     tap::{Tap, TapOptions, hook_name, perf_rings},
-    target::{Found, OpenSocket, Selection, describe_listeners, open_sockets},
+    target::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
 };
 
 /// How long the outputs may take to write what is queued when the tap ends.
@@ -55,6 +57,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the set of tapped processes is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Lists of the connections of joined processes that may wait for the reader, which takes them each time that it looks at the ring.
+const JOINED: usize = 64;
 
 /// What is tapped, how, and for whom.
 pub(crate) struct Job<'a> {
@@ -67,6 +72,8 @@ pub(crate) struct Job<'a> {
     pub(crate) identity: Option<&'a str>,
     /// How long a message may wait in the ring.
     pub(crate) interval: Duration,
+    /// What each output may have waiting.
+    pub(crate) queues: SinkOptions,
     pub(crate) duration: Option<Duration>,
     /// Files are opened later than the outputs.
     pub(crate) paths: bool,
@@ -85,6 +92,9 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         observe: &options.observe,
         identity: options.identity.as_deref(),
         interval: Duration::from_millis(options.interval.into()),
+        queues: SinkOptions {
+            queue_bytes: options.queue_size,
+        },
         duration: options.duration,
         paths: options.summary_json.is_some() || options.configuration.config.is_some(),
         reloadable: options.configuration.config.is_some(),
@@ -103,9 +113,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     preflight::check_privileges()?;
+    preflight::check_pid_namespace()?;
     check_descriptors(job, &destination)?;
     let selection = job.target.selection();
-    let found = selection.find_first()?;
+    let mut search = Search::new(selection.clone())?;
+    let found = search.find_first()?;
     if !job.tapping.allow_no_sockets && !selection.follow {
         check_sockets(&selection, &found)?;
     }
@@ -126,7 +138,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     for missing in tap.degraded() {
         warn!("{missing}");
     }
-    let mut members = Members::start(set, selection.clone())?;
+    let (joined, theirs) = mpsc::sync_channel(JOINED);
+    let mut members = Members::start(set, search, joined)?;
     let started = Instant::now();
     let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
@@ -156,7 +169,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         Arc::clone(&stop),
         publisher,
         job.interval,
-        (introduce, selection.follow),
+        (introduce, theirs, selection.follow),
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -330,6 +343,7 @@ fn wait_for_end<E: Future<Output = String>>(
         let mut terminate = signal(SignalKind::terminate())?;
         let hangups = reloading.on_hangup()?;
         let _watching = observer.serve(&newest)?;
+        let counted = newest.clone();
         info!("{attached}");
         let enough = begin(newest)?;
         let timer = async {
@@ -340,9 +354,11 @@ fn wait_for_end<E: Future<Output = String>>(
         };
         let ended = async {
             let mut ticks = interval(LOOK);
+            // A look that takes long is not made up for by others at once.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !members.are_over() {
                 ticks.tick().await;
-                members.look();
+                members.look(unfollowed(&counted));
             }
         };
         Ok(tokio::select! {
@@ -356,4 +372,12 @@ fn wait_for_end<E: Future<Output = String>>(
             reason = reader => reason.unwrap_or("the ring's reader is gone").to_owned(),
         })
     })
+}
+
+/// Processes that found no room in the set, as the reader has last counted them.
+fn unfollowed(newest: &Newest) -> u64 {
+    match newest.borrow().as_ref().map(|counted| &counted.now.source) {
+        Some(Source::Tap(tapped)) => tapped.kernel[Counter::Unfollowed as usize],
+        _ => 0,
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     pipeline::Batch,
     reload::{self, Inbox, Reloading, Start},
     sandbox::Duties,
-    sink::{self, Destination, Health, SinkOptions, SinkReport, SinkSet},
+    sink::{self, Destination, Health, SinkReport, SinkSet},
 };
 
 /// All outputs of the tap.
@@ -30,7 +30,7 @@ impl Outputs {
         destination: Destination<'_>,
         duties: Option<Duties>,
     ) -> Result<(Self, Reloading)> {
-        let options = SinkOptions::default();
+        let options = job.queues;
         let outputs = destination.specs();
         let fixed = job.messages.unanswered_events.as_slice();
         let mut messages = SinkSet::open_to(destination, fixed, options)

@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
     },
     time::{Duration, Instant},
 };
@@ -66,9 +67,13 @@ pub(super) struct Reader {
     ring_use: RingUse,
     ebb: Ebb,
     introduce: Introduce,
+    joined: Joined,
     /// Servers may come of which nothing is known.
     followed: bool,
 }
+
+/// Sockets of processes that were running when they were taken in, from [`Members`](super::members::Members), which waits for room.
+pub(super) type Joined = Receiver<Vec<u64>>;
 
 /// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
 pub(super) type Introduce = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
@@ -81,10 +86,11 @@ impl Reader {
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
-        (introduce, followed): (Introduce, bool),
+        (introduce, joined, followed): (Introduce, Joined, bool),
     ) -> Self {
         Self {
             introduce,
+            joined,
             followed,
             publisher,
             started: Instant::now(),
@@ -153,8 +159,11 @@ impl Reader {
             batch,
             ring_use,
             introduce,
+            joined,
             ..
         } = self;
+        // Also when nothing is in the ring, so that there is room for more.
+        hear(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
         let mut first = true;
         tap.drain(last, &mut |record| {
@@ -164,6 +173,8 @@ impl Reader {
                 let waited = now.saturating_sub(event::ktime_ns(record).unwrap_or(now));
                 ring_use.lag_ns = ring_use.lag_ns.max(waited);
             }
+            // What was said of a process was said before its first record.
+            hear(joined, pipeline);
             if let Some(origin) = pipeline.stranger(record)
                 && let Some(server) = introduce(origin)
             {
@@ -264,5 +275,11 @@ impl Reader {
             tapped,
             outputs: self.outputs,
         })
+    }
+}
+
+fn hear(joined: &Joined, pipeline: &mut Pipeline) {
+    for sockets in joined.try_iter() {
+        pipeline.join_midway(sockets);
     }
 }

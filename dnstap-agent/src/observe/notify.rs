@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Newest;
+use crate::profile::printable;
 
 /// How often the text of `systemctl status` is renewed.
 const STATUS: Duration = Duration::from_secs(10);
@@ -54,7 +55,25 @@ pub(super) async fn serve(mut newest: Newest) {
 }
 
 fn say(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, states) {
+    let lines: Vec<_> = states.iter().map(line).collect();
+    let lines: Vec<_> = lines.iter().map(|line| NotifyState::Custom(line)).collect();
+    if let Err(error) = sd_notify::notify(false, &lines) {
         debug!(%error, "systemd does not listen");
+    }
+}
+
+/// Each line is an order to systemd, and what is told may hold names that others have given.
+fn line(state: &NotifyState<'_>) -> String {
+    printable(&state.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_one_line() {
+        let told = line(&NotifyState::Status("taps x\nWATCHDOG=trigger\ny"));
+        assert_eq!(told, "STATUS=taps x\u{fffd}WATCHDOG=trigger\u{fffd}y");
     }
 }

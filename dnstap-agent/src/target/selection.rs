@@ -2,16 +2,19 @@
 //! before anybody looked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fs,
-    os::unix::fs::MetadataExt as _,
+    collections::{BTreeMap, BTreeSet},
+    mem,
 };
 
 use anyhow::{Result, anyhow};
 use dnstap_ebpf::image;
-use procfs::process::{FDTarget, Process, all_processes};
+use tracing::warn;
 
-use super::{Target, Unit};
+use super::{
+    Target, Unit,
+    seen::{Seen, kin, look, named, same_file, see},
+    unit::Group,
+};
 use crate::{
     exit::{Exit, ExitWith},
     profile::executable_name,
@@ -41,39 +44,83 @@ pub struct Found {
     pub image: u32,
 }
 
-/// A process as a look at all of them shows it.
-struct Seen {
-    parent: u32,
-    start: u64,
-    /// As the kernel keeps it, cut to 15 bytes.
-    comm: String,
-    /// File system and inode of the executable; none for a kernel thread.
-    file: Option<(u64, u64)>,
+/// A selection, and what was found out while its processes were looked for.
+#[derive(Debug)]
+pub struct Search {
+    selection: Selection,
+    groups: Vec<Group>,
+    /// Ids and start times of the processes that the last look found and left out, as it was told.
+    left_out: BTreeSet<(u32, u64)>,
 }
 
-impl Selection {
+impl Search {
+    /// Nothing was looked for yet.
+    pub fn new(selection: Selection) -> Result<Self> {
+        let groups = selection.units.iter().cloned().map(Group::new);
+        Ok(Self {
+            groups: groups.collect::<Result<_>>()?,
+            selection,
+            left_out: BTreeSet::new(),
+        })
+    }
+
+    /// What is looked for.
+    #[must_use]
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
     /// The processes that are meant and are not among the `tapped`, which have images. That one of `pids` is not there is an
     /// error.
-    pub fn find(&self, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
+    pub fn find(&mut self, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
+        let Selection { pids, names, .. } = self.selection.clone();
+        self.find_of(&pids, &names, tapped)
+    }
+
+    /// As [`Self::find`], but only what the kernel side does not take in by itself: what has joined the units and, if it `missed` some,
+    /// what has the names.
+    pub fn find_later(&mut self, missed: bool, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
+        let names = missed.then(|| self.selection.names.clone());
+        self.find_of(&[], &names.unwrap_or_default(), tapped)
+    }
+
+    /// As [`Self::find`], but that nothing is there is an error unless processes may be missing.
+    pub fn find_first(&mut self) -> Result<Vec<Found>> {
+        let found = self.find(&BTreeMap::new())?;
+        if !found.is_empty() || self.selection.follow {
+            return Ok(found);
+        }
+        Err(anyhow!("start it first, or wait for it with --follow")).map_err(|error| {
+            error.context(ExitWith(
+                Exit::NoTarget,
+                format!("there is no process {}", self.selection.describe()),
+            ))
+        })
+    }
+
+    fn find_of(
+        &mut self,
+        pids: &[u32],
+        names: &[String],
+        tapped: &BTreeMap<u32, u32>,
+    ) -> Result<Vec<Found>> {
         let mut wanted = BTreeSet::new();
-        let mut members = BTreeSet::new();
         let mut seen = BTreeMap::new();
-        if !self.pids.is_empty() || !self.names.is_empty() {
+        if !pids.is_empty() || !names.is_empty() {
             seen = look()?;
         }
-        for &pid in &self.pids {
+        for &pid in pids {
             if !tapped.contains_key(&pid) {
                 // Says best what is wrong with it.
                 Target::open(pid)?;
             }
             wanted.extend(kin(pid, &seen));
         }
-        for name in &self.names {
+        for name in names {
             wanted.extend(named(name, &seen));
         }
-        for unit in &self.units {
-            members.extend(unit.processes()?);
-        }
+        let members = self.members()?;
+        let told = mem::take(&mut self.left_out);
         let mut found: Vec<Found> = Vec::new();
         let mut images = tapped.clone();
         for pid in wanted.union(&members).copied() {
@@ -81,16 +128,30 @@ impl Selection {
             if pid == 0 || tapped.contains_key(&pid) {
                 continue;
             }
-            if let Some(new) = pin(pid, &images)? {
-                images.insert(pid, new.image);
-                found.push(new);
+            let Some(new) = pin(pid, &images)? else {
+                continue;
+            };
+            if let Err(error) = new.target.check_word_size() {
+                // Who was named by his id is asked for. Others are anybody's who took the name, and whatever else a unit runs: no
+                // reason to do without the rest.
+                if pids.contains(&pid) {
+                    return Err(error);
+                }
+                let process = (pid, new.target.start_time);
+                if !told.contains(&process) {
+                    warn!("left out: {error:#}");
+                }
+                self.left_out.insert(process);
+                continue;
             }
+            images.insert(pid, new.image);
+            found.push(new);
+        }
+        if found.is_empty() {
+            return Ok(found);
         }
         // What was read before a process was pinned may be another's that had the same id.
-        let mut still = BTreeSet::new();
-        for unit in &self.units {
-            still.extend(unit.processes()?);
-        }
+        let still = self.members()?;
         found.retain(|Found { target, .. }| {
             let same = |seen: &Seen| seen.start == target.start_time;
             (wanted.contains(&target.pid) && seen.get(&target.pid).is_some_and(same))
@@ -99,20 +160,17 @@ impl Selection {
         Ok(found)
     }
 
-    /// As [`Self::find`], but that nothing is there is an error unless processes may be missing.
-    pub fn find_first(&self) -> Result<Vec<Found>> {
-        let found = self.find(&BTreeMap::new())?;
-        if !found.is_empty() || self.follow {
-            return Ok(found);
+    /// The processes of the units.
+    fn members(&mut self) -> Result<BTreeSet<u32>> {
+        let mut members = BTreeSet::new();
+        for group in &mut self.groups {
+            members.extend(group.processes()?);
         }
-        Err(anyhow!("start it first, or wait for it with --follow")).map_err(|error| {
-            error.context(ExitWith(
-                Exit::NoTarget,
-                format!("there is no process {}", self.describe()),
-            ))
-        })
+        Ok(members)
     }
+}
 
+impl Selection {
     /// One word for it: the executable's name, if that is known.
     #[must_use]
     pub fn label<'a>(&'a self, found: &'a [Found]) -> &'a str {
@@ -141,7 +199,6 @@ fn pin(pid: u32, images: &BTreeMap<u32, u32>) -> Result<Option<Found>> {
         Err(error) if Exit::of(&error) == Exit::NoTarget => return Ok(None),
         Err(error) => return Err(error),
     };
-    target.check_word_size()?;
     let executable = executable_name(pid, &target.name);
     let parent = see(pid).map(|seen| seen.parent);
     let same = parent.filter(|parent| same_file(*parent, pid));
@@ -153,123 +210,23 @@ fn pin(pid: u32, images: &BTreeMap<u32, u32>) -> Result<Option<Found>> {
     }))
 }
 
-fn same_file(one: u32, other: u32) -> bool {
-    let file = file(one);
-    file.is_some() && file == self::file(other)
-}
-
-/// Processes whose executable has this name. What renames itself is known by its file, what was started through a link by
-/// what the kernel kept of the link's name.
-fn named(name: &str, seen: &BTreeMap<u32, Seen>) -> Vec<u32> {
-    let cut = name.get(..15).unwrap_or(name);
-    seen.iter()
-        .filter(|(_, process)| process.file.is_some())
-        .filter(|&(&pid, process)| {
-            process.comm == cut || executable_name(pid, &process.comm) == name
-        })
-        .map(|(&pid, _)| pid)
-        .collect()
-}
-
-/// `pid` and the processes of its family: those with the same executable that descend from one of the family through such
-/// processes, or share an open socket with one. A server that forks its successor (NSD at a reload) has workers that descend
-/// from none of the others any more.
-fn kin(pid: u32, seen: &BTreeMap<u32, Seen>) -> BTreeSet<u32> {
-    let mut family = BTreeSet::from([pid]);
-    let Some(file) = seen.get(&pid).and_then(|process| process.file) else {
-        return family;
-    };
-    let alike: Vec<u32> = seen
-        .iter()
-        .filter(|(_, process)| process.file == Some(file))
-        .map(|(&pid, _)| pid)
-        .collect();
-    if alike.len() == 1 {
-        return family;
-    }
-    let sockets: BTreeMap<u32, HashSet<u64>> =
-        alike.iter().map(|&pid| (pid, sockets(pid))).collect();
-    loop {
-        let next = alike.iter().find(|pid| {
-            let descends = || {
-                let parent = seen.get(pid).map_or(0, |process| process.parent);
-                family.contains(&parent)
-            };
-            let shares = || {
-                family
-                    .iter()
-                    .any(|member| !sockets[*pid].is_disjoint(&sockets[member]))
-            };
-            !family.contains(pid) && (descends() || shares())
-        });
-        match next {
-            Some(&pid) => family.insert(pid),
-            None => return family,
-        };
-    }
-}
-
-/// Inode numbers of a process's sockets.
-fn sockets(pid: u32) -> HashSet<u64> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(|pid| Process::new(pid).ok()?.fd().ok())
-        .into_iter()
-        .flatten()
-        .filter_map(|descriptor| match descriptor.ok()?.target {
-            FDTarget::Socket(inode) => Some(inode),
-            _ => None,
-        })
-        .collect()
-}
-
-/// All processes.
-fn look() -> Result<BTreeMap<u32, Seen>> {
-    let mut seen = BTreeMap::new();
-    for process in all_processes()? {
-        // One that has ended meanwhile is left out.
-        if let Some(pid) = process
-            .ok()
-            .and_then(|process| process.pid().try_into().ok())
-            && let Some(process) = see(pid)
-        {
-            seen.insert(pid, process);
-        }
-    }
-    Ok(seen)
-}
-
-fn see(pid: u32) -> Option<Seen> {
-    let stat = Process::new(pid.try_into().ok()?).ok()?.stat().ok()?;
-    Some(Seen {
-        parent: stat.ppid.try_into().ok()?,
-        start: stat.starttime,
-        comm: stat.comm,
-        file: file(pid),
-    })
-}
-
-/// File system and inode of a process's executable.
-fn file(pid: u32) -> Option<(u64, u64)> {
-    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::UdpSocket,
-        os::unix::process::CommandExt as _,
-        process::{Command, Stdio},
-    };
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
     use super::*;
 
-    fn names(names: &[&str]) -> Selection {
-        Selection {
+    fn names(names: &[&str]) -> Search {
+        search(&[], names)
+    }
+
+    fn search(pids: &[u32], names: &[&str]) -> Search {
+        let selection = Selection {
+            pids: pids.to_vec(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             ..Selection::default()
-        }
+        };
+        Search::new(selection).unwrap()
     }
 
     #[test]
@@ -278,13 +235,13 @@ mod tests {
             .map(|_| Command::new("sleep").arg("60").spawn().unwrap())
             .collect();
         let [first, second] = [children[0].id(), children[1].id()];
-        let selection = names(&["sleep"]);
-        let all = selection.find(&BTreeMap::new()).unwrap();
+        let mut search = names(&["sleep"]);
+        let all = search.find(&BTreeMap::new()).unwrap();
         for pid in [first, second] {
             let found = all.iter().find(|found| found.target.pid == pid).unwrap();
             assert_eq!(found.executable, "sleep");
         }
-        let rest = selection.find(&BTreeMap::from([(first, 1)])).unwrap();
+        let rest = search.find(&BTreeMap::from([(first, 1)])).unwrap();
         assert!(rest.iter().all(|found| found.target.pid != first));
         assert!(rest.iter().any(|found| found.target.pid == second));
         for child in &mut children {
@@ -295,52 +252,78 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error_that_tells_of_follow() {
-        let mut selection = names(&["no-such-server"]);
-        let error = selection.find_first().unwrap_err();
+        let mut search = names(&["no-such-server"]);
+        let error = search.find_first().unwrap_err();
         assert_eq!(Exit::of(&error), Exit::NoTarget);
         let text = format!("{error:#}");
         assert!(
             text.contains("no-such-server") && text.contains("--follow"),
             "{text}"
         );
-        selection.follow = true;
-        assert!(selection.find_first().unwrap().is_empty());
+        search.selection.follow = true;
+        assert!(search.find_first().unwrap().is_empty());
     }
 
-    #[test]
-    fn child_with_another_executable_is_not_of_the_family() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let family = kin(std::process::id(), &look().unwrap());
-        assert!(family.contains(&std::process::id()));
-        assert!(!family.contains(&child.id()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Two shells with different parents that hold the same socket as their standard input.
-    #[test]
-    fn processes_that_share_a_socket_are_of_one_family() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let start = |with_socket: bool| {
-            let mut command = Command::new("sleep");
-            command.arg("60").process_group(0);
-            if with_socket {
-                command.stdin(Stdio::from(std::os::fd::OwnedFd::from(
-                    socket.try_clone().unwrap(),
-                )));
-            } else {
-                command.stdin(Stdio::null());
-            }
-            command.spawn().unwrap()
-        };
-        let mut children = [start(true), start(true), start(false)];
-        let [one, other, stranger] = [0, 1, 2].map(|at: usize| children[at].id());
-        let family = kin(one, &look().unwrap());
-        assert!(family.contains(&other));
-        assert!(!family.contains(&stranger));
-        for child in &mut children {
-            child.kill().unwrap();
-            child.wait().unwrap();
+    /// An executable for 32-bit x86 that waits for a minute: the header of the file, that of its one segment, and `alarm(60); pause()`.
+    fn program_of_32_bits() -> Vec<u8> {
+        const CODE: [u8; 19] = *b"\xb8\x1b\0\0\0\xbb\x3c\0\0\0\xcd\x80\xb8\x1d\0\0\0\xcd\x80";
+        const HEADERS: u32 = 52 + 32;
+        const BASE: u32 = 0x0804_8000;
+        let size = HEADERS + u32::try_from(CODE.len()).unwrap();
+        let mut bytes = b"\x7fELF\x01\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        // ET_EXEC, EM_386, and 32-bit words; then sizes and numbers of headers in 16 bits.
+        bytes.extend([2, 0, 3, 0]);
+        for word in [1, BASE + HEADERS, 52, 0, 0] {
+            bytes.extend(u32::to_le_bytes(word));
         }
+        for half in [52, 32, 1, 40, 0, 0] {
+            bytes.extend(u16::to_le_bytes(half));
+        }
+        // PT_LOAD of the whole file, to be read and executed.
+        for word in [1, 0, BASE, BASE, size, size, 5, 4_096] {
+            bytes.extend(u32::to_le_bytes(word));
+        }
+        bytes.extend(CODE);
+        bytes
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "tells why a test did not run")]
+    fn a_32_bit_program_that_took_the_name_is_left_out_and_one_that_is_named_by_its_id_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("twice-{}", std::process::id());
+        let [foreign, server] = ["foreign", "server"].map(|name| folder.path().join(name));
+        fs::write(folder.path().join("bytes"), program_of_32_bits()).unwrap();
+        let start = |source: &Path, folder: &Path| {
+            fs::create_dir(folder).unwrap();
+            let program = folder.join(&name);
+            // By a process of its own: while other tests fork, a file that this one writes may be open in two, and is not executed.
+            let copied = Command::new("cp").arg(source).arg(&program).status();
+            assert!(copied.unwrap().success());
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            Command::new(program).arg("60").spawn()
+        };
+        let mut server = start(Path::new("/bin/sleep"), &server).unwrap();
+        match start(&folder.path().join("bytes"), &foreign) {
+            Ok(mut foreign) => {
+                let mut search = names(&[&name]);
+                for _ in 0..2 {
+                    let found = search.find(&BTreeMap::new()).unwrap();
+                    let pids: Vec<_> = found.iter().map(|found| found.target.pid).collect();
+                    assert_eq!(pids, [server.id()]);
+                    let left_out: Vec<_> = search.left_out.iter().map(|(pid, _)| *pid).collect();
+                    assert_eq!(left_out, [foreign.id()]);
+                }
+                let error = self::search(&[foreign.id()], &[]).find_first().unwrap_err();
+                assert_eq!(Exit::of(&error), Exit::NoTarget);
+                assert!(error.to_string().contains("32-bit"), "{error}");
+                foreign.kill().unwrap();
+                foreign.wait().unwrap();
+            }
+            Err(error) => eprintln!("skipped, this kernel runs no 32-bit programs: {error}"),
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
     }
 }

@@ -41,7 +41,7 @@ use crate::{
     exit::{Exit, ExitWith},
     observe::{Newest, Observe, StatusSocket},
     receive::{self, Connections},
-    sink::{Batch, Consumer, Destination},
+    sink::{Batch, Consumer, Destination, SinkOptions},
     socket::Address,
 };
 
@@ -209,6 +209,7 @@ impl Args {
             observe: &UNOBSERVED,
             identity: Some(""),
             interval: Duration::from_millis(10),
+            queues: SinkOptions::default(),
             duration: None,
             paths: false,
             reloadable: false,

@@ -12,12 +12,16 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use super::trial;
+use super::{
+    privileges::{capabilities, confined},
+    trial,
+};
 use crate::{
     environment::{self, Combination, Skip, combinations},
     lab,
     process::{Finished, PATIENCE, Running, Watch},
-    record, system,
+    record,
+    system::{self, limits},
     tap::{self, Tap},
     toy::{Calls, Toy},
 };
@@ -30,15 +34,20 @@ const EXIT_NO_PERMISSION: i32 = 77;
 const NOBODY: u32 = 65_534;
 
 /// What `check` must look for.
-const FINDINGS: [&str; 7] = [
+const FINDINGS: [&str; 9] = [
     "CAP_BPF",
     "CAP_PERFMON",
     "CAP_SYS_PTRACE",
+    "PID namespace",
+    "open files",
     "BTF",
     "hook fentry",
     "hook socket",
     "hook syscall",
 ];
+
+/// Too few descriptors for a tap.
+const FEW: u64 = 60;
 
 /// Description of the running kernel's structures.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -56,6 +65,16 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "check: without privileges every missing one has its remedy".into(),
             without_privileges,
+        ),
+        trial(
+            "check: with too few descriptors it says, as attach does, that attaching would not work"
+                .into(),
+            few_descriptors,
+        ),
+        trial(
+            "check: without CAP_SYS_PTRACE it says, as attach does, that attaching would not work"
+                .into(),
+            without_one_capability,
         ),
         trial(
             "check: a member that the kernel does not have is named, and nothing is delivered"
@@ -158,6 +177,54 @@ fn without_privileges() -> Result<()> {
     Ok(())
 }
 
+fn few_descriptors() -> Result<()> {
+    root()?;
+    let agent = environment::agent()?;
+    expect_refusal("open files", || {
+        let mut command = Command::new(&agent);
+        limits::allow_descriptors_of(&mut command, FEW, FEW);
+        Ok(command)
+    })
+}
+
+fn without_one_capability() -> Result<()> {
+    root()?;
+    let scratch = lab::scratch()?;
+    let agent = scratch.path().join("dnstap-agent");
+    fs::copy(environment::agent()?, &agent)?;
+    let mut rest = capabilities()?;
+    rest.retain(|name| name != "sys_ptrace");
+    expect_refusal("CAP_SYS_PTRACE", || {
+        let mut command = confined((NOBODY, NOBODY), &rest)?;
+        command.arg(&agent);
+        Ok(command)
+    })
+}
+
+/// For want of what is `missing`, the `agent` neither attaches nor says that it would.
+fn expect_refusal(missing: &str, agent: impl Fn() -> Result<Command>) -> Result<()> {
+    let toy = Toy::start(Calls::Address)?;
+    let mut attach = agent()?;
+    attach.args(["attach", "-o", "-", "--pid", &toy.pid().to_string()]);
+    attach.stdout(Stdio::null());
+    let Finished { status, lines } =
+        Running::start("dnstap-agent", attach, Watch::Stderr)?.finish(PATIENCE)?;
+    ensure!(
+        status.code() == Some(EXIT_NO_PERMISSION),
+        "attach: {status}: {lines:#?}"
+    );
+    let report = Report::of(&lines_of(agent()?, &["--json"], EXIT_NO_PERMISSION)?)?;
+    report.expect_complete()?;
+    ensure!(
+        !report.ok(missing)? && report.0["hook"].is_null(),
+        "{missing} is not missing, or there is a hook: {}",
+        report.0
+    );
+    let text = lines_of(agent()?, &[], EXIT_NO_PERMISSION)?.join("\n");
+    ensure!(text.contains("attach would not work"), "{text}");
+    Ok(())
+}
+
 fn missing_member() -> Result<()> {
     root()?;
     let scratch = lab::scratch()?;
@@ -226,6 +293,11 @@ impl Agent {
 struct Report(Value);
 
 impl Report {
+    fn of(lines: &[String]) -> Result<Self> {
+        let text = lines.join("\n");
+        Ok(Self(serde_json::from_str(&text).with_context(|| text)?))
+    }
+
     fn findings(&self) -> Result<&Vec<Value>> {
         self.0["findings"].as_array().context("no findings")
     }
@@ -260,21 +332,23 @@ impl Report {
 }
 
 fn report(agent: &Agent, code: i32) -> Result<Report> {
-    let text = check(agent, &["--json"], code)?.join("\n");
-    Ok(Report(
-        serde_json::from_str(&text).with_context(|| text.clone())?,
-    ))
+    Report::of(&check(agent, &["--json"], code)?)
 }
 
 /// Lines of `check`, which must end with `code`.
 fn check(agent: &Agent, arguments: &[&str], code: i32) -> Result<Vec<String>> {
     let mut command = Command::new(&agent.path);
-    command.arg("check").args(arguments);
-    // Its log would come between the lines of this program's own report; everything that counts is in its answer.
-    command.stderr(Stdio::null());
     if let Some(user) = agent.user {
         command.uid(user).gid(user);
     }
+    lines_of(command, arguments, code)
+}
+
+/// The same of the agent that `command` starts.
+fn lines_of(mut command: Command, arguments: &[&str], code: i32) -> Result<Vec<String>> {
+    command.arg("check").args(arguments);
+    // Its log would come between the lines of this program's own report; everything that counts is in its answer.
+    command.stderr(Stdio::null());
     let Finished { status, lines } =
         Running::start("dnstap-agent check", command, Watch::Stdout)?.finish(PATIENCE)?;
     ensure!(

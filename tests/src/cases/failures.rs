@@ -43,10 +43,14 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         (
             "without privileges the agent says which it needs",
             without_privileges,
+        ),
+        (
+            "in a PID namespace of its own the agent says that it needs the host's",
+            own_pid_namespace,
         ),
         ("a process that does not exist is named", no_such_process),
         ("a process without sockets is refused", no_sockets),
@@ -80,6 +84,21 @@ fn without_privileges(how: &Combination) -> Result<()> {
         .arg("-o")
         .arg(output(&folder.join("tap.fstrm")));
     expect(command, EXIT_NO_PERMISSION, &["root", "CAP_"])
+}
+
+/// The first process there is the agent itself; of the host it is another.
+fn own_pid_namespace(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let agent = tap::command(&environment::agent()?, 1, how);
+    let mut command = Command::new(environment::tool("unshare")?);
+    command
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(agent.get_program())
+        .args(agent.get_args())
+        .arg("-o")
+        .arg(output(&scratch.path().join("tap.fstrm")))
+        .stdin(Stdio::null());
+    expect(command, EXIT_NO_PERMISSION, &["--pid=host"])
 }
 
 fn no_such_process(how: &Combination) -> Result<()> {

@@ -285,7 +285,7 @@ fn status(path: &Path) -> Result<BTreeMap<String, u64>> {
 }
 
 /// The capabilities of the unit, as setpriv(1) names them.
-fn capabilities() -> Result<Vec<String>> {
+pub(super) fn capabilities() -> Result<Vec<String>> {
     capabilities_of(UNIT)
 }
 

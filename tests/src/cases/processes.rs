@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::message::Type;
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_combination, for_each_hook};
+use super::{expect_records, for_each_combination, for_each_hook, for_each_hook_in_turn};
 use crate::{
     environment::{self, Combination, Skip},
     lab::{self, Lab, Wanted},
-    load::client::UdpClient,
+    load::client::{Cut, TcpClient, UdpClient},
     process::{Running, Watch, output},
     record::Record,
     tap::{self, Tap},
@@ -33,6 +33,10 @@ pub(super) fn trials() -> Vec<Trial> {
         for_each_combination(
             "a control group's processes are tapped, also later ones",
             group,
+        ),
+        for_each_hook_in_turn(
+            "a connection of a process that joins later is read from the next message on",
+            joined,
         ),
         for_each_hook(
             "programs that have ended before anybody looked are named by what they were",
@@ -209,6 +213,39 @@ fn group(how: &Combination) -> Result<()> {
         server.stop()?;
     }
     Ok(())
+}
+
+fn joined(how: &Combination) -> Result<()> {
+    // Goes behind its processes.
+    let group = Group::new()?;
+    let lab = Lab::start(Wanted::default())?;
+    let query = |id: u16| wire::query(id, &format!("h{id}.auth.lab"), wire::TYPE_A, false);
+    let exchange = |client: &mut TcpClient, id| -> Result<()> {
+        client.send(&query(id), Cut::Whole)?;
+        client.receive().map(drop)
+    };
+    let mut client = TcpClient::connect(lab.server(false))?;
+    let half = wire::framed(&query(7));
+    let (read, rest) = half.split_at(half.len() / 2);
+    client.send_raw(read)?;
+    // The server must have taken that before it joins.
+    let mut other = TcpClient::connect(lab.server(false))?;
+    for id in 0..200 {
+        exchange(&mut other, id)?;
+    }
+    let targets = ["--unit", group.name()];
+    let mut tap = Tap::attach_to(lab.folder(), &targets, how, &["--follow"])?;
+    let pid = lab.tapped.pid();
+    group.take(pid)?;
+    tap.wait_for("the server", |line| {
+        line.contains("tapping") && line.contains(&pid.to_string())
+    })?;
+    client.send_raw(rest)?;
+    client.receive()?;
+    for id in 10..30 {
+        exchange(&mut client, id)?;
+    }
+    expect_records(&tap.stop()?, &client.passed)
 }
 
 fn nobody(how: &Combination) -> Result<()> {
