@@ -4,7 +4,7 @@
 //! |---|---|
 //! | sender | the ring's reader, or `receive`, through [`SinkSet::send`](super::SinkSet::send); one only |
 //! | receiver | the sink's task; one only |
-//! | capacity | bytes of frames; beside it, the batch that is being written |
+//! | capacity | bytes of frames, and [`OVERHEAD`] for each batch; beside it, the batch that is being written |
 //! | when full | the oldest batches make room; the sender counts them |
 //!
 //! The newest is kept, for a collector that comes back after an hour wants to know what is happening, not what happened when it
@@ -18,9 +18,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Batch, queue::Depth};
+use super::{
+    Batch,
+    queue::{Depth, OVERHEAD},
+};
 
-/// The two ends of a queue that holds at most `capacity` bytes of frames, or one batch that is larger.
+/// The two ends of a queue that takes at most `capacity` bytes, or holds one batch that is larger.
 pub(super) fn bounded(capacity: usize, depth: Arc<Depth>) -> (Sender, Receiver) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State::default()),
@@ -47,6 +50,20 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn pop(&mut self) -> Option<Batch> {
+        let oldest = self.batches.pop_front()?;
+        self.bytes -= oldest.frames.len();
+        Some(oldest)
+    }
+
+    /// Whether so many bytes of frames fit beside what is there.
+    fn has_room(&self, size: usize, capacity: usize) -> bool {
+        let taken = self.bytes + (self.batches.len() + 1) * OVERHEAD;
+        taken.saturating_add(size) <= capacity
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,11 +83,10 @@ impl Sender {
         let mut gone = Vec::new();
         depth.add(&batch);
         let mut state = self.0.lock();
-        while state.bytes > 0 && state.bytes.saturating_add(batch.frames.len()) > *capacity {
-            let Some(oldest) = state.batches.pop_front() else {
+        while !state.has_room(batch.frames.len(), *capacity) {
+            let Some(oldest) = state.pop() else {
                 break;
             };
-            state.bytes -= oldest.frames.len();
             gone.push(oldest);
         }
         state.bytes += batch.frames.len();
@@ -80,6 +96,7 @@ impl Sender {
         // Their memory is given back without the lock.
         let mut dropped = 0;
         for oldest in gone {
+            depth.leave();
             depth.sub(&oldest);
             dropped += oldest.messages;
         }
@@ -104,8 +121,8 @@ impl Receiver {
         loop {
             {
                 let mut state = self.0.lock();
-                if let Some(batch) = state.batches.pop_front() {
-                    state.bytes -= batch.frames.len();
+                if let Some(batch) = state.pop() {
+                    self.0.depth.leave();
                     return Some(batch);
                 }
                 if state.closed {
@@ -123,6 +140,7 @@ impl Receiver {
 
     /// Takes back what could not be delivered, as the oldest.
     pub(super) fn put_back(&mut self, rest: Batch) {
+        self.0.depth.enter();
         let mut state = self.0.lock();
         state.bytes += rest.frames.len();
         state.batches.push_front(rest);
@@ -143,6 +161,7 @@ impl Receiver {
         };
         let mut dropped = 0;
         for batch in rest {
+            self.0.depth.leave();
             self.done(&batch);
             dropped += batch.messages;
         }
@@ -158,11 +177,11 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_its_oldest() {
-        let (tx, mut rx) = queue(100);
+        let (tx, mut rx) = queue(100 + 2 * OVERHEAD);
         assert_eq!(tx.send(batch(60, 1)), 0);
         assert_eq!(tx.send(batch(40, 2)), 0);
         assert_eq!(tx.send(batch(30, 3)), 1, "60 make room for 30");
-        assert_eq!(tx.send(batch(100, 4)), 5);
+        assert_eq!(tx.send(batch(100 + OVERHEAD, 4)), 5);
         assert_eq!(now(&mut rx).map(|batch| batch.messages), Some(4));
         assert_eq!(now(&mut rx), None);
     }
@@ -178,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_came_back_is_the_oldest() {
-        let (tx, mut rx) = queue(100);
+        let (tx, mut rx) = queue(100 + 2 * OVERHEAD);
         tx.send(batch(50, 1));
         tx.send(batch(50, 2));
         let mut first = now(&mut rx).expect("queued");
@@ -186,6 +205,17 @@ mod tests {
         rx.put_back(first);
         assert_eq!(tx.send(batch(50, 4)), 1);
         assert_eq!(now(&mut rx).map(|batch| batch.messages), Some(2));
+    }
+
+    #[test]
+    fn small_batches_take_no_more_memory_than_large_ones() {
+        let (tx, _rx) = queue(64 << 10);
+        let sent = 64 << 10;
+        let dropped: u64 = (0..sent).map(|_| tx.send(batch(6, 1))).sum();
+        let queued = usize::try_from(sent - dropped).expect("small");
+        let memory = queued * (size_of::<Batch>() + 6);
+        assert!(queued > 500 && memory <= 64 << 10, "{queued} batches");
+        assert_eq!(tx.0.depth.bytes(), queued * 6, "bytes of frames");
     }
 
     #[tokio::test]
@@ -213,7 +243,8 @@ mod tests {
         /// sent = taken + dropped + queued, after every step, and the bound holds.
         #[test]
         fn every_message_is_somewhere(steps in prop::collection::vec((0..4_u8, 0..80_usize, 1..5_u64), 0..60)) {
-            let (tx, mut rx) = queue(100);
+            let capacity = 100 + 3 * OVERHEAD;
+            let (tx, mut rx) = queue(capacity);
             let depth = Arc::clone(&tx.0.depth);
             let (mut sent, mut dropped, mut taken) = (0, 0, 0);
             for (step, size, messages) in steps {
@@ -231,10 +262,10 @@ mod tests {
                     },
                 }
                 prop_assert_eq!(sent, taken + dropped + depth.messages());
-                prop_assert!(depth.bytes() <= 100);
+                prop_assert!(depth.taken() <= capacity);
             }
             dropped += rx.abandon();
-            prop_assert_eq!((sent, depth.messages(), depth.bytes()), (taken + dropped, 0, 0));
+            prop_assert_eq!((sent, depth.messages(), depth.taken()), (taken + dropped, 0, 0));
         }
     }
 
@@ -244,9 +275,8 @@ mod tests {
 
     /// What is there without waiting.
     fn now(rx: &mut Receiver) -> Option<Batch> {
-        let mut state = rx.0.lock();
-        let batch = state.batches.pop_front()?;
-        state.bytes -= batch.frames.len();
+        let batch = rx.0.lock().pop()?;
+        rx.0.depth.leave();
         Some(batch)
     }
 

@@ -7,16 +7,18 @@
 //! | capacity | 64 files that wait for the program |
 //! | when full | the file is passed over; logged and counted |
 //!
+//! A file that was handed over is the program's until it has ended ([`Runner::holds`]): nobody else deletes it.
+//!
 //! A program that fails or cannot be run is logged and counted. What waits when the agent ends is not run.
 
 use std::{
+    collections::VecDeque,
     io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -32,45 +34,56 @@ const WAITING: usize = 64;
 #[derive(Debug)]
 pub(super) struct Runner {
     files: SyncSender<PathBuf>,
-    /// Handed over and not yet begun.
-    waiting: Arc<AtomicU64>,
+    line: Arc<Mutex<Line>>,
     counters: Arc<FileCounters>,
+}
+
+/// The files that were handed over, until the program has ended for them.
+#[derive(Debug, Default)]
+struct Line {
+    files: VecDeque<PathBuf>,
+    /// The program runs for the first.
+    begun: bool,
 }
 
 impl Runner {
     /// Starts the thread. Fails when the system gives no thread.
     pub(super) fn start(program: &Path, counters: Arc<FileCounters>) -> io::Result<Self> {
         let (files, receiver) = sync_channel(WAITING);
-        let waiting = Arc::<AtomicU64>::default();
-        let (program, its_counters, its_waiting) = (
-            program.to_owned(),
-            Arc::clone(&counters),
-            Arc::clone(&waiting),
-        );
+        let line = Arc::<Mutex<Line>>::default();
+        let (program, its_counters, its_line) =
+            (program.to_owned(), Arc::clone(&counters), Arc::clone(&line));
         thread::Builder::new()
             .name("sink-exec".to_owned())
-            .spawn(move || run(&program, &receiver, &its_waiting, &its_counters))?;
+            .spawn(move || run(&program, &receiver, &its_line, &its_counters))?;
         Ok(Self {
             files,
-            waiting,
+            line,
             counters,
         })
     }
 
     /// Has the program run for `file`. Never blocks.
     pub(super) fn complete(&self, file: PathBuf) {
-        self.waiting.fetch_add(1, Relaxed);
+        let mut line = lock(&self.line);
+        line.files.push_back(file.clone());
         if let Err(error) = self.files.try_send(file) {
-            self.waiting.fetch_sub(1, Relaxed);
+            line.files.pop_back();
             warn!(%error, "a file is complete and its program is not run: too many wait for it");
             add(&self.counters.command_errors, 1);
         }
+    }
+
+    /// Whether the file was handed over and the program has not ended for it.
+    pub(super) fn holds(&self, file: &Path) -> bool {
+        lock(&self.line).files.iter().any(|held| held == file)
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let left = self.waiting.load(Relaxed);
+        let line = lock(&self.line);
+        let left = (line.files.len() - usize::from(line.begun)) as u64;
         if left > 0 {
             warn!(
                 files = left,
@@ -81,9 +94,13 @@ impl Drop for Runner {
     }
 }
 
-fn run(program: &Path, files: &Receiver<PathBuf>, waiting: &AtomicU64, counters: &FileCounters) {
+fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(program: &Path, files: &Receiver<PathBuf>, line: &Mutex<Line>, counters: &FileCounters) {
     for file in files {
-        waiting.fetch_sub(1, Relaxed);
+        lock(line).begun = true;
         let done = Command::new(program)
             .arg(&file)
             .stdin(Stdio::null())
@@ -102,12 +119,18 @@ fn run(program: &Path, files: &Receiver<PathBuf>, waiting: &AtomicU64, counters:
                 add(&counters.command_errors, 1);
             }
         }
+        let mut line = lock(line);
+        line.files.pop_front();
+        line.begun = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::{
+        sync::atomic::Ordering::Relaxed,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 

@@ -15,7 +15,9 @@ pub(super) trait Device: Send {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Cuts a rewritable device to `length` bytes.
     fn cut(&mut self, length: u64) -> io::Result<()>;
-    /// Whether [`cut`](Self::cut) and offsets work.
+    /// How long a rewritable device is now.
+    fn length(&self) -> io::Result<u64>;
+    /// Whether [`cut`](Self::cut), [`length`](Self::length) and offsets work.
     fn is_rewritable(&self) -> bool;
 }
 
@@ -92,6 +94,10 @@ impl Device for Descriptor {
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
 
     fn is_rewritable(&self) -> bool {
@@ -172,6 +178,10 @@ pub(super) mod mock {
                 .expect("no panic elsewhere")
                 .truncate(usize::try_from(length).expect("small"));
             Ok(())
+        }
+
+        fn length(&self) -> io::Result<u64> {
+            Ok(self.bytes().len() as u64)
         }
 
         fn is_rewritable(&self) -> bool {

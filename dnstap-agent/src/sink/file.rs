@@ -142,10 +142,13 @@ impl Output for FileOutput {
             error,
             resumable: false,
         })?;
-        if let Some(series) = &mut self.series
-            && series.is_over(&self.volume, piece.bytes.len())
-        {
-            series.rotate(&mut self.volume);
+        if let Some(series) = &mut self.series {
+            series.mend(&mut self.volume).map_err(|error| Failure {
+                written: Written::default(),
+                error,
+                resumable: true,
+            })?;
+            series.turn(&mut self.volume, piece.bytes.len());
         }
         self.volume.append(&piece)
     }
@@ -164,10 +167,8 @@ impl Output for FileOutput {
     }
 
     fn turn(&mut self) {
-        if let Some(series) = &mut self.series
-            && series.is_over(&self.volume, 0)
-        {
-            series.rotate(&mut self.volume);
+        if let Some(series) = &mut self.series {
+            series.turn(&mut self.volume, 0);
         }
     }
 
@@ -180,9 +181,45 @@ impl Output for FileOutput {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, fs::File, path::Path, sync::Arc};
+
     use rstest::rstest;
 
-    use super::*;
+    use super::{super::open::open_all, *};
+
+    /// As `copytruncate` of logrotate does.
+    #[rstest]
+    fn a_file_that_others_cut_holds_what_came_since(
+        #[values("file", "text")] form: &str,
+        #[values("", ",compress=zstd")] compressed: &str,
+        #[values(0, 20)] left: u64,
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
+        let output = |path: &Path| {
+            let spec = format!("{form}:{}{compressed}", path.display());
+            let specs = [spec.parse().expect("valid")];
+            let mut opened = open_all(&specs, &[Arc::default()]).expect("opened");
+            opened.pop().flatten().expect("a file")
+        };
+        let batch = |messages| Batch {
+            frames: b"\0\0\0\x02\x78\x01".repeat(messages).into(),
+            messages: messages as u64,
+        };
+        let (mut one, mut other) = (output(&cut), output(&whole));
+        let written = one.write(&batch(100)).expect("room");
+        assert_eq!(written.messages, 100);
+        let file = File::options().write(true).open(&cut).expect("there");
+        file.set_len(left).expect("ours");
+        for _ in 0..2 {
+            for output in [&mut one, &mut other] {
+                let written = output.write(&batch(3)).expect("room");
+                assert_eq!(written.messages, 3);
+            }
+        }
+        let [cut, whole] = [cut, whole].map(|path| fs::read(path).expect("there"));
+        assert!(cut == whole, "{} bytes, not {}", cut.len(), whole.len());
+    }
 
     #[rstest]
     #[case(Content::Text)]

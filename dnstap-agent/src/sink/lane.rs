@@ -384,12 +384,15 @@ fn is_full(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::queue::OVERHEAD, *};
+
+    /// Room for ten batches of 100 bytes.
+    const QUEUE: usize = 10 * (100 + OVERHEAD);
 
     #[test]
     fn a_slow_sink_drops_for_itself_and_everything_is_accounted_for() {
         let (gate, output) = Gated::new();
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         for _ in 0..100 {
             lane.send(&batch(100, 3));
             let now = lane.report();
@@ -411,7 +414,7 @@ mod tests {
     fn a_failing_sink_counts_what_it_wrote_and_what_it_misses() {
         let (gate, mut output) = Gated::new();
         output.fails_after = Some((4, ErrorKind::StorageFull));
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         for _ in 0..8 {
             lane.send(&batch(100, 3));
         }
@@ -445,7 +448,7 @@ mod tests {
         output.fails_after = Some((1, ErrorKind::StorageFull));
         output.resumes = true;
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         while lane.report().written < 7 {
             assert!(!lane.report().state.is_over(), "{:?}", lane.report());
             lane.send(&batch(100, 3));
@@ -476,7 +479,7 @@ mod tests {
         // Two writes: three batches of 100 bytes, and the one that is left.
         gate.send(2).expect("it waits");
         drop(gate); // a third would fail
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         for _ in 0..4 {
             lane.send(&batch(100, 3));
         }
@@ -497,7 +500,7 @@ mod tests {
             age: Duration::from_millis(5),
         });
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         lane.send(&batch(100, 3));
         while lane.report().written < 3 {
             thread::yield_now();
@@ -509,7 +512,7 @@ mod tests {
         let (gate, mut output) = Gated::new();
         output.fails_after = Some((0, ErrorKind::BrokenPipe));
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         lane.send(&batch(100, 3));
         let report = lane.finish(soon());
         assert_eq!(report.state, SinkState::Closed);
@@ -522,7 +525,7 @@ mod tests {
     #[test]
     fn a_stuck_sink_is_left_behind_when_the_time_is_over() {
         let (gate, output) = Gated::new();
-        let mut lane = lane(output, 1000);
+        let mut lane = lane(output, QUEUE);
         gate.send(2).expect("it waits");
         for _ in 0..5 {
             lane.send(&batch(100, 3));

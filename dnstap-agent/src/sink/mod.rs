@@ -80,7 +80,7 @@ pub struct Batch {
 /// What applies to every sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkOptions {
-    /// Bytes of frames that each sink may have waiting before new ones are dropped.
+    /// Bytes that each sink may have waiting before messages are dropped: of frames, and some more for each batch.
     pub queue_bytes: usize,
 }
 
@@ -427,7 +427,7 @@ mod tests {
             seen_so_far.store(seen, Relaxed);
         });
         let room = SinkOptions {
-            queue_bytes: 3 * batch(7).frames.len(),
+            queue_bytes: 3 * (batch(7).frames.len() + queue::OVERHEAD),
         };
         let mut sinks =
             SinkSet::open_to(Destination::Consumer("view", consumer), &[], room).expect("a thread");

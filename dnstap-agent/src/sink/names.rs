@@ -40,6 +40,25 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}; write %% for a %", path.display()))
 }
 
+/// Why files with such names cannot be known again, as `keep=` must.
+pub(super) fn check_known(path: &Path) -> Result<(), String> {
+    let names = Names::new(path);
+    // Two times: with numbers as short and as long as they come.
+    for second in [0, 1_795_479_330] {
+        let then = Timestamp::from_second(second).map_err(|error| error.to_string())?;
+        let live = names.live(then).map_err(|error| error.to_string())?;
+        let name = live.file_name().unwrap_or_default();
+        if names.timed && !names.is_complete(name) {
+            return Err(format!(
+                "`keep` could not know a file called {} again: what some conversions write cannot be read back, such as %Z, %c, %r, \
+                 %x, %X and %q; write UTC for %Z, and dates and times of %Y, %m, %d, %H, %M and %S",
+                name.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl Names {
     pub(super) fn new(path: &Path) -> Self {
         let folder = match path.parent() {

@@ -53,7 +53,7 @@ pub enum OptionError {
     /// Standard output has no name, mode or owner, and ends once.
     #[error("standard output takes no option but `compress=zstd`")]
     Stdout,
-    /// A `%` in the path that is no conversion of strftime, or one in a folder's name.
+    /// A `%` in the path that is no conversion of strftime, or one in a folder's name, or one that `keep` cannot do with.
     #[error("{0}")]
     Pattern(String),
 }
@@ -142,6 +142,9 @@ impl FileOptions {
                 return Err(OptionError::NeedsRotation("exec"));
             }
         }
+        if self.keep.is_some() {
+            names::check_known(path).map_err(OptionError::Pattern)?;
+        }
         Ok(())
     }
 }
@@ -225,6 +228,36 @@ mod tests {
             matches!(refused, Err(OptionError::Pattern(_))),
             "{refused:?}"
         );
+    }
+
+    #[rstest]
+    fn a_pattern_that_cannot_be_read_back_is_refused_where_old_files_are_to_be_known(
+        #[values("%Z", "%c", "%r", "%x", "%X", "%q", "%-m%-d")] conversion: &str,
+    ) {
+        let with = |options| {
+            let path = format!("/tmp/q-%Y-{conversion}");
+            FileOptions::parse(Some(options), &Place::Path(path.into()))
+        };
+        with("rotate-time=1h").expect("it is not read back");
+        let error = with("rotate-time=1h,keep=1").expect_err("must be refused");
+        let error = error.to_string();
+        assert!(
+            error.contains("read back") && error.contains("UTC"),
+            "{error}"
+        );
+    }
+
+    #[rstest]
+    #[case("q.fstrm")]
+    #[case("q-%Y%m%d-%H%M%S.fstrm")]
+    #[case("q-%Y%m%dT%H%M%SUTC.fstrm")]
+    #[case("q-%F-%T.fstrm")]
+    #[case("%G-W%V-%u_%H.fstrm")]
+    #[case("%A %-d. %B %Y %-I %p %M.fstrm")]
+    #[case("q-%j-%s-100%%.fstrm")]
+    fn old_files_of_ordinary_patterns_are_known(#[case] name: &str) {
+        let path = Place::Path(format!("/tmp/{name}").into());
+        FileOptions::parse(Some("rotate-time=1h,keep=1"), &path).expect("valid");
     }
 
     fn parse(text: &str) -> Result<FileOptions, OptionError> {

@@ -417,8 +417,7 @@ impl Account {
 
     /// Whether a batch of so many bytes would find room in a queue of `capacity`, or never waits for it.
     pub(super) fn has_room(&self, size: usize, capacity: usize) -> bool {
-        let queued = self.depth.bytes();
-        queued == 0 || queued.saturating_add(size) <= capacity || self.state().is_over()
+        self.depth.has_room(size, capacity) || self.state().is_over()
     }
 
     pub(super) fn report(&self, output: &str) -> SinkReport {

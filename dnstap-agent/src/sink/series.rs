@@ -3,7 +3,8 @@
 //! ```text
 //! begin ─► file ──too large, or its time is over──► rotate ─► the next file
 //!            │                                        └─ not possible (full disk, ...): on with the old one, again in 10 s
-//!            └──renamed or removed by others, SIGHUP──► reopen ─► the next file
+//!            ├──renamed or removed by others, SIGHUP──► reopen ─► the next file; not possible: as above
+//!            └──cut by others──► mend: the same file, from its start
 //! ```
 //!
 //! The next file is there, with its head, before the old one is left: a full disk or a missing permission costs no message.
@@ -12,6 +13,7 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
+    mem,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,6 +35,9 @@ use super::{
 
 /// How long to go on with the old file when the next cannot be had.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+/// How often to look whether the program is done with a file that is to go.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Gives the time. Tests have their own.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -58,6 +63,10 @@ pub(super) struct Series {
     ends: Option<Timestamp>,
     /// No earlier than this: the last attempt failed.
     retry: Option<Timestamp>,
+    /// The file may have lost its name, and no new one could be begun.
+    reopen_due: bool,
+    /// Too old, and the program is not done with them.
+    spared: Vec<PathBuf>,
     runner: Option<Runner>,
     counters: Arc<FileCounters>,
 }
@@ -86,6 +95,8 @@ impl Series {
             live,
             ends: None,
             retry: None,
+            reopen_due: false,
+            spared: Vec::new(),
             runner,
             counters,
         };
@@ -107,8 +118,32 @@ impl Series {
         Ok((series, volume))
     }
 
+    /// Begins the file again if others have cut it.
+    pub(super) fn mend(&self, volume: &mut Volume<Descriptor>) -> io::Result<()> {
+        if volume.is_cut() {
+            volume.begin_anew(&self.frame)?;
+            warn!(file = %self.live.display(), "cut by others; begun anew from its start");
+        }
+        Ok(())
+    }
+
+    /// Does what has become due, before `more` bytes are written.
+    pub(super) fn turn(&mut self, volume: &mut Volume<Descriptor>, more: usize) {
+        if self.reopen_due && self.put_off((self.clock)()).is_none() {
+            self.reopen(volume);
+        }
+        if self.is_over(volume, more) {
+            self.rotate(volume);
+        }
+        // The program gets the oldest first.
+        if self.spared.first().is_some_and(|file| !self.holds(file)) {
+            let spared = mem::take(&mut self.spared);
+            self.delete(spared);
+        }
+    }
+
     /// Whether `more` bytes do not fit into the file any more, or its time is over. An empty file goes on.
-    pub(super) fn is_over(&self, volume: &Volume<Descriptor>, more: usize) -> bool {
+    fn is_over(&self, volume: &Volume<Descriptor>, more: usize) -> bool {
         if volume.is_empty() {
             return false;
         }
@@ -121,13 +156,18 @@ impl Series {
             .is_some_and(|end| self.has_come(end, (self.clock)()))
     }
 
-    /// How long until the file's time is over.
+    /// How long until something is due.
     pub(super) fn next_turn(&self, volume: &Volume<Descriptor>) -> Option<Duration> {
-        let end = self.ends.filter(|_| !volume.is_empty())?;
         let now = (self.clock)();
-        let at = if self.has_come(end, now) { now } else { end };
-        let at = self.put_off(now).map_or(at, |retry| retry.max(at));
-        Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+        let end = self.ends.filter(|_| !volume.is_empty());
+        let end = end.map(|end| if self.has_come(end, now) { now } else { end });
+        let reopen = self.reopen_due.then_some(now);
+        let next = end.into_iter().chain(reopen).min().map(|at| {
+            let at = self.put_off(now).map_or(at, |retry| retry.max(at));
+            Duration::try_from(at.duration_since(now)).unwrap_or_default()
+        });
+        let look = (!self.spared.is_empty()).then_some(LOOK);
+        next.into_iter().chain(look).min()
     }
 
     /// Whether the end of the file's time has come, or is further away than it ever was: then the clock was set back, and would take
@@ -145,7 +185,7 @@ impl Series {
     }
 
     /// Leaves the file and begins the next, if that is possible.
-    pub(super) fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
+    fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
         let now = (self.clock)();
         if self.put_off(now).is_some() {
             return;
@@ -168,14 +208,17 @@ impl Series {
     pub(super) fn reopen(&mut self, volume: &mut Volume<Descriptor>) {
         let now = (self.clock)();
         match self.renewed(volume, now) {
-            Ok(None) => {}
+            Ok(None) => self.reopen_due = false,
             Ok(Some(next)) => {
                 *volume = next;
                 self.begins(now);
                 add(&self.counters.reopened, 1);
                 info!(file = %self.live.display(), "opened anew");
             }
-            Err(error) => self.failed(now, &error),
+            Err(error) => {
+                self.reopen_due = true;
+                self.failed(now, &error);
+            }
         }
     }
 
@@ -184,7 +227,7 @@ impl Series {
         if self.names.is_timed() {
             let (file, path) = create_free(&self.names.live(now)?)?;
             let next = self.start(file).inspect_err(|_| discard(&path))?;
-            let left = std::mem::replace(&mut self.live, path);
+            let left = mem::replace(&mut self.live, path);
             return Ok((next, left.exists().then_some(left)));
         }
         let prepared = self.names.next();
@@ -239,6 +282,7 @@ impl Series {
 
     fn begins(&mut self, now: Timestamp) {
         self.retry = None;
+        self.reopen_due = false;
         self.ends = self
             .options
             .rotate_time
@@ -257,19 +301,39 @@ impl Series {
         }
     }
 
+    /// Whether the program is not done with the file.
+    fn holds(&self, file: &Path) -> bool {
+        self.runner
+            .as_ref()
+            .is_some_and(|runner| runner.holds(file))
+    }
+
     /// Deletes what is too old.
-    fn prune(&self) {
+    fn prune(&mut self) {
         let Some(keep) = self.options.keep else {
             return;
         };
-        let pruned = self.names.complete(&self.live).and_then(|files| {
-            let old = files.len().saturating_sub(keep);
-            files.iter().take(old).try_for_each(fs::remove_file)
-        });
-        if let Err(error) = pruned {
-            warn!(file = %self.live.display(), %error, "cannot delete old files");
-            add(&self.counters.rotation_errors, 1);
+        match self.names.complete(&self.live) {
+            Ok(mut files) => {
+                files.truncate(files.len().saturating_sub(keep));
+                self.delete(files);
+            }
+            Err(error) => self.not_deleted(&error),
         }
+    }
+
+    /// Deletes these files, some of them later: each is the program's until it is done.
+    fn delete(&mut self, old: Vec<PathBuf>) {
+        let (spared, old): (Vec<_>, Vec<_>) = old.into_iter().partition(|file| self.holds(file));
+        self.spared = spared;
+        if let Err(error) = old.iter().try_for_each(|file| remove(file)) {
+            self.not_deleted(&error);
+        }
+    }
+
+    fn not_deleted(&self, error: &io::Error) {
+        warn!(file = %self.live.display(), %error, "cannot delete old files");
+        add(&self.counters.rotation_errors, 1);
     }
 }
 
@@ -278,6 +342,14 @@ fn end_of(now: Timestamp, every: Duration) -> Option<Timestamp> {
     let every = i64::try_from(every.as_secs()).ok()?;
     let next = (now.as_second().div_euclid(every) + 1).checked_mul(every)?;
     Timestamp::from_second(next).ok()
+}
+
+/// Sees to it that the file is gone; the program may have moved or removed it.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// A file that was made in vain. If it stays, it is overwritten by the next attempt or has a name of its own.

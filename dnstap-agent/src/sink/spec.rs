@@ -49,7 +49,8 @@ impl OutputSpec {
     pub fn duties(specs: &[Self]) -> Duties {
         Duties {
             paths: specs.iter().any(Self::uses_paths),
-            owners: specs.iter().any(Self::changes_access),
+            owners: specs.iter().any(Self::gives_away),
+            modes: specs.iter().any(Self::changes_access),
             commands: specs.iter().any(Self::runs_commands),
             ..Duties::default()
         }
@@ -71,6 +72,11 @@ impl OutputSpec {
             Self::File(file) => file.place != Place::Stdout,
             Self::Socket(address) => !matches!(address, Address::Tcp { .. }),
         }
+    }
+
+    /// Whether its files are to be another user's.
+    fn gives_away(&self) -> bool {
+        matches!(self, Self::File(file) if file.options.owner.is_some())
     }
 
     /// Whether it changes the owner or the mode of files, which may be others'.
@@ -257,6 +263,19 @@ mod tests {
             error.contains("`rotate=1h`") && error.contains("rotate-time="),
             "{error}"
         );
+    }
+
+    #[rstest]
+    #[case::neither("file:/a", false, false)]
+    #[case::mode("file:/a,mode=0600", false, true)]
+    #[case::owner("file:/a,owner=root", true, true)]
+    fn only_who_gives_files_away_needs_to(
+        #[case] spec: &str,
+        #[case] owners: bool,
+        #[case] modes: bool,
+    ) {
+        let duties = OutputSpec::duties(&[spec.parse().expect("valid")]);
+        assert_eq!((duties.owners, duties.modes), (owners, modes));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! and followed by a foot of its own. So a killed agent leaves a file that every reader accepts, and a full disk always has
 //! room for the foot: the bytes under it were ours already. Within a piece, a full disk cuts the file back to its last whole message.
 //!
+//! What others have cut off ([`Volume::is_cut`]) is not written behind: the file would begin with a hole, which no reader gets over.
+//!
 //! On a pipe the foot is written once, at the end.
 
 use std::io;
@@ -33,20 +35,26 @@ pub(super) struct Volume<D> {
 
 impl<D: Device> Volume<D> {
     /// Writes the head.
-    pub(super) fn start(mut device: D, frame: &Frame) -> io::Result<Self> {
-        write_all_at(&mut device, &frame.head, 0).map_err(|partial| partial.error)?;
+    pub(super) fn start(device: D, frame: &Frame) -> io::Result<Self> {
         let mut volume = Self {
             device,
             foot: frame.foot.clone(),
-            end: frame.head.len() as u64,
+            end: 0,
             messages: 0,
         };
-        if volume.device.is_rewritable() {
-            volume
-                .write_foot(volume.end)
-                .map_err(|partial| partial.error)?;
-        }
+        volume.begin(&frame.head)?;
         Ok(volume)
+    }
+
+    /// Whether others have made the file shorter than what was written to it.
+    pub(super) fn is_cut(&self) -> bool {
+        self.device.is_rewritable() && self.device.length().is_ok_and(|length| length < self.end)
+    }
+
+    /// Begins again from the file's start; what is left in it goes. After a failure it is still cut.
+    pub(super) fn begin_anew(&mut self, frame: &Frame) -> io::Result<()> {
+        self.device.cut(0)?;
+        self.begin(&frame.head)
     }
 
     /// Bytes without the foot.
@@ -89,6 +97,16 @@ impl<D: Device> Volume<D> {
             return Ok(()); // it is there
         }
         self.write_foot(self.end).map_err(|partial| partial.error)
+    }
+
+    fn begin(&mut self, head: &[u8]) -> io::Result<()> {
+        let end = head.len() as u64;
+        write_all_at(&mut self.device, head, 0).map_err(|partial| partial.error)?;
+        if self.device.is_rewritable() {
+            self.write_foot(end).map_err(|partial| partial.error)?;
+        }
+        (self.end, self.messages) = (end, 0);
+        Ok(())
     }
 
     fn accept(&mut self, written: Written, end: u64) -> Written {
@@ -159,6 +177,25 @@ mod tests {
         volume.append(&piece(&frames, 2)).expect("room");
         volume.finish().expect("room");
         assert_eq!(pipe.bytes(), [HEAD, &frames.repeat(2), FOOT].concat());
+    }
+
+    #[test]
+    fn a_file_that_was_cut_begins_anew_once_there_is_room_for_its_head() {
+        let mut disk = Disk::file(HEAD.len() + 38 + FOOT.len());
+        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        let frames = frames(&[10, 20]);
+        volume.append(&piece(&frames, 2)).expect("room");
+        assert!(!volume.is_cut());
+        disk.cut(HEAD.len() as u64).expect("a file");
+        *disk.room.lock().expect("no panic elsewhere") = 3;
+        assert!(volume.is_cut());
+        volume.begin_anew(&frame()).expect_err("no room");
+        assert!(volume.is_cut());
+        disk.grow(100);
+        volume.begin_anew(&frame()).expect("room");
+        assert!(volume.is_empty() && !volume.is_cut());
+        volume.append(&piece(&frames, 2)).expect("room");
+        assert_eq!(disk.bytes(), [HEAD, &frames, FOOT].concat());
     }
 
     #[rstest]

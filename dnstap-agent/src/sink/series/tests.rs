@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Mutex, atomic::Ordering::Relaxed},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use super::*;
@@ -185,6 +185,30 @@ fn a_renamed_file_is_opened_anew_and_one_that_was_not_goes_on() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_anew_goes_on_and_it_is_tried_again() {
+    let mut rig = Rig::new("q.fstrm", "mode=0640");
+    fs::rename(rig.path("q.fstrm"), rig.path("q.1")).expect("renamed");
+    // A folder under the name cannot be moved to where a file would go.
+    fs::create_dir(rig.path("q.fstrm")).expect("made");
+    rig.reopen();
+    rig.turn();
+    assert_eq!(rig.counters.rotation_errors.load(Relaxed), 1);
+    assert_eq!(rig.next_turn(), Some(Duration::from_secs(10)), "also empty");
+    rig.write();
+    fs::remove_dir(rig.path("q.fstrm")).expect("removed");
+    rig.pass(9);
+    rig.turn();
+    assert_eq!(rig.files(), [("q.1", 1)], "not at once");
+    rig.pass(1);
+    assert_eq!(rig.next_turn(), Some(Duration::ZERO));
+    rig.turn();
+    rig.write();
+    assert_eq!(rig.files(), [("q.1", 1), ("q.fstrm", 1)]);
+    assert_eq!(rig.counters.reopened.load(Relaxed), 1);
+    assert_eq!(rig.next_turn(), None);
+}
+
+#[test]
 fn when_no_file_can_be_begun_the_old_one_goes_on_and_it_is_tried_again() {
     let mut rig = Rig::new("q.fstrm", "rotate-time=1m");
     rig.write();
@@ -235,6 +259,49 @@ fn the_program_gets_each_complete_file() {
         assert_eq!(rig.counters.command_errors.load(Relaxed), 0);
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn an_old_file_is_deleted_when_the_program_is_done_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [script, gate, copies] = ["script", "gate", "copies"].map(|name| folder.path().join(name));
+    fs::create_dir(&copies).expect("made");
+    let text = format!(
+        "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.01; done\ncp \"$1\" {}\n",
+        gate.display(),
+        copies.display()
+    );
+    fs::write(&script, text).expect("written");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("ours");
+    let options = format!("rotate-time=1h,keep=0,exec={}", script.display());
+    let mut rig = Rig::in_folder(folder, "q.fstrm", &options);
+    for _ in 0..3 {
+        rig.write();
+        rig.pass(3600);
+        rig.turn();
+    }
+    let complete = [
+        "q.fstrm.20261124T011530Z",
+        "q.fstrm.20261124T021530Z",
+        "q.fstrm.20261124T031530Z",
+    ];
+    assert_eq!(rig.names()[2..5], complete);
+    assert_eq!(rig.next_turn(), Some(LOOK));
+    fs::write(gate, "").expect("written");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while rig.next_turn().is_some() {
+        assert!(Instant::now() < deadline, "{:?}", rig.names());
+        rig.turn();
+        std::thread::yield_now();
+    }
+    assert_eq!(rig.names(), ["copies", "gate", "q.fstrm", "script"]);
+    for name in complete {
+        let copy = fs::read(copies.join(name)).expect("copied");
+        assert_eq!(copy, [b"<head>", MESSAGE, b"<foot>"].concat());
+    }
+    assert_eq!(rig.counters.command_errors.load(Relaxed), 0);
+    assert_eq!(rig.counters.rotation_errors.load(Relaxed), 0);
 }
 
 struct Rig {
@@ -300,16 +367,12 @@ impl Rig {
             unfit: 0,
             ends: Ends::Frames,
         };
-        if self.series.is_over(&self.volume, MESSAGE.len()) {
-            self.series.rotate(&mut self.volume);
-        }
+        self.series.turn(&mut self.volume, MESSAGE.len());
         self.volume.append(&piece).expect("room");
     }
 
     fn turn(&mut self) {
-        if self.series.is_over(&self.volume, 0) {
-            self.series.rotate(&mut self.volume);
-        }
+        self.series.turn(&mut self.volume, 0);
     }
 
     fn reopen(&mut self) {
