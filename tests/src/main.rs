@@ -12,6 +12,9 @@
 //! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` how far
 //! named's clock may be behind; `DNSTAP_OWN_MACHINE` lets them set the machine's clock; `DNSTAP_TESTS_KEEP` keeps scratch
 //! folders. Arguments are libtest's.
+//!
+//! Some cases run beside each other, then most by themselves, then the one about what the others have left: runs of their own, each with
+//! a result line. `cases` says which, and why.
 
 mod cases;
 mod chance;
@@ -35,7 +38,7 @@ mod wire;
 use std::{env, io, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Conclusion};
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = env::args().skip(1).collect();
@@ -60,24 +63,28 @@ fn main() -> Result<ExitCode> {
 /// Runs the trials.
 fn run() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // The tests measure a machine, and share it: one at a time.
-    arguments.test_threads = Some(1);
+    let threads = arguments.test_threads.unwrap_or_else(cases::threads);
     if system::is_root()
         && let Err(error) = system::private_mounts()
     {
         eprintln!("no private mounts ({error}): what tests mount is seen by all");
     }
-    let mut conclusion = libtest_mimic::run(&arguments, cases::all());
+    let mut run = |threads, trials| {
+        arguments.test_threads = Some(threads);
+        libtest_mimic::run(&arguments, trials)
+    };
+    let mut conclusions = vec![
+        run(threads, cases::beside_each_other()),
+        run(1, cases::alone()),
+    ];
     if kernel::had_taps() {
         // It belongs to whichever were chosen.
         (arguments.filter, arguments.skip) = (None, Vec::new());
-        let after = libtest_mimic::run(&arguments, vec![cases::after_all()]);
-        if !conclusion.has_failed() {
-            conclusion = after;
-        }
+        conclusions.push(libtest_mimic::run(&arguments, vec![cases::after_all()]));
     }
-    for note in cases::notes() {
-        eprintln!("{note}");
+    for line in cases::times().into_iter().chain(cases::notes()) {
+        eprintln!("{line}");
     }
-    conclusion.exit_code()
+    let failed = conclusions.iter().find(|run| run.has_failed());
+    failed.map_or(ExitCode::SUCCESS, Conclusion::exit_code)
 }

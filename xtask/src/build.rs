@@ -55,6 +55,14 @@ pub(crate) fn release() -> Result<PathBuf> {
     agent(Profile::Release, &ebpf()?)
 }
 
+/// Builds the program of the integration tests and returns its path.
+pub(crate) fn tests() -> Result<PathBuf> {
+    // A test of the workspace is selected with it, as which its dependencies are those of `cargo test`, with all their features.
+    let selection = ["--workspace", "--bin=dnstap-tests", "--test=program"];
+    exec::run(exec::cargo().arg("build").args(selection))?;
+    Ok(paths::target().join("debug/dnstap-tests"))
+}
+
 /// Compiles the eBPF programs and returns the object's path.
 fn ebpf() -> Result<PathBuf> {
     ui::step("building the eBPF object");

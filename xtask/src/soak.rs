@@ -30,7 +30,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     let agent = build::release()?;
-    exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))?;
+    build::tests()?;
     let mut text = String::new();
     let held = exec::watched(&mut command(&agent, args.minutes, args.seed)?, |line| {
         text.push_str(line);

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, deny, dist, exec, fuzz, packages, paths,
+    build, deny, dist, exec, fuzz, packages,
     results::{Explanations, Results},
     servers, setup, soak,
     tally::Tally,
@@ -115,7 +115,16 @@ fn lint(report: &mut Report) {
     report.step("dependencies", || {
         deny::run().map(|()| Tally::PASSED.into())
     });
-    let documentation = ["doc", "--workspace", "--no-deps"];
+    // What has documentation, and an example: with that the dependencies are those of clippy and the tests, with all their features.
+    let documentation = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--lib",
+        "--bin=xtask",
+        "--bin=dnstap-tests",
+        "--example=count",
+    ];
     report.check(
         "documentation",
         exec::cargo()
@@ -135,15 +144,14 @@ fn integration(report: &mut Report, arguments: &[String]) {
         && report.preparation("build", || {
             let agent = build::release()?;
             let package = dist::of(&agent)?;
-            built = Some((agent, package));
-            // The selection of the unit tests, so that their dependencies serve here too.
-            exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))
+            built = Some((agent, package, build::tests()?));
+            Ok(())
         });
-    let (true, Some((agent, package))) = (ready, built) else {
+    let (true, Some((agent, package, program))) = (ready, built) else {
         return;
     };
     let tests = || {
-        let mut tests = Command::new(paths::target().join("debug/dnstap-tests"));
+        let mut tests = Command::new(&program);
         tests.env("DNSTAP_AGENT", &agent);
         tests
     };

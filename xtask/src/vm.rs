@@ -170,7 +170,7 @@ impl Prepared {
         let lock = lock()?;
         Apt::default().ensure(PACKAGES)?;
         let agent = build::release()?;
-        exec::run(exec::cargo().args(["build", "--workspace", "--bin=dnstap-tests"]))?;
+        let tests = build::tests()?;
 
         ui::step("kernels and servers");
         let mirrors = Mirrors::of_this_machine()?;
@@ -192,7 +192,7 @@ impl Prepared {
         plans.push((HELLO.to_owned(), String::new()));
         let contents = initramfs::Contents {
             agent: &agent,
-            tests: &paths::target().join("debug/dnstap-tests"),
+            tests: &tests,
             binds: &folders,
             plans: &plans,
         };

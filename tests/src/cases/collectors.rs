@@ -62,12 +62,16 @@ pub(super) fn trials() -> Vec<Trial> {
         "receive closes connections beyond --max-connections and goes on with the others".into(),
         too_many,
     ));
-    trials.push(trial(
+    trials
+}
+
+/// What may run beside others: a collector that is away for half of the time.
+pub(super) fn beside() -> Vec<Trial> {
+    vec![trial(
         "a collector restarted 20 times under 10,000 messages/s: delivered or counted, exactly"
             .into(),
         restarts,
-    ));
-    trials
+    )]
 }
 
 /// Other people's programs.

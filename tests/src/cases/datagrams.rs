@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
-use super::{expect_counters, expect_records, for_each_combination};
+use super::{expect_counters, expect_records, for_each_hook_in_turn};
 use crate::{
     environment::Combination,
     lab,
@@ -22,15 +22,15 @@ const LITTLE: usize = 100;
 const LONG: usize = 300;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let mut trials = for_each_combination(
+    let mut trials = for_each_hook_in_turn(
         "a datagram whose sender nobody asks for is delivered, with what the kernel knows",
         sender_not_asked,
     );
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "a peek is no message, nor is an empty datagram",
         peeked_and_empty,
     ));
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "a datagram that is cut short is delivered as the server got it, or counted",
         cut_short,
     ));

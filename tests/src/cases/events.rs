@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use super::{expect_records, for_each_combination};
+use super::{expect_records, for_each_hook_in_turn};
 use crate::{
     environment::Combination,
     lab,
@@ -20,7 +20,7 @@ use crate::{
 const QUERIES: u16 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {
-    for_each_combination(
+    for_each_hook_in_turn(
         "queries without answer are JSON events, and the file of messages has none of these",
         unanswered,
     )

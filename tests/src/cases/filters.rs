@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_combination, note};
+use super::{expect_records, for_each_hook_in_turn, note};
 use crate::{
     environment::{self, Combination},
     lab::{self, Lab, Wanted},
@@ -30,27 +30,27 @@ const EACH: u16 = 20;
 const CONNECTIONS: usize = 48;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let mut trials = for_each_combination(
+    let mut trials = for_each_hook_in_turn(
         "filter by sample: one query in four is there with its response, and all others are counted",
         sample,
     );
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "filter by sample: of TCP, one connection in two is there with all its messages",
         sample_of_connections,
     ));
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "filter by sample: exchanges stay together on wildcard sockets and behind a proxy's preface",
         sample_of_the_hidden,
     ));
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "filter by port: only messages of the one that was asked for are there",
         ports,
     ));
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "filter by subnet: only messages of those that were asked for are there",
         nets,
     ));
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "filter by role: only datagrams of those that were asked for leave the kernel",
         roles,
     ));

@@ -32,27 +32,25 @@ const SOON: Duration = Duration::from_secs(15);
 type Test = fn() -> Result<()>;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 8] = [
-        (
-            "files that are rotated by size, time and SIGHUP under load have every message once",
-            rotation,
-        ),
-        (
-            "read -f gives every message once while the file grows and is rotated",
-            followed,
-        ),
+    named([
         (
             "a compressed file is one for zstd, and for read the same as the plain one",
             compression,
         ),
         (
-            "a full disk that gets room again goes on, and every message is in the file or counted",
-            room_again,
-        ),
-        (
             "after kill -9 at any moment every file is readable up to the cut",
             killed,
         ),
+        (
+            "memory that a queue took while its collector was away is given back",
+            given_back,
+        ),
+    ])
+}
+
+/// What may run beside others: little is sent, for a time.
+pub(super) fn beside() -> Vec<Trial> {
+    named([
         (
             "of five outputs two are dead, and the others have every message",
             dead_outputs,
@@ -62,10 +60,21 @@ pub(super) fn trials() -> Vec<Trial> {
             restarts,
         ),
         (
-            "memory that a queue took while its collector was away is given back",
-            given_back,
+            "files that are rotated by size, time and SIGHUP under load have every message once",
+            rotation,
         ),
-    ];
+        (
+            "read -f gives every message once while the file grows and is rotated",
+            followed,
+        ),
+        (
+            "a full disk that gets room again goes on, and every message is in the file or counted",
+            room_again,
+        ),
+    ])
+}
+
+fn named<const COUNT: usize>(tests: [(&str, Test); COUNT]) -> Vec<Trial> {
     tests
         .map(|(name, test)| trial(name.to_owned(), test))
         .into()

@@ -62,10 +62,6 @@ pub(super) fn trials() -> Vec<Trial> {
             trial(format!("{how}: {name}"), move || test(&how))
         })
         .collect();
-    trials.push(trial(
-        "receive reloaded under load exchanges outputs without losing a message".into(),
-        received,
-    ));
     trials.extend(for_each_hook(
         "reloaded filters deliver what they ask for from then on, and all else is counted",
         filters::come_and_go,
@@ -75,6 +71,14 @@ pub(super) fn trials() -> Vec<Trial> {
         filters::let_in_midway,
     ));
     trials
+}
+
+/// What may run beside others: `receive`, which attaches to nothing.
+pub(super) fn beside() -> Vec<Trial> {
+    vec![trial(
+        "receive reloaded under load exchanges outputs without losing a message".into(),
+        received,
+    )]
 }
 
 fn exchange(how: &Combination) -> Result<()> {

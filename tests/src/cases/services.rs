@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_combination};
+use super::{expect_records, for_each_hook_in_turn};
 use crate::{
     environment::{self, Combination},
     lab::services::Services,
@@ -26,7 +26,7 @@ const CONNECTIONS: usize = 2;
 const REQUESTS: usize = 20;
 
 pub(super) fn trials() -> Vec<Trial> {
-    for_each_combination(
+    for_each_hook_in_turn(
         "other services of the process are told from DNS, counted, and skipped by the kernel",
         other_services,
     )

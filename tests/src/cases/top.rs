@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
-use super::{for_each_combination, trial};
+use super::{for_each_hook_in_turn, trial};
 use crate::{
     environment::{self, Combination, tool},
     lab,
@@ -23,7 +23,7 @@ use crate::{
 const QUERIES: u16 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let mut trials = for_each_combination("top --once counts what was sent", counted);
+    let mut trials = for_each_hook_in_turn("top --once counts what was sent", counted);
     trials.push(trial(
         "top draws on a terminal, ends at q, and leaves the terminal as it was".to_owned(),
         drawn,

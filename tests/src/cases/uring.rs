@@ -5,7 +5,7 @@
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
 
-use super::{expect_counters, expect_records, for_each_combination};
+use super::{expect_counters, expect_records, for_each_hook_in_turn};
 use crate::{
     environment::Combination,
     lab,
@@ -22,11 +22,11 @@ const ROOM: usize = 8_192;
 const QUERIES: u16 = 10;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let mut trials = for_each_combination(
+    let mut trials = for_each_hook_in_turn(
         "messages through io_uring are in the file, or counted, or unseen, as the hook's rule says",
         through_the_ring,
     );
-    trials.extend(for_each_combination(
+    trials.extend(for_each_hook_in_turn(
         "a receive of io_uring in the midst of a read is not taken for that read",
         in_the_midst,
     ));

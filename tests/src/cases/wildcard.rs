@@ -7,7 +7,7 @@ use anyhow::Result;
 use dnstap_proto::SocketProtocol;
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_combination};
+use super::{expect_records, for_each_hook_in_turn};
 use crate::{
     environment::Combination,
     lab,
@@ -28,7 +28,7 @@ const WAYS: [(&str, &str, &str); 4] = [
 ];
 
 pub(super) fn trials() -> Vec<Trial> {
-    for_each_combination(
+    for_each_hook_in_turn(
         "a wildcard socket's messages have the address that was asked, where the hook sees packets",
         true_addresses,
     )

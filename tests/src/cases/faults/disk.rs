@@ -43,11 +43,15 @@ const SIP: usize = 4_096;
 const BETWEEN: Duration = Duration::from_millis(20);
 
 pub(super) fn trials() -> Vec<Trial> {
-    let tapped = once(
+    once(
         "a disk that hangs, also at the end, delays its own output alone",
         hangs,
-    );
-    let received = [
+    )
+}
+
+/// What may run beside others: the disk that hangs, and the pipe, are the trial's own.
+pub(super) fn beside() -> Vec<Trial> {
+    vec![
         trial(
             "a disk that hangs for longer than the queue holds: written or counted, exactly".into(),
             hangs_long,
@@ -56,8 +60,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "a pipe whose reader is slow: written or counted, exactly".into(),
             slow_reader,
         ),
-    ];
-    tapped.into_iter().chain(received).collect()
+    ]
 }
 
 fn hangs(how: &Combination) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::{
 const TIMES: usize = 100;
 /// Latest moment of the kill, after the start of the agent or after it has attached in turn: how long attaching takes depends on the
 /// machine, and neither may be missed.
-const LATEST: Duration = Duration::from_millis(400);
+const LATEST: Duration = Duration::from_millis(300);
 
 pub(super) fn trials() -> Vec<Trial> {
     let combinations = combinations();

@@ -7,6 +7,7 @@ mod disk;
 mod kill;
 mod memory;
 mod network;
+mod overrun;
 mod pause;
 mod restart;
 mod reuse;
@@ -40,12 +41,12 @@ pub(super) fn trials() -> Vec<Trial> {
     [
         kill::trials(),
         pause::trials(),
+        overrun::trials(),
         starve::trials(),
         memory::trials(),
         descriptors::trials(),
         disk::trials(),
         network::trials(),
-        tls::trials(),
         clock::trials(),
         restart::trials(),
         reuse::trials(),
@@ -54,6 +55,14 @@ pub(super) fn trials() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// What may run beside others: no tap, and little to do.
+pub(super) fn beside() -> Vec<Trial> {
+    [tls::beside(), disk::beside()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// One trial with the first combination: for what depends neither on hook nor on ring.

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 
 use super::stop;
 use crate::{
-    cases::{expect_records, for_each_combination},
+    cases::{expect_records, for_each_hook_in_turn},
     environment::{Combination, Skip},
     kernel, lab,
     load::client::UdpClient,
@@ -23,7 +23,7 @@ const LAST: &str = "/proc/sys/kernel/ns_last_pid";
 const ATTEMPTS: usize = 200;
 
 pub(super) fn trials() -> Vec<Trial> {
-    for_each_combination(
+    for_each_hook_in_turn(
         "another process with the id of one that was tapped is not tapped",
         reused,
     )

@@ -53,7 +53,8 @@ const SILENT: [(&str, Deafness, &str); 1] = [(
     "no answer to the handshake within",
 )];
 
-pub(super) fn trials() -> Vec<Trial> {
+/// What may run beside others: the agent waits before it tries again.
+pub(super) fn beside() -> Vec<Trial> {
     vec![
         trial(
             "over tls, certificates that are expired, unknown or another's, and noise: a reason in the log, and in the end every message"
