@@ -221,11 +221,13 @@ mod tests {
     #[tokio::test]
     async fn the_end_comes_after_everything_was_taken_out() {
         let (tx, mut rx) = queue(100);
+        let depth = Arc::clone(&tx.0.depth);
         tx.send(batch(10, 1));
         assert!(!rx.is_over());
         drop(tx);
         assert!(!rx.is_over());
         assert!(rx.next().await.is_some());
+        assert_eq!(depth.taken(), 10, "its frames, and no place");
         assert!(rx.next().await.is_none());
         assert!(rx.is_over());
     }

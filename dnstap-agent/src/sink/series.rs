@@ -13,7 +13,6 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
-    mem,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -65,8 +64,8 @@ pub(super) struct Series {
     retry: Option<Timestamp>,
     /// The file may have lost its name, and no new one could be begun.
     reopen_due: bool,
-    /// Too old, and the program is not done with them.
-    spared: Vec<PathBuf>,
+    /// The first of those that are too old and still the program's.
+    spared: Option<PathBuf>,
     runner: Option<Runner>,
     counters: Arc<FileCounters>,
 }
@@ -96,7 +95,7 @@ impl Series {
             ends: None,
             retry: None,
             reopen_due: false,
-            spared: Vec::new(),
+            spared: None,
             runner,
             counters,
         };
@@ -135,10 +134,8 @@ impl Series {
         if self.is_over(volume, more) {
             self.rotate(volume);
         }
-        // The program gets the oldest first.
-        if self.spared.first().is_some_and(|file| !self.holds(file)) {
-            let spared = mem::take(&mut self.spared);
-            self.delete(spared);
+        if self.spared.as_ref().is_some_and(|file| !self.holds(file)) {
+            self.prune();
         }
     }
 
@@ -166,7 +163,7 @@ impl Series {
             let at = self.put_off(now).map_or(at, |retry| retry.max(at));
             Duration::try_from(at.duration_since(now)).unwrap_or_default()
         });
-        let look = (!self.spared.is_empty()).then_some(LOOK);
+        let look = self.spared.as_ref().map(|_| LOOK);
         next.into_iter().chain(look).min()
     }
 
@@ -227,7 +224,7 @@ impl Series {
         if self.names.is_timed() {
             let (file, path) = create_free(&self.names.live(now)?)?;
             let next = self.start(file).inspect_err(|_| discard(&path))?;
-            let left = mem::replace(&mut self.live, path);
+            let left = std::mem::replace(&mut self.live, path);
             return Ok((next, left.exists().then_some(left)));
         }
         let prepared = self.names.next();
@@ -308,32 +305,23 @@ impl Series {
             .is_some_and(|runner| runner.holds(file))
     }
 
-    /// Deletes what is too old.
+    /// Deletes what is too old, later what is still the program's.
     fn prune(&mut self) {
         let Some(keep) = self.options.keep else {
             return;
         };
-        match self.names.complete(&self.live) {
-            Ok(mut files) => {
-                files.truncate(files.len().saturating_sub(keep));
-                self.delete(files);
-            }
-            Err(error) => self.not_deleted(&error),
+        self.spared = None;
+        let pruned = self.names.complete(&self.live).and_then(|mut files| {
+            files.truncate(files.len().saturating_sub(keep));
+            let (spared, old): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|file| self.holds(file));
+            self.spared = spared.into_iter().next();
+            old.iter().try_for_each(|file| remove(file))
+        });
+        if let Err(error) = pruned {
+            warn!(file = %self.live.display(), %error, "cannot delete old files");
+            add(&self.counters.rotation_errors, 1);
         }
-    }
-
-    /// Deletes these files, some of them later: each is the program's until it is done.
-    fn delete(&mut self, old: Vec<PathBuf>) {
-        let (spared, old): (Vec<_>, Vec<_>) = old.into_iter().partition(|file| self.holds(file));
-        self.spared = spared;
-        if let Err(error) = old.iter().try_for_each(|file| remove(file)) {
-            self.not_deleted(&error);
-        }
-    }
-
-    fn not_deleted(&self, error: &io::Error) {
-        warn!(file = %self.live.display(), %error, "cannot delete old files");
-        add(&self.counters.rotation_errors, 1);
     }
 }
 

@@ -185,6 +185,11 @@ fn transfers(ours: &[Record]) -> HashSet<(Option<IpAddr>, u16)> {
         .collect()
 }
 
+/// Whether a message is of a secondary's question whether its zone has changed. It comes when it will: at the start, after a NOTIFY.
+pub(super) fn asks_for_serial(record: &Record) -> bool {
+    matches!(wire::question(&record.message), Some((name, wire::TYPE_SOA)) if name == "moving.lab")
+}
+
 /// Messages that BIND sends or receives without recording them.
 fn not_recorded_by_bind(
     record: &Record,
@@ -195,9 +200,7 @@ fn not_recorded_by_bind(
     if wire::opcode(&record.message) == Some(wire::OPCODE_NOTIFY) {
         return Some("BIND does not record NOTIFY");
     }
-    if own_query
-        && matches!(wire::question(&record.message), Some((name, wire::TYPE_SOA)) if name == "moving.lab")
-    {
+    if own_query && asks_for_serial(record) {
         return Some("BIND does not record the SOA refresh of its secondary zones");
     }
     if transfers.contains(&(record.query_address, record.query_port)) {

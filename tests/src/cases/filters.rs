@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
-use super::{expect_records, for_each_hook_in_turn, note};
+use super::{comparison::asks_for_serial, expect_records, for_each_hook_in_turn, note};
 use crate::{
     environment::{self, Combination},
     lab::{self, Lab, Wanted},
@@ -251,6 +251,14 @@ fn roles(how: &Combination) -> Result<()> {
     };
     let above = reference.iter().filter(asked_above).count();
     ensure!(above > 0, "named asked nobody");
+    // Those are in no reference.
+    let refreshes = |(records, _): &(Vec<Record>, _)| {
+        records
+            .iter()
+            .filter(|record| asks_for_serial(record))
+            .count()
+    };
+    let above = above + outcomes.iter().map(refreshes).sum::<usize>();
     let counts = [(2 * queries, above), (above, 2 * queries)];
     for ((records, summary), (delivered, left_out)) in outcomes.into_iter().zip(counts) {
         let missed = summary.missed()?;
