@@ -262,7 +262,7 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     if written.is_ok() {
         // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
         // when much is waiting, by the record that passes the mark or another multiple of it; otherwise it comes by itself, on
-        // its timer.
+        // its timer. So it does when two CPUs pass the mark at once and neither sees that.
         let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
         let mark = config!(wakeup_bytes) as u64;
         let passed = waiting >= mark && waiting & (mark - 1) < in_ring::<CLASS>();

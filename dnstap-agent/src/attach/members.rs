@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     sync::mpsc::SyncSender,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -17,6 +18,9 @@ use crate::{
     tap::ProcessSet,
     target::{Found, Search, open_sockets},
 };
+
+/// How long after a look that failed the next one is worth while, whatever has changed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The set in the kernel, and what is known of it here.
 pub(super) struct Members {
@@ -39,6 +43,8 @@ struct Missed {
     /// How many there were up to the last look.
     unfollowed: u64,
     any: bool,
+    /// When a look for them failed, if the last one did.
+    failed: Option<Instant>,
 }
 
 impl Missed {
@@ -46,7 +52,14 @@ impl Missed {
     fn is_worth_a_look(&mut self, unfollowed: u64, some_ended: bool) -> bool {
         let more = mem::replace(&mut self.unfollowed, unfollowed) < unfollowed;
         self.any |= more;
-        more || (self.any && some_ended)
+        let again = self.failed.is_some_and(|at| at.elapsed() >= AGAIN);
+        more || (self.any && (some_ended || again))
+    }
+
+    /// They were looked for.
+    fn looked(&mut self, found_all: bool) {
+        self.any &= !found_all;
+        self.failed = (!found_all).then(Instant::now);
     }
 }
 
@@ -91,8 +104,9 @@ impl Members {
     fn add(&mut self, found: &Found) -> Result<()> {
         // What was started through a link has the link's name, until it renames itself.
         for name in [&found.executable, &found.target.name] {
-            if self.names.insert(name.clone()) {
+            if !self.names.contains(name) {
                 self.set.know(name, false)?;
+                self.names.insert(name.clone());
             }
         }
         let pid = found.target.pid;
@@ -124,13 +138,12 @@ impl Members {
         let missed = self.missed.is_worth_a_look(unfollowed, some_ended);
         let asked = self.search.selection();
         if asked.follow && (missed || !asked.units.is_empty()) {
-            match self.join(missed) {
-                Ok(()) => {
-                    self.told = false;
-                    if missed {
-                        self.missed.any = false;
-                    }
-                }
+            let joined = self.join(missed);
+            if missed {
+                self.missed.looked(joined.is_ok());
+            }
+            match joined {
+                Ok(()) => self.told = false,
                 // Those that are tapped go on being tapped, and the next look may succeed.
                 Err(error) if !self.told => {
                     warn!("cannot look for new processes to tap, trying again: {error:#}");
@@ -143,23 +156,31 @@ impl Members {
 
     /// Taps what has joined the control groups and, if it `missed` some, what has the names.
     fn join(&mut self, missed: bool) -> Result<()> {
-        for process in self.search.find_later(missed, &self.known)? {
-            let pid = process.target.pid;
-            // Before, so that the reader knows of a connection when its first piece comes; and those that came meanwhile.
-            self.tell_connections(pid);
-            self.add(&process)?;
-            self.tell_connections(pid);
-            info!(pid, "tapping a new process");
-        }
-        Ok(())
+        let new = self.search.find_later(missed, &self.known)?;
+        // Before, so that the reader knows of a connection when its first piece comes; and those that came meanwhile.
+        self.tell_connections(&new);
+        let added = new.iter().try_for_each(|process| {
+            self.add(process)?;
+            info!(pid = process.target.pid, "tapping a new process");
+            Ok(())
+        });
+        self.tell_connections(&new);
+        added
     }
 
-    /// Tells the reader which TCP connections a process has: else it takes the first piece that comes for the start of a stream.
-    fn tell_connections(&self, pid: u32) {
-        let sockets = open_sockets(pid).unwrap_or_default();
-        let tcp = sockets.iter().filter(|socket| socket.tcp);
-        // Nobody listens if the reader is over, and so is the tap.
-        let _unheard = self.joined.send(tcp.map(|socket| socket.inode).collect());
+    /// Tells the reader which TCP connections processes have: else it takes the first piece that comes for the start of a stream.
+    fn tell_connections(&self, processes: &[Found]) {
+        let sockets = processes
+            .iter()
+            .flat_map(|process| open_sockets(process.target.pid).unwrap_or_default());
+        let tcp: Vec<_> = sockets
+            .filter(|socket| socket.tcp)
+            .map(|socket| socket.inode)
+            .collect();
+        if !tcp.is_empty() {
+            // Nobody listens if the reader is over, and so is the tap.
+            let _unheard = self.joined.send(tcp);
+        }
     }
 
     /// Ids of the processes.
@@ -184,9 +205,20 @@ mod tests {
         assert!(missed.is_worth_a_look(3, false));
         assert!(!missed.is_worth_a_look(3, false), "as full as before");
         assert!(missed.is_worth_a_look(3, true));
-        // All have been found.
-        missed.any = false;
+        missed.looked(true);
         assert!(!missed.is_worth_a_look(3, true));
         assert!(missed.is_worth_a_look(4, false));
+    }
+
+    #[test]
+    fn a_look_that_failed_is_tried_again_a_while_later() {
+        let mut missed = Missed::default();
+        assert!(missed.is_worth_a_look(1, false));
+        missed.looked(false);
+        assert!(!missed.is_worth_a_look(1, false), "not at once");
+        missed.failed = Instant::now().checked_sub(AGAIN);
+        assert!(missed.is_worth_a_look(1, false));
+        missed.looked(true);
+        assert!(!missed.is_worth_a_look(1, false));
     }
 }

@@ -154,8 +154,12 @@ impl Output for FileOutput {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        let mended = match &mut self.series {
+            Some(series) => series.mend(&mut self.volume),
+            None => Ok(()),
+        };
         self.series = None;
-        self.volume.finish()
+        mended.and_then(|()| self.volume.finish())
     }
 
     fn gather(&self) -> Option<Gather> {
@@ -168,6 +172,8 @@ impl Output for FileOutput {
 
     fn turn(&mut self) {
         if let Some(series) = &mut self.series {
+            // What cannot be mended now is with the next batch, or at the end.
+            series.mend(&mut self.volume).ok();
             series.turn(&mut self.volume, 0);
         }
     }
@@ -187,6 +193,43 @@ mod tests {
 
     use super::{super::open::open_all, *};
 
+    /// A file's output; `form` and what is behind the path.
+    fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
+        let spec = format!("{form}:{}{options}", path.display());
+        let specs = [spec.parse().expect("valid")];
+        let mut opened = open_all(&specs, &[Arc::default()]).expect("opened");
+        opened.pop().flatten().expect("a file")
+    }
+
+    fn cut_to(path: &Path, length: u64) {
+        let file = File::options().write(true).open(path).expect("there");
+        file.set_len(length).expect("ours");
+    }
+
+    #[rstest]
+    fn a_file_that_others_cut_is_whole_at_the_end(
+        #[values("", ",compress=zstd")] compressed: &str,
+        #[values(false, true)] turns: bool,
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
+        let [mut one, mut other] = [&cut, &whole].map(|path| output("file", path, compressed));
+        let batch = Batch {
+            frames: b"\0\0\0\x02\x78\x01".repeat(100).into(),
+            messages: 100,
+        };
+        one.write(&batch).expect("room");
+        cut_to(&cut, 0);
+        if turns {
+            one.turn();
+        } else {
+            one.finish().expect("room");
+        }
+        other.finish().expect("room");
+        let [cut, whole] = [cut, whole].map(|path| fs::read(path).expect("there"));
+        assert!(cut == whole, "{} bytes, not {}", cut.len(), whole.len());
+    }
+
     /// As `copytruncate` of logrotate does.
     #[rstest]
     fn a_file_that_others_cut_holds_what_came_since(
@@ -196,21 +239,14 @@ mod tests {
     ) {
         let folder = tempfile::tempdir().expect("a folder");
         let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
-        let output = |path: &Path| {
-            let spec = format!("{form}:{}{compressed}", path.display());
-            let specs = [spec.parse().expect("valid")];
-            let mut opened = open_all(&specs, &[Arc::default()]).expect("opened");
-            opened.pop().flatten().expect("a file")
-        };
         let batch = |messages| Batch {
             frames: b"\0\0\0\x02\x78\x01".repeat(messages).into(),
             messages: messages as u64,
         };
-        let (mut one, mut other) = (output(&cut), output(&whole));
+        let [mut one, mut other] = [&cut, &whole].map(|path| output(form, path, compressed));
         let written = one.write(&batch(100)).expect("room");
         assert_eq!(written.messages, 100);
-        let file = File::options().write(true).open(&cut).expect("there");
-        file.set_len(left).expect("ours");
+        cut_to(&cut, left);
         for _ in 0..2 {
             for output in [&mut one, &mut other] {
                 let written = output.write(&batch(3)).expect("room");

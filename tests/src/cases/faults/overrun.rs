@@ -26,11 +26,11 @@ const TURN: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(100);
 /// How long that goes on before the agent is to end, and by when it must have.
 const BEFORE: Duration = Duration::from_secs(3);
-const AFTER: Duration = Duration::from_secs(15);
+const AFTER: Duration = Duration::from_secs(20);
 
 /// Queries enough to go on beyond that, as fast as answers come.
 const LOAD: Load = Load {
-    queries: 1_500_000,
+    queries: 2_000_000,
     rate: None,
     tcp: false,
     recursive: false,
