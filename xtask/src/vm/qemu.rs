@@ -125,9 +125,9 @@ impl Machine<'_> {
             .arg(self.initramfs)
             .arg("-append")
             // No huge pages: a page that the kernel is moving into one cannot be read by the hooks (`user_fault`), and small
-            // machines under much load do little else. No mitigations: nobody attacks these machines, and emulated they are dear.
+            // machines under much load do little else.
             .arg(format!(
-                "console=ttyS0 panic=-1 transparent_hugepage=never mitigations=off plan={} {more}",
+                "console=ttyS0 panic=-1 transparent_hugepage=never plan={} {more}",
                 self.plan
             ));
     }
