@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, exec, paths, servers, setup};
+use crate::{build, exec, servers, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,12 +30,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     let agent = build::release()?;
-    build::tests()?;
+    let tests = build::tests()?;
     let mut text = String::new();
-    let held = exec::watched(&mut command(&agent, args.minutes, args.seed)?, |line| {
-        text.push_str(line);
-        text.push('\n');
-    })?;
+    let held = exec::watched(
+        &mut command(&tests, &agent, args.minutes, args.seed)?,
+        |line| {
+            text.push_str(line);
+            text.push('\n');
+        },
+    )?;
     if let Some(path) = &args.report {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -47,7 +50,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The soak of an agent, as a command that fails if something does not hold.
-pub(crate) fn command(agent: &Path, minutes: f64, seed: Option<u64>) -> Result<Command> {
+pub(crate) fn command(
+    tests: &Path,
+    agent: &Path,
+    minutes: f64,
+    seed: Option<u64>,
+) -> Result<Command> {
     let seed = match seed {
         Some(seed) => seed,
         None => SystemTime::now()
@@ -55,7 +63,7 @@ pub(crate) fn command(agent: &Path, minutes: f64, seed: Option<u64>) -> Result<C
             .context("a clock before 1970")?
             .as_secs(),
     };
-    let mut command = Command::new(paths::target().join("debug/dnstap-tests"));
+    let mut command = Command::new(tests);
     command
         .args(["soak", &minutes.to_string(), &seed.to_string()])
         .env("DNSTAP_AGENT", agent)

@@ -175,12 +175,15 @@ fn integration(report: &mut Report, arguments: &[String]) {
         });
         report.step("soak", || {
             let mut complaints = String::new();
-            let held = exec::watched(&mut soak::command(&agent, SOAK_MINUTES, None)?, |line| {
-                if line.starts_with("- ") {
-                    complaints.push_str(line);
-                    complaints.push('\n');
-                }
-            })?;
+            let held = exec::watched(
+                &mut soak::command(&program, &agent, SOAK_MINUTES, None)?,
+                |line| {
+                    if line.starts_with("- ") {
+                        complaints.push_str(line);
+                        complaints.push('\n');
+                    }
+                },
+            )?;
             Ok(if held {
                 Tally::PASSED.into()
             } else {

@@ -406,12 +406,12 @@ fn without_preface<'d>(
     let Preface::Whole { length, proxied } = proxy::preface(datagram) else {
         return datagram;
     };
+    if !proxies.vouch_for(envelope) {
+        intake.prefaces_refused_udp += 1;
+        return datagram;
+    }
     // What the process tells another server about a client does not concern its own ends.
     if envelope.direction == Direction::Received {
-        if !proxies.have(&envelope.peer) {
-            intake.prefaces_refused_udp += 1;
-            return datagram;
-        }
         envelope.proxied = proxied;
     }
     intake.udp_prefaces += 1;

@@ -163,7 +163,7 @@ impl Framer {
         midway: bool,
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
-        let may_have_preface = !midway && work.believes_prefaces();
+        let may_have_preface = !midway && work.proxies.vouch_for(&work.envelope);
         if !self.buffer.is_empty() || piece.len() < judged_by(piece, may_have_preface) {
             while self.buffer.len() < judged_by(&self.buffer, may_have_preface) {
                 if piece.is_empty() {

@@ -12,7 +12,7 @@
 use std::{net::IpAddr, str::FromStr};
 
 use crate::{
-    event::{Endpoint, Family, Proxied},
+    event::{Direction, Endpoint, Envelope, Family, Proxied},
     tap::Net,
 };
 
@@ -29,8 +29,13 @@ const COMMANDS: [u8; 2] = [LOCAL, PROXY];
 pub struct Proxies(Vec<Net>);
 
 impl Proxies {
+    /// Whether a preface in a message of this envelope is believed: from one of them, or sent by the process itself.
+    pub(crate) fn vouch_for(&self, envelope: &Envelope) -> bool {
+        envelope.direction == Direction::Sent || self.have(&envelope.peer)
+    }
+
     /// Whether a peer is among them; one that is not known is not.
-    pub(crate) fn have(&self, peer: &Endpoint) -> bool {
+    fn have(&self, peer: &Endpoint) -> bool {
         peer.ip()
             .is_some_and(|address| self.0.iter().any(|net| net.contains(address)))
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Direction, Envelope, Proxied},
-    stream::StreamCounters,
+    stream::{Proxies, StreamCounters},
 };
 
 /// The buffers of streams that have none in use.
@@ -39,8 +39,8 @@ pub(super) struct Work<'w, F> {
     pub(super) dns_seen: bool,
     /// The connection's port is known for DNS.
     pub(super) dns_port: bool,
-    /// What the peer says about a client is believed.
-    pub(super) trusted: bool,
+    /// Whose prefaces are believed.
+    pub(super) proxies: &'w Proxies,
     /// The ends that a proxy told.
     pub(super) proxied: Option<Proxied>,
     pub(super) counters: &'w mut StreamCounters,
@@ -58,11 +58,6 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
     /// first sending what looks like that to us and like a query to the server: there only what the process itself sends counts.
     pub(super) fn may_be_foreign(&self) -> bool {
         !self.dns_seen && (!self.dns_port || self.envelope.direction == Direction::Sent)
-    }
-
-    /// Whether a preface at the start of this stream is one.
-    pub(super) fn believes_prefaces(&self) -> bool {
-        self.trusted || self.envelope.direction == Direction::Sent
     }
 
     /// Hands a message on; `framed` begins with its length.

@@ -239,13 +239,7 @@ fn the_program_gets_each_complete_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("script");
     let list = folder.path().join("list");
-    fs::write(
-        &script,
-        format!("#!/bin/sh\necho \"$#:$1\" >> {}\n", list.display()),
-    )
-    .expect("written");
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("ours");
+    write_script(&script, &format!("echo \"$#:$1\" >> {}\n", list.display()));
     let options = format!("rotate-time=1h,exec={}", script.display());
     let mut rig = Rig::in_folder(folder, "q.fstrm", &options);
     for _ in 0..2 {
@@ -268,21 +262,11 @@ fn an_old_file_is_deleted_when_the_program_is_done_with_it() {
     let [script, gate, copies] = ["script", "gate", "copies"].map(|name| folder.path().join(name));
     fs::create_dir(&copies).expect("made");
     let text = format!(
-        "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.01; done\ncp \"$1\" {}\n",
+        "until [ -e {} ]; do sleep 0.01; done\ncp \"$1\" {}\n",
         gate.display(),
         copies.display()
     );
-    // Not by this process: while other tests fork, a file that it writes may be open in two, and is not executed.
-    let written = Command::new("sh")
-        .args([
-            "-c",
-            "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"",
-            "sh",
-            &text,
-        ])
-        .arg(&script)
-        .status();
-    assert!(written.is_ok_and(|status| status.success()));
+    write_script(&script, &text);
     let options = format!("rotate-time=1h,keep=0,exec={}", script.display());
     let mut rig = Rig::in_folder(folder, "q.fstrm", &options);
     for _ in 0..3 {
@@ -311,6 +295,16 @@ fn an_old_file_is_deleted_when_the_program_is_done_with_it() {
     }
     assert_eq!(rig.counters.command_errors.load(Relaxed), 0);
     assert_eq!(rig.counters.rotation_errors.load(Relaxed), 0);
+}
+
+/// Not by this process: while other tests fork, a file that it writes may be open in two, and is not executed.
+fn write_script(path: &Path, text: &str) {
+    let write = "printf '#!/bin/sh\\n%s' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+    let written = Command::new("sh")
+        .args(["-c", write, "sh", text])
+        .arg(path)
+        .status();
+    assert!(written.is_ok_and(|status| status.success()));
 }
 
 struct Rig {
