@@ -104,13 +104,31 @@ pub struct EventHeader {
     pub hook: u8,
     /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`image`]).
     pub image: u32,
+    /// `EVENT_*` bits.
+    pub flags: u16,
+    /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`); else 0.
+    pub segment: u16,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<EventHeader>() == 88 && align_of::<EventHeader>() == 8);
+/// Bit of [`EventHeader::flags`]: a UDP socket that is not connected. Anybody can send to it.
+pub const EVENT_UNCONNECTED: u16 = 1;
+/// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
+/// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
+pub const EVENT_SHUT_DOWN: u16 = 2;
+/// Bit of [`EventHeader::flags`]: the peer sent urgent data (`MSG_OOB`) at about this place. An urgent byte has a sequence number, but no
+/// read returns it.
+pub const EVENT_URGENT: u16 = 4;
+/// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
+pub const EVENT_FILLED: u16 = 8;
+
+const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
 const _: () = assert!(offset_of!(EventHeader, message_len) == 24);
 const _: () = assert!(offset_of!(EventHeader, local_port) == 44);
 const _: () = assert!(offset_of!(EventHeader, local_addr) == 48);
 const _: () = assert!(offset_of!(EventHeader, family) == 80);
+const _: () = assert!(offset_of!(EventHeader, flags) == 88);
 
 /// [`EventHeader::direction`]: the process received the message.
 pub const DIRECTION_RECEIVED: u8 = 0;

@@ -4,7 +4,7 @@ use core::{mem::offset_of, ptr};
 
 use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP,
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP,
     IPPROTO_UDP,
 };
 
@@ -214,9 +214,17 @@ impl Sock {
                 // Both have advanced past this message by the time the hooks run.
                 let end: u32 = self.read_behind(offset)?;
                 header.tcp_seq = end.wrapping_sub(length);
+                header.flags = 0;
             } else {
                 header.tcp_seq = 0;
+                header.flags = if header.peer_port == 0 {
+                    EVENT_UNCONNECTED
+                } else {
+                    0
+                };
             }
+            header.segment = 0;
+            header.reserved = 0;
         }
         Ok(())
     }
