@@ -3,7 +3,7 @@
 use std::{fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot};
+use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot, UDP_WINDOW};
 
 use super::btf::{Btf, BtfError};
 use crate::exit::{Exit, ExitWith};
@@ -32,6 +32,46 @@ pub fn config_from_btf(btf: &Btf<'_>) -> Result<Config, BtfError> {
         iter_ubuf: btf.enumerator("ITER_UBUF")?.unwrap_or(MISSING),
         iter_type_mask: if has_separate_direction { 0xff } else { 0xfe },
         offsets: from_btf(btf)?,
+        ..udp_window(btf)?
+    })
+}
+
+/// The members of `struct udp_sock` that say how calls and datagrams belong together, as the programs read them: one window over all.
+fn udp_window(btf: &Btf<'_>) -> Result<Config, BtfError> {
+    let pending = btf.offset("udp_sock", &["pending"])?;
+    let gso_size = btf.offset("udp_sock", &["gso_size"])?;
+    // Bits of an `unsigned long` by number since 6.7, before that members of their own.
+    let flags = btf.bits("udp_sock", &["udp_flags"]).ok();
+    let bit = |enumerator: &str, member: &str| match flags {
+        Some(flags) => {
+            let number = btf.enumerator(enumerator)?;
+            let missing = || BtfError::NoMember {
+                structure: "udp_sock".to_owned(),
+                member: enumerator.to_owned(),
+            };
+            Ok(flags + number.ok_or_else(missing)?)
+        }
+        None => btf.bits("udp_sock", &[member]),
+    };
+    let cork = bit("UDP_FLAGS_CORK", "corkflag")?;
+    let gro = bit("UDP_FLAGS_GRO_ENABLED", "gro_enabled")?;
+    let places = [pending, gso_size, cork / 8, gro / 8];
+    let first = places.into_iter().min().unwrap_or_default() & !7;
+    let last = places.into_iter().max().unwrap_or_default();
+    if (last - first) as usize + size_of::<u64>() > UDP_WINDOW {
+        return Ok(Config {
+            udp_window: MISSING,
+            ..Config::default()
+        });
+    }
+    Ok(Config {
+        udp_window: first,
+        udp_pending: pending - first,
+        udp_gso_size: gso_size - first,
+        udp_cork: cork / 8 - first,
+        udp_cork_mask: 1 << (cork % 8),
+        udp_gro: gro / 8 - first,
+        udp_gro_mask: 1 << (gro % 8),
         ..Config::default()
     })
 }
