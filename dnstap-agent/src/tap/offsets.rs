@@ -208,6 +208,29 @@ mod tests {
         );
     }
 
+    /// `gso_size`, and byte and mask of `UDP_CORK` and `UDP_GRO`, from `pending` on. In old kernels the last two are members behind it, in
+    /// others bits of the word in front of it.
+    #[rstest]
+    #[case::linux_5_10(blob!("5.10"), 12, (4, 1), (9, 8))]
+    #[case::linux_6_1(blob!("6.1"), 8, (-8, 1), (-8, 8))]
+    #[case::linux_6_12(blob!("6.12"), 8, (-8, 1), (-8, 8))]
+    #[case::linux_6_18(blob!("6.18"), 26, (-8, 1), (-8, 8))]
+    #[case::linux_7_2(blob!("7.2"), 26, (-8, 1), (-8, 8))]
+    fn every_kernel_tells_how_calls_and_datagrams_belong_together(
+        #[case] blob: &[u8],
+        #[case] gso_size: i64,
+        #[case] cork: (i64, u32),
+        #[case] gro: (i64, u32),
+    ) {
+        let config = config_from_btf(&Btf::parse(blob).unwrap()).unwrap();
+        let behind = |place: u32| i64::from(place) - i64::from(config.udp_pending);
+        assert_ne!(config.udp_window, MISSING);
+        assert!(config.udp_window.is_multiple_of(8) && config.udp_pending.is_multiple_of(4));
+        assert_eq!(behind(config.udp_gso_size), gso_size);
+        assert_eq!((behind(config.udp_cork), config.udp_cork_mask), cork);
+        assert_eq!((behind(config.udp_gro), config.udp_gro_mask), gro);
+    }
+
     #[rstest]
     #[case::a_required_member("skc_dport", "struct sock has no member __sk_common.skc_dport")]
     #[case::a_structure("tcp_sock", "no struct tcp_sock")]
