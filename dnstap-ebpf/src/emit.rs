@@ -279,18 +279,23 @@ fn try_gather<C: EbpfContext>(
     if work.left() == 0 && work.room() == 0 {
         note_filled(work, vectors);
     }
-    let gathered = work.gathered();
-    work.header.chunk_len = gathered as u32;
+    // Read anew each time: of a copy of which the compiler keeps the low half, some kernels' verifiers lose the bounds.
+    work.header.chunk_len = work.gathered() as u32;
     // SAFETY: as above.
     unsafe { copy_header(&raw mut (*record).header, &work.header) };
-    let bytes = HEADER as u64 + clamp_to_class(gathered, PERF_CLASS);
     if config!(transport) == TRANSPORT_PERF as usize {
-        perf_output(ctx, record, bytes)?;
+        perf_output(ctx, record, record_bytes(work))?;
     } else {
-        ring_output(record, bytes)?;
+        ring_output(record, work)?;
     }
-    note_sent(work, gathered as u32);
+    note_sent(work, work.header.chunk_len);
     Ok(())
+}
+
+/// Bytes of the record that was gathered.
+#[inline(always)]
+fn record_bytes(work: &Work) -> u64 {
+    HEADER as u64 + clamp_to_class(work.gathered(), PERF_CLASS)
 }
 
 /// Copies a header word by word: where the compiler cannot tell that two places are apart, it calls a function that copies bytes, each of
@@ -400,17 +405,18 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     written
 }
 
-/// Sends the first `bytes` bytes of `record` through the BPF ring buffer, which copies them.
+/// Sends the record that was gathered through the BPF ring buffer, which copies it.
 #[inline(always)]
-fn ring_output(record: *mut Scratch, bytes: u64) -> Result<(), Counter> {
-    let taken = (bytes + u64::from(BPF_RINGBUF_HDR_SZ)).next_multiple_of(8);
+fn ring_output(record: *mut Scratch, work: &Work) -> Result<(), Counter> {
+    let taken = (record_bytes(work) + u64::from(BPF_RINGBUF_HDR_SZ)).next_multiple_of(8);
+    let wakeup = wakeup(taken);
     // SAFETY: a slot of `SCRATCH`, which is larger than any record; the verifier checks.
     let error = unsafe {
         bpf_ringbuf_output(
             ptr::from_ref(&EVENTS_RING).cast_mut().cast(),
             record.cast(),
-            bytes,
-            wakeup(taken),
+            record_bytes(work),
+            wakeup,
         )
     };
     if error == 0 {
