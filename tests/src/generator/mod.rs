@@ -53,29 +53,28 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
         _ => bail!("generate SECONDS [SEED]"),
     };
     let time = Duration::from_secs_f64(seconds.parse().context("seconds")?);
-    let (start, mut programs, mut messages) = (Instant::now(), 0, 0);
+    println!("generate: seed {seed}");
     let combinations = combinations();
-    // At least one program for each way to attach.
-    for (seed, how) in (seed..).zip(combinations.iter().cycle()) {
-        if start.elapsed() >= time && programs >= combinations.len() {
+    let (start, mut programs, mut messages) = (Instant::now(), 0, 0);
+    // Each program with each way to attach, and the first one however short the time is.
+    for seed in seed.. {
+        for how in &combinations {
+            match attempt(&Program::of(seed), how) {
+                Ok(played) => messages += played,
+                Err(report) => {
+                    println!("{report}");
+                    return Ok(false);
+                }
+            }
+            programs += 1;
+        }
+        let elapsed = start.elapsed();
+        if elapsed >= time {
             break;
         }
-        // A seed alone tells all ways apart, so that it is played in the same way again.
-        let program = Program::of(seed);
-        match attempt(&program, how) {
-            Ok(played) => messages += played,
-            Err(finding) => {
-                println!("{finding}");
-                return Ok(false);
-            }
-        }
-        programs += 1;
-        if programs % 200 == 0 {
-            eprintln!(
-                "{programs} programs in {} s, the next one has seed {}",
-                start.elapsed().as_secs(),
-                seed + 1
-            );
+        if programs % (50 * combinations.len()) == 0 {
+            let seconds = elapsed.as_secs();
+            println!("{programs} programs in {seconds} s, up to seed {seed}");
         }
     }
     println!(

@@ -32,67 +32,29 @@ pub(super) const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 /// Room for one control message with an integer.
 const CONTROL: usize = 64;
 
-/// What one message of a receive came to.
-pub(super) struct Received {
-    /// The call's result, or the element's length.
-    pub(super) length: usize,
-    /// `MSG_*` flags that the kernel set.
-    pub(super) flags: i32,
-    /// The size of the datagrams that were received as one; 0 if that was not said.
-    pub(super) segment: u16,
-}
-
-/// `recvmsg`; `named` asks for the sender.
+/// `recvmsg` with room for a control message; `named` asks for the sender.
 pub(super) fn recvmsg(
     fd: BorrowedFd<'_>,
     segments: &mut [IoSliceMut<'_>],
     flags: i32,
     named: bool,
-) -> io::Result<Received> {
+) -> io::Result<usize> {
     let mut peer = Peer::empty();
     let mut control = [0_u64; CONTROL / 8];
     let mut header = receive_header(segments, named.then_some(&mut peer));
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = CONTROL;
     // SAFETY: the header points to segments, an address (or null) and control space that outlive the call.
-    let length = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) })?;
-    // SAFETY: the kernel has filled the header; its control space is alive.
-    let segment = unsafe { segment(&header) };
-    Ok(Received {
-        length,
-        flags: header.msg_flags,
-        segment,
-    })
+    result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) })
 }
 
-/// The datagrams' size by the control message `UDP_GRO`.
-///
-/// # Safety
-///
-/// The header is one that the kernel has filled, and what it points to is alive.
-unsafe fn segment(header: &libc::msghdr) -> u16 {
-    // SAFETY: as the caller promises.
-    let first = unsafe { libc::CMSG_FIRSTHDR(header) };
-    if first.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, so it lies in the control space.
-    let control = unsafe { *first };
-    if (control.cmsg_level, control.cmsg_type) != (libc::SOL_UDP, UDP_GRO) {
-        return 0;
-    }
-    // SAFETY: this control message carries an int.
-    let value = unsafe { libc::CMSG_DATA(first).cast::<i32>().read_unaligned() };
-    u16::try_from(value).unwrap_or(0)
-}
-
-/// `recvmmsg` with an element for each segment, which waits for one message at most.
+/// `recvmmsg` with an element for each segment, which waits for one message at most; the elements' lengths.
 pub(super) fn recvmmsg(
     fd: BorrowedFd<'_>,
     segments: &mut [IoSliceMut<'_>],
     flags: i32,
     named: bool,
-) -> io::Result<Vec<Received>> {
+) -> io::Result<Vec<usize>> {
     let mut peers = vec![Peer::empty(); segments.len()];
     let mut headers: Vec<_> = segments
         .chunks_mut(1)
@@ -113,12 +75,8 @@ pub(super) fn recvmmsg(
             ptr::null_mut(),
         )
     })?;
-    let element = |header: &libc::mmsghdr| Received {
-        length: header.msg_len as usize,
-        flags: header.msg_hdr.msg_flags,
-        segment: 0,
-    };
-    Ok(headers[..received].iter().map(element).collect())
+    let length = |header: &libc::mmsghdr| header.msg_len as usize;
+    Ok(headers[..received].iter().map(length).collect())
 }
 
 /// `preadv2` without an offset.

@@ -33,8 +33,6 @@ pub(crate) struct Actor {
 pub(crate) struct Got {
     /// The call's result, or the element's length.
     pub(crate) length: usize,
-    /// `MSG_*` flags that the kernel set; 0 where the call does not tell.
-    pub(crate) flags: i32,
     /// Its bytes: as many as there was room for.
     pub(crate) bytes: Vec<u8>,
 }
@@ -122,11 +120,7 @@ impl Actor {
         let mut all = Vec::new();
         let sizes: Vec<usize> = sizes.split(',').flat_map(str::parse).collect();
         for (at, element) in text.split(',').enumerate() {
-            let mut numbers = element.split(':').flat_map(str::parse::<i32>);
-            let (Some(length), Some(flags)) = (numbers.next(), numbers.next()) else {
-                bail!("the actor said {text}")
-            };
-            let length = usize::try_from(length)?;
+            let length: usize = element.parse()?;
             let room = if call == Take::Recvmmsg {
                 sizes[at]
             } else {
@@ -136,7 +130,6 @@ impl Actor {
             rest = behind;
             all.push(Got {
                 length,
-                flags,
                 bytes: own.to_vec(),
             });
         }

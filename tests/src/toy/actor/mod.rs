@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! test ── "take KEY CALL FLAGS NAME SIZES 0\n" ────────► actor
-//!      ◄─ "ok LENGTH:FLAGS:SEGMENT,... LENGTH\nBYTES" ───
+//!      ◄─ "ok LENGTH,... LENGTH\nBYTES" ────────────────
 //!         "error ERRNO 0\n"
 //! ```
 //!

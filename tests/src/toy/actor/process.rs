@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _},
     net::{Shutdown, SocketAddr},
     os::{
@@ -20,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
     Put, Take,
-    calls::{self, Received, TCP_FASTOPEN_NO_COOKIE},
+    calls::{self, TCP_FASTOPEN_NO_COOKIE},
 };
 use crate::toy::calls as plain;
 
@@ -250,41 +249,25 @@ fn take(
         .iter_mut()
         .map(|space| IoSliceMut::new(space))
         .collect();
-    let alone = |length| {
-        vec![Received {
-            length,
-            flags: 0,
-            segment: 0,
-        }]
-    };
     let received = match call {
-        Take::Read => alone(plain::read(fd, &mut segments[0])?),
-        Take::Readv => alone(plain::readv(fd, &mut segments)?),
-        Take::Recvfrom => alone(plain::recvfrom(fd, &mut segments[0], flags, named)?.0),
+        Take::Read => vec![plain::read(fd, &mut segments[0])?],
+        Take::Readv => vec![plain::readv(fd, &mut segments)?],
+        Take::Recvfrom => vec![plain::recvfrom(fd, &mut segments[0], flags, named)?.0],
         Take::Recvmsg => vec![calls::recvmsg(fd, &mut segments, flags, named)?],
         Take::Recvmmsg => calls::recvmmsg(fd, &mut segments, flags, named)?,
-        Take::Preadv2 => alone(calls::preadv2(fd, &mut segments)?),
+        Take::Preadv2 => vec![calls::preadv2(fd, &mut segments)?],
     };
     let mut bytes = Vec::new();
-    let mut words = String::new();
     if call == Take::Recvmmsg {
-        for (space, one) in spaces.iter().zip(&received) {
-            bytes.extend(&space[..one.length.min(space.len())]);
+        for (space, length) in spaces.iter().zip(&received) {
+            bytes.extend(&space[..space.len().min(*length)]);
         }
     } else {
         let space = spaces.concat();
-        bytes.extend(&space[..received[0].length.min(space.len())]);
+        bytes.extend(&space[..space.len().min(received[0])]);
     }
-    for Received {
-        length,
-        flags,
-        segment,
-    } in &received
-    {
-        let comma = if words.is_empty() { "" } else { "," };
-        write!(words, "{comma}{length}:{flags}:{segment}").map_err(io::Error::other)?;
-    }
-    Ok((words, bytes))
+    let words: Vec<_> = received.iter().map(usize::to_string).collect();
+    Ok((words.join(","), bytes))
 }
 
 /// One call; how many bytes went.
