@@ -14,8 +14,8 @@ use std::mem::{offset_of, size_of};
 
 pub use self::endpoint::Endpoint;
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP, IPPROTO_UDP,
-    MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
+    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
 };
 
 /// Bytes of the header before the payload.
@@ -72,6 +72,8 @@ pub struct Envelope {
     pub origin: Origin,
     /// The ends that a proxy tells, which is the peer itself then.
     pub proxied: Option<Proxied>,
+    /// Whether this is a UDP socket that is not connected, to which anybody can send.
+    pub unconnected: bool,
 }
 
 /// Where in the tapped process a message was seen; of a message of a TCP stream, where it was completed.
@@ -128,6 +130,10 @@ pub struct Event<'a> {
     pub sequence: u32,
     /// Messages of this socket that the kernel side dropped so far; wraps.
     pub lost: u32,
+    /// `EVENT_*` bits ([`EventHeader::flags`]).
+    pub flags: u16,
+    /// Bytes of each datagram but the last if the kernel cut one send into several; else 0.
+    pub segment: u16,
     /// The chunk's bytes.
     pub payload: &'a [u8],
 }
@@ -240,6 +246,7 @@ impl<'a> Event<'a> {
             (4, _) | (0, AF_INET) => Family::Inet,
             _ => Family::Inet6,
         };
+        let flags = u16::from_ne_bytes(field(header, offset_of!(EventHeader, flags)));
         Ok(Self {
             envelope: Envelope {
                 ktime_ns: u64::from_ne_bytes(field(header, offset_of!(EventHeader, ktime_ns))),
@@ -251,11 +258,14 @@ impl<'a> Event<'a> {
                 peer,
                 origin: Origin::of(header),
                 proxied: None,
+                unconnected: flags & EVENT_UNCONNECTED != 0,
             },
             message_len: message,
             chunk_offset: offset,
             sequence: u32_at(header, offset_of!(EventHeader, tcp_seq)).wrapping_add(offset),
             lost: u32_at(header, offset_of!(EventHeader, lost)),
+            flags,
+            segment: u16::from_ne_bytes(field(header, offset_of!(EventHeader, segment))),
             payload,
         })
     }
@@ -329,6 +339,7 @@ mod tests {
                     image: 0,
                 },
                 proxied: None,
+                unconnected: false,
             }
         );
     }

@@ -3,13 +3,13 @@
 //! The layouts are those of the 64-bit user ABI: `struct iovec` {base, len}, `struct msghdr` (56 bytes), `struct mmsghdr`
 //! (`msghdr` and `msg_len`, 64 bytes).
 
-use dnstap_ebpf::{Counter, EventHeader, IPPROTO_UDP};
+use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::{
     memory,
     registers::Registers,
     sock::{Direction, set_peer},
-    work::Payload,
+    work::{Payload, Vectors},
 };
 
 /// x86-64 system call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -24,17 +24,39 @@ mod number {
     pub(super) const RECVMSG: u64 = 47;
     pub(super) const RECVMMSG: u64 = 299;
     pub(super) const SENDMMSG: u64 = 307;
+    pub(super) const PREADV2: u64 = 327;
+    pub(super) const PWRITEV2: u64 = 328;
+    /// These move bytes whose place cannot be told: they are counted.
+    pub(super) const SENDFILE: u64 = 40;
+    pub(super) const IO_SUBMIT: u64 = 209;
+    pub(super) const SPLICE: u64 = 275;
 }
 
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
 const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 
+/// `MSG_OOB`: of TCP, the call takes an urgent byte, which is no part of the stream. UDP ignores it.
+const OUT_OF_BAND: u64 = 0x01;
+
+/// `MSG_TRUNC`, as the kernel sets it in `msg_flags` after a receive: the datagram was longer than the buffers.
+pub(crate) const TRUNCATED: u64 = 0x20;
+
+/// `SOL_UDP` and `UDP_SEGMENT` (include/uapi/linux/udp.h) in the order of `struct cmsghdr`: level, type.
+const UDP_SEGMENT: u64 = 103 << 32 | 17;
+
+/// Offset of `aio_fildes` in `struct iocb` (include/uapi/linux/aio_abi.h).
+const AIO_FILDES: u64 = 20;
+
+/// Bytes of a `struct cmsghdr` with a value of up to 8 bytes, and control messages that are looked at.
+const CONTROL_SIZE: u64 = 24;
+const MAX_CONTROLS: usize = 4;
+
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LEN: u64 = 56;
 
-/// The first words of a `struct msghdr`: address and length of the name, address and number of the `iovec`s. Each read of user
-/// memory costs more than its bytes, so they come in one.
-pub(crate) type MessageHeader = [u64; 4];
+/// The words of a `struct msghdr`: address and length of the name, address and number of the `iovec`s, address and length of the control
+/// messages, flags. Each read of user memory costs more than its bytes, so they come in one.
+pub(crate) type MessageHeader = [u64; 7];
 
 /// First half of a `struct sockaddr_in6`, or a whole `struct sockaddr_in`.
 #[derive(Clone, Copy)]
@@ -49,10 +71,10 @@ struct SocketName {
 /// Where the other half of an IPv6 address lies in a `struct sockaddr_in6`.
 const IPV6_REST: u64 = 16;
 
-/// Whether a receive with these flags looks at a message that stays, or at an error.
+/// Whether a receive with these flags looks at a message that stays or at an error, or takes an urgent byte of TCP.
 #[inline(always)]
-pub(crate) fn is_peek(flags: u64) -> bool {
-    flags & PEEK_FLAGS != 0
+pub(crate) fn is_peek(flags: u64, protocol: u8) -> bool {
+    flags & PEEK_FLAGS != 0 || (protocol == IPPROTO_TCP && flags & OUT_OF_BAND != 0)
 }
 
 /// How a call names its buffers.
@@ -95,8 +117,8 @@ impl Call {
         let (direction, form) = match registers.number() {
             number::READ | number::RECVFROM => (Direction::Received, Form::Buffer),
             number::WRITE | number::SENDTO => (Direction::Sent, Form::Buffer),
-            number::READV => (Direction::Received, Form::Vector),
-            number::WRITEV => (Direction::Sent, Form::Vector),
+            number::READV | number::PREADV2 => (Direction::Received, Form::Vector),
+            number::WRITEV | number::PWRITEV2 => (Direction::Sent, Form::Vector),
             number::RECVMSG => (Direction::Received, Form::Message),
             number::SENDMSG => (Direction::Sent, Form::Message),
             number::RECVMMSG => (Direction::Received, Form::Batch),
@@ -132,10 +154,10 @@ impl Call {
         self.direction
     }
 
-    /// Whether the call looks at a message that stays, or at an error.
+    /// `MSG_*` flags.
     #[inline(always)]
-    pub(crate) fn is_peek(&self) -> bool {
-        self.direction == Direction::Received && is_peek(self.flags)
+    pub(crate) fn flags(&self) -> u64 {
+        self.flags
     }
 
     /// Whether this is `recvmmsg` or `sendmmsg`.
@@ -175,12 +197,8 @@ impl Call {
     pub(crate) fn follower(&self, index: u32) -> Result<(u32, MessageHeader), Counter> {
         let at = u64::from(index) * MMSGHDR_SIZE - (MMSGHDR_SIZE - MMSGHDR_LEN);
         // SAFETY: integers. The length is the first half of its word, padding the other.
-        let [length, name, name_length, vector, count]: [u64; 5] =
-            unsafe { memory::user(self.pointer, at)? };
-        Ok((
-            u64::from_le(length) as u32,
-            [name, name_length, vector, count],
-        ))
+        let [length, header @ ..]: [u64; 8] = unsafe { memory::user(self.pointer, at)? };
+        Ok((u64::from_le(length) as u32, header))
     }
 
     /// Buffers and name of the message; of element `index` for a batch.
@@ -196,10 +214,16 @@ impl Call {
                     segments: 0,
                 },
                 name: self.name,
+                control: 0,
+                control_length: 0,
+                flags: 0,
             }),
             Form::Vector => Ok(Message {
                 payload: segments(self.pointer, self.length),
                 name: 0,
+                control: 0,
+                control_length: 0,
+                flags: 0,
             }),
             Form::Message | Form::Batch => {
                 let offset = if self.form == Form::Batch {
@@ -211,6 +235,46 @@ impl Call {
                 unsafe { memory::user(self.pointer, offset) }.map(Message::of)
             }
         }
+    }
+}
+
+/// Sets the header's segment from a `UDP_SEGMENT` among the first of `length` bytes of control messages at `control`, in the memory of
+/// the process or in the kernel's copy.
+#[inline(always)]
+pub(crate) fn segment(header: &mut EventHeader, memory: Vectors, control: u64, length: u64) {
+    let mut at = 0;
+    for _ in 0..MAX_CONTROLS {
+        if at + CONTROL_SIZE > length {
+            return;
+        }
+        let Ok([size, kind, value]) = memory.words::<3>(control.wrapping_add(at)) else {
+            return;
+        };
+        if kind == UDP_SEGMENT {
+            header.segment = value as u16;
+            return;
+        }
+        // `CMSG_NXTHDR`.
+        at = at.wrapping_add(size.wrapping_add(7) & !7);
+    }
+}
+
+/// Descriptor number `index` of those between which a call of another form moves bytes, which returned `result`. `None`: there are not
+/// as many, or the call is none.
+#[inline(always)]
+pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u64> {
+    match (registers.number(), index) {
+        (number::SENDFILE | number::SPLICE, 0) => Some(registers.first()),
+        (number::SPLICE, 1) => Some(registers.third()),
+        (number::IO_SUBMIT, _) if index < result => {
+            // SAFETY: a pointer (`struct iocb **`) and an integer.
+            unsafe {
+                let operation: u64 = memory::user(registers.third(), index * 8).ok()?;
+                let descriptor: u32 = memory::user(operation, AIO_FILDES).ok()?;
+                Some(u64::from(descriptor))
+            }
+        }
+        _ => None,
     }
 }
 
@@ -230,15 +294,33 @@ pub(crate) struct Message {
     pub payload: Payload,
     /// User address of a `sockaddr`, 0 if none.
     pub name: u64,
+    /// User address and length of the control messages.
+    control: u64,
+    control_length: u64,
+    /// `msg_flags`: of a receive, what the kernel says about it, once the call is over.
+    pub flags: u64,
 }
 
 impl Message {
     /// What a `msghdr` says.
     #[inline(always)]
-    pub(crate) fn of([name, _, vector, count]: MessageHeader) -> Self {
+    pub(crate) fn of(
+        [name, _, vector, count, control, control_length, flags]: MessageHeader,
+    ) -> Self {
         Self {
             payload: segments(vector, count),
             name,
+            control,
+            control_length,
+            flags: flags & 0xffff_ffff,
+        }
+    }
+
+    /// Sets the header's segment from a control message of a datagram sent, if there is one that says it.
+    #[inline(always)]
+    pub(crate) fn segment(&self, header: &mut EventHeader) {
+        if header.protocol == IPPROTO_UDP && self.control_length >= CONTROL_SIZE {
+            segment(header, Vectors::User, self.control, self.control_length);
         }
     }
 

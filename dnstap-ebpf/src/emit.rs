@@ -13,14 +13,15 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_perf_event_output,
-        generated::bpf_probe_read_user,
+        generated::{bpf_probe_read_user, bpf_ringbuf_output},
     },
     macros::map,
     maps::{Array, PerfEventByteArray, RingBuf},
 };
 use aya_log_ebpf::debug;
 use dnstap_ebpf::{
-    Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES,
+    Counter, DIRECTION_RECEIVED, EVENT_FILLED, EventHeader, GATHERED_CHUNKS, GATHERED_SEGMENTS,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES,
     TRANSPORT_PERF,
 };
 
@@ -59,38 +60,71 @@ static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 /// `-ENOSPC`: what `bpf_perf_event_output` returns when the buffer is full.
 const NO_SPACE: i64 = -28;
 
+/// Once this many bytes of a scattered message are gathered in a record, it is sent; no more than this is read at once. All ones, and half of
+/// what fits.
+const HALF_RECORD: u64 = 16_383;
+
+const _: () = assert!(2 * HALF_RECORD as usize <= MAX_PERF_CHUNK - PREFIX);
+
 /// Slots for each CPU.
 const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
 /// Sends the message in `work` and counts what became of it.
 #[inline(always)]
 pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
-    for _ in 0..MAX_CHUNKS {
-        chunk(ctx, slot, vectors, work);
-        if work.left() == 0 {
-            return;
-        }
+    let sent = if work.is_scattered() {
+        until_sent(work, GATHERED_CHUNKS, |work| {
+            try_gather(ctx, slot, vectors, work)
+        })
+    } else {
+        until_sent(work, MAX_CHUNKS, |work| try_chunk(ctx, slot, vectors, work))
+    };
+    if let Err(reason) = sent {
+        give_up(ctx, work, reason);
     }
-    lost(work.header.socket, Counter::TooManyChunks);
 }
 
-/// Sends the next chunk of the message in `work`. Counts the message when it is complete, or given up.
+/// Sends record after record, up to `most`.
 #[inline(always)]
-pub(crate) fn chunk<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
-    match try_chunk(ctx, slot, vectors, work) {
-        Ok(()) => {}
-        Err(reason) => {
-            lost(work.header.socket, reason);
-            debug!(
-                ctx,
-                "dropped {} bytes of socket {}: reason {}",
-                work.header.message_len,
-                work.header.socket,
-                reason as u32
-            );
-            work.abandon();
+fn until_sent(
+    work: &mut Work,
+    most: usize,
+    record: impl Fn(&mut Work) -> Result<(), Counter>,
+) -> Result<(), Counter> {
+    for _ in 0..most {
+        record(work)?;
+        if work.left() == 0 {
+            return Ok(());
         }
     }
+    Err(Counter::TooManyChunks)
+}
+
+/// Sends the next record of the message in `work`. Counts the message when it is complete, or given up.
+#[inline(always)]
+pub(crate) fn step<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
+    let sent = if work.is_scattered() {
+        try_gather(ctx, slot, vectors, work)
+    } else {
+        try_chunk(ctx, slot, vectors, work)
+    };
+    if let Err(reason) = sent {
+        give_up(ctx, work, reason);
+    }
+}
+
+/// Counts the message in `work` as lost for `reason`.
+#[inline(always)]
+fn give_up<C: EbpfContext>(ctx: &C, work: &mut Work, reason: Counter) {
+    lost(work.header.socket, reason);
+    debug!(
+        ctx,
+        "dropped {} bytes of socket {}: reason {}",
+        work.header.message_len,
+        work.header.socket,
+        reason as u32
+    );
+    work.abandon();
 }
 
 /// Tells that the connection of `socket` has ended ([`EventHeader`]).
@@ -167,6 +201,9 @@ fn try_chunk<C: EbpfContext>(
     let chunk_len = length as u32 + if prefix.is_some() { PREFIX as u32 } else { 0 };
     if chunk_len != 0 {
         work.header.chunk_len = chunk_len;
+        if length == work.left() && length == work.room() {
+            note_filled(work, vectors);
+        }
         let chunk = Chunk {
             prefix,
             base,
@@ -177,23 +214,119 @@ fn try_chunk<C: EbpfContext>(
         } else {
             ring_record(&work.header, &chunk)
         }?;
-        add(Counter::Bytes, u64::from(chunk_len));
-        work.header.chunk_offset += chunk_len;
     }
     work.consume(length);
+    note_sent(work, chunk_len);
+    Ok(())
+}
+
+/// Counts a chunk of `length` bytes of the message in `work`, and the message if that was its end.
+#[inline(always)]
+fn note_sent(work: &mut Work, length: u32) {
+    add(Counter::Bytes, u64::from(length));
+    work.header.chunk_offset += length;
     let is_last = work.left() == 0;
-    if is_last && work.header.chunk_offset == chunk_len {
+    if is_last && work.header.chunk_offset == length {
         count_whole();
-        return Ok(());
+        return;
     }
-    if chunk_len != 0 {
+    if length != 0 {
         count(Counter::Records);
     }
     if is_last {
         count(Counter::Seen);
         count(Counter::Emitted);
     }
+}
+
+/// Sends what the next segments of the message in `work` hold in one record: up to [`GATHERED_SEGMENTS`], and no more once half of the record
+/// is full.
+#[inline(always)]
+fn try_gather<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    vectors: Vectors,
+    work: &mut Work,
+) -> Result<(), Counter> {
+    let record = scratch(slot)?;
+    // SAFETY: the slot is ours while the program runs.
+    let payload = unsafe { (&raw mut (*record).payload).cast::<u8>() };
+    work.set_gathered(0);
+    for _ in 0..GATHERED_SEGMENTS {
+        let (left, gathered) = (work.left(), work.gathered());
+        if left == 0 || gathered > HALF_RECORD {
+            break;
+        }
+        if work.room() == 0 {
+            work.next_segment(vectors)?;
+        }
+        let (base, length) = (work.base(), work.take_up_to(HALF_RECORD));
+        // The verifier must see that where the segment goes and its length are each at most half of the payload.
+        let (at, length) = (gathered & half_mask(), length & half_mask());
+        // SAFETY: as just said.
+        let error = unsafe {
+            bpf_probe_read_user(
+                payload.add(at as usize).cast(),
+                length as u32,
+                base as *const _,
+            )
+        };
+        if error != 0 {
+            return Err(Counter::UserFault);
+        }
+        work.set_gathered(at.wrapping_add(length));
+    }
+    if work.left() == 0 && work.room() == 0 {
+        note_filled(work, vectors);
+    }
+    let gathered = work.gathered();
+    work.header.chunk_len = gathered as u32;
+    // SAFETY: as above.
+    unsafe { copy_header(&raw mut (*record).header, &work.header) };
+    let bytes = HEADER as u64 + clamp_to_class(gathered, PERF_CLASS);
+    if config!(transport) == TRANSPORT_PERF as usize {
+        perf_output(ctx, record, bytes)?;
+    } else {
+        ring_output(record, bytes)?;
+    }
+    note_sent(work, gathered as u32);
     Ok(())
+}
+
+/// Copies a header word by word: where the compiler cannot tell that two places are apart, it calls a function that copies bytes, each of
+/// which the verifier walks through.
+///
+/// # Safety
+///
+/// `record` must be writable and aligned.
+#[inline(always)]
+unsafe fn copy_header(record: *mut EventHeader, header: &EventHeader) {
+    let (to, from) = (record.cast::<u64>(), ptr::from_ref(header).cast::<u64>());
+    for word in 0..HEADER / 8 {
+        // SAFETY: within the header; its integers fill its words.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+    }
+}
+
+/// [`HALF_RECORD`], as a mask that the compiler knows nothing of: it would leave out what it knows to change nothing.
+#[inline(always)]
+fn half_mask() -> u64 {
+    static MASK: u64 = HALF_RECORD;
+    // SAFETY: a static.
+    unsafe { (&raw const MASK).read_volatile() }
+}
+
+/// Marks a received datagram whose end fills the current segment, if that is the last one. Where the kernel's own `msghdr` is at hand, it
+/// has been asked whether the datagram was cut.
+#[inline(always)]
+fn note_filled(work: &mut Work, vectors: Vectors) {
+    if vectors == Vectors::User
+        && work.header.protocol == IPPROTO_UDP
+        && work.header.direction == DIRECTION_RECEIVED
+        && work.segments_behind() == 0
+    {
+        work.header.flags |= EVENT_FILLED;
+    }
 }
 
 /// Payload of one record.
@@ -260,22 +393,47 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
     let written = unsafe { chunk.write(record.as_mut_ptr().cast(), CLASS, header) };
     if written.is_ok() {
-        // A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken
-        // when much is waiting, by the record that passes the mark or another multiple of it; otherwise it comes by itself, on
-        // its timer. So it does when two CPUs pass the mark at once and neither sees that.
-        let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
-        let mark = config!(wakeup_bytes) as u64;
-        let passed = waiting >= mark && waiting & (mark - 1) < in_ring::<CLASS>();
-        let wakeup = if passed {
-            BPF_RB_FORCE_WAKEUP
-        } else {
-            BPF_RB_NO_WAKEUP
-        };
-        record.submit(wakeup as u64);
+        record.submit(wakeup(in_ring::<CLASS>()));
     } else {
         record.discard(BPF_RB_NO_WAKEUP as u64);
     }
     written
+}
+
+/// Sends the first `bytes` bytes of `record` through the BPF ring buffer, which copies them.
+#[inline(always)]
+fn ring_output(record: *mut Scratch, bytes: u64) -> Result<(), Counter> {
+    let taken = (bytes + u64::from(BPF_RINGBUF_HDR_SZ)).next_multiple_of(8);
+    // SAFETY: a slot of `SCRATCH`, which is larger than any record; the verifier checks.
+    let error = unsafe {
+        bpf_ringbuf_output(
+            ptr::from_ref(&EVENTS_RING).cast_mut().cast(),
+            record.cast(),
+            bytes,
+            wakeup(taken),
+        )
+    };
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(Counter::RingFull)
+    }
+}
+
+/// Whether the reader is to be woken by a record that takes `bytes` in the BPF ring buffer.
+///
+/// A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken when much is
+/// waiting, by the record that passes the mark or another multiple of it; otherwise it comes by itself, on its timer. So it does when two
+/// CPUs pass the mark at once and neither sees that.
+#[inline(always)]
+fn wakeup(bytes: u64) -> u64 {
+    let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
+    let mark = config!(wakeup_bytes) as u64;
+    if waiting >= mark && waiting & (mark - 1) < bytes {
+        BPF_RB_FORCE_WAKEUP as u64
+    } else {
+        BPF_RB_NO_WAKEUP as u64
+    }
 }
 
 /// Bytes that a record takes in the BPF ring buffer, with the kernel's own header.
@@ -291,30 +449,47 @@ fn perf_record<C: EbpfContext>(
     header: &EventHeader,
     chunk: &Chunk,
 ) -> Result<(), Counter> {
+    let record = scratch(slot)?;
+    // SAFETY: the slot is ours while the program runs, and holds `PERF_CLASS`.
+    unsafe { chunk.write(record.cast(), PERF_CLASS, header)? };
+    let prefix = if chunk.prefix.is_some() {
+        PREFIX as u64
+    } else {
+        0
+    };
+    perf_output(
+        ctx,
+        record,
+        HEADER as u64 + prefix + clamp_to_class(chunk.length, PERF_CLASS),
+    )
+}
+
+/// Where the program that uses `slot` puts a perf record together.
+#[inline(always)]
+fn scratch(slot: Slot) -> Result<*mut Scratch, Counter> {
     // SAFETY: takes no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let scratch = SCRATCH
+    SCRATCH
         .get_ptr_mut(cpu * SLOTS + slot as u32)
-        .ok_or(Counter::KernelFault)?;
-    // SAFETY: the slot is ours while the program runs, and holds `PERF_CLASS`; the record is what was written to it.
-    unsafe {
-        chunk.write(scratch.cast(), PERF_CLASS, header)?;
-        let prefix = if chunk.prefix.is_some() {
-            PREFIX as u64
-        } else {
-            0
-        };
-        let error = bpf_perf_event_output(
+        .ok_or(Counter::KernelFault)
+}
+
+/// Sends the first `bytes` bytes of `record`.
+#[inline(always)]
+fn perf_output<C: EbpfContext>(ctx: &C, record: *mut Scratch, bytes: u64) -> Result<(), Counter> {
+    // SAFETY: a slot of `SCRATCH`, which is larger than any record; the verifier checks.
+    let error = unsafe {
+        bpf_perf_event_output(
             ctx.as_ptr(),
             ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),
             BPF_F_CURRENT_CPU,
-            scratch.cast(),
-            HEADER as u64 + prefix + clamp_to_class(chunk.length, PERF_CLASS),
-        );
-        match error {
-            0 => Ok(()),
-            NO_SPACE => Err(Counter::RingFull),
-            _ => Err(Counter::NoRing),
-        }
+            record.cast(),
+            bytes,
+        )
+    };
+    match error {
+        0 => Ok(()),
+        NO_SPACE => Err(Counter::RingFull),
+        _ => Err(Counter::NoRing),
     }
 }

@@ -39,6 +39,18 @@ pub const MAX_PERF_CHUNK: usize = 32_768;
 /// [`Counter::TooManyChunks`].
 pub const MAX_CHUNKS: usize = 16;
 
+/// Most segments (buffers of one call) that are gathered in one record.
+pub const GATHERED_SEGMENTS: usize = 16;
+
+/// Most records that a message may take whose segments are gathered. Each is at least half full, or has [`GATHERED_SEGMENTS`].
+pub const GATHERED_CHUNKS: usize = 24;
+
+/// Most segments that one message may lie in, with hooks `fentry` and `socket`; hook `syscall` takes as many or more. A message that lies in
+/// more is counted as [`Counter::TooManyChunks`].
+pub const MAX_SEGMENTS: usize = GATHERED_CHUNKS * GATHERED_SEGMENTS;
+
+const _: () = assert!(GATHERED_CHUNKS * MAX_PERF_CHUNK <= MAX_CHUNKS * MAX_RING_CHUNK);
+
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
 /// that can be in use at once on a CPU.
 pub const SCRATCH_SLOTS: u32 = 8;
@@ -104,13 +116,34 @@ pub struct EventHeader {
     pub hook: u8,
     /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`image`]).
     pub image: u32,
+    /// `EVENT_*` bits.
+    pub flags: u16,
+    /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`); else 0.
+    pub segment: u16,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<EventHeader>() == 88 && align_of::<EventHeader>() == 8);
+/// Bit of [`EventHeader::flags`]: a UDP socket that is not connected. Anybody can send to it.
+pub const EVENT_UNCONNECTED: u16 = 1;
+/// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
+/// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
+pub const EVENT_SHUT_DOWN: u16 = 2;
+/// Bit of [`EventHeader::flags`]: the peer sent urgent data (`MSG_OOB`) at about this place. An urgent byte has a sequence number, but no
+/// read returns it.
+pub const EVENT_URGENT: u16 = 4;
+/// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
+pub const EVENT_FILLED: u16 = 8;
+/// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`); all but
+/// the last of equal length.
+pub const EVENT_COALESCED: u16 = 16;
+
+const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
 const _: () = assert!(offset_of!(EventHeader, message_len) == 24);
 const _: () = assert!(offset_of!(EventHeader, local_port) == 44);
 const _: () = assert!(offset_of!(EventHeader, local_addr) == 48);
 const _: () = assert!(offset_of!(EventHeader, family) == 80);
+const _: () = assert!(offset_of!(EventHeader, flags) == 88);
 
 /// [`EventHeader::direction`]: the process received the message.
 pub const DIRECTION_RECEIVED: u8 = 0;
@@ -157,13 +190,14 @@ pub enum Counter {
     RingFull = 4,
     /// Dropped: user memory could not be read (`bpf_probe_read_user` failed).
     UserFault = 5,
-    /// Dropped: the call's arguments do not name a buffer that the hook can read (`splice`, `io_uring` and other calls).
+    /// Dropped: the call's arguments do not name a buffer that the hook can read (`splice`, `io_uring` and other calls), or the call is
+    /// not one datagram (`MSG_MORE`, `UDP_CORK`).
     UnsupportedCall = 6,
-    /// Dropped: more segments or bytes in one call than [`MAX_CHUNKS`] records hold.
+    /// Dropped: more segments or bytes in one call than [`MAX_CHUNKS`] records hold or [`MAX_SEGMENTS`].
     TooManyChunks = 7,
     /// Dropped: later elements of a batch than the hook can reach in one system call.
     BatchTooLong = 8,
-    /// Dropped: the call reported more bytes than it copied (`MSG_TRUNC`).
+    /// Dropped: the datagram was longer than the buffers of the process, which did not get the whole of it either.
     Truncated = 9,
     /// Dropped: an iterator of a kind that the hook cannot read (kernel memory, pages).
     UnsupportedIterator = 10,
@@ -171,7 +205,8 @@ pub enum Counter {
     KernelFault = 11,
     /// Skipped: the agent's verdict on the socket is [`VERDICT_NOT_DNS`].
     NotDns = 12,
-    /// Not a message: peeks at the receive queue (`MSG_PEEK`) and the error queue (`MSG_ERRQUEUE`). Outside of `Seen`.
+    /// Not a message: peeks at the receive queue (`MSG_PEEK`), the error queue (`MSG_ERRQUEUE`), and an urgent byte of TCP, which is no
+    /// part of the stream (`MSG_OOB`). Outside of `Seen`.
     Peek = 13,
     /// Received on an unconnected socket whose peer the hook could not learn; emitted all the same, without peer.
     NoPeer = 14,
@@ -301,9 +336,11 @@ pub struct SocketState {
     pub verdict: u32,
     /// Messages of this socket dropped in the kernel so far; written by the kernel.
     pub lost: u32,
+    /// 1: the last send of this UDP socket began or continued a datagram (`MSG_MORE`), which the next one ends; written by the kernel.
+    pub unfinished: u32,
 }
 
-const _: () = assert!(size_of::<SocketState>() == 8 && align_of::<SocketState>() == 4);
+const _: () = assert!(size_of::<SocketState>() == 12 && align_of::<SocketState>() == 4);
 
 /// [`SocketState::verdict`]: nothing known, deliver.
 pub const VERDICT_UNKNOWN: u32 = 0;
@@ -384,11 +421,31 @@ pub struct Config {
     pub iter_type_mask: u32,
     /// Whether the map `FILTER` is heeded; 0: nothing is left out, and the verifier removes the filters.
     pub filtered: u32,
+    /// Where in `struct udp_sock` the [`UDP_WINDOW`] bytes begin in which the next members lie; a multiple of 8. [`MISSING`] if a kernel
+    /// has them elsewhere.
+    pub udp_window: u32,
+    /// `pending` in the window: not 0 while a datagram is being put together from several sends.
+    pub udp_pending: u32,
+    /// `gso_size` in the window: the socket option `UDP_SEGMENT`.
+    pub udp_gso_size: u32,
+    /// Byte of the window, and bits of it, that are set by the socket option `UDP_CORK`.
+    pub udp_cork: u32,
+    /// See [`Self::udp_cork`].
+    pub udp_cork_mask: u32,
+    /// Byte of the window, and bits of it, that are set by the socket option `UDP_GRO`.
+    pub udp_gro: u32,
+    /// See [`Self::udp_gro`].
+    pub udp_gro_mask: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 24);
+const _: () = assert!(offset_of!(Config, offsets) == 56);
+
+/// Bytes of `struct udp_sock` that the programs read at [`Config::udp_window`].
+pub const UDP_WINDOW: usize = 48;
 
 /// Where to find the value of a slot of [`KernelOffsets`] in a kernel's BTF.
 #[derive(Clone, Copy, Debug)]
@@ -465,6 +522,10 @@ kernel_offsets! {
     inode_mode = "inode"."i_mode";
     /// Sequence number of the next byte that the process reads.
     tcp_copied_seq = "tcp_sock"."copied_seq";
+    /// Sequence number of the next byte that the kernel expects from the peer.
+    tcp_rcv_nxt = "tcp_sock"."rcv_nxt";
+    /// Sequence number of the last urgent byte that the peer announced.
+    tcp_urg_seq = "tcp_sock"."urg_seq";
     /// Sequence number of the next byte that the process writes.
     tcp_write_seq = "tcp_sock"."write_seq";
     /// Thread group id of a task.
@@ -493,6 +554,12 @@ kernel_offsets! {
     msghdr_name = "msghdr"."msg_name";
     /// Length of the name; 0 if there is none.
     msghdr_namelen = "msghdr"."msg_namelen";
+    /// Control messages of a send, in kernel memory.
+    msghdr_control = "msghdr"."msg_control";
+    /// Bytes of the control messages.
+    msghdr_controllen = "msghdr"."msg_controllen";
+    /// `MSG_*` flags; after a receive, what the kernel says about it.
+    msghdr_flags = "msghdr"."msg_flags";
     /// The iterator over the caller's buffers.
     msghdr_iter = "msghdr"."msg_iter";
     /// What the iterator runs over; shares its byte with the direction before 5.14.

@@ -4,8 +4,8 @@ use core::{mem::offset_of, ptr};
 
 use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP,
-    IPPROTO_UDP,
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_SHUT_DOWN,
+    EVENT_UNCONNECTED, EVENT_URGENT, EventHeader, IPPROTO_TCP, IPPROTO_UDP, MISSING, UDP_WINDOW,
 };
 
 use crate::{
@@ -17,8 +17,10 @@ use crate::{
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// `SHUTDOWN_MASK` of `sk_shutdown` (include/net/sock.h).
-const SHUTDOWN_MASK: u8 = 3;
+/// Bits of `sk_shutdown` (include/net/sock.h).
+const RCV_SHUTDOWN: u8 = 1;
+const SEND_SHUTDOWN: u8 = 2;
+const SHUTDOWN_MASK: u8 = RCV_SHUTDOWN | SEND_SHUTDOWN;
 
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -206,19 +208,64 @@ impl Sock {
             };
             set_local_address(header, local);
             set_peer_address(header, peer);
+            header.segment = 0;
+            header.reserved = 0;
             if protocol == IPPROTO_TCP {
-                let offset = match direction {
-                    Direction::Received => config!(offsets.tcp_copied_seq),
-                    Direction::Sent => config!(offsets.tcp_write_seq),
-                };
-                // Both have advanced past this message by the time the hooks run.
-                let end: u32 = self.read_behind(offset)?;
-                header.tcp_seq = end.wrapping_sub(length);
+                self.place(header, direction, length)?;
             } else {
                 header.tcp_seq = 0;
+                header.flags = if header.peer_port == 0 {
+                    EVENT_UNCONNECTED
+                } else {
+                    0
+                };
             }
         }
         Ok(())
+    }
+
+    /// Sets where in the TCP stream the `length` bytes of the message began, and what may make that differ from where the last ones
+    /// ended. The sequence numbers have advanced past the message by the time the hooks run.
+    #[inline(always)]
+    fn place(
+        self,
+        header: &mut EventHeader,
+        direction: Direction,
+        length: u32,
+    ) -> Result<(), Counter> {
+        // SAFETY: integers.
+        unsafe {
+            let shutdown: u8 = self.read(config!(offsets.sock_shutdown))?;
+            let (end, shut_down, urgent);
+            if direction == Direction::Received {
+                end = self.read_behind(config!(offsets.tcp_copied_seq))?;
+                shut_down = shutdown & RCV_SHUTDOWN != 0
+                    && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
+                // A byte of slack on either side: the next urgent byte may have come since the read.
+                let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
+                let before: u32 = end.wrapping_sub(length).wrapping_sub(1);
+                urgent = latest.wrapping_sub(before) <= length.wrapping_add(2);
+            } else {
+                end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
+                shut_down = shutdown & SEND_SHUTDOWN != 0;
+                urgent = false;
+            }
+            header.tcp_seq = end.wrapping_sub(length);
+            header.flags =
+                if shut_down { EVENT_SHUT_DOWN } else { 0 } | if urgent { EVENT_URGENT } else { 0 };
+        }
+        Ok(())
+    }
+
+    /// What `struct udp_sock` says about the sends of a UDP socket, if this kernel has it where we look.
+    #[inline(always)]
+    pub(crate) fn udp(self) -> Result<Option<UdpOptions>, Counter> {
+        if config!(udp_window) == MISSING as usize {
+            return Ok(None);
+        }
+        // SAFETY: integers.
+        let window = unsafe { self.read_behind(config!(udp_window))? };
+        Ok(Some(UdpOptions(window)))
     }
 
     /// Local port in host byte order. A reset of a TCP connection sets the one in `struct sock` to 0 (`inet_put_port`).
@@ -231,6 +278,49 @@ impl Sock {
             } else {
                 Ok(u16::from_be(self.read_behind(config!(offsets.inet_sport))?))
             }
+        }
+    }
+}
+
+/// The members of a `struct udp_sock` that say how calls and datagrams belong together.
+#[derive(Clone, Copy)]
+pub(crate) struct UdpOptions([u64; UDP_WINDOW / 8]);
+
+impl UdpOptions {
+    /// Whether a datagram is being put together, which a later call will send.
+    #[inline(always)]
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.member::<u32>(config!(udp_pending)) != 0
+    }
+
+    /// Whether all sends are held back until the socket option `UDP_CORK` is taken off.
+    #[inline(always)]
+    pub(crate) fn is_corked(&self) -> bool {
+        usize::from(self.member::<u8>(config!(udp_cork))) & config!(udp_cork_mask) != 0
+    }
+
+    /// Whether the kernel may hand over several datagrams in one call.
+    #[inline(always)]
+    pub(crate) fn may_receive_several(&self) -> bool {
+        usize::from(self.member::<u8>(config!(udp_gro))) & config!(udp_gro_mask) != 0
+    }
+
+    /// Bytes of each datagram into which the kernel cuts what is sent; 0: it does not.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> u16 {
+        self.member(config!(udp_gso_size))
+    }
+
+    /// The integer at `offset`, a constant that the agent has checked to lie within the window.
+    #[inline(always)]
+    fn member<T: Copy>(&self, offset: usize) -> T {
+        // SAFETY: the verifier refuses the program if it is not so.
+        unsafe {
+            ptr::from_ref(&self.0)
+                .cast::<u8>()
+                .add(offset)
+                .cast::<T>()
+                .read_volatile()
         }
     }
 }

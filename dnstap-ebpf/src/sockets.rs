@@ -12,6 +12,7 @@ static SOCKETS: LruHashMap<u64, SocketState> = LruHashMap::with_max_entries(16_3
 const UNKNOWN: SocketState = SocketState {
     verdict: VERDICT_UNKNOWN,
     lost: 0,
+    unfinished: 0,
 };
 
 /// State of the socket with inode `socket`, of which a message has passed. A connection (`stream`) is remembered from then on.
@@ -55,11 +56,23 @@ pub(crate) fn note_loss(socket: u64) {
         unsafe { (*state).lost = (*state).lost.wrapping_add(1) };
     } else {
         // An LRU map makes room; if it cannot, the TCP sequence number still tells of the loss.
+        let _ = SOCKETS.insert(socket, SocketState { lost: 1, ..UNKNOWN }, 0);
+    }
+}
+
+/// Notes whether the last send of the UDP socket `socket` left a datagram for the next one to end.
+#[inline(always)]
+pub(crate) fn note_unfinished(socket: u64, unfinished: bool) {
+    if let Some(state) = SOCKETS.get_ptr_mut(socket) {
+        // SAFETY: the entry's memory stays valid while the program runs.
+        unsafe { (*state).unfinished = u32::from(unfinished) };
+    } else if unfinished {
+        // If an LRU map cannot make room, the end of the datagram is taken for one of its own.
         let _ = SOCKETS.insert(
             socket,
             SocketState {
-                verdict: VERDICT_UNKNOWN,
-                lost: 1,
+                unfinished: 1,
+                ..UNKNOWN
             },
             0,
         );

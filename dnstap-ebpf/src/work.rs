@@ -9,7 +9,7 @@
 use core::ptr;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use dnstap_ebpf::{Counter, EventHeader, SCRATCH_SLOTS};
+use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, SCRATCH_SLOTS};
 
 use crate::{call::Call, memory};
 
@@ -43,14 +43,20 @@ impl Vectors {
     /// Address and length of the segment that the `iovec` at `vector` describes.
     #[inline(always)]
     pub(crate) fn read(self, vector: u64) -> Result<(u64, u64), Counter> {
-        // SAFETY: integers.
-        let [base, length]: [u64; 2] = unsafe {
-            match self {
-                Self::User => memory::user(vector, 0)?,
-                Self::Kernel => memory::kernel(vector as *const u8, 0)?,
-            }
-        };
+        let [base, length] = self.words(vector)?;
         Ok((base, length))
+    }
+
+    /// The words at `address`.
+    #[inline(always)]
+    pub(crate) fn words<const N: usize>(self, address: u64) -> Result<[u64; N], Counter> {
+        // SAFETY: integers.
+        unsafe {
+            match self {
+                Self::User => memory::user(address, 0),
+                Self::Kernel => memory::kernel(address as *const u8, 0),
+            }
+        }
     }
 }
 
@@ -71,6 +77,21 @@ pub(crate) struct Work {
     pub result: u64,
     /// Bytes of a batch on a TCP socket from the next message on.
     pub rest: u64,
+    /// Payload bytes in the record that is being gathered.
+    gathered: u64,
+    scattered: u64,
+    taken: u64,
+    walk: Walk,
+}
+
+/// A way back over segments: the segment it has come to, the place in it, the bytes still to go, and the segments passed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Walk {
+    segment: u64,
+    offset: u64,
+    bytes: u64,
+    passed: u64,
 }
 
 /// User memory that holds a message: the current segment, and where the ones after it are described.
@@ -143,12 +164,84 @@ impl Work {
         keep(&mut self.payload.length, payload.length);
         keep(&mut self.payload.vector, payload.vector);
         keep(&mut self.payload.segments, payload.segments);
+        keep(&mut self.gathered, 0);
+        // Where no segment has been looked at, the first is among those to come. TCP may have the length prefix as one of its own.
+        let unread = payload.length == 0 && payload.segments != 0;
+        let others = payload.segments.wrapping_sub(u64::from(unread));
+        let expected = u64::from(self.header.protocol == IPPROTO_TCP);
+        let is_scattered = payload.length < u64::from(self.header.message_len) && others > expected;
+        keep(&mut self.scattered, u64::from(is_scattered));
+    }
+
+    /// Whether the message lies in more segments than one, and a length prefix.
+    #[inline(always)]
+    pub(crate) fn is_scattered(&self) -> bool {
+        forget(&self.scattered) != 0
     }
 
     /// Bytes of the message not yet sent.
     #[inline(always)]
     pub(crate) fn left(&self) -> u64 {
         forget(&self.left)
+    }
+
+    /// Payload bytes in the record that is being gathered.
+    #[inline(always)]
+    pub(crate) fn gathered(&self) -> u64 {
+        forget(&self.gathered)
+    }
+
+    /// Sets [`Self::gathered`].
+    #[inline(always)]
+    pub(crate) fn set_gathered(&mut self, bytes: u64) {
+        keep(&mut self.gathered, bytes);
+    }
+
+    /// Begins a way back of `bytes` bytes from `offset` in `segment`.
+    #[inline(always)]
+    pub(crate) fn begin_walk(&mut self, segment: u64, offset: u64, bytes: u64) {
+        keep(&mut self.walk.segment, segment);
+        keep(&mut self.walk.offset, offset);
+        keep(&mut self.walk.bytes, bytes);
+        keep(&mut self.walk.passed, 0);
+    }
+
+    /// Where the way back has come to: segment, place in it, bytes still to go.
+    #[inline(always)]
+    pub(crate) fn walk(&self) -> (u64, u64, u64) {
+        (
+            forget(&self.walk.segment),
+            forget(&self.walk.offset),
+            forget(&self.walk.bytes),
+        )
+    }
+
+    /// Goes on to the end, at `offset`, of the segment before.
+    #[inline(always)]
+    pub(crate) fn walk_to(&mut self, segment: u64, offset: u64, bytes: u64) {
+        keep(&mut self.walk.segment, segment);
+        keep(&mut self.walk.offset, offset);
+        keep(&mut self.walk.bytes, bytes);
+        let passed = self.walked_segments() + 1;
+        keep(&mut self.walk.passed, passed);
+    }
+
+    /// Segments passed on the way back.
+    #[inline(always)]
+    pub(crate) fn walked_segments(&self) -> u64 {
+        forget(&self.walk.passed)
+    }
+
+    /// Segments behind the current one.
+    #[inline(always)]
+    pub(crate) fn segments_behind(&self) -> u64 {
+        forget(&self.payload.segments)
+    }
+
+    /// Bytes left of the current segment, be they of the message or not.
+    #[inline(always)]
+    pub(crate) fn room(&self) -> u64 {
+        forget(&self.payload.length)
     }
 
     /// Gives up on the message.
@@ -167,6 +260,23 @@ impl Work {
         )
     }
 
+    /// Where the rest of the current segment is.
+    #[inline(always)]
+    pub(crate) fn base(&self) -> u64 {
+        forget(&self.payload.base)
+    }
+
+    /// Consumes what is left of the current segment, at most `most` bytes and what is left of the message. The bytes consumed.
+    #[inline(always)]
+    pub(crate) fn take_up_to(&mut self, most: u64) -> u64 {
+        // By way of memory, so that the verifier meets one state behind each choice.
+        let (_, length) = self.segment();
+        keep(&mut self.taken, if length < most { length } else { most });
+        let length = forget(&self.taken);
+        self.consume(length);
+        length
+    }
+
     /// `length` bytes of the current segment have been read.
     #[inline(always)]
     pub(crate) fn consume(&mut self, length: u64) {
@@ -181,7 +291,7 @@ impl Work {
     /// Goes on to the next segment. [`Counter::Truncated`] if there is none: the call reported more than it could hold.
     #[inline(always)]
     pub(crate) fn next_segment(&mut self, vectors: Vectors) -> Result<(), Counter> {
-        let segments = forget(&self.payload.segments);
+        let segments = self.segments_behind();
         if segments == 0 {
             return Err(Counter::Truncated);
         }

@@ -222,8 +222,14 @@ impl Reader {
 
     /// What was counted so far.
     fn tapped(&mut self) -> Result<Tapped> {
-        let kernel = self.tap.counters()?;
+        let mut kernel = self.tap.counters()?;
         let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
+        let pipeline = self.pipeline.counters();
+        // Of most cut datagrams only their bytes tell. They are lost like those of which the kernel has told.
+        let cut = pipeline.intake.udp_truncated;
+        kernel[Counter::Truncated as usize] += cut;
+        let emitted = &mut kernel[Counter::Emitted as usize];
+        *emitted = emitted.saturating_sub(cut);
         let ring_use = mem::take(&mut self.ring_use);
         Ok(Tapped {
             hook: hook_name(self.tap.hook()),
@@ -237,7 +243,7 @@ impl Reader {
                 ..ring_use
             },
             programs: self.tap.program_stats(),
-            pipeline: self.pipeline.counters(),
+            pipeline,
             pending: self.pipeline.pending(),
             events: self.outputs.events(),
         })

@@ -28,6 +28,9 @@ pub fn header() -> EventHeader {
         direction: DIRECTION_RECEIVED,
         hook: 2,
         image: 0,
+        flags: 0,
+        segment: 0,
+        reserved: 0,
     }
 }
 
@@ -95,6 +98,11 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(offset_of!(EventHeader, direction), &[header.direction]);
     put(offset_of!(EventHeader, hook), &[header.hook]);
     put(offset_of!(EventHeader, image), &header.image.to_ne_bytes());
+    put(offset_of!(EventHeader, flags), &header.flags.to_ne_bytes());
+    put(
+        offset_of!(EventHeader, segment),
+        &header.segment.to_ne_bytes(),
+    );
     record.extend_from_slice(payload);
     record
 }

@@ -23,6 +23,7 @@ fn envelope(ktime_ns: u64, port: u16, protocol: Protocol) -> Envelope {
         peer: (loopback, port).into(),
         origin: Origin::default(),
         proxied: None,
+        unconnected: false,
     }
 }
 

@@ -15,6 +15,7 @@
 //! goes out unpaired.
 
 pub mod counters;
+mod datagrams;
 mod deliver;
 mod filter;
 mod held;
@@ -273,11 +274,20 @@ impl Pipeline {
                 } else {
                     assembler.push(event)
                 };
-                if let Some(datagram) = datagram {
+                if let Some(bytes) = datagram {
                     intake.udp_messages += 1;
-                    let mut envelope = event.envelope;
-                    let datagram = without_preface(proxies, intake, &mut envelope, datagram);
-                    deliver_datagram(sockets, deliver, intake, &envelope, datagram, batch);
+                    let size = datagrams::size(event, bytes);
+                    intake.udp_segments += (bytes.len().max(1).div_ceil(size) - 1) as u64;
+                    // An empty datagram is one, too.
+                    for datagram in bytes.chunks(size).chain(bytes.is_empty().then_some(bytes)) {
+                        let mut envelope = event.envelope;
+                        let datagram = without_preface(proxies, intake, &mut envelope, datagram);
+                        if datagrams::is_cut(event, datagram) {
+                            intake.udp_truncated += 1;
+                            continue;
+                        }
+                        deliver_datagram(sockets, deliver, intake, &envelope, datagram, batch);
+                    }
                 }
             }
             Protocol::Tcp => {

@@ -64,11 +64,14 @@ impl Tap {
                 peer: (loopback, self.peer_port).into(),
                 origin: Origin::default(),
                 proxied: None,
+                unconnected: false,
             },
             message_len: u32::try_from(payload.len()).unwrap(),
             chunk_offset: 0,
             sequence,
             lost: self.lost,
+            flags: 0,
+            segment: 0,
             payload,
         };
         let out = &mut self.out;
@@ -92,11 +95,14 @@ impl Tap {
                 peer: Endpoint::default(),
                 origin: Origin::default(),
                 proxied: None,
+                unconnected: false,
             },
             message_len: 0,
             chunk_offset: 0,
             sequence: 0,
             lost: 0,
+            flags: 0,
+            segment: 0,
             payload: &[],
         };
         self.streams

@@ -196,6 +196,33 @@ pub(crate) fn fit(bytes: &[u8]) -> Fit {
     }
 }
 
+/// Where the message at the start of `bytes` ends, whatever its bits and types; `None` if it needs more bytes than there are, or is none.
+pub(crate) fn extent(bytes: &[u8]) -> Option<usize> {
+    let counts = Counts::of(bytes.first_chunk()?);
+    let mut at = HEADER;
+    for _ in 0..counts.questions {
+        at = end_of_name(bytes, at)?.checked_add(4)?;
+    }
+    for _ in 0..counts.records() {
+        let data = end_of_name(bytes, at)?.checked_add(8)?;
+        let length = bytes.get(data..data + 2)?;
+        at = data + 2 + usize::from(word(length, 0));
+    }
+    (at <= bytes.len()).then_some(at)
+}
+
+/// The place behind the name at `at`, which may end in a pointer anywhere.
+fn end_of_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *bytes.get(at)? {
+            0 => return Some(at + 1),
+            label @ 1..=63 => at += 1 + usize::from(label),
+            192..=255 => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
 fn plausible_flags(flags: Flags) -> bool {
     matches!(flags.opcode(), 0 | 4 | 5)
         && !flags.reserved()

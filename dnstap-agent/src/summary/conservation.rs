@@ -168,8 +168,8 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
         ),
         exact(
             "datagrams",
-            intake.udp_messages,
-            intake.udp_delivered + intake.udp_not_dns + intake.udp_encrypted,
+            intake.udp_messages + intake.udp_segments,
+            intake.udp_delivered + intake.udp_not_dns + intake.udp_encrypted + intake.udp_truncated,
             0,
         ),
         exact(

@@ -135,6 +135,19 @@ impl<'a> Btf<'a> {
 
     /// Byte offset of a member of `struct structure`, through nested and anonymous structures and unions.
     pub fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
+        let bits = self.bits(structure, path)?;
+        if bits.is_multiple_of(8) {
+            Ok(bits / 8)
+        } else {
+            Err(BtfError::BitField {
+                structure: structure.to_owned(),
+                member: path.join("."),
+            })
+        }
+    }
+
+    /// As [`Self::offset`], in bits.
+    pub fn bits(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
         let mut id = *self
             .structures
             .get(structure.as_bytes())
@@ -150,14 +163,7 @@ impl<'a> Btf<'a> {
             bits = bits.wrapping_add(member_bits);
             id = member_type;
         }
-        if bits.is_multiple_of(8) {
-            Ok(bits / 8)
-        } else {
-            Err(BtfError::BitField {
-                structure: structure.to_owned(),
-                member: path.join("."),
-            })
-        }
+        Ok(bits)
     }
 
     /// Number of parameters of a kernel function; `None` if the kernel has no such function.

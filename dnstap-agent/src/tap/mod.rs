@@ -259,9 +259,9 @@ impl Tap {
 
     /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
     pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
-        let lost = self.sockets.get(&socket, 0).map_or(0, |state| state.lost);
+        let known = self.sockets.get(&socket, 0).unwrap_or_default();
         self.sockets
-            .insert(socket, SocketState { verdict, lost }, 0)
+            .insert(socket, SocketState { verdict, ..known }, 0)
     }
 
     /// Leaves out other things from now on. Only if [`TapOptions::filter_changes`] or something was left out at the start.
@@ -368,7 +368,7 @@ fn load<'c>(
         .override_global("CONFIG", config, true)
         .override_global("AYA_LOG_LEVEL", log_level, true)
         .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
-        .map_max_entries("SCRATCH", if perf { cpus * SCRATCH_SLOTS } else { 1 })
+        .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS)
         .load(OBJECT)
         .context(ExitWith(
             Exit::NoPermission,

@@ -3,7 +3,7 @@
 use std::{fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot};
+use dnstap_ebpf::{Config, KernelOffsets, MISSING, Slot, UDP_WINDOW};
 
 use super::btf::{Btf, BtfError};
 use crate::exit::{Exit, ExitWith};
@@ -32,6 +32,46 @@ pub fn config_from_btf(btf: &Btf<'_>) -> Result<Config, BtfError> {
         iter_ubuf: btf.enumerator("ITER_UBUF")?.unwrap_or(MISSING),
         iter_type_mask: if has_separate_direction { 0xff } else { 0xfe },
         offsets: from_btf(btf)?,
+        ..udp_window(btf)?
+    })
+}
+
+/// The members of `struct udp_sock` that say how calls and datagrams belong together, as the programs read them: one window over all.
+fn udp_window(btf: &Btf<'_>) -> Result<Config, BtfError> {
+    let pending = btf.offset("udp_sock", &["pending"])?;
+    let gso_size = btf.offset("udp_sock", &["gso_size"])?;
+    // Bits of an `unsigned long` by number since 6.7, before that members of their own.
+    let flags = btf.bits("udp_sock", &["udp_flags"]).ok();
+    let bit = |enumerator: &str, member: &str| match flags {
+        Some(flags) => {
+            let number = btf.enumerator(enumerator)?;
+            let missing = || BtfError::NoMember {
+                structure: "udp_sock".to_owned(),
+                member: enumerator.to_owned(),
+            };
+            Ok(flags + number.ok_or_else(missing)?)
+        }
+        None => btf.bits("udp_sock", &[member]),
+    };
+    let cork = bit("UDP_FLAGS_CORK", "corkflag")?;
+    let gro = bit("UDP_FLAGS_GRO_ENABLED", "gro_enabled")?;
+    let places = [pending, gso_size, cork / 8, gro / 8];
+    let first = places.into_iter().min().unwrap_or_default() & !7;
+    let last = places.into_iter().max().unwrap_or_default();
+    if (last - first) as usize + size_of::<u64>() > UDP_WINDOW {
+        return Ok(Config {
+            udp_window: MISSING,
+            ..Config::default()
+        });
+    }
+    Ok(Config {
+        udp_window: first,
+        udp_pending: pending - first,
+        udp_gso_size: gso_size - first,
+        udp_cork: cork / 8 - first,
+        udp_cork_mask: 1 << (cork % 8),
+        udp_gro: gro / 8 - first,
+        udp_gro_mask: 1 << (gro % 8),
         ..Config::default()
     })
 }
@@ -166,6 +206,29 @@ mod tests {
             ),
             (0, 4, 16)
         );
+    }
+
+    /// `gso_size`, and byte and mask of `UDP_CORK` and `UDP_GRO`, from `pending` on. In old kernels the last two are members behind it, in
+    /// others bits of the word in front of it.
+    #[rstest]
+    #[case::linux_5_10(blob!("5.10"), 12, (4, 1), (9, 8))]
+    #[case::linux_6_1(blob!("6.1"), 8, (-8, 1), (-8, 8))]
+    #[case::linux_6_12(blob!("6.12"), 8, (-8, 1), (-8, 8))]
+    #[case::linux_6_18(blob!("6.18"), 26, (-8, 1), (-8, 8))]
+    #[case::linux_7_2(blob!("7.2"), 26, (-8, 1), (-8, 8))]
+    fn every_kernel_tells_how_calls_and_datagrams_belong_together(
+        #[case] blob: &[u8],
+        #[case] gso_size: i64,
+        #[case] cork: (i64, u32),
+        #[case] gro: (i64, u32),
+    ) {
+        let config = config_from_btf(&Btf::parse(blob).unwrap()).unwrap();
+        let behind = |place: u32| i64::from(place) - i64::from(config.udp_pending);
+        assert_ne!(config.udp_window, MISSING);
+        assert!(config.udp_window.is_multiple_of(8) && config.udp_pending.is_multiple_of(4));
+        assert_eq!(behind(config.udp_gso_size), gso_size);
+        assert_eq!((behind(config.udp_cork), config.udp_cork_mask), cork);
+        assert_eq!((behind(config.udp_gro), config.udp_gro_mask), gro);
     }
 
     #[rstest]

@@ -6,11 +6,11 @@
 //! `iov_offset`; `ITER_IOVEC` moves both the segment pointer and `iov_offset`.
 
 use aya_ebpf::EbpfContext;
-use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MISSING};
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MAX_SEGMENTS, MISSING};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::is_peek,
+    call::{self, TRUNCATED},
     config::config,
     counters::count,
     emit, locals,
@@ -18,11 +18,8 @@ use crate::{
     once::{self, Turn},
     sock::{Direction, Sock, set_peer},
     threads::{self, State},
-    work::{self, Payload, Slot, Vectors},
+    work::{self, Payload, Slot, Vectors, Work},
 };
-
-/// Most segments that are walked back over.
-const MAX_SEGMENTS: usize = 16;
 
 /// `sizeof(struct iovec)`.
 const IOVEC: usize = 16;
@@ -59,10 +56,6 @@ pub(super) fn run<C: EbpfContext>(
     if !once::claim(turn, state.as_deref_mut()) {
         return;
     }
-    if direction == Direction::Received && is_peek(arguments.flags as u64) {
-        count(Counter::Peek);
-        return;
-    }
     let Ok(sock) = Sock::of_socket(arguments.socket, Reach::Typed) else {
         count(Counter::Seen);
         count(Counter::KernelFault);
@@ -74,7 +67,7 @@ pub(super) fn run<C: EbpfContext>(
     let Some(work) = work::of(slot) else {
         return;
     };
-    if !tapped.is_wanted() {
+    if tapped.is_peek(direction, arguments.flags as u64) || !tapped.is_wanted() {
         return;
     }
     let transfer = Transfer {
@@ -83,7 +76,7 @@ pub(super) fn run<C: EbpfContext>(
         direction,
         length: arguments.result as u32,
     };
-    let payload = find(&tapped, &transfer, &mut work.header, arguments, state);
+    let payload = find(&tapped, &transfer, work, arguments, state);
     tapped.begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
@@ -95,23 +88,51 @@ pub(super) fn run<C: EbpfContext>(
 fn find(
     tapped: &Tapped,
     transfer: &Transfer,
-    header: &mut EventHeader,
+    work: &mut Work,
     arguments: &Arguments,
     state: Option<&mut State>,
 ) -> Result<Payload, Counter> {
+    let header = &mut work.header;
     tapped.describe(header, transfer)?;
     if header.protocol == IPPROTO_UDP {
         if transfer.direction == Direction::Sent || header.peer_port == 0 {
             peer(header, arguments.message)?;
         }
-        if transfer.direction == Direction::Received
-            && header.local_addr == [0; 16]
-            && let Some(state) = state
-        {
-            locals::take(state, header);
+        if transfer.direction == Direction::Sent {
+            segment(header, arguments.message)?;
+        } else {
+            // SAFETY: an integer.
+            let flags: u32 =
+                unsafe { memory::kernel(arguments.message, config!(offsets.msghdr_flags))? };
+            if u64::from(flags) & TRUNCATED != 0 {
+                return Err(Counter::Truncated);
+            }
+            if header.local_addr == [0; 16]
+                && let Some(state) = state
+            {
+                locals::take(state, header);
+            }
         }
     }
-    payload(arguments)
+    payload(work, arguments)
+}
+
+/// Sets the header's segment from the message's control messages, which the kernel has copied from the caller.
+#[inline(always)]
+fn segment(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
+    // SAFETY: integers.
+    let (control, length): (u64, u64) = unsafe {
+        let length = memory::kernel(message, config!(offsets.msghdr_controllen))?;
+        if length == 0 {
+            return Ok(());
+        }
+        (
+            memory::kernel(message, config!(offsets.msghdr_control))?,
+            length,
+        )
+    };
+    call::segment(header, Vectors::Kernel, control, length);
+    Ok(())
 }
 
 /// Sets the header's peer from the message's name, which the kernel has copied from the caller or filled in for it.
@@ -136,7 +157,7 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
 
 /// Where the transferred bytes begin.
 #[inline(always)]
-fn payload(arguments: &Arguments) -> Result<Payload, Counter> {
+fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
     let iterator = arguments.message.wrapping_add(config!(offsets.msghdr_iter));
     // SAFETY: integers and pointers.
     unsafe {
@@ -163,14 +184,24 @@ fn payload(arguments: &Arguments) -> Result<Payload, Counter> {
             return Err(Counter::UnsupportedIterator);
         }
         let segment: *const u8 = memory::kernel(iterator, config!(offsets.iter_iov))?;
-        walk_back(segment, offset, walked)
+        walk_back(work, segment, offset, walked)
     }
 }
 
 /// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.
+///
+/// The loop keeps its values in map memory, for the reason that [`crate::work`] gives.
 #[inline(always)]
-fn walk_back(mut segment: *const u8, mut offset: u64, mut walked: u64) -> Result<Payload, Counter> {
-    for passed in 0..MAX_SEGMENTS {
+fn walk_back(
+    work: &mut Work,
+    segment: *const u8,
+    offset: u64,
+    walked: u64,
+) -> Result<Payload, Counter> {
+    work.begin_walk(segment as u64, offset, walked);
+    for _ in 0..MAX_SEGMENTS {
+        let (segment, offset, walked) = work.walk();
+        let segment = segment as *const u8;
         if offset >= walked {
             let start = offset - walked;
             // SAFETY: integers.
@@ -180,13 +211,13 @@ fn walk_back(mut segment: *const u8, mut offset: u64, mut walked: u64) -> Result
                 base: base.wrapping_add(start),
                 length: length.wrapping_sub(start),
                 vector: segment.wrapping_add(IOVEC) as u64,
-                segments: passed as u64,
+                segments: work.walked_segments(),
             });
         }
-        walked -= offset;
-        segment = segment.wrapping_sub(IOVEC);
+        let before = segment.wrapping_sub(IOVEC);
         // SAFETY: an integer; the segment behind which the iterator has gone.
-        offset = unsafe { memory::kernel(segment, 8)? };
+        let length = unsafe { memory::kernel(before, 8)? };
+        work.walk_to(before as u64, length, walked - offset);
     }
     Err(Counter::TooManyChunks)
 }

@@ -11,9 +11,12 @@ mod sock_length;
 mod sys_exit;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, SocketState};
+use dnstap_ebpf::{
+    Counter, EVENT_COALESCED, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP, SocketState,
+};
 
 use crate::{
+    call::is_peek,
     counters::{add, count},
     emit, filter,
     sock::{Direction, Sock},
@@ -85,7 +88,48 @@ impl Tapped {
         header.hook = transfer.hook as u8;
         header.image = transfer.thread.image;
         self.sock
-            .describe(header, self.kind, transfer.direction, transfer.length)
+            .describe(header, self.kind, transfer.direction, transfer.length)?;
+        if self.kind.1 == IPPROTO_UDP {
+            self.datagrams(header, transfer.direction)?;
+        }
+        Ok(())
+    }
+
+    /// Completes the header with how the call and the datagrams on the wire belong together. [`Counter::UnsupportedCall`] if the call is
+    /// a piece of one: the pieces do not become a message, nor does any of them.
+    #[inline(always)]
+    fn datagrams(&self, header: &mut EventHeader, direction: Direction) -> Result<(), Counter> {
+        let Some(options) = self.sock.udp()? else {
+            return Ok(());
+        };
+        if direction == Direction::Received {
+            if options.may_receive_several() {
+                header.flags |= EVENT_COALESCED;
+            }
+            return Ok(());
+        }
+        let was_unfinished = self.state.unfinished != 0;
+        let is_unfinished = options.is_unfinished();
+        if was_unfinished || is_unfinished {
+            // What `UDP_CORK` holds back is sent by the call that takes the option off, which no hook sees: the next send is a new one.
+            let continues = is_unfinished && !options.is_corked();
+            if continues != was_unfinished {
+                sockets::note_unfinished(self.inode, continues);
+            }
+            return Err(Counter::UnsupportedCall);
+        }
+        header.segment = options.segment();
+        Ok(())
+    }
+
+    /// Whether a receive with these `MSG_*` flags looks at a message that stays or at an error, or takes an urgent byte of TCP. Counts it.
+    #[inline(always)]
+    fn is_peek(&self, direction: Direction, flags: u64) -> bool {
+        let peeks = direction == Direction::Received && is_peek(flags, self.kind.1);
+        if peeks {
+            count(Counter::Peek);
+        }
+        peeks
     }
 
     /// Begins with the message whose header is in `work`, unless a filter leaves it out or something is wrong with it, which

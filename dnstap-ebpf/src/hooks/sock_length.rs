@@ -20,8 +20,7 @@ use dnstap_ebpf::{Counter, EventHeader, Hook};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, Message, MessageHeader, is_peek},
-    counters::count,
+    call::{Call, Message, MessageHeader},
     emit, io_uring,
     memory::Reach,
     once::{self, Turn},
@@ -90,7 +89,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let call = Call::decode(&Registers::read(pt_regs, Reach::Typed));
     // The header of the message where it is known already; all of it defined in any case, as the compiler copies undefined
     // registers, which the verifier refuses (`R5 !read_ok`).
-    let (mut header, mut is_known) = ([0; 4], false);
+    let (mut header, mut is_known) = ([0; 7], false);
     if call.is_batch()
         && let Some(state) = &mut state
     {
@@ -99,9 +98,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     if result == 0 {
         return;
     }
-    let flags: u64 = ctx.arg(2);
-    if direction == Direction::Received && is_peek(flags) {
-        count(Counter::Peek);
+    if tapped.is_peek(direction, ctx.arg(2)) || !tapped.is_wanted() {
         return;
     }
     if !call.is_known()
@@ -114,9 +111,6 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let Some(work) = work::of(slot) else {
         return;
     };
-    if !tapped.is_wanted() {
-        return;
-    }
     let transfer = Transfer {
         thread,
         hook: Hook::Socket,
@@ -150,6 +144,7 @@ fn find(
     };
     if transfer.direction == Direction::Sent {
         message.peer(header, Direction::Sent)?;
+        message.segment(header);
     } else if header.peer_port == 0
         && (call.has_header() || message.name != 0)
         && let Some(state) = state

@@ -13,17 +13,17 @@ use aya_ebpf::{
     maps::ProgramArray,
     programs::RawTracePointContext,
 };
-use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP};
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::Call,
-    counters::{add, count},
+    call::{Call, TRUNCATED, moved},
+    counters::add,
     emit,
     memory::Reach,
     once::{self, Turn},
     registers::Registers,
-    sock::Sock,
+    sock::{Direction, Sock},
     sockets,
     target::Thread,
     threads,
@@ -32,6 +32,9 @@ use crate::{
 
 /// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
 const STEPS: u32 = 8;
+
+/// Operations of one call of another form whose descriptors are looked at.
+const MAX_MOVED: u64 = 16;
 
 /// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
 const MAX_STREAM_BATCH: u32 = 64;
@@ -104,9 +107,10 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     if result <= 0 {
         return;
     }
-    let call = Call::decode(&Registers::read(ctx.arg(0), Reach::Probed));
+    let registers = Registers::read(ctx.arg(0), Reach::Probed);
+    let call = Call::decode(&registers);
     if !call.is_known() {
-        return;
+        return count_moved(&registers, result as u64);
     }
     let Some(work) = work::of(role.slot) else {
         return;
@@ -130,6 +134,21 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     go_on(ctx, role, thread, work);
 }
 
+/// Counts what a call of another form moved over sockets: where its bytes are cannot be told.
+#[inline(always)]
+fn count_moved(registers: &Registers, result: u64) {
+    for index in 0..MAX_MOVED {
+        let Some(descriptor) = moved(registers, result, index) else {
+            return;
+        };
+        if let Some(tapped) = Sock::of_descriptor(descriptor).and_then(admit)
+            && tapped.is_wanted()
+        {
+            tapped.lose(1, Counter::UnsupportedCall);
+        }
+    }
+}
+
 /// Delivers the messages of the call in `work`, from where it has come.
 #[inline(always)]
 fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work) {
@@ -138,7 +157,7 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
             return;
         }
         if work.left() != 0 {
-            emit::chunk(ctx, role.slot, Vectors::User, work);
+            emit::step(ctx, role.slot, Vectors::User, work);
         }
     }
     // SAFETY: the entry holds a program of this type, or nothing; then the call returns.
@@ -171,8 +190,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     let Some(tapped) = Sock::of_descriptor(call.descriptor).and_then(admit) else {
         return false;
     };
-    if call.is_peek() {
-        count(Counter::Peek);
+    if tapped.is_peek(call.direction(), call.flags()) {
         return false;
     }
     let length = if call.is_batch() {
@@ -241,5 +259,10 @@ fn find(
     tapped.describe(header, transfer)?;
     let message = call.message(index)?;
     message.peer(header, transfer.direction)?;
+    if transfer.direction == Direction::Sent {
+        message.segment(header);
+    } else if header.protocol == IPPROTO_UDP && message.flags & TRUNCATED != 0 {
+        return Err(Counter::Truncated);
+    }
     Ok(message.payload)
 }
