@@ -20,6 +20,7 @@ mod cases;
 mod chance;
 mod compare;
 mod environment;
+mod generator;
 mod kernel;
 mod lab;
 mod load;
@@ -45,10 +46,18 @@ fn main() -> Result<ExitCode> {
     match words.first().map(String::as_str) {
         Some(toy::ARGUMENT) => toy::serve(words.get(1).context("which calls?")?.parse()?)?,
         Some(toy::PUPPET) => toy::obey()?,
+        Some(toy::ACTOR) => toy::act()?,
         Some(toy::WORKERS) => toy::raise()?,
         Some(toy::WORKER) => toy::go_on(&words[1..])?,
         Some(soak::ARGUMENT) => {
             return Ok(if soak::run(&words[1..])? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Some(generator::ARGUMENT) => {
+            return Ok(if generator::run(&words[1..])? {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE

@@ -29,6 +29,7 @@ mod faults;
 mod filters;
 mod foreign;
 mod formats;
+mod generated;
 mod hostile;
 mod hostile_peers;
 mod lab;
@@ -134,6 +135,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         wildcard::trials(),
         streams::trials(),
         answers::trials(),
+        generated::trials(),
         services::trials(),
         uring::trials(),
         collectors::trials(),

@@ -217,6 +217,14 @@ pub(super) fn poll(descriptors: &mut [libc::pollfd]) -> io::Result<()> {
     result_int(unsafe { libc::poll(descriptors.as_mut_ptr(), count, -1) }).map(drop)
 }
 
+/// As [`poll`], for so many milliseconds at most; whether any has an event.
+pub(super) fn wait_for(descriptors: &mut [libc::pollfd], milliseconds: i32) -> io::Result<bool> {
+    let count = libc::nfds_t::try_from(descriptors.len()).map_err(io::Error::other)?;
+    // SAFETY: the pointer and count describe `descriptors`.
+    let ready = result_int(unsafe { libc::poll(descriptors.as_mut_ptr(), count, milliseconds) })?;
+    Ok(ready > 0)
+}
+
 /// Connects a UDP socket to whoever sent the datagram that waits, without taking it out of the queue.
 pub(super) fn connect_to_sender(fd: BorrowedFd<'_>) -> io::Result<()> {
     let (_, peer) = recvfrom(fd, &mut [0; 64], libc::MSG_PEEK, true)?;
@@ -246,8 +254,8 @@ pub(super) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-/// A `SOL_SOCKET` option with an integer value, such as `SO_RCVBUFFORCE`.
-pub(super) fn set_option(
+/// An option with an integer value, such as `SO_RCVBUFFORCE`.
+pub(crate) fn set_option(
     fd: BorrowedFd<'_>,
     level: i32,
     option: i32,

@@ -10,6 +10,7 @@
 //!     ── stdout ──► "served N batch B"          (B: most messages that one call received)
 //! ```
 
+pub(crate) mod actor;
 mod calls;
 mod client;
 mod datagrams;
@@ -24,6 +25,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use anyhow::{Result, bail};
 
 pub(crate) use self::{
+    actor::act,
     client::Toy,
     puppet::{By, Puppet, obey},
     server::serve,
@@ -35,6 +37,9 @@ pub(crate) const ARGUMENT: &str = "toy-server";
 
 /// First argument that makes this program a [`Puppet`]'s process.
 pub(crate) const PUPPET: &str = "toy-puppet";
+
+/// First argument that makes this program an [`actor::Actor`]'s process.
+pub(crate) const ACTOR: &str = "toy-actor";
 
 /// First argument that makes this program a [`Workers`]' first process.
 pub(crate) const WORKERS: &str = "toy-workers";

@@ -16,6 +16,7 @@ const COMPARISON: &str = "every message that named records is in our file";
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
 const ROLES: &str = "six servers in their roles";
 const CLOCK: &str = "when the clock is set";
+const GENERATED: &str = "programs that a machine thinks up";
 const STEADY: &str = "queries at a steady rate";
 
 /// One run of the tests.
@@ -56,6 +57,7 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
         Phase::new(hooks, BOTH_RINGS, TOGETHER),
         Phase::new(hooks, BOTH_RINGS, "every message through recvmmsg/sendmmsg"),
         Phase::new(hooks, "bpf", "every message through readv/writev"),
+        Phase::new(hooks, "bpf", GENERATED),
         Phase {
             steady: (20_000, 2_000),
             ..Phase::new(&["fentry"], "bpf", STEADY)

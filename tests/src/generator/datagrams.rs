@@ -1,0 +1,416 @@
+//! A scene of UDP: one socket of an actor's, its peer, and what both have said.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
+};
+
+use anyhow::{Result, ensure};
+use dnstap_proto::SocketProtocol;
+
+use super::{
+    message::{Spec, can_be_answered},
+    program::{Manner, Op, Setup, Sizes},
+    stage::{self, Stage, Ways, loopback, record},
+    truth::{Expected, Faith},
+};
+use crate::{
+    toy::actor::{Put, Sending, Take, UDP_CORK, UDP_GRO, UDP_SEGMENT, set_option},
+    wire,
+};
+
+/// Room in the actor's socket, and how much of it is used.
+const ROOM: i32 = 8 << 20;
+const MOST_WAITING: usize = 400_000;
+/// Largest that is sent in pieces, or with others.
+const MOST: usize = 1_400;
+
+/// A UDP socket.
+pub(super) struct Datagrams {
+    scene: usize,
+    server: bool,
+    connected: bool,
+    gro: bool,
+    ends: [SocketAddr; 2],
+    /// The actors' descriptors.
+    pub(super) ways: Ways,
+    peer: UdpSocket,
+    /// Sent by the peer and received by no actor: bytes, and whether anybody asked for it.
+    waiting: VecDeque<(Vec<u8>, bool)>,
+    /// Queries without an answer: received by an actor, or sent by one.
+    asked: VecDeque<Vec<u8>>,
+    /// Ids of queries that the agent has seen, and how surely.
+    seen: HashMap<u16, Faith>,
+    expected: Vec<Expected>,
+    closed: bool,
+    id: u16,
+}
+
+impl Datagrams {
+    /// Opens it.
+    pub(super) fn open(stage: &mut Stage<'_>, scene: usize, setup: &Setup) -> Result<Self> {
+        let (actor, key) = (setup.actor, stage.key());
+        let peer = stage::datagrams(setup.v6)?;
+        peer.set_nonblocking(true)?;
+        let remote = peer.local_addr()?;
+        let local = stage.actors[actor].make(&format!("udp {key} {}", loopback(setup.v6)))?;
+        peer.connect(local)?;
+        let mut tell = |command: String| stage.actors[actor].call(&command, &[]);
+        tell(format!(
+            "option {key} {} {} {ROOM}",
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE
+        ))?;
+        if setup.connected {
+            tell(format!("join {key} {remote}"))?;
+        }
+        if setup.gro {
+            tell(format!("option {key} {} {UDP_GRO} 1", libc::SOL_UDP))?;
+        }
+        Ok(Self {
+            scene,
+            server: setup.server,
+            connected: setup.connected,
+            gro: setup.gro,
+            ends: [local, remote],
+            ways: Ways::new(actor, key),
+            peer,
+            waiting: VecDeque::new(),
+            asked: VecDeque::new(),
+            seen: HashMap::new(),
+            expected: Vec::new(),
+            closed: false,
+            id: u16::try_from(scene * 1_000)?,
+        })
+    }
+
+    /// What should be in the file.
+    pub(super) fn expected(self: Box<Self>) -> Vec<Expected> {
+        self.expected
+    }
+
+    /// Plays one thing.
+    pub(super) fn play(&mut self, stage: &mut Stage<'_>, op: &Op) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        match op {
+            Op::Peer(spec) => {
+                if self.has_room()
+                    && let Some(message) = self.peers_message(spec)
+                {
+                    self.peer_sends(message, true)?;
+                }
+            }
+            Op::PeerSegments(spec, count) => self.peer_sends_segments(spec, *count)?,
+            Op::Unasked(spec) => {
+                let query = spec.query(self.next_id());
+                let message = spec.answer(&query);
+                self.peer_sends(message, false)?;
+            }
+            Op::Take {
+                way,
+                call,
+                sizes: Sizes::Fixed(sizes),
+                flags,
+                named,
+            } => self.take(stage, *way, *call, sizes, *flags, *named)?,
+            Op::Tell {
+                way,
+                call,
+                cuts,
+                manner,
+                spec,
+            } => self.tell(stage, *way, *call, cuts, *manner, spec)?,
+            Op::Close => {
+                self.closed = true;
+                stage.close(&self.ways)?;
+            }
+            Op::Dup { .. } | Op::Give { .. } => stage.copy(&mut self.ways, op)?,
+            Op::Finish => {
+                while !self.waiting.is_empty() {
+                    let before = self.waiting.len();
+                    self.take(stage, 0, Take::Recvfrom, &[66_000], 0, true)?;
+                    ensure!(self.waiting.len() < before, "a datagram did not arrive");
+                }
+                self.drain()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn next_id(&mut self) -> u16 {
+        self.id = self.id.wrapping_add(1);
+        self.id
+    }
+
+    fn has_room(&self) -> bool {
+        let waiting = self.waiting.iter().map(|(bytes, _)| bytes.len());
+        waiting.sum::<usize>() < MOST_WAITING
+    }
+
+    /// What the peer says: a query, or the answer to a question.
+    fn peers_message(&mut self, spec: &Spec) -> Option<Vec<u8>> {
+        if self.server {
+            let id = self.next_id();
+            Some(spec.query(id))
+        } else {
+            let query = self.asked.pop_front()?;
+            Some(spec.answer(&query))
+        }
+    }
+
+    fn peer_sends(&mut self, message: Vec<u8>, asked: bool) -> Result<()> {
+        self.drain()?;
+        self.peer.send(&message)?;
+        self.waiting.push_back((message, asked));
+        Ok(())
+    }
+
+    fn peer_sends_segments(&mut self, spec: &Spec, count: usize) -> Result<()> {
+        if !self.server || !self.has_room() {
+            return Ok(());
+        }
+        let size = i32::try_from(spec.size)?;
+        set_option(self.peer.as_fd(), libc::SOL_UDP, UDP_SEGMENT, size)?;
+        let messages: Vec<_> = (0..count).map(|_| spec.query(self.next_id())).collect();
+        let sent = self.peer.send(&messages.concat());
+        set_option(self.peer.as_fd(), libc::SOL_UDP, UDP_SEGMENT, 0)?;
+        sent?;
+        self.waiting
+            .extend(messages.into_iter().map(|message| (message, true)));
+        Ok(())
+    }
+
+    /// Reads what the peer has received; what is in it the actor knows.
+    fn drain(&self) -> Result<()> {
+        let mut space = [0; 512];
+        loop {
+            match self.peer.recv(&mut space) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        stage: &mut Stage<'_>,
+        way: usize,
+        call: Take,
+        sizes: &[usize],
+        flags: i32,
+        named: bool,
+    ) -> Result<()> {
+        // It would wait for nothing.
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let sizes = if call.is_flat() { &sizes[..1] } else { sizes };
+        let (actor, key) = self.ways.choose(way);
+        let Ok(got) = stage.actors[actor].take(key, call, flags, named, sizes)? else {
+            return Ok(());
+        };
+        if flags & libc::MSG_PEEK != 0 {
+            return Ok(());
+        }
+        let sees = stage.sees(actor);
+        let nameless = !self.connected && !(named && call.has_flags());
+        let room: usize = sizes.iter().sum();
+        for (at, one) in got.into_iter().enumerate() {
+            let room = if call == Take::Recvmmsg {
+                sizes[at]
+            } else {
+                room
+            };
+            let mut rest = one.bytes.as_slice();
+            loop {
+                let Some((message, asked)) = self.waiting.pop_front() else {
+                    anyhow::bail!("more was received than was sent")
+                };
+                let own = &rest[..message.len().min(rest.len())];
+                ensure!(
+                    message.starts_with(own),
+                    "what was received is not what was sent"
+                );
+                let cut = message.len() > rest.len();
+                ensure!(
+                    !cut || rest.len() == room || rest.len() < one.bytes.len(),
+                    "a datagram came in parts"
+                );
+                let (length, received) = (own.len(), rest.len());
+                if cut {
+                    stage.provoked.cut += u64::from(sees && !self.gro);
+                    stage.provoked.counted |= self.gro;
+                } else {
+                    self.was_received(stage, &message, sees, nameless, asked);
+                }
+                rest = &rest[length..];
+                if cut || rest.is_empty() {
+                    // What did not fit of several in one is gone.
+                    if cut && one.length > received {
+                        self.skip(one.length - message.len());
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Datagrams that were cut off with the one before: only where several come as one.
+    fn skip(&mut self, mut rest: usize) {
+        while self.gro && rest > 0 {
+            match self.waiting.pop_front() {
+                Some((message, _)) => rest = rest.saturating_sub(message.len()),
+                None => break,
+            }
+        }
+    }
+
+    fn was_received(
+        &mut self,
+        stage: &mut Stage<'_>,
+        message: &[u8],
+        sees: bool,
+        nameless: bool,
+        asked: bool,
+    ) {
+        if self.server && asked && can_be_answered(message) {
+            self.asked.push_back(message.to_vec());
+        }
+        let response = wire::is_response(message);
+        let faith = match self.seen.get(&id(message)) {
+            _ if !asked => Faith::Never,
+            _ if self.gro => Faith::Counted,
+            Some(Faith::Sure) => Faith::Sure,
+            Some(_) | None if response => Faith::Unasked,
+            _ => Faith::Sure,
+        };
+        self.was_there(stage, message, false, sees, faith, nameless && !response);
+    }
+
+    /// Something was received or sent; if the agent saw it, it is expected.
+    fn was_there(
+        &mut self,
+        stage: &mut Stage<'_>,
+        message: &[u8],
+        sent: bool,
+        sees: bool,
+        faith: Faith,
+        nameless: bool,
+    ) {
+        if !sees {
+            return;
+        }
+        stage.provoked.counted |= faith == Faith::Counted;
+        let paired = self.seen.get(&id(message)) == Some(&Faith::Sure) && faith == Faith::Sure;
+        if can_be_answered(message) {
+            self.seen.insert(id(message), faith);
+        }
+        self.expected.push(Expected {
+            scene: self.scene,
+            record: record(SocketProtocol::Udp, self.ends, sent, message.to_vec()),
+            faith,
+            nameless,
+            paired,
+        });
+    }
+
+    fn tell(
+        &mut self,
+        stage: &mut Stage<'_>,
+        way: usize,
+        mut call: Put,
+        cuts: &[usize],
+        manner: Manner,
+        spec: &Spec,
+    ) -> Result<()> {
+        let mut spec = *spec;
+        if manner != Manner::Whole {
+            spec.size = spec.size.min(MOST);
+        }
+        let mut messages = Vec::new();
+        let count = match manner {
+            Manner::Segments(count) => count,
+            _ => 1,
+        };
+        for _ in 0..count {
+            if self.server {
+                messages.extend(self.asked.pop_front().map(|query| spec.answer(&query)));
+            } else {
+                messages.push(spec.query(self.next_id()));
+            }
+        }
+        if messages.is_empty() || messages.iter().any(|one| one.len() > 65_507) {
+            return Ok(());
+        }
+        if !call.has_flags() && (!self.connected || manner != Manner::Whole) {
+            call = Put::Sendmsg;
+        }
+        if matches!(manner, Manner::Segments(_)) {
+            call = Put::Sendmsg;
+            // All of one size, so that the kernel cuts where they end.
+            messages.retain(|one| one.len() == spec.size);
+            if messages.len() < 2 {
+                return Ok(());
+            }
+        }
+        self.drain()?;
+        let (actor, key) = self.ways.choose(way);
+        let whole = messages.concat();
+        let parts = match manner {
+            Manner::More(parts) | Manner::Cork(parts) => parts,
+            Manner::Whole | Manner::Segments(_) => 1,
+        };
+        let cork = format!("option {key} {} {UDP_CORK}", libc::SOL_UDP);
+        if let Manner::Cork(_) = manner {
+            stage.actors[actor].call(&format!("{cork} 1"), &[])?;
+        }
+        let pieces: Vec<_> = whole.chunks(whole.len().div_ceil(parts)).collect();
+        for (at, piece) in pieces.iter().enumerate() {
+            let more = matches!(manner, Manner::More(_)) && at + 1 < pieces.len();
+            let one_segment = call.is_flat() || call == Put::Sendmmsg;
+            let sending = Sending {
+                call,
+                flags: if more { libc::MSG_MORE } else { 0 },
+                to: (!self.connected && call.has_flags()).then_some(self.ends[1]),
+                segment: if let Manner::Segments(_) = manner {
+                    u16::try_from(spec.size)?
+                } else {
+                    0
+                },
+                cuts: if one_segment { &[] } else { cuts },
+            };
+            let sent = stage.actors[actor].put(key, &sending, piece, || Ok(()))??;
+            ensure!(sent == piece.len(), "{sent} bytes of {}", piece.len());
+        }
+        if let Manner::Cork(_) = manner {
+            stage.actors[actor].call(&format!("{cork} 0"), &[])?;
+        }
+        let (sees, faith) = (
+            stage.sees(actor),
+            if manner == Manner::Whole && !self.gro {
+                Faith::Sure
+            } else {
+                Faith::Counted
+            },
+        );
+        for message in messages {
+            self.was_there(stage, &message, true, sees, faith, false);
+            if !self.server && can_be_answered(&message) {
+                self.asked.push_back(message);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn id(message: &[u8]) -> u16 {
+    u16::from_be_bytes([message[0], message[1]])
+}

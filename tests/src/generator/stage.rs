@@ -1,0 +1,375 @@
+//! Where programs are played: the actors, their peers, the agent, and what the actors say.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dnstap_proto::SocketProtocol;
+use socket2::SockRef;
+
+use super::{
+    datagrams::Datagrams,
+    program::{Op, Program, Setup, Step},
+    stream::Stream,
+    truth::{Expected, Provoked},
+};
+use crate::{
+    environment::Combination,
+    process::PATIENCE,
+    tap::{Tap, Tapped},
+    toy::actor::Actor,
+};
+
+/// Actors at the start; the last of them is not tapped.
+pub(super) const ACTORS: usize = 3;
+const STRANGER: usize = ACTORS - 1;
+/// Room for a few large messages.
+const SMALL_RING: &str = "256K";
+
+/// All that takes part in a program.
+pub(super) struct Stage<'a> {
+    folder: &'a Path,
+    how: &'a Combination,
+    /// The processes.
+    pub(super) actors: Vec<Actor>,
+    /// The peers of streams, by scene.
+    pub(super) peers: Vec<Option<Peer>>,
+    scenes: Vec<Scene>,
+    tap: Option<Tap>,
+    paused: bool,
+    /// What may be missing.
+    pub(super) provoked: Provoked,
+    keys: u32,
+    forks: u32,
+}
+
+/// What became of a setup.
+enum Scene {
+    Closed,
+    Stream(Box<Stream>),
+    Datagrams(Box<Datagrams>),
+}
+
+/// The descriptors of a scene's socket: actors and keys.
+#[derive(Clone, Default)]
+pub(super) struct Ways(Vec<(usize, u32)>);
+
+/// The other end of a stream.
+pub(super) struct Peer {
+    stream: TcpStream,
+    /// All that it has received.
+    pub(super) received: Vec<u8>,
+}
+
+impl<'a> Stage<'a> {
+    /// Plays a program; what was expected, what the agent left behind, and what was provoked.
+    pub(super) fn play(
+        program: &Program,
+        folder: &'a Path,
+        how: &'a Combination,
+    ) -> Result<(Vec<Expected>, Tapped, Provoked)> {
+        let actors: Result<_> = (0..ACTORS).map(|_| Actor::start()).collect();
+        let mut stage = Self {
+            folder,
+            how,
+            actors: actors?,
+            peers: program.scenes.iter().map(|_| None).collect(),
+            scenes: program.scenes.iter().map(|_| Scene::Closed).collect(),
+            tap: None,
+            paused: false,
+            provoked: Provoked::default(),
+            keys: 0,
+            forks: 0,
+        };
+        for (number, step) in program.steps.iter().enumerate() {
+            stage
+                .step(program, step)
+                .with_context(|| format!("step {number}: {step:?}"))?;
+        }
+        stage.end()
+    }
+
+    fn step(&mut self, program: &Program, step: &Step) -> Result<()> {
+        match step {
+            Step::Attach => self.attach(program.small_ring)?,
+            Step::Pause | Step::Resume => {
+                self.pause(matches!(step, Step::Pause))?;
+            }
+            Step::Fork(actor) => {
+                let path = self.path();
+                let child = self.actors[*actor].fork(&path)?;
+                self.actors.push(child);
+                let child = self.actors.len() - 1;
+                for scene in &mut self.scenes {
+                    match scene {
+                        Scene::Closed => {}
+                        Scene::Stream(stream) => stream.ways.inherit(*actor, child),
+                        Scene::Datagrams(datagrams) => datagrams.ways.inherit(*actor, child),
+                    }
+                }
+            }
+            Step::In(scene, op) => {
+                let mut taken = std::mem::replace(&mut self.scenes[*scene], Scene::Closed);
+                let done = match (&mut taken, op) {
+                    (Scene::Closed, Op::Open) => {
+                        taken = self.open(*scene, &program.scenes[*scene])?;
+                        Ok(())
+                    }
+                    (Scene::Closed, _) => Ok(()),
+                    (Scene::Stream(stream), op) => stream.play(self, op),
+                    (Scene::Datagrams(datagrams), op) => datagrams.play(self, op),
+                };
+                self.scenes[*scene] = taken;
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, scene: usize, setup: &Setup) -> Result<Scene> {
+        Ok(if setup.tcp {
+            Scene::Stream(Box::new(Stream::open(self, scene, setup)?))
+        } else {
+            Scene::Datagrams(Box::new(Datagrams::open(self, scene, setup)?))
+        })
+    }
+
+    fn attach(&mut self, small_ring: bool) -> Result<()> {
+        for scene in &mut self.scenes {
+            if let Scene::Stream(stream) = scene {
+                stream.was_before();
+                self.provoked.broken = true;
+            }
+        }
+        let other = self.actors[1].pid().to_string();
+        let mut more = vec!["--pid", &other, "--allow-no-sockets"];
+        if small_ring {
+            more.extend(["--ring-size", SMALL_RING]);
+        }
+        let tap = Tap::attach(self.folder, self.actors[0].pid(), self.how, &more)?;
+        self.tap = Some(tap);
+        Ok(())
+    }
+
+    fn pause(&mut self, paused: bool) -> Result<()> {
+        if let Some(tap) = &self.tap
+            && self.paused != paused
+        {
+            tap.signal(if paused { libc::SIGSTOP } else { libc::SIGCONT })?;
+            self.paused = paused;
+            self.provoked.ring = true;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(Vec<Expected>, Tapped, Provoked)> {
+        self.pause(false)?;
+        let mut expected = Vec::new();
+        for scene in std::mem::take(&mut self.scenes) {
+            match scene {
+                Scene::Closed => {}
+                Scene::Stream(stream) => {
+                    self.provoked.broken |= stream.is_broken();
+                    stream.expect(&mut expected);
+                }
+                Scene::Datagrams(datagrams) => expected.extend(datagrams.expected()),
+            }
+        }
+        let tap = self.tap.take().context("a program without an agent")?;
+        let tapped = tap.stop()?;
+        Ok((expected, tapped, self.provoked))
+    }
+
+    /// Whether the agent sees what this actor does now.
+    pub(super) fn sees(&self, actor: usize) -> bool {
+        self.tap.is_some() && actor != STRANGER
+    }
+
+    /// A key that no descriptor has.
+    pub(super) fn key(&mut self) -> u32 {
+        self.keys += 1;
+        self.keys
+    }
+
+    /// A path for a socket that nobody has.
+    fn path(&mut self) -> std::path::PathBuf {
+        self.forks += 1;
+        self.folder.join(format!("door-{}", self.forks))
+    }
+
+    /// Duplicates or hands on a descriptor.
+    pub(super) fn copy(&mut self, ways: &mut Ways, op: &Op) -> Result<()> {
+        match *op {
+            Op::Dup { way } => {
+                let (actor, key) = ways.choose(way);
+                let copy = self.key();
+                self.actors[actor].call(&format!("dup {key} {copy}"), &[])?;
+                ways.0.push((actor, copy));
+            }
+            Op::Give { way, to } => {
+                let (from, key) = ways.choose(way);
+                if ways.0.contains(&(to, key)) {
+                    return Ok(());
+                }
+                let path = self.path();
+                let [giver, taker] = self.actors.get_disjoint_mut([from, to])?;
+                giver.give(key, taker, &path)?;
+                ways.0.push((to, key));
+            }
+            _ => bail!("no way to copy a descriptor: {op:?}"),
+        }
+        Ok(())
+    }
+
+    /// Closes all descriptors of a socket.
+    pub(super) fn close(&mut self, ways: &Ways) -> Result<()> {
+        for (actor, key) in &ways.0 {
+            self.actors[*actor].call(&format!("close {key}"), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Reads what has come for the peers, until `enough` bytes have come to that of `scene` or nothing more can.
+    pub(super) fn drain_until(&mut self, scene: usize, enough: usize) -> Result<usize> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(peer) = &mut self.peers[scene] else {
+                return Ok(0);
+            };
+            let open = peer.drain()?;
+            if !open || peer.received.len() >= enough {
+                return Ok(peer.received.len());
+            }
+            ensure!(Instant::now() < deadline, "what was sent does not arrive");
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+    }
+}
+
+impl Ways {
+    /// One descriptor.
+    pub(super) fn new(actor: usize, key: u32) -> Self {
+        Self(vec![(actor, key)])
+    }
+
+    /// One of the descriptors: its actor and its key.
+    pub(super) fn choose(&self, way: usize) -> (usize, u32) {
+        self.0[way % self.0.len()]
+    }
+
+    /// Those of tapped actors, one for each actor, as many as wanted.
+    pub(super) fn of_actors(&self, most: usize) -> Vec<(usize, u32)> {
+        let mut some: Vec<(usize, u32)> = Vec::new();
+        for (actor, key) in &self.0 {
+            if *actor != STRANGER && some.iter().all(|(other, _)| other != actor) {
+                some.push((*actor, *key));
+            }
+        }
+        some.truncate(most);
+        some
+    }
+
+    fn inherit(&mut self, parent: usize, child: usize) {
+        let own: Vec<_> = self.0.iter().filter(|way| way.0 == parent).collect();
+        let copies: Vec<_> = own.into_iter().map(|(_, key)| (child, *key)).collect();
+        self.0.extend(copies);
+    }
+}
+
+impl Peer {
+    /// Takes the other end of a stream.
+    pub(super) fn new(stream: TcpStream) -> Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            received: Vec::new(),
+        })
+    }
+
+    /// Reads what has come; false once no more can.
+    pub(super) fn drain(&mut self) -> Result<bool> {
+        let mut space = [0; 16_384];
+        loop {
+            match self.stream.read(&mut space) {
+                Ok(0) => return Ok(false),
+                Ok(length) => self.received.extend(&space[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// Sends as much as goes; 0 if none does.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
+        self.stream.write(bytes).unwrap_or(0)
+    }
+
+    /// Sends an urgent byte; whether it went.
+    pub(super) fn push_urgent(&self, byte: u8) -> bool {
+        let socket = SockRef::from(&self.stream);
+        socket.send_out_of_band(&[byte]).is_ok_and(|sent| sent == 1)
+    }
+
+    /// Sends no more.
+    pub(super) fn finish(&self) {
+        // Fails if the connection is gone.
+        self.stream.shutdown(std::net::Shutdown::Write).ok();
+    }
+
+    /// Has its close be a reset.
+    pub(super) fn reset_at_close(&self) -> Result<()> {
+        let socket = SockRef::from(&self.stream);
+        Ok(socket.set_linger(Some(std::time::Duration::ZERO))?)
+    }
+
+    /// Has a small receive buffer.
+    pub(super) fn narrow(&self, size: usize) -> Result<()> {
+        Ok(SockRef::from(&self.stream).set_recv_buffer_size(size)?)
+    }
+}
+
+/// Reads what has come for all peers.
+pub(super) fn drain_all(peers: &mut [Option<Peer>]) -> Result<()> {
+    for peer in peers.iter_mut().flatten() {
+        peer.drain()?;
+    }
+    Ok(())
+}
+
+/// The loopback address, port 0.
+pub(super) fn loopback(v6: bool) -> SocketAddr {
+    if v6 {
+        ([0, 0, 0, 0, 0, 0, 0, 1], 0).into()
+    } else {
+        ([127, 0, 0, 1], 0).into()
+    }
+}
+
+/// A listener, and a datagram socket, of a peer.
+pub(super) fn listener(v6: bool) -> Result<TcpListener> {
+    Ok(TcpListener::bind(loopback(v6))?)
+}
+
+/// As [`listener`].
+pub(super) fn datagrams(v6: bool) -> Result<UdpSocket> {
+    Ok(UdpSocket::bind(loopback(v6))?)
+}
+
+/// The record of a message between an actor and its peer.
+pub(super) fn record(
+    protocol: SocketProtocol,
+    [actor, peer]: [SocketAddr; 2],
+    sent: bool,
+    message: Vec<u8>,
+) -> crate::record::Record {
+    // Who asks is who sends a query, or receives a response.
+    let asks = sent != crate::wire::is_response(&message);
+    let (client, server) = if asks { (actor, peer) } else { (peer, actor) };
+    crate::record::Record::expected(protocol, client, server, message)
+}
