@@ -1,0 +1,327 @@
+//! The judgement: what must be in the file against what is.
+//!
+//! ```text
+//! each record ─► same bytes, addresses and ports on the wire?  ── yes ─► type and times right? ── no ─► wrong
+//!                    │ no                                                      
+//!                    ├─ same bytes alone? ─► wrong (addresses)
+//!                    └─ a reset connection's? ─► explained, else extra
+//! each message on the wire that no record has ─► due: missing; open or barred: explained
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use dnstap_proto::{SocketProtocol, message::Type};
+
+use super::{
+    dns::{self, Profile},
+    ledger::{Heard, Ledger, Standing},
+};
+use crate::{record::Record, wire};
+
+/// How far a record's time may lie before the packet's: clocks are read one after the other.
+const EARLY: Duration = Duration::from_millis(20);
+/// What a process writes while its peer does not read leaves later.
+const EARLY_WRITTEN: Duration = Duration::from_secs(10);
+/// How far it may lie behind: the process may be slow to read.
+const LATE: Duration = Duration::from_secs(10);
+/// Lines of each sort that are shown.
+const SHOWN: usize = 4;
+
+/// What came of one tap of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    pub(super) on_the_wire: usize,
+    pub(super) in_the_file: usize,
+    pub(super) missing: Vec<String>,
+    pub(super) extra: Vec<String>,
+    pub(super) wrong: Vec<String>,
+    /// What is not in the file, or only there, for a reason.
+    pub(super) explained: BTreeMap<&'static str, usize>,
+}
+
+const THROWN_AWAY: &str =
+    "only in the file: written to a connection that was reset before it had left";
+
+/// Holds the records of a file against the wire.
+pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Judgement {
+    let mut judgement = Judgement {
+        on_the_wire: ledger.messages.len(),
+        in_the_file: records.len(),
+        ..Judgement::default()
+    };
+    let pairs = match_up(&ledger.messages, records);
+    let queries = Queries::of(records);
+    let expected = expected_types(&ledger.messages, profile);
+    let mut found = vec![None; ledger.messages.len()];
+    for (record, pair) in records.iter().zip(&pairs) {
+        let Some((at, exact)) = *pair else {
+            judgement.without_message(ledger, record);
+            continue;
+        };
+        found[at] = Some(record);
+        let heard = &ledger.messages[at];
+        let mut faults = Vec::new();
+        if !exact {
+            faults.push(format!("on the wire from {} to {}", heard.from, heard.to));
+        }
+        if let Standing::Barred(reason) = heard.standing {
+            faults.push(reason.to_owned());
+        } else if expected[at].is_some_and(|kind| kind != record.kind) {
+            let kind = expected[at].map_or("?", |kind| kind.as_str_name());
+            faults.push(format!("the type should be {kind}"));
+        }
+        faults.extend(wrong_time(heard, record));
+        if !faults.is_empty() {
+            judgement
+                .wrong
+                .push(format!("{record}: {}", faults.join("; ")));
+        }
+    }
+    judgement.query_times(ledger, &found, &queries);
+    for (heard, record) in ledger.messages.iter().zip(&found) {
+        match (record, heard.standing) {
+            (None, Standing::Due) => judgement.missing.push(describe(heard)),
+            (None, Standing::Open(reason) | Standing::Barred(reason)) => {
+                *judgement.explained.entry(reason).or_default() += 1;
+            }
+            (Some(_), _) => {}
+        }
+    }
+    judgement
+}
+
+impl Judgement {
+    /// Whether the file tells the truth.
+    pub(crate) fn holds(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.wrong.is_empty()
+    }
+
+    /// Takes so many datagrams that are missing as explained: a counter of the kernel, or of the agent, tells of them.
+    pub(super) fn explain(
+        &mut self,
+        most: u64,
+        reason: &'static str,
+        fits: impl Fn(&str) -> bool,
+    ) {
+        let mut left = most;
+        let mut explained = 0;
+        self.missing.retain(|line| {
+            let taken = left > 0 && fits(line);
+            if taken {
+                left -= 1;
+                explained += 1;
+            }
+            !taken
+        });
+        if explained > 0 {
+            *self.explained.entry(reason).or_default() += explained;
+        }
+    }
+
+    fn without_message(&mut self, ledger: &Ledger, record: &Record) {
+        let broken = ledger
+            .broken
+            .iter()
+            .any(|(from, to)| Some((*from, *to)) == sender_and_receiver(record));
+        if broken && record.protocol == SocketProtocol::Tcp {
+            *self.explained.entry(THROWN_AWAY).or_default() += 1;
+            return;
+        }
+        // A part of what was on the wire is the commonest invention.
+        let part = ledger.messages.iter().find(|heard| {
+            heard.protocol == record.protocol
+                && heard.message.len() > record.message.len()
+                && heard.message.starts_with(&record.message)
+        });
+        let more = part.map_or(String::new(), |heard| {
+            format!(" (the beginning of a message of {} bytes)", heard.message.len())
+        });
+        self.extra.push(format!("{record}{more}"));
+    }
+
+    /// Each response has its query's time: that of a query's record that it answers.
+    fn query_times(
+        &mut self,
+        ledger: &Ledger,
+        found: &[Option<&Record>],
+        queries: &Queries<'_>,
+    ) {
+        for (heard, record) in ledger.messages.iter().zip(found) {
+            let Some(record) = record.filter(|record| record.is_response()) else {
+                continue;
+            };
+            let times = queries.times(record);
+            let right = match record.query_time {
+                Some(time) => times.contains(&time),
+                // A query that is not in the file is missing by itself, or has a reason not to be there.
+                None => !times.iter().any(|time| *time <= record.time),
+            };
+            if !right && heard.standing == Standing::Due {
+                let said = record
+                    .query_time
+                    .map_or("no query time".to_owned(), |time| {
+                        format!("query time {time:?}")
+                    });
+                self.wrong
+                    .push(format!("{record}: {said}, its query's is {times:?}"));
+            }
+        }
+    }
+}
+
+/// Times of the queries' records, by what an answer has in common with its query.
+struct Queries<'a>(HashMap<(SocketProtocol, Option<SocketAddr>, Option<SocketAddr>, &'a [u8]), Vec<Duration>>);
+
+impl<'a> Queries<'a> {
+    fn of(records: &'a [Record]) -> Self {
+        let mut times: HashMap<_, Vec<_>> = HashMap::new();
+        for record in records.iter().filter(|record| !record.is_response()) {
+            times.entry(key(record)).or_default().push(record.time);
+        }
+        Self(times)
+    }
+
+    fn times(&self, record: &'a Record) -> Vec<Duration> {
+        self.0.get(&key(record)).cloned().unwrap_or_default()
+    }
+}
+
+fn key(record: &Record) -> (SocketProtocol, Option<SocketAddr>, Option<SocketAddr>, &[u8]) {
+    let (asking, asked) = ends(record);
+    let id = record.message.get(..2).unwrap_or_default();
+    (record.protocol, asking, asked, id)
+}
+
+/// For each record the message that it is about, and whether its addresses are the same. Of equal messages the nearest in time.
+fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, bool)>> {
+    let mut by_bytes: HashMap<(SocketProtocol, &[u8]), Vec<usize>> = HashMap::new();
+    for (at, heard) in messages.iter().enumerate() {
+        by_bytes
+            .entry((heard.protocol, &heard.message))
+            .or_default()
+            .push(at);
+    }
+    let mut taken = vec![false; messages.len()];
+    let mut pairs = vec![None; records.len()];
+    for exact in [true, false] {
+        for (record, pair) in records.iter().zip(&mut pairs) {
+            if pair.is_some() {
+                continue;
+            }
+            let same = by_bytes.get(&(record.protocol, record.message.as_slice()));
+            let best = same
+                .into_iter()
+                .flatten()
+                .filter(|&&at| !taken[at])
+                .filter(|&&at| {
+                    let heard = &messages[at];
+                    !exact || sender_and_receiver(record) == Some((heard.from, heard.to))
+                })
+                .min_by_key(|&&at| messages[at].time.abs_diff(record.time));
+            if let Some(&at) = best {
+                taken[at] = true;
+                *pair = Some((at, exact));
+            }
+        }
+    }
+    pairs
+}
+
+/// The documented type of each message; `None` where it has no header, or is an answer without a query.
+fn expected_types(messages: &[Heard], profile: Profile) -> Vec<Option<Type>> {
+    let mut asked: HashMap<(SocketProtocol, SocketAddr, SocketAddr, &[u8]), Type> = HashMap::new();
+    messages
+        .iter()
+        .map(|heard| {
+            let message = &heard.message;
+            if !dns::has_header(message) {
+                return None;
+            }
+            let id = &message[..2];
+            if dns::is_response(message) {
+                let query = asked.get(&(heard.protocol, heard.to, heard.from, id))?;
+                return Some(dns::answer_to(*query));
+            }
+            let kind = dns::type_of_query(profile, message, heard.sent);
+            asked.insert((heard.protocol, heard.from, heard.to, id), kind);
+            Some(kind)
+        })
+        .collect()
+}
+
+fn wrong_time(heard: &Heard, record: &Record) -> Option<String> {
+    let early = if heard.sent && heard.protocol == SocketProtocol::Tcp {
+        EARLY_WRITTEN
+    } else {
+        EARLY
+    };
+    let right = record.time + early >= heard.time && record.time <= heard.time + LATE;
+    (!right).then(|| format!("its time is {:?}, on the wire {:?}", record.time, heard.time))
+}
+
+/// Who asks and who is asked; `None` where the record does not say.
+fn ends(record: &Record) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let end = |address, port| Some(SocketAddr::new(address?, port));
+    (
+        end(record.query_address, record.query_port),
+        end(record.response_address, record.response_port),
+    )
+}
+
+fn sender_and_receiver(record: &Record) -> Option<(SocketAddr, SocketAddr)> {
+    let (asking, asked) = ends(record);
+    let (asking, asked) = (asking?, asked?);
+    Some(if record.is_response() {
+        (asked, asking)
+    } else {
+        (asking, asked)
+    })
+}
+
+fn describe(heard: &Heard) -> String {
+    format!(
+        "{} {} {} -> {} {}",
+        if heard.sent { "sent" } else { "received" },
+        heard.protocol.as_str_name(),
+        heard.from,
+        heard.to,
+        wire::describe(&heard.message)
+    )
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            formatter,
+            "{} on the wire, {} in the file, {} missing, {} extra, {} wrong",
+            self.on_the_wire,
+            self.in_the_file,
+            self.missing.len(),
+            self.extra.len(),
+            self.wrong.len()
+        )?;
+        for (reason, count) in &self.explained {
+            writeln!(formatter, "  explained, {count}: {reason}")?;
+        }
+        for (what, lines) in [
+            ("missing", &self.missing),
+            ("extra", &self.extra),
+            ("wrong", &self.wrong),
+        ] {
+            let mut text = String::new();
+            for line in lines.iter().take(SHOWN) {
+                writeln!(text, "  {what}: {line}")?;
+            }
+            if lines.len() > SHOWN {
+                writeln!(text, "  {what}: and {} more", lines.len() - SHOWN)?;
+            }
+            formatter.write_str(&text)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! The referee: servers in a network of their own, a packet capture beside the tap, and a judgement by what was on the wire.
+//!
+//! ```text
+//!  traffic ──► server ──► upstream            in a network namespace of their own
+//!     │          ▲ taps (each hook)
+//!     └─ packets ┼───────────► capture ─► streams ─► ledger ─┐
+//!                └─► files ─► records ───────────────────────┴─► judge ─► table
+//! ```
+//!
+//! The packets are decoded here, with no code of the agent: `capture` reads headers, `streams` puts TCP together, `ledger` says what is
+//! due, `judge` compares. `cargo xtask referee` runs all servers; the integration tests run some ([`SHORT`]).
+
+mod capture;
+mod dns;
+mod judge;
+mod ledger;
+mod message;
+mod report;
+mod servers;
+mod streams;
+mod toys;
+mod traffic;
+mod upstream;
+
+use std::{
+    net::UdpSocket,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+pub(crate) use self::{
+    report::run,
+    servers::{Entry, SERVERS},
+    toys::{ARGUMENT as TOY, serve as be_a_toy},
+};
+use self::{
+    capture::{Capture, Packet},
+    judge::Judgement,
+    ledger::{Ports, Times},
+    servers::{Asked, HTTPS, OWN, TLS, UPSTREAM, address},
+    traffic::Load,
+    upstream::Upstream,
+};
+use crate::{
+    environment::{self, Combination, Skip},
+    lab,
+    process::{Running, Watch},
+    system::network::isolated,
+    tap::{Tap, Tapped},
+    wire,
+};
+
+/// First argument that makes this program the referee.
+pub(crate) const ARGUMENT: &str = "referee";
+
+/// The servers that the integration tests judge.
+pub(crate) const SHORT: [&str; 6] = [
+    "named",
+    "unbound",
+    "knot",
+    "nsd",
+    "toy-writers",
+    "toy-buffers",
+];
+
+/// How long a server may take to answer for the first time.
+const START: Duration = Duration::from_secs(15);
+/// Nothing on the wire for so long: all that was to be said has been said.
+const QUIET: Duration = Duration::from_millis(400);
+/// Servers may go on asking by themselves.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// What came of one server: a judgement for each hook.
+pub(crate) struct Outcome {
+    pub(crate) judgements: Vec<(Combination, Judgement)>,
+    /// Bytes of ciphertext, of which nothing may be in the file.
+    pub(crate) encrypted: usize,
+}
+
+/// Judges one server with each of the hooks, all at the same time. A [`Skip`] says why it could not be started.
+pub(crate) fn judge(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
+    isolated(&[], || match_of(entry, hooks)).context("a network namespace")?
+}
+
+fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let upstream = Upstream::start(UPSTREAM)?;
+    let capture = Capture::start()?;
+    let mut command = (entry.start)(folder)?;
+    command.current_dir(folder).stdin(Stdio::null());
+    command.stdout(Stdio::null());
+    let server = Running::start(entry.name, command, Watch::Stderr)?;
+    let server = answers(entry, server)?;
+    capture.wait_for_quiet(QUIET, LONGEST);
+    let mut taps = Vec::new();
+    for how in hooks {
+        taps.push(Tap::attach(folder, server.pid(), how, &[])?);
+    }
+    let attached = now()?;
+    let before = receive_errors()?;
+    play(entry, &upstream)?;
+    capture.wait_for_quiet(QUIET, LONGEST);
+    let overflows = receive_errors()? - before;
+    let ended = now()?;
+    let tapped: Vec<Tapped> = taps.into_iter().map(Tap::stop).collect::<Result<_>>()?;
+    drop(server);
+    let packets = capture.finish()?;
+    decide(entry, hooks, &packets, &tapped, (attached, ended), overflows)
+}
+
+/// The traffic.
+fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
+    for asked in entry.asked {
+        for ipv6 in [false, true] {
+            let load = Load {
+                server: address(ipv6),
+                zone: asked.zone(),
+                transfers: *asked == Asked::Authority,
+                asks: matches!(asked, Asked::Upstream | Asked::Forwarded),
+                proxied: entry.proxied,
+            };
+            traffic::all(load).with_context(|| format!("traffic to {}", load.server))?;
+        }
+    }
+    if entry.secondary {
+        for _ in 0..3 {
+            upstream.announce(address(false))?;
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+    if entry.encrypted {
+        for option in ["+tls", "+https"] {
+            let mut dig = std::process::Command::new(environment::tool("dig")?);
+            let port = if option == "+tls" { TLS } else { HTTPS };
+            dig.args(["@127.0.0.1", "-p", &port.to_string(), option, "h1.up.lab"]);
+            crate::process::output(dig).context("encrypted DNS")?;
+        }
+    }
+    Ok(())
+}
+
+fn decide(
+    entry: &Entry,
+    hooks: &[Combination],
+    packets: &[Packet],
+    tapped: &[Tapped],
+    (attached, ended): (Duration, Duration),
+    overflows: u64,
+) -> Result<Outcome> {
+    let encrypted: &[u16] = if entry.encrypted { &[TLS, HTTPS] } else { &[] };
+    let ports = Ports {
+        own: &[OWN],
+        asked: &[UPSTREAM],
+        encrypted,
+    };
+    let times = Times {
+        attached,
+        ended,
+        gone: &[],
+    };
+    let ledger = ledger::ledger(packets, ports, times)?;
+    let mut judgements = Vec::new();
+    for (how, tapped) in hooks.iter().zip(tapped) {
+        let mut judgement = judge::judge(&ledger, &tapped.records()?, entry.profile);
+        judgement.explain(
+            overflows,
+            "never received: the socket's buffer was full, as the kernel counts",
+            |line| line.starts_with("received UDP"),
+        );
+        judgement.explain(
+            tapped.summary.kernel("truncated")?,
+            "cut by the server's buffer, and counted by the tap as truncated",
+            |line| line.starts_with("received UDP"),
+        );
+        judgements.push((how.clone(), judgement));
+    }
+    Ok(Outcome {
+        judgements,
+        encrypted: ledger.encrypted,
+    })
+}
+
+/// Waits until the server answers a question. A [`Skip`] with what it said if it does not.
+fn answers(entry: &Entry, server: Running) -> Result<Running> {
+    let start = Instant::now();
+    let zone = entry.asked.first().context("nothing to ask")?.zone();
+    let query = wire::query(0x7777, &format!("h0.{zone}"), wire::TYPE_A, true);
+    let preface = if entry.proxied {
+        message::preface(address(false), address(false), false)
+    } else {
+        Vec::new()
+    };
+    let query = [preface, query].concat();
+    for ipv6 in [false, true] {
+        let local = if ipv6 { "[::1]:0" } else { "127.0.0.1:0" };
+        loop {
+            let socket = UdpSocket::bind(local)?;
+            socket.connect(address(ipv6))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.send(&query)?;
+            if socket.recv(&mut [0; 512]).is_ok() {
+                break;
+            }
+            if start.elapsed() > START || !is_alive(server.pid()) {
+                let finished = server.stop(libc::SIGTERM);
+                let said = match finished {
+                    Ok(finished) => finished.lines.join("\n"),
+                    Err(error) => format!("{error:#}"),
+                };
+                return Err(Skip(format!("it does not answer:\n{}", tail(&said))).into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(server)
+}
+
+fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(6)..].join("\n")
+}
+
+fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?)
+}
+
+/// Datagrams of this namespace for which a socket had no room.
+fn receive_errors() -> Result<u64> {
+    let mut sum = 0;
+    let text = std::fs::read_to_string(Path::new("/proc/thread-self/net/snmp"))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else {
+        bail!("no counters of UDP")
+    };
+    for (name, value) in names.split(' ').zip(values.split(' ')) {
+        if name == "RcvbufErrors" {
+            sum += value.parse::<u64>()?;
+        }
+    }
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
+    let line = text.lines().find(|line| line.starts_with("Udp6RcvbufErrors"));
+    let value = line.and_then(|line| line.split_whitespace().next_back());
+    sum += value.context("no counters of UDP over IPv6")?.parse::<u64>()?;
+    Ok(sum)
+}
+
+/// The entry of that name.
+pub(crate) fn entry(name: &str) -> Result<&'static Entry> {
+    let entry = SERVERS.iter().find(|entry| entry.name == name);
+    ensure!(
+        entry.is_some(),
+        "no server {name}; there are {}",
+        SERVERS
+            .iter()
+            .map(|entry| entry.name)
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    entry.context("no such server")
+}

@@ -1,0 +1,173 @@
+//! The whole form: all servers, one after the other, and the table of what came of them.
+
+use std::{fmt::Write as _, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Entry, Outcome, SERVERS, entry, judge};
+use crate::environment::{Combination, Skip, combinations};
+
+/// One line of the table.
+struct Row {
+    entry: &'static Entry,
+    outcome: Result<Outcome>,
+    seconds: f64,
+}
+
+/// Runs it for `words`: `--server NAME`, `--hook HOOK`, each as often as wanted. The table goes to standard output. Whether all holds.
+pub(crate) fn run(words: &[String]) -> Result<bool> {
+    let (mut chosen, mut hooks) = (Vec::new(), Vec::new());
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} what?"))?;
+        match word.as_str() {
+            "--server" => chosen.push(entry(value)?),
+            "--hook" => hooks.push(value.clone()),
+            _ => bail!("what is {word}?"),
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(SERVERS);
+    }
+    let hooks = ways(&hooks);
+    let mut rows = Vec::new();
+    for entry in chosen {
+        let start = Instant::now();
+        let outcome = judge(entry, &hooks);
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{}: {seconds:.1} s", entry.name);
+        match &outcome {
+            Ok(outcome) => {
+                for (how, judgement) in &outcome.judgements {
+                    eprint!("  {how}: {judgement}");
+                }
+            }
+            Err(error) => eprintln!("  {error:#}"),
+        }
+        rows.push(Row {
+            entry,
+            outcome,
+            seconds,
+        });
+    }
+    print!("{}", table(&rows)?);
+    Ok(rows.iter().all(Row::holds))
+}
+
+/// Each hook once, with the first ring.
+pub(crate) fn ways(hooks: &[String]) -> Vec<Combination> {
+    let mut ways: Vec<Combination> = Vec::new();
+    for how in combinations() {
+        let wanted = hooks.is_empty() || hooks.contains(&how.hook);
+        if wanted && ways.iter().all(|other| other.hook != how.hook) {
+            ways.push(how);
+        }
+    }
+    // A hook that is not among the usual ones, such as fentry in a virtual machine.
+    for hook in hooks {
+        if ways.iter().all(|other| other.hook != *hook) {
+            ways.push(Combination {
+                hook: hook.clone(),
+                ring: "bpf".into(),
+            });
+        }
+    }
+    ways
+}
+
+impl Row {
+    /// What cannot be started is no failure of the agent.
+    fn holds(&self) -> bool {
+        match &self.outcome {
+            Ok(outcome) => outcome
+                .judgements
+                .iter()
+                .all(|(_, judgement)| judgement.holds()),
+            Err(error) => error.is::<Skip>(),
+        }
+    }
+}
+
+fn table(rows: &[Row]) -> Result<String> {
+    let mut text = String::from(
+        "| server | hook | on the wire | in the file | missing | extra | wrong | verdict |\n\
+         |---|---|--:|--:|--:|--:|--:|---|\n",
+    );
+    for row in rows {
+        let name = row.entry.name;
+        match &row.outcome {
+            Ok(outcome) => {
+                for (how, judgement) in &outcome.judgements {
+                    let verdict = if judgement.holds() { "right" } else { "**wrong**" };
+                    writeln!(
+                        text,
+                        "| {name} | `{}` | {} | {} | {} | {} | {} | {verdict} |",
+                        how.hook,
+                        judgement.on_the_wire,
+                        judgement.in_the_file,
+                        judgement.missing.len(),
+                        judgement.extra.len(),
+                        judgement.wrong.len(),
+                    )?;
+                }
+            }
+            Err(error) => {
+                let verdict = if error.is::<Skip>() {
+                    "not run"
+                } else {
+                    "**failed**"
+                };
+                writeln!(text, "| {name} | | | | | | | {verdict} |")?;
+            }
+        }
+    }
+    text.push_str("\n## The servers\n\n");
+    for row in rows {
+        writeln!(
+            text,
+            "- **{}**: {}. {:.0} s.",
+            row.entry.name, row.entry.about, row.seconds
+        )?;
+    }
+    explanations(&mut text, rows)?;
+    Ok(text)
+}
+
+/// Why numbers differ that are not wrong, and what is wrong.
+fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
+    text.push_str("\n## What was explained\n\n");
+    for row in rows {
+        let Ok(outcome) = &row.outcome else {
+            continue;
+        };
+        for (how, judgement) in &outcome.judgements {
+            for (reason, count) in &judgement.explained {
+                writeln!(text, "- {}, `{}`: {count} {reason}", row.entry.name, how.hook)?;
+            }
+        }
+        if outcome.encrypted > 0 {
+            writeln!(
+                text,
+                "- {}: {} bytes of ciphertext, of which nothing is in a file",
+                row.entry.name, outcome.encrypted
+            )?;
+        }
+    }
+    if rows.iter().all(|row| row.holds() && row.outcome.is_ok()) {
+        return Ok(());
+    }
+    text.push_str("\n## What is wrong, and what could not be run\n\n");
+    for row in rows {
+        match &row.outcome {
+            Ok(outcome) => {
+                for (how, judgement) in &outcome.judgements {
+                    if !judgement.holds() {
+                        writeln!(text, "{}, `{}`:\n\n```text\n{judgement}```\n", row.entry.name, how.hook)?;
+                    }
+                }
+            }
+            Err(error) => writeln!(text, "{}:\n\n```text\n{error:#}\n```\n", row.entry.name)?,
+        }
+    }
+    Ok(())
+}
