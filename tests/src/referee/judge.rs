@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! each record ─► same bytes, addresses and ports on the wire?  ── yes ─► type and times right? ── no ─► wrong
-//!                    │ no                                                      
+//!                    │ no (the local address of a socket bound to a wildcard address may be left out)
 //!                    ├─ same bytes alone? ─► wrong (addresses)
 //!                    └─ a reset connection's? ─► explained, else extra
 //! each message on the wire that no record has ─► due: missing; open or barred: explained
@@ -10,8 +10,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::{self, Write as _},
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
     dns::{self, Profile},
     ledger::{Heard, Ledger, Standing},
 };
-use crate::{record::Record, wire};
+use crate::{environment, record::Record, wire};
 
 /// How far a record's time may lie before the packet's: clocks are read one after the other.
 const EARLY: Duration = Duration::from_millis(20);
@@ -29,23 +29,29 @@ const EARLY: Duration = Duration::from_millis(20);
 const EARLY_WRITTEN: Duration = Duration::from_secs(10);
 /// How far it may lie behind: the process may be slow to read.
 const LATE: Duration = Duration::from_secs(10);
-/// Lines of each sort that are shown.
-const SHOWN: usize = 4;
+/// Faults of each sort that are shown.
+const SHOWN: usize = 2;
 
 /// What came of one tap of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     pub(super) on_the_wire: usize,
     pub(super) in_the_file: usize,
-    pub(super) missing: Vec<String>,
-    pub(super) extra: Vec<String>,
-    pub(super) wrong: Vec<String>,
+    pub(super) missing: Faults,
+    pub(super) extra: Faults,
+    pub(super) wrong: Faults,
     /// What is not in the file, or only there, for a reason.
     pub(super) explained: BTreeMap<&'static str, usize>,
 }
 
+/// Faults, each with its sort.
+pub(super) type Faults = Vec<(String, String)>;
+
 const THROWN_AWAY: &str =
     "only in the file: written to a connection that was reset before it had left";
+
+const WILDCARD: &str =
+    "without the local address: the socket is bound to a wildcard address, as the README says";
 
 /// Holds the records of a file against the wire.
 pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Judgement {
@@ -59,33 +65,45 @@ pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Ju
     let expected = expected_types(&ledger.messages, profile);
     let mut found = vec![None; ledger.messages.len()];
     for (record, pair) in records.iter().zip(&pairs) {
-        let Some((at, exact)) = *pair else {
+        let Some((at, likeness)) = *pair else {
             judgement.without_message(ledger, record);
             continue;
         };
         found[at] = Some(record);
         let heard = &ledger.messages[at];
-        let mut faults = Vec::new();
-        if !exact {
-            faults.push(format!("on the wire from {} to {}", heard.from, heard.to));
-        }
-        if let Standing::Barred(reason) = heard.standing {
-            faults.push(reason.to_owned());
-        } else if expected[at].is_some_and(|kind| kind != record.kind) {
-            let kind = expected[at].map_or("?", |kind| kind.as_str_name());
-            faults.push(format!("the type should be {kind}"));
-        }
-        faults.extend(wrong_time(heard, record));
-        if !faults.is_empty() {
+        let mut wrong = |sort: String, more: String| {
+            let circumstance = in_brackets(heard.circumstance);
             judgement
                 .wrong
-                .push(format!("{record}: {}", faults.join("; ")));
+                .push((sort + &circumstance, format!("{record}{more}")));
+        };
+        if likeness == Likeness::Wildcard {
+            *judgement.explained.entry(WILDCARD).or_default() += 1;
+        }
+        if likeness == Likeness::Bytes {
+            let truth = format!(": on the wire from {} to {}", heard.from, heard.to);
+            wrong("the addresses".to_owned(), truth);
+        }
+        if let Standing::Barred(reason) = heard.standing {
+            wrong(reason.to_owned(), String::new());
+        } else if let Some(kind) = expected[at]
+            && kind != record.kind
+        {
+            wrong(format!("the type, which should be {}", kind.as_str_name()), String::new());
+        }
+        if let Some(truth) = wrong_time(heard, record) {
+            wrong("the time".to_owned(), format!(": {truth}"));
         }
     }
     judgement.query_times(ledger, &found, &queries);
     for (heard, record) in ledger.messages.iter().zip(&found) {
         match (record, heard.standing) {
-            (None, Standing::Due) => judgement.missing.push(describe(heard)),
+            (None, Standing::Due) => {
+                let direction = if heard.sent { "sent" } else { "received" };
+                let protocol = heard.protocol.as_str_name();
+                let sort = format!("{direction} {protocol}{}", in_brackets(heard.circumstance));
+                judgement.missing.push((sort, describe(heard)));
+            }
             (None, Standing::Open(reason) | Standing::Barred(reason)) => {
                 *judgement.explained.entry(reason).or_default() += 1;
             }
@@ -106,12 +124,12 @@ impl Judgement {
         &mut self,
         most: u64,
         reason: &'static str,
-        fits: impl Fn(&str) -> bool,
+        start: &str,
     ) {
         let mut left = most;
         let mut explained = 0;
-        self.missing.retain(|line| {
-            let taken = left > 0 && fits(line);
+        self.missing.retain(|(sort, _)| {
+            let taken = left > 0 && sort.starts_with(start);
             if taken {
                 left -= 1;
                 explained += 1;
@@ -138,10 +156,15 @@ impl Judgement {
                 && heard.message.len() > record.message.len()
                 && heard.message.starts_with(&record.message)
         });
-        let more = part.map_or(String::new(), |heard| {
-            format!(" (the beginning of a message of {} bytes)", heard.message.len())
+        let sort = match part {
+            Some(_) => "the beginning of a longer message",
+            None => "nothing like it was on the wire, or not as often",
+        };
+        let length = part.map_or(String::new(), |heard| {
+            format!(" (of {} bytes)", heard.message.len())
         });
-        self.extra.push(format!("{record}{more}"));
+        self.extra
+            .push((sort.to_owned(), format!("{record}{length}")));
     }
 
     /// Each response has its query's time: that of a query's record that it answers.
@@ -167,8 +190,9 @@ impl Judgement {
                     .map_or("no query time".to_owned(), |time| {
                         format!("query time {time:?}")
                     });
+                let sort = format!("the query time{}", in_brackets(heard.circumstance));
                 self.wrong
-                    .push(format!("{record}: {said}, its query's is {times:?}"));
+                    .push((sort, format!("{record}: {said}, its query's is {times:?}")));
             }
         }
     }
@@ -197,8 +221,45 @@ fn key(record: &Record) -> (SocketProtocol, Option<SocketAddr>, Option<SocketAdd
     (record.protocol, asking, asked, id)
 }
 
-/// For each record the message that it is about, and whether its addresses are the same. Of equal messages the nearest in time.
-fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, bool)>> {
+/// How much of a message a record has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Likeness {
+    /// Bytes, addresses and ports.
+    All,
+    /// All but the process's own address, of a datagram.
+    Wildcard,
+    /// The bytes alone.
+    Bytes,
+}
+
+impl Likeness {
+    fn is_there(self, heard: &Heard, record: &Record) -> bool {
+        let (asking, asked) = (
+            (record.query_address, record.query_port),
+            (record.response_address, record.response_port),
+        );
+        let (sender, receiver) = if record.is_response() {
+            (asked, asking)
+        } else {
+            (asking, asked)
+        };
+        let same = |(address, port): (Option<IpAddr>, u16), truth: SocketAddr, own: bool| {
+            let known = address == Some(truth.ip());
+            let left_out = self == Self::Wildcard && own && address.is_none();
+            port == truth.port() && (known || left_out)
+        };
+        match self {
+            Self::Bytes => true,
+            Self::Wildcard if heard.protocol != SocketProtocol::Udp => false,
+            Self::All | Self::Wildcard => {
+                same(sender, heard.from, heard.sent) && same(receiver, heard.to, !heard.sent)
+            }
+        }
+    }
+}
+
+/// For each record the message that it is about, and how alike they are. Of equal messages the nearest in time.
+fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, Likeness)>> {
     let mut by_bytes: HashMap<(SocketProtocol, &[u8]), Vec<usize>> = HashMap::new();
     for (at, heard) in messages.iter().enumerate() {
         by_bytes
@@ -208,7 +269,7 @@ fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, bool)>
     }
     let mut taken = vec![false; messages.len()];
     let mut pairs = vec![None; records.len()];
-    for exact in [true, false] {
+    for likeness in [Likeness::All, Likeness::Wildcard, Likeness::Bytes] {
         for (record, pair) in records.iter().zip(&mut pairs) {
             if pair.is_some() {
                 continue;
@@ -218,14 +279,11 @@ fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, bool)>
                 .into_iter()
                 .flatten()
                 .filter(|&&at| !taken[at])
-                .filter(|&&at| {
-                    let heard = &messages[at];
-                    !exact || sender_and_receiver(record) == Some((heard.from, heard.to))
-                })
+                .filter(|&&at| likeness.is_there(&messages[at], record))
                 .min_by_key(|&&at| messages[at].time.abs_diff(record.time));
             if let Some(&at) = best {
                 taken[at] = true;
-                *pair = Some((at, exact));
+                *pair = Some((at, likeness));
             }
         }
     }
@@ -308,20 +366,39 @@ impl fmt::Display for Judgement {
         for (reason, count) in &self.explained {
             writeln!(formatter, "  explained, {count}: {reason}")?;
         }
-        for (what, lines) in [
+        for (what, faults) in [
             ("missing", &self.missing),
             ("extra", &self.extra),
             ("wrong", &self.wrong),
         ] {
-            let mut text = String::new();
-            for line in lines.iter().take(SHOWN) {
-                writeln!(text, "  {what}: {line}")?;
+            let mut sorts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for (sort, text) in faults {
+                sorts.entry(sort).or_default().push(text);
             }
-            if lines.len() > SHOWN {
-                writeln!(text, "  {what}: and {} more", lines.len() - SHOWN)?;
+            for (sort, texts) in sorts {
+                writeln!(formatter, "  {what}, {}: {sort}", texts.len())?;
+                for text in texts.iter().take(shown()) {
+                    writeln!(formatter, "    {text}")?;
+                }
             }
-            formatter.write_str(&text)?;
         }
         Ok(())
+    }
+}
+
+/// How many of each sort are shown; all of them where scratch folders are kept.
+fn shown() -> usize {
+    if environment::keep_scratch() {
+        usize::MAX
+    } else {
+        SHOWN
+    }
+}
+
+fn in_brackets(circumstance: &str) -> String {
+    if circumstance.is_empty() {
+        String::new()
+    } else {
+        format!(" ({circumstance})")
     }
 }

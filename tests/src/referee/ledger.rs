@@ -50,10 +50,14 @@ pub(super) struct Heard {
     pub(super) message: Vec<u8>,
     /// When its last byte was there.
     pub(super) time: Duration,
+    /// When its first byte was there.
+    begun: Duration,
     /// The process has sent it.
     pub(super) sent: bool,
     /// What is expected of the file.
     pub(super) standing: Standing,
+    /// What was special about it, for who looks for the cause.
+    pub(super) circumstance: &'static str,
     /// The TCP connection; 0 for datagrams.
     connection: usize,
     /// Addresses of the packets, where a preface names others.
@@ -77,7 +81,7 @@ pub(super) struct Ledger {
     pub(super) encrypted: usize,
 }
 
-const OUTSIDE: &str = "before the tap was attached or after it was told to end";
+const OUTSIDE: &str = "begun before the tap was attached, or after it was told to end";
 const RESET: &str = "without an answer on a connection that was reset: the wire does not show whether it was read";
 const LEFT: &str = "without an answer on a connection that was open when the server ended";
 const GONE: &str = "without an answer when the server ended";
@@ -100,7 +104,7 @@ pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> 
     ledger.unasked();
     ledger.unread(&streams, times);
     for heard in &mut ledger.messages {
-        if heard.time <= times.attached || heard.time >= times.ended {
+        if heard.begun <= times.attached || heard.time >= times.ended {
             heard.standing = Standing::Open(OUTSIDE);
         }
     }
@@ -142,6 +146,8 @@ impl Ledger {
             let (preface, message) = split(bytes);
             let id = message.first_chunk().copied().unwrap_or_default();
             let ends = match preface {
+                // It tells the server that it asks of its client; who asks is the process all the same.
+                Some(_) if sent => (from, to),
                 Some(ends) => {
                     named.insert((from, to, id), ends);
                     ends
@@ -162,8 +168,10 @@ impl Ledger {
                 to: ends.1,
                 message: message.to_vec(),
                 time: packet.time,
+                begun: packet.time,
                 sent,
                 standing,
+                circumstance: "",
                 connection: 0,
                 ends: (from, to),
             });
@@ -188,12 +196,12 @@ impl Ledger {
             }
             let (preface, rest) = split(&readable.bytes);
             let ends = match (preface, named.get(&stream.connection)) {
-                (Some(ends), _) => {
+                (Some(ends), _) if !sent => {
                     named.insert(stream.connection, ends);
                     ends
                 }
                 (None, Some((client, server))) => (*server, *client),
-                (None, None) => (from, to),
+                _ => (from, to),
             };
             let mut at = readable.bytes.len() - rest.len();
             while let Some(&[high, low]) = readable.bytes.get(at..at + 2) {
@@ -212,12 +220,14 @@ impl Ledger {
                     to: ends.1,
                     message: message.to_vec(),
                     time: readable.time(end),
+                    begun: readable.time(start - 1),
                     sent,
                     standing: if dns::has_header(message) {
                         Standing::Due
                     } else {
                         Standing::Open(SHORT)
                     },
+                    circumstance: stream.circumstance(end, &readable),
                     connection: stream.connection,
                     ends: (from, to),
                 });

@@ -24,8 +24,9 @@ mod upstream;
 
 use std::{
     net::UdpSocket,
+    panic,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -41,8 +42,8 @@ use self::{
     capture::{Capture, Packet},
     judge::Judgement,
     ledger::{Ports, Times},
-    servers::{Asked, HTTPS, OWN, TLS, UPSTREAM, address},
-    traffic::Load,
+    servers::{Asked, HTTPS, OWN, TLS, UPSTREAM, address, name_of_restarts},
+    traffic::{Before, Load},
     upstream::Upstream,
 };
 use crate::{
@@ -74,6 +75,9 @@ const QUIET: Duration = Duration::from_millis(400);
 /// Servers may go on asking by themselves.
 const LONGEST: Duration = Duration::from_secs(4);
 
+/// For how long a datagram may have lain unread when the server ends.
+const MAY_BE_UNREAD: Duration = Duration::from_millis(500);
+
 /// What came of one server: a judgement for each hook.
 pub(crate) struct Outcome {
     pub(crate) judgements: Vec<(Combination, Judgement)>,
@@ -89,43 +93,86 @@ pub(crate) fn judge(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
 fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
-    let upstream = Upstream::start(UPSTREAM)?;
+    let upstream = Upstream::start(UPSTREAM, entry.patient)?;
     let capture = Capture::start()?;
-    let mut command = (entry.start)(folder)?;
-    command.current_dir(folder).stdin(Stdio::null());
-    command.stdout(Stdio::null());
-    let server = Running::start(entry.name, command, Watch::Stderr)?;
-    let server = answers(entry, server)?;
-    capture.wait_for_quiet(QUIET, LONGEST);
+    let server = start(entry, folder)?;
+    capture.wait_for_quiet(QUIET / 2, LONGEST);
+    let asked = *entry.asked.first().context("nothing to ask")?;
+    let early = load(entry, asked, false);
+    let open = Before::open(early)?;
     let mut taps = Vec::new();
     for how in hooks {
-        taps.push(Tap::attach(folder, server.pid(), how, &[])?);
+        taps.push(if entry.restarts {
+            let targets = ["--name", &name_of_restarts(), "--follow"];
+            Tap::attach_to(folder, &targets, how, &["--profile", "generic"])?
+        } else {
+            Tap::attach(folder, server.pid(), how, &[])?
+        });
     }
     let attached = now()?;
     let before = receive_errors()?;
+    open.go_on(early)?;
     play(entry, &upstream)?;
+    let (server, gone) = if entry.restarts {
+        restarts(entry, folder, server)?
+    } else {
+        (server, Vec::new())
+    };
     capture.wait_for_quiet(QUIET, LONGEST);
     let overflows = receive_errors()? - before;
     let ended = now()?;
     let tapped: Vec<Tapped> = taps.into_iter().map(Tap::stop).collect::<Result<_>>()?;
     drop(server);
     let packets = capture.finish()?;
-    decide(entry, hooks, &packets, &tapped, (attached, ended), overflows)
+    let times = Times {
+        attached,
+        ended,
+        gone: &gone,
+    };
+    decide(entry, hooks, &packets, &tapped, times, overflows)
+}
+
+/// Starts the server and waits until it answers.
+fn start(entry: &Entry, folder: &Path) -> Result<Running> {
+    let mut command = (entry.start)(folder)?;
+    command.current_dir(folder).stdin(Stdio::null());
+    command.stdout(Stdio::null());
+    answers(entry, Running::start(entry.name, command, Watch::Stderr)?)
+}
+
+fn load(entry: &Entry, asked: Asked, ipv6: bool) -> Load<'static> {
+    Load {
+        server: address(ipv6),
+        zone: asked.zone(),
+        transfers: asked == Asked::Authority,
+        asks: matches!(asked, Asked::Upstream | Asked::Forwarded),
+        proxied: entry.proxied,
+    }
 }
 
 /// The traffic.
 fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
-    for asked in entry.asked {
-        for ipv6 in [false, true] {
-            let load = Load {
-                server: address(ipv6),
-                zone: asked.zone(),
-                transfers: *asked == Asked::Authority,
-                asks: matches!(asked, Asked::Upstream | Asked::Forwarded),
-                proxied: entry.proxied,
-            };
-            traffic::all(load).with_context(|| format!("traffic to {}", load.server))?;
-        }
+    let ways = entry
+        .asked
+        .iter()
+        .flat_map(|asked| [(*asked, false), (*asked, true)]);
+    thread::scope(|scope| {
+        let clients: Vec<_> = ways
+            .map(|(asked, ipv6)| {
+                let load = load(entry, asked, ipv6);
+                scope.spawn(move || {
+                    traffic::all(load).with_context(|| format!("traffic to {}", load.server))
+                })
+            })
+            .collect();
+        clients.into_iter().try_for_each(|client| {
+            client
+                .join()
+                .unwrap_or_else(|cause| panic::resume_unwind(cause))
+        })
+    })?;
+    if entry.flood {
+        traffic::flood(load(entry, Asked::Own, false)).context("a flood")?;
     }
     if entry.secondary {
         for _ in 0..3 {
@@ -135,7 +182,7 @@ fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
     }
     if entry.encrypted {
         for option in ["+tls", "+https"] {
-            let mut dig = std::process::Command::new(environment::tool("dig")?);
+            let mut dig = Command::new(environment::tool("dig")?);
             let port = if option == "+tls" { TLS } else { HTTPS };
             dig.args(["@127.0.0.1", "-p", &port.to_string(), option, "h1.up.lab"]);
             crate::process::output(dig).context("encrypted DNS")?;
@@ -144,12 +191,39 @@ fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
     Ok(())
 }
 
+/// Times at which the server was about to go or not there.
+type Gone = Vec<(Duration, Duration)>;
+
+/// Ends the server under load and starts it again, several times. The last one, and when there was none.
+fn restarts(entry: &Entry, folder: &Path, mut server: Running) -> Result<(Running, Gone)> {
+    let mut gone = Vec::new();
+    for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGTERM, libc::SIGKILL] {
+        let running = server;
+        server = thread::scope(|scope| {
+            // Their errors are what the clients of a server that ends have.
+            for ipv6 in [false, true] {
+                scope.spawn(move || traffic::little(load(entry, Asked::Own, ipv6)).ok());
+            }
+            thread::sleep(Duration::from_millis(15));
+            let from = now()?;
+            running.stop(signal)?;
+            let started = start(entry, folder)?;
+            gone.push((from.saturating_sub(MAY_BE_UNREAD), now()?));
+            anyhow::Ok(started)
+        })?;
+        for ipv6 in [false, true] {
+            traffic::little(load(entry, Asked::Own, ipv6))?;
+        }
+    }
+    Ok((server, gone))
+}
+
 fn decide(
     entry: &Entry,
     hooks: &[Combination],
     packets: &[Packet],
     tapped: &[Tapped],
-    (attached, ended): (Duration, Duration),
+    times: Times<'_>,
     overflows: u64,
 ) -> Result<Outcome> {
     let encrypted: &[u16] = if entry.encrypted { &[TLS, HTTPS] } else { &[] };
@@ -158,11 +232,6 @@ fn decide(
         asked: &[UPSTREAM],
         encrypted,
     };
-    let times = Times {
-        attached,
-        ended,
-        gone: &[],
-    };
     let ledger = ledger::ledger(packets, ports, times)?;
     let mut judgements = Vec::new();
     for (how, tapped) in hooks.iter().zip(tapped) {
@@ -170,12 +239,12 @@ fn decide(
         judgement.explain(
             overflows,
             "never received: the socket's buffer was full, as the kernel counts",
-            |line| line.starts_with("received UDP"),
+            "received UDP",
         );
         judgement.explain(
             tapped.summary.kernel("truncated")?,
             "cut by the server's buffer, and counted by the tap as truncated",
-            |line| line.starts_with("received UDP"),
+            "received UDP",
         );
         judgements.push((how.clone(), judgement));
     }

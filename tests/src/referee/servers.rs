@@ -14,7 +14,7 @@ use anyhow::Result;
 use super::{dns::Profile, toys};
 use crate::{
     environment,
-    lab::{self, Ports, foreign, named, write, zones},
+    lab::{Ports, foreign, named, write, zones},
     toy,
 };
 
@@ -40,6 +40,12 @@ pub(crate) struct Entry {
     pub(super) secondary: bool,
     /// Its clients come through a proxy.
     pub(super) proxied: bool,
+    /// The upstream keeps TCP connections, for servers that give up otherwise.
+    pub(super) patient: bool,
+    /// Very many queries on one connection.
+    pub(super) flood: bool,
+    /// It is ended and started again, and followed by its name.
+    pub(super) restarts: bool,
     /// It also has listeners for DNS over TLS and HTTPS.
     pub(super) encrypted: bool,
 }
@@ -75,6 +81,9 @@ const PLAIN: Entry = Entry {
     asked: &[Asked::Own],
     secondary: false,
     proxied: false,
+    patient: false,
+    flood: false,
+    restarts: false,
     encrypted: false,
 };
 
@@ -86,6 +95,21 @@ pub(crate) const SERVERS: &[Entry] = &[
         start: bind,
         asked: &[Asked::Authority, Asked::Upstream],
         secondary: true,
+        ..PLAIN
+    },
+    Entry {
+        name: "named-restarts",
+        about: "BIND under another name, followed by that name, ended by TERM and KILL under load and started again",
+        start: |folder| {
+            let own = bind(folder)?;
+            // A name that no other process has.
+            let copy = folder.join(name_of_restarts());
+            std::fs::copy(own.get_program(), &copy)?;
+            let mut command = Command::new(copy);
+            command.args(own.get_args());
+            Ok(command)
+        },
+        restarts: true,
         ..PLAIN
     },
     Entry {
@@ -146,6 +170,7 @@ pub(crate) const SERVERS: &[Entry] = &[
         profile: Profile::Forwarder,
         start: |folder| dnsdist(folder, false),
         asked: &[Asked::Upstream],
+        patient: true,
         encrypted: true,
         ..PLAIN
     },
@@ -154,6 +179,15 @@ pub(crate) const SERVERS: &[Entry] = &[
         about: "dnsdist that names its clients to the upstream (PROXY v2)",
         profile: Profile::Forwarder,
         start: |folder| dnsdist(folder, true),
+        asked: &[Asked::Upstream],
+        patient: true,
+        ..PLAIN
+    },
+    Entry {
+        name: "dnsdist-hasty",
+        about: "dnsdist with an upstream that ends each connection behind an answer, which it does not expect",
+        profile: Profile::Forwarder,
+        start: |folder| dnsdist(folder, false),
         asked: &[Asked::Upstream],
         ..PLAIN
     },
@@ -224,15 +258,22 @@ pub(crate) const SERVERS: &[Entry] = &[
         name: "toy-writers",
         about: "a server of the tests: four threads write to one connection without a lock",
         start: |_| toy("writers"),
+        flood: true,
         ..PLAIN
     },
     Entry {
         name: "toy-buffers",
         about: "a server of the tests: answers in up to 256 buffers of one call",
         start: |_| toy("buffers"),
+        flood: true,
         ..PLAIN
     },
 ];
+
+/// The name of a server that is followed by its name.
+pub(super) fn name_of_restarts() -> String {
+    format!("referee{}", std::process::id())
+}
 
 /// The server's address for IPv4 or IPv6.
 pub(super) fn address(ipv6: bool) -> SocketAddr {
@@ -431,7 +472,7 @@ fn gdnsd(folder: &Path) -> Result<Command> {
     std::fs::copy(folder.join("auth.lab"), folder.join("gdnsd/zones/auth.lab"))?;
     let at = folder.join("gdnsd");
     let text = format!(
-        "options => {{\n listen => [ 127.0.0.1:{OWN}, [::1]:{OWN} ]\n run_dir => \"{0}/run\"\n state_dir => \"{0}/state\"\n}}\n",
+        "options => {{\n listen => [ \"127.0.0.1:{OWN}\", \"[::1]:{OWN}\" ]\n run_dir => \"{0}/run\"\n state_dir => \"{0}/state\"\n}}\n",
         at.display()
     );
     write(&at, "config", &text)?;
@@ -472,7 +513,7 @@ fn go(_: &Path) -> Result<Command> {
 }
 
 fn python(folder: &Path, file: &str, text: &str) -> Result<Command> {
-    lab::write(folder, "answers.py", include_str!("../../referee/answers.py"))?;
+    write(folder, "answers.py", include_str!("../../referee/answers.py"))?;
     script("referee-python", "python3", folder, file, text)
 }
 

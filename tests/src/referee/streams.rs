@@ -146,6 +146,17 @@ impl Stream {
         }
     }
 
+    /// What is special about the message that ends at this byte of what is read.
+    pub(super) fn circumstance(&self, end: usize, readable: &Readable) -> &'static str {
+        if !self.urgent.is_empty() {
+            "a stream with urgent data"
+        } else if self.fin.is_some() && end == readable.bytes.len() {
+            "the last one before a FIN"
+        } else {
+            ""
+        }
+    }
+
     /// What a process reads.
     pub(super) fn readable(&self) -> Readable {
         let plain = |(place, _): &(usize, &u8)| !self.urgent.contains(place);

@@ -76,23 +76,23 @@ fn writers(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let stream = Arc::new(stream);
     let (senders, receivers): (Vec<_>, Vec<_>) =
-        (0..WRITERS).map(|_| channel::<Vec<u8>>()).unzip();
+        (0..WRITERS).map(|_| channel::<Vec<Vec<u8>>>()).unzip();
     let mut threads = Vec::new();
     for queries in receivers {
         let stream = Arc::clone(&stream);
         threads.push(thread::spawn(move || {
-            for query in queries {
+            for query in queries.iter().flatten() {
                 // One call for each message: the kernel keeps its bytes together.
                 (&*stream).write_all(&wire::framed(&wire::answer(&query))).ok();
             }
         }));
     }
     let mut received = Vec::new();
-    let mut turns = (0..WRITERS).cycle();
     while fill(&stream, &mut received)? {
-        for query in messages(&mut received) {
-            let turn = turns.next().unwrap_or(0);
-            senders[turn].send(query).ok();
+        let queries: Vec<_> = messages(&mut received).collect();
+        let share = queries.len().div_ceil(WRITERS).max(1);
+        for (sender, queries) in senders.iter().zip(queries.chunks(share)) {
+            sender.send(queries.to_vec()).ok();
         }
     }
     drop(senders);

@@ -4,16 +4,19 @@
 //! where none comes, for a moment.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::message;
+use super::{
+    message,
+    upstream::{RESET, URGENT},
+};
 use crate::wire;
 
 /// How long an answer may take.
@@ -22,8 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOMENT: Duration = Duration::from_millis(150);
 /// A receive window so small that a server writes a large answer bit by bit.
 const NARROW: usize = 4_096;
+/// Queries of a flood.
+const FLOOD: u16 = 4_000;
 /// Questions whose answers are large: bytes of the answer, about.
 const LARGE: [&str; 3] = ["t3500", "t20000", "t60000"];
+/// The same of the upstream, which sends urgent data amid the first answer and resets the connection behind the second one.
+const LARGE_OF_UPSTREAM: [&str; 5] = ["t3500", URGENT, RESET, "t20000", "t60000"];
 
 /// Which traffic a server gets.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +40,7 @@ pub(super) struct Load<'a> {
     pub(super) zone: &'a str,
     /// It has the zone itself, and gives it away.
     pub(super) transfers: bool,
-    /// It hands queries on, which takes longer.
+    /// It asks the upstream.
     pub(super) asks: bool,
     /// Prefaces of a proxy in front of everything.
     pub(super) proxied: bool,
@@ -43,6 +50,64 @@ pub(super) struct Load<'a> {
 pub(super) fn all(load: Load<'_>) -> Result<()> {
     ordinary(load)?;
     load.strangers().context("strangers")
+}
+
+/// A connection that is there before the tap: some of its bytes have been read, and half of a query.
+pub(super) struct Before {
+    streams: Vec<(TcpStream, Vec<u8>)>,
+}
+
+impl Before {
+    /// Opens connections, each with a query that is answered, and for some a part of the next one.
+    pub(super) fn open(load: Load<'_>) -> Result<Self> {
+        let mut streams = Vec::new();
+        for part in [0, 1, 11] {
+            let mut stream = load.connect()?;
+            let query = |id, host| wire::framed(&load.query(id, host, wire::TYPE_A));
+            say(&mut stream, &query(1, "h490"))?;
+            answer(&mut stream);
+            let next = query(2, "h491");
+            say(&mut stream, &next[..part])?;
+            streams.push((stream, next[part..].to_vec()));
+        }
+        Ok(Self { streams })
+    }
+
+    /// Goes on.
+    pub(super) fn go_on(self, load: Load<'_>) -> Result<()> {
+        for (mut stream, rest) in self.streams {
+            say(&mut stream, &rest)?;
+            answer(&mut stream);
+            for id in 3..8 {
+                let query = load.query(id, &Load::host(490 + id), wire::TYPE_A);
+                say(&mut stream, &wire::framed(&query))?;
+                answer(&mut stream);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As many queries on one connection as the server takes, while its answers are read.
+pub(super) fn flood(load: Load<'_>) -> Result<()> {
+    let mut stream = load.connect()?;
+    let mut reader = stream.try_clone()?;
+    thread::scope(|scope| {
+        let answers = scope.spawn(move || (0..FLOOD).all(|_| answer(&mut reader)));
+        for first in (0..FLOOD).step_by(50) {
+            let queries = (first..first + 50)
+                .map(|id| wire::framed(&load.query(id, &Load::host(id), wire::TYPE_A)));
+            say(&mut stream, &queries.collect::<Vec<_>>().concat())?;
+        }
+        ensure!(answers.join().unwrap_or(false), "answers are missing");
+        Ok(())
+    })
+}
+
+/// Little, of a server that may end at any moment.
+pub(super) fn little(load: Load<'_>) -> Result<()> {
+    load.datagrams().context("datagrams")?;
+    load.crowd().context("many streams")
 }
 
 /// What clients do every day.
@@ -154,7 +219,7 @@ impl Load<'_> {
             let host = Self::host(200 + id);
             bytes.extend(wire::framed(&self.query(id, &host, wire::TYPE_A)));
         }
-        together.write_all(&bytes)?;
+        say(&mut together, &bytes)?;
         for _ in 0..30 {
             answer(&mut together);
         }
@@ -164,7 +229,7 @@ impl Load<'_> {
                 let host = Self::host(230 + number * 3 + id);
                 let framed = wire::framed(&self.query(id, &host, wire::TYPE_A));
                 for piece in framed.chunks(size) {
-                    stream.write_all(piece)?;
+                    say(&mut stream, piece)?;
                 }
                 answer(&mut stream);
             }
@@ -180,7 +245,7 @@ impl Load<'_> {
             for id in 0..before {
                 let host = Self::host(250 + count * 6 + id);
                 let query = self.query(id, &host, wire::TYPE_A);
-                stream.write_all(&wire::framed(&query))?;
+                say(&mut stream, &wire::framed(&query))?;
                 answer(&mut stream);
             }
             let mut last = Vec::new();
@@ -188,7 +253,7 @@ impl Load<'_> {
                 let host = Self::host(250 + count * 6 + id);
                 last.extend(wire::framed(&self.query(id, &host, wire::TYPE_A)));
             }
-            message::last_words(&stream, &last)?;
+            message::last_words(&stream, &last).ok();
             to_the_end(&mut stream);
         }
         Ok(())
@@ -206,12 +271,19 @@ impl Load<'_> {
         })
     }
 
+    /// Each query in a write of its own, or all in one.
     fn pipelined(&self, first: u16) -> Result<()> {
         let mut stream = self.connect()?;
+        let mut together = Vec::new();
         for id in first..first + 50 {
             let query = self.query(id, &Self::host(300 + id % 200), wire::TYPE_A);
-            stream.write_all(&wire::framed(&query))?;
+            if first.is_multiple_of(100) {
+                say(&mut stream, &wire::framed(&query))?;
+            } else {
+                together.extend(wire::framed(&query));
+            }
         }
+        say(&mut stream, &together)?;
         for _ in 0..50 {
             answer(&mut stream);
         }
@@ -228,19 +300,23 @@ impl Load<'_> {
             } else {
                 self.connect()?
             };
-            for (id, host) in (1..).zip(LARGE) {
+            for (id, host) in (1..).zip(self.large_hosts()) {
                 let query = self.query(id, host, wire::TYPE_TXT);
-                stream.write_all(&wire::framed(&query))?;
+                say(&mut stream, &wire::framed(&query))?;
                 answer(&mut stream);
             }
         }
         Ok(())
     }
 
+    fn large_hosts(&self) -> &'static [&'static str] {
+        if self.asks { &LARGE_OF_UPSTREAM } else { &LARGE }
+    }
+
     fn transfer(&self) -> Result<()> {
         let mut stream = self.connect()?;
         let query = wire::query(77, "big.lab", wire::TYPE_AXFR, false);
-        stream.write_all(&wire::framed(&query))?;
+        say(&mut stream, &wire::framed(&query))?;
         stream.set_read_timeout(Some(MOMENT))?;
         while answer(&mut stream) {}
         Ok(())
@@ -291,15 +367,15 @@ impl Load<'_> {
             let mut stream = self.connect()?;
             let query = |id| wire::framed(&self.query(id, &Self::host(400 + id), wire::TYPE_A));
             let first = query(0);
-            stream.write_all(&first)?;
+            say(&mut stream, &first)?;
             answer(&mut stream);
             let amid = query(1);
-            stream.write_all(&amid[..place])?;
-            SockRef::from(&stream).send_out_of_band(b"!")?;
-            stream.write_all(&amid[place..])?;
+            say(&mut stream, &amid[..place])?;
+            SockRef::from(&stream).send_out_of_band(b"!").ok();
+            say(&mut stream, &amid[place..])?;
             answer(&mut stream);
             for id in 2..12 {
-                stream.write_all(&query(id))?;
+                say(&mut stream, &query(id))?;
                 answer(&mut stream);
             }
         }
@@ -317,9 +393,9 @@ impl Load<'_> {
         ] {
             let mut stream = self.connect()?;
             stream.set_read_timeout(Some(2 * MOMENT))?;
-            stream.write_all(&framed(0))?;
+            say(&mut stream, &framed(0))?;
             answer(&mut stream);
-            message::last_words(&stream, &[&framed(1), rest].concat())?;
+            message::last_words(&stream, &[&framed(1), rest].concat()).ok();
             to_the_end(&mut stream);
         }
         Ok(())
@@ -330,12 +406,12 @@ impl Load<'_> {
         let query = |id, host: &str, qtype| wire::framed(&self.query(id, host, qtype));
         for round in 0..4 {
             let mut stream = self.connect()?;
-            stream.write_all(&query(0, "h7", wire::TYPE_A))?;
+            say(&mut stream, &query(0, "h7", wire::TYPE_A))?;
             answer(&mut stream);
             match round {
-                0 => stream.write_all(&query(1, "h8", wire::TYPE_A))?,
-                1 => stream.write_all(&query(1, "h8", wire::TYPE_A)[..9])?,
-                2 => stream.write_all(&query(1, "t60000", wire::TYPE_TXT))?,
+                0 => say(&mut stream, &query(1, "h8", wire::TYPE_A))?,
+                1 => say(&mut stream, &query(1, "h8", wire::TYPE_A)[..9])?,
+                2 => say(&mut stream, &query(1, "t60000", wire::TYPE_TXT))?,
                 _ => {}
             }
             if round == 2 {
@@ -355,6 +431,16 @@ fn named(address: SocketAddr, last: u8) -> SocketAddr {
             let ip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into());
             SocketAddr::new(ip.into(), address.port())
         }
+    }
+}
+
+/// Writes, as long as the server listens.
+fn say(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
+    match stream.write_all(bytes) {
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        result => Ok(result?),
     }
 }
 

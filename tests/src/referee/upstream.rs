@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use socket2::SockRef;
 
 use super::message::last_words;
 use crate::wire;
@@ -28,6 +29,10 @@ const MESSAGES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The zone that secondaries have from here.
 pub(super) const MOVING: &str = "moving.lab";
+/// Amid the answer about this host comes urgent data.
+pub(super) const URGENT: &str = "t3501";
+/// Behind the answer about this host the connection is reset.
+pub(super) const RESET: &str = "t3502";
 
 const FLAGS: usize = 2;
 const QR_AA: u8 = 0x84;
@@ -41,8 +46,8 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Listens on both loopback addresses.
-    pub(super) fn start(port: u16) -> Result<Self> {
+    /// Listens on both loopback addresses. A patient one keeps connections as long as its clients do.
+    pub(super) fn start(port: u16, patient: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let serial = Arc::new(AtomicU32::new(1));
         for address in [
@@ -56,7 +61,7 @@ impl Upstream {
             let (told, number) = (Arc::clone(&stop), Arc::clone(&serial));
             thread::spawn(move || datagrams(&socket, &told, &number));
             let (told, number) = (Arc::clone(&stop), Arc::clone(&serial));
-            thread::spawn(move || connections(&listener, &told, &number));
+            thread::spawn(move || connections(&listener, &told, &number, patient));
         }
         Ok(Self { stop, serial })
     }
@@ -97,20 +102,25 @@ fn datagrams(socket: &UdpSocket, stop: &AtomicBool, serial: &AtomicU32) {
     }
 }
 
-fn connections(listener: &TcpListener, stop: &AtomicBool, serial: &Arc<AtomicU32>) {
+fn connections(
+    listener: &TcpListener,
+    stop: &AtomicBool,
+    serial: &Arc<AtomicU32>,
+    patient: bool,
+) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, _)) => {
                 let serial = Arc::clone(serial);
-                thread::spawn(move || connection(stream, &serial));
+                thread::spawn(move || connection(stream, &serial, patient));
             }
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
 }
 
-/// Answers one query, and ends the connection with it. What ends in `k` may ask for more first.
-fn connection(mut stream: TcpStream, serial: &AtomicU32) -> Option<()> {
+/// Answers one query, and ends the connection with it, unless it is patient.
+fn connection(mut stream: TcpStream, serial: &AtomicU32, patient: bool) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     stream.set_nodelay(true).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -122,11 +132,25 @@ fn connection(mut stream: TcpStream, serial: &AtomicU32) -> Option<()> {
             .flat_map(|answer| wire::framed(answer))
             .collect();
         let name = wire::question(&query).map(|(name, _)| name)?;
-        if name.split('.').next()?.ends_with('k') {
-            stream.write_all(&bytes).ok()?;
-            continue;
+        let mut rest = bytes.as_slice();
+        match name.split('.').next()? {
+            URGENT => {
+                stream.write_all(&bytes[..700]).ok()?;
+                SockRef::from(&stream).send_out_of_band(b"!").ok()?;
+                rest = &bytes[700..];
+            }
+            RESET => {
+                stream.write_all(&bytes).ok()?;
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok()?;
+                return Some(());
+            }
+            _ if patient => {
+                stream.write_all(&bytes).ok()?;
+                continue;
+            }
+            _ => {}
         }
-        last_words(&stream, &bytes).ok()?;
+        last_words(&stream, rest).ok()?;
         // The client ends its side when it has read; until then there is a connection.
         while stream.read(&mut [0; 512]).is_ok_and(|length| length > 0) {}
         return Some(());
