@@ -14,6 +14,7 @@ mod fuzz;
 mod named;
 mod packages;
 mod paths;
+mod referee;
 mod results;
 mod scratch;
 mod servers;
@@ -50,6 +51,8 @@ enum Task {
     Vm(vm::Args),
     /// Keep a server, agents and a collector busy and let everything happen to them in random order; needs root
     Soak(soak::Args),
+    /// Run servers, Debian's and others, with a packet capture beside the tap, and hold its file against the packets; needs root
+    Referee(referee::Args),
     /// Give the parsers and the pure stages inputs that a machine thinks up, guided by what the code does with them
     Fuzz(fuzz::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
@@ -77,6 +80,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(args)?,
         Task::Demo => demo::run()?,
         Task::Dist => drop(dist::run()?),
+        Task::Referee(args) => return referee::run(args),
         Task::Soak(args) => return soak::run(args),
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),

@@ -41,6 +41,7 @@ mod privileges;
 mod processes;
 mod readers;
 mod reattach;
+mod referee;
 mod reload;
 mod services;
 mod streams;
@@ -142,6 +143,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         comparison::trials(),
         tree::trials(),
         foreign::trials(),
+        referee::trials(),
         native::trials(),
         readers::trials(),
         formats::trials(),

@@ -5,6 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    panic,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::system::packets::Packets;
 
@@ -21,6 +22,9 @@ use crate::system::packets::Packets;
 const LARGEST: usize = 256 << 10;
 /// Bytes of two hardware addresses, in front of Ethernet's type.
 const HARDWARE: usize = 12;
+
+/// So many low bits of an IPv4 header's flags and offset are 0 where there is no fragment: all but DF and the reserved bit.
+const UNFRAGMENTED: u32 = 14;
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -98,7 +102,7 @@ impl Capture {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
-            .map_err(|_| anyhow!("the capture's thread panicked"))?
+            .unwrap_or_else(|cause| panic::resume_unwind(cause))
     }
 }
 
@@ -119,7 +123,10 @@ fn take(packets: &Packets, stop: &AtomicBool, count: &AtomicU64) -> Result<Vec<P
         }
     }
     let dropped = packets.dropped()?;
-    ensure!(dropped == 0, "the capture has lost {dropped} packets: there is no judgement");
+    ensure!(
+        dropped == 0,
+        "the capture has lost {dropped} packets: there is no judgement"
+    );
     Ok(taken)
 }
 
@@ -155,11 +162,13 @@ impl<'a> Inside<'a> {
             total => total,
         };
         ensure!(
-            head[6] & 0x3f == 0 && head[7] == 0,
+            u16::from_be_bytes([head[6], head[7]]).trailing_zeros() >= UNFRAGMENTED,
             "a fragment: the traffic shall not make any"
         );
         let address = |at: usize| -> Option<IpAddr> {
-            Some(IpAddr::from(<[u8; 4]>::try_from(head.get(at..at + 4)?).ok()?))
+            Some(IpAddr::from(
+                <[u8; 4]>::try_from(head.get(at..at + 4)?).ok()?,
+            ))
         };
         let (Some(from), Some(to)) = (address(12), address(16)) else {
             bail!("an IPv4 header without addresses")
@@ -175,7 +184,9 @@ impl<'a> Inside<'a> {
     fn of_ipv6(bytes: &'a [u8]) -> Result<Option<Self>> {
         let head = bytes.first_chunk::<40>().context("a short IPv6 header")?;
         let address = |at: usize| -> Option<IpAddr> {
-            Some(IpAddr::from(<[u8; 16]>::try_from(head.get(at..at + 16)?).ok()?))
+            Some(IpAddr::from(
+                <[u8; 16]>::try_from(head.get(at..at + 16)?).ok()?,
+            ))
         };
         let (Some(from), Some(to)) = (address(8), address(24)) else {
             bail!("an IPv6 header without addresses")

@@ -35,9 +35,8 @@ pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type 
     match (profile, matter, sent) {
         (_, Matter::Update, _) => Type::UpdateQuery,
         (_, Matter::Transfer, true) => Type::ResolverQuery,
-        (_, Matter::Transfer, false) => Type::AuthQuery,
+        (_, Matter::Transfer, false) | (Profile::Authoritative, _, false) => Type::AuthQuery,
         (Profile::Forwarder | Profile::Recursive, _, false) => Type::ClientQuery,
-        (Profile::Authoritative, _, false) => Type::AuthQuery,
         (Profile::Generic, _, false) if recursion => Type::ClientQuery,
         (Profile::Generic, _, false) => Type::AuthQuery,
         // A forwarder has no zones to refresh: it passes on what it was asked.
@@ -78,8 +77,9 @@ impl Matter {
         let qtype = wire::question(query).map(|(_, qtype)| qtype);
         match (opcode, qtype) {
             (Some(wire::OPCODE_UPDATE), _) => Self::Update,
-            (Some(wire::OPCODE_NOTIFY), _)
-            | (Some(0), Some(wire::TYPE_AXFR | wire::TYPE_IXFR)) => Self::Transfer,
+            (Some(wire::OPCODE_NOTIFY), _) | (Some(0), Some(wire::TYPE_AXFR | wire::TYPE_IXFR)) => {
+                Self::Transfer
+            }
             (Some(0), Some(wire::TYPE_SOA))
                 if !wire::recursion_desired(query) && !asks_for_dnssec(query) =>
             {

@@ -48,7 +48,7 @@ pub(crate) struct Judgement {
 pub(super) type Faults = Vec<(String, String)>;
 
 const THROWN_AWAY: &str =
-    "only in the file: written to a connection that was reset before it had left";
+    "only in the file, written to a connection that was reset before it had left";
 
 const WILDCARD: &str =
     "without the local address: the socket is bound to a wildcard address, as the README says";
@@ -89,7 +89,10 @@ pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Ju
         } else if let Some(kind) = expected[at]
             && kind != record.kind
         {
-            wrong(format!("the type, which should be {}", kind.as_str_name()), String::new());
+            wrong(
+                format!("the type, which should be {}", kind.as_str_name()),
+                String::new(),
+            );
         }
         if let Some(truth) = wrong_time(heard, record) {
             wrong("the time".to_owned(), format!(": {truth}"));
@@ -120,12 +123,7 @@ impl Judgement {
     }
 
     /// Takes so many datagrams that are missing as explained: a counter of the kernel, or of the agent, tells of them.
-    pub(super) fn explain(
-        &mut self,
-        most: u64,
-        reason: &'static str,
-        start: &str,
-    ) {
+    pub(super) fn explain(&mut self, most: u64, reason: &'static str, start: &str) {
         let mut left = most;
         let mut explained = 0;
         self.missing.retain(|(sort, _)| {
@@ -168,12 +166,7 @@ impl Judgement {
     }
 
     /// Each response has its query's time: that of a query's record that it answers.
-    fn query_times(
-        &mut self,
-        ledger: &Ledger,
-        found: &[Option<&Record>],
-        queries: &Queries<'_>,
-    ) {
+    fn query_times(&mut self, ledger: &Ledger, found: &[Option<&Record>], queries: &Queries<'_>) {
         for (heard, record) in ledger.messages.iter().zip(found) {
             let Some(record) = record.filter(|record| record.is_response()) else {
                 continue;
@@ -199,7 +192,15 @@ impl Judgement {
 }
 
 /// Times of the queries' records, by what an answer has in common with its query.
-struct Queries<'a>(HashMap<(SocketProtocol, Option<SocketAddr>, Option<SocketAddr>, &'a [u8]), Vec<Duration>>);
+struct Queries<'a>(HashMap<Exchange<'a>, Vec<Duration>>);
+
+/// Protocol, who asks, who is asked, id.
+type Exchange<'a> = (
+    SocketProtocol,
+    Option<SocketAddr>,
+    Option<SocketAddr>,
+    &'a [u8],
+);
 
 impl<'a> Queries<'a> {
     fn of(records: &'a [Record]) -> Self {
@@ -215,7 +216,7 @@ impl<'a> Queries<'a> {
     }
 }
 
-fn key(record: &Record) -> (SocketProtocol, Option<SocketAddr>, Option<SocketAddr>, &[u8]) {
+fn key(record: &Record) -> Exchange<'_> {
     let (asking, asked) = ends(record);
     let id = record.message.get(..2).unwrap_or_default();
     (record.protocol, asking, asked, id)
@@ -319,7 +320,12 @@ fn wrong_time(heard: &Heard, record: &Record) -> Option<String> {
         EARLY
     };
     let right = record.time + early >= heard.time && record.time <= heard.time + LATE;
-    (!right).then(|| format!("its time is {:?}, on the wire {:?}", record.time, heard.time))
+    (!right).then(|| {
+        format!(
+            "its time is {:?}, on the wire {:?}",
+            record.time, heard.time
+        )
+    })
 }
 
 /// Who asks and who is asked; `None` where the record does not say.

@@ -82,12 +82,13 @@ pub(super) struct Ledger {
 }
 
 const OUTSIDE: &str = "begun before the tap was attached, or after it was told to end";
-const RESET: &str = "without an answer on a connection that was reset: the wire does not show whether it was read";
+const RESET: &str =
+    "without an answer on a connection that was reset: the wire does not show whether it was read";
 const LEFT: &str = "without an answer on a connection that was open when the server ended";
 const GONE: &str = "without an answer when the server ended";
-const REFUSED: &str = "refused: nobody listened (ICMP)";
-const UNASKED: &str = "a response that nobody asked for: documented as left out";
-const SHORT: &str = "no DNS header: documented as left out, and counted";
+const REFUSED: &str = "that were refused: nobody listened (ICMP)";
+const UNASKED: &str = "that are responses nobody asked for: documented as left out";
+const SHORT: &str = "without a DNS header: documented as left out, and counted";
 
 /// Reads the packets.
 pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> Result<Ledger> {

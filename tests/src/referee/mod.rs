@@ -17,12 +17,14 @@ mod ledger;
 mod message;
 mod report;
 mod servers;
+mod start;
 mod streams;
 mod toys;
 mod traffic;
 mod upstream;
 
 use std::{
+    fs::File,
     net::UdpSocket,
     panic,
     path::Path,
@@ -32,19 +34,24 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-
-pub(crate) use self::{
-    report::run,
-    servers::{Entry, SERVERS},
-    toys::{ARGUMENT as TOY, serve as be_a_toy},
+use dnstap_proto::{
+    Dnstap,
+    frame_streams::{DNSTAP_CONTENT_TYPE, Reader},
 };
+use prost::Message as _;
+
 use self::{
     capture::{Capture, Packet},
     judge::Judgement,
     ledger::{Ports, Times},
-    servers::{Asked, HTTPS, OWN, TLS, UPSTREAM, address, name_of_restarts},
+    servers::{Asked, HTTPS, Habit, OWN, TLS, UPSTREAM, address, name_of_restarts},
     traffic::{Before, Load},
     upstream::Upstream,
+};
+pub(crate) use self::{
+    report::{run, ways},
+    servers::{Entry, SERVERS},
+    toys::{ARGUMENT as TOY, serve as be_a_toy},
 };
 use crate::{
     environment::{self, Combination, Skip},
@@ -80,9 +87,11 @@ const MAY_BE_UNREAD: Duration = Duration::from_millis(500);
 
 /// What came of one server: a judgement for each hook.
 pub(crate) struct Outcome {
+    /// What the server calls itself.
+    version: Option<String>,
     pub(crate) judgements: Vec<(Combination, Judgement)>,
     /// Bytes of ciphertext, of which nothing may be in the file.
-    pub(crate) encrypted: usize,
+    encrypted: usize,
 }
 
 /// Judges one server with each of the hooks, all at the same time. A [`Skip`] says why it could not be started.
@@ -93,16 +102,16 @@ pub(crate) fn judge(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
 fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
-    let upstream = Upstream::start(UPSTREAM, entry.patient)?;
+    let upstream = Upstream::start(UPSTREAM, entry.has(Habit::NeedsPatience))?;
     let capture = Capture::start()?;
-    let server = start(entry, folder)?;
+    let server = begin(entry, folder)?;
     capture.wait_for_quiet(QUIET / 2, LONGEST);
     let asked = *entry.asked.first().context("nothing to ask")?;
     let early = load(entry, asked, false);
     let open = Before::open(early)?;
     let mut taps = Vec::new();
     for how in hooks {
-        taps.push(if entry.restarts {
+        taps.push(if entry.has(Habit::Restarts) {
             let targets = ["--name", &name_of_restarts(), "--follow"];
             Tap::attach_to(folder, &targets, how, &["--profile", "generic"])?
         } else {
@@ -113,7 +122,7 @@ fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
     let before = receive_errors()?;
     open.go_on(early)?;
     play(entry, &upstream)?;
-    let (server, gone) = if entry.restarts {
+    let (server, gone) = if entry.has(Habit::Restarts) {
         restarts(entry, folder, server)?
     } else {
         (server, Vec::new())
@@ -133,7 +142,7 @@ fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
 }
 
 /// Starts the server and waits until it answers.
-fn start(entry: &Entry, folder: &Path) -> Result<Running> {
+fn begin(entry: &Entry, folder: &Path) -> Result<Running> {
     let mut command = (entry.start)(folder)?;
     command.current_dir(folder).stdin(Stdio::null());
     command.stdout(Stdio::null());
@@ -146,7 +155,7 @@ fn load(entry: &Entry, asked: Asked, ipv6: bool) -> Load<'static> {
         zone: asked.zone(),
         transfers: asked == Asked::Authority,
         asks: matches!(asked, Asked::Upstream | Asked::Forwarded),
-        proxied: entry.proxied,
+        proxied: entry.has(Habit::Proxied),
     }
 }
 
@@ -171,16 +180,16 @@ fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
                 .unwrap_or_else(|cause| panic::resume_unwind(cause))
         })
     })?;
-    if entry.flood {
+    if entry.has(Habit::Flooded) {
         traffic::flood(load(entry, Asked::Own, false)).context("a flood")?;
     }
-    if entry.secondary {
+    if entry.has(Habit::Secondary) {
         for _ in 0..3 {
             upstream.announce(address(false))?;
             thread::sleep(Duration::from_millis(300));
         }
     }
-    if entry.encrypted {
+    if entry.has(Habit::Encrypts) {
         for option in ["+tls", "+https"] {
             let mut dig = Command::new(environment::tool("dig")?);
             let port = if option == "+tls" { TLS } else { HTTPS };
@@ -207,7 +216,7 @@ fn restarts(entry: &Entry, folder: &Path, mut server: Running) -> Result<(Runnin
             thread::sleep(Duration::from_millis(15));
             let from = now()?;
             running.stop(signal)?;
-            let started = start(entry, folder)?;
+            let started = begin(entry, folder)?;
             gone.push((from.saturating_sub(MAY_BE_UNREAD), now()?));
             anyhow::Ok(started)
         })?;
@@ -226,7 +235,11 @@ fn decide(
     times: Times<'_>,
     overflows: u64,
 ) -> Result<Outcome> {
-    let encrypted: &[u16] = if entry.encrypted { &[TLS, HTTPS] } else { &[] };
+    let encrypted: &[u16] = if entry.has(Habit::Encrypts) {
+        &[TLS, HTTPS]
+    } else {
+        &[]
+    };
     let ports = Ports {
         own: &[OWN],
         asked: &[UPSTREAM],
@@ -238,20 +251,37 @@ fn decide(
         let mut judgement = judge::judge(&ledger, &tapped.records()?, entry.profile);
         judgement.explain(
             overflows,
-            "never received: the socket's buffer was full, as the kernel counts",
+            "that were never received: the socket's buffer was full, as the kernel counts",
             "received UDP",
         );
         judgement.explain(
             tapped.summary.kernel("truncated")?,
-            "cut by the server's buffer, and counted by the tap as truncated",
+            "that were cut by the server's buffer, and counted by the tap as truncated",
             "received UDP",
         );
         judgements.push((how.clone(), judgement));
     }
+    let version = match tapped.first() {
+        Some(tapped) => version(&tapped.file)?,
+        None => None,
+    };
     Ok(Outcome {
+        version,
         judgements,
         encrypted: ledger.encrypted,
     })
+}
+
+/// The server's version, as the tap has read it from the executable.
+fn version(file: &Path) -> Result<Option<String>> {
+    let mut reader = Reader::new(File::open(file)?, DNSTAP_CONTENT_TYPE)?;
+    let Some(frame) = reader.next_frame()? else {
+        return Ok(None);
+    };
+    let version = Dnstap::decode(&*frame.payload)?.version;
+    let version = version.map(|version| String::from_utf8_lossy(&version).into_owned());
+    // Its own where it has not found the server's.
+    Ok(version.filter(|version| !version.starts_with("dnstap-agent")))
 }
 
 /// Waits until the server answers a question. A [`Skip`] with what it said if it does not.
@@ -259,7 +289,7 @@ fn answers(entry: &Entry, server: Running) -> Result<Running> {
     let start = Instant::now();
     let zone = entry.asked.first().context("nothing to ask")?.zone();
     let query = wire::query(0x7777, &format!("h0.{zone}"), wire::TYPE_A, true);
-    let preface = if entry.proxied {
+    let preface = if entry.has(Habit::Proxied) {
         message::preface(address(false), address(false), false)
     } else {
         Vec::new()
@@ -317,9 +347,13 @@ fn receive_errors() -> Result<u64> {
         }
     }
     let text = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
-    let line = text.lines().find(|line| line.starts_with("Udp6RcvbufErrors"));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Udp6RcvbufErrors"));
     let value = line.and_then(|line| line.split_whitespace().next_back());
-    sum += value.context("no counters of UDP over IPv6")?.parse::<u64>()?;
+    sum += value
+        .context("no counters of UDP over IPv6")?
+        .parse::<u64>()?;
     Ok(sum)
 }
 

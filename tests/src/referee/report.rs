@@ -1,6 +1,6 @@
 //! The whole form: all servers, one after the other, and the table of what came of them.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{collections::BTreeMap, fmt::Write as _, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -97,18 +97,8 @@ fn table(rows: &[Row]) -> Result<String> {
         let name = row.entry.name;
         match &row.outcome {
             Ok(outcome) => {
-                for (how, judgement) in &outcome.judgements {
-                    let verdict = if judgement.holds() { "right" } else { "**wrong**" };
-                    writeln!(
-                        text,
-                        "| {name} | `{}` | {} | {} | {} | {} | {} | {verdict} |",
-                        how.hook,
-                        judgement.on_the_wire,
-                        judgement.in_the_file,
-                        judgement.missing.len(),
-                        judgement.extra.len(),
-                        judgement.wrong.len(),
-                    )?;
+                for (hooks, line) in lines(outcome) {
+                    writeln!(text, "| {name} | {hooks} | {line} |")?;
                 }
             }
             Err(error) => {
@@ -123,36 +113,88 @@ fn table(rows: &[Row]) -> Result<String> {
     }
     text.push_str("\n## The servers\n\n");
     for row in rows {
+        let version = match &row.outcome {
+            Ok(Outcome {
+                version: Some(version),
+                ..
+            }) => format!(" Here: {version}."),
+            _ => String::new(),
+        };
+        let Row { entry, seconds, .. } = row;
         writeln!(
             text,
-            "- **{}**: {}. {:.0} s.",
-            row.entry.name, row.entry.about, row.seconds
+            "- **{}**: {}.{version} {seconds:.0} s.",
+            entry.name, entry.about
         )?;
     }
     explanations(&mut text, rows)?;
+    faults(&mut text, rows)?;
     Ok(text)
 }
 
-/// Why numbers differ that are not wrong, and what is wrong.
+/// What is said of hooks, those with the same numbers together.
+fn lines(outcome: &Outcome) -> Vec<(String, String)> {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for (how, judgement) in &outcome.judgements {
+        let line = format!(
+            "{} | {} | {} | {} | {} | {}",
+            judgement.on_the_wire,
+            judgement.in_the_file,
+            judgement.missing.len(),
+            judgement.extra.len(),
+            judgement.wrong.len(),
+            if judgement.holds() {
+                "right"
+            } else {
+                "**wrong**"
+            }
+        );
+        match lines.iter_mut().find(|(_, other)| *other == line) {
+            Some((hooks, _)) => hooks.extend([", `", &how.hook, "`"]),
+            None => lines.push((format!("`{}`", how.hook), line)),
+        }
+    }
+    lines
+}
+
+/// Why numbers differ that are not wrong.
 fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
     text.push_str("\n## What was explained\n\n");
+    let mut reasons: BTreeMap<&str, BTreeMap<&str, Vec<usize>>> = BTreeMap::new();
     for row in rows {
         let Ok(outcome) = &row.outcome else {
             continue;
         };
-        for (how, judgement) in &outcome.judgements {
+        for (_, judgement) in &outcome.judgements {
             for (reason, count) in &judgement.explained {
-                writeln!(text, "- {}, `{}`: {count} {reason}", row.entry.name, how.hook)?;
+                let servers = reasons.entry(reason).or_default();
+                servers.entry(row.entry.name).or_default().push(*count);
             }
         }
         if outcome.encrypted > 0 {
             writeln!(
                 text,
-                "- {}: {} bytes of ciphertext, of which nothing is in a file",
-                row.entry.name, outcome.encrypted
+                "- Ciphertext, of which nothing is in a file: {} bytes of {}",
+                outcome.encrypted, row.entry.name
             )?;
         }
     }
+    for (reason, servers) in reasons {
+        let servers: Vec<_> = servers
+            .iter()
+            .map(|(name, counts)| {
+                let mut counts: Vec<_> = counts.iter().map(ToString::to_string).collect();
+                counts.dedup();
+                format!("{name} {}", counts.join("/"))
+            })
+            .collect();
+        writeln!(text, "- Messages {reason}: {}", servers.join(", "))?;
+    }
+    Ok(())
+}
+
+/// What is wrong, and what could not be run.
+fn faults(text: &mut String, rows: &[Row]) -> Result<()> {
     if rows.iter().all(|row| row.holds() && row.outcome.is_ok()) {
         return Ok(());
     }
@@ -162,7 +204,8 @@ fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
             Ok(outcome) => {
                 for (how, judgement) in &outcome.judgements {
                     if !judgement.holds() {
-                        writeln!(text, "{}, `{}`:\n\n```text\n{judgement}```\n", row.entry.name, how.hook)?;
+                        let (name, hook) = (row.entry.name, &how.hook);
+                        writeln!(text, "{name}, `{hook}`:\n\n```text\n{judgement}```\n")?;
                     }
                 }
             }

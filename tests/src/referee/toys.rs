@@ -16,7 +16,7 @@ use crate::wire;
 pub(crate) const ARGUMENT: &str = "referee-toy";
 
 /// Threads that write to one connection.
-const WRITERS: usize = 4;
+const WRITERS: usize = 8;
 /// Into how many buffers a message is cut.
 const BUFFERS: usize = 8;
 
@@ -52,7 +52,7 @@ pub(crate) fn serve(words: &[String]) -> Result<()> {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || match manner {
                     Manner::Writers => writers(stream),
-                    Manner::Buffers => buffers(stream),
+                    Manner::Buffers => buffers(&stream),
                 });
             }
         }));
@@ -64,10 +64,12 @@ pub(crate) fn serve(words: &[String]) -> Result<()> {
 }
 
 fn datagrams(socket: &UdpSocket) {
-    let mut buffer = [0; 65_535];
+    let mut buffer = vec![0; 65_535];
     while let Ok((length, client)) = socket.recv_from(&mut buffer) {
         if length >= 12 && !wire::is_response(&buffer[..length]) {
-            socket.send_to(&wire::answer(&buffer[..length]), client).ok();
+            socket
+                .send_to(&wire::answer(&buffer[..length]), client)
+                .ok();
         }
     }
 }
@@ -83,7 +85,9 @@ fn writers(stream: TcpStream) -> io::Result<()> {
         threads.push(thread::spawn(move || {
             for query in queries.iter().flatten() {
                 // One call for each message: the kernel keeps its bytes together.
-                (&*stream).write_all(&wire::framed(&wire::answer(&query))).ok();
+                (&*stream)
+                    .write_all(&wire::framed(&wire::answer(&query)))
+                    .ok();
             }
         }));
     }
@@ -102,10 +106,10 @@ fn writers(stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn buffers(stream: TcpStream) -> io::Result<()> {
+fn buffers(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut received = Vec::new();
-    while fill(&stream, &mut received)? {
+    while fill(stream, &mut received)? {
         let answers: Vec<Vec<u8>> = messages(&mut received)
             .map(|query| wire::framed(&wire::answer(&query)))
             .collect();
@@ -117,7 +121,7 @@ fn buffers(stream: TcpStream) -> io::Result<()> {
         // Up to 256 buffers in a call, as many as the documentation promises.
         for call in pieces.chunks(256) {
             let length: usize = call.iter().map(|piece| piece.len()).sum();
-            let sent = (&stream).write_vectored(call)?;
+            let sent = { stream }.write_vectored(call)?;
             if sent < length {
                 return Err(io::ErrorKind::WriteZero.into()); // small answers always fit
             }

@@ -26,7 +26,7 @@ const MOMENT: Duration = Duration::from_millis(150);
 /// A receive window so small that a server writes a large answer bit by bit.
 const NARROW: usize = 4_096;
 /// Queries of a flood.
-const FLOOD: u16 = 4_000;
+const FLOOD: u16 = 12_000;
 /// Questions whose answers are large: bytes of the answer, about.
 const LARGE: [&str; 3] = ["t3500", "t20000", "t60000"];
 /// The same of the upstream, which sends urgent data amid the first answer and resets the connection behind the second one.
@@ -94,8 +94,8 @@ pub(super) fn flood(load: Load<'_>) -> Result<()> {
     let mut reader = stream.try_clone()?;
     thread::scope(|scope| {
         let answers = scope.spawn(move || (0..FLOOD).all(|_| answer(&mut reader)));
-        for first in (0..FLOOD).step_by(50) {
-            let queries = (first..first + 50)
+        for first in (0..FLOOD).step_by(400) {
+            let queries = (first..first + 400)
                 .map(|id| wire::framed(&load.query(id, &Load::host(id), wire::TYPE_A)));
             say(&mut stream, &queries.collect::<Vec<_>>().concat())?;
         }
@@ -125,7 +125,12 @@ pub(super) fn ordinary(load: Load<'_>) -> Result<()> {
 
 impl Load<'_> {
     fn query(&self, id: u16, host: &str, qtype: u16) -> Vec<u8> {
-        wire::query(id, &format!("{host}.{}", self.zone), qtype, id.is_multiple_of(2))
+        wire::query(
+            id,
+            &format!("{host}.{}", self.zone),
+            qtype,
+            id.is_multiple_of(2),
+        )
     }
 
     /// The same name seldom twice, so that a cache does not answer for the upstream.
@@ -178,7 +183,10 @@ impl Load<'_> {
             for (place, socket) in (0..).zip(&sockets) {
                 for at in 0..10 {
                     let number = round * 40 + place * 10 + at;
-                    self.send(socket, &self.query(number, &Self::host(number), wire::TYPE_A))?;
+                    self.send(
+                        socket,
+                        &self.query(number, &Self::host(number), wire::TYPE_A),
+                    )?;
                 }
             }
             for socket in &sockets {
@@ -310,7 +318,11 @@ impl Load<'_> {
     }
 
     fn large_hosts(&self) -> &'static [&'static str] {
-        if self.asks { &LARGE_OF_UPSTREAM } else { &LARGE }
+        if self.asks {
+            &LARGE_OF_UPSTREAM
+        } else {
+            &LARGE
+        }
     }
 
     fn transfer(&self) -> Result<()> {
@@ -385,11 +397,11 @@ impl Load<'_> {
     fn broken_off(&self) -> Result<()> {
         let framed = |id| wire::framed(&self.query(id, &Self::host(420 + id), wire::TYPE_A));
         for rest in [
-            &[0_u8][..],                  // half a length
-            &[0, 200, 1, 2, 3],           // a message that does not come
-            &[0, 0],                      // an empty message
-            &[0, 5, 1, 2, 3, 4, 5],       // one without a header
-            &[0xff, 0xff, 1, 2, 3, 4],    // the longest one, of which little comes
+            &[0_u8][..],               // half a length
+            &[0, 200, 1, 2, 3],        // a message that does not come
+            &[0, 0],                   // an empty message
+            &[0, 5, 1, 2, 3, 4, 5],    // one without a header
+            &[0xff, 0xff, 1, 2, 3, 4], // the longest one, of which little comes
         ] {
             let mut stream = self.connect()?;
             stream.set_read_timeout(Some(2 * MOMENT))?;
@@ -437,7 +449,12 @@ fn named(address: SocketAddr, last: u8) -> SocketAddr {
 /// Writes, as long as the server listens.
 fn say(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
     match stream.write_all(bytes) {
-        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) =>
+        {
             Ok(())
         }
         result => Ok(result?),
@@ -445,7 +462,7 @@ fn say(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 fn receive(socket: &UdpSocket) -> bool {
-    socket.recv(&mut [0; 65_536]).is_ok()
+    socket.recv(&mut vec![0; 65_536]).is_ok()
 }
 
 /// Reads one answer; whether there was one.

@@ -86,7 +86,7 @@ impl Drop for Upstream {
 }
 
 fn datagrams(socket: &UdpSocket, stop: &AtomicBool, serial: &AtomicU32) {
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, client)) = socket.recv_from(&mut buffer) else {
             continue;
@@ -102,12 +102,7 @@ fn datagrams(socket: &UdpSocket, stop: &AtomicBool, serial: &AtomicU32) {
     }
 }
 
-fn connections(
-    listener: &TcpListener,
-    stop: &AtomicBool,
-    serial: &Arc<AtomicU32>,
-    patient: bool,
-) {
+fn connections(listener: &TcpListener, stop: &AtomicBool, serial: &Arc<AtomicU32>, patient: bool) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, _)) => {
@@ -141,7 +136,9 @@ fn connection(mut stream: TcpStream, serial: &AtomicU32, patient: bool) -> Optio
             }
             RESET => {
                 stream.write_all(&bytes).ok()?;
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok()?;
+                SockRef::from(&stream)
+                    .set_linger(Some(Duration::ZERO))
+                    .ok()?;
                 return Some(());
             }
             _ if patient => {

@@ -82,8 +82,8 @@ impl Packets {
             drops: u32,
         }
         let mut statistics = MaybeUninit::<Statistics>::zeroed();
-        let mut length = libc::socklen_t::try_from(size_of::<Statistics>())
-            .map_err(io::Error::other)?;
+        let mut length =
+            libc::socklen_t::try_from(size_of::<Statistics>()).map_err(io::Error::other)?;
         // SAFETY: the pointers are to `statistics` and to its length, which the kernel writes during the call.
         check(unsafe {
             libc::getsockopt(
@@ -99,7 +99,8 @@ impl Packets {
     }
 
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+        let length =
+            libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
         // SAFETY: the pointer is to an integer of that length, which outlives the call.
         check(unsafe {
             libc::setsockopt(
