@@ -27,6 +27,7 @@ mod load;
 mod process;
 mod receive;
 mod record;
+mod referee;
 mod reference;
 mod soak;
 mod system;
@@ -63,6 +64,14 @@ fn main() -> Result<ExitCode> {
                 ExitCode::FAILURE
             });
         }
+        Some(referee::ARGUMENT) => {
+            return Ok(if referee::run(&words[1..])? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Some(referee::TOY) => referee::be_a_toy(&words[1..])?,
         Some(toy::IDLE) => drop(io::copy(&mut io::stdin(), &mut io::sink())?),
         _ => return Ok(run()),
     }

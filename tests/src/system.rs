@@ -8,6 +8,7 @@
 pub(crate) mod disk;
 pub(crate) mod limits;
 pub(crate) mod network;
+pub(crate) mod packets;
 pub(crate) mod processors;
 
 use std::{

@@ -15,6 +15,7 @@ mod generate;
 mod named;
 mod packages;
 mod paths;
+mod referee;
 mod results;
 mod scratch;
 mod servers;
@@ -53,6 +54,8 @@ enum Task {
     Soak(soak::Args),
     /// Play programs of socket calls that a machine thinks up, and compare the record with what they did; needs root
     Generate(generate::Args),
+    /// Run servers, Debian's and others, with a packet capture beside the tap, and hold its file against the packets; needs root
+    Referee(referee::Args),
     /// Give the parsers and the pure stages inputs that a machine thinks up, guided by what the code does with them
     Fuzz(fuzz::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
@@ -81,6 +84,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Demo => demo::run()?,
         Task::Dist => drop(dist::run()?),
         Task::Generate(args) => return generate::run(args),
+        Task::Referee(args) => return referee::run(args),
         Task::Soak(args) => return soak::run(args),
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),

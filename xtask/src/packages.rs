@@ -1,9 +1,9 @@
 //! Debian packages: which are missing, and their installation. Owns the one `apt-get update` of a task; runs it only
 //! when something is missing, because it takes seconds and needs root.
 
-use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
+use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{exec, ui};
 
@@ -38,6 +38,32 @@ impl Apt {
             "apt-install",
             apt_get()
                 .args(["install", "--yes", "--no-install-recommends"])
+                .args(packages),
+        )
+    }
+
+    /// Downloads packages, and those that they need and that are not installed, to `folder`. Installs nothing.
+    pub(crate) fn download(&mut self, packages: &[&str], folder: &Path) -> Result<()> {
+        if !is_root() {
+            bail!("only root may ask apt-get what is missing; run this as root");
+        }
+        self.update();
+        let partial = folder.join("partial");
+        fs::create_dir_all(&partial)
+            .with_context(|| format!("cannot create {}", partial.display()))?;
+        let mut archives = OsString::from("Dir::Cache::archives=");
+        archives.push(folder);
+        exec::logged(
+            "apt-download",
+            apt_get()
+                .args([
+                    "install",
+                    "--download-only",
+                    "--yes",
+                    "--no-install-recommends",
+                    "-o",
+                ])
+                .arg(archives)
                 .args(packages),
         )
     }

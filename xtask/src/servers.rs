@@ -2,7 +2,7 @@
 //! installation would start a system service.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -76,6 +76,99 @@ pub(crate) fn ensure_others(apt: &mut Apt) -> Result<()> {
     Ok(())
 }
 
+/// Servers that the referee plays with beside those: their folder, the program, and its packages. They are unpacked with all that they
+/// need and the machine lacks; the tests lay the folder over `/usr` for the server alone.
+const REFEREES: [(&str, &str, &[&str]); 7] = [
+    ("pdns", "pdns_server", &["pdns-server", "pdns-backend-bind"]),
+    ("pdns-recursor", "pdns_recursor", &["pdns-recursor"]),
+    ("dnsdist", "dnsdist", &["dnsdist"]),
+    ("dnsmasq", "dnsmasq", &["dnsmasq-base"]),
+    ("kresd", "kresd", &["knot-resolver"]),
+    ("gdnsd", "gdnsd", &["gdnsd"]),
+    ("yadifa", "yadifad", &["yadifa"]),
+];
+
+/// Languages of the referee's own servers: a program, and the package to install if it is missing. None of them starts a service.
+const LANGUAGES: [(&str, &str); 4] = [
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("javac", "openjdk-17-jdk-headless"),
+    ("go", "golang-go"),
+];
+
+/// Makes ready what the referee plays with. What cannot be had is told, and is a line of its table.
+pub(crate) fn ensure_referees(apt: &mut Apt) -> Result<()> {
+    apt.ensure(&["openssl"])?;
+    for (folder, program, packages) in REFEREES {
+        let folder = paths::cache()?.join("servers").join(folder);
+        let unpacked = ["sbin", "bin"].map(|part| folder.join("usr").join(part).join(program));
+        if on_the_path(program) || unpacked.iter().any(|path| path.exists()) {
+            continue;
+        }
+        ui::step(format_args!("unpacking {program} (not installing it)"));
+        if let Err(error) = unpack_whole(apt, packages, &folder) {
+            ui::warn(format_args!("no {program}: {error:#}"));
+        }
+    }
+    for (program, package) in LANGUAGES {
+        if on_the_path(program) {
+            continue;
+        }
+        if let Err(error) = apt.ensure(&[package]) {
+            ui::warn(format_args!("no {program}: {error:#}"));
+        }
+    }
+    if let Err(error) = build_in_go() {
+        ui::warn(format_args!("no server in Go: {error:#}"));
+    }
+    Ok(())
+}
+
+/// The referee's server in Go, of which only the source is in the tree.
+fn build_in_go() -> Result<()> {
+    let program = paths::cache()?.join("servers/referee-go/server");
+    let mut build = Command::new("go");
+    build
+        .args(["build", "-mod=readonly", "-o"])
+        .arg(program)
+        .arg(".")
+        .current_dir(paths::root().join("tests/referee/go"));
+    exec::logged("go-build", &mut build)
+}
+
+fn on_the_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// Downloads packages and those that they need and that are not installed, and unpacks all of them in place of `folder`.
+fn unpack_whole(apt: &mut Apt, packages: &[&str], folder: &Path) -> Result<()> {
+    let downloads = folder.with_extension("download");
+    emptied(folder)?;
+    emptied(&downloads)?;
+    apt.download(packages, &downloads)?;
+    for entry in
+        fs::read_dir(&downloads).with_context(|| format!("cannot list {}", downloads.display()))?
+    {
+        let package = entry?.path();
+        if package.extension().is_some_and(|end| end == "deb") {
+            exec::output(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
+        }
+    }
+    fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
+}
+
+/// Makes a folder that has nothing in it.
+fn emptied(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
 /// Where the unpacked `promtool` is.
 pub(crate) fn promtool() -> Result<PathBuf> {
     Ok(paths::cache()?.join("servers/prometheus/usr/bin/promtool"))
@@ -140,13 +233,8 @@ fn quoted(path: &Path) -> String {
 /// Downloads packages, `NAME=VERSION` for a certain one, and unpacks them in place of `folder`. The libraries that they need.
 fn unpack(packages: &[&str], folder: &Path) -> Result<Vec<String>> {
     let downloads = folder.with_extension("download");
-    for path in [folder, &downloads] {
-        if path.exists() {
-            fs::remove_dir_all(path)
-                .with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-    }
+    emptied(folder)?;
+    emptied(&downloads)?;
     exec::logged(
         "apt-download",
         Command::new("apt-get")

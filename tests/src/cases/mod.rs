@@ -42,6 +42,7 @@ mod privileges;
 mod processes;
 mod readers;
 mod reattach;
+mod referee;
 mod reload;
 mod services;
 mod streams;
@@ -144,6 +145,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         comparison::trials(),
         tree::trials(),
         foreign::trials(),
+        referee::trials(),
         native::trials(),
         readers::trials(),
         formats::trials(),

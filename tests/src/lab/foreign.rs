@@ -212,7 +212,7 @@ fn command(make: Make) -> Result<Command> {
 }
 
 /// Two threads; both ways to ask the upstream. It waits long for an answer: one that it has given up on it does not take.
-fn unbound(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
+pub(crate) fn unbound(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
     let Ports {
         tapped, upstream, ..
     } = ports;
@@ -253,7 +253,7 @@ fn unbound(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
 }
 
 /// Two threads each for UDP and TCP.
-fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
+pub(crate) fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
     let Ports {
         tapped, upstream, ..
     } = ports;
@@ -296,7 +296,7 @@ fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
 }
 
 /// Two processes that answer, beside the one for transfers and the first.
-fn nsd(folder: &Path, ports: Ports) -> String {
+pub(crate) fn nsd(folder: &Path, ports: Ports) -> String {
     let Ports {
         tapped, upstream, ..
     } = ports;

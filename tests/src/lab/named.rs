@@ -192,7 +192,7 @@ fn own_dnstap(socket: &Path) -> String {
 }
 
 /// Options of all: everything below the scratch folder, no background traffic.
-pub(super) fn common(folder: &Path, upstream: u16) -> Result<String> {
+pub(crate) fn common(folder: &Path, upstream: u16) -> Result<String> {
     Ok(format!(
         "{}port {upstream};\ndnssec-validation no;\n",
         basics(folder)?

@@ -16,10 +16,10 @@ const TEXT: usize = 250;
 const STRINGS: usize = 4;
 
 /// Names of zones and their text.
-type Zones = Vec<(&'static str, String)>;
+pub(crate) type Zones = Vec<(&'static str, String)>;
 
 /// Zones of the tapped server: name and text.
-pub(super) fn of_tapped() -> Result<Zones, fmt::Error> {
+pub(crate) fn of_tapped() -> Result<Zones, fmt::Error> {
     let mut auth = head();
     for host in 0..AUTH_HOSTS {
         writeln!(auth, "h{host} A 192.0.2.{}", host % 250 + 1)?;

@@ -1,0 +1,122 @@
+//! What the referee needs to know of a DNS message (RFC 1035 section 4.1), and the type that `docs/types.md` gives it.
+
+use dnstap_proto::message::Type;
+
+use crate::wire;
+
+const HEADER: usize = 12;
+/// The DO bit, in the OPT record's second byte of flags (RFC 3225 section 3).
+const DNSSEC_OK: u8 = 0x80;
+const TYPE_OPT: u8 = 41;
+
+/// The documentation's profile of a server: how its messages are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Profile {
+    Generic,
+    Recursive,
+    Authoritative,
+    Forwarder,
+}
+
+/// Whether it is long enough.
+pub(super) fn has_header(message: &[u8]) -> bool {
+    message.len() >= HEADER
+}
+
+/// Whether QR is set.
+pub(super) fn is_response(message: &[u8]) -> bool {
+    wire::is_response(message)
+}
+
+/// The documented type of a query: the process has received it, or sent it.
+pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type {
+    let matter = Matter::of(query);
+    let recursion = wire::recursion_desired(query);
+    match (profile, matter, sent) {
+        (_, Matter::Update, _) => Type::UpdateQuery,
+        (_, Matter::Transfer, true) => Type::ResolverQuery,
+        (_, Matter::Transfer, false) | (Profile::Authoritative, _, false) => Type::AuthQuery,
+        (Profile::Forwarder | Profile::Recursive, _, false) => Type::ClientQuery,
+        (Profile::Generic, _, false) if recursion => Type::ClientQuery,
+        (Profile::Generic, _, false) => Type::AuthQuery,
+        // A forwarder has no zones to refresh: it passes on what it was asked.
+        (Profile::Forwarder, _, true) => Type::ForwarderQuery,
+        (Profile::Authoritative, Matter::Query, true) if recursion => Type::StubQuery,
+        (_, Matter::Query, true) if recursion => Type::ForwarderQuery,
+        (_, _, true) => Type::ResolverQuery,
+    }
+}
+
+/// The type of the answer to a query of this type.
+pub(super) fn answer_to(query: Type) -> Type {
+    match query {
+        Type::AuthQuery => Type::AuthResponse,
+        Type::ClientQuery => Type::ClientResponse,
+        Type::ResolverQuery => Type::ResolverResponse,
+        Type::ForwarderQuery => Type::ForwarderResponse,
+        Type::StubQuery => Type::StubResponse,
+        Type::ToolQuery => Type::ToolResponse,
+        Type::UpdateQuery => Type::UpdateResponse,
+        response => response,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matter {
+    Update,
+    /// A zone transfer or its announcement.
+    Transfer,
+    /// A secondary's look for a new serial.
+    Refresh,
+    Query,
+}
+
+impl Matter {
+    fn of(query: &[u8]) -> Self {
+        let opcode = wire::opcode(query);
+        let qtype = wire::question(query).map(|(_, qtype)| qtype);
+        match (opcode, qtype) {
+            (Some(wire::OPCODE_UPDATE), _) => Self::Update,
+            (Some(wire::OPCODE_NOTIFY), _) | (Some(0), Some(wire::TYPE_AXFR | wire::TYPE_IXFR)) => {
+                Self::Transfer
+            }
+            (Some(0), Some(wire::TYPE_SOA))
+                if !wire::recursion_desired(query) && !asks_for_dnssec(query) =>
+            {
+                Self::Refresh
+            }
+            _ => Self::Query,
+        }
+    }
+}
+
+/// Whether DO is set, in a query with nothing between the question and the OPT record.
+fn asks_for_dnssec(query: &[u8]) -> bool {
+    let behind = || {
+        let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
+        query.get(HEADER + name + 5..)
+    };
+    matches!(behind(), Some([0, 0, TYPE_OPT, _, _, _, _, flags, ..]) if flags & DNSSEC_OK != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_those_of_the_documentation() {
+        let plain = wire::query(1, "a.lab", wire::TYPE_A, true);
+        let soa = wire::query(1, "a.lab", wire::TYPE_SOA, false);
+        for (profile, query, sent, kind) in [
+            (Profile::Generic, &plain, false, Type::ClientQuery),
+            (Profile::Recursive, &soa, false, Type::ClientQuery),
+            (Profile::Authoritative, &plain, false, Type::AuthQuery),
+            (Profile::Authoritative, &plain, true, Type::StubQuery),
+            (Profile::Forwarder, &soa, true, Type::ForwarderQuery),
+            (Profile::Recursive, &plain, true, Type::ForwarderQuery),
+            (Profile::Generic, &soa, true, Type::ResolverQuery),
+        ] {
+            assert_eq!(type_of_query(profile, query, sent), kind, "{profile:?}");
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What a tap of the process must have written, by the packets alone.
+//!
+//! Each message that went to or from the process is *due*: it must be in the file. It is *open* where the wire does not show whether
+//! the process has read or written it, with the reason: it may be there or not. It is *barred* where the documentation says that it
+//! stays out, with the reason: it must not be there.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Result;
+use dnstap_proto::SocketProtocol;
+
+use super::{
+    capture::{Body, Packet},
+    dns,
+    streams::{Stream, streams},
+};
+
+/// Of which sockets the process is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports<'a> {
+    /// Where it waits for queries.
+    pub(super) own: &'a [u16],
+    /// Where the servers are that it asks.
+    pub(super) asked: &'a [u16],
+    /// Where it talks by ciphertext.
+    pub(super) encrypted: &'a [u16],
+}
+
+/// When the tap was at work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times<'a> {
+    /// It said that it was attached.
+    pub(super) attached: Duration,
+    /// It was told to end.
+    pub(super) ended: Duration,
+    /// The process was not there or about to go: what it did not answer then may not have been read.
+    pub(super) gone: &'a [(Duration, Duration)],
+}
+
+/// One message on the wire.
+#[derive(Clone, Debug)]
+pub(super) struct Heard {
+    pub(super) protocol: SocketProtocol,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) message: Vec<u8>,
+    /// When its last byte was there.
+    pub(super) time: Duration,
+    /// When its first byte was there.
+    begun: Duration,
+    /// The process has sent it.
+    pub(super) sent: bool,
+    /// What is expected of the file.
+    pub(super) standing: Standing,
+    /// What was special about it, for who looks for the cause.
+    pub(super) circumstance: &'static str,
+    /// The TCP connection; 0 for datagrams.
+    connection: usize,
+    /// Addresses of the packets, where a preface names others.
+    ends: (SocketAddr, SocketAddr),
+}
+
+/// What is expected of the file. The texts are the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Due,
+    Open(&'static str),
+    Barred(&'static str),
+}
+
+/// All that matters of a capture.
+pub(super) struct Ledger {
+    pub(super) messages: Vec<Heard>,
+    /// Addresses of connections that were broken: what the process wrote may never have left.
+    pub(super) broken: Vec<(SocketAddr, SocketAddr)>,
+    /// Bytes of ciphertext.
+    pub(super) encrypted: usize,
+}
+
+const OUTSIDE: &str = "begun before the tap was attached, or after it was told to end";
+const RESET: &str =
+    "without an answer on a connection that was reset: the wire does not show whether it was read";
+const LEFT: &str = "without an answer on a connection that was open when the server ended";
+const GONE: &str = "without an answer when the server ended";
+const REFUSED: &str = "that were refused: nobody listened (ICMP)";
+const UNASKED: &str = "that are responses nobody asked for: documented as left out";
+const SHORT: &str = "without a DNS header: documented as left out, and counted";
+
+/// Reads the packets.
+pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> Result<Ledger> {
+    let streams = streams(packets)?;
+    let mut ledger = Ledger {
+        messages: Vec::new(),
+        broken: Vec::new(),
+        encrypted: 0,
+    };
+    ledger.datagrams(packets, ports);
+    ledger.connections(&streams, ports);
+    ledger.messages.sort_by_key(|heard| heard.time);
+    ledger.refusals(packets);
+    ledger.unasked();
+    ledger.unread(&streams, times);
+    for heard in &mut ledger.messages {
+        if heard.begun <= times.attached || heard.time >= times.ended {
+            heard.standing = Standing::Open(OUTSIDE);
+        }
+    }
+    Ok(ledger)
+}
+
+impl Ports<'_> {
+    /// Whether the process has sent what goes this way; `None`: it is not the process's.
+    fn sent(&self, from: SocketAddr, to: SocketAddr) -> Option<bool> {
+        if self.own.contains(&from.port()) || self.asked.contains(&to.port()) {
+            Some(true)
+        } else if self.own.contains(&to.port()) || self.asked.contains(&from.port()) {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    fn are_encrypted(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        [from, to]
+            .iter()
+            .any(|end| self.encrypted.contains(&end.port()))
+    }
+}
+
+impl Ledger {
+    fn datagrams(&mut self, packets: &[Packet], ports: Ports<'_>) {
+        // Whom a proxy asks for, by the packet's ends and the id: its answer is that client's, too.
+        let mut named: HashMap<(SocketAddr, SocketAddr, [u8; 2]), (SocketAddr, SocketAddr)> =
+            HashMap::new();
+        for packet in packets {
+            let (from, to) = (packet.from, packet.to);
+            let (Body::Datagram(bytes), Some(sent)) = (&packet.body, ports.sent(from, to)) else {
+                continue;
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            let (preface, message) = split(bytes);
+            let id = message.first_chunk().copied().unwrap_or_default();
+            let ends = match preface {
+                // It tells the server that it asks of its client; who asks is the process all the same.
+                Some(_) if sent => (from, to),
+                Some(ends) => {
+                    named.insert((from, to, id), ends);
+                    ends
+                }
+                None => match named.get(&(to, from, id)) {
+                    Some((client, server)) => (*server, *client),
+                    None => (from, to),
+                },
+            };
+            let standing = if dns::has_header(message) {
+                Standing::Due
+            } else {
+                Standing::Open(SHORT)
+            };
+            self.messages.push(Heard {
+                protocol: SocketProtocol::Udp,
+                from: ends.0,
+                to: ends.1,
+                message: message.to_vec(),
+                time: packet.time,
+                begun: packet.time,
+                sent,
+                standing,
+                circumstance: "",
+                connection: 0,
+                ends: (from, to),
+            });
+        }
+    }
+
+    fn connections(&mut self, streams: &[Stream], ports: Ports<'_>) {
+        let mut named: HashMap<usize, (SocketAddr, SocketAddr)> = HashMap::new();
+        // Who connects comes first, and so does the preface.
+        for stream in streams {
+            let (from, to) = (stream.from, stream.to);
+            let readable = stream.readable();
+            if ports.are_encrypted(from, to) {
+                self.encrypted += readable.bytes.len();
+                continue;
+            }
+            let Some(sent) = ports.sent(from, to) else {
+                continue;
+            };
+            if stream.reset.is_some() {
+                self.broken.extend([(from, to), (to, from)]);
+            }
+            let (preface, rest) = split(&readable.bytes);
+            let ends = match (preface, named.get(&stream.connection)) {
+                (Some(ends), _) if !sent => {
+                    named.insert(stream.connection, ends);
+                    ends
+                }
+                (None, Some((client, server))) => (*server, *client),
+                _ => (from, to),
+            };
+            let mut at = readable.bytes.len() - rest.len();
+            while let Some(&[high, low]) = readable.bytes.get(at..at + 2) {
+                let start = at + 2;
+                let end = start + usize::from(u16::from_be_bytes([high, low]));
+                let Some(message) = readable.bytes.get(start..end) else {
+                    break; // its sender never finished it
+                };
+                at = end;
+                if message.is_empty() {
+                    continue;
+                }
+                self.messages.push(Heard {
+                    protocol: SocketProtocol::Tcp,
+                    from: ends.0,
+                    to: ends.1,
+                    message: message.to_vec(),
+                    time: readable.time(end),
+                    begun: readable.time(start - 1),
+                    sent,
+                    standing: if dns::has_header(message) {
+                        Standing::Due
+                    } else {
+                        Standing::Open(SHORT)
+                    },
+                    circumstance: stream.circumstance(end, &readable),
+                    connection: stream.connection,
+                    ends: (from, to),
+                });
+            }
+        }
+    }
+
+    /// Datagrams that came to where nobody listened.
+    fn refusals(&mut self, packets: &[Packet]) {
+        for packet in packets {
+            let Body::Refused(start) = &packet.body else {
+                continue;
+            };
+            let heard = self.messages.iter_mut().rev().find(|heard| {
+                heard.ends == (packet.from, packet.to)
+                    && heard.time <= packet.time
+                    && !heard.sent
+                    && (heard.message.starts_with(start) || start.starts_with(&heard.message))
+            });
+            if let Some(heard) = heard {
+                heard.standing = Standing::Open(REFUSED);
+            }
+        }
+    }
+
+    /// Responses by datagram to the process that it has not asked for.
+    fn unasked(&mut self) {
+        for at in 0..self.messages.len() {
+            let heard = &self.messages[at];
+            if heard.sent
+                || heard.protocol != SocketProtocol::Udp
+                || !dns::is_response(&heard.message)
+                || heard.standing != Standing::Due
+            {
+                continue;
+            }
+            let asked = self.messages[..at].iter().any(|query| {
+                query.sent
+                    && (query.to, query.from) == (heard.from, heard.to)
+                    && !dns::is_response(&query.message)
+                    && query.message.get(..2) == heard.message.get(..2)
+            });
+            if !asked {
+                self.messages[at].standing = Standing::Barred(UNASKED);
+            }
+        }
+    }
+
+    /// What the process may not have read: messages behind the last one that was answered, where that does not end in order.
+    fn unread(&mut self, streams: &[Stream], times: Times<'_>) {
+        let reasons: Vec<_> = (0..self.messages.len())
+            .map(|at| self.unread_reason(at, streams, times))
+            .collect();
+        for (heard, reason) in self.messages.iter_mut().zip(reasons) {
+            if let (Some(reason), Standing::Due) = (reason, heard.standing) {
+                heard.standing = Standing::Open(reason);
+            }
+        }
+    }
+
+    fn unread_reason(
+        &self,
+        at: usize,
+        streams: &[Stream],
+        times: Times<'_>,
+    ) -> Option<&'static str> {
+        let heard = &self.messages[at];
+        if heard.sent {
+            return None;
+        }
+        let gone = times
+            .gone
+            .iter()
+            .any(|(from, until)| (*from..=*until).contains(&heard.time));
+        let stays = |other: &Heard| match heard.protocol {
+            SocketProtocol::Udp => other.ends == heard.ends,
+            _ => other.connection == heard.connection,
+        };
+        if heard.protocol == SocketProtocol::Udp {
+            let answered = || {
+                self.messages[at..].iter().any(|other| {
+                    other.sent
+                        && other.ends == (heard.ends.1, heard.ends.0)
+                        && dns::is_response(&other.message)
+                        && other.message.get(..2) == heard.message.get(..2)
+                })
+            };
+            return (gone && !answered()).then_some(GONE);
+        }
+        let both = || {
+            streams
+                .iter()
+                .filter(|stream| stream.connection == heard.connection)
+        };
+        let reason = if both().any(|stream| stream.reset.is_some()) {
+            RESET
+        } else if gone {
+            GONE
+        } else if both().all(|stream| stream.fin.is_none()) {
+            LEFT
+        } else {
+            return None;
+        };
+        // The bytes are read in their order: if this one or a later one is answered, this one has been read.
+        let answered = self.messages[at..]
+            .iter()
+            .filter(|other| !other.sent && stays(other))
+            .any(|other| self.is_answered(other));
+        (!answered).then_some(reason)
+    }
+
+    fn is_answered(&self, query: &Heard) -> bool {
+        self.messages.iter().any(|other| {
+            other.sent
+                && other.connection == query.connection
+                && other.time >= query.time
+                && dns::is_response(&other.message)
+                && other.message.get(..2) == query.message.get(..2)
+        })
+    }
+}
+
+/// Signature of the PROXY protocol, version 2 (its specification, section 2.2).
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// What a preface of a proxy says, if there is one, and the bytes behind it.
+fn split(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, &[u8]) {
+    let preface = || {
+        let head = bytes.strip_prefix(SIGNATURE)?;
+        let [version_and_command, family, high, low, ..] = *head else {
+            return None;
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (body, rest) = head[4..].split_at_checked(length)?;
+        let ends = match (version_and_command, family >> 4) {
+            (0x21, 1) => Some(addresses::<4>(body)?),
+            (0x21, 2) => Some(addresses::<16>(body)?),
+            _ => None,
+        };
+        Some((ends, rest))
+    };
+    preface().unwrap_or((None, bytes))
+}
+
+fn addresses<const SIZE: usize>(body: &[u8]) -> Option<(SocketAddr, SocketAddr)>
+where
+    IpAddr: From<[u8; SIZE]>,
+{
+    let (client, rest) = body.split_first_chunk::<SIZE>()?;
+    let (server, rest) = rest.split_first_chunk::<SIZE>()?;
+    let [a, b, c, d, ..] = *rest else {
+        return None;
+    };
+    Some((
+        SocketAddr::new((*client).into(), u16::from_be_bytes([a, b])),
+        SocketAddr::new((*server).into(), u16::from_be_bytes([c, d])),
+    ))
+}

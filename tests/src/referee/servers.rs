@@ -1,0 +1,302 @@
+//! The servers: how each is started, what it is asked, and how the documentation names its messages.
+//!
+//! All run in a network of their own, so that the ports are always the same.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::Result;
+
+use super::{dns::Profile, start};
+
+/// Where each server waits.
+pub(super) const OWN: u16 = 5_301;
+/// Where the server is that it asks.
+pub(super) const UPSTREAM: u16 = 5_302;
+/// Ports of ciphertext.
+pub(super) const TLS: u16 = 853;
+pub(super) const HTTPS: u16 = 443;
+
+/// The command that starts a server, whose files go to the folder.
+pub(super) type Start = fn(&Path) -> Result<Command>;
+
+/// A server.
+pub(crate) struct Entry {
+    /// What it is called on the command line.
+    pub(crate) name: &'static str,
+    /// What it is, for the table.
+    pub(crate) about: &'static str,
+    pub(super) profile: Profile,
+    pub(super) start: Start,
+    /// The zones that it is asked for.
+    pub(super) asked: &'static [Asked],
+    pub(super) habits: &'static [Habit],
+}
+
+impl Entry {
+    pub(super) fn has(&self, habit: Habit) -> bool {
+        self.habits.contains(&habit)
+    }
+}
+
+/// What is special about a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// It has a copy of `moving.lab`.
+    Secondary,
+    /// Its clients come through a proxy.
+    Proxied,
+    /// It gives up where the upstream ends connections: here it keeps them.
+    NeedsPatience,
+    /// It gets very many queries on one connection.
+    Flooded,
+    /// It is ended and started again, and followed by its name.
+    Restarts,
+    /// It also has listeners for DNS over TLS and HTTPS.
+    Encrypts,
+}
+
+/// Of which zone a server is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// `auth.lab`, its own, and a transfer of `big.lab`.
+    Authority,
+    /// `auth.lab`, without transfers.
+    Own,
+    /// `up.lab`, which it asks the upstream for.
+    Upstream,
+    /// `moving.lab`, which it forwards.
+    Forwarded,
+}
+
+impl Asked {
+    pub(super) const fn zone(self) -> &'static str {
+        match self {
+            Self::Authority | Self::Own => "auth.lab",
+            Self::Upstream => "up.lab",
+            Self::Forwarded => "moving.lab",
+        }
+    }
+}
+
+const PLAIN: Entry = Entry {
+    name: "",
+    about: "",
+    profile: Profile::Generic,
+    start: |_| Ok(Command::new("false")),
+    asked: &[Asked::Own],
+    habits: &[],
+};
+
+/// All servers, in the order of the table.
+pub(crate) const SERVERS: &[Entry] = &[
+    Entry {
+        name: "named",
+        about: "BIND: authority, secondary, and resolver of a zone of the upstream",
+        start: start::bind,
+        asked: &[Asked::Authority, Asked::Upstream],
+        habits: &[Habit::Secondary],
+        ..PLAIN
+    },
+    Entry {
+        name: "named-restarts",
+        about: "BIND under another name, followed by that name, ended by TERM and KILL under load and started again",
+        start: start::renamed_bind,
+        habits: &[Habit::Restarts],
+        ..PLAIN
+    },
+    Entry {
+        name: "unbound",
+        about: "Unbound: resolver and forwarder",
+        profile: Profile::Recursive,
+        start: start::unbound,
+        asked: &[Asked::Upstream, Asked::Forwarded],
+        ..PLAIN
+    },
+    Entry {
+        name: "knot",
+        about: "Knot DNS: authority and secondary",
+        profile: Profile::Authoritative,
+        start: start::knot,
+        asked: &[Asked::Authority],
+        habits: &[Habit::Secondary],
+    },
+    Entry {
+        name: "nsd",
+        about: "NSD: authority and secondary, several processes",
+        profile: Profile::Authoritative,
+        start: start::nsd,
+        asked: &[Asked::Authority],
+        habits: &[Habit::Secondary],
+    },
+    Entry {
+        name: "pdns",
+        about: "PowerDNS Authoritative Server, BIND backend: authority and secondary",
+        profile: Profile::Authoritative,
+        start: |folder| start::pdns(folder, &[]),
+        asked: &[Asked::Authority],
+        habits: &[Habit::Secondary],
+    },
+    Entry {
+        name: "pdns-proxied",
+        about: "the same, behind a proxy that names the clients (PROXY v2)",
+        profile: Profile::Authoritative,
+        start: |folder| start::pdns(folder, &["--proxy-protocol-from=127.0.0.0/8,::1"]),
+        asked: &[Asked::Own],
+        habits: &[Habit::Proxied],
+    },
+    Entry {
+        name: "pdns-recursor",
+        about: "PowerDNS Recursor: resolver and forwarder",
+        profile: Profile::Recursive,
+        start: start::recursor,
+        asked: &[Asked::Upstream, Asked::Forwarded],
+        ..PLAIN
+    },
+    Entry {
+        name: "dnsdist",
+        about: "dnsdist: UDP and TCP to an upstream; also DNS over TLS and HTTPS, which is ciphertext",
+        profile: Profile::Forwarder,
+        start: |folder| start::dnsdist(folder, false),
+        asked: &[Asked::Upstream],
+        habits: &[Habit::NeedsPatience, Habit::Encrypts],
+    },
+    Entry {
+        name: "dnsdist-proxy",
+        about: "dnsdist that names its clients to the upstream (PROXY v2)",
+        profile: Profile::Forwarder,
+        start: |folder| start::dnsdist(folder, true),
+        asked: &[Asked::Upstream],
+        habits: &[Habit::NeedsPatience],
+    },
+    Entry {
+        name: "dnsdist-hasty",
+        about: "dnsdist with an upstream that ends each connection behind an answer, which it does not expect",
+        profile: Profile::Forwarder,
+        start: |folder| start::dnsdist(folder, false),
+        asked: &[Asked::Upstream],
+        ..PLAIN
+    },
+    Entry {
+        name: "dnsmasq",
+        about: "dnsmasq: forwarder, a process for each TCP connection",
+        profile: Profile::Forwarder,
+        start: start::dnsmasq,
+        asked: &[Asked::Upstream],
+        ..PLAIN
+    },
+    Entry {
+        name: "kresd",
+        about: "Knot Resolver: stub of an upstream",
+        profile: Profile::Recursive,
+        start: start::kresd,
+        asked: &[Asked::Upstream],
+        ..PLAIN
+    },
+    Entry {
+        name: "gdnsd",
+        about: "gdnsd: authority",
+        profile: Profile::Authoritative,
+        start: start::gdnsd,
+        asked: &[Asked::Own],
+        ..PLAIN
+    },
+    Entry {
+        name: "yadifa",
+        about: "YADIFA: authority",
+        profile: Profile::Authoritative,
+        start: start::yadifa,
+        asked: &[Asked::Authority],
+        ..PLAIN
+    },
+    Entry {
+        name: "go",
+        about: "a server in Go (miekg/dns, as CoreDNS): several listeners, and a client of the upstream",
+        start: start::go,
+        asked: &[Asked::Own, Asked::Upstream],
+        ..PLAIN
+    },
+    Entry {
+        name: "python",
+        about: "a server in Python (asyncio)",
+        start: |folder| {
+            start::python(
+                folder,
+                "asyncio_server.py",
+                include_str!("../../referee/asyncio_server.py"),
+            )
+        },
+        ..PLAIN
+    },
+    Entry {
+        name: "python-fork",
+        about: "a server in Python that forks for each datagram and connection",
+        start: |folder| {
+            start::python(
+                folder,
+                "forking_server.py",
+                include_str!("../../referee/forking_server.py"),
+            )
+        },
+        ..PLAIN
+    },
+    Entry {
+        name: "node",
+        about: "a server in Node.js, many buffers in a write",
+        start: |folder| {
+            start::script(
+                "referee-node",
+                "node",
+                folder,
+                "server.js",
+                include_str!("../../referee/server.js"),
+            )
+        },
+        ..PLAIN
+    },
+    Entry {
+        name: "java",
+        about: "a server in Java (NIO)",
+        start: |folder| {
+            start::script(
+                "referee-java",
+                "java",
+                folder,
+                "Server.java",
+                include_str!("../../referee/Server.java"),
+            )
+        },
+        ..PLAIN
+    },
+    Entry {
+        name: "toy-writers",
+        about: "a server of the tests: eight threads write to one connection without a lock",
+        start: |_| Ok(start::toy("writers")),
+        habits: &[Habit::Flooded],
+        ..PLAIN
+    },
+    Entry {
+        name: "toy-buffers",
+        about: "a server of the tests: answers in up to 256 buffers of one call",
+        start: |_| Ok(start::toy("buffers")),
+        habits: &[Habit::Flooded],
+        ..PLAIN
+    },
+];
+
+/// The name of a server that is followed by its name.
+pub(super) fn name_of_restarts() -> String {
+    format!("referee{}", std::process::id())
+}
+
+/// The server's address for IPv4 or IPv6.
+pub(super) fn address(ipv6: bool) -> SocketAddr {
+    if ipv6 {
+        (Ipv6Addr::LOCALHOST, OWN).into()
+    } else {
+        (Ipv4Addr::LOCALHOST, OWN).into()
+    }
+}
