@@ -358,6 +358,35 @@ fn describe(heard: &Heard) -> String {
     )
 }
 
+impl Judgement {
+    /// What is wrong, by sorts.
+    fn sorts(&self) -> impl Iterator<Item = (&'static str, &str, Vec<&str>)> {
+        [
+            ("missing", &self.missing),
+            ("extra", &self.extra),
+            ("wrong", &self.wrong),
+        ]
+        .into_iter()
+        .flat_map(|(what, faults)| {
+            let mut sorts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for (sort, text) in faults {
+                sorts.entry(sort).or_default().push(text);
+            }
+            let named = move |(sort, texts)| (what, sort, texts);
+            sorts.into_iter().map(named)
+        })
+    }
+
+    /// The sorts of what is wrong, in one line.
+    pub(super) fn in_short(&self) -> String {
+        let sorts: Vec<_> = self
+            .sorts()
+            .map(|(what, sort, texts)| format!("{} {what}: {sort}", texts.len()))
+            .collect();
+        sorts.join("; ")
+    }
+}
+
 impl fmt::Display for Judgement {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -372,20 +401,10 @@ impl fmt::Display for Judgement {
         for (reason, count) in &self.explained {
             writeln!(formatter, "  explained, {count}: {reason}")?;
         }
-        for (what, faults) in [
-            ("missing", &self.missing),
-            ("extra", &self.extra),
-            ("wrong", &self.wrong),
-        ] {
-            let mut sorts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for (sort, text) in faults {
-                sorts.entry(sort).or_default().push(text);
-            }
-            for (sort, texts) in sorts {
-                writeln!(formatter, "  {what}, {}: {sort}", texts.len())?;
-                for text in texts.iter().take(shown()) {
-                    writeln!(formatter, "    {text}")?;
-                }
+        for (what, sort, texts) in self.sorts() {
+            writeln!(formatter, "  {what}, {}: {sort}", texts.len())?;
+            for text in texts.iter().take(shown()) {
+                writeln!(formatter, "    {text}")?;
             }
         }
         Ok(())

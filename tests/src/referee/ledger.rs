@@ -85,6 +85,7 @@ const OUTSIDE: &str = "begun before the tap was attached, or after it was told t
 const RESET: &str =
     "without an answer on a connection that was reset: the wire does not show whether it was read";
 const LEFT: &str = "without an answer on a connection that was open when the server ended";
+const HUNG_UP: &str = "without an answer on a connection that the server ended first: the wire does not show whether it was read";
 const GONE: &str = "without an answer when the server ended";
 const REFUSED: &str = "that were refused: nobody listened (ICMP)";
 const UNASKED: &str = "that are responses nobody asked for: documented as left out";
@@ -99,7 +100,7 @@ pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> 
         encrypted: 0,
     };
     ledger.datagrams(packets, ports);
-    ledger.connections(&streams, ports);
+    ledger.connections(&streams, ports, times.attached);
     ledger.messages.sort_by_key(|heard| heard.time);
     ledger.refusals(packets);
     ledger.unasked();
@@ -179,7 +180,7 @@ impl Ledger {
         }
     }
 
-    fn connections(&mut self, streams: &[Stream], ports: Ports<'_>) {
+    fn connections(&mut self, streams: &[Stream], ports: Ports<'_>, attached: Duration) {
         let mut named: HashMap<usize, (SocketAddr, SocketAddr)> = HashMap::new();
         // Who connects comes first, and so does the preface.
         for stream in streams {
@@ -197,7 +198,8 @@ impl Ledger {
             }
             let (preface, rest) = split(&readable.bytes);
             let ends = match (preface, named.get(&stream.connection)) {
-                (Some(ends), _) if !sent => {
+                // The tap has not seen one that came before it: such a stream shows the proxy, as docs/types.md says.
+                (Some(ends), _) if !sent && readable.time(1) > attached => {
                     named.insert(stream.connection, ends);
                     ends
                 }
@@ -318,19 +320,27 @@ impl Ledger {
             };
             return (gone && !answered()).then_some(GONE);
         }
-        let both = || {
-            streams
-                .iter()
-                .filter(|stream| stream.connection == heard.connection)
+        // Who ends a connection behind the tap's end is the server that is ended then.
+        let before_end = |time: Option<Duration>| time.filter(|time| *time < times.ended);
+        let stream = |from: SocketAddr| {
+            let is_it =
+                |stream: &&Stream| stream.connection == heard.connection && stream.from == from;
+            streams.iter().find(is_it)
         };
-        let reason = if both().any(|stream| stream.reset.is_some()) {
-            RESET
-        } else if gone {
-            GONE
-        } else if both().all(|stream| stream.fin.is_none()) {
-            LEFT
-        } else {
-            return None;
+        let (theirs, ours) = (stream(heard.ends.0), stream(heard.ends.1));
+        let reset = [theirs, ours]
+            .into_iter()
+            .flatten()
+            .any(|stream| before_end(stream.reset).is_some());
+        let ended = |stream: Option<&Stream>| stream.and_then(|stream| before_end(stream.fin));
+        // A process reads the answers that it waits for; queries it may leave.
+        let query = !dns::is_response(&heard.message);
+        let reason = match (ended(theirs), ended(ours)) {
+            _ if reset => RESET,
+            _ if gone => GONE,
+            (None, None) if query => LEFT,
+            (theirs, Some(ours)) if query && theirs.is_none_or(|theirs| ours < theirs) => HUNG_UP,
+            _ => return None,
         };
         // The bytes are read in their order: if this one or a later one is answered, this one has been read.
         let answered = self.messages[at..]
