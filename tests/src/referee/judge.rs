@@ -85,7 +85,7 @@ pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Ju
             wrong("the addresses".to_owned(), truth);
         }
         if let Standing::Barred(reason) = heard.standing {
-            wrong(reason.to_owned(), String::new());
+            wrong(format!("messages {reason}"), String::new());
         } else if let Some(kind) = expected[at]
             && kind != record.kind
         {
@@ -358,6 +358,35 @@ fn describe(heard: &Heard) -> String {
     )
 }
 
+impl Judgement {
+    /// What is wrong, by sorts.
+    fn sorts(&self) -> impl Iterator<Item = (&'static str, &str, Vec<&str>)> {
+        [
+            ("missing", &self.missing),
+            ("extra", &self.extra),
+            ("wrong", &self.wrong),
+        ]
+        .into_iter()
+        .flat_map(|(what, faults)| {
+            let mut sorts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for (sort, text) in faults {
+                sorts.entry(sort).or_default().push(text);
+            }
+            let named = move |(sort, texts)| (what, sort, texts);
+            sorts.into_iter().map(named)
+        })
+    }
+
+    /// The sorts of what is wrong, in one line.
+    pub(super) fn in_short(&self) -> String {
+        let sorts: Vec<_> = self
+            .sorts()
+            .map(|(what, sort, texts)| format!("{} {what}: {sort}", texts.len()))
+            .collect();
+        sorts.join("; ")
+    }
+}
+
 impl fmt::Display for Judgement {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -372,20 +401,10 @@ impl fmt::Display for Judgement {
         for (reason, count) in &self.explained {
             writeln!(formatter, "  explained, {count}: {reason}")?;
         }
-        for (what, faults) in [
-            ("missing", &self.missing),
-            ("extra", &self.extra),
-            ("wrong", &self.wrong),
-        ] {
-            let mut sorts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for (sort, text) in faults {
-                sorts.entry(sort).or_default().push(text);
-            }
-            for (sort, texts) in sorts {
-                writeln!(formatter, "  {what}, {}: {sort}", texts.len())?;
-                for text in texts.iter().take(shown()) {
-                    writeln!(formatter, "    {text}")?;
-                }
+        for (what, sort, texts) in self.sorts() {
+            writeln!(formatter, "  {what}, {}: {sort}", texts.len())?;
+            for text in texts.iter().take(shown()) {
+                writeln!(formatter, "    {text}")?;
             }
         }
         Ok(())
@@ -406,5 +425,85 @@ fn in_brackets(circumstance: &str) -> String {
         String::new()
     } else {
         format!(" ({circumstance})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::referee::ledger::tests::{CLIENT, SERVER, datagram, of};
+
+    fn records() -> Vec<Record> {
+        let query = wire::query(7, "h1.auth.lab", wire::TYPE_A, true);
+        let answer = wire::answer(&query);
+        [
+            (query, Type::ClientQuery, 1),
+            (answer, Type::ClientResponse, 2),
+        ]
+        .map(|(message, kind, second)| Record {
+            kind,
+            time: Duration::from_secs(second),
+            query_time: (second == 2).then_some(Duration::from_secs(1)),
+            ..Record::expected(SocketProtocol::Udp, CLIENT, SERVER, message)
+        })
+        .to_vec()
+    }
+
+    fn ledger_of_an_exchange() -> Ledger {
+        let query = wire::query(7, "h1.auth.lab", wire::TYPE_A, true);
+        let answer = wire::answer(&query);
+        of(&[
+            datagram(1, CLIENT, SERVER, &query),
+            datagram(2, SERVER, CLIENT, &answer),
+        ])
+    }
+
+    #[test]
+    fn a_file_that_is_what_was_on_the_wire_is_right() {
+        let judgement = judge(&ledger_of_an_exchange(), &records(), Profile::Generic);
+        assert!(judgement.holds(), "{judgement}");
+        assert_eq!(judgement.on_the_wire, 2);
+    }
+
+    #[test]
+    fn whatever_is_not_is_found() {
+        type Change = fn(&mut Vec<Record>);
+        let cases: [(Change, [usize; 3]); 8] = [
+            (|records| drop(records.remove(0)), [1, 0, 1]), // the answer's query is gone, its time is not
+            (|records| drop(records.remove(1)), [1, 0, 0]),
+            (|records| records.push(records[0].clone()), [0, 1, 0]),
+            (|records| records[1].message[11] ^= 1, [1, 1, 0]),
+            (|records| records[1].query_port += 1, [0, 0, 2]), // and so its query is not found
+            (|records| records[0].kind = Type::AuthQuery, [0, 0, 1]),
+            (|records| records[1].query_time = None, [0, 0, 1]),
+            (
+                |records| records[1].time = Duration::from_secs(90),
+                [0, 0, 1],
+            ),
+        ];
+        for (number, (change, expected)) in cases.into_iter().enumerate() {
+            let mut records = records();
+            change(&mut records);
+            let judgement = judge(&ledger_of_an_exchange(), &records, Profile::Generic);
+            let found = [&judgement.missing, &judgement.extra, &judgement.wrong].map(Vec::len);
+            assert_eq!(found, expected, "change {number}: {judgement}");
+        }
+    }
+
+    #[test]
+    fn the_local_address_alone_may_be_left_out() {
+        let mut local = records();
+        let mut peers = records();
+        for record in &mut local {
+            record.response_address = None;
+        }
+        for record in &mut peers {
+            record.query_address = None;
+        }
+        let ledger = ledger_of_an_exchange();
+        let judgement = judge(&ledger, &local, Profile::Generic);
+        assert!(judgement.holds(), "{judgement}");
+        assert_eq!(judgement.explained[WILDCARD], 2);
+        assert!(!judge(&ledger, &peers, Profile::Generic).holds());
     }
 }

@@ -85,6 +85,7 @@ const OUTSIDE: &str = "begun before the tap was attached, or after it was told t
 const RESET: &str =
     "without an answer on a connection that was reset: the wire does not show whether it was read";
 const LEFT: &str = "without an answer on a connection that was open when the server ended";
+const HUNG_UP: &str = "without an answer on a connection that the server ended first: the wire does not show whether it was read";
 const GONE: &str = "without an answer when the server ended";
 const REFUSED: &str = "that were refused: nobody listened (ICMP)";
 const UNASKED: &str = "that are responses nobody asked for: documented as left out";
@@ -99,7 +100,7 @@ pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> 
         encrypted: 0,
     };
     ledger.datagrams(packets, ports);
-    ledger.connections(&streams, ports);
+    ledger.connections(&streams, ports, times.attached);
     ledger.messages.sort_by_key(|heard| heard.time);
     ledger.refusals(packets);
     ledger.unasked();
@@ -179,7 +180,7 @@ impl Ledger {
         }
     }
 
-    fn connections(&mut self, streams: &[Stream], ports: Ports<'_>) {
+    fn connections(&mut self, streams: &[Stream], ports: Ports<'_>, attached: Duration) {
         let mut named: HashMap<usize, (SocketAddr, SocketAddr)> = HashMap::new();
         // Who connects comes first, and so does the preface.
         for stream in streams {
@@ -197,7 +198,8 @@ impl Ledger {
             }
             let (preface, rest) = split(&readable.bytes);
             let ends = match (preface, named.get(&stream.connection)) {
-                (Some(ends), _) if !sent => {
+                // The tap has not seen one that came before it: such a stream shows the proxy, as docs/types.md says.
+                (Some(ends), _) if !sent && readable.time(1) > attached => {
                     named.insert(stream.connection, ends);
                     ends
                 }
@@ -318,19 +320,27 @@ impl Ledger {
             };
             return (gone && !answered()).then_some(GONE);
         }
-        let both = || {
-            streams
-                .iter()
-                .filter(|stream| stream.connection == heard.connection)
+        // Who ends a connection behind the tap's end is the server that is ended then.
+        let before_end = |time: Option<Duration>| time.filter(|time| *time < times.ended);
+        let stream = |from: SocketAddr| {
+            let is_it =
+                |stream: &&Stream| stream.connection == heard.connection && stream.from == from;
+            streams.iter().find(is_it)
         };
-        let reason = if both().any(|stream| stream.reset.is_some()) {
-            RESET
-        } else if gone {
-            GONE
-        } else if both().all(|stream| stream.fin.is_none()) {
-            LEFT
-        } else {
-            return None;
+        let (theirs, ours) = (stream(heard.ends.0), stream(heard.ends.1));
+        let reset = [theirs, ours]
+            .into_iter()
+            .flatten()
+            .any(|stream| before_end(stream.reset).is_some());
+        let ended = |stream: Option<&Stream>| stream.and_then(|stream| before_end(stream.fin));
+        // A process reads the answers that it waits for; queries it may leave.
+        let query = !dns::is_response(&heard.message);
+        let reason = match (ended(theirs), ended(ours)) {
+            _ if reset => RESET,
+            _ if gone => GONE,
+            (None, None) if query => LEFT,
+            (theirs, Some(ours)) if query && theirs.is_none_or(|theirs| ours < theirs) => HUNG_UP,
+            _ => return None,
         };
         // The bytes are read in their order: if this one or a later one is answered, this one has been read.
         let answered = self.messages[at..]
@@ -386,4 +396,137 @@ where
         SocketAddr::new((*client).into(), u16::from_be_bytes([a, b])),
         SocketAddr::new((*server).into(), u16::from_be_bytes([c, d])),
     ))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use super::*;
+    use crate::{
+        referee::{capture::Segment, message::preface},
+        wire,
+    };
+
+    const fn at(last: u8, port: u16) -> SocketAddr {
+        SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), port))
+    }
+
+    pub(in crate::referee) const CLIENT: SocketAddr = at(2, 4_000);
+    pub(in crate::referee) const SERVER: SocketAddr = at(1, 53);
+
+    pub(in crate::referee) fn of(packets: &[Packet]) -> Ledger {
+        let ports = Ports {
+            own: &[53],
+            asked: &[5_302],
+            encrypted: &[],
+        };
+        let times = Times {
+            attached: Duration::ZERO,
+            ended: Duration::from_secs(100),
+            gone: &[],
+        };
+        ledger(packets, ports, times).unwrap()
+    }
+
+    pub(in crate::referee) fn datagram(
+        second: u64,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: &[u8],
+    ) -> Packet {
+        Packet {
+            time: Duration::from_secs(second),
+            from,
+            to,
+            body: Body::Datagram(bytes.to_vec()),
+        }
+    }
+
+    #[test]
+    fn a_response_that_was_asked_for_is_due_and_another_one_is_barred() {
+        let upstream = at(1, 5_302);
+        let query = wire::query(1, "a.lab", wire::TYPE_A, true);
+        let answer = wire::answer(&query);
+        let ledger = of(&[
+            datagram(1, at(1, 999), upstream, &query),
+            datagram(2, upstream, at(1, 999), &answer),
+            datagram(3, CLIENT, SERVER, &answer),
+        ]);
+        let standings: Vec<_> = ledger.messages.iter().map(|heard| heard.standing).collect();
+        assert_eq!(
+            standings,
+            [Standing::Due, Standing::Due, Standing::Barred(UNASKED)]
+        );
+    }
+
+    #[test]
+    fn a_preface_that_was_received_names_both_ends_and_one_that_was_sent_does_not() {
+        let query = wire::query(1, "a.lab", wire::TYPE_A, true);
+        let (client, server) = (at(9, 1), at(8, 2));
+        let behind = [preface(client, server, false), query.clone()].concat();
+        let ledger = of(&[
+            datagram(1, CLIENT, SERVER, &behind),
+            datagram(2, SERVER, CLIENT, &wire::answer(&query)),
+            datagram(3, SERVER, at(1, 5_302), &behind),
+        ]);
+        let ends: Vec<_> = ledger
+            .messages
+            .iter()
+            .map(|heard| (heard.from, heard.to))
+            .collect();
+        assert_eq!(
+            ends,
+            [(client, server), (server, client), (SERVER, at(1, 5_302))]
+        );
+        assert!(
+            ledger
+                .messages
+                .iter()
+                .all(|heard| heard.message.len() == query.len())
+        );
+    }
+
+    #[test]
+    fn a_query_without_an_answer_is_due_unless_the_end_of_its_connection_hides_whether_it_was_read()
+    {
+        let query = wire::framed(&wire::query(1, "a.lab", wire::TYPE_A, true));
+        let (fin, reset) = (true, false);
+        for (ends, standing) in [
+            (&[(CLIENT, fin), (SERVER, fin)][..], Standing::Due),
+            (&[(SERVER, fin), (CLIENT, fin)], Standing::Open(HUNG_UP)),
+            (&[(CLIENT, fin), (SERVER, reset)], Standing::Open(RESET)),
+            (&[], Standing::Open(LEFT)),
+        ] {
+            let mut packets = vec![
+                segment(1, CLIENT, |segment| segment.syn = true),
+                segment(2, SERVER, |segment| segment.syn = true),
+                segment(3, CLIENT, |segment| {
+                    segment.sequence = 1;
+                    segment.bytes.clone_from(&query);
+                }),
+            ];
+            for (second, (from, fin)) in (4..).zip(ends) {
+                packets.push(segment(second, *from, |segment| {
+                    segment.sequence = 1;
+                    segment.fin = *fin;
+                    segment.reset = !fin;
+                }));
+            }
+            let ledger = of(&packets);
+            assert_eq!(ledger.messages.len(), 1);
+            assert_eq!(ledger.messages[0].standing, standing);
+        }
+    }
+
+    fn segment(second: u64, from: SocketAddr, change: impl FnOnce(&mut Segment)) -> Packet {
+        let mut segment = Segment::default();
+        change(&mut segment);
+        Packet {
+            time: Duration::from_secs(second),
+            from,
+            to: if from == CLIENT { SERVER } else { CLIENT },
+            body: Body::Segment(segment),
+        }
+    }
 }

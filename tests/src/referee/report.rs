@@ -200,16 +200,19 @@ fn faults(text: &mut String, rows: &[Row]) -> Result<()> {
     }
     text.push_str("\n## What is wrong, and what could not be run\n\n");
     for row in rows {
+        let name = row.entry.name;
         match &row.outcome {
             Ok(outcome) => {
                 for (how, judgement) in &outcome.judgements {
                     if !judgement.holds() {
-                        let (name, hook) = (row.entry.name, &how.hook);
-                        writeln!(text, "{name}, `{hook}`:\n\n```text\n{judgement}```\n")?;
+                        writeln!(text, "- {name}, `{}`: {}", how.hook, judgement.in_short())?;
                     }
                 }
             }
-            Err(error) => writeln!(text, "{}:\n\n```text\n{error:#}\n```\n", row.entry.name)?,
+            Err(error) => {
+                let reason = format!("{error:#}").replace('\n', "\n  ");
+                writeln!(text, "- {name}:\n\n  ```text\n  {reason}\n  ```\n")?;
+            }
         }
     }
     Ok(())

@@ -427,6 +427,8 @@ impl Load<'_> {
                 _ => {}
             }
             if round == 2 {
+                // A small answer has come by then, too.
+                stream.set_read_timeout(Some(MOMENT))?;
                 stream.read_exact(&mut [0; 1_000]).ok();
             }
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
