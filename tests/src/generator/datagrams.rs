@@ -248,7 +248,8 @@ impl Datagrams {
                     stage.provoked.cut += u64::from(sees && !self.gro);
                     stage.provoked.counted |= self.gro;
                 } else {
-                    self.was_received(stage, &message, sees, nameless, asked);
+                    let certain = !self.gro && call != Take::Preadv2;
+                    self.was_received(stage, &message, sees, nameless, asked, certain);
                 }
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
@@ -280,6 +281,7 @@ impl Datagrams {
         sees: bool,
         nameless: bool,
         asked: bool,
+        certain: bool,
     ) {
         if self.server && asked && can_be_answered(message) {
             self.asked.push_back(message.to_vec());
@@ -287,7 +289,7 @@ impl Datagrams {
         let response = wire::is_response(message);
         let faith = match self.seen.get(&id(message)) {
             _ if !asked => Faith::Never,
-            _ if self.gro => Faith::Counted,
+            _ if !certain => Faith::Counted,
             Some(Faith::Sure) => Faith::Sure,
             Some(_) | None if response => Faith::Unasked,
             _ => Faith::Sure,
@@ -395,7 +397,7 @@ impl Datagrams {
         }
         let (sees, faith) = (
             stage.sees(actor),
-            if manner == Manner::Whole && !self.gro {
+            if manner == Manner::Whole && !self.gro && call != Put::Pwritev2 {
                 Faith::Sure
             } else {
                 Faith::Counted

@@ -9,7 +9,7 @@
 //!
 //! All of a program follows from its seed; what the kernel and the threads do with it does not. Started as
 //! `dnstap-tests generate SECONDS [SEED]`; `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the ways to attach. With `DNSTAP_STEPS` (numbers)
-//! only these steps of the program are played.
+//! only these steps of the program are played, with `DNSTAP_SCENES` (`tcp` or `udp`) only scenes of that sort.
 
 mod datagrams;
 mod message;
@@ -41,7 +41,7 @@ use crate::{
 pub(crate) const ARGUMENT: &str = "generate";
 
 /// How often a program is played to find a smaller one with the same finding.
-const SHRINKING: usize = 120;
+const SHRINKING: usize = 80;
 /// What happens once may not happen again; so often it is tried.
 const TRIES: usize = 2;
 
@@ -137,6 +137,10 @@ fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
         Some(text) => text.split(',').flat_map(str::parse).collect(),
         None => (0..whole.steps.len()).collect(),
     };
+    if let Ok(transport) = env::var("DNSTAP_SCENES") {
+        let is_left = |scene: &usize| whole.scenes[*scene].tcp == (transport == "tcp");
+        steps.retain(|at| !matches!(&whole.steps[*at], Step::In(scene, _) if !is_left(scene)));
+    }
     let (findings, messages) = play(&whole.with(&steps), how);
     let Some(first) = findings.first() else {
         return Ok(messages);

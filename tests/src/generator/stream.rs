@@ -12,7 +12,7 @@ use super::{
     message::{Sort, Spec, can_be_answered},
     program::{Op, Setup, Sizes},
     stage::{Peer, Stage, Ways, drain_all, listener, loopback, record},
-    truth::{Expected, Faith, Flow},
+    truth::{Expected, Faith, Flow, Seen},
 };
 use crate::{
     toy::actor::{Put, Sending, Take},
@@ -81,7 +81,7 @@ impl Stream {
                 let bytes = wire::framed(&query);
                 let (local, sent) = stage.actors[actor].fast_open(key, at, &bytes)?;
                 ensure!(sent == bytes.len(), "{sent} bytes with the first segment");
-                written.push(&bytes, stage.sees(actor));
+                written.push(&bytes, stage.sees_stream(actor, false));
                 asked.push_back(query);
                 written.next();
                 local
@@ -90,15 +90,7 @@ impl Stream {
             };
             (local, door.accept()?.0)
         };
-        let ends = [local, peer.peer_addr()?];
-        let ends = [
-            ends[0],
-            if setup.server {
-                peer.local_addr()?
-            } else {
-                peer.local_addr()?
-            },
-        ];
+        let ends = [local, peer.local_addr()?];
         let mut option = |level: i32, name: i32, value: i32| {
             let command = format!("option {key} {level} {name} {value}");
             stage.actors[actor].call(&command, &[])
@@ -345,13 +337,14 @@ impl Stream {
         if flags & libc::MSG_PEEK != 0 {
             return Ok(());
         }
+        let seen = stage.sees_stream(actor, call == Take::Preadv2);
         for one in got {
-            self.was_read(&one.bytes, stage.sees(actor))?;
+            self.was_read(&one.bytes, seen)?;
         }
         Ok(())
     }
 
-    fn was_read(&mut self, bytes: &[u8], seen: bool) -> Result<()> {
+    fn was_read(&mut self, bytes: &[u8], seen: Seen) -> Result<()> {
         let at = self.read.bytes.len();
         let sent = self.sent.get(at..at + bytes.len());
         ensure!(
@@ -382,7 +375,7 @@ impl Stream {
         let length = got.first().context("no result")?.length;
         let at = self.read.bytes.len();
         let bytes = self.sent[at..at + length].to_vec();
-        self.was_read(&bytes, false)
+        self.was_read(&bytes, Seen::No)
     }
 
     fn say(&mut self, spec: &Spec) {
@@ -426,11 +419,12 @@ impl Stream {
             return Ok(false);
         };
         let bytes: Vec<u8> = self.to_write.drain(..sent).collect();
-        self.was_written(&bytes, stage.sees(actor));
+        let seen = stage.sees_stream(actor, call == Put::Pwritev2);
+        self.was_written(&bytes, seen);
         Ok(sent > 0)
     }
 
-    fn was_written(&mut self, bytes: &[u8], seen: bool) {
+    fn was_written(&mut self, bytes: &[u8], seen: Seen) {
         self.written.push(bytes, seen);
         while let Some(message) = self.written.next() {
             if !self.server && can_be_answered(&message) {
@@ -496,7 +490,8 @@ impl Stream {
         let peer = stage.peers[self.scene].as_ref();
         let bytes = peer.context("no peer")?.received[before..].to_vec();
         ensure!(bytes.len() == all, "{} bytes of {all} arrived", bytes.len());
-        self.was_written(&bytes, stage.sees(0));
+        let seen = stage.sees_stream(0, call == Put::Pwritev2);
+        self.was_written(&bytes, seen);
         Ok(())
     }
 
