@@ -27,9 +27,7 @@ const WIDE: i32 = 8 << 20;
 /// A connection.
 pub(super) struct Stream {
     scene: usize,
-    server: bool,
-    inline: bool,
-    narrow: bool,
+    setup: Setup,
     /// The actor's address and the peer's.
     ends: [SocketAddr; 2],
     /// The actors' descriptors.
@@ -108,9 +106,7 @@ impl Stream {
         stage.peers[scene] = Some(peer);
         Ok(Self {
             scene,
-            server: setup.server,
-            inline: setup.inline,
-            narrow: setup.narrow,
+            setup: setup.clone(),
             ends,
             ways: Ways::new(actor, key),
             read: Flow::default(),
@@ -158,18 +154,18 @@ impl Stream {
                 });
             }
         };
-        let (asking, answering) = if self.server {
+        let (asking, answering) = if self.setup.server {
             (&self.read, &self.written)
         } else {
             (&self.written, &self.read)
         };
-        add(asking, !self.server, &queries);
+        add(asking, !self.setup.server, &queries);
         for (message, faith) in asking.messages() {
             if can_be_answered(message) {
                 queries.insert(&message[..2], faith);
             }
         }
-        add(answering, self.server, &queries);
+        add(answering, self.setup.server, &queries);
     }
 
     /// Plays one thing.
@@ -256,7 +252,7 @@ impl Stream {
         if self.peer_finished {
             return;
         }
-        let message = if self.server {
+        let message = if self.setup.server {
             spec.query(self.next_id())
         } else {
             match self.asked.pop_front() {
@@ -288,7 +284,7 @@ impl Stream {
         if self.peer_finished {
             return;
         }
-        if self.inline {
+        if self.setup.inline {
             if let Some(byte) = self.to_send.front()
                 && peer.push_urgent(*byte)
             {
@@ -355,7 +351,7 @@ impl Stream {
         );
         self.read.push(bytes, seen);
         while let Some(message) = self.read.next() {
-            if self.server && can_be_answered(&message) {
+            if self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
@@ -379,7 +375,7 @@ impl Stream {
     }
 
     fn say(&mut self, spec: &Spec) {
-        let message = if self.server {
+        let message = if self.setup.server {
             match self.asked.pop_front() {
                 Some(query) => spec.answer(&query),
                 None => return,
@@ -427,7 +423,7 @@ impl Stream {
     fn was_written(&mut self, bytes: &[u8], seen: Seen) {
         self.written.push(bytes, seen);
         while let Some(message) = self.written.next() {
-            if !self.server && can_be_answered(&message) {
+            if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
@@ -444,12 +440,12 @@ impl Stream {
         let ways = self.ways.of_actors(processes);
         let between = self.to_write.is_empty() && self.written.is_between();
         // With a small buffer a call may let others in before it has ended.
-        if !between || self.narrow || self.finished || self.peer_finished || ways.is_empty() {
+        if !between || self.setup.narrow || self.finished || self.peer_finished || ways.is_empty() {
             return Ok(());
         }
         let mut messages = Vec::new();
         for spec in specs {
-            let message = if self.server {
+            let message = if self.setup.server {
                 let Some(query) = self.asked.pop_front() else {
                     break;
                 };

@@ -120,12 +120,12 @@ fn frame(bytes: &[u8], at: usize) -> Option<(usize, &[u8])> {
 pub(super) enum Faith {
     /// It is.
     Sure,
-    /// Unless the account has gaps of streams: its stream was not seen from the beginning, or has a gap, or may have one because of a
-    /// call that may be counted.
+    /// Unless the account has gaps of streams, or counted calls: its stream was not seen from the beginning, or has a gap, or may have one
+    /// because of a call that may be counted.
     Broken,
     /// Unless the account has `unsupported_call`: the call is one that may be counted.
     Counted,
-    /// Unless the account has `unsolicited`: its query was not seen.
+    /// Unless the account has `unsolicited`, or a reason for it: its query was not seen.
     Unasked,
     /// It must not be, and the account has it as `unsolicited`.
     Never,
@@ -245,20 +245,18 @@ fn same(expected: &Expected, record: &Record) -> bool {
 
 /// What a record is that nobody expects.
 fn extra(expected: &[Expected], candidates: &[usize], record: &Record) -> String {
-    let mut text = record.to_string();
-    if let Some(at) = candidates.first() {
-        text += &format!("\n    the same bytes are expected once: {}", expected[*at]);
-    }
     let part = expected.iter().find(|one| {
         let (whole, part) = (&one.record.message, &record.message);
         whole.len() > part.len()
             && !part.is_empty()
             && whole.windows(part.len()).any(|window| window == part)
     });
-    if let Some(whole) = part {
-        text += &format!("\n    a part of: {whole}");
+    let same = candidates.first().map(|at| &expected[*at]);
+    match (same, part) {
+        (Some(same), _) => format!("{record}\n    the same bytes are expected once: {same}"),
+        (None, Some(whole)) => format!("{record}\n    a part of: {whole}"),
+        (None, None) => record.to_string(),
     }
-    text
 }
 
 impl fmt::Display for Expected {
@@ -283,7 +281,11 @@ fn missing(
 ) -> Result<()> {
     let summary = &tapped.summary;
     let lost = summary.kernel("ring_full")? + summary.missed()?;
-    let unsupported = summary.kernel("unsupported_call")?;
+    let counted = if provoked.counted {
+        summary.kernel("unsupported_call")?
+    } else {
+        0
+    };
     let unsolicited = summary.pipeline("unsolicited").unwrap_or(0);
     let mut gaps = summary.kernel("not_dns")?;
     for counter in [
@@ -305,9 +307,9 @@ fn missing(
         let excused = match one.faith {
             Faith::Never => true,
             Faith::Sure => false,
-            Faith::Broken => gaps > 0,
-            Faith::Counted => unsupported > 0,
-            Faith::Unasked => unsolicited > 0 || gaps > 0,
+            Faith::Broken => gaps + counted > 0,
+            Faith::Counted => counted > 0,
+            Faith::Unasked => unsolicited + gaps + counted > 0,
         };
         if excused {
             continue;
