@@ -241,8 +241,10 @@ impl Datagrams {
                 );
                 let (length, received) = (own.len(), rest.len());
                 if cut {
-                    stage.provoked.cut += u64::from(sees && !self.setup.gro);
-                    stage.provoked.counted |= self.setup.gro;
+                    let counted = self.setup.gro || call == Take::Preadv2;
+                    stage.provoked.cut += u64::from(sees && !counted);
+                    stage.provoked.maybe_cut += u64::from(sees && counted);
+                    stage.provoked.counted |= counted;
                 } else {
                     let doubt = if !asked {
                         Some(Faith::Never)
