@@ -30,9 +30,7 @@ const MOST: usize = 1_400;
 /// A UDP socket.
 pub(super) struct Datagrams {
     scene: usize,
-    server: bool,
-    connected: bool,
-    gro: bool,
+    setup: Setup,
     ends: [SocketAddr; 2],
     /// The actors' descriptors.
     pub(super) ways: Ways,
@@ -71,9 +69,7 @@ impl Datagrams {
         }
         Ok(Self {
             scene,
-            server: setup.server,
-            connected: setup.connected,
-            gro: setup.gro,
+            setup: setup.clone(),
             ends: [local, remote],
             ways: Ways::new(actor, key),
             peer,
@@ -154,7 +150,7 @@ impl Datagrams {
 
     /// What the peer says: a query, or the answer to a question.
     fn peers_message(&mut self, spec: &Spec) -> Option<Vec<u8>> {
-        if self.server {
+        if self.setup.server {
             let id = self.next_id();
             Some(spec.query(id))
         } else {
@@ -171,7 +167,7 @@ impl Datagrams {
     }
 
     fn peer_sends_segments(&mut self, spec: &Spec, count: usize) -> Result<()> {
-        if !self.server || !self.has_room() {
+        if !self.setup.server || !self.has_room() {
             return Ok(());
         }
         let size = i32::try_from(spec.size)?;
@@ -220,7 +216,7 @@ impl Datagrams {
             return Ok(());
         }
         let sees = stage.sees(actor);
-        let nameless = !self.connected && !(named && call.has_flags());
+        let named = self.setup.connected || named && call.has_flags();
         let room: usize = sizes.iter().sum();
         for (at, one) in got.into_iter().enumerate() {
             let room = if call == Take::Recvmmsg {
@@ -245,10 +241,19 @@ impl Datagrams {
                 );
                 let (length, received) = (own.len(), rest.len());
                 if cut {
-                    stage.provoked.cut += u64::from(sees && !self.gro);
-                    stage.provoked.counted |= self.gro;
+                    let counted = self.setup.gro || call == Take::Preadv2;
+                    stage.provoked.cut += u64::from(sees && !counted);
+                    stage.provoked.maybe_cut += u64::from(sees && counted);
+                    stage.provoked.counted |= counted;
                 } else {
-                    self.was_received(stage, &message, sees, nameless, asked);
+                    let doubt = if !asked {
+                        Some(Faith::Never)
+                    } else if self.setup.gro || call == Take::Preadv2 {
+                        Some(Faith::Counted)
+                    } else {
+                        None
+                    };
+                    self.was_received(stage, &message, sees, named, doubt);
                 }
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
@@ -265,7 +270,7 @@ impl Datagrams {
 
     /// Datagrams that were cut off with the one before: only where several come as one.
     fn skip(&mut self, mut rest: usize) {
-        while self.gro && rest > 0 {
+        while self.setup.gro && rest > 0 {
             match self.waiting.pop_front() {
                 Some((message, _)) => rest = rest.saturating_sub(message.len()),
                 None => break,
@@ -278,21 +283,20 @@ impl Datagrams {
         stage: &mut Stage<'_>,
         message: &[u8],
         sees: bool,
-        nameless: bool,
-        asked: bool,
+        named: bool,
+        doubt: Option<Faith>,
     ) {
-        if self.server && asked && can_be_answered(message) {
+        if self.setup.server && can_be_answered(message) {
             self.asked.push_back(message.to_vec());
         }
         let response = wire::is_response(message);
-        let faith = match self.seen.get(&id(message)) {
-            _ if !asked => Faith::Never,
-            _ if self.gro => Faith::Counted,
-            Some(Faith::Sure) => Faith::Sure,
-            Some(_) | None if response => Faith::Unasked,
-            _ => Faith::Sure,
-        };
-        self.was_there(stage, message, false, sees, faith, nameless && !response);
+        let seen = self.seen.get(&id(message)) == Some(&Faith::Sure);
+        let faith = doubt.unwrap_or(if response && !seen {
+            Faith::Unasked
+        } else {
+            Faith::Sure
+        });
+        self.was_there(stage, message, false, sees, faith, !named && !response);
     }
 
     /// Something was received or sent; if the agent saw it, it is expected.
@@ -341,7 +345,7 @@ impl Datagrams {
             _ => 1,
         };
         for _ in 0..count {
-            if self.server {
+            if self.setup.server {
                 messages.extend(self.asked.pop_front().map(|query| spec.answer(&query)));
             } else {
                 messages.push(spec.query(self.next_id()));
@@ -350,7 +354,7 @@ impl Datagrams {
         if messages.is_empty() || messages.iter().any(|one| one.len() > 65_507) {
             return Ok(());
         }
-        if !call.has_flags() && (!self.connected || manner != Manner::Whole) {
+        if !call.has_flags() && (!self.setup.connected || manner != Manner::Whole) {
             call = Put::Sendmsg;
         }
         if matches!(manner, Manner::Segments(_)) {
@@ -379,7 +383,7 @@ impl Datagrams {
             let sending = Sending {
                 call,
                 flags: if more { libc::MSG_MORE } else { 0 },
-                to: (!self.connected && call.has_flags()).then_some(self.ends[1]),
+                to: (!self.setup.connected && call.has_flags()).then_some(self.ends[1]),
                 segment: if let Manner::Segments(_) = manner {
                     u16::try_from(spec.size)?
                 } else {
@@ -395,7 +399,7 @@ impl Datagrams {
         }
         let (sees, faith) = (
             stage.sees(actor),
-            if manner == Manner::Whole && !self.gro {
+            if manner == Manner::Whole && !self.setup.gro && call != Put::Pwritev2 {
                 Faith::Sure
             } else {
                 Faith::Counted
@@ -403,7 +407,7 @@ impl Datagrams {
         );
         for message in messages {
             self.was_there(stage, &message, true, sees, faith, false);
-            if !self.server && can_be_answered(&message) {
+            if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }

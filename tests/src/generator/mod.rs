@@ -9,7 +9,7 @@
 //!
 //! All of a program follows from its seed; what the kernel and the threads do with it does not. Started as
 //! `dnstap-tests generate SECONDS [SEED]`; `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the ways to attach. With `DNSTAP_STEPS` (numbers)
-//! only these steps of the program are played.
+//! only these steps of the program are played, with `DNSTAP_SCENES` (`tcp` or `udp`) only scenes of that sort.
 
 mod datagrams;
 mod message;
@@ -41,7 +41,7 @@ use crate::{
 pub(crate) const ARGUMENT: &str = "generate";
 
 /// How often a program is played to find a smaller one with the same finding.
-const SHRINKING: usize = 120;
+const SHRINKING: usize = 80;
 /// What happens once may not happen again; so often it is tried.
 const TRIES: usize = 2;
 
@@ -137,6 +137,11 @@ fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
         Some(text) => text.split(',').flat_map(str::parse).collect(),
         None => (0..whole.steps.len()).collect(),
     };
+    steps.retain(|at| *at < whole.steps.len());
+    if let Ok(transport) = env::var("DNSTAP_SCENES") {
+        let is_left = |scene: &usize| whole.scenes[*scene].tcp == (transport == "tcp");
+        steps.retain(|at| !matches!(&whole.steps[*at], Step::In(scene, _) if !is_left(scene)));
+    }
     let (findings, messages) = play(&whole.with(&steps), how);
     let Some(first) = findings.first() else {
         return Ok(messages);
@@ -184,19 +189,17 @@ fn shrink(
             (*steps, *last, smaller) = (without, findings, true);
         }
     }
+    let needed = whole.needed();
     let mut part = steps.len() / 2;
     while part > 0 {
         let mut from = 0;
         while from < steps.len() {
             let to = (from + part).min(steps.len());
-            // Without an agent there is nothing to find, and without its beginning nothing of a scene.
-            let needed =
-                |at: usize| matches!(whole.steps[at], Step::Attach | Step::In(_, Op::Open));
             let mut without = steps.clone();
             let mut at = 0;
             without.retain(|step| {
                 at += 1;
-                !(from..to).contains(&(at - 1)) || needed(*step)
+                !(from..to).contains(&(at - 1)) || needed.contains(step)
             });
             if without.len() < steps.len()
                 && let Some(findings) = fails(&without)
@@ -226,6 +229,20 @@ fn try_to_play(program: &Program, how: &Combination) -> Result<(Vec<Finding>, us
 }
 
 impl Program {
+    /// The steps without which there is nothing to find: the agent attaches, a scene begins, and its first message shows that it is DNS.
+    fn needed(&self) -> Vec<usize> {
+        let first = |scene: usize| {
+            self.steps.iter().position(|step| {
+                let says = |op: &Op| matches!(op, Op::Peer(_) | Op::Say(_) | Op::Tell { .. });
+                matches!(step, Step::In(number, op) if *number == scene && says(op))
+            })
+        };
+        let firsts = (0..self.scenes.len()).filter_map(first);
+        let begins = |step: &Step| matches!(step, Step::Attach | Step::In(_, Op::Open));
+        let begins = (0..self.steps.len()).filter(|at| begins(&self.steps[*at]));
+        firsts.chain(begins).collect()
+    }
+
     /// The same with these steps only.
     fn with(&self, steps: &[usize]) -> Self {
         let steps = steps.iter().filter_map(|at| self.steps.get(*at));

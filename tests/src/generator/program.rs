@@ -21,6 +21,10 @@ pub(super) struct Program {
 }
 
 /// A connection or a UDP socket of an actor, and its peer.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is chosen by itself, and any go together"
+)]
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     /// TCP, not UDP.

@@ -15,7 +15,7 @@ use super::{
     datagrams::Datagrams,
     program::{Op, Program, Setup, Step},
     stream::Stream,
-    truth::{Expected, Provoked},
+    truth::{Expected, Provoked, Seen},
 };
 use crate::{
     environment::Combination,
@@ -187,6 +187,19 @@ impl<'a> Stage<'a> {
     /// Whether the agent sees what this actor does now.
     pub(super) fn sees(&self, actor: usize) -> bool {
         self.tap.is_some() && actor != STRANGER
+    }
+
+    /// As [`Self::sees`], of a stream and by a call that may be counted or not.
+    pub(super) fn sees_stream(&mut self, actor: usize, may_be_counted: bool) -> Seen {
+        if !self.sees(actor) {
+            return Seen::No;
+        }
+        self.provoked.counted |= may_be_counted;
+        if may_be_counted {
+            Seen::OrCounted
+        } else {
+            Seen::Yes
+        }
     }
 
     /// A key that no descriptor has.

@@ -12,7 +12,7 @@ use super::{
     message::{Sort, Spec, can_be_answered},
     program::{Op, Setup, Sizes},
     stage::{Peer, Stage, Ways, drain_all, listener, loopback, record},
-    truth::{Expected, Faith, Flow},
+    truth::{Expected, Faith, Flow, Seen},
 };
 use crate::{
     toy::actor::{Put, Sending, Take},
@@ -27,9 +27,7 @@ const WIDE: i32 = 8 << 20;
 /// A connection.
 pub(super) struct Stream {
     scene: usize,
-    server: bool,
-    inline: bool,
-    narrow: bool,
+    setup: Setup,
     /// The actor's address and the peer's.
     ends: [SocketAddr; 2],
     /// The actors' descriptors.
@@ -81,7 +79,7 @@ impl Stream {
                 let bytes = wire::framed(&query);
                 let (local, sent) = stage.actors[actor].fast_open(key, at, &bytes)?;
                 ensure!(sent == bytes.len(), "{sent} bytes with the first segment");
-                written.push(&bytes, stage.sees(actor));
+                written.push(&bytes, stage.sees_stream(actor, false));
                 asked.push_back(query);
                 written.next();
                 local
@@ -90,15 +88,7 @@ impl Stream {
             };
             (local, door.accept()?.0)
         };
-        let ends = [local, peer.peer_addr()?];
-        let ends = [
-            ends[0],
-            if setup.server {
-                peer.local_addr()?
-            } else {
-                peer.local_addr()?
-            },
-        ];
+        let ends = [local, peer.local_addr()?];
         let mut option = |level: i32, name: i32, value: i32| {
             let command = format!("option {key} {level} {name} {value}");
             stage.actors[actor].call(&command, &[])
@@ -116,9 +106,7 @@ impl Stream {
         stage.peers[scene] = Some(peer);
         Ok(Self {
             scene,
-            server: setup.server,
-            inline: setup.inline,
-            narrow: setup.narrow,
+            setup: setup.clone(),
             ends,
             ways: Ways::new(actor, key),
             read: Flow::default(),
@@ -166,18 +154,18 @@ impl Stream {
                 });
             }
         };
-        let (asking, answering) = if self.server {
+        let (asking, answering) = if self.setup.server {
             (&self.read, &self.written)
         } else {
             (&self.written, &self.read)
         };
-        add(asking, !self.server, &queries);
+        add(asking, !self.setup.server, &queries);
         for (message, faith) in asking.messages() {
             if can_be_answered(message) {
                 queries.insert(&message[..2], faith);
             }
         }
-        add(answering, self.server, &queries);
+        add(answering, self.setup.server, &queries);
     }
 
     /// Plays one thing.
@@ -264,7 +252,7 @@ impl Stream {
         if self.peer_finished {
             return;
         }
-        let message = if self.server {
+        let message = if self.setup.server {
             spec.query(self.next_id())
         } else {
             match self.asked.pop_front() {
@@ -296,7 +284,7 @@ impl Stream {
         if self.peer_finished {
             return;
         }
-        if self.inline {
+        if self.setup.inline {
             if let Some(byte) = self.to_send.front()
                 && peer.push_urgent(*byte)
             {
@@ -345,13 +333,14 @@ impl Stream {
         if flags & libc::MSG_PEEK != 0 {
             return Ok(());
         }
+        let seen = stage.sees_stream(actor, call == Take::Preadv2);
         for one in got {
-            self.was_read(&one.bytes, stage.sees(actor))?;
+            self.was_read(&one.bytes, seen)?;
         }
         Ok(())
     }
 
-    fn was_read(&mut self, bytes: &[u8], seen: bool) -> Result<()> {
+    fn was_read(&mut self, bytes: &[u8], seen: Seen) -> Result<()> {
         let at = self.read.bytes.len();
         let sent = self.sent.get(at..at + bytes.len());
         ensure!(
@@ -362,7 +351,7 @@ impl Stream {
         );
         self.read.push(bytes, seen);
         while let Some(message) = self.read.next() {
-            if self.server && can_be_answered(&message) {
+            if self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
@@ -382,11 +371,11 @@ impl Stream {
         let length = got.first().context("no result")?.length;
         let at = self.read.bytes.len();
         let bytes = self.sent[at..at + length].to_vec();
-        self.was_read(&bytes, false)
+        self.was_read(&bytes, Seen::No)
     }
 
     fn say(&mut self, spec: &Spec) {
-        let message = if self.server {
+        let message = if self.setup.server {
             match self.asked.pop_front() {
                 Some(query) => spec.answer(&query),
                 None => return,
@@ -426,14 +415,15 @@ impl Stream {
             return Ok(false);
         };
         let bytes: Vec<u8> = self.to_write.drain(..sent).collect();
-        self.was_written(&bytes, stage.sees(actor));
+        let seen = stage.sees_stream(actor, call == Put::Pwritev2);
+        self.was_written(&bytes, seen);
         Ok(sent > 0)
     }
 
-    fn was_written(&mut self, bytes: &[u8], seen: bool) {
+    fn was_written(&mut self, bytes: &[u8], seen: Seen) {
         self.written.push(bytes, seen);
         while let Some(message) = self.written.next() {
-            if !self.server && can_be_answered(&message) {
+            if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
@@ -450,12 +440,12 @@ impl Stream {
         let ways = self.ways.of_actors(processes);
         let between = self.to_write.is_empty() && self.written.is_between();
         // With a small buffer a call may let others in before it has ended.
-        if !between || self.narrow || self.finished || self.peer_finished || ways.is_empty() {
+        if !between || self.setup.narrow || self.finished || self.peer_finished || ways.is_empty() {
             return Ok(());
         }
         let mut messages = Vec::new();
         for spec in specs {
-            let message = if self.server {
+            let message = if self.setup.server {
                 let Some(query) = self.asked.pop_front() else {
                     break;
                 };
@@ -496,7 +486,8 @@ impl Stream {
         let peer = stage.peers[self.scene].as_ref();
         let bytes = peer.context("no peer")?.received[before..].to_vec();
         ensure!(bytes.len() == all, "{} bytes of {all} arrived", bytes.len());
-        self.was_written(&bytes, stage.sees(0));
+        let seen = stage.sees_stream(0, call == Put::Pwritev2);
+        self.was_written(&bytes, seen);
         Ok(())
     }
 

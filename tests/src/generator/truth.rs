@@ -9,13 +9,24 @@ use anyhow::Result;
 
 use crate::{record::Record, tap::Tapped};
 
+/// Whether the agent saw what an actor did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It must have.
+    Yes,
+    /// It was by a call that may be counted instead.
+    OrCounted,
+    /// It was not there, or the actor is not tapped.
+    No,
+}
+
 /// One direction of a connection, as the actors had it.
 #[derive(Default)]
 pub(super) struct Flow {
     /// All bytes in order.
     pub(super) bytes: Vec<u8>,
-    /// Where spans end, and whether a tapped process read or wrote the span while the agent was attached.
-    spans: Vec<(usize, bool)>,
+    /// Where spans end, and whether the agent saw them.
+    spans: Vec<(usize, Seen)>,
     /// It was there before the agent.
     pub(super) midway: bool,
     /// Messages up to here have been noticed by [`Self::next`].
@@ -24,7 +35,7 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Bytes that an actor has read or written.
-    pub(super) fn push(&mut self, bytes: &[u8], seen: bool) {
+    pub(super) fn push(&mut self, bytes: &[u8], seen: Seen) {
         self.bytes.extend(bytes);
         match self.spans.last_mut() {
             Some((end, same)) if *same == seen => *end = self.bytes.len(),
@@ -63,12 +74,13 @@ impl Flow {
         self.boundary() == self.bytes.len()
     }
 
-    fn is_seen(&self, from: usize, to: usize) -> bool {
+    /// Whether all between these places was seen, counted calls or not.
+    fn is_seen(&self, from: usize, to: usize, counted: bool) -> bool {
         let mut start = 0;
         self.spans.iter().all(|(end, seen)| {
             let outside = *end <= from || start >= to;
             start = *end;
-            *seen || outside
+            outside || *seen == Seen::Yes || counted && *seen == Seen::OrCounted
         })
     }
 
@@ -77,12 +89,12 @@ impl Flow {
         let mut all = Vec::new();
         let mut at = 0;
         while let Some((end, message)) = frame(&self.bytes, at) {
-            let faith = if self.midway || !self.is_seen(0, end) {
+            let faith = if self.midway || !self.is_seen(0, end, false) {
                 Faith::Broken
             } else {
                 Faith::Sure
             };
-            if !message.is_empty() && self.is_seen(at + 2, end) {
+            if !message.is_empty() && self.is_seen(at + 2, end, true) {
                 all.push((message, faith));
             }
             at = end;
@@ -92,7 +104,7 @@ impl Flow {
 
     /// Whether bytes are missing before the end, or the beginning was not seen.
     pub(super) fn is_broken(&self) -> bool {
-        self.midway || !self.is_seen(0, self.bytes.len())
+        self.midway || !self.is_seen(0, self.bytes.len(), true)
     }
 }
 
@@ -108,11 +120,12 @@ fn frame(bytes: &[u8], at: usize) -> Option<(usize, &[u8])> {
 pub(super) enum Faith {
     /// It is.
     Sure,
-    /// Unless the account has gaps of streams: its stream was not seen from the beginning, or has a gap.
+    /// Unless the account has gaps of streams, or counted calls: its stream was not seen from the beginning, or has a gap, or may have one
+    /// because of a call that may be counted.
     Broken,
     /// Unless the account has `unsupported_call`: the call is one that may be counted.
     Counted,
-    /// Unless the account has `unsolicited`: its query was not seen.
+    /// Unless the account has `unsolicited`, or a reason for it: its query was not seen.
     Unasked,
     /// It must not be, and the account has it as `unsolicited`.
     Never,
@@ -139,6 +152,8 @@ pub(super) struct Provoked {
     pub(super) ring: bool,
     /// Datagrams that a buffer was too small for.
     pub(super) cut: u64,
+    /// Those of calls that may be counted for another reason.
+    pub(super) maybe_cut: u64,
     /// Streams with gaps, or joined midway.
     pub(super) broken: bool,
     /// Datagrams of calls that may be counted.
@@ -232,20 +247,18 @@ fn same(expected: &Expected, record: &Record) -> bool {
 
 /// What a record is that nobody expects.
 fn extra(expected: &[Expected], candidates: &[usize], record: &Record) -> String {
-    let mut text = record.to_string();
-    if let Some(at) = candidates.first() {
-        text += &format!("\n    the same bytes are expected once: {}", expected[*at]);
-    }
     let part = expected.iter().find(|one| {
         let (whole, part) = (&one.record.message, &record.message);
         whole.len() > part.len()
             && !part.is_empty()
             && whole.windows(part.len()).any(|window| window == part)
     });
-    if let Some(whole) = part {
-        text += &format!("\n    a part of: {whole}");
+    let same = candidates.first().map(|at| &expected[*at]);
+    match (same, part) {
+        (Some(same), _) => format!("{record}\n    the same bytes are expected once: {same}"),
+        (None, Some(whole)) => format!("{record}\n    a part of: {whole}"),
+        (None, None) => record.to_string(),
     }
-    text
 }
 
 impl fmt::Display for Expected {
@@ -270,7 +283,11 @@ fn missing(
 ) -> Result<()> {
     let summary = &tapped.summary;
     let lost = summary.kernel("ring_full")? + summary.missed()?;
-    let unsupported = summary.kernel("unsupported_call")?;
+    let counted = if provoked.counted {
+        summary.kernel("unsupported_call")?
+    } else {
+        0
+    };
     let unsolicited = summary.pipeline("unsolicited").unwrap_or(0);
     let mut gaps = summary.kernel("not_dns")?;
     for counter in [
@@ -292,9 +309,9 @@ fn missing(
         let excused = match one.faith {
             Faith::Never => true,
             Faith::Sure => false,
-            Faith::Broken => gaps > 0,
-            Faith::Counted => unsupported > 0,
-            Faith::Unasked => unsolicited > 0 || gaps > 0,
+            Faith::Broken => gaps + counted > 0,
+            Faith::Counted => counted > 0,
+            Faith::Unasked => unsolicited + gaps + counted > 0,
         };
         if excused {
             continue;
@@ -372,15 +389,15 @@ fn account(
     if drops > 0 || summary.output_drops()? > 0 {
         findings.push(Finding::new("drops", summary));
     }
-    if truncated != provoked.cut && summary.missed()? == 0 {
-        let text = format!(
-            "{} datagrams were cut, {truncated} are counted",
-            provoked.cut
-        );
+    let (least, most) = (provoked.cut, provoked.cut + provoked.maybe_cut);
+    if !(least..=most).contains(&truncated) && summary.missed()? == 0 {
+        let text = format!("{least} to {most} datagrams were cut, {truncated} are counted");
         findings.push(Finding::new("truncated", text));
     }
     let gaps = summary.pipeline("stream_gaps")?;
-    if gaps > 0 && !provoked.broken && !provoked.ring && summary.missed()? == 0 {
+    let unsupported = provoked.counted && summary.kernel("unsupported_call")? > 0;
+    let excused = provoked.broken || provoked.ring || unsupported || summary.missed()? > 0;
+    if gaps > 0 && !excused {
         let text = format!("{gaps} of streams, and nothing was lost");
         findings.push(Finding::new("gaps", text));
     }

@@ -309,5 +309,5 @@ fn list(text: &str) -> io::Result<Vec<usize>> {
 
 fn parse<T: FromStr>(text: &str) -> io::Result<T> {
     let parsed = text.parse();
-    parsed.map_err(|_| io::Error::other(format!("what is `{text}`?")))
+    parsed.map_err(|_unfit| io::Error::other(format!("what is `{text}`?")))
 }
