@@ -14,8 +14,8 @@ use std::mem::{offset_of, size_of};
 
 pub use self::endpoint::Endpoint;
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP, IPPROTO_UDP,
-    MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
+    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
 };
 
 /// Bytes of the header before the payload.
