@@ -324,6 +324,15 @@ impl Tapped {
                 writeln!(formatter, "{what}: {counts}")?;
             }
         }
+        let connections = self.pipeline.stream.stream_connections_with_loss;
+        if connections != 0 {
+            writeln!(
+                formatter,
+                "lost: of {connections} TCP connection{} at least {} messages are missing",
+                if connections == 1 { "" } else { "s" },
+                self.pipeline.stream.stream_messages_lost_at_least
+            )?;
+        }
         if let Some(events) = &self.events {
             writeln!(formatter, "events: {events}")?;
         }

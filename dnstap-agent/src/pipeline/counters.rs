@@ -19,6 +19,13 @@
 //! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
 //! ```
 //!
+//! For streams these hold, too:
+//!
+//! ```text
+//! stream_search_given_up_bytes <= stream_skipped_bytes
+//! stream_connections_with_loss <= stream_messages_lost_at_least; the one is 0 if and only if the other is
+//! ```
+//!
 //! Here `queries` and `responses` are those with a header that `pair` can key.
 
 /// Defines a struct of `u64` counters together with the table of their names.

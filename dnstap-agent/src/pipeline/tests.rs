@@ -416,7 +416,7 @@ fn stream_of_a_process_that_was_running_when_it_joined_is_not_read_from_its_star
 }
 
 #[test]
-fn control_channel_is_condemned_and_dns_over_tcp_is_not() {
+fn control_channel_is_condemned_by_its_answer_and_dns_over_tcp_is_not() {
     let mut pipeline = pipeline();
     let tcp = |port, socket, tcp_seq| EventHeader {
         protocol: IPPROTO_TCP,
@@ -426,8 +426,13 @@ fn control_channel_is_condemned_and_dns_over_tcp_is_not() {
         ..header()
     };
     let query = framed(&message(1, 0x0100, "example", 0));
+    let answer = EventHeader {
+        direction: DIRECTION_SENT,
+        ..tcp(953, 5, 0)
+    };
     let records = [
         whole(tcp(953, 5, 0), b"\0\0\0\xc5\0\0\0\x01\x05_auth\x02\0\0\0"),
+        whole(answer, b"\0\0\0\xc5\0\0\0\x01\x05_auth\x02\0\0\0"),
         whole(tcp(5_300, 6, 100), &query[..2]),
         whole(tcp(5_300, 6, 102), &query[2..]),
     ];

@@ -1,31 +1,37 @@
 //! The messages in a stream of bytes, which come in order.
 //!
 //! RFC 7766 section 8: each message is preceded by its length in two bytes. Reads and writes may split the stream
-//! anywhere. As long as no byte is missing the framing is certain; after a loss it is found again, from the length that
-//! the cut message had announced if the loss lies within it, else by search.
+//! anywhere. As long as no byte is missing the framing is certain. After a loss nothing is believed before it has been found again.
 //!
 //! ```text
 //!              first bytes judged
-//!  Opening ─┬─ from the start: they fit, or DNS is expected ──► Framed
-//!           ├─ midway: they fit ──────────────────────────────► Trial
-//!           ├─ midway: they do not ───────────────────────────► Searching
-//!           └─ else ──► foreign: the connection is abandoned
+//!  Opening ─┬─ from the start: they fit, or DNS is expected ────► Framed
+//!           ├─ from the start, received: they do not fit ───────► Undecided
+//!           ├─ from the start, sent: they do not fit ───────────► foreign: the connection is abandoned
+//!           ├─ midway: they fit ────────────────────────────────► Trial
+//!           └─ midway: they do not ─────────────────────────────► Searching, or foreign if sent and another protocol's
 //!
-//!  Searching ── a whole message fits, and so does what follows it ──► Trial
-//!  Trial ────── CONFIRMATIONS messages have fitted ─────────────────► Framed
-//!  Trial ────── a message does not fit ─────────────────────────────► Searching
-//!  all ──────── a loss reaches past the message that it hits ───────► Opening (midway)
+//!  Undecided ── what the process sends is DNS ──────────────────► Framed
+//!  Undecided ── what the process sends is not ──────────────────► foreign
+//!
+//!  Searching ── a whole message fits, and so does what follows ─► Trial
+//!  Trial ────── CONFIRMATIONS messages have fitted ─────────────► Framed
+//!  Trial ────── a message does not fit ─────────────────────────► Searching
+//!  all ──────── bytes are missing ──────────────────────────────► Opening (midway), behind the rest of the message that was hit
 //! ```
+//!
+//! Only what the process itself sends makes a connection foreign: a peer could hide what it says next by beginning with what looks like
+//! another protocol to us and like a query to the server. What it says meanwhile is kept, and delivered when the process has answered.
 //!
 //! A stream may begin with what a proxy says about it (`proxy`): `Opening` takes that off first.
 //!
 //! In `Trial` and `Searching` only messages that [`fit`] to the last byte leave; what does not is skipped and counted.
 
 use crate::{
-    event::Envelope,
+    event::{Direction, Envelope},
     stream::{
         proxy::{self, Preface},
-        search::{Foreign, Scan, foreign, scan},
+        search::{Budget, Foreign, Scan, foreign, scan},
         wire::{Fit, PREFIX, fit},
         work::{Pool, Work},
     },
@@ -42,7 +48,11 @@ const GIVE_UP: usize = 4 * LARGEST;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Opening { midway: bool },
+    Opening {
+        midway: bool,
+    },
+    /// What was received is kept until the process has sent something.
+    Undecided,
     Framed,
     Trial(u8),
     Searching,
@@ -54,12 +64,70 @@ pub(super) struct Framer {
     state: State,
     /// Bytes still to come of a message that lost some.
     skip: usize,
+    /// What is missing has been counted as a lost message, and no message has been found since.
+    charged: bool,
+    /// What the search may cost yet.
+    budget: Budget,
     /// Bytes searched in vain since the framing was lost.
     searched: usize,
     /// While searching: bytes in the buffer at which looking again is worth while.
     look_at: usize,
     /// Start of a message, from its length on; while searching, what may be one.
     buffer: Vec<u8>,
+    /// While undecided: what else has to be known to go on.
+    kept: Option<Box<Kept>>,
+}
+
+/// Pieces whose times are kept; of more, those of the last.
+const KEPT_PIECES: usize = 64;
+
+/// A stream that is undecided: the pieces in the buffer, and where messages would begin in what did not find room there.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Where in the buffer each piece ends.
+    pieces: Vec<(usize, Envelope)>,
+    beyond: Option<Beyond>,
+}
+
+/// The framing of bytes that are not kept.
+#[derive(Debug, Default)]
+struct Beyond {
+    /// Bytes still to come of the message at hand.
+    rest: usize,
+    /// The first byte of its length, when the other has not come yet.
+    half: Option<u8>,
+    /// Messages that began here.
+    messages: u64,
+}
+
+impl Beyond {
+    /// Behind bytes that are kept.
+    fn behind(kept: &[u8]) -> Self {
+        let mut beyond = Self::default();
+        beyond.pass(kept);
+        beyond.messages = 0;
+        beyond
+    }
+
+    /// Goes on behind bytes that begin with a length.
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((&first, behind)) = bytes.split_first() {
+            if self.rest > 0 {
+                let passed = self.rest.min(bytes.len());
+                self.rest -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            match self.half.take() {
+                None => self.half = Some(first),
+                Some(high) => {
+                    self.rest = usize::from(u16::from_be_bytes([high, first]));
+                    self.messages += u64::from(self.rest > 0);
+                }
+            }
+            bytes = behind;
+        }
+    }
 }
 
 /// The stream turned out not to be DNS; the rest was not looked at.
@@ -71,15 +139,75 @@ impl Framer {
         Self {
             state: State::Opening { midway },
             skip: 0,
+            // What passed before the stream was joined is not missing.
+            charged: midway,
+            budget: Budget::new(),
             searched: 0,
             look_at: 0,
             buffer: Vec::new(),
+            kept: None,
         }
+    }
+
+    /// A stream that was dropped in the middle of a message: what is left of that is missing.
+    pub(super) fn owes(&mut self) {
+        self.charged = false;
     }
 
     /// Tells a stream that has not begun that bytes were lost before.
     pub(super) fn join_midway(&mut self) {
         self.state = State::Opening { midway: true };
+        self.charged = true;
+    }
+
+    /// A message was delivered beside the stream: what is missing from now on is another loss.
+    pub(super) fn delivered(&mut self) {
+        let certain = matches!(self.state, State::Framed | State::Opening { .. });
+        if certain && self.skip == 0 && self.buffer.is_empty() {
+            self.charged = false;
+        }
+    }
+
+    /// What a stream is that has ended before enough of it had come to be judged.
+    pub(super) fn begins_as(&self) -> Option<Foreign> {
+        let opening = matches!(self.state, State::Opening { .. });
+        opening.then(|| foreign(&self.buffer)).flatten()
+    }
+
+    /// Whether what was received waits for what the process sends.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.state == State::Undecided
+    }
+
+    /// Whether the next byte belongs to a message that has begun.
+    pub(super) fn is_amid_message(&self) -> bool {
+        let certain = matches!(self.state, State::Framed | State::Trial(_));
+        self.skip > 0 || certain && !self.buffer.is_empty()
+    }
+
+    /// Whether the first bytes of the stream have come, and too few of them to be judged.
+    pub(super) fn has_just_begun(&self) -> bool {
+        self.state == State::Opening { midway: false } && !self.buffer.is_empty()
+    }
+
+    /// Whether bytes are held that a message is looked for in.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let midway = matches!(
+            self.state,
+            State::Searching | State::Opening { midway: true }
+        );
+        midway && !self.buffer.is_empty()
+    }
+
+    /// Whether the loss of the message at hand, or of what is searched, has been counted.
+    pub(super) fn is_charged(&self) -> bool {
+        self.charged
+    }
+
+    /// Envelope of the first piece that is kept.
+    pub(super) fn kept_envelope(&self) -> Option<Envelope> {
+        let pieces = self.kept.as_ref().map(|kept| &kept.pieces)?;
+        pieces.first().map(|(_, envelope)| *envelope)
     }
 
     /// Bytes taken and not yet accounted for.
@@ -95,12 +223,16 @@ impl Framer {
 
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        self.buffer.capacity()
+        let kept = self.kept.as_ref().map_or(0, |kept| {
+            size_of::<Kept>() + kept.pieces.capacity() * size_of::<(usize, Envelope)>()
+        });
+        self.buffer.capacity() + kept
     }
 
     /// Gives up the buffer.
     pub(super) fn abandon(&mut self, pool: &mut Pool) {
         pool.give(std::mem::take(&mut self.buffer));
+        self.kept = None;
     }
 
     /// The next `missing` bytes will never come.
@@ -109,26 +241,107 @@ impl Framer {
         missing: usize,
         work: &mut Work<'_, F>,
     ) {
+        if self.state == State::Undecided {
+            self.believe(work);
+        }
         let certain = matches!(self.state, State::Framed | State::Trial(_));
         let rest = match length(&self.buffer) {
             Some(total) if certain => total - self.buffer.len(),
             _ => self.skip,
         };
-        if !self.buffer.is_empty() || self.skip > 0 {
-            work.skip(self.buffer.len());
-            work.pool.give(std::mem::take(&mut self.buffer));
-        }
-        if rest > 0 && missing <= rest {
-            self.skip = rest - missing;
+        // The message that is cut, and the one of which the beginning is missing.
+        let amid = !self.buffer.is_empty() || self.skip > 0;
+        let cut = u64::from(!self.charged && amid);
+        let beyond = if rest > 0 {
+            missing > rest && missing != usize::MAX
         } else {
-            self.skip = 0;
-            self.searched = 0;
-            self.state = State::Opening { midway: true };
+            !amid && !self.charged && missing > 0
+        };
+        let beyond = u64::from(beyond);
+        work.lose_messages(cut + beyond);
+        self.charged = true;
+        work.skip(self.buffer.len());
+        work.pool.give(std::mem::take(&mut self.buffer));
+        // Nothing is looked for in the rest of a message that is known.
+        self.skip = rest.saturating_sub(missing);
+        self.searched = 0;
+        self.state = State::Opening { midway: true };
+    }
+
+    /// What the process sends is DNS, so what was received before is, too.
+    pub(super) fn believe<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
+        if self.state != State::Undecided {
+            return;
         }
+        self.state = State::Framed;
+        let Some(kept) = self.kept.take() else {
+            return;
+        };
+        let bytes = std::mem::take(&mut self.buffer);
+        let envelope = work.envelope;
+        let mut from = 0;
+        for (end, of_piece) in kept.pieces {
+            work.envelope = of_piece;
+            // A stream that is framed is never foreign.
+            let _framed = self.go_on(&bytes[from..end], work);
+            from = end;
+        }
+        work.envelope = envelope;
+        work.pool.give(bytes);
+        let Some(beyond) = kept.beyond else {
+            return;
+        };
+        // Of what found no room only the framing is known. A message of which but half a length is kept began beyond.
+        let cut = u64::from(self.buffer.len() >= 2);
+        work.skip(self.buffer.len());
+        work.pool.give(std::mem::take(&mut self.buffer));
+        work.lose_messages(beyond.messages + cut);
+        self.skip = beyond.rest;
+        self.charged = self.skip > 0;
+        if let Some(half) = beyond.half {
+            // It was counted when it came.
+            work.counters.stream_not_dns_bytes -= 1;
+            self.buffer_up_to(usize::MAX, &[half], work.pool);
+        }
+    }
+
+    /// Keeps what was received, as far as there is room.
+    fn keep<F: FnMut(&Envelope, &[u8])>(&mut self, piece: &[u8], work: &mut Work<'_, F>) {
+        let mut kept = self.kept.take().unwrap_or_default();
+        let beyond = self.buffer_up_to(LARGEST, piece, work.pool);
+        if !beyond.is_empty() {
+            let buffer = &self.buffer;
+            kept.beyond
+                .get_or_insert_with(|| Beyond::behind(buffer))
+                .pass(beyond);
+            work.counters.stream_not_dns_bytes += beyond.len() as u64;
+        }
+        let end = self.buffer.len();
+        let is_full = kept.pieces.len() >= KEPT_PIECES;
+        match kept.pieces.last_mut() {
+            Some(last) if last.0 == end => {}
+            Some(last) if is_full => *last = (end, work.envelope),
+            _ => kept.pieces.push((end, work.envelope)),
+        }
+        self.kept = Some(kept);
     }
 
     /// Takes the next bytes of the stream. After `Err` the stream is to be abandoned with [`Self::abandon`].
     pub(super) fn accept<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        piece: &[u8],
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        if self.state == State::Undecided && self.is_decided(work) {
+            self.believe(work);
+        }
+        if self.state != State::Framed {
+            self.budget.earn(piece.len());
+        }
+        self.go_on(piece, work)
+    }
+
+    fn go_on<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         mut piece: &[u8],
         work: &mut Work<'_, F>,
@@ -143,6 +356,10 @@ impl Framer {
             }
             let step = match self.state {
                 State::Opening { midway } => self.open(piece, midway, work),
+                State::Undecided => {
+                    self.keep(piece, work);
+                    Ok(&[][..])
+                }
                 State::Framed | State::Trial(_) => Ok(self.cut(piece, work)),
                 State::Searching => self.search(piece, work),
             };
@@ -154,6 +371,11 @@ impl Framer {
                 }
             }
         }
+    }
+
+    /// Whether it has become certain meanwhile that the stream is DNS.
+    fn is_decided<F: FnMut(&Envelope, &[u8])>(&self, work: &Work<'_, F>) -> bool {
+        work.dns_seen || work.dns_port && foreign(&self.buffer).is_none()
     }
 
     /// Judges the first bytes. Leaves them where they are: in the piece, or in the buffer.
@@ -191,25 +413,29 @@ impl Framer {
             return Ok(piece);
         }
         let fits = fit(view) != Fit::Not;
+        let other = foreign(view);
+        let sent = work.envelope.direction == Direction::Sent;
         self.state = if fits && midway {
             State::Trial(0)
-        } else if fits {
+        } else if fits || work.dns_seen && !midway {
             State::Framed
-        } else if let Some(foreign) = foreign(view).filter(|_| work.may_be_foreign()) {
+        } else if let Some(foreign) = other.filter(|_| sent && !work.dns_seen) {
             return Err((foreign, piece));
         } else if midway {
             work.counters.stream_searches += 1;
             self.look_at = 0;
             State::Searching
-        } else if work.expects_dns() {
+        } else if work.dns_port && (sent || other.is_none()) {
             State::Framed
-        } else {
+        } else if sent {
             return Err((Foreign::NotDns, piece));
+        } else {
+            State::Undecided
         };
         if !self.buffer.is_empty() {
             // It may hold much more than a message, if it looked like a preface up to its end.
             let bytes = std::mem::take(&mut self.buffer);
-            let accepted = self.accept(&bytes, work);
+            let accepted = self.go_on(&bytes, work);
             work.pool.give(bytes);
             accepted.map_err(|foreign| (foreign, piece))?;
         }
@@ -232,6 +458,7 @@ impl Framer {
             // Servers read the length by itself and then the message: no need to copy that.
             if self.buffer.len() == 2 && piece.len() >= total - 2 && self.state == State::Framed {
                 let (message, rest) = piece.split_at(total - 2);
+                self.charged = false;
                 work.body(message);
                 work.pool.give(std::mem::take(&mut self.buffer));
                 return rest;
@@ -240,6 +467,7 @@ impl Framer {
             if self.buffer.len() == total {
                 let whole = std::mem::take(&mut self.buffer);
                 if self.confirm(&whole, work) {
+                    self.charged = false;
                     work.message(&whole);
                     work.pool.give(whole);
                 } else {
@@ -253,6 +481,7 @@ impl Framer {
             if !self.confirm(whole, work) {
                 return piece;
             }
+            self.charged = false;
             work.message(whole);
             piece = rest;
         }
@@ -293,7 +522,13 @@ impl Framer {
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
         if self.buffer.is_empty() {
-            return match scan(piece) {
+            return match scan(piece, &mut self.budget) {
+                Scan::Spent => {
+                    let spent = self.spend(piece.len(), work);
+                    spent
+                        .map(|()| &[][..])
+                        .map_err(|foreign| (foreign, &[][..]))
+                }
                 Scan::Found { start, end } => {
                     self.found(start, &piece[start..end], work);
                     Ok(&piece[end..])
@@ -311,10 +546,16 @@ impl Framer {
             return Ok(piece);
         }
         let mut bytes = std::mem::take(&mut self.buffer);
-        match scan(&bytes) {
+        self.budget.moved(bytes.len());
+        match scan(&bytes, &mut self.budget) {
+            Scan::Spent => {
+                let spent = self.spend(bytes.len(), work);
+                work.pool.give(bytes);
+                spent.map_err(|foreign| (foreign, piece))?;
+            }
             Scan::Found { start, end } => {
                 self.found(start, &bytes[start..end], work);
-                let accepted = self.accept(&bytes[end..], work);
+                let accepted = self.go_on(&bytes[end..], work);
                 work.pool.give(bytes);
                 accepted.map_err(|foreign| (foreign, piece))?;
             }
@@ -333,8 +574,9 @@ impl Framer {
         whole: &[u8],
         work: &mut Work<'_, F>,
     ) {
-        work.skip(skipped);
+        self.pass_over(skipped, work);
         work.counters.stream_resyncs += 1;
+        self.charged = false;
         self.searched = 0;
         self.state = State::Trial(1);
         work.message(whole);
@@ -346,7 +588,7 @@ impl Framer {
         skipped: usize,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
-        work.skip(skipped);
+        self.pass_over(skipped, work);
         self.searched = self.searched.saturating_add(skipped);
         let held = self.buffer.len();
         // Looking again at each byte that arrives would take quadratic time.
@@ -355,10 +597,30 @@ impl Framer {
         } else {
             length(&self.buffer).unwrap_or(0).min(2 * held)
         };
-        if self.searched > GIVE_UP && !work.expects_dns() {
+        let sent = work.envelope.direction == Direction::Sent;
+        if self.searched > GIVE_UP && sent && !work.expects_dns() {
             Err(Foreign::NotDns)
         } else {
             Ok(())
+        }
+    }
+
+    /// The budget is used up: these bytes are not searched to their end.
+    fn spend<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        bytes: usize,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        work.counters.stream_search_given_up_bytes += bytes as u64;
+        self.vain(bytes, work)
+    }
+
+    /// Skips bytes in which a message was looked for: they were part of one, at least.
+    fn pass_over<F: FnMut(&Envelope, &[u8])>(&mut self, bytes: usize, work: &mut Work<'_, F>) {
+        work.skip(bytes);
+        if bytes > 0 && !self.charged {
+            self.charged = true;
+            work.lose_messages(1);
         }
     }
 
@@ -387,5 +649,9 @@ fn judged_by(bytes: &[u8], may_have_preface: bool) -> usize {
     if may_have_preface && let Some(wanted) = proxy::wanted(bytes) {
         return wanted;
     }
-    length(bytes).map_or(2, |total| total.min(PREFIX))
+    match length(bytes) {
+        // No message by itself. With what follows it may be the start of another protocol.
+        Some(2) => PREFIX,
+        total => total.map_or(2, |total| total.min(PREFIX)),
+    }
 }

@@ -13,8 +13,11 @@
 //! A connection is forgotten soon after it has ended, of which the kernel side tells by a piece without bytes, or when it has been
 //! idle for long.
 //!
-//! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond them the
-//! connection used least recently is dropped, its bytes counted.
+//! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond the number of connections the
+//! one used least recently is dropped, beyond the bytes the one that has held some for longest: one that holds none frees none. Their
+//! bytes and messages are counted.
+//!
+//! Where messages are missing, so many as there must be at least are counted, and each such connection once: `docs/architecture.md`.
 
 mod framing;
 mod order;
@@ -28,10 +31,10 @@ mod tests;
 
 pub use self::proxy::Proxies;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
-use order::Stream;
+use order::{Piece, Stream};
 use search::Foreign;
 use work::{Pool, Work};
 
@@ -77,6 +80,14 @@ counters! {
         stream_searches,
         /// Times that a search found a message.
         stream_resyncs,
+        /// Bytes that were not searched to their end, because that would have cost too much. They are among the skipped.
+        stream_search_given_up_bytes,
+        /// Messages that are missing at least: cut by a loss, lost with it, searched in vain, dropped when half of them had come.
+        stream_messages_lost_at_least,
+        /// Connections of which such are missing.
+        stream_connections_with_loss,
+        /// Messages of which the rest had not come when the connection or the tap ended. Nothing was lost here.
+        stream_incomplete_messages,
         /// Pieces that arrived before their turn.
         stream_held_pieces,
         /// Connections that showed DNS.
@@ -97,6 +108,15 @@ counters! {
 }
 
 impl StreamCounters {
+    /// A connection that was found to be foreign, and the bytes that were held of it.
+    fn condemned(&mut self, foreign: Foreign, bytes: usize) {
+        self.foreign(foreign, bytes);
+        *match foreign {
+            Foreign::NotDns => &mut self.tcp_sockets_not_dns,
+            Foreign::Encrypted => &mut self.tcp_sockets_encrypted,
+        } += 1;
+    }
+
     fn foreign(&mut self, foreign: Foreign, bytes: usize) {
         *match foreign {
             Foreign::NotDns => &mut self.stream_not_dns_bytes,
@@ -136,6 +156,8 @@ pub struct Streams {
     limits: StreamLimits,
     /// Bytes of all buffers in use.
     memory: usize,
+    /// Sockets that hold bytes, and since when, the first in front. Some have given them up meanwhile.
+    heavy: VecDeque<(u64, u64)>,
     /// Sockets with pieces held back.
     holding: Vec<u64>,
     /// Kernel times at which connections ended and their sockets, the first in front.
@@ -150,12 +172,36 @@ struct Connection {
     peer: Endpoint,
     opened_ktime_ns: u64,
     seen_ktime_ns: u64,
+    /// When it began to hold bytes, if it is among the heavy ones.
+    heavy_ktime_ns: Option<u64>,
+    /// When its end was told.
+    ended_ktime_ns: Option<u64>,
+    /// What its last piece said of losses.
+    lost: u32,
+    /// Messages of it were lost.
+    lossy: bool,
     dns: bool,
     dns_port: bool,
     foreign: Option<Foreign>,
     /// The ends that a proxy told at the start.
     proxied: Option<Proxied>,
     streams: [Stream; 2],
+}
+
+/// What all connections share.
+struct Shared<'s> {
+    proxies: &'s Proxies,
+    pool: &'s mut Pool,
+    counters: &'s mut StreamCounters,
+}
+
+/// Why a connection leaves the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It has ended, or the tap has, or it has become another one.
+    Over,
+    /// To make room.
+    Evicted,
 }
 
 impl Connection {
@@ -167,11 +213,101 @@ impl Connection {
         self.streams.iter().any(Stream::is_holding)
     }
 
+    fn is_between_messages(&self) -> bool {
+        self.streams.iter().all(Stream::is_between_messages)
+    }
+
     fn abandon(&mut self, pool: &mut Pool) -> usize {
         self.streams
             .iter_mut()
             .map(|stream| stream.abandon(pool))
             .sum()
+    }
+
+    /// Has one direction do something on account of a piece with this envelope.
+    fn work<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        envelope: Envelope,
+        shared: &mut Shared<'_>,
+        emit: &mut F,
+        act: impl FnOnce(&mut Stream, &mut Work<'_, F>) -> Result<(), Foreign>,
+    ) -> Result<(), Foreign> {
+        let [received, sent] = &mut self.streams;
+        let (stream, other) = match envelope.direction {
+            Direction::Received => (received, sent),
+            Direction::Sent => (sent, received),
+        };
+        let mut work = Work {
+            envelope,
+            dns_seen: self.dns,
+            other: (!self.dns).then_some(other),
+            lossy: self.lossy,
+            dns_port: self.dns_port,
+            proxies: shared.proxies,
+            proxied: self.proxied,
+            counters: shared.counters,
+            pool: shared.pool,
+            emit,
+        };
+        let done = act(stream, &mut work);
+        let (dns, lossy) = (work.dns_seen, work.lossy);
+        self.proxied = work.proxied;
+        shared.counters.tcp_sockets_dns += u64::from(dns && !self.dns);
+        shared.counters.stream_connections_with_loss += u64::from(lossy && !self.lossy);
+        (self.dns, self.lossy) = (dns, lossy);
+        done
+    }
+
+    /// Delivers what only waited, and counts what is left: messages of which the rest has not come, bytes that are none.
+    fn leave<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        leaving: Leaving,
+        shared: &mut Shared<'_>,
+        emit: &mut F,
+    ) {
+        // An alert of TLS is shorter than what a stream is judged by.
+        let sent = self.streams[Direction::Sent as usize].framer();
+        if let Some(foreign) = sent.begins_as().filter(|_| !self.dns) {
+            let bytes = self.abandon(shared.pool);
+            shared.counters.condemned(foreign, bytes);
+            self.foreign = Some(foreign);
+        }
+        for direction in [Direction::Received, Direction::Sent] {
+            let Some(envelope) = self.streams[direction as usize].waiting_envelope() else {
+                continue;
+            };
+            let flushed = self.work(envelope, shared, emit, Stream::flush);
+            if let Err(foreign) = flushed {
+                let bytes = self.abandon(shared.pool);
+                shared.counters.condemned(foreign, bytes);
+                self.foreign = Some(foreign);
+            }
+        }
+        if self.foreign.is_some() {
+            return;
+        }
+        let mut lost = 0;
+        for stream in &mut self.streams {
+            let framer = stream.framer();
+            let undecided = framer.is_undecided();
+            let uncharged = u64::from(!framer.is_charged());
+            let expects_dns = self.dns || self.dns_port;
+            let amid = framer.is_amid_message() || expects_dns && framer.has_just_begun();
+            if amid && leaving == Leaving::Over {
+                shared.counters.stream_incomplete_messages += uncharged;
+            } else if amid || framer.is_in_doubt() {
+                lost += uncharged;
+            }
+            let bytes = stream.abandon(shared.pool);
+            if undecided {
+                shared.counters.foreign(Foreign::NotDns, bytes);
+            } else {
+                shared.counters.stream_skipped_bytes += bytes as u64;
+            }
+        }
+        shared.counters.stream_messages_lost_at_least += lost;
+        shared.counters.stream_connections_with_loss += u64::from(lost > 0 && !self.lossy);
+        self.lossy |= lost > 0;
     }
 }
 
@@ -185,13 +321,17 @@ impl Streams {
         Self {
             connections: Lru::new(limits.connections),
             midway: Midway {
-                recent: existing.into_iter().collect(),
-                earlier: HashSet::default(),
+                recent: existing
+                    .into_iter()
+                    .map(|socket| (socket, Past::default()))
+                    .collect(),
+                earlier: HashMap::default(),
             },
             proxies,
             pool: Pool::default(),
             limits,
             memory: 0,
+            heavy: VecDeque::new(),
             holding: Vec::new(),
             ended: VecDeque::new(),
             not_dns: Vec::new(),
@@ -202,7 +342,7 @@ impl Streams {
     /// Connections on these sockets will be joined midway, too, but for those that it knows already.
     pub fn midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
         for socket in sockets {
-            self.midway.insert(socket);
+            self.midway.insert(socket, Past::default());
         }
     }
 
@@ -218,12 +358,17 @@ impl Streams {
         if event.message_len == 0 {
             return self.end(&event.envelope, emit);
         }
+        let stream = event.envelope.direction as usize;
         let known = self.connections.get(socket).is_some_and(|connection| {
+            // A socket may connect to the same peer again, from the same port.
+            let anew = connection.ended_ktime_ns.is_some()
+                && connection.streams[stream].is_far(event.sequence);
             connection.peer == event.envelope.peer
                 && connection.local_port == event.envelope.local.port
+                && !anew
         });
         if !known {
-            self.open(event);
+            self.open(event, emit);
         }
         let Some(connection) = self.connections.peek(socket) else {
             return;
@@ -234,33 +379,36 @@ impl Streams {
             self.counters.foreign(foreign, event.payload.len());
             return;
         }
+        connection.lost = event.lost;
         let before = (connection.memory(), connection.is_holding());
-        let mut work = Work {
-            envelope: event.envelope,
-            dns_seen: connection.dns,
-            dns_port,
-            proxies: &self.proxies,
-            proxied: connection.proxied,
-            counters: &mut self.counters,
-            pool: &mut self.pool,
-            emit,
-        };
-        let stream = &mut connection.streams[event.envelope.direction as usize];
         if event.lost != 0 {
-            stream.join_midway();
+            connection.streams[stream].join_midway();
         }
-        let pushed = stream.push(event.sequence, event.payload, &mut work);
-        let shown = work.dns_seen && !connection.dns;
-        (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
-        self.counters.tcp_sockets_dns += u64::from(shown);
+        let piece = Piece {
+            sequence: event.sequence,
+            lost: event.lost,
+            flags: event.flags,
+            payload: event.payload,
+        };
+        let mut shared = Shared {
+            proxies: &self.proxies,
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+        };
+        let pushed = connection.work(event.envelope, &mut shared, emit, |stream, work| {
+            stream.push(piece, work)
+        });
         if let Err(foreign) = pushed {
             self.condemn(socket, foreign);
         }
-        self.settle(socket, before);
+        self.settle(socket, before, emit);
     }
 
     /// A connection has ended: what had arrived may still be read, and soon nothing more will come.
     fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        if let Some(connection) = self.connections.peek(end.socket) {
+            connection.ended_ktime_ns = Some(end.ktime_ns);
+        }
         self.ended.push_back((end.ktime_ns, end.socket));
         if self.ended.len() > self.limits.connections {
             self.forget_ended(u64::MAX, emit);
@@ -295,11 +443,11 @@ impl Streams {
             return;
         };
         self.counters.stream_ended += 1;
-        if !connection.streams.iter().all(Stream::is_between_messages) {
+        if !connection.is_between_messages() {
             // Should more come after all, it is not a beginning.
-            self.midway.insert(socket);
+            self.midway.insert(socket, Past::of(&connection, true));
         }
-        self.retire(connection);
+        self.retire(connection, Leaving::Over, emit);
     }
 
     /// Goes on without pieces that are overdue and forgets idle connections, at kernel time `now_ktime_ns`.
@@ -313,7 +461,7 @@ impl Streams {
                 break;
             }
             self.counters.stream_expired += 1;
-            self.drop_oldest();
+            self.drop_oldest(Leaving::Over, emit);
         }
     }
 
@@ -324,7 +472,7 @@ impl Streams {
         }
         while self.forget_ended(u64::MAX, emit) {}
         while self.connections.len() > 0 {
-            self.drop_oldest();
+            self.drop_oldest(Leaving::Over, emit);
         }
     }
 
@@ -362,27 +510,46 @@ impl Streams {
     }
 
     /// A connection not seen before, or a socket that changed its peer.
-    fn open(&mut self, event: &Event<'_>) {
+    fn open(&mut self, event: &Event<'_>, emit: &mut impl FnMut(&Envelope, &[u8])) {
         let socket = event.envelope.socket;
-        let midway = self.connections.peek(socket).is_some()
-            || self.midway.contains(socket)
-            || event.lost != 0;
+        let past = self.midway.take(socket);
+        let before = self.connections.peek(socket).map(|before| before.lost);
+        // Of a socket that was known the beginning was seen, unless something was lost since.
+        let midway = match before {
+            Some(lost) => event.lost != lost,
+            None => past.is_some() || event.lost != 0,
+        };
+        let past = past.filter(|_| midway).unwrap_or_default();
         self.counters.stream_joined_midway += u64::from(midway);
-        let connection = Connection {
+        let mut connection = Connection {
             local_port: event.envelope.local.port,
             peer: event.envelope.peer,
             opened_ktime_ns: event.envelope.ktime_ns,
             seen_ktime_ns: event.envelope.ktime_ns,
-            dns: false,
+            heavy_ktime_ns: None,
+            ended_ktime_ns: None,
+            lost: event.lost,
+            lossy: false,
+            dns: past.dns,
             dns_port: false,
             foreign: None,
             proxied: None,
             streams: [Stream::new(midway), Stream::new(midway)],
         };
+        for (stream, owes) in connection.streams.iter_mut().zip(past.owes) {
+            if owes {
+                stream.owes();
+            }
+        }
         if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
-            self.counters.stream_evicted += u64::from(displaced != socket);
-            self.retire(connection);
-            self.midway.insert(displaced);
+            let leaving = if displaced == socket {
+                Leaving::Over
+            } else {
+                self.counters.stream_evicted += 1;
+                self.midway.insert(displaced, Past::of(&connection, false));
+                Leaving::Evicted
+            };
+            self.retire(connection, leaving, emit);
         }
     }
 
@@ -391,33 +558,26 @@ impl Streams {
             return;
         };
         let before = (connection.memory(), false);
+        let mut shared = Shared {
+            proxies: &self.proxies,
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+        };
         let mut condemned = None;
         for direction in [Direction::Received, Direction::Sent] {
-            let stream = &mut connection.streams[direction as usize];
-            let Some(envelope) = stream.held_envelope() else {
+            let stream = &connection.streams[direction as usize];
+            let Some(envelope) = stream.waiting_envelope().filter(|_| stream.is_holding()) else {
                 continue;
             };
-            let mut work = Work {
-                envelope,
-                dns_seen: connection.dns,
-                dns_port: connection.dns_port,
-                proxies: &self.proxies,
-                proxied: connection.proxied,
-                counters: &mut self.counters,
-                pool: &mut self.pool,
-                emit,
-            };
-            if let Err(foreign) = stream.release(now, &mut work) {
-                condemned = Some(foreign);
-            }
-            let shown = work.dns_seen && !connection.dns;
-            (connection.dns, connection.proxied) = (work.dns_seen, work.proxied);
-            self.counters.tcp_sockets_dns += u64::from(shown);
+            let released = connection.work(envelope, &mut shared, emit, |stream, work| {
+                stream.release(now, work)
+            });
+            condemned = released.err().or(condemned);
         }
         if let Some(foreign) = condemned {
             self.condemn(socket, foreign);
         }
-        self.settle(socket, before);
+        self.settle(socket, before, emit);
     }
 
     /// The connection does not carry DNS, unless it already has.
@@ -426,11 +586,7 @@ impl Streams {
             return;
         };
         let bytes = connection.abandon(&mut self.pool);
-        self.counters.foreign(foreign, bytes);
-        *match foreign {
-            Foreign::NotDns => &mut self.counters.tcp_sockets_not_dns,
-            Foreign::Encrypted => &mut self.counters.tcp_sockets_encrypted,
-        } += 1;
+        self.counters.condemned(foreign, bytes);
         connection.foreign = Some(foreign);
         // A verdict that finds no room costs the kernel a few copies, no more.
         if self.not_dns.len() < VERDICTS {
@@ -439,30 +595,106 @@ impl Streams {
     }
 
     /// Keeps the books of memory and held pieces after work on a connection, and the bound on memory.
-    fn settle(&mut self, socket: u64, (memory, holding): (usize, bool)) {
+    fn settle(
+        &mut self,
+        socket: u64,
+        (memory, holding): (usize, bool),
+        emit: &mut impl FnMut(&Envelope, &[u8]),
+    ) {
         if let Some(connection) = self.connections.peek(socket) {
-            self.memory = self.memory - memory + connection.memory();
+            let now = connection.memory();
+            self.memory = self.memory - memory + now;
             if connection.is_holding() && !holding {
                 self.holding.push(socket);
             }
+            if now > 0 && memory == 0 {
+                let since = connection.seen_ktime_ns;
+                if connection.heavy_ktime_ns.replace(since).is_none() {
+                    self.heavy.push_back((socket, since));
+                }
+            }
+        }
+        if self.heavy.len() > 2 * self.connections.len() + 64 {
+            let connections = &mut self.connections;
+            self.heavy.retain(|(socket, _)| {
+                connections
+                    .peek(*socket)
+                    .is_some_and(|c| c.heavy_ktime_ns.is_some())
+            });
         }
         while self.memory > self.limits.bytes && self.connections.len() > 1 {
-            self.counters.stream_evicted += 1;
-            self.drop_oldest();
+            self.drop_heaviest(emit);
         }
     }
 
-    fn drop_oldest(&mut self) {
+    /// Drops the connection that has held bytes for longest. One that fills up slowly, and holds what it has got, goes before those that
+    /// come and go.
+    fn drop_heaviest(&mut self, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        while let Some((socket, since)) = self.heavy.pop_front() {
+            let Some(connection) = self.connections.peek(socket) else {
+                continue;
+            };
+            let heavy = connection
+                .heavy_ktime_ns
+                .filter(|_| connection.memory() > 0);
+            connection.heavy_ktime_ns = heavy;
+            let Some(latest) = heavy else {
+                continue;
+            };
+            if latest > since {
+                self.heavy.push_back((socket, latest));
+            } else if let Some(connection) = self.connections.remove(socket) {
+                self.counters.stream_evicted += 1;
+                self.midway.insert(socket, Past::of(&connection, false));
+                return self.retire(connection, Leaving::Evicted, emit);
+            }
+        }
+        self.counters.stream_evicted += 1;
+        self.drop_oldest(Leaving::Evicted, emit);
+    }
+
+    fn drop_oldest(&mut self, leaving: Leaving, emit: &mut impl FnMut(&Envelope, &[u8])) {
         if let Some((socket, connection)) = self.connections.pop_oldest() {
-            self.retire(connection);
-            self.midway.insert(socket);
+            let owes = leaving == Leaving::Over;
+            self.midway.insert(socket, Past::of(&connection, owes));
+            self.retire(connection, leaving, emit);
         }
     }
 
     /// Gives up the memory of a connection that is out of the table.
-    fn retire(&mut self, mut connection: Connection) {
+    fn retire(
+        &mut self,
+        mut connection: Connection,
+        leaving: Leaving,
+        emit: &mut impl FnMut(&Envelope, &[u8]),
+    ) {
         self.memory -= connection.memory();
-        self.counters.stream_skipped_bytes += connection.abandon(&mut self.pool) as u64;
+        let mut shared = Shared {
+            proxies: &self.proxies,
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+        };
+        connection.leave(leaving, &mut shared, emit);
+    }
+}
+
+/// What is kept of a connection that was dropped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    /// It showed DNS, so nothing makes it foreign.
+    dns: bool,
+    /// Of each direction, whether a message was under way whose rest will be missing if it comes.
+    owes: [bool; 2],
+}
+
+impl Past {
+    /// `owes`: whether messages under way have not been counted as lost.
+    fn of(connection: &Connection, owes: bool) -> Self {
+        let streams = connection.streams.each_ref();
+        Self {
+            dns: connection.dns,
+            owes: streams.map(|stream| owes && !stream.is_between_messages()),
+        }
     }
 }
 
@@ -470,21 +702,22 @@ impl Streams {
 /// the earlier is forgotten when the recent one is full.
 #[derive(Debug)]
 struct Midway {
-    recent: HashSet<u64, RandomState>,
-    earlier: HashSet<u64, RandomState>,
+    recent: HashMap<u64, Past, RandomState>,
+    earlier: HashMap<u64, Past, RandomState>,
 }
 
 impl Midway {
     const GENERATION: usize = 262_144;
 
-    fn contains(&self, socket: u64) -> bool {
-        self.recent.contains(&socket) || self.earlier.contains(&socket)
+    fn take(&mut self, socket: u64) -> Option<Past> {
+        let recent = self.recent.remove(&socket);
+        recent.or_else(|| self.earlier.remove(&socket))
     }
 
-    fn insert(&mut self, socket: u64) {
+    fn insert(&mut self, socket: u64, past: Past) {
         if self.recent.len() >= Self::GENERATION {
             self.earlier = std::mem::take(&mut self.recent);
         }
-        self.recent.insert(socket);
+        self.recent.insert(socket, past);
     }
 }

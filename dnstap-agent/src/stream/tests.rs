@@ -1,5 +1,11 @@
 //! Streams of messages, cut, mixed, damaged and lost: what leaves must be what went in.
 
+mod ends;
+mod hiding;
+mod hunt;
+mod losses;
+mod writers;
+
 use proptest::prelude::*;
 
 use super::{
@@ -19,6 +25,8 @@ struct Tap {
     dns_port: bool,
     now: u64,
     lost: u32,
+    flags: u16,
+    thread: u32,
     server_port: u16,
     peer_port: u16,
 }
@@ -37,6 +45,8 @@ impl Tap {
             dns_port: false,
             now: 1_000,
             lost: 0,
+            flags: 0,
+            thread: 0,
             server_port: 5_300,
             peer_port: 40_000,
         }
@@ -50,6 +60,26 @@ impl Tap {
         if payload.is_empty() {
             return;
         }
+        let mut out = std::mem::take(&mut self.out);
+        let dns_port = self.dns_port;
+        self.event(direction, socket, sequence, payload, |event, streams| {
+            streams.push(&event, dns_port, &mut |envelope, bytes| {
+                out.push((envelope.socket, bytes.to_vec()));
+            });
+        });
+        self.out = out;
+        self.check();
+    }
+
+    /// Hands an event to `take`.
+    fn event<R>(
+        &mut self,
+        direction: Direction,
+        socket: u64,
+        sequence: u32,
+        payload: &[u8],
+        take: impl FnOnce(Event<'_>, &mut Streams) -> R,
+    ) -> R {
         self.now += 1_000;
         self.bytes += payload.len() as u64;
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
@@ -62,7 +92,10 @@ impl Tap {
                 family: Family::Inet,
                 local: (loopback, self.server_port).into(),
                 peer: (loopback, self.peer_port).into(),
-                origin: Origin::default(),
+                origin: Origin {
+                    tid: self.thread,
+                    ..Origin::default()
+                },
                 proxied: None,
                 unconnected: false,
             },
@@ -70,16 +103,11 @@ impl Tap {
             chunk_offset: 0,
             sequence,
             lost: self.lost,
-            flags: 0,
+            flags: self.flags,
             segment: 0,
             payload,
         };
-        let out = &mut self.out;
-        self.streams
-            .push(&event, self.dns_port, &mut |envelope, bytes| {
-                out.push((envelope.socket, bytes.to_vec()));
-            });
-        self.check();
+        take(event, &mut self.streams)
     }
 
     fn end(&mut self, socket: u64) {
@@ -476,38 +504,64 @@ fn message_that_only_starts_well_is_not_trusted_midway() {
 }
 
 #[test]
-fn other_protocols_are_condemned_and_counted() {
-    let cases: [(&[u8], bool); 4] = [
+fn other_protocols_are_condemned_by_what_the_process_answers() {
+    let cases: [(&[u8], &[u8], bool); 6] = [
         (
             b"\x00\x00\x00\xc5\x00\x00\x00\x01\x05_auth\x02\x00\x00\x00\x00",
+            b"\x00\x00\x00\xc5\x00\x00\x00\x01\x05_auth",
             false,
         ),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", false),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            false,
+        ),
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64",
+            false,
+        ),
         (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xaa\xbb\xcc\xdd\xee",
+            b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03\xaa\xbb\xcc\xdd",
             true,
         ),
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", false),
+        (
+            b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+            b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+            false,
+        ),
+        (b"what is this", b"I do not know that", false),
     ];
-    for (bytes, encrypted) in cases {
-        let mut tap = Tap::new(&[]);
-        for (at, piece) in pieces(bytes, &[4]) {
-            tap.piece(SOCKET, sequence(0, at), piece);
+    for (bytes, answer, encrypted) in cases {
+        for cut in [1, 4, 100] {
+            let mut tap = Tap::new(&[]);
+            for (at, piece) in pieces(bytes, &[cut]) {
+                tap.piece(SOCKET, sequence(0, at), piece);
+            }
+            assert_eq!(tap.condemned(), [0; 0], "by what a peer says");
+            for (at, piece) in pieces(answer, &[cut]) {
+                tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+            }
+            tap.piece(SOCKET, sequence(0, bytes.len()), b"more");
+            assert_eq!(tap.condemned(), [SOCKET]);
+            let counters = tap.streams.counters();
+            let total = (bytes.len() + answer.len() + 4) as u64;
+            let expected = if encrypted { (0, total) } else { (total, 0) };
+            assert_eq!(
+                (
+                    counters.stream_not_dns_bytes,
+                    counters.stream_encrypted_bytes
+                ),
+                expected
+            );
+            assert_eq!(counters.stream_connections_with_loss, 0);
         }
-        tap.directed(Direction::Sent, SOCKET, 0, b"answer");
-        assert_eq!(tap.condemned(), [SOCKET]);
-        let counters = tap.streams.counters();
-        let total = bytes.len() as u64 + 6;
-        let expected = if encrypted { (0, total) } else { (total, 0) };
-        assert_eq!(
-            (
-                counters.stream_not_dns_bytes,
-                counters.stream_encrypted_bytes
-            ),
-            expected
-        );
     }
 }
+
+/// What a server answers that cannot read a question.
+const REFUSAL: [u8; 12] = [0, 9, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A query of 5,635 bytes whose id makes it begin like a TLS record, and one behind an empty message that begins like a control channel:
 /// with a bit set that no server minds, neither fits.
@@ -525,8 +579,12 @@ fn no_client_of_a_dns_port_hides_what_it_asks_next() {
             for (at, piece) in pieces(&stream_of(&messages), &[cut]) {
                 tap.piece(SOCKET, sequence(0, at), piece);
             }
+            tap.directed(Direction::Sent, SOCKET, 0, &framed(&REFUSAL));
             let all = messages.iter().filter(|message| !message.is_empty());
-            assert!(tap.of(SOCKET).iter().eq(all), "in pieces of {cut}");
+            let out = tap.of(SOCKET);
+            let (answer, asked) = out.split_last().unwrap();
+            assert!(asked.iter().eq(all), "in pieces of {cut}");
+            assert_eq!(*answer, &REFUSAL[..]);
             assert!(tap.condemned().is_empty());
         }
     }
@@ -739,7 +797,7 @@ fn stream_that_never_shows_dns_is_given_up_after_a_while() {
         .collect();
     let mut at = 0;
     while tap.condemned().is_empty() {
-        tap.piece(SOCKET, sequence(0, at), &noise);
+        tap.directed(Direction::Sent, SOCKET, sequence(0, at), &noise);
         at += noise.len();
         assert!(at < 1 << 20);
     }

@@ -4,7 +4,10 @@
 //! - [`Message::parse`] reads header and question. A message whose header and question cannot be read, or whose counts
 //!   cannot fit into its length, is malformed; it is still delivered where DNS is expected.
 //! - [`fit`] decides whether bytes at an *unknown* place of a TCP stream can be a length and a message. It walks every
-//!   record to the exact end, because a wrong yes would cut frames out of the middle of messages.
+//!   record to the exact end, because a wrong yes would cut frames out of the middle of messages. Of what only asks, the structure alone
+//!   decides: an odd opcode, class, type or bit is no reason to say no. A client could hide its query from the tap then, or have the tap take
+//!   what the query contains for messages. Where records are announced, as by many a place in a zone transfer, those have to be of the usual
+//!   kinds.
 //!
 //! Neither follows compression pointers: only their form matters here.
 
@@ -13,9 +16,6 @@ pub(crate) const HEADER: usize = 12;
 
 /// Bytes from the start of a length field that [`fit`] needs for the header's verdict.
 pub(crate) const PREFIX: usize = 2 + HEADER;
-
-/// Smallest message that [`fit`] accepts: a header and a question for the root.
-const SMALLEST_FIT: usize = HEADER + 5;
 
 /// Least bytes of a question and of a resource record (root name).
 const QUESTION: usize = 5;
@@ -126,6 +126,21 @@ impl Counts {
         self.questions == 1 && self.sections[..2] == [0, 0]
     }
 
+    fn are_zero(self) -> bool {
+        self.questions == 0 && self.records() == 0
+    }
+
+    /// Whether so few records are announced that it is hardly an accident.
+    fn are_few(self) -> bool {
+        self.records() <= 24
+    }
+
+    /// A question, or a few, and no records but those that say how to answer (OPT, TSIG).
+    fn only_ask(self) -> bool {
+        let [answers, authorities, additional] = self.sections;
+        self.questions <= 4 && (answers, authorities) == (0, 0) && additional <= 2
+    }
+
     fn fit_into(self, length: usize) -> bool {
         HEADER + QUESTION * usize::from(self.questions) + RECORD * self.records() <= length
     }
@@ -157,40 +172,58 @@ fn dnssec_ok(bytes: &[u8]) -> bool {
 pub(crate) enum Fit {
     /// They are one; it ends this many bytes after the start.
     Whole(usize),
+    /// They are a query with something behind it, which many servers do not mind; it ends this many bytes after the start. Weaker than the
+    /// exact end, and not enough to believe in it, but enough to believe nothing that lies in it.
+    Loose(usize),
     /// Nothing speaks against it so far; more bytes are needed.
     Partly,
     /// They are not.
     Not,
 }
 
-/// Judges the bytes from what may be a length field on. Strict: see the module's documentation.
+/// Judges the bytes from what may be a length field on. See the module's documentation.
 pub(crate) fn fit(bytes: &[u8]) -> Fit {
+    fit_in(bytes, &mut 0)
+}
+
+/// As [`fit`]; adds what it cost, in labels and records walked.
+pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
+    *steps += 1;
     let Some((prefix, rest)) = bytes.split_first_chunk::<2>() else {
         return Fit::Partly;
     };
     let length = usize::from(u16::from_be_bytes(*prefix));
-    if length < SMALLEST_FIT {
+    if length < HEADER {
         return Fit::Not;
     }
     let message = rest.get(..length).unwrap_or(rest);
-    if message.len() >= 4 && !plausible_flags(Flags(word(message, 2))) {
-        return Fit::Not;
-    }
     let Some(header) = message.first_chunk::<HEADER>() else {
         return Fit::Partly;
     };
     let counts = Counts::of(header);
-    let sensible = match counts.questions {
-        1 => true,
-        // Later messages of a zone transfer may leave the question out (RFC 5936 section 2.2.1).
-        0 => Flags(word(header, 2)).response() && counts.sections[0] > 0,
-        _ => false,
-    };
-    if !sensible || !counts.fit_into(length) {
+    if counts.are_zero() {
+        // Servers answer what they cannot read with a header alone.
+        let is_answer = length == HEADER && Flags(word(header, 2)).response();
+        return if is_answer {
+            Fit::Whole(2 + HEADER)
+        } else {
+            Fit::Not
+        };
+    }
+    let flags = Flags(word(header, 2));
+    let asks = counts.only_ask();
+    // Later messages of a zone transfer may leave the question out (RFC 5936 section 2.2.1).
+    let answers = counts.questions == 1
+        || counts.questions == 0 && flags.response() && counts.sections[0] > 0;
+    let usual = answers && plausible_flags(flags, counts.are_few());
+    if !counts.fit_into(length) || !(asks || usual) {
         return Fit::Not;
     }
-    match walk(message, length, counts) {
-        Ok(()) => Fit::Whole(2 + length),
+    match walk(message, length, counts, asks, steps) {
+        Ok(end) if end < length && !(asks && usual) => Fit::Not,
+        Ok(_) if message.len() < length => Fit::Partly,
+        Ok(end) if end < length => Fit::Loose(2 + length),
+        Ok(_) => Fit::Whole(2 + length),
         Err(Stop::Short) => Fit::Partly,
         Err(Stop::Wrong) => Fit::Not,
     }
@@ -199,39 +232,40 @@ pub(crate) fn fit(bytes: &[u8]) -> Fit {
 /// Where the message at the start of `bytes` ends, whatever its bits and types; `None` if it needs more bytes than there are, or is none.
 pub(crate) fn extent(bytes: &[u8]) -> Option<usize> {
     let counts = Counts::of(bytes.first_chunk()?);
-    let mut at = HEADER;
-    for _ in 0..counts.questions {
-        at = end_of_name(bytes, at)?.checked_add(4)?;
-    }
-    for _ in 0..counts.records() {
-        let data = end_of_name(bytes, at)?.checked_add(8)?;
-        let length = bytes.get(data..data + 2)?;
-        at = data + 2 + usize::from(word(length, 0));
-    }
-    (at <= bytes.len()).then_some(at)
+    walk(bytes, bytes.len(), counts, &mut 0).ok()
 }
 
-/// The place behind the name at `at`, which may end in a pointer anywhere.
-fn end_of_name(bytes: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *bytes.get(at)? {
-            0 => return Some(at + 1),
-            label @ 1..=63 => at += 1 + usize::from(label),
-            192..=255 => return Some(at + 2),
-            _ => return None,
-        }
-    }
-}
-
-fn plausible_flags(flags: Flags) -> bool {
-    matches!(flags.opcode(), 0 | 4 | 5)
-        && !flags.reserved()
-        && flags.rcode() <= 10
-        && (flags.response() || (flags.rcode() == 0 && !flags.recursion_available()))
+/// Whether flags are such as messages have. Of an answer with few records less is asked.
+fn plausible_flags(flags: Flags, few: bool) -> bool {
+    let opcode = matches!(flags.opcode(), 0 | 4 | 5);
+    let answer = flags.response() && (few || flags.rcode() <= 10 && !flags.reserved());
+    let question = !flags.response()
+        && flags.rcode() == 0
+        && !flags.recursion_available()
+        && !flags.reserved();
+    opcode && (answer || question)
 }
 
 fn plausible_class(class: u16) -> bool {
     matches!(class, 1 | 3 | 4 | 254 | 255)
+}
+
+/// Whether bytes are nothing but whole messages, each behind its length, and those messages fit.
+pub(crate) fn are_messages(mut bytes: &[u8]) -> bool {
+    while let Fit::Whole(total) = fit(bytes) {
+        if total == bytes.len() {
+            return true;
+        }
+        bytes = &bytes[total..];
+    }
+    false
+}
+
+/// The message at the start of such bytes behind its length, and how many bytes both take.
+pub(crate) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (prefix, rest) = bytes.split_first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*prefix));
+    Some((2 + length, rest.get(..length)?))
 }
 
 enum Stop {
@@ -239,56 +273,60 @@ enum Stop {
     Wrong,
 }
 
-/// Walks questions and records; the last must end at `length`. `message` may hold less than `length` bytes.
-fn walk(message: &[u8], length: usize, counts: Counts) -> Result<(), Stop> {
+/// Walks questions and records; the place behind the last. `message` may hold less than `length` bytes.
+fn walk(
+    message: &[u8],
+    length: usize,
+    counts: Counts,
+    lenient: bool,
+    steps: &mut i64,
+) -> Result<usize, Stop> {
+    let implausible = |kind, class| {
+        if lenient {
+            kind == 0 && class == 0
+        } else {
+            kind == 0 || kind != TYPE_OPT && !plausible_class(class)
+        }
+    };
     let mut at = HEADER;
     for _ in 0..counts.questions {
-        at = skip_name(message, at, length, false)?;
-        let [kind, class] = words(message, at, length)?;
-        if kind == 0 || !plausible_class(class) {
+        at = skip_name(message, at, length, steps)?;
+        let fields: &[u8; 4] = fields(message, at, length)?;
+        if implausible(word(fields, 0), word(fields, 2)) {
             return Err(Stop::Wrong);
         }
         at += 4;
     }
     for _ in 0..counts.records() {
-        at = skip_name(message, at, length, true)?;
-        let [kind, class, _, _, data] = words(message, at, length)?;
-        if kind == 0 || (kind != TYPE_OPT && !plausible_class(class)) {
+        at = skip_name(message, at, length, steps)?;
+        *steps += 1;
+        let fields: &[u8; 10] = fields(message, at, length)?;
+        if implausible(word(fields, 0), word(fields, 2)) {
             return Err(Stop::Wrong);
         }
-        at += 10 + usize::from(data);
+        at += 10 + usize::from(word(fields, 8));
         if at > length {
             return Err(Stop::Wrong);
         }
     }
-    if at == length && message.len() < length {
-        return Err(Stop::Short);
-    }
-    if at == length {
-        Ok(())
-    } else {
-        Err(Stop::Wrong)
-    }
+    Ok(at)
 }
 
-fn skip_name(
-    message: &[u8],
-    start: usize,
-    length: usize,
-    may_compress: bool,
-) -> Result<usize, Stop> {
+fn skip_name(message: &[u8], start: usize, length: usize, steps: &mut i64) -> Result<usize, Stop> {
     let mut at = start;
     loop {
+        *steps += 1;
         if at >= length {
             return Err(Stop::Wrong);
         }
         match *message.get(at).ok_or(Stop::Short)? {
             0 => return Ok(at + 1),
             label @ 1..=63 => at += 1 + usize::from(label),
-            high @ 192..=255 if may_compress => {
+            high @ 192..=255 => {
                 let low = *message.get(at + 1).ok_or(Stop::Short)?;
                 let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
-                return if (HEADER..at).contains(&target) {
+                // Some servers do not mind names that point into the header.
+                return if target < at {
                     Ok(at + 2)
                 } else {
                     Err(Stop::Wrong)
@@ -302,12 +340,12 @@ fn skip_name(
     }
 }
 
-fn words<const N: usize>(message: &[u8], at: usize, length: usize) -> Result<[u16; N], Stop> {
-    if at + 2 * N > length {
+fn fields<const N: usize>(message: &[u8], at: usize, length: usize) -> Result<&[u8; N], Stop> {
+    if at + N > length {
         return Err(Stop::Wrong);
     }
-    let bytes = message.get(at..at + 2 * N).ok_or(Stop::Short)?;
-    Ok(std::array::from_fn(|n| word(bytes, 2 * n)))
+    let rest = message.get(at..).unwrap_or_default();
+    rest.first_chunk().ok_or(Stop::Short)
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {
@@ -388,6 +426,8 @@ mod tests {
     #[case::http(b"GET / HTTP/1.1\r\nHost: localhost\r\n")]
     #[case::tls(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xaa\xbb\xcc\xdd\xee")]
     #[case::zeroes(&[0; 64])]
+    #[case::http2(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")]
+    #[case::settings(b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\0\x10\0\0\0\x06\0\0\x40\0")]
     fn what_is_not_dns_does_not_fit(#[case] bytes: &[u8]) {
         assert_eq!(fit(bytes), Fit::Not);
     }
@@ -396,18 +436,69 @@ mod tests {
     fn names_point_back_only() {
         let bytes = framed(&message(1, 0x8180, "example", 1));
         let pointer = bytes.iter().position(|byte| *byte == 0xc0).unwrap();
-        for target in [0, 11, u8::try_from(pointer).unwrap() - 2, 255] {
+        for target in [u8::try_from(pointer).unwrap() - 2, 254, 255] {
             let mut bytes = bytes.clone();
             bytes[pointer + 1] = target;
             assert_eq!(fit(&bytes), Fit::Not, "{target}");
         }
     }
 
+    #[rstest]
+    #[case::query(0x0100, 0, Fit::Loose(29))]
+    #[case::answer(0x8180, 1, Fit::Not)]
+    fn bytes_behind_a_query_fit_loosely(
+        #[case] flags: u16,
+        #[case] answers: u16,
+        #[case] expected: Fit,
+    ) {
+        let mut message = message(1, flags, "example", answers);
+        message.extend([1, 2]);
+        let bytes = framed(&message);
+        assert_eq!(fit(&bytes), expected);
+        if expected != Fit::Not {
+            assert_eq!(fit(&bytes[..bytes.len() - 1]), Fit::Partly);
+        }
+    }
+
+    /// Each of these is refused by some servers and answered by others.
+    #[rstest]
+    #[case::reserved_bit(|m: &mut Vec<u8>| m[3] |= 0x40)]
+    #[case::all_bits(|m: &mut Vec<u8>| { m[2] = 0xff; m[3] = 0xff; })]
+    #[case::unknown_opcode(|m: &mut Vec<u8>| m[2] = 0x78)]
+    #[case::rcode_in_a_query(|m: &mut Vec<u8>| m[3] |= 5)]
+    #[case::class(|m: &mut Vec<u8>| { let end = m.len(); m[end - 2] = 0xab; })]
+    #[case::type_0(|m: &mut Vec<u8>| { let end = m.len(); m[end - 4..end - 2].fill(0); })]
+    #[case::two_questions(|m: &mut Vec<u8>| { m[5] = 2; m.extend([1, b'x', 0, 0, 1, 0, 1]); })]
+    #[case::name_that_points_back(|m: &mut Vec<u8>| { m[5] = 2; m.extend([0xc0, 12, 0, 1, 0, 1]); })]
+    #[case::name_that_points_into_the_header(|m: &mut Vec<u8>| { m.truncate(12); m.extend([0xc0, 4, 0, 252, 0, 1]); })]
+    #[case::no_question_but_opt(|m: &mut Vec<u8>| {
+        m.truncate(12);
+        (m[5], m[11]) = (0, 1);
+        m.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    })]
+    #[case::opcode_without_anything(|m: &mut Vec<u8>| { m.truncate(12); (m[2], m[3], m[5]) = (0x80, 1, 0); })]
+    fn odd_messages_fit_by_their_structure(#[case] spoil: fn(&mut Vec<u8>)) {
+        let mut message = message(0x2211, 0x0100, "example", 0);
+        spoil(&mut message);
+        let bytes = framed(&message);
+        assert_eq!(fit(&bytes), Fit::Whole(bytes.len()));
+        for length in 0..bytes.len() {
+            assert_eq!(fit(&bytes[..length]), Fit::Partly, "{length}");
+        }
+    }
+
     #[test]
-    fn trailing_bytes_within_the_length_do_not_fit() {
-        let mut message = message(1, 0x0100, "example", 0);
-        message.push(0);
-        assert_eq!(fit(&framed(&message)), Fit::Not);
+    fn messages_alone_are_told_from_parts_of_them() {
+        let bytes = [
+            framed(&message(1, 0x8180, "one", 2)),
+            framed(&message(2, 0x8180, "two", 0)),
+        ]
+        .concat();
+        assert!(are_messages(&bytes));
+        for part in [&bytes[1..], &bytes[2..], &bytes[..bytes.len() - 1], &[]] {
+            assert!(!are_messages(part));
+        }
+        assert!(!are_messages(&[&bytes[..], &[0]].concat()));
     }
 
     #[rstest]

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Direction, Envelope, Proxied},
-    stream::{Proxies, StreamCounters},
+    stream::{Proxies, StreamCounters, order::Stream},
 };
 
 /// The buffers of streams that have none in use.
@@ -37,6 +37,10 @@ pub(super) struct Work<'w, F> {
     pub(super) envelope: Envelope,
     /// DNS was seen on this connection.
     pub(super) dns_seen: bool,
+    /// The other direction, until DNS was seen.
+    pub(super) other: Option<&'w mut Stream>,
+    /// Messages of this connection were lost.
+    pub(super) lossy: bool,
     /// The connection's port is known for DNS.
     pub(super) dns_port: bool,
     /// Whose prefaces are believed.
@@ -54,12 +58,6 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         self.dns_seen || self.dns_port
     }
 
-    /// Whether what looks like another protocol is taken for it. Where DNS is expected, a peer could keep its queries out of the record by
-    /// first sending what looks like that to us and like a query to the server: there only what the process itself sends counts.
-    pub(super) fn may_be_foreign(&self) -> bool {
-        !self.dns_seen && (!self.dns_port || self.envelope.direction == Direction::Sent)
-    }
-
     /// Hands a message on; `framed` begins with its length.
     pub(super) fn message(&mut self, framed: &[u8]) {
         self.body(&framed[2..]);
@@ -71,8 +69,14 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         if message.is_empty() {
             self.counters.stream_empty_messages += 1;
         } else {
+            if !self.dns_seen {
+                self.dns_seen = true;
+                // The questions come before their answer.
+                if let Some(other) = self.other.take() {
+                    other.believe(self);
+                }
+            }
             self.counters.stream_messages += 1;
-            self.dns_seen = true;
             let envelope = Envelope {
                 proxied: self.proxied,
                 ..self.envelope
@@ -89,6 +93,12 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         if self.envelope.direction == Direction::Received {
             self.proxied = proxied;
         }
+    }
+
+    /// Counts messages that are missing.
+    pub(super) fn lose_messages(&mut self, at_least: u64) {
+        self.counters.stream_messages_lost_at_least += at_least;
+        self.lossy |= at_least > 0;
     }
 
     /// Counts bytes that belong to no message.

@@ -11,16 +11,18 @@ pub struct Loss {
     pub hop: String,
     /// The counter's name.
     pub reason: &'static str,
-    /// Messages; bytes or processes if the reason says so; events, of their output.
+    /// Messages; bytes, connections or processes if the reason says so; events, of their output.
     pub count: u64,
 }
 
 /// The pure stages' counters of what did not become a message and should have.
-const PIPELINE: [&str; 5] = [
+const PIPELINE: [&str; 7] = [
     "event_errors",
     "incomplete_messages",
     "stream_missing_bytes",
     "stream_skipped_bytes",
+    "stream_messages_lost_at_least",
+    "stream_connections_with_loss",
     "stream_evicted",
 ];
 
@@ -84,6 +86,9 @@ mod tests {
         tapped.kernel[Counter::Seen as usize] = 100;
         tapped.kernel[Counter::Unfollowed as usize] = 2;
         tapped.pipeline.stream.stream_skipped_bytes = 7;
+        tapped.pipeline.stream.stream_messages_lost_at_least = 4;
+        tapped.pipeline.stream.stream_connections_with_loss = 1;
+        tapped.pipeline.stream.stream_incomplete_messages = 9;
         tapped.pipeline.intake.udp_not_dns = 5;
         let snapshot = Snapshot {
             elapsed: Duration::ZERO,
@@ -95,10 +100,16 @@ mod tests {
             loss("kernel", "ring_full", 3),
             loss("kernel", "unfollowed", 2),
             loss("pipeline", "stream_skipped_bytes", 7),
+            loss("pipeline", "stream_messages_lost_at_least", 4),
+            loss("pipeline", "stream_connections_with_loss", 1),
         ];
         assert_eq!(snapshot.losses(), losses);
         let text = snapshot.to_string();
         assert!(text.contains("2 forked processes found no room"), "{text}");
+        assert!(
+            text.contains("of 1 TCP connection at least 4 messages are missing"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -62,6 +62,13 @@ pub fn nothing_pending(pipeline: &Pipeline) {
 }
 
 fn hold(counters: &PipelineCounters, pending: Pending) {
+    let stream = &counters.stream;
+    let (connections, messages) = (
+        stream.stream_connections_with_loss,
+        stream.stream_messages_lost_at_least,
+    );
+    assert!(connections <= messages && (connections > 0) == (messages > 0));
+    assert!(stream.stream_search_given_up_bytes <= stream.stream_skipped_bytes);
     for hop in stages(counters, pending) {
         assert_eq!(hop.unaccounted, 0, "{hop}: {counters:?}");
     }

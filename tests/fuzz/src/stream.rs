@@ -1,14 +1,15 @@
 //! TCP streams: what is cut out of them is what was put in.
 //!
-//! The input is a byte that says which of three things is tried, then what that takes:
+//! The input is a byte that says which of four things is tried, then what that takes:
 //!
 //! - *whole*: messages of any content (the first of each direction being DNS) on three connections, both directions, cut
-//!   into pieces anywhere, interleaved, some twice and some before their turn: exactly the messages come out;
-//! - *torn*: the same with messages that hold nothing that looks like another message, pieces missing, and connections
-//!   joined midway: what comes out is some of the messages, in their order;
+//!   into pieces anywhere, interleaved; of what was received some twice and some before their turn: exactly the messages come out;
+//! - *torn*: the same with messages that hold nothing that looks like another message, pieces missing, some of what was sent before its
+//!   turn, too, and connections joined midway: what comes out is some of the messages, once; what was received in its order;
+//! - *writers*: threads send whole messages at the same time, so that their places are too high: each comes out once;
 //! - *wild*: any bytes at any sequence number.
 //!
-//! In all three no byte is unaccounted for and the memory is bounded.
+//! In all of them no byte is unaccounted for and the memory is bounded.
 
 use std::collections::VecDeque;
 
@@ -39,9 +40,10 @@ const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
 /// If something does not hold.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    match input.byte() % 3 {
+    match input.byte() % 4 {
         0 => whole(&mut input),
         1 => torn(&mut input),
+        2 => writers(&mut input),
         _ => wild(&mut input),
     }
 }
@@ -77,15 +79,57 @@ fn torn(input: &mut Input<'_>) {
     let mut stage = Stage::new(existing);
     stage.play(&lines, input, true);
     for (number, line) in lines.iter().enumerate() {
-        let mut sent = line.messages.iter();
+        let mut all: Vec<_> = line.messages.iter().collect();
+        let mut from = 0;
         for message in &stage.out[number] {
-            assert!(
-                sent.any(|sent| sent == message),
-                "not one of those sent, or out of order: {}",
-                message.escape_ascii()
-            );
+            let place = all[from..].iter().position(|one| *one == message);
+            let Some(place) = place else {
+                panic!(
+                    "not one of those, or out of order: {}",
+                    message.escape_ascii()
+                );
+            };
+            all.remove(from + place);
+            // Whole messages that were sent do not wait for their turn.
+            if number % 2 == 0 {
+                from += place;
+            }
         }
     }
+}
+
+/// Each call is told of up to three calls later, with the place that the stream has reached by then.
+fn writers(input: &mut Input<'_>) {
+    let messages: Vec<_> = (0..input.byte()).map(|_| dns(input)).collect();
+    let mut end = 0;
+    let ends: Vec<_> = messages
+        .iter()
+        .map(|message| {
+            end += 2 + message.len();
+            end
+        })
+        .collect();
+    let mut told: Vec<_> = (0..messages.len())
+        .map(|number| {
+            let choice = usize::from(input.byte());
+            let when = (number + choice % 4).min(messages.len() - 1);
+            (when, choice / 4 % 4, number)
+        })
+        .collect();
+    told.sort_unstable();
+    let mut stage = Stage::new(Vec::new());
+    for (when, _, number) in told {
+        let bytes = framed(&messages[number]);
+        let place = u32::try_from(ends[when] - bytes.len()).unwrap_or_default();
+        stage.push(1, place, 0, &bytes, true);
+    }
+    let mut out = stage.out[1].clone();
+    let mut sent = messages;
+    out.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(out, sent);
+    stage.finish();
+    assert_eq!(stage.streams.counters().stream_connections_with_loss, 0);
 }
 
 fn wild(input: &mut Input<'_>) {
@@ -212,15 +256,20 @@ impl Stage {
             };
             let end = start.saturating_add(length).min(lines[number].bytes.len());
             at[number] = end;
-            let first = start == 0;
+            // What was sent comes once. Out of its turn a part of it could be whole messages by itself.
+            let in_turn = start == 0 || number % 2 == 1 && !losing;
             match choice >> 2 & 3 {
                 1 if losing => {
                     lost[number / 2] += 1;
                     continue;
                 }
-                2 if !first => late.push_back((number, start, end)),
+                2 if !in_turn => late.push_back((number, start, end)),
                 twice => {
-                    for _ in 0..if twice == 3 { 2 } else { 1 } {
+                    for _ in 0..if twice == 3 && number.is_multiple_of(2) {
+                        2
+                    } else {
+                        1
+                    } {
                         self.piece(lines, number, (start, end), lost[number / 2]);
                     }
                 }

@@ -1,0 +1,180 @@
+//! Sequence numbers that no byte has: the end of a stream, and urgent bytes.
+
+use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT};
+
+use super::*;
+
+/// Nothing was taken for a loss, and nothing had to wait.
+fn expect_no_loss(tap: &Tap) {
+    let c = tap.streams.counters();
+    assert_eq!(
+        (
+            c.stream_gaps,
+            c.stream_skipped_bytes,
+            c.stream_held_pieces,
+            c.stream_searches,
+            c.stream_connections_with_loss,
+        ),
+        (0, 0, 0, 0, 0),
+        "{c:?}"
+    );
+}
+
+#[test]
+fn the_last_message_before_the_end_is_delivered_at_once() {
+    let messages = messages(1, 5);
+    let stream = stream_of(&messages);
+    for direction in [Direction::Received, Direction::Sent] {
+        for cut in [&[1][..], &[2, 30], &[20], &[65_536], &[40, 7]] {
+            let mut tap = Tap::new(&[]);
+            let pieces = pieces(&stream, cut);
+            for (number, (at, piece)) in pieces.iter().enumerate() {
+                let last = number + 1 == pieces.len();
+                tap.flags = if last { EVENT_SHUT_DOWN } else { 0 };
+                let place = sequence(u32::MAX - 9, at + usize::from(last));
+                tap.directed(direction, SOCKET, place, piece);
+            }
+            assert_eq!(tap.of(SOCKET), messages);
+            expect_no_loss(&tap);
+        }
+    }
+}
+
+/// The kernel hands over one call in chunks, all of which are one place too far then.
+#[test]
+fn the_last_call_may_come_in_chunks() {
+    let messages = messages(4, 4);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..2]);
+    tap.flags = EVENT_SHUT_DOWN;
+    for (at, piece) in pieces(&stream[2..], &[5_000]) {
+        tap.piece(SOCKET, sequence(3, at), piece);
+    }
+    assert_eq!(tap.of(SOCKET), messages);
+    expect_no_loss(&tap);
+}
+
+#[test]
+fn a_gap_before_the_end_is_one_if_something_was_dropped_or_it_is_larger() {
+    let stream = stream_of(&messages(1, 3));
+    for (lost, missing) in [(1, 1), (0, 2)] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..20]);
+        tap.flags = EVENT_SHUT_DOWN;
+        tap.lost += lost;
+        tap.piece(SOCKET, 20 + missing, &stream[20 + missing as usize..]);
+        tap.finish();
+        let c = tap.streams.counters();
+        assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, missing.into()));
+        assert_eq!(c.stream_connections_with_loss, 1);
+    }
+}
+
+/// The last two reads come in the wrong order; the end counts in the one that comes first.
+#[test]
+fn the_end_may_be_told_before_its_turn() {
+    let messages = messages(1, 3);
+    let stream = stream_of(&messages);
+    let (at, last) = (stream.len() - 30, stream.len() - 10);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..at]);
+    tap.flags = EVENT_SHUT_DOWN;
+    tap.piece(SOCKET, sequence(1, last), &stream[last..]);
+    tap.flags = 0;
+    tap.piece(SOCKET, sequence(0, at), &stream[at..last]);
+    assert_eq!(tap.of(SOCKET), messages);
+    assert_eq!(tap.streams.counters().stream_gaps, 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A read ends where an urgent byte stands, and the next begins behind it. Urgent bytes in a row make a larger hole.
+    #[test]
+    fn urgent_bytes_hide_nothing_and_make_nothing_up(
+        sizes in sizes(),
+        holes in proptest::collection::vec((1..3_000usize, 1..4u32), 1..20),
+        start: u32,
+        salt in 0..6u16,
+    ) {
+        let messages = messages(salt, 12);
+        let stream = stream_of(&messages);
+        let mut places: Vec<_> = holes.iter().scan(0, |at, (step, size)| {
+            *at += step;
+            Some((*at, *size))
+        }).collect();
+        places.retain(|(at, _)| *at < stream.len());
+        let mut tap = Tap::new(&[]);
+        let (mut at, mut shift) = (0, 0);
+        for size in sizes.into_iter().cycle() {
+            if at == stream.len() {
+                break;
+            }
+            let hole = places.first().copied().filter(|(place, _)| *place == at);
+            if let Some((_, size)) = hole {
+                shift += size;
+                places.remove(0);
+            }
+            let next = places.first().map_or(stream.len(), |(place, _)| *place);
+            let end = (at + size).min(next);
+            tap.flags = if hole.is_some() || end == next { EVENT_URGENT } else { 0 };
+            tap.piece(SOCKET, sequence(start, at).wrapping_add(shift), &stream[at..end]);
+            at = end;
+        }
+        prop_assert_eq!(tap.of(SOCKET), messages);
+        expect_no_loss(&tap);
+    }
+}
+
+#[test]
+fn urgent_data_excuses_no_gap_in_which_something_was_dropped() {
+    let messages = messages(1, 8);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..40]);
+    (tap.flags, tap.lost) = (EVENT_URGENT, 1);
+    tap.piece(SOCKET, 50, &stream[50..]);
+    tap.finish();
+    assert!(is_in_order(&tap.of(SOCKET), &messages));
+    let c = tap.streams.counters();
+    assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 10));
+}
+
+/// Not a gap of urgent bytes after all: what lay there comes late. What was cut meanwhile is not trusted any more.
+#[test]
+fn bytes_that_come_late_into_such_a_gap_end_the_trust_in_the_framing() {
+    let messages = messages(1, 12);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..40]);
+    tap.flags = EVENT_URGENT;
+    tap.piece(SOCKET, 60, &stream[60..90]);
+    tap.flags = 0;
+    tap.piece(SOCKET, 40, &stream[40..60]);
+    tap.piece(SOCKET, 90, &stream[90..]);
+    tap.finish();
+    let out = tap.of(SOCKET);
+    assert!(
+        is_in_order(&out, &messages) && out.len() > 8,
+        "{}",
+        out.len()
+    );
+    assert_eq!(tap.streams.counters().stream_connections_with_loss, 1);
+}
+
+/// Another process reads from the same connection: bytes are missing here, and the length that was known is that of a message of which more
+/// than the gap is missing.
+#[test]
+fn the_old_length_is_not_believed_after_a_gap() {
+    let messages = messages(2, 12);
+    let stream = stream_of(&messages);
+    for at in 1..messages[0].len() {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..at]);
+        // So many bytes are gone that the sequence number does not tell of.
+        tap.piece(SOCKET, sequence(1, at), &stream[at + 9..]);
+        tap.finish();
+        assert!(is_in_order(&tap.of(SOCKET), &messages), "{at}");
+    }
+}

@@ -1,0 +1,296 @@
+//! What peers say to be left out of the record.
+
+use super::*;
+
+const TLS: u16 = 0x1603;
+
+/// A query that no judgement of ours accepts, and a server may answer: it begins like a TLS record.
+fn like_tls() -> Vec<u8> {
+    let mut query = message(0x0101, 0x0180, "padded", 0);
+    query.resize(usize::from(TLS), 0x80);
+    query[5] = 9;
+    query
+}
+
+/// As [`like_tls`], like `GET `.
+fn like_http() -> Vec<u8> {
+    let mut query = message(u16::from_be_bytes(*b"T "), 0x0100, "padded", 0);
+    query.resize(usize::from(u16::from_be_bytes(*b"GE")), 0x80);
+    query[5] = 9;
+    query
+}
+
+fn odd() -> Vec<u8> {
+    let mut query = message(1, 0x7b7f, "odd", 0);
+    let end = query.len();
+    query[end - 1] = 0xee;
+    query
+}
+
+#[test]
+fn what_a_client_begins_with_never_hides_what_it_asks() {
+    for first in [like_tls(), like_http(), odd(), vec![0xff; 40], vec![7]] {
+        for (dns_port, cut) in [(false, 1), (false, 700), (true, 1), (true, 700)] {
+            let messages = [
+                first.clone(),
+                message(2, 0x0100, "two", 0),
+                message(3, 0x0100, "three", 0),
+            ];
+            let stream = stream_of(&messages);
+            let answer = message(1, 0x8185, "padded", 0);
+            let mut tap = Tap::new(&[]);
+            tap.dns_port = dns_port;
+            let split = stream.len() - 20;
+            for (at, piece) in pieces(&stream[..split], &[cut]) {
+                tap.piece(SOCKET, sequence(0, at), piece);
+            }
+            tap.directed(Direction::Sent, SOCKET, 0, &framed(&answer));
+            tap.piece(SOCKET, sequence(0, split), &stream[split..]);
+            let [one, two, three] = &messages;
+            let expected = [one, two, &answer, three];
+            assert!(
+                tap.of(SOCKET).iter().eq(expected),
+                "{dns_port} {cut}: {:?}",
+                tap.of(SOCKET).iter().map(|m| m.len()).collect::<Vec<_>>()
+            );
+            assert!(tap.condemned().is_empty());
+            assert_eq!(tap.streams.counters().tcp_sockets_dns, 1);
+        }
+    }
+}
+
+#[test]
+fn what_was_kept_has_the_times_at_which_it_was_read() {
+    let mut tap = Tap::new(&[]);
+    let messages = [vec![0xff; 40], vec![0xfe; 50]];
+    let mut times = Vec::new();
+    let mut at = 0;
+    for message in &messages {
+        tap.now += 5_000_000;
+        tap.piece(SOCKET, sequence(0, at), &framed(message));
+        times.push(tap.now);
+        at += message.len() + 2;
+    }
+    let mut seen = Vec::new();
+    let event = tap.event(
+        Direction::Sent,
+        SOCKET,
+        0,
+        &framed(&REFUSAL),
+        |event, streams| {
+            streams.push(&event, false, &mut |envelope, bytes| {
+                seen.push((envelope.ktime_ns, envelope.direction, bytes.len()));
+            });
+            event.envelope.ktime_ns
+        },
+    );
+    let expected = [
+        (times[0], Direction::Received, 40),
+        (times[1], Direction::Received, 50),
+        (event, Direction::Sent, 12),
+    ];
+    assert_eq!(seen, expected);
+}
+
+/// The process sends what the peer can choose: the answer to a query of this size and id begins like a TLS record.
+#[test]
+fn an_answer_that_looks_like_another_protocol_makes_no_connection_foreign() {
+    let mut answer = like_tls();
+    (answer[0], answer[1], answer[2]) = (3, 3, 0x81);
+    for dns_port in [false, true] {
+        let mut tap = Tap::new(&[]);
+        tap.dns_port = dns_port;
+        let query = message(0x0303, 0x0100, "large", 0);
+        tap.piece(SOCKET, 0, &framed(&query));
+        for (at, piece) in pieces(&framed(&answer), &[1_000]) {
+            tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+        }
+        assert_eq!(tap.of(SOCKET), [&query[..], &answer]);
+        assert!(tap.condemned().is_empty());
+    }
+}
+
+#[test]
+fn http_2_in_clear_on_a_dns_port_is_no_dns() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+    for cut in [1, 9, 100] {
+        let mut tap = Tap::new(&[]);
+        tap.dns_port = true;
+        for (at, piece) in pieces(preface, &[cut]) {
+            tap.piece(SOCKET, sequence(0, at), piece);
+        }
+        for (at, piece) in pieces(settings, &[cut]) {
+            tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+        }
+        for round in 0..9 {
+            tap.piece(
+                SOCKET,
+                sequence(0, preface.len() + round * 9_000),
+                &[0x55; 9_000],
+            );
+        }
+        assert_eq!(tap.condemned(), [SOCKET]);
+        tap.finish();
+        assert!(tap.out.is_empty());
+    }
+}
+
+/// A DNS server reads it by its lengths, as any other bytes.
+#[test]
+fn what_a_dns_server_makes_of_another_protocol_is_recorded_if_it_answers() {
+    let mut asked = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    asked.resize(2 + usize::from(u16::from_be_bytes(*b"PR")), 0);
+    let mut tap = Tap::new(&[]);
+    tap.dns_port = true;
+    tap.piece(SOCKET, 0, &asked);
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&REFUSAL));
+    assert_eq!(tap.of(SOCKET), [&asked[2..], &REFUSAL]);
+}
+
+/// More than is kept: the framing goes on, and what is missing is counted.
+#[test]
+fn beyond_what_is_kept_only_the_framing_is_known() {
+    let first = vec![0xff; 40_000];
+    let messages = [first.clone(), first, vec![0xfe; 10_000], vec![0xfd; 10_000]];
+    let next = message(5, 0x0100, "next", 0);
+    let stream = stream_of(&messages);
+    for (cut, left) in [
+        (1_000, 0),
+        (7, 0),
+        (65_537, 0),
+        (9_000, 1),
+        (9_000, 2),
+        (9_000, 500),
+    ] {
+        let mut tap = Tap::new(&[]);
+        let end = stream.len() - left;
+        for (at, piece) in pieces(&stream[..end], &[cut]) {
+            tap.piece(SOCKET, sequence(0, at), piece);
+        }
+        assert!(tap.streams.memory < 200_000);
+        tap.directed(Direction::Sent, SOCKET, 0, &framed(&REFUSAL));
+        tap.piece(SOCKET, sequence(0, end), &stream[end..]);
+        tap.piece(SOCKET, sequence(0, stream.len()), &framed(&next));
+        assert_eq!(tap.of(SOCKET), [&messages[0][..], &REFUSAL, &next]);
+        let c = tap.streams.counters();
+        assert_eq!(
+            (
+                c.stream_messages_lost_at_least,
+                c.stream_connections_with_loss
+            ),
+            (3, 1),
+            "{left}"
+        );
+    }
+}
+
+#[test]
+fn half_a_length_is_kept_beyond_too() {
+    let first = vec![0xff; 65_534];
+    let next = message(5, 0x0100, "next", 0);
+    let stream = [framed(&first), framed(&next)].concat();
+    for end in 65_536..65_541 {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..end]);
+        tap.directed(Direction::Sent, SOCKET, 0, &framed(&REFUSAL));
+        tap.piece(SOCKET, sequence(0, end), &stream[end..]);
+        let expected = if end > 65_537 { 2 } else { 3 };
+        assert_eq!(tap.out.len(), expected, "{end}");
+        assert_eq!(
+            tap.streams.counters().stream_messages_lost_at_least,
+            u64::from(end > 65_537)
+        );
+    }
+}
+
+/// Nothing is answered: the server read what it read.
+#[test]
+fn undecided_messages_on_a_dns_port_are_delivered_at_the_end() {
+    for (dns_port, expected) in [(true, 2), (false, 0)] {
+        let mut tap = Tap::new(&[]);
+        tap.dns_port = dns_port;
+        let next = message(5, 0x0100, "next", 0);
+        tap.piece(SOCKET, 0, &stream_of(&[like_tls(), next]));
+        assert!(tap.out.is_empty());
+        tap.end(SOCKET);
+        tap.tick(tap.now + 2 * ENDED_NS);
+        assert_eq!(tap.out.len(), expected);
+        let c = tap.streams.counters();
+        assert_eq!(
+            (c.stream_not_dns_bytes > 0, c.stream_skipped_bytes),
+            (!dns_port, 0)
+        );
+        tap.finish();
+    }
+}
+
+#[test]
+fn an_alert_of_tls_tells_what_was_received() {
+    let mut tap = Tap::new(&[]);
+    tap.dns_port = true;
+    tap.piece(
+        SOCKET,
+        0,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xaa\xbb\xcc\xdd\xee",
+    );
+    tap.directed(Direction::Sent, SOCKET, 0, b"\x15\x03\x03\0\x02\x02\x28");
+    tap.finish();
+    let c = tap.streams.counters();
+    assert_eq!(
+        (
+            c.stream_encrypted_bytes,
+            c.tcp_sockets_encrypted,
+            tap.out.len()
+        ),
+        (23, 1, 0)
+    );
+}
+
+/// A flood makes the table drop a connection amid an answer whose rest begins as the peer likes.
+#[test]
+fn a_connection_that_showed_dns_is_never_foreign_again() {
+    let limits = StreamLimits {
+        connections: 10,
+        ..StreamLimits::default()
+    };
+    let mut tap = Tap::with(limits, &[]);
+    let query = message(1, 0x0100, "query", 0);
+    let answer = framed(&message(1, 0x8180, "query", 3));
+    tap.piece(SOCKET, 0, &framed(&query));
+    tap.directed(Direction::Sent, SOCKET, 0, &answer[..30]);
+    for other in 100..120 {
+        tap.piece(other, 0, &framed(&query)[..9]);
+    }
+    let counted = tap.streams.counters().stream_messages_lost_at_least;
+    assert!(counted >= 1);
+    let rest = [b"\x17\x03\x03\0\x40".as_slice(), &[0x99; 40]].concat();
+    tap.directed(Direction::Sent, SOCKET, 30, &rest);
+    tap.piece(SOCKET, sequence(0, query.len() + 2), &framed(&query));
+    assert!(tap.condemned().is_empty());
+    assert_eq!(tap.of(SOCKET).len(), 2);
+    assert_eq!(tap.streams.counters().tcp_sockets_dns, 1);
+}
+
+#[test]
+fn connections_that_hold_for_long_make_room_for_those_that_come_and_go() {
+    let limits = StreamLimits {
+        bytes: 400_000,
+        ..StreamLimits::default()
+    };
+    let mut tap = Tap::with(limits, &[]);
+    let large = framed(&message(1, 0x8180, "large", 300));
+    let (mut at, mut whole) = (0, 0);
+    for slow in 100..400 {
+        tap.piece(slow, 0, &large[..20_000]);
+        // A busy connection, which has always used the table before the slow one.
+        for piece in [&large[..20_000], &large[20_000..]] {
+            tap.piece(SOCKET, sequence(0, at), piece);
+            at += piece.len();
+        }
+        whole += 1;
+    }
+    assert_eq!(tap.of(SOCKET).len(), whole);
+    assert!(tap.streams.counters().stream_evicted > 200);
+    assert!(tap.streams.heavy.len() <= 2 * tap.streams.connections.len() + 65);
+}

@@ -1,0 +1,135 @@
+//! The account of messages that are missing.
+
+use super::*;
+
+fn account(tap: &Tap) -> (u64, u64, u64) {
+    let c = tap.streams.counters();
+    (
+        c.stream_connections_with_loss,
+        c.stream_messages_lost_at_least,
+        c.stream_incomplete_messages,
+    )
+}
+
+#[test]
+fn a_message_that_the_peer_never_completed_is_not_lost() {
+    let stream = stream_of(&messages(4, 1));
+    for at in [1, 2, 20] {
+        let mut tap = Tap::new(&[]);
+        tap.dns_port = true;
+        tap.piece(SOCKET, 0, &stream[..at]);
+        tap.end(SOCKET);
+        tap.tick(tap.now + 2 * ENDED_NS);
+        assert_eq!(account(&tap), (0, 0, 1), "{at}");
+    }
+}
+
+#[test]
+fn each_gap_counts_what_is_missing_at_least() {
+    // All are 28 bytes and a length.
+    let messages: Vec<_> = (0..20)
+        .map(|id| message(id, 0x0100, "12345678901", 0))
+        .collect();
+    let stream = stream_of(&messages);
+    let size = messages[0].len() + 2;
+    for (from, to, lost) in [
+        (size, 2 * size, 1),         // a whole one
+        (size + 5, size + 9, 1),     // within one
+        (size + 5, 3 * size + 5, 2), // from one into another
+        (size - 5, 2 * size, 2),     // the end of one, and a whole one
+        (size, size + 1, 1),         // the start of one
+    ] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..from]);
+        tap.piece(SOCKET, sequence(0, to), &stream[to..]);
+        tap.tick(tap.now + HOLD_NS + 1);
+        assert_eq!(account(&tap), (1, lost, 0), "{from}..{to}");
+        let out = tap.of(SOCKET);
+        assert!(is_in_order(&out, &messages));
+        assert!(messages.len() - out.len() >= usize::try_from(lost).unwrap());
+        tap.finish();
+        assert_eq!(account(&tap), (1, lost, 0), "{from}..{to}");
+    }
+}
+
+#[test]
+fn a_connection_that_was_open_before_has_lost_nothing() {
+    let messages = messages(4, 8);
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &stream_of(&messages)[40..]);
+    tap.finish();
+    assert_eq!((account(&tap), tap.out.len()), ((0, 0, 0), 7));
+}
+
+#[test]
+fn a_connection_dropped_amid_a_message_has_lost_it() {
+    let stream = stream_of(&messages(4, 8));
+    let limits = StreamLimits {
+        connections: 4,
+        ..StreamLimits::default()
+    };
+    let mut tap = Tap::with(limits, &[]);
+    let boundary = 2 + messages(4, 1)[0].len();
+    for (socket, end) in [(1, 100), (2, boundary)] {
+        tap.piece(socket, 0, &stream[..end]);
+    }
+    for socket in 10..14 {
+        tap.piece(socket, 0, &stream[..boundary]);
+    }
+    assert_eq!(account(&tap), (1, 1, 0));
+    // The rest is not another one.
+    tap.piece(1, 100, &stream[100..]);
+    tap.finish();
+    assert_eq!(account(&tap), (1, 1, 0));
+}
+
+#[test]
+fn the_rest_of_a_message_that_comes_after_all_is_a_loss() {
+    let stream = stream_of(&messages(4, 8));
+    let limits = StreamLimits {
+        idle_ns: 1_000_000,
+        ..StreamLimits::default()
+    };
+    let mut tap = Tap::with(limits, &[]);
+    tap.piece(SOCKET, 0, &stream[..100]);
+    tap.tick(tap.now + 1_000_001);
+    assert_eq!(account(&tap), (0, 0, 1));
+    tap.piece(SOCKET, 100, &stream[100..]);
+    assert_eq!(account(&tap), (1, 1, 1));
+}
+
+#[test]
+fn what_is_searched_in_vain_counts_as_a_message() {
+    let messages = messages(1, 12);
+    let mut stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    let at = 2 + messages[0].len();
+    // Behind the gap stands what does not fit.
+    stream[at + 12] = 0xff;
+    tap.piece(SOCKET, 0, &stream[..at]);
+    tap.lost = 1;
+    tap.piece(SOCKET, sequence(0, at + 10), &stream[at + 10..]);
+    tap.finish();
+    let (connections, lost, incomplete) = account(&tap);
+    assert_eq!((connections, incomplete), (1, 0));
+    assert!((1..=2).contains(&lost), "{lost}");
+}
+
+#[test]
+fn a_socket_that_connects_to_the_same_peer_again_begins_anew() {
+    let first = vec![0xee; 30];
+    let mut tap = Tap::new(&[]);
+    tap.dns_port = true;
+    tap.piece(SOCKET, 0, &framed(&message(1, 0x0100, "one", 0)));
+    tap.end(SOCKET);
+    tap.piece(SOCKET, 1 << 30, &framed(&first));
+    tap.tick(tap.now + 2 * ENDED_NS);
+    tap.piece(SOCKET, (1 << 30) + 32, &framed(&first));
+    assert_eq!(
+        tap.out.len(),
+        3,
+        "what does not fit is believed at the start of a connection only"
+    );
+    assert_eq!(account(&tap), (0, 0, 0));
+    assert_eq!(tap.streams.counters().stream_gaps, 0);
+}
