@@ -56,7 +56,8 @@ pub enum Matter {
     /// A question about a name (opcode QUERY) that is none of the following.
     Query,
     /// A secondary's question for the serial of a zone (RFC 1034 section 4.3.5), as far as it can be told from a
-    /// resolver's: asked by the process, for SOA, without recursion (RD) and without DNSSEC (DO), which resolvers set.
+    /// resolver's: asked by the process, for SOA, without recursion (RD) and without DNSSEC (DO), which resolvers set. A process
+    /// without zones has none to refresh ([`Naming::has_zones`]).
     Refresh,
     /// A zone transfer: type AXFR (RFC 5936) or IXFR (RFC 1995).
     Transfer,
@@ -262,6 +263,14 @@ pub enum Naming {
 }
 
 impl Naming {
+    /// Whether the process may be a secondary, which asks for the serials of its zones.
+    pub(crate) fn has_zones(&self) -> bool {
+        match self {
+            Self::Profile(profile) => profile.has_zones,
+            Self::Bind(_) => true,
+        }
+    }
+
     /// The families that messages may have in which the process has this role; one may come several times.
     pub(crate) fn kinds(&self, role: Role) -> impl Iterator<Item = Kind> + use<'_> {
         // RD; and what tells more to BIND's rules: QR, and whether recursion is available.
@@ -290,6 +299,7 @@ impl Default for Naming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     kinds: [Kind; 2 * 2 * Matter::COUNT],
+    has_zones: bool,
 }
 
 impl Profile {
@@ -311,7 +321,25 @@ impl Profile {
                 }
             }
         }
-        Self { kinds }
+        Self {
+            kinds,
+            has_zones: true,
+        }
+    }
+
+    /// Of a process that has no zones: its questions for SOA are like all others.
+    #[must_use]
+    pub fn without_zones(self) -> Self {
+        Self {
+            has_zones: false,
+            ..self
+        }
+    }
+
+    /// Whether the process may be a secondary.
+    #[must_use]
+    pub fn has_zones(&self) -> bool {
+        self.has_zones
     }
 
     /// The family of a message.

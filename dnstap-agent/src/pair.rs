@@ -1,15 +1,26 @@
 //! Queries that wait for their responses.
 //!
-//! Owns a table of queries keyed by socket, peer, transport and DNS id, with a hash of the question (name without
-//! regard to case, RFC 4343; type; class) to tell apart what shares an id. A response takes its oldest matching query:
-//! retransmissions are answered in their order. A response without a question (terse errors, later messages of a zone
+//! Owns a table of queries keyed by peer, transport, DNS id and the process's end, with a hash of the question (name without
+//! compression and without regard to case, RFC 4343; type; class) to tell apart what shares an id. A response takes its oldest
+//! matching query: retransmissions are answered in their order. A response without a question (terse errors, later messages of a zone
 //! transfer) matches by key alone. The query of a zone transfer over TCP stays, since many messages answer it (RFC 5936
 //! section 2.2), and ages from the last of them.
 //!
+//! The process's end is the socket for TCP. For UDP it is the local port: an answer may leave through another socket with that port
+//! (`SO_REUSEPORT`, another thread, another process of the family), as long as it is the same socket or the same program. The same socket
+//! goes first. The local address counts where query and response both have one.
+//!
+//! The peer may be unknown on one side (`recv` and `read` on an unconnected socket name no sender):
+//! - a response without a peer takes a query from its port with its id, which `hints` finds; the query says who was asked;
+//! - a response to a known peer takes a query without a peer that the very socket received, if there is none of that peer.
+//!
 //! Bounded: entries; age; and queries with one key, so that a peer that repeats one id cannot make look-ups slow.
-//! Within those the oldest goes first. Entries live in one vector and are linked by index, in order of arrival
+//! Within those the oldest goes first; but what was received goes before what was sent, so that no stranger's flood makes the tap forget
+//! what the process has asked. Entries live in one vector and are linked by index, in order of arrival
 //! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
 //! without answer (`Asked`) hold memory of their own.
+//!
+//! A response that finds nothing may be one that nobody asked for. [`Found::Forgotten`] says when that cannot be told.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 
@@ -19,15 +30,21 @@ use foldhash::fast::RandomState;
 use crate::{
     classify::{Kind, Matter, Role},
     encode::Finding,
-    event::{Endpoint, Envelope, Protocol, Proxied},
+    event::{Direction, Endpoint, Envelope, Family, Protocol, Proxied},
     pipeline::counters::counters,
-    stream::wire::Message,
+    stream::wire::{LONGEST_NAME, Message},
 };
 
 const NONE: u32 = u32::MAX;
 
-/// Queries with the same socket, peer, transport and id.
+/// Queries with the same peer, transport, id and socket or local port.
 const SAME_KEY: usize = 16;
+
+/// Slots of [`Pairs::hints`].
+const HINTS: usize = 65_536;
+
+/// Nanoseconds for which a response to what the process asked is still expected, even if it counts as unanswered before.
+pub(crate) const EXPECTED_NS: u64 = 15_000_000_000;
 
 const TYPE_IXFR: u16 = 251;
 const TYPE_AXFR: u16 = 252;
@@ -110,8 +127,8 @@ pub struct Query {
     pub ktime_ns: u64,
     /// The clock's offset then, so that both times of a pair follow one clock.
     pub offset_ns: i64,
-    /// The process's end, as the query showed it.
-    pub local: Endpoint,
+    /// Address family of both ends.
+    pub family: Family,
     /// The ends that a proxy told.
     pub proxied: Option<Proxied>,
     /// Family of types.
@@ -144,6 +161,21 @@ pub(crate) struct Unanswered {
     pub(crate) waited_ns: u64,
 }
 
+/// What a response finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its query, with both ends as the query showed them.
+    Query {
+        query: Query,
+        local: Endpoint,
+        peer: Endpoint,
+    },
+    /// Nothing, but its query may have been here: it has counted as unanswered since, or was given up to make room.
+    Forgotten,
+    /// Nothing.
+    Nothing,
+}
+
 /// The table.
 #[derive(Debug)]
 pub struct Pairs {
@@ -151,11 +183,19 @@ pub struct Pairs {
     hasher: RandomState,
     /// Heads of the hash chains; a power of two of them.
     buckets: Vec<u32>,
+    /// By local port and id: the latest query sent from an unconnected socket. It may have gone: whoever looks compares. Empty before
+    /// the first one.
+    hints: Vec<u32>,
     entries: Vec<Entry>,
     free: u32,
     waiting: usize,
-    oldest: u32,
-    newest: u32,
+    /// Queries that count as unanswered and are still here.
+    late: usize,
+    lists: [List; List::COUNT],
+    /// Queries that were received without their peer.
+    without_peer: usize,
+    /// When a query that the process had sent was last given up to make room.
+    evicted_ktime_ns: Option<u64>,
     /// The latest kernel time that was seen.
     now_ktime_ns: u64,
     /// By slot: queries to be reported; shorter than `entries` if there are none.
@@ -164,14 +204,66 @@ pub struct Pairs {
     counters: PairCounters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Entries in order of age.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+impl List {
+    /// Sent queries that count as unanswered, and whose response is still expected.
+    const LATE: usize = 0;
+    /// Received queries.
+    const RECEIVED: usize = 1;
+    /// Sent queries.
+    const SENT: usize = 2;
+    const COUNT: usize = 3;
+
+    const EMPTY: Self = Self {
+        oldest: NONE,
+        newest: NONE,
+    };
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Key {
     socket: u64,
+    /// What the process runs.
+    image: u32,
+    local: Endpoint,
     peer: Endpoint,
     protocol: Protocol,
     id: u16,
     /// Who asks whom: a response answers what went the other way.
     role: Role,
+}
+
+impl Key {
+    /// Whether a response with key `other` may answer a query with this one.
+    fn admits(&self, other: &Self) -> bool {
+        let same_end = match self.protocol {
+            Protocol::Tcp => self.socket == other.socket,
+            Protocol::Udp => {
+                self.local.port == other.local.port
+                    && (self.socket == other.socket || self.image == other.image)
+            }
+        };
+        let same_address = match (self.local.address(), other.local.address()) {
+            (Some(own), Some(others)) => own == others,
+            _ => true,
+        };
+        self.id == other.id
+            && self.role == other.role
+            && self.protocol == other.protocol
+            && self.peer == other.peer
+            && same_end
+            && same_address
+    }
+
+    fn has_peer(&self) -> bool {
+        self.peer != Endpoint::default()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +274,12 @@ struct Entry {
     query: Query,
     transfer: bool,
     answered: bool,
+    /// Another query with the same key had to go for this one.
+    displaced: bool,
+    /// The socket was not connected.
+    unconnected: bool,
+    /// Which of the lists it is in.
+    list: u8,
     /// Kernel time from which it ages.
     used_ktime_ns: u64,
     /// Next in the hash chain, from the newest on; the next free entry if this one is free.
@@ -210,11 +308,14 @@ impl Pairs {
             limits,
             hasher: RandomState::default(),
             buckets: vec![NONE; limits.entries.next_power_of_two()],
+            hints: Vec::new(),
             entries: Vec::new(),
             free: NONE,
             waiting: 0,
-            oldest: NONE,
-            newest: NONE,
+            late: 0,
+            lists: [List::EMPTY; List::COUNT],
+            without_peer: 0,
+            evicted_ktime_ns: None,
             now_ktime_ns: 0,
             asked: Vec::new(),
             unanswered: Vec::new(),
@@ -232,11 +333,16 @@ impl Pairs {
     ) {
         self.counters.queries += 1;
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
-        let (key, hash) = self.key(envelope, message);
-        self.make_room(hash, &key, envelope.ktime_ns);
+        let key = key(envelope, message);
+        let hash = self.hash(&key);
+        let displaced = self.make_room(hash, envelope.ktime_ns);
         let bucket = self.bucket(hash);
         let transfer = key.protocol == Protocol::Tcp
             && matches!(message.question_type(), Some(TYPE_IXFR | TYPE_AXFR));
+        let list = match envelope.direction {
+            Direction::Received => List::RECEIVED,
+            Direction::Sent => List::SENT,
+        };
         let entry = Entry {
             key,
             hash,
@@ -244,6 +350,9 @@ impl Pairs {
             query,
             transfer,
             answered: false,
+            displaced,
+            unconnected: envelope.unconnected,
+            list: list as u8,
             used_ktime_ns: envelope.ktime_ns,
             chain: self.buckets[bucket],
             older: NONE,
@@ -258,33 +367,56 @@ impl Pairs {
         self.buckets[bucket] = slot;
         self.link(slot);
         self.waiting += 1;
+        if list == List::SENT && envelope.unconnected {
+            self.hint(&key, slot);
+        }
+        self.without_peer += usize::from(list == List::RECEIVED && !key.has_peer());
     }
 
-    /// The query that a response answers.
-    pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Option<Query> {
-        self.counters.responses += 1;
-        let (key, hash) = self.key(envelope, message);
+    /// The query that a response answers. The response counts if there is one; else it is for the caller to judge it, and then to
+    /// say that it stays [`Self::unmatched`].
+    pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Found {
+        self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
+        let mut key = key(envelope, message);
         let question = self.question(message);
-        let mut found = None;
-        let mut slot = self.buckets[self.bucket(hash)];
-        while let Some(entry) = self.entries.get(slot as usize) {
-            let answers = entry.hash == hash
-                && entry.key == key
-                && (question.is_none() || entry.question.is_none() || question == entry.question)
-                && entry.query.ktime_ns <= envelope.ktime_ns;
-            if answers {
-                // The chain runs from new to old: the last match is the oldest.
-                found = Some(slot);
-            }
-            slot = entry.chain;
+        if key.role == Role::Initiator
+            && !key.has_peer()
+            && let Some(asked) = self.hinted(&key, question)
+        {
+            key.peer = asked;
         }
-        let Some(slot) = found else {
-            self.counters.responses_unmatched += 1;
-            return None;
+        let mut sought = self.find(&key, question, envelope.ktime_ns);
+        if sought.slot.is_none() && key.role == Role::Responder && self.without_peer > 0 {
+            let nobody = Key {
+                peer: Endpoint::default(),
+                ..key
+            };
+            let found = self.find(&nobody, question, envelope.ktime_ns);
+            // As little as possible is guessed: the very socket, and the same question.
+            let same = |slot: &u32| {
+                let entry = &self.entries[*slot as usize];
+                entry.key.socket == key.socket && entry.question.is_some()
+            };
+            sought.slot = found.slot.filter(same).filter(|_| question.is_some());
+        }
+        let Some(slot) = sought.slot else {
+            let evicted = self
+                .evicted_ktime_ns
+                .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
+            return if sought.displaced || evicted {
+                Found::Forgotten
+            } else {
+                Found::Nothing
+            };
         };
-        self.counters.responses_paired += 1;
         let entry = &mut self.entries[slot as usize];
-        let query = entry.query;
+        let (query, Key { local, peer, .. }) = (entry.query, entry.key);
+        if usize::from(entry.list) == List::LATE {
+            self.forget(slot);
+            return Found::Forgotten;
+        }
+        self.counters.responses += 1;
+        self.counters.responses_paired += 1;
         if entry.transfer {
             entry.answered = true;
             entry.used_ktime_ns = envelope.ktime_ns;
@@ -293,24 +425,64 @@ impl Pairs {
         } else {
             self.remove(slot, End::Answered);
         }
-        Some(query)
+        Found::Query { query, local, peer }
+    }
+
+    /// A response that was looked up for in vain stays so.
+    pub(crate) fn unmatched(&mut self) {
+        self.counters.responses += 1;
+        self.counters.responses_unmatched += 1;
+    }
+
+    /// What a response and the query that it may answer have in common, as far as both tell it; 0 for a message that is no concern of
+    /// this. One without a peer has it in common with those of all peers.
+    pub(crate) fn meeting(&self, envelope: &Envelope, message: &Message<'_>) -> u64 {
+        let key = key(envelope, message);
+        if key.has_peer() {
+            self.hash(&key)
+        } else {
+            self.hash_of_hint(&key)
+        }
+    }
+
+    /// As [`Self::meeting`], of a query that meets a response without a peer.
+    pub(crate) fn meeting_without_peer(&self, envelope: &Envelope, message: &Message<'_>) -> u64 {
+        self.hash_of_hint(&key(envelope, message))
+    }
+
+    /// Nanoseconds for which a response is expected.
+    pub(crate) fn expected_ns(&self) -> u64 {
+        self.limits.age_ns.max(EXPECTED_NS)
+    }
+
+    /// The latest kernel time that was seen.
+    pub(crate) fn now_ktime_ns(&self) -> u64 {
+        self.now_ktime_ns
     }
 
     /// Gives up queries that are too old at kernel time `now_ktime_ns`.
     pub fn tick(&mut self, now_ktime_ns: u64) {
         self.now_ktime_ns = self.now_ktime_ns.max(now_ktime_ns);
-        while let Some(entry) = self.entries.get(self.oldest as usize) {
-            if entry.used_ktime_ns.saturating_add(self.limits.age_ns) >= now_ktime_ns {
-                break;
+        for (list, age_ns) in [
+            (List::LATE, self.expected_ns()),
+            (List::RECEIVED, self.limits.age_ns),
+            (List::SENT, self.limits.age_ns),
+        ] {
+            while let Some(entry) = self.oldest(list) {
+                if entry.used_ktime_ns.saturating_add(age_ns) >= now_ktime_ns {
+                    break;
+                }
+                self.expire(self.lists[list].oldest, now_ktime_ns);
             }
-            self.remove(self.oldest, End::Unanswered);
         }
     }
 
     /// Gives up all queries.
     pub fn finish(&mut self) {
-        while self.waiting > 0 {
-            self.remove(self.oldest, End::Unanswered);
+        for list in 0..List::COUNT {
+            while self.oldest(list).is_some() {
+                self.expire(self.lists[list].oldest, u64::MAX);
+            }
         }
     }
 
@@ -331,35 +503,93 @@ impl Pairs {
         &self.counters
     }
 
-    fn key(&self, envelope: &Envelope, message: &Message<'_>) -> (Key, u64) {
-        let key = Key {
-            socket: envelope.socket,
-            peer: envelope.peer,
-            protocol: envelope.protocol,
-            id: message.id,
-            role: Role::of(envelope.direction, message.flags.response()),
-        };
+    /// What all messages with the same key have in common: not the process's address and program, and not its socket over UDP.
+    fn hash(&self, key: &Key) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(key.socket);
+        hasher.write_u64(match key.protocol {
+            Protocol::Tcp => key.socket,
+            Protocol::Udp => key.local.port.into(),
+        });
         hasher.write_u64(
-            u64::from(key.id) << 24 | u64::from(key.peer.port) << 8 | key.protocol as u64,
+            u64::from(key.id) << 24
+                | u64::from(key.peer.port) << 8
+                | (key.role as u64) << 4
+                | key.protocol as u64,
         );
         key.peer.hash(&mut hasher);
-        (key, hasher.finish())
+        hasher.finish()
+    }
+
+    fn hash_of_hint(&self, key: &Key) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u32(u32::from(key.id) << 16 | u32::from(key.local.port));
+        hasher.finish()
     }
 
     fn question(&self, message: &Message<'_>) -> Option<u64> {
         let question = message.question?;
-        let (name, rest) = question.split_at(question.len() - 4);
-        // Lengths of labels are below 64, so lower case leaves them alone.
-        let mut folded = [0; 255];
-        let folded = folded.get_mut(..name.len())?;
-        folded.copy_from_slice(name);
-        folded.make_ascii_lowercase();
+        let mut name = [0; LONGEST_NAME];
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(folded);
-        hasher.write(rest);
+        hasher.write(message.name(&mut name)?);
+        hasher.write(&question[question.len() - 4..]);
         Some(hasher.finish())
+    }
+
+    /// Notes where the query in `slot` can be found without its peer.
+    fn hint(&mut self, key: &Key, slot: u32) {
+        if self.hints.is_empty() {
+            self.hints = vec![NONE; HINTS];
+        }
+        let at = self.hint_of(key);
+        self.hints[at] = slot;
+    }
+
+    /// The peer of the latest query with this id that was sent from this port.
+    fn hinted(&self, key: &Key, question: Option<u64>) -> Option<Endpoint> {
+        let slot = *self.hints.get(self.hint_of(key))?;
+        let entry = self.entries.get(slot as usize)?;
+        let peer = entry.key.peer;
+        let found = entry.unconnected
+            && agree(question, entry.question)
+            && entry.key.admits(&Key { peer, ..*key });
+        found.then_some(peer)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the low bits of the hash select the slot"
+    )]
+    fn hint_of(&self, key: &Key) -> usize {
+        self.hash_of_hint(key) as usize % HINTS
+    }
+
+    /// The oldest query that a response with this key and question at kernel time `ktime_ns` answers; those of the same socket go
+    /// first, those that count as unanswered last.
+    fn find(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Sought {
+        let hash = self.hash(key);
+        let (mut same, mut other, mut late, mut displaced) = (None, None, None, false);
+        let mut slot = self.buckets[self.bucket(hash)];
+        while let Some(entry) = self.entries.get(slot as usize) {
+            if entry.hash == hash && entry.key.admits(key) && entry.query.ktime_ns <= ktime_ns {
+                displaced |= entry.displaced;
+                // The chain runs from new to old: the last match is the oldest.
+                if agree(question, entry.question) {
+                    let place = if usize::from(entry.list) == List::LATE {
+                        &mut late
+                    } else if entry.key.socket == key.socket {
+                        &mut same
+                    } else {
+                        &mut other
+                    };
+                    *place = Some(slot);
+                }
+            }
+            slot = entry.chain;
+        }
+        Sought {
+            slot: same.or(other).or(late),
+            displaced,
+        }
     }
 
     #[expect(
@@ -370,26 +600,76 @@ impl Pairs {
         hash as usize & (self.buckets.len() - 1)
     }
 
-    /// Gives up what stands in the way of one more query with `key`.
-    fn make_room(&mut self, hash: u64, key: &Key, now_ktime_ns: u64) {
+    /// Gives up what stands in the way of one more query with this hash of its key. Whether another with it had to go.
+    fn make_room(&mut self, hash: u64, now_ktime_ns: u64) -> bool {
         let (mut same, mut oldest_same) = (0, NONE);
         let mut slot = self.buckets[self.bucket(hash)];
         while let Some(entry) = self.entries.get(slot as usize) {
-            if entry.hash == hash && entry.key == *key {
+            if entry.hash == hash {
                 same += 1;
                 oldest_same = slot;
             }
             slot = entry.chain;
         }
-        if same >= SAME_KEY {
-            self.remove(oldest_same, End::Displaced);
+        let displaces = same >= SAME_KEY;
+        if displaces {
+            self.give_up(oldest_same, End::Displaced);
+            let mut slot = self.buckets[self.bucket(hash)];
+            while let Some(entry) = self.entries.get_mut(slot as usize) {
+                entry.displaced |= entry.hash == hash;
+                slot = entry.chain;
+            }
         }
-        if self.waiting >= self.limits.entries {
+        if self.is_full() {
             self.tick(now_ktime_ns);
         }
-        if self.waiting >= self.limits.entries {
-            self.remove(self.oldest, End::Evicted);
+        if self.is_full() {
+            let list = (0..List::COUNT).find(|&list| self.oldest(list).is_some());
+            let list = list.unwrap_or(List::SENT);
+            if list != List::RECEIVED {
+                self.evicted_ktime_ns = Some(now_ktime_ns);
+            }
+            self.give_up(self.lists[list].oldest, End::Evicted);
         }
+        displaces
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting + self.late >= self.limits.entries
+    }
+
+    /// Takes out an entry that has not been answered; a late one was counted before.
+    fn give_up(&mut self, slot: u32, end: End) {
+        if usize::from(self.entries[slot as usize].list) == List::LATE {
+            self.forget(slot);
+        } else {
+            self.remove(slot, end);
+        }
+    }
+
+    /// The time of an entry is over. What was sent stays in the table while a response is still expected.
+    fn expire(&mut self, slot: u32, now_ktime_ns: u64) {
+        let entry = &mut self.entries[slot as usize];
+        let used_ktime_ns = entry.used_ktime_ns;
+        match usize::from(entry.list) {
+            List::LATE => self.forget(slot),
+            List::SENT
+                if entry.unconnected
+                    && !entry.answered
+                    && used_ktime_ns.saturating_add(self.expected_ns()) >= now_ktime_ns =>
+            {
+                self.settle(slot, End::Unanswered);
+                self.unlink(slot);
+                self.entries[slot as usize].list = List::LATE as u8;
+                self.link(slot);
+                self.late += 1;
+            }
+            _ => self.remove(slot, End::Unanswered),
+        }
+    }
+
+    fn oldest(&self, list: usize) -> Option<&Entry> {
+        self.entries.get(self.lists[list].oldest as usize)
     }
 
     fn place(&mut self, entry: Entry) -> u32 {
@@ -404,42 +684,53 @@ impl Pairs {
         u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
     }
 
-    /// Makes an entry the newest.
+    /// Makes an entry the newest of its list.
     fn link(&mut self, slot: u32) {
-        let previous = std::mem::replace(&mut self.newest, slot);
+        let list = &mut self.lists[usize::from(self.entries[slot as usize].list)];
+        let previous = std::mem::replace(&mut list.newest, slot);
+        if previous == NONE {
+            list.oldest = slot;
+        } else {
+            self.entries[previous as usize].newer = slot;
+        }
         let entry = &mut self.entries[slot as usize];
         (entry.older, entry.newer) = (previous, NONE);
-        match self.entries.get_mut(previous as usize) {
-            Some(entry) => entry.newer = slot,
-            None => self.oldest = slot,
-        }
     }
 
     /// Takes an entry out of the order of age.
     fn unlink(&mut self, slot: u32) {
-        let Entry { older, newer, .. } = self.entries[slot as usize];
+        let Entry {
+            older, newer, list, ..
+        } = self.entries[slot as usize];
+        let list = &mut self.lists[usize::from(list)];
         match self.entries.get_mut(older as usize) {
             Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
+            None => list.oldest = newer,
         }
         match self.entries.get_mut(newer as usize) {
             Some(entry) => entry.older = older,
-            None => self.newest = older,
+            None => list.newest = older,
         }
     }
 
+    /// Takes out a query, and counts what became of it.
     fn remove(&mut self, slot: u32, end: End) {
+        self.settle(slot, end);
+        self.take(slot);
+    }
+
+    /// Takes out a query that was counted before.
+    fn forget(&mut self, slot: u32) {
+        self.late -= 1;
+        self.take(slot);
+    }
+
+    fn take(&mut self, slot: u32) {
         let Entry {
+            key,
             hash,
             chain,
-            answered,
-            query:
-                Query {
-                    ktime_ns,
-                    kind,
-                    wanted,
-                    ..
-                },
+            list,
             ..
         } = self.entries[slot as usize];
         let bucket = self.bucket(hash);
@@ -456,8 +747,27 @@ impl Pairs {
             }
         }
         self.unlink(slot);
-        self.entries[slot as usize].chain = self.free;
+        self.without_peer -= usize::from(usize::from(list) == List::RECEIVED && !key.has_peer());
+        let entry = &mut self.entries[slot as usize];
+        // No hint may take it for a query that waits.
+        entry.unconnected = false;
+        entry.chain = self.free;
         self.free = slot;
+    }
+
+    /// Counts what became of a query, which waits no longer.
+    fn settle(&mut self, slot: u32, end: End) {
+        let Entry {
+            answered,
+            query:
+                Query {
+                    ktime_ns,
+                    kind,
+                    wanted,
+                    ..
+                },
+            ..
+        } = self.entries[slot as usize];
         self.waiting -= 1;
         let asked = self.asked.get_mut(slot as usize).and_then(Option::take);
         if matches!(end, End::Unanswered) && !answered {
@@ -479,6 +789,30 @@ impl Pairs {
             End::Evicted => &mut self.counters.queries_evicted,
         } += 1;
     }
+}
+
+/// What [`Pairs::find`] came upon.
+struct Sought {
+    slot: Option<u32>,
+    /// A query of the same key was displaced, which may have been the one.
+    displaced: bool,
+}
+
+fn key(envelope: &Envelope, message: &Message<'_>) -> Key {
+    Key {
+        socket: envelope.socket,
+        image: envelope.origin.image,
+        local: envelope.local,
+        peer: envelope.peer,
+        protocol: envelope.protocol,
+        id: message.id,
+        role: Role::of(envelope.direction, message.flags.response()),
+    }
+}
+
+/// Whether two questions are the same, as far as both are there.
+fn agree(one: Option<u64>, other: Option<u64>) -> bool {
+    one.is_none() || other.is_none() || one == other
 }
 
 #[cfg(test)]

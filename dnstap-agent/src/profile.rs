@@ -44,29 +44,65 @@ const STUB: &[Rule] = &[
 /// A tool for tests and measurements.
 const TOOL: &[Rule] = &[Rule::all(Role::Initiator, Kind::Tool)];
 
-/// The profiles by name.
-const PROFILES: &[(&str, &[Rule])] = &[
-    ("generic", GENERIC),
-    ("recursive", RECURSIVE),
-    ("authoritative", AUTHORITATIVE),
-    ("forwarder", FORWARDER),
-    ("stub", STUB),
-    ("tool", TOOL),
+/// The profiles by name, and whether such a process may have zones to refresh. A resolver may: Unbound has some (`auth-zone`).
+const PROFILES: &[(&str, &[Rule], bool)] = &[
+    ("generic", GENERIC, true),
+    ("recursive", RECURSIVE, true),
+    ("authoritative", AUTHORITATIVE, true),
+    ("forwarder", FORWARDER, false),
+    ("stub", STUB, false),
+    ("tool", TOOL, false),
 ];
 
-/// Executables and their profiles.
+/// Executables and their profiles: the servers of Debian's archive, and some that are not in it; the tools that ask by hand or in numbers.
+/// Scripts are known by the name that the kernel keeps of them ([`executable_name`]).
 const EXECUTABLES: &[(&str, &str)] = &[
     ("named", "generic"),
+    ("hickory-dns", "generic"),
     ("unbound", "recursive"),
+    ("pdns_recursor", "recursive"),
+    ("kresd", "recursive"),
+    ("dnscache", "recursive"),
+    ("deadwood", "recursive"),
     ("knotd", "authoritative"),
     ("nsd", "authoritative"),
     ("pdns_server", "authoritative"),
-    ("pdns_recursor", "recursive"),
+    ("gdnsd", "authoritative"),
+    ("yadifad", "authoritative"),
+    ("tinydns", "authoritative"),
+    ("axfrdns", "authoritative"),
+    ("walldns", "authoritative"),
+    ("rbldns", "authoritative"),
+    ("pickdns", "authoritative"),
+    ("rbldnsd", "authoritative"),
+    ("maradns", "authoritative"),
+    ("zoneserver", "authoritative"),
+    ("mydns", "authoritative"),
+    ("yaku-ns", "authoritative"),
+    ("ldns-testns", "authoritative"),
+    ("ixfrdist", "authoritative"),
+    ("ods-signerd", "authoritative"),
+    ("acme-dns", "authoritative"),
+    ("all-knowing-dns", "authoritative"),
+    ("iodined", "authoritative"),
+    ("dns2tcpd", "authoritative"),
     ("dnsdist", "forwarder"),
     ("coredns", "forwarder"),
     ("dnsmasq", "forwarder"),
+    ("dnsproxy", "forwarder"),
+    ("dnscrypt-proxy", "forwarder"),
+    ("dnscrypt-wrapper", "forwarder"),
+    ("encrypted-dns", "forwarder"),
+    ("smartdns", "forwarder"),
+    ("dnss", "forwarder"),
+    ("pdnsd", "forwarder"),
+    ("curvedns", "forwarder"),
+    ("aardvark-dns", "forwarder"),
+    ("pihole-FTL", "forwarder"),
+    ("AdGuardHome", "forwarder"),
+    ("blocky", "forwarder"),
     ("systemd-resolved", "stub"),
-    ("kresd", "recursive"),
+    ("stubby", "stub"),
     ("dig", "tool"),
     ("drill", "tool"),
     ("kdig", "tool"),
@@ -76,7 +112,38 @@ const EXECUTABLES: &[(&str, &str)] = &[
     ("nsupdate", "tool"),
     ("dnsperf", "tool"),
     ("resperf", "tool"),
+    ("mdig", "tool"),
+    ("khost", "tool"),
+    ("knsupdate", "tool"),
+    ("sdig", "tool"),
+    ("dnsreplay", "tool"),
+    ("dnsbulktest", "tool"),
+    ("dnstcpbench", "tool"),
+    ("calidns", "tool"),
+    ("saxfr", "tool"),
+    ("unbound-host", "tool"),
+    ("dnsq", "tool"),
+    ("dnsqr", "tool"),
+    ("dnstrace", "tool"),
+    ("axfr-get", "tool"),
+    ("getdns_query", "tool"),
+    ("adnshost", "tool"),
+    ("dnsget", "tool"),
+    ("massdns", "tool"),
+    ("dnstracer", "tool"),
+    ("dnsmap", "tool"),
+    ("dnswalk", "tool"),
+    ("dnsenum", "tool"),
+    ("fpdns", "tool"),
+    ("dnsping", "tool"),
+    ("dnseval", "tool"),
+    ("dnstraceroute", "tool"),
+    ("dnsviz", "tool"),
+    ("flame", "tool"),
 ];
+
+/// Beginnings of the names of programs that run others' scripts.
+const INTERPRETERS: [&str; 3] = ["python", "perl", "ruby"];
 
 /// A chosen profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +155,7 @@ pub struct Chosen {
 
 impl Chosen {
     fn named(name: &str) -> Option<Self> {
-        let at = PROFILES.iter().position(|(known, _)| *known == name)?;
+        let at = PROFILES.iter().position(|(known, ..)| *known == name)?;
         Some(Self {
             name: PROFILES[at].0,
             at,
@@ -109,7 +176,13 @@ impl Chosen {
     /// Its rules, worked out.
     #[must_use]
     pub fn profile(self) -> Profile {
-        Profile::new(PROFILES[self.at].1)
+        let (_, rules, has_zones) = PROFILES[self.at];
+        let profile = Profile::new(rules);
+        if has_zones {
+            profile
+        } else {
+            profile.without_zones()
+        }
     }
 }
 
@@ -144,7 +217,7 @@ impl FromStr for ProfileChoice {
         let executable = EXECUTABLES.iter().find(|(known, _)| *known == name);
         let profile = executable.map_or(name, |(_, profile)| profile);
         Chosen::named(profile).map(Self::Named).ok_or_else(|| {
-            let names: Vec<_> = PROFILES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = PROFILES.iter().map(|(name, ..)| *name).collect();
             let executables: Vec<_> = EXECUTABLES.iter().map(|(name, _)| *name).collect();
             format!(
                 "no such profile; there are auto, {} and, by server or tool, {}",
@@ -164,12 +237,18 @@ impl fmt::Display for ProfileChoice {
     }
 }
 
-/// Name of a process's executable without folders, [`printable`]; `comm`, which is cut to 15 bytes, if it cannot be read.
+/// Name of a process's executable without folders, [`printable`]; `comm`, which is cut to 15 bytes, if it cannot be read, or is that of
+/// a script which has a profile.
 #[must_use]
 pub fn executable_name(pid: u32, comm: &str) -> String {
     let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let name = path.file_name().map(|name| name.to_string_lossy());
     let name = name.as_deref().unwrap_or(comm);
+    let is_script = INTERPRETERS.iter().any(|known| name.starts_with(known));
+    let own = completed(comm);
+    if is_script && EXECUTABLES.iter().any(|(known, _)| *known == own) {
+        return own;
+    }
     // The kernel's mark of a file that was replaced, by an update for instance.
     completed(name.strip_suffix(" (deleted)").unwrap_or(name))
 }
@@ -224,7 +303,8 @@ mod tests {
     #[case::balancer("dnsdist", [Kind::Client, Kind::Client, Kind::Forwarder, Kind::Forwarder])]
     #[case::stub("systemd-resolved", [Kind::Client, Kind::Client, Kind::Stub, Kind::Stub])]
     #[case::tool("kdig", [Kind::Auth, Kind::Client, Kind::Tool, Kind::Tool])]
-    #[case::unknown_server("mydns", [Kind::Auth, Kind::Client, Kind::Resolver, Kind::Forwarder])]
+    #[case::in_the_archive("gdnsd", [Kind::Auth, Kind::Auth, Kind::Resolver, Kind::Stub])]
+    #[case::unknown_server("newdns", [Kind::Auth, Kind::Client, Kind::Resolver, Kind::Forwarder])]
     fn queries_are_named_by_profile(#[case] executable: &str, #[case] expected: [Kind; 4]) {
         let profile = ProfileChoice::Auto.choose(executable, true).profile();
         let kinds = [
@@ -265,6 +345,41 @@ mod tests {
             executable_name(u32::MAX, "systemd-resolve"),
             "systemd-resolved"
         );
+    }
+
+    #[test]
+    fn what_has_no_zones_refreshes_none() {
+        let has_zones = |name: &str| Chosen::named(name).unwrap().profile().has_zones();
+        let with: Vec<_> = PROFILES
+            .iter()
+            .map(|(name, ..)| *name)
+            .filter(|name| has_zones(name))
+            .collect();
+        assert_eq!(with, ["generic", "recursive", "authoritative"]);
+    }
+
+    #[test]
+    fn names_are_in_the_table_once_and_a_cut_one_is_nobody_elses() {
+        for (at, (name, _)) in EXECUTABLES.iter().enumerate() {
+            let others = EXECUTABLES[at + 1..].iter().map(|(name, _)| *name);
+            for other in others {
+                let cut = name.len() >= 15 && other.len() >= 15 && name[..15] == other[..15];
+                assert!(*name != other && !cut, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_script_is_known_by_its_own_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("python3.99");
+        let copied = Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.unwrap().success());
+        let mut child = Command::new(&program).arg("60").spawn().unwrap();
+        assert_eq!(executable_name(child.id(), "dnswalk"), "dnswalk");
+        assert_eq!(executable_name(child.id(), "curl"), "python3.99");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// A line end would begin another line of the log, or of what systemd is told.

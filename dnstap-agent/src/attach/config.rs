@@ -43,6 +43,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
             fields: messages.extra.clone(),
         },
         filter: pipeline_filter(&messages.filters),
+        unsolicited: messages.unsolicited,
         report_unanswered: messages.unanswered_events.is_some(),
         pair_limits: PairLimits {
             age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
@@ -92,6 +93,7 @@ pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
     Filter {
         only: TypeSet::union(&filters.only),
         exclude: filters.exclude.clone(),
+        sampled: filters.sample.is_some(),
     }
 }
 

@@ -34,6 +34,11 @@ pub struct Messages {
     #[command(flatten)]
     pub filters: Filters,
 
+    /// Deliver responses that nobody asked for, too: datagrams with the QR bit that anybody sent to the process. They have
+    /// `"unsolicited":true` in `extra`
+    #[arg(long)]
+    pub unsolicited: bool,
+
     /// Count a query as unanswered after this many seconds; an answer that comes later has no query time [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,

@@ -2,7 +2,8 @@
 //!
 //! One JSON object (RFC 8259) without spaces, members in this order, each only if asked for:
 //! `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode number of the process's network
-//! namespace, as in `/proc/PID/ns/net`.
+//! namespace, as in `/proc/PID/ns/net`. A response that nobody asked for has `"unsolicited":true` as the last member, whatever was
+//! asked for.
 
 use std::{fmt::Arguments, io::Write as _, str::FromStr};
 
@@ -45,27 +46,39 @@ pub struct Extra {
 }
 
 impl Extra {
-    /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known.
-    pub(crate) fn write(&self, origin: Origin, netns: Option<u64>, out: &mut Vec<u8>) {
+    /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known;
+    /// `unsolicited`: nobody asked for the message.
+    pub(crate) fn write(
+        &self,
+        origin: Origin,
+        netns: Option<u64>,
+        unsolicited: bool,
+        out: &mut Vec<u8>,
+    ) {
         out.clear();
-        if self.fields.is_empty() {
+        if self.fields.is_empty() && !unsolicited {
             return;
         }
-        let mut member = |field, value: Arguments<'_>| {
-            if self.fields.contains(&field) {
+        let mut member = |wanted: bool, value: Arguments<'_>| {
+            if wanted {
                 out.push(if out.is_empty() { b'{' } else { b',' });
                 // Writing to a vector does not fail.
                 out.write_fmt(value).unwrap_or_default();
             }
         };
-        member(ExtraField::Pid, format_args!("\"pid\":{}", origin.tgid));
-        member(ExtraField::Tid, format_args!("\"tid\":{}", origin.tid));
+        let has = |field| self.fields.contains(&field);
+        member(
+            has(ExtraField::Pid),
+            format_args!("\"pid\":{}", origin.tgid),
+        );
+        member(has(ExtraField::Tid), format_args!("\"tid\":{}", origin.tid));
         if let Some(hook) = hook_name(origin.hook) {
-            member(ExtraField::Hook, format_args!("\"hook\":\"{hook}\""));
+            member(has(ExtraField::Hook), format_args!("\"hook\":\"{hook}\""));
         }
         if let Some(netns) = netns {
-            member(ExtraField::Netns, format_args!("\"netns\":{netns}"));
+            member(has(ExtraField::Netns), format_args!("\"netns\":{netns}"));
         }
+        member(unsolicited, format_args!("\"unsolicited\":true"));
         if !out.is_empty() {
             out.push(b'}');
         }
@@ -98,20 +111,25 @@ mod tests {
             image: 0,
         };
         let mut out = b"left over".to_vec();
-        let write = |fields: &[ExtraField], out: &mut Vec<u8>| {
+        let write = |fields: &[ExtraField], unsolicited, out: &mut Vec<u8>| {
             let extra = Extra {
                 fields: fields.to_vec(),
             };
-            extra.write(origin, Some(9), out);
+            extra.write(origin, Some(9), unsolicited, out);
             String::from_utf8(out.clone()).unwrap()
         };
         let all = ["netns", "tid", "pid", "hook"].map(|name| name.parse().unwrap());
         assert_eq!(
-            write(&all, &mut out),
+            write(&all, false, &mut out),
             r#"{"pid":10,"tid":11,"hook":"socket","netns":9}"#
         );
-        assert_eq!(write(&[ExtraField::Tid], &mut out), r#"{"tid":11}"#);
-        assert_eq!(write(&[], &mut out), "");
+        assert_eq!(write(&[ExtraField::Tid], false, &mut out), r#"{"tid":11}"#);
+        assert_eq!(write(&[], false, &mut out), "");
+        assert_eq!(
+            write(&[ExtraField::Tid], true, &mut out),
+            r#"{"tid":11,"unsolicited":true}"#
+        );
+        assert_eq!(write(&[], true, &mut out), r#"{"unsolicited":true}"#);
         assert!("cgroup".parse::<ExtraField>().is_err());
     }
 }

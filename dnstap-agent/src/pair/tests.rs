@@ -38,7 +38,7 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
     let query = Query {
         ktime_ns: envelope.ktime_ns,
         offset_ns: 5,
-        local: envelope.local,
+        family: envelope.family,
         proxied: None,
         kind: Kind::Client,
         matter: Matter::Query,
@@ -54,9 +54,18 @@ fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
         direction: Direction::Sent,
         ..*envelope
     };
-    pairs
-        .response(&back, &Message::parse(bytes).unwrap())
-        .map(|query| query.ktime_ns)
+    respond(pairs, &back, bytes)
+}
+
+/// The time of the query that the response takes.
+fn respond(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
+    match pairs.response(envelope, &Message::parse(bytes).unwrap()) {
+        Found::Query { query, .. } => Some(query.ktime_ns),
+        Found::Forgotten | Found::Nothing => {
+            pairs.unmatched();
+            None
+        }
+    }
 }
 
 /// A message whose question has this type.
@@ -122,8 +131,7 @@ fn a_response_from_who_asked_answers_nothing() {
         direction: Direction::Received,
         ..asked
     };
-    let message = Message::parse(&response).unwrap();
-    assert!(pairs.response(&back(20), &message).is_none());
+    assert_eq!(respond(&mut pairs, &back(20), &response), None);
     assert_eq!(
         answer(&mut pairs, &envelope(30, 1, Protocol::Udp), &response),
         Some(10)

@@ -13,7 +13,7 @@
 //!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
 //! messages       = sum over the fourteen dnstap types
-//!                = udp_delivered + stream_messages - sum of excluded_* - pending held
+//!                = udp_delivered + stream_messages - sum of excluded_* - unsolicited - pending held
 //! responses      = responses_paired + responses_unmatched
 //! queries_unanswered = sum of unanswered_*
 //! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
@@ -26,7 +26,8 @@
 //! stream_connections_with_loss <= stream_messages_lost_at_least; the one is 0 if and only if the other is
 //! ```
 //!
-//! Here `queries` and `responses` are those with a header that `pair` can key.
+//! Here `queries` and `responses` are those with a header that `pair` can key. A response that waits for its query (`pending held`) is not
+//! among the responses yet. `unsolicited_delivered` are among the messages.
 
 /// Defines a struct of `u64` counters together with the table of their names.
 macro_rules! counters {
@@ -84,7 +85,7 @@ counters! {
         udp_delivered,
         /// Datagrams that are not DNS, on sockets that do not carry any.
         udp_not_dns,
-        /// Datagrams that are encrypted DNS: DTLS or QUIC on port 853.
+        /// Datagrams that are encrypted: DTLS or QUIC, on other ports than those of plain DNS.
         udp_encrypted,
         /// Prefaces of proxies in front of datagrams.
         udp_prefaces,

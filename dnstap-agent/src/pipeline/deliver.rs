@@ -1,28 +1,37 @@
 //! The last part of the journey, from a whole DNS message to its frame: `classify`, `pair` and `encode` in turn.
 //!
 //! Every message handed in becomes exactly one frame, unless it is excluded on purpose, which is counted, or waits for
-//! its answer to be named. What cannot be read as DNS is counted as malformed and delivered all the same, byte for byte:
+//! another: a query for its answer, to be named; a response that finds no query for that query, which may be under way. What cannot be read as DNS is counted as malformed and delivered all the same, byte for byte:
 //! operators want to see attacks.
+
+use std::hash::BuildHasher as _;
+
+use foldhash::fast::RandomState;
 
 use crate::{
     anonymise::Anonymiser,
     classify::{Kind, Matter, Naming, Role, bind::BindRules},
     encode::{Extra, Finding, append_frame},
-    event::{Direction, Envelope},
-    pair::{Asked, Pairs, Query, Unanswered},
+    event::{Direction, Endpoint, Envelope, Protocol},
+    pair::{Asked, Found, Pairs, Query, Unanswered},
     pipeline::{
         Batch, Clock,
         counters::counters,
         filter::Filter,
         held::{Held, Waiting},
         latency::Latencies,
+        lru::Lru,
         servers::{Known, Server, Servers},
+        unasked::{Doubt, Unasked},
     },
     stream::wire::{Flags, Message},
 };
 
 /// Largest query that is reported whole: more than any but updates have.
 const REPORTED: usize = 512;
+
+/// Servers of [`Upstreams`].
+const UPSTREAMS: usize = 1_024;
 
 /// Bytes in front of the question (RFC 1035 section 4.1.1).
 const DNS_HEADER: usize = 12;
@@ -54,6 +63,10 @@ counters! {
         excluded_other,
         /// Left out: the server's own dnstap would not have it.
         excluded_mimic,
+        /// Left out: responses that nobody asked for (`--unsolicited`).
+        unsolicited,
+        /// Responses that nobody asked for and that were delivered, on request.
+        unsolicited_delivered,
         /// Queries without answer that were reported.
         events,
     }
@@ -87,7 +100,11 @@ pub(super) struct Deliver {
     pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
-    pub(super) held: Held,
+    pub(super) held: Held<Waiting>,
+    /// Whether responses that nobody asked for are delivered.
+    pub(super) unsolicited: bool,
+    pub(super) unasked: Unasked,
+    pub(super) upstreams: Upstreams,
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
     pub(super) latencies: Latencies,
@@ -99,6 +116,9 @@ struct Header {
     flags: Flags,
     role: Role,
     matter: Matter,
+    well_formed: bool,
+    /// Nobody asked for it.
+    unsolicited: bool,
 }
 
 impl Deliver {
@@ -110,23 +130,31 @@ impl Deliver {
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
-        let well_formed = parsed.is_some_and(|message| message.well_formed);
-        self.counters.malformed += u64::from(!well_formed);
-        let flags = self.flags(envelope, bytes);
-        let role = Role::of(envelope.direction, flags.response());
-        let header = Header {
-            flags,
-            role,
-            matter: Matter::of(role, flags, parsed),
-        };
-        if flags.response() {
+        let header = self.header(envelope, bytes, parsed);
+        self.counters.malformed += u64::from(!header.well_formed);
+        let server = self.servers.learn(envelope.origin.image);
+        server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
+        if header.flags.response() {
             self.response(envelope, bytes, header, parsed, batch);
         } else {
-            if well_formed {
-                let server = self.servers.learn(envelope.origin.image);
-                server.ports.learn_from_query(envelope);
-            }
             self.query(envelope, bytes, header, parsed, batch);
+        }
+    }
+
+    fn header(&self, envelope: &Envelope, bytes: &[u8], parsed: Option<&Message<'_>>) -> Header {
+        let flags = self.flags(envelope, bytes);
+        let role = Role::of(envelope.direction, flags.response());
+        let naming = &self.servers.of(envelope.origin.image).server.naming;
+        let matter = match Matter::of(role, flags, parsed) {
+            Matter::Refresh if !naming.has_zones() => Matter::Query,
+            matter => matter,
+        };
+        Header {
+            flags,
+            role,
+            matter,
+            well_formed: parsed.is_some_and(|message| message.well_formed),
+            unsolicited: false,
         }
     }
 
@@ -166,7 +194,7 @@ impl Deliver {
         let query = Query {
             ktime_ns: envelope.ktime_ns,
             offset_ns: self.clock.offset_ns,
-            local: envelope.local,
+            family: envelope.family,
             proxied: envelope.proxied,
             kind: finding.kind,
             matter: header.matter,
@@ -184,17 +212,102 @@ impl Deliver {
         } else {
             self.send(envelope, &finding, header, bytes, batch);
         }
+        if self.unasked.waiting() > 0 {
+            self.meet(envelope, message, batch);
+        }
+    }
+
+    /// Gives a query the response that has come before it, if there is one: threads that send and receive come to their hooks in
+    /// any order.
+    fn meet(&mut self, query: &Envelope, message: &Message<'_>, batch: &mut Batch) {
+        if (query.direction, query.protocol) != (Direction::Sent, Protocol::Udp) {
+            return;
+        }
+        let meetings = [
+            self.pairs.meeting(query, message),
+            self.pairs.meeting_without_peer(query, message),
+        ];
+        for meeting in meetings {
+            let Some((ticket, doubt)) = self.unasked.meets(meeting) else {
+                continue;
+            };
+            let in_order = Envelope {
+                ktime_ns: doubt.envelope.ktime_ns.max(query.ktime_ns),
+                ..doubt.envelope
+            };
+            let parsed = Message::parse(&doubt.bytes);
+            let found = parsed.map(|parsed| self.pairs.response(&in_order, &parsed));
+            if let Some(found @ Found::Query { .. }) = found
+                && let Some(doubt) = self.unasked.take(ticket)
+            {
+                let parsed = Message::parse(&doubt.bytes);
+                let header = self.header(&doubt.envelope, &doubt.bytes, parsed.as_ref());
+                self.answer(&doubt.envelope, &doubt.bytes, header, found, batch);
+            }
+        }
     }
 
     fn response(
         &mut self,
         envelope: &Envelope,
         bytes: &[u8],
-        mut header: Header,
+        header: Header,
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
-        let query = parsed.and_then(|message| self.pairs.response(envelope, message));
+        let found = parsed.map_or(Found::Nothing, |message| {
+            self.pairs.response(envelope, message)
+        });
+        if !matches!(found, Found::Query { .. }) {
+            let server = self.servers.of(envelope.origin.image);
+            let (expected_ns, sampled) = (self.pairs.expected_ns(), self.filter.sampled);
+            if self
+                .unasked
+                .suspects(envelope, found, server, expected_ns, sampled)
+            {
+                // One without a header has no query to wait for, and meets none.
+                let meeting = parsed.map_or(0, |message| self.pairs.meeting(envelope, message));
+                self.unasked.put(envelope, bytes, meeting);
+                return self.judge(0, batch);
+            }
+            if parsed.is_some() {
+                self.pairs.unmatched();
+            }
+        }
+        self.answer(envelope, bytes, header, found, batch);
+    }
+
+    /// Judges the responses whose query has not come by kernel time `before`, and those that are too many.
+    pub(super) fn judge(&mut self, before: u64, batch: &mut Batch) {
+        while let Some(Doubt {
+            envelope, bytes, ..
+        }) = self.unasked.overdue(before)
+        {
+            let parsed = Message::parse(&bytes);
+            if parsed.is_some() {
+                self.pairs.unmatched();
+            }
+            if !self.unsolicited {
+                self.counters.unsolicited += 1;
+                continue;
+            }
+            let header = Header {
+                unsolicited: true,
+                ..self.header(&envelope, &bytes, parsed.as_ref())
+            };
+            self.answer(&envelope, &bytes, header, Found::Nothing, batch);
+        }
+    }
+
+    /// Sends a response, named and timed by what it has found.
+    fn answer(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        mut header: Header,
+        found: Found,
+        batch: &mut Batch,
+    ) {
         let mut envelope = *envelope;
         let server = self.servers.learn(envelope.origin.image);
         let mut finding = Finding {
@@ -207,7 +320,13 @@ impl Deliver {
         if header.role == Role::Responder {
             server.recursion_available = header.flags.recursion_available();
         }
-        if let Some(query) = query {
+        if let Found::Query { query, local, peer } = found {
+            if header.well_formed {
+                match header.role {
+                    Role::Responder => server.ports.learn(envelope.local.port),
+                    Role::Initiator => self.upstreams.learn(envelope.origin.image, peer),
+                }
+            }
             header.matter = query.matter;
             finding.kind = match server.server.naming {
                 Naming::Bind(_) if header.role == Role::Responder => kind(server, header, true),
@@ -220,11 +339,11 @@ impl Deliver {
             let clock = Clock {
                 offset_ns: query.offset_ns,
             };
-            finding.query_time_ns = Some(clock.wall_ns(query.ktime_ns));
+            // Where the response was seen first, the query had gone by then.
+            let asked_ns = query.ktime_ns.min(envelope.ktime_ns);
+            finding.query_time_ns = Some(clock.wall_ns(asked_ns));
             finding.response_time_ns = Some(clock.wall_ns(envelope.ktime_ns));
-            if envelope.local.address().is_none() {
-                envelope.local = query.local;
-            }
+            complete(&mut envelope, &query, local, peer);
             envelope.proxied = envelope.proxied.or(query.proxied);
             if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
                 self.send_waiting(waiting, batch);
@@ -247,9 +366,18 @@ impl Deliver {
         }
     }
 
-    /// Queries that wait for their answers.
+    /// Messages that wait: queries for their answers, and responses for their queries.
     pub(super) fn waiting(&self) -> u64 {
-        self.held.waiting()
+        self.held.waiting() + self.unasked.waiting()
+    }
+
+    /// Whether a datagram's or a connection's ports are known for DNS.
+    pub(super) fn know(&mut self, envelope: &Envelope) -> bool {
+        let image = envelope.origin.image;
+        let ports = &self.servers.of(image).ports;
+        ports.are_given(envelope)
+            || ports.contains(envelope.local.port)
+            || self.upstreams.know(image, envelope.peer)
     }
 
     fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
@@ -257,6 +385,8 @@ impl Deliver {
             flags: waiting.flags,
             role: waiting.finding.role,
             matter: waiting.matter,
+            well_formed: true,
+            unsolicited: false,
         };
         let server = self.servers.of(waiting.envelope.origin.image);
         waiting.finding.kind = kind(server, header, server.recursion_available);
@@ -280,6 +410,11 @@ impl Deliver {
     ) {
         let at = finding.kind.message_type(finding.response) as usize - 1;
         let server = &self.servers.of(envelope.origin.image).server;
+        if header.unsolicited && matches!(server.naming, Naming::Bind(_)) {
+            // BIND does not log them either.
+            self.counters.excluded_mimic += 1;
+            return;
+        }
         if !is_logged(server, envelope, header) {
             self.counters.excluded_mimic += 1;
             return;
@@ -288,8 +423,13 @@ impl Deliver {
             *reason += 1;
             return;
         }
-        self.extra
-            .write(envelope.origin, server.netns, &mut self.extra_bytes);
+        self.extra.write(
+            envelope.origin,
+            server.netns,
+            header.unsolicited,
+            &mut self.extra_bytes,
+        );
+        self.counters.unsolicited_delivered += u64::from(header.unsolicited);
         self.counters.message_bytes += bytes.len() as u64;
         let mut envelope = *envelope;
         let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
@@ -345,9 +485,55 @@ impl Deliver {
             ]));
         }
         let ports = &self.servers.of(envelope.origin.image).ports;
-        let asks = !ports.contains(envelope.local.port) && ports.contains(envelope.peer.port);
+        let asks = !ports.contains(envelope.local.port) && envelope.peer.port == 53;
         let response = (envelope.direction == Direction::Received) == asks;
         Flags(if response { 0x8000 } else { 0 })
+    }
+}
+
+/// Gives a response the ends that only its query knows.
+fn complete(envelope: &mut Envelope, query: &Query, local: Endpoint, peer: Endpoint) {
+    let same_family = envelope.family == query.family;
+    if envelope.peer == Endpoint::default() && peer.address().is_some() {
+        (envelope.peer, envelope.family) = (peer, query.family);
+        if !same_family || envelope.local.address().is_none() {
+            envelope.local = local;
+        }
+    } else if same_family && envelope.local.address().is_none() {
+        envelope.local = local;
+    }
+}
+
+/// Ends of other servers that have answered the process, on ports other than 53. Not their ports alone: those of others may be
+/// anything.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    known: Lru<()>,
+    hasher: RandomState,
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self {
+            known: Lru::new(UPSTREAMS),
+            hasher: RandomState::default(),
+        }
+    }
+}
+
+impl Upstreams {
+    fn learn(&mut self, image: u32, peer: Endpoint) {
+        if peer.port != 53 && !self.know(image, peer) {
+            self.known.insert(self.hasher.hash_one((image, peer)), ());
+        }
+    }
+
+    fn know(&mut self, image: u32, peer: Endpoint) -> bool {
+        self.known.len() > 0
+            && self
+                .known
+                .get(self.hasher.hash_one((image, peer)))
+                .is_some()
     }
 }
 
@@ -372,6 +558,7 @@ fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
         flags,
         role,
         matter,
+        ..
     } = header;
     match &server.server.naming {
         Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),

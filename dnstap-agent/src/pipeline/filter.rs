@@ -66,6 +66,8 @@ pub struct Filter {
     pub only: TypeSet,
     /// Matters to leave out.
     pub exclude: Vec<Matter>,
+    /// The kernel side delivers a sample only, chosen by the peer among others.
+    pub sampled: bool,
 }
 
 impl Filter {

@@ -1,7 +1,8 @@
-//! Queries that wait for their answers before they can be named ([`bind`](crate::classify::bind)).
+//! Messages that wait for others before it is known what they are: queries for their answers
+//! ([`bind`](crate::classify::bind)), responses for the query that may come behind them ([`unasked`](super::unasked)).
 //!
-//! Bounded by number, bytes and age; the oldest goes first, named by what is known then. A ticket, which `pair` keeps
-//! with the query, finds it when its answer comes.
+//! Bounded by number, bytes and age; the oldest goes first, judged by what is known then. A ticket finds a message when what it waits
+//! for comes.
 
 use std::collections::VecDeque;
 
@@ -9,6 +10,14 @@ use crate::{classify::Matter, encode::Finding, event::Envelope, stream::wire::Fl
 
 const ENTRIES: usize = 65_536;
 const BYTES: usize = 16 << 20;
+
+/// What can wait.
+pub(super) trait Waits {
+    /// Its own bytes.
+    fn bytes(&self) -> usize;
+    /// Kernel time since which it waits.
+    fn ktime_ns(&self) -> u64;
+}
 
 /// A query without a name.
 #[derive(Debug)]
@@ -20,27 +29,54 @@ pub(super) struct Waiting {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The queries that wait, in the order of arrival.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    queue: VecDeque<Option<Waiting>>,
+impl Waits for Waiting {
+    fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ktime_ns(&self) -> u64 {
+        self.envelope.ktime_ns
+    }
+}
+
+/// The messages that wait, in the order of arrival.
+#[derive(Debug)]
+pub(super) struct Held<W> {
+    queue: VecDeque<Option<W>>,
     /// Ticket of the queue's first place.
     first: u64,
     waiting: u64,
     bytes: usize,
 }
 
-impl Held {
-    /// Takes a query; its ticket.
-    pub(super) fn put(&mut self, waiting: Waiting) -> u64 {
+impl<W> Default for Held<W> {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            first: 0,
+            waiting: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<W: Waits> Held<W> {
+    /// Takes a message; its ticket.
+    pub(super) fn put(&mut self, waiting: W) -> u64 {
         self.waiting += 1;
-        self.bytes += waiting.bytes.len();
+        self.bytes += waiting.bytes();
         self.queue.push_back(Some(waiting));
         self.first + self.queue.len() as u64 - 1
     }
 
-    /// Gives the query of a ticket back, unless it has gone.
-    pub(super) fn take(&mut self, ticket: u64) -> Option<Waiting> {
+    /// The message of a ticket, unless it has gone.
+    pub(super) fn get(&self, ticket: u64) -> Option<&W> {
+        let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        self.queue.get(at)?.as_ref()
+    }
+
+    /// Gives the message of a ticket back, unless it has gone.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<W> {
         let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
         let waiting = self.queue.get_mut(at)?.take()?;
         self.gone(&waiting);
@@ -48,11 +84,11 @@ impl Held {
         Some(waiting)
     }
 
-    /// Gives the oldest query if there are too many, or if it is from before kernel time `before`.
-    pub(super) fn overdue(&mut self, before: u64) -> Option<Waiting> {
+    /// Gives the oldest message if there are too many, or if it is from before kernel time `before`.
+    pub(super) fn overdue(&mut self, before: u64) -> Option<W> {
         let oldest = self.queue.front()?.as_ref()?;
         let full = self.queue.len() > ENTRIES || self.bytes > BYTES;
-        if !full && oldest.envelope.ktime_ns >= before {
+        if !full && oldest.ktime_ns() >= before {
             return None;
         }
         let waiting = self.queue.pop_front()??;
@@ -62,17 +98,17 @@ impl Held {
         Some(waiting)
     }
 
-    /// Queries that wait.
+    /// Messages that wait.
     pub(super) fn waiting(&self) -> u64 {
         self.waiting
     }
 
-    fn gone(&mut self, waiting: &Waiting) {
+    fn gone(&mut self, waiting: &W) {
         self.waiting -= 1;
-        self.bytes -= waiting.bytes.len();
+        self.bytes -= waiting.bytes();
     }
 
-    /// Drops the places in front whose queries have gone: the first place, if any, is taken.
+    /// Drops the places in front whose messages have gone: the first place, if any, is taken.
     fn trim(&mut self) {
         while let Some(None) = self.queue.front() {
             self.queue.pop_front();

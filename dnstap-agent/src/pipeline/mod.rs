@@ -23,6 +23,7 @@ mod latency;
 pub(crate) mod lru;
 mod servers;
 mod sockets;
+mod unasked;
 
 #[cfg(test)]
 mod tests;
@@ -44,10 +45,11 @@ use crate::{
     pair::{PairLimits, Pairs},
     pipeline::{
         counters::{IntakeCounters, counters},
-        deliver::Deliver,
+        deliver::{Deliver, Upstreams},
         held::Held,
         servers::Servers,
         sockets::Sockets,
+        unasked::{PATIENCE_NS, Unasked},
     },
     stream::{
         Proxies, StreamLimits, Streams,
@@ -117,6 +119,8 @@ pub struct PipelineConfig {
     pub filter: Filter,
     /// What is hidden.
     pub privacy: Privacy,
+    /// Whether responses that nobody asked for are delivered, with an `extra` that says so.
+    pub unsolicited: bool,
     /// Whether queries without answer are reported: as frames of the queries, with an `extra` that says so. They are for
     /// text and JSON alone; readers of dnstap would take them for queries.
     pub report_unanswered: bool,
@@ -138,6 +142,7 @@ impl Default for PipelineConfig {
             extra: Extra::default(),
             filter: Filter::default(),
             privacy: Privacy::default(),
+            unsolicited: false,
             report_unanswered: false,
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
@@ -216,6 +221,9 @@ impl Pipeline {
                 anonymiser: Anonymiser::new(config.privacy),
                 report_unanswered: config.report_unanswered,
                 held: Held::default(),
+                unsolicited: config.unsolicited,
+                unasked: Unasked::default(),
+                upstreams: Upstreams::default(),
                 clock: Clock::default(),
                 pairs: Pairs::new(config.pair_limits),
                 counters: DeliverCounters::default(),
@@ -269,6 +277,7 @@ impl Pipeline {
             Protocol::Udp => {
                 intake.udp_records += 1;
                 intake.udp_bytes += event.payload.len() as u64;
+                deliver.unasked.note_losses(event);
                 let datagram = if event.is_whole() {
                     Some(event.payload)
                 } else {
@@ -293,8 +302,7 @@ impl Pipeline {
             Protocol::Tcp => {
                 intake.tcp_records += 1;
                 intake.tcp_bytes += event.payload.len() as u64;
-                let image = event.envelope.origin.image;
-                let dns_port = deliver.servers.of(image).ports.know(&event.envelope);
+                let dns_port = deliver.know(&event.envelope);
                 streams.push(event, dns_port, &mut |envelope, bytes| {
                     deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
                 });
@@ -317,6 +325,9 @@ impl Pipeline {
     /// Leaves out other messages from now on.
     pub fn set_filter(&mut self, filter: Filter) {
         self.deliver.filter = filter;
+        // Responses are delivered from now on whose queries were left out.
+        let now = self.deliver.pairs.now_ktime_ns();
+        self.deliver.unasked.note_blindness(now);
     }
 
     /// Sets the difference between wall-clock time and kernel time for messages from now on.
@@ -337,6 +348,8 @@ impl Pipeline {
         self.deliver.report(batch);
         self.deliver
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
+        self.deliver
+            .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
     }
 
     /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
@@ -349,6 +362,7 @@ impl Pipeline {
         self.deliver.pairs.finish();
         self.deliver.report(batch);
         self.deliver.release(u64::MAX, batch);
+        self.deliver.judge(u64::MAX, batch);
     }
 
     /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
@@ -438,12 +452,18 @@ fn deliver_datagram(
 ) {
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
-    let ports = &deliver.servers.of(envelope.origin.image).ports;
-    if ports.know(envelope) || sockets.accept(envelope.socket, well_formed) {
+    let given = deliver
+        .servers
+        .of(envelope.origin.image)
+        .ports
+        .are_given(envelope);
+    if !well_formed && !given && sockets::is_encrypted(envelope, datagram) {
+        // It may show that the socket carries nothing else.
+        sockets.accept(envelope, parsed.as_ref());
+        intake.udp_encrypted += 1;
+    } else if given || deliver.know(envelope) || sockets.accept(envelope, parsed.as_ref()) {
         intake.udp_delivered += 1;
         deliver.message(envelope, datagram, parsed.as_ref(), batch);
-    } else if sockets::is_encrypted(envelope, datagram) {
-        intake.udp_encrypted += 1;
     } else {
         intake.udp_not_dns += 1;
     }

@@ -18,8 +18,8 @@ pub struct Server {
     pub naming: Naming,
     /// Inode number of its network namespace, if it is known.
     pub netns: Option<u64>,
-    /// Ports known to carry DNS besides 53, such as those on which it is configured to listen. Others are learned from the
-    /// queries on them.
+    /// Ports known to carry DNS besides 53, such as those on which it is configured to listen. Others are learned from its answers
+    /// to queries on them.
     pub dns_ports: Vec<u16>,
 }
 
@@ -31,6 +31,8 @@ pub(super) struct Known {
     pub(super) ports: Ports,
     /// RA bit of the last answer to a client.
     pub(super) recursion_available: bool,
+    /// Kernel time of its first message.
+    pub(super) since_ktime_ns: Option<u64>,
     /// When it was last heard, in messages of all.
     heard: u64,
 }
@@ -42,6 +44,7 @@ impl Known {
             ports: Ports::new(&server.dns_ports),
             server,
             recursion_available: true,
+            since_ktime_ns: None,
             heard: 0,
         }
     }

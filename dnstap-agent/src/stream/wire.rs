@@ -9,7 +9,7 @@
 //!   what the query contains for messages. Where records are announced, as by many a place in a zone transfer, those have to be of the usual
 //!   kinds.
 //!
-//! Neither follows compression pointers: only their form matters here.
+//! [`Message::name`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
 
 /// Bytes of the header.
 pub(crate) const HEADER: usize = 12;
@@ -22,6 +22,12 @@ const QUESTION: usize = 5;
 const RECORD: usize = 11;
 
 const TYPE_OPT: u16 = 41;
+
+/// Longest name (RFC 1035 section 2.3.4).
+pub(crate) const LONGEST_NAME: usize = 255;
+
+/// First bytes from here on begin a pointer.
+const POINTER: u8 = 0xc0;
 
 /// Flag word of a header (RFC 1035 section 4.1.1, RFC 2535 section 6.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,8 +64,13 @@ impl Flags {
 pub(crate) struct Message<'a> {
     pub(crate) id: u16,
     pub(crate) flags: Flags,
-    /// Name, type and class of the question as on the wire; `None` if there is none or it cannot be read.
+    /// Name, type and class of the question as on the wire; `None` if there is none or it cannot be read. The name may end in a pointer,
+    /// or be too long: what the question is about is known all the same.
     pub(crate) question: Option<&'a [u8]>,
+    /// Whether the question's name is neither compressed nor too long.
+    plain: bool,
+    /// The whole message, into which pointers point.
+    bytes: &'a [u8],
     /// Whether header and question make sense together.
     pub(crate) well_formed: bool,
     /// DO bit (RFC 4035 section 3.2.1), as far as it can be told without walking records: of a query with a question
@@ -73,13 +84,12 @@ impl<'a> Message<'a> {
         let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
         let flags = Flags(word(header, 2));
         let counts = Counts::of(header);
-        let question = if counts.questions == 0 {
-            None
-        } else {
-            question(rest)
+        let (question, plain) = match question(rest) {
+            Some((question, plain)) if counts.questions != 0 => (Some(question), plain),
+            _ => (None, false),
         };
         let sensible = match (counts.questions, flags.opcode()) {
-            (1, 0..=2 | 4..=6) => question.is_some(),
+            (1, 0..=2 | 4..=6) => plain,
             // Without a question: cookie queries (RFC 7873 section 5.4), later messages of a transfer, terse errors,
             // DNS stateful operations (RFC 8490). Twelve zero bytes are none of these.
             (0, 6) => true,
@@ -90,16 +100,47 @@ impl<'a> Message<'a> {
             id: word(header, 0),
             flags,
             question,
+            plain,
+            bytes,
             well_formed: sensible && counts.fit_into(bytes.len()),
             dnssec_ok: question
                 .is_some_and(|question| counts.is_query() && dnssec_ok(&rest[question.len()..])),
         })
     }
 
+    /// Whether this may answer something, well-formed or not: a server may send back what it could not read.
+    pub(crate) fn may_answer(&self) -> bool {
+        let counts = self.bytes.first_chunk().map(Counts::of);
+        self.flags.response()
+            && (self.flags.rcode() != 0
+                || counts.is_some_and(|counts| counts.fit_into(self.bytes.len())))
+    }
+
     /// Type of the question.
     pub(crate) fn question_type(&self) -> Option<u16> {
         let question = self.question?;
         Some(word(question, question.len() - 4))
+    }
+
+    /// The question's name in lower case and without pointers (RFC 1035 section 4.1.4), written into `name`. `None` if there is no
+    /// question, or its name cannot be expanded.
+    ///
+    /// A pointer may lead into the header, which is no place for a name: BIND takes such questions. It has to lead further back than
+    /// the one before it, so that there is an end.
+    #[inline]
+    pub(crate) fn name<'n>(&self, name: &'n mut [u8; LONGEST_NAME]) -> Option<&'n [u8]> {
+        let question = self.question?;
+        if self.plain {
+            let plain = name.get_mut(..question.len() - 4)?;
+            plain.copy_from_slice(&question[..question.len() - 4]);
+            // Lengths of labels are below 64, so lower case leaves them alone.
+            plain.make_ascii_lowercase();
+            return Some(plain);
+        }
+        let length = expand(self.bytes, HEADER, name)?;
+        let name = &mut name[..length];
+        name.make_ascii_lowercase();
+        Some(name)
     }
 }
 
@@ -146,20 +187,50 @@ impl Counts {
     }
 }
 
-/// The first question at the start of `bytes`: an uncompressed name, type and class.
-fn question(bytes: &[u8]) -> Option<&[u8]> {
+/// The first question at the start of `bytes`: a name that ends in the root or in a pointer, type and class; and whether the name is
+/// plain: not compressed, not too long. Wherever a pointer leads, and however long the name is: a server that takes it reads the
+/// type from here.
+fn question(bytes: &[u8]) -> Option<(&[u8], bool)> {
     let mut at = 0;
     loop {
         match *bytes.get(at)? {
-            0 => break,
+            0 => return Some((bytes.get(..at + 5)?, at < LONGEST_NAME)),
             label @ 1..=63 => at += 1 + usize::from(label),
+            POINTER.. => return Some((bytes.get(..at + 6)?, false)),
             _ => return None,
         }
-        if at > 254 {
-            return None;
+    }
+}
+
+/// Writes the name at `at` of a message into `name`, without pointers; how many bytes it has.
+fn expand(message: &[u8], mut at: usize, name: &mut [u8; LONGEST_NAME]) -> Option<usize> {
+    let mut length = 0;
+    // What a pointer may lead to: less than where this part of the name began.
+    let mut before = at;
+    loop {
+        match *message.get(at)? {
+            0 => {
+                *name.get_mut(length)? = 0;
+                return Some(length + 1);
+            }
+            label @ 1..=63 => {
+                let end = 1 + usize::from(label);
+                let written = name.get_mut(length..length + end)?;
+                written.copy_from_slice(message.get(at..at + end)?);
+                length += end;
+                at += end;
+            }
+            high @ POINTER.. => {
+                let low = *message.get(at + 1)?;
+                let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
+                if target >= before {
+                    return None;
+                }
+                (at, before) = (target, target);
+            }
+            _ => return None,
         }
     }
-    bytes.get(..at + 5)
 }
 
 /// The DO bit of an OPT record at the start of `bytes`.
@@ -232,7 +303,7 @@ pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
 /// Where the message at the start of `bytes` ends, whatever its bits and types; `None` if it needs more bytes than there are, or is none.
 pub(crate) fn extent(bytes: &[u8]) -> Option<usize> {
     let counts = Counts::of(bytes.first_chunk()?);
-    walk(bytes, bytes.len(), counts, &mut 0).ok()
+    walk(bytes, bytes.len(), counts, true, &mut 0).ok()
 }
 
 /// Whether flags are such as messages have. Of an answer with few records less is asked.
@@ -507,16 +578,80 @@ mod tests {
     #[case::zeroes(&[0; 12], false)]
     #[case::counts_beyond_length(&[0, 9, 0, 0, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 1, 0, 1], false)]
     #[case::cut_question(&[0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, b'a', b'b', b'c', 0], false)]
+    #[case::compressed(&[0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0xc0, 4, 0, 252, 0, 1], false)]
     #[case::unassigned_opcode(&[0, 9, 0x78, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1], false)]
     fn well_formed_means_header_and_question(#[case] bytes: &[u8], #[case] expected: bool) {
         assert_eq!(Message::parse(bytes).unwrap().well_formed, expected);
+    }
+
+    /// A question for AXFR whose name is these bytes.
+    fn transfer_of(name: &[u8]) -> Vec<u8> {
+        [
+            &[0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..],
+            name,
+            &[0, 252, 0, 1],
+        ]
+        .concat()
+    }
+
+    #[rstest]
+    #[case::plain(b"\x02nS\x03Lab\0", Some(&b"\x02ns\x03lab\0"[..]))]
+    #[case::root_in_the_header(b"\x04zone\xc0\x04", Some(&b"\x04zone\0"[..]))]
+    #[case::labels_in_the_header(b"\xc0\x05", Some(&b"\x01\0\0"[..]))]
+    #[case::to_itself(b"\xc0\x0c", None)]
+    #[case::into_its_own_labels(b"\x04zone\xc0\x0c", None)]
+    #[case::forward(b"\x04zone\xc0\x20", None)]
+    #[case::beyond_the_end(b"\xff\xff", None)]
+    fn a_name_is_read_as_a_server_reads_it_and_the_type_in_any_case(
+        #[case] name: &[u8],
+        #[case] expected: Option<&[u8]>,
+    ) {
+        let bytes = transfer_of(name);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.question_type(), Some(252));
+        assert_eq!(message.name(&mut [0; LONGEST_NAME]), expected);
+        assert_eq!(message.well_formed, name.last() == Some(&0));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_does_not_hide_the_type() {
+        let mut name = b"\x3f".repeat(5 * 64);
+        name.push(0);
+        let bytes = transfer_of(&name);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.question_type(), Some(252));
+        assert_eq!(message.name(&mut [0; LONGEST_NAME]), None);
+        assert!(!message.well_formed);
     }
 
     proptest! {
         #[test]
         fn judging_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             fit(&bytes);
-            Message::parse(&bytes);
+            if let Some(message) = Message::parse(&bytes) {
+                message.name(&mut [0; LONGEST_NAME]);
+            }
+        }
+
+        #[test]
+        fn names_of_labels_and_pointers_have_an_end(
+            pieces in proptest::collection::vec((0..4u8, any::<u8>()), 0..120),
+        ) {
+            let mut bytes = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for (kind, value) in pieces {
+                match kind {
+                    0 => bytes.extend([0xc0, value]),
+                    1 => bytes.push(0),
+                    _ => bytes.extend([1, value]),
+                }
+            }
+            bytes.extend([0, 0, 1, 0, 1]);
+            let message = Message::parse(&bytes).unwrap();
+            let mut name = [0; LONGEST_NAME];
+            if let Some(name) = message.name(&mut name) {
+                prop_assert_eq!(name.last(), Some(&0));
+                prop_assert!(message.question_type().is_some());
+            }
         }
     }
 }

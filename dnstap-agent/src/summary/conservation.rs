@@ -186,7 +186,7 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
         exact(
             "encode",
             intake.udp_delivered + stream.stream_messages,
-            all.by_type.iter().sum::<u64>() + all.deliver.excluded(),
+            all.by_type.iter().sum::<u64>() + all.deliver.excluded() + all.deliver.unsolicited,
             pending.held,
         ),
         exact("types", all.deliver.messages, all.by_type.iter().sum(), 0),

@@ -97,6 +97,6 @@ fn envelope(shape: u8, place: u8, ktime_ns: u64) -> Envelope {
             image: 0,
         },
         proxied,
-        unconnected: false,
+        unconnected: bit(place, 7),
     }
 }

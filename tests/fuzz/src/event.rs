@@ -14,7 +14,7 @@ use dnstap_agent::{
     profile::ProfileChoice,
     stream::StreamLimits,
 };
-use dnstap_ebpf::{AF_INET6, EventHeader, IPPROTO_TCP};
+use dnstap_ebpf::{AF_INET6, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP};
 
 use crate::{
     frames,
@@ -95,6 +95,7 @@ pub fn config(choices: u8) -> PipelineConfig {
         Filter {
             only: "client".parse().unwrap_or_default(),
             exclude: vec![Matter::Transfer, Matter::Notify],
+            sampled: true,
         }
     } else {
         Filter::default()
@@ -125,6 +126,7 @@ pub fn config(choices: u8) -> PipelineConfig {
             ..Server::default()
         },
         filter,
+        unsolicited: bit(choices, 2),
         pair_limits: PairLimits {
             entries: 8,
             ..PairLimits::default()
@@ -195,6 +197,8 @@ fn fields(shape: u8, place: u8) -> EventHeader {
         fields.family = AF_INET6;
         fields.peer_addr = [0x20; 16];
     }
+    // The socket's number, and so of each socket always the same.
+    fields.flags = u16::from(bit(place, 1)) * EVENT_UNCONNECTED;
     if bit(place, 7) {
         fields.local_addr = [0; 16];
         if bit(shape, 7) {
