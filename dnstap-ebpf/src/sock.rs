@@ -241,10 +241,10 @@ impl Sock {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
                 shut_down = shutdown & RCV_SHUTDOWN != 0
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
-                // A byte of slack on either side: the next urgent byte may have come since the read.
+                // Slack on either side: the shutdown may count in the place, and the next urgent byte may have come since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
-                let before: u32 = end.wrapping_sub(length).wrapping_sub(1);
-                urgent = latest.wrapping_sub(before) <= length.wrapping_add(2);
+                let before: u32 = end.wrapping_sub(length).wrapping_sub(2);
+                urgent = latest.wrapping_sub(before) <= length.wrapping_add(3);
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
