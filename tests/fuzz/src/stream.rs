@@ -265,7 +265,11 @@ impl Stage {
                 }
                 2 if !in_turn => late.push_back((number, start, end)),
                 twice => {
-                    for _ in 0..if twice == 3 && number.is_multiple_of(2) { 2 } else { 1 } {
+                    for _ in 0..if twice == 3 && number.is_multiple_of(2) {
+                        2
+                    } else {
+                        1
+                    } {
                         self.piece(lines, number, (start, end), lost[number / 2]);
                     }
                 }
