@@ -50,15 +50,17 @@ fn what_a_message_encloses_is_not_delivered_however_odd_it_is() {
                     tap.piece(SOCKET, sequence(0, at), piece);
                 }
                 assert_eq!(tap.of(SOCKET), [&query[..], &behind, &query]);
-                // What follows does not fit, so that the enclosing one is not believed; nor is what it encloses.
+                // What follows does not fit, so that the enclosing one is not believed by a search; nor is what it encloses.
                 behind.truncate(14);
                 behind.extend([0xff; 30]);
+                let mut stream = vec![0xff; 5];
+                stream.extend(stream_of(&[query, behind]));
                 let mut tap = Tap::new(&[SOCKET]);
-                for (at, piece) in pieces(&stream_of(&[query.clone(), behind]), &[cut]) {
+                for (at, piece) in pieces(&stream, &[cut]) {
                     tap.piece(SOCKET, sequence(0, at), piece);
                 }
                 tap.finish();
-                assert!(is_in_order(&tap.of(SOCKET), &[query]), "{cut}");
+                assert!(tap.out.iter().all(|(_, out)| out.len() > 100), "{cut}");
             }
         }
     }
