@@ -191,7 +191,7 @@ pub struct Pairs {
     waiting: usize,
     /// Queries that count as unanswered and are still here.
     late: usize,
-    lists: [List; List::COUNT],
+    lists: [List; Age::ALL.len()],
     /// Queries that were received without their peer.
     without_peer: usize,
     /// When a query that the process had sent was last given up to make room.
@@ -212,18 +212,36 @@ struct List {
 }
 
 impl List {
-    /// Sent queries that count as unanswered, and whose response is still expected.
-    const LATE: usize = 0;
-    /// Received queries.
-    const RECEIVED: usize = 1;
-    /// Sent queries.
-    const SENT: usize = 2;
-    const COUNT: usize = 3;
-
     const EMPTY: Self = Self {
         oldest: NONE,
         newest: NONE,
     };
+}
+
+/// The lists, in the order in which their entries make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    /// Sent queries that count as unanswered, and whose response is still expected.
+    Late,
+    /// Received queries.
+    Received,
+    /// Sent queries.
+    Sent,
+}
+
+impl Age {
+    const ALL: [Self; 3] = [Self::Late, Self::Received, Self::Sent];
+}
+
+/// What has answered a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    /// Nothing; the first response will be the only one.
+    One,
+    /// Nothing; many responses will be.
+    Many,
+    /// Some of many.
+    Some,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -272,14 +290,13 @@ struct Entry {
     hash: u64,
     question: Option<u64>,
     query: Query,
-    transfer: bool,
-    answered: bool,
+    answers: Answers,
     /// Another query with the same key had to go for this one.
     displaced: bool,
     /// The socket was not connected.
     unconnected: bool,
     /// Which of the lists it is in.
-    list: u8,
+    list: Age,
     /// Kernel time from which it ages.
     used_ktime_ns: u64,
     /// Next in the hash chain, from the newest on; the next free entry if this one is free.
@@ -313,7 +330,7 @@ impl Pairs {
             free: NONE,
             waiting: 0,
             late: 0,
-            lists: [List::EMPTY; List::COUNT],
+            lists: [List::EMPTY; Age::ALL.len()],
             without_peer: 0,
             evicted_ktime_ns: None,
             now_ktime_ns: 0,
@@ -337,22 +354,23 @@ impl Pairs {
         let hash = self.hash(&key);
         let displaced = self.make_room(hash, envelope.ktime_ns);
         let bucket = self.bucket(hash);
-        let transfer = key.protocol == Protocol::Tcp
-            && matches!(message.question_type(), Some(TYPE_IXFR | TYPE_AXFR));
+        let answers = match message.question_type() {
+            Some(TYPE_IXFR | TYPE_AXFR) if key.protocol == Protocol::Tcp => Answers::Many,
+            _ => Answers::One,
+        };
         let list = match envelope.direction {
-            Direction::Received => List::RECEIVED,
-            Direction::Sent => List::SENT,
+            Direction::Received => Age::Received,
+            Direction::Sent => Age::Sent,
         };
         let entry = Entry {
             key,
             hash,
             question: self.question(message),
             query,
-            transfer,
-            answered: false,
+            answers,
             displaced,
             unconnected: envelope.unconnected,
-            list: list as u8,
+            list,
             used_ktime_ns: envelope.ktime_ns,
             chain: self.buckets[bucket],
             older: NONE,
@@ -367,10 +385,10 @@ impl Pairs {
         self.buckets[bucket] = slot;
         self.link(slot);
         self.waiting += 1;
-        if list == List::SENT && envelope.unconnected {
+        if list == Age::Sent && envelope.unconnected {
             self.hint(&key, slot);
         }
-        self.without_peer += usize::from(list == List::RECEIVED && !key.has_peer());
+        self.without_peer += usize::from(list == Age::Received && !key.has_peer());
     }
 
     /// The query that a response answers. The response counts if there is one; else it is for the caller to judge it, and then to
@@ -411,19 +429,19 @@ impl Pairs {
         };
         let entry = &mut self.entries[slot as usize];
         let (query, Key { local, peer, .. }) = (entry.query, entry.key);
-        if usize::from(entry.list) == List::LATE {
+        if entry.list == Age::Late {
             self.forget(slot);
             return Found::Forgotten;
         }
         self.counters.responses += 1;
         self.counters.responses_paired += 1;
-        if entry.transfer {
-            entry.answered = true;
+        if entry.answers == Answers::One {
+            self.remove(slot, End::Answered);
+        } else {
+            entry.answers = Answers::Some;
             entry.used_ktime_ns = envelope.ktime_ns;
             self.unlink(slot);
             self.link(slot);
-        } else {
-            self.remove(slot, End::Answered);
         }
         Found::Query { query, local, peer }
     }
@@ -464,24 +482,24 @@ impl Pairs {
     pub fn tick(&mut self, now_ktime_ns: u64) {
         self.now_ktime_ns = self.now_ktime_ns.max(now_ktime_ns);
         for (list, age_ns) in [
-            (List::LATE, self.expected_ns()),
-            (List::RECEIVED, self.limits.age_ns),
-            (List::SENT, self.limits.age_ns),
+            (Age::Late, self.expected_ns()),
+            (Age::Received, self.limits.age_ns),
+            (Age::Sent, self.limits.age_ns),
         ] {
             while let Some(entry) = self.oldest(list) {
                 if entry.used_ktime_ns.saturating_add(age_ns) >= now_ktime_ns {
                     break;
                 }
-                self.expire(self.lists[list].oldest, now_ktime_ns);
+                self.expire(self.lists[list as usize].oldest, now_ktime_ns);
             }
         }
     }
 
     /// Gives up all queries.
     pub fn finish(&mut self) {
-        for list in 0..List::COUNT {
+        for list in Age::ALL {
             while self.oldest(list).is_some() {
-                self.expire(self.lists[list].oldest, u64::MAX);
+                self.expire(self.lists[list as usize].oldest, u64::MAX);
             }
         }
     }
@@ -574,7 +592,7 @@ impl Pairs {
                 displaced |= entry.displaced;
                 // The chain runs from new to old: the last match is the oldest.
                 if agree(question, entry.question) {
-                    let place = if usize::from(entry.list) == List::LATE {
+                    let place = if entry.list == Age::Late {
                         &mut late
                     } else if entry.key.socket == key.socket {
                         &mut same
@@ -624,12 +642,14 @@ impl Pairs {
             self.tick(now_ktime_ns);
         }
         if self.is_full() {
-            let list = (0..List::COUNT).find(|&list| self.oldest(list).is_some());
-            let list = list.unwrap_or(List::SENT);
-            if list != List::RECEIVED {
+            let list = Age::ALL
+                .into_iter()
+                .find(|&list| self.oldest(list).is_some());
+            let list = list.unwrap_or(Age::Sent);
+            if list != Age::Received {
                 self.evicted_ktime_ns = Some(now_ktime_ns);
             }
-            self.give_up(self.lists[list].oldest, End::Evicted);
+            self.give_up(self.lists[list as usize].oldest, End::Evicted);
         }
         displaces
     }
@@ -640,7 +660,7 @@ impl Pairs {
 
     /// Takes out an entry that has not been answered; a late one was counted before.
     fn give_up(&mut self, slot: u32, end: End) {
-        if usize::from(self.entries[slot as usize].list) == List::LATE {
+        if self.entries[slot as usize].list == Age::Late {
             self.forget(slot);
         } else {
             self.remove(slot, end);
@@ -649,18 +669,23 @@ impl Pairs {
 
     /// The time of an entry is over. What was sent stays in the table while a response is still expected.
     fn expire(&mut self, slot: u32, now_ktime_ns: u64) {
-        let entry = &mut self.entries[slot as usize];
-        let used_ktime_ns = entry.used_ktime_ns;
-        match usize::from(entry.list) {
-            List::LATE => self.forget(slot),
-            List::SENT
-                if entry.unconnected
-                    && !entry.answered
+        let Entry {
+            list,
+            unconnected,
+            answers,
+            used_ktime_ns,
+            ..
+        } = self.entries[slot as usize];
+        match list {
+            Age::Late => self.forget(slot),
+            Age::Sent
+                if unconnected
+                    && answers != Answers::Some
                     && used_ktime_ns.saturating_add(self.expected_ns()) >= now_ktime_ns =>
             {
                 self.settle(slot, End::Unanswered);
                 self.unlink(slot);
-                self.entries[slot as usize].list = List::LATE as u8;
+                self.entries[slot as usize].list = Age::Late;
                 self.link(slot);
                 self.late += 1;
             }
@@ -668,8 +693,8 @@ impl Pairs {
         }
     }
 
-    fn oldest(&self, list: usize) -> Option<&Entry> {
-        self.entries.get(self.lists[list].oldest as usize)
+    fn oldest(&self, list: Age) -> Option<&Entry> {
+        self.entries.get(self.lists[list as usize].oldest as usize)
     }
 
     fn place(&mut self, entry: Entry) -> u32 {
@@ -686,7 +711,7 @@ impl Pairs {
 
     /// Makes an entry the newest of its list.
     fn link(&mut self, slot: u32) {
-        let list = &mut self.lists[usize::from(self.entries[slot as usize].list)];
+        let list = &mut self.lists[self.entries[slot as usize].list as usize];
         let previous = std::mem::replace(&mut list.newest, slot);
         if previous == NONE {
             list.oldest = slot;
@@ -702,7 +727,7 @@ impl Pairs {
         let Entry {
             older, newer, list, ..
         } = self.entries[slot as usize];
-        let list = &mut self.lists[usize::from(list)];
+        let list = &mut self.lists[list as usize];
         match self.entries.get_mut(older as usize) {
             Some(entry) => entry.newer = newer,
             None => list.oldest = newer,
@@ -747,7 +772,7 @@ impl Pairs {
             }
         }
         self.unlink(slot);
-        self.without_peer -= usize::from(usize::from(list) == List::RECEIVED && !key.has_peer());
+        self.without_peer -= usize::from(list == Age::Received && !key.has_peer());
         let entry = &mut self.entries[slot as usize];
         // No hint may take it for a query that waits.
         entry.unconnected = false;
@@ -758,7 +783,7 @@ impl Pairs {
     /// Counts what became of a query, which waits no longer.
     fn settle(&mut self, slot: u32, end: End) {
         let Entry {
-            answered,
+            answers,
             query:
                 Query {
                     ktime_ns,
@@ -768,6 +793,7 @@ impl Pairs {
                 },
             ..
         } = self.entries[slot as usize];
+        let answered = answers == Answers::Some;
         self.waiting -= 1;
         let asked = self.asked.get_mut(slot as usize).and_then(Option::take);
         if matches!(end, End::Unanswered) && !answered {

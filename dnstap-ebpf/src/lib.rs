@@ -357,12 +357,17 @@ pub const NAME_STAYS: u32 = 0;
 pub const NAME_JOINS: u32 = 1;
 
 /// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::image`]). Spreads, so
-/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version.
+/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version. [`IMAGE_STAYS`] is not set.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
 pub const fn image(tgid: u32, start: u64) -> u32 {
     (start as u32 ^ (start >> 32) as u32).wrapping_add(tgid.wrapping_mul(0x9e37_79b1))
+        & !IMAGE_STAYS
 }
+
+/// Bit of [`EventHeader::image`]: the process, and what it forks, stays tapped whatever it executes. It belongs to a unit that is
+/// followed.
+pub const IMAGE_STAYS: u32 = 1;
 
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_BPF: u32 = 0;

@@ -1,7 +1,7 @@
 //! Which processes are tapped.
 //!
 //! The agent names the first ones; from there the set keeps itself: what a tapped process forks is tapped before it runs, what
-//! executes a file of another name is not, and what has ended is forgotten.
+//! executes a file of another name is not, unless it belongs to a unit that is followed; and what has ended is forgotten.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use dnstap_ebpf::{
-    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
+    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, IMAGE_STAYS, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
     image as new_image, possible_slot,
 };
 
@@ -90,19 +90,23 @@ pub(crate) fn exec(turn: Turn) {
     let Ok(name) = bpf_get_current_comm() else {
         return;
     };
+    let stays = if may_contain(tgid) {
+        image(tgid).unwrap_or(0) & IMAGE_STAYS
+    } else {
+        0
+    };
     // SAFETY: an integer, written whole.
-    match unsafe { NAMES.get(name) } {
-        Some(&NAME_JOINS) => {
-            if once::claim(turn, threads::of(key)) {
-                // SAFETY: takes no arguments.
-                let image = new_image(tgid, unsafe { bpf_ktime_get_ns() });
-                // Without it, its name is that of its process, as long as there is one.
-                let _ = RUNS.insert(image, name, 0);
-                insert(tgid, image);
-            }
+    let known = unsafe { NAMES.get(name) }.copied();
+    if known == Some(NAME_JOINS) || (known.is_none() && stays != 0) {
+        if once::claim(turn, threads::of(key)) {
+            // SAFETY: takes no arguments.
+            let image = new_image(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
+            // Without it, its name is that of its process, as long as there is one.
+            let _ = RUNS.insert(image, name, 0);
+            insert(tgid, image);
         }
-        Some(_) => {}
-        None => forget(tgid),
+    } else if known.is_none() {
+        forget(tgid);
     }
 }
 

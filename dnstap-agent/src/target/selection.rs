@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use dnstap_ebpf::image;
+use dnstap_ebpf::{IMAGE_STAYS, image};
 use tracing::warn;
 
 use super::{
@@ -128,9 +128,13 @@ impl Search {
             if pid == 0 || tapped.contains_key(&pid) {
                 continue;
             }
-            let Some(new) = pin(pid, &images)? else {
+            let Some(mut new) = pin(pid, &images)? else {
                 continue;
             };
+            if self.selection.follow && members.contains(&pid) {
+                // Whatever it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
+                new.image |= IMAGE_STAYS;
+            }
             if let Err(error) = new.target.check_word_size() {
                 // Who was named by his id is asked for. Others are anybody's who took the name, and whatever else a unit runs: no
                 // reason to do without the rest.

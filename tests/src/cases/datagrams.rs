@@ -1,6 +1,8 @@
 //! What servers seldom do with datagrams: not ask who sent them, take less than there is, look before they take, get empty ones.
 //! The counters say what became of each.
 
+use std::{thread, time::Duration};
+
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
@@ -26,6 +28,14 @@ pub(super) fn trials() -> Vec<Trial> {
         "a datagram whose sender nobody asks for is delivered, with what the kernel knows",
         sender_not_asked,
     );
+    trials.extend(for_each_hook_in_turn(
+        "a datagram with QR that nobody asked for is left out and counted",
+        nobody_asked,
+    ));
+    trials.extend(for_each_hook_in_turn(
+        "garbage from strangers hides nobody on a socket that only waits",
+        garbage,
+    ));
     trials.extend(for_each_hook_in_turn(
         "a peek is no message, nor is an empty datagram",
         peeked_and_empty,
@@ -85,6 +95,63 @@ fn sender_not_asked(how: &Combination) -> Result<()> {
     expect_records(&tapped, &expected)?;
     expect_counters(&tapped, &[("seen", expected.len()), ("no_peer", unknown)])?;
     tapped.summary.expect_nothing_dropped()
+}
+
+/// The server has asked nobody; whatever answers it has no question.
+fn nobody_asked(how: &Combination) -> Result<()> {
+    const FORGED: u16 = 5;
+    let scratch = lab::scratch()?;
+    let mut puppet = Puppet::start()?;
+    let (socket, address) = puppet.udp("127.0.0.1:0")?;
+    let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
+    let mut client = UdpClient::connect(address)?;
+    let mut stranger = UdpClient::connect(address)?;
+    let query = |id| wire::query(id, "asked.lab", wire::TYPE_A, true);
+    for id in 1..=FORGED {
+        client.send(&query(id))?;
+        puppet.receive(socket, By::Recvfrom, ROOM, 0)?;
+        puppet.send(socket, By::Recvmsg, &wire::answer(&query(id)))?;
+        client.receive()?;
+        stranger.send(&wire::answer(&query(id)))?;
+        puppet.receive(socket, By::Recvfrom, ROOM, 0)?;
+    }
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &client.passed)?;
+    let unsolicited = tapped.summary.pipeline("unsolicited")?;
+    ensure!(
+        unsolicited == u64::from(FORGED),
+        "{unsolicited} unsolicited\n{}",
+        tapped.summary
+    );
+    tapped.summary.expect_nothing_dropped()
+}
+
+/// More than enough garbage to have a socket given up, if it counted, and time for the verdict to reach the kernel.
+fn garbage(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut puppet = Puppet::start()?;
+    let (socket, address) = puppet.udp("127.0.0.1:0")?;
+    let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
+    let mut stranger = UdpClient::connect(address)?;
+    for _ in 0..40 {
+        stranger.send(b"nothing that a DNS server could read")?;
+        puppet.receive(socket, By::Recvfrom, ROOM, 0)?;
+    }
+    thread::sleep(Duration::from_millis(500));
+    let mut client = UdpClient::connect(address)?;
+    for id in 1..=10 {
+        let query = wire::query(id, "others.lab", wire::TYPE_A, true);
+        client.send(&query)?;
+        puppet.receive(socket, By::Recvfrom, ROOM, 0)?;
+        puppet.send(socket, By::Recvmsg, &wire::answer(&query))?;
+        client.receive()?;
+    }
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &client.passed)?;
+    expect_counters(&tapped, &[("not_dns", 0)])?;
+    let strange = tapped.summary.pipeline("udp_not_dns")?;
+    ensure!(strange == 40, "{strange} not DNS\n{}", tapped.summary);
+    Ok(())
 }
 
 fn peeked_and_empty(how: &Combination) -> Result<()> {

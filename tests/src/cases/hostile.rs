@@ -59,7 +59,9 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn datagrams(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
-    let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
+    // Half of the noise has the QR bit: responses that nobody asked for.
+    let options = ["--unsolicited"];
+    let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &options)?;
     let mut noise = Noise(SEED);
     let mut sent: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut friend = UdpClient::connect(lab.server(false))?;
@@ -107,6 +109,16 @@ fn datagrams(how: &Combination) -> Result<()> {
             wire::describe(message)
         );
     }
+    let responses = sent.iter().filter(|(message, _)| {
+        let flags = message.get(2);
+        flags.is_some_and(|flags| flags & 0x80 != 0)
+    });
+    let responses: usize = responses.map(|(_, times)| times).sum();
+    let unsolicited = tapped.summary.pipeline("unsolicited_delivered")?;
+    ensure!(
+        unsolicited == responses as u64,
+        "unsolicited: {unsolicited}, sent {responses}"
+    );
     let short = sent.iter().filter(|(message, _)| message.len() < 12);
     let short: usize = short.map(|(_, times)| times).sum();
     let malformed = tapped.summary.pipeline("malformed")?;

@@ -1,6 +1,11 @@
 //! Which processes are tapped: forked workers, several servers, servers that are restarted, control groups.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::message::Type;
@@ -33,6 +38,10 @@ pub(super) fn trials() -> Vec<Trial> {
         for_each_combination(
             "a control group's processes are tapped, also later ones",
             group,
+        ),
+        for_each_combination(
+            "what a followed unit's process executes is tapped from its first message on",
+            executed,
         ),
         for_each_hook_in_turn(
             "a connection of a process that joins later is read from the next message on",
@@ -212,6 +221,40 @@ fn group(how: &Combination) -> Result<()> {
     for server in [inside, outside, later] {
         server.stop()?;
     }
+    Ok(())
+}
+
+/// A shell of the unit that runs a tool, again and again: the tool has ended before anybody has looked for it.
+fn executed(how: &Combination) -> Result<()> {
+    const ROUNDS: usize = 10;
+    let group = Group::new()?;
+    let lab = Lab::start(Wanted::default())?;
+    let dig = environment::tool("dig")?;
+    let server = lab.server(false);
+    let script = format!(
+        "read start; for n in $(seq {ROUNDS}); do {} -r +norecurse @{} -p {} h1.auth.lab; done; echo over",
+        dig.display(),
+        server.ip(),
+        server.port(),
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::piped());
+    let mut shell = Running::start("sh", shell, Watch::Stdout)?;
+    group.take(shell.pid())?;
+    let targets = ["--unit", group.name()];
+    let tap = Tap::attach_to(lab.folder(), &targets, how, &["--follow"])?;
+    shell.tell("go")?;
+    shell.wait_for("the end of the script", |line| line == "over")?;
+    let tapped = tap.stop()?;
+    let records = tapped.records()?;
+    let tools = records
+        .iter()
+        .filter(|record| matches!(record.kind, Type::ToolQuery | Type::ToolResponse));
+    ensure!(
+        (records.len(), tools.count()) == (2 * ROUNDS, 2 * ROUNDS),
+        "{}",
+        tapped.summary
+    );
     Ok(())
 }
 
