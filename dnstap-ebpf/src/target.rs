@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use dnstap_ebpf::{
-    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, IMAGE_STAYS, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
-    image as new_image, possible_slot,
+    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, IMAGE_STAYS, NAME_JOINS, NAME_LEN,
+    POSSIBLE_SLOTS, image as new_image, possible_slot,
 };
 
 use crate::{
