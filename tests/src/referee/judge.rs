@@ -167,15 +167,26 @@ impl Judgement {
 
     /// Each response has its query's time: that of a query's record that it answers.
     fn query_times(&mut self, ledger: &Ledger, found: &[Option<&Record>], queries: &Queries<'_>) {
-        for (heard, record) in ledger.messages.iter().zip(found) {
+        let heard_and_found = || ledger.messages.iter().zip(found);
+        for (heard, record) in heard_and_found() {
             let Some(record) = record.filter(|record| record.is_response()) else {
                 continue;
             };
             let times = queries.times(record);
+            // The queries of one sender that has one id in use have one record each.
+            let lacks_a_query = || {
+                heard_and_found().any(|(query, record)| {
+                    record.is_none()
+                        && !dns::is_response(&query.message)
+                        && query.sent != heard.sent
+                        && (query.from, query.to) == (heard.to, heard.from)
+                        && query.message.get(..2) == heard.message.get(..2)
+                })
+            };
             let right = match record.query_time {
                 Some(time) => times.contains(&time),
                 // A query that is not in the file is missing by itself, or has a reason not to be there.
-                None => !times.iter().any(|time| *time <= record.time),
+                None => !times.iter().any(|time| *time <= record.time) || lacks_a_query(),
             };
             if !right && heard.standing == Standing::Due {
                 let said = record

@@ -39,6 +39,8 @@ pub(super) struct Times<'a> {
     pub(super) ended: Duration,
     /// The process was not there or about to go: what it did not answer then may not have been read.
     pub(super) gone: &'a [(Duration, Duration)],
+    /// The server may end connections on which it has left queries unread.
+    pub(super) gives_up: bool,
 }
 
 /// One message on the wire.
@@ -86,6 +88,7 @@ const RESET: &str =
     "without an answer on a connection that was reset: the wire does not show whether it was read";
 const LEFT: &str = "without an answer on a connection that was open when the server ended";
 const HUNG_UP: &str = "without an answer on a connection that the server ended first: the wire does not show whether it was read";
+const GAVE_UP: &str = "without an answer on a connection that was ended by a server that gives up: the wire does not show whether it was read";
 const GONE: &str = "without an answer when the server ended";
 const REFUSED: &str = "that were refused: nobody listened (ICMP)";
 const UNASKED: &str = "that are responses nobody asked for: documented as left out";
@@ -340,6 +343,7 @@ impl Ledger {
             _ if gone => GONE,
             (None, None) if query => LEFT,
             (theirs, Some(ours)) if query && theirs.is_none_or(|theirs| ours < theirs) => HUNG_UP,
+            (_, Some(_)) if query && times.gives_up => GAVE_UP,
             _ => return None,
         };
         // The bytes are read in their order: if this one or a later one is answered, this one has been read.
@@ -425,6 +429,7 @@ pub(super) mod tests {
             attached: Duration::ZERO,
             ended: Duration::from_secs(100),
             gone: &[],
+            gives_up: false,
         };
         ledger(packets, ports, times).unwrap()
     }

@@ -137,6 +137,7 @@ fn match_of(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
         attached,
         ended,
         gone: &gone,
+        gives_up: entry.has(Habit::GivesUp),
     };
     decide(entry, hooks, &packets, &tapped, times, overflows)
 }

@@ -51,6 +51,8 @@ pub(super) enum Habit {
     Proxied,
     /// It gives up where the upstream ends connections: here it keeps them.
     NeedsPatience,
+    /// It gives up, and leaves what its clients have asked unread.
+    GivesUp,
     /// It gets very many queries on one connection.
     Flooded,
     /// It is ended and started again, and followed by its name.
@@ -178,7 +180,7 @@ pub(crate) const SERVERS: &[Entry] = &[
         profile: Profile::Forwarder,
         start: |folder| start::dnsdist(folder, false),
         asked: &[Asked::Upstream],
-        ..PLAIN
+        habits: &[Habit::GivesUp],
     },
     Entry {
         name: "dnsmasq",
