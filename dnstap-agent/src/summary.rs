@@ -324,6 +324,13 @@ impl Tapped {
                 writeln!(formatter, "{what}: {counts}")?;
             }
         }
+        let unsolicited = self.pipeline.deliver.unsolicited;
+        if unsolicited != 0 {
+            writeln!(
+                formatter,
+                "left out: {unsolicited} responses that nobody asked for (--unsolicited)"
+            )?;
+        }
         if let Some(events) = &self.events {
             writeln!(formatter, "events: {events}")?;
         }

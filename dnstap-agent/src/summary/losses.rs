@@ -85,6 +85,7 @@ mod tests {
         tapped.kernel[Counter::Unfollowed as usize] = 2;
         tapped.pipeline.stream.stream_skipped_bytes = 7;
         tapped.pipeline.intake.udp_not_dns = 5;
+        tapped.pipeline.deliver.unsolicited = 6;
         let snapshot = Snapshot {
             elapsed: Duration::ZERO,
             at_rest: true,
@@ -99,6 +100,7 @@ mod tests {
         assert_eq!(snapshot.losses(), losses);
         let text = snapshot.to_string();
         assert!(text.contains("2 forked processes found no room"), "{text}");
+        assert!(text.contains("left out: 6 responses that nobody"), "{text}");
     }
 
     #[test]
