@@ -170,7 +170,8 @@ pub(crate) enum Found {
         local: Endpoint,
         peer: Endpoint,
     },
-    /// Nothing, but its query may have been here: it has counted as unanswered since, or was given up to make room.
+    /// Nothing, but it may have been asked for: its query has counted as unanswered since, or was given up to make room; or one with its
+    /// key waits, and asks something else.
     Forgotten,
     /// Nothing.
     Nothing,
@@ -291,8 +292,6 @@ struct Entry {
     question: Option<u64>,
     query: Query,
     answers: Answers,
-    /// Another query with the same key had to go for this one.
-    displaced: bool,
     /// The socket was not connected.
     unconnected: bool,
     /// Which of the lists it is in.
@@ -352,7 +351,7 @@ impl Pairs {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
         let key = key(envelope, message);
         let hash = self.hash(&key);
-        let displaced = self.make_room(hash, envelope.ktime_ns);
+        self.make_room(hash, envelope.ktime_ns);
         let bucket = self.bucket(hash);
         let answers = match message.question_type() {
             Some(TYPE_IXFR | TYPE_AXFR) if key.protocol == Protocol::Tcp => Answers::Many,
@@ -368,7 +367,6 @@ impl Pairs {
             question: self.question(message),
             query,
             answers,
-            displaced,
             unconnected: envelope.unconnected,
             list,
             used_ktime_ns: envelope.ktime_ns,
@@ -421,7 +419,7 @@ impl Pairs {
             let evicted = self
                 .evicted_ktime_ns
                 .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
-            return if sought.displaced || evicted {
+            return if sought.same_key || evicted {
                 Found::Forgotten
             } else {
                 Found::Nothing
@@ -585,11 +583,11 @@ impl Pairs {
     /// first, those that count as unanswered last.
     fn find(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Sought {
         let hash = self.hash(key);
-        let (mut same, mut other, mut late, mut displaced) = (None, None, None, false);
+        let (mut same, mut other, mut late, mut same_key) = (None, None, None, false);
         let mut slot = self.buckets[self.bucket(hash)];
         while let Some(entry) = self.entries.get(slot as usize) {
             if entry.hash == hash && entry.key.admits(key) && entry.query.ktime_ns <= ktime_ns {
-                displaced |= entry.displaced;
+                same_key = true;
                 // The chain runs from new to old: the last match is the oldest.
                 if agree(question, entry.question) {
                     let place = if entry.list == Age::Late {
@@ -606,7 +604,7 @@ impl Pairs {
         }
         Sought {
             slot: same.or(other).or(late),
-            displaced,
+            same_key,
         }
     }
 
@@ -618,8 +616,8 @@ impl Pairs {
         hash as usize & (self.buckets.len() - 1)
     }
 
-    /// Gives up what stands in the way of one more query with this hash of its key. Whether another with it had to go.
-    fn make_room(&mut self, hash: u64, now_ktime_ns: u64) -> bool {
+    /// Gives up what stands in the way of one more query with this hash of its key.
+    fn make_room(&mut self, hash: u64, now_ktime_ns: u64) {
         let (mut same, mut oldest_same) = (0, NONE);
         let mut slot = self.buckets[self.bucket(hash)];
         while let Some(entry) = self.entries.get(slot as usize) {
@@ -629,14 +627,8 @@ impl Pairs {
             }
             slot = entry.chain;
         }
-        let displaces = same >= SAME_KEY;
-        if displaces {
+        if same >= SAME_KEY {
             self.give_up(oldest_same, End::Displaced);
-            let mut slot = self.buckets[self.bucket(hash)];
-            while let Some(entry) = self.entries.get_mut(slot as usize) {
-                entry.displaced |= entry.hash == hash;
-                slot = entry.chain;
-            }
         }
         if self.is_full() {
             self.tick(now_ktime_ns);
@@ -651,7 +643,6 @@ impl Pairs {
             }
             self.give_up(self.lists[list as usize].oldest, End::Evicted);
         }
-        displaces
     }
 
     fn is_full(&self) -> bool {
@@ -820,8 +811,8 @@ impl Pairs {
 /// What [`Pairs::find`] came upon.
 struct Sought {
     slot: Option<u32>,
-    /// A query of the same key was displaced, which may have been the one.
-    displaced: bool,
+    /// A query with its key waits, whatever its question.
+    same_key: bool,
 }
 
 fn key(envelope: &Envelope, message: &Message<'_>) -> Key {

@@ -333,6 +333,13 @@ impl Tapped {
                 self.pipeline.stream.stream_messages_lost_at_least
             )?;
         }
+        let unsolicited = self.pipeline.deliver.unsolicited;
+        if unsolicited != 0 {
+            writeln!(
+                formatter,
+                "left out: {unsolicited} responses that nobody asked for (--unsolicited)"
+            )?;
+        }
         if let Some(events) = &self.events {
             writeln!(formatter, "events: {events}")?;
         }

@@ -1,7 +1,7 @@
 //! Responses that nobody asked for, as far as that can be told.
 //!
 //! Anybody can send a datagram with the QR bit to a socket that is not connected. It is a response to the process only if the process has
-//! asked: from that port, that peer, with that id and question ([`pair`](crate::pair)). The second answer to a question is none, and may
+//! asked: from that port, that peer, with that id ([`pair`](crate::pair)). The second answer to a question is none, and may
 //! well be forged. What comes over TCP, or over a socket that the process has connected, comes from whom it chose to talk to.
 //!
 //! Nothing is left out that may have been asked for after all. The tap cannot tell

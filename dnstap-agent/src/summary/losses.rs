@@ -90,6 +90,7 @@ mod tests {
         tapped.pipeline.stream.stream_connections_with_loss = 1;
         tapped.pipeline.stream.stream_incomplete_messages = 9;
         tapped.pipeline.intake.udp_not_dns = 5;
+        tapped.pipeline.deliver.unsolicited = 6;
         let snapshot = Snapshot {
             elapsed: Duration::ZERO,
             at_rest: true,
@@ -110,6 +111,7 @@ mod tests {
             text.contains("of 1 TCP connection at least 4 messages are missing"),
             "{text}"
         );
+        assert!(text.contains("left out: 6 responses that nobody"), "{text}");
     }
 
     #[test]

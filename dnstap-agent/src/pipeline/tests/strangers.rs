@@ -338,6 +338,26 @@ fn a_response_from_nobody_takes_time_and_server_from_its_query() {
 }
 
 #[test]
+fn who_was_asked_may_answer_something_else() {
+    let mut pipeline = settled(config());
+    let strange = message(1, 0x8180, "other", 1);
+    let records = [
+        whole(datagram(LONG, SENT, 40_000, 53), &query(1)),
+        whole(datagram(LONG + 1, RECEIVED, 40_000, 53), &strange),
+        whole(datagram(LONG + 2, RECEIVED, 40_000, 54), &strange),
+        whole(datagram(LONG + 3, RECEIVED, 40_000, 53), &answer(1)),
+    ];
+    let messages = run(&mut pipeline, &records);
+    let timed: Vec<_> = messages
+        .iter()
+        .map(|message| message.query_time_sec.is_some())
+        .collect();
+    assert_eq!(timed, [true, false, true]);
+    assert_eq!(end(&mut pipeline), []);
+    assert_eq!(pipeline.counters().deliver.unsolicited, 1);
+}
+
+#[test]
 fn where_the_kernel_samples_by_peers_a_response_from_nobody_is_not_judged() {
     let mut pipeline = settled(PipelineConfig {
         filter: Filter {
