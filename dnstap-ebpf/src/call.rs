@@ -38,7 +38,8 @@ const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 /// `MSG_OOB`: of TCP, the call takes an urgent byte, which is no part of the stream. UDP ignores it.
 const OUT_OF_BAND: u64 = 0x01;
 
-/// `MSG_TRUNC`, as the kernel sets it in `msg_flags` after a receive: the datagram was longer than the buffers.
+/// `MSG_TRUNC`, as the kernel sets it in `msg_flags` after a receive: the datagram was longer than the buffers. Asked for by the caller on TCP:
+/// the bytes are thrown away.
 pub(crate) const TRUNCATED: u64 = 0x20;
 
 /// `SOL_UDP` and `UDP_SEGMENT` (include/uapi/linux/udp.h) in the order of `struct cmsghdr`: level, type.

@@ -174,8 +174,7 @@ impl Sock {
         }
     }
 
-    /// Fills a header with what the socket tells: addresses as far as it is bound and connected, and for TCP where in the
-    /// stream the `length` bytes of this message began.
+    /// Fills a header with what the socket tells: addresses as far as it is bound and connected.
     #[inline(always)]
     pub(crate) fn describe(
         self,
@@ -210,31 +209,29 @@ impl Sock {
             set_peer_address(header, peer);
             header.segment = 0;
             header.reserved = 0;
-            if protocol == IPPROTO_TCP {
-                self.place(header, direction, length)?;
+            header.tcp_seq = 0;
+            header.flags = if protocol == IPPROTO_UDP && header.peer_port == 0 {
+                EVENT_UNCONNECTED
             } else {
-                header.tcp_seq = 0;
-                header.flags = if header.peer_port == 0 {
-                    EVENT_UNCONNECTED
-                } else {
-                    0
-                };
-            }
+                0
+            };
         }
         Ok(())
     }
 
     /// Sets where in the TCP stream the `length` bytes of the message began, and what may make that differ from where the last ones
-    /// ended. The sequence numbers have advanced past the message by the time the hooks run.
+    /// ended. The sequence numbers have advanced past the message, and `behind` bytes more, by the time the hooks run.
     #[inline(always)]
-    fn place(
+    pub(crate) fn place(
         self,
         header: &mut EventHeader,
         direction: Direction,
         length: u32,
+        behind: u32,
     ) -> Result<(), Counter> {
         // SAFETY: integers.
         unsafe {
+            let bytes = length.wrapping_add(behind);
             let shutdown: u8 = self.read(config!(offsets.sock_shutdown))?;
             let (end, shut_down, urgent);
             if direction == Direction::Received {
@@ -243,14 +240,14 @@ impl Sock {
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
                 // Slack on either side: the shutdown may count in the place, and the next urgent byte may have come since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
-                let before: u32 = end.wrapping_sub(length).wrapping_sub(2);
-                urgent = latest.wrapping_sub(before) <= length.wrapping_add(3);
+                let before: u32 = end.wrapping_sub(bytes).wrapping_sub(2);
+                urgent = latest.wrapping_sub(before) <= bytes.wrapping_add(3);
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
                 urgent = false;
             }
-            header.tcp_seq = end.wrapping_sub(length);
+            header.tcp_seq = end.wrapping_sub(bytes);
             header.flags =
                 if shut_down { EVENT_SHUT_DOWN } else { 0 } | if urgent { EVENT_URGENT } else { 0 };
         }

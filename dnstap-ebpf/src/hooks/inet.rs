@@ -75,6 +75,7 @@ pub(super) fn run<C: EbpfContext>(
         hook: Hook::Fentry,
         direction,
         length: arguments.result as u32,
+        behind: 0,
     };
     let payload = find(&tapped, &transfer, work, arguments, state);
     tapped.begin(work, payload, Vectors::Kernel);

@@ -16,7 +16,7 @@ use dnstap_ebpf::{
 };
 
 use crate::{
-    call::is_peek,
+    call::{TRUNCATED, is_peek},
     counters::{add, count},
     emit, filter,
     sock::{Direction, Sock},
@@ -62,6 +62,8 @@ struct Transfer {
     direction: Direction,
     /// Bytes transferred, at least one.
     length: u32,
+    /// Bytes of a TCP stream that the same call has transferred behind them by now.
+    behind: u32,
 }
 
 impl Tapped {
@@ -90,9 +92,11 @@ impl Tapped {
         self.sock
             .describe(header, self.kind, transfer.direction, transfer.length)?;
         if self.kind.1 == IPPROTO_UDP {
-            self.datagrams(header, transfer.direction)?;
+            self.datagrams(header, transfer.direction)
+        } else {
+            self.sock
+                .place(header, transfer.direction, transfer.length, transfer.behind)
         }
-        Ok(())
     }
 
     /// Completes the header with how the call and the datagrams on the wire belong together. [`Counter::UnsupportedCall`] if the call is
@@ -120,6 +124,18 @@ impl Tapped {
         }
         header.segment = options.segment();
         Ok(())
+    }
+
+    /// Whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`): nobody gets them. Counts it.
+    #[inline(always)]
+    fn is_discard(&self, direction: Direction, flags: u64) -> bool {
+        let discards = direction == Direction::Received
+            && self.kind.1 == IPPROTO_TCP
+            && flags & TRUNCATED != 0;
+        if discards {
+            self.lose(1, Counter::Truncated);
+        }
+        discards
     }
 
     /// Whether a receive with these `MSG_*` flags looks at a message that stays or at an error, or takes an urgent byte of TCP. Counts it.

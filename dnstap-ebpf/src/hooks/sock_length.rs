@@ -98,7 +98,11 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     if result == 0 {
         return;
     }
-    if tapped.is_peek(direction, ctx.arg(2)) || !tapped.is_wanted() {
+    let flags: u64 = ctx.arg(2);
+    if tapped.is_peek(direction, flags)
+        || !tapped.is_wanted()
+        || tapped.is_discard(direction, flags)
+    {
         return;
     }
     if !call.is_known()
@@ -116,6 +120,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         hook: Hook::Socket,
         direction,
         length: result as u32,
+        behind: 0,
     };
     let known = is_known.then(|| Message::of(header));
     let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);

@@ -36,8 +36,8 @@ const STEPS: u32 = 8;
 /// Operations of one call of another form whose descriptors are looked at.
 const MAX_MOVED: u64 = 16;
 
-/// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
-const MAX_STREAM_BATCH: u32 = 64;
+/// Elements of a batch on a TCP socket whose bytes are summed up: as many as the kernel takes from one (`UIO_MAXIOV`).
+const MAX_STREAM_BATCH: u32 = 1_024;
 
 /// What belongs to one of the two programs: its work slot, and its entry in `CONTINUE`.
 #[derive(Clone, Copy)]
@@ -201,21 +201,33 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     match length {
         Ok(0) => {}
         Ok(length) => {
-            if tapped.is_wanted() {
+            if tapped.is_wanted() && !tapped.is_discard(call.direction(), call.flags()) {
                 let transfer = Transfer {
                     thread,
                     hook: Hook::Syscall,
                     direction: call.direction(),
                     length,
+                    behind: behind(work, length),
                 };
                 let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
                 tapped.begin(work, payload, Vectors::User);
-                place_in_stream(work, length);
             }
         }
         Err(reason) => tapped.lose(1, reason),
     }
     true
+}
+
+/// Bytes of the batch behind the next message, of `length` bytes, on a TCP socket; 0 on another.
+#[inline(always)]
+fn behind(work: &mut Work, length: u32) -> u32 {
+    let rest = forget(&work.rest);
+    if rest == 0 {
+        return 0;
+    }
+    let behind = rest.wrapping_sub(u64::from(length));
+    keep(&mut work.rest, behind);
+    behind as u32
 }
 
 /// Bytes of all messages of a batch on a TCP socket; 0 on another.
@@ -233,18 +245,6 @@ fn batch_bytes(call: &Call, messages: u64) -> u64 {
         bytes += u64::from(call.reported_length(index).unwrap_or(0));
     }
     bytes
-}
-
-/// The sequence number of a TCP message was taken to be that of the last bytes of the whole call; in a batch, those of the
-/// messages behind it lie between.
-#[inline(always)]
-fn place_in_stream(work: &mut Work, length: u32) {
-    let rest = forget(&work.rest);
-    if rest != 0 {
-        let end = work.header.tcp_seq.wrapping_add(length);
-        work.header.tcp_seq = end.wrapping_sub(rest as u32);
-        keep(&mut work.rest, rest.wrapping_sub(u64::from(length)));
-    }
 }
 
 /// Completes the header and finds the payload of element `index` of the call.

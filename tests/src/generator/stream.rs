@@ -369,6 +369,9 @@ impl Stream {
         let got = stage.actors[actor].take(key, Take::Recvfrom, flags, false, &[size])?;
         let Ok(got) = got else { return Ok(()) };
         let length = got.first().context("no result")?.length;
+        // What is thrown away counts like what is cut.
+        let sees = stage.sees_stream(actor, false) == Seen::Yes;
+        stage.provoked.cut += u64::from(sees && length > 0);
         let at = self.read.bytes.len();
         let bytes = self.sent[at..at + length].to_vec();
         self.was_read(&bytes, Seen::No)

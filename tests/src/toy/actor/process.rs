@@ -218,7 +218,9 @@ impl Process {
         let send = |fd: BorrowedFd<'_>, messages: &[&[u8]]| -> io::Result<()> {
             start.wait();
             for message in messages {
-                let sent = put(fd, call, 0, None, 0, &[2], message)?;
+                // The elements of `sendmmsg` are sends of their own, between which another thread's may come.
+                let cuts: &[usize] = if call == Put::Sendmmsg { &[] } else { &[2] };
+                let sent = put(fd, call, 0, None, 0, cuts, message)?;
                 if sent != message.len() {
                     return Err(io::Error::other("a message in two calls"));
                 }
