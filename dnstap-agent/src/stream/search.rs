@@ -29,7 +29,7 @@ pub(super) struct Budget(i64);
 
 impl Budget {
     /// Steps that each byte pays for. Ordinary streams take one or two: nearly all bytes fail as a length or as counts.
-    const PER_BYTE: i64 = 6;
+    const PER_BYTE: i64 = 4;
 
     /// Steps that may be saved up: what the largest of messages pays for.
     const MOST: i64 = Self::PER_BYTE * 65_537;
