@@ -332,11 +332,11 @@ impl Framer {
         piece: &[u8],
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
-        if self.state == State::Undecided && self.is_decided(work) {
-            self.believe(work);
-        }
         if self.state != State::Framed {
             self.budget.earn(piece.len());
+            if self.state == State::Undecided && self.is_decided(work) {
+                self.believe(work);
+            }
         }
         self.go_on(piece, work)
     }
@@ -484,6 +484,9 @@ impl Framer {
             self.charged = false;
             work.message(whole);
             piece = rest;
+        }
+        if piece.is_empty() {
+            return piece;
         }
         if matches!(self.state, State::Trial(_)) && fit(piece) == Fit::Not {
             self.doubt(work);

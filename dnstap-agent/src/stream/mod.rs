@@ -225,9 +225,10 @@ impl Connection {
     }
 
     /// Has one direction do something on account of a piece with this envelope.
+    #[inline]
     fn work<F: FnMut(&Envelope, &[u8])>(
         &mut self,
-        envelope: Envelope,
+        envelope: &Envelope,
         shared: &mut Shared<'_>,
         emit: &mut F,
         act: impl FnOnce(&mut Stream, &mut Work<'_, F>) -> Result<(), Foreign>,
@@ -238,7 +239,7 @@ impl Connection {
             Direction::Sent => (sent, received),
         };
         let mut work = Work {
-            envelope,
+            envelope: *envelope,
             dns_seen: self.dns,
             other: (!self.dns).then_some(other),
             lossy: self.lossy,
@@ -276,7 +277,7 @@ impl Connection {
             let Some(envelope) = self.streams[direction as usize].waiting_envelope() else {
                 continue;
             };
-            let flushed = self.work(envelope, shared, emit, Stream::flush);
+            let flushed = self.work(&envelope, shared, emit, Stream::flush);
             if let Err(foreign) = flushed {
                 let bytes = self.abandon(shared.pool);
                 shared.counters.condemned(foreign, bytes);
@@ -395,7 +396,7 @@ impl Streams {
             pool: &mut self.pool,
             counters: &mut self.counters,
         };
-        let pushed = connection.work(event.envelope, &mut shared, emit, |stream, work| {
+        let pushed = connection.work(&event.envelope, &mut shared, emit, |stream, work| {
             stream.push(piece, work)
         });
         if let Err(foreign) = pushed {
@@ -569,7 +570,7 @@ impl Streams {
             let Some(envelope) = stream.waiting_envelope().filter(|_| stream.is_holding()) else {
                 continue;
             };
-            let released = connection.work(envelope, &mut shared, emit, |stream, work| {
+            let released = connection.work(&envelope, &mut shared, emit, |stream, work| {
                 stream.release(now, work)
             });
             condemned = released.err().or(condemned);
@@ -611,9 +612,17 @@ impl Streams {
                 let since = connection.seen_ktime_ns;
                 if connection.heavy_ktime_ns.replace(since).is_none() {
                     self.heavy.push_back((socket, since));
+                    self.tidy_heavy();
                 }
             }
         }
+        while self.memory > self.limits.bytes && self.connections.len() > 1 {
+            self.drop_heaviest(emit);
+        }
+    }
+
+    /// Takes connections that are gone out of the heavy ones, when those have become many.
+    fn tidy_heavy(&mut self) {
         if self.heavy.len() > 2 * self.connections.len() + 64 {
             let connections = &mut self.connections;
             self.heavy.retain(|(socket, _)| {
@@ -621,9 +630,6 @@ impl Streams {
                     .peek(*socket)
                     .is_some_and(|c| c.heavy_ktime_ns.is_some())
             });
-        }
-        while self.memory > self.limits.bytes && self.connections.len() > 1 {
-            self.drop_heaviest(emit);
         }
     }
 

@@ -136,6 +136,7 @@ impl Stream {
     }
 
     /// Takes a piece. After `Err` the stream is to be abandoned with [`Self::abandon`].
+    #[inline]
     pub(super) fn push<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         piece: Piece<'_>,
