@@ -224,8 +224,8 @@ fn play(program: &Program, how: &Combination) -> (Vec<Finding>, usize) {
 
 fn try_to_play(program: &Program, how: &Combination) -> Result<(Vec<Finding>, usize)> {
     let scratch = lab::scratch()?;
-    let (expected, tapped, provoked) = Stage::play(program, scratch.path(), how)?;
-    Ok((truth::judge(&expected, &tapped, provoked)?, expected.len()))
+    let played = Stage::play(program, scratch.path(), how)?;
+    Ok((truth::judge(&played)?, played.expected.len()))
 }
 
 impl Program {

@@ -58,6 +58,16 @@ enum Scene {
 #[derive(Clone, Default)]
 pub(super) struct Ways(Vec<(usize, u32)>);
 
+/// What came of a program.
+pub(super) struct Played {
+    pub(super) expected: Vec<Expected>,
+    /// What the agent left behind.
+    pub(super) tapped: Tapped,
+    pub(super) provoked: Provoked,
+    /// The bytes of streams in which the beginning of a message may be missing.
+    pub(super) torn: Vec<Vec<u8>>,
+}
+
 /// The other end of a stream.
 pub(super) struct Peer {
     stream: TcpStream,
@@ -66,12 +76,12 @@ pub(super) struct Peer {
 }
 
 impl<'a> Stage<'a> {
-    /// Plays a program; what was expected, what the agent left behind, and what was provoked.
+    /// Plays a program.
     pub(super) fn play(
         program: &Program,
         folder: &'a Path,
         how: &'a Combination,
-    ) -> Result<(Vec<Expected>, Tapped, Provoked)> {
+    ) -> Result<Played> {
         let actors: Result<_> = (0..ACTORS).map(|_| Actor::start()).collect();
         let mut stage = Self {
             folder,
@@ -166,14 +176,16 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<(Vec<Expected>, Tapped, Provoked)> {
+    fn end(mut self) -> Result<Played> {
         self.pause(false)?;
         let mut expected = Vec::new();
+        let mut torn = Vec::new();
         for scene in std::mem::take(&mut self.scenes) {
             match scene {
                 Scene::Closed => {}
                 Scene::Stream(stream) => {
                     self.provoked.broken |= stream.is_broken();
+                    torn.extend(stream.torn(self.provoked.ring));
                     stream.expect(&mut expected);
                 }
                 Scene::Datagrams(datagrams) => expected.extend(datagrams.expected()),
@@ -181,7 +193,12 @@ impl<'a> Stage<'a> {
         }
         let tap = self.tap.take().context("a program without an agent")?;
         let tapped = tap.stop()?;
-        Ok((expected, tapped, self.provoked))
+        Ok(Played {
+            expected,
+            tapped,
+            provoked: self.provoked,
+            torn,
+        })
     }
 
     /// Whether the agent sees what this actor does now.

@@ -134,6 +134,14 @@ impl Stream {
         self.read.is_broken() || self.written.is_broken()
     }
 
+    /// The bytes of each direction in which something is missing; `anywhere`: in any of them.
+    pub(super) fn torn(&self, anywhere: bool) -> impl Iterator<Item = Vec<u8>> {
+        let flows = [&self.read, &self.written].into_iter();
+        flows
+            .filter(move |flow| anywhere || flow.is_broken())
+            .map(|flow| flow.bytes.clone())
+    }
+
     /// What should be in the file.
     pub(super) fn expect(&self, expected: &mut Vec<Expected>) {
         let mut queries: HashMap<&[u8], Faith> = HashMap::new();
