@@ -297,6 +297,13 @@ impl Tapped {
                 "kernel: {unfollowed} forked processes found no room: their messages were not seen until there was some"
             )?;
         }
+        let calls = self.kernel[Counter::IoUringCalls as usize];
+        if calls != 0 {
+            writeln!(
+                formatter,
+                "kernel: {calls} calls of io_uring_enter: hook syscall does not see the messages that they move; hook fentry does"
+            )?;
+        }
         for (name, stats) in &self.programs {
             if stats.missed != 0 {
                 writeln!(

@@ -30,6 +30,7 @@ mod number {
     pub(super) const SENDFILE: u64 = 40;
     pub(super) const IO_SUBMIT: u64 = 209;
     pub(super) const SPLICE: u64 = 275;
+    pub(super) const IO_URING_ENTER: u64 = 426;
 }
 
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
@@ -258,6 +259,12 @@ pub(crate) fn segment(header: &mut EventHeader, memory: Vectors, control: u64, l
         // `CMSG_NXTHDR`.
         at = at.wrapping_add(size.wrapping_add(7) & !7);
     }
+}
+
+/// Whether the call is `io_uring_enter`, by which a process has messages moved that no other call shows.
+#[inline(always)]
+pub(crate) fn is_io_uring(registers: &Registers) -> bool {
+    registers.number() == number::IO_URING_ENTER
 }
 
 /// Descriptor number `index` of those between which a call of another form moves bytes, which returned `result`. `None`: there are not

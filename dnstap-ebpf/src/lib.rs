@@ -222,11 +222,13 @@ pub enum Counter {
     SampledOut = 19,
     /// Processes that a target has forked and that found no room in `TARGETS`: they go untapped. Not messages.
     Unfollowed = 20,
+    /// Calls of `io_uring_enter` with hook `syscall`: the messages that they moved, if any, are in no other counter. Not messages.
+    IoUringCalls = 21,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 21;
+    pub const COUNT: usize = 22;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -251,6 +253,7 @@ impl Counter {
         Self::FilteredRole,
         Self::SampledOut,
         Self::Unfollowed,
+        Self::IoUringCalls,
     ];
 
     /// The counter's name in summaries and metrics.
@@ -278,6 +281,7 @@ impl Counter {
             Self::FilteredRole => "filtered_role",
             Self::SampledOut => "sampled_out",
             Self::Unfollowed => "unfollowed",
+            Self::IoUringCalls => "io_uring_calls",
         }
     }
 

@@ -125,6 +125,10 @@ fn kernel(all: &mut Families, tapped: &Tapped) {
             Counter::Unfollowed,
             "Processes, such as those forked by a tapped one, that found no room in the set: their messages are not seen until there is some.",
         ),
+        (
+            Counter::IoUringCalls,
+            "Calls of io_uring_enter with hook syscall, which does not see the messages that they move.",
+        ),
     ] {
         let name = format!("kernel_{}", counter.name());
         all.counter(&name, help, alone(count(counter)));

@@ -50,14 +50,16 @@ impl Tapped {
     fn losses(&self) -> Vec<Loss> {
         let kernel = self.kernel_counts(Counter::is_drop);
         let missed = self.programs.values().map(|program| program.missed).sum();
-        let unfollowed = self.kernel[Counter::Unfollowed as usize];
+        let beside = [Counter::Unfollowed, Counter::IoUringCalls];
+        let beside = beside.map(|counter| (counter.name(), self.kernel[counter as usize]));
         let pipeline = self
             .pipeline
             .table()
             .filter(|(name, _)| PIPELINE.contains(name));
         kernel
             .into_iter()
-            .chain([("missed", missed), (Counter::Unfollowed.name(), unfollowed)])
+            .chain([("missed", missed)])
+            .chain(beside)
             .map(|(reason, count)| loss("kernel", reason, count))
             .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
             .collect()

@@ -17,8 +17,8 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, TRUNCATED, moved},
-    counters::add,
+    call::{Call, TRUNCATED, is_io_uring, moved},
+    counters::{add, count},
     emit,
     memory::Reach,
     once::{self, Turn},
@@ -137,6 +137,9 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
 /// Counts what a call of another form moved over sockets: where its bytes are cannot be told.
 #[inline(always)]
 fn count_moved(registers: &Registers, result: u64) {
+    if is_io_uring(registers) {
+        return count(Counter::IoUringCalls);
+    }
     for index in 0..MAX_MOVED {
         let Some(descriptor) = moved(registers, result, index) else {
             return;

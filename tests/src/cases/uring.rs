@@ -1,6 +1,6 @@
 //! A server that receives and sends through `io_uring`, past the socket calls. Rule: `fentry` sees every message, because all
 //! ways lead through the socket's own functions; `socket` sees that there was one, but not where its bytes are, and counts it as
-//! `unsupported_call`; `syscall` sees none of them.
+//! `unsupported_call`; `syscall` sees none of them, and counts the calls.
 
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -110,7 +110,10 @@ fn expect_by_rule(how: &Combination, tapped: &Tapped, passed: &[Record]) -> Resu
         }
         "syscall" => {
             expect_records(tapped, &[])?;
-            expect_counters(tapped, &[("seen", 0)])
+            expect_counters(tapped, &[("seen", 0)])?;
+            let calls = tapped.summary.kernel("io_uring_calls")?;
+            ensure!(calls > 0, "no call is counted\n{}", tapped.summary);
+            Ok(())
         }
         hook => bail!("no rule for hook {hook}"),
     }
