@@ -57,7 +57,7 @@ pub enum Matter {
     Query,
     /// A secondary's question for the serial of a zone (RFC 1034 section 4.3.5), as far as it can be told from a
     /// resolver's: asked by the process, for SOA, without recursion (RD) and without DNSSEC (DO), which resolvers set. A process
-    /// without zones has none to refresh ([`Naming::has_zones`]).
+    /// without zones has none to refresh (`Naming::has_zones`).
     Refresh,
     /// A zone transfer: type AXFR (RFC 5936) or IXFR (RFC 1995).
     Transfer,

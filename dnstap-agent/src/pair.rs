@@ -20,7 +20,7 @@
 //! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
 //! without answer (`Asked`) hold memory of their own.
 //!
-//! A response that finds nothing may be one that nobody asked for. [`Found::Forgotten`] says when that cannot be told.
+//! A response that finds nothing may be one that nobody asked for. `Found::Forgotten` says when that cannot be told.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 
@@ -197,6 +197,10 @@ pub struct Pairs {
     without_peer: usize,
     /// When a query that the process had sent was last given up to make room.
     evicted_ktime_ns: Option<u64>,
+    /// When the hint of a query that waits last made room for another one.
+    hint_lost_ktime_ns: Option<u64>,
+    /// When a query was last sent to a multicast address.
+    multicast_ktime_ns: Option<u64>,
     /// The latest kernel time that was seen.
     now_ktime_ns: u64,
     /// By slot: queries to be reported; shorter than `entries` if there are none.
@@ -231,7 +235,8 @@ enum Age {
 }
 
 impl Age {
-    const ALL: [Self; 3] = [Self::Late, Self::Received, Self::Sent];
+    /// In the order in which they make room.
+    const ALL: [Self; 3] = [Self::Received, Self::Late, Self::Sent];
 }
 
 /// What has answered a query.
@@ -332,6 +337,8 @@ impl Pairs {
             lists: [List::EMPTY; Age::ALL.len()],
             without_peer: 0,
             evicted_ktime_ns: None,
+            hint_lost_ktime_ns: None,
+            multicast_ktime_ns: None,
             now_ktime_ns: 0,
             asked: Vec::new(),
             unanswered: Vec::new(),
@@ -385,6 +392,10 @@ impl Pairs {
         self.waiting += 1;
         if list == Age::Sent && envelope.unconnected {
             self.hint(&key, slot);
+            // Who answers a question to a group of hosts (RFC 4795, RFC 6762) does it by his own address.
+            if key.peer.ip().is_some_and(|address| address.is_multicast()) {
+                self.multicast_ktime_ns = Some(self.now_ktime_ns);
+            }
         }
         self.without_peer += usize::from(list == Age::Received && !key.has_peer());
     }
@@ -416,8 +427,12 @@ impl Pairs {
             sought.slot = found.slot.filter(same).filter(|_| question.is_some());
         }
         let Some(slot) = sought.slot else {
+            // Where its sender is not known, a query sent later may stand in the way of the one that it answers.
+            let hint_lost = self.hint_lost_ktime_ns.filter(|_| !key.has_peer());
             let evicted = self
                 .evicted_ktime_ns
+                .max(hint_lost)
+                .max(self.multicast_ktime_ns)
                 .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
             return if sought.same_key || evicted {
                 Found::Forgotten
@@ -557,7 +572,22 @@ impl Pairs {
             self.hints = vec![NONE; HINTS];
         }
         let at = self.hint_of(key);
-        self.hints[at] = slot;
+        let before = std::mem::replace(&mut self.hints[at], slot);
+        if before != NONE {
+            self.hint_lost_ktime_ns = Some(self.now_ktime_ns);
+        }
+    }
+
+    /// The query in `slot` has gone.
+    fn forget_hint(&mut self, slot: u32) {
+        let entry = &self.entries[slot as usize];
+        if !entry.unconnected || entry.key.role != Role::Initiator || self.hints.is_empty() {
+            return;
+        }
+        let at = self.hint_of(&entry.key);
+        if self.hints[at] == slot {
+            self.hints[at] = NONE;
+        }
     }
 
     /// The peer of the latest query with this id that was sent from this port.
@@ -763,6 +793,7 @@ impl Pairs {
             }
         }
         self.unlink(slot);
+        self.forget_hint(slot);
         self.without_peer -= usize::from(list == Age::Received && !key.has_peer());
         let entry = &mut self.entries[slot as usize];
         // No hint may take it for a query that waits.

@@ -43,14 +43,18 @@ const OUT_OF_BAND: u64 = 0x01;
 /// the bytes are thrown away.
 pub(crate) const TRUNCATED: u64 = 0x20;
 
-/// `SOL_UDP` and `UDP_SEGMENT` (include/uapi/linux/udp.h) in the order of `struct cmsghdr`: level, type.
-const UDP_SEGMENT: u64 = 103 << 32 | 17;
+/// `SOL_UDP` and `UDP_SEGMENT` (`include/uapi/linux/udp.h`) in the order of `struct cmsghdr`: level, type.
+const UDP_SEGMENT: u64 = (103 << 32) | 0x11;
 
-/// Offset of `aio_fildes` in `struct iocb` (include/uapi/linux/aio_abi.h).
+/// Offsets of `aio_lio_opcode` and `aio_fildes` in `struct iocb` (`include/uapi/linux/aio_abi.h`), and the operation that moves nothing,
+/// `IOCB_CMD_POLL`.
+const AIO_OPCODE: u64 = 16;
 const AIO_FILDES: u64 = 20;
+const AIO_POLL: u16 = 5;
 
-/// Bytes of a `struct cmsghdr` with a value of up to 8 bytes, and control messages that are looked at.
-const CONTROL_SIZE: u64 = 24;
+/// Bytes of a `struct cmsghdr` without and with a value of 2 bytes, and control messages that are looked at.
+const CONTROL_HEADER: u64 = 16;
+const CONTROL_SIZE: u64 = 18;
 const MAX_CONTROLS: usize = 4;
 
 const MMSGHDR_SIZE: u64 = 64;
@@ -249,11 +253,12 @@ pub(crate) fn segment(header: &mut EventHeader, memory: Vectors, control: u64, l
         if at + CONTROL_SIZE > length {
             return;
         }
-        let Ok([size, kind, value]) = memory.words::<3>(control.wrapping_add(at)) else {
+        let Ok([size, kind]) = memory.read::<[u64; 2]>(control.wrapping_add(at)) else {
             return;
         };
         if kind == UDP_SEGMENT {
-            header.segment = value as u16;
+            let value = memory.read(control.wrapping_add(at + CONTROL_HEADER));
+            header.segment = value.unwrap_or(0);
             return;
         }
         // `CMSG_NXTHDR`.
@@ -278,8 +283,14 @@ pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u6
             // SAFETY: a pointer (`struct iocb **`) and an integer.
             unsafe {
                 let operation: u64 = memory::user(registers.third(), index * 8).ok()?;
+                let opcode: u16 = memory::user(operation, AIO_OPCODE).ok()?;
                 let descriptor: u32 = memory::user(operation, AIO_FILDES).ok()?;
-                Some(u64::from(descriptor))
+                // No descriptor has this number.
+                Some(if opcode == AIO_POLL {
+                    u64::MAX
+                } else {
+                    u64::from(descriptor)
+                })
             }
         }
         _ => None,

@@ -116,7 +116,7 @@ pub(crate) fn step<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: 
 /// Counts the message in `work` as lost for `reason`.
 #[inline(always)]
 fn give_up<C: EbpfContext>(ctx: &C, work: &mut Work, reason: Counter) {
-    lost(work.header.socket, reason);
+    lost(&work.header, reason);
     debug!(
         ctx,
         "dropped {} bytes of socket {}: reason {}",
@@ -163,12 +163,17 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     }
 }
 
-/// Counts a message of `socket` as seen, and as dropped for `reason`.
+/// Counts the message that `header` describes as seen, and as dropped for `reason`.
+///
+/// The next message of its socket tells of the loss, because a stream has a gap then, or a query is missing to which an answer may come. A
+/// datagram that was received is neither, and anybody can send one that is lost.
 #[inline(always)]
-pub(crate) fn lost(socket: u64, reason: Counter) {
+pub(crate) fn lost(header: &EventHeader, reason: Counter) {
     count(Counter::Seen);
     count(reason);
-    sockets::note_loss(socket);
+    if header.protocol == IPPROTO_TCP || header.direction != DIRECTION_RECEIVED {
+        sockets::note_loss(header.socket);
+    }
 }
 
 #[inline(always)]
@@ -275,6 +280,10 @@ fn try_gather<C: EbpfContext>(
             return Err(Counter::UserFault);
         }
         work.set_gathered(at.wrapping_add(length));
+    }
+    if work.gathered() == 0 {
+        // Empty segments only.
+        return Ok(());
     }
     if work.left() == 0 && work.room() == 0 {
         note_filled(work, vectors);

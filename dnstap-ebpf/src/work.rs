@@ -42,15 +42,15 @@ pub(crate) enum Vectors {
 impl Vectors {
     /// Address and length of the segment that the `iovec` at `vector` describes.
     #[inline(always)]
-    pub(crate) fn read(self, vector: u64) -> Result<(u64, u64), Counter> {
-        let [base, length] = self.words(vector)?;
+    pub(crate) fn segment(self, vector: u64) -> Result<(u64, u64), Counter> {
+        let [base, length]: [u64; 2] = self.read(vector)?;
         Ok((base, length))
     }
 
-    /// The words at `address`.
+    /// The integers at `address`.
     #[inline(always)]
-    pub(crate) fn words<const N: usize>(self, address: u64) -> Result<[u64; N], Counter> {
-        // SAFETY: integers.
+    pub(crate) fn read<T: Integers>(self, address: u64) -> Result<T, Counter> {
+        // SAFETY: integers, for which any bytes are a value.
         unsafe {
             match self {
                 Self::User => memory::user(address, 0),
@@ -59,6 +59,11 @@ impl Vectors {
         }
     }
 }
+
+/// Types of which any bytes are a value.
+pub(crate) trait Integers {}
+impl Integers for u16 {}
+impl Integers for [u64; 2] {}
 
 /// A message on its way.
 #[repr(C)]
@@ -115,7 +120,7 @@ impl Payload {
         if self.length != 0 || self.segments == 0 {
             return Ok((self.base, self.length));
         }
-        vectors.read(self.vector)
+        vectors.segment(self.vector)
     }
 }
 
@@ -238,7 +243,7 @@ impl Work {
         forget(&self.payload.segments)
     }
 
-    /// Bytes left of the current segment, be they of the message or not.
+    /// Bytes left of the current segment, whether or not they belong to the message.
     #[inline(always)]
     pub(crate) fn room(&self) -> u64 {
         forget(&self.payload.length)
@@ -296,7 +301,7 @@ impl Work {
             return Err(Counter::Truncated);
         }
         let vector = forget(&self.payload.vector);
-        let (base, length) = vectors.read(vector)?;
+        let (base, length) = vectors.segment(vector)?;
         keep(&mut self.payload.base, base);
         keep(&mut self.payload.length, length);
         keep(&mut self.payload.vector, vector.wrapping_add(16));

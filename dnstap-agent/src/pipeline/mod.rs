@@ -452,12 +452,9 @@ fn deliver_datagram(
 ) {
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
-    let given = deliver
-        .servers
-        .of(envelope.origin.image)
-        .ports
-        .are_given(envelope);
-    if !well_formed && !given && sockets::is_encrypted(envelope, datagram) {
+    let ports = &deliver.servers.of(envelope.origin.image).ports;
+    let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
+    if !well_formed && !is_given && sockets::is_encrypted(envelope, datagram) {
         // It may show that the socket carries nothing else.
         sockets.accept(envelope, parsed.as_ref());
         intake.udp_encrypted += 1;

@@ -97,6 +97,11 @@ impl Ports {
         self.given.contains(envelope.local.port) || envelope.peer.port == 53
     }
 
+    /// Whether the local port carries DNS by number or configuration. The peer's says nothing of what a peer sends: he may choose it.
+    pub(super) fn is_given(&self, envelope: &Envelope) -> bool {
+        self.given.contains(envelope.local.port)
+    }
+
     /// Whether a local port is known for DNS: the process waits for queries there.
     pub(super) fn contains(&self, port: u16) -> bool {
         self.given.contains(port) || self.learned.contains(port)

@@ -32,7 +32,7 @@ use crate::{
     stream::{
         proxy::{self, Preface},
         search::{Budget, Foreign, Scan, foreign, scan},
-        wire::{Fit, PREFIX, fit},
+        wire::{Fit, Message, PREFIX, fit},
         work::{Pool, Work},
     },
 };
@@ -128,6 +128,12 @@ impl Beyond {
             bytes = behind;
         }
     }
+}
+
+/// Whether bytes begin with a message that ends where the `available` ones do, and may be an answer, whatever its records are.
+fn may_answer(bytes: &[u8], available: usize) -> bool {
+    let message = bytes.get(2..).and_then(Message::parse);
+    length(bytes) == Some(available) && message.is_some_and(|message| message.may_answer())
 }
 
 /// The stream turned out not to be DNS; the rest was not looked at.
@@ -241,8 +247,14 @@ impl Framer {
         missing: usize,
         work: &mut Work<'_, F>,
     ) {
-        if self.state == State::Undecided {
+        if self.state == State::Undecided && work.expects_dns() {
             self.believe(work);
+        } else if self.state == State::Undecided {
+            // Nothing has shown that it is DNS, so nothing of it is lost.
+            work.counters.stream_not_dns_bytes += self.buffer.len() as u64;
+            work.pool.give(std::mem::take(&mut self.buffer));
+            self.kept = None;
+            self.charged = true;
         }
         let certain = matches!(self.state, State::Framed | State::Trial(_));
         let rest = match length(&self.buffer) {
@@ -426,6 +438,9 @@ impl Framer {
             self.look_at = 0;
             State::Searching
         } else if work.dns_port && (sent || other.is_none()) {
+            State::Framed
+        } else if sent && may_answer(view, self.buffer.len() + piece.len()) {
+            // Some servers send back what they could not read, marked as an error.
             State::Framed
         } else if sent {
             return Err((Foreign::NotDns, piece));

@@ -78,7 +78,7 @@ pub(super) fn run<C: EbpfContext>(
         behind: 0,
     };
     let payload = find(&tapped, &transfer, work, arguments, state);
-    tapped.begin(work, payload, Vectors::Kernel);
+    Tapped::begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
     }

@@ -151,7 +151,7 @@ impl Tapped {
     /// Begins with the message whose header is in `work`, unless a filter leaves it out or something is wrong with it, which
     /// is counted.
     #[inline(always)]
-    fn begin(&self, work: &mut Work, payload: Result<Payload, Counter>, vectors: Vectors) {
+    fn begin(work: &mut Work, payload: Result<Payload, Counter>, vectors: Vectors) {
         match payload {
             Ok(payload) => {
                 if let Some(reason) = filter::reason(&work.header, &payload, vectors) {
@@ -167,7 +167,7 @@ impl Tapped {
             }
             Err(reason) => {
                 work.abandon();
-                emit::lost(self.inode, reason);
+                emit::lost(&work.header, reason);
             }
         }
     }

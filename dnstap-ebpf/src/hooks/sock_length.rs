@@ -124,7 +124,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     };
     let known = is_known.then(|| Message::of(header));
     let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
-    tapped.begin(work, payload, Vectors::User);
+    Tapped::begin(work, payload, Vectors::User);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::User, work);
     }

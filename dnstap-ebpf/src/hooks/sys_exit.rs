@@ -150,6 +150,9 @@ fn count_moved(registers: &Registers, result: u64) {
             tapped.lose(1, Counter::UnsupportedCall);
         }
     }
+    // Whose the rest is, is not looked at: rather one too many than none.
+    count(Counter::Seen);
+    count(Counter::UnsupportedCall);
 }
 
 /// Delivers the messages of the call in `work`, from where it has come.
@@ -167,7 +170,7 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
     unsafe { CONTINUE.tail_call(ctx, role.next) };
     // Only reached if the chain is at its end.
     if work.left() != 0 {
-        emit::lost(work.header.socket, Counter::TooManyChunks);
+        emit::lost(&work.header, Counter::TooManyChunks);
     }
     let rest = forget(&work.messages).wrapping_sub(forget(&work.next));
     if rest != 0 {
@@ -213,7 +216,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
                     behind: behind(work, length),
                 };
                 let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
-                tapped.begin(work, payload, Vectors::User);
+                Tapped::begin(work, payload, Vectors::User);
             }
         }
         Err(reason) => tapped.lose(1, reason),

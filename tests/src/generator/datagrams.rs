@@ -246,8 +246,12 @@ impl Datagrams {
                     stage.provoked.maybe_cut += u64::from(sees && counted);
                     stage.provoked.counted |= counted;
                 } else {
-                    let doubt = if !asked {
+                    // That the process waits for queries there shows when it has answered one.
+                    let serves = self.setup.server && self.expected.iter().any(|one| one.paired);
+                    let doubt = if !asked && serves {
                         Some(Faith::Never)
+                    } else if !asked {
+                        Some(Faith::Unasked)
                     } else if self.setup.gro || call == Take::Preadv2 {
                         Some(Faith::Counted)
                     } else {
