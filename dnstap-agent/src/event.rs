@@ -15,14 +15,15 @@ use std::mem::{offset_of, size_of};
 pub use self::endpoint::Endpoint;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
-    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_DNS_MESSAGE, MAX_RING_CHUNK,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE,
 };
 
 /// Bytes of the header before the payload.
 pub const HEADER: usize = size_of::<EventHeader>();
 
-/// Largest number of bytes that one call on a TCP socket can show: the kernel sends at most [`MAX_CHUNKS`] records.
-pub const MAX_PIECE: usize = MAX_CHUNKS * MAX_RING_CHUNK;
+/// Largest number of bytes that one call on a TCP socket may move: less than what the streams take for a jump. The kernel side gives up calls
+/// whose records are too many, which is long before.
+pub const MAX_PIECE: usize = (1 << 24) - 1;
 
 /// Which way a message went, seen from the tapped process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -295,6 +295,8 @@ struct Entry {
     key: Key,
     hash: u64,
     question: Option<u64>,
+    /// Of a query sent from an unconnected socket, its question letter by letter.
+    exact: Option<u64>,
     query: Query,
     answers: Answers,
     /// The socket was not connected.
@@ -372,6 +374,7 @@ impl Pairs {
             key,
             hash,
             question: self.question(message),
+            exact: self.exact(envelope, message),
             query,
             answers,
             unconnected: envelope.unconnected,
@@ -406,6 +409,8 @@ impl Pairs {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
         let mut key = key(envelope, message);
         let question = self.question(message);
+        // Anybody can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
+        let exact = self.exact(envelope, message);
         if key.role == Role::Initiator
             && !key.has_peer()
             && let Some(asked) = self.hinted(&key, question)
@@ -448,7 +453,7 @@ impl Pairs {
         }
         self.counters.responses += 1;
         self.counters.responses_paired += 1;
-        if entry.answers == Answers::One {
+        if entry.answers == Answers::One && (!entry.unconnected || entry.exact == exact) {
             self.remove(slot, End::Answered);
         } else {
             entry.answers = Answers::Some;
@@ -563,6 +568,18 @@ impl Pairs {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(message.name(&mut name)?);
         hasher.write(&question[question.len() - 4..]);
+        Some(hasher.finish())
+    }
+
+    /// A hash of the question letter by letter, of what passes between the process that asks from an unconnected socket and whom it asks.
+    fn exact(&self, envelope: &Envelope, message: &Message<'_>) -> Option<u64> {
+        let role = Role::of(envelope.direction, message.flags.response());
+        if !envelope.unconnected || role != Role::Initiator || !message.well_formed {
+            return None;
+        }
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u8(message.flags.opcode());
+        hasher.write(message.question?);
         Some(hasher.finish())
     }
 

@@ -36,6 +36,9 @@ mod number {
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
 const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 
+/// `MSG_PROBE`: a datagram is not sent, but only what is on its way is asked for.
+const PROBE: u64 = 0x10;
+
 /// `MSG_OOB`: of TCP, the call takes an urgent byte, which is no part of the stream. UDP ignores it.
 const OUT_OF_BAND: u64 = 0x01;
 
@@ -55,7 +58,7 @@ const AIO_POLL: u16 = 5;
 /// Bytes of a `struct cmsghdr` without and with a value of 2 bytes, and control messages that are looked at.
 const CONTROL_HEADER: u64 = 16;
 const CONTROL_SIZE: u64 = 18;
-const MAX_CONTROLS: usize = 4;
+const MAX_CONTROLS: usize = 8;
 
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LEN: u64 = 56;
@@ -110,7 +113,7 @@ pub(crate) struct Call {
     flags: u64,
     pointer: u64,
     length: u64,
-    /// User address of the peer's name for [`Form::Buffer`], 0 if none.
+    /// User address of the peer's name for [`Form::Buffer`], of the time-out for a `recvmmsg`, 0 if none.
     name: u64,
     direction: Direction,
     form: Form,
@@ -133,7 +136,8 @@ impl Call {
         };
         let (flags, name) = match registers.number() {
             number::SENDTO | number::RECVFROM => (registers.fourth(), registers.fifth()),
-            number::RECVMMSG | number::SENDMMSG => (registers.fourth(), 0),
+            number::RECVMMSG => (registers.fourth(), registers.fifth()),
+            number::SENDMMSG => (registers.fourth(), 0),
             number::RECVMSG | number::SENDMSG => (registers.third(), 0),
             _ => (0, 0),
         };
@@ -152,6 +156,19 @@ impl Call {
     #[inline(always)]
     pub(crate) fn is_known(&self) -> bool {
         self.form != Form::Other
+    }
+
+    /// Whether the call sends nothing although it says so.
+    #[inline(always)]
+    pub(crate) fn is_probe(&self) -> bool {
+        self.direction == Direction::Sent && self.flags & PROBE != 0
+    }
+
+    /// Whether the call is a `recvmmsg` with a time-out, which may end behind any of its messages without a word. Its next one is then taken for
+    /// the next message of the same.
+    #[inline(always)]
+    pub(crate) fn may_end_early(&self) -> bool {
+        self.form == Form::Batch && self.direction == Direction::Received && self.name != 0
     }
 
     /// Whether the call sends or receives.
@@ -257,9 +274,9 @@ pub(crate) fn segment(header: &mut EventHeader, memory: Vectors, control: u64, l
             return;
         };
         if kind == UDP_SEGMENT {
+            // The kernel takes the last of several.
             let value = memory.read(control.wrapping_add(at + CONTROL_HEADER));
             header.segment = value.unwrap_or(0);
-            return;
         }
         // `CMSG_NXTHDR`.
         at = at.wrapping_add(size.wrapping_add(7) & !7);

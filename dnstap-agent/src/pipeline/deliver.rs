@@ -228,7 +228,7 @@ impl Deliver {
             self.pairs.meeting_without_peer(query, message),
         ];
         for meeting in meetings {
-            let Some((ticket, doubt)) = self.unasked.meets(meeting) else {
+            let Some((ticket, doubt)) = self.unasked.meets(meeting, query) else {
                 continue;
             };
             let in_order = Envelope {

@@ -31,6 +31,9 @@ use crate::{
 /// Nanoseconds for which a response waits for its query.
 pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// Nanoseconds by which a response may be seen before its query was sent: a thread that was kept from its hook. No thread overtakes itself.
+const OVERTAKES_NS: u64 = 20_000_000;
+
 /// Sockets with losses that are remembered.
 const SOCKETS: usize = 4_096;
 
@@ -159,10 +162,14 @@ impl Unasked {
         }
     }
 
-    /// The response that a query with this `meeting` may have, and its ticket.
-    pub(super) fn meets(&self, meeting: u64) -> Option<(u64, &Doubt)> {
+    /// The response that a query sent with this envelope and `meeting` may have, and its ticket.
+    pub(super) fn meets(&self, meeting: u64, query: &Envelope) -> Option<(u64, &Doubt)> {
         let ticket = *self.tickets.get(&meeting)?;
-        Some((ticket, self.held.get(ticket)?))
+        let doubt = self.held.get(ticket)?;
+        let early_ns = query.ktime_ns.saturating_sub(doubt.envelope.ktime_ns);
+        let same_thread = doubt.envelope.origin.tid == query.origin.tid;
+        let overtakes = early_ns == 0 || (!same_thread && early_ns <= OVERTAKES_NS);
+        overtakes.then_some((ticket, doubt))
     }
 
     /// Gives back the response of a ticket.

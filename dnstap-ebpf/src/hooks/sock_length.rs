@@ -12,15 +12,16 @@
 //! The peer of an unconnected socket is not yet in user memory when a receive fires: `recvmsg.rs` keeps it.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_task_pt_regs},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use dnstap_ebpf::{Counter, EventHeader, Hook};
+use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
     call::{Call, Message, MessageHeader},
+    counters::count,
     emit, io_uring,
     memory::Reach,
     once::{self, Turn},
@@ -28,7 +29,7 @@ use crate::{
     registers::Registers,
     sock::{Direction, Sock},
     threads::{self, State},
-    work::{self, Payload, Slot, Vectors},
+    work::{self, Payload, Slot, Vectors, forget, keep},
 };
 
 /// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
@@ -105,8 +106,13 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     {
         return;
     }
+    if call.is_probe() && tapped.kind.1 == IPPROTO_UDP {
+        count(Counter::Peek);
+        return;
+    }
     if !call.is_known()
         || call.direction() != direction
+        || (call.may_end_early() && call.batch_length() > 1)
         || (uses_io_uring && !tapped.sock.is_behind(call.descriptor))
     {
         tapped.lose(1, Counter::UnsupportedCall);
@@ -125,8 +131,19 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let known = is_known.then(|| Message::of(header));
     let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
     Tapped::begin(work, payload, Vectors::User);
+    // In map memory, as all that outlives the loops in there.
+    let ends_when_full =
+        call.is_batch() && direction == Direction::Sent && tapped.kind.1 == IPPROTO_TCP;
+    keep(&mut work.next, u64::from(ends_when_full));
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::User, work);
+    }
+    if forget(&work.next) != 0
+        && (work.room() != 0 || work.segments_behind() != 0)
+        && let Some(state) = threads::of(bpf_get_current_pid_tgid())
+    {
+        // The stream took no more, which ends the call.
+        state.next = 0;
     }
 }
 

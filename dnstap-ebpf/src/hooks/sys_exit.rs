@@ -199,6 +199,10 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     if tapped.is_peek(call.direction(), call.flags()) {
         return false;
     }
+    if call.is_probe() && tapped.kind.1 == IPPROTO_UDP {
+        count(Counter::Peek);
+        return false;
+    }
     let length = if call.is_batch() {
         call.reported_length(index as u32)
     } else {
