@@ -135,8 +135,9 @@ impl Call {
             _ => (Direction::Sent, Form::Other),
         };
         let (flags, name) = match registers.number() {
-            number::SENDTO | number::RECVFROM => (registers.fourth(), registers.fifth()),
-            number::RECVMMSG => (registers.fourth(), registers.fifth()),
+            number::SENDTO | number::RECVFROM | number::RECVMMSG => {
+                (registers.fourth(), registers.fifth())
+            }
             number::SENDMMSG => (registers.fourth(), 0),
             number::RECVMSG | number::SENDMSG => (registers.third(), 0),
             _ => (0, 0),
