@@ -41,6 +41,7 @@ const DOCUMENTS: [&str; 13] = [
     "docs/kernel-support.md",
     "docs/operations.md",
     "docs/reliability.md",
+    "docs/servers.md",
     "docs/soak.md",
     "docs/types.md",
 ];

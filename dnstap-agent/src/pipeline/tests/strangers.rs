@@ -283,7 +283,8 @@ fn a_flood_of_queries_does_not_push_out_what_the_process_has_asked() {
 fn a_response_that_is_seen_before_its_query_waits_for_it() {
     let mut pipeline = settled(config());
     let asked = whole(datagram(LONG + 500, SENT, 40_000, 53), &query(1));
-    let answered = datagram(LONG + 100, RECEIVED, 40_000, 53);
+    let mut answered = datagram(LONG + 100, RECEIVED, 40_000, 53);
+    answered.tid += 1;
     assert_eq!(run(&mut pipeline, &[whole(answered, &answer(1))]), []);
     assert_eq!(pipeline.pending().held, 1);
     let messages = run(&mut pipeline, &[asked]);
@@ -293,6 +294,27 @@ fn a_response_that_is_seen_before_its_query_waits_for_it() {
     assert_eq!(response.query_time_nsec, response.response_time_nsec);
     assert_eq!(end(&mut pipeline), []);
     assert_eq!(pipeline.counters().pair.responses_paired, 2);
+}
+
+/// A forged one could wait for each query that is to come.
+#[rstest]
+#[case::by_the_same_thread(0, 500)]
+#[case::long_before(1, 21_000_000)]
+fn a_response_that_was_there_before_its_query_is_none(
+    #[case] other_thread: u32,
+    #[case] later: u64,
+) {
+    let mut pipeline = settled(config());
+    let mut forged = datagram(LONG, RECEIVED, 40_000, 53);
+    forged.tid += other_thread;
+    assert_eq!(run(&mut pipeline, &[whole(forged, &answer(1))]), []);
+    let asked = whole(datagram(LONG + later, SENT, 40_000, 53), &query(1));
+    assert_eq!(run(&mut pipeline, &[asked]).len(), 1);
+    let answered = whole(datagram(LONG + later + 9, RECEIVED, 40_000, 53), &answer(1));
+    let messages = run(&mut pipeline, &[answered]);
+    assert!(messages[0].query_time_nsec.is_some());
+    end(&mut pipeline);
+    assert_eq!(pipeline.counters().deliver.unsolicited, 1);
 }
 
 #[test]
