@@ -72,7 +72,7 @@ const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 /// Sends the message in `work` and counts what became of it.
 #[inline(always)]
 pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
-    let sent = if work.is_scattered() {
+    let sent = if slot.gathers() && work.is_scattered() {
         until_sent(work, GATHERED_CHUNKS, |work| {
             try_gather(ctx, slot, vectors, work)
         })
@@ -103,7 +103,7 @@ fn until_sent(
 /// Sends the next record of the message in `work`. Counts the message when it is complete, or given up.
 #[inline(always)]
 pub(crate) fn step<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
-    let sent = if work.is_scattered() {
+    let sent = if slot.gathers() && work.is_scattered() {
         try_gather(ctx, slot, vectors, work)
     } else {
         try_chunk(ctx, slot, vectors, work)

@@ -35,21 +35,19 @@ pub const MAX_RING_CHUNK: usize = RING_CLASSES[RING_CLASSES.len() - 1];
 /// (`perf_event_header.size` is 16 bits wide), so larger messages travel in several records there.
 pub const MAX_PERF_CHUNK: usize = 32_768;
 
-/// Most records that one message may take. A call that transfers more bytes than fit is counted as
-/// [`Counter::TooManyChunks`].
-pub const MAX_CHUNKS: usize = 16;
+/// Most records that a message of one buffer may take whose bytes are read straight to where they go. A larger one is gathered.
+pub const MAX_CHUNKS: usize = 4;
 
 /// Most segments (buffers of one call) that are gathered in one record.
 pub const GATHERED_SEGMENTS: usize = 16;
 
-/// Most records that a message may take whose segments are gathered. Each is at least half full, or has [`GATHERED_SEGMENTS`].
-pub const GATHERED_CHUNKS: usize = 24;
+/// Most records that a message may take whose segments are gathered. Each is at least half full, or has [`GATHERED_SEGMENTS`]. A call that
+/// moves more is counted as [`Counter::TooManyChunks`].
+pub const GATHERED_CHUNKS: usize = 17;
 
 /// Most segments that one message may lie in, with hooks `fentry` and `socket`; hook `syscall` takes as many or more. A message that lies in
 /// more is counted as [`Counter::TooManyChunks`].
 pub const MAX_SEGMENTS: usize = GATHERED_CHUNKS * GATHERED_SEGMENTS;
-
-const _: () = assert!(GATHERED_CHUNKS * MAX_PERF_CHUNK <= MAX_CHUNKS * MAX_RING_CHUNK);
 
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
 /// that can be in use at once on a CPU.
@@ -193,7 +191,7 @@ pub enum Counter {
     /// Dropped: the call's arguments do not name a buffer that the hook can read (`splice`, `io_uring` and other calls), or the call is
     /// not one datagram (`MSG_MORE`, `UDP_CORK`).
     UnsupportedCall = 6,
-    /// Dropped: more segments or bytes in one call than [`MAX_CHUNKS`] records hold or [`MAX_SEGMENTS`].
+    /// Dropped: more segments or bytes in one call than [`GATHERED_CHUNKS`] records hold.
     TooManyChunks = 7,
     /// Dropped: later elements of a batch than the hook can reach in one system call.
     BatchTooLong = 8,

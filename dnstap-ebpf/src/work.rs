@@ -9,9 +9,9 @@
 use core::ptr;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, SCRATCH_SLOTS};
+use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, SCRATCH_SLOTS};
 
-use crate::{call::Call, memory};
+use crate::{call::Call, emit::PREFIX, memory};
 
 /// One for each program that can be in use at once on a CPU.
 #[map]
@@ -39,6 +39,15 @@ pub(crate) enum Vectors {
     Kernel,
 }
 
+impl Slot {
+    /// Whether the program gathers messages of many segments. One that stands by need not (`once.rs`), which halves the time that attaching
+    /// takes: it counts them.
+    #[inline(always)]
+    pub(crate) fn gathers(self) -> bool {
+        (self as u32) < Self::SecondSend as u32
+    }
+}
+
 impl Vectors {
     /// Address and length of the segment that the `iovec` at `vector` describes.
     #[inline(always)]
@@ -64,6 +73,9 @@ impl Vectors {
 pub(crate) trait Integers {}
 impl Integers for u16 {}
 impl Integers for [u64; 2] {}
+
+/// Largest message whose bytes are read straight to where they go.
+const LARGEST_STRAIGHT: u64 = (MAX_CHUNKS * (MAX_PERF_CHUNK - PREFIX)) as u64;
 
 /// A message on its way.
 #[repr(C)]
@@ -174,11 +186,13 @@ impl Work {
         let unread = payload.length == 0 && payload.segments != 0;
         let others = payload.segments.wrapping_sub(u64::from(unread));
         let expected = u64::from(self.header.protocol == IPPROTO_TCP);
-        let is_scattered = payload.length < u64::from(self.header.message_len) && others > expected;
+        let length = u64::from(self.header.message_len);
+        let is_scattered =
+            (payload.length < length && others > expected) || length > LARGEST_STRAIGHT;
         keep(&mut self.scattered, u64::from(is_scattered));
     }
 
-    /// Whether the message lies in more segments than one, and a length prefix.
+    /// Whether the message lies in more segments than one, and a length prefix, or is large.
     #[inline(always)]
     pub(crate) fn is_scattered(&self) -> bool {
         forget(&self.scattered) != 0

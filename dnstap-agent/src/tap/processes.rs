@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use dnstap_ebpf::{CHANGED_BY_AGENT, NAME_JOINS, NAME_LEN, NAME_STAYS, possible_slot};
 
+/// Flag of an insertion that leaves an entry as it is (`include/uapi/linux/bpf.h`).
+const BPF_NOEXIST: u32 = 1;
+
 /// Ids are those of the initial PID namespace.
 pub struct ProcessSet {
     pub(super) targets: HashMap<MapData, u32, u32>,
@@ -15,11 +18,17 @@ pub struct ProcessSet {
 }
 
 impl ProcessSet {
-    /// Taps process `tgid` and whatever it forks from now on. `image` stands for what it runs ([`dnstap_ebpf::image`]).
+    /// Taps process `tgid` and whatever it forks from now on. `image` stands for what it runs ([`dnstap_ebpf::image`]). What the kernel has
+    /// taken in by itself stays as it is: it knows better what has been executed meanwhile.
     pub fn add(&mut self, tgid: u32, image: u32) -> Result<()> {
         self.possible
             .set(possible_slot(tgid), 1, 0)
-            .and_then(|()| self.targets.insert(tgid, image, 0))
+            .and_then(
+                |()| match self.targets.insert(tgid, image, BPF_NOEXIST.into()) {
+                    Err(MapError::SyscallError(error)) if exists(&error.io_error) => Ok(()),
+                    inserted => inserted,
+                },
+            )
             .and_then(|()| self.note_change())
             .with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
     }
@@ -55,6 +64,10 @@ impl ProcessSet {
             .insert(key(name), flags, 0)
             .with_context(|| format!("cannot tell the kernel the name {name}"))
     }
+}
+
+fn exists(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AlreadyExists
 }
 
 /// What the processes run that the set has taken in by their names. Outlives them, for the last thousand or so.

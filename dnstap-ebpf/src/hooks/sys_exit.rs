@@ -36,8 +36,8 @@ const STEPS: u32 = 8;
 /// Operations of one call of another form whose descriptors are looked at.
 const MAX_MOVED: u64 = 16;
 
-/// Elements of a batch on a TCP socket whose bytes are summed up: as many as the kernel takes from one (`UIO_MAXIOV`).
-const MAX_STREAM_BATCH: u32 = 1_024;
+/// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
+const MAX_STREAM_BATCH: u32 = 256;
 
 /// What belongs to one of the two programs: its work slot, and its entry in `CONTINUE`.
 #[derive(Clone, Copy)]

@@ -300,7 +300,9 @@ impl Datagrams {
         } else {
             Faith::Sure
         });
-        self.was_there(stage, message, false, sees, faith, !named && !response);
+        // Of a response the sender is known by its query.
+        let nameless = !named && (!response || faith == Faith::Unasked);
+        self.was_there(stage, message, false, sees, faith, nameless);
     }
 
     /// Something was received or sent; if the agent saw it, it is expected.

@@ -21,6 +21,7 @@ mod truth;
 
 use std::{
     env, fmt,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,9 @@ use crate::{
     environment::{Combination, combinations},
     lab,
 };
+
+/// What `DNSTAP_SCENES` is where it is not set.
+pub(crate) static ONLY: OnceLock<&str> = OnceLock::new();
 
 /// First argument that makes this program the generator.
 pub(crate) const ARGUMENT: &str = "generate";
@@ -138,7 +142,7 @@ fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
         None => (0..whole.steps.len()).collect(),
     };
     steps.retain(|at| *at < whole.steps.len());
-    if let Ok(transport) = env::var("DNSTAP_SCENES") {
+    if let Some(transport) = transport() {
         let is_left = |scene: &usize| whole.scenes[*scene].tcp == (transport == "tcp");
         steps.retain(|at| !matches!(&whole.steps[*at], Step::In(scene, _) if !is_left(scene)));
     }
@@ -212,6 +216,12 @@ fn shrink(
         part /= 2;
     }
     smaller
+}
+
+/// The only sort of scenes that is played, if there is one.
+fn transport() -> Option<String> {
+    let chosen = env::var("DNSTAP_SCENES").ok();
+    chosen.or_else(|| ONLY.get().map(|only| (*only).to_owned()))
 }
 
 /// What is wrong with a program, and how many messages it had.
