@@ -22,9 +22,6 @@ const RCV_SHUTDOWN: u8 = 1;
 const SEND_SHUTDOWN: u8 = 2;
 const SHUTDOWN_MASK: u8 = RCV_SHUTDOWN | SEND_SHUTDOWN;
 
-/// How far in front of what has come a peer can announce an urgent byte (RFC 9293 section 3.1: the pointer has 16 bits).
-const URGENT_REACH: u32 = 1 << 16;
-
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -239,13 +236,12 @@ impl Sock {
             let (end, shut_down, urgent);
             if direction == Direction::Received {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
-                let expected: u32 = self.read_behind(config!(offsets.tcp_rcv_nxt))?;
-                shut_down = shutdown & RCV_SHUTDOWN != 0 && expected == end;
-                // Of the urgent bytes only the last one that was announced is known, be it here yet or not. The shutdown may count in the place.
+                shut_down = shutdown & RCV_SHUTDOWN != 0
+                    && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
+                // Slack on either side: the shutdown may count in the place, and the next urgent byte may have come since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
                 let before: u32 = end.wrapping_sub(bytes).wrapping_sub(2);
-                let reach = expected.wrapping_sub(before).wrapping_add(URGENT_REACH);
-                urgent = latest.wrapping_sub(before) <= reach;
+                urgent = latest.wrapping_sub(before) <= bytes.wrapping_add(3);
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
