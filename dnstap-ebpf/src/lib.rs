@@ -92,7 +92,7 @@ pub struct EventHeader {
     pub chunk_offset: u32,
     /// Payload bytes that follow this header.
     pub chunk_len: u32,
-    /// TCP: sequence number of the message's first byte (`copied_seq`, `write_seq`); wraps. UDP: 0.
+    /// TCP: sequence number of the message's first byte (`copied_seq`, `write_seq`), of Multipath TCP a count of bytes; wraps. UDP: 0.
     pub tcp_seq: u32,
     /// Messages of this socket that the tap dropped in the kernel so far, both directions; wraps.
     pub lost: u32,
@@ -154,6 +154,8 @@ pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u8 = 6;
+/// `IPPROTO_MPTCP`. It does not fit into a byte, and its low byte is [`IPPROTO_TCP`], as which its messages are recorded.
+pub const IPPROTO_MPTCP: u16 = 262;
 /// `IPPROTO_UDP`.
 pub const IPPROTO_UDP: u8 = 17;
 

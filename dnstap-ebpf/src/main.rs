@@ -44,6 +44,7 @@ mod hooks;
 mod io_uring;
 mod locals;
 mod memory;
+mod multipath;
 mod once;
 mod peers;
 mod registers;

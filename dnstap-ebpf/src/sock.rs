@@ -5,7 +5,8 @@ use core::{mem::offset_of, ptr};
 use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_SHUT_DOWN,
-    EVENT_UNCONNECTED, EVENT_URGENT, EventHeader, IPPROTO_TCP, IPPROTO_UDP, MISSING, UDP_WINDOW,
+    EVENT_UNCONNECTED, EVENT_URGENT, EventHeader, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MISSING,
+    UDP_WINDOW,
 };
 
 use crate::{
@@ -120,7 +121,7 @@ impl Sock {
         unsafe { memory::kernel(self.address, offset) }
     }
 
-    /// Family and protocol, if this is an IPv4 or IPv6 socket of UDP or TCP.
+    /// Family and protocol, if this is an IPv4 or IPv6 socket of UDP, TCP or Multipath TCP; the last counts as TCP.
     #[inline(always)]
     pub(crate) fn kind(self) -> Result<Option<(u8, u8)>, Counter> {
         // SAFETY: integers.
@@ -128,12 +129,29 @@ impl Sock {
         if family != u16::from(AF_INET) && family != u16::from(AF_INET6) {
             return Ok(None);
         }
-        // SAFETY: integers. Two bytes since 5.6; in the bit-field before, the low byte of it.
-        let protocol: u16 = unsafe { self.read(config!(offsets.sock_protocol))? };
-        if protocol != u16::from(IPPROTO_UDP) && protocol != u16::from(IPPROTO_TCP) {
+        let protocol = self.protocol()?;
+        if protocol != u16::from(IPPROTO_UDP)
+            && protocol != u16::from(IPPROTO_TCP)
+            && protocol != IPPROTO_MPTCP
+        {
             return Ok(None);
         }
+        // The low byte of `IPPROTO_MPTCP` is `IPPROTO_TCP`.
         Ok(Some((family as u8, protocol as u8)))
+    }
+
+    /// `IPPROTO_*`.
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> Result<u16, Counter> {
+        // SAFETY: an integer. Two bytes since 5.6; in the bit-field before, the low byte of it.
+        unsafe { self.read(config!(offsets.sock_protocol)) }
+    }
+
+    /// Whether this is a connection of Multipath TCP (RFC 8684): its sequence numbers are not where `struct tcp_sock` has them. What
+    /// cannot be read is none.
+    #[inline(always)]
+    pub(crate) fn is_multipath(self) -> bool {
+        self.protocol() == Ok(IPPROTO_MPTCP)
     }
 
     /// Whether both directions were shut down, as by closing the socket.

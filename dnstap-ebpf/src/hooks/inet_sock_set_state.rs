@@ -13,7 +13,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use dnstap_ebpf::{Counter, IPPROTO_TCP};
 
-use crate::{emit, memory::Reach, sock::Sock, sockets};
+use crate::{emit, memory::Reach, multipath, sock::Sock, sockets};
 
 /// `TCP_CLOSE` (`include/net/tcp_states.h`).
 const TCP_CLOSE: i32 = 7;
@@ -38,6 +38,9 @@ fn try_set_state(ctx: &RawTracePointContext) -> Result<(), Counter> {
         return Ok(());
     };
     let socket = sock.inode()?;
+    if sock.is_multipath() && is_shut_down {
+        multipath::forget(socket);
+    }
     // After a reset the entry stays: it may hold how much was lost of what can still be read.
     let is_known = if is_shut_down {
         sockets::forget(socket)

@@ -18,7 +18,7 @@ use dnstap_ebpf::{
 use crate::{
     call::{TRUNCATED, is_peek},
     counters::{add, count},
-    emit, filter,
+    emit, filter, multipath,
     sock::{Direction, Sock},
     sockets,
     target::Thread,
@@ -74,6 +74,7 @@ impl Tapped {
         if !wanted {
             count(Counter::Seen);
             count(Counter::NotDns);
+            self.pass_unseen();
         }
         wanted
     }
@@ -93,6 +94,9 @@ impl Tapped {
             .describe(header, self.kind, transfer.direction, transfer.length)?;
         if self.kind.1 == IPPROTO_UDP {
             self.datagrams(header, transfer.direction)
+        } else if self.sock.is_multipath() {
+            header.tcp_seq = multipath::advance(self.inode, transfer.direction, transfer.length);
+            Ok(())
         } else {
             self.sock
                 .place(header, transfer.direction, transfer.length, transfer.behind)
@@ -178,5 +182,14 @@ impl Tapped {
         add(Counter::Seen, messages);
         add(reason, messages);
         sockets::note_loss(self.inode);
+        self.pass_unseen();
+    }
+
+    /// Bytes pass that no header describes.
+    #[inline(always)]
+    fn pass_unseen(&self) {
+        if self.sock.is_multipath() {
+            multipath::leap(self.inode);
+        }
     }
 }

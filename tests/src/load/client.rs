@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::SocketProtocol;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{process::PATIENCE, record::Record, wire};
 
@@ -60,6 +60,14 @@ impl TcpClient {
     pub(crate) fn connect_narrowly(server: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
         socket.set_recv_buffer_size(NARROW)?;
+        socket.connect(&server.into())?;
+        Self::over(socket.into(), server)
+    }
+
+    /// Connects by Multipath TCP (RFC 8684), or by plain TCP where the server does not know it.
+    pub(crate) fn connect_multipath(server: SocketAddr) -> Result<Self> {
+        let protocol = Protocol::from(libc::IPPROTO_MPTCP);
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(protocol))?;
         socket.connect(&server.into())?;
         Self::over(socket.into(), server)
     }

@@ -59,6 +59,11 @@ impl Puppet {
         socket(&self.call(&format!("listen {address}"))?)
     }
 
+    /// As [`Self::listen`], for Multipath TCP. Fails with `EPROTONOSUPPORT` or `ENOPROTOOPT` where the kernel has none.
+    pub(crate) fn listen_multipath(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
+        socket(&self.call(&format!("listen-multipath {address}"))?)
+    }
+
     /// Accepts a connection; the number of its socket.
     pub(crate) fn accept(&mut self, listener: usize) -> Result<usize> {
         Ok(socket(&self.call(&format!("accept {listener}"))?)?.0)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{By, ring::Ring};
 use crate::toy::{
@@ -56,8 +56,12 @@ impl Process {
                 self.ring = Some(Ring::new()?);
                 Ok(String::new())
             }
-            ["udp", address] => self.bind(Type::DGRAM, parse(address)?),
-            ["listen", address] => self.bind(Type::STREAM, parse(address)?),
+            ["udp", address] => self.bind(Type::DGRAM, None, parse(address)?),
+            ["listen", address] => self.bind(Type::STREAM, None, parse(address)?),
+            ["listen-multipath", address] => {
+                let protocol = Protocol::from(libc::IPPROTO_MPTCP);
+                self.bind(Type::STREAM, Some(protocol), parse(address)?)
+            }
             ["accept", socket] => {
                 let stream = self.socket(socket)?.accept()?.0;
                 self.keep(stream)
@@ -121,8 +125,13 @@ impl Process {
         }
     }
 
-    fn bind(&mut self, sort: Type, address: SocketAddr) -> io::Result<String> {
-        let socket = Socket::new(Domain::for_address(address), sort, None)?;
+    fn bind(
+        &mut self,
+        sort: Type,
+        protocol: Option<Protocol>,
+        address: SocketAddr,
+    ) -> io::Result<String> {
+        let socket = Socket::new(Domain::for_address(address), sort, protocol)?;
         socket.bind(&address.into())?;
         if sort == Type::STREAM {
             socket.listen(8)?;
