@@ -118,9 +118,9 @@ impl Stream {
         }
     }
 
-    /// A stream that was dropped in the middle of a message: what is left of that is missing.
-    pub(super) fn owes(&mut self) {
-        self.framer.owes();
+    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    pub(super) fn is_paid(&mut self) {
+        self.framer.is_paid();
     }
 
     /// Tells a stream that has not begun that bytes were lost before.
@@ -207,21 +207,23 @@ impl Stream {
         self.give_up_beside(now, work)
     }
 
-    /// At the end: goes on without what is missing, and with what is undecided where DNS is expected.
+    /// At the end: goes on without what is missing, and with what is undecided.
     pub(super) fn flush<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
         self.release(u64::MAX, work)?;
-        if work.expects_dns() {
-            self.believe(work);
-        }
+        self.framer.conclude(work);
         Ok(())
     }
 
-    /// What the process sends is DNS, so what was received before is, too.
-    pub(super) fn believe<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
-        self.framer.believe(work);
+    /// A message was delivered from the other direction.
+    pub(super) fn testify<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        message: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        self.framer.testify(message, work);
     }
 
     /// Envelope of a piece that waits, if there is any.

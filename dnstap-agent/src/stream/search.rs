@@ -47,6 +47,12 @@ impl Budget {
         self.0 = (self.0 + bytes.saturating_mul(Self::PER_BYTE)).min(Self::MOST);
     }
 
+    /// Takes steps; whether there were so many.
+    pub(super) fn pay(&mut self, steps: i64) -> bool {
+        self.0 -= steps;
+        self.0 >= 0
+    }
+
     /// So many bytes are moved.
     pub(super) fn moved(&mut self, bytes: usize) {
         self.0 -= i64::try_from(bytes / 64).unwrap_or(0);

@@ -53,12 +53,17 @@ fn each_gap_counts_what_is_missing_at_least() {
 }
 
 #[test]
-fn a_connection_that_was_open_before_has_lost_nothing() {
+fn a_message_that_was_under_way_when_the_tap_came_is_lost() {
     let messages = messages(4, 8);
     let mut tap = Tap::new(&[SOCKET]);
     tap.piece(SOCKET, 0, &stream_of(&messages)[40..]);
     tap.finish();
-    assert_eq!((account(&tap), tap.out.len()), ((0, 0, 0), 7));
+    assert_eq!((account(&tap), tap.out.len()), ((1, 1, 0), 7));
+    // At a boundary nothing is.
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &stream_of(&messages));
+    tap.finish();
+    assert_eq!((account(&tap), tap.out.len()), ((0, 0, 0), 8));
 }
 
 #[test]
@@ -95,6 +100,7 @@ fn the_rest_of_a_message_that_comes_after_all_is_a_loss() {
     tap.tick(tap.now + 1_000_001);
     assert_eq!(account(&tap), (0, 0, 1));
     tap.piece(SOCKET, 100, &stream[100..]);
+    tap.finish();
     assert_eq!(account(&tap), (1, 1, 1));
 }
 
