@@ -239,8 +239,10 @@ impl Connection {
             Direction::Received => (received, sent),
             Direction::Sent => (sent, received),
         };
+        let sends = envelope.direction == Direction::Sent;
         let mut work = Work {
             envelope: *envelope,
+            other_holds: sends && other.is_holding(),
             dns_seen: self.dns,
             other: (!self.dns || other.framer().is_undecided()).then_some(other),
             lossy: self.lossy,

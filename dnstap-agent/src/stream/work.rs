@@ -39,6 +39,8 @@ pub(super) struct Work<'w, F> {
     pub(super) dns_seen: bool,
     /// The other direction, as long as what is delivered may decide what that is.
     pub(super) other: Option<&'w mut Stream>,
+    /// What was received waits for what came before it, and something is sent.
+    pub(super) other_holds: bool,
     /// Messages of this connection were lost.
     pub(super) lossy: bool,
     /// The connection's port is known for DNS.
