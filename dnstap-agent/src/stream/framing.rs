@@ -35,7 +35,7 @@
 use crate::{
     event::{Direction, Envelope},
     stream::{
-        kept::{Beyond, Kept},
+        kept::{Beyond, Kept, Verdict},
         proxy::{self, Preface},
         search::{Budget, Foreign, Scan, foreign, scan},
         wire::{Fit, Message, PREFIX, fit, frame as length},
@@ -259,19 +259,13 @@ impl Framer {
         if self.state != (State::Undecided { midway: true }) {
             return self.believe(work);
         }
-        let (Some(kept), Some(id)) = (&self.kept, message.first_chunk()) else {
+        let Some(kept) = &mut self.kept else {
             return;
         };
-        // Without steps left the search ends at once.
-        let budget = &mut self.budget;
-        if let Some(start) = kept.framed_from(&self.buffer, *id, budget) {
-            self.frame_kept(start, work);
-            return;
-        }
-        // What a process that asks receives does not depend on what it asks next.
-        let asks = message.get(2).is_some_and(|flags| flags & 0x80 == 0);
-        if asks || !budget.pay(0) || kept.holds(&self.buffer, *id, budget) {
-            self.search_kept(work);
+        match kept.weigh(&self.buffer, message) {
+            Verdict::Framed(start) => self.frame_kept(start, work),
+            Verdict::Search => self.search_kept(work),
+            Verdict::Wait => {}
         }
     }
 

@@ -22,11 +22,26 @@ pub(super) struct Kept {
     /// Where in the buffer each piece ends.
     pub(super) pieces: Vec<(usize, Envelope)>,
     pub(super) beyond: Option<Beyond>,
+    /// What weighing it may cost yet, beside the search.
+    budget: Budget,
+}
+
+/// What an answer of the process says about what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// From this piece on the lengths lead to what was answered.
+    Framed(usize),
+    /// The search has to tell.
+    Search,
+    /// Nothing.
+    Wait,
 }
 
 impl Kept {
     /// Takes note of a piece that ends here.
     pub(super) fn add(&mut self, end: usize, envelope: Envelope) {
+        let before = self.pieces.last().map_or(0, |(before, _)| *before);
+        self.budget.earn(end.saturating_sub(before));
         let is_full = self.pieces.len() >= KEPT_PIECES;
         match self.pieces.last_mut() {
             Some(last) if last.0 == end => {}
@@ -55,13 +70,28 @@ impl Kept {
         (ends.find(|piece| *piece > start + 2) == Some(end)).then_some(end)
     }
 
+    /// Weighs it by a message that the process has sent.
+    pub(super) fn weigh(&mut self, bytes: &[u8], message: &[u8]) -> Verdict {
+        let Some(id) = message.first_chunk() else {
+            return Verdict::Wait;
+        };
+        let mut budget = self.budget;
+        let framed = self.framed_from(bytes, *id, &mut budget);
+        // What a process that asks receives does not depend on what it asks next.
+        let asks = message.get(2).is_some_and(|flags| flags & 0x80 == 0);
+        let verdict = match framed {
+            Some(start) => Verdict::Framed(start),
+            None if asks || self.holds(bytes, *id, &mut budget) || !budget.pay(0) => {
+                Verdict::Search
+            }
+            None => Verdict::Wait,
+        };
+        self.budget = budget;
+        verdict
+    }
+
     /// The start of a piece from which the lengths lead to a message with this id.
-    pub(super) fn framed_from(
-        &self,
-        bytes: &[u8],
-        id: [u8; 2],
-        budget: &mut Budget,
-    ) -> Option<usize> {
+    fn framed_from(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> Option<usize> {
         self.starts().find(|start| {
             let mut rest = &bytes[*start..];
             while let Some(total) = frame(rest).filter(|total| *total <= rest.len())
@@ -78,7 +108,7 @@ impl Kept {
     }
 
     /// Whether a search may find a message with this id.
-    pub(super) fn holds(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> bool {
+    fn holds(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> bool {
         let closed: Vec<_> = self
             .starts()
             .filter_map(|start| Some((start, self.closed(bytes, start)?)))

@@ -27,6 +27,12 @@ pub(super) enum Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget(i64);
 
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Budget {
     /// Steps that each byte pays for. Ordinary streams take one or two: nearly all bytes fail as a length or as counts.
     const PER_BYTE: i64 = 4;

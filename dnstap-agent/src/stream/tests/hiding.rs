@@ -535,3 +535,18 @@ fn more_than_is_kept_midway_is_searched() {
     assert_eq!(tap.of(SOCKET), next);
     assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
 }
+
+/// Answers to what was asked before, as those of a transfer, are as many as they like.
+#[test]
+fn weighing_what_is_kept_costs_no_more_than_its_bytes_pay_for() {
+    let next = message(7, 0x0100, "next", 0);
+    let earlier = framed(&message(1, 0x8180, "earlier", 0));
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &[&[0x9e; 9][..], &framed(&next)].concat());
+    for number in 0..20_000 {
+        let at = sequence(0, number * earlier.len());
+        tap.directed(Direction::Sent, SOCKET, at, &earlier);
+    }
+    assert!(tap.out.iter().any(|(_, message)| *message == next));
+    assert_eq!(tap.streams.counters().stream_search_given_up_bytes, 0);
+}
