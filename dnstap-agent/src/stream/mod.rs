@@ -37,7 +37,7 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::RandomState;
 use order::{Piece, Stream};
 use search::Foreign;
-use work::{Pool, Work};
+use work::{Pool, Turn, Work};
 
 use crate::{
     event::{Direction, Endpoint, Envelope, Event, Proxied},
@@ -242,7 +242,11 @@ impl Connection {
         let sends = envelope.direction == Direction::Sent;
         let mut work = Work {
             envelope: *envelope,
-            other_holds: sends && other.is_holding(),
+            turn: if sends && other.is_holding() {
+                Turn::Later
+            } else {
+                Turn::Now
+            },
             dns_seen: self.dns,
             other: (!self.dns || other.framer().is_undecided()).then_some(other),
             lossy: self.lossy,

@@ -24,7 +24,7 @@ use crate::{
         framing::Framer,
         search::Foreign,
         wire,
-        work::{Pool, Work},
+        work::{Pool, Turn, Work},
     },
 };
 
@@ -148,7 +148,7 @@ impl Stream {
         piece: Piece<'_>,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
-        if work.other_holds && self.park(piece, work) {
+        if work.turn == Turn::Later && self.park(piece, work) {
             return Ok(());
         }
         if !self.parked.is_empty() {
@@ -248,7 +248,7 @@ impl Stream {
         now: u64,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
-        if !work.other_holds {
+        if work.turn == Turn::Now {
             self.unpark(work)?;
         }
         self.overtake(now, work)

@@ -31,6 +31,14 @@ impl Pool {
     }
 }
 
+/// When a piece may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Now,
+    /// It is sent, and may answer what was received and waits for what came before that.
+    Later,
+}
+
 /// What a stream needs of the world while it works.
 pub(super) struct Work<'w, F> {
     /// Of the piece at hand.
@@ -39,8 +47,7 @@ pub(super) struct Work<'w, F> {
     pub(super) dns_seen: bool,
     /// The other direction, as long as what is delivered may decide what that is.
     pub(super) other: Option<&'w mut Stream>,
-    /// What was received waits for what came before it, and something is sent.
-    pub(super) other_holds: bool,
+    pub(super) turn: Turn,
     /// Messages of this connection were lost.
     pub(super) lossy: bool,
     /// The connection's port is known for DNS.

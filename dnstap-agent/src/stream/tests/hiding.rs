@@ -469,7 +469,7 @@ fn what_an_unusual_message_encloses_is_not_delivered_and_counted() {
                 let mut tap = Tap::new(&[SOCKET]);
                 tap.dns_port = true;
                 let mut at = 0;
-                for message in [&usual, &usual, &query][2 - before..].iter() {
+                for message in &[&usual, &usual, &query][2 - before..] {
                     tap.piece(SOCKET, sequence(0, at), &framed(message));
                     at += message.len() + 2;
                 }
@@ -518,7 +518,7 @@ fn a_process_that_asks_waits_for_nothing() {
 #[test]
 fn another_protocol_that_is_joined_midway_has_lost_no_message() {
     let mut tap = Tap::new(&[SOCKET]);
-    tap.piece(SOCKET, 0, &[0x55; 200_000]);
+    tap.piece(SOCKET, 0, &vec![0x55; 200_000]);
     tap.directed(Direction::Sent, SOCKET, 0, &[0x55; 1_000]);
     tap.finish();
     let c = tap.streams.counters();
@@ -530,7 +530,7 @@ fn more_than_is_kept_midway_is_searched() {
     let next: Vec<_> = (0..9).map(|id| message(id, 0x0100, "next", 0)).collect();
     let mut tap = Tap::new(&[SOCKET]);
     tap.dns_port = true;
-    tap.piece(SOCKET, 0, &[0xee; 70_000]);
+    tap.piece(SOCKET, 0, &vec![0xee; 70_000]);
     tap.piece(SOCKET, 70_000, &stream_of(&next));
     assert_eq!(tap.of(SOCKET), next);
     assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
