@@ -6,22 +6,27 @@
 //! ```text
 //!              first bytes judged
 //!  Opening ─┬─ from the start: they fit, or DNS is expected ────► Framed
-//!           ├─ from the start, received: they do not fit ───────► Undecided
-//!           ├─ from the start, sent: they do not fit ───────────► foreign: the connection is abandoned
 //!           ├─ midway: they fit ────────────────────────────────► Trial
-//!           └─ midway: they do not ─────────────────────────────► Searching, or foreign if sent and another protocol's
+//!           ├─ received: they do not fit ───────────────────────► Undecided
+//!           ├─ sent: they do not fit, but may be an answer ─────► Framed
+//!           ├─ from the start, sent: neither ───────────────────► foreign: the connection is abandoned
+//!           └─ midway, sent: neither ───────────────────────────► Searching, or foreign if another protocol's
 //!
-//!  Undecided ── what the process sends is DNS ──────────────────► Framed
-//!  Undecided ── what the process sends is not ──────────────────► foreign
+//!  Undecided ── from the start: what the process sends is DNS ──► Framed
+//!  Undecided ── what the process sends is not DNS ──────────────► foreign
+//!  Undecided ── midway: it answers a message at a boundary ─────► Framed
+//!  Undecided ── midway: it answers another, or nothing at all ──► Searching
 //!
 //!  Searching ── a whole message fits, and so does what follows ─► Trial
 //!  Trial ────── CONFIRMATIONS messages have fitted ─────────────► Framed
-//!  Trial ────── a message does not fit ─────────────────────────► Searching
+//!  Trial ────── received: a message does not fit ───────────────► Undecided (midway)
+//!  Trial ────── sent: a message does not fit ───────────────────► Searching, or Framed if it may be an answer
 //!  all ──────── bytes are missing ──────────────────────────────► Opening (midway), behind the rest of the message that was hit
 //! ```
 //!
 //! Only what the process itself sends makes a connection foreign: a peer could hide what it says next by beginning with what looks like
 //! another protocol to us and like a query to the server. What it says meanwhile is kept, and delivered when the process has answered.
+//! Midway the answer tells, too, which of several readings is right: see `kept`.
 //!
 //! A stream may begin with what a proxy says about it (`proxy`): `Opening` takes that off first.
 //!
@@ -30,9 +35,10 @@
 use crate::{
     event::{Direction, Envelope},
     stream::{
+        kept::{Beyond, Kept, Verdict},
         proxy::{self, Preface},
         search::{Budget, Foreign, Scan, foreign, scan},
-        wire::{Fit, Message, PREFIX, fit},
+        wire::{Fit, Message, PREFIX, fit, frame as length},
         work::{Pool, Work},
     },
 };
@@ -43,6 +49,9 @@ const LARGEST: usize = 2 + 65_535;
 /// Messages that must fit after a search before the framing counts as certain.
 const CONFIRMATIONS: u8 = 4;
 
+/// Bytes of messages too short to be judged after which a stream is judged all the same.
+const SHORT: usize = 4_096;
+
 /// Bytes searched in vain after which a stream that never showed DNS is given up: four of the largest messages.
 const GIVE_UP: usize = 4 * LARGEST;
 
@@ -52,7 +61,9 @@ enum State {
         midway: bool,
     },
     /// What was received is kept until the process has sent something.
-    Undecided,
+    Undecided {
+        midway: bool,
+    },
     Framed,
     Trial(u8),
     Searching,
@@ -66,6 +77,10 @@ pub(super) struct Framer {
     skip: usize,
     /// What is missing has been counted as a lost message, and no message has been found since.
     charged: bool,
+    /// Bytes were skipped, and count as a lost message if the stream turns out to be DNS.
+    owing: bool,
+    /// What was kept is searched, since nothing more can be learnt about it.
+    alone: bool,
     /// What the search may cost yet.
     budget: Budget,
     /// Bytes searched in vain since the framing was lost.
@@ -76,58 +91,6 @@ pub(super) struct Framer {
     buffer: Vec<u8>,
     /// While undecided: what else has to be known to go on.
     kept: Option<Box<Kept>>,
-}
-
-/// Pieces whose times are kept; of more, those of the last.
-const KEPT_PIECES: usize = 64;
-
-/// A stream that is undecided: the pieces in the buffer, and where messages would begin in what did not find room there.
-#[derive(Debug, Default)]
-struct Kept {
-    /// Where in the buffer each piece ends.
-    pieces: Vec<(usize, Envelope)>,
-    beyond: Option<Beyond>,
-}
-
-/// The framing of bytes that are not kept.
-#[derive(Debug, Default)]
-struct Beyond {
-    /// Bytes still to come of the message at hand.
-    rest: usize,
-    /// The first byte of its length, when the other has not come yet.
-    half: Option<u8>,
-    /// Messages that began here.
-    messages: u64,
-}
-
-impl Beyond {
-    /// Behind bytes that are kept.
-    fn behind(kept: &[u8]) -> Self {
-        let mut beyond = Self::default();
-        beyond.pass(kept);
-        beyond.messages = 0;
-        beyond
-    }
-
-    /// Goes on behind bytes that begin with a length.
-    fn pass(&mut self, mut bytes: &[u8]) {
-        while let Some((&first, behind)) = bytes.split_first() {
-            if self.rest > 0 {
-                let passed = self.rest.min(bytes.len());
-                self.rest -= passed;
-                bytes = &bytes[passed..];
-                continue;
-            }
-            match self.half.take() {
-                None => self.half = Some(first),
-                Some(high) => {
-                    self.rest = usize::from(u16::from_be_bytes([high, first]));
-                    self.messages += u64::from(self.rest > 0);
-                }
-            }
-            bytes = behind;
-        }
-    }
 }
 
 /// Whether bytes begin with a message that ends where the `available` ones do, and may be an answer, whatever its records are.
@@ -145,8 +108,9 @@ impl Framer {
         Self {
             state: State::Opening { midway },
             skip: 0,
-            // What passed before the stream was joined is not missing.
-            charged: midway,
+            charged: false,
+            owing: false,
+            alone: false,
             budget: Budget::new(),
             searched: 0,
             look_at: 0,
@@ -155,15 +119,14 @@ impl Framer {
         }
     }
 
-    /// A stream that was dropped in the middle of a message: what is left of that is missing.
-    pub(super) fn owes(&mut self) {
-        self.charged = false;
+    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    pub(super) fn is_paid(&mut self) {
+        self.charged = true;
     }
 
     /// Tells a stream that has not begun that bytes were lost before.
     pub(super) fn join_midway(&mut self) {
         self.state = State::Opening { midway: true };
-        self.charged = true;
     }
 
     /// A message was delivered beside the stream: what is missing from now on is another loss.
@@ -182,7 +145,7 @@ impl Framer {
 
     /// Whether what was received waits for what the process sends.
     pub(super) fn is_undecided(&self) -> bool {
-        self.state == State::Undecided
+        matches!(self.state, State::Undecided { .. })
     }
 
     /// Whether the next byte belongs to a message that has begun.
@@ -196,18 +159,18 @@ impl Framer {
         self.state == State::Opening { midway: false } && !self.buffer.is_empty()
     }
 
-    /// Whether bytes are held that a message is looked for in.
+    /// Whether bytes are held that a message is looked for in, or have been skipped and not counted.
     pub(super) fn is_in_doubt(&self) -> bool {
         let midway = matches!(
             self.state,
             State::Searching | State::Opening { midway: true }
         );
-        midway && !self.buffer.is_empty()
+        self.owing || midway && !self.buffer.is_empty()
     }
 
     /// Whether the loss of the message at hand, or of what is searched, has been counted.
-    pub(super) fn is_charged(&self) -> bool {
-        self.charged
+    pub(super) fn has_counted(&self) -> bool {
+        self.charged && !self.owing
     }
 
     /// Envelope of the first piece that is kept.
@@ -229,9 +192,7 @@ impl Framer {
 
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        let kept = self.kept.as_ref().map_or(0, |kept| {
-            size_of::<Kept>() + kept.pieces.capacity() * size_of::<(usize, Envelope)>()
-        });
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.memory());
         self.buffer.capacity() + kept
     }
 
@@ -247,9 +208,8 @@ impl Framer {
         missing: usize,
         work: &mut Work<'_, F>,
     ) {
-        if self.state == State::Undecided && work.expects_dns() {
-            self.believe(work);
-        } else if self.state == State::Undecided {
+        self.conclude(work);
+        if self.is_undecided() {
             // Nothing has shown that it is DNS, so nothing of it is lost.
             work.counters.stream_not_dns_bytes += self.buffer.len() as u64;
             work.pool.give(std::mem::take(&mut self.buffer));
@@ -261,6 +221,15 @@ impl Framer {
             Some(total) if certain => total - self.buffer.len(),
             _ => self.skip,
         };
+        let midway = matches!(
+            self.state,
+            State::Searching | State::Opening { midway: true }
+        );
+        if midway && self.skip == 0 && !work.expects_dns() {
+            // Nothing has shown that it is DNS.
+            self.owing = true;
+            self.charged = true;
+        }
         // The message that is cut, and the one of which the beginning is missing.
         let amid = !self.buffer.is_empty() || self.skip > 0;
         let cut = u64::from(!self.charged && amid);
@@ -274,29 +243,115 @@ impl Framer {
         self.charged = true;
         work.skip(self.buffer.len());
         work.pool.give(std::mem::take(&mut self.buffer));
+        self.kept = None;
         // Nothing is looked for in the rest of a message that is known.
         self.skip = rest.saturating_sub(missing);
         self.searched = 0;
         self.state = State::Opening { midway: true };
     }
 
-    /// What the process sends is DNS, so what was received before is, too.
-    pub(super) fn believe<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
-        if self.state != State::Undecided {
-            return;
+    /// The process has sent a message. It tells what was received before.
+    pub(super) fn testify<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        message: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        if self.state != (State::Undecided { midway: true }) {
+            return self.believe(work);
         }
-        self.state = State::Framed;
+        let Some(kept) = &mut self.kept else {
+            return;
+        };
+        match kept.weigh(&self.buffer, message) {
+            Verdict::Framed(start) => self.frame_kept(start, work),
+            Verdict::Search => self.search_kept(work),
+            Verdict::Wait => {}
+        }
+    }
+
+    /// Nothing more will be learnt about what is undecided. From the start on it is DNS where that is expected.
+    pub(super) fn conclude<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
+        if self.state != (State::Undecided { midway: false }) || work.expects_dns() {
+            self.believe(work);
+        }
+    }
+
+    /// What is undecided is DNS.
+    pub(super) fn believe<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
+        match self.state {
+            State::Undecided { midway: false } => self.frame_kept(0, work),
+            State::Undecided { midway: true } => self.search_kept(work),
+            _ => {}
+        }
+    }
+
+    /// Searches what is kept.
+    fn search_kept<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
+        let bytes = std::mem::take(&mut self.buffer);
+        let kept = self.kept.take().unwrap_or_default();
+        self.search_up_to(bytes.len(), &bytes, &kept, work);
+        work.pool.give(bytes);
+    }
+
+    /// Searches what is kept up to the end of a piece.
+    fn search_up_to<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        end: usize,
+        bytes: &[u8],
+        kept: &Kept,
+        work: &mut Work<'_, F>,
+    ) {
+        self.state = State::Searching;
+        self.look_at = 0;
+        self.alone = true;
+        let envelope = work.envelope;
+        let mut from = 0;
+        for (piece, of_piece) in kept.pieces.iter().filter(|(piece, _)| *piece <= end) {
+            if *piece <= from {
+                continue;
+            }
+            work.envelope = *of_piece;
+            let closed = kept.closed(bytes, from).filter(|_| {
+                self.state == State::Searching && !matches!(fit(&bytes[from..]), Fit::Whole(_))
+            });
+            if let Some(closed) = closed {
+                // What lies inside is not looked at.
+                self.pass_over(self.buffer.len() + closed - from, work);
+                self.buffer.clear();
+                self.look_at = 0;
+                from = closed;
+            } else {
+                // What was received is never foreign by itself.
+                let _searched = self.go_on(&bytes[from..*piece], work);
+                from = *piece;
+            }
+        }
+        work.envelope = envelope;
+        self.alone = false;
+    }
+
+    /// Follows the lengths from the start of a piece that is kept. What is before that is searched.
+    fn frame_kept<F: FnMut(&Envelope, &[u8])>(&mut self, start: usize, work: &mut Work<'_, F>) {
         let Some(kept) = self.kept.take() else {
+            self.state = State::Framed;
             return;
         };
         let bytes = std::mem::take(&mut self.buffer);
+        if start > 0 {
+            self.search_up_to(start, &bytes, &kept, work);
+            self.skip = 0;
+            self.pass_over(self.buffer.len(), work);
+            work.pool.give(std::mem::take(&mut self.buffer));
+        }
+        self.state = State::Framed;
+        self.settle_debt(work);
         let envelope = work.envelope;
-        let mut from = 0;
-        for (end, of_piece) in kept.pieces {
-            work.envelope = of_piece;
+        let mut from = start;
+        for (end, of_piece) in kept.pieces.iter().filter(|(end, _)| *end > start) {
+            work.envelope = *of_piece;
             // A stream that is framed is never foreign.
-            let _framed = self.go_on(&bytes[from..end], work);
-            from = end;
+            let _framed = self.go_on(&bytes[from..*end], work);
+            from = *end;
         }
         work.envelope = envelope;
         work.pool.give(bytes);
@@ -317,25 +372,29 @@ impl Framer {
         }
     }
 
-    /// Keeps what was received, as far as there is room.
-    fn keep<F: FnMut(&Envelope, &[u8])>(&mut self, piece: &[u8], work: &mut Work<'_, F>) {
+    /// Keeps what was received, as far as there is room. Midway the rest is left: then it is searched.
+    fn keep<'p, F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        piece: &'p [u8],
+        midway: bool,
+        work: &mut Work<'_, F>,
+    ) -> &'p [u8] {
         let mut kept = self.kept.take().unwrap_or_default();
         let beyond = self.buffer_up_to(LARGEST, piece, work.pool);
-        if !beyond.is_empty() {
+        kept.add(self.buffer.len(), work.envelope);
+        if !beyond.is_empty() && !midway {
             let buffer = &self.buffer;
             kept.beyond
                 .get_or_insert_with(|| Beyond::behind(buffer))
                 .pass(beyond);
             work.counters.stream_not_dns_bytes += beyond.len() as u64;
         }
-        let end = self.buffer.len();
-        let is_full = kept.pieces.len() >= KEPT_PIECES;
-        match kept.pieces.last_mut() {
-            Some(last) if last.0 == end => {}
-            Some(last) if is_full => *last = (end, work.envelope),
-            _ => kept.pieces.push((end, work.envelope)),
-        }
         self.kept = Some(kept);
+        if beyond.is_empty() || !midway {
+            return &[];
+        }
+        self.search_kept(work);
+        beyond
     }
 
     /// Takes the next bytes of the stream. After `Err` the stream is to be abandoned with [`Self::abandon`].
@@ -346,7 +405,7 @@ impl Framer {
     ) -> Result<(), Foreign> {
         if self.state != State::Framed {
             self.budget.earn(piece.len());
-            if self.state == State::Undecided && self.is_decided(work) {
+            if self.state == (State::Undecided { midway: false }) && self.is_decided(work) {
                 self.believe(work);
             }
         }
@@ -368,10 +427,7 @@ impl Framer {
             }
             let step = match self.state {
                 State::Opening { midway } => self.open(piece, midway, work),
-                State::Undecided => {
-                    self.keep(piece, work);
-                    Ok(&[][..])
-                }
+                State::Undecided { midway } => Ok(self.keep(piece, midway, work)),
                 State::Framed | State::Trial(_) => Ok(self.cut(piece, work)),
                 State::Searching => self.search(piece, work),
             };
@@ -398,13 +454,28 @@ impl Framer {
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
         let may_have_preface = !midway && work.proxies.vouch_for(&work.envelope);
-        if !self.buffer.is_empty() || piece.len() < judged_by(piece, may_have_preface) {
-            while self.buffer.len() < judged_by(&self.buffer, may_have_preface) {
+        let sent = work.envelope.direction == Direction::Sent;
+        let judged_from = |bytes: &[u8]| {
+            if sent && (midway || !work.dns_seen && !work.dns_port) {
+                too_short(bytes)
+            } else {
+                0
+            }
+        };
+        let wanted = |bytes: &[u8]| {
+            let from = judged_from(bytes);
+            from + judged_by(&bytes[from..], may_have_preface)
+        };
+        if !self.buffer.is_empty() || piece.len() < wanted(piece) {
+            while self.buffer.len() < wanted(&self.buffer) {
                 if piece.is_empty() {
+                    if midway && !sent {
+                        let kept = self.kept.get_or_insert_default();
+                        kept.add(self.buffer.len(), work.envelope);
+                    }
                     return Ok(piece);
                 }
-                let wanted = judged_by(&self.buffer, may_have_preface);
-                piece = self.buffer_up_to(wanted, piece, work.pool);
+                piece = self.buffer_up_to(wanted(&self.buffer), piece, work.pool);
             }
         }
         let view = if self.buffer.is_empty() {
@@ -424,29 +495,42 @@ impl Framer {
             work.pool.give(std::mem::take(&mut self.buffer));
             return Ok(piece);
         }
-        let fits = fit(view) != Fit::Not;
+        let short = judged_from(view);
+        let judged = &view[short..];
+        let fits = fit(judged) != Fit::Not;
         let other = foreign(view);
-        let sent = work.envelope.direction == Direction::Sent;
-        self.state = if fits && midway {
+        let rest = if self.buffer.is_empty() {
+            judged.len()
+        } else {
+            judged.len() + piece.len()
+        };
+        self.state = if fits && midway && short == 0 {
             State::Trial(0)
         } else if fits || work.dns_seen && !midway {
+            // What was too short is a message, since there is one behind it.
             State::Framed
         } else if let Some(foreign) = other.filter(|_| sent && !work.dns_seen) {
             return Err((foreign, piece));
-        } else if midway {
-            work.counters.stream_searches += 1;
-            self.look_at = 0;
-            State::Searching
-        } else if work.dns_port && (sent || other.is_none()) {
+        } else if !midway && work.dns_port && (sent || other.is_none()) {
             State::Framed
-        } else if sent && may_answer(view, self.buffer.len() + piece.len()) {
+        } else if sent && may_answer(judged, rest) {
             // Some servers send back what they could not read, marked as an error.
             State::Framed
-        } else if sent {
+        } else if sent && !midway {
             return Err((Foreign::NotDns, piece));
         } else {
-            State::Undecided
+            work.counters.stream_searches += u64::from(midway);
+            self.look_at = 0;
+            if sent {
+                State::Searching
+            } else {
+                State::Undecided { midway }
+            }
         };
+        if self.state == (State::Undecided { midway: true }) {
+            return Ok(self.keep(piece, midway, work));
+        }
+        self.kept = None;
         if !self.buffer.is_empty() {
             // It may hold much more than a message, if it looked like a preface up to its end.
             let bytes = std::mem::take(&mut self.buffer);
@@ -481,23 +565,23 @@ impl Framer {
             piece = self.buffer_up_to(total, piece, work.pool);
             if self.buffer.len() == total {
                 let whole = std::mem::take(&mut self.buffer);
-                if self.confirm(&whole, work) {
-                    self.charged = false;
-                    work.message(&whole);
+                if self.confirm(&whole, piece.is_empty(), work) {
+                    self.deliver(&whole, work);
                     work.pool.give(whole);
                 } else {
                     self.buffer = whole;
+                    self.doubt(work);
                 }
             }
             return piece;
         }
         while let Some(total) = length(piece).filter(|total| *total <= piece.len()) {
             let (whole, rest) = piece.split_at(total);
-            if !self.confirm(whole, work) {
+            if !self.confirm(whole, rest.is_empty(), work) {
+                self.doubt(work);
                 return piece;
             }
-            self.charged = false;
-            work.message(whole);
+            self.deliver(whole, work);
             piece = rest;
         }
         if piece.is_empty() {
@@ -510,27 +594,44 @@ impl Framer {
         self.buffer_up_to(usize::MAX, piece, work.pool)
     }
 
-    /// Whether a framed message may leave. In `Trial` it has to fit, and brings the stream nearer to `Framed`.
-    fn confirm<F>(&mut self, whole: &[u8], work: &mut Work<'_, F>) -> bool {
+    fn deliver<F: FnMut(&Envelope, &[u8])>(&mut self, whole: &[u8], work: &mut Work<'_, F>) {
+        self.settle_debt(work);
+        self.charged = false;
+        work.message(whole);
+    }
+
+    /// Whether a framed message may leave. In `Trial` it has to fit, and brings the stream nearer to `Framed`. `ends`: so does the piece.
+    fn confirm<F>(&mut self, whole: &[u8], ends: bool, work: &Work<'_, F>) -> bool {
         let State::Trial(confirmed) = self.state else {
             return true;
         };
-        if fit(whole) != Fit::Whole(whole.len()) {
-            self.doubt(work);
-            return false;
-        }
-        self.state = if confirmed + 1 < CONFIRMATIONS {
-            State::Trial(confirmed + 1)
-        } else {
+        let sent = work.envelope.direction == Direction::Sent;
+        self.state = if fit(whole) == Fit::Whole(whole.len()) {
+            match confirmed + 1 {
+                ..CONFIRMATIONS => State::Trial(confirmed + 1),
+                _ => State::Framed,
+            }
+        } else if sent && ends && may_answer(whole, whole.len()) {
             State::Framed
+        } else {
+            return false;
         };
         true
     }
 
+    /// The message at hand does not fit. What is received is not searched before the process has had a chance to answer it.
     fn doubt<F>(&mut self, work: &mut Work<'_, F>) {
         work.counters.stream_searches += 1;
-        self.state = State::Searching;
         self.look_at = 0;
+        self.state = State::Searching;
+        if work.envelope.direction == Direction::Received && !self.alone {
+            self.state = State::Undecided { midway: true };
+            let mut kept = Kept::default();
+            if !self.buffer.is_empty() {
+                kept.add(self.buffer.len(), work.envelope);
+            }
+            self.kept = Some(Box::new(kept));
+        }
     }
 
     /// Looks for a whole message that fits and is followed by one, or by nothing yet.
@@ -594,10 +695,9 @@ impl Framer {
     ) {
         self.pass_over(skipped, work);
         work.counters.stream_resyncs += 1;
-        self.charged = false;
         self.searched = 0;
         self.state = State::Trial(1);
-        work.message(whole);
+        self.deliver(whole, work);
     }
 
     /// `skipped` more bytes are no message; decides when to look again, or that there is nothing to find.
@@ -638,8 +738,17 @@ impl Framer {
         work.skip(bytes);
         if bytes > 0 && !self.charged {
             self.charged = true;
-            work.lose_messages(1);
+            self.owing = true;
         }
+        if work.expects_dns() {
+            self.settle_debt(work);
+        }
+    }
+
+    /// Counts what was skipped, now that the stream is DNS.
+    fn settle_debt<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
+        work.lose_messages(u64::from(self.owing));
+        self.owing = false;
     }
 
     /// Moves bytes of the piece into the buffer until that holds `target`; the rest of the piece.
@@ -655,11 +764,17 @@ impl Framer {
     }
 }
 
-/// Bytes from the length on, if the length is there.
-fn length(bytes: &[u8]) -> Option<usize> {
-    bytes
-        .first_chunk::<2>()
-        .map(|length| 2 + usize::from(u16::from_be_bytes(*length)))
+/// Bytes of whole messages at the start that are too short to tell anything. Some servers send such back as they are.
+fn too_short(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while at < SHORT
+        && let Some(total) = bytes.get(at..).and_then(length)
+        && (3..PREFIX).contains(&total)
+        && at + total <= bytes.len()
+    {
+        at += total;
+    }
+    at
 }
 
 /// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a proxy's preface.

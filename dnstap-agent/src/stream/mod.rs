@@ -20,6 +20,7 @@
 //! Where messages are missing, so many as there must be at least are counted, and each such connection once: `docs/architecture.md`.
 
 mod framing;
+mod kept;
 mod order;
 pub(crate) mod proxy;
 mod search;
@@ -36,7 +37,7 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::RandomState;
 use order::{Piece, Stream};
 use search::Foreign;
-use work::{Pool, Work};
+use work::{Pool, Turn, Work};
 
 use crate::{
     event::{Direction, Endpoint, Envelope, Event, Proxied},
@@ -238,10 +239,16 @@ impl Connection {
             Direction::Received => (received, sent),
             Direction::Sent => (sent, received),
         };
+        let sends = envelope.direction == Direction::Sent;
         let mut work = Work {
             envelope: *envelope,
+            turn: if sends && other.is_holding() {
+                Turn::Later
+            } else {
+                Turn::Now
+            },
             dns_seen: self.dns,
-            other: (!self.dns).then_some(other),
+            other: (!self.dns || other.framer().is_undecided()).then_some(other),
             lossy: self.lossy,
             dns_port: self.dns_port,
             proxies: shared.proxies,
@@ -291,12 +298,12 @@ impl Connection {
         for stream in &mut self.streams {
             let framer = stream.framer();
             let undecided = framer.is_undecided();
-            let uncharged = u64::from(!framer.is_charged());
+            let uncharged = u64::from(!framer.has_counted());
             let expects_dns = self.dns || self.dns_port;
             let amid = framer.is_amid_message() || expects_dns && framer.has_just_begun();
             if amid && leaving == Leaving::Over {
                 shared.counters.stream_incomplete_messages += uncharged;
-            } else if amid || framer.is_in_doubt() {
+            } else if amid || expects_dns && framer.is_in_doubt() {
                 lost += uncharged;
             }
             let bytes = stream.abandon(shared.pool);
@@ -446,7 +453,8 @@ impl Streams {
         self.counters.stream_ended += 1;
         if !connection.is_between_messages() {
             // Should more come after all, it is not a beginning.
-            self.midway.insert(socket, Past::of(&connection, true));
+            self.midway
+                .insert(socket, Past::of(&connection, Leaving::Over));
         }
         self.retire(connection, Leaving::Over, emit);
     }
@@ -537,9 +545,9 @@ impl Streams {
             proxied: None,
             streams: [Stream::new(midway), Stream::new(midway)],
         };
-        for (stream, owes) in connection.streams.iter_mut().zip(past.owes) {
-            if owes {
-                stream.owes();
+        for (stream, paid) in connection.streams.iter_mut().zip(past.paid) {
+            if paid {
+                stream.is_paid();
             }
         }
         if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
@@ -547,7 +555,8 @@ impl Streams {
                 Leaving::Over
             } else {
                 self.counters.stream_evicted += 1;
-                self.midway.insert(displaced, Past::of(&connection, false));
+                self.midway
+                    .insert(displaced, Past::of(&connection, Leaving::Evicted));
                 Leaving::Evicted
             };
             self.retire(connection, leaving, emit);
@@ -651,7 +660,8 @@ impl Streams {
                 self.heavy.push_back((socket, latest));
             } else if let Some(connection) = self.connections.remove(socket) {
                 self.counters.stream_evicted += 1;
-                self.midway.insert(socket, Past::of(&connection, false));
+                self.midway
+                    .insert(socket, Past::of(&connection, Leaving::Evicted));
                 return self.retire(connection, Leaving::Evicted, emit);
             }
         }
@@ -661,8 +671,7 @@ impl Streams {
 
     fn drop_oldest(&mut self, leaving: Leaving, emit: &mut impl FnMut(&Envelope, &[u8])) {
         if let Some((socket, connection)) = self.connections.pop_oldest() {
-            let owes = leaving == Leaving::Over;
-            self.midway.insert(socket, Past::of(&connection, owes));
+            self.midway.insert(socket, Past::of(&connection, leaving));
             self.retire(connection, leaving, emit);
         }
     }
@@ -689,17 +698,18 @@ impl Streams {
 struct Past {
     /// It showed DNS, so nothing makes it foreign.
     dns: bool,
-    /// Of each direction, whether a message was under way whose rest will be missing if it comes.
-    owes: [bool; 2],
+    /// Of each direction, whether a message was under way that was counted as lost.
+    paid: [bool; 2],
 }
 
 impl Past {
-    /// `owes`: whether messages under way have not been counted as lost.
-    fn of(connection: &Connection, owes: bool) -> Self {
+    /// `leaving`: messages under way are counted as lost when they make room.
+    fn of(connection: &Connection, leaving: Leaving) -> Self {
         let streams = connection.streams.each_ref();
+        let evicted = leaving == Leaving::Evicted;
         Self {
             dns: connection.dns,
-            owes: streams.map(|stream| owes && !stream.is_between_messages()),
+            paid: streams.map(|stream| evicted && !stream.is_between_messages()),
         }
     }
 }

@@ -13,6 +13,8 @@
 //! What was sent is put in order, too, but for pieces out of place that are nothing but whole messages. Those stand for themselves and are
 //! delivered at once; only their bytes are counted, until all up to the furthest place are accounted for ([`Beside`]). A piece of a message
 //! waits for its turn. If its place has been taken, nothing can be told of it, and it is counted as lost.
+//!
+//! As long as what was received waits for what came before it, what is sent waits as well: it may answer that, and questions come first.
 
 use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT};
 
@@ -22,7 +24,7 @@ use crate::{
         framing::Framer,
         search::Foreign,
         wire,
-        work::{Pool, Work},
+        work::{Pool, Turn, Work},
     },
 };
 
@@ -54,10 +56,11 @@ pub(super) struct Piece<'p> {
     pub(super) payload: &'p [u8],
 }
 
-/// A piece that waits for those before it.
+/// A piece that waits for those before it, or for the other direction.
 #[derive(Debug)]
 struct Held {
     sequence: u32,
+    lost: u32,
     /// None if something was dropped before it.
     flags: u16,
     envelope: Envelope,
@@ -99,6 +102,8 @@ pub(super) struct Stream {
     hole: Option<(u32, u32)>,
     /// Pieces that wait, in the order of their sequence numbers.
     held: Vec<Held>,
+    /// Pieces that wait for the other direction, in the order in which they came.
+    parked: Vec<Held>,
     /// Kept once it was needed.
     beside: Option<Box<Beside>>,
 }
@@ -114,13 +119,14 @@ impl Stream {
             thread: 0,
             hole: None,
             held: Vec::new(),
+            parked: Vec::new(),
             beside: None,
         }
     }
 
-    /// A stream that was dropped in the middle of a message: what is left of that is missing.
-    pub(super) fn owes(&mut self) {
-        self.framer.owes();
+    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    pub(super) fn is_paid(&mut self) {
+        self.framer.is_paid();
     }
 
     /// Tells a stream that has not begun that bytes were lost before.
@@ -142,6 +148,21 @@ impl Stream {
         piece: Piece<'_>,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
+        if work.turn == Turn::Later && self.park(piece, work) {
+            return Ok(());
+        }
+        if !self.parked.is_empty() {
+            self.unpark(work)?;
+        }
+        self.place(piece, work)
+    }
+
+    #[inline]
+    fn place<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        piece: Piece<'_>,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
         let Piece {
             sequence, payload, ..
         } = piece;
@@ -157,12 +178,12 @@ impl Stream {
         };
         self.lost = piece.lost;
         let ahead = self.ahead(sequence);
-        if ahead == 0 && !self.is_holding() {
+        if ahead == 0 && !self.is_out_of_order() {
             return self.take(sequence, payload, work);
         }
         let now = work.envelope.ktime_ns;
         if ahead.unsigned_abs() >= FAR {
-            self.release(u64::MAX, work)?;
+            self.overtake(u64::MAX, work)?;
             work.counters.stream_gaps += 1;
             self.framer.lose(usize::MAX, work);
             self.next = sequence;
@@ -176,11 +197,64 @@ impl Stream {
             self.hold(sequence, flags, payload, work);
         }
         self.balance(work)?;
-        self.release(now, work)
+        self.overtake(now, work)
+    }
+
+    /// Has a piece wait for the other direction, if there is room.
+    fn park<F>(&mut self, piece: Piece<'_>, work: &mut Work<'_, F>) -> bool {
+        let parked: usize = self.parked.iter().map(|held| held.bytes.len()).sum();
+        let has_room =
+            self.parked.len() < HELD_PIECES && parked + piece.payload.len() <= HELD_BYTES;
+        if has_room {
+            let mut bytes = work.pool.take();
+            bytes.extend_from_slice(piece.payload);
+            self.parked.push(Held {
+                sequence: piece.sequence,
+                lost: piece.lost,
+                flags: piece.flags,
+                envelope: work.envelope,
+                bytes,
+            });
+        }
+        has_room
+    }
+
+    /// Takes the pieces that have waited for the other direction.
+    fn unpark<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let envelope = work.envelope;
+        let mut taken = Ok(());
+        while taken.is_ok() && !self.parked.is_empty() {
+            let held = self.parked.remove(0);
+            work.envelope = held.envelope;
+            let piece = Piece {
+                sequence: held.sequence,
+                lost: held.lost,
+                flags: held.flags,
+                payload: &held.bytes,
+            };
+            taken = self.place(piece, work);
+            work.pool.give(held.bytes);
+        }
+        work.envelope = envelope;
+        taken
     }
 
     /// Goes on without what is missing once the pieces behind it have waited long enough at kernel time `now`.
     pub(super) fn release<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        now: u64,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        if work.turn == Turn::Now {
+            self.unpark(work)?;
+        }
+        self.overtake(now, work)
+    }
+
+    fn overtake<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         now: u64,
         work: &mut Work<'_, F>,
@@ -207,33 +281,40 @@ impl Stream {
         self.give_up_beside(now, work)
     }
 
-    /// At the end: goes on without what is missing, and with what is undecided where DNS is expected.
+    /// At the end: goes on without what is missing, and with what is undecided.
     pub(super) fn flush<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
         self.release(u64::MAX, work)?;
-        if work.expects_dns() {
-            self.believe(work);
-        }
+        self.framer.conclude(work);
         Ok(())
     }
 
-    /// What the process sends is DNS, so what was received before is, too.
-    pub(super) fn believe<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
-        self.framer.believe(work);
+    /// A message was delivered from the other direction.
+    pub(super) fn testify<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        message: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        self.framer.testify(message, work);
     }
 
     /// Envelope of a piece that waits, if there is any.
     pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
         let beside = self.beside.as_ref().filter(|beside| beside.open);
-        let held = self.held.first().map(|held| held.envelope);
+        let held = self.parked.first().or(self.held.first());
+        let held = held.map(|held| held.envelope);
         held.or_else(|| beside.map(|beside| beside.envelope))
             .or_else(|| self.framer.kept_envelope())
     }
 
-    /// Whether pieces wait for earlier ones.
+    /// Whether pieces wait for others.
     pub(super) fn is_holding(&self) -> bool {
+        !self.parked.is_empty() || self.is_out_of_order()
+    }
+
+    fn is_out_of_order(&self) -> bool {
         !self.held.is_empty() || self.beside.as_ref().is_some_and(|beside| beside.open)
     }
 
@@ -249,12 +330,14 @@ impl Stream {
 
     /// Bytes taken and not yet accounted for.
     pub(super) fn pending_bytes(&self) -> usize {
-        self.framer.pending_bytes() + self.held_bytes()
+        let parked = self.parked.iter().map(|held| held.bytes.len());
+        self.framer.pending_bytes() + self.held_bytes() + parked.sum::<usize>()
     }
 
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        let held = self.held.iter().map(|held| held.bytes.capacity());
+        let held = self.held.iter().chain(&self.parked);
+        let held = held.map(|held| held.bytes.capacity());
         self.framer.memory() + held.sum::<usize>()
     }
 
@@ -262,7 +345,7 @@ impl Stream {
     pub(super) fn abandon(&mut self, pool: &mut Pool) -> usize {
         let bytes = self.pending_bytes();
         self.framer.abandon(pool);
-        for held in self.held.drain(..) {
+        for held in self.held.drain(..).chain(self.parked.drain(..)) {
             pool.give(held.bytes);
         }
         self.beside = None;
@@ -303,6 +386,7 @@ impl Stream {
             at,
             Held {
                 sequence,
+                lost: self.lost,
                 flags,
                 envelope: work.envelope,
                 bytes,

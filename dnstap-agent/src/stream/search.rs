@@ -27,6 +27,12 @@ pub(super) enum Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget(i64);
 
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Budget {
     /// Steps that each byte pays for. Ordinary streams take one or two: nearly all bytes fail as a length or as counts.
     const PER_BYTE: i64 = 4;
@@ -45,6 +51,12 @@ impl Budget {
     pub(super) fn earn(&mut self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(Self::MOST);
         self.0 = (self.0 + bytes.saturating_mul(Self::PER_BYTE)).min(Self::MOST);
+    }
+
+    /// Takes steps; whether there were so many.
+    pub(super) fn pay(&mut self, steps: i64) -> bool {
+        self.0 -= steps;
+        self.0 >= 0
     }
 
     /// So many bytes are moved.

@@ -449,6 +449,7 @@ fn attach_in_the_middle_of_a_message_finds_the_next() {
         for (at, piece) in pieces(&stream[cut..], &[700]) {
             tap.piece(SOCKET, sequence(0, at), piece);
         }
+        tap.finish();
         assert_eq!(tap.of(SOCKET), messages[1..], "cut at {cut}");
         assert_eq!(tap.streams.counters().stream_resyncs, 1);
     }
@@ -480,6 +481,7 @@ fn message_inside_a_message_is_not_taken_for_one_by_the_search() {
     let messages = [outer, message(2, 0x8180, "next", 1)];
     let mut tap = Tap::new(&[SOCKET]);
     tap.piece(SOCKET, 0, &stream_of(&messages)[60..]);
+    tap.finish();
     assert_eq!(tap.of(SOCKET), messages[1..]);
 }
 
@@ -493,6 +495,7 @@ fn message_that_only_starts_well_is_not_trusted_midway() {
     for (at, piece) in pieces(&stream, &[14, 1_000]) {
         tap.piece(SOCKET, sequence(0, at), piece);
     }
+    tap.finish();
     assert_eq!(tap.of(SOCKET), messages);
     assert_eq!(
         (
@@ -688,6 +691,7 @@ fn forgotten_connection_is_joined_midway() {
     tap.tick(tap.now + 1_000_001);
     assert_eq!(tap.streams.counters().stream_expired, 1);
     tap.piece(SOCKET, 100, &stream[100..]);
+    tap.finish();
     assert_eq!(tap.of(SOCKET), messages[1..]);
 }
 
@@ -738,6 +742,7 @@ fn rest_of_a_message_that_comes_after_all_is_not_taken_for_a_beginning() {
         tap.tick(tap.now + 2 * ENDED_NS);
         tap.piece(SOCKET, sequence(0, end), &stream[end..]);
         assert_eq!(tap.streams.counters().stream_joined_midway, midway);
+        tap.finish();
         let lost = usize::try_from(midway).unwrap();
         assert_eq!(tap.of(SOCKET)[before..], messages[before + lost..]);
     }

@@ -321,6 +321,12 @@ fn plausible_class(class: u16) -> bool {
     matches!(class, 1 | 3 | 4 | 254 | 255)
 }
 
+/// Bytes of a length and of the message behind it, if the length is there.
+pub(crate) fn frame(bytes: &[u8]) -> Option<usize> {
+    let (prefix, _) = bytes.split_first_chunk::<2>()?;
+    Some(2 + usize::from(u16::from_be_bytes(*prefix)))
+}
+
 /// Whether bytes are nothing but whole messages, each behind its length, and those messages fit.
 pub(crate) fn are_messages(mut bytes: &[u8]) -> bool {
     while let Fit::Whole(total) = fit(bytes) {
@@ -334,9 +340,8 @@ pub(crate) fn are_messages(mut bytes: &[u8]) -> bool {
 
 /// The message at the start of such bytes behind its length, and how many bytes both take.
 pub(crate) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let (prefix, rest) = bytes.split_first_chunk::<2>()?;
-    let length = usize::from(u16::from_be_bytes(*prefix));
-    Some((2 + length, rest.get(..length)?))
+    let total = frame(bytes)?;
+    Some((total, bytes.get(2..total)?))
 }
 
 enum Stop {

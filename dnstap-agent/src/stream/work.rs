@@ -31,14 +31,23 @@ impl Pool {
     }
 }
 
+/// When a piece may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Now,
+    /// It is sent, and may answer what was received and waits for what came before that.
+    Later,
+}
+
 /// What a stream needs of the world while it works.
 pub(super) struct Work<'w, F> {
     /// Of the piece at hand.
     pub(super) envelope: Envelope,
     /// DNS was seen on this connection.
     pub(super) dns_seen: bool,
-    /// The other direction, until DNS was seen.
+    /// The other direction, as long as what is delivered may decide what that is.
     pub(super) other: Option<&'w mut Stream>,
+    pub(super) turn: Turn,
     /// Messages of this connection were lost.
     pub(super) lossy: bool,
     /// The connection's port is known for DNS.
@@ -69,12 +78,11 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         if message.is_empty() {
             self.counters.stream_empty_messages += 1;
         } else {
-            if !self.dns_seen {
-                self.dns_seen = true;
-                // The questions come before their answer.
-                if let Some(other) = self.other.take() {
-                    other.believe(self);
-                }
+            self.dns_seen = true;
+            // The questions come before their answer.
+            if let Some(other) = self.other.take() {
+                other.testify(message, self);
+                self.other = Some(other).filter(|other| other.framer().is_undecided());
             }
             self.counters.stream_messages += 1;
             let envelope = Envelope {

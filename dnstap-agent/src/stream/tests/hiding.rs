@@ -294,3 +294,259 @@ fn connections_that_hold_for_long_make_room_for_those_that_come_and_go() {
     assert!(tap.streams.counters().stream_evicted > 200);
     assert!(tap.streams.heavy.len() <= 2 * tap.streams.connections.len() + 65);
 }
+
+/// Messages that do not fit, though servers answer them.
+fn unusual() -> Vec<Vec<u8>> {
+    let base = message(0x4444, 0x0100, "unusual", 0);
+    let spoils: [fn(&mut Vec<u8>); 6] = [
+        |query| {
+            let end = query.len();
+            query[end - 4..].fill(0);
+        },
+        |query| query[12] = 0x40,
+        |query| {
+            let question = query[12..].to_vec();
+            query[5] = 5;
+            query.extend(question.repeat(4));
+        },
+        |query| {
+            query.truncate(12);
+            query[5] = 0;
+        },
+        |query| {
+            (query[2], query[7]) = (0x78, 1);
+            query.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0]);
+        },
+        |query| query.truncate(3),
+    ];
+    let spoil = |spoil: fn(&mut Vec<u8>)| {
+        let mut query = base.clone();
+        spoil(&mut query);
+        query
+    };
+    spoils.into_iter().map(spoil).collect()
+}
+
+/// Some servers send back what they cannot read, with the bit of a response and a code.
+#[test]
+fn a_query_that_is_sent_back_as_an_error_makes_no_connection_foreign() {
+    for query in unusual() {
+        let mut answer = query.clone();
+        if let Some(flags) = answer.get_mut(2..4) {
+            flags[0] |= 0x80;
+            flags[1] |= 1;
+        }
+        let next = message(9, 0x0100, "next", 0);
+        let next_answer = message(9, 0x8180, "next", 1);
+        for cut in [1, 2, 9_000] {
+            if cut == 1 && answer.len() > 3 {
+                // Whether it ends with the call cannot be told.
+                continue;
+            }
+            let mut tap = Tap::new(&[]);
+            tap.piece(SOCKET, 0, &framed(&query));
+            for (at, piece) in pieces(&framed(&answer), &[cut, 9_000]) {
+                tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+            }
+            let (asked, answered) = (query.len() + 2, answer.len() + 2);
+            tap.piece(SOCKET, sequence(0, asked), &framed(&next));
+            tap.directed(
+                Direction::Sent,
+                SOCKET,
+                sequence(0, answered),
+                &framed(&next_answer),
+            );
+            assert!(tap.condemned().is_empty(), "{query:x?}");
+            let mut out = tap.of(SOCKET);
+            let mut all = [&query[..], &answer, &next, &next_answer];
+            out.sort_unstable();
+            all.sort_unstable();
+            assert_eq!(out, all, "in pieces of {cut}");
+            tap.finish();
+        }
+    }
+}
+
+#[test]
+fn what_is_not_sent_back_as_an_error_makes_a_connection_foreign() {
+    let query = message(0x4444, 0x7900, "unusual", 9);
+    let mut answer = query.clone();
+    answer[2] |= 0x80;
+    answer[6] = 0xff;
+    let with_code = {
+        let mut answer = answer.clone();
+        answer[3] |= 1;
+        answer
+    };
+    for (sent, cut) in [
+        (&query, 9_000),     // no response
+        (&answer, 9_000),    // counts that lie, and no error
+        (&with_code, 1_000), // goes on behind the call
+    ] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &framed(&query));
+        for (at, piece) in pieces(&framed(sent), &[cut]) {
+            tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+        }
+        assert_eq!(tap.condemned(), [SOCKET], "{:x?}", &sent[..12]);
+    }
+}
+
+#[test]
+fn nothing_but_short_messages_is_judged_in_the_end() {
+    let short = framed(&[1, 2, 3]).repeat(2_000);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &short);
+    for (at, piece) in pieces(&short, &[5]) {
+        tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+    }
+    assert_eq!(tap.condemned(), [SOCKET]);
+}
+
+/// Two queries whose framing is that of messages behind their lengths.
+fn hidden() -> Vec<u8> {
+    stream_of(&[
+        message(0x9901, 0x0100, "hidden", 0),
+        message(0x9902, 0x0100, "hidden", 0),
+    ])
+}
+
+/// Such messages with others inside.
+fn enclosing() -> Vec<Vec<u8>> {
+    let with_hidden = |mut query: Vec<u8>| {
+        query.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0]);
+        query.extend(u16::try_from(hidden().len()).unwrap().to_be_bytes());
+        query.extend(hidden());
+        query
+    };
+    let unusual = unusual().into_iter().filter(|query| query.len() > 12);
+    unusual.map(with_hidden).collect()
+}
+
+#[test]
+fn an_unusual_message_is_believed_midway_once_it_is_answered() {
+    let next = message(7, 0x0100, "next", 0);
+    let answers = [
+        message(0x4444, 0x8181, "unusual", 0),
+        REFUSAL_OF_UNUSUAL.to_vec(),
+    ];
+    for query in [unusual(), enclosing()].concat() {
+        for answer in &answers {
+            for (cut, rest_of_another) in [(9_000, 0), (20, 0), (1, 0), (9_000, 7), (20, 300)] {
+                let mut tap = Tap::new(&[SOCKET]);
+                tap.dns_port = cut == 20;
+                let tail = vec![0x9e; rest_of_another];
+                tap.piece(SOCKET, 0, &tail);
+                let mut answer = answer.clone();
+                answer[..2].copy_from_slice(&query[..2]);
+                // One that was asked for before.
+                let earlier = message(1, 0x8180, "earlier", 0);
+                tap.directed(Direction::Sent, SOCKET, 0, &framed(&earlier));
+                for (at, piece) in pieces(&stream_of(&[query.clone(), next.clone()]), &[cut]) {
+                    tap.piece(SOCKET, sequence(0, tail.len() + at), piece);
+                }
+                let at = sequence(0, earlier.len() + 2);
+                tap.directed(Direction::Sent, SOCKET, at, &framed(&answer));
+                let expected = [&earlier[..], &query, &next, &answer];
+                assert_eq!(tap.of(SOCKET), expected, "{cut} {rest_of_another}");
+                let lost = u64::from(rest_of_another > 0);
+                assert_eq!(tap.streams.counters().stream_messages_lost_at_least, lost);
+                tap.finish();
+            }
+        }
+    }
+}
+
+const REFUSAL_OF_UNUSUAL: [u8; 12] = [0x44, 0x44, 0x80, 4, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// While what was joined midway is on trial, and before.
+#[test]
+fn what_an_unusual_message_encloses_is_not_delivered_and_counted() {
+    let usual = message(7, 0x0100, "usual", 0);
+    for query in enclosing() {
+        for before in 0..3 {
+            for answered in [false, true] {
+                let mut tap = Tap::new(&[SOCKET]);
+                tap.dns_port = true;
+                let mut at = 0;
+                for message in &[&usual, &usual, &query][2 - before..] {
+                    tap.piece(SOCKET, sequence(0, at), &framed(message));
+                    at += message.len() + 2;
+                }
+                // One with this id was asked for before; that says nothing.
+                if answered {
+                    let answer = message(0x9901, 0x8180, "hidden", 0);
+                    tap.directed(Direction::Sent, SOCKET, 0, &framed(&answer));
+                }
+                tap.piece(SOCKET, sequence(0, at), &framed(&usual));
+                tap.finish();
+                let out = tap.of(SOCKET);
+                let asked = out.iter().filter(|message| message[2] & 0x80 == 0);
+                let asked: Vec<_> = asked.collect();
+                assert!(asked.iter().all(|message| **message == &usual[..]));
+                assert_eq!(asked.len(), before + 1);
+                let c = tap.streams.counters();
+                assert_eq!(
+                    (
+                        c.stream_messages_lost_at_least,
+                        c.stream_connections_with_loss
+                    ),
+                    (1, 1)
+                );
+            }
+        }
+    }
+}
+
+/// What the process asks does not tell which of what it receives is right.
+#[test]
+fn a_process_that_asks_waits_for_nothing() {
+    let answers = [
+        message(1, 0x8180, "one", 2),
+        message(2, 0x8180, "two", 2),
+        message(3, 0x8180, "three", 2),
+    ];
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &stream_of(&answers)[9..]);
+    assert!(tap.out.is_empty());
+    let query = message(4, 0x0100, "four", 0);
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&query));
+    assert_eq!(tap.of(SOCKET), [&answers[1][..], &answers[2], &query]);
+}
+
+/// A connection that never shows DNS has lost none.
+#[test]
+fn another_protocol_that_is_joined_midway_has_lost_no_message() {
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &vec![0x55; 200_000]);
+    tap.directed(Direction::Sent, SOCKET, 0, &[0x55; 1_000]);
+    tap.finish();
+    let c = tap.streams.counters();
+    assert_eq!((c.stream_connections_with_loss, tap.out.len()), (0, 0));
+}
+
+#[test]
+fn more_than_is_kept_midway_is_searched() {
+    let next: Vec<_> = (0..9).map(|id| message(id, 0x0100, "next", 0)).collect();
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.dns_port = true;
+    tap.piece(SOCKET, 0, &vec![0xee; 70_000]);
+    tap.piece(SOCKET, 70_000, &stream_of(&next));
+    assert_eq!(tap.of(SOCKET), next);
+    assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
+}
+
+/// Answers to what was asked before, as those of a transfer, are as many as they like.
+#[test]
+fn weighing_what_is_kept_costs_no_more_than_its_bytes_pay_for() {
+    let next = message(7, 0x0100, "next", 0);
+    let earlier = framed(&message(1, 0x8180, "earlier", 0));
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &[&[0x9e; 9][..], &framed(&next)].concat());
+    for number in 0..20_000 {
+        let at = sequence(0, number * earlier.len());
+        tap.directed(Direction::Sent, SOCKET, at, &earlier);
+    }
+    assert!(tap.out.iter().any(|(_, message)| *message == next));
+    assert_eq!(tap.streams.counters().stream_search_given_up_bytes, 0);
+}

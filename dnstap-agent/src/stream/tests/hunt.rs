@@ -77,7 +77,9 @@ fn what_stands_behind_a_query_within_its_length_is_not_delivered() {
         for (at, piece) in pieces(&stream_of(&[query.clone(), next.clone()]), &[cut]) {
             tap.piece(SOCKET, sequence(0, at), piece);
         }
+        tap.finish();
         assert_eq!(tap.of(SOCKET), [&next[..]], "{cut}");
+        assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
     }
 }
 
@@ -98,6 +100,7 @@ fn odd_queries_are_found_by_the_search() {
         for (at, piece) in pieces(&stream[5..], &[cut]) {
             tap.piece(SOCKET, sequence(0, at), piece);
         }
+        tap.finish();
         assert_eq!(tap.of(SOCKET), messages[1..]);
     }
 }

@@ -53,12 +53,17 @@ fn each_gap_counts_what_is_missing_at_least() {
 }
 
 #[test]
-fn a_connection_that_was_open_before_has_lost_nothing() {
+fn a_message_that_was_under_way_when_the_tap_came_is_lost() {
     let messages = messages(4, 8);
     let mut tap = Tap::new(&[SOCKET]);
     tap.piece(SOCKET, 0, &stream_of(&messages)[40..]);
     tap.finish();
-    assert_eq!((account(&tap), tap.out.len()), ((0, 0, 0), 7));
+    assert_eq!((account(&tap), tap.out.len()), ((1, 1, 0), 7));
+    // At a boundary nothing is.
+    let mut tap = Tap::new(&[SOCKET]);
+    tap.piece(SOCKET, 0, &stream_of(&messages));
+    tap.finish();
+    assert_eq!((account(&tap), tap.out.len()), ((0, 0, 0), 8));
 }
 
 #[test]
@@ -95,6 +100,7 @@ fn the_rest_of_a_message_that_comes_after_all_is_a_loss() {
     tap.tick(tap.now + 1_000_001);
     assert_eq!(account(&tap), (0, 0, 1));
     tap.piece(SOCKET, 100, &stream[100..]);
+    tap.finish();
     assert_eq!(account(&tap), (1, 1, 1));
 }
 
@@ -132,4 +138,51 @@ fn a_socket_that_connects_to_the_same_peer_again_begins_anew() {
     );
     assert_eq!(account(&tap), (0, 0, 0));
     assert_eq!(tap.streams.counters().stream_gaps, 0);
+}
+
+/// A piece that came before may still be on its way. What is sent meanwhile may answer what waits.
+#[test]
+fn questions_that_wait_behind_a_gap_come_before_their_answers() {
+    let queries: Vec<_> = (0..6).map(|id| message(id, 0x0100, "name", 0)).collect();
+    let answers: Vec<_> = (0..6).map(|id| message(id, 0x8180, "name", 0)).collect();
+    let size = queries[0].len() + 2;
+    for comes in [false, true] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &framed(&queries[0]));
+        tap.directed(Direction::Sent, SOCKET, 0, &framed(&answers[0]));
+        for id in 2..6 {
+            tap.piece(SOCKET, sequence(0, id * size), &framed(&queries[id]));
+            let at = sequence(0, (id - 1) * size);
+            tap.directed(Direction::Sent, SOCKET, at, &framed(&answers[id]));
+        }
+        assert_eq!(tap.out.len(), 2);
+        if comes {
+            tap.piece(SOCKET, sequence(0, size), &framed(&queries[1]));
+            tap.tick(tap.now + 1);
+        } else {
+            tap.tick(tap.now + HOLD_NS + 1);
+        }
+        let mut expected = vec![&queries[0][..], &answers[0]];
+        let come = if comes { &queries[1..] } else { &queries[2..] };
+        expected.extend(come.iter().chain(&answers[2..]).map(|message| &message[..]));
+        assert_eq!(tap.of(SOCKET), expected);
+        assert_eq!(account(&tap).1, u64::from(!comes));
+        tap.finish();
+    }
+}
+
+#[test]
+fn answers_that_wait_for_questions_are_bounded() {
+    let query = message(1, 0x0100, "name", 0);
+    let answer = framed(&message(1, 0x8180, "name", 100));
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &framed(&query));
+    tap.piece(SOCKET, 1_000, &framed(&query));
+    for number in 0..1_000 {
+        let at = sequence(0, number * answer.len());
+        tap.directed(Direction::Sent, SOCKET, at, &answer);
+        assert!(tap.streams.memory < 300_000);
+    }
+    tap.finish();
+    assert_eq!(tap.out.len(), 1_002);
 }
