@@ -42,6 +42,8 @@ pub(super) struct Datagrams {
     /// Ids of queries that the agent has seen, and how surely.
     seen: HashMap<u16, Faith>,
     expected: Vec<Expected>,
+    /// Something that was sent may have been counted only, and with it a query.
+    lost: bool,
     closed: bool,
     id: u16,
 }
@@ -77,6 +79,7 @@ impl Datagrams {
             asked: VecDeque::new(),
             seen: HashMap::new(),
             expected: Vec::new(),
+            lost: false,
             closed: false,
             id: u16::try_from(scene * 1_000)?,
         })
@@ -248,7 +251,9 @@ impl Datagrams {
                 } else {
                     // That the process waits for queries there shows when it has answered one.
                     let serves = self.setup.server && self.expected.iter().any(|one| one.paired);
-                    let doubt = if !asked && serves {
+                    // On a connected socket it comes from whom the process talks to; after a loss it may have been asked for.
+                    let is_known = serves && !self.setup.connected && !self.lost;
+                    let doubt = if !asked && is_known && !stage.provoked.ring {
                         Some(Faith::Never)
                     } else if !asked {
                         Some(Faith::Unasked)
@@ -301,7 +306,7 @@ impl Datagrams {
             Faith::Sure
         });
         // Of a response the sender is known by its query.
-        let nameless = !named && (!response || faith == Faith::Unasked);
+        let nameless = !named && (!response || matches!(faith, Faith::Unasked | Faith::Never));
         self.was_there(stage, message, false, sees, faith, nameless);
     }
 
@@ -411,6 +416,7 @@ impl Datagrams {
                 Faith::Counted
             },
         );
+        self.lost |= sees && faith == Faith::Counted;
         for message in messages {
             self.was_there(stage, &message, true, sees, faith, false);
             if !self.setup.server && can_be_answered(&message) {

@@ -408,7 +408,14 @@ fn account(
     if drops > 0 || summary.output_drops()? > 0 {
         findings.push(Finding::new("drops", summary));
     }
-    let (least, most) = (provoked.cut, provoked.cut + provoked.maybe_cut);
+    // What the ring had no room for may have been cut as well.
+    let lost = if provoked.ring {
+        summary.kernel("ring_full")?
+    } else {
+        0
+    };
+    let most = provoked.cut + provoked.maybe_cut;
+    let least = provoked.cut.saturating_sub(lost);
     if !(least..=most).contains(&truncated) && summary.missed()? == 0 {
         let text = format!("{least} to {most} datagrams were cut, {truncated} are counted");
         findings.push(Finding::new("truncated", text));
