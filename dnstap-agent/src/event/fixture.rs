@@ -30,7 +30,7 @@ pub fn header() -> EventHeader {
         image: 0,
         flags: 0,
         segment: 0,
-        reserved: 0,
+        arrived_len: 0,
     }
 }
 

@@ -221,6 +221,9 @@ impl Datagrams {
         let sees = stage.sees(actor);
         let named = self.setup.connected || named && call.has_flags();
         let room: usize = sizes.iter().sum();
+        // Where nothing tells whether they are several.
+        let has_control = matches!(call, Take::Recvmsg | Take::Recvmmsg);
+        let is_untold = self.setup.gro && !has_control && stage.reads_controls();
         for (at, one) in got.into_iter().enumerate() {
             let room = if call == Take::Recvmmsg {
                 sizes[at]
@@ -244,10 +247,10 @@ impl Datagrams {
                 );
                 let (length, received) = (own.len(), rest.len());
                 if cut {
-                    let counted = self.setup.gro || call == Take::Preadv2;
-                    stage.provoked.cut += u64::from(sees && !counted);
-                    stage.provoked.maybe_cut += u64::from(sees && counted);
-                    stage.provoked.counted |= counted;
+                    let several = self.setup.gro;
+                    stage.provoked.cut += u64::from(sees && !several);
+                    stage.provoked.maybe_cut += u64::from(sees && several);
+                    stage.provoked.counted |= is_untold;
                 } else {
                     // That the process waits for queries there shows when it has answered one.
                     let serves = self.setup.server && self.expected.iter().any(|one| one.paired);
@@ -257,8 +260,10 @@ impl Datagrams {
                         Some(Faith::Never)
                     } else if !asked {
                         Some(Faith::Unasked)
-                    } else if self.setup.gro || call == Take::Preadv2 {
+                    } else if is_untold {
                         Some(Faith::Counted)
+                    } else if self.setup.gro && one.length > one.bytes.len() {
+                        Some(Faith::Cut)
                     } else {
                         None
                     };
@@ -268,7 +273,8 @@ impl Datagrams {
                 if cut || rest.is_empty() {
                     // What did not fit of several in one is gone.
                     if cut && one.length > received {
-                        self.skip(one.length - message.len());
+                        let skipped = self.skip(one.length - message.len());
+                        stage.provoked.maybe_cut += if sees { skipped } else { 0 };
                     }
                     break;
                 }
@@ -278,13 +284,16 @@ impl Datagrams {
     }
 
     /// Datagrams that were cut off with the one before: only where several come as one.
-    fn skip(&mut self, mut rest: usize) {
+    fn skip(&mut self, mut rest: usize) -> u64 {
+        let mut skipped = 0;
         while self.setup.gro && rest > 0 {
             match self.waiting.pop_front() {
                 Some((message, _)) => rest = rest.saturating_sub(message.len()),
                 None => break,
             }
+            skipped += 1;
         }
+        skipped
     }
 
     fn was_received(
@@ -306,7 +315,7 @@ impl Datagrams {
             Faith::Sure
         });
         // Of a response the sender is known by its query.
-        let nameless = !named && (!response || matches!(faith, Faith::Unasked | Faith::Never));
+        let nameless = !named && (!response || faith != Faith::Sure);
         self.was_there(stage, message, false, sees, faith, nameless);
     }
 
@@ -392,6 +401,7 @@ impl Datagrams {
             let more = matches!(manner, Manner::More(_)) && at + 1 < pieces.len();
             let one_segment = call.is_flat() || call == Put::Sendmmsg;
             let sending = Sending {
+                others: 0,
                 call,
                 flags: if more { libc::MSG_MORE } else { 0 },
                 to: (!self.setup.connected && call.has_flags()).then_some(self.ends[1]),
@@ -410,10 +420,9 @@ impl Datagrams {
         }
         let (sees, faith) = (
             stage.sees(actor),
-            if manner == Manner::Whole && !self.setup.gro && call != Put::Pwritev2 {
-                Faith::Sure
-            } else {
-                Faith::Counted
+            match manner {
+                Manner::Whole | Manner::Segments(_) => Faith::Sure,
+                Manner::More(_) | Manner::Cork(_) => Faith::Counted,
             },
         );
         self.lost |= sees && faith == Faith::Counted;

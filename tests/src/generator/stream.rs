@@ -414,6 +414,7 @@ impl Stream {
         let (actor, key) = self.ways.choose(way);
         let cuts = if call.is_flat() { &[] } else { cuts };
         let sending = Sending {
+            others: 0,
             call,
             flags,
             to: None,

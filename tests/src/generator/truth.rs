@@ -127,6 +127,8 @@ pub(super) enum Faith {
     Broken,
     /// Unless the account has `unsupported_call`: the call is one that may be counted.
     Counted,
+    /// Unless the account has `truncated`: others that came with it were cut.
+    Cut,
     /// Unless the account has `unsolicited`, or a reason for it: its query was not seen.
     Unasked,
     /// It must not be, and the account has it as `unsolicited`.
@@ -330,6 +332,7 @@ fn missing(
             Faith::Sure => false,
             Faith::Broken => gaps + counted > 0,
             Faith::Counted => counted > 0,
+            Faith::Cut => summary.kernel("truncated")? > 0,
             Faith::Unasked => unsolicited + gaps + counted > 0,
         };
         if excused {
