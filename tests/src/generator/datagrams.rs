@@ -146,6 +146,12 @@ impl Datagrams {
         self.id
     }
 
+    /// Whether the agent has seen what shows that the actor asks here.
+    fn has_asked(&self) -> bool {
+        let mut seen = self.expected.iter();
+        seen.any(|one| one.faith == Faith::Sure && is_plain(&one.record.message))
+    }
+
     fn has_room(&self) -> bool {
         let waiting = self.waiting.iter().map(|(bytes, _)| bytes.len());
         waiting.sum::<usize>() < MOST_WAITING
@@ -262,12 +268,16 @@ impl Datagrams {
                         Some(Faith::Unasked)
                     } else if is_untold {
                         Some(Faith::Counted)
+                    } else if self.setup.server && !serves && !is_plain(&message) {
+                        // Not DNS, on a socket that has not answered anything.
+                        Some(Faith::Unasked)
                     } else if self.setup.gro && one.length > one.bytes.len() {
                         Some(Faith::Cut)
                     } else {
                         None
                     };
-                    self.was_received(stage, &message, sees, named, doubt);
+                    let shared = received < one.bytes.len();
+                    self.was_received(stage, &message, sees, named, doubt, shared);
                 }
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
@@ -303,6 +313,7 @@ impl Datagrams {
         sees: bool,
         named: bool,
         doubt: Option<Faith>,
+        shared: bool,
     ) {
         if self.setup.server && can_be_answered(message) {
             self.asked.push_back(message.to_vec());
@@ -316,7 +327,7 @@ impl Datagrams {
         });
         // Of a response the sender is known by its query.
         let nameless = !named && (!response || faith != Faith::Sure);
-        self.was_there(stage, message, false, sees, faith, nameless);
+        self.was_there(stage, message, false, sees, faith, nameless, shared);
     }
 
     /// Something was received or sent; if the agent saw it, it is expected.
@@ -328,6 +339,7 @@ impl Datagrams {
         sees: bool,
         faith: Faith,
         nameless: bool,
+        shared: bool,
     ) {
         if !sees {
             return;
@@ -343,6 +355,7 @@ impl Datagrams {
             faith,
             nameless,
             paired,
+            shared,
         });
     }
 
@@ -426,14 +439,26 @@ impl Datagrams {
             },
         );
         self.lost |= sees && faith == Faith::Counted;
-        for message in messages {
-            self.was_there(stage, &message, true, sees, faith, false);
+        for (at, message) in messages.into_iter().enumerate() {
+            let is_shown = self.setup.server || self.has_asked() || is_plain(&message);
+            let faith = if faith == Faith::Sure && !is_shown {
+                Faith::Unasked
+            } else {
+                faith
+            };
+            self.was_there(stage, &message, true, sees, faith, false, at > 0);
             if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
         Ok(())
     }
+}
+
+/// Whether it is a query with bits and counts as queries have them.
+fn is_plain(message: &[u8]) -> bool {
+    let bits = matches!(wire::opcode(message), Some(0 | 4 | 5)) && message[3] & 0xcf == 0;
+    bits && message[6..10] == [0; 4] && can_be_answered(message)
 }
 
 fn id(message: &[u8]) -> u16 {

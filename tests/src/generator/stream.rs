@@ -158,6 +158,7 @@ impl Stream {
                     record: record(SocketProtocol::Tcp, self.ends, sent, message.to_vec()),
                     faith,
                     nameless: false,
+                    shared: false,
                     paired: paired && faith == Faith::Sure,
                 });
             }
