@@ -103,6 +103,10 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
         offset_of!(EventHeader, segment),
         &header.segment.to_ne_bytes(),
     );
+    put(
+        offset_of!(EventHeader, arrived_len),
+        &header.arrived_len.to_ne_bytes(),
+    );
     record.extend_from_slice(payload);
     record
 }

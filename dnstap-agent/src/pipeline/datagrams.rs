@@ -33,12 +33,15 @@ impl Layout {
             return None;
         }
         let is_told = event.arrived_len != 0;
-        let arrived = bytes.len().max(event.arrived_len as usize).max(1);
+        let arrived = bytes.len().max(event.arrived_len as usize);
         let size = match event.segment {
-            0 => arrived,
-            segment => usize::from(segment).min(arrived),
+            0 => arrived.max(1),
+            segment => usize::from(segment).min(arrived.max(1)),
         };
-        let (datagrams, here) = (arrived.div_ceil(size), bytes.len().div_ceil(size).max(1));
+        let (datagrams, here) = (
+            arrived.div_ceil(size).max(1),
+            bytes.len().div_ceil(size).max(1),
+        );
         Some(Self {
             size,
             datagrams,
