@@ -133,8 +133,10 @@ pub struct Event<'a> {
     pub lost: u32,
     /// `EVENT_*` bits ([`EventHeader::flags`]).
     pub flags: u16,
-    /// Bytes of each datagram but the last if the kernel cut one send into several; else 0.
+    /// Bytes of each datagram but the last if one call moved several; else 0.
     pub segment: u16,
+    /// Bytes of what arrived, with those that found no room, at least; 0 if not known ([`EventHeader::arrived_len`]).
+    pub arrived_len: u32,
     /// The chunk's bytes.
     pub payload: &'a [u8],
 }
@@ -267,6 +269,7 @@ impl<'a> Event<'a> {
             lost: u32_at(header, offset_of!(EventHeader, lost)),
             flags,
             segment: u16::from_ne_bytes(field(header, offset_of!(EventHeader, segment))),
+            arrived_len: u32_at(header, offset_of!(EventHeader, arrived_len)),
             payload,
         })
     }

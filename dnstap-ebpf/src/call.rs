@@ -3,12 +3,15 @@
 //! The layouts are those of the 64-bit user ABI: `struct iovec` {base, len}, `struct msghdr` (56 bytes), `struct mmsghdr`
 //! (`msghdr` and `msg_len`, 64 bytes).
 
-use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, IPPROTO_UDP};
+use dnstap_ebpf::{
+    Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_COALESCED, EventHeader, IPPROTO_TCP,
+    IPPROTO_UDP,
+};
 
 use crate::{
     memory,
     registers::Registers,
-    sock::{Direction, set_peer},
+    sock::{Direction, set_sender},
     work::{Payload, Vectors},
 };
 
@@ -46,8 +49,12 @@ const OUT_OF_BAND: u64 = 0x01;
 /// the bytes are thrown away.
 pub(crate) const TRUNCATED: u64 = 0x20;
 
-/// `SOL_UDP` and `UDP_SEGMENT` (`include/uapi/linux/udp.h`) in the order of `struct cmsghdr`: level, type.
+/// `MSG_CTRUNC`, as the kernel sets it in `msg_flags` after a receive: it had control messages for which there was no room.
+const CONTROL_TRUNCATED: u64 = 0x08;
+
+/// `SOL_UDP` with `UDP_SEGMENT` and with `UDP_GRO` (`include/uapi/linux/udp.h`) in the order of `struct cmsghdr`: level, type.
 const UDP_SEGMENT: u64 = (103 << 32) | 0x11;
+const UDP_GRO: u64 = (104 << 32) | 0x11;
 
 /// Offsets of `aio_lio_opcode` and `aio_fildes` in `struct iocb` (`include/uapi/linux/aio_abi.h`), and the operation that moves nothing,
 /// `IOCB_CMD_POLL`.
@@ -262,25 +269,38 @@ impl Call {
     }
 }
 
-/// Sets the header's segment from a `UDP_SEGMENT` among the first of `length` bytes of control messages at `control`, in the memory of
-/// the process or in the kernel's copy.
+/// Sets the header's segment from a `UDP_SEGMENT` of a send, or a `UDP_GRO` of a receive, among the first of `length` bytes of control
+/// messages at `control`, in the memory of the process or in the kernel's copy. [`Counter::UnsupportedCall`] if not all of them were looked at.
 #[inline(always)]
-pub(crate) fn segment(header: &mut EventHeader, memory: Vectors, control: u64, length: u64) {
+pub(crate) fn segment(
+    header: &mut EventHeader,
+    memory: Vectors,
+    control: u64,
+    length: u64,
+) -> Result<(), Counter> {
+    // By arithmetic, so that the verifier walks through the loop once.
+    const { assert!(UDP_GRO == UDP_SEGMENT + (1 << 32)) }
+    const { assert!(DIRECTION_RECEIVED == 0 && DIRECTION_SENT == 1) }
+    // SAFETY: a live reference.
+    let direction = unsafe { (&raw const header.direction).read_volatile() };
+    let wanted = UDP_GRO.wrapping_sub(u64::from(direction) << 32);
     let mut at = 0;
     for _ in 0..MAX_CONTROLS {
         if at + CONTROL_SIZE > length {
-            return;
+            return Ok(());
         }
-        let Ok([size, kind]) = memory.read::<[u64; 2]>(control.wrapping_add(at)) else {
-            return;
-        };
-        if kind == UDP_SEGMENT {
+        let [size, kind] = memory.read::<[u64; 2]>(control.wrapping_add(at))?;
+        if kind == wanted {
             // The kernel takes the last of several.
-            let value = memory.read(control.wrapping_add(at + CONTROL_HEADER));
-            header.segment = value.unwrap_or(0);
+            header.segment = memory.read(control.wrapping_add(at + CONTROL_HEADER))?;
         }
         // `CMSG_NXTHDR`.
         at = at.wrapping_add(size.wrapping_add(7) & !7);
+    }
+    if at + CONTROL_SIZE > length {
+        Ok(())
+    } else {
+        Err(Counter::UnsupportedCall)
     }
 }
 
@@ -353,28 +373,43 @@ impl Message {
         }
     }
 
-    /// Sets the header's segment from a control message of a datagram sent, if there is one that says it.
+    /// Sets the header's segment from a control message of a datagram sent, or of a received one once the call is over, if there is one that
+    /// says it.
     #[inline(always)]
-    pub(crate) fn segment(&self, header: &mut EventHeader) {
+    pub(crate) fn segment(&self, header: &mut EventHeader) -> Result<(), Counter> {
         if header.protocol == IPPROTO_UDP && self.control_length >= CONTROL_SIZE {
-            segment(header, Vectors::User, self.control, self.control_length);
+            segment(header, Vectors::User, self.control, self.control_length)
+        } else {
+            Ok(())
         }
     }
 
-    /// Sets the header's peer from the name that the process gave or got, where it says more than the socket: always on a
-    /// datagram sent, on a received one only if the socket is not connected. TCP ignores names.
+    /// Completes the header of a datagram received by a call that takes `msghdr`s with what the kernel says about it once the call is over.
+    /// [`Counter::Truncated`] if it was cut.
+    #[inline(always)]
+    pub(crate) fn arrived(&self, header: &mut EventHeader) -> Result<(), Counter> {
+        if header.flags & EVENT_COALESCED != 0 {
+            let looked_at_all = self.segment(header).is_ok();
+            if header.segment != 0 || (looked_at_all && self.flags & CONTROL_TRUNCATED == 0) {
+                header.flags &= !EVENT_COALESCED;
+            }
+        }
+        header.arrived_len = header.message_len;
+        if self.flags & TRUNCATED != 0 {
+            if header.segment == 0 {
+                return Err(Counter::Truncated);
+            }
+            header.arrived_len += 1;
+        }
+        Ok(())
+    }
+
+    /// Sets the header's peer from the name that the process gave or got. TCP ignores names.
     ///
     /// The name of a received message is in user memory only after the system call.
     #[inline(always)]
-    pub(crate) fn peer(
-        &self,
-        header: &mut EventHeader,
-        direction: Direction,
-    ) -> Result<(), Counter> {
+    pub(crate) fn peer(&self, header: &mut EventHeader) -> Result<(), Counter> {
         if header.protocol != IPPROTO_UDP || self.name == 0 {
-            return Ok(());
-        }
-        if direction == Direction::Received && header.peer_port != 0 {
             return Ok(());
         }
         // SAFETY: integers.
@@ -384,7 +419,7 @@ impl Message {
             // SAFETY: an integer.
             ipv6[1] = unsafe { memory::user(self.name, IPV6_REST)? };
         }
-        set_peer(header, name.family, name.port_be, name.ipv4, ipv6);
+        set_sender(header, name.family, name.port_be, name.ipv4, ipv6);
         Ok(())
     }
 }

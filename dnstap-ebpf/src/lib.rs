@@ -116,13 +116,16 @@ pub struct EventHeader {
     pub image: u32,
     /// `EVENT_*` bits.
     pub flags: u16,
-    /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`); else 0.
+    /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`) or handed over several in one receive
+    /// (`UDP_GRO`); else 0.
     pub segment: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// Received UDP: bytes of what arrived, with those that found no room in the buffers of the process, at least; 0 if the hook cannot
+    /// learn it.
+    pub arrived_len: u32,
 }
 
-/// Bit of [`EventHeader::flags`]: a UDP socket that is not connected. Anybody can send to it.
+/// Bit of [`EventHeader::flags`]: a UDP socket that is not connected, or a datagram from somebody else than whom it is connected to, sent
+/// before it was. Anybody can send to it.
 pub const EVENT_UNCONNECTED: u16 = 1;
 /// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
 /// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
@@ -132,8 +135,8 @@ pub const EVENT_SHUT_DOWN: u16 = 2;
 pub const EVENT_URGENT: u16 = 4;
 /// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
 pub const EVENT_FILLED: u16 = 8;
-/// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`); all but
-/// the last of equal length.
+/// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`), and the hook
+/// cannot learn whether they are several.
 pub const EVENT_COALESCED: u16 = 16;
 
 const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
@@ -445,8 +448,8 @@ pub struct Config {
     pub udp_gro: u32,
     /// See [`Self::udp_gro`].
     pub udp_gro_mask: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Enumerator `SKB_GSO_UDP_L4`: bit of a packet that is several datagrams.
+    pub udp_gso_type: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
@@ -581,6 +584,14 @@ kernel_offsets! {
     iter_iov = "iov_iter"."__iov" | "iov";
     /// The buffer of an `ITER_UBUF`; there is none before 6.0.
     iter_ubuf = "iov_iter"."ubuf", optional;
+    /// Bytes of a packet.
+    skb_len = "sk_buff"."len";
+    /// Where in a packet's memory its `struct skb_shared_info` is.
+    skb_end = "sk_buff"."end";
+    /// Bytes of each datagram but the last, if a packet is several.
+    shared_gso_size = "skb_shared_info"."gso_size";
+    /// Of what sort such a packet is.
+    shared_gso_type = "skb_shared_info"."gso_type";
     /// Start of a packet's memory.
     skb_head = "sk_buff"."head";
     /// Where the network header begins in it.

@@ -36,6 +36,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod call;
+mod coalesced;
 mod config;
 mod counters;
 mod emit;

@@ -1,10 +1,10 @@
-//! Peers of datagrams received on unconnected sockets, between the moment when the kernel takes the datagram from the queue
+//! Peers of received datagrams, between the moment when the kernel takes the datagram from the queue
 //! and the moment when the `socket` hook sees its length, both within one receive call of one thread.
 
 use dnstap_ebpf::EventHeader;
 
 use crate::{
-    sock::{Address, set_peer},
+    sock::{Address, set_sender},
     threads::{self, State},
 };
 
@@ -34,5 +34,5 @@ pub(crate) fn take(state: &State, header: &mut EventHeader) {
     // Stays until overwritten: every receive for which `take` is called has passed `keep` before.
     // SAFETY: the sixteen bytes that open the structure, aligned like it.
     let ipv6 = unsafe { core::ptr::from_ref(peer).cast::<Address>().read() };
-    set_peer(header, peer.family, peer.port_be, peer.ipv4, ipv6);
+    set_sender(header, peer.family, peer.port_be, peer.ipv4, ipv6);
 }

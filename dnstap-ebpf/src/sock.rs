@@ -226,7 +226,7 @@ impl Sock {
             set_local_address(header, local);
             set_peer_address(header, peer);
             header.segment = 0;
-            header.reserved = 0;
+            header.arrived_len = 0;
             header.tcp_seq = 0;
             header.flags = if protocol == IPPROTO_UDP && header.peer_port == 0 {
                 EVENT_UNCONNECTED
@@ -405,6 +405,33 @@ unsafe fn set_address(header: &mut EventHeader, offset: usize, address: Address)
     let start = ptr::from_mut(header).cast::<Address>();
     // SAFETY: the caller vouches for the offset.
     unsafe { start.byte_add(offset).write(address) };
+}
+
+/// As [`set_peer`], of who sent a datagram. Before a socket was connected anybody could send to it, and may come out with it after.
+#[inline(always)]
+pub(crate) fn set_sender(
+    header: &mut EventHeader,
+    family: u16,
+    port_be: u16,
+    name_ipv4: u32,
+    name_ipv6: Address,
+) {
+    let (port, address) = (header.peer_port, peer_address(header));
+    set_peer(header, family, port_be, name_ipv4, name_ipv6);
+    let sender = peer_address(header);
+    let differs =
+        u64::from(port ^ header.peer_port) | (address[0] ^ sender[0]) | (address[1] ^ sender[1]);
+    if differs != 0 {
+        header.flags |= EVENT_UNCONNECTED;
+    }
+}
+
+/// The peer's address, in words.
+#[inline(always)]
+fn peer_address(header: &EventHeader) -> Address {
+    let start = ptr::from_ref(header).cast::<Address>();
+    // SAFETY: the member's sixteen bytes, aligned to 8.
+    unsafe { start.byte_add(offset_of!(EventHeader, peer_addr)).read() }
 }
 
 /// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in

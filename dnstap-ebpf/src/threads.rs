@@ -28,6 +28,8 @@ pub(crate) struct State {
     image: u32,
     /// State of the set of tapped processes in which this process was found in it.
     changes: u64,
+    /// What several datagrams are that are being received as one ([`crate::coalesced`]).
+    pub coalesced: u64,
     /// Who sent the datagram that is being received ([`crate::peers`]).
     pub peer: Peer,
     /// Where it was sent to ([`crate::locals`]).

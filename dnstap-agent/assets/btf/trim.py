@@ -23,7 +23,7 @@ def parse(b):
         L={1:4,3:12,4:12*v,5:12*v,6:8*v,13:8*v,14:4,15:12*v,17:4,19:12*v}.get(k,0)
         types.append((st(n),k,i>>31,v,s,T[o+12:o+12+L])); o+=12+L
     return types,st
-STRUCTS='sock sock_common inet_sock socket socket_alloc inode tcp_sock udp_sock task_struct signal_struct files_struct fdtable file msghdr iov_iter sk_buff'.split()
+STRUCTS='sock sock_common inet_sock socket socket_alloc inode tcp_sock udp_sock task_struct signal_struct files_struct fdtable file msghdr iov_iter sk_buff skb_shared_info'.split()
 FUNCS='inet_sendmsg inet6_sendmsg inet_recvmsg inet6_recvmsg skb_consume_udp'.split()
 def trim(b):
     types,st=parse(b)
@@ -57,7 +57,7 @@ def trim(b):
     for t in range(1,len(types)):
         n,k,kf,v,s,data=types[t]
         if k==4 and n in STRUCTS and n not in seen: seen.add(n); add(t)
-        if k==6 and any(st(struct.unpack_from('<I',data,8*i)[0]) in ('ITER_IOVEC','UDP_FLAGS_CORK') for i in range(v)):
+        if k==6 and any(st(struct.unpack_from('<I',data,8*i)[0]) in ('ITER_IOVEC','UDP_FLAGS_CORK','SKB_GSO_UDP_L4') for i in range(v)):
             out.append(struct.pack('<III',name(n),k<<24|v,s)+b''.join(struct.pack('<Ii',name(st(a)),c) for a,c in (struct.unpack_from('<Ii',data,8*i) for i in range(v))))
         if k==12 and n in FUNCS and n not in seen:
             seen.add(n); p=types[s]

@@ -225,11 +225,15 @@ impl Reader {
         let mut kernel = self.tap.counters()?;
         let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
         let pipeline = self.pipeline.counters();
-        // Of most cut datagrams only their bytes tell. They are lost like those of which the kernel has told.
-        let cut = pipeline.intake.udp_truncated;
-        kernel[Counter::Truncated as usize] += cut;
+        // The hooks count a call once. Of what was in it only its bytes tell; what is lost of that is lost like all else.
+        let intake = &pipeline.intake;
+        for counter in [Counter::Seen, Counter::Emitted] {
+            kernel[counter as usize] += intake.udp_segments;
+        }
+        kernel[Counter::Truncated as usize] += intake.udp_truncated;
+        kernel[Counter::UnsupportedCall as usize] += intake.udp_unclear;
         let emitted = &mut kernel[Counter::Emitted as usize];
-        *emitted = emitted.saturating_sub(cut);
+        *emitted = emitted.saturating_sub(intake.udp_truncated + intake.udp_unclear);
         let ring_use = mem::take(&mut self.ring_use);
         Ok(Tapped {
             hook: hook_name(self.tap.hook()),

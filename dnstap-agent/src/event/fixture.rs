@@ -30,7 +30,7 @@ pub fn header() -> EventHeader {
         image: 0,
         flags: 0,
         segment: 0,
-        reserved: 0,
+        arrived_len: 0,
     }
 }
 
@@ -102,6 +102,10 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(
         offset_of!(EventHeader, segment),
         &header.segment.to_ne_bytes(),
+    );
+    put(
+        offset_of!(EventHeader, arrived_len),
+        &header.arrived_len.to_ne_bytes(),
     );
     record.extend_from_slice(payload);
     record

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use rstest::rstest;
 
 use super::*;
 use crate::{
@@ -389,4 +390,91 @@ proptest! {
         pairs.finish();
         prop_assert_eq!(pairs.waiting(), 0);
     }
+}
+
+/// A query sent from a socket that is not connected, and the way back.
+fn sent(ktime_ns: u64, peer: &str) -> Envelope {
+    Envelope {
+        direction: Direction::Sent,
+        unconnected: true,
+        peer: (peer.parse::<IpAddr>().unwrap(), 5353).into(),
+        ..envelope(ktime_ns, 1, Protocol::Udp)
+    }
+}
+
+fn look_up(pairs: &mut Pairs, ktime_ns: u64, peer: Endpoint, bytes: &[u8]) -> Found {
+    let back = Envelope {
+        direction: Direction::Received,
+        peer,
+        ..sent(ktime_ns, "192.0.2.1")
+    };
+    pairs.response(&back, &Message::parse(bytes).unwrap())
+}
+
+#[rstest]
+#[case::multicast_dns("224.0.0.251", true)]
+#[case::multicast_dns_over_ipv6("ff02::fb", true)]
+#[case::one_host("192.0.2.9", false)]
+fn whoever_answers_a_question_to_a_group_may_have_been_asked(
+    #[case] asked: &str,
+    #[case] is_group: bool,
+) {
+    let mut pairs = pairs(8);
+    let host = (IpAddr::from([192, 0, 2, 77]), 5353).into();
+    let response = message(1, 0x8180, "example", 1);
+    assert_eq!(look_up(&mut pairs, 5, host, &response), Found::Nothing);
+    ask(
+        &mut pairs,
+        &sent(10, asked),
+        &message(1, 0x0100, "example", 0),
+    );
+    let expected = if is_group {
+        Found::Forgotten
+    } else {
+        Found::Nothing
+    };
+    assert_eq!(look_up(&mut pairs, 20, host, &response), expected);
+    // For as long as a response is expected.
+    let late = 11 + EXPECTED_NS;
+    assert_eq!(look_up(&mut pairs, late, host, &response), Found::Nothing);
+}
+
+#[test]
+fn a_hint_that_made_room_is_remembered_for_responses_without_a_peer() {
+    let mut pairs = pairs(8);
+    let nobody = Endpoint::default();
+    let host = (IpAddr::from([192, 0, 2, 77]), 5353).into();
+    let ask = |pairs: &mut Pairs, ktime_ns, peer| {
+        ask(
+            pairs,
+            &sent(ktime_ns, peer),
+            &message(1, 0x0100, "example", 0),
+        );
+    };
+    let other = message(2, 0x8180, "example", 1);
+    ask(&mut pairs, 10, "192.0.2.9");
+    assert_eq!(look_up(&mut pairs, 20, nobody, &other), Found::Nothing);
+    // The same id from the same port to somebody else: the first query can no longer be found without its peer.
+    ask(&mut pairs, 30, "192.0.2.10");
+    assert_eq!(look_up(&mut pairs, 40, nobody, &other), Found::Forgotten);
+    assert_eq!(look_up(&mut pairs, 40, host, &other), Found::Nothing);
+    let late = 31 + EXPECTED_NS;
+    assert_eq!(look_up(&mut pairs, late, nobody, &other), Found::Nothing);
+}
+
+#[test]
+fn the_hint_of_a_query_that_has_its_answer_makes_no_room() {
+    let mut pairs = pairs(8);
+    let nobody = Endpoint::default();
+    let (query, response) = (
+        message(1, 0x0100, "example", 0),
+        message(1, 0x8180, "example", 1),
+    );
+    for round in [10, 110] {
+        ask(&mut pairs, &sent(round, "192.0.2.9"), &query);
+        let found = look_up(&mut pairs, round + 1, nobody, &response);
+        assert!(matches!(found, Found::Query { .. }), "{found:?}");
+    }
+    let other = message(2, 0x8180, "example", 1);
+    assert_eq!(look_up(&mut pairs, 120, nobody, &other), Found::Nothing);
 }

@@ -8,7 +8,7 @@
 //! ```text
 //! records        = event_errors + udp_records + tcp_records
 //! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
-//! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated
+//! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated + udp_unclear
 //! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
 //!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
@@ -79,8 +79,10 @@ counters! {
         udp_messages,
         /// Datagrams that shared their call with an earlier one (`UDP_SEGMENT`, `UDP_GRO`).
         udp_segments,
-        /// Datagrams that the buffers of the process cut, and that were left out for that.
+        /// Datagrams that the buffers of the process cut or had no room for, and that were left out for that.
         udp_truncated,
+        /// Calls that may have moved several datagrams, without a word about where they end, and that were left out for that.
+        udp_unclear,
         /// Datagrams handed on for delivery.
         udp_delivered,
         /// Datagrams that are not DNS, on sockets that do not carry any.

@@ -45,6 +45,7 @@ use crate::{
     pair::{PairLimits, Pairs},
     pipeline::{
         counters::{IntakeCounters, counters},
+        datagrams::Layout,
         deliver::{Deliver, Upstreams},
         held::Held,
         servers::Servers,
@@ -285,13 +286,18 @@ impl Pipeline {
                 };
                 if let Some(bytes) = datagram {
                     intake.udp_messages += 1;
-                    let size = datagrams::size(event, bytes);
-                    intake.udp_segments += (bytes.len().max(1).div_ceil(size) - 1) as u64;
+                    let Some(layout) = Layout::of(event, bytes) else {
+                        intake.udp_unclear += 1;
+                        return;
+                    };
+                    intake.udp_segments += layout.datagrams as u64 - 1;
+                    intake.udp_truncated += layout.absent as u64;
                     // An empty datagram is one, too.
-                    for datagram in bytes.chunks(size).chain(bytes.is_empty().then_some(bytes)) {
+                    let empty = bytes.is_empty().then_some(bytes);
+                    for (index, datagram) in bytes.chunks(layout.size).chain(empty).enumerate() {
                         let mut envelope = event.envelope;
                         let datagram = without_preface(proxies, intake, &mut envelope, datagram);
-                        if datagrams::is_cut(event, datagram) {
+                        if layout.is_cut(index, datagram) {
                             intake.udp_truncated += 1;
                             continue;
                         }

@@ -105,6 +105,7 @@ impl Tap {
             lost: self.lost,
             flags: self.flags,
             segment: 0,
+            arrived_len: 0,
             payload,
         };
         take(event, &mut self.streams)
@@ -131,6 +132,7 @@ impl Tap {
             lost: 0,
             flags: 0,
             segment: 0,
+            arrived_len: 0,
             payload: &[],
         };
         self.streams

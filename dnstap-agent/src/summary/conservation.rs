@@ -169,7 +169,11 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
         exact(
             "datagrams",
             intake.udp_messages + intake.udp_segments,
-            intake.udp_delivered + intake.udp_not_dns + intake.udp_encrypted + intake.udp_truncated,
+            intake.udp_delivered
+                + intake.udp_not_dns
+                + intake.udp_encrypted
+                + intake.udp_truncated
+                + intake.udp_unclear,
             0,
         ),
         exact(

@@ -34,6 +34,9 @@ const SECOND: &str = "_second";
 /// Where datagrams are taken from their socket, by which hook `fentry` knows their local address.
 const SKB_CONSUME_UDP: &str = "skb_consume_udp";
 
+/// Where packets are copied to processes, by which hooks `fentry` and `socket` know several datagrams from one.
+const COPIES: &str = "skb_copy_datagram_iovec";
+
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
 
@@ -110,7 +113,10 @@ fn fentry(
     degraded: &mut Vec<String>,
 ) -> Result<Links> {
     offsets::check_prototypes(types)?;
-    let btf = names(types, &offsets::TRACED.map(|(function, _)| function))?;
+    let typedef = format!("btf_trace_{COPIES}");
+    let mut wanted = offsets::TRACED.map(|(function, _)| function).to_vec();
+    wanted.push(&typedef);
+    let btf = names(types, &wanted)?;
     let functions = [
         "inet_recvmsg",
         "inet6_recvmsg",
@@ -119,13 +125,14 @@ fn fentry(
     ];
     let programs: Vec<_> = functions
         .into_iter()
+        .chain([COPIES])
         .flat_map(|name| copies.with_place(name))
         .collect();
     let optional = (SKB_CONSUME_UDP.to_owned(), SKB_CONSUME_UDP);
     let mut loaded = load(ebpf, programs.iter().chain([&optional]), Some(&btf));
     let skb_consume_udp = loaded.remove(SKB_CONSUME_UDP);
     all(loaded)?;
-    let mut links = Links::new();
+    let mut links = tracepoint_with_types(ebpf, COPIES, copies)?;
     for function in functions {
         // A trampoline runs the program first that was attached last.
         for name in copies.of(function).into_iter().rev() {
@@ -164,7 +171,7 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>, copies: Copies) -> Result<Links> {
     let root = unit::root()?;
     let cgroup = File::open(&root)
         .with_context(|| format!("cannot open the cgroup root {}", root.display()))?;
-    let tracepoints = ["sock_recv_length", "sock_send_length"];
+    let tracepoints = [COPIES, "sock_recv_length", "sock_send_length"];
     let typedefs = tracepoints.map(|tracepoint| format!("btf_trace_{tracepoint}"));
     let btf = names(types, &typedefs.each_ref().map(String::as_str))?;
     let of_cgroup = ["recvmsg4", "recvmsg6"];
@@ -178,13 +185,19 @@ fn socket(ebpf: &mut Ebpf, types: &Types<'_>, copies: Copies) -> Result<Links> {
         links.push(cgroup_recvmsg(ebpf, program, &cgroup)?);
     }
     for tracepoint in tracepoints {
-        for name in copies.of(tracepoint) {
-            let program: &mut BtfTracePoint = program(ebpf, &name)?;
-            let link = program
-                .attach()
-                .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
-            links.push(Box::new(program.take_link(link)?));
-        }
+        links.extend(tracepoint_with_types(ebpf, tracepoint, copies)?);
+    }
+    Ok(links)
+}
+
+fn tracepoint_with_types(ebpf: &mut Ebpf, tracepoint: &str, copies: Copies) -> Result<Links> {
+    let mut links = Links::new();
+    for name in copies.of(tracepoint) {
+        let program: &mut BtfTracePoint = program(ebpf, &name)?;
+        let link = program
+            .attach()
+            .with_context(|| format!("cannot attach to raw tracepoint {tracepoint}"))?;
+        links.push(Box::new(program.take_link(link)?) as Box<dyn Any + Send>);
     }
     Ok(links)
 }

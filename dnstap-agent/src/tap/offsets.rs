@@ -30,6 +30,7 @@ pub fn config_from_btf(btf: &Btf<'_>) -> Result<Config, BtfError> {
     Ok(Config {
         iter_iovec: btf.enumerator("ITER_IOVEC")?.unwrap_or(MISSING),
         iter_ubuf: btf.enumerator("ITER_UBUF")?.unwrap_or(MISSING),
+        udp_gso_type: btf.enumerator("SKB_GSO_UDP_L4")?.unwrap_or(0),
         iter_type_mask: if has_separate_direction { 0xff } else { 0xfe },
         offsets: from_btf(btf)?,
         ..udp_window(btf)?

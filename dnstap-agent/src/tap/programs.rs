@@ -51,19 +51,24 @@ pub(super) fn load<'p>(
     })
 }
 
-/// Asks the kernel to verify a program that will be attached to `attached_to`, once.
+/// Asks the kernel to verify a program that will be attached to `attached_to`, once. A hook that was refused for another program may have
+/// left it loaded.
 fn load_one(
     program: &mut Program,
     attached_to: &str,
     btf: Option<&Btf>,
 ) -> Result<(), ProgramError> {
-    match (program, btf) {
+    let done = match (program, btf) {
         (Program::FExit(program), Some(btf)) => program.load(attached_to, btf),
         (Program::FEntry(program), Some(btf)) => program.load(attached_to, btf),
         (Program::BtfTracePoint(program), Some(btf)) => program.load(attached_to, btf),
         (Program::RawTracePoint(program), _) => program.load(),
         (Program::CgroupSockAddr(program), _) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    match done {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        done => done,
     }
 }
 

@@ -11,12 +11,13 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MAX_SEGMENTS, MISSING
 use super::{Tapped, Transfer, admit};
 use crate::{
     call::{self, TRUNCATED},
+    coalesced,
     config::config,
     counters::count,
     emit, locals,
     memory::{self, Reach},
     once::{self, Turn},
-    sock::{Direction, Sock, set_peer},
+    sock::{Direction, Sock, set_sender},
     threads::{self, State},
     work::{self, Payload, Slot, Vectors, Work},
 };
@@ -56,6 +57,11 @@ pub(super) fn run<C: EbpfContext>(
     if !once::claim(turn, state.as_deref_mut()) {
         return;
     }
+    let coalesced = if direction == Direction::Received {
+        coalesced::take(state.as_deref_mut())
+    } else {
+        0
+    };
     let Ok(sock) = Sock::of_socket(arguments.socket, Reach::Typed) else {
         count(Counter::Seen);
         count(Counter::KernelFault);
@@ -77,7 +83,7 @@ pub(super) fn run<C: EbpfContext>(
         length: arguments.result as u32,
         behind: 0,
     };
-    let payload = find(&tapped, &transfer, work, arguments, state);
+    let payload = find(&tapped, &transfer, work, arguments, state, coalesced);
     Tapped::begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
@@ -92,21 +98,24 @@ fn find(
     work: &mut Work,
     arguments: &Arguments,
     state: Option<&mut State>,
+    coalesced: u64,
 ) -> Result<Payload, Counter> {
     let header = &mut work.header;
     tapped.describe(header, transfer)?;
     if header.protocol == IPPROTO_UDP {
-        if transfer.direction == Direction::Sent || header.peer_port == 0 {
-            peer(header, arguments.message)?;
-        }
+        peer(header, arguments.message)?;
         if transfer.direction == Direction::Sent {
             segment(header, arguments.message)?;
         } else {
             // SAFETY: an integer.
             let flags: u32 =
                 unsafe { memory::kernel(arguments.message, config!(offsets.msghdr_flags))? };
-            if u64::from(flags) & TRUNCATED != 0 {
-                return Err(Counter::Truncated);
+            coalesced::complete(header, coalesced);
+            if header.segment == 0 {
+                if u64::from(flags) & TRUNCATED != 0 {
+                    return Err(Counter::Truncated);
+                }
+                header.arrived_len = header.message_len;
             }
             if header.local_addr == [0; 16]
                 && let Some(state) = state
@@ -132,8 +141,7 @@ fn segment(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> 
             length,
         )
     };
-    call::segment(header, Vectors::Kernel, control, length);
-    Ok(())
+    call::segment(header, Vectors::Kernel, control, length)
 }
 
 /// Sets the header's peer from the message's name, which the kernel has copied from the caller or filled in for it.
@@ -148,9 +156,9 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
         }
         let (family, port_be): (u16, u16) = (memory::kernel(name, 0)?, memory::kernel(name, 2)?);
         if family == u16::from(dnstap_ebpf::AF_INET6) {
-            set_peer(header, family, port_be, 0, memory::kernel(name, 8)?);
+            set_sender(header, family, port_be, 0, memory::kernel(name, 8)?);
         } else {
-            set_peer(header, family, port_be, memory::kernel(name, 4)?, [0; 2]);
+            set_sender(header, family, port_be, memory::kernel(name, 4)?, [0; 2]);
         }
     }
     Ok(())

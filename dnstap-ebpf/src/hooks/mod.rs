@@ -7,6 +7,7 @@ mod inet_sock_set_state;
 mod recvmsg;
 mod sched_process;
 mod skb_consume_udp;
+mod skb_copy_datagram_iovec;
 mod sock_length;
 mod sys_exit;
 

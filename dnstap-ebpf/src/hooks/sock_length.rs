@@ -21,6 +21,7 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 use super::{Tapped, Transfer, admit};
 use crate::{
     call::{Call, Message, MessageHeader},
+    coalesced,
     counters::count,
     emit, io_uring,
     memory::Reach,
@@ -71,6 +72,11 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     if !once::claim(turn, state.as_deref_mut()) {
         return;
     }
+    let coalesced = if direction == Direction::Received {
+        coalesced::take(state.as_deref_mut())
+    } else {
+        0
+    };
     let result: i32 = ctx.arg(1);
     if result < 0 {
         // The thread's batch, if it was in one, is over.
@@ -129,7 +135,15 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         behind: 0,
     };
     let known = is_known.then(|| Message::of(header));
-    let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
+    let payload = find(
+        &tapped,
+        &transfer,
+        &mut work.header,
+        &call,
+        known,
+        state,
+        coalesced,
+    );
     Tapped::begin(work, payload, Vectors::User);
     // In map memory, as all that outlives the loops in there.
     let ends_when_full =
@@ -156,6 +170,7 @@ fn find(
     call: &Call,
     known: Option<Message>,
     state: Option<&mut State>,
+    coalesced: u64,
 ) -> Result<Payload, Counter> {
     tapped.describe(header, transfer)?;
     let message = match known {
@@ -165,13 +180,15 @@ fn find(
         None => call.message(0)?,
     };
     if transfer.direction == Direction::Sent {
-        message.peer(header, Direction::Sent)?;
-        message.segment(header);
-    } else if header.peer_port == 0
-        && (call.has_header() || message.name != 0)
-        && let Some(state) = state
-    {
-        peers::take(state, header);
+        message.peer(header)?;
+        message.segment(header)?;
+    } else if header.protocol == IPPROTO_UDP {
+        coalesced::complete(header, coalesced);
+        if (call.has_header() || message.name != 0)
+            && let Some(state) = state
+        {
+            peers::take(state, header);
+        }
     }
     Ok(message.payload)
 }

@@ -17,7 +17,7 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, TRUNCATED, is_io_uring, moved},
+    call::{Call, is_io_uring, moved},
     counters::{add, count},
     emit,
     memory::Reach,
@@ -268,11 +268,11 @@ fn find(
 ) -> Result<Payload, Counter> {
     tapped.describe(header, transfer)?;
     let message = call.message(index)?;
-    message.peer(header, transfer.direction)?;
+    message.peer(header)?;
     if transfer.direction == Direction::Sent {
-        message.segment(header);
-    } else if header.protocol == IPPROTO_UDP && message.flags & TRUNCATED != 0 {
-        return Err(Counter::Truncated);
+        message.segment(header)?;
+    } else if header.protocol == IPPROTO_UDP && call.has_header() {
+        message.arrived(header)?;
     }
     Ok(message.payload)
 }

@@ -1,9 +1,10 @@
 //! What servers seldom do with datagrams: not ask who sent them, take less than there is, look before they take, get empty ones.
 //! The counters say what became of each.
 
-use std::{thread, time::Duration};
+use std::{net::UdpSocket, os::fd::AsFd as _, thread, time::Duration};
 
 use anyhow::{Result, ensure};
+use dnstap_proto::SocketProtocol;
 use libtest_mimic::Trial;
 
 use super::{expect_counters, expect_records, for_each_hook_in_turn};
@@ -13,7 +14,10 @@ use crate::{
     load::client::UdpClient,
     record::Record,
     tap::Tap,
-    toy::{By, Puppet},
+    toy::{
+        By, Puppet,
+        actor::{Actor, Put, Sending, Take, UDP_GRO, UDP_SEGMENT, set_option},
+    },
     wire,
 };
 
@@ -43,6 +47,18 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.extend(for_each_hook_in_turn(
         "a datagram that is cut short is counted, and one that just fits is delivered",
         cut_short,
+    ));
+    trials.extend(for_each_hook_in_turn(
+        "datagrams that the kernel hands over as one are told apart or counted",
+        coalesced,
+    ));
+    trials.extend(for_each_hook_in_turn(
+        "a datagram that lay there before its socket was connected is its sender's",
+        queued_before_connect,
+    ));
+    trials.extend(for_each_hook_in_turn(
+        "the size of datagrams is found behind other control messages, or the call is counted",
+        many_controls,
     ));
     trials
 }
@@ -233,4 +249,179 @@ fn cut_short(how: &Combination) -> Result<()> {
         tapped.summary
     );
     Ok(())
+}
+
+/// How many datagrams the peer sends in one call, of which size, and into how much room they are received by what.
+struct Burst {
+    messages: Vec<Vec<u8>>,
+    room: usize,
+    call: Take,
+    /// `MSG_TRUNC` in the result: what arrived is longer than what there was room for.
+    whole: usize,
+    cut: u64,
+}
+
+/// Rule: what the kernel hands over as one (`UDP_GRO`) are as many datagrams as came, however they look; those that found no room are
+/// counted. Where nothing tells what came, only one message is one datagram, and all else is counted.
+fn coalesced(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut actor = Actor::start()?;
+    let server = actor.make("udp 1 127.0.0.1:0")?;
+    actor.call(&format!("option 1 {} {UDP_GRO} 1", libc::SOL_UDP), &[])?;
+    let tap = Tap::attach(scratch.path(), actor.pid(), how, &[])?;
+    let client = UdpSocket::bind("127.0.0.1:0")?;
+    client.connect(server)?;
+    let query = |id| wire::query_of_size(id, "gro.lab", LITTLE);
+    let with_tail = |id| [&query(id)[..], b"tail"].concat();
+    let two = |id| [query(id), query(id + 1)].concat();
+    let burst = |messages, call| Burst {
+        messages,
+        room: ROOM,
+        call,
+        whole: usize::MAX,
+        cut: 0,
+    };
+    let bursts = [
+        burst(vec![query(1)], Take::Recvmsg),
+        burst(vec![query(2), query(3), query(4)], Take::Recvmsg),
+        burst(vec![query(5), query(6)], Take::Recvmmsg),
+        burst(vec![with_tail(7), with_tail(8)], Take::Recvmsg),
+        burst(vec![two(9)], Take::Recvmsg),
+        burst(vec![two(11), two(13)], Take::Recvmsg),
+        Burst {
+            room: LITTLE + 1,
+            whole: 1,
+            cut: 1,
+            ..burst(vec![query(15), query(16)], Take::Recvmsg)
+        },
+        Burst {
+            room: LITTLE,
+            whole: 1,
+            cut: 1,
+            ..burst(vec![query(17), query(18)], Take::Recvmsg)
+        },
+        burst(vec![query(19)], Take::Read),
+        burst(vec![query(20), query(21)], Take::Read),
+    ];
+    let (mut expected, mut cut, mut unclear) = (Vec::new(), 0, 0);
+    let mut seen = 0;
+    for one in bursts {
+        let size = i32::try_from(one.messages[0].len())?;
+        let segment = if one.messages.len() > 1 { size } else { 0 };
+        set_option(client.as_fd(), libc::SOL_UDP, UDP_SEGMENT, segment)?;
+        client.send(&one.messages.concat())?;
+        let got = actor.take(1, one.call, 0, true, &[one.room])??;
+        let whole = one.messages.concat();
+        ensure!(
+            got.len() == 1 && got[0].bytes == whole[..one.room.min(whole.len())],
+            "{:?}: {} bytes",
+            one.call,
+            got[0].length
+        );
+        let several = one.messages.len() > 1;
+        if one.call == Take::Read && several && how.hook == "syscall" {
+            unclear += 1;
+            seen += 1;
+            continue;
+        }
+        seen += one.messages.len();
+        cut += one.cut;
+        let messages = one.messages.into_iter().take(one.whole);
+        expected.extend(messages.map(|message| {
+            let mut record =
+                Record::expected(SocketProtocol::Udp, client.local_addr()?, server, message);
+            if one.call == Take::Read {
+                (record.query_address, record.query_port) = (None, 0);
+            }
+            anyhow::Ok(record)
+        }));
+    }
+    let expected: Vec<_> = expected.into_iter().collect::<Result<_>>()?;
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &expected)?;
+    expect_counters(
+        &tapped,
+        &[
+            ("seen", seen),
+            ("emitted", expected.len()),
+            ("truncated", usize::try_from(cut)?),
+            ("unsupported_call", unclear),
+        ],
+    )
+}
+
+/// Rule: before a socket was connected anybody could send to it. Such a datagram comes from who has sent it, also if it is read later.
+fn queued_before_connect(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut actor = Actor::start()?;
+    let tap = Tap::attach(
+        scratch.path(),
+        actor.pid(),
+        how,
+        &["--allow-no-sockets", "--unsolicited"],
+    )?;
+    let mut expected = Vec::new();
+    let calls = [Take::Recvmsg, Take::Recvmmsg, Take::Recvfrom];
+    for (key, (call, v6)) in (1..).zip(
+        calls
+            .into_iter()
+            .flat_map(|call| [(call, false), (call, true)]),
+    ) {
+        let loopback = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
+        let local = actor.make(&format!("udp {key} {loopback}"))?;
+        let (upstream, stranger) = (UdpSocket::bind(loopback)?, UdpSocket::bind(loopback)?);
+        let query = wire::query(key, "upstream.lab", wire::TYPE_A, true);
+        let forged = wire::answer(&wire::query(key, "stranger.lab", wire::TYPE_A, true));
+        stranger.send_to(&forged, local)?;
+        let remote = upstream.local_addr()?;
+        actor.call(&format!("join {key} {remote}"), &[])?;
+        upstream.send_to(&wire::answer(&query), local)?;
+        for (from, message) in [(&stranger, forged), (&upstream, wire::answer(&query))] {
+            let got = actor.take(key.into(), call, 0, true, &[ROOM])??;
+            ensure!(got[0].bytes == message, "{call:?}: another datagram");
+            let from = from.local_addr()?;
+            expected.push(Record::expected(SocketProtocol::Udp, local, from, message));
+        }
+    }
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &expected)?;
+    tapped.summary.expect_nothing_dropped()
+}
+
+/// Rule: the size into which the kernel cuts a datagram is found behind other control messages; where there are too many of them, the call
+/// is counted.
+fn many_controls(how: &Combination) -> Result<()> {
+    const OTHERS: [usize; 5] = [0, 1, 6, 7, 12];
+    let scratch = lab::scratch()?;
+    let mut actor = Actor::start()?;
+    let local = actor.make("udp 1 127.0.0.1:0")?;
+    let tap = Tap::attach(scratch.path(), actor.pid(), how, &[])?;
+    let peer = UdpSocket::bind("127.0.0.1:0")?;
+    let remote = peer.local_addr()?;
+    actor.call(&format!("join 1 {remote}"), &[])?;
+    let (mut expected, mut counted) = (Vec::new(), 0);
+    for (id, others) in (1..).step_by(2).zip(OTHERS) {
+        let queries = [id, id + 1].map(|id| wire::query_of_size(id, "many.lab", LITTLE));
+        let sending = Sending {
+            call: Put::Sendmsg,
+            flags: 0,
+            to: None,
+            segment: u16::try_from(LITTLE)?,
+            others,
+            cuts: &[],
+        };
+        actor.put(1, &sending, &queries.concat(), || Ok(()))??;
+        for query in queries {
+            let mut space = [0; ROOM];
+            let received = peer.recv(&mut space)?;
+            ensure!(space[..received] == query, "not cut");
+            if others < 8 {
+                expected.push(Record::expected(SocketProtocol::Udp, local, remote, query));
+            }
+        }
+        counted += usize::from(others >= 8);
+    }
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &expected)?;
+    expect_counters(&tapped, &[("unsupported_call", counted)])
 }

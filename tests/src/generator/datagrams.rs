@@ -42,6 +42,8 @@ pub(super) struct Datagrams {
     /// Ids of queries that the agent has seen, and how surely.
     seen: HashMap<u16, Faith>,
     expected: Vec<Expected>,
+    /// Something that was sent may have been counted only, and with it a query.
+    lost: bool,
     closed: bool,
     id: u16,
 }
@@ -77,6 +79,7 @@ impl Datagrams {
             asked: VecDeque::new(),
             seen: HashMap::new(),
             expected: Vec::new(),
+            lost: false,
             closed: false,
             id: u16::try_from(scene * 1_000)?,
         })
@@ -141,6 +144,12 @@ impl Datagrams {
     fn next_id(&mut self) -> u16 {
         self.id = self.id.wrapping_add(1);
         self.id
+    }
+
+    /// Whether the agent has seen what shows that the actor asks here.
+    fn has_asked(&self) -> bool {
+        let mut seen = self.expected.iter();
+        seen.any(|one| one.faith == Faith::Sure && is_plain(&one.record.message))
     }
 
     fn has_room(&self) -> bool {
@@ -218,6 +227,9 @@ impl Datagrams {
         let sees = stage.sees(actor);
         let named = self.setup.connected || named && call.has_flags();
         let room: usize = sizes.iter().sum();
+        // Where nothing tells whether they are several.
+        let has_control = matches!(call, Take::Recvmsg | Take::Recvmmsg);
+        let is_untold = self.setup.gro && !has_control && stage.reads_controls();
         for (at, one) in got.into_iter().enumerate() {
             let room = if call == Take::Recvmmsg {
                 sizes[at]
@@ -241,29 +253,38 @@ impl Datagrams {
                 );
                 let (length, received) = (own.len(), rest.len());
                 if cut {
-                    let counted = self.setup.gro || call == Take::Preadv2;
-                    stage.provoked.cut += u64::from(sees && !counted);
-                    stage.provoked.maybe_cut += u64::from(sees && counted);
-                    stage.provoked.counted |= counted;
+                    let several = self.setup.gro;
+                    stage.provoked.cut += u64::from(sees && !several);
+                    stage.provoked.maybe_cut += u64::from(sees && several);
+                    stage.provoked.counted |= is_untold;
                 } else {
                     // That the process waits for queries there shows when it has answered one.
                     let serves = self.setup.server && self.expected.iter().any(|one| one.paired);
-                    let doubt = if !asked && serves {
+                    // On a connected socket it comes from whom the process talks to; after a loss it may have been asked for.
+                    let is_known = serves && !self.setup.connected && !self.lost;
+                    let doubt = if !asked && is_known && !stage.provoked.ring {
                         Some(Faith::Never)
                     } else if !asked {
                         Some(Faith::Unasked)
-                    } else if self.setup.gro || call == Take::Preadv2 {
+                    } else if is_untold {
                         Some(Faith::Counted)
+                    } else if self.setup.server && !serves && !is_plain(&message) {
+                        // Not DNS, on a socket that has not answered anything.
+                        Some(Faith::Unasked)
+                    } else if self.setup.gro && one.length > one.bytes.len() {
+                        Some(Faith::Cut)
                     } else {
                         None
                     };
-                    self.was_received(stage, &message, sees, named, doubt);
+                    let shared = received < one.bytes.len();
+                    self.was_received(stage, &message, sees, named, doubt, shared);
                 }
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
                     // What did not fit of several in one is gone.
                     if cut && one.length > received {
-                        self.skip(one.length - message.len());
+                        let skipped = self.skip(one.length - message.len());
+                        stage.provoked.maybe_cut += if sees { skipped } else { 0 };
                     }
                     break;
                 }
@@ -273,13 +294,16 @@ impl Datagrams {
     }
 
     /// Datagrams that were cut off with the one before: only where several come as one.
-    fn skip(&mut self, mut rest: usize) {
+    fn skip(&mut self, mut rest: usize) -> u64 {
+        let mut skipped = 0;
         while self.setup.gro && rest > 0 {
             match self.waiting.pop_front() {
                 Some((message, _)) => rest = rest.saturating_sub(message.len()),
                 None => break,
             }
+            skipped += 1;
         }
+        skipped
     }
 
     fn was_received(
@@ -289,6 +313,7 @@ impl Datagrams {
         sees: bool,
         named: bool,
         doubt: Option<Faith>,
+        shared: bool,
     ) {
         if self.setup.server && can_be_answered(message) {
             self.asked.push_back(message.to_vec());
@@ -301,8 +326,8 @@ impl Datagrams {
             Faith::Sure
         });
         // Of a response the sender is known by its query.
-        let nameless = !named && (!response || faith == Faith::Unasked);
-        self.was_there(stage, message, false, sees, faith, nameless);
+        let nameless = !named && (!response || faith != Faith::Sure);
+        self.was_there(stage, message, false, sees, faith, nameless, shared);
     }
 
     /// Something was received or sent; if the agent saw it, it is expected.
@@ -314,6 +339,7 @@ impl Datagrams {
         sees: bool,
         faith: Faith,
         nameless: bool,
+        shared: bool,
     ) {
         if !sees {
             return;
@@ -329,6 +355,7 @@ impl Datagrams {
             faith,
             nameless,
             paired,
+            shared,
         });
     }
 
@@ -387,6 +414,7 @@ impl Datagrams {
             let more = matches!(manner, Manner::More(_)) && at + 1 < pieces.len();
             let one_segment = call.is_flat() || call == Put::Sendmmsg;
             let sending = Sending {
+                others: 0,
                 call,
                 flags: if more { libc::MSG_MORE } else { 0 },
                 to: (!self.setup.connected && call.has_flags()).then_some(self.ends[1]),
@@ -405,20 +433,32 @@ impl Datagrams {
         }
         let (sees, faith) = (
             stage.sees(actor),
-            if manner == Manner::Whole && !self.setup.gro && call != Put::Pwritev2 {
-                Faith::Sure
-            } else {
-                Faith::Counted
+            match manner {
+                Manner::Whole | Manner::Segments(_) => Faith::Sure,
+                Manner::More(_) | Manner::Cork(_) => Faith::Counted,
             },
         );
-        for message in messages {
-            self.was_there(stage, &message, true, sees, faith, false);
+        self.lost |= sees && faith == Faith::Counted;
+        for (at, message) in messages.into_iter().enumerate() {
+            let is_shown = self.setup.server || self.has_asked() || is_plain(&message);
+            let faith = if faith == Faith::Sure && !is_shown {
+                Faith::Unasked
+            } else {
+                faith
+            };
+            self.was_there(stage, &message, true, sees, faith, false, at > 0);
             if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
         }
         Ok(())
     }
+}
+
+/// Whether it is a query with bits and counts as queries have them.
+fn is_plain(message: &[u8]) -> bool {
+    let bits = matches!(wire::opcode(message), Some(0 | 4 | 5)) && message[3] & 0xcf == 0;
+    bits && message[6..10] == [0; 4] && can_be_answered(message)
 }
 
 fn id(message: &[u8]) -> u16 {

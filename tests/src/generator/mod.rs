@@ -21,7 +21,6 @@ mod truth;
 
 use std::{
     env, fmt,
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -37,9 +36,6 @@ use crate::{
     environment::{Combination, combinations},
     lab,
 };
-
-/// What `DNSTAP_SCENES` is where it is not set.
-pub(crate) static ONLY: OnceLock<&str> = OnceLock::new();
 
 /// First argument that makes this program the generator.
 pub(crate) const ARGUMENT: &str = "generate";
@@ -220,8 +216,7 @@ fn shrink(
 
 /// The only sort of scenes that is played, if there is one.
 fn transport() -> Option<String> {
-    let chosen = env::var("DNSTAP_SCENES").ok();
-    chosen.or_else(|| ONLY.get().map(|only| (*only).to_owned()))
+    env::var("DNSTAP_SCENES").ok()
 }
 
 /// What is wrong with a program, and how many messages it had.

@@ -206,6 +206,11 @@ impl<'a> Stage<'a> {
         self.tap.is_some() && actor != STRANGER
     }
 
+    /// Whether the hook learns only from the control messages of the process what the kernel hands over (`UDP_GRO`).
+    pub(super) fn reads_controls(&self) -> bool {
+        self.how.hook == "syscall"
+    }
+
     /// As [`Self::sees`], of a stream and by a call that may be counted or not.
     pub(super) fn sees_stream(&mut self, actor: usize, may_be_counted: bool) -> Seen {
         if !self.sees(actor) {

@@ -158,6 +158,7 @@ impl Stream {
                     record: record(SocketProtocol::Tcp, self.ends, sent, message.to_vec()),
                     faith,
                     nameless: false,
+                    shared: false,
                     paired: paired && faith == Faith::Sure,
                 });
             }
@@ -414,6 +415,7 @@ impl Stream {
         let (actor, key) = self.ways.choose(way);
         let cuts = if call.is_flat() { &[] } else { cuts };
         let sending = Sending {
+            others: 0,
             call,
             flags,
             to: None,

@@ -127,7 +127,10 @@ pub(super) enum Faith {
     Broken,
     /// Unless the account has `unsupported_call`: the call is one that may be counted.
     Counted,
-    /// Unless the account has `unsolicited`, or a reason for it: its query was not seen.
+    /// Unless the account has `truncated`: others that came with it were cut.
+    Cut,
+    /// Unless the account has `unsolicited`, or a reason for it: its query was not seen. Or `udp_not_dns`: it is odd, and nothing has
+    /// shown that this is DNS.
     Unasked,
     /// It must not be, and the account has it as `unsolicited`.
     Never,
@@ -145,6 +148,8 @@ pub(super) struct Expected {
     pub(super) nameless: bool,
     /// A response whose query was seen.
     pub(super) paired: bool,
+    /// A datagram of a call that moved another one before it. The kernel counts calls.
+    pub(super) shared: bool,
 }
 
 /// What was provoked, beside what the messages tell.
@@ -330,13 +335,14 @@ fn missing(
             Faith::Sure => false,
             Faith::Broken => gaps + counted > 0,
             Faith::Counted => counted > 0,
+            Faith::Cut => summary.kernel("truncated")? > 0,
             Faith::Unasked => unsolicited + gaps + counted > 0,
         };
         if excused {
             continue;
         }
         let stream = one.record.protocol == SocketProtocol::Tcp;
-        datagrams += u64::from(!stream && one.record.query_time.is_none());
+        datagrams += u64::from(!stream && !one.shared && one.record.query_time.is_none());
         // The ring may have lost a message, or with it the query of one, or a piece of its stream.
         if (provoked.ring || summary.missed()? > 0) && lost > 0 && (stream || datagrams <= lost) {
             continue;
@@ -408,7 +414,14 @@ fn account(
     if drops > 0 || summary.output_drops()? > 0 {
         findings.push(Finding::new("drops", summary));
     }
-    let (least, most) = (provoked.cut, provoked.cut + provoked.maybe_cut);
+    // What the ring had no room for may have been cut as well.
+    let lost = if provoked.ring {
+        summary.kernel("ring_full")?
+    } else {
+        0
+    };
+    let most = provoked.cut + provoked.maybe_cut;
+    let least = provoked.cut.saturating_sub(lost);
     if !(least..=most).contains(&truncated) && summary.missed()? == 0 {
         let text = format!("{least} to {most} datagrams were cut, {truncated} are counted");
         findings.push(Finding::new("truncated", text));

@@ -56,16 +56,22 @@ pub(super) fn recvmmsg(
     named: bool,
 ) -> io::Result<Vec<usize>> {
     let mut peers = vec![Peer::empty(); segments.len()];
+    let mut controls = vec![[0_u64; CONTROL / 8]; segments.len()];
     let mut headers: Vec<_> = segments
         .chunks_mut(1)
-        .zip(&mut peers)
-        .map(|(segment, peer)| libc::mmsghdr {
-            msg_hdr: receive_header(segment, named.then_some(peer)),
-            msg_len: 0,
+        .zip(peers.iter_mut().zip(&mut controls))
+        .map(|(segment, (peer, control))| {
+            let mut header = receive_header(segment, named.then_some(peer));
+            header.msg_control = control.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL;
+            libc::mmsghdr {
+                msg_hdr: header,
+                msg_len: 0,
+            }
         })
         .collect();
     let count = u32::try_from(headers.len()).map_err(io::Error::other)?;
-    // SAFETY: each header points to a segment and an address (or null) that outlive the call; no timeout.
+    // SAFETY: each header points to a segment, an address (or null) and control space that outlive the call; no timeout.
     let received = result_int(unsafe {
         libc::recvmmsg(
             fd.as_raw_fd(),
@@ -121,13 +127,15 @@ pub(super) fn sendto(
     })
 }
 
-/// `sendmsg`; a `segment` other than 0 has the kernel cut the bytes into datagrams of that size.
+/// `sendmsg`; a `segment` other than 0 has the kernel cut the bytes into datagrams of that size, which it is told behind so many `others`
+/// among the control messages.
 pub(super) fn sendmsg(
     fd: BorrowedFd<'_>,
     segments: &[IoSlice<'_>],
     flags: i32,
     to: Option<SocketAddr>,
     segment: u16,
+    others: usize,
 ) -> io::Result<usize> {
     let to = to.map(SockAddr::from);
     let mut header = send_header(segments, None);
@@ -135,21 +143,17 @@ pub(super) fn sendmsg(
         header.msg_name = to.as_ptr().cast_mut().cast();
         header.msg_namelen = to.len();
     }
-    let mut control = [0_u64; CONTROL / 8];
+    // A header of 16 bytes and a word.
+    let mut control = Vec::new();
+    for _ in 0..others {
+        control.extend([20, control_kind(libc::IPPROTO_IP, libc::IP_TOS), 0]);
+    }
     if segment > 0 {
+        control.extend([18, control_kind(libc::SOL_UDP, UDP_SEGMENT), segment.into()]);
+    }
+    if !control.is_empty() {
         header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL;
-        // SAFETY: the control space is aligned and larger than one header with a u16.
-        unsafe {
-            let first = libc::CMSG_FIRSTHDR(&raw const header);
-            (*first).cmsg_level = libc::SOL_UDP;
-            (*first).cmsg_type = UDP_SEGMENT;
-            (*first).cmsg_len = libc::CMSG_LEN(2) as _;
-            libc::CMSG_DATA(first)
-                .cast::<u16>()
-                .write_unaligned(segment);
-            header.msg_controllen = libc::CMSG_SPACE(2) as _;
-        }
+        header.msg_controllen = size_of_val(control.as_slice());
     }
     // SAFETY: the header points to segments, an address (or null) and control space that outlive the call, which reads them.
     result(unsafe {
@@ -159,6 +163,11 @@ pub(super) fn sendmsg(
             flags | libc::MSG_NOSIGNAL,
         )
     })
+}
+
+/// Level and type of a control message, as the second word of its header.
+fn control_kind(level: i32, kind: i32) -> u64 {
+    u64::from(level.cast_unsigned()) | u64::from(kind.cast_unsigned()) << 32
 }
 
 /// `sendmmsg` with an element for each segment; how many bytes of each went.

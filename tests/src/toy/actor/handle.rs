@@ -149,12 +149,13 @@ impl Actor {
             flags,
             to,
             segment,
+            others,
             cuts,
         } = sending;
         let to = to.map_or_else(|| "-".to_owned(), |to| to.to_string());
         let cuts = words(cuts);
         self.begin(
-            &format!("put {key} {call:?} {flags} {to} {segment} {cuts}"),
+            &format!("put {key} {call:?} {flags} {to} {segment} {others} {cuts}"),
             bytes,
         )?;
         match self.finish(meanwhile) {
@@ -205,6 +206,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) to: Option<SocketAddr>,
     /// Cut by the kernel into datagrams of this size, unless it is 0.
     pub(crate) segment: u16,
+    /// Which it is told behind so many other control messages.
+    pub(crate) others: usize,
     /// In segments of these lengths, and one for the rest.
     pub(crate) cuts: &'a [usize],
 }

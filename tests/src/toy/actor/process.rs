@@ -155,7 +155,7 @@ impl Process {
                 named == "named",
                 &list(sizes)?,
             ),
-            ["put", key, call, flags, to, segment, cuts] => {
+            ["put", key, call, flags, to, segment, others, cuts] => {
                 let to = if to == "-" { None } else { Some(parse(to)?) };
                 let (call, flags) = (parse(call)?, parse(flags)?);
                 let sent = put(
@@ -163,7 +163,7 @@ impl Process {
                     call,
                     flags,
                     to,
-                    parse(segment)?,
+                    (parse(segment)?, parse(others)?),
                     &list(cuts)?,
                     bytes,
                 )?;
@@ -220,7 +220,7 @@ impl Process {
             for message in messages {
                 // The elements of `sendmmsg` are sends of their own, between which another thread's may come.
                 let cuts: &[usize] = if call == Put::Sendmmsg { &[] } else { &[2] };
-                let sent = put(fd, call, 0, None, 0, cuts, message)?;
+                let sent = put(fd, call, 0, None, (0, 0), cuts, message)?;
                 if sent != message.len() {
                     return Err(io::Error::other("a message in two calls"));
                 }
@@ -278,7 +278,7 @@ fn put(
     call: Put,
     flags: i32,
     to: Option<SocketAddr>,
-    segment: u16,
+    (segment, others): (u16, usize),
     cuts: &[usize],
     bytes: &[u8],
 ) -> io::Result<usize> {
@@ -296,7 +296,7 @@ fn put(
         Put::Write => plain::write(fd, bytes),
         Put::Writev => plain::writev(fd, &segments),
         Put::Sendto => calls::sendto(fd, bytes, flags, to),
-        Put::Sendmsg => calls::sendmsg(fd, &segments, flags, to, segment),
+        Put::Sendmsg => calls::sendmsg(fd, &segments, flags, to, segment, others),
         Put::Sendmmsg => Ok(calls::sendmmsg(fd, &segments, flags, to)?.iter().sum()),
         Put::Pwritev2 => calls::pwritev2(fd, &segments),
     }
