@@ -16,9 +16,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::system;
 
-/// Longest wait for anything that should happen at once. Generous: an emulated machine that loads the programs of six agents
-/// together needs minutes for them.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
+/// Longest wait for anything that should happen at once. Generous, because emulated machines are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Which of the child's outputs is watched.
 #[derive(Clone, Copy)]
