@@ -263,10 +263,12 @@ impl Work {
         forget(&self.payload.length)
     }
 
-    /// Gives up on the message.
+    /// Gives up on the message. Nothing says how much of its segments was transferred.
     #[inline(always)]
     pub(crate) fn abandon(&mut self) {
         keep(&mut self.left, 0);
+        keep(&mut self.payload.length, 0);
+        keep(&mut self.payload.segments, 0);
     }
 
     /// Address and length of what is left of the current segment, at most what is left of the message.

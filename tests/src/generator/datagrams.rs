@@ -48,6 +48,16 @@ pub(super) struct Datagrams {
     id: u16,
 }
 
+/// How a message passed the process's socket.
+struct Passing {
+    sent: bool,
+    faith: Faith,
+    /// The record has no peer.
+    nameless: bool,
+    /// Other messages passed in the same call.
+    shared: bool,
+}
+
 impl Datagrams {
     /// Opens it.
     pub(super) fn open(stage: &mut Stage<'_>, scene: usize, setup: &Setup) -> Result<Self> {
@@ -327,23 +337,25 @@ impl Datagrams {
         });
         // Of a response the sender is known by its query.
         let nameless = !named && (!response || faith != Faith::Sure);
-        self.was_there(stage, message, false, sees, faith, nameless, shared);
+        let passing = Passing {
+            sent: false,
+            faith,
+            nameless,
+            shared,
+        };
+        if sees {
+            self.was_there(stage, message, &passing);
+        }
     }
 
-    /// Something was received or sent; if the agent saw it, it is expected.
-    fn was_there(
-        &mut self,
-        stage: &mut Stage<'_>,
-        message: &[u8],
-        sent: bool,
-        sees: bool,
-        faith: Faith,
-        nameless: bool,
-        shared: bool,
-    ) {
-        if !sees {
-            return;
-        }
+    /// Something was received or sent that the agent saw: it is expected.
+    fn was_there(&mut self, stage: &mut Stage<'_>, message: &[u8], passing: &Passing) {
+        let Passing {
+            sent,
+            faith,
+            nameless,
+            shared,
+        } = *passing;
         stage.provoked.counted |= faith == Faith::Counted;
         let paired = self.seen.get(&id(message)) == Some(&Faith::Sure) && faith == Faith::Sure;
         if can_be_answered(message) {
@@ -446,7 +458,15 @@ impl Datagrams {
             } else {
                 faith
             };
-            self.was_there(stage, &message, true, sees, faith, false, at > 0);
+            let passing = Passing {
+                sent: true,
+                faith,
+                nameless: false,
+                shared: at > 0,
+            };
+            if sees {
+                self.was_there(stage, &message, &passing);
+            }
             if !self.setup.server && can_be_answered(&message) {
                 self.asked.push_back(message);
             }
