@@ -281,8 +281,18 @@ fn extra(expected: &[Expected], candidates: &[usize], record: &Record) -> String
     match (same, part) {
         (Some(same), _) => format!("{record}\n    the same bytes are expected once: {same}"),
         (None, Some(whole)) => format!("{record}\n    a part of: {whole}"),
-        (None, None) => record.to_string(),
+        (None, None) => match expected.iter().find_map(|one| differs(one, record)) {
+            Some((at, near)) => format!("{record}\n    differs from byte {at} on: {near}"),
+            None => record.to_string(),
+        },
     }
+}
+
+/// Where a record begins to differ from an expected message that begins in the same way.
+fn differs<'a>(expected: &'a Expected, record: &Record) -> Option<(usize, &'a Expected)> {
+    let (wanted, found) = (&expected.record.message, &record.message);
+    let same = wanted.iter().zip(found).take_while(|(a, b)| a == b).count();
+    (same >= 12).then_some((same, expected))
 }
 
 impl fmt::Display for Expected {

@@ -202,3 +202,28 @@ fn a_part_whose_place_is_taken_is_counted_and_the_stream_recovers() {
     assert_eq!(c.stream_connections_with_loss, 1);
     assert!(c.stream_messages_lost_at_least >= 1 && c.stream_gaps >= 1);
 }
+
+/// Another process, which is not tapped, wrote three bytes of a message. What other threads send behind it cannot lie there.
+#[test]
+fn bytes_beside_the_stream_do_not_stand_for_a_gap_amid_a_message() {
+    let long = message(1, 0x8180, "long", 100);
+    let bytes = framed(&long);
+    let (unseen, rest) = (1_000, 1_003);
+    let mut tap = Tap::new(&[]);
+    tap.directed(Direction::Sent, SOCKET, 0, &bytes[..unseen]);
+    tap.directed(Direction::Sent, SOCKET, sequence(0, rest), &bytes[rest..]);
+    let [early, late] = [2, 3].map(|id| message(id, 0x8180, "other", 1));
+    tap.thread = 1;
+    let place = sequence(0, bytes.len() + 2 + early.len());
+    tap.directed(Direction::Sent, SOCKET, place, &framed(&late));
+    tap.tick(tap.now + HOLD_NS + 1);
+    tap.thread = 2;
+    let place = sequence(0, bytes.len());
+    tap.directed(Direction::Sent, SOCKET, place, &framed(&early));
+    let others = [late, early];
+    tap.finish();
+    assert_eq!(sorted(&tap.of(SOCKET)), sorted(&others));
+    let c = tap.streams.counters();
+    assert_eq!(c.stream_missing_bytes, 3);
+    assert_eq!(c.stream_messages_lost_at_least, 1);
+}
