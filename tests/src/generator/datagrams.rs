@@ -162,6 +162,11 @@ impl Datagrams {
         seen.any(|one| one.faith == Faith::Sure && is_plain(&one.record.message))
     }
 
+    /// Whether the agent has seen an answer to a query that it has seen: that the process waits for queries shows by it.
+    fn serves(&self) -> bool {
+        self.expected.iter().any(|one| one.paired)
+    }
+
     fn has_room(&self) -> bool {
         let waiting = self.waiting.iter().map(|(bytes, _)| bytes.len());
         waiting.sum::<usize>() < MOST_WAITING
@@ -268,8 +273,7 @@ impl Datagrams {
                     stage.provoked.maybe_cut += u64::from(sees && several);
                     stage.provoked.counted |= is_untold;
                 } else {
-                    // That the process waits for queries there shows when it has answered one.
-                    let serves = self.setup.server && self.expected.iter().any(|one| one.paired);
+                    let serves = self.setup.server && self.serves();
                     // On a connected socket it comes from whom the process talks to; after a loss it may have been asked for.
                     let is_known = serves && !self.setup.connected && !self.lost;
                     let doubt = if !asked && is_known && !stage.provoked.ring {
@@ -335,8 +339,8 @@ impl Datagrams {
         } else {
             Faith::Sure
         });
-        // Of a response the sender is known by its query.
-        let nameless = !named && (!response || faith != Faith::Sure);
+        // Of a response the sender is known by its query, if the ring had room for that.
+        let nameless = !named && (!response || faith != Faith::Sure || stage.provoked.ring);
         let passing = Passing {
             sent: false,
             faith,
@@ -452,7 +456,12 @@ impl Datagrams {
         );
         self.lost |= sees && faith == Faith::Counted;
         for (at, message) in messages.into_iter().enumerate() {
-            let is_shown = self.setup.server || self.has_asked() || is_plain(&message);
+            // That this is DNS shows when a question has been answered, or when this message has nothing odd about it.
+            let is_shown = if self.setup.server {
+                self.serves() || matches!(wire::opcode(&message), Some(0 | 4 | 5))
+            } else {
+                self.has_asked() || is_plain(&message)
+            };
             let faith = if faith == Faith::Sure && !is_shown {
                 Faith::Unasked
             } else {
