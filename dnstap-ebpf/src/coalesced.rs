@@ -28,7 +28,7 @@ pub(crate) fn take(state: Option<&mut State>) -> u64 {
     kept
 }
 
-/// Completes the header of a received datagram with what was kept.
+/// Completes the header of a received datagram with what was kept. That nothing was means that it is one.
 #[inline(always)]
 pub(crate) fn complete(header: &mut EventHeader, kept: u64) {
     if header.flags & EVENT_COALESCED != 0 && kept != UNKNOWN {

@@ -3,13 +3,16 @@
 //! Its sequence numbers are in `struct mptcp_sock`, which has others in each kernel. So the bytes that pass are counted here. What passes
 //! unseen makes no gap by itself: [`leap`] makes one.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, macros::map, maps::LruHashMap};
 
 use crate::sock::Direction;
 
-/// Socket inode and direction ([`key`]) -> bytes so far; wraps. A stream that had to make room begins anew at 0, which is a gap.
+/// Socket inode and direction ([`key`]) -> place; wraps. As many connections as there are sockets.
+///
+/// A stream begins somewhere, as one of TCP does. So one that had to make room goes on far from where it was, which is a gap: nearby, its next
+/// bytes would count as some that have been seen.
 #[map]
-static MULTIPATH: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8_192, 0);
+static MULTIPATH: LruHashMap<u64, u32> = LruHashMap::with_max_entries(32_768, 0);
 
 /// More than a message, so that nothing takes it for the rest of one.
 const LEAP: u32 = 1 << 20;
@@ -20,9 +23,11 @@ const LEAP: u32 = 1 << 20;
 pub(crate) fn advance(socket: u64, direction: Direction, length: u32) -> u32 {
     let key = key(socket, direction);
     let Some(place) = MULTIPATH.get_ptr_mut(key) else {
+        // SAFETY: takes no arguments.
+        let start = unsafe { bpf_get_prandom_u32() };
         // If an LRU map cannot make room, the next message makes a gap.
-        let _ = MULTIPATH.insert(key, length, 0);
-        return 0;
+        let _ = MULTIPATH.insert(key, start.wrapping_add(length), 0);
+        return start;
     };
     // SAFETY: the entry's memory stays valid while the program runs.
     unsafe {
@@ -32,7 +37,7 @@ pub(crate) fn advance(socket: u64, direction: Direction, length: u32) -> u32 {
     }
 }
 
-/// Bytes have passed on `socket` that nobody counted.
+/// Bytes have passed on `socket` that nobody counted, in one direction or the other. Both get a gap, as calls do not always tell.
 #[inline(always)]
 pub(crate) fn leap(socket: u64) {
     advance(socket, Direction::Received, LEAP);

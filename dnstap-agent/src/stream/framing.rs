@@ -311,8 +311,13 @@ impl Framer {
                 continue;
             }
             work.envelope = *of_piece;
-            let closed = kept.closed(bytes, from).filter(|_| {
-                self.state == State::Searching && !matches!(fit(&bytes[from..]), Fit::Whole(_))
+            // Nor what the search has begun to read before, nor what goes on behind the end.
+            let start = from.saturating_sub(self.buffer.len());
+            let closed = kept.closed(bytes, from).filter(|closed| {
+                *closed <= end
+                    && self.state == State::Searching
+                    && !matches!(fit(&bytes[from..]), Fit::Whole(_))
+                    && !matches!(fit(&bytes[start..]), Fit::Whole(_))
             });
             if let Some(closed) = closed {
                 // What lies inside is not looked at.

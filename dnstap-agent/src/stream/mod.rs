@@ -242,7 +242,8 @@ impl Connection {
         let sends = envelope.direction == Direction::Sent;
         let mut work = Work {
             envelope: *envelope,
-            turn: if sends && other.is_holding() {
+            // What is undecided needs what was sent as its witness.
+            turn: if sends && other.is_holding() && !other.framer().is_undecided() {
                 Turn::Later
             } else {
                 Turn::Now
@@ -707,9 +708,15 @@ impl Past {
     fn of(connection: &Connection, leaving: Leaving) -> Self {
         let streams = connection.streams.each_ref();
         let evicted = leaving == Leaving::Evicted;
+        let expects_dns = connection.dns || connection.dns_port;
+        let paid = |stream: &Stream| {
+            let framer = stream.framer();
+            let is_doubtful = framer.has_just_begun() || framer.is_in_doubt();
+            evicted && (framer.is_amid_message() || expects_dns && is_doubtful)
+        };
         Self {
             dns: connection.dns,
-            paid: streams.map(|stream| evicted && !stream.is_between_messages()),
+            paid: streams.map(paid),
         }
     }
 }

@@ -154,8 +154,11 @@ impl Stream {
         if work.turn == Turn::Later && self.park(piece, work) {
             return Ok(());
         }
-        if !self.parked.is_empty() {
-            self.unpark(work)?;
+        if !self.parked.is_empty()
+            && let Err(foreign) = self.unpark(work)
+        {
+            work.counters.foreign(foreign, piece.payload.len());
+            return Err(foreign);
         }
         self.place(piece, work)
     }
@@ -186,7 +189,10 @@ impl Stream {
         }
         let now = work.envelope.ktime_ns;
         if ahead.unsigned_abs() >= FAR {
-            self.overtake(u64::MAX, work)?;
+            if let Err(foreign) = self.overtake(u64::MAX, work) {
+                work.counters.foreign(foreign, payload.len());
+                return Err(foreign);
+            }
             work.counters.stream_gaps += 1;
             self.framer.lose(usize::MAX, work);
             self.next = sequence;
@@ -251,7 +257,8 @@ impl Stream {
         now: u64,
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
-        if work.turn == Turn::Now {
+        let is_overdue = |held: &Held| held.envelope.ktime_ns.saturating_add(HOLD_NS) < now;
+        if work.turn == Turn::Now || self.parked.first().is_some_and(is_overdue) {
             self.unpark(work)?;
         }
         self.overtake(now, work)

@@ -25,6 +25,9 @@ use crate::{
 /// `sizeof(struct iovec)`.
 const IOVEC: usize = 16;
 
+/// `-EAGAIN`.
+const NOTHING_THERE: i32 = -11;
+
 /// Arguments and result of the hooked function.
 pub(super) struct Arguments {
     /// `struct socket *`.
@@ -49,6 +52,13 @@ pub(super) fn run<C: EbpfContext>(
     arguments: &Arguments,
 ) {
     if arguments.result <= 0 {
+        // Several datagrams may have been thrown away. Where there were none, there is nothing to do.
+        if direction == Direction::Received
+            && arguments.result != NOTHING_THERE
+            && let Some((_, Some(state))) = threads::current()
+        {
+            coalesced::take(Some(state));
+        }
         return;
     }
     let Some((thread, mut state)) = threads::current() else {
@@ -110,7 +120,10 @@ fn find(
             // SAFETY: an integer.
             let flags: u32 =
                 unsafe { memory::kernel(arguments.message, config!(offsets.msghdr_flags))? };
-            coalesced::complete(header, coalesced);
+            // Before Linux 6.0 small datagrams may lie in one piece together, for which the tracepoint does not fire: nothing tells.
+            if coalesced != 0 || config!(iter_ubuf) != MISSING as usize {
+                coalesced::complete(header, coalesced);
+            }
             if header.segment == 0 {
                 if u64::from(flags) & TRUNCATED != 0 {
                     return Err(Counter::Truncated);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. It fires in the thread that receives, before hooks `socket` and `fentry` see the message, for
-//! each packet that does not lie in one piece; several datagrams never do. What the packet says is what the kernel tells a process that has
+//! each packet that does not lie in one piece; several datagrams never do from 6.0 on. What the packet says is what the kernel tells a process that has
 //! room for control messages. Hook `syscall` reads those: one system call may receive many packets.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

@@ -550,3 +550,40 @@ fn weighing_what_is_kept_costs_no_more_than_its_bytes_pay_for() {
     assert!(tap.out.iter().any(|(_, message)| *message == next));
     assert_eq!(tap.streams.counters().stream_search_given_up_bytes, 0);
 }
+
+/// A gap makes answers wait, but not for a stream that only they can tell about.
+#[test]
+fn an_answer_tells_of_an_unusual_query_before_a_gap() {
+    let mut tap = Tap::new(&[]);
+    let [first, later] = [vec![0xff; 40], message(3, 0x0100, "three", 0)];
+    let answer = message(0xffff, 0x8185, "odd", 0);
+    tap.piece(SOCKET, 0, &framed(&first));
+    tap.lost += 1;
+    tap.piece(SOCKET, sequence(0, first.len() + 100), &framed(&later));
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&answer));
+    tap.tick(tap.now + HOLD_NS + 1);
+    assert_eq!(tap.of(SOCKET), [&first[..], &answer, &later]);
+    tap.finish();
+    assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
+}
+
+/// As one gap is given up the next one is there already.
+#[test]
+fn an_answer_does_not_wait_for_one_gap_after_the_other() {
+    let mut tap = Tap::new(&[]);
+    let queries = [1, 3, 5].map(|id| message(id, 0x0100, "gaps", 0));
+    let answers = [1, 3].map(|id| message(id, 0x8180, "gaps", 0));
+    let length = 2 + queries[0].len();
+    tap.piece(SOCKET, 0, &framed(&queries[0]));
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&answers[0]));
+    tap.lost += 1;
+    tap.piece(SOCKET, sequence(0, 2 * length), &framed(&queries[1]));
+    let place = sequence(0, 2 + answers[0].len());
+    tap.directed(Direction::Sent, SOCKET, place, &framed(&answers[1]));
+    tap.now += HOLD_NS - 10_000;
+    tap.lost += 1;
+    tap.piece(SOCKET, sequence(0, 4 * length), &framed(&queries[2]));
+    tap.tick(tap.now + 20_000);
+    let expected = [&queries[0], &answers[0], &queries[1], &answers[1]];
+    assert!(tap.of(SOCKET).iter().eq(expected));
+}
