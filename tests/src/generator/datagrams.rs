@@ -35,8 +35,10 @@ pub(super) struct Datagrams {
     /// The actors' descriptors.
     pub(super) ways: Ways,
     peer: UdpSocket,
-    /// Sent by the peer and received by no actor: bytes, and whether anybody asked for it.
-    waiting: VecDeque<(Vec<u8>, bool)>,
+    /// Sent by the peer and received by no actor: bytes, whether anybody asked for it, and the number of the packet.
+    waiting: VecDeque<(Vec<u8>, bool, usize)>,
+    /// Packets that the peer has sent.
+    packets: usize,
     /// Queries without an answer: received by an actor, or sent by one.
     asked: VecDeque<Vec<u8>>,
     /// Ids of queries that the agent has seen, and how surely.
@@ -44,7 +46,7 @@ pub(super) struct Datagrams {
     expected: Vec<Expected>,
     /// Something that was sent may have been counted only, and with it a query.
     lost: bool,
-    closed: bool,
+    pub(super) closed: bool,
     id: u16,
 }
 
@@ -86,6 +88,7 @@ impl Datagrams {
             ways: Ways::new(actor, key),
             peer,
             waiting: VecDeque::new(),
+            packets: 0,
             asked: VecDeque::new(),
             seen: HashMap::new(),
             expected: Vec::new(),
@@ -168,7 +171,7 @@ impl Datagrams {
     }
 
     fn has_room(&self) -> bool {
-        let waiting = self.waiting.iter().map(|(bytes, _)| bytes.len());
+        let waiting = self.waiting.iter().map(|(bytes, ..)| bytes.len());
         waiting.sum::<usize>() < MOST_WAITING
     }
 
@@ -186,7 +189,8 @@ impl Datagrams {
     fn peer_sends(&mut self, message: Vec<u8>, asked: bool) -> Result<()> {
         self.drain()?;
         self.peer.send(&message)?;
-        self.waiting.push_back((message, asked));
+        self.packets += 1;
+        self.waiting.push_back((message, asked, self.packets));
         Ok(())
     }
 
@@ -200,8 +204,11 @@ impl Datagrams {
         let sent = self.peer.send(&messages.concat());
         set_option(self.peer.as_fd(), libc::SOL_UDP, UDP_SEGMENT, 0)?;
         sent?;
+        self.packets += 1;
+        let packet = self.packets;
+        let messages = messages.into_iter();
         self.waiting
-            .extend(messages.into_iter().map(|message| (message, true)));
+            .extend(messages.map(|message| (message, true, packet)));
         Ok(())
     }
 
@@ -253,7 +260,7 @@ impl Datagrams {
             };
             let mut rest = one.bytes.as_slice();
             loop {
-                let Some((message, asked)) = self.waiting.pop_front() else {
+                let Some((message, asked, packet)) = self.waiting.pop_front() else {
                     anyhow::bail!("more was received than was sent")
                 };
                 let own = &rest[..message.len().min(rest.len())];
@@ -296,8 +303,8 @@ impl Datagrams {
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
                     // What did not fit of several in one is gone.
-                    if cut && one.length > received {
-                        let skipped = self.skip(one.length - message.len());
+                    if cut {
+                        let skipped = self.skip(packet);
                         stage.provoked.maybe_cut += if sees { skipped } else { 0 };
                     }
                     break;
@@ -307,14 +314,14 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Datagrams that were cut off with the one before: only where several come as one.
-    fn skip(&mut self, mut rest: usize) -> u64 {
+    /// Datagrams that were cut off with the one before, where they come as one packet.
+    fn skip(&mut self, packet: usize) -> u64 {
         let mut skipped = 0;
-        while self.setup.gro && rest > 0 {
-            match self.waiting.pop_front() {
-                Some((message, _)) => rest = rest.saturating_sub(message.len()),
-                None => break,
-            }
+        let is_gone = |waiting: &VecDeque<(_, _, usize)>| {
+            waiting.front().is_some_and(|(_, _, of)| *of == packet)
+        };
+        while self.setup.gro && is_gone(&self.waiting) {
+            self.waiting.pop_front();
             skipped += 1;
         }
         skipped

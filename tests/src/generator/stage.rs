@@ -40,6 +40,8 @@ pub(super) struct Stage<'a> {
     pub(super) peers: Vec<Option<Peer>>,
     scenes: Vec<Scene>,
     tap: Option<Tap>,
+    /// The stranger held a socket of another actor at attach, and so is of the family (docs/operations.md).
+    stranger_is_kin: bool,
     paused: bool,
     /// What may be missing.
     pub(super) provoked: Provoked,
@@ -90,6 +92,7 @@ impl<'a> Stage<'a> {
             peers: program.scenes.iter().map(|_| None).collect(),
             scenes: program.scenes.iter().map(|_| Scene::Closed).collect(),
             tap: None,
+            stranger_is_kin: false,
             paused: false,
             provoked: Provoked::default(),
             keys: 0,
@@ -155,6 +158,11 @@ impl<'a> Stage<'a> {
                 self.provoked.broken = true;
             }
         }
+        self.stranger_is_kin = self.scenes.iter().any(|scene| match scene {
+            Scene::Closed => false,
+            Scene::Stream(stream) => !stream.closed && stream.ways.reach(STRANGER),
+            Scene::Datagrams(datagrams) => !datagrams.closed && datagrams.ways.reach(STRANGER),
+        });
         let other = self.actors[1].pid().to_string();
         let mut more = vec!["--pid", &other, "--allow-no-sockets"];
         if small_ring {
@@ -203,7 +211,7 @@ impl<'a> Stage<'a> {
 
     /// Whether the agent sees what this actor does now.
     pub(super) fn sees(&self, actor: usize) -> bool {
-        self.tap.is_some() && actor != STRANGER
+        self.tap.is_some() && (actor != STRANGER || self.stranger_is_kin)
     }
 
     /// Whether the hook learns only from the control messages of the process what the kernel hands over (`UDP_GRO`).
@@ -289,6 +297,11 @@ impl Ways {
     /// One descriptor.
     pub(super) fn new(actor: usize, key: u32) -> Self {
         Self(vec![(actor, key)])
+    }
+
+    /// Whether this actor has one.
+    fn reach(&self, actor: usize) -> bool {
+        self.0.iter().any(|(other, _)| *other == actor)
     }
 
     /// One of the descriptors: its actor and its key.

@@ -48,7 +48,7 @@ pub(super) struct Stream {
     /// The peer, or an actor, sends no more.
     peer_finished: bool,
     finished: bool,
-    closed: bool,
+    pub(super) closed: bool,
     id: u16,
 }
 
