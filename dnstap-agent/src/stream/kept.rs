@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Where the QR bit is (RFC 1035 section 4.1.1), behind the length.
+const QR: usize = 4;
+
 /// Pieces whose times are kept; of more, those of the last.
 const KEPT_PIECES: usize = 64;
 
@@ -90,7 +93,8 @@ impl Kept {
         verdict
     }
 
-    /// The start of a piece from which the lengths lead to a message with this id.
+    /// The start of a piece from which the lengths lead to a message with this id, over nothing but queries: a process that answers gets no
+    /// responses there.
     fn framed_from(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> Option<usize> {
         self.starts().find(|start| {
             let mut rest = &bytes[*start..];
@@ -98,6 +102,9 @@ impl Kept {
                 && budget.pay(1)
             {
                 let (whole, behind) = rest.split_at(total);
+                if whole.get(QR).is_some_and(|flags| flags & 0x80 != 0) {
+                    return false;
+                }
                 if whole[2..].starts_with(&id) {
                     return true;
                 }

@@ -587,3 +587,18 @@ fn an_answer_does_not_wait_for_one_gap_after_the_other() {
     let expected = [&queries[0], &answers[0], &queries[1], &answers[1]];
     assert!(tap.of(SOCKET).iter().eq(expected));
 }
+
+/// The tail of a message that was under way at attach may begin with two bytes that are a length.
+#[test]
+fn a_record_that_begins_with_a_call_is_no_message() {
+    let mut tap = Tap::new(&[SOCKET]);
+    let record = [&[0, 100, 99][..], &[0xff; 99]].concat();
+    let query = message(7, 0x0100, "behind", 0);
+    let answer = message(7, 0x8180, "behind", 1);
+    tap.piece(SOCKET, 0, &record);
+    tap.piece(SOCKET, sequence(0, record.len()), &framed(&query));
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&answer));
+    tap.finish();
+    assert_eq!(tap.of(SOCKET), [query, answer]);
+    assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
+}
