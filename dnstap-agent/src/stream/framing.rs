@@ -518,8 +518,8 @@ impl Framer {
             return Err((foreign, piece));
         } else if !midway && work.dns_port && (sent || other.is_none()) {
             State::Framed
-        } else if sent && may_answer(judged, rest) {
-            // Some servers send back what they could not read, marked as an error.
+        } else if sent && !midway && may_answer(judged, rest) {
+            // Some servers send back what they could not read, marked as an error. Midway it may be the tail of a record.
             State::Framed
         } else if sent && !midway {
             return Err((Foreign::NotDns, piece));

@@ -186,3 +186,16 @@ fn answers_that_wait_for_questions_are_bounded() {
     tap.finish();
     assert_eq!(tap.out.len(), 1_002);
 }
+
+/// What is sent behind a gap may begin with the length of a record, and what follows it looks like an error.
+#[test]
+fn the_tail_of_a_record_behind_a_gap_is_no_error() {
+    let mut tap = Tap::new(&[]);
+    let first = message(1, 0x8180, "first", 0);
+    tap.directed(Direction::Sent, SOCKET, 0, &framed(&first));
+    tap.lost += 1;
+    let record = [&[0, 100, 99][..], &[0xff; 99]].concat();
+    tap.directed(Direction::Sent, SOCKET, 3_691, &record);
+    tap.finish();
+    assert_eq!(tap.of(SOCKET), [first]);
+}
