@@ -9,12 +9,15 @@ use crate::{
     event::Envelope,
     stream::{
         search::Budget,
-        wire::{Fit, PREFIX, fit_in, frame},
+        wire::{Fit, HEADER, Message, PREFIX, fit_in, frame},
     },
 };
 
 /// Where the QR bit is (RFC 1035 section 4.1.1), behind the length.
 const QR: usize = 4;
+
+/// Bytes of a question's type and class.
+const TYPE_AND_CLASS: usize = 4;
 
 /// Pieces whose times are kept; of more, those of the last.
 const KEPT_PIECES: usize = 64;
@@ -79,7 +82,7 @@ impl Kept {
             return Verdict::Wait;
         };
         let mut budget = self.budget;
-        let framed = self.framed_from(bytes, *id, &mut budget);
+        let framed = self.framed_from(bytes, message, &mut budget);
         // What a process that asks receives does not depend on what it asks next.
         let asks = message.get(2).is_some_and(|flags| flags & 0x80 == 0);
         let verdict = match framed {
@@ -93,9 +96,9 @@ impl Kept {
         verdict
     }
 
-    /// The start of a piece from which the lengths lead to a message with this id, over nothing but queries: a process that answers gets no
+    /// The start of a piece from which the lengths lead to a query that this message may answer, over nothing but queries: a process that answers gets no
     /// responses there.
-    fn framed_from(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> Option<usize> {
+    fn framed_from(&self, bytes: &[u8], message: &[u8], budget: &mut Budget) -> Option<usize> {
         self.starts().find(|start| {
             let mut rest = &bytes[*start..];
             while let Some(total) = frame(rest).filter(|total| *total <= rest.len())
@@ -105,7 +108,7 @@ impl Kept {
                 if whole.get(QR).is_some_and(|flags| flags & 0x80 != 0) {
                     return false;
                 }
-                if whole[2..].starts_with(&id) {
+                if answers(message, &whole[2..]) {
                     return true;
                 }
                 rest = behind;
@@ -130,6 +133,18 @@ impl Kept {
             budget.pay(steps) && fits && !closed.iter().any(is_inside)
         })
     }
+}
+
+/// Whether a message may be the answer to a query: it has the id, and asks about the same name if it has a question. What else is in an
+/// unusual query a server may not send back.
+fn answers(message: &[u8], query: &[u8]) -> bool {
+    let question = Message::parse(message).and_then(|message| message.question);
+    message.get(..2) == query.get(..2)
+        && question.is_none_or(|question| {
+            let name = &question[..question.len().saturating_sub(TYPE_AND_CLASS)];
+            let asked = query.get(HEADER..HEADER + name.len());
+            asked.is_some_and(|asked| asked.eq_ignore_ascii_case(name))
+        })
 }
 
 /// The framing of bytes that are not kept.

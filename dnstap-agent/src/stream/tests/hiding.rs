@@ -431,7 +431,12 @@ fn an_unusual_message_is_believed_midway_once_it_is_answered() {
         REFUSAL_OF_UNUSUAL.to_vec(),
     ];
     for query in [unusual(), enclosing()].concat() {
-        for answer in &answers {
+        // A name that cannot be read is not sent back.
+        let sends_back = |answer: &&Vec<u8>| {
+            let name = &answer[12..answer.len().saturating_sub(4).max(12)];
+            query.get(12..).unwrap_or_default().starts_with(name)
+        };
+        for answer in answers.iter().filter(sends_back) {
             for (cut, rest_of_another) in [(9_000, 0), (20, 0), (1, 0), (9_000, 7), (20, 300)] {
                 let mut tap = Tap::new(&[SOCKET]);
                 tap.dns_port = cut == 20;
