@@ -71,33 +71,31 @@ const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
 /// Sends the message in `work` and counts what became of it.
 ///
-/// The loops take no closure: the compiler would make it a function of its own that is handed a pointer to what it captures, and what a
-/// function reads from its caller's stack keeps newer verifiers (seen on 7.2) from seeing that two states are the same.
+/// `until_sent` is a macro, and not a function that takes a closure. The compiler makes a function of a closure and hands it a pointer to
+/// what it captures. What a function reads from its caller's stack keeps newer verifiers (seen on 7.2) from seeing that two states are the
+/// same.
 #[inline(always)]
 pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
     let mut sent = Err(Counter::TooManyChunks);
+    // Sends record after record, up to `$most`.
+    macro_rules! until_sent {
+        ($most:expr, $record:ident) => {
+            for _ in 0..$most {
+                if let Err(reason) = $record(ctx, slot, vectors, work) {
+                    sent = Err(reason);
+                    break;
+                }
+                if work.left() == 0 {
+                    sent = Ok(());
+                    break;
+                }
+            }
+        };
+    }
     if slot.gathers() && work.is_scattered() {
-        for _ in 0..GATHERED_CHUNKS {
-            if let Err(reason) = try_gather(ctx, slot, vectors, work) {
-                sent = Err(reason);
-                break;
-            }
-            if work.left() == 0 {
-                sent = Ok(());
-                break;
-            }
-        }
+        until_sent!(GATHERED_CHUNKS, try_gather);
     } else {
-        for _ in 0..MAX_CHUNKS {
-            if let Err(reason) = try_chunk(ctx, slot, vectors, work) {
-                sent = Err(reason);
-                break;
-            }
-            if work.left() == 0 {
-                sent = Ok(());
-                break;
-            }
-        }
+        until_sent!(MAX_CHUNKS, try_chunk);
     }
     if let Err(reason) = sent {
         give_up(ctx, work, reason);

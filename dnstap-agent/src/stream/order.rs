@@ -42,9 +42,6 @@ const FAR: u32 = 1 << 24;
 /// Nanoseconds for which some bytes have to be outstanding beside the stream, in each moment, before they count as lost. Nothing waits for that.
 const OUTSTANDING_NS: u64 = 1_000_000_000;
 
-/// Bytes of the smallest message, a header (RFC 1035 section 4.1.1) behind its length.
-const SMALLEST: u32 = 14;
-
 /// Bytes beside the stream after which its place is moved past them.
 const MANY_BESIDE: u32 = 1 << 20;
 
@@ -280,7 +277,7 @@ impl Stream {
             let sequence = first.sequence;
             let gap = sequence.wrapping_sub(self.next);
             // Whole messages lie neither amid another one nor in less room than the smallest takes.
-            let missing = if self.framer.is_amid_message() || gap < SMALLEST {
+            let missing = if self.framer.is_amid_message() || (gap as usize) < wire::PREFIX {
                 gap
             } else {
                 self.pay(gap)

@@ -138,7 +138,7 @@ fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
         None => (0..whole.steps.len()).collect(),
     };
     steps.retain(|at| *at < whole.steps.len());
-    if let Some(transport) = transport() {
+    if let Ok(transport) = env::var("DNSTAP_SCENES") {
         let is_left = |scene: &usize| whole.scenes[*scene].tcp == (transport == "tcp");
         steps.retain(|at| !matches!(&whole.steps[*at], Step::In(scene, _) if !is_left(scene)));
     }
@@ -212,11 +212,6 @@ fn shrink(
         part /= 2;
     }
     smaller
-}
-
-/// The only sort of scenes that is played, if there is one.
-fn transport() -> Option<String> {
-    env::var("DNSTAP_SCENES").ok()
 }
 
 /// What is wrong with a program, and how many messages it had.
