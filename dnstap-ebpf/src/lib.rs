@@ -130,8 +130,8 @@ pub const EVENT_UNCONNECTED: u16 = 1;
 /// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
 /// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
 pub const EVENT_SHUT_DOWN: u16 = 2;
-/// Bit of [`EventHeader::flags`]: the peer sent urgent data (`MSG_OOB`) at about this place. An urgent byte has a sequence number, but no
-/// read returns it.
+/// Bit of [`EventHeader::flags`]: the peer sent urgent data (`MSG_OOB`) at about this place, and the process has not set
+/// `SO_OOBINLINE`. An urgent byte has a sequence number then, but no read returns it.
 pub const EVENT_URGENT: u16 = 4;
 /// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
 pub const EVENT_FILLED: u16 = 8;
@@ -522,6 +522,8 @@ kernel_offsets! {
     sock_protocol = "sock"."sk_protocol";
     /// Directions that were shut down: bits 0 (received) and 1 (sent).
     sock_shutdown = "sock"."sk_shutdown";
+    /// Bits of `enum sock_flags`.
+    sock_flags = "sock"."__sk_common"."skc_flags";
     /// Back pointer to `struct socket`.
     sock_socket = "sock"."sk_socket";
     /// `struct sock` of a `struct socket`.

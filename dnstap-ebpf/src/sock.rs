@@ -22,6 +22,8 @@ const S_IFSOCK: u16 = 0o140_000;
 const RCV_SHUTDOWN: u8 = 1;
 const SEND_SHUTDOWN: u8 = 2;
 const SHUTDOWN_MASK: u8 = RCV_SHUTDOWN | SEND_SHUTDOWN;
+/// `SOCK_URGINLINE` of `enum sock_flags`: the process has set `SO_OOBINLINE`.
+const SOCK_URGINLINE: u64 = 1 << 2;
 
 /// Direction of a message, from the process's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -259,7 +261,9 @@ impl Sock {
                 // Slack on either side: the shutdown may count in the place, and the next urgent byte may have come since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
                 let before: u32 = end.wrapping_sub(bytes).wrapping_sub(2);
-                urgent = latest.wrapping_sub(before) <= bytes.wrapping_add(3);
+                // In line, an urgent byte is read like any other and leaves no hole.
+                urgent = latest.wrapping_sub(before) <= bytes.wrapping_add(3)
+                    && self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE == 0;
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
