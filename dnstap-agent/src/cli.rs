@@ -8,6 +8,7 @@ mod target;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use dnstap_core::pipeline::MAX_LABEL;
 
 pub use self::{
     messages::{Filters, Messages, Mimic},
@@ -153,9 +154,6 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
         .map_err(|_invalid| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
-
-/// Longest text that goes into each message.
-pub(crate) const MAX_LABEL: usize = 1024;
 
 /// A text that goes into each message: short enough that no frame becomes longer than receivers take.
 pub(crate) fn parse_label(text: &str) -> Result<String, String> {

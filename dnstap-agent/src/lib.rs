@@ -12,28 +12,19 @@
 // They panic when nobody reads any more: `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod anonymise;
-pub mod assemble;
 pub mod attach;
 pub mod check;
-pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod content;
-pub mod encode;
-pub mod event;
 pub mod exit;
 pub mod generate;
-pub mod histogram;
 pub mod log;
 pub mod memory;
 pub mod observe;
-pub mod pair;
 pub mod pcap;
-pub mod pipeline;
 pub mod preflight;
-pub mod profile;
 pub mod read;
 pub mod receive;
 pub mod reload;
@@ -43,7 +34,6 @@ pub mod select;
 pub mod sink;
 pub mod socket;
 pub mod status;
-pub mod stream;
 pub mod summary;
 pub mod tap;
 pub mod target;

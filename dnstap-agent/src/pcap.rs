@@ -13,10 +13,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dnstap_core::lru::Lru;
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
 use foldhash::fast::FixedState;
 
-use crate::{pipeline::lru::Lru, render::socket};
+use crate::render::socket;
 
 /// Nanosecond magic, version 2.4, longest packet 262,144 bytes, link type 101 (`LINKTYPE_RAW`: an IP header comes first).
 pub const FILE_HEADER: [u8; 24] = [

@@ -8,15 +8,18 @@ mod received;
 use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use dnstap_core::{
+    account::PipelineCounters,
+    model::{MESSAGE_TYPES, Pending, SocketCounts},
+    pipeline::Latencies,
+};
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
 pub use self::{losses::Loss, received::Received};
 use crate::{
-    classify::TYPE_NAMES,
     exit::{Exit, ExitWith},
     log,
-    pipeline::{Latencies, Pending, PipelineCounters, SocketCounts},
     sink::{SinkReport, SinkState},
     tap::ProgramStats,
 };
@@ -171,7 +174,7 @@ impl Snapshot {
         let hops = conservation::hops(self);
         all["seconds"] = self.elapsed.as_secs_f64().into();
         all["outputs"] = self.outputs.iter().map(SinkReport::to_json).collect();
-        all["unaccounted"] = conservation::unaccounted(&hops).into();
+        all["unaccounted"] = dnstap_core::account::unaccounted(&hops).into();
         all["conservation"] = conservation::to_json(&hops);
         all
     }
@@ -231,7 +234,10 @@ impl Tapped {
 
     /// Messages by dnstap type.
     pub(crate) fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        TYPE_NAMES.iter().copied().zip(self.pipeline.by_type)
+        MESSAGE_TYPES
+            .iter()
+            .map(|known| known.name)
+            .zip(self.pipeline.by_type)
     }
 
     /// The pure stages' counters whose names begin with `prefix`, named without it.

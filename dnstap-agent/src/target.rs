@@ -2,6 +2,7 @@
 //!
 //! Identity is the PID and the start time of the process; a pidfd, opened before both are read, tells its end.
 
+pub mod executable;
 mod seen;
 mod selection;
 pub mod unit;
@@ -32,8 +33,8 @@ pub use self::{
 };
 use crate::{
     exit::{Exit, ExitWith},
-    profile::printable,
     tap::poll_readable,
+    target::executable::printable,
 };
 
 /// A running process.

@@ -17,12 +17,13 @@ use std::{
     time::Duration,
 };
 
-use dnstap_agent::{
+use dnstap_agent::sink::{self, OutputSpec, SinkOptions, SinkSet};
+use dnstap_core::{
     event::fixture,
     pipeline::{Batch, Pipeline, PipelineConfig},
-    sink::{self, OutputSpec, SinkOptions, SinkSet},
 };
 use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, IPPROTO_TCP};
+
 use recorded::{MESSAGES, Recorded};
 
 /// Connections among which the messages of one pass are divided.

@@ -6,14 +6,16 @@ use std::{hint::black_box, path::Path, time::Duration};
 
 use bytes::BytesMut;
 use dnstap_agent::{
-    classify::{Kind, Role},
     content::{Content, Encoder},
-    encode::{self, Finding},
-    event::{Envelope, Event, fixture},
-    pipeline::{Batch, Pipeline, PipelineConfig, Server},
     select::Select,
     sink::{self, OutputSpec, SinkOptions, SinkSet},
-    stream::{Proxies, StreamLimits, Streams},
+};
+use dnstap_core::{
+    encode,
+    event::{Event, fixture},
+    model::{Envelope, Finding, Kind, Role},
+    pipeline::{Batch, Pipeline, PipelineConfig, Server},
+    reassemble::tcp::{Proxies, StreamLimits, Streams},
 };
 use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
 use dnstap_proto::{

@@ -3,20 +3,26 @@
 use std::{collections::BTreeSet, fs};
 
 use anyhow::{Result, anyhow, bail};
+use dnstap_core::{
+    classify::{Naming, bind::BindRules},
+    encode::Extra,
+    model::{Role, TypeSet},
+    pair::PairLimits,
+    pipeline::{Filter, PipelineConfig, Server},
+    privacy::{CryptoPan, Method, MethodName, Privacy},
+};
 use tracing::info;
 
 use super::Job;
 use crate::{
-    anonymise::{CryptoPan, Method, MethodName, Privacy},
-    classify::{Naming, Role, bind::BindRules},
     cli::{Filters, Messages, Mimic},
-    encode::Extra,
     exit::{Exit, ExitWith},
-    pair::PairLimits,
-    pipeline::{Filter, PipelineConfig, Server, TypeSet},
-    profile::{completed, executable_name, serves_dns},
     tap::KernelFilter,
-    target::{OpenSocket, open_sockets_among},
+    target::{
+        OpenSocket,
+        executable::{completed, executable_name, serves_dns},
+        open_sockets_among,
+    },
     version::server_version,
 };
 

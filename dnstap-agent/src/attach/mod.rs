@@ -23,6 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use dnstap_core::pipeline::{Pipeline, Server};
 use dnstap_ebpf::Counter;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -42,7 +43,6 @@ use crate::{
     config::Origin,
     exit::{Exit, ExitWith},
     observe::{self, Newest, Observe, Observer, Publisher},
-    pipeline::{Pipeline, Server},
     preflight,
     reload::Reloading,
     sandbox::{self, Duties},

@@ -3,12 +3,12 @@
 use std::{mem, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
+use dnstap_core::pipeline::Batch;
 
 use super::{Job, buffers::Buffers};
 use crate::{
     cli::Filters,
     exit::{Exit, ExitWith},
-    pipeline::Batch,
     reload::{self, Inbox, Reloading, Start},
     sandbox::Duties,
     sink::{self, Destination, Health, SinkReport, SinkSet},

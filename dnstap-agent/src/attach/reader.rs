@@ -11,6 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use dnstap_core::{
+    event,
+    model::Origin,
+    pipeline::{self, Pipeline, Server},
+};
 use dnstap_ebpf::Counter;
 use tracing::{debug, error, warn};
 
@@ -21,10 +26,8 @@ use super::{
 use crate::{
     cli::Filters,
     clock,
-    event::{self, Origin},
     memory::Ebb,
     observe::Publisher,
-    pipeline::{self, Pipeline, Server},
     sink::SinkReport,
     summary::{RingUse, Settled, Snapshot, Source, Tapped},
     tap::{Tap, hook_name},

@@ -3,13 +3,17 @@
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+use dnstap_core::{
+    classify::profile::ProfileChoice,
+    encode::ExtraField,
+    model::{Matter, Net, TypeSet},
+    privacy::MethodName,
+    reassemble::tcp::Proxies,
+};
 use dnstap_ebpf::MAX_NETS;
 
 use super::{parse_label, parse_seconds};
-use crate::{
-    anonymise::MethodName, classify::Matter, encode::ExtraField, pipeline::TypeSet,
-    profile::ProfileChoice, sink::OutputSpec, stream::Proxies, tap::Net,
-};
+use crate::sink::OutputSpec;
 
 /// Options on messages.
 #[derive(Clone, Debug, Default, Args)]
@@ -141,8 +145,9 @@ impl FromStr for Mimic {
 
 #[cfg(test)]
 mod tests {
+    use dnstap_core::pipeline::MAX_LABEL;
+
     use super::*;
-    use crate::cli::MAX_LABEL;
 
     #[test]
     fn the_names_of_the_filters_are_all_of_their_options() {

@@ -1,6 +1,7 @@
 //! A snapshot as Prometheus metrics. The names are those of the summary; what they count is told by the documentation of the
 //! counters themselves.
 
+use dnstap_core::model::{Pending, SocketCounts};
 use dnstap_ebpf::Counter;
 use prometheus::{
     TextEncoder,
@@ -8,7 +9,6 @@ use prometheus::{
 };
 
 use crate::{
-    pipeline::{Pending, SocketCounts},
     sink::SinkReport,
     summary::{Snapshot, Source, Tapped, conservation},
 };
@@ -259,7 +259,7 @@ fn outputs(all: &mut Families, outputs: &[&SinkReport]) {
 
 fn balance(all: &mut Families, snapshot: &Snapshot) {
     let hops = conservation::hops(snapshot);
-    let of = |member: fn(&conservation::Hop<'_>) -> u64| {
+    let of = |member: fn(&dnstap_core::account::Hop<'_>) -> u64| {
         hops.iter().map(move |hop| {
             let labels = vec![
                 ("hop", hop.name),
@@ -350,9 +350,10 @@ fn float(count: u64) -> f64 {
 mod tests {
     use std::collections::BTreeSet;
 
+    use dnstap_core::model::{Kind, Role};
+
     use super::*;
     use crate::{
-        pipeline::Latencies,
         summary::{Received, conservation::tests::snapshot},
         tap::ProgramStats,
     };
@@ -420,7 +421,9 @@ mod tests {
         const DASHBOARD: &str = include_str!("../../../docs/grafana/dnstap-agent.json");
         let mut tap = snapshot();
         if let Source::Tap(tapped) = &mut tap.source {
-            tapped.latencies = Latencies::fixture();
+            tapped
+                .latencies
+                .record(Role::Responder, Kind::Client, 1_000_000);
             tapped
                 .programs
                 .insert("a_program".into(), ProgramStats::default());

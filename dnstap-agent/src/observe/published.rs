@@ -134,7 +134,7 @@ impl fmt::Display for Published {
         writeln!(
             formatter,
             "unaccounted: {}",
-            conservation::unaccounted(&hops)
+            dnstap_core::account::unaccounted(&hops)
         )
     }
 }

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use dnstap_core::model::{KindCounts, long_name};
 use dnstap_proto::{
     Dnstap, View,
     frame_streams::{ReadError, Row},
@@ -16,7 +17,6 @@ use super::{Damage, Outcome};
 use crate::{
     content::Encoder,
     exit::{Exit, ExitWith},
-    render::{KindCounts, long_name},
     select::Filter,
 };
 

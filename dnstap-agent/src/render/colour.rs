@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use dnstap_core::model;
 use dnstap_proto::message::Type;
 
-use super::{kinds, mnemonics::Rcode};
+use super::mnemonics::Rcode;
 
 /// Whether there are any.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +19,12 @@ const CYAN: &str = "36";
 
 impl Colours {
     pub(super) fn kind(self, kind: Type) -> Coloured<&'static str> {
-        let colour = if kinds::is_response(kind) {
+        let colour = if model::is_response(kind) {
             GREEN
         } else {
             CYAN
         };
-        self.with(colour, kinds::short_name(kind))
+        self.with(colour, model::short_name(kind))
     }
 
     pub(super) fn name<T: fmt::Display>(self, name: T) -> Coloured<T> {

@@ -31,11 +31,12 @@ use std::{
     net::IpAddr,
 };
 
+use dnstap_core::model;
 use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
-    extra, kinds,
+    extra,
     mnemonics::{Class, Opcode, Rcode, Type},
     rdata, socket,
     time::Clock,
@@ -127,7 +128,7 @@ impl<'a> Line<'a> {
     fn fill(&mut self, message: &'a Message, clock: &mut Clock) {
         self.r#type = Some(
             socket::kind(message).map_or(Word::Number(message.r#type), |kind| {
-                Word::Known(kinds::long_name(kind))
+                Word::Known(model::long_name(kind))
             }),
         );
         self.socket_family = word(message.socket_family, |family: SocketFamily| {

@@ -9,7 +9,6 @@ mod colour;
 mod extra;
 mod full;
 mod json;
-mod kinds;
 pub(crate) mod mnemonics;
 mod rdata;
 pub(crate) mod socket;
@@ -23,7 +22,6 @@ use dnstap_proto::Dnstap;
 use prost::Message as _;
 
 use self::colour::Colours;
-pub use self::kinds::{KINDS, KindCounts, long_name, short_name};
 use crate::content::Content;
 
 /// Renders messages one after the other; keeps what neighbours share (the second they happened in).

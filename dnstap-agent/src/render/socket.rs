@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dnstap_core::model;
 use dnstap_proto::{Message, SocketProtocol, Timestamp, View, message::Type};
-
-use super::kinds;
 
 /// The message's type, if it has a known one. (prost's own accessor would take an unknown one for the first.)
 pub(crate) fn kind(message: &Message) -> Option<Type> {
@@ -13,7 +12,7 @@ pub(crate) fn kind(message: &Message) -> Option<Type> {
 
 /// Whether it is about a response. An unknown type is, if there is a response in it.
 pub(crate) fn is_response(message: &Message) -> bool {
-    kind(message).map_or(message.response_message.is_some(), kinds::is_response)
+    kind(message).map_or(message.response_message.is_some(), model::is_response)
 }
 
 /// The DNS message that this is about: a query's own, a response's own; the other one if only that is there.
@@ -33,7 +32,7 @@ pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
 /// What a message of this type is about, of what a query and a response have; the other's if it has none.
 fn own<T>(kind: Option<Type>, query: Option<T>, response: Option<T>) -> Option<T> {
     match kind {
-        Some(kind) if !kinds::is_response(kind) => query.or(response),
+        Some(kind) if !model::is_response(kind) => query.or(response),
         _ => response.or(query),
     }
 }

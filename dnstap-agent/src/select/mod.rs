@@ -11,6 +11,7 @@ mod time;
 use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
+use dnstap_core::model::{Net, TypeSet};
 use dnstap_proto::{SocketProtocol, View};
 
 use self::name::{Lowered, Pattern};
@@ -18,14 +19,10 @@ pub use self::{
     name::DomainName,
     time::{Length, Moment},
 };
-use crate::{
-    pipeline::TypeSet,
-    render::{
-        mnemonics::{Rcode, Type},
-        socket::{self, Time},
-        wire::Dns,
-    },
-    tap::Net,
+use crate::render::{
+    mnemonics::{Rcode, Type},
+    socket::{self, Time},
+    wire::Dns,
 };
 
 /// Options on which messages are meant.

@@ -6,43 +6,12 @@
 //! for by now, or that nothing has vanished; the rest is under way. At rest, and wherever one thread does all the counting,
 //! the two sides must be equal.
 
-use std::fmt;
-
+use dnstap_core::account::{Hop, flow, stages};
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
 use super::{Snapshot, Source, Tapped};
-use crate::{
-    pipeline::{Pending, PipelineCounters},
-    sink::SinkReport,
-};
-
-/// The balance of one hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop<'a> {
-    /// Which one.
-    pub name: &'static str,
-    /// Of which output, if there is one for each.
-    pub output: Option<&'a str>,
-    /// What came in and is still under way: messages, or bytes of streams.
-    pub in_flight: u64,
-    /// What the counters cannot explain. Anything but 0 is a defect of the agent.
-    pub unaccounted: u64,
-}
-
-impl fmt::Display for Hop<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{} unaccounted for at {}",
-            self.unaccounted, self.name
-        )?;
-        match self.output {
-            Some(output) => write!(formatter, " ({output})"),
-            None => Ok(()),
-        }
-    }
-}
+use crate::sink::SinkReport;
 
 /// The balance of every hop.
 #[must_use]
@@ -89,12 +58,6 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
         }
     }
     hops
-}
-
-/// What all hops together cannot explain.
-#[must_use]
-pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
-    hops.iter().map(|hop| hop.unaccounted).sum()
 }
 
 /// The hops' balances as a JSON object.
@@ -144,75 +107,6 @@ fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
     hops
 }
 
-/// The pure stages, which count on one thread: the laws of [`counters`](crate::pipeline::counters).
-#[must_use]
-pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
-    let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
-    let unanswered: u64 = pair
-        .table()
-        .filter(|(name, _)| name.starts_with("unanswered_"))
-        .map(|(_, count)| count)
-        .sum();
-    [
-        exact(
-            "decode",
-            intake.records,
-            intake.event_errors + intake.udp_records + intake.tcp_records,
-            0,
-        ),
-        exact(
-            "assemble",
-            intake.udp_records + chunks.assembled_messages,
-            intake.udp_messages + chunks.assembled_chunks + chunks.incomplete_chunks,
-            pending.chunks,
-        ),
-        exact(
-            "datagrams",
-            intake.udp_messages + intake.udp_segments,
-            intake.udp_delivered
-                + intake.udp_not_dns
-                + intake.udp_encrypted
-                + intake.udp_truncated
-                + intake.udp_unclear,
-            0,
-        ),
-        exact(
-            "stream_bytes",
-            intake.tcp_bytes,
-            stream.stream_framed_bytes
-                + stream.stream_skipped_bytes
-                + stream.stream_duplicate_bytes
-                + stream.stream_not_dns_bytes
-                + stream.stream_encrypted_bytes
-                + stream.stream_preface_bytes,
-            pending.bytes,
-        ),
-        exact(
-            "encode",
-            intake.udp_delivered + stream.stream_messages,
-            all.by_type.iter().sum::<u64>() + all.deliver.excluded() + all.deliver.unsolicited,
-            pending.held,
-        ),
-        exact("types", all.deliver.messages, all.by_type.iter().sum(), 0),
-        exact(
-            "responses",
-            pair.responses,
-            pair.responses_paired + pair.responses_unmatched,
-            0,
-        ),
-        exact(
-            "queries",
-            pair.queries,
-            pair.queries_answered
-                + pair.queries_unanswered
-                + pair.queries_displaced
-                + pair.queries_evicted,
-            pending.queries,
-        ),
-        exact("unanswered", pair.queries_unanswered, unanswered, 0),
-    ]
-}
-
 /// One output: `sent = written + dropped + queued`. Its thread counts a message as written or dropped before it takes it out of
 /// the queue, so a message may be seen in both for a moment, and never in none.
 fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
@@ -230,35 +124,11 @@ fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
     }
 }
 
-/// A hop whose two sides are counted at one moment.
-fn exact(name: &'static str, came: u64, went: u64, pending: u64) -> Hop<'static> {
-    Hop {
-        name,
-        output: None,
-        in_flight: pending,
-        unaccounted: came.abs_diff(went + pending),
-    }
-}
-
-/// A hop whose two sides go on counting; `settled` is what had come a while before.
-fn flow(name: &'static str, came: u64, settled: u64, went: u64, at_rest: bool) -> Hop<'static> {
-    let unaccounted = if at_rest {
-        came.abs_diff(went)
-    } else {
-        settled.saturating_sub(went)
-    };
-    Hop {
-        name,
-        output: None,
-        in_flight: came.saturating_sub(went).saturating_sub(unaccounted),
-        unaccounted,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::time::Duration;
 
+    use dnstap_core::{account::unaccounted, model::Pending};
     use rstest::rstest;
 
     use super::*;

@@ -78,8 +78,10 @@ fn loss(hop: &str, reason: &'static str, count: u64) -> Loss {
 mod tests {
     use std::time::Duration;
 
+    use dnstap_core::account::PipelineCounters;
+
     use super::*;
-    use crate::{pipeline::PipelineCounters, summary::conservation};
+    use crate::summary::conservation;
 
     #[test]
     fn losses_are_listed_in_the_order_of_the_journey_and_nothing_else_is() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::pipeline::counters::counters;
+use dnstap_core::counters::counters;
 
 counters! {
     /// What senders have sent.

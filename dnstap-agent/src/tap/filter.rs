@@ -2,9 +2,7 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU32,
-    str::FromStr,
 };
 
 use anyhow::{Context as _, Result};
@@ -15,13 +13,12 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
+use dnstap_core::model::{Net, Role};
 use dnstap_ebpf::{
-    FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS, FILTER_RESPONDER, Filter, MAPPED_PREFIX,
-    PORT_WORDS,
+    FILTER_INITIATOR, FILTER_NETS, FILTER_PORTS, FILTER_RESPONDER, Filter, PORT_WORDS,
 };
 
 use super::take;
-use crate::classify::Role;
 
 /// What is delivered; the default is everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,10 +62,7 @@ impl KernelFilter {
     /// Networks, and whether they are wanted: those asked for, and all of IPv4, which lies within `::/0` but is not meant by
     /// it.
     fn net_entries(&self) -> Vec<(Net, u32)> {
-        let all_of_ipv4 = Net {
-            address: Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
-            prefix: MAPPED_PREFIX,
-        };
+        let all_of_ipv4 = Net::ALL_OF_IPV4;
         let mut entries: Vec<(Net, u32)> = Vec::new();
         for net in &self.nets {
             if !entries.contains(&(*net, 1)) {
@@ -122,7 +116,7 @@ impl FilterMaps {
             self.ports.set(word, old | new, 0)?;
         }
         for (net, wanted) in nets.iter().filter(|entry| !old_nets.contains(entry)) {
-            self.nets.insert(&net.key(), wanted, 0)?;
+            self.nets.insert(&key(net), wanted, 0)?;
         }
         self.filter.set(0, new.to_abi(self.seed), 0)?;
         for (word, (_, new)) in words().filter(|(_, (old, new))| **old & !**new != 0) {
@@ -130,116 +124,21 @@ impl FilterMaps {
         }
         let kept = |net: &Net| nets.iter().any(|(other, _)| other == net);
         for (net, _) in old_nets.iter().filter(|(net, _)| !kept(net)) {
-            self.nets.remove(&net.key())?;
+            self.nets.remove(&key(net))?;
         }
         Ok(())
     }
 }
 
-/// A subnet: `192.0.2.0/24`, `2001:db8::/32`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Net {
-    /// Its address; IPv4 in the IPv4-mapped form.
-    address: Ipv6Addr,
-    /// Bits of that which count.
-    prefix: u32,
-}
-
-impl Net {
-    fn key(&self) -> Key<[u8; 16]> {
-        Key::new(self.prefix, self.address.octets())
-    }
-
-    /// Whether the address lies in it. `::/0` has no IPv4 addresses.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (address, v4) = match address {
-            IpAddr::V4(address) => (address.to_ipv6_mapped(), true),
-            IpAddr::V6(address) => (address, false),
-        };
-        let mask = u128::MAX.checked_shl(128 - self.prefix).unwrap_or(0);
-        (!v4 || self.prefix >= MAPPED_PREFIX)
-            && (address.to_bits() ^ self.address.to_bits()) & mask == 0
-    }
-}
-
-impl FromStr for Net {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is no subnet, such as 192.0.2.0/24 or 2001:db8::/32");
-        let (address, prefix) = text
-            .split_once('/')
-            .map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_invalid| wrong())?;
-        let (address, before, bits) = match address {
-            IpAddr::V4(address) => (address.to_ipv6_mapped(), MAPPED_PREFIX, 32),
-            IpAddr::V6(address) => (address, 0, 128),
-        };
-        let prefix = match prefix {
-            Some(prefix) => prefix
-                .parse()
-                .ok()
-                .filter(|prefix| *prefix <= bits)
-                .ok_or_else(wrong)?,
-            None => bits,
-        };
-        let prefix = before + prefix;
-        let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-        if address.to_bits() & !mask != 0 {
-            return Err(format!("{text}: the address has bits behind the prefix"));
-        }
-        Ok(Self { address, prefix })
-    }
+/// A subnet as the kernel side's table has it.
+fn key(net: &Net) -> Key<[u8; 16]> {
+    let (address, prefix) = net.mapped();
+    Key::new(prefix, address.octets())
 }
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
-
-    #[rstest]
-    #[case("192.0.2.0/24", "192.0.2.255", true)]
-    #[case("192.0.2.0/24", "192.0.3.0", false)]
-    #[case("0.0.0.0/0", "198.51.100.1", true)]
-    #[case("0.0.0.0/0", "2001:db8::1", false)]
-    #[case("::/0", "2001:db8::1", true)]
-    #[case("::/0", "192.0.2.1", false)]
-    #[case("2001:db8::1", "2001:db8::1", true)]
-    #[case("2001:db8::1", "2001:db8::2", false)]
-    fn addresses_lie_in_subnets_of_their_family(
-        #[case] net: Net,
-        #[case] address: IpAddr,
-        #[case] contained: bool,
-    ) {
-        assert_eq!(net.contains(address), contained);
-    }
-
-    #[rstest]
-    #[case::ipv4("192.0.2.0/24", Some(("::ffff:192.0.2.0", 120)))]
-    #[case::one_ipv4("192.0.2.1", Some(("::ffff:192.0.2.1", 128)))]
-    #[case::all_ipv4("0.0.0.0/0", Some(("::ffff:0.0.0.0", 96)))]
-    #[case::ipv6("2001:db8::/32", Some(("2001:db8::", 32)))]
-    #[case::all_ipv6("::/0", Some(("::", 0)))]
-    #[case::one_ipv6("::1", Some(("::1", 128)))]
-    #[case::bits_behind("192.0.2.1/24", None)]
-    #[case::too_long("192.0.2.0/33", None)]
-    #[case::too_long_ipv6("::/129", None)]
-    #[case::negative("192.0.2.0/-1", None)]
-    #[case::nothing("", None)]
-    #[case::no_prefix("192.0.2.0/", None)]
-    #[case::name("localhost/8", None)]
-    fn subnets_are_read_as_the_kernel_side_wants_them(
-        #[case] text: &str,
-        #[case] expected: Option<(&str, u32)>,
-    ) {
-        let expected = expected.map(|(address, prefix)| Net {
-            address: address.parse().unwrap(),
-            prefix,
-        });
-        assert_eq!(text.parse().ok(), expected);
-    }
 
     #[test]
     fn each_filter_sets_its_part_and_no_other() {
@@ -273,7 +172,10 @@ mod tests {
                 ..KernelFilter::default()
             };
             let entries = filter.net_entries();
-            entries.iter().map(|(net, is)| (net.prefix, *is)).collect()
+            entries
+                .iter()
+                .map(|(net, is)| (net.mapped().1, *is))
+                .collect()
         };
         assert_eq!(entries(&[]), []);
         assert_eq!(entries(&["::/0"]), [(0, 1), (96, 0)]);

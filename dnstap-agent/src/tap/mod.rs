@@ -29,7 +29,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use self::{
     bpf::ProgramStats,
-    filter::{KernelFilter, Net},
+    filter::KernelFilter,
     hooks::name as hook_name,
     processes::{ProcessSet, Runs},
     ring::poll_readable,

@@ -18,7 +18,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 
-/// A source of records: header and payload, as [`crate::event::Event::parse`] takes them.
+/// A source of records: header and payload, as [`dnstap_core::event::Event::parse`] takes them.
 pub(super) trait Ring: Send {
     /// Waits until the kernel wakes the reader, at most `timeout`.
     fn wait(&mut self, timeout: Duration) -> io::Result<()>;

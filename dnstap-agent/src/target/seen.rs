@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use procfs::process::{FDTarget, Process, all_processes};
 
-use crate::profile::executable_name;
+use crate::target::executable::executable_name;
 
 /// A process as a look at all of them shows it.
 pub(super) struct Seen {

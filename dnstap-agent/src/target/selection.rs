@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, ExitWith},
-    profile::executable_name,
+    target::executable::executable_name,
 };
 
 /// What was asked for.

@@ -2,11 +2,13 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use dnstap_core::{histogram::Histogram, model::long_name};
+
 use super::{
     frequent::Ranking,
     tally::{Ends, View},
 };
-use crate::{histogram::Histogram, render::long_name, summary::Loss};
+use crate::summary::Loss;
 
 /// A table. The first column is text, the others are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,24 +6,24 @@
 
 use std::{collections::VecDeque, fmt::Write as _, net::IpAddr, time::Duration};
 
+use dnstap_core::{
+    histogram::Histogram,
+    model::{KindCounts, MESSAGE_TYPES},
+};
 use dnstap_proto::{Dnstap, Message, message::Type};
 
 use super::frequent::{Frequent, Ranking};
-use crate::{
-    histogram::Histogram,
-    render::{
-        KINDS, KindCounts,
-        mnemonics::{self, Rcode},
-        socket,
-        wire::{Dns, Question},
-    },
+use crate::render::{
+    mnemonics::{self, Rcode},
+    socket,
+    wire::{Dns, Question},
 };
 
 /// Parts of the window: how smoothly it slides.
 const SLOTS: u64 = 10;
 
 /// Families of types: a query's and its response's are one.
-const FAMILIES: usize = KINDS.len() / 2;
+const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
 
 /// Queries and responses, as indices.
 const SIDES: usize = 2;
@@ -220,10 +220,10 @@ impl Tally {
                 ),
             }
         };
-        let families = KINDS
-            .iter()
-            .step_by(2)
-            .map(|(_, _, query)| query.strip_suffix("_QUERY").unwrap_or(query));
+        let families = MESSAGE_TYPES.iter().step_by(2).map(|query| {
+            let name = query.long;
+            name.strip_suffix("_QUERY").unwrap_or(name)
+        });
         View {
             span: self.span(),
             messages: self.slots.iter().map(|slot| slot.messages).sum(),

@@ -4,11 +4,12 @@
 //!
 //! The input is a byte of choices ([`event::config`](crate::event::config)), then messages: four bytes of envelope, a length in two bytes, the bytes.
 
-use dnstap_agent::{
-    event::{Direction, Endpoint, Envelope, Family, Origin, Protocol, Proxied},
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dnstap_core::{
+    model::{Direction, Endpoint, Envelope, Family, Origin, Protocol, Proxied},
     pipeline::{Batch, Pipeline},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
     event::{PRIVACY, config},

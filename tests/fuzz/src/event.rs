@@ -4,15 +4,15 @@
 //! The input is a byte of choices (see [`config`]) and then steps: a byte that says which, and what that step takes. Most
 //! records are put together here, so that a mutation of their payload leaves the lengths true; `RAW` ones are as they are.
 
-use dnstap_agent::{
-    anonymise::{Method, Prefixes, Privacy},
-    classify::{Matter, Naming, bind::BindRules},
+use dnstap_core::{
+    classify::{Naming, bind::BindRules, profile::ProfileChoice},
     encode::{Extra, ExtraField},
     event::fixture::{chunk, header, whole},
+    model::Matter,
     pair::PairLimits,
     pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
-    profile::ProfileChoice,
-    stream::StreamLimits,
+    privacy::{Method, Prefixes, Privacy},
+    reassemble::tcp::StreamLimits,
 };
 use dnstap_ebpf::{AF_INET6, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP};
 

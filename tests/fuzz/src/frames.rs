@@ -1,6 +1,6 @@
 //! What the pipeline hands to outputs: every frame has to be a dnstap message as a reader expects it.
 
-use dnstap_agent::pipeline::Batch;
+use dnstap_core::pipeline::Batch;
 use dnstap_proto::{Dnstap, Message, SocketFamily, dnstap, message::Type};
 use prost::Message as _;
 

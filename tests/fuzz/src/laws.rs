@@ -1,9 +1,10 @@
-//! The laws that `dnstap_agent::pipeline::counters` states, checked after every step.
+//! The laws that `dnstap_core::account` states, checked after every step.
 
-use dnstap_agent::{
-    pipeline::{Pending, Pipeline, PipelineCounters},
-    stream::StreamCounters,
-    summary::conservation::stages,
+use dnstap_core::{
+    account::{PipelineCounters, stages},
+    model::Pending,
+    pipeline::Pipeline,
+    reassemble::tcp::StreamCounters,
 };
 
 /// Checks all laws.

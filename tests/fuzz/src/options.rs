@@ -6,14 +6,15 @@ use std::{cell::RefCell, ffi::OsString, fmt::Display, fs, str::FromStr};
 
 use clap::Parser as _;
 use dnstap_agent::{
-    classify::{Matter, bind::BindRules},
     cli::{Cli, Mimic},
     config::{self, FileErrors, Refused},
-    encode::ExtraField,
-    pipeline::TypeSet,
-    profile::ProfileChoice,
     sink::OutputSpec,
     socket::Address,
+};
+use dnstap_core::{
+    classify::{bind::BindRules, profile::ProfileChoice},
+    encode::ExtraField,
+    model::{Matter, TypeSet},
 };
 
 /// Runs the target.

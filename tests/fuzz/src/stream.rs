@@ -13,9 +13,10 @@
 
 use std::collections::VecDeque;
 
-use dnstap_agent::{
-    event::{Envelope, Event, fixture},
-    stream::{Proxies, StreamLimits, Streams},
+use dnstap_core::{
+    event::{Event, fixture},
+    model::Envelope,
+    reassemble::tcp::{Proxies, StreamLimits, Streams},
 };
 use dnstap_ebpf::IPPROTO_TCP;
 

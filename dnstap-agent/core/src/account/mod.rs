@@ -1,0 +1,170 @@
+//! Counters of the pure stages: plain integers with names, one struct for each stage, one table for all.
+//!
+//! # Conservation
+//!
+//! With `pending` for what a stage still holds ([`Pending`](super::Pending); nothing after
+//! [`Pipeline::finish`](super::Pipeline::finish)), these hold after every call, for any input:
+//!
+//! ```text
+//! records        = event_errors + udp_records + tcp_records
+//! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
+//! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated + udp_unclear
+//! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
+//!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
+//! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
+//! messages       = sum over the fourteen dnstap types
+//!                = udp_delivered + stream_messages - sum of excluded_* - unsolicited - pending held
+//! responses      = responses_paired + responses_unmatched
+//! queries_unanswered = sum of unanswered_*
+//! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
+//! ```
+//!
+//! For streams these hold, too:
+//!
+//! ```text
+//! stream_search_given_up_bytes <= stream_skipped_bytes
+//! stream_connections_with_loss <= stream_messages_lost_at_least; the one is 0 if and only if the other is
+//! ```
+//!
+//! Here `queries` and `responses` are those with a header that `pair` can key. A response that waits for its query (`pending held`) is not
+//! among the responses yet. `unsolicited_delivered` are among the messages.
+
+mod laws;
+
+pub use self::laws::{Hop, exact, flow, stages, unaccounted};
+use crate::{
+    counters::counters,
+    model::MESSAGE_TYPES,
+    pair::PairCounters,
+    reassemble::{datagrams::AssembleCounters, tcp::StreamCounters},
+};
+
+counters! {
+    /// What came in, and what became of datagrams.
+    pub struct IntakeCounters {
+        /// Records taken from the ring.
+        records,
+        /// Records that are not events.
+        event_errors,
+        /// Records of UDP sockets.
+        udp_records,
+        /// Records of TCP sockets.
+        tcp_records,
+        /// Payload bytes of UDP records.
+        udp_bytes,
+        /// Payload bytes of TCP records.
+        tcp_bytes,
+        /// Calls on UDP sockets that came whole, most of them one datagram each.
+        udp_messages,
+        /// Datagrams that shared their call with an earlier one (`UDP_SEGMENT`, `UDP_GRO`).
+        udp_segments,
+        /// Datagrams that the buffers of the process cut or had no room for, and that were left out for that.
+        udp_truncated,
+        /// Calls that may have moved several datagrams, without a word about where they end, and that were left out for that.
+        udp_unclear,
+        /// Datagrams handed on for delivery.
+        udp_delivered,
+        /// Datagrams that are not DNS, on sockets that do not carry any.
+        udp_not_dns,
+        /// Datagrams that are encrypted: DTLS or QUIC, on other ports than those of plain DNS.
+        udp_encrypted,
+        /// Prefaces of proxies in front of datagrams.
+        udp_prefaces,
+        /// Datagrams with a preface of a peer of whom none is believed (`--proxy-from`).
+        prefaces_refused_udp,
+        /// UDP sockets found not to carry DNS in the clear.
+        udp_sockets_not_dns,
+    }
+}
+
+counters! {
+    /// What was encoded, and what was left out on purpose.
+    pub struct DeliverCounters {
+        /// Messages encoded, which is frames.
+        messages,
+        /// Bytes of the DNS messages, as they passed.
+        message_bytes,
+        /// Bytes of the frames with their lengths.
+        frame_bytes,
+        /// Messages whose header or question cannot be read, delivered or not.
+        malformed,
+        /// Left out: not among the types asked for.
+        excluded_type,
+        /// Left out: ordinary queries and responses.
+        excluded_query,
+        /// Left out: a secondary's questions for serials.
+        excluded_refresh,
+        /// Left out: zone transfers.
+        excluded_xfr,
+        /// Left out: NOTIFY.
+        excluded_notify,
+        /// Left out: UPDATE.
+        excluded_update,
+        /// Left out: other opcodes.
+        excluded_other,
+        /// Left out: the server's own dnstap would not have it.
+        excluded_mimic,
+        /// Left out: responses that nobody asked for (`--unsolicited`).
+        unsolicited,
+        /// Responses that nobody asked for and that were delivered, on request.
+        unsolicited_delivered,
+        /// Queries without answer that were reported.
+        events,
+    }
+}
+
+impl DeliverCounters {
+    /// Messages left out on purpose.
+    #[must_use]
+    pub fn excluded(&self) -> u64 {
+        self.excluded_type
+            + self.excluded_query
+            + self.excluded_refresh
+            + self.excluded_xfr
+            + self.excluded_notify
+            + self.excluded_update
+            + self.excluded_other
+            + self.excluded_mimic
+    }
+}
+
+/// All counters of the pipeline at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipelineCounters {
+    /// Records and datagrams.
+    pub intake: IntakeCounters,
+    /// Datagrams in several chunks.
+    pub assemble: AssembleCounters,
+    /// TCP streams.
+    pub stream: StreamCounters,
+    /// Queries and responses.
+    pub pair: PairCounters,
+    /// Encoded messages.
+    pub deliver: DeliverCounters,
+    /// Messages by dnstap type; index is the type's number less one.
+    pub by_type: [u64; 14],
+}
+
+impl PipelineCounters {
+    /// Every counter but the types, with what it counts between name and value.
+    pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+        self.intake
+            .documented()
+            .chain(self.assemble.documented())
+            .chain(self.stream.documented())
+            .chain(self.pair.documented())
+            .chain(self.deliver.documented())
+    }
+
+    /// Every counter's name and value in the order of the journey, types last.
+    pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let types = self.by_type;
+        self.intake
+            .table()
+            .chain(self.assemble.table())
+            .chain(self.stream.table())
+            .chain(self.pair.table())
+            .chain(self.deliver.table())
+            .chain((0..types.len()).map(move |at| (MESSAGE_TYPES[at].name, types[at])))
+    }
+}

@@ -1,0 +1,152 @@
+//! BIND's own choices: what `named` would have logged for a message, and under which type.
+//!
+//! For exact comparisons with BIND's built-in dnstap. Its rules, as observed and read in 9.16 to 9.21:
+//! - a received query (opcode QUERY) is CLIENT if RD is set and recursion is available to this client, else AUTH; its
+//!   answer is CLIENT if RD is set, else AUTH: an authoritative server asked with RD logs AUTH queries and CLIENT answers;
+//! - sent queries are RESOLVER; those to forwarders, which have RD set, are FORWARDER from 9.20.20 and 9.21.19 on;
+//! - answers to clients carry the time of their query from the same versions on;
+//! - what `named` sends and receives for its zones (NOTIFY, refresh, transfers, forwarded updates) does not pass its
+//!   resolver and is not logged; of what others ask of its zones, the data of transfers over TCP are not; nor are received
+//!   NOTIFY and other opcodes, but their answers are.
+//!
+//! Whether recursion is available is not in the query. The answer says so in its RA bit (RFC 1035 section 4.1.1), which
+//! is why `pipeline` holds a query back until then.
+
+use crate::model::{Kind, Matter, Role};
+use crate::{dns::Flags, model::Protocol};
+
+/// The rules of one version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindRules {
+    /// Queries to forwarders are FORWARDER, and answers to clients carry their query's time.
+    corrected: bool,
+}
+
+impl BindRules {
+    /// The rules of a version such as `9.18.49` or `BIND 9.18.49-1~deb12u3-Debian`. Without one, the newest.
+    #[must_use]
+    pub fn of_version(version: &str) -> Self {
+        let start = version
+            .find(|character: char| character.is_ascii_digit())
+            .unwrap_or(version.len());
+        let mut numbers = version[start..]
+            .split(|character: char| !character.is_ascii_digit())
+            .map_while(|number| number.parse::<u32>().ok());
+        let version = numbers
+            .next()
+            .map(|major| (major, numbers.next(), numbers.next().unwrap_or(0)));
+        Self {
+            corrected: match version {
+                Some((9, Some(minor), patch)) => match minor {
+                    0..=19 => false,
+                    20 => patch >= 20,
+                    21 => patch >= 19,
+                    _ => true,
+                },
+                _ => true,
+            },
+        }
+    }
+
+    /// Whether answers to clients carry their query's time.
+    #[must_use]
+    pub fn answers_have_query_time(self) -> bool {
+        self.corrected
+    }
+
+    /// Whether `named` logs the message.
+    pub(crate) fn logs(role: Role, matter: Matter, protocol: Protocol, flags: Flags) -> bool {
+        match (role, flags.response()) {
+            (Role::Initiator, _) => matter == Matter::Query,
+            (Role::Responder, false) => !matches!(matter, Matter::Notify | Matter::Other),
+            (Role::Responder, true) => match matter {
+                Matter::Transfer => protocol == Protocol::Udp || flags.rcode() != 0,
+                _ => true,
+            },
+        }
+    }
+
+    /// Whether the type of a received query depends on the answer.
+    pub(crate) fn waits_for_answer(role: Role, matter: Matter, flags: Flags) -> bool {
+        role == Role::Responder
+            && !flags.response()
+            && flags.recursion_desired()
+            && !matches!(matter, Matter::Update | Matter::Notify | Matter::Other)
+    }
+
+    /// The family of a message. `recursion_available`: to the client, for received queries.
+    pub(crate) fn kind(
+        self,
+        role: Role,
+        matter: Matter,
+        flags: Flags,
+        recursion_available: bool,
+    ) -> Kind {
+        let recursion = flags.recursion_desired();
+        match role {
+            _ if matter == Matter::Update => Kind::Update,
+            Role::Responder if recursion && (flags.response() || recursion_available) => {
+                Kind::Client
+            }
+            Role::Responder => Kind::Auth,
+            Role::Initiator if recursion && self.corrected => Kind::Forwarder,
+            Role::Initiator => Kind::Resolver,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::debian_12("BIND 9.18.49-1~deb12u3-Debian", false)]
+    #[case::old("9.16.50", false)]
+    #[case::before("9.20.19", false)]
+    #[case::fixed("9.20.20", true)]
+    #[case::development_before("9.21.18", false)]
+    #[case::development("9.21.19", true)]
+    #[case::next("BIND 9.22.0", true)]
+    #[case::unknown("", true)]
+    fn version_decides_on_forwarders_and_times(#[case] version: &str, #[case] corrected: bool) {
+        assert_eq!(BindRules::of_version(version), BindRules { corrected });
+    }
+
+    #[test]
+    fn query_with_recursion_desired_follows_availability_and_its_answer_does_not() {
+        let rules = BindRules::of_version("9.18.1");
+        let kind =
+            |flags, available| rules.kind(Role::Responder, Matter::Query, Flags(flags), available);
+        assert_eq!(kind(0x0100, true), Kind::Client);
+        assert_eq!(kind(0x0100, false), Kind::Auth);
+        assert_eq!(kind(0x8100, false), Kind::Client);
+        assert_eq!(kind(0x8000, true), Kind::Auth);
+    }
+
+    #[rstest]
+    #[case::asked(Role::Responder, Matter::Transfer, 0, true)]
+    #[case::data(Role::Responder, Matter::Transfer, 0x8400, false)]
+    #[case::refused(Role::Responder, Matter::Transfer, 0x8005, true)]
+    #[case::notify_in(Role::Responder, Matter::Notify, 0x2400, false)]
+    #[case::notify_answered(Role::Responder, Matter::Notify, 0xa400, true)]
+    #[case::status(Role::Responder, Matter::Other, 0x1000, false)]
+    #[case::not_implemented(Role::Responder, Matter::Other, 0x9004, true)]
+    #[case::notify_out(Role::Initiator, Matter::Notify, 0x2400, false)]
+    #[case::refresh(Role::Initiator, Matter::Refresh, 0, false)]
+    #[case::forwarded_update(Role::Initiator, Matter::Update, 0x2800, false)]
+    #[case::update(Role::Responder, Matter::Update, 0x2800, true)]
+    #[case::resolver(Role::Initiator, Matter::Query, 0x8000, true)]
+    fn only_what_named_logs_is_logged(
+        #[case] role: Role,
+        #[case] matter: Matter,
+        #[case] flags: u16,
+        #[case] expected: bool,
+    ) {
+        assert_eq!(
+            BindRules::logs(role, matter, Protocol::Tcp, Flags(flags)),
+            expected
+        );
+    }
+}

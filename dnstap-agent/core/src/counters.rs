@@ -1,0 +1,28 @@
+//! How stages count: plain integers with names.
+
+/// Defines a struct of `u64` counters together with the table of their names.
+#[macro_export]
+macro_rules! counters {
+    ($(#[doc = $doc:literal])* pub struct $name:ident {
+        $($(#[doc = $field_doc:literal])* $field:ident,)+
+    }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[doc = $field_doc])* pub $field: u64,)+
+        }
+
+        impl $name {
+            /// Each counter's name and value, in order.
+            pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field)),+].into_iter()
+            }
+
+            /// As [`Self::table`], with what each counts between name and value.
+            pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+                [$((stringify!($field), concat!($($field_doc),*), self.$field)),+].into_iter()
+            }
+        }
+    };
+}
+pub use counters;

@@ -1,0 +1,135 @@
+//! The dnstap `extra` field: which process and thread, on request.
+//!
+//! One JSON object (RFC 8259) without spaces, members in this order, each only if asked for:
+//! `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode number of the process's network
+//! namespace, as in `/proc/PID/ns/net`. A response that nobody asked for has `"unsolicited":true` as the last member, whatever was
+//! asked for.
+
+use std::{fmt::Arguments, io::Write as _, str::FromStr};
+
+use dnstap_ebpf::Hook;
+
+use crate::model::Origin;
+
+/// A member of `extra`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtraField {
+    /// Process id.
+    Pid,
+    /// Thread id.
+    Tid,
+    /// Which hook saw the message.
+    Hook,
+    /// Network namespace.
+    Netns,
+}
+
+impl FromStr for ExtraField {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "pid" => Ok(Self::Pid),
+            "tid" => Ok(Self::Tid),
+            "hook" => Ok(Self::Hook),
+            "netns" => Ok(Self::Netns),
+            _ => Err("there are pid, tid, hook and netns".to_owned()),
+        }
+    }
+}
+
+/// Which members there are.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// These; none: the field is left out.
+    pub fields: Vec<ExtraField>,
+}
+
+impl Extra {
+    /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known;
+    /// `unsolicited`: nobody asked for the message.
+    pub(crate) fn write(
+        &self,
+        origin: Origin,
+        netns: Option<u64>,
+        unsolicited: bool,
+        out: &mut Vec<u8>,
+    ) {
+        out.clear();
+        if self.fields.is_empty() && !unsolicited {
+            return;
+        }
+        let mut member = |wanted: bool, value: Arguments<'_>| {
+            if wanted {
+                out.push(if out.is_empty() { b'{' } else { b',' });
+                // Writing to a vector does not fail.
+                out.write_fmt(value).unwrap_or_default();
+            }
+        };
+        let has = |field| self.fields.contains(&field);
+        member(
+            has(ExtraField::Pid),
+            format_args!("\"pid\":{}", origin.tgid),
+        );
+        member(has(ExtraField::Tid), format_args!("\"tid\":{}", origin.tid));
+        if let Some(hook) = hook_name(origin.hook) {
+            member(has(ExtraField::Hook), format_args!("\"hook\":\"{hook}\""));
+        }
+        if let Some(netns) = netns {
+            member(has(ExtraField::Netns), format_args!("\"netns\":{netns}"));
+        }
+        member(unsolicited, format_args!("\"unsolicited\":true"));
+        if !out.is_empty() {
+            out.push(b'}');
+        }
+    }
+}
+
+/// A hook's name on the command line.
+fn hook_name(code: u8) -> Option<&'static str> {
+    const FENTRY: u8 = Hook::Fentry as u8;
+    const SOCKET: u8 = Hook::Socket as u8;
+    const SYSCALL: u8 = Hook::Syscall as u8;
+    match code {
+        FENTRY => Some("fentry"),
+        SOCKET => Some("socket"),
+        SYSCALL => Some("syscall"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_has_what_was_asked_for_in_a_fixed_order() {
+        let origin = Origin {
+            tgid: 10,
+            tid: 11,
+            hook: 2,
+            image: 0,
+        };
+        let mut out = b"left over".to_vec();
+        let write = |fields: &[ExtraField], unsolicited, out: &mut Vec<u8>| {
+            let extra = Extra {
+                fields: fields.to_vec(),
+            };
+            extra.write(origin, Some(9), unsolicited, out);
+            String::from_utf8(out.clone()).unwrap()
+        };
+        let all = ["netns", "tid", "pid", "hook"].map(|name| name.parse().unwrap());
+        assert_eq!(
+            write(&all, false, &mut out),
+            r#"{"pid":10,"tid":11,"hook":"socket","netns":9}"#
+        );
+        assert_eq!(write(&[ExtraField::Tid], false, &mut out), r#"{"tid":11}"#);
+        assert_eq!(write(&[], false, &mut out), "");
+        assert_eq!(
+            write(&[ExtraField::Tid], true, &mut out),
+            r#"{"tid":11,"unsolicited":true}"#
+        );
+        assert_eq!(write(&[], true, &mut out), r#"{"unsolicited":true}"#);
+        assert!("cgroup".parse::<ExtraField>().is_err());
+    }
+}

@@ -1,0 +1,338 @@
+//! One record of the kernel's ring, decoded.
+//!
+//! Owns the step from raw bytes to typed values. The record is the other side's memory, so decoding is total: any byte
+//! string gives an [`Event`] or an [`EventError`], and nothing is transmuted. Refuses what the ABI
+//! ([`dnstap_ebpf::EventHeader`]) does not allow, so that later stages need not check again.
+//!
+//! IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2), which `AF_INET6` sockets show for IPv4 peers, become IPv4
+//! here; wildcard addresses become "unknown".
+
+pub mod fixture;
+
+use std::mem::{offset_of, size_of};
+
+use crate::model::{Direction, Endpoint, Envelope, Family, Origin, Protocol};
+use dnstap_ebpf::{
+    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE,
+};
+
+/// Bytes of the header before the payload.
+pub const HEADER: usize = size_of::<EventHeader>();
+
+/// Largest number of bytes that one call on a TCP socket may move: less than what the streams take for a jump. The kernel side gives up calls
+/// whose records are too many, which is long before.
+pub const MAX_PIECE: usize = (1 << 24) - 1;
+
+impl Origin {
+    /// Of a record, whatever else is in it. Nothing of what is too short to be one.
+    #[must_use]
+    pub fn of_record(record: &[u8]) -> Option<Self> {
+        record.first_chunk().map(Self::of)
+    }
+
+    fn of(header: &[u8; HEADER]) -> Self {
+        Self {
+            tgid: u32_at(header, offset_of!(EventHeader, tgid)),
+            tid: u32_at(header, offset_of!(EventHeader, tid)),
+            hook: header[offset_of!(EventHeader, hook)],
+            image: u32_at(header, offset_of!(EventHeader, image)),
+        }
+    }
+}
+
+/// One chunk of a message as the kernel saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Time, socket, addresses, direction.
+    pub envelope: Envelope,
+    /// Bytes of the whole message (UDP) or of the whole call (TCP).
+    pub message_len: u32,
+    /// Where the payload starts within those.
+    pub chunk_offset: u32,
+    /// TCP: sequence number of the first byte of the *payload* (of the call's first byte plus `chunk_offset`).
+    pub sequence: u32,
+    /// Messages of this socket that the kernel side dropped so far; wraps.
+    pub lost: u32,
+    /// `EVENT_*` bits ([`EventHeader::flags`]).
+    pub flags: u16,
+    /// Bytes of each datagram but the last if one call moved several; else 0.
+    pub segment: u16,
+    /// Bytes of what arrived, with those that found no room, at least; 0 if not known ([`EventHeader::arrived_len`]).
+    pub arrived_len: u32,
+    /// The chunk's bytes.
+    pub payload: &'a [u8],
+}
+
+/// Why a record is not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Shorter than the header.
+    #[error("record of {0} bytes is shorter than its header of {HEADER} bytes")]
+    Short(usize),
+    /// `chunk_len` points past the record's end.
+    #[error("chunk of {chunk} bytes in a record with {held} bytes of payload")]
+    Chunk {
+        /// Bytes announced.
+        chunk: u32,
+        /// Bytes present.
+        held: usize,
+    },
+    /// The chunk lies outside of its message, or is empty without need.
+    #[error("chunk of {chunk} bytes at {offset} of a message of {message} bytes")]
+    Extent {
+        /// `chunk_len`.
+        chunk: u32,
+        /// `chunk_offset`.
+        offset: u32,
+        /// `message_len`.
+        message: u32,
+    },
+    /// The message is larger than its transport allows.
+    #[error("message of {0} bytes")]
+    Length(u32),
+    /// Neither IPv4 nor IPv6.
+    #[error("address family {0}")]
+    Family(u8),
+    /// Neither UDP nor TCP.
+    #[error("protocol {0}")]
+    Protocol(u8),
+    /// Neither received nor sent.
+    #[error("direction {0}")]
+    Direction(u8),
+}
+
+/// Kernel time of a record, without a look at the rest of it.
+#[must_use]
+pub fn ktime_ns(record: &[u8]) -> Option<u64> {
+    let bytes = record.get(offset_of!(EventHeader, ktime_ns)..)?;
+    bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+impl<'a> Event<'a> {
+    /// Decodes one record. Bytes after the payload are padding and ignored.
+    pub fn parse(record: &'a [u8]) -> Result<Self, EventError> {
+        let Some((header, rest)) = record.split_first_chunk::<HEADER>() else {
+            return Err(EventError::Short(record.len()));
+        };
+        let family = header[offset_of!(EventHeader, family)];
+        if family != AF_INET && family != AF_INET6 {
+            return Err(EventError::Family(family));
+        }
+        let (protocol, limit) = match header[offset_of!(EventHeader, protocol)] {
+            IPPROTO_UDP => (Protocol::Udp, MAX_DNS_MESSAGE),
+            IPPROTO_TCP => (Protocol::Tcp, MAX_PIECE),
+            other => return Err(EventError::Protocol(other)),
+        };
+        let direction = match header[offset_of!(EventHeader, direction)] {
+            DIRECTION_RECEIVED => Direction::Received,
+            DIRECTION_SENT => Direction::Sent,
+            other => return Err(EventError::Direction(other)),
+        };
+        let message = u32_at(header, offset_of!(EventHeader, message_len));
+        let offset = u32_at(header, offset_of!(EventHeader, chunk_offset));
+        let chunk = u32_at(header, offset_of!(EventHeader, chunk_len));
+        if message as usize > limit {
+            return Err(EventError::Length(message));
+        }
+        let inside = offset.checked_add(chunk).is_some_and(|end| end <= message);
+        if !inside || (chunk == 0 && message != 0) {
+            return Err(EventError::Extent {
+                chunk,
+                offset,
+                message,
+            });
+        }
+        let Some(payload) = rest.get(..chunk as usize) else {
+            return Err(EventError::Chunk {
+                chunk,
+                held: rest.len(),
+            });
+        };
+
+        let endpoint = |address, port| {
+            Endpoint::from_abi(
+                family,
+                field(header, address),
+                u16::from_ne_bytes(field(header, port)),
+            )
+        };
+        let peer = endpoint(
+            offset_of!(EventHeader, peer_addr),
+            offset_of!(EventHeader, peer_port),
+        );
+        let mut local = endpoint(
+            offset_of!(EventHeader, local_addr),
+            offset_of!(EventHeader, local_port),
+        );
+        if peer.length != 0 && local.length != peer.length {
+            local = local.without_address();
+        }
+        let family = match (peer.length.max(local.length), family) {
+            (4, _) | (0, AF_INET) => Family::Inet,
+            _ => Family::Inet6,
+        };
+        let flags = u16::from_ne_bytes(field(header, offset_of!(EventHeader, flags)));
+        Ok(Self {
+            envelope: Envelope {
+                ktime_ns: u64::from_ne_bytes(field(header, offset_of!(EventHeader, ktime_ns))),
+                socket: u64::from_ne_bytes(field(header, offset_of!(EventHeader, socket))),
+                protocol,
+                direction,
+                family,
+                local,
+                peer,
+                origin: Origin::of(header),
+                proxied: None,
+                unconnected: flags & EVENT_UNCONNECTED != 0,
+            },
+            message_len: message,
+            chunk_offset: offset,
+            sequence: u32_at(header, offset_of!(EventHeader, tcp_seq)).wrapping_add(offset),
+            lost: u32_at(header, offset_of!(EventHeader, lost)),
+            flags,
+            segment: u16::from_ne_bytes(field(header, offset_of!(EventHeader, segment))),
+            arrived_len: u32_at(header, offset_of!(EventHeader, arrived_len)),
+            payload,
+        })
+    }
+
+    /// Whether this chunk is the whole message.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.payload.len() == self.message_len as usize
+    }
+
+    /// Whether this chunk ends the message.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.chunk_offset as usize + self.payload.len() == self.message_len as usize
+    }
+}
+
+fn u32_at(header: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_ne_bytes(field(header, at))
+}
+
+fn field<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&header[at..at + N]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use std::net::IpAddr;
+
+    use super::{fixture::*, *};
+
+    #[test]
+    fn every_field_survives() {
+        let mut header = header();
+        header.tcp_seq = u32::MAX;
+        header.protocol = IPPROTO_TCP;
+        header.direction = DIRECTION_SENT;
+        header.lost = 3;
+        header.message_len = 10;
+        header.chunk_offset = 4;
+        let mut record = chunk(header, b"abcdef");
+        record.extend_from_slice(&[0xee; 7]);
+        let event = Event::parse(&record).unwrap();
+        assert_eq!(event.payload, b"abcdef");
+        assert_eq!(
+            (event.message_len, event.chunk_offset, event.lost),
+            (10, 4, 3)
+        );
+        assert_eq!(event.sequence, 3);
+        assert!(event.is_last() && !event.is_whole());
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(
+            event.envelope,
+            Envelope {
+                ktime_ns: 1_000,
+                socket: 7,
+                protocol: Protocol::Tcp,
+                direction: Direction::Sent,
+                family: Family::Inet,
+                local: (loopback, 53).into(),
+                peer: (loopback, 40_000).into(),
+                origin: Origin {
+                    tgid: 10,
+                    tid: 11,
+                    hook: 2,
+                    image: 0,
+                },
+                proxied: None,
+                unconnected: false,
+            }
+        );
+    }
+
+    #[test]
+    fn mapped_addresses_become_ipv4_and_wildcards_unknown() {
+        let mut header = header();
+        header.family = AF_INET6;
+        header.peer_addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];
+        header.local_addr = [0; 16];
+        let record = whole(header, b"x");
+        let envelope = Event::parse(&record).unwrap().envelope;
+        assert_eq!(envelope.family, Family::Inet);
+        assert_eq!(envelope.peer.address(), Some(&[192, 0, 2, 1][..]));
+        assert_eq!((envelope.local.address(), envelope.local.port), (None, 53));
+    }
+
+    #[rstest]
+    #[case::family(|h: &mut EventHeader| h.family = 1, EventError::Family(1))]
+    #[case::protocol(|h: &mut EventHeader| h.protocol = 132, EventError::Protocol(132))]
+    #[case::direction(|h: &mut EventHeader| h.direction = 2, EventError::Direction(2))]
+    #[case::too_long_for_udp(|h: &mut EventHeader| h.message_len = 65_536, EventError::Length(65_536))]
+    #[case::outside(|h: &mut EventHeader| h.chunk_offset = 1, EventError::Extent { chunk: 1, offset: 1, message: 1 })]
+    #[case::wrapping(
+        |h: &mut EventHeader| h.chunk_offset = u32::MAX,
+        EventError::Extent { chunk: 1, offset: u32::MAX, message: 1 }
+    )]
+    fn what_the_abi_forbids_is_refused(
+        #[case] spoil: fn(&mut EventHeader),
+        #[case] expected: EventError,
+    ) {
+        let mut header = header();
+        header.message_len = 1;
+        spoil(&mut header);
+        assert_eq!(Event::parse(&chunk(header, b"x")), Err(expected));
+    }
+
+    #[test]
+    fn empty_chunk_is_an_event_only_if_the_datagram_is_empty() {
+        assert!(Event::parse(&whole(header(), b"")).unwrap().is_whole());
+        let header = EventHeader {
+            message_len: 1,
+            ..header()
+        };
+        let refused = EventError::Extent {
+            chunk: 0,
+            offset: 0,
+            message: 1,
+        };
+        assert_eq!(Event::parse(&chunk(header, b"")), Err(refused));
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let record = whole(header(), b"payload");
+        for length in 0..record.len() {
+            assert!(Event::parse(&record[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_event_or_an_error(record in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(event) = Event::parse(&record) {
+                prop_assert!(event.payload.len() <= record.len() - HEADER);
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The values that all stages share. Nothing here imports a stage.
+
+mod counts;
+mod endpoint;
+mod envelope;
+mod exchange;
+mod finding;
+mod net;
+mod types;
+
+pub use self::{
+    counts::{Pending, SocketCounts},
+    endpoint::Endpoint,
+    envelope::{Direction, Envelope, Family, Origin, Protocol, Proxied},
+    exchange::{Kind, Matter, Role},
+    finding::Finding,
+    net::Net,
+    types::{KindCounts, MESSAGE_TYPES, MessageType, TypeSet, is_response, long_name, short_name},
+};

@@ -1,0 +1,521 @@
+//! The last part of the journey, from a whole DNS message to its frame: `classify`, `pair` and `encode` in turn.
+//!
+//! Every message handed in becomes exactly one frame, unless it is excluded on purpose, which is counted, or waits for
+//! another: a query for its answer, to be named; a response that finds no query for that query, which may be under way. What cannot be read as DNS is counted as malformed and delivered all the same, byte for byte:
+//! operators want to see attacks.
+
+use std::hash::BuildHasher as _;
+
+use foldhash::fast::RandomState;
+
+use crate::{
+    account::DeliverCounters,
+    classify::{Naming, bind::BindRules},
+    dns::{Flags, Message},
+    encode::{Extra, append_frame},
+    lru::Lru,
+    model::{Direction, Endpoint, Envelope, Finding, Kind, Matter, Protocol, Role},
+    pair::{Asked, Found, Pairs, Query, Unanswered},
+    pipeline::{
+        Batch, Clock,
+        filter::Filter,
+        held::{Held, Waiting},
+        latency::Latencies,
+        servers::{Known, Server, Servers},
+        unasked::{Doubt, Unasked},
+    },
+    privacy::Anonymiser,
+};
+
+/// Largest query that is reported whole: more than any but updates have.
+const REPORTED: usize = 512;
+
+/// Servers of [`Upstreams`].
+const UPSTREAMS: usize = 1_024;
+
+/// Bytes in front of the question (RFC 1035 section 4.1.1).
+const DNS_HEADER: usize = 12;
+
+/// State of the last stages.
+#[derive(Debug)]
+pub(super) struct Deliver {
+    pub(super) identity: Vec<u8>,
+    pub(super) servers: Servers,
+    pub(super) extra: Extra,
+    /// The `extra` of the message at hand.
+    pub(super) extra_bytes: Vec<u8>,
+    pub(super) filter: Filter,
+    pub(super) anonymiser: Anonymiser,
+    pub(super) report_unanswered: bool,
+    pub(super) clock: Clock,
+    pub(super) pairs: Pairs,
+    pub(super) held: Held<Waiting>,
+    /// Whether responses that nobody asked for are delivered.
+    pub(super) unsolicited: bool,
+    pub(super) unasked: Unasked,
+    pub(super) upstreams: Upstreams,
+    pub(super) counters: DeliverCounters,
+    pub(super) by_type: [u64; 14],
+    pub(super) latencies: Latencies,
+}
+
+/// What the header of a message says.
+#[derive(Clone, Copy)]
+struct Header {
+    flags: Flags,
+    role: Role,
+    matter: Matter,
+    well_formed: bool,
+    /// Nobody asked for it.
+    unsolicited: bool,
+}
+
+impl Deliver {
+    /// Takes a message; `parsed` is what [`Message::parse`] made of it.
+    pub(super) fn message(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let header = self.header(envelope, bytes, parsed);
+        self.counters.malformed += u64::from(!header.well_formed);
+        let server = self.servers.learn(envelope.origin.image);
+        server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
+        if header.flags.response() {
+            self.response(envelope, bytes, header, parsed, batch);
+        } else {
+            self.query(envelope, bytes, header, parsed, batch);
+        }
+    }
+
+    fn header(&self, envelope: &Envelope, bytes: &[u8], parsed: Option<&Message<'_>>) -> Header {
+        let flags = self.flags(envelope, bytes);
+        let role = Role::of(envelope.direction, flags.response());
+        let naming = &self.servers.of(envelope.origin.image).server.naming;
+        let matter = match Matter::of(role, flags, parsed) {
+            Matter::Refresh if !naming.has_zones() => Matter::Query,
+            matter => matter,
+        };
+        Header {
+            flags,
+            role,
+            matter,
+            well_formed: parsed.is_some_and(|message| message.well_formed),
+            unsolicited: false,
+        }
+    }
+
+    fn query(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let server = self.servers.of(envelope.origin.image);
+        let finding = Finding {
+            role: header.role,
+            kind: kind(server, header, server.recursion_available),
+            response: false,
+            query_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
+            response_time_ns: None,
+        };
+        let Some(message) = parsed else {
+            return self.send(envelope, &finding, header, bytes, batch);
+        };
+        let waits = matches!(server.server.naming, Naming::Bind(_))
+            && BindRules::waits_for_answer(header.role, header.matter, header.flags);
+        let ticket = waits.then(|| {
+            self.held.put(Waiting {
+                envelope: *envelope,
+                finding,
+                flags: header.flags,
+                matter: header.matter,
+                bytes: bytes.to_vec(),
+            })
+        });
+        let at = finding.kind.message_type(false) as usize - 1;
+        let wanted =
+            is_logged(&server.server, envelope, header) && self.filter.wants(header.matter, at);
+        let query = Query {
+            ktime_ns: envelope.ktime_ns,
+            offset_ns: self.clock.offset_ns,
+            family: envelope.family,
+            proxied: envelope.proxied,
+            kind: finding.kind,
+            matter: header.matter,
+            wanted,
+            ticket,
+        };
+        let asked = (self.report_unanswered && wanted).then(|| Asked {
+            envelope: *envelope,
+            finding,
+            message: reported(bytes, message).to_vec(),
+        });
+        self.pairs.query(envelope, message, query, asked);
+        if ticket.is_some() {
+            self.release(0, batch);
+        } else {
+            self.send(envelope, &finding, header, bytes, batch);
+        }
+        if self.unasked.waiting() > 0 {
+            self.meet(envelope, message, batch);
+        }
+    }
+
+    /// Gives a query the response that has come before it, if there is one: threads that send and receive come to their hooks in
+    /// any order.
+    fn meet(&mut self, query: &Envelope, message: &Message<'_>, batch: &mut Batch) {
+        if (query.direction, query.protocol) != (Direction::Sent, Protocol::Udp) {
+            return;
+        }
+        let meetings = [
+            self.pairs.meeting(query, message),
+            self.pairs.meeting_without_peer(query, message),
+        ];
+        for meeting in meetings {
+            let Some((ticket, doubt)) = self.unasked.meets(meeting, query) else {
+                continue;
+            };
+            let in_order = Envelope {
+                ktime_ns: doubt.envelope.ktime_ns.max(query.ktime_ns),
+                ..doubt.envelope
+            };
+            let parsed = Message::parse(&doubt.bytes);
+            let found = parsed.map(|parsed| self.pairs.response(&in_order, &parsed));
+            if let Some(found @ Found::Query { .. }) = found
+                && let Some(doubt) = self.unasked.take(ticket)
+            {
+                let parsed = Message::parse(&doubt.bytes);
+                let header = self.header(&doubt.envelope, &doubt.bytes, parsed.as_ref());
+                self.answer(&doubt.envelope, &doubt.bytes, header, found, batch);
+            }
+        }
+    }
+
+    fn response(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let found = parsed.map_or(Found::Nothing, |message| {
+            self.pairs.response(envelope, message)
+        });
+        if !matches!(found, Found::Query { .. }) {
+            let server = self.servers.of(envelope.origin.image);
+            let (expected_ns, sampled) = (self.pairs.expected_ns(), self.filter.sampled);
+            if self
+                .unasked
+                .suspects(envelope, found, server, expected_ns, sampled)
+            {
+                // One without a header has no query to wait for, and meets none.
+                let meeting = parsed.map_or(0, |message| self.pairs.meeting(envelope, message));
+                self.unasked.put(envelope, bytes, meeting);
+                return self.judge(0, batch);
+            }
+            if parsed.is_some() {
+                self.pairs.unmatched();
+            }
+        }
+        self.answer(envelope, bytes, header, found, batch);
+    }
+
+    /// Judges the responses whose query has not come by kernel time `before`, and those that are too many.
+    pub(super) fn judge(&mut self, before: u64, batch: &mut Batch) {
+        while let Some(Doubt {
+            envelope, bytes, ..
+        }) = self.unasked.overdue(before)
+        {
+            let parsed = Message::parse(&bytes);
+            if parsed.is_some() {
+                self.pairs.unmatched();
+            }
+            if !self.unsolicited {
+                self.counters.unsolicited += 1;
+                continue;
+            }
+            let header = Header {
+                unsolicited: true,
+                ..self.header(&envelope, &bytes, parsed.as_ref())
+            };
+            self.answer(&envelope, &bytes, header, Found::Nothing, batch);
+        }
+    }
+
+    /// Sends a response, named and timed by what it has found.
+    fn answer(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        mut header: Header,
+        found: Found,
+        batch: &mut Batch,
+    ) {
+        let mut envelope = *envelope;
+        let server = self.servers.learn(envelope.origin.image);
+        let mut finding = Finding {
+            role: header.role,
+            kind: kind(server, header, true),
+            response: true,
+            query_time_ns: None,
+            response_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
+        };
+        if header.role == Role::Responder {
+            server.recursion_available = header.flags.recursion_available();
+        }
+        if let Found::Query { query, local, peer } = found {
+            if header.well_formed {
+                match header.role {
+                    Role::Responder => server.ports.learn(envelope.local.port),
+                    Role::Initiator => self.upstreams.learn(envelope.origin.image, peer),
+                }
+            }
+            header.matter = query.matter;
+            finding.kind = match server.server.naming {
+                Naming::Bind(_) if header.role == Role::Responder => kind(server, header, true),
+                _ => query.kind,
+            };
+            if query.matter != Matter::Transfer {
+                let took = envelope.ktime_ns.saturating_sub(query.ktime_ns);
+                self.latencies.record(header.role, query.kind, took);
+            }
+            let clock = Clock {
+                offset_ns: query.offset_ns,
+            };
+            // Where the response was seen first, the query had gone by then.
+            let asked_ns = query.ktime_ns.min(envelope.ktime_ns);
+            finding.query_time_ns = Some(clock.wall_ns(asked_ns));
+            finding.response_time_ns = Some(clock.wall_ns(envelope.ktime_ns));
+            complete(&mut envelope, &query, local, peer);
+            envelope.proxied = envelope.proxied.or(query.proxied);
+            if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
+                self.send_waiting(waiting, batch);
+            }
+        }
+        let server = self.servers.of(envelope.origin.image);
+        if let Naming::Bind(rules) = server.server.naming
+            && header.role == Role::Responder
+            && !rules.answers_have_query_time()
+        {
+            finding.query_time_ns = None;
+        }
+        self.send(&envelope, &finding, header, bytes, batch);
+    }
+
+    /// Names and sends the queries whose answer has not come by kernel time `before`, and those that are too many.
+    pub(super) fn release(&mut self, before: u64, batch: &mut Batch) {
+        while let Some(waiting) = self.held.overdue(before) {
+            self.send_waiting(waiting, batch);
+        }
+    }
+
+    /// Messages that wait: queries for their answers, and responses for their queries.
+    pub(super) fn waiting(&self) -> u64 {
+        self.held.waiting() + self.unasked.waiting()
+    }
+
+    /// Whether a datagram's or a connection's ports are known for DNS.
+    pub(super) fn know(&mut self, envelope: &Envelope) -> bool {
+        let image = envelope.origin.image;
+        let ports = &self.servers.of(image).ports;
+        ports.are_given(envelope)
+            || ports.contains(envelope.local.port)
+            || self.upstreams.know(image, envelope.peer)
+    }
+
+    fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
+        let header = Header {
+            flags: waiting.flags,
+            role: waiting.finding.role,
+            matter: waiting.matter,
+            well_formed: true,
+            unsolicited: false,
+        };
+        let server = self.servers.of(waiting.envelope.origin.image);
+        waiting.finding.kind = kind(server, header, server.recursion_available);
+        self.send(
+            &waiting.envelope,
+            &waiting.finding,
+            header,
+            &waiting.bytes,
+            batch,
+        );
+    }
+
+    /// Encodes a message, unless it is excluded.
+    fn send(
+        &mut self,
+        envelope: &Envelope,
+        finding: &Finding,
+        header: Header,
+        bytes: &[u8],
+        batch: &mut Batch,
+    ) {
+        let at = finding.kind.message_type(finding.response) as usize - 1;
+        let server = &self.servers.of(envelope.origin.image).server;
+        if header.unsolicited && matches!(server.naming, Naming::Bind(_)) {
+            // BIND does not log them either.
+            self.counters.excluded_mimic += 1;
+            return;
+        }
+        if !is_logged(server, envelope, header) {
+            self.counters.excluded_mimic += 1;
+            return;
+        }
+        if let Some(reason) = self.filter.reason(header.matter, at, &mut self.counters) {
+            *reason += 1;
+            return;
+        }
+        self.extra.write(
+            envelope.origin,
+            server.netns,
+            header.unsolicited,
+            &mut self.extra_bytes,
+        );
+        self.counters.unsolicited_delivered += u64::from(header.unsolicited);
+        self.counters.message_bytes += bytes.len() as u64;
+        let mut envelope = *envelope;
+        let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
+        let before = batch.frames.len();
+        append_frame(
+            present(&self.identity),
+            present(&server.version),
+            present(&self.extra_bytes),
+            &envelope,
+            finding,
+            shown,
+            &mut batch.frames,
+        );
+        batch.messages += 1;
+        self.counters.messages += 1;
+        self.counters.frame_bytes += (batch.frames.len() - before) as u64;
+        self.by_type[at] += 1;
+    }
+
+    /// Reports the queries that stayed without answer.
+    pub(super) fn report(&mut self, batch: &mut Batch) {
+        for Unanswered {
+            mut asked,
+            waited_ns,
+        } in self.pairs.take_unanswered()
+        {
+            let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
+            let role = asked.finding.role;
+            let shown = self
+                .anonymiser
+                .apply(role, &mut asked.envelope, &asked.message);
+            let server = &self.servers.of(asked.envelope.origin.image).server;
+            append_frame(
+                present(&self.identity),
+                present(&server.version),
+                Some(extra.as_bytes()),
+                &asked.envelope,
+                &asked.finding,
+                shown,
+                &mut batch.event_frames,
+            );
+            batch.events += 1;
+            self.counters.events += 1;
+        }
+    }
+
+    /// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
+    fn flags(&self, envelope: &Envelope, bytes: &[u8]) -> Flags {
+        if let [_, _, high, rest @ ..] = bytes {
+            return Flags(u16::from_be_bytes([
+                *high,
+                rest.first().copied().unwrap_or(0),
+            ]));
+        }
+        let ports = &self.servers.of(envelope.origin.image).ports;
+        let asks = !ports.contains(envelope.local.port) && envelope.peer.port == 53;
+        let response = (envelope.direction == Direction::Received) == asks;
+        Flags(if response { 0x8000 } else { 0 })
+    }
+}
+
+/// Gives a response the ends that only its query knows.
+fn complete(envelope: &mut Envelope, query: &Query, local: Endpoint, peer: Endpoint) {
+    let same_family = envelope.family == query.family;
+    if envelope.peer == Endpoint::default() && peer.address().is_some() {
+        (envelope.peer, envelope.family) = (peer, query.family);
+        if !same_family || envelope.local.address().is_none() {
+            envelope.local = local;
+        }
+    } else if same_family && envelope.local.address().is_none() {
+        envelope.local = local;
+    }
+}
+
+/// Ends of other servers that have answered the process, on ports other than 53. Not their ports alone: those of others may be
+/// anything.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    known: Lru<()>,
+    hasher: RandomState,
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self {
+            known: Lru::new(UPSTREAMS),
+            hasher: RandomState::default(),
+        }
+    }
+}
+
+impl Upstreams {
+    fn learn(&mut self, image: u32, peer: Endpoint) {
+        if peer.port != 53 && !self.know(image, peer) {
+            self.known.insert(self.hasher.hash_one((image, peer)), ());
+        }
+    }
+
+    fn know(&mut self, image: u32, peer: Endpoint) -> bool {
+        self.known.len() > 0
+            && self
+                .known
+                .get(self.hasher.hash_one((image, peer)))
+                .is_some()
+    }
+}
+
+/// What a report has of a query: of a large one header and question, so that no record is cut in two.
+fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
+    let question = message.question.map_or(0, <[u8]>::len);
+    match bytes.get(..DNS_HEADER + question) {
+        Some(start) if bytes.len() > REPORTED => start,
+        _ => bytes,
+    }
+}
+
+/// Whether the server's own dnstap would have the message, if that is what is wanted.
+fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
+    !matches!(server.naming, Naming::Bind(_))
+        || BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
+}
+
+/// The family of a message of `server`.
+fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
+    let Header {
+        flags,
+        role,
+        matter,
+        ..
+    } = header;
+    match &server.server.naming {
+        Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),
+        Naming::Bind(rules) => rules.kind(role, matter, flags, recursion_available),
+    }
+}
+
+/// A field that is left out when it is empty.
+fn present(field: &[u8]) -> Option<&[u8]> {
+    (!field.is_empty()).then_some(field)
+}

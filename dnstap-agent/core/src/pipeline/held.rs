@@ -1,0 +1,183 @@
+//! Messages that wait for others before it is known what they are: queries for their answers
+//! ([`bind`](crate::classify::bind)), responses for the query that may come behind them ([`unasked`](super::unasked)).
+//!
+//! Bounded by number, bytes and age; the oldest goes first, judged by what is known then. A ticket finds a message when what it waits
+//! for comes.
+
+use std::collections::VecDeque;
+
+use crate::{
+    dns::Flags,
+    model::{Envelope, Finding, Matter},
+};
+
+const ENTRIES: usize = 65_536;
+const BYTES: usize = 16 << 20;
+
+/// What can wait.
+pub(super) trait Waits {
+    /// Its own bytes.
+    fn bytes(&self) -> usize;
+    /// Kernel time since which it waits.
+    fn ktime_ns(&self) -> u64;
+}
+
+/// A query without a name.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) envelope: Envelope,
+    pub(super) finding: Finding,
+    pub(super) flags: Flags,
+    pub(super) matter: Matter,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Waits for Waiting {
+    fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ktime_ns(&self) -> u64 {
+        self.envelope.ktime_ns
+    }
+}
+
+/// The messages that wait, in the order of arrival.
+#[derive(Debug)]
+pub(super) struct Held<W> {
+    queue: VecDeque<Option<W>>,
+    /// Ticket of the queue's first place.
+    first: u64,
+    waiting: u64,
+    bytes: usize,
+}
+
+impl<W> Default for Held<W> {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            first: 0,
+            waiting: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<W: Waits> Held<W> {
+    /// Takes a message; its ticket.
+    pub(super) fn put(&mut self, waiting: W) -> u64 {
+        self.waiting += 1;
+        self.bytes += waiting.bytes();
+        self.queue.push_back(Some(waiting));
+        self.first + self.queue.len() as u64 - 1
+    }
+
+    /// The message of a ticket, unless it has gone.
+    pub(super) fn get(&self, ticket: u64) -> Option<&W> {
+        let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        self.queue.get(at)?.as_ref()
+    }
+
+    /// Gives the message of a ticket back, unless it has gone.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<W> {
+        let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        let waiting = self.queue.get_mut(at)?.take()?;
+        self.gone(&waiting);
+        self.trim();
+        Some(waiting)
+    }
+
+    /// Gives the oldest message if there are too many, or if it is from before kernel time `before`.
+    pub(super) fn overdue(&mut self, before: u64) -> Option<W> {
+        let oldest = self.queue.front()?.as_ref()?;
+        let full = self.queue.len() > ENTRIES || self.bytes > BYTES;
+        if !full && oldest.ktime_ns() >= before {
+            return None;
+        }
+        let waiting = self.queue.pop_front()??;
+        self.first += 1;
+        self.gone(&waiting);
+        self.trim();
+        Some(waiting)
+    }
+
+    /// Messages that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    fn gone(&mut self, waiting: &W) {
+        self.waiting -= 1;
+        self.bytes -= waiting.bytes();
+    }
+
+    /// Drops the places in front whose messages have gone: the first place, if any, is taken.
+    fn trim(&mut self) {
+        while let Some(None) = self.queue.front() {
+            self.queue.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Event, fixture},
+        model::{Kind, Role},
+    };
+
+    fn waiting(ktime_ns: u64, length: usize) -> Waiting {
+        let mut header = fixture::header();
+        header.ktime_ns = ktime_ns;
+        Waiting {
+            envelope: Event::parse(&fixture::whole(header, b"x"))
+                .unwrap()
+                .envelope,
+            finding: Finding {
+                role: Role::Responder,
+                kind: Kind::Client,
+                response: false,
+                query_time_ns: None,
+                response_time_ns: None,
+            },
+            flags: Flags(0x0100),
+            matter: Matter::Query,
+            bytes: vec![0; length],
+        }
+    }
+
+    #[test]
+    fn a_ticket_gives_its_query_once() {
+        let mut held = Held::default();
+        let tickets: Vec<_> = (0..4).map(|at| held.put(waiting(at, 10))).collect();
+        for at in [2, 0, 1, 3] {
+            let taken = held.take(tickets[at]).unwrap();
+            assert_eq!(taken.envelope.ktime_ns, at as u64);
+            assert!(held.take(tickets[at]).is_none());
+        }
+        assert_eq!((held.waiting(), held.bytes, held.queue.len()), (0, 0, 0));
+        let next = held.put(waiting(9, 1));
+        assert!(held.take(next).is_some());
+    }
+
+    #[test]
+    fn the_old_and_those_beyond_the_bounds_go() {
+        let mut held = Held::default();
+        let tickets: Vec<_> = (0..10).map(|at| held.put(waiting(at, 1))).collect();
+        assert_eq!(std::iter::from_fn(|| held.overdue(4)).count(), 4);
+        assert!(held.take(tickets[3]).is_none(), "it has gone");
+        assert_eq!(held.take(tickets[5]).unwrap().envelope.ktime_ns, 5);
+        for at in 0..300 {
+            held.put(waiting(100 + at, 65_535));
+        }
+        while held.overdue(0).is_some() {}
+        assert!(held.bytes <= BYTES && held.waiting() > 200);
+        for _ in 0..ENTRIES + 5 {
+            held.put(waiting(1_000, 0));
+            while held.overdue(0).is_some() {}
+        }
+        assert!(held.queue.len() <= ENTRIES);
+    }
+}

@@ -1,0 +1,435 @@
+//! The pure stages in a row: records of the ring in, Frame Streams data frames out.
+//!
+//! ```text
+//! record ─► event ─┬─ UDP ─► assemble ─► sockets ─┐
+//!                  │                              ├─► classify ─► pair ─► encode ─► Batch
+//!                  └─ TCP ─► stream ──────────────┘
+//! ```
+//!
+//! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; whatever is not
+//! delivered is counted, and [`account`](crate::account) states the laws that the counters obey. In steady state nothing is allocated:
+//! buffers and tables grow to their bounds and are reused.
+//!
+//! The reader owes the pipeline order: records of one socket in the order of their time, as far as it can. See
+//! [`stream`](crate::reassemble::tcp) for what is repaired, and [`pair`](crate::pair): a response that comes before its query
+//! goes out unpaired.
+
+mod datagrams;
+mod deliver;
+mod filter;
+mod held;
+mod latency;
+mod servers;
+mod sockets;
+mod unasked;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{filter::Filter, latency::Latencies, servers::Server, sockets::Verdict};
+
+use crate::{
+    account::{DeliverCounters, IntakeCounters, PipelineCounters},
+    dns::Message,
+    encode::Extra,
+    event::Event,
+    model::{Direction, Envelope, Origin, Pending, Protocol, SocketCounts},
+    pair::{PairLimits, Pairs},
+    pipeline::{
+        datagrams::Layout,
+        deliver::{Deliver, Upstreams},
+        held::Held,
+        servers::Servers,
+        sockets::Sockets,
+        unasked::{PATIENCE_NS, Unasked},
+    },
+    privacy::{Anonymiser, Privacy},
+    reassemble::{
+        datagrams::Assembler,
+        tcp::{
+            Proxies, StreamLimits, Streams,
+            proxy::{self, Preface},
+        },
+    },
+};
+
+/// Most bytes of dnstap `identity` and `version`.
+pub const MAX_LABEL: usize = 1024;
+
+/// Encoded messages, reused by the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Frame Streams data frames back to back: a length of four bytes, big-endian, then a `Dnstap` message.
+    pub frames: Vec<u8>,
+    /// Number of frames.
+    pub messages: u64,
+    /// Reports of queries without answer, in the same form; see [`PipelineConfig::report_unanswered`].
+    pub event_frames: Vec<u8>,
+    /// Number of these.
+    pub events: u64,
+}
+
+impl Batch {
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.messages = 0;
+        self.event_frames.clear();
+        self.events = 0;
+    }
+}
+
+/// Turns kernel time (`CLOCK_MONOTONIC`) into wall-clock time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Nanoseconds between 1970 and the kernel clock's zero.
+    pub offset_ns: i64,
+}
+
+impl Clock {
+    /// Wall-clock nanoseconds since 1970.
+    #[must_use]
+    pub fn wall_ns(self, ktime_ns: u64) -> u64 {
+        ktime_ns.saturating_add_signed(self.offset_ns)
+    }
+
+    /// Replaces the offset.
+    pub fn set_offset(&mut self, offset_ns: i64) {
+        self.offset_ns = offset_ns;
+    }
+}
+
+/// What the pipeline is told at its start.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// dnstap `identity`; empty: left out.
+    pub identity: Vec<u8>,
+    /// What holds for a server of which nothing else is known.
+    pub server: Server,
+    /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
+    /// the hooks are attached, so that none is missed; a socket too many does no harm.
+    pub existing_sockets: Vec<u64>,
+    /// Peers whose prefaces are believed.
+    pub proxies: Proxies,
+    /// What goes into dnstap `extra`.
+    pub extra: Extra,
+    /// What is left out.
+    pub filter: Filter,
+    /// What is hidden.
+    pub privacy: Privacy,
+    /// Whether responses that nobody asked for are delivered, with an `extra` that says so.
+    pub unsolicited: bool,
+    /// Whether queries without answer are reported: as frames of the queries, with an `extra` that says so. They are for
+    /// text and JSON alone; readers of dnstap would take them for queries.
+    pub report_unanswered: bool,
+    /// Bounds of the table of queries.
+    pub pair_limits: PairLimits,
+    /// Bounds of the table of TCP connections.
+    pub stream_limits: StreamLimits,
+    /// UDP sockets on ports not known for DNS that are remembered.
+    pub udp_sockets: usize,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            identity: Vec::new(),
+            server: Server::default(),
+            existing_sockets: Vec::new(),
+            proxies: Proxies::default(),
+            extra: Extra::default(),
+            filter: Filter::default(),
+            privacy: Privacy::default(),
+            unsolicited: false,
+            report_unanswered: false,
+            pair_limits: PairLimits::default(),
+            stream_limits: StreamLimits::default(),
+            udp_sockets: 65_536,
+        }
+    }
+}
+
+/// All stages.
+#[derive(Debug)]
+pub struct Pipeline {
+    assembler: Assembler,
+    sockets: Sockets,
+    streams: Streams,
+    proxies: Proxies,
+    deliver: Deliver,
+    intake: IntakeCounters,
+    /// Nanoseconds for which a query waits for its answer.
+    patience_ns: u64,
+}
+
+impl Pipeline {
+    /// Stages that have seen nothing yet.
+    #[must_use]
+    pub fn new(config: PipelineConfig) -> Self {
+        Self {
+            assembler: Assembler::default(),
+            sockets: Sockets::new(config.udp_sockets),
+            streams: Streams::new(
+                config.stream_limits,
+                config.existing_sockets,
+                config.proxies.clone(),
+            ),
+            proxies: config.proxies,
+            deliver: Deliver {
+                identity: config.identity,
+                servers: Servers::new(config.server),
+                extra: config.extra,
+                extra_bytes: Vec::new(),
+                filter: config.filter,
+                anonymiser: Anonymiser::new(config.privacy),
+                report_unanswered: config.report_unanswered,
+                held: Held::default(),
+                unsolicited: config.unsolicited,
+                unasked: Unasked::default(),
+                upstreams: Upstreams::default(),
+                clock: Clock::default(),
+                pairs: Pairs::new(config.pair_limits),
+                counters: DeliverCounters::default(),
+                by_type: [0; 14],
+                latencies: Latencies::default(),
+            },
+            intake: IntakeCounters::default(),
+            patience_ns: config.pair_limits.age_ns,
+        }
+    }
+
+    /// The process behind a record, if its server is one that the pipeline has not been told about.
+    pub fn stranger(&mut self, record: &[u8]) -> Option<Origin> {
+        let origin = Origin::of_record(record)?;
+        // The end of a connection is nobody's.
+        (origin.tgid != 0 && !self.deliver.servers.hear(origin.image)).then_some(origin)
+    }
+
+    /// Tells about the server that runs `image`.
+    pub fn introduce(&mut self, image: u32, server: Server) {
+        self.deliver.servers.insert(image, server);
+    }
+
+    /// Tells about the sockets of a process that was running when it was taken in: TCP streams on them are joined midway. To be told
+    /// before its first record; a socket too many does no harm.
+    pub fn join_midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
+        self.streams.midway(sockets);
+    }
+
+    /// Takes one record of the ring (header, payload, padding) and appends the messages that it completes.
+    pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
+        self.intake.records += 1;
+        match Event::parse(record) {
+            Ok(event) => self.event(&event, batch),
+            Err(_) => self.intake.event_errors += 1,
+        }
+    }
+
+    /// Takes one decoded event.
+    fn event(&mut self, event: &Event<'_>, batch: &mut Batch) {
+        let Self {
+            assembler,
+            sockets,
+            streams,
+            proxies,
+            deliver,
+            intake,
+            ..
+        } = self;
+        match event.envelope.protocol {
+            Protocol::Udp => {
+                intake.udp_records += 1;
+                intake.udp_bytes += event.payload.len() as u64;
+                deliver.unasked.note_losses(event);
+                let datagram = if event.is_whole() {
+                    Some(event.payload)
+                } else {
+                    assembler.push(event)
+                };
+                if let Some(bytes) = datagram {
+                    intake.udp_messages += 1;
+                    let Some(layout) = Layout::of(event, bytes) else {
+                        intake.udp_unclear += 1;
+                        return;
+                    };
+                    intake.udp_segments += layout.datagrams as u64 - 1;
+                    intake.udp_truncated += layout.absent as u64;
+                    // An empty datagram is one, too.
+                    let empty = bytes.is_empty().then_some(bytes);
+                    for (index, datagram) in bytes.chunks(layout.size).chain(empty).enumerate() {
+                        let mut envelope = event.envelope;
+                        let datagram = without_preface(proxies, intake, &mut envelope, datagram);
+                        if layout.is_cut(index, datagram) {
+                            intake.udp_truncated += 1;
+                            continue;
+                        }
+                        deliver_datagram(sockets, deliver, intake, &envelope, datagram, batch);
+                    }
+                }
+            }
+            Protocol::Tcp => {
+                intake.tcp_records += 1;
+                intake.tcp_bytes += event.payload.len() as u64;
+                let dns_port = deliver.know(&event.envelope);
+                streams.push(event, dns_port, &mut |envelope, bytes| {
+                    deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+                });
+            }
+        }
+    }
+
+    /// Takes a whole message from another source than the socket hooks: the stages before `classify` are left out, and
+    /// so are their counters.
+    pub fn message(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
+        self.deliver
+            .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+    }
+
+    /// The servers that it was told about.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> + Clone {
+        self.deliver.servers.all()
+    }
+
+    /// Leaves out other messages from now on.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.deliver.filter = filter;
+        // Responses are delivered from now on whose queries were left out.
+        let now = self.deliver.pairs.now_ktime_ns();
+        self.deliver.unasked.note_blindness(now);
+    }
+
+    /// Sets the difference between wall-clock time and kernel time for messages from now on.
+    pub fn set_clock_offset(&mut self, offset_ns: i64) {
+        self.deliver.clock.set_offset(offset_ns);
+    }
+
+    /// Lets time pass: gives up what has waited too long at kernel time `now_ktime_ns`. To be called about every
+    /// 100 ms, with a time that the reader has caught up with.
+    pub fn tick(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let deliver = &mut self.deliver;
+        self.streams.tick(now_ktime_ns, &mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
+        self.assembler.tick(now_ktime_ns);
+        self.sockets.tick(now_ktime_ns);
+        self.deliver.pairs.tick(now_ktime_ns);
+        self.deliver.report(batch);
+        self.deliver
+            .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
+        self.deliver
+            .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
+    }
+
+    /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
+    pub fn finish(&mut self, batch: &mut Batch) {
+        let deliver = &mut self.deliver;
+        self.streams.finish(&mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
+        self.assembler.finish();
+        self.deliver.pairs.finish();
+        self.deliver.report(batch);
+        self.deliver.release(u64::MAX, batch);
+        self.deliver.judge(u64::MAX, batch);
+    }
+
+    /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
+    pub fn verdicts(&mut self) -> impl Iterator<Item = (u64, Verdict)> + '_ {
+        let intake = &mut self.intake;
+        let streams = self
+            .streams
+            .take_not_dns()
+            .map(|socket| (socket, Verdict::NotDns));
+        self.sockets
+            .take_verdicts()
+            .inspect(|(_, verdict)| {
+                intake.udp_sockets_not_dns += u64::from(*verdict == Verdict::NotDns);
+            })
+            .chain(streams)
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn counters(&self) -> PipelineCounters {
+        PipelineCounters {
+            intake: self.intake,
+            assemble: *self.assembler.counters(),
+            stream: *self.streams.counters(),
+            pair: *self.deliver.pairs.counters(),
+            deliver: self.deliver.counters,
+            by_type: self.deliver.by_type,
+        }
+    }
+
+    /// How long answers took.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        &self.deliver.latencies
+    }
+
+    /// The sockets by verdict; walks all of them.
+    #[must_use]
+    pub fn socket_counts(&self) -> SocketCounts {
+        let mut counts = SocketCounts::default();
+        self.streams.count_sockets(&mut counts);
+        self.sockets.count(&mut counts);
+        counts
+    }
+
+    /// What the stages hold; walks all connections.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        Pending {
+            chunks: self.assembler.pending_chunks(),
+            bytes: self.streams.pending_bytes(),
+            queries: self.deliver.pairs.waiting(),
+            held: self.deliver.waiting(),
+        }
+    }
+}
+
+/// Takes off what a proxy says in front of a datagram, if it is one to be believed.
+fn without_preface<'d>(
+    proxies: &Proxies,
+    intake: &mut IntakeCounters,
+    envelope: &mut Envelope,
+    datagram: &'d [u8],
+) -> &'d [u8] {
+    let Preface::Whole { length, proxied } = proxy::preface(datagram) else {
+        return datagram;
+    };
+    if !proxies.vouch_for(envelope) {
+        intake.prefaces_refused_udp += 1;
+        return datagram;
+    }
+    // What the process tells another server about a client does not concern its own ends.
+    if envelope.direction == Direction::Received {
+        envelope.proxied = proxied;
+    }
+    intake.udp_prefaces += 1;
+    &datagram[length..]
+}
+
+fn deliver_datagram(
+    sockets: &mut Sockets,
+    deliver: &mut Deliver,
+    intake: &mut IntakeCounters,
+    envelope: &Envelope,
+    datagram: &[u8],
+    batch: &mut Batch,
+) {
+    let parsed = Message::parse(datagram);
+    let well_formed = parsed.is_some_and(|message| message.well_formed);
+    let ports = &deliver.servers.of(envelope.origin.image).ports;
+    let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
+    if !well_formed && !is_given && sockets::is_encrypted(envelope, datagram) {
+        // It may show that the socket carries nothing else.
+        sockets.accept(envelope, parsed.as_ref());
+        intake.udp_encrypted += 1;
+    } else if given || deliver.know(envelope) || sockets.accept(envelope, parsed.as_ref()) {
+        intake.udp_delivered += 1;
+        deliver.message(envelope, datagram, parsed.as_ref(), batch);
+    } else {
+        intake.udp_not_dns += 1;
+    }
+}

@@ -1,0 +1,200 @@
+//! Responses that nobody asked for, as far as that can be told.
+//!
+//! Anybody can send a datagram with the QR bit to a socket that is not connected. It is a response to the process only if the process has
+//! asked: from that port, that peer, with that id ([`pair`](crate::pair)). The second answer to a question is none, and may
+//! well be forged. What comes over TCP, or over a socket that the process has connected, comes from whom it chose to talk to.
+//!
+//! Nothing is left out that may have been asked for after all. The tap cannot tell
+//! - where messages of the socket were lost in the kernel, where the table of queries was full, and when the filters have changed: for as
+//!   long as a response is expected;
+//! - in the first seconds of a server, on ports from which it only asks: it may have asked before it was tapped. On a port on which it
+//!   waits for queries strangers are the rule, and nothing is forgiven;
+//! - where the kernel's sample depends on the peer and the response has none.
+//!
+//! A thread may receive a response before the one that has sent the query comes to its hook. So a response waits [`PATIENCE_NS`] for its
+//! query before it is judged.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use crate::{
+    event::Event,
+    lru::Lru,
+    model::{Direction, Envelope, Protocol},
+    pair::Found,
+    pipeline::{
+        held::{Held, Waits},
+        servers::Known,
+    },
+};
+
+/// Nanoseconds for which a response waits for its query.
+pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Nanoseconds by which a response may be seen before its query was sent: a thread that was kept from its hook. No thread overtakes itself.
+const OVERTAKES_NS: u64 = 20_000_000;
+
+/// Sockets with losses that are remembered.
+const SOCKETS: usize = 4_096;
+
+/// A response that nobody seems to have asked for.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    pub(super) envelope: Envelope,
+    pub(super) bytes: Vec<u8>,
+    /// What it has in common with its query.
+    meeting: u64,
+    /// Whether a query finds it; of several with the same query the first is the one that the process took.
+    is_found: bool,
+}
+
+impl Waits for Doubt {
+    fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ktime_ns(&self) -> u64 {
+        self.envelope.ktime_ns
+    }
+}
+
+/// Messages of a socket that were lost in the kernel.
+#[derive(Debug)]
+struct Losses {
+    /// How many, as the kernel counts them.
+    count: u32,
+    ktime_ns: u64,
+}
+
+/// The responses that wait, and what has to be known to judge them.
+#[derive(Debug)]
+pub(super) struct Unasked {
+    held: Held<Doubt>,
+    tickets: HashMap<u64, u64, RandomState>,
+    losses: Lru<Losses>,
+    /// When queries may last have gone unseen, on any socket.
+    blind_ktime_ns: Option<u64>,
+}
+
+impl Default for Unasked {
+    fn default() -> Self {
+        Self {
+            held: Held::default(),
+            tickets: HashMap::default(),
+            losses: Lru::new(SOCKETS),
+            blind_ktime_ns: None,
+        }
+    }
+}
+
+impl Unasked {
+    /// Takes note of what a record says about losses before it.
+    pub(super) fn note_losses(&mut self, event: &Event<'_>) {
+        let Envelope {
+            socket, ktime_ns, ..
+        } = event.envelope;
+        if event.lost == 0 {
+            return;
+        }
+        match self.losses.get(socket) {
+            Some(losses) if losses.count == event.lost => {}
+            _ => {
+                let losses = Losses {
+                    count: event.lost,
+                    ktime_ns,
+                };
+                if self
+                    .losses
+                    .insert(socket, losses)
+                    .is_some_and(|(gone, _)| gone != socket)
+                {
+                    self.note_blindness(ktime_ns);
+                }
+            }
+        }
+    }
+
+    /// At this time queries may have gone unseen.
+    pub(super) fn note_blindness(&mut self, ktime_ns: u64) {
+        self.blind_ktime_ns = self.blind_ktime_ns.max(Some(ktime_ns));
+    }
+
+    /// Whether a response that found no query was not asked for. `expected_ns`: how long after its query it may come; `sampled`: the
+    /// kernel leaves out queries by their peer.
+    pub(super) fn suspects(
+        &mut self,
+        envelope: &Envelope,
+        found: Found,
+        server: &Known,
+        expected_ns: u64,
+        sampled: bool,
+    ) -> bool {
+        let anybody = envelope.protocol == Protocol::Udp
+            && envelope.direction == Direction::Received
+            && envelope.unconnected;
+        if !anybody || found == Found::Forgotten {
+            return false;
+        }
+        let recent = |at: Option<u64>| {
+            at.is_some_and(|at| envelope.ktime_ns <= at.saturating_add(expected_ns))
+        };
+        let lost = self.losses.peek(envelope.socket);
+        let only_asks = !server.ports.contains(envelope.local.port);
+        let is_new = only_asks && recent(server.since_ktime_ns);
+        let is_alone = sampled && envelope.peer.address().is_none();
+        !recent(self.blind_ktime_ns)
+            && !recent(lost.map(|losses| losses.ktime_ns))
+            && !is_new
+            && !is_alone
+    }
+
+    /// Holds a response back, which has `meeting` in common with its query.
+    pub(super) fn put(&mut self, envelope: &Envelope, bytes: &[u8], meeting: u64) {
+        let is_found = !self.tickets.contains_key(&meeting);
+        let ticket = self.held.put(Doubt {
+            envelope: *envelope,
+            bytes: bytes.to_vec(),
+            meeting,
+            is_found,
+        });
+        if is_found {
+            self.tickets.insert(meeting, ticket);
+        }
+    }
+
+    /// The response that a query sent with this envelope and `meeting` may have, and its ticket.
+    pub(super) fn meets(&self, meeting: u64, query: &Envelope) -> Option<(u64, &Doubt)> {
+        let ticket = *self.tickets.get(&meeting)?;
+        let doubt = self.held.get(ticket)?;
+        let early_ns = query.ktime_ns.saturating_sub(doubt.envelope.ktime_ns);
+        let same_thread = doubt.envelope.origin.tid == query.origin.tid;
+        let overtakes = early_ns == 0 || (!same_thread && early_ns <= OVERTAKES_NS);
+        overtakes.then_some((ticket, doubt))
+    }
+
+    /// Gives back the response of a ticket.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<Doubt> {
+        let doubt = self.held.take(ticket)?;
+        self.gone(&doubt);
+        Some(doubt)
+    }
+
+    /// A response whose query has not come by kernel time `before`, or that finds no room.
+    pub(super) fn overdue(&mut self, before: u64) -> Option<Doubt> {
+        let doubt = self.held.overdue(before)?;
+        self.gone(&doubt);
+        Some(doubt)
+    }
+
+    /// Responses that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.held.waiting()
+    }
+
+    fn gone(&mut self, doubt: &Doubt) {
+        if doubt.is_found {
+            self.tickets.remove(&doubt.meeting);
+        }
+    }
+}

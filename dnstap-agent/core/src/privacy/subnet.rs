@@ -1,0 +1,218 @@
+//! The client subnets in a message: option 8 of its OPT records (RFC 6891 section 6.1.2, RFC 7871 section 6).
+//!
+//! Strict about nothing: as far as the message can be walked, every subnet is hidden, also one that breaks the RFC's rules. What
+//! lies behind a record that cannot be read is not found.
+
+use std::ops::Range;
+
+use super::{Method, clear_from};
+use crate::dns;
+
+const TYPE_OPT: u16 = 41;
+const OPTION_SUBNET: u16 = 8;
+
+const FAMILY_IPV4: u16 = 1;
+const FAMILY_IPV6: u16 = 2;
+
+/// The message with its subnets hidden; itself if it has none.
+pub(super) fn hide<'a>(method: &Method, message: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    let mut found = false;
+    for_each(message, |subnet| {
+        if !std::mem::replace(&mut found, true) {
+            scratch.clear();
+            scratch.extend_from_slice(message);
+        }
+        replace(method, &mut scratch[subnet]);
+    });
+    if found { scratch } else { message }
+}
+
+/// Replaces the address of an option's data: family, source prefix, scope prefix, address.
+fn replace(method: &Method, data: &mut [u8]) {
+    let Some(([high, low, source, _scope], address)) = data.split_first_chunk_mut::<4>() else {
+        return;
+    };
+    let length = match u16::from_be_bytes([*high, *low]) {
+        FAMILY_IPV4 => 4,
+        FAMILY_IPV6 => 16,
+        // No address that could be hidden in part.
+        _ => return address.fill(0),
+    };
+    // The address is cut off behind the prefix; what is longer than an address is none.
+    let mut whole = [0; 16];
+    let given = address.len().min(length);
+    whole[..given].copy_from_slice(&address[..given]);
+    method.hide(&mut whole[..length]);
+    clear_from(&mut whole[..length], usize::from(*source));
+    address.fill(0);
+    address[..given].copy_from_slice(&whole[..given]);
+}
+
+/// Calls `take` with the place of each subnet option's data.
+fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
+    let Some(header) = message.first_chunk::<{ dns::HEADER }>() else {
+        return;
+    };
+    let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    if count(10) == 0 {
+        return;
+    }
+    let mut at = dns::HEADER;
+    for _ in 0..count(4) {
+        let Some(end) = name_end(message, at) else {
+            return;
+        };
+        at = end + 4;
+    }
+    let records = u32::from(count(6)) + u32::from(count(8)) + u32::from(count(10));
+    for _ in 0..records {
+        let Some(end) = name_end(message, at) else {
+            return;
+        };
+        let (Some(kind), Some(length)) = (word(message, end), word(message, end + 8)) else {
+            return;
+        };
+        let data = end + 10;
+        at = data + usize::from(length);
+        if kind == TYPE_OPT {
+            options(message, data..at.min(message.len()), &mut take);
+        }
+    }
+}
+
+/// Calls `take` with the place of the data of each subnet option of an OPT record's data.
+fn options(message: &[u8], record: Range<usize>, take: &mut impl FnMut(Range<usize>)) {
+    let mut at = record.start;
+    while let (Some(code), Some(length)) = (word(message, at), word(message, at + 2)) {
+        let data = at + 4..(at + 4 + usize::from(length)).min(record.end);
+        if at + 4 > record.end {
+            return;
+        }
+        at = at + 4 + usize::from(length);
+        if code == OPTION_SUBNET {
+            take(data);
+        }
+    }
+}
+
+/// Where the name at `at` ends, a pointer included.
+fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            label @ 1..=63 => at += 1 + usize::from(label),
+            192..=255 => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+fn word(message: &[u8], at: usize) -> Option<u16> {
+    let bytes = message.get(at..)?.first_chunk()?;
+    Some(u16::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{
+        dns::fixture::message,
+        privacy::{CryptoPan, Prefixes},
+    };
+
+    const KEEP: Method = Method::Truncate(Prefixes { v4: 16, v6: 32 });
+
+    /// A message with answers and an OPT record with a cookie, these options, and a cookie again.
+    fn with_subnets(answers: u16, subnets: &[&[u8]]) -> Vec<u8> {
+        const COOKIE: &[u8] = &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+        let mut options = COOKIE.to_vec();
+        for subnet in subnets {
+            options.extend_from_slice(&OPTION_SUBNET.to_be_bytes());
+            options.extend_from_slice(&u16::try_from(subnet.len()).unwrap().to_be_bytes());
+            options.extend_from_slice(subnet);
+        }
+        options.extend_from_slice(COOKIE);
+        let mut bytes = message(7, 0x8180, "example", answers);
+        bytes[11] = 1;
+        bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&u16::try_from(options.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(&options);
+        bytes
+    }
+
+    #[rstest]
+    #[case::v4(&[0, 1, 24, 0, 192, 0, 2], &[0, 1, 24, 0, 192, 0, 0])]
+    #[case::v4_whole(&[0, 1, 32, 24, 192, 0, 2, 9], &[0, 1, 32, 24, 192, 0, 0, 0])]
+    #[case::v6(&[0, 2, 48, 0, 0x20, 1, 0xd, 0xb8, 0, 1], &[0, 2, 48, 0, 0x20, 1, 0xd, 0xb8, 0, 0])]
+    #[case::short_enough(&[0, 1, 8, 0, 192], &[0, 1, 8, 0, 192])]
+    #[case::bits_beyond_the_prefix(&[0, 1, 4, 0, 0xff], &[0, 1, 4, 0, 0xf0])]
+    #[case::longer_than_an_address(&[0, 1, 24, 0, 192, 0, 2, 1, 7, 7], &[0, 1, 24, 0, 192, 0, 0, 0, 0, 0])]
+    #[case::unknown_family(&[0, 9, 24, 0, 192, 0, 2], &[0, 9, 24, 0, 0, 0, 0])]
+    #[case::nothing(&[0, 1, 0, 0], &[0, 1, 0, 0])]
+    #[case::cut_off(&[0, 1, 0], &[0, 1, 0])]
+    fn a_subnet_loses_bits_and_no_length(#[case] subnet: &[u8], #[case] hidden: &[u8]) {
+        let mut scratch = Vec::new();
+        for answers in [0, 2] {
+            assert_eq!(
+                hide(
+                    &KEEP,
+                    &with_subnets(answers, &[subnet, subnet]),
+                    &mut scratch
+                ),
+                with_subnets(answers, &[hidden, hidden])
+            );
+        }
+    }
+
+    #[test]
+    fn a_keyed_subnet_is_the_beginning_of_the_keyed_address() {
+        let keyed = Method::CryptoPan(Box::new(CryptoPan::new(&[7; 32])));
+        let mut address = [192, 0, 2, 9];
+        keyed.hide(&mut address);
+        let mut scratch = Vec::new();
+        let subnet = [0, 1, 24, 0, 192, 0, 2];
+        let [a, b, c, _] = address;
+        assert_eq!(
+            hide(&keyed, &with_subnets(0, &[&subnet]), &mut scratch),
+            with_subnets(0, &[&[0, 1, 24, 0, a, b, c]])
+        );
+    }
+
+    #[test]
+    fn a_message_without_a_subnet_is_not_copied() {
+        let mut scratch = Vec::new();
+        for bytes in [message(1, 0x0100, "example", 0), with_subnets(1, &[])] {
+            let same = hide(&KEEP, &bytes, &mut scratch);
+            assert_eq!((same.as_ptr(), same.len()), (bytes.as_ptr(), bytes.len()));
+        }
+        assert_eq!(scratch.capacity(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_keep_their_length(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut scratch = Vec::new();
+            prop_assert_eq!(hide(&KEEP, &bytes, &mut scratch).len(), bytes.len());
+        }
+
+        #[test]
+        fn nothing_but_the_address_changes(source in 0..=32_u8, address: [u8; 4], at in 0..200_usize, byte: u8) {
+            let given = usize::from(source).div_ceil(8);
+            let mut bytes = with_subnets(1, &[&[&[0, 1, source, 0][..], &address[..given]].concat()]);
+            // Damaged somewhere, it must not be changed elsewhere than in an option either.
+            let place = at % bytes.len();
+            bytes[place] = byte;
+            let mut scratch = Vec::new();
+            let hidden = hide(&KEEP, &bytes, &mut scratch).to_vec();
+            let mut places = Vec::new();
+            for_each(&bytes, |place| places.push(place));
+            for (at, (before, after)) in bytes.iter().zip(&hidden).enumerate() {
+                let inside = places.iter().any(|place| place.contains(&at) && at >= place.start + 4);
+                prop_assert!(inside || before == after);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What was received and waits until the process has said what it is.
+//!
+//! Where the framing is not known, several readings of the same bytes may make sense: a message may enclose others, and one that is only
+//! partly there may look like one. The peer chooses the bytes, but not which of them the process answers. So a reading counts if the
+//! process has answered a message in it. Readings that follow the lengths from where a call began come before those that the search
+//! finds: the search knows the usual messages only, and they may lie in an unusual one.
+
+use crate::{
+    dns::{Fit, HEADER, Message, PREFIX, fit_in, frame},
+    model::Envelope,
+    reassemble::tcp::search::Budget,
+};
+
+/// Where the QR bit is (RFC 1035 section 4.1.1), behind the length.
+const QR: usize = 4;
+
+/// Bytes of a question's type and class.
+const TYPE_AND_CLASS: usize = 4;
+
+/// Pieces whose times are kept; of more, those of the last.
+const KEPT_PIECES: usize = 64;
+
+/// A stream that is undecided: the pieces in the buffer, and where messages would begin in what did not find room there.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Where in the buffer each piece ends.
+    pub(super) pieces: Vec<(usize, Envelope)>,
+    pub(super) beyond: Option<Beyond>,
+    /// What weighing it may cost yet, beside the search.
+    budget: Budget,
+}
+
+/// What an answer of the process says about what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// From this piece on the lengths lead to what was answered.
+    Framed(usize),
+    /// The search has to tell.
+    Search,
+    /// Nothing.
+    Wait,
+}
+
+impl Kept {
+    /// Takes note of a piece that ends here.
+    pub(super) fn add(&mut self, end: usize, envelope: Envelope) {
+        let before = self.pieces.last().map_or(0, |(before, _)| *before);
+        self.budget.earn(end.saturating_sub(before));
+        let is_full = self.pieces.len() >= KEPT_PIECES;
+        match self.pieces.last_mut() {
+            Some(last) if last.0 == end => {}
+            Some(last) if is_full => *last = (end, envelope),
+            _ => self.pieces.push((end, envelope)),
+        }
+    }
+
+    /// Bytes of memory in use.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.pieces.capacity() * size_of::<(usize, Envelope)>()
+    }
+
+    /// Where the pieces begin.
+    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
+        let ends = self.pieces.iter().map(|(end, _)| *end);
+        std::iter::once(0).chain(ends)
+    }
+
+    /// Where a message ends that begins at `start`, if the piece ends there that brought what stands behind its length. Then it is one,
+    /// unless the peer has made it look so: a search must not look inside. What is shorter than a header has no inside.
+    pub(super) fn closed(&self, bytes: &[u8], start: usize) -> Option<usize> {
+        let total = frame(bytes.get(start..)?)?;
+        let end = start + (total >= PREFIX).then_some(total)?;
+        let mut ends = self.pieces.iter().map(|(end, _)| *end);
+        (ends.find(|piece| *piece > start + 2) == Some(end)).then_some(end)
+    }
+
+    /// Weighs it by a message that the process has sent.
+    pub(super) fn weigh(&mut self, bytes: &[u8], message: &[u8]) -> Verdict {
+        let Some(id) = message.first_chunk() else {
+            return Verdict::Wait;
+        };
+        let mut budget = self.budget;
+        let framed = self.framed_from(bytes, message, &mut budget);
+        // What a process that asks receives does not depend on what it asks next.
+        let asks = message.get(2).is_some_and(|flags| flags & 0x80 == 0);
+        let verdict = match framed {
+            Some(start) => Verdict::Framed(start),
+            None if asks || self.holds(bytes, *id, &mut budget) || !budget.pay(0) => {
+                Verdict::Search
+            }
+            None => Verdict::Wait,
+        };
+        self.budget = budget;
+        verdict
+    }
+
+    /// The start of a piece from which the lengths lead to a query that this message may answer, over nothing but queries: a process that answers gets no
+    /// responses there.
+    fn framed_from(&self, bytes: &[u8], message: &[u8], budget: &mut Budget) -> Option<usize> {
+        self.starts().find(|start| {
+            let mut rest = &bytes[*start..];
+            while let Some(total) = frame(rest).filter(|total| *total <= rest.len())
+                && budget.pay(1)
+            {
+                let (whole, behind) = rest.split_at(total);
+                if whole.get(QR).is_some_and(|flags| flags & 0x80 != 0) {
+                    return false;
+                }
+                if answers(message, &whole[2..]) {
+                    return true;
+                }
+                rest = behind;
+            }
+            false
+        })
+    }
+
+    /// Whether a search may find a message with this id.
+    fn holds(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> bool {
+        let closed: Vec<_> = self
+            .starts()
+            .filter_map(|start| Some((start, self.closed(bytes, start)?)))
+            .collect();
+        budget.moved(bytes.len());
+        let ids = bytes.windows(2).enumerate().skip(2);
+        ids.filter(|(_, word)| **word == id).any(|(at, _)| {
+            let start = at - 2;
+            let mut steps = 0;
+            let fits = matches!(fit_in(&bytes[start..], &mut steps), Fit::Whole(_));
+            let is_inside = |(from, to): &(usize, usize)| *from < start && start < *to;
+            budget.pay(steps) && fits && !closed.iter().any(is_inside)
+        })
+    }
+}
+
+/// Whether a message may be the answer to a query: it has the id, and asks about the same name if it has a question. What else is in an
+/// unusual query a server may not send back.
+fn answers(message: &[u8], query: &[u8]) -> bool {
+    let question = Message::parse(message).and_then(|message| message.question);
+    message.get(..2) == query.get(..2)
+        && question.is_none_or(|question| {
+            let name = &question[..question.len().saturating_sub(TYPE_AND_CLASS)];
+            let asked = query.get(HEADER..HEADER + name.len());
+            asked.is_some_and(|asked| asked.eq_ignore_ascii_case(name))
+        })
+}
+
+/// The framing of bytes that are not kept.
+#[derive(Debug, Default)]
+pub(super) struct Beyond {
+    /// Bytes still to come of the message at hand.
+    pub(super) rest: usize,
+    /// The first byte of its length, when the other has not come yet.
+    pub(super) half: Option<u8>,
+    /// Messages that began here.
+    pub(super) messages: u64,
+}
+
+impl Beyond {
+    /// Behind bytes that are kept.
+    pub(super) fn behind(kept: &[u8]) -> Self {
+        let mut beyond = Self::default();
+        beyond.pass(kept);
+        beyond.messages = 0;
+        beyond
+    }
+
+    /// Goes on behind bytes that begin with a length.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((&first, behind)) = bytes.split_first() {
+            if self.rest > 0 {
+                let passed = self.rest.min(bytes.len());
+                self.rest -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            match self.half.take() {
+                None => self.half = Some(first),
+                Some(high) => {
+                    self.rest = usize::from(u16::from_be_bytes([high, first]));
+                    self.messages += u64::from(self.rest > 0);
+                }
+            }
+            bytes = behind;
+        }
+    }
+}

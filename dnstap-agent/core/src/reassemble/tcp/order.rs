@@ -1,0 +1,632 @@
+//! One direction of one connection: pieces with sequence numbers in, their bytes in order to the [`Framer`].
+//!
+//! Sequence numbers are TCP's, 32 bits and wrapping (RFC 9293 section 3.4). The kernel side takes them from the socket *after* the call: where
+//! the stream stands then, less what the call moved. That is the place of the bytes with these exceptions:
+//!
+//! - The end of a stream has a sequence number of its own, and so has an urgent byte, which no read returns. Both make gaps in which nothing
+//!   is missing. The kernel side marks pieces that may lie behind one. A gap that nothing dropped is no gap.
+//! - When several threads send at the same time, another send may have come between. The place is too high then, and never too low.
+//!
+//! What was received is put in order: a piece that was seen before is dropped, also in part, and one that comes too early waits for those
+//! before it, for a bounded time and in a bounded buffer. After that the bytes between are given up as lost.
+//!
+//! What was sent is put in order, too, but for pieces out of place that are nothing but whole messages. Those stand for themselves and are
+//! delivered at once; only their bytes are counted, until all up to the furthest place are accounted for ([`Beside`]). A piece of a message
+//! waits for its turn. If its place has been taken, nothing can be told of it, and it is counted as lost.
+//!
+//! As long as what was received waits for what came before it, what is sent waits as well: it may answer that, and questions come first.
+
+use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT};
+
+use crate::{
+    dns,
+    model::{Direction, Envelope},
+    reassemble::tcp::{
+        framing::Framer,
+        search::Foreign,
+        work::{Pool, Turn, Work},
+    },
+};
+
+/// Pieces and bytes that arrived ahead of their turn and wait for those before them.
+const HELD_PIECES: usize = 32;
+const HELD_BYTES: usize = 128 * 1024;
+
+/// Nanoseconds of kernel time for which they wait. Pieces overtake each other only as long as the reader takes to visit
+/// all rings, which is milliseconds.
+pub(super) const HOLD_NS: u64 = 200_000_000;
+
+/// A jump of the sequence number further than this is not a matter of order.
+const FAR: u32 = 1 << 24;
+
+/// Nanoseconds for which some bytes have to be outstanding beside the stream, in each moment, before they count as lost. Nothing waits for that.
+const OUTSTANDING_NS: u64 = 1_000_000_000;
+
+/// Bytes beside the stream after which its place is moved past them.
+const MANY_BESIDE: u32 = 1 << 20;
+
+/// What a call on the socket moved, or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'p> {
+    pub(super) sequence: u32,
+    /// Messages of the socket that the kernel side dropped so far.
+    pub(super) lost: u32,
+    /// `EVENT_*` bits.
+    pub(super) flags: u16,
+    pub(super) payload: &'p [u8],
+}
+
+/// A piece that waits for those before it, or for the other direction.
+#[derive(Debug)]
+struct Held {
+    sequence: u32,
+    lost: u32,
+    /// None if something was dropped before it.
+    flags: u16,
+    envelope: Envelope,
+    bytes: Vec<u8>,
+}
+
+/// Whole messages that were sent at the same time as others, and delivered out of their turn.
+///
+/// Each place is too high or right, and each byte comes once. So when the bytes up to the furthest place are as many as have come, all of
+/// them have come, whatever the places were.
+#[derive(Debug)]
+struct Beside {
+    /// Whether bytes up to `end` are outstanding.
+    open: bool,
+    /// Bytes that were delivered, or given up, behind the stream's place.
+    bytes: u32,
+    /// The furthest place behind such a piece.
+    end: u32,
+    /// Kernel time since which `least` is watched.
+    since: u64,
+    /// Least number of bytes outstanding since then. Some are under way at most times, never the same ones for long.
+    least: u32,
+    /// Of the last piece.
+    envelope: Envelope,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    framer: Framer,
+    started: bool,
+    /// Sequence number of the next byte.
+    next: u32,
+    /// What the last piece said of losses.
+    lost: u32,
+    /// The thread of the last piece that was taken in its turn.
+    thread: u32,
+    /// Start and end of the last gap in which nothing was missing.
+    hole: Option<(u32, u32)>,
+    /// Pieces that wait, in the order of their sequence numbers.
+    held: Vec<Held>,
+    /// Pieces that wait for the other direction, in the order in which they came.
+    parked: Vec<Held>,
+    /// Kept once it was needed.
+    beside: Option<Box<Beside>>,
+}
+
+impl Stream {
+    /// A stream of which nothing was seen. `midway`: earlier bytes may have passed unseen.
+    pub(super) fn new(midway: bool) -> Self {
+        Self {
+            framer: Framer::new(midway),
+            started: false,
+            next: 0,
+            lost: 0,
+            thread: 0,
+            hole: None,
+            held: Vec::new(),
+            parked: Vec::new(),
+            beside: None,
+        }
+    }
+
+    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    pub(super) fn is_paid(&mut self) {
+        self.framer.is_paid();
+    }
+
+    /// Tells a stream that has not begun that bytes were lost before.
+    pub(super) fn join_midway(&mut self) {
+        if !self.started {
+            self.framer.join_midway();
+        }
+    }
+
+    /// Whether a piece with this number cannot belong to this stream.
+    pub(super) fn is_far(&self, sequence: u32) -> bool {
+        self.started && self.ahead(sequence).unsigned_abs() >= FAR
+    }
+
+    /// Takes a piece. After `Err` the stream is to be abandoned with [`Self::abandon`].
+    #[inline]
+    pub(super) fn push<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        piece: Piece<'_>,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        if work.turn == Turn::Later && self.park(piece, work) {
+            return Ok(());
+        }
+        if !self.parked.is_empty()
+            && let Err(foreign) = self.unpark(work)
+        {
+            work.counters.foreign(foreign, piece.payload.len());
+            return Err(foreign);
+        }
+        self.place(piece, work)
+    }
+
+    #[inline]
+    fn place<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        piece: Piece<'_>,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let Piece {
+            sequence, payload, ..
+        } = piece;
+        if !self.started {
+            self.started = true;
+            self.next = sequence;
+            self.lost = piece.lost;
+        }
+        let flags = if piece.lost == self.lost {
+            piece.flags
+        } else {
+            0
+        };
+        self.lost = piece.lost;
+        let ahead = self.ahead(sequence);
+        if ahead == 0 && !self.is_out_of_order() {
+            return self.take(sequence, payload, work);
+        }
+        let now = work.envelope.ktime_ns;
+        if ahead.unsigned_abs() >= FAR {
+            if let Err(foreign) = self.overtake(u64::MAX, work) {
+                work.counters.foreign(foreign, payload.len());
+                return Err(foreign);
+            }
+            work.counters.stream_gaps += 1;
+            self.framer.lose(usize::MAX, work);
+            self.next = sequence;
+            self.take(sequence, payload, work)?;
+        } else if ahead != 0 && self.stands_for_itself(payload, work) {
+            self.take_beside(sequence, payload, work);
+        } else if ahead <= 0 || self.leap(sequence, flags, work.envelope.direction) {
+            self.take(sequence, payload, work)?;
+            self.catch_up(work)?;
+        } else {
+            self.hold(sequence, flags, payload, work);
+        }
+        self.balance(work)?;
+        self.overtake(now, work)
+    }
+
+    /// Has a piece wait for the other direction, if there is room.
+    fn park<F>(&mut self, piece: Piece<'_>, work: &mut Work<'_, F>) -> bool {
+        let parked: usize = self.parked.iter().map(|held| held.bytes.len()).sum();
+        let has_room =
+            self.parked.len() < HELD_PIECES && parked + piece.payload.len() <= HELD_BYTES;
+        if has_room {
+            let mut bytes = work.pool.take();
+            bytes.extend_from_slice(piece.payload);
+            self.parked.push(Held {
+                sequence: piece.sequence,
+                lost: piece.lost,
+                flags: piece.flags,
+                envelope: work.envelope,
+                bytes,
+            });
+        }
+        has_room
+    }
+
+    /// Takes the pieces that have waited for the other direction.
+    fn unpark<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let envelope = work.envelope;
+        let mut taken = Ok(());
+        while taken.is_ok() && !self.parked.is_empty() {
+            let held = self.parked.remove(0);
+            work.envelope = held.envelope;
+            let piece = Piece {
+                sequence: held.sequence,
+                lost: held.lost,
+                flags: held.flags,
+                payload: &held.bytes,
+            };
+            taken = self.place(piece, work);
+            work.pool.give(held.bytes);
+        }
+        work.envelope = envelope;
+        taken
+    }
+
+    /// Goes on without what is missing once the pieces behind it have waited long enough at kernel time `now`.
+    pub(super) fn release<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        now: u64,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let is_overdue = |held: &Held| held.envelope.ktime_ns.saturating_add(HOLD_NS) < now;
+        if work.turn == Turn::Now || self.parked.first().is_some_and(is_overdue) {
+            self.unpark(work)?;
+        }
+        self.overtake(now, work)
+    }
+
+    fn overtake<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        now: u64,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        while let Some(first) = self.held.first() {
+            let overdue = self
+                .held
+                .iter()
+                .any(|held| held.envelope.ktime_ns.saturating_add(HOLD_NS) < now);
+            if !overdue && self.held.len() <= HELD_PIECES && self.held_bytes() <= HELD_BYTES {
+                break;
+            }
+            let sequence = first.sequence;
+            let gap = sequence.wrapping_sub(self.next);
+            // Whole messages lie neither amid another one nor in less room than the smallest takes.
+            let missing = if self.framer.is_amid_message() || (gap as usize) < dns::PREFIX {
+                gap
+            } else {
+                self.pay(gap)
+            };
+            self.next = sequence;
+            if missing > 0 {
+                work.counters.stream_gaps += 1;
+                work.counters.stream_missing_bytes += u64::from(missing);
+                self.framer.lose(missing as usize, work);
+            }
+            self.catch_up(work)?;
+            self.balance(work)?;
+        }
+        self.give_up_beside(now, work)
+    }
+
+    /// At the end: goes on without what is missing, and with what is undecided.
+    pub(super) fn flush<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        self.release(u64::MAX, work)?;
+        self.framer.conclude(work);
+        Ok(())
+    }
+
+    /// A message was delivered from the other direction.
+    pub(super) fn testify<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        message: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        self.framer.testify(message, work);
+    }
+
+    /// Envelope of a piece that waits, if there is any.
+    pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
+        let beside = self.beside.as_ref().filter(|beside| beside.open);
+        let held = self.parked.first().or(self.held.first());
+        let held = held.map(|held| held.envelope);
+        held.or_else(|| beside.map(|beside| beside.envelope))
+            .or_else(|| self.framer.kept_envelope())
+    }
+
+    /// Whether pieces wait for others.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.parked.is_empty() || self.is_out_of_order()
+    }
+
+    fn is_out_of_order(&self) -> bool {
+        !self.held.is_empty() || self.beside.as_ref().is_some_and(|beside| beside.open)
+    }
+
+    /// What this direction has begun and not ended.
+    pub(super) fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// Whether the next byte begins a message for certain, or the stream has not begun.
+    pub(super) fn is_between_messages(&self) -> bool {
+        !self.is_holding() && self.framer.is_between_messages()
+    }
+
+    /// Bytes taken and not yet accounted for.
+    pub(super) fn pending_bytes(&self) -> usize {
+        let parked = self.parked.iter().map(|held| held.bytes.len());
+        self.framer.pending_bytes() + self.held_bytes() + parked.sum::<usize>()
+    }
+
+    /// Bytes of memory in use.
+    pub(super) fn memory(&self) -> usize {
+        let held = self.held.iter().chain(&self.parked);
+        let held = held.map(|held| held.bytes.capacity());
+        self.framer.memory() + held.sum::<usize>()
+    }
+
+    /// Gives up the buffers; the number of bytes that they held.
+    pub(super) fn abandon(&mut self, pool: &mut Pool) -> usize {
+        let bytes = self.pending_bytes();
+        self.framer.abandon(pool);
+        for held in self.held.drain(..).chain(self.parked.drain(..)) {
+            pool.give(held.bytes);
+        }
+        self.beside = None;
+        bytes
+    }
+
+    /// How far in front of the next byte a place is.
+    fn ahead(&self, sequence: u32) -> i32 {
+        sequence.wrapping_sub(self.next).cast_signed()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.iter().map(|held| held.bytes.len()).sum()
+    }
+
+    /// Goes on at a place before which nothing is missing, if it is one.
+    fn leap(&mut self, sequence: u32, flags: u16, direction: Direction) -> bool {
+        let ahead = self.ahead(sequence);
+        let waits = self.held.first();
+        let is_first = waits.is_none_or(|first| self.ahead(first.sequence) > ahead);
+        let leaps = is_first && is_no_gap(ahead, flags, direction);
+        if leaps {
+            self.hole = Some((self.next, sequence));
+            self.next = sequence;
+        }
+        leaps
+    }
+
+    fn hold<F>(&mut self, sequence: u32, flags: u16, payload: &[u8], work: &mut Work<'_, F>) {
+        work.counters.stream_held_pieces += 1;
+        let mut bytes = work.pool.take();
+        bytes.extend_from_slice(payload);
+        let ahead = self.ahead(sequence);
+        let at = self
+            .held
+            .partition_point(|held| held.sequence.wrapping_sub(self.next).cast_signed() <= ahead);
+        self.held.insert(
+            at,
+            Held {
+                sequence,
+                lost: self.lost,
+                flags,
+                envelope: work.envelope,
+                bytes,
+            },
+        );
+    }
+
+    /// Takes the held pieces whose turn it is.
+    fn catch_up<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        while let Some(first) = self.held.first() {
+            let ahead = self.ahead(first.sequence);
+            if ahead > 0 {
+                if !is_no_gap(ahead, first.flags, first.envelope.direction) {
+                    break;
+                }
+                self.hole = Some((self.next, first.sequence));
+                self.next = first.sequence;
+            }
+            let held = self.held.remove(0);
+            let envelope = std::mem::replace(&mut work.envelope, held.envelope);
+            let taken = self.take(held.sequence, &held.bytes, work);
+            work.envelope = envelope;
+            work.pool.give(held.bytes);
+            taken?;
+        }
+        Ok(())
+    }
+
+    /// Takes a piece that starts at or before the next byte.
+    fn take<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        sequence: u32,
+        payload: &[u8],
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let stale = (self.next.wrapping_sub(sequence) as usize).min(payload.len());
+        if stale > 0 && work.envelope.direction == Direction::Sent {
+            self.collide(sequence, payload, work);
+            return Ok(());
+        }
+        if stale > 0 && self.fills_hole(sequence, stale) {
+            // Something was missing there after all.
+            work.counters.stream_gaps += 1;
+            self.framer.lose(usize::MAX, work);
+        }
+        work.counters.stream_duplicate_bytes += stale as u64;
+        let piece = &payload[stale..];
+        self.thread = work.envelope.origin.tid;
+        self.next = self.next.wrapping_add(length(piece));
+        self.framer.accept(piece, work)
+    }
+
+    /// Whether bytes have come late that belong where nothing was missing.
+    fn fills_hole(&mut self, sequence: u32, stale: usize) -> bool {
+        let hits = self.hole.is_some_and(|(start, end)| {
+            let last = sequence.wrapping_add(u32::try_from(stale).unwrap_or(u32::MAX));
+            self.next.wrapping_sub(end) < FAR
+                && end.wrapping_sub(sequence).cast_signed() > 0
+                && last.wrapping_sub(start).cast_signed() > 0
+        });
+        if hits {
+            self.hole = None;
+        }
+        hits
+    }
+
+    /// A part of a message was sent whose place has been taken: what it belongs to cannot be told.
+    fn collide<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        sequence: u32,
+        payload: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        work.counters.stream_gaps += 1;
+        work.skip(payload.len());
+        self.framer.lose(usize::MAX, work);
+        let end = sequence.wrapping_add(length(payload));
+        if self.ahead(end) > 0 {
+            self.next = end;
+        }
+    }
+
+    /// Whether a piece that was sent is nothing but whole messages, so that its place does not matter. Not if the thread is amid a message,
+    /// of which it may be a part.
+    fn stands_for_itself<F>(&self, payload: &[u8], work: &Work<'_, F>) -> bool {
+        let envelope = &work.envelope;
+        let is_rest = self.framer.is_amid_message() && self.thread == envelope.origin.tid;
+        envelope.direction == Direction::Sent && !is_rest && dns::are_messages(payload)
+    }
+
+    /// Delivers whole messages that are out of their turn.
+    fn take_beside<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        sequence: u32,
+        payload: &[u8],
+        work: &mut Work<'_, F>,
+    ) {
+        let next = self.next;
+        let beside = self.beside.get_or_insert_with(|| {
+            Box::new(Beside {
+                open: false,
+                bytes: 0,
+                end: next,
+                since: 0,
+                least: u32::MAX,
+                envelope: work.envelope,
+            })
+        });
+        if !beside.open {
+            beside.open = true;
+            beside.bytes = 0;
+            beside.end = next;
+            beside.since = work.envelope.ktime_ns;
+            beside.least = u32::MAX;
+        }
+        let end = sequence.wrapping_add(length(payload));
+        if end.wrapping_sub(beside.end).cast_signed() > 0 {
+            beside.end = end;
+        }
+        beside.bytes = beside.bytes.saturating_add(length(payload));
+        beside.envelope = work.envelope;
+        if beside.bytes > MANY_BESIDE && self.held.is_empty() {
+            let span = beside.end.wrapping_sub(next);
+            self.next = next.wrapping_add(beside.bytes.min(span));
+            beside.bytes = 0;
+        }
+        self.framer.delivered();
+        let mut rest = payload;
+        while let Some((total, message)) = dns::split(rest) {
+            work.body(message);
+            rest = &rest[total..];
+        }
+    }
+
+    /// Bytes between the stream's place and the furthest one that have not come.
+    fn outstanding(&self) -> u32 {
+        let Some(beside) = self.beside.as_ref().filter(|beside| beside.open) else {
+            return 0;
+        };
+        let come = beside.bytes as usize + self.held_bytes();
+        let come = u32::try_from(come).unwrap_or(u32::MAX);
+        self.furthest(beside.end).saturating_sub(come)
+    }
+
+    /// How far from the stream's place the furthest byte is that was seen.
+    fn furthest(&self, end: u32) -> u32 {
+        let held = self.held.last().map_or(0, |last| {
+            self.ahead(last.sequence.wrapping_add(length(&last.bytes)))
+        });
+        self.ahead(end).max(held).max(0).unsigned_abs()
+    }
+
+    /// Moves on to the furthest place if all bytes up to there have come.
+    fn balance<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        while let Some(end) = self.beside.as_ref().filter(|b| b.open).map(|b| b.end)
+            && self.outstanding() == 0
+        {
+            let Some(first) = self.held.first() else {
+                self.next = self.next.wrapping_add(self.furthest(end));
+                if let Some(beside) = &mut self.beside {
+                    beside.open = false;
+                }
+                break;
+            };
+            let sequence = first.sequence;
+            self.pay(sequence.wrapping_sub(self.next));
+            self.next = sequence;
+            self.catch_up(work)?;
+        }
+        Ok(())
+    }
+
+    /// Has bytes beside the stream stand for those of a gap; what is missing then.
+    fn pay(&mut self, gap: u32) -> u32 {
+        let Some(beside) = self.beside.as_mut().filter(|beside| beside.open) else {
+            return gap;
+        };
+        let paid = gap.min(beside.bytes);
+        beside.bytes -= paid;
+        gap - paid
+    }
+
+    /// Goes on without bytes that have been outstanding for long.
+    fn give_up_beside<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        now: u64,
+        work: &mut Work<'_, F>,
+    ) -> Result<(), Foreign> {
+        let outstanding = self.outstanding();
+        let Some(beside) = self.beside.as_mut().filter(|beside| beside.open) else {
+            return Ok(());
+        };
+        beside.least = beside.least.min(outstanding);
+        if now <= beside.since.saturating_add(OUTSTANDING_NS) {
+            return Ok(());
+        }
+        let missing = if now == u64::MAX {
+            outstanding
+        } else {
+            beside.least
+        };
+        beside.since = now;
+        beside.least = u32::MAX;
+        beside.bytes = beside.bytes.saturating_add(missing);
+        if missing > 0 {
+            work.counters.stream_gaps += 1;
+            work.counters.stream_missing_bytes += u64::from(missing);
+            self.framer.lose(usize::MAX, work);
+        }
+        self.balance(work)
+    }
+}
+
+/// Whether a gap of `ahead` bytes before a piece is none: the end of the stream, or urgent bytes.
+fn is_no_gap(ahead: i32, flags: u16, direction: Direction) -> bool {
+    let end = ahead == 1 && flags & EVENT_SHUT_DOWN != 0;
+    let urgent = direction == Direction::Received && flags & EVENT_URGENT != 0;
+    ahead > 0 && (end || urgent)
+}
+
+/// A piece is at most 1 MiB.
+fn length(piece: &[u8]) -> u32 {
+    u32::try_from(piece.len()).unwrap_or(0)
+}

@@ -1,0 +1,315 @@
+//! What a proxy says before it passes a connection or a datagram on: the PROXY protocol, version 2 (section 2.2 of
+//! `proxy-protocol.txt`, which comes with `haproxy`). BIND 9.20, Unbound, Knot and dnsdist understand it.
+//!
+//! ```text
+//! signature: 12 bytes | version 2, command | family, transport | length: 2 bytes | addresses, ports | TLVs
+//! ```
+//!
+//! Strict, because what follows is taken for DNS and the addresses for the client's: version, command, family and
+//! transport must be known, addresses and TLVs must fill the length to the byte. No DNS message begins with the signature:
+//! it would have 3,338 questions.
+
+use std::{net::IpAddr, str::FromStr};
+
+use crate::model::{Direction, Endpoint, Envelope, Family, Net, Proxied};
+
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+const FIXED: usize = 16;
+
+/// Version 2, and a proxy that speaks for itself, or for a client.
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+const COMMANDS: [u8; 2] = [LOCAL, PROXY];
+
+/// Peers whose prefaces are believed. From anybody else a preface is bytes like any other: a client could name whom it liked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxies(Vec<Net>);
+
+impl Proxies {
+    /// Whether a preface in a message of this envelope is believed: from one of them, or sent by the process itself.
+    pub(crate) fn vouch_for(&self, envelope: &Envelope) -> bool {
+        envelope.direction == Direction::Sent || self.have(&envelope.peer)
+    }
+
+    /// Whether a peer is among them; one that is not known is not.
+    fn have(&self, peer: &Endpoint) -> bool {
+        peer.ip()
+            .is_some_and(|address| self.0.iter().any(|net| net.contains(address)))
+    }
+}
+
+/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which nobody has who comes from elsewhere.
+const PRIVATE: [&str; 8] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+];
+
+impl Default for Proxies {
+    fn default() -> Self {
+        let nets = PRIVATE.iter().map(|net| net.parse());
+        Self(nets.collect::<Result<_, _>>().expect("constants"))
+    }
+}
+
+impl FromStr for Proxies {
+    type Err = String;
+
+    /// Subnets and addresses, and `private` for those of [`Proxies::default`], with commas between; or `none`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self(Vec::new()));
+        }
+        let mut nets = Vec::new();
+        for net in text.split(',') {
+            match net {
+                "private" => nets.extend(Self::default().0),
+                net => nets.push(
+                    net.parse()
+                        .map_err(|error| format!("{error}, and neither `private` nor `none`"))?,
+                ),
+            }
+        }
+        Ok(Self(nets))
+    }
+}
+
+/// Whether bytes begin with a preface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preface {
+    /// They do; it has this length, and names these ends. There are none if the proxy speaks for itself.
+    Whole {
+        length: usize,
+        proxied: Option<Proxied>,
+    },
+    /// They do not, or it is not whole.
+    Not,
+}
+
+/// Bytes that are needed to judge a preface, if they can be the start of one. To be asked again when they are there.
+pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
+    let known = bytes.len().min(SIGNATURE.len());
+    if bytes.is_empty() || bytes[..known] != SIGNATURE[..known] {
+        return None;
+    }
+    // Nothing is waited for that could not be one any more.
+    if let Some(command) = bytes.get(SIGNATURE.len())
+        && !COMMANDS.contains(command)
+    {
+        return None;
+    }
+    match bytes {
+        [_, _, _, _, _, _, _, _, _, _, _, _, _, _, high, low, ..] => {
+            Some(FIXED + usize::from(u16::from_be_bytes([*high, *low])))
+        }
+        _ => Some(FIXED),
+    }
+}
+
+/// Whether bytes begin like a preface, as no DNS message does.
+pub(crate) fn has_signature(bytes: &[u8]) -> bool {
+    bytes.starts_with(SIGNATURE)
+}
+
+/// Reads the preface at the start of `bytes`.
+pub(crate) fn preface(bytes: &[u8]) -> Preface {
+    read(bytes).unwrap_or(Preface::Not)
+}
+
+fn read(bytes: &[u8]) -> Option<Preface> {
+    let fixed = bytes.strip_prefix(SIGNATURE)?;
+    let (&[command, transport, high, low], rest) = fixed.split_first_chunk::<4>()?;
+    let body = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
+    if !COMMANDS.contains(&command) {
+        return None;
+    }
+    // TCP or UDP over IPv4 or IPv6; nothing known; UNIX sockets.
+    let (proxied, tlvs) = match transport {
+        0x11 | 0x12 => ends::<4>(body)?,
+        0x21 | 0x22 => ends::<16>(body)?,
+        0x00 => (None, body),
+        0x31 | 0x32 => (None, body.get(216..)?),
+        _ => return None,
+    };
+    // A proxy that knows nothing of the other end need not say so in TLVs: its body is to be skipped.
+    if transport != 0 && !are_tlvs(tlvs) {
+        return None;
+    }
+    Some(Preface::Whole {
+        length: FIXED + body.len(),
+        proxied: proxied.filter(|_| command == PROXY),
+    })
+}
+
+/// Source and destination address, source and destination port.
+fn ends<const N: usize>(body: &[u8]) -> Option<(Option<Proxied>, &[u8])>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let (source, rest) = body.split_first_chunk::<N>()?;
+    let (destination, rest) = rest.split_first_chunk::<N>()?;
+    let (&[a, b, c, d], rest) = rest.split_first_chunk::<4>()?;
+    let source = IpAddr::from(*source).to_canonical();
+    let destination = IpAddr::from(*destination).to_canonical();
+    let proxied = Proxied {
+        family: if source.is_ipv4() {
+            Family::Inet
+        } else {
+            Family::Inet6
+        },
+        peer: (source, u16::from_be_bytes([a, b])).into(),
+        local: (destination, u16::from_be_bytes([c, d])).into(),
+    };
+    // One IPv4-mapped end beside an IPv6 one: no dnstap message can have both.
+    let both = source.is_ipv4() == destination.is_ipv4();
+    Some((both.then_some(proxied), rest))
+}
+
+fn are_tlvs(mut bytes: &[u8]) -> bool {
+    while let Some(([_, high, low], rest)) = bytes.split_first_chunk::<3>() {
+        let Some(after) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) else {
+            return false;
+        };
+        bytes = after;
+    }
+    bytes.is_empty()
+}
+
+/// Prefaces for the tests of this and other stages.
+#[cfg(test)]
+pub(crate) mod fixture {
+    /// A preface with this command, transport and body.
+    pub(crate) fn preface(command: u8, transport: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = super::SIGNATURE.to_vec();
+        bytes.extend_from_slice(&[command, transport]);
+        bytes.extend_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    /// A client at 192.0.2.1:4660 that connected to 192.0.2.53:53, with a TLV.
+    pub(crate) fn client() -> Vec<u8> {
+        let body = [
+            192, 0, 2, 1, 192, 0, 2, 53, 0x12, 0x34, 0, 53, 4, 0, 2, 9, 9,
+        ];
+        preface(0x21, 0x12, &body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("private", "127.9.9.9", true)]
+    #[case("private", "10.255.0.1", true)]
+    #[case("private", "::ffff:192.168.3.4", true)]
+    #[case("private", "fd00::1", true)]
+    #[case("private", "192.0.2.1", false)]
+    #[case("private", "2001:db8::1", false)]
+    #[case("192.0.2.1,private", "192.0.2.1", true)]
+    #[case("192.0.2.1,private", "::1", true)]
+    #[case("192.0.2.0/24", "127.0.0.1", false)]
+    #[case("0.0.0.0/0,::/0", "2001:db8::1", true)]
+    #[case("none", "127.0.0.1", false)]
+    fn proxies_are_told_by_their_addresses(
+        #[case] proxies: Proxies,
+        #[case] peer: IpAddr,
+        #[case] trusted: bool,
+    ) {
+        assert_eq!(proxies.have(&(peer, 1).into()), trusted);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("localhost")]
+    #[case("private,none")]
+    #[case("192.0.2.1/24")]
+    fn what_is_no_subnet_is_refused(#[case] text: &str) {
+        text.parse::<Proxies>().expect_err(text);
+    }
+
+    #[test]
+    fn a_peer_that_is_not_known_is_no_proxy() {
+        assert!(!Proxies::default().have(&Endpoint::default()));
+    }
+
+    #[test]
+    fn ends_of_the_client_are_read() {
+        let bytes = [fixture::client(), b"rest".to_vec()].concat();
+        let client = Proxied {
+            family: Family::Inet,
+            peer: (IpAddr::from([192, 0, 2, 1]), 0x1234).into(),
+            local: (IpAddr::from([192, 0, 2, 53]), 53).into(),
+        };
+        let expected = Preface::Whole {
+            length: 33,
+            proxied: Some(client),
+        };
+        assert_eq!(preface(&bytes), expected);
+    }
+
+    #[rstest]
+    #[case::speaks_for_itself(0x20, 0x11, 12, true)]
+    #[case::unknown_transport(0x21, 0x00, 5, true)]
+    #[case::ipv6(0x21, 0x21, 36, true)]
+    #[case::unix(0x21, 0x31, 216, true)]
+    #[case::version_1(0x11, 0x11, 12, false)]
+    #[case::unknown_command(0x22, 0x11, 12, false)]
+    #[case::unknown_family(0x21, 0x41, 12, false)]
+    #[case::unspecified_transport_of_ipv4(0x21, 0x10, 12, false)]
+    #[case::short_addresses(0x21, 0x11, 11, false)]
+    #[case::short_ipv6(0x21, 0x21, 35, false)]
+    #[case::cut_tlv(0x21, 0x11, 14, false)]
+    fn form_is_checked(
+        #[case] command: u8,
+        #[case] transport: u8,
+        #[case] body: usize,
+        #[case] expected: bool,
+    ) {
+        let bytes = fixture::preface(command, transport, &vec![0; body]);
+        assert_eq!(preface(&bytes) != Preface::Not, expected);
+    }
+
+    #[test]
+    fn no_part_of_a_preface_is_one_and_each_asks_for_more() {
+        let bytes = fixture::client();
+        for length in 1..bytes.len() {
+            assert_eq!(preface(&bytes[..length]), Preface::Not);
+            assert!(wanted(&bytes[..length]).is_some_and(|wanted| wanted > length));
+        }
+        assert_eq!(wanted(&bytes), Some(bytes.len()));
+    }
+
+    proptest! {
+        #[test]
+        fn one_wrong_byte_of_the_signature_makes_none(at in 0..12usize, change in 1..=255u8) {
+            let mut bytes = fixture::client();
+            bytes[at] ^= change;
+            prop_assert_eq!(preface(&bytes), Preface::Not);
+            prop_assert_eq!(wanted(&bytes), None);
+        }
+
+        #[test]
+        fn any_body_is_judged_without_panic(
+            command in 0x1f..0x23u8,
+            transport in 0..0x34u8,
+            body in proptest::collection::vec(any::<u8>(), 0..260),
+            cut in 0..300usize,
+        ) {
+            let bytes = fixture::preface(command, transport, &body);
+            let bytes = &bytes[..cut.min(bytes.len())];
+            if let Preface::Whole { length, .. } = preface(bytes) {
+                prop_assert_eq!(length, bytes.len());
+            }
+        }
+    }
+}
