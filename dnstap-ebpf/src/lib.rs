@@ -130,14 +130,16 @@ pub const EVENT_UNCONNECTED: u16 = 1;
 /// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
 /// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
 pub const EVENT_SHUT_DOWN: u16 = 2;
-/// Bit of [`EventHeader::flags`]: the peer sent urgent data (`MSG_OOB`) at about this place, and the process has not set
-/// `SO_OOBINLINE`. An urgent byte has a sequence number then, but no read returns it.
+/// Bit of [`EventHeader::flags`]: an urgent byte of the peer (`MSG_OOB`) stands right before this piece, and the process has not set
+/// `SO_OOBINLINE`. The byte has a sequence number then, but no read returns it.
 pub const EVENT_URGENT: u16 = 4;
 /// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
 pub const EVENT_FILLED: u16 = 8;
 /// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`), and the hook
 /// cannot learn whether they are several.
 pub const EVENT_COALESCED: u16 = 16;
+/// Bit of [`EventHeader::flags`]: as [`EVENT_URGENT`], but the last urgent byte stands behind this piece. There may have been others before.
+pub const EVENT_URGENT_NEXT: u16 = 32;
 
 const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
 const _: () = assert!(offset_of!(EventHeader, message_len) == 24);

@@ -5,8 +5,8 @@ use core::{mem::offset_of, ptr};
 use aya_ebpf::helpers::bpf_get_current_task;
 use dnstap_ebpf::{
     AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_SHUT_DOWN,
-    EVENT_UNCONNECTED, EVENT_URGENT, EventHeader, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MISSING,
-    UDP_WINDOW,
+    EVENT_UNCONNECTED, EVENT_URGENT, EVENT_URGENT_NEXT, EventHeader, IPPROTO_MPTCP, IPPROTO_TCP,
+    IPPROTO_UDP, MISSING, UDP_WINDOW,
 };
 
 use crate::{
@@ -258,20 +258,27 @@ impl Sock {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
                 shut_down = shutdown & RCV_SHUTDOWN != 0
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
-                // Slack on either side: the shutdown may count in the place, and the next urgent byte may have come since the read.
+                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and the next
+                // urgent byte may have come since the read. In line it is read like any other byte and leaves no hole.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
-                let before: u32 = end.wrapping_sub(bytes).wrapping_sub(2);
-                // In line, an urgent byte is read like any other and leaves no hole.
-                urgent = latest.wrapping_sub(before) <= bytes.wrapping_add(3)
-                    && self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE == 0;
+                let behind_start = latest.wrapping_sub(end.wrapping_sub(bytes)).wrapping_add(2);
+                let behind_end = latest.wrapping_sub(end).wrapping_add(1);
+                urgent = if behind_start >= 2 && behind_end >= 3
+                    || self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE != 0
+                {
+                    0
+                } else if behind_start < 2 {
+                    EVENT_URGENT
+                } else {
+                    EVENT_URGENT_NEXT
+                };
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
-                urgent = false;
+                urgent = 0;
             }
             header.tcp_seq = end.wrapping_sub(bytes);
-            header.flags =
-                if shut_down { EVENT_SHUT_DOWN } else { 0 } | if urgent { EVENT_URGENT } else { 0 };
+            header.flags = if shut_down { EVENT_SHUT_DOWN } else { 0 } | urgent;
         }
         Ok(())
     }

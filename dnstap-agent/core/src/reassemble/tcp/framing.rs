@@ -21,6 +21,7 @@
 //!  Trial ────── CONFIRMATIONS messages have fitted ─────────────► Framed
 //!  Trial ────── received: a message does not fit ───────────────► Undecided (midway)
 //!  Trial ────── sent: a message does not fit ───────────────────► Searching, or Framed if it may be an answer
+//!  Framed, Trial: bytes are missing, or none (urgent data) ─────► Undecided (midway), from the message that has begun
 //!  all ──────── bytes are missing ──────────────────────────────► Opening (midway), behind the rest of the message that was hit
 //! ```
 //!
@@ -248,6 +249,20 @@ impl Framer {
         self.skip = rest.saturating_sub(missing);
         self.searched = 0;
         self.state = State::Opening { midway: true };
+    }
+
+    /// Some of the next `missing` bytes may never come, or none of them are missing. What the process answers tells.
+    pub(super) fn question<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        missing: usize,
+        work: &mut Work<'_, F>,
+    ) {
+        match self.state {
+            _ if self.skip > 0 => self.lose(missing, work),
+            State::Opening { midway: false } | State::Framed | State::Trial(_) => self.doubt(work),
+            State::Undecided { midway: true } => {}
+            _ => self.lose(missing, work),
+        }
     }
 
     /// The process has sent a message. It tells what was received before.

@@ -16,7 +16,7 @@
 //!
 //! As long as what was received waits for what came before it, what is sent waits as well: it may answer that, and questions come first.
 
-use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT};
+use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT, EVENT_URGENT_NEXT};
 
 use crate::{
     dns,
@@ -96,6 +96,8 @@ pub(super) struct Stream {
     next: u32,
     /// What the last piece said of losses.
     lost: u32,
+    /// Whether something was dropped since the pieces were in order.
+    lossy: bool,
     /// The thread of the last piece that was taken in its turn.
     thread: u32,
     /// Start and end of the last gap in which nothing was missing.
@@ -116,6 +118,7 @@ impl Stream {
             started: false,
             next: 0,
             lost: 0,
+            lossy: false,
             thread: 0,
             hole: None,
             held: Vec::new(),
@@ -174,13 +177,14 @@ impl Stream {
             self.next = sequence;
             self.lost = piece.lost;
         }
-        let flags = if piece.lost == self.lost {
-            piece.flags
-        } else {
-            0
-        };
+        let dropped = piece.lost != self.lost;
+        let flags = if dropped { 0 } else { piece.flags };
         self.lost = piece.lost;
         let ahead = self.ahead(sequence);
+        if !self.is_out_of_order() {
+            self.lossy = false;
+        }
+        self.lossy |= dropped;
         if ahead == 0 && !self.is_out_of_order() {
             return self.take(sequence, payload, work);
         }
@@ -196,7 +200,7 @@ impl Stream {
             self.take(sequence, payload, work)?;
         } else if ahead != 0 && self.stands_for_itself(payload, work) {
             self.take_beside(sequence, payload, work);
-        } else if ahead <= 0 || self.leap(sequence, flags, work.envelope.direction) {
+        } else if ahead <= 0 || self.leap(sequence, flags, work) {
             self.take(sequence, payload, work)?;
             self.catch_up(work)?;
         } else {
@@ -374,17 +378,37 @@ impl Stream {
         self.held.iter().map(|held| held.bytes.len()).sum()
     }
 
-    /// Goes on at a place before which nothing is missing, if it is one.
-    fn leap(&mut self, sequence: u32, flags: u16, direction: Direction) -> bool {
+    /// Goes on at a place before which nothing is missing for certain, if it is one.
+    fn leap<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        sequence: u32,
+        flags: u16,
+        work: &mut Work<'_, F>,
+    ) -> bool {
         let ahead = self.ahead(sequence);
+        let gap = Gap::of(ahead, flags, work.envelope.direction);
         let waits = self.held.first();
         let is_first = waits.is_none_or(|first| self.ahead(first.sequence) > ahead);
-        let leaps = is_first && is_no_gap(ahead, flags, direction);
+        let leaps = is_first && gap != Gap::Missing;
         if leaps {
-            self.hole = Some((self.next, sequence));
-            self.next = sequence;
+            self.pass(sequence, gap, work);
         }
         leaps
+    }
+
+    /// Goes on behind a gap in which nothing is missing for certain.
+    fn pass<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        sequence: u32,
+        gap: Gap,
+        work: &mut Work<'_, F>,
+    ) {
+        if gap == Gap::Doubtful {
+            self.framer
+                .question(self.ahead(sequence).unsigned_abs() as usize, work);
+        }
+        self.hole = Some((self.next, sequence));
+        self.next = sequence;
     }
 
     fn hold<F>(&mut self, sequence: u32, flags: u16, payload: &[u8], work: &mut Work<'_, F>) {
@@ -415,11 +439,11 @@ impl Stream {
         while let Some(first) = self.held.first() {
             let ahead = self.ahead(first.sequence);
             if ahead > 0 {
-                if !is_no_gap(ahead, first.flags, first.envelope.direction) {
+                let gap = Gap::of(ahead, first.flags, first.envelope.direction);
+                if gap == Gap::Missing {
                     break;
                 }
-                self.hole = Some((self.next, first.sequence));
-                self.next = first.sequence;
+                self.pass(first.sequence, gap, work);
             }
             let held = self.held.remove(0);
             let envelope = std::mem::replace(&mut work.envelope, held.envelope);
@@ -571,7 +595,15 @@ impl Stream {
                 break;
             };
             let sequence = first.sequence;
-            self.pay(sequence.wrapping_sub(self.next));
+            let gap = sequence.wrapping_sub(self.next);
+            // The part of a message may be what was dropped. Other bytes, however many, do not stand for it.
+            if self.lossy && self.framer.is_amid_message() {
+                work.counters.stream_gaps += 1;
+                work.counters.stream_missing_bytes += u64::from(gap);
+                self.framer.lose(gap as usize, work);
+            } else {
+                self.pay(gap);
+            }
             self.next = sequence;
             self.catch_up(work)?;
         }
@@ -619,11 +651,35 @@ impl Stream {
     }
 }
 
-/// Whether a gap of `ahead` bytes before a piece is none: the end of the stream, or urgent bytes.
-fn is_no_gap(ahead: i32, flags: u16, direction: Direction) -> bool {
-    let end = ahead == 1 && flags & EVENT_SHUT_DOWN != 0;
-    let urgent = direction == Direction::Received && flags & EVENT_URGENT != 0;
-    ahead > 0 && (end || urgent)
+/// Urgent bytes in a row: the process had read all else before the next one came. Another process that reads from the same connection
+/// leaves larger gaps.
+const URGENT_IN_A_ROW: i32 = 64;
+
+/// What a gap before a piece is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    /// The end of the stream, or one urgent byte: nothing is missing.
+    Nothing,
+    /// Urgent bytes, or bytes that another process has read.
+    Doubtful,
+    /// Bytes are missing.
+    Missing,
+}
+
+impl Gap {
+    fn of(ahead: i32, flags: u16, direction: Direction) -> Self {
+        let received = direction == Direction::Received;
+        let urgent = flags & (EVENT_URGENT | EVENT_URGENT_NEXT) != 0;
+        if ahead == 1 && flags & EVENT_SHUT_DOWN != 0 {
+            Self::Nothing
+        } else if ahead == 1 && received && flags & EVENT_URGENT != 0 {
+            Self::Nothing
+        } else if (1..=URGENT_IN_A_ROW).contains(&ahead) && received && urgent {
+            Self::Doubtful
+        } else {
+            Self::Missing
+        }
+    }
 }
 
 /// A piece is at most 1 MiB.

@@ -1,6 +1,6 @@
 //! Sequence numbers that no byte has: the end of a stream, and urgent bytes.
 
-use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT};
+use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT, EVENT_URGENT_NEXT};
 
 use super::*;
 
@@ -118,12 +118,18 @@ proptest! {
             }
             let next = places.first().map_or(stream.len(), |(place, _)| *place);
             let end = (at + size).min(next);
-            tap.flags = if hole.is_some() || end == next { EVENT_URGENT } else { 0 };
+            tap.flags = if hole.is_some() { EVENT_URGENT } else if end == next { EVENT_URGENT_NEXT } else { 0 };
             tap.piece(SOCKET, sequence(start, at).wrapping_add(shift), &stream[at..end]);
             at = end;
         }
+        // Nothing was answered that would have told more about the larger holes.
+        tap.finish();
         prop_assert_eq!(tap.of(SOCKET), messages);
-        expect_no_loss(&tap);
+        let c = tap.streams.counters();
+        prop_assert_eq!(
+            (c.stream_gaps, c.stream_skipped_bytes, c.stream_connections_with_loss),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -139,6 +145,38 @@ fn urgent_data_excuses_no_gap_in_which_something_was_dropped() {
     assert!(is_in_order(&tap.of(SOCKET), &messages));
     let c = tap.streams.counters();
     assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 10));
+}
+
+/// Another process has read a few bytes, up to an urgent one. What the tapped process answers tells that the framing is another.
+#[test]
+fn a_message_is_not_made_of_what_stands_around_doubtful_gaps() {
+    let messages = messages(2, 12);
+    let stream = stream_of(&messages);
+    for (at, gap) in [(5, 2), (5, 30), (1, 17), (60, 64)] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..at]);
+        tap.flags = EVENT_URGENT;
+        tap.piece(SOCKET, sequence(0, at + gap), &stream[at + gap..]);
+        tap.finish();
+        let out = tap.of(SOCKET);
+        assert!(is_in_order(&out, &messages) && out.len() > 8, "{at} {gap}");
+        assert_eq!(tap.streams.counters().stream_connections_with_loss, 1);
+    }
+}
+
+/// Another process has read what lay there, up to an urgent byte.
+#[test]
+fn urgent_data_excuses_no_gap_larger_than_urgent_bytes_make() {
+    let messages = messages(1, 8);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..40]);
+    tap.flags = EVENT_URGENT;
+    tap.piece(SOCKET, 140, &stream[140..]);
+    tap.finish();
+    assert!(is_in_order(&tap.of(SOCKET), &messages));
+    let c = tap.streams.counters();
+    assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 100));
 }
 
 /// Not a gap of urgent bytes after all: what lay there comes late. What was cut meanwhile is not trusted any more.

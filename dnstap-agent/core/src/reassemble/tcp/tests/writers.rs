@@ -227,3 +227,37 @@ fn bytes_beside_the_stream_do_not_stand_for_a_gap_amid_a_message() {
     assert_eq!(c.stream_missing_bytes, 3);
     assert_eq!(c.stream_messages_lost_at_least, 1);
 }
+
+/// A message comes so late that its place was given up. Its bytes are as many as those that are missing amid another message.
+#[test]
+fn late_bytes_do_not_stand_for_what_was_dropped_amid_a_message() {
+    let messages = answers(3);
+    let [late, other, cut] = [0, 1, 2].map(|at: usize| framed(&messages[at]));
+    let mut tap = Tap::new(&[]);
+    tap.thread = 1;
+    let other_at = u32::try_from(late.len()).unwrap();
+    tap.directed(Direction::Sent, SOCKET, other_at, &other);
+    tap.now += 2_000_000_000;
+    tap.tick(tap.now);
+    let cut_at = late.len() + other.len();
+    tap.thread = 2;
+    tap.directed(Direction::Sent, SOCKET, sequence(0, cut_at), &cut[..20]);
+    tap.lost += 1;
+    let rest = 20 + 9;
+    tap.directed(
+        Direction::Sent,
+        SOCKET,
+        sequence(0, cut_at + rest),
+        &cut[rest..],
+    );
+    tap.thread = 1;
+    tap.directed(Direction::Sent, SOCKET, 0, &late);
+    // What follows would fill up the message that was cut.
+    tap.thread = 2;
+    let after = cut_at + cut.len();
+    tap.directed(Direction::Sent, SOCKET, sequence(0, after), &other[..20]);
+    tap.finish();
+    let delivered = tap.of(SOCKET);
+    assert_eq!(sorted(&delivered), sorted(&[&messages[0], &messages[1]]));
+    assert!(tap.streams.counters().stream_messages_lost_at_least > 0);
+}
