@@ -258,12 +258,14 @@ impl Sock {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
                 shut_down = shutdown & RCV_SHUTDOWN != 0
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
-                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and the next
-                // urgent byte may have come since the read. In line it is read like any other byte and leaves no hole.
+                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and so may an
+                // urgent byte between the reads of one `recvmmsg`; the next one may have come since the read. In line it is read like any other byte and leaves no hole.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
                 let behind_start = latest.wrapping_sub(end.wrapping_sub(bytes)).wrapping_add(2);
-                let behind_end = latest.wrapping_sub(end).wrapping_add(1);
-                urgent = if behind_start >= 2 && behind_end >= 3
+                let behind_end = latest
+                    .wrapping_sub(end.wrapping_sub(behind))
+                    .wrapping_add(1);
+                urgent = if behind_start >= 2 && behind_end >= behind.wrapping_add(3)
                     || self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE != 0
                 {
                     0
