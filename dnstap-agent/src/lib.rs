@@ -12,30 +12,12 @@
 // They panic when nobody reads any more: `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod attach;
-pub mod check;
 pub mod cli;
-pub mod clock;
+pub mod commands;
 pub mod config;
-pub mod content;
-pub mod exit;
-pub mod generate;
-pub mod log;
-pub mod memory;
+pub mod formats;
+pub mod host;
 pub mod observe;
-pub mod pcap;
-pub mod preflight;
-pub mod read;
-pub mod receive;
-pub mod reload;
-pub mod render;
-pub mod sandbox;
 pub mod select;
-pub mod sink;
-pub mod socket;
-pub mod status;
-pub mod summary;
-pub mod tap;
-pub mod target;
-pub mod top;
-pub mod version;
+pub mod sinks;
+pub mod sources;

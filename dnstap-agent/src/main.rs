@@ -7,14 +7,13 @@ use std::{
 };
 
 use dnstap_agent::{
-    attach, check,
     cli::Command,
+    commands::{attach, check, generate, read, receive, status, top},
     config::{self, Refused, Resolved},
-    exit::Exit,
-    generate, log, read, receive, sandbox, status, top,
+    host::{exit::Exit, log, sandbox},
 };
 
-/// Gives back what a queue held while its collector was away. See [`dnstap_agent::memory`], too.
+/// Gives back what a queue held while its collector was away. See [`dnstap_agent::host::memory`], too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

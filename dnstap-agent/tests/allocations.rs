@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use dnstap_agent::sink::{self, OutputSpec, SinkOptions, SinkSet};
+use dnstap_agent::sinks::{self, OutputSpec, SinkOptions, SinkSet};
 use dnstap_core::{
     event::fixture,
     pipeline::{Batch, Pipeline, PipelineConfig},
@@ -104,7 +104,7 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     let recorded = Recorded::new(folder.path());
     let mut batches = Vec::new();
     recorded::pipeline(&recorded.records, &mut |batch| {
-        batches.push(sink::Batch {
+        batches.push(sinks::Batch {
             frames: std::mem::take(&mut batch.frames).into(),
             messages: batch.messages,
         });
@@ -201,7 +201,7 @@ fn in_streams(recorded: &Recorded, connections: &mut [Connection; CONNECTIONS]) 
 }
 
 /// Writes the batch to a file so many times; what all threads allocated for that.
-fn write(batch: &sink::Batch, times: u64, folder: &Path) -> u64 {
+fn write(batch: &sinks::Batch, times: u64, folder: &Path) -> u64 {
     let spec = format!("file:{}", folder.join("file.fstrm").display());
     let spec: OutputSpec = spec.parse().expect("a path");
     let before = ALL.load(Relaxed);

@@ -6,9 +6,9 @@ use std::{hint::black_box, path::Path, time::Duration};
 
 use bytes::BytesMut;
 use dnstap_agent::{
-    content::{Content, Encoder},
+    formats::{Content, Encoder},
     select::Select,
-    sink::{self, OutputSpec, SinkOptions, SinkSet},
+    sinks::{self, OutputSpec, SinkOptions, SinkSet},
 };
 use dnstap_core::{
     encode,
@@ -281,7 +281,7 @@ pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     let mut sinks = SinkSet::open(&[spec], SinkOptions::default()).expect("a place to write");
     for _ in 0..times {
         pipeline(&recorded.records, &mut |batch| {
-            sinks.send(&sink::Batch {
+            sinks.send(&sinks::Batch {
                 frames: std::mem::take(&mut batch.frames).into(),
                 messages: batch.messages,
             });

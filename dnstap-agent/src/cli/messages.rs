@@ -12,8 +12,9 @@ use dnstap_core::{
 };
 use dnstap_ebpf::MAX_NETS;
 
-use super::{parse_label, parse_seconds};
-use crate::sink::OutputSpec;
+use super::parse_label;
+use crate::host::units::parse_seconds;
+use crate::sinks::OutputSpec;
 
 /// Options on messages.
 #[derive(Clone, Debug, Default, Args)]

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::parse_bytes;
-use crate::tap::{HookChoice, RingChoice};
+use crate::host::units::parse_bytes;
+use crate::sources::socket::{HookChoice, RingChoice};
 
 /// Options of all commands that tap.
 #[derive(Clone, Debug, Args)]

@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, Args};
 
-use crate::target::{Selection, Unit};
+use crate::sources::processes::{Selection, Unit};
 
 /// Options that name processes.
 #[derive(Debug, Args)]

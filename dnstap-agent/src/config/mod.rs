@@ -15,8 +15,8 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _,
-    Id, builder::OsStr, parser::ValueSource,
+    Arg, ArgAction, ArgGroup, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Id,
+    builder::OsStr, parser::ValueSource,
 };
 
 pub use self::{
@@ -27,20 +27,6 @@ use crate::cli::Cli;
 
 /// Commands that can be configured by the environment and by a file.
 pub const CONFIGURABLE: [&str; 2] = ["attach", "receive"];
-
-/// Options on where the other options come from.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Configuration")]
-pub struct ConfigOptions {
-    /// Take what is neither on the command line nor in the environment from this TOML file: its table named like the command has the
-    /// options by their long names
-    #[arg(long, value_name = "PATH")]
-    pub config: Option<PathBuf>,
-
-    /// Print every option with its value and where it comes from, as a configuration file, and end
-    #[arg(long)]
-    pub print_config: bool,
-}
 
 /// Why no command came out.
 #[derive(Debug, thiserror::Error)]
@@ -306,7 +292,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::{cli, log::LogFormat};
+    use crate::{cli, host::log::LogFormat};
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()

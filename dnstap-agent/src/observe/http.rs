@@ -92,7 +92,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{observe::Publisher, summary::conservation::tests::snapshot};
+    use crate::observe::{Publisher, summary::conservation::tests::snapshot};
 
     #[tokio::test]
     async fn metrics_are_at_their_path_and_nothing_else_is() {

@@ -9,8 +9,8 @@ use prometheus::{
 };
 
 use crate::{
-    sink::SinkReport,
-    summary::{Snapshot, Source, Tapped, conservation},
+    observe::summary::{Snapshot, Source, Tapped, conservation},
+    sinks::SinkReport,
 };
 
 /// What a scraper is told about the text.
@@ -354,8 +354,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        summary::{Received, conservation::tests::snapshot},
-        tap::ProgramStats,
+        observe::summary::{Received, conservation::tests::snapshot},
+        sources::socket::ProgramStats,
     };
 
     #[test]

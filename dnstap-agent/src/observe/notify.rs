@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Newest;
-use crate::target::executable::printable;
+use crate::sources::processes::executable::printable;
 
 /// How often the text of `systemctl status` is renewed.
 const STATUS: Duration = Duration::from_secs(10);

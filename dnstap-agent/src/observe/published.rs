@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::Newest;
-use crate::summary::{Snapshot, Source, conservation};
+use crate::observe::summary::{Snapshot, Source, conservation};
 
 /// The side that publishes; it never waits for those who watch.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{Newest, published};
-use crate::socket::{SocketFile, explain_unix, is_left_behind, listen_unix};
+use crate::host::net::{SocketFile, explain_unix, is_left_behind, listen_unix};
 
 /// How long one who asks may take.
 const PATIENCE: Duration = Duration::from_secs(5);

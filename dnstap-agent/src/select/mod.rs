@@ -19,7 +19,7 @@ pub use self::{
     name::DomainName,
     time::{Length, Moment},
 };
-use crate::render::{
+use crate::formats::render::{
     mnemonics::{Rcode, Type},
     socket::{self, Time},
     wire::Dns,

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use hickory_proto::rr::Name as HickoryName;
 
-use crate::render::wire::Name;
+use crate::formats::render::wire::Name;
 
 /// Longest name on the wire (RFC 1035 section 2.3.4).
 const LONGEST: usize = 255;

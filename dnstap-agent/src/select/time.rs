@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
 
-use crate::render::socket::Time;
+use crate::formats::render::socket::Time;
 
 /// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago, also with the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use clap::Parser as _;
 use dnstap_agent::{
     cli::{Cli, Mimic},
     config::{self, FileErrors, Refused},
-    sink::OutputSpec,
-    socket::Address,
+    host::net::Address,
+    sinks::OutputSpec,
 };
 use dnstap_core::{
     classify::{bind::BindRules, profile::ProfileChoice},

@@ -4,7 +4,7 @@
 //! The input is a byte that says what follows: a frame's payload as it is, or a DNS message that is put into a sound frame.
 
 use bytes::Bytes;
-use dnstap_agent::{content::Content, pcap, render::Renderer};
+use dnstap_agent::formats::{Content, pcap, render::Renderer};
 use dnstap_proto::{Dnstap, DnstapRef, MessageRef, Timestamp, message::Type};
 use prost::Message as _;
 

@@ -24,7 +24,6 @@ mod kept;
 mod order;
 pub(crate) mod proxy;
 mod search;
-mod work;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +33,9 @@ pub use self::proxy::Proxies;
 use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
+use framing::work::{Pool, Turn, Work};
 use order::{Piece, Stream};
 use search::Foreign;
-use work::{Pool, Turn, Work};
 
 use crate::{
     counters::counters,
@@ -250,7 +249,7 @@ impl Connection {
                 Turn::Now
             },
             dns_seen: self.dns,
-            other: (!self.dns || other.framer().is_undecided()).then_some(other),
+            other: (!self.dns || other.framer().is_undecided()).then_some(other.framer_mut()),
             lossy: self.lossy,
             dns_port: self.dns_port,
             proxies: shared.proxies,

@@ -22,9 +22,11 @@ use crate::{
     dns,
     model::{Direction, Envelope},
     reassemble::tcp::{
-        framing::Framer,
+        framing::{
+            Framer,
+            work::{Pool, Turn, Work},
+        },
         search::Foreign,
-        work::{Pool, Turn, Work},
     },
 };
 
@@ -308,15 +310,6 @@ impl Stream {
         Ok(())
     }
 
-    /// A message was delivered from the other direction.
-    pub(super) fn testify<F: FnMut(&Envelope, &[u8])>(
-        &mut self,
-        message: &[u8],
-        work: &mut Work<'_, F>,
-    ) {
-        self.framer.testify(message, work);
-    }
-
     /// Envelope of a piece that waits, if there is any.
     pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
         let beside = self.beside.as_ref().filter(|beside| beside.open);
@@ -338,6 +331,11 @@ impl Stream {
     /// What this direction has begun and not ended.
     pub(super) fn framer(&self) -> &Framer {
         &self.framer
+    }
+
+    /// As [`Self::framer`], to be told what the process has sent.
+    pub(super) fn framer_mut(&mut self) -> &mut Framer {
+        &mut self.framer
     }
 
     /// Whether the next byte begins a message for certain, or the stream has not begun.

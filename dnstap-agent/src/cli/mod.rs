@@ -1,0 +1,188 @@
+//! The command line as it is typed.
+
+mod check;
+mod configuration;
+mod generate;
+mod messages;
+mod place;
+mod read;
+mod receive;
+mod status;
+mod tapping;
+mod target;
+mod top;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use dnstap_core::pipeline::MAX_LABEL;
+
+pub use self::{
+    check::Check,
+    configuration::ConfigOptions,
+    generate::Generate,
+    messages::{Filters, Messages, Mimic},
+    place::Place,
+    read::Read,
+    receive::{Connections, Receive},
+    status::Status,
+    tapping::Tapping,
+    target::Target,
+    top::Top,
+};
+use crate::{
+    host::{
+        log::LogOptions,
+        units::{parse_bytes, parse_seconds},
+    },
+    observe::Observe,
+    sinks::OutputSpec,
+};
+
+/// Exit codes, for the help.
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done, also when ended by SIGINT, SIGTERM or the end of the tapped process
+   1  something failed that no other code names
+  64  the command line is wrong
+  65  an input file is damaged or cut off
+  66  an input file cannot be opened, or a socket cannot be listened on
+  69  the process to tap does not exist, or cannot be tapped
+  73  an output cannot be created
+  74  an output failed while it was written (disk full, ...)
+  77  a privilege or a kernel feature is missing";
+
+/// Taps the DNS messages of a running server and writes them as dnstap.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 120)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// What is logged, and how
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tap a running DNS server until SIGINT, SIGTERM, the end of the server, or --duration
+    #[command(after_help = EXIT_CODES)]
+    Attach(Box<Attach>),
+    /// Say what attach could use on this machine, and what is missing for more
+    #[command(after_help = EXIT_CODES)]
+    Check(Check),
+    /// Print dnstap files
+    #[command(after_help = EXIT_CODES)]
+    Read(Read),
+    /// Write the man pages and the completions for shells to a folder, for packages
+    #[command(hide = true)]
+    Generate(Generate),
+    /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
+    #[command(after_help = EXIT_CODES)]
+    Receive(Receive),
+    /// Ask running agents what they are doing
+    #[command(after_help = EXIT_CODES)]
+    Status(Status),
+    /// Show what goes on at a DNS server, or in dnstap that comes from elsewhere: rates, names, clients, outcomes, answer times
+    #[command(after_help = EXIT_CODES)]
+    Top(Box<Top>),
+}
+
+/// Options of `attach`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["pids", "names", "units"]).required(true).multiple(true))]
+pub struct Attach {
+    /// What to tap
+    #[command(flatten)]
+    pub target: Target,
+
+    /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line), `yaml:-` (a
+    /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and
+    /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
+    /// back; files in PEM).
+    ///
+    /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
+    /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
+    ///
+    ///   ,rotate-size=BYTES  begin a new file before this one is larger (with K, M, G)
+    ///   ,rotate-time=TIME   begin a new file at each multiple of TIME (with s, m, h, d), UTC
+    ///   ,keep=NUMBER        delete the oldest of more complete files than this
+    ///   ,compress=zstd      compress, in zstd frames of at most a second
+    ///   ,mode=OCTAL         permissions of new files [default: 0640]
+    ///   ,owner=USER:GROUP   of new files; either may be left out
+    ///   ,exec=PROGRAM       run for each complete file, with its path as argument
+    ///
+    /// SIGHUP begins files anew that were renamed or removed.
+    #[arg(
+        short,
+        long = "output",
+        value_name = "OUTPUT",
+        default_value = "-",
+        verbatim_doc_comment
+    )]
+    pub outputs: Vec<OutputSpec>,
+
+    /// How to tap it
+    #[command(flatten)]
+    pub tapping: Tapping,
+
+    /// Milliseconds that a message may wait in the ring: 1 for the shortest delay, more for less work
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub interval: u32,
+
+    /// What each output may have waiting: bytes, or with K, M, G
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
+    pub queue_size: usize,
+
+    /// Where the agent runs
+    #[command(flatten)]
+    pub place: Place,
+
+    /// dnstap identity of this server; empty for none [default: the host's name]
+    #[arg(long, value_name = "TEXT", value_parser = parse_label)]
+    pub identity: Option<String>,
+
+    /// End after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub duration: Option<Duration>,
+
+    /// Write the summary as a JSON object to this file, too
+    #[arg(long, value_name = "PATH")]
+    pub summary_json: Option<PathBuf>,
+
+    /// What is delivered and under which names
+    #[command(flatten)]
+    pub messages: Messages,
+
+    /// Who may watch
+    #[command(flatten)]
+    pub observe: Observe,
+
+    /// Where options come from
+    #[command(flatten)]
+    pub configuration: ConfigOptions,
+}
+
+/// A text that goes into each message: short enough that no frame becomes longer than receivers take.
+pub(crate) fn parse_label(text: &str) -> Result<String, String> {
+    if text.len() <= MAX_LABEL {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("longer than {MAX_LABEL} bytes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

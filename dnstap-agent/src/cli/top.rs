@@ -1,0 +1,76 @@
+//! Options of `top`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::ArgGroup;
+
+use super::{Connections, Messages, Tapping, Target};
+use crate::host::{net::Address, units::parse_seconds};
+
+/// Options of `top`.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("source").args(["pids", "names", "units", "listen", "files"]).required(true).multiple(true))]
+pub struct Top {
+    /// Look at these Frame Streams files of dnstap; `-` is standard input
+    #[arg(value_name = "FILE", conflicts_with_all = ["targets", "Messages", "Filters"])]
+    pub files: Vec<PathBuf>,
+
+    /// What to tap
+    #[command(flatten)]
+    pub target: Target,
+
+    /// Take dnstap from other programs, as `receive` does; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`,
+    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE`
+    #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["targets", "files", "Messages", "Filters"])]
+    pub listen: Vec<Address>,
+
+    /// How long a picture stays
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    pub interval: Duration,
+
+    /// Rates and counts are of so many seconds up to now [default: 30; with --once and of files: of the whole time]
+    #[arg(short, long, value_name = "SECONDS", value_parser = parse_interval)]
+    pub window: Option<Duration>,
+
+    /// Print text after each interval instead of drawing on the terminal, which is done anyway if there is none
+    #[arg(long)]
+    pub plain: bool,
+
+    /// Print text once: when the input, --duration or --messages is over, else after one interval
+    #[arg(long)]
+    pub once: bool,
+
+    /// Rows of each table of text
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub rows: u16,
+
+    /// End after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub duration: Option<Duration>,
+
+    /// End after this many messages
+    #[arg(long, value_name = "NUMBER")]
+    pub messages: Option<u64>,
+
+    /// How to tap
+    #[command(flatten)]
+    pub tapping: Tapping,
+
+    /// What is looked at and under which names
+    #[command(flatten)]
+    pub selection: Messages,
+
+    /// How connections are taken
+    #[command(flatten)]
+    pub connections: Connections,
+}
+
+/// Seconds, but not so few that nothing is done but drawing.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    parse_seconds(text).and_then(|interval| {
+        if interval < Duration::from_millis(100) {
+            return Err("0.1 seconds at least".to_owned());
+        }
+        Ok(interval)
+    })
+}

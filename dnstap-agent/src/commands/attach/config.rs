@@ -1,0 +1,215 @@
+//! What the pipeline is told by the command line, and about each server.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Result, anyhow, bail};
+use dnstap_core::{
+    classify::{Naming, bind::BindRules},
+    encode::Extra,
+    model::{Role, TypeSet},
+    pair::PairLimits,
+    pipeline::{Filter, PipelineConfig, Server},
+    privacy::{CryptoPan, Method, MethodName, Privacy},
+};
+use tracing::info;
+
+use super::Job;
+use crate::{
+    cli::{Filters, Messages, Mimic},
+    host::{
+        exit::{Exit, ExitWith},
+        version::server_version,
+    },
+    sources::{
+        processes::{
+            OpenSocket,
+            executable::{completed, executable_name, serves_dns},
+            open_sockets_among,
+        },
+        socket::KernelFilter,
+    },
+};
+
+/// The pipeline's configuration, but for what differs from server to server.
+pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
+    let messages = job.messages;
+    if let Some(mistake) = messages.filters.mistake() {
+        bail!(usage(&mistake));
+    }
+    let pair_limits = PairLimits::default();
+    Ok(PipelineConfig {
+        privacy: privacy(messages)?,
+        identity: identity(job.identity),
+        proxies: messages.proxy_from.clone(),
+        server: Server {
+            version: version(messages.server_version.clone()),
+            naming: match &messages.mimic {
+                Some(mimic) => bind_naming(mimic, None),
+                None => Naming::Profile(messages.profile.choose("", true).profile()),
+            },
+            ..Server::default()
+        },
+        extra: Extra {
+            fields: messages.extra.clone(),
+        },
+        filter: pipeline_filter(&messages.filters),
+        unsolicited: messages.unsolicited,
+        report_unanswered: messages.unanswered_events.is_some(),
+        pair_limits: PairLimits {
+            age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
+                u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
+            }),
+            ..pair_limits
+        },
+        ..PipelineConfig::default()
+    })
+}
+
+/// What is to be hidden; reads the key.
+fn privacy(messages: &Messages) -> Result<Privacy> {
+    let addresses = match (messages.anonymise, &messages.anonymise_key) {
+        (None, _) => None,
+        (Some(MethodName::Truncate(prefixes)), None) => Some(Method::Truncate(prefixes)),
+        (Some(MethodName::CryptoPan), Some(path)) => {
+            let bytes = fs::read(path).map_err(|error| error.to_string());
+            let keyed = bytes.and_then(|bytes| CryptoPan::from_file(&bytes));
+            let keyed = keyed.map_err(|problem| {
+                anyhow!(ExitWith(
+                    Exit::NoInput,
+                    format!("cannot use the key in {}: {problem}", path.display())
+                ))
+            })?;
+            Some(Method::CryptoPan(Box::new(keyed)))
+        }
+        (Some(MethodName::Truncate(_)), Some(_)) => {
+            bail!(usage("--anonymise truncate has no key"))
+        }
+        (Some(MethodName::CryptoPan), None) => {
+            bail!(usage("--anonymise cryptopan needs --anonymise-key FILE"))
+        }
+    };
+    Ok(Privacy {
+        addresses,
+        no_names: messages.no_payload_names,
+    })
+}
+
+fn usage(problem: &str) -> ExitWith {
+    ExitWith(Exit::Usage, problem.to_owned())
+}
+
+/// What the pipeline leaves out.
+pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
+    Filter {
+        only: TypeSet::union(&filters.only),
+        exclude: filters.exclude.clone(),
+        sampled: filters.sample.is_some(),
+    }
+}
+
+/// What the kernel side leaves out. A role is left out if none of the `servers` has messages in it that are wanted; if they are
+/// `followed`, nothing is known of those that are to come.
+pub(super) fn kernel_filter<'s>(
+    filters: &Filters,
+    followed: bool,
+    servers: &(impl Iterator<Item = &'s Server> + Clone),
+) -> KernelFilter {
+    let filter = pipeline_filter(filters);
+    let mut without = vec![Role::Responder, Role::Initiator];
+    without.retain(|role| {
+        let wanted = |server: &Server| filter.wants_role(&server.naming, *role);
+        !followed && !servers.clone().any(wanted)
+    });
+    KernelFilter {
+        ports: filters.ports.clone(),
+        nets: filters.nets.clone(),
+        without,
+        sample: filters.sample,
+    }
+}
+
+/// Descriptors of a process among which its listening sockets are looked for. Servers open them first, so they are behind low numbers;
+/// and whoever gives a program of his own the name of one decides how many there are to go through, for the thread that reads the ring.
+const DESCRIPTORS: usize = 4_096;
+
+/// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.
+pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let executable = executable_name(pid, comm.trim_end());
+    let sockets = open_sockets_among(DESCRIPTORS, pid).unwrap_or_default();
+    let dns_ports = dns_ports(&sockets);
+    let found = server_version(pid, &executable);
+    let serves = serves_dns(&sockets, &dns_ports);
+    Some(Server {
+        naming: naming(messages, &executable, serves, found.clone()),
+        version: version(messages.server_version.clone().or(found)),
+        netns: network_namespace(pid),
+        dns_ports,
+    })
+}
+
+/// The same where the process has ended, and its executable's name is all that is left.
+pub(super) fn introduce_ended(messages: &Messages, name: &str) -> Server {
+    Server {
+        // No server ends before anybody could look at it.
+        naming: naming(messages, &completed(name), false, None),
+        version: version(messages.server_version.clone()),
+        ..Server::default()
+    }
+}
+
+fn naming(messages: &Messages, executable: &str, serves: bool, found: Option<String>) -> Naming {
+    if let Some(mimic) = &messages.mimic {
+        return bind_naming(mimic, found);
+    }
+    let chosen = messages.profile.choose(executable, serves);
+    info!(
+        executable,
+        profile = chosen.name,
+        "messages are named by profile"
+    );
+    Naming::Profile(chosen.profile())
+}
+
+fn bind_naming(mimic: &Mimic, found: Option<String>) -> Naming {
+    let version = mimic.bind_version.clone().or(found).unwrap_or_default();
+    info!(version, "messages are named as by BIND");
+    Naming::Bind(BindRules::of_version(&version))
+}
+
+/// A server's version, or the agent's own.
+fn version(server: Option<String>) -> Vec<u8> {
+    server
+        .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
+        .into_bytes()
+}
+
+/// Inode number of a process's network namespace: `/proc/PID/ns/net` is a link to `net:[NUMBER]`.
+fn network_namespace(pid: u32) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    let number = link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    number.parse().ok()
+}
+
+/// Ports on which the process serves DNS: those where it waits for both datagrams and connections (RFC 7766 section 5).
+fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
+    let waits = |port: u16, tcp: bool| {
+        sockets
+            .iter()
+            .any(|socket| socket.listening && socket.tcp == tcp && socket.local.port() == port)
+    };
+    let ports: BTreeSet<u16> = sockets.iter().map(|socket| socket.local.port()).collect();
+    ports
+        .into_iter()
+        .filter(|&port| waits(port, false) && waits(port, true))
+        .collect()
+}
+
+/// The dnstap identity: what the option says, else the host's name.
+fn identity(given: Option<&str>) -> Vec<u8> {
+    let host = || {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim_end().to_owned()
+    };
+    given.map_or_else(host, str::to_owned).into_bytes()
+}

@@ -1,0 +1,391 @@
+//! `dnstap-agent attach`: check, attach, give up privileges, open the outputs, run until something ends it, drain, account.
+//!
+//! ```text
+//! main thread: signals, end of the process, --duration ─── stop ──►
+//! reader thread: ring ─► pipeline ─► outputs' queues               ─► detach, drain, finish
+//! ```
+
+mod buffers;
+mod config;
+mod members;
+mod outputs;
+mod reader;
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use dnstap_core::pipeline::{Pipeline, Server};
+use dnstap_ebpf::Counter;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::{info, warn};
+
+use crate::{
+    cli::{self, Attach, Messages, Tapping},
+    commands::{
+        attach::{
+            config::{introduce, introduce_ended, kernel_filter, pipeline_config},
+            members::Members,
+            outputs::Outputs,
+            reader::{Drained, Introduce, Reader},
+        },
+        reload::Reloading,
+    },
+    config::Origin,
+    host::{
+        exit::{Exit, ExitWith},
+        preflight,
+        sandbox::{self, Duties},
+    },
+    observe::{
+        self, Newest, Observe, Observer, Publisher,
+        summary::{Snapshot, Source, conclude},
+    },
+    sinks::{Destination, OutputSpec, SinkOptions},
+    sources::{
+        processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
+        socket::{Tap, TapOptions, hook_name, perf_rings},
+    },
+};
+
+/// How long the outputs may take to write what is queued when the tap ends.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the set of tapped processes is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Lists of the connections of joined processes that may wait for the reader, which takes them each time that it looks at the ring.
+const JOINED: usize = 64;
+
+/// What is tapped, how, and for whom.
+pub(crate) struct Job<'a> {
+    pub(crate) origin: &'a Origin,
+    pub(crate) target: &'a cli::Target,
+    pub(crate) tapping: &'a Tapping,
+    pub(crate) messages: &'a Messages,
+    pub(crate) observe: &'a Observe,
+    /// The dnstap identity; the host's name if there is none.
+    pub(crate) identity: Option<&'a str>,
+    /// How long a message may wait in the ring.
+    pub(crate) interval: Duration,
+    /// What each output may have waiting.
+    pub(crate) queues: SinkOptions,
+    pub(crate) duration: Option<Duration>,
+    /// Files are opened later than the outputs.
+    pub(crate) paths: bool,
+    /// Options may be others when they are read again.
+    pub(crate) reloadable: bool,
+}
+
+/// Runs `attach`. The summary goes to standard error.
+pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
+    options.place.take()?;
+    let job = Job {
+        origin,
+        target: &options.target,
+        tapping: &options.tapping,
+        messages: &options.messages,
+        observe: &options.observe,
+        identity: options.identity.as_deref(),
+        interval: Duration::from_millis(options.interval.into()),
+        queues: SinkOptions {
+            queue_bytes: options.queue_size,
+        },
+        duration: options.duration,
+        paths: options.summary_json.is_some() || options.configuration.config.is_some(),
+        reloadable: options.configuration.config.is_some(),
+    };
+    let summary = tap(&job, Destination::Outputs(&options.outputs), |_, _| {
+        Ok(std::future::pending())
+    })?;
+    conclude(&summary, options.summary_json.as_deref())
+}
+
+/// Taps until the job's end, or that of the future that `begin` gives, which says why; gives the final account. `begin` is called as
+/// soon as the tap is attached, on a runtime, with what is tapped and the counters.
+pub(crate) fn tap<E: Future<Output = String>>(
+    job: &Job<'_>,
+    destination: Destination<'_>,
+    begin: impl FnOnce(&str, Newest) -> Result<E>,
+) -> Result<Snapshot> {
+    preflight::check_privileges()?;
+    preflight::check_pid_namespace()?;
+    check_descriptors(job, &destination)?;
+    let selection = job.target.selection();
+    let mut search = Search::new(selection.clone())?;
+    let found = search.find_first()?;
+    if !job.tapping.allow_no_sockets && !selection.follow {
+        check_sockets(&selection, &found)?;
+    }
+    let processes = describe_processes(&found);
+    let subject = if found.is_empty() {
+        format!("waits for {}", selection.describe())
+    } else {
+        format!("taps {processes}")
+    };
+    let observer = Observer::bind(job.observe, selection.label(&found), subject.clone())?;
+    let mut config = pipeline_config(job)?;
+    // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
+    let servers = introductions(&found, |pid| introduce(job.messages, pid));
+    let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
+    for (hook, reason) in tap.refused() {
+        info!("the kernel refused hook {}: {reason}", hook_name(*hook));
+    }
+    for missing in tap.degraded() {
+        warn!("{missing}");
+    }
+    let (joined, theirs) = mpsc::sync_channel(JOINED);
+    let mut members = Members::start(set, search, joined)?;
+    let started = Instant::now();
+    let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
+    // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
+    let sockets: Vec<OpenSocket> = members
+        .pids()
+        .flat_map(|pid| open_sockets(pid).unwrap_or_default())
+        .collect();
+    config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
+    let duties = give_up_privileges(job, &destination, &tap)?;
+    let (outputs, reloading) = Outputs::open(job, destination, duties)?;
+    let mut pipeline = Pipeline::new(config);
+    for (image, server) in servers {
+        pipeline.introduce(image, server);
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (publisher, newest) = Publisher::new();
+    let messages = job.messages.clone();
+    let introduce: Introduce = Box::new(move |origin| {
+        let ended = || Some(introduce_ended(&messages, &runs.name(origin.image)?));
+        introduce(&messages, origin.tgid).or_else(ended)
+    });
+    let reader = Reader::new(
+        tap,
+        pipeline,
+        outputs,
+        Arc::clone(&stop),
+        publisher,
+        job.interval,
+        (introduce, theirs, selection.follow),
+    );
+    let (reader, reader_over) = start(reader)?;
+    let (what, listeners) = if found.is_empty() {
+        (
+            format!("and waiting for {}", selection.describe()),
+            "nothing yet".to_owned(),
+        )
+    } else {
+        (format!("to {processes}"), describe_listeners(&sockets))
+    };
+    let attached = format!("attached {what}, hook {hook}, ring {ring}; listening on {listeners}");
+    let watched = (observer, newest);
+    let reason = wait_for_end(
+        &mut members,
+        job.duration,
+        reader_over,
+        &reloading,
+        watched,
+        &attached,
+        |newest| begin(&subject, newest),
+    )?;
+    info!("detaching: {reason}");
+    observe::stopping(&reason);
+    stop.store(true, Ordering::Release);
+    let mut drained = reader
+        .join()
+        .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
+    reloading.stop();
+
+    let elapsed = started.elapsed();
+    let (outputs, events) = drained.outputs.finish(GRACE);
+    drained.tapped.events = events;
+    Ok(Snapshot {
+        elapsed,
+        at_rest: true,
+        source: Source::Tap(Box::new(drained.tapped)),
+        outputs,
+    })
+}
+
+fn tap_options<'s>(
+    job: &Job<'_>,
+    servers: &(impl Iterator<Item = &'s Server> + Clone),
+) -> TapOptions {
+    TapOptions {
+        hook: job.tapping.hook,
+        ring: job.tapping.ring,
+        ring_bytes: job.tapping.ring_size,
+        kernel_log: job.tapping.kernel_log,
+        filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
+        filter_changes: job.reloadable,
+    }
+}
+
+/// Refuses to begin what would end for want of descriptors.
+fn check_descriptors(job: &Job<'_>, destination: &Destination<'_>) -> Result<()> {
+    let events = job.messages.unanswered_events.as_slice();
+    preflight::check_descriptors(
+        destination.specs().len() + events.len(),
+        perf_rings(job.tapping.ring)?,
+    )
+}
+
+/// Starts the reader's thread, which tells why it ends by itself.
+fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiver<&'static str>)> {
+    let (over, reader_over) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("ring-reader".into())
+        .spawn(move || {
+            let done = reader.run();
+            let reason = match &done {
+                Ok(_) => "no output is left to write to",
+                Err(_) => "the ring's reader has failed",
+            };
+            // Nobody listens if the main thread has asked for the end.
+            let _unheard = over.send(reason);
+            done
+        })
+        .context("the system gives no thread for the ring's reader")?;
+    Ok((thread, reader_over))
+}
+
+/// What the pipeline is to know of the servers that are there, by what they run.
+fn introductions(
+    found: &[Found],
+    introduce: impl Fn(u32) -> Option<Server>,
+) -> BTreeMap<u32, Server> {
+    let mut servers = BTreeMap::new();
+    for process in found {
+        if let Entry::Vacant(server) = servers.entry(process.image)
+            && let Some(known) = introduce(process.target.pid)
+        {
+            server.insert(known);
+        }
+    }
+    servers
+}
+
+/// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
+fn give_up_privileges(
+    job: &Job<'_>,
+    destination: &Destination<'_>,
+    tap: &Tap,
+) -> Result<Option<Duties>> {
+    if job.tapping.no_sandbox {
+        return Ok(None);
+    }
+    let events = job.messages.unanswered_events.as_slice();
+    let mut duties = OutputSpec::duties(&[destination.specs(), events].concat());
+    duties.paths |= job.paths;
+    duties.processes = job.target.follow;
+    sandbox::enter(duties, || tap.counters().is_ok())?;
+    Ok(Some(duties))
+}
+
+/// Refuses processes that have nothing to be tapped.
+fn check_sockets(selection: &Selection, found: &[Found]) -> Result<()> {
+    for process in found {
+        match process.target.sockets() {
+            Ok(sockets) if !sockets.is_empty() => return Ok(()),
+            Ok(_) => {}
+            // A worker that has ended since it was found says nothing about the others.
+            Err(_) if process.target.has_ended()? => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(anyhow!(
+        "name the DNS server's process (`ss -ltunp` shows who listens), or use --allow-no-sockets"
+    ))
+    .context(ExitWith(
+        Exit::NoTarget,
+        format!(
+            "process {} has no IPv4 or IPv6 sockets",
+            selection.describe()
+        ),
+    ))
+}
+
+/// `named (pid 12), nsd (pids 20, 21, 22)`.
+fn describe_processes(found: &[Found]) -> String {
+    let mut pids: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for process in found {
+        let executable = pids.entry(&process.executable).or_default();
+        executable.push(process.target.pid.to_string());
+    }
+    let parts: Vec<_> = pids
+        .iter()
+        .map(|(executable, pids)| {
+            let plural = if pids.len() == 1 { "" } else { "s" };
+            format!("{executable} (pid{plural} {})", pids.join(", "))
+        })
+        .collect();
+    parts.join(", ")
+}
+
+/// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.
+fn wait_for_end<E: Future<Output = String>>(
+    members: &mut Members,
+    duration: Option<Duration>,
+    reader: oneshot::Receiver<&'static str>,
+    reloading: &Reloading,
+    (observer, newest): (Observer, Newest),
+    attached: &str,
+    begin: impl FnOnce(Newest) -> Result<E>,
+) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let hangups = reloading.on_hangup()?;
+        let _watching = observer.serve(&newest)?;
+        let counted = newest.clone();
+        info!("{attached}");
+        let enough = begin(newest)?;
+        let timer = async {
+            match duration {
+                Some(duration) => sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = async {
+            let mut ticks = interval(LOOK);
+            // A look that takes long is not made up for by others at once.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !members.are_over() {
+                ticks.tick().await;
+                members.look(unfollowed(&counted));
+            }
+        };
+        Ok(tokio::select! {
+            _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
+            _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
+            () = ended => "all that was tapped has ended".to_owned(),
+            never = hangups => match never {},
+            reason = enough => reason,
+            () = timer => "the time given by --duration is over".to_owned(),
+            // It panics rather than say nothing.
+            reason = reader => reason.unwrap_or("the ring's reader is gone").to_owned(),
+        })
+    })
+}
+
+/// Processes that found no room in the set, as the reader has last counted them.
+fn unfollowed(newest: &Newest) -> u64 {
+    match newest.borrow().as_ref().map(|counted| &counted.now.source) {
+        Some(Source::Tap(tapped)) => tapped.kernel[Counter::Unfollowed as usize],
+        _ => 0,
+    }
+}

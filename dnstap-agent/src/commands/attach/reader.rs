@@ -1,0 +1,299 @@
+//! The thread between the ring and the outputs: it never waits for anything but the ring.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use dnstap_core::{
+    event,
+    model::Origin,
+    pipeline::{self, Pipeline, Server},
+};
+use dnstap_ebpf::Counter;
+use tracing::{debug, error, warn};
+
+use super::{
+    config::{kernel_filter, pipeline_filter},
+    outputs::Outputs,
+};
+use crate::{
+    cli::Filters,
+    host::{clock, memory::Ebb},
+    observe::{
+        Publisher,
+        summary::{RingUse, Settled, Snapshot, Source, Tapped},
+    },
+    sinks::SinkReport,
+    sources::socket::{Tap, hook_name},
+};
+
+/// How often clocks are compared, waiting messages expired and outputs looked after.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// How often a snapshot is published.
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// A batch goes to the outputs when it has this many bytes, or when the ring is empty.
+const BATCH: usize = 256 * 1024;
+
+/// How long to wait, after detaching, for a hook that is still running to finish its record.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
+
+/// What is left when the reader is done.
+pub(super) struct Drained {
+    /// The outputs, with what is still queued.
+    pub(super) outputs: Outputs,
+    /// What was counted up to there.
+    pub(super) tapped: Tapped,
+}
+
+/// Everything between kernel and queues.
+pub(super) struct Reader {
+    tap: Tap,
+    pipeline: Pipeline,
+    outputs: Outputs,
+    stop: Arc<AtomicBool>,
+    /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
+    /// to output.
+    interval: Duration,
+    batch: pipeline::Batch,
+    publisher: Publisher,
+    started: Instant,
+    /// The kernel side's counters of the snapshot before.
+    settled: Settled,
+    ring_use: RingUse,
+    ebb: Ebb,
+    introduce: Introduce,
+    joined: Joined,
+    /// Servers may come of which nothing is known.
+    followed: bool,
+}
+
+/// Sockets of processes that were running when they were taken in, from [`Members`](super::members::Members), which waits for room.
+pub(super) type Joined = Receiver<Vec<u64>>;
+
+/// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
+pub(super) type Introduce = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
+
+impl Reader {
+    pub(super) fn new(
+        tap: Tap,
+        pipeline: Pipeline,
+        outputs: Outputs,
+        stop: Arc<AtomicBool>,
+        publisher: Publisher,
+        interval: Duration,
+        (introduce, joined, followed): (Introduce, Joined, bool),
+    ) -> Self {
+        Self {
+            introduce,
+            joined,
+            followed,
+            publisher,
+            started: Instant::now(),
+            ring_use: RingUse::default(),
+            ebb: Ebb::default(),
+            tap,
+            pipeline,
+            outputs,
+            stop,
+            interval,
+            batch: pipeline::Batch::default(),
+            settled: Settled::default(),
+        }
+    }
+
+    /// Reads until `stop` is set or no output is left; then detaches, reads the rest and ends the pipeline.
+    pub(super) fn run(mut self) -> Result<Drained> {
+        let mut housekeeping = Instant::now();
+        let mut published = Instant::now();
+        self.publish()?;
+        self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+        while !self.stop.load(Ordering::Acquire) {
+            self.tap
+                .wait(self.interval)
+                .context("cannot wait for the ring")?;
+            // Records up to now are in this drain or the one after; what is older than the one before has been seen.
+            let caught_up = clock::monotonic_ns();
+            self.drain(false);
+            if let Some(filters) = self.outputs.update() {
+                self.filter(&filters);
+            }
+            if housekeeping.elapsed() >= HOUSEKEEPING {
+                housekeeping = Instant::now();
+                self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+                self.pipeline.tick(caught_up, &mut self.batch);
+                self.flush();
+                self.send_verdicts();
+                self.tap.flush_log();
+                if self.outputs.health().all_over() {
+                    break;
+                }
+                if published.elapsed() >= PUBLISH {
+                    published = Instant::now();
+                    self.publish()?;
+                }
+            }
+        }
+        self.end()
+    }
+
+    /// Leaves out other messages from now on.
+    fn filter(&mut self, filters: &Filters) {
+        let kernel = kernel_filter(filters, self.followed, &self.pipeline.servers());
+        if let Err(error) = self.tap.set_filter(&kernel) {
+            error!("the filters stay as they were, as far as the kernel's part goes: {error:#}");
+        }
+        self.pipeline.set_filter(pipeline_filter(filters));
+    }
+
+    /// Takes what is in the ring through the pipeline to the outputs.
+    fn drain(&mut self, last: bool) {
+        let Self {
+            tap,
+            pipeline,
+            outputs,
+            batch,
+            ring_use,
+            introduce,
+            joined,
+            ..
+        } = self;
+        // Also when nothing is in the ring, so that there is room for more.
+        hear(joined, pipeline);
+        ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
+        let mut first = true;
+        tap.drain(last, &mut |record| {
+            if mem::take(&mut first) {
+                // The oldest, so one look at the clock will do for all.
+                let now = clock::monotonic_ns();
+                let waited = now.saturating_sub(event::ktime_ns(record).unwrap_or(now));
+                ring_use.lag_ns = ring_use.lag_ns.max(waited);
+            }
+            // What was said of a process was said before its first record.
+            hear(joined, pipeline);
+            if let Some(origin) = pipeline.stranger(record)
+                && let Some(server) = introduce(origin)
+            {
+                pipeline.introduce(origin.image, server);
+            }
+            pipeline.push(record, batch);
+            if batch.frames.len() >= BATCH {
+                outputs.send(batch);
+            }
+        });
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.outputs.send(&mut self.batch);
+    }
+
+    /// Tells the kernel which sockets it may skip.
+    fn send_verdicts(&mut self) {
+        for (socket, verdict) in self.pipeline.verdicts() {
+            match self.tap.set_verdict(socket, verdict.to_abi()) {
+                Ok(()) => debug!(socket, ?verdict, "verdict on a socket"),
+                Err(error) => {
+                    warn!(socket, %error, "the kernel does not take a verdict; the socket's messages go on coming");
+                }
+            }
+        }
+    }
+
+    /// Shows what was counted so far to whoever watches.
+    fn publish(&mut self) -> Result<()> {
+        // What is encoded belongs to the outputs before the two are compared.
+        self.flush();
+        let outputs = self.outputs.health().sinks;
+        self.ebb.look(SinkReport::queued_in(&outputs));
+        let tapped = self.tapped()?;
+        self.publisher.publish(Snapshot {
+            elapsed: self.started.elapsed(),
+            at_rest: false,
+            source: Source::Tap(Box::new(tapped)),
+            outputs,
+        });
+        Ok(())
+    }
+
+    /// What was counted so far.
+    fn tapped(&mut self) -> Result<Tapped> {
+        let mut kernel = self.tap.counters()?;
+        let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
+        let pipeline = self.pipeline.counters();
+        // The hooks count a call once. Of what was in it only its bytes tell; what is lost of that is lost like all else.
+        let intake = &pipeline.intake;
+        for counter in [Counter::Seen, Counter::Emitted] {
+            kernel[counter as usize] += intake.udp_segments;
+        }
+        kernel[Counter::Truncated as usize] += intake.udp_truncated;
+        kernel[Counter::UnsupportedCall as usize] += intake.udp_unclear;
+        let emitted = &mut kernel[Counter::Emitted as usize];
+        *emitted = emitted.saturating_sub(intake.udp_truncated + intake.udp_unclear);
+        let ring_use = mem::take(&mut self.ring_use);
+        Ok(Tapped {
+            hook: hook_name(self.tap.hook()),
+            ring: self.tap.ring_name(),
+            kernel,
+            settled,
+            sockets: self.pipeline.socket_counts(),
+            latencies: *self.pipeline.latencies(),
+            ring_use: RingUse {
+                size_bytes: self.tap.ring_bytes(),
+                ..ring_use
+            },
+            programs: self.tap.program_stats(),
+            pipeline,
+            pending: self.pipeline.pending(),
+            events: self.outputs.events(),
+        })
+    }
+
+    /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
+    fn end(mut self) -> Result<Drained> {
+        self.tap.detach();
+        self.tap.flush_log();
+        let deadline = Instant::now() + LAST_RECORDS;
+        loop {
+            self.drain(true);
+            let kernel = self.tap.counters()?;
+            let missing = kernel[Counter::Records as usize]
+                .saturating_sub(self.pipeline.counters().intake.records);
+            if missing == 0 {
+                break;
+            }
+            if Instant::now() > deadline {
+                warn!(
+                    missing,
+                    "records that the kernel has counted did not arrive"
+                );
+                break;
+            }
+            self.tap
+                .wait(Duration::from_millis(1))
+                .context("cannot wait for the ring")?;
+        }
+        self.pipeline.finish(&mut self.batch);
+        self.flush();
+        let tapped = self.tapped()?;
+        self.outputs.settle();
+        Ok(Drained {
+            tapped,
+            outputs: self.outputs,
+        })
+    }
+}
+
+fn hear(joined: &Joined, pipeline: &mut Pipeline) {
+    for sockets in joined.try_iter() {
+        pipeline.join_midway(sockets);
+    }
+}

@@ -1,0 +1,234 @@
+//! `dnstap-agent check`: what this machine offers to the tap, found by trying, and the remedy for what is missing.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind, Write as _},
+};
+
+use anyhow::{Result, anyhow};
+use serde::Serialize;
+
+use crate::cli::Check;
+use crate::{
+    host::{exit::Exit, preflight},
+    sources::socket::{
+        self, HookChoice,
+        offsets::{self, KernelTypes},
+    },
+};
+
+/// One thing that was looked for.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What was looked for.
+    name: String,
+    /// Whether it is there.
+    ok: bool,
+    /// Whether nothing works without it.
+    required: bool,
+    /// What was found; why it is missing.
+    detail: String,
+    /// What to do about it; empty if it is there.
+    remedy: String,
+}
+
+impl Finding {
+    /// What a check found without which nothing works; its error ends with what to do about it.
+    fn of(name: &str, fine: &str, checked: &Result<()>) -> Self {
+        let (detail, remedy) = match checked {
+            Ok(()) => (fine.to_owned(), String::new()),
+            Err(error) => (error.to_string(), error.root_cause().to_string()),
+        };
+        Self {
+            name: name.to_owned(),
+            ok: checked.is_ok(),
+            required: true,
+            detail,
+            remedy,
+        }
+    }
+}
+
+/// Everything that was looked for, and what follows.
+#[derive(Debug, Serialize)]
+struct Report {
+    kernel: String,
+    findings: Vec<Finding>,
+    /// The hook that `attach` would use.
+    hook: Option<&'static str>,
+    /// The ring that `attach` would use.
+    ring: Option<&'static str>,
+}
+
+/// Hooks in the order in which `attach` tries them, with what to do when one is refused.
+const HOOKS: [(HookChoice, &str, &str); 3] = [
+    (
+        HookChoice::Fentry,
+        "fentry",
+        "nothing, if another hook works: this kernel or its lockdown mode does not allow tracing of functions",
+    ),
+    (
+        HookChoice::Socket,
+        "socket",
+        "Linux 6.3 or later, with a cgroup2 file system mounted (mount -t cgroup2 none /sys/fs/cgroup)",
+    ),
+    (
+        HookChoice::Syscall,
+        "syscall",
+        "a kernel with CONFIG_BPF_EVENTS=y and CONFIG_HAVE_SYSCALL_TRACEPOINTS=y",
+    ),
+];
+
+/// Looks, prints, and says by the exit code whether `attach` would work.
+pub fn run(args: Check) -> Result<Exit> {
+    let report = look();
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
+    } else {
+        report.to_string()
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
+    Ok(if report.hook.is_some() {
+        Exit::Ok
+    } else {
+        Exit::NoPermission
+    })
+}
+
+fn look() -> Report {
+    let mut findings = Vec::new();
+    for capability in preflight::capabilities().unwrap_or_default() {
+        findings.push(Finding {
+            name: capability.name.to_owned(),
+            ok: capability.held,
+            required: capability.required,
+            detail: format!("to {}", capability.purpose),
+            remedy: if capability.held {
+                String::new()
+            } else {
+                "run as root (sudo), or grant it".to_owned()
+            },
+        });
+    }
+    findings.push(Finding::of(
+        "initial PID namespace",
+        "process ids are those that the kernel side knows",
+        &preflight::check_pid_namespace(),
+    ));
+    // Before the hooks, which would fail for want of descriptors; a soft limit is raised, as `attach` does it.
+    let descriptors = preflight::check_descriptors(1, 0);
+    findings.push(Finding::of(
+        "open files",
+        "as many as a tap with one output needs",
+        &descriptors,
+    ));
+    let structures = KernelTypes::read().and_then(|types| types.config(&types.parse()?));
+    findings.push(Finding {
+        name: "kernel structures (BTF)".to_owned(),
+        ok: structures.is_ok(),
+        required: true,
+        detail: match &structures {
+            Ok(_) => format!(
+                "all that the hooks read are described in {}",
+                offsets::VMLINUX
+            ),
+            Err(error) => format!("{error:#}"),
+        },
+        remedy: if structures.is_ok() {
+            String::new()
+        } else {
+            "a kernel from 5.10 on, built with CONFIG_DEBUG_INFO_BTF=y".to_owned()
+        },
+    });
+    let mut hook = None;
+    for (choice, name, remedy) in HOOKS {
+        let (probed, remedy) = match descriptors {
+            Ok(()) => (socket::probe(choice), remedy),
+            Err(_) => (
+                Err(anyhow!("not tried with so few open files")),
+                "more of them, see above",
+            ),
+        };
+        if probed.is_ok() {
+            hook = hook.or(Some(name));
+        }
+        findings.push(Finding {
+            name: format!("hook {name}"),
+            ok: probed.is_ok(),
+            required: false,
+            detail: match &probed {
+                Ok(degraded) if degraded.is_empty() => "loads and attaches".to_owned(),
+                Ok(degraded) => format!("loads and attaches, but: {}", degraded.join("; ")),
+                Err(error) => first_line(&error.root_cause().to_string()),
+            },
+            remedy: if probed.is_ok() {
+                String::new()
+            } else {
+                remedy.to_owned()
+            },
+        });
+    }
+    // As `attach` does: without one of these it tries no hook.
+    let refused = findings
+        .iter()
+        .any(|finding| finding.required && !finding.ok);
+    let hook = hook.filter(|_| !refused);
+    Report {
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        findings,
+        hook,
+        ring: hook.map(|_| "bpf"),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "kernel {}", self.kernel)?;
+        for finding in &self.findings {
+            let state = if finding.ok { "ok" } else { "missing" };
+            writeln!(formatter, "{state:7} {}: {}", finding.name, finding.detail)?;
+            if !finding.remedy.is_empty() {
+                writeln!(formatter, "        remedy: {}", finding.remedy)?;
+            }
+        }
+        match (self.hook, self.ring) {
+            (Some(hook), Some(ring)) => {
+                writeln!(formatter, "attach would use hook {hook} and ring {ring}")
+            }
+            _ => writeln!(formatter, "attach would not work"),
+        }
+    }
+}
+
+/// The verifier's log, if there is one, is for `attach`.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn what_a_check_refuses_is_required_and_has_its_remedy() {
+        let refused = Err(anyhow!("raise it")).context("too few");
+        let found = Finding::of("open files", "enough", &refused);
+        assert!(found.required && !found.ok);
+        assert_eq!(
+            (&found.detail[..], &found.remedy[..]),
+            ("too few", "raise it")
+        );
+        let found = Finding::of("open files", "enough", &Ok(()));
+        assert!(found.ok && found.remedy.is_empty());
+        assert_eq!(found.detail, "enough");
+    }
+}

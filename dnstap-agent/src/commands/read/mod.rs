@@ -1,0 +1,197 @@
+//! Owns `dnstap-agent read`: prints Frame Streams files of dnstap, this agent's or any other's, as text, JSON, packets or counts.
+//!
+//! ```text
+//! file ─► source (decompressed) ─► frames ─► filter ─► content ─► standard output
+//! ```
+//!
+//! A file that was cut off (its writer died, the disk was full) is printed up to its last whole frame; a frame that is not a
+//! dnstap message is reported with its offset and skipped. Both go to standard error and into the [`Outcome`]: the caller
+//! chooses the exit code. When the reader of standard output goes away, it ends quietly.
+
+mod follow;
+mod printer;
+mod source;
+mod unzstd;
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, ErrorKind, IsTerminal as _, Read, Write},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::ColorChoice;
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
+
+use self::{
+    follow::{Signals, follow},
+    printer::{Printer, Stop},
+    source::Source,
+};
+use crate::cli::Read as Options;
+use crate::{
+    formats::Encoder,
+    host::exit::{Exit, ExitWith},
+};
+
+/// How reading ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Frames that hold a dnstap message.
+    pub messages: u64,
+    /// Of these: those that were asked for.
+    pub selected: u64,
+    /// Of these: those that the format cannot show.
+    pub unfit: u64,
+    /// Frames that do not; they were reported and skipped.
+    pub broken: u64,
+    /// Files that end before STOP, or from some offset on are no Frame Streams, in their order.
+    pub damaged: Vec<Damage>,
+    /// The reader of standard output went away before the end.
+    pub output_closed: bool,
+}
+
+impl Outcome {
+    /// All files were read to their end, and every frame held a message (or nobody wanted to see the rest).
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.broken == 0 && self.damaged.is_empty()
+    }
+}
+
+/// Where a file stopped making sense; everything before was printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// The file ends there: cut off, or still being written.
+    Truncated {
+        /// As it was named.
+        file: PathBuf,
+        /// Bytes of the file that are whole frames.
+        offset: u64,
+    },
+    /// What follows is no frame.
+    Malformed {
+        /// As it was named.
+        file: PathBuf,
+        /// Bytes of the file that are whole frames.
+        offset: u64,
+    },
+}
+
+/// Prints the files to standard output and the warnings to standard error.
+///
+/// An error is a file that cannot be opened or read, or an output that fails otherwise than by its reader going away.
+/// It carries [`ExitWith`].
+pub fn run(args: &Options) -> Result<Outcome> {
+    let terminal = io::stdout().is_terminal();
+    if args.format.is_binary() && terminal {
+        return Err(anyhow!(ExitWith(
+            Exit::Usage,
+            "this format is not for a terminal; send it to a file or another program".to_owned(),
+        )));
+    }
+    if args.follow && (args.files.len() != 1 || is_stdin(&args.files[0])) {
+        return Err(anyhow!(ExitWith(
+            Exit::Usage,
+            "one file can be followed".to_owned()
+        )));
+    }
+    let colours = match args.colour {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => {
+            terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+    };
+    // Not through the standard library's own buffer, which looks for ends of lines.
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    print(args, colours, &mut output, &mut io::stderr())
+}
+
+fn print(
+    args: &Options,
+    colours: bool,
+    output: &mut dyn Write,
+    warnings: &mut dyn Write,
+) -> Result<Outcome> {
+    let encoder = (!args.count).then(|| Encoder::new(args.format, colours));
+    let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
+    let done = print_files(args, &mut printer).and_then(|()| printer.finish());
+    match done {
+        Ok(()) => {}
+        Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            printer.outcome.output_closed = true;
+        }
+        Err(Stop::Output(error)) => {
+            return Err(error).context(ExitWith(
+                Exit::Output,
+                "cannot write to standard output".to_owned(),
+            ));
+        }
+        Err(Stop::Input(error)) => {
+            // What was read before belongs to the user all the same.
+            return Err(match printer.flush() {
+                Err(Stop::Output(output)) if output.kind() != ErrorKind::BrokenPipe => {
+                    error.context(output)
+                }
+                _ => error,
+            });
+        }
+    }
+    Ok(printer.outcome)
+}
+
+fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
+    if args.follow {
+        let signals = Signals::new()
+            .context("cannot wait for signals")
+            .map_err(Stop::Input)?;
+        return follow(&args.files[0], printer, |patience| {
+            signals.none_within(patience)
+        });
+    }
+    args.files.iter().try_for_each(|file| {
+        if is_stdin(file) {
+            stream(file, io::stdin().lock(), printer)
+        } else {
+            stream(file, open(file)?, printer)
+        }
+    })
+}
+
+/// Prints one stream from its beginning to its end.
+fn stream(file: &Path, bytes: impl Read, printer: &mut Printer<'_>) -> Result<(), Stop> {
+    let source = Source::open(bytes).map_err(|error| cannot_read(file, error))?;
+    let compressed = source.is_compressed();
+    let error = match Reader::new(source, DNSTAP_CONTENT_TYPE) {
+        Ok(mut reader) => loop {
+            match reader.next_row() {
+                Ok(Some(row)) => printer.row(file, &row)?,
+                Ok(None) => return Ok(()),
+                Err(error) => break error,
+            }
+        },
+        Err(error) => error,
+    };
+    printer.ended_by(file, error, compressed)
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == OsStr::new("-")
+}
+
+fn open(file: &Path) -> Result<File, Stop> {
+    File::open(file)
+        .with_context(|| ExitWith(Exit::NoInput, format!("cannot open {}", file.display())))
+        .map_err(Stop::Input)
+}
+
+fn cannot_read(file: &Path, error: io::Error) -> Stop {
+    let message = format!("cannot read {}", file.display());
+    Stop::Input(anyhow::Error::from(error).context(ExitWith(Exit::NoInput, message)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Owns the way of each frame: looked at where it lies, and only if it is meant, turned into content or counted.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    path::Path,
+};
+
+use dnstap_core::model::{KindCounts, long_name};
+use dnstap_proto::{
+    Dnstap, View,
+    frame_streams::{ReadError, Row},
+};
+use prost::Message as _;
+
+use super::{Damage, Outcome};
+use crate::{
+    formats::Encoder,
+    host::exit::{Exit, ExitWith},
+    select::Filter,
+};
+
+/// Content is collected up to this many bytes before it is written.
+const CHUNK: usize = 64 * 1024;
+
+/// Why it cannot go on.
+pub(super) enum Stop {
+    Input(anyhow::Error),
+    Output(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// What is done with frames.
+pub(super) struct Printer<'a> {
+    output: &'a mut dyn Write,
+    warnings: &'a mut dyn Write,
+    filter: Filter,
+    /// None: only count.
+    encoder: Option<Encoder>,
+    /// Not yet written.
+    content: Vec<u8>,
+    counts: KindCounts,
+    pub(super) outcome: Outcome,
+}
+
+impl<'a> Printer<'a> {
+    pub(super) fn new(
+        output: &'a mut dyn Write,
+        warnings: &'a mut dyn Write,
+        filter: Filter,
+        encoder: Option<Encoder>,
+    ) -> Self {
+        Self {
+            output,
+            warnings,
+            filter,
+            content: encoder.as_ref().map(Encoder::head).unwrap_or_default(),
+            encoder,
+            counts: KindCounts::default(),
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Takes frames and writes what they become: what comes next may have to be waited for.
+    pub(super) fn row(&mut self, file: &Path, row: &Row) -> Result<(), Stop> {
+        for (offset, payload) in row.payloads() {
+            let Some(view) = View::parse(payload) else {
+                self.broken(file, offset, payload)?;
+                continue;
+            };
+            self.outcome.messages += 1;
+            if !self.filter.matches(&view) {
+                continue;
+            }
+            self.outcome.selected += 1;
+            let Some(encoder) = &mut self.encoder else {
+                if let Some(kind) = view.kind() {
+                    self.counts.count(kind);
+                }
+                continue;
+            };
+            let payload = row.frames.bytes.slice_ref(payload);
+            if !encoder.frame(&payload, &mut self.content) {
+                self.outcome.unfit += 1;
+            }
+            if self.content.len() >= CHUNK {
+                self.flush()?;
+            }
+        }
+        self.flush()
+    }
+
+    fn broken(&mut self, file: &Path, offset: u64, payload: &[u8]) -> Result<(), Stop> {
+        self.outcome.broken += 1;
+        let (name, size) = (file.display(), payload.len());
+        let why = Dnstap::decode(payload)
+            .err()
+            .map_or_else(String::new, |error| format!(": {error}"));
+        self.warn(format_args!(
+            "{name}: skipped the frame at byte {offset} ({size} bytes){why}"
+        ))
+    }
+
+    /// Tells why a stream ended before its end. Fails if that is none of the stream's own faults.
+    pub(super) fn ended_by(
+        &mut self,
+        file: &Path,
+        error: ReadError,
+        compressed: bool,
+    ) -> Result<(), Stop> {
+        let name = file.display();
+        let decompressed = if compressed { " (decompressed)" } else { "" };
+        let truncated = |offset| Damage::Truncated {
+            file: file.to_path_buf(),
+            offset,
+        };
+        let malformed = |offset| Damage::Malformed {
+            file: file.to_path_buf(),
+            offset,
+        };
+        let damage = match error {
+            ReadError::Unfinished { offset, .. } => truncated(offset),
+            ReadError::Io { source, offset } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                truncated(offset)
+            }
+            ReadError::Malformed(error) => {
+                self.warn(format_args!(
+                    "{name}: not Frame Streams of dnstap from byte {}{decompressed} on: {}",
+                    error.offset, error.kind
+                ))?;
+                malformed(error.offset)
+            }
+            ReadError::Io { source, offset } if source.kind() == io::ErrorKind::InvalidData => {
+                self.warn(format_args!(
+                    "{name}: cannot be decompressed from byte {offset}{decompressed} on: {source}"
+                ))?;
+                malformed(offset)
+            }
+            ReadError::Io { source, offset } => {
+                let message = format!("cannot read {name} from byte {offset}{decompressed} on");
+                return Err(Stop::Input(
+                    anyhow::Error::from(source).context(ExitWith(Exit::NoInput, message)),
+                ));
+            }
+        };
+        if let Damage::Truncated { offset, .. } = damage {
+            self.warn(format_args!(
+                "{name}: cut off at byte {offset}{decompressed}, or still being written; everything before is whole"
+            ))?;
+        }
+        self.outcome.damaged.push(damage);
+        Ok(())
+    }
+
+    /// Writes what comes at the end.
+    pub(super) fn finish(&mut self) -> Result<(), Stop> {
+        match &self.encoder {
+            Some(encoder) => self.content.extend(encoder.foot()),
+            None => self.print_counts()?,
+        }
+        self.flush()?;
+        if self.outcome.unfit > 0 {
+            let unfit = self.outcome.unfit;
+            self.warn(format_args!(
+                "{unfit} messages are left out: there is no DNS message in them"
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn print_counts(&mut self) -> io::Result<()> {
+        for (kind, count) in self.counts.iter() {
+            writeln!(self.content, "{} {count}", long_name(kind))?;
+        }
+        let other = self.outcome.selected - self.counts.total();
+        if other > 0 {
+            writeln!(self.content, "other {other}")?;
+        }
+        writeln!(self.content, "total {}", self.outcome.selected)
+    }
+
+    /// Writes everything up to here.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        let result = self
+            .output
+            .write_all(&self.content)
+            .and_then(|()| self.output.flush());
+        self.content.clear();
+        result.map_err(Stop::Output)
+    }
+
+    /// Warns, behind what it is about. A warning that cannot be written is lost; the outcome still has it.
+    fn warn(&mut self, message: fmt::Arguments<'_>) -> Result<(), Stop> {
+        self.flush()?;
+        writeln!(self.warnings, "dnstap-agent: warning: {message}").ok();
+        Ok(())
+    }
+}

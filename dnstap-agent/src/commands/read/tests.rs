@@ -1,0 +1,261 @@
+use std::fs;
+
+use dnstap_proto::{DnstapRef, MessageRef, frame_streams::Writer, message::Type};
+use rstest::rstest;
+
+use super::*;
+use crate::{cli::Read as Options, formats::Content, select::Select};
+
+const LINE: &str = "- CQ -:- -> -:- - - no DNS message\n";
+/// START, then each frame: length, type CQ in a message, type MESSAGE.
+const START: u64 = 42;
+const FRAME: u64 = 4 + 6;
+
+#[test]
+fn whole_files_are_printed_one_after_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, two) = (
+        written(folder.path(), "one", &[true; 2]),
+        written(folder.path(), "two", &[true; 3]),
+    );
+    let (outcome, output, warnings) = printed(&args(vec![one, two], false));
+    assert_eq!(
+        outcome.expect("readable"),
+        Outcome {
+            messages: 5,
+            selected: 5,
+            ..Outcome::default()
+        }
+    );
+    assert_eq!(
+        (output.as_str(), warnings.as_str()),
+        (LINE.repeat(5).as_str(), "")
+    );
+}
+
+#[rstest]
+#[case(0, 2)]
+#[case(5, 2)]
+#[case(FRAME - 1, 2)]
+fn a_cut_file_is_printed_up_to_the_cut_and_the_offset_is_told(
+    #[case] rest: u64,
+    #[case] whole: u64,
+) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "cut", &[true; 3]);
+    let offset = START + whole * FRAME;
+    File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|opened| opened.set_len(offset + rest))
+        .expect("cut");
+    let (outcome, output, warnings) = printed(&args(vec![file.clone()], false));
+    let outcome = outcome.expect("readable");
+    assert_eq!(outcome.damaged, [Damage::Truncated { file, offset }]);
+    assert!(!outcome.is_complete());
+    assert_eq!(output, LINE.repeat(2));
+    assert!(
+        warnings.contains(&format!("cut off at byte {offset}")),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn a_broken_frame_is_told_with_its_offset_and_skipped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "broken", &[true, false, true]);
+    let (outcome, output, warnings) = printed(&args(vec![file], false));
+    assert_eq!(
+        outcome.expect("readable"),
+        Outcome {
+            messages: 2,
+            selected: 2,
+            broken: 1,
+            ..Outcome::default()
+        }
+    );
+    assert_eq!(output, LINE.repeat(2));
+    assert!(
+        warnings.contains(&format!("the frame at byte {} (3 bytes)", START + FRAME)),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn only_what_is_asked_for_is_printed_and_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "file", &[true, false, true]);
+    let mut args = args(vec![file], false);
+    args.select.only = vec!["client-response".parse().expect("a type")];
+    let (outcome, output, _) = printed(&args);
+    assert_eq!(
+        outcome.expect("readable"),
+        Outcome {
+            messages: 2,
+            broken: 1,
+            ..Outcome::default()
+        }
+    );
+    assert_eq!(output, "");
+    args.count = true;
+    assert_eq!(printed(&args).1, "total 0\n");
+}
+
+#[rstest]
+#[case::whole(0, 3)]
+#[case::cut(16, 2)]
+fn compressed_files_are_read_as_what_was_compressed(#[case] cut: usize, #[case] whole: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plain = fs::read(written(folder.path(), "plain", &[true; 3])).expect("read");
+    // Compressed piece by piece: the third message and the end are the last piece.
+    let end = usize::try_from(START + 2 * FRAME).expect("small");
+    let mut pieces = [&plain[..end], &plain[end..]]
+        .map(|piece| zstd::encode_all(piece, 1).expect("memory"))
+        .concat();
+    pieces.truncate(pieces.len() - cut);
+    let file = folder.path().join("file.zst");
+    fs::write(&file, pieces).expect("written");
+    let (outcome, output, warnings) = printed(&args(vec![file.clone()], false));
+    let outcome = outcome.expect("readable");
+    assert_eq!(output, LINE.repeat(usize::try_from(whole).expect("small")));
+    if cut == 0 {
+        assert!(outcome.is_complete(), "{warnings}");
+    } else {
+        let offset = START + whole * FRAME;
+        assert_eq!(outcome.damaged, [Damage::Truncated { file, offset }]);
+        assert!(warnings.contains("(decompressed)"), "{warnings}");
+    }
+}
+
+#[test]
+fn dnstap_comes_out_as_it_went_in_and_packets_have_no_messages_without_dns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "file", &[true; 3]);
+    let mut args = args(vec![file.clone(), file.clone()], false);
+    args.format = Content::Dnstap;
+    let mut output = Vec::new();
+    let outcome = print(&args, false, &mut output, &mut Vec::new()).expect("readable");
+    assert!(outcome.is_complete());
+    let both = folder.path().join("both");
+    fs::write(&both, &output).expect("written");
+    args.files = vec![both];
+    args.format = Content::Text;
+    assert_eq!(printed(&args).1, LINE.repeat(6));
+    args.format = Content::Pcap;
+    let mut output = Vec::new();
+    let outcome = print(&args, false, &mut output, &mut Vec::new()).expect("readable");
+    assert_eq!(
+        (outcome.unfit, output.as_slice()),
+        (6, &crate::formats::pcap::FILE_HEADER[..])
+    );
+}
+
+#[test]
+fn another_kind_of_file_is_told_and_the_next_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = folder.path().join("other");
+    fs::write(&other, "zone file").expect("written");
+    let good = written(folder.path(), "good", &[true]);
+    let (outcome, output, warnings) = printed(&args(vec![other.clone(), good], false));
+    assert_eq!(
+        outcome.expect("readable").damaged,
+        [Damage::Malformed {
+            file: other,
+            offset: 0
+        }]
+    );
+    assert_eq!(output, LINE);
+    assert!(warnings.contains("not a Frame Streams file"), "{warnings}");
+}
+
+#[test]
+fn counts_are_by_type() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "file", &[true; 3]);
+    let (_, output, _) = printed(&args(vec![file], true));
+    assert_eq!(output, "CLIENT_QUERY 3\ntotal 3\n");
+}
+
+#[test]
+fn a_missing_file_is_an_error_with_its_own_exit_code() {
+    let (outcome, _, _) = printed(&args(vec!["/no/such/file".into()], false));
+    let error = outcome.expect_err("not there");
+    assert_eq!(Exit::of(&error), Exit::NoInput);
+    assert!(
+        format!("{error:#}").contains("cannot open /no/such/file: No such file"),
+        "{error:#}"
+    );
+}
+
+#[rstest]
+#[case(ErrorKind::BrokenPipe, true)]
+#[case(ErrorKind::StorageFull, false)]
+fn a_reader_that_went_away_is_a_quiet_end_and_a_full_disk_is_not(
+    #[case] kind: ErrorKind,
+    #[case] quiet: bool,
+) {
+    struct Failing(ErrorKind);
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = written(folder.path(), "file", &[true; 3]);
+    match print(
+        &args(vec![file], false),
+        false,
+        &mut Failing(kind),
+        &mut Vec::new(),
+    ) {
+        Ok(outcome) => assert!(quiet && outcome.output_closed && outcome.is_complete()),
+        Err(error) => assert!(!quiet && Exit::of(&error) == Exit::Output, "{error:#}"),
+    }
+}
+
+/// A file with a message (true) or something else (false) in each frame.
+fn written(folder: &Path, name: &str, frames: &[bool]) -> PathBuf {
+    let file = folder.join(name);
+    let mut writer =
+        Writer::new(File::create(&file).expect("created"), DNSTAP_CONTENT_TYPE).expect("written");
+    for good in frames {
+        let mut payload = Vec::new();
+        let message = MessageRef::new(Type::ClientQuery);
+        DnstapRef {
+            identity: None,
+            version: None,
+            extra: None,
+            message,
+        }
+        .encode(&mut payload);
+        writer
+            .write_frame(if *good { &payload } else { b"\xff\xff\xff" })
+            .expect("written");
+    }
+    writer.finish().expect("written");
+    file
+}
+
+fn args(files: Vec<PathBuf>, count: bool) -> Options {
+    Options {
+        files,
+        format: Content::Text,
+        count,
+        follow: false,
+        colour: ColorChoice::Auto,
+        select: Select::default(),
+    }
+}
+
+fn printed(args: &Options) -> (Result<Outcome>, String, String) {
+    let (mut output, mut warnings) = (Vec::new(), Vec::new());
+    let outcome = print(args, false, &mut output, &mut warnings);
+    (
+        outcome,
+        String::from_utf8(output).expect("ASCII"),
+        String::from_utf8(warnings).expect("ASCII"),
+    )
+}

@@ -1,0 +1,337 @@
+//! Owns one sender's connection: bytes in, answers out, whole dnstap frames to the outputs.
+//!
+//! Its memory is bounded by the longest frame and one piece read, whatever the sender says. What is no dnstap is counted and
+//! left out, so that an output never holds a frame that readers cannot read.
+
+use std::{cell::RefCell, io, pin::pin, rc::Rc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use dnstap_proto::{
+    Dnstap,
+    frame_streams::{
+        ControlError, DNSTAP_CONTENT_TYPE, Frames, HandshakeError, Server, ServerState,
+    },
+};
+use prost::Message as _;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tracing::{info, warn};
+
+use crate::cli::Connections;
+use crate::{
+    host::net::{Arrival, Stream},
+    observe::summary::Received,
+    sinks::{Batch, SinkSet},
+};
+
+/// How long a sender may take up to START, and to take an answer.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Bytes to make room for before a read.
+const PIECE: usize = 64 * 1024;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) sinks: RefCell<SinkSet>,
+    pub(super) received: RefCell<Received>,
+    wait: bool,
+    max_frame: u32,
+    idle: Option<Duration>,
+}
+
+impl Hub {
+    pub(super) fn new(sinks: SinkSet, args: &Connections) -> Self {
+        Self {
+            sinks: RefCell::new(sinks),
+            received: RefCell::default(),
+            wait: args.wait,
+            max_frame: args.max_frame,
+            idle: args
+                .idle_timeout
+                .map(|seconds| Duration::from_secs(seconds.into())),
+        }
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Received)) {
+        change(&mut self.received.borrow_mut());
+    }
+}
+
+/// Why a connection ended, other than by STOP.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Malformed(#[from] HandshakeError),
+    #[error("it closed the connection without STOP, {0} bytes into a frame")]
+    Closed(usize),
+    #[error("no START within {HANDSHAKE:?}")]
+    NoStart,
+    #[error("it was silent for {0:?}")]
+    Idle(Duration),
+    #[error("this process is ending")]
+    Ending,
+}
+
+/// Takes everything that comes over a new connection, up to its end.
+pub(super) async fn take(
+    number: u64,
+    arrival: Arrival,
+    peer: String,
+    hub: Rc<Hub>,
+    stop: watch::Receiver<Option<Instant>>,
+) {
+    hub.count(|received| received.connections += 1);
+    let mut stopped = stop.clone();
+    let settled = tokio::select! {
+        biased;
+        settled = timeout(HANDSHAKE, arrival.settle()) => {
+            settled.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+        }
+        _ = stopped.wait_for(Option::is_some) => Err(io::ErrorKind::Interrupted.into()),
+    };
+    let connection = settled.and_then(|stream| {
+        Connection::new(number, stream, peer.clone(), Rc::clone(&hub), stop)
+            .map_err(io::Error::other)
+    });
+    match connection {
+        Ok(connection) => connection.run().await,
+        Err(error) => {
+            hub.count(|received| received.unfinished += 1);
+            warn!(connection = number, peer, %error, "it does not agree upon TLS");
+        }
+    }
+}
+
+/// A connection at work.
+struct Connection {
+    number: u64,
+    peer: String,
+    stream: Stream,
+    server: Server,
+    input: BytesMut,
+    hub: Rc<Hub>,
+    /// When to be over, once the end has come.
+    stop: watch::Receiver<Option<Instant>>,
+    messages: u64,
+}
+
+impl Connection {
+    fn new(
+        number: u64,
+        stream: Stream,
+        peer: String,
+        hub: Rc<Hub>,
+        stop: watch::Receiver<Option<Instant>>,
+    ) -> Result<Self, ControlError> {
+        let server = Server::new(DNSTAP_CONTENT_TYPE)?.max_data_frame(hub.max_frame);
+        Ok(Self {
+            number,
+            peer,
+            stream,
+            server,
+            input: BytesMut::new(),
+            hub,
+            stop,
+            messages: 0,
+        })
+    }
+
+    /// Takes everything up to STOP, or the end of the connection.
+    async fn run(mut self) {
+        info!(connection = self.number, peer = self.peer, "connected");
+        let ended = self.receive().await;
+        let (connection, messages) = (self.number, self.messages);
+        match ended {
+            Ok(()) => info!(connection, messages, "finished"),
+            Err(reason) => {
+                self.hub.count(|received| received.unfinished += 1);
+                if matches!(reason, Ended::Ending) {
+                    info!(connection, messages, "closed: {reason}");
+                } else {
+                    warn!(connection, messages, "ended: {reason}");
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(), Ended> {
+        let started = Instant::now();
+        let mut stop = self.stop.clone();
+        let mut ending = None;
+        loop {
+            let limit = match (ending, self.server.state(), self.hub.idle) {
+                (Some(at), _, _) => Some(at),
+                (None, ServerState::AwaitReady | ServerState::AwaitStart, _) => {
+                    Some(started + HANDSHAKE)
+                }
+                (None, _, idle) => idle.map(|idle| Instant::now() + idle),
+            };
+            let silence = async {
+                match limit {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            if self.input.capacity() - self.input.len() < PIECE / 4 {
+                self.input.reserve(PIECE);
+            }
+            let read = tokio::select! {
+                read = self.stream.read_buf(&mut self.input) => read?,
+                at = stop.wait_for(Option::is_some), if ending.is_none() => {
+                    ending = Some(at.ok().and_then(|at| *at).unwrap_or_else(Instant::now));
+                    // What has arrived is read; over a unix socket the sender learns that no more is taken.
+                    self.stream.refuse_more()?;
+                    continue;
+                }
+                () = silence => return Err(match (ending, self.server.state()) {
+                    (Some(_), _) => Ended::Ending,
+                    (None, ServerState::Data) => Ended::Idle(self.hub.idle.unwrap_or_default()),
+                    _ => Ended::NoStart,
+                }),
+            };
+            if read == 0 {
+                return Err(match ending {
+                    Some(_) => Ended::Ending,
+                    None => Ended::Closed(self.input.len()),
+                });
+            }
+            self.take_frames().await?;
+            if self.server.state() == ServerState::Stopped {
+                // TLS has a word for the end; a sender that is gone already has no need of it.
+                let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what is whole in the input, and answers.
+    async fn take_frames(&mut self) -> Result<(), Ended> {
+        let mut answers = Vec::new();
+        loop {
+            let decoded = self.server.decode(&mut self.input, &mut answers);
+            if !answers.is_empty() {
+                let answering = async {
+                    self.stream.write_all(&answers).await?;
+                    self.stream.flush().await
+                };
+                timeout(HANDSHAKE, answering)
+                    .await
+                    .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))?;
+                answers.clear();
+            }
+            match decoded? {
+                Some(frames) => self.hand_over(frames).await,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives the frames to the outputs; with `--wait` when they have room, or the end has come.
+    async fn hand_over(&mut self, frames: Frames) {
+        self.messages += frames.count;
+        let (count, bytes) = (frames.count, frames.bytes.len() as u64);
+        let batch = sound(frames);
+        self.hub.count(|received| {
+            received.messages += count;
+            received.bytes += bytes;
+            received.malformed += count - batch.messages;
+        });
+        if self.hub.wait {
+            self.wait_for_room(batch.frames.len()).await;
+        }
+        self.hub.sinks.borrow_mut().send(&batch);
+    }
+
+    async fn wait_for_room(&mut self, bytes: usize) {
+        let room = self.hub.sinks.borrow().room();
+        let mut stop = self.stop.clone();
+        let over = async {
+            let at = stop.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+            sleep_until(at.unwrap_or_else(Instant::now)).await;
+        };
+        let waiting = async {
+            loop {
+                let mut more = pin!(room.notified());
+                // From here on, room that comes is not missed.
+                more.as_mut().enable();
+                if self.hub.sinks.borrow().has_room(bytes) {
+                    return;
+                }
+                // An output that ended tells nobody; it is looked at now and then.
+                let _later = timeout_at(Instant::now() + Duration::from_secs(1), more).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = waiting => {}
+            () = over => {}
+        }
+    }
+}
+
+/// The frames that are dnstap; all of them without a copy, as is the rule.
+fn sound(frames: Frames) -> Batch {
+    let mut broken = 0;
+    let mut rest = frames.bytes.clone();
+    while let Some(frame) = split(&mut rest) {
+        broken += u64::from(Dnstap::decode(frame.slice(4..)).is_err());
+    }
+    if broken == 0 {
+        return Batch {
+            frames: frames.bytes,
+            messages: frames.count,
+        };
+    }
+    let mut kept = Vec::with_capacity(frames.bytes.len());
+    let mut rest = frames.bytes;
+    while let Some(frame) = split(&mut rest) {
+        if Dnstap::decode(frame.slice(4..)).is_ok() {
+            kept.extend_from_slice(&frame);
+        }
+    }
+    Batch {
+        frames: kept.into(),
+        messages: frames.count - broken,
+    }
+}
+
+/// The first frame, with its length.
+fn split(frames: &mut Bytes) -> Option<Bytes> {
+    let len = u32::from_be_bytes(*frames.first_chunk()?) as usize;
+    (frames.len() - 4 >= len).then(|| frames.split_to(4 + len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &[u8] = b"\0\0\0\x02\x78\x01"; // type: MESSAGE
+    const BROKEN: &[u8] = b"\0\0\0\x02\x0a\xff"; // a field beyond the end
+
+    #[test]
+    fn sound_frames_are_handed_on_without_a_copy() {
+        let bytes = Bytes::from(EMPTY.repeat(3));
+        let batch = sound(Frames {
+            bytes: bytes.clone(),
+            count: 3,
+        });
+        assert_eq!((batch.frames.as_ptr(), batch.messages), (bytes.as_ptr(), 3));
+    }
+
+    #[test]
+    fn what_is_no_dnstap_is_left_out() {
+        let bytes = [BROKEN, EMPTY, BROKEN, EMPTY].concat().into();
+        let batch = sound(Frames { bytes, count: 4 });
+        assert_eq!(
+            (&batch.frames[..], batch.messages),
+            (&EMPTY.repeat(2)[..], 2)
+        );
+    }
+}

@@ -1,0 +1,527 @@
+//! What SIGHUP does: files that were renamed begin anew, and the configuration is read again. What can change without detaching
+//! changes, and no message is lost by that.
+//!
+//! ```text
+//! main: SIGHUP ─► reloader (a thread): reopen, read, compare, open what is new
+//!                     │ Change                           ▲ all that was taken out is gone
+//!                     ▼                                  │
+//!                 Inbox (whoever owns the outputs): between two batches
+//! ```
+//!
+//! One mistake, in the file or in opening an output, and everything stays as it was. New outputs are open before any
+//! message is handed to them, and those that go write all that they have got. A second signal waits until the first is done with;
+//! of more, one is left.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, SyncSender},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc as channel},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    cli::{Command, Filters},
+    config::{Origin, Resolved},
+    host::sandbox::Duties,
+    observe,
+    sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
+};
+
+/// How long an output that is taken out may take to write what is queued.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether outputs that are taken out are gone.
+const PARTING: Duration = Duration::from_millis(20);
+
+/// The option beside [`Filters::NAMES`] that changes without detaching.
+const OUTPUT: &str = "output";
+
+/// What is to change.
+#[derive(Debug)]
+struct Change {
+    added: SinkSet,
+    removed: Vec<OutputSpec>,
+    /// What is delivered from now on; `None`: as before.
+    filters: Option<Filters>,
+    /// Dropped when all that was removed is gone, and the filters are in force.
+    gone: mpsc::Sender<Infallible>,
+}
+
+/// Where changes arrive, at the owner of the outputs.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    changes: channel::Receiver<Change>,
+    /// A change that was waited for.
+    next: Option<Change>,
+    parting: Option<mpsc::Sender<Infallible>>,
+}
+
+impl Inbox {
+    /// Makes the changes that have come, and tells the filters that are in force from now on, if they are among them: to be put in
+    /// force before the next call. To be called between two batches, at least every second. Never blocks.
+    pub(super) fn apply(&mut self, sinks: &mut SinkSet) -> Option<Filters> {
+        if self.parting.is_some() && sinks.are_parted() {
+            self.parting = None;
+        }
+        let mut filters = None;
+        while let Some(change) = self.next.take().or_else(|| self.changes.try_recv().ok()) {
+            sinks.part(&change.removed, GRACE);
+            sinks.join(change.added);
+            filters = change.filters.or(filters);
+            self.parting = Some(change.gone);
+        }
+        filters
+    }
+
+    /// Waits until [`Self::apply`] has something to do. Nothing is lost if the future is dropped.
+    pub(super) async fn due(&mut self) {
+        if self.parting.is_some() {
+            tokio::time::sleep(PARTING).await;
+        } else if self.next.is_none() {
+            match self.changes.recv().await {
+                Some(change) => self.next = Some(change),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes no more changes, and makes those that have come.
+    pub(super) fn close(&mut self, sinks: &mut SinkSet) {
+        self.changes.close();
+        // Nothing is left to be left out.
+        let _filters = self.apply(sinks);
+        self.parting = None;
+    }
+}
+
+/// Reads the configuration again.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    origin: Origin,
+    outputs: Vec<OutputSpec>,
+    /// Outputs that do not change.
+    fixed: Vec<OutputSpec>,
+    options: SinkOptions,
+    /// What new outputs may need; `None`: anything.
+    duties: Option<Duties>,
+    room: Arc<Notify>,
+    reopeners: Vec<Reopener>,
+    changes: channel::Sender<Change>,
+}
+
+/// The reloader at work.
+#[derive(Debug)]
+pub(super) struct Reloading {
+    wake: SyncSender<()>,
+    /// Nothing is ever sent: it closes when the thread ends.
+    ended: mpsc::Receiver<Infallible>,
+}
+
+/// What a reloader starts from.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    /// Where the options come from.
+    pub origin: &'a Origin,
+    /// Outputs that may come and go: those of `sinks`.
+    pub outputs: &'a [OutputSpec],
+    /// Other outputs, which nothing else may write to.
+    pub fixed: &'a [OutputSpec],
+    /// What applies to each output.
+    pub options: SinkOptions,
+    /// What new outputs may need; `None`: anything.
+    pub duties: Option<Duties>,
+}
+
+/// A reloader for the outputs of `sinks`, and where it sends its changes; the files of the `others` are only to begin anew.
+#[must_use]
+pub(super) fn reloader(
+    start: &Start<'_>,
+    sinks: &SinkSet,
+    others: Option<&SinkSet>,
+) -> (Reloader, Inbox) {
+    let (changes, arriving) = channel::channel(1);
+    let reloader = Reloader {
+        origin: start.origin.clone(),
+        outputs: start.outputs.to_vec(),
+        fixed: start.fixed.to_vec(),
+        options: start.options,
+        duties: start.duties,
+        room: sinks.room(),
+        reopeners: [sinks]
+            .into_iter()
+            .chain(others)
+            .map(SinkSet::reopener)
+            .collect(),
+        changes,
+    };
+    let inbox = Inbox {
+        changes: arriving,
+        next: None,
+        parting: None,
+    };
+    (reloader, inbox)
+}
+
+impl Reloading {
+    /// Has it done at each SIGHUP from now on; never ends. Fails if the system takes no handler.
+    pub(super) fn on_hangup(&self) -> io::Result<impl Future<Output = Infallible> + use<>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let wake = self.wake.clone();
+        Ok(async move {
+            while hangup.recv().await.is_some() {
+                // Full: one that has not begun will do.
+                let _one_is_left = wake.try_send(());
+            }
+            std::future::pending().await
+        })
+    }
+
+    /// Ends when the reload that is under way is done. To be called when whoever owns the outputs takes no more changes.
+    pub(super) fn stop(self) {
+        drop(self.wake);
+        // It waits for whoever is to read a named pipe.
+        if self.ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
+            warn!("a new output is still not open; it is given up");
+        }
+    }
+}
+
+impl Reloader {
+    /// Starts to wait for signals. Fails when the system gives no thread.
+    pub(super) fn start(mut self) -> io::Result<Reloading> {
+        let (wake, woken) = mpsc::sync_channel(1);
+        let (alive, ended) = mpsc::channel();
+        thread::Builder::new()
+            .name("reloader".to_owned())
+            .spawn(move || {
+                let _alive = alive;
+                while let Ok(()) = woken.recv() {
+                    observe::reloading();
+                    for reopener in &self.reopeners {
+                        reopener.reopen();
+                    }
+                    if let Err(mistakes) = self.reload() {
+                        for mistake in mistakes {
+                            error!("{mistake}");
+                        }
+                        error!("not reloaded: everything stays as it was");
+                    }
+                    observe::reloaded();
+                }
+            })?;
+        Ok(Reloading { wake, ended })
+    }
+
+    /// Makes the options as they are now the ones in force, or tells all that is wrong with them.
+    fn reload(&mut self) -> Result<(), Vec<String>> {
+        let Resolved { cli, origin, .. } =
+            self.origin.again().map_err(|refused| refused.mistakes())?;
+        let (outputs, filters) = match cli.command {
+            Command::Attach(options) => (options.outputs, Some(options.messages.filters)),
+            Command::Receive(options) => (options.outputs, None),
+            _ => return Ok(()),
+        };
+        let differing: Vec<_> = self.origin.differing(&origin).collect();
+        let is_filter = |name: &&str| filters.is_some() && Filters::NAMES.contains(name);
+        let (live, fixed): (Vec<_>, Vec<_>) = differing
+            .into_iter()
+            .partition(|name| *name == OUTPUT || is_filter(name));
+        let filtered = live.iter().any(is_filter);
+        let only_in = |one: &[OutputSpec], other: &[OutputSpec]| -> Vec<_> {
+            let mut specs = one.to_vec();
+            specs.retain(|spec| !other.contains(spec));
+            specs
+        };
+        let added = only_in(&outputs, &self.outputs);
+        let removed = only_in(&self.outputs, &outputs);
+        let mut mistakes = self.mistakes(&added);
+        mistakes.extend(filters.as_ref().and_then(Filters::mistake));
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        for name in fixed {
+            warn!("--{name} has changed; it needs a restart to take effect");
+        }
+        if !live.is_empty() {
+            info!(
+                added = names(&added),
+                removed = names(&removed),
+                filters = filtered,
+                "the configuration has changed"
+            );
+            self.change(&added, removed, filters.filter(|_| filtered))?;
+        }
+        let live: Vec<_> = live.into_iter().map(str::to_owned).collect();
+        let live: Vec<_> = live.iter().map(String::as_str).collect();
+        self.origin.adopt(&origin, &live);
+        self.outputs = outputs;
+        Ok(())
+    }
+
+    /// Why outputs cannot be added, as far as it is known without opening them.
+    fn mistakes(&self, added: &[OutputSpec]) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        for spec in added {
+            let name = spec.to_string();
+            let mut open = self.outputs.iter().chain(&self.fixed);
+            if open.any(|open| open.shares_place(spec)) {
+                mistakes.push(format!(
+                    "cannot change output {name} while it is open: it needs a restart, or another place"
+                ));
+            }
+            let needed = OutputSpec::duties(std::slice::from_ref(spec));
+            if self.duties.is_some_and(|kept| !kept.cover(needed)) {
+                mistakes.push(format!(
+                    "cannot open output {name} with privileges that were given up at the start: it needs a restart"
+                ));
+            }
+        }
+        mistakes
+    }
+
+    /// Opens what is new, has the change made, and waits until what is to go is gone.
+    fn change(
+        &self,
+        added: &[OutputSpec],
+        removed: Vec<OutputSpec>,
+        filters: Option<Filters>,
+    ) -> Result<(), Vec<String>> {
+        let added =
+            SinkSet::open_with(added, self.options, Arc::clone(&self.room)).map_err(|error| {
+                error
+                    .to_string()
+                    .lines()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })?;
+        let (gone, waiting) = mpsc::channel();
+        let change = Change {
+            added,
+            removed,
+            filters,
+            gone,
+        };
+        match self.changes.blocking_send(change) {
+            // Ends with an error, as nothing is sent.
+            Ok(()) => drop(waiting.recv()),
+            Err(channel::error::SendError(change)) => drop(change.added.finish(GRACE)),
+        }
+        Ok(())
+    }
+}
+
+fn names(specs: &[OutputSpec]) -> String {
+    let names: Vec<_> = specs.iter().map(ToString::to_string).collect();
+    names.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsString, fs, path::Path};
+
+    use super::*;
+    use crate::{
+        config,
+        sinks::{Batch, SinkReport, SinkState},
+    };
+
+    #[test]
+    fn outputs_come_and_go_and_every_message_is_accounted_for() {
+        let mut lab = Lab::new(&["kept", "goes"]);
+        lab.send(3);
+        lab.reload(&["kept", "comes"]).expect("changed");
+        lab.send(4);
+        let reports = lab.finish();
+        let told: Vec<_> = reports
+            .iter()
+            .map(|report| (report.written, report.absent, &report.state))
+            .collect();
+        let end = &SinkState::Finished;
+        assert_eq!(told, [(7, 0, end), (4, 3, end), (3, 4, end)]);
+    }
+
+    #[test]
+    fn an_output_that_comes_back_goes_on_with_its_account() {
+        let mut lab = Lab::new(&["kept", "flickers"]);
+        for _ in 0..10 {
+            lab.send(1);
+            lab.reload(&["kept"]).expect("changed");
+            lab.send(2);
+            lab.reload(&["kept", "flickers"]).expect("changed");
+            lab.send(4);
+        }
+        let reports = lab.finish();
+        assert_eq!(reports.len(), 2, "{reports:?}");
+        let flickers = &reports[1];
+        assert_eq!((flickers.sent, flickers.absent), (50, 20), "{flickers:?}");
+        assert!(flickers.is_balanced(), "{flickers:?}");
+    }
+
+    #[test]
+    fn with_any_mistake_everything_stays_as_it_was() {
+        let mut lab = Lab::new(&["kept", "old"]);
+        let broken = lab.reload_text("[attach]\npid = 1\nring-size = 'x'\noutptu = []\n");
+        let mistakes = broken.expect_err("two mistakes");
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        assert!(mistakes[0].contains(".toml:3:"), "{mistakes:?}");
+        for (outputs, told) in [
+            (&["kept", "no/such"][..], "does not exist"),
+            (&["kept", "old,rotate-size=1M"], "needs a restart"),
+            (&["kept", "new,rotate-time=1h,exec=true"], "privileges"),
+            (&["new", "fixed"], "needs a restart"),
+        ] {
+            let mistakes = lab.reload(outputs).expect_err("a mistake");
+            assert!(
+                mistakes.iter().any(|one| one.contains(told)),
+                "{mistakes:?}"
+            );
+        }
+        lab.send(1);
+        assert!(!lab.path("new").exists(), "nothing was opened");
+        let reports = lab.finish();
+        let written: Vec<_> = reports.iter().map(|report| report.written).collect();
+        assert_eq!(written, [1, 1]);
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_said_again_until_it_comes() {
+        let mut lab = Lab::new(&["kept"]);
+        for _ in 0..2 {
+            let text = lab.text(&["kept", "new"]) + "ring-size = '1M'\n";
+            lab.reload_text(&text).expect("changed");
+            let now = lab.reloader.origin.again().expect("valid").origin;
+            let differing: Vec<_> = lab.reloader.origin.differing(&now).collect();
+            assert_eq!(differing, ["ring-size"]);
+        }
+    }
+
+    #[test]
+    fn a_change_that_comes_too_late_keeps_nobody_waiting() {
+        let mut lab = Lab::new(&["kept"]);
+        let Lab {
+            folder,
+            reloader,
+            owner,
+            ..
+        } = &mut lab;
+        let (mut sinks, mut inbox) = owner.take().expect("there");
+        inbox.close(&mut sinks);
+        let path = folder.path().join("late");
+        let late = format!("file:{}", path.display()).parse().expect("valid");
+        reloader.change(&[late], Vec::new(), None).expect("opened");
+        assert_eq!(sinks.finish(Duration::from_mins(1)).len(), 1);
+    }
+
+    /// A reloader and what it works on.
+    struct Lab {
+        folder: tempfile::TempDir,
+        reloader: Reloader,
+        owner: Option<(SinkSet, Inbox)>,
+    }
+
+    impl Lab {
+        fn new(outputs: &[&str]) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let specs: Vec<OutputSpec> = specs(folder.path(), outputs);
+            let path = folder.path().join("agent.toml");
+            fs::write(&path, text(folder.path(), outputs)).expect("written");
+            let line = [
+                "dnstap-agent".into(),
+                "attach".into(),
+                "--config".into(),
+                path.into(),
+            ];
+            let origin = config::resolve(&line.map(|word: OsString| word))
+                .expect("valid")
+                .origin;
+            let sinks = SinkSet::open(&specs, SinkOptions::default()).expect("opened");
+            let start = Start {
+                origin: &origin,
+                outputs: &specs,
+                fixed: &self::specs(folder.path(), &["fixed"]),
+                options: SinkOptions::default(),
+                duties: Some(Duties {
+                    paths: true,
+                    ..Duties::default()
+                }),
+            };
+            let (reloader, inbox) = reloader(&start, &sinks, None);
+            Self {
+                folder,
+                reloader,
+                owner: Some((sinks, inbox)),
+            }
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn text(&self, outputs: &[&str]) -> String {
+            text(self.folder.path(), outputs)
+        }
+
+        fn reload(&mut self, outputs: &[&str]) -> Result<(), Vec<String>> {
+            self.reload_text(&self.text(outputs))
+        }
+
+        /// Reloads while the owner of the outputs looks into its inbox.
+        fn reload_text(&mut self, text: &str) -> Result<(), Vec<String>> {
+            fs::write(self.path("agent.toml"), text).expect("written");
+            let (mut sinks, mut inbox) = self.owner.take().expect("there");
+            let reloader = &mut self.reloader;
+            let done = thread::scope(|scope| {
+                let reload = scope.spawn(move || reloader.reload());
+                while !reload.is_finished() {
+                    inbox.apply(&mut sinks);
+                    thread::yield_now();
+                }
+                reload.join().expect("no panic")
+            });
+            self.owner = Some((sinks, inbox));
+            done
+        }
+
+        fn send(&mut self, messages: u64) {
+            let (sinks, _) = self.owner.as_mut().expect("there");
+            for _ in 0..messages {
+                sinks.send(&Batch {
+                    frames: vec![0, 0, 0, 1, 7].into(),
+                    messages: 1,
+                });
+            }
+        }
+
+        fn finish(self) -> Vec<SinkReport> {
+            let (sinks, _) = self.owner.expect("there");
+            sinks.finish(Duration::from_mins(1))
+        }
+    }
+
+    fn specs(folder: &Path, outputs: &[&str]) -> Vec<OutputSpec> {
+        let spec = |name: &&str| format!("file:{}/{name}", folder.display()).parse();
+        outputs
+            .iter()
+            .map(spec)
+            .collect::<Result<_, _>>()
+            .expect("valid")
+    }
+
+    fn text(folder: &Path, outputs: &[&str]) -> String {
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|name| format!("'file:{}/{name}'", folder.display()))
+            .collect();
+        format!("[attach]\npid = 1\noutput = [{}]\n", outputs.join(", "))
+    }
+}

@@ -1,0 +1,170 @@
+//! What the source writes and the view reads: the tally behind a lock that neither holds for long.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Buf as _, Bytes};
+use dnstap_proto::Dnstap;
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use super::tally::{Tally, View, nanoseconds};
+use crate::formats::render::socket;
+
+/// Shared by the source's thread and the view's.
+#[derive(Debug)]
+pub(super) struct Board {
+    tally: Mutex<Tally>,
+    /// Whether a message counts when it comes, or for the time that it tells.
+    live: bool,
+    /// How many messages are enough.
+    limit: u64,
+    enough: Notify,
+    /// Frames that are no dnstap.
+    broken: AtomicU64,
+    /// Nothing more is to come.
+    ended: AtomicBool,
+}
+
+impl Board {
+    /// For messages that come now, over that window; without one over the time from now on. What comes after `limit` messages is
+    /// not looked at.
+    pub(super) fn live(window: Option<Duration>, limit: Option<u64>) -> Self {
+        Self::new(Tally::new(window, Some(now())), true, limit)
+    }
+
+    /// For messages of the past, which tell their own times.
+    pub(super) fn past(window: Option<Duration>, limit: Option<u64>) -> Self {
+        Self::new(Tally::new(window, None), false, limit)
+    }
+
+    fn new(tally: Tally, live: bool, limit: Option<u64>) -> Self {
+        Self {
+            tally: Mutex::new(tally),
+            live,
+            limit: limit.unwrap_or(u64::MAX),
+            enough: Notify::new(),
+            broken: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts whole frames, each behind its length.
+    pub(super) fn take(&self, mut frames: Bytes) {
+        let at = now();
+        let mut tally = self.tally();
+        while frames.len() >= 4 {
+            let length = usize::try_from(frames.get_u32()).unwrap_or(usize::MAX);
+            let frame = frames.split_to(length.min(frames.len()));
+            self.count(&mut tally, at, frame);
+        }
+    }
+
+    /// Counts one frame; false if there are enough.
+    pub(super) fn take_one(&self, frame: Bytes) -> bool {
+        let mut tally = self.tally();
+        self.count(&mut tally, now(), frame);
+        tally.messages() < self.limit
+    }
+
+    fn count(&self, tally: &mut Tally, at: u64, frame: Bytes) {
+        if tally.messages() >= self.limit {
+            return;
+        }
+        let Ok(dnstap) = Dnstap::decode(frame) else {
+            self.broken.fetch_add(1, Relaxed);
+            return;
+        };
+        let told = dnstap.message.as_ref().and_then(socket::own_time);
+        let told = told.map(|(seconds, rest)| {
+            seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(rest.into())
+        });
+        tally.count(if self.live { Some(at) } else { told }, &dnstap);
+        if tally.messages() == self.limit {
+            self.enough.notify_one();
+        }
+    }
+
+    /// What is in the window now.
+    pub(super) fn view(&self, most: usize) -> View {
+        let mut tally = self.tally();
+        if self.live && !self.has_ended() {
+            tally.advance(now());
+        }
+        tally.view(most)
+    }
+
+    /// Frames that are no dnstap.
+    pub(super) fn broken(&self) -> u64 {
+        self.broken.load(Relaxed)
+    }
+
+    /// Ends when there are as many messages as were asked for.
+    pub(super) async fn has_enough(&self) {
+        self.enough.notified().await;
+    }
+
+    /// Nothing more is to come.
+    pub(super) fn finish(&self) {
+        self.ended.store(true, Relaxed);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
+    /// A panic of the other side ends the process, with or without what it was about to count.
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nanoseconds since 1970.
+fn now() -> u64 {
+    nanoseconds(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use dnstap_proto::message::Type;
+
+    use super::*;
+    use crate::commands::top::tally::tests::message;
+
+    #[test]
+    fn nothing_counts_beyond_the_limit_and_what_is_no_dnstap_is_told() {
+        let board = Board::live(None, Some(3));
+        let mut frames = vec![0, 0, 0, 3, 0xff, 0xff, 0xff];
+        for _ in 0..5 {
+            let frame = message(Type::ClientQuery, "a", 0, 0).encode_to_vec();
+            frames.extend(u32::try_from(frame.len()).expect("short").to_be_bytes());
+            frames.extend(frame);
+        }
+        board.take(frames.into());
+        assert_eq!((board.view(10).messages, board.broken()), (3, 1));
+        let frame = message(Type::ClientQuery, "a", 0, 0).encode_to_vec();
+        assert!(!board.take_one(frame.into()));
+        assert_eq!(board.view(10).all, 3);
+    }
+
+    #[test]
+    fn messages_of_the_past_count_for_the_time_that_they_tell() {
+        let board = Board::past(None, None);
+        for took in [0, 2_000_000_000] {
+            let frame = message(Type::ClientResponse, "a", 0, took).encode_to_vec();
+            board.take_one(frame.into());
+        }
+        assert_eq!(board.view(10).span, Some(Duration::from_secs(2)));
+    }
+}

@@ -1,0 +1,142 @@
+//! Files as the source: read as fast as they can be, on a thread of their own.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::warn;
+
+use super::{board::Board, end, viewer::Kind};
+use crate::cli::Top;
+use crate::host::exit::{Exit, ExitWith};
+
+/// Shows what is in the files.
+pub(super) fn run(args: &Top) -> Result<Exit> {
+    let inputs = args
+        .files
+        .iter()
+        .map(|file| Input::open(file))
+        .collect::<Result<Vec<_>>>()?;
+    let grows = inputs.iter().any(|input| input.grows);
+    let board = Arc::new(if grows {
+        Board::live(args.live_window(), args.messages)
+    } else {
+        Board::past(args.window, args.messages)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the system gives no descriptor to wait on")?;
+    let subject = args.files.iter().map(|file| file.display().to_string());
+    let viewer = args.viewer(&board, &subject.collect::<Vec<_>>().join(", "), None);
+    let kind = viewer.kind;
+    let (running, read) = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (ended, running) = viewer.start()?;
+        let seen = end(Arc::clone(&board), ended, args.duration)?;
+        let reading = read_all(inputs, &board)?;
+        let reading = async {
+            let read = reading.await;
+            board.finish();
+            if kind == Kind::Terminal {
+                // What there was can be looked at as long as the user likes.
+                std::future::pending::<()>().await;
+            }
+            read.ok()
+        };
+        let read = tokio::select! {
+            read = reading => read,
+            _ = seen => None,
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+        };
+        anyhow::Ok((running, read))
+    })?;
+    let shown = running.finish(&[])?;
+    match read {
+        Some(Err(error)) => Err(error),
+        Some(Ok(false)) => Ok(Exit::Data),
+        Some(Ok(true)) | None => Ok(shown),
+    }
+}
+
+struct Input {
+    name: PathBuf,
+    source: Box<dyn Read + Send>,
+    /// Somebody may be writing it now: a pipe.
+    grows: bool,
+}
+
+impl Input {
+    fn open(path: &Path) -> Result<Self> {
+        let opened = if path.as_os_str() == OsStr::new("-") {
+            io::stdin().as_fd().try_clone_to_owned().map(File::from)
+        } else {
+            File::open(path)
+        };
+        let known = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        let (file, metadata) = known
+            .with_context(|| ExitWith(Exit::NoInput, format!("cannot open {}", path.display())))?;
+        Ok(Self {
+            name: path.to_owned(),
+            source: Box::new(file),
+            grows: !metadata.is_file(),
+        })
+    }
+}
+
+/// Reads them one after the other on a thread that is left behind if nobody waits for it. Tells at the end whether all were whole.
+fn read_all(inputs: Vec<Input>, board: &Arc<Board>) -> Result<oneshot::Receiver<Result<bool>>> {
+    let (done, reading) = oneshot::channel();
+    let board = Arc::clone(board);
+    thread::Builder::new()
+        .name("input".to_owned())
+        .spawn(move || {
+            let mut whole = true;
+            let read = inputs.into_iter().try_for_each(|input| {
+                whole &= read(input, &board)?;
+                Ok(())
+            });
+            // Nobody listens any more if the view was closed.
+            done.send(read.map(|()| whole && board.broken() == 0)).ok();
+        })
+        .context("the system gives no thread for the input")?;
+    Ok(reading)
+}
+
+/// Counts what is in the file; false if it is damaged, of which is told where.
+fn read(input: Input, board: &Board) -> Result<bool> {
+    let name = input.name.display().to_string();
+    let frames = Reader::new(input.source, DNSTAP_CONTENT_TYPE).and_then(|mut reader| {
+        while let Some(frame) = reader.next_frame()? {
+            if !board.take_one(frame.payload) {
+                break;
+            }
+        }
+        Ok(())
+    });
+    match frames {
+        Ok(()) => Ok(true),
+        Err(ReadError::Io { source, offset }) => Err(anyhow!(source).context(ExitWith(
+            Exit::NoInput,
+            format!("cannot read {name} from byte {offset} on"),
+        ))),
+        Err(damage) => {
+            warn!("{name}: {damage}");
+            Ok(false)
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The tables as lines of text, for scripts and for terminals that cannot move their cursor.
+
+use std::io::{self, Write};
+
+use super::{
+    state::State,
+    tables::{self, Table},
+};
+
+/// Writes all tables that have anything in them.
+pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
+    let (view, side) = (&state.view, state.controls.side);
+    writeln!(
+        out,
+        "{}: {}",
+        state.subject,
+        tables::headline(view, &state.losses)
+    )?;
+    for table in [
+        tables::types(view),
+        tables::rcodes(view),
+        tables::latencies(view),
+        tables::names(view, side),
+        tables::questions(view, side),
+        tables::clients(view, side),
+        tables::servers(view, side),
+        tables::losses(&state.losses),
+    ] {
+        if !table.rows.is_empty() {
+            writeln!(out, "\n{}", table.title)?;
+            write_table(&table, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_table(table: &Table, out: &mut impl Write) -> io::Result<()> {
+    let width = |at: usize| {
+        let cells = table.rows.iter().map(|row| row[at].len());
+        cells.fold(table.columns[at].len(), usize::max)
+    };
+    let widths: Vec<_> = (0..table.columns.len()).map(width).collect();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        for (at, (cell, width)) in cells.zip(&widths).enumerate() {
+            if at == 0 {
+                write!(out, "{cell:width$}")?;
+            } else {
+                write!(out, "  {cell:>width$}")?;
+            }
+        }
+        writeln!(out)
+    };
+    line(&mut table.columns.iter().copied())?;
+    for row in &table.rows {
+        line(&mut row.iter().map(String::as_str))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dnstap_proto::message::Type;
+
+    use super::*;
+    use crate::commands::top::tally::{Tally, tests::message};
+
+    #[test]
+    fn each_table_says_what_it_counts_and_in_which_unit() {
+        let mut tally = Tally::new(None, None);
+        tally.count(0, &message(Type::ClientResponse, "a", 0, 1_000_000));
+        let state = State {
+            subject: "named".to_owned(),
+            view: tally.view(10),
+            ..State::default()
+        };
+        let mut text = Vec::new();
+        write(&state, &mut text).expect("written");
+        let text = String::from_utf8(text).expect("text");
+        for (title, below) in [
+            ("Answer times: so many milliseconds at most", "ANSWERS"),
+            ("Names by responses", "NAME"),
+        ] {
+            assert!(text.contains(&format!("\n\n{title}\n{below} ")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Everything that a picture is made of, and what keys change of it.
+
+use std::time::Duration;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::{tables::Side, tally::View};
+use crate::observe::summary::Loss;
+
+/// What is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// Where the messages come from.
+    pub(super) subject: String,
+    /// What was counted.
+    pub(super) view: View,
+    /// What was lost.
+    pub(super) losses: Vec<Loss>,
+    /// Nothing more is to come.
+    pub(super) ended: bool,
+    /// What the user has chosen.
+    pub(super) controls: Controls,
+    /// Whether colours are wanted.
+    pub(super) colours: bool,
+}
+
+/// What keys change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Controls {
+    /// What fills the screen.
+    pub(super) page: Page,
+    /// What is counted.
+    pub(super) side: Side,
+    /// The picture stays as it is; counting goes on.
+    pub(super) paused: bool,
+    /// How long a picture stays.
+    pub(super) interval: Duration,
+}
+
+/// What can fill the screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Page {
+    /// Something of everything.
+    #[default]
+    Overview,
+    Names,
+    Questions,
+    Clients,
+    Servers,
+    Outcomes,
+    Losses,
+}
+
+/// Intervals to choose from, in milliseconds.
+const INTERVALS: [u64; 8] = [100, 250, 500, 1_000, 2_000, 5_000, 10_000, 60_000];
+
+impl Default for Controls {
+    fn default() -> Self {
+        Self {
+            page: Page::default(),
+            side: Side::default(),
+            paused: false,
+            interval: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Page {
+    /// All, in the order of the tab key.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Names,
+        Self::Questions,
+        Self::Clients,
+        Self::Servers,
+        Self::Outcomes,
+        Self::Losses,
+    ];
+
+    /// As shown.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Names => "Names",
+            Self::Questions => "Questions",
+            Self::Clients => "Clients",
+            Self::Servers => "Servers",
+            Self::Outcomes => "Outcomes",
+            Self::Losses => "Losses",
+        }
+    }
+
+    fn step(self, by: usize) -> Self {
+        Self::ALL[(self as usize + by) % Self::ALL.len()]
+    }
+}
+
+/// What a key asks for beyond another picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Go on.
+    Nothing,
+    /// Draw everything anew: something else has written on the terminal.
+    Redraw,
+    /// End.
+    Quit,
+}
+
+impl Controls {
+    /// Does what the key is for.
+    pub(super) fn press(&mut self, key: KeyEvent) -> Wish {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return match key.code {
+                KeyCode::Char('c' | 'd') => Wish::Quit,
+                KeyCode::Char('l') => Wish::Redraw,
+                _ => Wish::Nothing,
+            };
+        }
+        let pages = Page::ALL.len();
+        match key.code {
+            KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
+            KeyCode::Char('p' | ' ') => self.paused = !self.paused,
+            KeyCode::Tab | KeyCode::Right => self.page = self.page.step(1),
+            KeyCode::BackTab | KeyCode::Left => self.page = self.page.step(pages - 1),
+            KeyCode::Char(digit @ '1'..='7') => {
+                self.page = Page::ALL[digit as usize - '1' as usize];
+            }
+            KeyCode::Char('s') => {
+                self.side = match self.side {
+                    Side::Queries => Side::Responses,
+                    Side::Responses => Side::Queries,
+                }
+            }
+            KeyCode::Char('+' | '=') => self.change_interval(
+                INTERVALS
+                    .iter()
+                    .copied()
+                    .map(Duration::from_millis)
+                    .find(|longer| *longer > self.interval),
+            ),
+            KeyCode::Char('-') => self.change_interval(
+                INTERVALS
+                    .iter()
+                    .rev()
+                    .copied()
+                    .map(Duration::from_millis)
+                    .find(|shorter| *shorter < self.interval),
+            ),
+            _ => {}
+        }
+        Wish::Nothing
+    }
+
+    fn change_interval(&mut self, to: Option<Duration>) {
+        self.interval = to.unwrap_or(self.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_go_round_both_ways_and_have_numbers() {
+        let mut controls = Controls::default();
+        press(&mut controls, KeyCode::BackTab);
+        assert_eq!(controls.page, Page::Losses);
+        press(&mut controls, KeyCode::Tab);
+        assert_eq!(controls.page, Page::Overview);
+        for (nth, page) in ('1'..).zip(Page::ALL) {
+            press(&mut controls, KeyCode::Char(nth));
+            assert_eq!(controls.page, page);
+        }
+    }
+
+    #[test]
+    fn the_interval_ends_at_the_shortest_and_the_longest() {
+        let mut controls = Controls::default();
+        press(&mut controls, KeyCode::Char('+'));
+        assert_eq!(controls.interval, Duration::from_secs(2));
+        for _ in 0..20 {
+            press(&mut controls, KeyCode::Char('+'));
+        }
+        assert_eq!(controls.interval, Duration::from_mins(1));
+        for _ in 0..20 {
+            press(&mut controls, KeyCode::Char('-'));
+        }
+        assert_eq!(controls.interval, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn q_escape_and_control_c_end_it_and_other_keys_do_not() {
+        let mut controls = Controls::default();
+        assert_eq!(press(&mut controls, KeyCode::Char('q')), Wish::Quit);
+        assert_eq!(press(&mut controls, KeyCode::Esc), Wish::Quit);
+        let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(controls.press(control), Wish::Quit);
+        assert_eq!(controls, Controls::default());
+        assert_eq!(press(&mut controls, KeyCode::Char('p')), Wish::Nothing);
+        assert!(controls.paused);
+        assert_eq!(press(&mut controls, KeyCode::Char('s')), Wish::Nothing);
+        assert_eq!(controls.side, Side::Responses);
+    }
+
+    fn press(controls: &mut Controls, code: KeyCode) -> Wish {
+        controls.press(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+}

@@ -1,0 +1,26 @@
+//! The kinds of content that dnstap can be turned into.
+
+/// What a message looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Content {
+    /// A readable line per message
+    Text,
+    /// The same line, and below it every record
+    Full,
+    /// A JSON object per line
+    Json,
+    /// A YAML document per message
+    Yaml,
+    /// Packets for Wireshark and others, with made-up headers below DNS
+    Pcap,
+    /// dnstap in Frame Streams, unchanged
+    Dnstap,
+}
+
+impl Content {
+    /// Whether it is not for a terminal.
+    #[must_use]
+    pub fn is_binary(self) -> bool {
+        matches!(self, Self::Pcap | Self::Dnstap)
+    }
+}

@@ -1,0 +1,440 @@
+//! Owns packets made of dnstap messages, for Wireshark, tshark and others: pcap with nanoseconds, raw IP, the headers made up.
+//!
+//! The DNS message, its time, addresses and ports are true; the rest is the least that is valid:
+//!
+//! - a query goes from the query address to the response address, a response back;
+//! - UDP: one datagram, its checksum right. What no datagram can hold goes as TCP;
+//! - TCP, DNS over TLS and HTTPS (there without the encryption): a length in front of the message, in segments of at most 32 KiB;
+//!   sequence numbers go on from message to message of a connection, without the handshake;
+//! - DNS over QUIC and DNSCrypt over UDP: as UDP;
+//! - an address that is not known is `0.0.0.0` or `::`, a port that is not known 0.
+//!
+//! Layouts: `draft-ietf-opsawg-pcap`, RFC 791, RFC 8200, RFC 768, RFC 9293.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dnstap_core::lru::Lru;
+use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
+use foldhash::fast::FixedState;
+
+use crate::formats::render::socket;
+
+/// Nanosecond magic, version 2.4, longest packet 262,144 bytes, link type 101 (`LINKTYPE_RAW`: an IP header comes first).
+pub const FILE_HEADER: [u8; 24] = [
+    0xa1, 0xb2, 0x3c, 0x4d, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 101,
+];
+
+/// Longest part of a TCP stream in one packet; far below what an IP packet can hold.
+const SEGMENT: usize = 32 * 1024;
+
+/// Largest payload of a UDP datagram over IPv4: 65,535 less the headers of IP and UDP. Over IPv6 it is larger, and not needed.
+const DATAGRAM: usize = 65_535 - 20 - 8;
+
+/// Connections whose sequence numbers are remembered.
+const CONNECTIONS: usize = 65_536;
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+/// Makes packets, one message after the other.
+#[derive(Debug)]
+pub struct Writer {
+    /// The next sequence number of either side: of the one with the lower address and port first.
+    connections: Lru<[u32; 2]>,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self {
+            connections: Lru::new(CONNECTIONS),
+        }
+    }
+}
+
+/// One side of a packet.
+type Side = (IpAddr, u16);
+
+impl Writer {
+    /// Appends the packets of a message; false if there is no DNS message in it.
+    pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) -> bool {
+        let Some(message) = &dnstap.message else {
+            return false;
+        };
+        let Some(dns) = socket::dns(message).filter(|dns| u16::try_from(dns.len()).is_ok()) else {
+            return false;
+        };
+        let (asking, answering) = sides(message);
+        let (from, to) = if socket::is_response(message) {
+            (answering, asking)
+        } else {
+            (asking, answering)
+        };
+        let time = socket::own_time(message).unwrap_or_default();
+        let datagram = matches!(
+            message.socket_protocol(),
+            SocketProtocol::Udp | SocketProtocol::DnsCryptUdp | SocketProtocol::Doq
+        );
+        if datagram && dns.len() <= DATAGRAM {
+            packet(time, UDP, from, to, &udp(from, to, dns), out);
+        } else {
+            self.stream(time, from, to, dns, out);
+        }
+        true
+    }
+
+    /// The segments of a message.
+    fn stream(&mut self, time: socket::Time, from: Side, to: Side, dns: &[u8], out: &mut Vec<u8>) {
+        let length = u16::try_from(dns.len()).unwrap_or(u16::MAX);
+        let data = [&length.to_be_bytes(), dns].concat();
+        let (mine, other) = if from <= to { (0, 1) } else { (1, 0) };
+        let key = {
+            use std::hash::BuildHasher as _;
+            FixedState::default().hash_one(if from <= to { (from, to) } else { (to, from) })
+        };
+        if self.connections.get(key).is_none() {
+            // As RFC 9293 section 3.4.1 has it, from the clock: one that was forgotten goes on further up, not behind.
+            let start = time
+                .0
+                .wrapping_mul(250_000)
+                .wrapping_add(u64::from(time.1 / 4000));
+            let start = u32::try_from(start & u64::from(u32::MAX)).unwrap_or_default();
+            self.connections.insert(key, [start; 2]);
+        }
+        let Some(next) = self.connections.get(key) else {
+            return;
+        };
+        let mut segments = data.chunks(SEGMENT).peekable();
+        while let Some(segment) = segments.next() {
+            let push = segments.peek().is_none();
+            let header = tcp(from, to, next[mine], next[other], push, segment);
+            next[mine] = next[mine].wrapping_add(u32::try_from(segment.len()).unwrap_or_default());
+            packet(time, TCP, from, to, &header, out);
+        }
+    }
+}
+
+/// The asking and the answering side, both of the same family.
+fn sides(message: &Message) -> (Side, Side) {
+    let address = |bytes: &Option<bytes::Bytes>| socket::address(bytes.as_deref());
+    let (query, response) = (
+        address(&message.query_address),
+        address(&message.response_address),
+    );
+    let v6 = match (query, response) {
+        (None, None) => {
+            message.socket_family() == SocketFamily::Inet6 && message.socket_family.is_some()
+        }
+        (query, response) => [query, response]
+            .into_iter()
+            .flatten()
+            .any(|known| known.is_ipv6()),
+    };
+    let fit = |known: Option<IpAddr>| match known {
+        Some(IpAddr::V4(v4)) if v6 => v4.to_ipv6_mapped().into(),
+        Some(known) => known,
+        None if v6 => Ipv6Addr::UNSPECIFIED.into(),
+        None => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let port = |port: Option<u32>| port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+    (
+        (fit(query), port(message.query_port)),
+        (fit(response), port(message.response_port)),
+    )
+}
+
+/// Header and data of a datagram.
+fn udp(from: Side, to: Side, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + data.len()).unwrap_or(u16::MAX);
+    let mut datagram = Vec::with_capacity(8 + data.len());
+    for field in [from.1, to.1, length, 0] {
+        datagram.extend_from_slice(&field.to_be_bytes());
+    }
+    datagram.extend_from_slice(data);
+    // 0 would say that there is none.
+    let sum = match transport_checksum(UDP, from, to, &datagram) {
+        0 => u16::MAX,
+        sum => sum,
+    };
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
+}
+
+/// Header and data of a segment.
+fn tcp(from: Side, to: Side, sequence: u32, acknowledged: u32, push: bool, data: &[u8]) -> Vec<u8> {
+    const ACK: u8 = 0x10;
+    const PSH: u8 = 0x08;
+    let mut segment = Vec::with_capacity(20 + data.len());
+    segment.extend_from_slice(&from.1.to_be_bytes());
+    segment.extend_from_slice(&to.1.to_be_bytes());
+    segment.extend_from_slice(&sequence.to_be_bytes());
+    segment.extend_from_slice(&acknowledged.to_be_bytes());
+    // Five words of header, the flags, the largest window; checksum and urgent pointer.
+    segment.extend_from_slice(&[
+        0x50,
+        if push { ACK | PSH } else { ACK },
+        0xff,
+        0xff,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    segment.extend_from_slice(data);
+    let sum = transport_checksum(TCP, from, to, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+/// The record of a packet: its header, an IP header, and what that carries.
+fn packet(
+    (seconds, nanoseconds): socket::Time,
+    protocol: u8,
+    from: Side,
+    to: Side,
+    carried: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let (header, length) = match (from.0, to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => (ipv4(protocol, from, to, carried.len()), 20),
+        (from, to) => (ipv6(protocol, v6(from), v6(to), carried.len()), 40),
+    };
+    let size = u32::try_from(length + carried.len()).unwrap_or(u32::MAX);
+    // The field has 32 bits, until 2106.
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    for field in [seconds, nanoseconds.min(999_999_999), size, size] {
+        out.extend_from_slice(&field.to_be_bytes());
+    }
+    out.extend_from_slice(&header[..length]);
+    out.extend_from_slice(carried);
+}
+
+/// RFC 791 section 3.1: five words, not fragmented, time to live 64.
+fn ipv4(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, carried: usize) -> [u8; 40] {
+    let mut header = [0; 40];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(
+        &u16::try_from(20 + carried)
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    );
+    header[6] = 0x40; // do not fragment: the identification may be 0 then (RFC 6864 section 4.1)
+    header[8] = 64;
+    header[9] = protocol;
+    header[12..16].copy_from_slice(&from.octets());
+    header[16..20].copy_from_slice(&to.octets());
+    let sum = !fold(sum(&header[..20]));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// RFC 8200 section 3, hop limit 64.
+fn ipv6(protocol: u8, from: Ipv6Addr, to: Ipv6Addr, carried: usize) -> [u8; 40] {
+    let mut header = [0; 40];
+    header[0] = 0x60;
+    header[4..6].copy_from_slice(&u16::try_from(carried).unwrap_or(u16::MAX).to_be_bytes());
+    header[6] = protocol;
+    header[7] = 64;
+    header[8..24].copy_from_slice(&from.octets());
+    header[24..40].copy_from_slice(&to.octets());
+    header
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// The checksum over pseudo-header, header and data (RFC 768, RFC 9293 section 3.1, RFC 8200 section 8.1).
+fn transport_checksum(protocol: u8, from: Side, to: Side, carried: &[u8]) -> u16 {
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(v4) => sum(&v4.octets()),
+        IpAddr::V6(v6) => sum(&v6.octets()),
+    };
+    let length = u32::try_from(carried.len()).unwrap_or(u32::MAX);
+    let pseudo = address(from.0) + address(to.0) + u32::from(protocol) + sum(&length.to_be_bytes());
+    !fold(pseudo + sum(carried))
+}
+
+/// The sum of 16-bit words; at most 65,535 bytes, so it cannot overflow.
+fn sum(bytes: &[u8]) -> u32 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let last = rest.first().map_or(0, |byte| u32::from(*byte) << 8);
+    words
+        .iter()
+        .map(|word| u32::from(u16::from_be_bytes(*word)))
+        .sum::<u32>()
+        + last
+}
+
+/// One's complement: carries come back in.
+fn fold(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    u16::try_from((once & 0xffff) + (once >> 16)).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use dnstap_proto::message::Type;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_query_over_udp_is_this_packet() {
+        let mut out = Vec::new();
+        assert!(Writer::default().message(
+            &message(SocketProtocol::Udp, 4, Type::ClientQuery, b"dns!"),
+            &mut out
+        ));
+        let expected = [
+            &[0, 0, 0, 7, 0, 0, 0, 5, 0, 0, 0, 32, 0, 0, 0, 32][..],
+            &[
+                0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0xb6, 0x96, 192, 0, 2, 1, 192, 0, 2, 53,
+            ],
+            &[0x9c, 0x40, 0, 53, 0, 12, 0x0e, 0x60],
+            b"dns!",
+        ];
+        assert_eq!(out[..36], expected[..2].concat(), "record and IP header");
+        assert_eq!(out[36..42], expected[2][..6], "ports and length");
+        assert_eq!(out[44..], *expected[3]);
+        check(&out);
+    }
+
+    #[test]
+    fn a_response_goes_the_other_way_and_continues_the_connection() {
+        let mut writer = Writer::default();
+        let mut out = Vec::new();
+        for kind in [Type::ClientQuery, Type::ClientResponse, Type::ClientQuery] {
+            assert!(writer.message(&message(SocketProtocol::Tcp, 6, kind, &[7; 100]), &mut out));
+        }
+        let packets = check(&out);
+        assert_eq!(packets.len(), 3);
+        let numbers: Vec<_> = packets
+            .iter()
+            .map(|packet| (word(packet, 44), word(packet, 48)))
+            .collect();
+        let start = numbers[0].0;
+        assert_eq!(
+            numbers,
+            [
+                (start, start),
+                (start, start + 102),
+                (start + 102, start + 102)
+            ]
+        );
+        assert_eq!(
+            packets[1][8..24],
+            packets[0][24..40],
+            "from where the query went"
+        );
+    }
+
+    #[test]
+    fn without_addresses_the_placeholder_is_used_and_without_dns_there_is_no_packet() {
+        let mut known = message(SocketProtocol::Udp, 4, Type::AuthQuery, b"dns!");
+        let inner = known.message.as_mut().expect("it has one");
+        (inner.query_address, inner.query_port) = (None, None);
+        let mut out = Vec::new();
+        assert!(Writer::default().message(&known, &mut out));
+        assert_eq!(check(&out)[0][12..22], [0, 0, 0, 0, 192, 0, 2, 53, 0, 0]);
+        let inner = known.message.as_mut().expect("it has one");
+        (inner.query_message, inner.response_message) = (None, None);
+        out.clear();
+        assert!(!Writer::default().message(&known, &mut out));
+        assert!(!Writer::default().message(&Dnstap::default(), &mut out));
+        assert!(out.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_becomes_valid_packets_with_all_its_bytes(
+            size in prop_oneof![0..3000_usize, 65_400..65_536_usize],
+            byte in any::<u8>(),
+            protocol in 1..=7_i32,
+            lengths in (0..18_usize, 0..18_usize),
+            response in any::<bool>(),
+        ) {
+            let kind = if response { Type::AuthResponse } else { Type::AuthQuery };
+            let protocol = SocketProtocol::try_from(protocol).expect("known");
+            let mut dnstap = message(protocol, 4, kind, &vec![byte; size]);
+            let inner = dnstap.message.as_mut().expect("it has one");
+            inner.query_address = Some(vec![1; lengths.0].into());
+            inner.response_address = Some(vec![2; lengths.1].into());
+            let mut out = Vec::new();
+            prop_assert!(Writer::default().message(&dnstap, &mut out));
+            let carried: usize = check(&out)
+                .iter()
+                .map(|packet| {
+                    let (header, protocol) = if packet[0] >> 4 == 4 { (20, packet[9]) } else { (40, packet[6]) };
+                    packet.len() - header - if protocol == UDP { 8 } else { 20 }
+                })
+                .sum();
+            prop_assert!(carried == size || carried == size + 2);
+        }
+    }
+
+    /// The packets, each with the right lengths and checksums.
+    fn check(mut records: &[u8]) -> Vec<&[u8]> {
+        let mut packets = Vec::new();
+        while !records.is_empty() {
+            let size = word(records, 8) as usize;
+            assert_eq!(word(records, 12) as usize, size);
+            let (record, rest) = records.split_at(16 + size);
+            let packet = &record[16..];
+            let (pseudo, carried) = if packet[0] >> 4 == 4 {
+                assert_eq!(
+                    usize::from(u16::from_be_bytes([packet[2], packet[3]])),
+                    size
+                );
+                assert_eq!(fold(sum(&packet[..20])), 0xffff, "IP checksum");
+                ([&packet[12..20], &[0, packet[9]]].concat(), &packet[20..])
+            } else {
+                assert_eq!(
+                    usize::from(u16::from_be_bytes([packet[4], packet[5]])),
+                    size - 40
+                );
+                ([&packet[8..40], &[0, packet[6]]].concat(), &packet[40..])
+            };
+            let length = u32::try_from(carried.len()).expect("small");
+            assert_eq!(
+                fold(sum(&pseudo) + sum(&length.to_be_bytes()) + sum(carried)),
+                0xffff,
+                "checksum"
+            );
+            packets.push(packet);
+            records = rest;
+        }
+        packets
+    }
+
+    fn word(bytes: &[u8], at: usize) -> u32 {
+        u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four"))
+    }
+
+    fn message(protocol: SocketProtocol, version: u8, kind: Type, dns: &[u8]) -> Dnstap {
+        let address = |last: u8| match version {
+            4 => Bytes::from(vec![192, 0, 2, last]),
+            _ => Bytes::from([&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[last]].concat()),
+        };
+        Dnstap {
+            r#type: 1,
+            message: Some(Message {
+                r#type: kind as i32,
+                socket_protocol: Some(protocol as i32),
+                query_address: Some(address(1)),
+                response_address: Some(address(53)),
+                query_port: Some(40_000),
+                response_port: Some(53),
+                query_time_sec: Some(7),
+                query_time_nsec: Some(5),
+                query_message: Some(Bytes::copy_from_slice(dns)),
+                response_message: Some(Bytes::copy_from_slice(dns)),
+                ..Message::default()
+            }),
+            ..Dnstap::default()
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Owns how a dnstap message looks to people and programs: a line of text, with all records below it if asked for, a JSON object on
+//! a line, a YAML document.
+//!
+//! It takes the payload of a frame, however broken, and always gives lines of printable ASCII: names and texts out of
+//! the network are escaped, so that no message can move a terminal's cursor or break a line in two.
+//! What cannot be understood is shown as such, with its size and the error.
+
+mod colour;
+mod extra;
+mod full;
+mod json;
+pub(crate) mod mnemonics;
+mod rdata;
+pub(crate) mod socket;
+mod text;
+mod time;
+pub(crate) mod wire;
+mod yaml;
+
+use bytes::Bytes;
+use dnstap_proto::Dnstap;
+use prost::Message as _;
+
+use self::colour::Colours;
+use crate::formats::content::Content;
+
+/// Renders messages one after the other; keeps what neighbours share (the second they happened in).
+#[derive(Debug)]
+pub struct Renderer {
+    content: Content,
+    colours: Colours,
+    clock: time::Clock,
+    /// JSON on its way to YAML.
+    json: Vec<u8>,
+}
+
+impl Renderer {
+    /// A renderer of that content, which is text in some form; `colours` is for terminals.
+    #[must_use]
+    pub fn new(content: Content, colours: bool) -> Self {
+        Self {
+            content,
+            colours: Colours(colours),
+            clock: time::Clock::default(),
+            json: Vec::new(),
+        }
+    }
+
+    /// Appends what one frame's payload becomes to `out`. A payload that is not a dnstap message becomes
+    /// a line that says so.
+    pub fn line(&mut self, payload: Bytes, out: &mut Vec<u8>) {
+        let size = payload.len();
+        match Dnstap::decode(payload) {
+            Ok(dnstap) => self.message(&dnstap, out),
+            Err(error) => match self.content {
+                Content::Json => json::broken(size, &error, out),
+                Content::Yaml => {
+                    self.json.clear();
+                    json::broken(size, &error, &mut self.json);
+                    yaml::document(&self.json, out);
+                }
+                _ => text::broken(size, &error, out),
+            },
+        }
+    }
+
+    /// Appends what a message becomes that is decoded already.
+    pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) {
+        match self.content {
+            Content::Json => json::message(dnstap, &mut self.clock, out),
+            Content::Yaml => {
+                self.json.clear();
+                json::message(dnstap, &mut self.clock, &mut self.json);
+                yaml::document(&self.json, out);
+            }
+            Content::Full => {
+                text::message(dnstap, &mut self.clock, self.colours, out);
+                full::records(dnstap, out);
+            }
+            _ => text::message(dnstap, &mut self.clock, self.colours, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+//! Whole lines, and what must hold for any bytes.
+
+use bytes::Bytes;
+use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::Renderer;
+use crate::formats::content::Content;
+
+/// `example.com. IN A`, RD and AD set, ID 4711.
+const QUERY: &[u8] = b"\x12\x67\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+/// Its answer: AA, RD, RA; one A record under a compressed name; OPT with DO and 1232 bytes.
+const ANSWER: &[u8] = b"\x12\x67\x85\x80\0\x01\0\x01\0\0\0\x01\x07example\x03com\0\0\x01\0\x01\
+    \xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x07\
+    \0\0\x29\x04\xd0\0\0\x80\0\0\0";
+
+#[test]
+fn a_query_is_one_readable_line() {
+    assert_eq!(
+        text(&query()),
+        "2026-11-23T15:33:24.123456Z CQ 192.0.2.1:40000 -> 192.0.2.53:53 UDP 29b example.com. IN A rd ad\n"
+    );
+}
+
+#[test]
+fn a_response_has_rcode_flags_counts_and_latency() {
+    assert_eq!(
+        text(&response()),
+        "2026-11-23T15:33:25.000001Z CR [2001:db8::1]:40000 -> [2001:db8::53]:53 TCP 56b example.com. IN A NOERROR aa rd ra \
+         an=1 au=0 ad=1 876.544ms\n"
+    );
+}
+
+#[test]
+fn what_is_missing_is_a_dash() {
+    let empty = with(Message {
+        r#type: 5,
+        ..Message::default()
+    });
+    assert_eq!(text(&empty), "- CQ -:- -> -:- - - no DNS message\n");
+    let unknown = with(Message {
+        r#type: 99,
+        query_message: Some(QUERY.into()),
+        ..Message::default()
+    });
+    assert_eq!(
+        text(&unknown),
+        "- type99 -:- -> -:- - 29b example.com. IN A rd ad\n"
+    );
+}
+
+#[test]
+fn an_update_names_its_opcode_and_a_message_without_question_has_dashes() {
+    let update = with(Message {
+        r#type: 13,
+        query_message: Some(b"\0\0\x28\0\0\0\0\0\0\0\0\0"[..].into()),
+        ..Message::default()
+    });
+    assert_eq!(text(&update), "- UQ -:- -> -:- - 12b - - - UPDATE\n");
+}
+
+#[test]
+fn malformed_messages_are_shown_with_size_and_error() {
+    let mut short = query();
+    inner(&mut short).query_message = Some(QUERY[..7].into());
+    assert!(
+        text(&short).ends_with(" UDP 7b malformed: shorter than a DNS header (12 bytes)\n"),
+        "{}",
+        text(&short)
+    );
+    inner(&mut short).query_message = Some(QUERY[..20].into());
+    assert!(
+        text(&short).ends_with(" UDP 20b - - - rd ad malformed: cut short at byte 20\n"),
+        "{}",
+        text(&short)
+    );
+    let mut line = Vec::new();
+    Renderer::new(Content::Text, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
+    assert!(
+        line.starts_with(b"- - malformed: 2b that are not a dnstap message: "),
+        "{}",
+        line.escape_ascii()
+    );
+}
+
+#[test]
+fn extra_is_an_object_if_it_is_one_and_else_escaped_text() {
+    let mut dnstap = query();
+    dnstap.extra = Some(br#"{"pid":7,"hook":"fentry"}"#[..].into());
+    assert_eq!(
+        parsed(&dnstap)["extra"],
+        serde_json::json!({"pid": 7, "hook": "fentry"})
+    );
+    assert!(text(&dnstap).ends_with(" rd ad extra={\"pid\":7,\"hook\":\"fentry\"}\n"));
+    for (bytes, shown) in [
+        (&b"\x1b[2J\\\n\xff"[..], r"\x1b[2J\\\x0a\xff"),
+        (b"[1]", "[1]"),
+        (b"", ""),
+        (br#"{"a":1"#, r#"{"a":1"#),
+    ] {
+        dnstap.extra = Some(bytes.into());
+        assert_eq!(parsed(&dnstap)["extra"], shown);
+        assert!(text(&dnstap).ends_with(&format!(" extra={shown}\n")));
+    }
+}
+
+#[test]
+fn json_has_the_documented_fields() {
+    let json = json(&response());
+    let expected = serde_json::json!({
+        "type": "CLIENT_RESPONSE",
+        "identity": "ns1\u{1b}\u{9b}\u{e9}",
+        "version": "named",
+        "socket_family": "INET6",
+        "socket_protocol": "TCP",
+        "query_address": "2001:db8::1",
+        "query_port": 40000,
+        "response_address": "2001:db8::53",
+        "response_port": 53,
+        "query_time": "2026-11-23T15:33:24.123456789Z",
+        "response_time": "2026-11-23T15:33:25.000001000Z",
+        "latency_ns": 876_544_211,
+        "query_zone": "com.",
+        "size": 56,
+        "message": {
+            "id": 4711,
+            "opcode": "QUERY",
+            "rcode": "NOERROR",
+            "flags": { "qr": true, "aa": true, "tc": false, "rd": true, "ra": true, "ad": false, "cd": false },
+            "qname": "example.com.",
+            "qclass": "IN",
+            "qtype": "A",
+            "counts": { "qd": 1, "an": 1, "ns": 0, "ar": 1 },
+            "answers": [{ "name": "example.com.", "class": "IN", "type": "A", "ttl": 3600, "rdata": "192.0.2.7" }],
+            "edns": { "udp_size": 1232, "version": 0, "do": true, "options": 0 },
+        },
+    });
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&json).expect("JSON"),
+        expected
+    );
+    assert!(
+        json.starts_with(r#"{"type":"CLIENT_RESPONSE","identity":"ns1\u001b\u009b\u00e9","#),
+        "{json}"
+    );
+}
+
+#[test]
+fn json_says_what_is_malformed_and_keeps_what_was_read() {
+    let mut cut = response();
+    inner(&mut cut).response_message = Some(ANSWER[..50].into());
+    let value: serde_json::Value = serde_json::from_str(&json(&cut)).expect("JSON");
+    assert_eq!(value["message"]["malformed"], "cut short at byte 50");
+    assert_eq!(value["message"]["answers"][0]["rdata"], "192.0.2.7");
+    let mut line = Vec::new();
+    Renderer::new(Content::Json, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
+    let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+    assert_eq!(value["size"], 2);
+    assert!(
+        value["malformed"]
+            .as_str()
+            .is_some_and(|error| error.starts_with("not a dnstap message")),
+        "{value}"
+    );
+}
+
+#[test]
+fn yaml_has_the_same_fields_in_a_document_of_its_own() {
+    let expected = r#"---
+type: CLIENT_RESPONSE
+identity: "ns1\x1b\x9b\xe9"
+version: named
+socket_family: INET6
+socket_protocol: TCP
+query_address: "2001:db8::1"
+query_port: 40000
+response_address: "2001:db8::53"
+response_port: 53
+query_time: "2026-11-23T15:33:24.123456789Z"
+response_time: "2026-11-23T15:33:25.000001000Z"
+latency_ns: 876544211
+query_zone: com.
+size: 56
+message:
+  id: 4711
+  opcode: QUERY
+  rcode: NOERROR
+  flags:
+    qr: true
+    aa: true
+    tc: false
+    rd: true
+    ra: true
+    ad: false
+    cd: false
+  qname: example.com.
+  qclass: IN
+  qtype: A
+  counts:
+    qd: 1
+    an: 1
+    ns: 0
+    ar: 1
+  answers:
+    - name: example.com.
+      class: IN
+      type: A
+      ttl: 3600
+      rdata: "192.0.2.7"
+  edns:
+    udp_size: 1232
+    version: 0
+    do: true
+    options: 0
+"#;
+    assert_eq!(render(Content::Yaml, &response()), expected);
+}
+
+#[test]
+fn full_has_every_record_below_the_line() {
+    let expected = format!(
+        "{}  question example.com. IN A\n  answer example.com. 3600 IN A 192.0.2.7\n  edns version 0, udp 1232, do\n",
+        text(&response())
+    );
+    assert_eq!(render(Content::Full, &response()), expected);
+}
+
+#[test]
+fn colours_are_added_and_nothing_is_changed() {
+    let mut out = Vec::new();
+    Renderer::new(Content::Text, true).message(&response(), &mut out);
+    let coloured = String::from_utf8(out).expect("ASCII");
+    assert!(coloured.contains("\x1b["), "{coloured:?}");
+    let mut plain = coloured;
+    while let Some(start) = plain.find('\x1b') {
+        let end = plain[start..].find('m').expect("the end of a sequence");
+        plain.replace_range(start..=start + end, "");
+    }
+    assert_eq!(plain, text(&response()));
+}
+
+proptest! {
+    #[test]
+    fn any_payload_becomes_one_printable_line(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+        check(&payload)?;
+    }
+
+    #[test]
+    fn a_mutated_frame_becomes_one_printable_line(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+        let mut payload = response().encode_to_vec();
+        for (at, byte) in changes {
+            let at = at.index(payload.len());
+            payload[at] = byte;
+        }
+        check(&payload)?;
+    }
+
+    #[test]
+    fn a_mutated_dns_message_becomes_one_printable_line(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        cut in any::<prop::sample::Index>(),
+        kind in any::<u16>(),
+    ) {
+        let mut dns = ANSWER.to_vec();
+        dns[31..33].copy_from_slice(&(kind % 300).to_be_bytes());
+        for (at, byte) in changes {
+            let at = at.index(dns.len());
+            dns[at] = byte;
+        }
+        dns.truncate(dns.len() - cut.index(dns.len()) / 2);
+        let mut message = response();
+        inner(&mut message).response_message = Some(dns.into());
+        check(&message.encode_to_vec())?;
+    }
+}
+
+fn check(payload: &[u8]) -> Result<(), TestCaseError> {
+    for content in [Content::Text, Content::Full, Content::Json, Content::Yaml] {
+        let mut out = b"before".to_vec();
+        Renderer::new(content, false).line(Bytes::copy_from_slice(payload), &mut out);
+        let lines = out.strip_prefix(b"before").expect("appended");
+        let (end, lines) = lines.split_last().expect("a line");
+        prop_assert_eq!(*end, b'\n');
+        let one = matches!(content, Content::Text | Content::Json);
+        prop_assert!(
+            lines
+                .iter()
+                .all(|byte| matches!(byte, b' '..=b'~') || *byte == b'\n' && !one),
+            "{}",
+            lines.escape_ascii()
+        );
+        if content == Content::Json {
+            prop_assert!(
+                serde_json::from_slice::<serde_json::Value>(lines).is_ok(),
+                "{}",
+                lines.escape_ascii()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn query() -> Dnstap {
+    with(Message {
+        r#type: Type::ClientQuery as i32,
+        socket_family: Some(SocketFamily::Inet as i32),
+        socket_protocol: Some(SocketProtocol::Udp as i32),
+        query_address: Some(Bytes::from_static(&[192, 0, 2, 1])),
+        response_address: Some(Bytes::from_static(&[192, 0, 2, 53])),
+        query_port: Some(40_000),
+        response_port: Some(53),
+        query_time_sec: Some(1_795_448_004),
+        query_time_nsec: Some(123_456_789),
+        query_message: Some(QUERY.into()),
+        ..Message::default()
+    })
+}
+
+fn response() -> Dnstap {
+    let address = |last| Bytes::from([&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[last]].concat());
+    let message = Message {
+        r#type: Type::ClientResponse as i32,
+        socket_family: Some(SocketFamily::Inet6 as i32),
+        socket_protocol: Some(SocketProtocol::Tcp as i32),
+        query_address: Some(address(1)),
+        response_address: Some(address(0x53)),
+        response_time_sec: Some(1_795_448_005),
+        response_time_nsec: Some(1000),
+        query_message: None,
+        response_message: Some(ANSWER.into()),
+        query_zone: Some(b"\x03com\0"[..].into()),
+        ..query().message.expect("it has one")
+    };
+    Dnstap {
+        identity: Some("ns1\u{1b}\u{9b}\u{e9}".into()),
+        version: Some("named".into()),
+        ..with(message)
+    }
+}
+
+fn with(message: Message) -> Dnstap {
+    Dnstap {
+        r#type: 1,
+        message: Some(message),
+        ..Dnstap::default()
+    }
+}
+
+fn inner(dnstap: &mut Dnstap) -> &mut Message {
+    dnstap.message.as_mut().expect("it has one")
+}
+
+fn text(dnstap: &Dnstap) -> String {
+    render(Content::Text, dnstap)
+}
+
+fn parsed(dnstap: &Dnstap) -> serde_json::Value {
+    serde_json::from_str(&json(dnstap)).expect("JSON")
+}
+
+fn json(dnstap: &Dnstap) -> String {
+    render(Content::Json, dnstap)
+}
+
+fn render(content: Content, dnstap: &Dnstap) -> String {
+    let mut out = Vec::new();
+    Renderer::new(content, false).line(dnstap.encode_to_vec().into(), &mut out);
+    String::from_utf8(out).expect("ASCII")
+}

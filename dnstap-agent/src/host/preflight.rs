@@ -1,0 +1,223 @@
+//! What must be true before anything is loaded, so that failures name their remedy.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::CapabilitySet,
+};
+
+use crate::host::exit::{Exit, ExitWith};
+
+/// Capabilities that the tap needs, what for, and whether always.
+const CAPABILITIES: [(CapabilitySet, &str, &str, bool); 5] = [
+    (CapabilitySet::BPF, "CAP_BPF", "load eBPF programs", true),
+    (
+        CapabilitySet::PERFMON,
+        "CAP_PERFMON",
+        "attach them to tracepoints and read the server's buffers",
+        true,
+    ),
+    (
+        CapabilitySet::NET_ADMIN,
+        "CAP_NET_ADMIN",
+        "attach the cgroup programs that know the peers of datagrams",
+        true,
+    ),
+    (
+        CapabilitySet::SYS_PTRACE,
+        "CAP_SYS_PTRACE",
+        "read the server's sockets from /proc",
+        true,
+    ),
+    (
+        CapabilitySet::DAC_READ_SEARCH,
+        "CAP_DAC_READ_SEARCH",
+        "do so if the server runs as another user than the agent",
+        false,
+    ),
+];
+
+/// A capability, and whether this process has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// Name, as in capabilities(7).
+    pub name: &'static str,
+    /// What the tap needs it for: "to ...".
+    pub purpose: &'static str,
+    /// Whether nothing works without it.
+    pub required: bool,
+    /// Whether it is there.
+    pub held: bool,
+}
+
+/// Refuses to go on without the privileges that attaching needs.
+pub fn check_privileges() -> Result<()> {
+    let missing: Vec<_> = capabilities()?
+        .into_iter()
+        .filter(|capability| capability.required && !capability.held)
+        .map(|Capability { name, purpose, .. }| format!("{name} ({purpose})"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow!("missing: {}", missing.join(", "))).context(ExitWith(
+        Exit::NoPermission,
+        "not enough privileges to tap: run dnstap-agent as root (sudo)".into(),
+    ))
+}
+
+/// The initial PID namespace, whose inode number is fixed: `PROC_PID_INIT_INO`, 0xEFFFFFFC.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/linux/proc_ns.h>
+const INITIAL_PIDS: &str = "pid:[4026531836]";
+
+/// Refuses to go on in a PID namespace of its own: the kernel side knows processes by their ids in the initial one, where the same number
+/// is another process.
+pub fn check_pid_namespace() -> Result<()> {
+    // Nothing speaks for another one where there is no such link.
+    fs::read_link("/proc/self/ns/pid").map_or(Ok(()), |own| is_initial(&own))
+}
+
+fn is_initial(own: &Path) -> Result<()> {
+    if own == Path::new(INITIAL_PIDS) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "give its container the host's processes (`docker run --pid=host`, or `hostPID: true` of a Kubernetes pod)"
+    ))
+    .context(ExitWith(
+        Exit::NoPermission,
+        "this process is in a PID namespace of its own, where processes have other ids than the kernel side knows"
+            .into(),
+    ))
+}
+
+/// Descriptors that a tap needs beside those of its outputs and, with the perf ring, one for each CPU: maps, programs, links, sockets,
+/// and what is open for a moment.
+const DESCRIPTORS: u64 = 128;
+/// Descriptors of one output: its file or connection, and the new ones while it is renewed.
+const DESCRIPTORS_OF_OUTPUT: u64 = 4;
+
+/// Refuses to go on if this process may not open as many files as the tap needs; a soft limit that is too low is raised.
+pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
+    let more = u64::try_from(outputs)? * DESCRIPTORS_OF_OUTPUT + u64::try_from(perf_rings)?;
+    let needed = DESCRIPTORS + more;
+    let limit = getrlimit(Resource::Nofile);
+    let Some(raised) = enough(limit, needed)? else {
+        return Ok(());
+    };
+    setrlimit(Resource::Nofile, raised)
+        .with_context(|| format!("cannot raise the limit of open files to {needed}"))
+}
+
+/// The limit to set, if another is needed.
+fn enough(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>> {
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(None);
+    }
+    if let Some(most) = limit.maximum
+        && most < needed
+    {
+        return Err(anyhow!(
+            "raise it to {needed} at least (`ulimit -n`, or LimitNOFILE= of a systemd unit)"
+        ))
+        .context(ExitWith(
+            Exit::NoPermission,
+            format!("this process may open {most} files, which is too few for the tap"),
+        ));
+    }
+    Ok(Some(Rlimit {
+        current: Some(needed),
+        ..limit
+    }))
+}
+
+/// Each capability that the tap may need.
+pub fn capabilities() -> Result<Vec<Capability>> {
+    let own =
+        rustix::thread::capabilities(None).context("cannot read this process's capabilities")?;
+    Ok(held_capabilities(own.effective))
+}
+
+/// Each capability that the tap may need, and whether it is in the `effective` set.
+fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
+    CAPABILITIES
+        .iter()
+        .map(|&(capability, name, purpose, required)| {
+            // Some others hold what they were split from, or include them.
+            let implied = match capability {
+                CapabilitySet::BPF | CapabilitySet::PERFMON => CapabilitySet::SYS_ADMIN,
+                CapabilitySet::DAC_READ_SEARCH => CapabilitySet::DAC_OVERRIDE,
+                _ => CapabilitySet::empty(),
+            };
+            Capability {
+                name,
+                purpose,
+                required,
+                held: effective.intersects(capability | implied),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(effective: CapabilitySet) -> Vec<&'static str> {
+        let all = held_capabilities(effective).into_iter();
+        all.filter(|capability| !capability.held)
+            .map(|capability| capability.name)
+            .collect()
+    }
+
+    #[test]
+    fn a_low_limit_of_open_files_is_raised_if_it_may_be_and_refused_if_not() {
+        let limit = |current, maximum| Rlimit { current, maximum };
+        for sufficient in [limit(None, None), limit(Some(200), Some(200))] {
+            assert_eq!(enough(sufficient, 200).unwrap(), None);
+        }
+        for most in [None, Some(200)] {
+            let raised = enough(limit(Some(199), most), 200).unwrap();
+            assert_eq!(raised, Some(limit(Some(200), most)));
+        }
+        let error = enough(limit(Some(10), Some(199)), 200).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NoPermission);
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("199 files") && text.contains("to 200"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn ids_of_another_namespace_than_the_initial_one_are_refused() {
+        assert!(is_initial(Path::new("pid:[4026531836]")).is_ok());
+        let error = is_initial(Path::new("pid:[4026532201]")).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NoPermission);
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("--pid=host") && text.contains("hostPID: true"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn root_lacks_nothing() {
+        assert_eq!(missing(CapabilitySet::all()), [""; 0]);
+    }
+
+    #[test]
+    fn an_ordinary_user_lacks_all() {
+        assert_eq!(missing(CapabilitySet::empty()).len(), CAPABILITIES.len());
+    }
+
+    #[test]
+    fn larger_capabilities_stand_in_for_smaller_ones() {
+        assert_eq!(
+            missing(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE),
+            ["CAP_NET_ADMIN", "CAP_SYS_PTRACE"]
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! Shows a running command to operators: metrics over HTTP, `status` over a unix socket, and word to systemd.
+//!
+//! ```text
+//! reader thread ── snapshot, once a second ──► watch ─┬─► metrics   (TCP, HTTP)
+//!                                                     ├─► status    (unix socket, owner only)
+//!                                                     └─► sd_notify (WATCHDOG=1, STATUS=)
+//! ```
+//!
+//! Whoever asks gets the newest snapshot; nobody who asks can make the reader wait. All of it shows counts alone, never a name or
+//! an address of a DNS message.
+
+mod http;
+pub mod metrics;
+mod notify;
+mod published;
+mod socket;
+pub mod summary;
+
+use std::{io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use tokio::{sync::watch, task::JoinSet};
+use tracing::{info, warn};
+
+pub(crate) use self::socket::sockets;
+pub use self::{
+    notify::{reloaded, reloading, stopping},
+    published::{Published, Publisher},
+    socket::folder,
+};
+use crate::host::{
+    exit::{Exit, ExitWith},
+    net::SocketFile,
+};
+
+/// The newest snapshot; none before the first.
+pub type Newest = watch::Receiver<Option<Arc<Published>>>;
+
+/// Options on who may watch.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Observation")]
+pub struct Observe {
+    /// Serve Prometheus metrics over HTTP, at /metrics. Whoever can connect can read them: use a loopback address, such as
+    /// 127.0.0.1:9353
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Where `dnstap-agent status` finds this process, for its owner only; `none` for nowhere [default: a file in
+    /// /run/dnstap-agent, or in `$RUNTIME_DIRECTORY`]
+    #[arg(long, value_name = "PATH")]
+    pub status_socket: Option<StatusSocket>,
+}
+
+/// Where the status socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatusSocket {
+    /// Nowhere.
+    None,
+    /// At this path.
+    Path(PathBuf),
+}
+
+impl FromStr for StatusSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("a path, or none".to_owned()),
+            "none" => Ok(Self::None),
+            path => Ok(Self::Path(path.into())),
+        }
+    }
+}
+
+/// The sockets, bound: what is wrong with them is known before anything is attached.
+#[derive(Debug)]
+pub struct Observer {
+    subject: String,
+    metrics: Option<std::net::TcpListener>,
+    status: Option<(std::os::unix::net::UnixListener, SocketFile)>,
+}
+
+/// The tasks at work, which end when this is dropped; so does the status socket.
+#[derive(Debug)]
+pub struct Watching {
+    _tasks: JoinSet<()>,
+    _file: Option<SocketFile>,
+}
+
+impl Observer {
+    /// Binds what the options ask for. `name` distinguishes the status socket in its folder, `subject` says in words what is
+    /// observed.
+    pub fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
+        let metrics = options.metrics.map(listen).transpose()?;
+        let status = match &options.status_socket {
+            Some(StatusSocket::None) => None,
+            Some(StatusSocket::Path(path)) => Some(socket::listen(path).map_err(|problem| {
+                anyhow!(ExitWith(
+                    Exit::NoInput,
+                    format!(
+                        "cannot listen on --status-socket {}: {problem}",
+                        path.display()
+                    )
+                ))
+            })?),
+            // Nobody asked for it: its absence must not keep the command from its work.
+            None => match socket::listen_in(&folder(), name) {
+                Ok(bound) => Some(bound),
+                Err(problem) => {
+                    info!("no status socket in {}: {problem}", folder().display());
+                    None
+                }
+            },
+        };
+        Ok(Self {
+            subject,
+            metrics,
+            status,
+        })
+    }
+
+    /// Answers from now on, on the current runtime, and says that the work has begun.
+    pub fn serve(self, newest: &Newest) -> io::Result<Watching> {
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = self.metrics {
+            info!("metrics on http://{}/metrics", listener.local_addr()?);
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn(http::serve(listener, newest.clone()));
+        }
+        notify::ready(&self.subject);
+        tasks.spawn(notify::serve(newest.clone()));
+        let mut file = None;
+        if let Some((listener, its)) = self.status {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            tasks.spawn(socket::serve(listener, newest.clone(), self.subject));
+            file = Some(its);
+        }
+        Ok(Watching {
+            _tasks: tasks,
+            _file: file,
+        })
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
+    if !address.ip().is_loopback() {
+        warn!(%address, "the metrics can be read from other hosts");
+    }
+    let bound = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|error| {
+        anyhow!(ExitWith(
+            Exit::NoInput,
+            format!("cannot listen on --metrics {address}: {error}")
+        ))
+    })
+}

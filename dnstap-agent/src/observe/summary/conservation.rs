@@ -1,0 +1,319 @@
+//! The conservation laws, as one pure function: at every hop, what came in is what went on, what was lost or left out with
+//! a reason, and what is under way.
+//!
+//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is taken. Where another thread
+//! or the kernel counts, the law of a running tap is therefore that everything which came in *a while before* is accounted
+//! for by now, or that nothing has vanished; the rest is under way. At rest, and wherever one thread does all the counting,
+//! the two sides must be equal.
+
+use dnstap_core::account::{Hop, flow, stages};
+use dnstap_ebpf::Counter;
+use serde_json::{Value, json};
+
+use super::{Snapshot, Source, Tapped};
+use crate::sinks::SinkReport;
+
+/// The balance of every hop.
+#[must_use]
+pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
+    let at_rest = snapshot.at_rest;
+    // What is encoded is handed over before a snapshot is taken; what is received may wait for room.
+    let (mut hops, encoded, handed_over) = match &snapshot.source {
+        Source::Tap(tapped) => {
+            let encoded = tapped.pipeline.deliver.messages;
+            (tap(tapped, at_rest), encoded, encoded)
+        }
+        Source::Received(received) => {
+            let sound = received.messages - received.malformed;
+            (Vec::new(), sound, 0)
+        }
+    };
+    let messages = snapshot
+        .outputs
+        .iter()
+        .map(|output| (output, encoded, handed_over));
+    let events = match &snapshot.source {
+        Source::Tap(tapped) => tapped.events.as_ref().map(|output| {
+            let events = tapped.pipeline.deliver.events;
+            (output, events, events)
+        }),
+        Source::Received(_) => None,
+    };
+    for (output, encoded, handed_over) in messages.chain(events) {
+        let name = Some(output.output.as_str());
+        for hop in [
+            flow(
+                "handed_over",
+                encoded,
+                handed_over,
+                output.sent + output.absent,
+                at_rest,
+            ),
+            balance(output, at_rest),
+        ] {
+            hops.push(Hop {
+                output: name,
+                ..hop
+            });
+        }
+    }
+    hops
+}
+
+/// The hops' balances as a JSON object.
+pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
+    let balances: Vec<_> = hops
+        .iter()
+        .map(|hop| {
+            json!({
+                "hop": hop.name,
+                "output": hop.output,
+                "in_flight": hop.in_flight,
+                "unaccounted": hop.unaccounted,
+            })
+        })
+        .collect();
+    balances.into()
+}
+
+/// Kernel, ring and pure stages.
+fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
+    let kernel = |counter: Counter| tapped.kernel[counter as usize];
+    let left: u64 = Counter::ALL
+        .iter()
+        .filter(|counter| {
+            counter.is_drop() || counter.is_skip() || matches!(counter, Counter::Emitted)
+        })
+        .map(|&counter| kernel(counter))
+        .sum();
+    let decoded = tapped.pipeline.intake.records;
+    let mut hops = vec![
+        flow(
+            "hooks",
+            kernel(Counter::Seen),
+            tapped.settled.seen,
+            left,
+            at_rest,
+        ),
+        flow(
+            "ring",
+            kernel(Counter::Records),
+            tapped.settled.records,
+            decoded,
+            at_rest,
+        ),
+    ];
+    hops.extend(stages(&tapped.pipeline, tapped.pending));
+    hops
+}
+
+/// One output: `sent = written + dropped + queued`. Its thread counts a message as written or dropped before it takes it out of
+/// the queue, so a message may be seen in both for a moment, and never in none.
+fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
+    let accounted = report.written + report.dropped.total() + report.queued;
+    let unaccounted = if at_rest {
+        report.sent.abs_diff(accounted)
+    } else {
+        report.sent.saturating_sub(accounted)
+    };
+    Hop {
+        name: "output",
+        output: None,
+        in_flight: report.queued,
+        unaccounted,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use dnstap_core::{account::unaccounted, model::Pending};
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{
+        observe::summary::Settled,
+        sinks::{Dropped, Files, SinkState},
+    };
+
+    /// A running tap in balance, with something under way at every hop that can hold anything.
+    pub(crate) fn snapshot() -> Snapshot {
+        let mut tapped = Tapped::default();
+        for (counter, count) in [
+            (Counter::Seen, 110),
+            (Counter::Emitted, 90),
+            (Counter::Records, 95),
+            (Counter::RingFull, 7),
+            (Counter::NotDns, 3),
+        ] {
+            tapped.kernel[counter as usize] = count;
+        }
+        tapped.settled = Settled {
+            seen: 100,
+            records: 84,
+        };
+        let all = &mut tapped.pipeline;
+        all.intake.records = 90;
+        all.intake.event_errors = 1;
+        all.intake.udp_records = 60;
+        all.intake.tcp_records = 29;
+        all.intake.udp_messages = 54;
+        all.assemble.assembled_messages = 2;
+        all.assemble.assembled_chunks = 5;
+        all.assemble.incomplete_chunks = 1;
+        all.intake.udp_delivered = 50;
+        all.intake.udp_not_dns = 4;
+        all.intake.tcp_bytes = 3_000;
+        all.stream.stream_messages = 20;
+        all.stream.stream_framed_bytes = 2_500;
+        all.stream.stream_skipped_bytes = 400;
+        all.deliver.messages = 66;
+        all.deliver.excluded_xfr = 3;
+        all.by_type[4] = 40;
+        all.by_type[5] = 26;
+        all.pair.queries = 40;
+        all.pair.queries_answered = 25;
+        all.pair.queries_unanswered = 5;
+        all.pair.unanswered_client = 5;
+        all.pair.responses = 26;
+        all.pair.responses_paired = 25;
+        all.pair.responses_unmatched = 1;
+        tapped.pending = Pending {
+            chunks: 2,
+            bytes: 100,
+            queries: 10,
+            held: 1,
+        };
+        Snapshot {
+            elapsed: Duration::from_secs(10),
+            at_rest: false,
+            source: Source::Tap(Box::new(tapped)),
+            outputs: vec![SinkReport {
+                output: "file:a.fstrm".to_owned(),
+                state: SinkState::Running,
+                absent: 0,
+                sent: 66,
+                written: 50,
+                written_bytes: 5_000,
+                unconfirmed: 0,
+                connections: 0,
+                files: Files::default(),
+                dropped: Dropped {
+                    queue_full: 10,
+                    ..Dropped::default()
+                },
+                queued: 6,
+                queued_bytes: 600,
+                delay: None,
+            }],
+        }
+    }
+
+    fn tapped(snapshot: &mut Snapshot) -> &mut Tapped {
+        match &mut snapshot.source {
+            Source::Tap(tapped) => tapped,
+            Source::Received(_) => unreachable!("a tap"),
+        }
+    }
+
+    /// Hops with something unaccounted for.
+    fn wrong(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
+        hops(snapshot)
+            .into_iter()
+            .filter(|hop| hop.unaccounted != 0)
+            .map(|hop| (hop.name, hop.unaccounted))
+            .collect()
+    }
+
+    #[test]
+    fn a_running_tap_in_balance_has_things_under_way_and_nothing_unaccounted_for() {
+        let snapshot = snapshot();
+        let hops = hops(&snapshot);
+        assert_eq!((wrong(&snapshot), unaccounted(&hops)), (vec![], 0));
+        let under_way: Vec<_> = hops
+            .iter()
+            .filter(|hop| hop.in_flight != 0)
+            .map(|hop| (hop.name, hop.in_flight))
+            .collect();
+        assert_eq!(
+            under_way,
+            [
+                ("hooks", 10),
+                ("ring", 5),
+                ("assemble", 2),
+                ("stream_bytes", 100),
+                ("encode", 1),
+                ("queries", 10),
+                ("output", 6),
+            ]
+        );
+    }
+
+    #[rstest]
+    #[case::lost_in_a_hook(|tapped: &mut Tapped| tapped.kernel[Counter::Emitted as usize] -= 1, "hooks")]
+    #[case::lost_in_the_ring(|tapped: &mut Tapped| tapped.settled.records += 7, "ring")]
+    #[case::not_decoded(|tapped: &mut Tapped| tapped.pipeline.intake.event_errors -= 1, "decode")]
+    #[case::chunk(|tapped: &mut Tapped| tapped.pending.chunks -= 1, "assemble")]
+    #[case::datagram(|tapped: &mut Tapped| tapped.pipeline.intake.udp_not_dns -= 1, "datagrams")]
+    #[case::bytes(|tapped: &mut Tapped| tapped.pipeline.stream.stream_skipped_bytes += 9, "stream_bytes")]
+    #[case::not_encoded(|tapped: &mut Tapped| tapped.pipeline.deliver.excluded_xfr -= 1, "encode")]
+    #[case::query(|tapped: &mut Tapped| tapped.pending.queries -= 1, "queries")]
+    #[case::unanswered(|tapped: &mut Tapped| tapped.pipeline.pair.unanswered_client -= 1, "unanswered")]
+    #[case::response(|tapped: &mut Tapped| tapped.pipeline.pair.responses_paired -= 1, "responses")]
+    fn what_vanishes_is_named_by_its_hop(
+        #[case] vanish: fn(&mut Tapped),
+        #[case] hop: &'static str,
+    ) {
+        let mut snapshot = snapshot();
+        vanish(tapped(&mut snapshot));
+        let wrong = wrong(&snapshot);
+        assert!(wrong.len() == 1 && wrong[0].0 == hop, "{wrong:?}");
+    }
+
+    #[test]
+    fn an_output_must_have_every_message_once_when_it_has_ended() {
+        let mut snapshot = snapshot();
+        snapshot.outputs[0].written += 2;
+        assert_eq!(
+            wrong(&snapshot),
+            [],
+            "counted, and not yet out of the queue"
+        );
+        snapshot.outputs[0].written -= 3;
+        assert_eq!(wrong(&snapshot), [("output", 1)]);
+        snapshot.outputs[0].sent -= 1;
+        assert_eq!(wrong(&snapshot), [("handed_over", 1)]);
+    }
+
+    #[test]
+    fn at_rest_nothing_is_under_way() {
+        let mut snapshot = snapshot();
+        snapshot.at_rest = true;
+        snapshot.outputs[0].written += 2;
+        assert_eq!(
+            wrong(&snapshot),
+            [("hooks", 10), ("ring", 5), ("output", 2)]
+        );
+        assert!(
+            snapshot
+                .to_string()
+                .contains("warning: 10 unaccounted for at hooks")
+        );
+        assert_eq!(snapshot.to_json()["unaccounted"], 17);
+    }
+
+    #[test]
+    fn what_receive_waits_with_is_under_way() {
+        let mut snapshot = snapshot();
+        snapshot.source = Source::Received(crate::observe::summary::Received {
+            messages: 70,
+            malformed: 1,
+            ..Default::default()
+        });
+        assert_eq!(wrong(&snapshot), []);
+        assert_eq!(hops(&snapshot)[0].in_flight, 3);
+        snapshot.at_rest = true;
+        assert_eq!(wrong(&snapshot), [("handed_over", 3)]);
+    }
+}

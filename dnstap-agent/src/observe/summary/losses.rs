@@ -1,0 +1,150 @@
+//! What was lost on the way, in one list: what a viewer must know to trust what it sees.
+
+use dnstap_ebpf::Counter;
+
+use super::{Snapshot, Source, Tapped};
+
+/// One way in which something was lost, and how much; see `docs/architecture.md` for what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where: `kernel`, `pipeline`, `receiver`, or an output as the operator named it.
+    pub hop: String,
+    /// The counter's name.
+    pub reason: &'static str,
+    /// Messages; bytes, connections or processes if the reason says so; events, of their output.
+    pub count: u64,
+}
+
+/// The pure stages' counters of what did not become a message and should have.
+const PIPELINE: [&str; 7] = [
+    "event_errors",
+    "incomplete_messages",
+    "stream_missing_bytes",
+    "stream_skipped_bytes",
+    "stream_messages_lost_at_least",
+    "stream_connections_with_loss",
+    "stream_evicted",
+];
+
+impl Snapshot {
+    /// All losses, in the order of the journey; those that did not happen are not in it.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        let mut losses = match &self.source {
+            Source::Tap(tapped) => tapped.losses(),
+            Source::Received(received) => vec![
+                loss("receiver", "malformed", received.malformed),
+                loss("receiver", "refused", received.refused),
+            ],
+        };
+        for output in self.all_outputs() {
+            let dropped = output.dropped.by_reason();
+            losses.extend(dropped.map(|(reason, count)| loss(&output.output, reason, count)));
+        }
+        losses.retain(|loss| loss.count > 0);
+        losses
+    }
+}
+
+impl Tapped {
+    fn losses(&self) -> Vec<Loss> {
+        let kernel = self.kernel_counts(Counter::is_drop);
+        let missed = self.programs.values().map(|program| program.missed).sum();
+        let beside = [Counter::Unfollowed, Counter::IoUringCalls];
+        let beside = beside.map(|counter| (counter.name(), self.kernel[counter as usize]));
+        let pipeline = self
+            .pipeline
+            .table()
+            .filter(|(name, _)| PIPELINE.contains(name));
+        kernel
+            .into_iter()
+            .chain([("missed", missed)])
+            .chain(beside)
+            .map(|(reason, count)| loss("kernel", reason, count))
+            .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
+            .collect()
+    }
+}
+
+fn loss(hop: &str, reason: &'static str, count: u64) -> Loss {
+    Loss {
+        hop: hop.to_owned(),
+        reason,
+        count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dnstap_core::account::PipelineCounters;
+
+    use super::*;
+    use crate::observe::summary::conservation;
+
+    #[test]
+    fn losses_are_listed_in_the_order_of_the_journey_and_nothing_else_is() {
+        let mut tapped = Tapped::default();
+        tapped.kernel[Counter::RingFull as usize] = 3;
+        tapped.kernel[Counter::Seen as usize] = 100;
+        tapped.kernel[Counter::Unfollowed as usize] = 2;
+        tapped.pipeline.stream.stream_skipped_bytes = 7;
+        tapped.pipeline.stream.stream_messages_lost_at_least = 4;
+        tapped.pipeline.stream.stream_connections_with_loss = 1;
+        tapped.pipeline.stream.stream_incomplete_messages = 9;
+        tapped.pipeline.intake.udp_not_dns = 5;
+        tapped.pipeline.deliver.unsolicited = 6;
+        let snapshot = Snapshot {
+            elapsed: Duration::ZERO,
+            at_rest: true,
+            source: Source::Tap(Box::new(tapped)),
+            outputs: Vec::new(),
+        };
+        let losses = [
+            loss("kernel", "ring_full", 3),
+            loss("kernel", "unfollowed", 2),
+            loss("pipeline", "stream_skipped_bytes", 7),
+            loss("pipeline", "stream_messages_lost_at_least", 4),
+            loss("pipeline", "stream_connections_with_loss", 1),
+        ];
+        assert_eq!(snapshot.losses(), losses);
+        let text = snapshot.to_string();
+        assert!(text.contains("2 forked processes found no room"), "{text}");
+        assert!(
+            text.contains("of 1 TCP connection at least 4 messages are missing"),
+            "{text}"
+        );
+        assert!(text.contains("left out: 6 responses that nobody"), "{text}");
+    }
+
+    #[test]
+    fn what_the_output_of_events_drops_is_lost() {
+        let mut snapshot = conservation::tests::snapshot();
+        let dropped = |snapshot: &Snapshot| snapshot.totals().last().copied();
+        assert_eq!(dropped(&snapshot), Some(("dropped_by_outputs", 10)));
+        let mut events = snapshot.outputs[0].clone();
+        events.output = "json:events".to_owned();
+        events.dropped.queue_full = 4;
+        if let Source::Tap(tapped) = &mut snapshot.source {
+            tapped.events = Some(events);
+        }
+        let losses = [
+            loss("file:a.fstrm", "queue_full", 10),
+            loss("json:events", "queue_full", 4),
+        ];
+        assert!(snapshot.losses().ends_with(&losses));
+        assert_eq!(dropped(&snapshot), Some(("dropped_by_outputs", 14)));
+    }
+
+    #[test]
+    fn the_counters_of_the_pipeline_that_are_losses_exist() {
+        let all: Vec<_> = PipelineCounters::default()
+            .table()
+            .map(|(name, _)| name)
+            .collect();
+        for name in PIPELINE {
+            assert!(all.contains(&name), "{name}");
+        }
+    }
+}

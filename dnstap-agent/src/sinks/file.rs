@@ -1,0 +1,293 @@
+//! Owns the output to files and to standard output: batches become content, compressed if asked for, and go to one file after the other.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use zstd::{bulk::Compressor, zstd_safe::CParameter};
+
+use super::{
+    Batch,
+    device::Descriptor,
+    output::{Failure, Gather, Output, Written, frame_ends},
+    piece::{Ends, Piece},
+    series::Series,
+    volume::{Frame, Volume},
+};
+use crate::formats::{Content, Encoder};
+
+/// What is compressed at once: more is smaller, and later on the disk.
+const GATHER: Gather = Gather {
+    bytes: 256 * 1024,
+    age: Duration::from_secs(1),
+};
+
+/// Turns batches into the bytes of a file.
+pub(super) struct Composer {
+    encoder: Encoder,
+    zstd: Option<Compressor<'static>>,
+    plain: Vec<u8>,
+    /// Where in `plain` each message ends.
+    ends: Vec<usize>,
+    compressed: Vec<u8>,
+}
+
+impl Composer {
+    pub(super) fn new(content: Content, zstd: bool) -> io::Result<Self> {
+        let zstd = if zstd {
+            let mut compressor = Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?;
+            compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+            Some(compressor)
+        } else {
+            None
+        };
+        Ok(Self {
+            encoder: Encoder::new(content, false),
+            zstd,
+            plain: Vec::new(),
+            ends: Vec::new(),
+            compressed: Vec::new(),
+        })
+    }
+
+    /// What every file begins and ends with.
+    pub(super) fn frame(&mut self) -> io::Result<Frame> {
+        let (mut head, mut foot) = (self.encoder.head(), self.encoder.foot());
+        if let Some(zstd) = &mut self.zstd {
+            // An empty head, too: without a zstd frame in it, an empty file would be no zstd file.
+            head = zstd.compress(&head)?;
+            if !foot.is_empty() {
+                foot = zstd.compress(&foot)?;
+            }
+        }
+        Ok(Frame { head, foot })
+    }
+
+    fn piece<'a>(&'a mut self, batch: &'a Batch) -> io::Result<Piece<'a>> {
+        let frames = matches!(self.encoder, Encoder::Frames);
+        if !frames {
+            self.encode(&batch.frames);
+        }
+        let messages = if frames {
+            batch.messages
+        } else {
+            self.ends.len() as u64
+        };
+        let (bytes, ends) = if frames {
+            (&batch.frames[..], Ends::Frames)
+        } else {
+            (&self.plain[..], Ends::At(&self.ends))
+        };
+        let (bytes, ends) = match &mut self.zstd {
+            Some(_) if bytes.is_empty() => (bytes, ends),
+            Some(zstd) => {
+                // One zstd frame, which can be read without what comes before or behind.
+                self.compressed.clear();
+                self.compressed
+                    .reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+                zstd.compress_to_buffer(bytes, &mut self.compressed)?;
+                (&self.compressed[..], Ends::Whole)
+            }
+            None => (bytes, ends),
+        };
+        Ok(Piece {
+            bytes,
+            messages,
+            unfit: batch.messages - messages,
+            ends,
+        })
+    }
+
+    fn encode(&mut self, frames: &Bytes) {
+        self.plain.clear();
+        self.ends.clear();
+        let mut start = 0;
+        for end in frame_ends(frames) {
+            if self
+                .encoder
+                .frame(&frames.slice(start + 4..end), &mut self.plain)
+            {
+                self.ends.push(self.plain.len());
+            }
+            start = end;
+        }
+    }
+}
+
+/// An [`Output`] to a file, a series of files, or a pipe.
+pub(super) struct FileOutput {
+    composer: Composer,
+    volume: Volume<Descriptor>,
+    /// `None` for what is no regular file.
+    series: Option<Series>,
+}
+
+impl FileOutput {
+    pub(super) fn new(
+        composer: Composer,
+        volume: Volume<Descriptor>,
+        series: Option<Series>,
+    ) -> Self {
+        Self {
+            composer,
+            volume,
+            series,
+        }
+    }
+}
+
+impl Output for FileOutput {
+    fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
+        let piece = self.composer.piece(batch).map_err(|error| Failure {
+            written: Written::default(),
+            error,
+            resumable: false,
+        })?;
+        if let Some(series) = &mut self.series {
+            series.mend(&mut self.volume).map_err(|error| Failure {
+                written: Written::default(),
+                error,
+                resumable: true,
+            })?;
+            series.turn(&mut self.volume, piece.bytes.len());
+        }
+        self.volume.append(&piece)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let mended = match &mut self.series {
+            Some(series) => series.mend(&mut self.volume),
+            None => Ok(()),
+        };
+        self.series = None;
+        mended.and_then(|()| self.volume.finish())
+    }
+
+    fn gather(&self) -> Option<Gather> {
+        self.composer.zstd.is_some().then_some(GATHER)
+    }
+
+    fn next_turn(&self) -> Option<Duration> {
+        self.series.as_ref()?.next_turn(&self.volume)
+    }
+
+    fn turn(&mut self) {
+        if let Some(series) = &mut self.series {
+            // What cannot be mended now is with the next batch, or at the end.
+            series.mend(&mut self.volume).ok();
+            series.turn(&mut self.volume, 0);
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Some(series) = &mut self.series {
+            series.reopen(&mut self.volume);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, fs::File, path::Path, sync::Arc};
+
+    use rstest::rstest;
+
+    use super::{super::open::open_all, *};
+
+    /// A file's output; `form` and what is behind the path.
+    fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
+        let spec = format!("{form}:{}{options}", path.display());
+        let specs = [spec.parse().expect("valid")];
+        let mut opened = open_all(&specs, &[Arc::default()]).expect("opened");
+        opened.pop().flatten().expect("a file")
+    }
+
+    fn cut_to(path: &Path, length: u64) {
+        let file = File::options().write(true).open(path).expect("there");
+        file.set_len(length).expect("ours");
+    }
+
+    #[rstest]
+    fn a_file_that_others_cut_is_whole_at_the_end(
+        #[values("", ",compress=zstd")] compressed: &str,
+        #[values(false, true)] turns: bool,
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
+        let [mut one, mut other] = [&cut, &whole].map(|path| output("file", path, compressed));
+        let batch = Batch {
+            frames: b"\0\0\0\x02\x78\x01".repeat(100).into(),
+            messages: 100,
+        };
+        one.write(&batch).expect("room");
+        cut_to(&cut, 0);
+        if turns {
+            one.turn();
+        } else {
+            one.finish().expect("room");
+        }
+        other.finish().expect("room");
+        let [cut, whole] = [cut, whole].map(|path| fs::read(path).expect("there"));
+        assert!(cut == whole, "{} bytes, not {}", cut.len(), whole.len());
+    }
+
+    /// As `copytruncate` of logrotate does.
+    #[rstest]
+    fn a_file_that_others_cut_holds_what_came_since(
+        #[values("file", "text")] form: &str,
+        #[values("", ",compress=zstd")] compressed: &str,
+        #[values(0, 20)] left: u64,
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
+        let batch = |messages| Batch {
+            frames: b"\0\0\0\x02\x78\x01".repeat(messages).into(),
+            messages: messages as u64,
+        };
+        let [mut one, mut other] = [&cut, &whole].map(|path| output(form, path, compressed));
+        let written = one.write(&batch(100)).expect("room");
+        assert_eq!(written.messages, 100);
+        cut_to(&cut, left);
+        for _ in 0..2 {
+            for output in [&mut one, &mut other] {
+                let written = output.write(&batch(3)).expect("room");
+                assert_eq!(written.messages, 3);
+            }
+        }
+        let [cut, whole] = [cut, whole].map(|path| fs::read(path).expect("there"));
+        assert!(cut == whole, "{} bytes, not {}", cut.len(), whole.len());
+    }
+
+    #[rstest]
+    #[case(Content::Text)]
+    #[case(Content::Dnstap)]
+    fn a_compressed_file_is_whole_from_its_beginning(#[case] content: Content) {
+        let mut composer = Composer::new(content, true).expect("memory");
+        let Frame { head, foot } = composer.frame().expect("memory");
+        let payload = b"\0\0\0\x06broken";
+        let batch = Batch {
+            frames: Bytes::from_static(payload),
+            messages: 1,
+        };
+        let pieces: Vec<_> = (0..2)
+            .map(|_| composer.piece(&batch).expect("memory").bytes.to_vec())
+            .collect();
+        let plain = |parts: &[&[u8]]| zstd::decode_all(&parts.concat()[..]).expect("zstd");
+        let encoder = Encoder::new(content, false);
+        assert!(!head.is_empty());
+        assert_eq!(
+            plain(&[&head, &foot]),
+            [encoder.head(), encoder.foot()].concat()
+        );
+        let whole = plain(&[&head, &pieces[0], &pieces[1], &foot]);
+        assert_eq!(plain(&[&pieces[0]]), plain(&[&pieces[1]]), "each by itself");
+        assert_eq!(
+            whole,
+            [
+                &encoder.head()[..],
+                &plain(&[&pieces[0]]).repeat(2),
+                &encoder.foot()
+            ]
+            .concat()
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! Owns what may follow a file's path: `,rotate-size=100M,rotate-time=1h,keep=24,compress=zstd,mode=0640,owner=USER:GROUP,exec=PROGRAM`.
+//!
+//! It parses, and touches no file. A path cannot hold a comma.
+
+use std::{path::PathBuf, time::Duration};
+
+use thiserror::Error;
+
+use super::names;
+use crate::host::units::parse_bytes;
+
+/// Where an output's bytes go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Standard output, written `-`.
+    Stdout,
+    /// A file, a device or a named pipe.
+    Path(PathBuf),
+}
+
+/// How a file is written, when the next one begins, and what becomes of the old ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct FileOptions {
+    /// `rotate-size=`: largest file, in bytes on the disk.
+    pub rotate_size: Option<u64>,
+    /// `rotate-time=`: a new file begins at each multiple of this time since 1970, UTC.
+    pub rotate_time: Option<Duration>,
+    /// `keep=`: so many old files stay, older ones are deleted.
+    pub keep: Option<usize>,
+    /// `compress=zstd`.
+    pub zstd: bool,
+    /// `mode=`: permissions of new files. 0640 without it, less what the umask takes.
+    pub mode: Option<u32>,
+    /// `owner=`: `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
+    pub owner: Option<String>,
+    /// `exec=`: program to run for each file that is complete, with its path as the only argument.
+    pub exec: Option<PathBuf>,
+}
+
+/// What is wrong with an option.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OptionError {
+    /// There is no such option, or it has no value.
+    #[error("`{0}` is no option of a file; {VALID}")]
+    Unknown(String),
+    /// A value that the option cannot have.
+    #[error("`{option}={value}`: {problem}")]
+    Value {
+        /// The option's name.
+        option: String,
+        /// What was given.
+        value: String,
+        /// Why it cannot be.
+        problem: String,
+    },
+    /// Given twice.
+    #[error("`{0}` is given twice")]
+    Twice(String),
+    /// An option that needs another one.
+    #[error("`{0}` needs `rotate-size` or `rotate-time`, or there are no old files")]
+    NeedsRotation(&'static str),
+    /// Standard output has no name, mode or owner, and ends once.
+    #[error("standard output takes no option but `compress=zstd`")]
+    Stdout,
+    /// A `%` in the path that is no conversion of strftime, or one in a folder's name, or one that `keep` cannot do with.
+    #[error("{0}")]
+    Pattern(String),
+}
+
+/// The options, for messages and help.
+const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (with s, m, h, d), `keep=NUMBER`, \
+     `compress=zstd`, `mode=OCTAL`, `owner=USER:GROUP` and `exec=PROGRAM`";
+
+impl FileOptions {
+    /// The options in `text`, which is what follows the first comma, for a file at `place`.
+    pub(super) fn parse(text: Option<&str>, place: &Place) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        let mut seen = Vec::new();
+        for option in text.into_iter().flat_map(|text| text.split(',')) {
+            let (name, value) = option
+                .split_once('=')
+                .filter(|(_, value)| !value.is_empty())
+                .ok_or_else(|| OptionError::Unknown(option.to_owned()))?;
+            if seen.contains(&name) {
+                return Err(OptionError::Twice(name.to_owned()));
+            }
+            seen.push(name);
+            options.set(name, value)?;
+        }
+        options.check(place)?;
+        Ok(options)
+    }
+
+    /// Whether there is more than one file.
+    pub(super) fn rotates(&self) -> bool {
+        self.rotate_size.is_some() || self.rotate_time.is_some()
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        let wrong = |problem: String| OptionError::Value {
+            option: name.to_owned(),
+            value: value.to_owned(),
+            problem,
+        };
+        match name {
+            "rotate-size" => self.rotate_size = Some(parse_bytes(value).map_err(wrong)? as u64),
+            "rotate-time" => self.rotate_time = Some(parse_time(value).map_err(wrong)?),
+            "keep" => {
+                let number = value
+                    .parse()
+                    .map_err(|_invalid| wrong("not a number of files".to_owned()))?;
+                self.keep = Some(number);
+            }
+            "compress" if value == "zstd" => self.zstd = true,
+            "compress" => return Err(wrong("only zstd is known".to_owned())),
+            "mode" => {
+                let mode = u32::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o777);
+                self.mode =
+                    Some(mode.ok_or_else(|| wrong("not an octal mode such as 0640".to_owned()))?);
+            }
+            "owner" => self.owner = Some(value.to_owned()),
+            "exec" => self.exec = Some(value.into()),
+            _ => return Err(OptionError::Unknown(format!("{name}={value}"))),
+        }
+        Ok(())
+    }
+
+    fn check(&self, place: &Place) -> Result<(), OptionError> {
+        let path = match place {
+            Place::Path(path) => path,
+            Place::Stdout => {
+                let compressed_alone = Self {
+                    zstd: self.zstd,
+                    ..Self::default()
+                };
+                return if *self == compressed_alone {
+                    Ok(())
+                } else {
+                    Err(OptionError::Stdout)
+                };
+            }
+        };
+        names::check(path).map_err(OptionError::Pattern)?;
+        if !self.rotates() {
+            if self.keep.is_some() {
+                return Err(OptionError::NeedsRotation("keep"));
+            }
+            if self.exec.is_some() {
+                return Err(OptionError::NeedsRotation("exec"));
+            }
+        }
+        if self.keep.is_some() {
+            names::check_known(path).map_err(OptionError::Pattern)?;
+        }
+        Ok(())
+    }
+}
+
+/// `90s`, `15m`, `1h`, `1d`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (digits, unit) =
+        text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h', 'd'])));
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => 1,
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .filter(|number| *number > 0 && !unit.is_empty())
+        .map(|number| Duration::from_secs(u64::from(number) * seconds))
+        .ok_or_else(|| "not a time such as 90s, 15m, 1h or 1d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn all_options_are_understood() {
+        let text =
+            "rotate-size=100M,rotate-time=1h,keep=24,compress=zstd,mode=0600,owner=a:b,exec=/bin/x";
+        assert_eq!(
+            parse(text),
+            Ok(FileOptions {
+                rotate_size: Some(100 << 20),
+                rotate_time: Some(Duration::from_hours(1)),
+                keep: Some(24),
+                zstd: true,
+                mode: Some(0o600),
+                owner: Some("a:b".to_owned()),
+                exec: Some("/bin/x".into()),
+            })
+        );
+    }
+
+    #[rstest]
+    #[case("rotate-size=0", "`rotate-size=0`")]
+    #[case("rotate-size=x", "`rotate-size=x`")]
+    #[case("rotate-time=1", "`rotate-time=1`")]
+    #[case("rotate-time=0h", "`rotate-time=0h`")]
+    #[case("rotate-time=1w", "`rotate-time=1w`")]
+    #[case("keep=-1,rotate-time=1h", "`keep=-1`")]
+    #[case("keep=1", "`keep` needs")]
+    #[case("exec=/x", "`exec` needs")]
+    #[case("compress=gzip", "zstd")]
+    #[case("mode=999", "`mode=999`")]
+    #[case("mode=1777", "`mode=1777`")]
+    #[case("mode=0600,mode=0640", "twice")]
+    #[case("owner=", "`owner=` is no option")]
+    #[case("rotate", "valid are `rotate-size=")]
+    #[case("", "valid are `rotate-size=")]
+    fn what_cannot_be_is_named(#[case] text: &str, #[case] part: &str) {
+        let error = parse(text).expect_err("must be refused").to_string();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn standard_output_can_be_compressed_and_nothing_else() {
+        let stdout = |text| FileOptions::parse(Some(text), &Place::Stdout);
+        assert!(stdout("compress=zstd").is_ok_and(|options| options.zstd));
+        assert_eq!(stdout("mode=0640"), Err(OptionError::Stdout));
+    }
+
+    #[rstest]
+    #[case("/tmp/%Y/a")]
+    #[case("/tmp/%&")]
+    fn a_pattern_that_cannot_be_is_refused(#[case] path: &str) {
+        let refused = FileOptions::parse(None, &Place::Path(path.into()));
+        assert!(
+            matches!(refused, Err(OptionError::Pattern(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[rstest]
+    fn a_pattern_that_cannot_be_read_back_is_refused_where_old_files_are_to_be_known(
+        #[values("%Z", "%c", "%r", "%x", "%X", "%q", "%-m%-d")] conversion: &str,
+    ) {
+        let with = |options| {
+            let path = format!("/tmp/q-%Y-{conversion}");
+            FileOptions::parse(Some(options), &Place::Path(path.into()))
+        };
+        with("rotate-time=1h").expect("it is not read back");
+        let error = with("rotate-time=1h,keep=1").expect_err("must be refused");
+        let error = error.to_string();
+        assert!(
+            error.contains("read back") && error.contains("UTC"),
+            "{error}"
+        );
+    }
+
+    #[rstest]
+    #[case("q.fstrm")]
+    #[case("q-%Y%m%d-%H%M%S.fstrm")]
+    #[case("q-%Y%m%dT%H%M%SUTC.fstrm")]
+    #[case("q-%F-%T.fstrm")]
+    #[case("%G-W%V-%u_%H.fstrm")]
+    #[case("%A %-d. %B %Y %-I %p %M.fstrm")]
+    #[case("q-%j-%s-100%%.fstrm")]
+    fn old_files_of_ordinary_patterns_are_known(#[case] name: &str) {
+        let path = Place::Path(format!("/tmp/{name}").into());
+        FileOptions::parse(Some("rotate-time=1h,keep=1"), &path).expect("valid");
+    }
+
+    fn parse(text: &str) -> Result<FileOptions, OptionError> {
+        FileOptions::parse(Some(text), &Place::Path("/tmp/a".into()))
+    }
+}

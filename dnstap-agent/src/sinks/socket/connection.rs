@@ -1,0 +1,142 @@
+//! Owns one connection to a collector: the handshake, bytes out, and the notice that the collector is gone.
+
+use std::{
+    future::poll_fn,
+    io::{self, ErrorKind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use dnstap_proto::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE};
+use tokio::{
+    io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    time::timeout,
+};
+
+use crate::host::net::{Address, Stream};
+
+/// An open stream to a collector.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Stream,
+    client: Client,
+    input: BytesMut,
+}
+
+impl Connection {
+    /// Connects and holds the handshake up to START.
+    pub(super) async fn open(address: &Address, patience: Duration) -> io::Result<Self> {
+        let opening = async {
+            let mut stream = Stream::connect(address).await?;
+            let mut out = Vec::new();
+            let client =
+                Client::connect(DNSTAP_CONTENT_TYPE, &mut out).map_err(io::Error::other)?;
+            stream.write_all(&out).await?;
+            stream.flush().await?;
+            let mut connection = Self {
+                stream,
+                client,
+                input: BytesMut::new(),
+            };
+            connection.hear_until(ClientState::Open).await?;
+            Ok(connection)
+        };
+        timeout(patience, opening).await.unwrap_or_else(|_elapsed| {
+            Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!("no connection and no answer to the handshake within {patience:?}"),
+            ))
+        })
+    }
+
+    /// Writes some of `bytes` and says how many the system has taken. The collector has nothing to say while the stream
+    /// is open, so whatever comes from it ends the connection.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| {
+            if let Poll::Ready(reason) = self.poll_ended(cx) {
+                return Poll::Ready(Err(reason));
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
+                Ok(0) => Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                written => Poll::Ready(written),
+            }
+        })
+        .await
+    }
+
+    /// Hands over what TLS may hold back.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush().await
+    }
+
+    /// Waits for the end of the connection by the collector, and gives the reason.
+    pub(super) async fn ended(&mut self) -> io::Error {
+        poll_fn(|cx| self.poll_ended(cx)).await
+    }
+
+    /// Whether the collector, or over TCP its host, has taken all that was written.
+    pub(super) fn is_drained(&self) -> bool {
+        self.stream.is_drained()
+    }
+
+    /// Says STOP and waits for FINISH: then the collector has read everything.
+    pub(super) async fn finish(&mut self, patience: Duration) -> io::Result<()> {
+        let finishing = async {
+            let mut out = Vec::new();
+            self.client.stop(&mut out);
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await?;
+            self.hear_until(ClientState::Finished).await?;
+            // TLS has a word for the end; a collector that is gone already has no need of it.
+            let _unheard = self.stream.shutdown().await;
+            Ok(())
+        };
+        timeout(patience, finishing)
+            .await
+            .unwrap_or_else(|_elapsed| {
+                Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    format!("no FINISH within {patience:?}"),
+                ))
+            })
+    }
+
+    /// Hears the collector, and answers it, up to this state.
+    async fn hear_until(&mut self, state: ClientState) -> io::Result<()> {
+        while self.client.state() != state {
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(gone());
+            }
+            let mut out = Vec::new();
+            self.client
+                .receive(&mut self.input, &mut out)
+                .map_err(io::Error::other)?;
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut space = [0; 64];
+        let mut buffer = ReadBuf::new(&mut space);
+        Poll::Ready(
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Err(error) => error,
+                Ok(()) if buffer.filled().is_empty() => gone(),
+                Ok(()) => {
+                    io::Error::other("the collector spoke where Frame Streams lets it say nothing")
+                }
+            },
+        )
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(
+        ErrorKind::UnexpectedEof,
+        "the collector closed the connection",
+    )
+}

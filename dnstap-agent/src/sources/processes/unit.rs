@@ -1,0 +1,278 @@
+//! A control group (cgroup v2) and the processes in it: that of a systemd unit, or one that is named by its path.
+
+use std::{
+    fs, mem,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result};
+use tracing::warn;
+
+use crate::host::cgroup;
+
+/// Levels of folders that are looked through for a unit below the root of the hierarchy: `a.slice/a-b.slice/a-b-c.slice/d.service`.
+const DEPTH: usize = 8;
+
+/// A control group, by a name that outlives it: a unit's is made anew when the unit is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A path, below the root of the hierarchy or as it is mounted: `/system.slice/named.service`.
+    Path(PathBuf),
+    /// The name of a folder somewhere in the hierarchy, as systemd names it by the unit: `named.service`.
+    Name(String),
+}
+
+/// A unit, and where its control group was at the last look.
+#[derive(Debug)]
+pub(super) struct Group {
+    unit: Unit,
+    /// Where the hierarchy is mounted.
+    root: PathBuf,
+    /// Looking for it takes a walk through all groups of the host, so it is not looked for as long as it is there.
+    folder: Option<PathBuf>,
+    /// It was told that several groups have this name.
+    told: bool,
+}
+
+impl FromStr for Unit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with('/') {
+            return Ok(Self::Path(text.into()));
+        }
+        if text.is_empty() || text.contains('/') || !text.contains('.') {
+            return Err(
+                "a unit has an ending, such as named.service; a control group's path begins with /"
+                    .to_owned(),
+            );
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Unit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(formatter),
+            Self::Name(name) => formatter.write_str(name),
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn new(unit: Unit) -> Result<Self> {
+        Ok(Self::below(unit, cgroup::root()?))
+    }
+
+    fn below(unit: Unit, root: PathBuf) -> Self {
+        Self {
+            unit,
+            root,
+            folder: None,
+            told: false,
+        }
+    }
+
+    /// Ids of the processes in the control group and the ones below it; none if there is no such group now.
+    pub(super) fn processes(&mut self) -> Result<Vec<u32>> {
+        if !self.folder.as_deref().is_some_and(Path::is_dir) {
+            self.folder = self.find().filter(|folder| folder.is_dir());
+        }
+        let mut ids = Vec::new();
+        if let Some(folder) = &self.folder {
+            collect(folder, &mut ids)?;
+        }
+        Ok(ids)
+    }
+
+    fn find(&mut self) -> Option<PathBuf> {
+        let name = match &self.unit {
+            Unit::Path(path) if path.starts_with(&self.root) => return Some(path.clone()),
+            Unit::Path(path) => return Some(self.root.join(path.strip_prefix("/").ok()?)),
+            Unit::Name(name) => name,
+        };
+        let found = nearest(&self.root, name);
+        if found.len() > 1 && !mem::replace(&mut self.told, true) {
+            warn!(
+                "{} control groups are named {name}; it is the first that is tapped: {found:?}; another one is to be named by its path",
+                found.len()
+            );
+        }
+        found.into_iter().next()
+    }
+}
+
+/// The folders of this name that are nearest to the root, in the order of their paths.
+///
+/// Who owns a folder may make others in it, by any name: a user in that of his `user@.service`, whoever was given a container's. So none
+/// is gone into that is not its owner's who has the root: root.
+fn nearest(root: &Path, name: &str) -> Vec<PathBuf> {
+    let owner = |folder: &Path| Some(fs::metadata(folder).ok()?.uid());
+    let trusted = owner(root);
+    let mut level = vec![root.to_owned()];
+    for _ in 0..=DEPTH {
+        let here = level.iter().map(|folder| folder.join(name));
+        let mut found: Vec<_> = here.filter(|folder| folder.is_dir()).collect();
+        if !found.is_empty() {
+            found.sort();
+            return found;
+        }
+        let next = level.iter().flat_map(|folder| below(folder));
+        level = next.filter(|folder| owner(folder) == trusted).collect();
+    }
+    Vec::new()
+}
+
+fn collect(folder: &Path, ids: &mut Vec<u32>) -> Result<()> {
+    match fs::read_to_string(folder.join("cgroup.procs")) {
+        Ok(text) => ids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+        // The group went while it was looked at, or is one of threads, which its processes' group lists as well.
+        Err(error) if !folder.exists() || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot read the processes of {}", folder.display()));
+        }
+    }
+    below(folder).try_for_each(|folder| collect(&folder, ids))
+}
+
+/// The folders in a folder; none in one that has gone.
+fn below(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// User `nobody`.
+    const NOBODY: u32 = 65_534;
+
+    /// A hierarchy with these groups, each with one process.
+    fn hierarchy(groups: &[(&str, u32)]) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, pid) in groups {
+            let folder = root.path().join(path);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("cgroup.procs"), format!("{pid}\n")).unwrap();
+        }
+        root
+    }
+
+    fn group(unit: &str, root: &TempDir) -> Group {
+        Group::below(unit.parse().unwrap(), root.path().to_owned())
+    }
+
+    fn found(unit: &str, root: &TempDir) -> Vec<u32> {
+        group(unit, root).processes().unwrap()
+    }
+
+    /// Gives a folder to another user, if that is possible.
+    #[expect(clippy::print_stderr, reason = "tells why a test did not run")]
+    fn given_away(folder: &Path) -> bool {
+        let given = chown(folder, Some(NOBODY), None);
+        given
+            .inspect_err(|error| eprintln!("skipped, giving a folder away takes root: {error}"))
+            .is_ok()
+    }
+
+    #[test]
+    fn unit_is_found_by_name_and_by_path_with_what_is_below_it() {
+        let inside = "system.slice/dns.slice/named.service";
+        let inner = format!("{inside}/inner");
+        let root = hierarchy(&[(inside, 10), (&inner, 0)]);
+        let whole = root.path().join(inside);
+        assert_eq!(found("named.service", &root), [10, 0]);
+        assert_eq!(found(&format!("/{inside}"), &root), [10, 0]);
+        assert_eq!(found(whole.to_str().unwrap(), &root), [10, 0]);
+        assert_eq!(found(&format!("/{inner}"), &root), [0]);
+        assert_eq!(found("nsd.service", &root), [0; 0]);
+        assert_eq!(found("/system.slice/nsd.service", &root), [0; 0]);
+    }
+
+    /// Each folder has its turn to be the right one, so no order in which they are read has all of them right.
+    #[test]
+    fn the_one_nearest_to_the_root_is_the_unit() {
+        let slices = ["user.slice", "docker", "system.slice", "a.slice"];
+        for right in slices {
+            let root = tempfile::tempdir().unwrap();
+            for slice in slices {
+                let (folder, pid) = if slice == right {
+                    (root.path().join(slice), "20")
+                } else {
+                    (root.path().join(slice).join("a/b"), "10")
+                };
+                let folder = folder.join("named.service");
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("cgroup.procs"), pid).unwrap();
+            }
+            assert_eq!(found("named.service", &root), [20], "{right}");
+        }
+    }
+
+    #[test]
+    fn of_several_that_are_as_near_it_is_the_first_by_name() {
+        let names = ["c", "a", "d", "b"].map(|name| format!("{name}/named.service"));
+        let groups: Vec<_> = names.iter().map(String::as_str).zip(1..).collect();
+        assert_eq!(found("named.service", &hierarchy(&groups)), [2]);
+    }
+
+    #[test]
+    fn what_somebody_makes_in_his_own_folder_is_not_the_unit() {
+        let root = hierarchy(&[
+            ("user.slice/app.slice/named.service", 10),
+            ("system.slice/a.slice/b.slice/named.service", 20),
+        ]);
+        let theirs = root.path().join("user.slice");
+        if !given_away(&theirs) {
+            return;
+        }
+        assert_eq!(found("named.service", &root), [20]);
+        // What its owner has named by its path is.
+        assert_eq!(found("/user.slice/app.slice/named.service", &root), [10]);
+    }
+
+    /// systemd gives the group of a unit with `User=` and `Delegate=` to that user.
+    #[test]
+    fn a_unit_that_was_given_away_is_found() {
+        let root = hierarchy(&[("system.slice/named.service", 10)]);
+        let given = root.path().join("system.slice/named.service");
+        if !given_away(&given) {
+            return;
+        }
+        assert_eq!(found("named.service", &root), [10]);
+    }
+
+    #[test]
+    fn a_unit_is_not_looked_for_while_it_is_there() {
+        let root = hierarchy(&[("system.slice/dns.slice/named.service", 10)]);
+        let mut group = group("named.service", &root);
+        assert_eq!(group.processes().unwrap(), [10]);
+        let nearer = root.path().join("named.service");
+        fs::create_dir(&nearer).unwrap();
+        fs::write(nearer.join("cgroup.procs"), "11").unwrap();
+        assert_eq!(group.processes().unwrap(), [10]);
+        fs::remove_dir_all(root.path().join("system.slice/dns.slice")).unwrap();
+        assert_eq!(group.processes().unwrap(), [11]);
+        fs::remove_dir_all(nearer).unwrap();
+        assert_eq!(group.processes().unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_neither_a_unit_nor_a_path_is_refused() {
+        for text in ["", "named", "a/b.service"] {
+            assert!(text.parse::<Unit>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! The kernel side as the agent sees it: loads the programs, attaches a hook, hands over the ring's records, counts.
+//!
+//! Which hook and which ring work is found by trying, never from the kernel's version.
+
+mod bpf;
+pub mod btf;
+mod filter;
+mod hooks;
+pub mod offsets;
+mod perf;
+mod preemption;
+mod processes;
+mod programs;
+mod ring;
+
+use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
+    util::online_cpus,
+};
+use aya_log::EbpfLogger;
+use dnstap_ebpf::{
+    Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF, WHOLE_SLOT,
+};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+pub use self::{
+    bpf::ProgramStats,
+    filter::KernelFilter,
+    hooks::name as hook_name,
+    processes::{ProcessSet, Runs},
+};
+use self::{
+    bpf::{PerCpuCounters, possible_cpus},
+    filter::FilterMaps,
+    hooks::{Attached, Copies},
+    offsets::KernelTypes,
+    perf::PerfRing,
+    ring::{BpfRing, Ring},
+};
+use crate::host::{
+    exit::{Exit, ExitWith},
+    memory,
+};
+
+/// The eBPF object, empty in a build without it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dnstap-ebpf"));
+
+/// Which hook to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HookChoice {
+    /// The first that works of the ones below.
+    Auto,
+    /// fexit on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings: sees every call, costs least.
+    Fentry,
+    /// Raw tracepoints `sock_send_length` and `sock_recv_length` (Linux 6.3 and later).
+    Socket,
+    /// Raw tracepoint `sys_exit`: works everywhere, costs every process on the host a little.
+    Syscall,
+}
+
+/// Which transport from the kernel to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RingChoice {
+    /// The BPF ring buffer.
+    Auto,
+    /// The perf ring buffer, one per CPU.
+    Perf,
+    /// The BPF ring buffer, one for all CPUs.
+    Bpf,
+}
+
+/// How to attach.
+#[derive(Clone, Debug)]
+pub struct TapOptions {
+    /// Which hook to use.
+    pub hook: HookChoice,
+    /// Which transport to use.
+    pub ring: RingChoice,
+    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer. Rounded up to a power of two of
+    /// pages.
+    pub ring_bytes: usize,
+    /// Whether the kernel side logs each drop through the agent's log, at debug level.
+    pub kernel_log: bool,
+    /// What the kernel side leaves out.
+    pub filter: KernelFilter,
+    /// Whether that may change while it is attached.
+    pub filter_changes: bool,
+}
+
+/// An attached tap.
+pub struct Tap {
+    ebpf: Ebpf,
+    ring: Box<dyn Ring>,
+    links: Vec<Box<dyn Any + Send>>,
+    counters: PerCpuCounters,
+    sockets: HashMap<MapData, u64, SocketState>,
+    /// None in programs from which the filters were removed.
+    filter: Option<FilterMaps>,
+    hook: Hook,
+    ring_name: &'static str,
+    ring_bytes: u32,
+    refused: Vec<(Hook, String)>,
+    degraded: Vec<String>,
+    flush_log: Option<Box<dyn FnMut() + Send>>,
+    /// Maps that the kernel empties when their last descriptor is closed.
+    _kept: Vec<Map>,
+}
+
+impl Tap {
+    /// Loads the programs and attaches the chosen hook; nothing is tapped until it is in the set.
+    pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet, Runs)> {
+        if OBJECT.is_empty() {
+            return Err(anyhow!("build it with `cargo xtask build`")).context(ExitWith(
+                Exit::Failure,
+                "this build of dnstap-agent has no eBPF programs in it".into(),
+            ));
+        }
+        let perf = options.ring == RingChoice::Perf;
+        let ring_bytes = ring_bytes(options.ring_bytes)?;
+        let filtered = options.filter_changes || options.filter != KernelFilter::default();
+        let loader = loader();
+        let types = KernelTypes::read()?;
+        let btf = types.parse()?;
+        let config = Config {
+            transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
+            wakeup_bytes: ring_bytes / 4,
+            filtered: filtered.into(),
+            ..types.config(&btf)?
+        };
+        let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
+        let mut filter = filtered.then(|| FilterMaps::of(&mut ebpf)).transpose()?;
+        if let Some(maps) = &mut filter {
+            maps.set(&options.filter)?;
+        }
+        let copies = Copies::needed();
+        tracing::debug!(?copies, "programs for each message");
+        let Attached {
+            hook,
+            mut links,
+            refused,
+            degraded,
+        } = hooks::attach(&mut ebpf, &btf, options.hook, copies)?;
+        links.extend(hooks::processes(&mut ebpf, copies).context(ExitWith(
+            Exit::NoPermission,
+            "the kernel does not tell which processes are forked".into(),
+        ))?);
+        links.extend(hooks::connections(&mut ebpf).context(ExitWith(
+            Exit::NoPermission,
+            "the kernel does not tell which connections end".into(),
+        ))?);
+        let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
+            let mut log =
+                EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
+            Some(Box::new(move || log.flush()))
+        } else {
+            None
+        };
+        let counters = PerCpuCounters::new(take(&mut ebpf, "COUNTERS")?)?;
+        let processes = ProcessSet {
+            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?)?,
+            names: HashMap::try_from(take(&mut ebpf, "NAMES")?)?,
+            possible: Array::try_from(take(&mut ebpf, "POSSIBLE")?)?,
+            changes: Array::try_from(take(&mut ebpf, "CHANGES")?)?,
+        };
+        let runs = Runs(HashMap::try_from(take(&mut ebpf, "RUNS")?)?);
+        let sockets = HashMap::try_from(take(&mut ebpf, "SOCKETS")?)?;
+        let mut kept = Vec::new();
+        let ring: Box<dyn Ring> = if perf {
+            let map = take(&mut ebpf, "EVENTS_PERF")?;
+            let ring = open_perf(&map, ring_bytes)?;
+            kept.push(map);
+            Box::new(ring)
+        } else {
+            Box::new(
+                BpfRing::new(
+                    RingBuf::try_from(take(&mut ebpf, "EVENTS_RING")?)?,
+                    ring_bytes,
+                )
+                .context("cannot map the ring's positions")?,
+            )
+        };
+        let tap = Self {
+            ebpf,
+            ring,
+            links,
+            counters,
+            sockets,
+            filter,
+            hook,
+            ring_name: if perf { "perf" } else { "bpf" },
+            ring_bytes,
+            refused,
+            degraded,
+            flush_log,
+            _kept: kept,
+        };
+        drop(types);
+        memory::give_back();
+        Ok((tap, processes, runs))
+    }
+
+    /// The hook in use.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// The ring in use, as on the command line.
+    #[must_use]
+    pub fn ring_name(&self) -> &'static str {
+        self.ring_name
+    }
+
+    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes.into()
+    }
+
+    /// Bytes that wait in the ring; of perf ring buffers, in the fullest.
+    pub fn ring_used(&mut self) -> u64 {
+        self.ring.used()
+    }
+
+    /// Hooks that were tried before, and why the kernel refused them.
+    #[must_use]
+    pub fn refused(&self) -> &[(Hook, String)] {
+        &self.refused
+    }
+
+    /// What the hook in use cannot do on this kernel.
+    #[must_use]
+    pub fn degraded(&self) -> &[String] {
+        &self.degraded
+    }
+
+    /// Hands what the kernel side has logged to the agent's log.
+    pub fn flush_log(&mut self) {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
+    }
+
+    /// Waits until many records are there, at most `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.ring.wait(timeout)
+    }
+
+    /// Hands over the records that are there; with several buffers underneath, all but the
+    /// newest of them, so that they come in order; `last` asks for all.
+    pub fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
+        self.ring.drain(last, take);
+    }
+
+    /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
+    pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
+        let known = self.sockets.get(&socket, 0).unwrap_or_default();
+        self.sockets
+            .insert(socket, SocketState { verdict, ..known }, 0)
+    }
+
+    /// Leaves out other things from now on. Only if [`TapOptions::filter_changes`] or something was left out at the start.
+    pub fn set_filter(&mut self, filter: &KernelFilter) -> Result<()> {
+        let maps = self.filter.as_mut();
+        maps.context("the programs have no filters")?.set(filter)
+    }
+
+    /// What the kernel side has counted on all CPUs, by [`Counter`].
+    pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
+        let sum = |slot: u32| -> Result<u64> {
+            let sum = self.counters.sum(slot);
+            sum.with_context(|| format!("cannot read counter {slot}"))
+        };
+        let mut sums = [0; Counter::COUNT];
+        for counter in Counter::ALL {
+            sums[counter as usize] = sum(counter as u32)?;
+        }
+        let whole = sum(WHOLE_SLOT)?;
+        for counter in [Counter::Seen, Counter::Emitted, Counter::Records] {
+            sums[counter as usize] += whole;
+        }
+        Ok(sums)
+    }
+
+    /// What the kernel has counted about the programs in use, by name. The two that stand ready for each message are one: their
+    /// runs and times together, and as missed the smaller number, which bounds the messages that neither was run for.
+    #[must_use]
+    pub fn program_stats(&self) -> BTreeMap<String, ProgramStats> {
+        let mut merged: BTreeMap<String, ProgramStats> = BTreeMap::new();
+        for (name, program) in self.ebpf.programs() {
+            let Some(stats) = program
+                .fd()
+                .ok()
+                .and_then(|fd| bpf::program_stats(fd.as_fd()).ok())
+            else {
+                continue;
+            };
+            let name = hooks::first_of(name);
+            let stats = if name == hooks::CONNECTIONS {
+                // No message is missed if an end is.
+                ProgramStats { missed: 0, ..stats }
+            } else {
+                stats
+            };
+            match merged.get_mut(name) {
+                None => drop(merged.insert(name.to_owned(), stats)),
+                Some(sum) => {
+                    sum.runs += stats.runs;
+                    sum.run_time_ns += stats.run_time_ns;
+                    sum.missed = sum.missed.min(stats.missed);
+                }
+            }
+        }
+        merged
+    }
+
+    /// Detaches the hook. What is in the ring can still be drained.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+}
+
+/// Tries a hook: loads and attaches its programs, and takes them off again at once. What it cannot do on this kernel, or why
+/// the kernel refuses it.
+pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
+    let loader = loader();
+    let types = KernelTypes::read()?;
+    let btf = types.parse()?;
+    let config = Config {
+        transport: TRANSPORT_BPF,
+        ..types.config(&btf)?
+    };
+    let mut ebpf = load(loader, &config, false, page_size(), false)?;
+    let copies = Copies::needed();
+    let attached = hooks::attach(&mut ebpf, &btf, hook, copies)?;
+    let _processes = hooks::processes(&mut ebpf, copies)?;
+    let _connections = hooks::connections(&mut ebpf)?;
+    Ok(attached.degraded)
+}
+
+/// aya's loader, without the kernel's BTF, which it reads for relocations. The object has none, and the whole of it takes more memory
+/// than all else that the agent does: it goes before anything else comes.
+fn loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    memory::give_back();
+    loader
+}
+
+/// Loads the object with its read-only data and the sizes of its maps set.
+fn load<'c>(
+    mut loader: EbpfLoader<'c>,
+    config: &'c Config,
+    perf: bool,
+    ring_bytes: u32,
+    kernel_log: bool,
+) -> Result<Ebpf> {
+    raise_memlock();
+    let cpus = u32::try_from(possible_cpus()?)?;
+    // aya-log's levels count from error = 1; below that, the verifier removes every log statement.
+    let log_level: &'static u8 = if kernel_log { &u8::MAX } else { &0 };
+    loader
+        .override_global("CONFIG", config, true)
+        .override_global("AYA_LOG_LEVEL", log_level, true)
+        .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
+        .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS)
+        .load(OBJECT)
+        .context(ExitWith(
+            Exit::NoPermission,
+            "cannot load the eBPF object into the kernel".into(),
+        ))
+}
+
+/// How many descriptors the rings take.
+pub fn perf_rings(ring: RingChoice) -> Result<usize> {
+    match ring {
+        RingChoice::Perf => possible_cpus(),
+        RingChoice::Auto | RingChoice::Bpf => Ok(1),
+    }
+}
+
+/// A map of the object by its name, taken out of it.
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name)
+        .with_context(|| format!("the eBPF object has no map {name}"))
+}
+
+/// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
+fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
+    let Map::PerfEventArray(map) = map else {
+        return Err(anyhow!("EVENTS_PERF is not a perf event array"));
+    };
+    let cpus = online_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?;
+    PerfRing::open(&cpus, ring_bytes as usize, |cpu, fd| {
+        bpf::set_perf_buffer(map.fd().as_fd(), cpu, fd.as_fd())
+    })
+    .with_context(|| {
+        ExitWith(
+            Exit::NoPermission,
+            format!(
+                "cannot open perf ring buffers of {ring_bytes} bytes on {} CPUs",
+                cpus.len()
+            ),
+        )
+    })
+}
+
+/// A size that both kinds of ring accept: a power of two of pages.
+fn ring_bytes(wanted: usize) -> Result<u32> {
+    let bytes = wanted.max(page_size() as usize).checked_next_power_of_two();
+    bytes
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .filter(|&bytes| bytes <= 1 << 30)
+        .ok_or_else(|| anyhow!("a ring of {wanted} bytes is larger than 1 GiB"))
+        .context(ExitWith(Exit::Usage, "--ring-size is out of range".into()))
+}
+
+fn page_size() -> u32 {
+    u32::try_from(rustix::param::page_size()).unwrap_or(4096)
+}
+
+/// Kernels before 5.11 charge maps to the memory-lock limit. Where raising it is not allowed, loading says what failed.
+fn raise_memlock() {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "the memory-lock limit stays as it is");
+    }
+}
