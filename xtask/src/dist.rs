@@ -29,7 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
@@ -37,6 +37,7 @@ const DOCUMENTS: [&str; 14] = [
     "docs/benchmarks/profile.md",
     "docs/benchmarks/results.md",
     "docs/dnstap-agent.toml",
+    "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",
     "docs/kernel-support.md",
     "docs/operations.md",

@@ -668,9 +668,8 @@ impl Gap {
     fn of(ahead: i32, flags: u16, direction: Direction) -> Self {
         let received = direction == Direction::Received;
         let urgent = flags & (EVENT_URGENT | EVENT_URGENT_NEXT) != 0;
-        if ahead == 1 && flags & EVENT_SHUT_DOWN != 0 {
-            Self::Nothing
-        } else if ahead == 1 && received && flags & EVENT_URGENT != 0 {
+        let is_end = flags & EVENT_SHUT_DOWN != 0 || received && flags & EVENT_URGENT != 0;
+        if ahead == 1 && is_end {
             Self::Nothing
         } else if (1..=URGENT_IN_A_ROW).contains(&ahead) && received && urgent {
             Self::Doubtful
