@@ -35,25 +35,10 @@
 )]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-mod call;
-mod coalesced;
-mod config;
-mod counters;
-mod emit;
-mod filter;
 mod hooks;
-mod io_uring;
-mod locals;
-mod memory;
-mod multipath;
-mod once;
-mod peers;
-mod registers;
-mod sock;
-mod sockets;
-mod target;
-mod threads;
-mod work;
+mod kernel;
+mod message;
+mod thread;
 
 /// The helpers for reading memory are GPL-only; the kernel wants the licence in this form.
 #[unsafe(link_section = "license")]

@@ -7,7 +7,7 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::peers::{self, Peer};
+use crate::thread::{peers::Peer, threads};
 
 const ALLOW: i32 = 1;
 
@@ -15,7 +15,7 @@ const ALLOW: i32 = 1;
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-    peers::keep(|| unsafe {
+    keep(|| unsafe {
         let address = ctx.sock_addr;
         Peer {
             ipv6: [0; 4],
@@ -31,7 +31,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-    peers::keep(|| unsafe {
+    keep(|| unsafe {
         let address = ctx.sock_addr;
         let ipv6 = (&raw const (*address).user_ip6).cast::<u32>();
         Peer {
@@ -47,4 +47,13 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
         }
     });
     ALLOW
+}
+
+/// Keeps the peer of the datagram that the current thread is receiving, if its process is tapped.
+#[inline(always)]
+fn keep(peer: impl FnOnce() -> Peer) {
+    // Without a state the message is delivered without peer and counted.
+    if let Some((_, Some(state))) = threads::current() {
+        state.peer = peer();
+    }
 }

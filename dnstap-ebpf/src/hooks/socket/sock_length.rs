@@ -20,17 +20,24 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, Message, MessageHeader},
-    coalesced,
-    counters::count,
-    emit, io_uring,
-    memory::Reach,
-    once::{self, Turn},
-    peers,
-    registers::Registers,
-    sock::{Direction, Sock},
-    threads::{self, State},
-    work::{self, Payload, Slot, Vectors, forget, keep},
+    kernel::{
+        counters::count,
+        io_uring,
+        memory::Reach,
+        registers::Registers,
+        sock::{Direction, Sock},
+    },
+    message::{
+        call::{Call, Message, MessageHeader},
+        coalesced, emit,
+        payload::{Payload, Vectors},
+        work::{self, Slot, forget, keep},
+    },
+    thread::{
+        once::{self, Turn},
+        peers,
+        threads::{self, State},
+    },
 };
 
 /// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
@@ -50,14 +57,14 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The second program; see [`crate::once`].
+/// The second program; see [`crate::thread::once`].
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length_second(ctx: BtfTracePointContext) -> i32 {
     run(&ctx, Slot::SecondSend, Turn::Second, Direction::Sent);
     0
 }
 
-/// The second program; see [`crate::once`].
+/// The second program; see [`crate::thread::once`].
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length_second(ctx: BtfTracePointContext) -> i32 {
     run(&ctx, Slot::SecondReceive, Turn::Second, Direction::Received);
@@ -69,7 +76,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let Some((thread, mut state)) = threads::current() else {
         return;
     };
-    if !once::claim(turn, state.as_deref_mut()) {
+    if !once::claim(turn, state.as_deref_mut().map(|state| &mut state.mark)) {
         return;
     }
     let coalesced = if direction == Direction::Received {
@@ -187,7 +194,7 @@ fn find(
         if (call.has_header() || message.name != 0)
             && let Some(state) = state
         {
-            peers::take(state, header);
+            peers::take(&state.peer, header);
         }
     }
     Ok(message.payload)

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, macros::map, maps::LruHashMap};
 
-use crate::sock::Direction;
+use crate::kernel::sock::Direction;
 
 /// Socket inode and direction ([`key`]) -> place; wraps. As many connections as there are sockets.
 ///

@@ -12,7 +12,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments};
-use crate::{once::Turn, sock::Direction, work::Slot};
+use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 4;
@@ -31,14 +31,14 @@ fn inet6_recvmsg(ctx: FExitContext) -> i32 {
     0
 }
 
-/// The second program for an IPv4 socket; see [`crate::once`].
+/// The second program for an IPv4 socket; see [`crate::thread::once`].
 #[fexit(function = "inet_recvmsg")]
 fn inet_recvmsg_second(ctx: FExitContext) -> i32 {
     run(&ctx, Slot::SecondReceive, Turn::Second);
     0
 }
 
-/// The second program for an IPv6 socket; see [`crate::once`].
+/// The second program for an IPv6 socket; see [`crate::thread::once`].
 #[fexit(function = "inet6_recvmsg")]
 fn inet6_recvmsg_second(ctx: FExitContext) -> i32 {
     run(&ctx, Slot::SecondReceive6, Turn::Second);

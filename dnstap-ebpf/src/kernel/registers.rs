@@ -3,7 +3,7 @@
 //! x86-64 (arch/x86/include/asm/ptrace.h, `struct pt_regs`, unchanged from 2.6.12 to 6.18): `orig_ax` keeps the number,
 //! `di si dx r10 r8 r9` the arguments until the call returns to user space.
 
-use crate::memory::Reach;
+use crate::kernel::memory::Reach;
 
 #[cfg(not(any(bpf_target_arch = "x86_64", target_arch = "x86_64")))]
 compile_error!("the system-call registers are known for x86-64 only");

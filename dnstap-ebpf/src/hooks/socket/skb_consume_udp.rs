@@ -12,11 +12,15 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use dnstap_ebpf::{AF_INET, AF_INET6};
 
 use crate::{
-    config::config,
-    locals::{self, Local},
-    memory::{self, Reach},
-    sock::Sock,
-    threads::{self, State},
+    kernel::{
+        config::config,
+        memory::{self, Reach},
+        sock::Sock,
+    },
+    thread::{
+        locals::Local,
+        threads::{self, State},
+    },
 };
 
 /// `ETH_P_IP` and `ETH_P_IPV6` (`include/uapi/linux/if_ether.h`).
@@ -77,6 +81,6 @@ fn keep(state: &mut State, skb: *const u8) {
             }
             _ => return,
         };
-        locals::keep(state, local);
+        state.local = local;
     }
 }

@@ -26,14 +26,16 @@ use dnstap_ebpf::{
 };
 
 use crate::{
-    config::{PERF_CLASS, clamp_to_class, config},
-    counters::{add, count, count_whole},
-    memory, sockets,
-    work::{Slot, Vectors, Work},
+    kernel::{
+        config::{PERF_CLASS, PREFIX, clamp_to_class, config},
+        counters::{add, count, count_whole},
+        memory, sockets,
+    },
+    message::{
+        payload::Vectors,
+        work::{Slot, Work},
+    },
 };
-
-/// Room before the payload for the length prefix of a TCP message that was written as a segment of its own.
-pub(crate) const PREFIX: usize = 2;
 
 const HEADER: usize = size_of::<EventHeader>();
 

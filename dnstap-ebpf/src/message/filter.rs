@@ -27,9 +27,8 @@ use dnstap_ebpf::{
 };
 
 use crate::{
-    config::config,
-    memory, sockets,
-    work::{Payload, Vectors},
+    kernel::{config::config, memory, sockets},
+    message::payload::{Payload, Vectors},
 };
 
 /// What is in force.

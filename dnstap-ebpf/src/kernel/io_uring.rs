@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_get_current_task_btf;
 use dnstap_ebpf::MISSING;
 
-use crate::{config::config, memory::Reach};
+use crate::kernel::{config::config, memory::Reach};
 
 /// `PF_IO_WORKER` of `task_struct.flags` (include/linux/sched.h, since 5.12).
 const PF_IO_WORKER: u32 = 0x10;

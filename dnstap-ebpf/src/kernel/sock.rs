@@ -9,7 +9,7 @@ use dnstap_ebpf::{
     IPPROTO_UDP, MISSING, UDP_WINDOW,
 };
 
-use crate::{
+use crate::kernel::{
     config::config,
     memory::{self, Reach},
 };

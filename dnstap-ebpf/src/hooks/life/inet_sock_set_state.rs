@@ -6,14 +6,17 @@
 //!
 //! The same on 5.10 to 7.2. It fires some times in the life of each connection of the host, never for a message. An end is that both
 //! directions are shut down, be it by closing the socket, or that the connection is reset, which comes in whatever thread the packet is
-//! processed in. So whose the socket is can only be told by what is known of it ([`crate::sockets`]). What had arrived before may still
+//! processed in. So whose the socket is can only be told by what is known of it ([`crate::kernel::sockets`]). What had arrived before may still
 //! be read. If an end is not told, because the ring is full or the program is under way on this CPU already, the agent forgets the
 //! connection when it has been idle for long.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use dnstap_ebpf::{Counter, IPPROTO_TCP};
 
-use crate::{emit, memory::Reach, multipath, sock::Sock, sockets};
+use crate::{
+    kernel::{memory::Reach, sock::Sock, sockets},
+    message::{emit, multipath},
+};
 
 /// `TCP_CLOSE` (`include/net/tcp_states.h`).
 const TCP_CLOSE: i32 = 7;

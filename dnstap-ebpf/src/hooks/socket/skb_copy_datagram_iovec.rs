@@ -12,10 +12,12 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use dnstap_ebpf::Counter;
 
 use crate::{
-    coalesced,
-    config::config,
-    memory::{self, Reach},
-    threads,
+    kernel::{
+        config::config,
+        memory::{self, Reach},
+    },
+    message::coalesced,
+    thread::threads,
 };
 
 /// A packet is being copied to a process.
@@ -25,7 +27,7 @@ fn skb_copy_datagram_iovec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The second program; see [`crate::once`]. Both keep the same.
+/// The second program; see [`crate::thread::once`]. Both keep the same.
 #[btf_tracepoint(function = "skb_copy_datagram_iovec")]
 fn skb_copy_datagram_iovec_second(ctx: BtfTracePointContext) -> i32 {
     run(&ctx);

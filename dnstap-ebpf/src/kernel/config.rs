@@ -7,12 +7,13 @@ use core::ptr;
 
 use dnstap_ebpf::{Config, MAX_PERF_CHUNK, RING_CLASSES};
 
-use crate::emit::PREFIX;
-
 /// Named for the agent, which overrides it.
 #[unsafe(no_mangle)]
 // SAFETY: all members are `u32`, for which zero is a value.
 pub(crate) static CONFIG: Config = unsafe { core::mem::zeroed() };
+
+/// Room before the payload for the length prefix of a TCP message that was written as a segment of its own.
+pub(crate) const PREFIX: usize = 2;
 
 /// Index of the perf record's payload limit, behind those of the ring's classes.
 pub(crate) const PERF_CLASS: usize = RING_CLASSES.len();
@@ -31,7 +32,7 @@ static LIMITS: [u64; PERF_CLASS + 1] = {
 /// Reads one member of the configuration: `config!(transport)`, `config!(offsets.sock_family)`.
 macro_rules! config {
     ($($member:ident).+) => {
-        crate::config::read(&raw const crate::config::CONFIG.$($member).+)
+        crate::kernel::config::read(&raw const crate::kernel::config::CONFIG.$($member).+)
     };
 }
 pub(crate) use config;

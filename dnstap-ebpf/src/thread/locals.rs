@@ -3,10 +3,7 @@
 
 use dnstap_ebpf::{AF_INET, AF_INET6, EventHeader};
 
-use crate::{
-    sock::{self, Address, mapped_ipv4, set_local_address},
-    threads::State,
-};
+use crate::kernel::sock::{self, Address, mapped_ipv4, set_local_address};
 
 /// Destination of a packet.
 #[derive(Clone, Copy)]
@@ -18,16 +15,9 @@ pub(crate) struct Local {
     pub family: u64,
 }
 
-/// Keeps the destination of the datagram that the thread of `state` is receiving.
+/// Completes `header` with the destination of the datagram that the thread has just received.
 #[inline(always)]
-pub(crate) fn keep(state: &mut State, local: Local) {
-    state.local = local;
-}
-
-/// Completes `header` with the destination of the datagram that the thread of `state` has just received.
-#[inline(always)]
-pub(crate) fn take(state: &mut State, header: &mut EventHeader) {
-    let local = &mut state.local;
+pub(crate) fn take(local: &mut Local, header: &mut EventHeader) {
     if local.family == u64::from(AF_INET6) {
         set_local_address(header, local.address);
     } else if local.family != 0 {

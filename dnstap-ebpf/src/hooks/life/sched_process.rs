@@ -10,12 +10,18 @@
 //! The same on 5.10 to 7.2, but for a second argument of the last one from 6.17 on. A fork is told in the parent, before the child
 //! runs for the first time, so that none of its messages is missed; an exec in the process itself, with its new name set and before
 //! the new program runs; an exit for each thread, after `signal->live` was counted down. Each has two programs for the reason in
-//! [`crate::once`]; for forks and exits it does no harm when both run.
+//! [`crate::thread::once`]; for forks and exits it does no harm when both run.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use dnstap_ebpf::Counter;
 
-use crate::{config::config, memory, once::Turn, target, threads};
+use crate::{
+    kernel::{config::config, memory, target},
+    thread::{
+        once::{self, Turn},
+        threads,
+    },
+};
 
 /// A process was forked, or a thread made.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
@@ -34,14 +40,14 @@ fn sched_process_fork_second(ctx: RawTracePointContext) -> i32 {
 /// A process has a new executable.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
-    target::exec(Turn::First);
+    try_exec(Turn::First);
     0
 }
 
 /// The second program.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn sched_process_exec_second(_ctx: RawTracePointContext) -> i32 {
-    target::exec(Turn::Second);
+    try_exec(Turn::Second);
     0
 }
 
@@ -59,7 +65,12 @@ fn sched_process_exit_second(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Tasks cannot be unreadable; were they, nobody could be told.
+#[inline(always)]
+fn try_exec(turn: Turn) {
+    target::exec(|key| once::claim(turn, threads::of(key).map(|state| &mut state.mark)));
+}
+
+/// A task that cannot be read is left: no counter is for it, and the kernel's own task is always there.
 #[inline(always)]
 fn try_fork(ctx: &RawTracePointContext) -> Result<(), Counter> {
     let Some((parent, _)) = threads::current() else {

@@ -11,7 +11,13 @@ use core::ptr;
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use dnstap_ebpf::{Counter, EventHeader, IPPROTO_TCP, MAX_CHUNKS, MAX_PERF_CHUNK, SCRATCH_SLOTS};
 
-use crate::{call::Call, emit::PREFIX, memory};
+use crate::{
+    kernel::config::PREFIX,
+    message::{
+        call::Call,
+        payload::{Payload, Vectors},
+    },
+};
 
 /// One for each program that can be in use at once on a CPU.
 #[map]
@@ -30,15 +36,6 @@ pub(crate) enum Slot {
     SecondReceive6 = 7,
 }
 
-/// Where the `iovec`s that describe further segments lie. A constant for each hook.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Vectors {
-    /// In the memory of the process.
-    User,
-    /// In the kernel's copy.
-    Kernel,
-}
-
 impl Slot {
     /// Whether the program gathers messages of many segments. One that stands by need not (`once.rs`), which halves the time that attaching
     /// takes: it counts them.
@@ -47,32 +44,6 @@ impl Slot {
         (self as u32) < Self::SecondSend as u32
     }
 }
-
-impl Vectors {
-    /// Address and length of the segment that the `iovec` at `vector` describes.
-    #[inline(always)]
-    pub(crate) fn segment(self, vector: u64) -> Result<(u64, u64), Counter> {
-        let [base, length]: [u64; 2] = self.read(vector)?;
-        Ok((base, length))
-    }
-
-    /// The integers at `address`.
-    #[inline(always)]
-    pub(crate) fn read<T: Integers>(self, address: u64) -> Result<T, Counter> {
-        // SAFETY: integers, for which any bytes are a value.
-        unsafe {
-            match self {
-                Self::User => memory::user(address, 0),
-                Self::Kernel => memory::kernel(address as *const u8, 0),
-            }
-        }
-    }
-}
-
-/// Types of which any bytes are a value.
-pub(crate) trait Integers {}
-impl Integers for u16 {}
-impl Integers for [u64; 2] {}
 
 /// Largest message whose bytes are read straight to where they go.
 const LARGEST_STRAIGHT: u64 = (MAX_CHUNKS * (MAX_PERF_CHUNK - PREFIX)) as u64;
@@ -109,31 +80,6 @@ struct Walk {
     offset: u64,
     bytes: u64,
     passed: u64,
-}
-
-/// User memory that holds a message: the current segment, and where the ones after it are described.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Payload {
-    /// Address of the current segment.
-    pub base: u64,
-    /// Bytes left in it.
-    pub length: u64,
-    /// Address of the `iovec` of the next segment.
-    pub vector: u64,
-    /// Segments from there on.
-    pub segments: u64,
-}
-
-impl Payload {
-    /// Address and length of the first segment.
-    #[inline(always)]
-    pub(crate) fn first_segment(&self, vectors: Vectors) -> Result<(u64, u64), Counter> {
-        if self.length != 0 || self.segments == 0 {
-            return Ok((self.base, self.length));
-        }
-        vectors.segment(self.vector)
-    }
 }
 
 /// The work of `slot` on this CPU.

@@ -17,17 +17,24 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{Call, is_io_uring, moved},
-    counters::{add, count},
-    emit,
-    memory::Reach,
-    once::{self, Turn},
-    registers::Registers,
-    sock::{Direction, Sock},
-    sockets,
-    target::Thread,
-    threads,
-    work::{self, Payload, Slot, Vectors, Work, forget, keep},
+    kernel::{
+        counters::{add, count},
+        memory::Reach,
+        registers::Registers,
+        sock::{Direction, Sock},
+        sockets,
+        target::Thread,
+    },
+    message::{
+        call::{Call, is_io_uring, moved},
+        emit,
+        payload::{Payload, Vectors},
+        work::{self, Slot, Work, forget, keep},
+    },
+    thread::{
+        once::{self, Turn},
+        threads,
+    },
 };
 
 /// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
@@ -73,7 +80,7 @@ fn sys_exit_next(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The second program; see [`crate::once`].
+/// The second program; see [`crate::thread::once`].
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit_second(ctx: RawTracePointContext) -> i32 {
     start(&ctx, SECOND, Turn::Second);
@@ -100,7 +107,7 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     let Some((thread, state)) = threads::current() else {
         return;
     };
-    if !once::claim(turn, state) {
+    if !once::claim(turn, state.map(|state| &mut state.mark)) {
         return;
     }
     let result: i64 = ctx.arg(1);

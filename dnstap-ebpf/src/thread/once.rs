@@ -11,8 +11,6 @@
 //! Left over: a message for which neither can run, and one for which the first cannot right after one for which the second could not
 //! (the mark is still there). The smaller of the two programs' counts of runs that the kernel left out bounds both.
 
-use crate::threads::State;
-
 /// Which of the two programs of a hook runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -20,14 +18,14 @@ pub(crate) enum Turn {
     Second,
 }
 
-/// Whether the message that a thread is transferring is for this program to deliver. Without a `state` the second program delivers
-/// it once more: rather twice than never.
+/// Whether the message that a thread is transferring is for this program to deliver. `mark` is the thread's ([`crate::thread::threads`]).
+/// Without one the second program delivers it once more: rather twice than never.
 #[inline(always)]
-pub(crate) fn claim(turn: Turn, state: Option<&mut State>) -> bool {
-    let Some(state) = state else {
+pub(crate) fn claim(turn: Turn, mark: Option<&mut u32>) -> bool {
+    let Some(mark) = mark else {
         return true;
     };
-    let delivered = turn == Turn::Second && state.mark != 0;
-    state.mark = u32::from(turn == Turn::First);
+    let delivered = turn == Turn::Second && *mark != 0;
+    *mark = u32::from(turn == Turn::First);
     !delivered
 }

@@ -9,10 +9,12 @@ use dnstap_ebpf::{
 };
 
 use crate::{
-    memory,
-    registers::Registers,
-    sock::{Direction, set_sender},
-    work::{Payload, Vectors},
+    kernel::{
+        memory,
+        registers::Registers,
+        sock::{Direction, set_sender},
+    },
+    message::payload::{Payload, Vectors},
 };
 
 /// x86-64 system call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).

@@ -2,21 +2,20 @@
 //! found once in each run and written in place.
 //!
 //! A look-up costs the server more than most of what a program does, and a new entry several times that. So the entry also
-//! remembers that the process is tapped, until the set of tapped processes changes ([`crate::target`]).
+//! remembers that the process is tapped, until the set of tapped processes changes ([`crate::kernel::target`]).
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
 use crate::{
-    locals::Local,
-    peers::Peer,
-    target::{self, Thread},
+    kernel::target::{self, Thread},
+    thread::{locals::Local, peers::Peer},
 };
 
 /// Of one thread. All zero: nothing kept.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct State {
-    /// Not 0 between the first program's run and the second's ([`crate::once`]).
+    /// Not 0 between the first program's run and the second's ([`crate::thread::once`]).
     pub mark: u32,
     /// Index of the next element of the `recvmmsg` or `sendmmsg` that the thread is in; 0: it is in none.
     pub next: u32,
@@ -28,11 +27,11 @@ pub(crate) struct State {
     image: u32,
     /// State of the set of tapped processes in which this process was found in it.
     changes: u64,
-    /// What several datagrams are that are being received as one ([`crate::coalesced`]).
+    /// What several datagrams are that are being received as one ([`crate::message::coalesced`]).
     pub coalesced: u64,
-    /// Who sent the datagram that is being received ([`crate::peers`]).
+    /// Who sent the datagram that is being received ([`crate::thread::peers`]).
     pub peer: Peer,
-    /// Where it was sent to ([`crate::locals`]).
+    /// Where it was sent to ([`crate::thread::locals`]).
     pub local: Local,
 }
 

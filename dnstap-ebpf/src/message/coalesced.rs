@@ -3,7 +3,7 @@
 
 use dnstap_ebpf::{EVENT_COALESCED, EventHeader};
 
-use crate::threads::State;
+use crate::thread::threads::State;
 
 /// What [`take`] says where there is no state: nobody knows.
 const UNKNOWN: u64 = u64::MAX;

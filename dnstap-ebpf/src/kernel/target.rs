@@ -13,11 +13,7 @@ use dnstap_ebpf::{
     POSSIBLE_SLOTS, image as new_image, possible_slot,
 };
 
-use crate::{
-    counters::{add_atomically, count},
-    once::{self, Turn},
-    threads,
-};
+use crate::kernel::counters::{add_atomically, count};
 
 /// Thread group id in the initial PID namespace -> [`dnstap_ebpf::EventHeader::image`].
 #[map]
@@ -82,9 +78,10 @@ pub(crate) fn fork(parent: Thread, child: u32) {
     insert(child, parent.image);
 }
 
-/// The current process has begun to execute another file.
+/// The current process has begun to execute another file. `claim`: whether this is for the program that asks to do; of the thread that
+/// `bpf_get_current_pid_tgid` names so.
 #[inline(always)]
-pub(crate) fn exec(turn: Turn) {
+pub(crate) fn exec(claim: impl FnOnce(u64) -> bool) {
     let key = bpf_get_current_pid_tgid();
     let tgid = (key >> 32) as u32;
     let Ok(name) = bpf_get_current_comm() else {
@@ -98,7 +95,7 @@ pub(crate) fn exec(turn: Turn) {
     // SAFETY: an integer, written whole.
     let known = unsafe { NAMES.get(name) }.copied();
     if known == Some(NAME_JOINS) || (known.is_none() && stays != 0) {
-        if once::claim(turn, threads::of(key)) {
+        if claim(key) {
             // SAFETY: takes no arguments.
             let image = new_image(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
             // Without it, its name is that of its process, as long as there is one.

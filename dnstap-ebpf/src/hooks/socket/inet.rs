@@ -10,16 +10,23 @@ use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MAX_SEGMENTS, MISSING
 
 use super::{Tapped, Transfer, admit};
 use crate::{
-    call::{self, TRUNCATED},
-    coalesced,
-    config::config,
-    counters::count,
-    emit, locals,
-    memory::{self, Reach},
-    once::{self, Turn},
-    sock::{Direction, Sock, set_sender},
-    threads::{self, State},
-    work::{self, Payload, Slot, Vectors, Work},
+    kernel::{
+        config::config,
+        counters::count,
+        memory::{self, Reach},
+        sock::{Direction, Sock, set_sender},
+    },
+    message::{
+        call::{self, TRUNCATED},
+        coalesced, emit,
+        payload::{Payload, Vectors},
+        work::{self, Slot, Work},
+    },
+    thread::{
+        locals,
+        once::{self, Turn},
+        threads::{self, State},
+    },
 };
 
 /// `sizeof(struct iovec)`.
@@ -64,7 +71,7 @@ pub(super) fn run<C: EbpfContext>(
     let Some((thread, mut state)) = threads::current() else {
         return;
     };
-    if !once::claim(turn, state.as_deref_mut()) {
+    if !once::claim(turn, state.as_deref_mut().map(|state| &mut state.mark)) {
         return;
     }
     let coalesced = if direction == Direction::Received {
@@ -133,7 +140,7 @@ fn find(
             if header.local_addr == [0; 16]
                 && let Some(state) = state
             {
-                locals::take(state, header);
+                locals::take(&mut state.local, header);
             }
         }
     }
@@ -212,7 +219,7 @@ fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
 
 /// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.
 ///
-/// The loop keeps its values in map memory, for the reason that [`crate::work`] gives.
+/// The loop keeps its values in map memory, for the reason that [`crate::message::work`] gives.
 #[inline(always)]
 fn walk_back(
     work: &mut Work,

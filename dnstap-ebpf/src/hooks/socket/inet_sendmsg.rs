@@ -13,7 +13,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments};
-use crate::{once::Turn, sock::Direction, work::Slot};
+use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 3;
@@ -32,14 +32,14 @@ fn inet6_sendmsg(ctx: FExitContext) -> i32 {
     0
 }
 
-/// The second program for an IPv4 socket; see [`crate::once`].
+/// The second program for an IPv4 socket; see [`crate::thread::once`].
 #[fexit(function = "inet_sendmsg")]
 fn inet_sendmsg_second(ctx: FExitContext) -> i32 {
     run(&ctx, Slot::SecondSend, Turn::Second);
     0
 }
 
-/// The second program for an IPv6 socket; see [`crate::once`].
+/// The second program for an IPv6 socket; see [`crate::thread::once`].
 #[fexit(function = "inet6_sendmsg")]
 fn inet6_sendmsg_second(ctx: FExitContext) -> i32 {
     run(&ctx, Slot::SecondSend6, Turn::Second);

@@ -1,0 +1,199 @@
+//! Messages at the socket: the hooks, one file each, and what they share: the way of a message from its socket to the ring.
+
+mod inet;
+mod inet_recvmsg;
+mod inet_sendmsg;
+mod recvmsg;
+mod skb_consume_udp;
+mod skb_copy_datagram_iovec;
+mod sock_length;
+mod sys_exit;
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use dnstap_ebpf::{
+    Counter, EVENT_COALESCED, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP, SocketState,
+};
+
+use crate::{
+    kernel::{
+        counters::{add, count},
+        sock::{Direction, Sock},
+        sockets,
+        target::Thread,
+    },
+    message::{
+        call::{TRUNCATED, is_peek},
+        emit, filter, multipath,
+        payload::{Payload, Vectors},
+        work::Work,
+    },
+};
+
+/// A socket of the kind that is tapped.
+struct Tapped {
+    sock: Sock,
+    /// Family and protocol.
+    kind: (u8, u8),
+    inode: u64,
+    state: SocketState,
+}
+
+/// Looks at the socket of a message. `None`: not IPv4 or IPv6 over UDP or TCP, or a counted error.
+#[inline(always)]
+fn admit(sock: Sock) -> Option<Tapped> {
+    let admitted = sock.kind().and_then(|kind| match kind {
+        None => Ok(None),
+        Some(kind) => sock.inode().map(|inode| {
+            Some(Tapped {
+                sock,
+                kind,
+                inode,
+                state: sockets::state(inode, kind.1 == IPPROTO_TCP),
+            })
+        }),
+    });
+    admitted.unwrap_or_else(|reason| {
+        count(Counter::Seen);
+        count(reason);
+        None
+    })
+}
+
+/// One message of a tapped socket.
+struct Transfer {
+    thread: Thread,
+    hook: Hook,
+    direction: Direction,
+    /// Bytes transferred, at least one.
+    length: u32,
+    /// Bytes of a TCP stream that the same call has transferred behind them by now.
+    behind: u32,
+}
+
+impl Tapped {
+    /// Whether the agent wants the message; counts it if not.
+    #[inline(always)]
+    fn is_wanted(&self) -> bool {
+        let wanted = !sockets::is_skipped(self.state);
+        if !wanted {
+            count(Counter::Seen);
+            count(Counter::NotDns);
+            self.pass_unseen();
+        }
+        wanted
+    }
+
+    /// The header of a message, complete but for a peer that only the call knows.
+    #[inline(always)]
+    fn describe(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
+        // SAFETY: takes no arguments.
+        header.ktime_ns = unsafe { bpf_ktime_get_ns() };
+        header.socket = self.inode;
+        header.tgid = transfer.thread.tgid;
+        header.tid = transfer.thread.tid;
+        header.lost = self.state.lost;
+        header.hook = transfer.hook as u8;
+        header.image = transfer.thread.image;
+        self.sock
+            .describe(header, self.kind, transfer.direction, transfer.length)?;
+        if self.kind.1 == IPPROTO_UDP {
+            self.datagrams(header, transfer.direction)
+        } else if self.sock.is_multipath() {
+            header.tcp_seq = multipath::advance(self.inode, transfer.direction, transfer.length);
+            Ok(())
+        } else {
+            self.sock
+                .place(header, transfer.direction, transfer.length, transfer.behind)
+        }
+    }
+
+    /// Completes the header with how the call and the datagrams on the wire belong together. [`Counter::UnsupportedCall`] if the call is
+    /// a piece of one: the pieces do not become a message, nor does any of them.
+    #[inline(always)]
+    fn datagrams(&self, header: &mut EventHeader, direction: Direction) -> Result<(), Counter> {
+        let Some(options) = self.sock.udp()? else {
+            return Ok(());
+        };
+        if direction == Direction::Received {
+            if options.may_receive_several() {
+                header.flags |= EVENT_COALESCED;
+            }
+            return Ok(());
+        }
+        let was_unfinished = self.state.unfinished != 0;
+        let is_unfinished = options.is_unfinished();
+        if was_unfinished || is_unfinished {
+            // What `UDP_CORK` holds back is sent by the call that takes the option off, which no hook sees: the next send is a new one.
+            let continues = is_unfinished && !options.is_corked();
+            if continues != was_unfinished {
+                sockets::note_unfinished(self.inode, continues);
+            }
+            return Err(Counter::UnsupportedCall);
+        }
+        header.segment = options.segment();
+        Ok(())
+    }
+
+    /// Whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`): nobody gets them. Counts it.
+    #[inline(always)]
+    fn is_discard(&self, direction: Direction, flags: u64) -> bool {
+        let discards = direction == Direction::Received
+            && self.kind.1 == IPPROTO_TCP
+            && flags & TRUNCATED != 0;
+        if discards {
+            self.lose(1, Counter::Truncated);
+        }
+        discards
+    }
+
+    /// Whether a receive with these `MSG_*` flags looks at a message that stays or at an error, or takes an urgent byte of TCP. Counts it.
+    #[inline(always)]
+    fn is_peek(&self, direction: Direction, flags: u64) -> bool {
+        let peeks = direction == Direction::Received && is_peek(flags, self.kind.1);
+        if peeks {
+            count(Counter::Peek);
+        }
+        peeks
+    }
+
+    /// Begins with the message whose header is in `work`, unless a filter leaves it out or something is wrong with it, which
+    /// is counted.
+    #[inline(always)]
+    fn begin(work: &mut Work, payload: Result<Payload, Counter>, vectors: Vectors) {
+        match payload {
+            Ok(payload) => {
+                if let Some(reason) = filter::reason(&work.header, &payload, vectors) {
+                    count(Counter::Seen);
+                    count(reason);
+                    work.abandon();
+                    return;
+                }
+                if work.header.peer_port == 0 {
+                    count(Counter::NoPeer);
+                }
+                work.begin(payload);
+            }
+            Err(reason) => {
+                work.abandon();
+                emit::lost(&work.header, reason);
+            }
+        }
+    }
+
+    /// Counts `messages` as seen, and as dropped for `reason`.
+    #[inline(always)]
+    fn lose(&self, messages: u64, reason: Counter) {
+        add(Counter::Seen, messages);
+        add(reason, messages);
+        sockets::note_loss(self.inode);
+        self.pass_unseen();
+    }
+
+    /// Bytes pass that no header describes.
+    #[inline(always)]
+    fn pass_unseen(&self) {
+        if self.sock.is_multipath() {
+            multipath::leap(self.inode);
+        }
+    }
+}

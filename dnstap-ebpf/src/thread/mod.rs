@@ -1,0 +1,6 @@
+//! What the programs keep of a thread from one of their runs to the next.
+
+pub(crate) mod locals;
+pub(crate) mod once;
+pub(crate) mod peers;
+pub(crate) mod threads;
