@@ -26,6 +26,8 @@ pub(super) struct Kept {
     /// Where in the buffer each piece ends.
     pub(super) pieces: Vec<(usize, Envelope)>,
     pub(super) beyond: Option<Beyond>,
+    /// Ends of pieces behind which bytes may be missing. Only what the process answers tells that none are.
+    holes: Vec<usize>,
     /// What weighing it may cost yet, beside the search.
     budget: Budget,
 }
@@ -54,9 +56,24 @@ impl Kept {
         }
     }
 
+    /// Bytes may be missing behind the last piece, which ends here. False if there is no room to take note of that.
+    pub(super) fn add_hole(&mut self, end: usize) -> bool {
+        let has_room = self.pieces.len() < KEPT_PIECES;
+        if has_room && end > 0 && self.holes.last() != Some(&end) {
+            self.holes.push(end);
+        }
+        has_room
+    }
+
+    /// Whether bytes may be missing behind the piece that ends here.
+    pub(super) fn has_hole(&self, end: usize) -> bool {
+        self.holes.contains(&end)
+    }
+
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        size_of::<Self>() + self.pieces.capacity() * size_of::<(usize, Envelope)>()
+        let holes = self.holes.capacity() * size_of::<usize>();
+        size_of::<Self>() + self.pieces.capacity() * size_of::<(usize, Envelope)>() + holes
     }
 
     /// Where the pieces begin.

@@ -260,10 +260,14 @@ impl Framer {
         work: &mut Work<'_, F>,
     ) {
         match self.state {
-            _ if self.skip > 0 => self.lose(missing, work),
+            _ if self.skip > 0 => return self.lose(missing, work),
             State::Opening { midway: false } | State::Framed | State::Trial(_) => self.doubt(work),
             State::Undecided { midway: true } => {}
-            _ => self.lose(missing, work),
+            _ => return self.lose(missing, work),
+        }
+        let end = self.buffer.len();
+        if !self.kept.get_or_insert_default().add_hole(end) {
+            self.lose(missing, work);
         }
     }
 
@@ -352,6 +356,14 @@ impl Framer {
                 // What was received is never foreign by itself.
                 let _searched = self.go_on(&bytes[from..*piece], work);
                 from = *piece;
+            }
+            if kept.has_hole(from) {
+                // No message is looked for on both sides of it.
+                self.skip = 0;
+                self.pass_over(self.buffer.len(), work);
+                self.buffer.clear();
+                self.look_at = 0;
+                self.state = State::Searching;
             }
         }
         work.envelope = envelope;
