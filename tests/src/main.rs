@@ -19,6 +19,7 @@
 mod cases;
 mod chance;
 mod compare;
+mod disk;
 mod environment;
 mod generator;
 mod kernel;

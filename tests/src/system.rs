@@ -5,7 +5,6 @@
     reason = "system calls for which the standard library has nothing: limits, mounts, bpf(2), signals"
 )]
 
-pub(crate) mod disk;
 pub(crate) mod limits;
 pub(crate) mod network;
 pub(crate) mod packets;
@@ -188,7 +187,7 @@ fn mount(
     check(unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data) })
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
         Ok(())
     } else {

@@ -15,6 +15,7 @@
 
 mod contender;
 mod count;
+mod figures;
 mod hooks;
 mod instructions;
 mod load;
@@ -109,8 +110,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         _ => None,
     };
-    let report = report::Report {
-        machine: machine::describe(&bench, &hooks),
+    let report = figures::Report {
+        machine: machine::describe(&bench.agent, &bench.named, bench.cpus, &hooks),
         seconds: started.elapsed().as_secs(),
         sections,
         tools,

@@ -12,6 +12,7 @@ mod dist;
 mod exec;
 mod fuzz;
 mod generate;
+mod modules;
 mod named;
 mod packages;
 mod paths;
@@ -62,6 +63,8 @@ enum Task {
     Bench(bench::Args),
     /// Make a Debian package and a tarball of the release build, in target/dist
     Dist,
+    /// Look for cycles among the modules of each crate
+    Modules(modules::Args),
     /// Tap a private BIND on loopback and show what comes out; needs root
     Demo,
 }
@@ -89,6 +92,13 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Test(args) => return Ok(test::run(args)),
         Task::Vm(args) => return vm::run(args),
         Task::Fuzz(args) => return fuzz::run(args),
+        Task::Modules(args) => {
+            return Ok(if modules::run(args)? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@
 
 mod datagrams;
 mod message;
+mod play;
 mod program;
 mod script;
 mod stage;
@@ -27,8 +28,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use self::{
+    play::Play,
     program::{Op, Program, Step},
-    stage::Stage,
     truth::Finding,
 };
 use crate::{
@@ -224,7 +225,7 @@ fn play(program: &Program, how: &Combination) -> (Vec<Finding>, usize) {
 
 fn try_to_play(program: &Program, how: &Combination) -> Result<(Vec<Finding>, usize)> {
     let scratch = lab::scratch()?;
-    let played = Stage::play(program, scratch.path(), how)?;
+    let played = Play::run(program, scratch.path(), how)?;
     Ok((truth::judge(&played)?, played.expected.len()))
 }
 

@@ -1,4 +1,4 @@
-//! Where programs are played: the actors, their peers, the agent, and what the actors say.
+//! Where programs are played: the actors, their peers and the agent.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -12,10 +12,8 @@ use dnstap_proto::SocketProtocol;
 use socket2::SockRef;
 
 use super::{
-    datagrams::Datagrams,
-    program::{Op, Program, Setup, Step},
-    stream::Stream,
-    truth::{Expected, Provoked, Seen},
+    program::Op,
+    truth::{Provoked, Seen},
 };
 use crate::{
     environment::Combination,
@@ -26,7 +24,7 @@ use crate::{
 
 /// Actors at the start; the last of them is not tapped.
 pub(super) const ACTORS: usize = 3;
-const STRANGER: usize = ACTORS - 1;
+pub(super) const STRANGER: usize = ACTORS - 1;
 /// Room for a few large messages.
 const SMALL_RING: &str = "256K";
 
@@ -38,10 +36,9 @@ pub(super) struct Stage<'a> {
     pub(super) actors: Vec<Actor>,
     /// The peers of streams, by scene.
     pub(super) peers: Vec<Option<Peer>>,
-    scenes: Vec<Scene>,
     tap: Option<Tap>,
     /// The stranger held a socket of another actor at attach, and so is of the family (docs/operations.md).
-    stranger_is_kin: bool,
+    pub(super) stranger_is_kin: bool,
     paused: bool,
     /// What may be missing.
     pub(super) provoked: Provoked,
@@ -49,26 +46,9 @@ pub(super) struct Stage<'a> {
     forks: u32,
 }
 
-/// What became of a setup.
-enum Scene {
-    Closed,
-    Stream(Box<Stream>),
-    Datagrams(Box<Datagrams>),
-}
-
 /// The descriptors of a scene's socket: actors and keys.
 #[derive(Clone, Default)]
 pub(super) struct Ways(Vec<(usize, u32)>);
-
-/// What came of a program.
-pub(super) struct Played {
-    pub(super) expected: Vec<Expected>,
-    /// What the agent left behind.
-    pub(super) tapped: Tapped,
-    pub(super) provoked: Provoked,
-    /// The bytes of streams in which the beginning of a message may be missing.
-    pub(super) torn: Vec<Vec<u8>>,
-}
 
 /// The other end of a stream.
 pub(super) struct Peer {
@@ -78,91 +58,25 @@ pub(super) struct Peer {
 }
 
 impl<'a> Stage<'a> {
-    /// Plays a program.
-    pub(super) fn play(
-        program: &Program,
-        folder: &'a Path,
-        how: &'a Combination,
-    ) -> Result<Played> {
+    /// Actors, and room for the peers of so many scenes.
+    pub(super) fn new(scenes: usize, folder: &'a Path, how: &'a Combination) -> Result<Self> {
         let actors: Result<_> = (0..ACTORS).map(|_| Actor::start()).collect();
-        let mut stage = Self {
+        Ok(Self {
             folder,
             how,
             actors: actors?,
-            peers: program.scenes.iter().map(|_| None).collect(),
-            scenes: program.scenes.iter().map(|_| Scene::Closed).collect(),
+            peers: (0..scenes).map(|_| None).collect(),
             tap: None,
             stranger_is_kin: false,
             paused: false,
             provoked: Provoked::default(),
             keys: 0,
             forks: 0,
-        };
-        for (number, step) in program.steps.iter().enumerate() {
-            stage
-                .step(program, step)
-                .with_context(|| format!("step {number}: {step:?}"))?;
-        }
-        stage.end()
-    }
-
-    fn step(&mut self, program: &Program, step: &Step) -> Result<()> {
-        match step {
-            Step::Attach => self.attach(program.small_ring)?,
-            Step::Pause | Step::Resume => {
-                self.pause(matches!(step, Step::Pause))?;
-            }
-            Step::Fork(actor) => {
-                let path = self.path();
-                let child = self.actors[*actor].fork(&path)?;
-                self.actors.push(child);
-                let child = self.actors.len() - 1;
-                for scene in &mut self.scenes {
-                    match scene {
-                        Scene::Closed => {}
-                        Scene::Stream(stream) => stream.ways.inherit(*actor, child),
-                        Scene::Datagrams(datagrams) => datagrams.ways.inherit(*actor, child),
-                    }
-                }
-            }
-            Step::In(scene, op) => {
-                let mut taken = std::mem::replace(&mut self.scenes[*scene], Scene::Closed);
-                let done = match (&mut taken, op) {
-                    (Scene::Closed, Op::Open) => {
-                        taken = self.open(*scene, &program.scenes[*scene])?;
-                        Ok(())
-                    }
-                    (Scene::Closed, _) => Ok(()),
-                    (Scene::Stream(stream), op) => stream.play(self, op),
-                    (Scene::Datagrams(datagrams), op) => datagrams.play(self, op),
-                };
-                self.scenes[*scene] = taken;
-                done?;
-            }
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, scene: usize, setup: &Setup) -> Result<Scene> {
-        Ok(if setup.tcp {
-            Scene::Stream(Box::new(Stream::open(self, scene, setup)?))
-        } else {
-            Scene::Datagrams(Box::new(Datagrams::open(self, scene, setup)?))
         })
     }
 
-    fn attach(&mut self, small_ring: bool) -> Result<()> {
-        for scene in &mut self.scenes {
-            if let Scene::Stream(stream) = scene {
-                stream.was_before();
-                self.provoked.broken = true;
-            }
-        }
-        self.stranger_is_kin = self.scenes.iter().any(|scene| match scene {
-            Scene::Closed => false,
-            Scene::Stream(stream) => !stream.closed && stream.ways.reach(STRANGER),
-            Scene::Datagrams(datagrams) => !datagrams.closed && datagrams.ways.reach(STRANGER),
-        });
+    /// Attaches the agent to the actors but the stranger.
+    pub(super) fn attach(&mut self, small_ring: bool) -> Result<()> {
         let other = self.actors[1].pid().to_string();
         let mut more = vec!["--pid", &other, "--allow-no-sockets"];
         if small_ring {
@@ -173,7 +87,22 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn pause(&mut self, paused: bool) -> Result<()> {
+    /// Ends the agent.
+    pub(super) fn detach(&mut self) -> Result<Tapped> {
+        let tap = self.tap.take().context("a program without an agent")?;
+        tap.stop()
+    }
+
+    /// Forks an actor; the number of the child.
+    pub(super) fn fork(&mut self, actor: usize) -> Result<usize> {
+        let path = self.path();
+        let child = self.actors[actor].fork(&path)?;
+        self.actors.push(child);
+        Ok(self.actors.len() - 1)
+    }
+
+    /// Stops the agent, or lets it go on.
+    pub(super) fn pause(&mut self, paused: bool) -> Result<()> {
         if let Some(tap) = &self.tap
             && self.paused != paused
         {
@@ -182,31 +111,6 @@ impl<'a> Stage<'a> {
             self.provoked.ring = true;
         }
         Ok(())
-    }
-
-    fn end(mut self) -> Result<Played> {
-        self.pause(false)?;
-        let mut expected = Vec::new();
-        let mut torn = Vec::new();
-        for scene in std::mem::take(&mut self.scenes) {
-            match scene {
-                Scene::Closed => {}
-                Scene::Stream(stream) => {
-                    self.provoked.broken |= stream.is_broken();
-                    torn.extend(stream.torn(self.provoked.ring));
-                    stream.expect(&mut expected);
-                }
-                Scene::Datagrams(datagrams) => expected.extend(datagrams.expected()),
-            }
-        }
-        let tap = self.tap.take().context("a program without an agent")?;
-        let tapped = tap.stop()?;
-        Ok(Played {
-            expected,
-            tapped,
-            provoked: self.provoked,
-            torn,
-        })
     }
 
     /// Whether the agent sees what this actor does now.
@@ -300,7 +204,7 @@ impl Ways {
     }
 
     /// Whether this actor has one.
-    fn reach(&self, actor: usize) -> bool {
+    pub(super) fn reach(&self, actor: usize) -> bool {
         self.0.iter().any(|(other, _)| *other == actor)
     }
 
@@ -321,7 +225,8 @@ impl Ways {
         some
     }
 
-    fn inherit(&mut self, parent: usize, child: usize) {
+    /// A child has the descriptors of its parent.
+    pub(super) fn inherit(&mut self, parent: usize, child: usize) {
         let own: Vec<_> = self.0.iter().filter(|way| way.0 == parent).collect();
         let copies: Vec<_> = own.into_iter().map(|(_, key)| (child, *key)).collect();
         self.0.extend(copies);

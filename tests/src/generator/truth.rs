@@ -8,7 +8,6 @@ use std::{collections::HashMap, fmt, time::Duration};
 use anyhow::Result;
 use dnstap_proto::SocketProtocol;
 
-use super::stage::Played;
 use crate::{record::Record, tap::Tapped, wire};
 
 /// Whether the agent saw what an actor did.
@@ -186,6 +185,16 @@ impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.sort, self.text)
     }
+}
+
+/// What came of a program.
+pub(super) struct Played {
+    pub(super) expected: Vec<Expected>,
+    /// What the agent left behind.
+    pub(super) tapped: Tapped,
+    pub(super) provoked: Provoked,
+    /// The bytes of streams in which the beginning of a message may be missing.
+    pub(super) torn: Vec<Vec<u8>>,
 }
 
 /// Compares; everything that is wrong.

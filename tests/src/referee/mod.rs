@@ -15,6 +15,7 @@ mod dns;
 mod judge;
 mod ledger;
 mod message;
+mod places;
 mod report;
 mod servers;
 mod start;
@@ -44,7 +45,8 @@ use self::{
     capture::{Capture, Packet},
     judge::Judgement,
     ledger::{Ports, Times},
-    servers::{Asked, HTTPS, Habit, OWN, TLS, UPSTREAM, address, name_of_restarts},
+    places::{HTTPS, OWN, TLS, UPSTREAM, address, name_of_restarts},
+    servers::{Asked, Habit},
     traffic::{Before, Load},
     upstream::Upstream,
 };

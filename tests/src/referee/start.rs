@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    servers::{HTTPS, OWN, TLS, UPSTREAM, name_of_restarts},
+    places::{HTTPS, OWN, TLS, UPSTREAM, name_of_restarts},
     toys,
 };
 use crate::{

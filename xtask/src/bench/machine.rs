@@ -1,8 +1,8 @@
 //! The machine, and the versions of what ran on it.
 
-use std::{fs, process::Command, thread};
+use std::{fs, path::Path, process::Command, thread};
 
-use super::{hooks::Hooks, run::Bench};
+use super::hooks::Hooks;
 use crate::exec;
 
 /// Where processes run.
@@ -24,7 +24,12 @@ pub(super) fn cpus() -> Cpus {
 }
 
 /// Names and values, in the order in which they are to be told.
-pub(super) fn describe(bench: &Bench, hooks: &Hooks) -> Vec<(&'static str, String)> {
+pub(super) fn describe(
+    agent: &Path,
+    named: &Path,
+    placed: Cpus,
+    hooks: &Hooks,
+) -> Vec<(&'static str, String)> {
     let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
     let said = |program: &mut Command| {
         program
@@ -67,12 +72,12 @@ pub(super) fn describe(bench: &Bench, hooks: &Hooks) -> Vec<(&'static str, Strin
             "agent",
             format!(
                 "{} ({})",
-                said(Command::new(&bench.agent).arg("--version")),
+                said(Command::new(agent).arg("--version")),
                 commit.unwrap_or_default().trim()
             ),
         ),
         ("hooks", hooks.to_string()),
-        ("server", said(Command::new(&bench.named).arg("-v"))),
+        ("server", said(Command::new(named).arg("-v"))),
         (
             "load",
             said(Command::new("sh").args(["-c", "dnsperf -h | grep -i version"])),
@@ -87,7 +92,7 @@ pub(super) fn describe(bench: &Bench, hooks: &Hooks) -> Vec<(&'static str, Strin
         ),
         (
             "placement",
-            match bench.cpus.server {
+            match placed.server {
                 Some(cpu) => format!(
                     "the server (one worker thread) on CPU {cpu} alone; load, helper and upstream server share the other one"
                 ),

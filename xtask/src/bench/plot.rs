@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Line, Report, lines};
+use super::figures::{Line, Report, lines};
 
 const LEFT: f64 = 150.0;
 const WIDTH: f64 = 420.0;

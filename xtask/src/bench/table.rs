@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    report::{Line, Report, lines},
+    figures::{Line, Report, lines},
     stats::{Ratio, Summary},
 };
 

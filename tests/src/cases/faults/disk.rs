@@ -17,12 +17,12 @@ use serde_json::Value;
 use super::{expect_balance, objects, once, under_load};
 use crate::{
     cases::{note, trial},
+    disk::Disk,
     environment::{Combination, Skip},
     kernel,
     lab::{self, Lab, Wanted},
     receive::{Agent, Sender, Stream, number_of, payloads},
-    record,
-    system::{self, disk::Disk},
+    record, system,
     tap::Tap,
 };
 

@@ -1,0 +1,172 @@
+//! The modules beside each other in one parent, and which of them import which.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use super::source::{Crate, Place};
+
+/// The children of one module. Whatever is below a child counts as the child.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    pub(super) parent: Place,
+    /// From importing module to imported one, with an example of each.
+    edges: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Modules that import each other.
+#[derive(Debug)]
+pub(super) struct Cycle {
+    members: Vec<String>,
+    examples: Vec<String>,
+}
+
+impl Graph {
+    /// One for each module that has children which import each other.
+    pub(super) fn of_levels(krate: &Crate) -> Vec<Self> {
+        let mut graphs: BTreeMap<Place, Self> = BTreeMap::new();
+        for (place, module) in &krate.modules {
+            for path in &module.paths {
+                let Some(target) = krate.resolve(place, path) else {
+                    continue;
+                };
+                let common = place
+                    .iter()
+                    .zip(&target)
+                    .take_while(|(one, other)| one == other)
+                    .count();
+                let (Some(from), Some(to)) = (place.get(common), target.get(common)) else {
+                    continue;
+                };
+                let parent = place[..common].to_vec();
+                let graph = graphs.entry(parent.clone()).or_insert_with(|| Self {
+                    parent,
+                    ..Self::default()
+                });
+                let imported = graph.edges.entry(from.clone()).or_default();
+                imported
+                    .entry(to.clone())
+                    .or_insert_with(|| format!("{}: {}", place.join("::"), path.join("::")));
+            }
+        }
+        graphs.into_values().collect()
+    }
+
+    /// The modules that a module leads to, over any number of imports.
+    fn reach<'g>(&'g self, from: &'g str) -> BTreeSet<&'g str> {
+        let mut reached = BTreeSet::new();
+        let mut open = vec![from];
+        while let Some(next) = open.pop() {
+            let imported = self.edges.get(next).into_iter().flat_map(BTreeMap::keys);
+            open.extend(
+                imported
+                    .map(String::as_str)
+                    .filter(|to| reached.insert(*to)),
+            );
+        }
+        reached
+    }
+
+    /// The largest groups of modules that all lead to each other.
+    pub(super) fn cycles(&self) -> Vec<Cycle> {
+        let reach: BTreeMap<_, _> = self
+            .edges
+            .keys()
+            .map(|module| (module.as_str(), self.reach(module)))
+            .collect();
+        let mut seen = BTreeSet::new();
+        let mut cycles = Vec::new();
+        for (module, reached) in &reach {
+            if !reached.contains(module) || !seen.insert(*module) {
+                continue;
+            }
+            let members: Vec<_> = reached
+                .iter()
+                .filter(|other| reach.get(*other).is_some_and(|back| back.contains(module)))
+                .map(|member| (*member).to_owned())
+                .collect();
+            seen.extend(
+                reached
+                    .iter()
+                    .filter(|other| members.iter().any(|member| member == *other)),
+            );
+            let examples = members.iter().flat_map(|from| {
+                let edges = &self.edges[from];
+                edges
+                    .iter()
+                    .filter(|(to, _)| members.contains(to))
+                    .map(move |(to, example)| format!("{from} -> {to} ({example})"))
+            });
+            cycles.push(Cycle {
+                examples: examples.collect(),
+                members,
+            });
+        }
+        cycles
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (from, to) in &self.edges {
+            let to: Vec<_> = to.keys().map(String::as_str).collect();
+            writeln!(formatter, "  {from} -> {}", to.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cycle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "  cycle: {}", self.members.join(", "))?;
+        for example in &self.examples {
+            write!(formatter, "\n    {example}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(edges: &[(&str, &str)]) -> Graph {
+        let mut graph = Graph::default();
+        for (from, to) in edges {
+            let imported = graph.edges.entry((*from).to_owned()).or_default();
+            imported.insert((*to).to_owned(), String::new());
+        }
+        graph
+    }
+
+    #[test]
+    fn a_cycle_has_all_that_lead_to_each_other_and_no_others() {
+        let edges = [
+            ("a", "b"),
+            ("b", "c"),
+            ("c", "a"),
+            ("c", "d"),
+            ("x", "a"),
+            ("d", "e"),
+        ];
+        let cycles = graph(&edges).cycles();
+        assert_eq!(cycles.len(), 1);
+        assert_eq!(cycles[0].members, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn imports_downwards_are_no_cycle() {
+        assert!(
+            graph(&[("a", "b"), ("a", "c"), ("b", "c")])
+                .cycles()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn two_cycles_are_two() {
+        let edges = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c"), ("b", "c")];
+        assert_eq!(graph(&edges).cycles().len(), 2);
+    }
+}

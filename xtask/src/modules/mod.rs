@@ -1,0 +1,59 @@
+//! `cargo xtask modules`: which modules import which, for each crate. Modules that lie beside each other must not form a cycle, at any
+//! level, so that each can be read after the ones it stands on.
+//!
+//! Tests are left out: they may look at everything. A child may use what its parent defines.
+
+mod graph;
+mod source;
+
+use anyhow::Result;
+
+use self::{graph::Graph, source::Crate};
+use crate::paths;
+
+/// The root files of all crates; of a crate with a library and a program, both.
+const ROOTS: [&str; 10] = [
+    "proto/src/lib.rs",
+    "dnstap-ebpf/src/lib.rs",
+    "dnstap-ebpf/src/main.rs",
+    "dnstap-agent/core/src/lib.rs",
+    "dnstap-agent/src/lib.rs",
+    "dnstap-agent/src/main.rs",
+    "tests/src/main.rs",
+    "tests/fuzz/src/lib.rs",
+    "xtask/src/main.rs",
+    "dnstap-agent/benches/stages.rs",
+];
+
+/// Options of `modules`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print what the modules at the top of each crate import, too
+    #[arg(long)]
+    graph: bool,
+}
+
+/// Prints the cycles of all crates; true if there are none.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let mut found = 0;
+    for root in ROOTS {
+        let krate = Crate::read(&paths::root().join(root))?;
+        let graphs = Graph::of_levels(&krate);
+        if args.graph
+            && let Some(top) = graphs.iter().find(|graph| graph.parent.is_empty())
+        {
+            println!("{root}\n{top}");
+        }
+        let cycles: Vec<_> = graphs.iter().flat_map(Graph::cycles).collect();
+        println!(
+            "{root}: {} modules, {} cycles",
+            krate.modules.len(),
+            cycles.len()
+        );
+        for cycle in &cycles {
+            println!("{cycle}");
+        }
+        found += cycles.len();
+    }
+    Ok(found == 0)
+}
