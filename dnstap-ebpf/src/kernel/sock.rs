@@ -253,33 +253,38 @@ impl Sock {
         unsafe {
             let bytes = length.wrapping_add(behind);
             let shutdown: u8 = self.read(config!(offsets.sock_shutdown))?;
-            let (end, shut_down, urgent);
+            let (end, shut_down);
+            let (mut urgent, mut hole) = (0, 0);
             if direction == Direction::Received {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
                 shut_down = shutdown & RCV_SHUTDOWN != 0
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
-                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and so may an
-                // urgent byte between the reads of one `recvmmsg`; the next one may have come since the read. In line it is read like any other byte and leaves no hole.
+                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and the next
+                // urgent byte may have come since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
                 let behind_start = latest.wrapping_sub(end.wrapping_sub(bytes)).wrapping_add(2);
                 let behind_end = latest
                     .wrapping_sub(end.wrapping_sub(behind))
                     .wrapping_add(1);
-                urgent = if behind_start >= 2 && behind_end >= behind.wrapping_add(3)
-                    || self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE != 0
+                // In line it is read like any other byte and leaves no hole.
+                if (behind_start < 2 || behind_end < behind.wrapping_add(3))
+                    && self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE == 0
                 {
-                    0
-                } else if behind_start < 2 {
-                    EVENT_URGENT
-                } else {
-                    EVENT_URGENT_NEXT
-                };
+                    // Between this read of a `recvmmsg` and its last one.
+                    hole = u32::from(behind != 0 && behind_end <= behind);
+                    urgent = if behind_start < 2 {
+                        EVENT_URGENT
+                    } else if hole == 0 {
+                        EVENT_URGENT_NEXT
+                    } else {
+                        0
+                    };
+                }
             } else {
                 end = self.read_behind::<u32>(config!(offsets.tcp_write_seq))?;
                 shut_down = shutdown & SEND_SHUTDOWN != 0;
-                urgent = 0;
             }
-            header.tcp_seq = end.wrapping_sub(bytes);
+            header.tcp_seq = end.wrapping_sub(bytes).wrapping_sub(hole);
             header.flags = if shut_down { EVENT_SHUT_DOWN } else { 0 } | urgent;
         }
         Ok(())
