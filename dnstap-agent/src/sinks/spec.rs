@@ -18,7 +18,7 @@ use crate::{
 /// One output, as named by `-o`.
 ///
 /// ```
-/// use dnstap_agent::sink::{Content, OutputSpec};
+/// use dnstap_agent::sinks::{Content, OutputSpec};
 ///
 /// let spec: OutputSpec = "file:/tmp/a.fstrm,rotate-size=100M,keep=24".parse()?;
 /// assert_eq!(spec.to_string(), "file:/tmp/a.fstrm");
@@ -26,7 +26,7 @@ use crate::{
 /// assert_eq!((file.content, file.options.keep), (Content::Dnstap, Some(24)));
 /// assert_eq!("tcp:localhost:6000".parse::<OutputSpec>()?.to_string(), "tcp:localhost:6000");
 /// assert!("/tmp/a.fstrm".parse::<OutputSpec>().is_err());
-/// # Ok::<(), dnstap_agent::sink::SpecError>(())
+/// # Ok::<(), dnstap_agent::sinks::SpecError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum OutputSpec {

@@ -26,7 +26,7 @@ use crate::{
     toy::{Calls, Toy},
 };
 
-/// The agent's exit codes (`dnstap_agent::exit`).
+/// The agent's exit codes (`dnstap_agent::host::exit`).
 const EXIT_OK: i32 = 0;
 const EXIT_NO_PERMISSION: i32 = 77;
 

@@ -23,7 +23,7 @@ use crate::{
     toy::{self, Calls, Toy},
 };
 
-/// The agent's exit codes (`dnstap_agent::exit`), written down again: they are a promise to scripts.
+/// The agent's exit codes (`dnstap_agent::host::exit`), written down again: they are a promise to scripts.
 const EXIT_OK: i32 = 0;
 const EXIT_NO_TARGET: i32 = 69;
 const EXIT_CANNOT_CREATE: i32 = 73;

@@ -28,7 +28,7 @@ use crate::{
     toy::{Calls, Toy},
 };
 
-/// The agent's exit code (`dnstap_agent::exit`).
+/// The agent's exit code (`dnstap_agent::host::exit`).
 const EXIT_NO_TARGET: i32 = 69;
 
 type Test = fn(&Combination) -> Result<()>;

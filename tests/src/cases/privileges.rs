@@ -26,7 +26,7 @@ use crate::{
 /// The unit of the package.
 const UNIT: &str = include_str!("../../../packaging/dnstap-agent.service");
 
-/// The agent's exit code (`dnstap_agent::exit`).
+/// The agent's exit code (`dnstap_agent::host::exit`).
 const EXIT_NO_PERMISSION: i32 = 77;
 
 /// User and group `nobody`.

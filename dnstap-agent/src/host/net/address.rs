@@ -7,13 +7,13 @@ use thiserror::Error;
 /// A socket to connect to or to listen on.
 ///
 /// ```
-/// use dnstap_agent::socket::Address;
+/// use dnstap_agent::host::net::Address;
 ///
 /// assert_eq!("unix:/run/dnstap.sock".parse(), Ok(Address::Unix("/run/dnstap.sock".into())));
 /// let tcp: Address = "tcp:[2001:db8::1]:6000".parse()?;
 /// assert_eq!(tcp, Address::Tcp { host: "2001:db8::1".into(), port: 6000 });
 /// assert_eq!(tcp.to_string(), "tcp:[2001:db8::1]:6000");
-/// # Ok::<(), dnstap_agent::socket::AddressError>(())
+/// # Ok::<(), dnstap_agent::host::net::AddressError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
