@@ -656,7 +656,7 @@ const URGENT_IN_A_ROW: i32 = 64;
 /// What a gap before a piece is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gap {
-    /// The end of the stream, or one urgent byte: nothing is missing.
+    /// The end of the stream, one urgent byte, or both: nothing is missing.
     Nothing,
     /// Urgent bytes, or bytes that another process has read.
     Doubtful,
@@ -667,11 +667,16 @@ enum Gap {
 impl Gap {
     fn of(ahead: i32, flags: u16, direction: Direction) -> Self {
         let received = direction == Direction::Received;
-        let urgent = flags & (EVENT_URGENT | EVENT_URGENT_NEXT) != 0;
-        let is_end = flags & EVENT_SHUT_DOWN != 0 || received && flags & EVENT_URGENT != 0;
-        if ahead == 1 && is_end {
+        let has = |flag| flags & flag != 0;
+        // Of each there is one at most.
+        let ends = i32::from(has(EVENT_SHUT_DOWN));
+        let urgent = i32::from(received && has(EVENT_URGENT));
+        if (1..=ends + urgent).contains(&ahead) {
             Self::Nothing
-        } else if (1..=URGENT_IN_A_ROW).contains(&ahead) && received && urgent {
+        } else if (1..=URGENT_IN_A_ROW).contains(&ahead)
+            && received
+            && has(EVENT_URGENT | EVENT_URGENT_NEXT)
+        {
             Self::Doubtful
         } else {
             Self::Missing

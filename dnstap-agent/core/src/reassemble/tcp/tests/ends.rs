@@ -154,6 +154,19 @@ fn urgent_data_excuses_no_gap_in_which_something_was_dropped() {
     assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 10));
 }
 
+/// Both have a sequence number, and the place of the last read is counted back from where both have been passed.
+#[test]
+fn an_urgent_byte_and_the_end_of_the_stream_make_one_gap() {
+    let messages = messages(1, 3);
+    let stream = stream_of(&messages);
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..100]);
+    tap.flags = EVENT_URGENT | EVENT_SHUT_DOWN;
+    tap.piece(SOCKET, 102, &stream[100..]);
+    assert_eq!(tap.of(SOCKET), messages);
+    expect_no_loss(&tap);
+}
+
 /// Urgent bytes in a row, amid a query. Other bytes may be missing as well, but the process answers what it has read.
 #[test]
 fn what_the_process_answers_tells_that_nothing_is_missing_between_urgent_bytes() {
