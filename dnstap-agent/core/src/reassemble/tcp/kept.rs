@@ -26,8 +26,9 @@ pub(super) struct Kept {
     /// Where in the buffer each piece ends.
     pub(super) pieces: Vec<(usize, Envelope)>,
     pub(super) beyond: Option<Beyond>,
-    /// Ends of pieces behind which bytes may be missing. Only what the process answers tells that none are.
-    holes: Vec<usize>,
+    /// Ends of pieces behind which bytes may be missing, and what is still to come there of a message whose length is known. Only what
+    /// the process answers tells that none are missing.
+    holes: Vec<(usize, usize)>,
     /// What weighing it may cost yet, beside the search.
     budget: Budget,
 }
@@ -56,23 +57,27 @@ impl Kept {
         }
     }
 
-    /// Bytes may be missing behind the last piece, which ends here. False if there is no room to take note of that.
-    pub(super) fn add_hole(&mut self, end: usize) -> bool {
+    /// Bytes may be missing behind the last piece, which ends here, amid a message of which `rest` is still to come. False if there is
+    /// no room to take note of that.
+    pub(super) fn add_hole(&mut self, end: usize, rest: usize) -> bool {
         let has_room = self.pieces.len() < KEPT_PIECES;
-        if has_room && end > 0 && self.holes.last() != Some(&end) {
-            self.holes.push(end);
+        let before = self.holes.last().copied();
+        if has_room && end > 0 && before.is_none_or(|(before, _)| before != end) {
+            let of_before = before.map_or(0, |(at, rest)| rest.saturating_sub(end - at));
+            self.holes.push((end, rest.max(of_before)));
         }
         has_room
     }
 
-    /// Whether bytes may be missing behind the piece that ends here.
-    pub(super) fn has_hole(&self, end: usize) -> bool {
-        self.holes.contains(&end)
+    /// Whether bytes may be missing behind the piece that ends here, and what is still to come then of a message.
+    pub(super) fn hole(&self, end: usize) -> Option<usize> {
+        let hole = self.holes.iter().find(|(at, _)| *at == end);
+        hole.map(|(_, rest)| *rest)
     }
 
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        let holes = self.holes.capacity() * size_of::<usize>();
+        let holes = self.holes.capacity() * size_of::<(usize, usize)>();
         size_of::<Self>() + self.pieces.capacity() * size_of::<(usize, Envelope)>() + holes
     }
 

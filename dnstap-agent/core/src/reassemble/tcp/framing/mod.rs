@@ -259,6 +259,10 @@ impl Framer {
         missing: usize,
         work: &mut Work<'_, F>,
     ) {
+        let mut rest = 0;
+        if let (State::Framed | State::Trial(_), Some(total)) = (self.state, length(&self.buffer)) {
+            rest = total - self.buffer.len();
+        }
         match self.state {
             _ if self.skip > 0 => return self.lose(missing, work),
             State::Opening { midway: false } | State::Framed | State::Trial(_) => self.doubt(work),
@@ -266,7 +270,7 @@ impl Framer {
             _ => return self.lose(missing, work),
         }
         let end = self.buffer.len();
-        if !self.kept.get_or_insert_default().add_hole(end) {
+        if !self.kept.get_or_insert_default().add_hole(end, rest) {
             self.lose(missing, work);
         }
     }
@@ -357,9 +361,9 @@ impl Framer {
                 let _searched = self.go_on(&bytes[from..*piece], work);
                 from = *piece;
             }
-            if kept.has_hole(from) {
-                // No message is looked for on both sides of it.
-                self.skip = 0;
+            if let Some(rest) = kept.hole(from) {
+                // No message is looked for on both sides of it, nor in the rest of one that is known.
+                self.skip = rest;
                 self.pass_over(self.buffer.len(), work);
                 self.buffer.clear();
                 self.look_at = 0;

@@ -226,6 +226,29 @@ fn a_message_that_fits_across_a_doubtful_gap_is_not_believed_without_an_answer()
     assert_eq!(tap.streams.counters().stream_connections_with_loss, 1);
 }
 
+/// Urgent bytes in a row, amid a response that encloses queries: they are no more believed than the response.
+#[test]
+fn what_lies_behind_a_doubtful_gap_in_the_same_message_is_not_looked_at() {
+    let inside = framed(&message(5, 0x0100, "inside", 0));
+    let mut carrier = message(7, 0x8180, "carrier", 0);
+    carrier[11] = 1;
+    carrier.extend([0, 0, 16, 0, 1, 0, 0, 0, 0]);
+    carrier.extend(u16::try_from(4 * inside.len()).unwrap().to_be_bytes());
+    carrier.extend(inside.repeat(4));
+    let next = message(8, 0x8180, "next", 1);
+    let stream = stream_of(&[next.clone(), carrier.clone(), next.clone(), next.clone()]);
+    let start = 2 + next.len();
+    for at in [start + 10, start + 40, start + 60] {
+        let mut tap = Tap::new(&[]);
+        tap.piece(SOCKET, 0, &stream[..at]);
+        tap.flags = EVENT_URGENT;
+        tap.piece(SOCKET, sequence(2, at), &stream[at..]);
+        tap.finish();
+        assert_eq!(tap.of(SOCKET), [&next[..], &next, &next], "{at}");
+        assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
+    }
+}
+
 /// Another process has read what lay there, up to an urgent byte.
 #[test]
 fn urgent_data_excuses_no_gap_larger_than_urgent_bytes_make() {
