@@ -153,8 +153,11 @@ impl Framer {
 
     /// Whether the next byte belongs to a message that has begun.
     pub(in crate::reassemble::tcp) fn is_amid_message(&self) -> bool {
-        let certain = matches!(self.state, State::Framed | State::Trial(_));
-        self.skip > 0 || certain && !self.buffer.is_empty()
+        let cuts = matches!(
+            self.state,
+            State::Opening { .. } | State::Framed | State::Trial(_)
+        );
+        self.skip > 0 || cuts && !self.buffer.is_empty()
     }
 
     /// Whether the first bytes of the stream have come, and too few of them to be judged.

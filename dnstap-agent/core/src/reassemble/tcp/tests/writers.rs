@@ -261,3 +261,30 @@ fn late_bytes_do_not_stand_for_what_was_dropped_amid_a_message() {
     assert_eq!(sorted(&delivered), sorted(&[&messages[0], &messages[1]]));
     assert!(tap.streams.counters().stream_messages_lost_at_least > 0);
 }
+
+/// The first message of a stream, of which too little came to be judged.
+#[test]
+fn whole_messages_do_not_stand_for_what_was_dropped_amid_the_first_one() {
+    let messages = answers(3);
+    let [first, other, _] = [0, 1, 2].map(|at: usize| framed(&messages[at]));
+    let mut tap = Tap::new(&[]);
+    tap.thread = 1;
+    tap.directed(Direction::Sent, SOCKET, 0, &first[..7]);
+    tap.lost += 1;
+    let behind = 7 + 9;
+    tap.directed(
+        Direction::Sent,
+        SOCKET,
+        sequence(0, behind),
+        &first[behind..],
+    );
+    tap.thread = 2;
+    tap.directed(Direction::Sent, SOCKET, sequence(0, first.len()), &other);
+    tap.thread = 1;
+    // As many bytes as are missing.
+    let end = first.len() + other.len();
+    tap.directed(Direction::Sent, SOCKET, sequence(0, end), &other[..9]);
+    tap.finish();
+    assert_eq!(tap.of(SOCKET), [&messages[1][..]]);
+    assert!(tap.streams.counters().stream_messages_lost_at_least > 0);
+}
