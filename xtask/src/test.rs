@@ -123,7 +123,7 @@ fn lint(report: &mut Report) {
         "--lib",
         "--bin=xtask",
         "--bin=dnstap-tests",
-        "--example=count",
+        "--example=read_file",
     ];
     report.check(
         "documentation",
