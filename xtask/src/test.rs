@@ -1,8 +1,8 @@
 //! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
 //! against real servers, here and on other kernels.
 //!
-//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies and documentation count as one test
-//! each, set-up and build only when they fail. The last line of standard output is always
+//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies, documentation and the library's
+//! package count as one test each, set-up and build only when they fail. The last line of standard output is always
 //! `N passed, N failed, N skipped`.
 
 use std::{
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Format, clippy, dependencies and documentation
+    /// Format, clippy, dependencies, documentation and the library's package
     Lint,
     /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
     Unit,
@@ -131,6 +131,14 @@ fn lint(report: &mut Report) {
             .args(documentation)
             .env("RUSTDOCFLAGS", "-Dwarnings"),
     );
+    // Packs the library and builds what was packed, in a second or a few. Offline: clippy has fetched all that it depends upon.
+    let package = [
+        "package",
+        "--package=dnstap-proto",
+        "--offline",
+        "--allow-dirty",
+    ];
+    report.check("package of dnstap-proto", exec::cargo().args(package));
 }
 
 fn integration(report: &mut Report, arguments: &[String]) {
