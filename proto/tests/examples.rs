@@ -5,6 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     thread,
+    time::Duration,
 };
 
 use dnstap_proto::{
@@ -13,6 +14,9 @@ use dnstap_proto::{
     message::Type,
     prost::Message as _,
 };
+
+/// What a side waits for the other one: a handshake that stands still is to fail, not to hang.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
 const README: &str = include_str!("../README.md");
 
@@ -46,6 +50,9 @@ fn a_cut_file_is_counted_up_to_the_cut() {
 #[test]
 fn what_is_sent_over_a_unix_socket_is_received() {
     let (sender, receiver) = UnixStream::pair().unwrap();
+    for socket in [&sender, &receiver] {
+        socket.set_read_timeout(PATIENCE).unwrap();
+    }
     let sent = thread::spawn(|| unix_socket::send(sender).map_err(|error| error.to_string()));
     let received = unix_socket::receive(receiver).unwrap();
     assert_eq!(types(&received), [Type::ClientQuery, Type::ClientResponse]);
@@ -60,7 +67,9 @@ fn what_is_sent_over_tcp_is_received_with_a_handshake_and_without() {
         let sent = thread::spawn(move || {
             send(TcpStream::connect(address).unwrap()).map_err(|error| error.to_string())
         });
-        let received = tcp::receive(listener.accept().unwrap().0).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(PATIENCE).unwrap();
+        let received = tcp::receive(socket).unwrap();
         assert_eq!(types(&received), [Type::ForwarderQuery]);
         assert_eq!(sent.join().unwrap(), Ok(()));
     }

@@ -20,11 +20,13 @@ use super::{Client, ClientState, SocketError, WriteError, Writer};
 /// A receiver that never answers (the unidirectional form) is [`Writer`]'s: it takes a socket like a file.
 ///
 /// ```
-/// use std::{os::unix::net::UnixStream, thread};
+/// use std::{os::unix::net::UnixStream, thread, time::Duration};
 ///
 /// use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, SocketReader, SocketWriter};
 ///
 /// let (here, there) = UnixStream::pair()?;
+/// here.set_read_timeout(Some(Duration::from_secs(10)))?;
+/// # there.set_read_timeout(Some(Duration::from_secs(10)))?;
 /// let receiver = thread::spawn(move || -> Result<_, _> {
 ///     SocketReader::new(there, DNSTAP_CONTENT_TYPE)?.collect::<Result<Vec<_>, _>>()
 /// });

@@ -39,7 +39,7 @@ fn the_sources_export_what_the_listing_says() {
         panic!(
             "the public API differs from public-api.txt, which has that of version {listed}:\n\n{}\n\n\
              This {}. The next release has to be {} or later; Cargo.toml has {}.\n\
-             Is the change meant, raise the version there (unless {listed} was never released), and write the listing anew:\n\n    \
+             If the change is meant, raise the version there (unless {listed} was never released), and write the listing anew:\n\n    \
              {COMMAND}\n",
             change.lines.join("\n"),
             if breaks {
