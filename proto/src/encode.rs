@@ -7,6 +7,8 @@
 //! It knows the fields that a tap can observe. `policy` and `http_protocol` are for prost
 //! ([`Dnstap::encode`](prost::Message::encode)).
 
+use std::time::{SystemTime, SystemTimeError};
+
 use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 
 use crate::{SocketFamily, SocketProtocol, dnstap, message};
@@ -18,6 +20,29 @@ pub struct Timestamp {
     pub seconds: u64,
     /// Nanoseconds within the second, below 1,000,000,000. Encoded as it is, not normalised.
     pub nanoseconds: u32,
+}
+
+/// Fails for times before 1970.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use dnstap_proto::Timestamp;
+///
+/// let now: Timestamp = SystemTime::now().try_into()?;
+/// assert!(now.seconds > 1_700_000_000 && now.nanoseconds < 1_000_000_000);
+/// # Ok::<(), std::time::SystemTimeError>(())
+/// ```
+impl TryFrom<SystemTime> for Timestamp {
+    type Error = SystemTimeError;
+
+    fn try_from(time: SystemTime) -> Result<Self, SystemTimeError> {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(Self {
+            seconds: since.as_secs(),
+            nanoseconds: since.subsec_nanos(),
+        })
+    }
 }
 
 /// [`Message`](crate::Message) with borrowed parts; `None` leaves the field out.
@@ -136,6 +161,19 @@ pub struct DnstapRef<'a> {
     pub message: MessageRef<'a>,
 }
 
+impl<'a> DnstapRef<'a> {
+    /// This message, of a server that is not named: no identity, version or extra.
+    #[must_use]
+    pub const fn new(message: MessageRef<'a>) -> Self {
+        Self {
+            identity: None,
+            version: None,
+            extra: None,
+            message,
+        }
+    }
+}
+
 impl DnstapRef<'_> {
     /// Bytes that [`encode`](Self::encode) appends.
     #[must_use]
@@ -150,6 +188,16 @@ impl DnstapRef<'_> {
         let message_len = self.message.encoded_len();
         let mut room = Room::at_end(out, self.len_around(message_len));
         self.write(message_len, &mut room);
+    }
+
+    /// The protobuf encoding alone: the payload of one data frame, as
+    /// [`Writer::write_frame`](crate::frame_streams::Writer::write_frame) takes it. Allocates once;
+    /// [`append_frame`](Self::append_frame) is for callers that reuse a buffer.
+    #[must_use]
+    pub fn encode_to_vec(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        self.encode(&mut payload);
+        payload
     }
 
     /// Appends a Frame Streams data frame to `out`, which grows at most once: the payload's length as four bytes,

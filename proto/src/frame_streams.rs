@@ -12,9 +12,12 @@
 //! ```
 //!
 //! From the bottom up: [`ControlFrame`] (bytes to control frames and back), [`split_frame`] (one frame off a buffer),
-//! [`Decoder`] (order of frames from START to STOP, limits, offsets), then [`Reader`] and [`Writer`] for files, [`Client`]
-//! and [`Server`] for the two sides of a connection. Only `Reader` and `Writer` do any IO. What is malformed is a typed error with the offset of the frame that broke the rules; nothing
-//! panics and nothing is allocated on the word of a length alone.
+//! [`Decoder`] (order of frames from START to STOP, limits, offsets), [`Client`] and [`Server`] (the two sides of a
+//! connection). These do no IO. Around them, with blocking IO: [`Reader`] and [`Writer`] for files, [`SocketReader`]
+//! and [`SocketWriter`] for connections.
+//!
+//! What is malformed is a typed error with the offset of the frame that broke the rules; nothing panics and nothing is
+//! allocated on the word of a length alone.
 //!
 //! The rules are those of the reference implementation, fstrm. Where it lets things pass that cannot be told from
 //! damage (control frames amid the data, anything after STOP), this module reports them.
@@ -23,16 +26,23 @@ mod client;
 mod control;
 mod decode;
 mod error;
+mod input;
 mod read;
 mod server;
+mod socket_reader;
+mod socket_writer;
 mod write;
 
 pub use client::{Client, ClientState};
 pub use control::ControlFrame;
-pub use decode::{Decoder, Frame, State, split_frame};
-pub use error::{ControlError, DecodeError, HandshakeError, Malformed, ReadError, WriteError};
+pub use decode::{Decoder, Frame, Frames, State, split_frame};
+pub use error::{
+    ControlError, DecodeError, HandshakeError, Malformed, ReadError, SocketError, WriteError,
+};
 pub use read::{DataFrame, Reader, Row};
-pub use server::{Frames, Server, ServerState};
+pub use server::{Server, ServerState};
+pub use socket_reader::SocketReader;
+pub use socket_writer::SocketWriter;
 pub use write::Writer;
 
 /// Content type of streams whose data frames each hold one [`Dnstap`](crate::Dnstap).

@@ -1,13 +1,15 @@
-//! dnstap messages and Frame Streams, for reading and writing. No runtime, no sockets, no server: a helper library.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where things are
 //!
 //! A dnstap stream has two layers, and so has this crate:
 //!
 //! - the messages: the protobuf types [`Dnstap`], [`Message`] and [`Policy`], generated from `dnstap.proto` with
 //!   [`prost`], byte strings as [`bytes::Bytes`]; [`encode`], which writes the same bytes from borrowed parts; and [`view`],
 //!   which reads them where they lie;
-//! - [`frame_streams`], the framing around them: a codec without IO, and files on top of it.
+//! - [`frame_streams`], the framing around them: a codec without IO, and files and sockets on top of it.
 //!
-//! Writing a file:
+//! A writer of many messages gathers frames in a buffer that it reuses:
 //!
 //! ```
 //! use dnstap_proto::{DnstapRef, MessageRef, SocketFamily, SocketProtocol, Timestamp, message};
@@ -23,7 +25,7 @@
 //!     ..MessageRef::new(message::Type::ClientQuery)
 //! };
 //! let mut frames = Vec::new(); // reused from batch to batch
-//! DnstapRef { identity: Some(b"ns1"), version: None, extra: None, message }.append_frame(&mut frames);
+//! DnstapRef { identity: Some(b"ns1"), ..DnstapRef::new(message) }.append_frame(&mut frames);
 //!
 //! let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE)?;
 //! writer.write_frames(&frames)?;
@@ -32,7 +34,7 @@
 //! # Ok::<(), dnstap_proto::frame_streams::WriteError>(())
 //! ```
 //!
-//! Reading one, without copying the parts of the messages:
+//! A reader gets the parts of the messages without copying them:
 //!
 //! ```
 //! use dnstap_proto::{Dnstap, frame_streams::{DNSTAP_CONTENT_TYPE, Reader}, prost::Message as _};
@@ -52,6 +54,7 @@ pub mod frame_streams;
 mod generated;
 pub mod view;
 
+pub use bytes;
 pub use encode::{DnstapRef, MessageRef, Timestamp};
 pub use generated::{
     Dnstap, HttpProtocol, Message, Policy, SocketFamily, SocketProtocol, dnstap, message, policy,

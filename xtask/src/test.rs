@@ -1,8 +1,8 @@
 //! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
 //! against real servers, here and on other kernels.
 //!
-//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies and documentation count as one test
-//! each, set-up and build only when they fail. The last line of standard output is always
+//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies, documentation and the library's
+//! package count as one test each, set-up and build only when they fail. The last line of standard output is always
 //! `N passed, N failed, N skipped`.
 
 use std::{
@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, deny, dist, exec, fuzz, packages,
+    build, deny, dist, exec, fuzz, modules, packages,
     results::{Explanations, Results},
     servers, setup, soak,
     tally::Tally,
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Format, clippy, dependencies and documentation
+    /// Format, clippy, dependencies, documentation and the library's package
     Lint,
     /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
     Unit,
@@ -112,6 +112,13 @@ fn lint(report: &mut Report) {
         .args(package)
         .args(["--", "-Dwarnings"]);
     report.check("clippy of the eBPF programs", &mut clippy);
+    report.step("modules", || {
+        Ok(if modules::run(&modules::Args::default())? {
+            Tally::PASSED.into()
+        } else {
+            Results::failed("modules beside each other form a cycle: cargo xtask modules")
+        })
+    });
     report.step("dependencies", || {
         deny::run().map(|()| Tally::PASSED.into())
     });
@@ -123,7 +130,7 @@ fn lint(report: &mut Report) {
         "--lib",
         "--bin=xtask",
         "--bin=dnstap-tests",
-        "--example=count",
+        "--example=read_file",
     ];
     report.check(
         "documentation",
@@ -131,6 +138,14 @@ fn lint(report: &mut Report) {
             .args(documentation)
             .env("RUSTDOCFLAGS", "-Dwarnings"),
     );
+    // Packs the library and builds what was packed, in a second or a few. Offline: clippy has fetched all that it depends upon.
+    let package = [
+        "package",
+        "--package=dnstap-proto",
+        "--offline",
+        "--allow-dirty",
+    ];
+    report.check("package of dnstap-proto", exec::cargo().args(package));
 }
 
 fn integration(report: &mut Report, arguments: &[String]) {

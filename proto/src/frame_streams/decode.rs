@@ -3,8 +3,8 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
-    ControlError, ControlFrame, DEFAULT_MAX_DATA_FRAME, DecodeError, Frames, MAX_CONTROL_FRAME,
-    Malformed, be32,
+    ControlError, ControlFrame, DEFAULT_MAX_DATA_FRAME, DecodeError, MAX_CONTROL_FRAME, Malformed,
+    be32,
 };
 
 /// One frame of a stream.
@@ -14,6 +14,15 @@ pub enum Frame {
     Data(Bytes),
     /// What follows the length zero.
     Control(ControlFrame),
+}
+
+/// Whole data frames as they stand in the stream, back to back, each with its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// What [`Writer::write_frames`](super::Writer::write_frames) takes.
+    pub bytes: Bytes,
+    /// How many they are; never 0.
+    pub count: u64,
 }
 
 /// Splits the first frame off `input`, whatever its place in a stream; `None` if `input` does not hold all of it yet.

@@ -170,6 +170,28 @@ pub enum WriteError {
     Broken,
 }
 
+/// Why [`SocketWriter`](super::SocketWriter) or [`SocketReader`](super::SocketReader) gave a connection up.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The socket cannot be read. A read timeout that was set on the socket ends here, too.
+    #[error("cannot read from the socket")]
+    Read(#[source] io::Error),
+    /// The socket cannot be written to, or the content type does not fit a control frame.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// What the peer said breaks a rule of the format, or it takes or sends other content types.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The peer closed the connection too early. All whole data frames before were handed out.
+    #[error("the peer closed the connection before {awaited}")]
+    Closed {
+        /// Name of the control frame that was to come: ACCEPT or FINISH from a receiver, READY, START or STOP from a
+        /// sender.
+        awaited: &'static str,
+    },
+}
+
 fn lossy(content_type: &Bytes) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(content_type)
 }

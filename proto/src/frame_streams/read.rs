@@ -1,16 +1,10 @@
 //! Reads Frame Streams files (or pipes): the IO around [`Decoder`].
 
-use std::io::{self, Read};
+use std::io::Read;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State};
-
-/// Largest piece asked of the source at once: few system calls, and still in the cache when it is decoded.
-const MAX_READ: usize = 256 * 1024;
-
-/// Smallest piece asked of the source at once, for sources that give little at a time.
-const MIN_READ: usize = 8 * 1024;
+use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State, input::Input};
 
 /// A data frame and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +66,7 @@ impl Row {
 pub struct Reader<R> {
     source: R,
     decoder: Decoder,
-    buffer: BytesMut,
-    /// Bytes to ask of the source next time.
-    read_len: usize,
+    input: Input,
     /// The iterator has ended or reported an error.
     done: bool,
 }
@@ -94,12 +86,11 @@ impl<R: Read> Reader<R> {
         let mut reader = Self {
             source,
             decoder: Decoder::new(content_type).max_data_frame(bytes),
-            buffer: BytesMut::new(),
-            read_len: MAX_READ,
+            input: Input::new(),
             done: false,
         };
         while reader.decoder.state() == State::AwaitStart {
-            if reader.decoder.decode(&mut reader.buffer)?.is_none() && reader.fill()? == 0 {
+            if reader.decoder.decode(&mut reader.input.bytes)?.is_none() && reader.fill()? == 0 {
                 return Err(reader.unfinished());
             }
         }
@@ -111,8 +102,7 @@ impl<R: Read> Reader<R> {
         Self {
             source,
             decoder: Decoder::resume(content_type, offset),
-            buffer: BytesMut::new(),
-            read_len: MAX_READ,
+            input: Input::new(),
             done: false,
         }
     }
@@ -130,7 +120,7 @@ impl<R: Read> Reader<R> {
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, ReadError> {
         loop {
             let offset = self.decoder.offset();
-            match self.decoder.decode(&mut self.buffer)? {
+            match self.decoder.decode(&mut self.input.bytes)? {
                 Some(Frame::Data(payload)) => return Ok(Some(DataFrame { offset, payload })),
                 Some(Frame::Control(_)) => {}
                 None if self.fill()? > 0 => {}
@@ -146,10 +136,10 @@ impl<R: Read> Reader<R> {
     pub fn next_row(&mut self) -> Result<Option<Row>, ReadError> {
         loop {
             let offset = self.decoder.offset();
-            if let Some(frames) = self.decoder.decode_row(&mut self.buffer) {
+            if let Some(frames) = self.decoder.decode_row(&mut self.input.bytes) {
                 return Ok(Some(Row { offset, frames }));
             }
-            match self.decoder.decode(&mut self.buffer)? {
+            match self.decoder.decode(&mut self.input.bytes)? {
                 Some(_) => {}
                 None if self.fill()? > 0 => {}
                 None if self.decoder.state() == State::Stopped => return Ok(None),
@@ -170,35 +160,19 @@ impl<R: Read> Reader<R> {
         self.decoder.state()
     }
 
-    /// Adds bytes of the source to the buffer; 0 at the source's end.
+    /// Adds bytes of the source to the input; 0 at the source's end.
     fn fill(&mut self) -> Result<usize, ReadError> {
-        let have = self.buffer.len();
-        self.buffer.resize(have + self.read_len, 0);
-        let read = loop {
-            match self.source.read(&mut self.buffer[have..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.buffer.truncate(have + *read.as_ref().unwrap_or(&0));
-        let read = read.map_err(|source| ReadError::Io {
+        let read = self.input.fill(&mut self.source);
+        read.map_err(|source| ReadError::Io {
             offset: self.decoder.offset(),
             source,
-        })?;
-        // The room asked for must be zeroed each time; do not zero much more than the source fills.
-        self.read_len = if read == self.read_len {
-            self.read_len * 2
-        } else {
-            read.next_power_of_two()
-        }
-        .clamp(MIN_READ, MAX_READ);
-        Ok(read)
+        })
     }
 
     fn unfinished(&self) -> ReadError {
         ReadError::Unfinished {
             offset: self.decoder.offset(),
-            partial: self.buffer.len() as u64,
+            partial: self.input.bytes.len() as u64,
         }
     }
 }
@@ -222,10 +196,14 @@ impl<R: Read> std::iter::FusedIterator for Reader<R> {}
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::frame_streams::{DNSTAP_CONTENT_TYPE, DecodeError, Malformed, Writer};
+    use crate::frame_streams::{
+        DNSTAP_CONTENT_TYPE, DecodeError, Malformed, Writer, input::MAX_READ,
+    };
 
     proptest! {
         #[test]
@@ -255,7 +233,7 @@ mod tests {
             let source = Pieces::new(&bytes, sizes);
             let mut reader = Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit).unwrap();
             while let Ok(Some(_)) = reader.next_frame() {
-                prop_assert!(reader.buffer.capacity() <= 2 * (limit as usize + MAX_READ));
+                prop_assert!(reader.input.bytes.capacity() <= 2 * (limit as usize + MAX_READ));
             }
             prop_assert!(reader.offset() <= bytes.len() as u64);
         }
@@ -326,7 +304,7 @@ mod tests {
                 partial: 7
             })
         ));
-        assert!(reader.buffer.capacity() <= 2 * MAX_READ);
+        assert!(reader.input.bytes.capacity() <= 2 * MAX_READ);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
-    ControlError, ControlFrame, Decoder, Frame, HandshakeError, Malformed, State, be32,
+    ControlError, ControlFrame, Decoder, Frame, Frames, HandshakeError, Malformed, State, be32,
     client::takes, decode::peek_control,
 };
 
@@ -29,15 +29,6 @@ pub enum ServerState {
     Data,
     /// STOP has come: the stream is complete. What follows is not looked at.
     Stopped,
-}
-
-/// Whole data frames as they stand in the stream, back to back, each with its length.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frames {
-    /// What [`Writer::write_frames`](super::Writer::write_frames) takes.
-    pub bytes: Bytes,
-    /// How many they are; never 0.
-    pub count: u64,
 }
 
 /// The receiver of one stream over a connection.

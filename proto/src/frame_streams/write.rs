@@ -29,14 +29,18 @@ impl<W: Write> Writer<W> {
         let mut start = Vec::new();
         let content_type = Some(Bytes::copy_from_slice(content_type));
         ControlFrame::Start { content_type }.encode(&mut start)?;
+        Self::begin(sink, &start)
+    }
 
+    /// Writes this START, encoded already.
+    pub(super) fn begin(sink: W, start: &[u8]) -> Result<Self, WriteError> {
         let mut writer = Self {
             sink,
             bytes: 0,
             frames: 0,
             broken: false,
         };
-        writer.write(&[&start])?;
+        writer.write(&[start])?;
         Ok(writer)
     }
 
@@ -73,10 +77,15 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes STOP, flushes the sink and gives it back.
-    pub fn finish(mut self) -> Result<W, WriteError> {
+    pub fn finish(self) -> Result<W, WriteError> {
         let mut stop = Vec::new();
         ControlFrame::Stop.encode(&mut stop)?;
-        self.write(&[&stop])?;
+        self.end(&stop)
+    }
+
+    /// Writes this STOP, encoded already, flushes the sink and gives it back.
+    pub(super) fn end(mut self, stop: &[u8]) -> Result<W, WriteError> {
+        self.write(&[stop])?;
         self.flush()?;
         Ok(self.sink)
     }

@@ -26,7 +26,7 @@ const ROOTS: [&str; 10] = [
 ];
 
 /// Options of `modules`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Print what the modules at the top of each crate import, too
     #[arg(long)]

@@ -1,0 +1,153 @@
+//! Receives a stream over a connection: the IO around [`Server`]. Owns that a sender hears FINISH only after its frames were
+//! handed out.
+
+use std::io::{Read, Write};
+
+use bytes::{Buf as _, Bytes};
+
+use super::{
+    DEFAULT_MAX_DATA_FRAME, DataFrame, Server, ServerState, SocketError, WriteError, be32,
+    input::Input,
+};
+
+/// Receives the data frames of one stream over a socket, and answers the sender: ACCEPT to READY, FINISH to STOP.
+///
+/// It takes both forms. A sender that begins with START (the unidirectional form) is not answered.
+///
+/// The socket blocks, for as long as its read timeout says. The reader's own memory is bounded as [`Reader`](super::Reader)'s
+/// is. [`SocketWriter`](super::SocketWriter) has an example of both sides.
+#[derive(Debug)]
+pub struct SocketReader<S> {
+    stream: S,
+    server: Server,
+    input: Input,
+    /// Bytes that have come from the sender.
+    received: u64,
+    /// Data frames that are received and not handed out yet, each with its length.
+    frames: Bytes,
+    answer: Vec<u8>,
+    /// The iterator has ended or reported an error.
+    done: bool,
+}
+
+impl<S: Read + Write> SocketReader<S> {
+    /// Waits for the sender's READY, which is answered, and its START. The content type has at most 256 bytes; takes data
+    /// frames of up to [`DEFAULT_MAX_DATA_FRAME`] bytes.
+    ///
+    /// Fails with [`SocketError::Handshake`] if the sender has another content type or does not speak Frame Streams, and
+    /// with [`SocketError::Closed`] if it hangs up.
+    pub fn new(stream: S, content_type: &[u8]) -> Result<Self, SocketError> {
+        Self::with_max_data_frame(stream, content_type, DEFAULT_MAX_DATA_FRAME)
+    }
+
+    /// The same for data frames of up to `bytes`.
+    pub fn with_max_data_frame(
+        stream: S,
+        content_type: &[u8],
+        bytes: u32,
+    ) -> Result<Self, SocketError> {
+        let server = Server::new(content_type).map_err(WriteError::from)?;
+        let mut reader = Self {
+            stream,
+            server: server.max_data_frame(bytes),
+            input: Input::new(),
+            received: 0,
+            frames: Bytes::new(),
+            answer: Vec::new(),
+            done: false,
+        };
+        loop {
+            reader.decode()?;
+            match reader.server.state() {
+                ServerState::AwaitReady | ServerState::AwaitStart => reader.fill()?,
+                ServerState::Data | ServerState::Stopped => return Ok(reader),
+            }
+        }
+    }
+
+    /// The next data frame; `None` after STOP, when the stream is complete and the sender has been told so. Its offset counts
+    /// from the first byte of the connection, READY included.
+    ///
+    /// Fails with [`SocketError::Closed`] if the sender hangs up without STOP: all whole frames were handed out.
+    pub fn next_frame(&mut self) -> Result<Option<DataFrame>, SocketError> {
+        loop {
+            if let Some(frame) = self.take() {
+                return Ok(Some(frame));
+            }
+            self.decode()?;
+            if self.frames.is_empty() {
+                if self.server.state() == ServerState::Stopped {
+                    return Ok(None);
+                }
+                self.fill()?;
+            }
+        }
+    }
+
+    /// Decodes what has come and answers it.
+    fn decode(&mut self) -> Result<(), SocketError> {
+        let decoded = self
+            .server
+            .decode(&mut self.input.bytes, &mut self.answer)?;
+        if let Some(frames) = decoded {
+            self.frames = frames.bytes;
+        }
+        if !self.answer.is_empty() {
+            self.stream
+                .write_all(&self.answer)
+                .and_then(|()| self.stream.flush())
+                .map_err(WriteError::from)?;
+            self.answer.clear();
+        }
+        Ok(())
+    }
+
+    /// Waits for more bytes.
+    fn fill(&mut self) -> Result<(), SocketError> {
+        let read = self.input.fill(&mut self.stream);
+        let read = read.map_err(SocketError::Read)?;
+        if read == 0 {
+            let awaited = match self.server.state() {
+                ServerState::AwaitReady => "READY",
+                ServerState::AwaitStart => "START",
+                ServerState::Data | ServerState::Stopped => "STOP",
+            };
+            return Err(SocketError::Closed { awaited });
+        }
+        self.received += read as u64;
+        Ok(())
+    }
+
+    /// Takes the first of the frames that are there.
+    fn take(&mut self) -> Option<DataFrame> {
+        let len = be32(&self.frames, 0)?;
+        let offset = self.received - (self.frames.len() + self.input.bytes.len()) as u64;
+        self.frames.advance(4);
+        let payload = self.frames.split_to(len as usize);
+        Some(DataFrame { offset, payload })
+    }
+}
+
+impl<S> SocketReader<S> {
+    /// The socket.
+    #[must_use]
+    pub const fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
+/// Ends after STOP or after the first error.
+impl<S: Read + Write> Iterator for SocketReader<S> {
+    type Item = Result<DataFrame, SocketError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.next_frame().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl<S: Read + Write> std::iter::FusedIterator for SocketReader<S> {}
