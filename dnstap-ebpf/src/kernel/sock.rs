@@ -270,8 +270,8 @@ impl Sock {
                 if (behind_start < 2 || behind_end < behind.wrapping_add(3))
                     && self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE == 0
                 {
-                    // Between this read of a `recvmmsg` and its last one.
-                    hole = u32::from(behind != 0 && behind_end <= behind);
+                    // Behind this read, and passed: by a later one of the same `recvmmsg`, which may have found nothing more.
+                    hole = u32::from(behind_end <= behind);
                     urgent = if behind_start < 2 {
                         EVENT_URGENT
                     } else if hole == 0 {
