@@ -120,6 +120,11 @@ impl<'a> Stage<'a> {
         self.tap.is_some() && (actor != STRANGER || self.stranger_is_kin)
     }
 
+    /// Whether the agent is attached, and does not see what this actor does.
+    pub(super) fn hides(&self, actor: usize) -> bool {
+        self.tap.is_some() && !self.sees(actor)
+    }
+
     /// Whether the hook learns only from the control messages of the process what the kernel hands over (`UDP_GRO`).
     pub(super) fn reads_controls(&self) -> bool {
         self.how.hook == "syscall"

@@ -336,6 +336,11 @@ impl Stream {
             flags &= !libc::MSG_WAITALL;
         }
         let (actor, key) = self.ways.choose(way);
+        // What a process that is not tapped reads in front of an urgent byte may pass for urgent bytes (docs/architecture.md).
+        let is_urgent = self.urgent_at.is_some_and(|at| self.read.bytes.len() <= at);
+        if is_urgent && stage.hides(actor) {
+            return Ok(());
+        }
         let Ok(got) = stage.actors[actor].take(key, call, flags, false, sizes)? else {
             return Ok(());
         };
