@@ -38,7 +38,7 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
     hops.iter().map(|hop| hop.unaccounted).sum()
 }
 
-/// The pure stages, which count on one thread: the laws of [`counters`](dnstap_core::account).
+/// The pure stages, which count on one thread: the laws of [`account`](crate::account).
 #[must_use]
 pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);

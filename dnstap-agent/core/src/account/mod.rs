@@ -2,8 +2,8 @@
 //!
 //! # Conservation
 //!
-//! With `pending` for what a stage still holds ([`Pending`](super::Pending); nothing after
-//! [`Pipeline::finish`](super::Pipeline::finish)), these hold after every call, for any input:
+//! With `pending` for what a stage still holds ([`Pending`](crate::model::Pending); nothing after
+//! [`Pipeline::finish`](crate::pipeline::Pipeline::finish)), these hold after every call, for any input:
 //!
 //! ```text
 //! records        = event_errors + udp_records + tcp_records

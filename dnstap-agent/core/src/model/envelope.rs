@@ -61,9 +61,9 @@ pub struct Origin {
     pub tgid: u32,
     /// Thread id.
     pub tid: u32,
-    /// Which hook, as in [`EventHeader::hook`].
+    /// Which hook, as in [`dnstap_ebpf::EventHeader::hook`].
     pub hook: u8,
-    /// What the process runs, as in [`EventHeader::image`].
+    /// What the process runs, as in [`dnstap_ebpf::EventHeader::image`].
     pub image: u32,
 }
 
