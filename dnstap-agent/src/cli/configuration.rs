@@ -8,12 +8,12 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct ConfigOptions {
-    /// Take what is neither on the command line nor in the environment from this TOML file: its table named like the command has the
-    /// options by their long names
+    /// Read options from this TOML file if they are neither on the command line nor in the environment. Each command
+    /// has a table of its name, with the long names of its options
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
 
-    /// Print every option with its value and where it comes from, as a configuration file, and end
+    /// Print every option with its value and its source, as a configuration file, and exit
     #[arg(long)]
     pub print_config: bool,
 }

@@ -25,13 +25,13 @@ pub struct Messages {
     #[arg(long, value_name = "PROFILE", default_value_t)]
     pub profile: ProfileChoice,
 
-    /// Name and select messages as the server's own dnstap would: `bind`, of the version that the executable has, or
-    /// `bind:VERSION`
+    /// Name and select messages as the server's own dnstap does: `bind` (its version is read from the executable)
+    /// or `bind:VERSION`
     #[arg(long, value_name = "SERVER")]
     pub mimic: Option<Mimic>,
 
-    /// Take the PROXY protocol's word (version 2) for whose query it is, where it comes from these subnets or addresses: `private` are
-    /// loopback, private and link-local ones; `none`
+    /// Trust PROXY headers (version 2) only from these networks; `private`: loopback, private and link-local
+    /// networks; `none`: ignore all PROXY headers
     #[arg(long, value_name = "NET,...", default_value = "private")]
     pub proxy_from: Proxies,
 
@@ -39,26 +39,26 @@ pub struct Messages {
     #[command(flatten)]
     pub filters: Filters,
 
-    /// Deliver responses that nobody asked for, too: datagrams with the QR bit that anybody sent to the process. They have
+    /// Also deliver unsolicited responses: datagrams with the QR bit for which the process sent no query. They have
     /// `"unsolicited":true` in `extra`
     #[arg(long)]
     pub unsolicited: bool,
 
-    /// Count a query as unanswered after this many seconds; an answer that comes later has no query time [default: 15]
+    /// Count a query as unanswered after this many seconds; a later response has no query time [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,
 
-    /// Report each query without answer to this output: `-`, or `text:`, `json:` or `yaml:` and `-` or a path. It looks like the query,
-    /// with `{"event":"unanswered","waited_ns":NUMBER}` as `extra`
+    /// Report each unanswered query to this output: `-`, or `text:`, `json:` or `yaml:` followed by `-` or a path. The
+    /// report is the query, with `{"event":"unanswered","waited_ns":NUMBER}` as `extra`
     #[arg(long, value_name = "OUTPUT", value_parser = parse_lines)]
     pub unanswered_events: Option<OutputSpec>,
 
-    /// Put these into dnstap's `extra`, as a JSON object: `pid`, `tid`, `hook`, `netns`
+    /// Put these members into dnstap's `extra`, a JSON object: `pid`, `tid`, `hook`, `netns`
     #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
     pub extra: Vec<ExtraField>,
 
-    /// Hide clients' addresses, those in client subnets (ECS) too: `truncate:V4,V6` keeps so many bits of IPv4 and IPv6
-    /// addresses, such as `truncate:24,48`; `cryptopan` replaces them by a key and keeps which share a prefix
+    /// Hide clients' addresses, also in client subnets (ECS): `truncate:V4,V6` keeps so many bits of IPv4 and IPv6
+    /// addresses, such as `truncate:24,48`; `cryptopan` encrypts them and preserves common prefixes
     #[arg(long, value_name = "METHOD")]
     pub anonymise: Option<MethodName>,
 
@@ -66,7 +66,7 @@ pub struct Messages {
     #[arg(long, value_name = "FILE", requires = "anonymise")]
     pub anonymise_key: Option<PathBuf>,
 
-    /// Deliver nothing of a message but its header: no names, no data
+    /// Deliver only the header of each message: no names, no data
     #[arg(long)]
     pub no_payload_names: bool,
 
@@ -78,26 +78,26 @@ pub struct Messages {
 /// Options on which messages are delivered: those that SIGHUP changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Filters {
-    /// Deliver these types only: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such
+    /// Deliver only these types: `client`, `resolver`, `auth`, `forwarder`, `stub`, `tool`, `update`, or one half, such
     /// as `client-query`
     #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
     pub only: Vec<TypeSet>,
 
-    /// Leave these out: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
+    /// Do not deliver these: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
     /// ordinary ones), `other` (other opcodes)
     #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
     pub exclude: Vec<Matter>,
 
-    /// Deliver only messages that go from or to one of these ports, at the process's end or at the other
+    /// Deliver only messages from or to one of these ports, local or remote
     #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub ports: Vec<u16>,
 
     /// Deliver only messages from and to these subnets or addresses, such as `192.0.2.0/24,2001:db8::/32`; behind a proxy,
-    /// the proxy's address counts
+    /// this is the proxy's address
     #[arg(long = "net", value_name = "NET,...", value_delimiter = ',')]
     pub nets: Vec<Net>,
 
-    /// Deliver one in so many queries, with its response; of TCP, one in so many connections
+    /// Deliver one of so many queries with its response; for TCP, one of so many connections
     #[arg(long, value_name = "N")]
     pub sample: Option<NonZeroU32>,
 }

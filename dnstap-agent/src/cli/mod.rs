@@ -71,7 +71,7 @@ pub enum Command {
     /// Tap a running DNS server until SIGINT, SIGTERM, the end of the server, or --duration
     #[command(after_help = EXIT_CODES)]
     Attach(Box<Attach>),
-    /// Say what attach could use on this machine, and what is missing for more
+    /// Show what attach can use on this machine, and what is missing
     #[command(after_help = EXIT_CODES)]
     Check(Check),
     /// Print dnstap files
@@ -80,13 +80,13 @@ pub enum Command {
     /// Write the man pages and the completions for shells to a folder, for packages
     #[command(hide = true)]
     Generate(Generate),
-    /// Take dnstap from other programs over sockets until SIGINT or SIGTERM
+    /// Receive dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(Receive),
-    /// Ask running agents what they are doing
+    /// Show the state of running agents
     #[command(after_help = EXIT_CODES)]
     Status(Status),
-    /// Show what goes on at a DNS server, or in dnstap that comes from elsewhere: rates, names, clients, outcomes, answer times
+    /// Live view of a DNS server, or of dnstap from elsewhere: rates, names, clients, response codes, response times
     #[command(after_help = EXIT_CODES)]
     Top(Box<Top>),
 }
@@ -115,7 +115,7 @@ pub struct Attach {
     ///   ,owner=USER:GROUP   of new files; either may be left out
     ///   ,exec=PROGRAM       run for each complete file, with its path as argument
     ///
-    /// SIGHUP begins files anew that were renamed or removed.
+    /// SIGHUP reopens files that were renamed or removed.
     #[arg(
         short,
         long = "output",
@@ -129,11 +129,11 @@ pub struct Attach {
     #[command(flatten)]
     pub tapping: Tapping,
 
-    /// Milliseconds that a message may wait in the ring: 1 for the shortest delay, more for less work
+    /// Milliseconds that a message may wait in the ring; 1: shortest delay; more: less CPU time
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub interval: u32,
 
-    /// What each output may have waiting: bytes, or with K, M, G
+    /// Largest queue of each output, in bytes (or with K, M, G); when it is full, messages are dropped and counted
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub queue_size: usize,
 
@@ -149,7 +149,7 @@ pub struct Attach {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub duration: Option<Duration>,
 
-    /// Write the summary as a JSON object to this file, too
+    /// Also write the summary to this file, as a JSON object
     #[arg(long, value_name = "PATH")]
     pub summary_json: Option<PathBuf>,
 

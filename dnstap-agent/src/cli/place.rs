@@ -10,11 +10,11 @@ use rustix::{
 /// Options of `attach` on the agent's own threads.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Place {
-    /// CPUs to run on, such as `2,4-7`: best none of the server's [default: all]
+    /// CPUs to run on, such as `2,4-7`; best not those of the server [default: all]
     #[arg(long, value_name = "CPUS", value_parser = parse_cpus)]
     pub cpus: Option<CpuSet>,
 
-    /// Add this to the agent's niceness: with 19 everything else runs first
+    /// Niceness of the agent, 0 to 19; with 19 all other processes run first
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-40..=39))]
     pub nice: Option<i32>,
 }
@@ -28,7 +28,7 @@ impl Place {
         if let Some(more) = self.nice {
             getpriority_process(None)
                 .and_then(|nice| setpriority_process(None, nice + more))
-                .context("cannot be as nice as --nice says")?;
+                .context("cannot set the niceness given by --nice")?;
         }
         Ok(())
     }

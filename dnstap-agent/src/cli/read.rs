@@ -13,7 +13,7 @@ pub struct Read {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// What each message becomes
+    /// Format of the output
     #[arg(long, value_enum, default_value_t = Content::Text)]
     pub format: Content,
 
@@ -21,11 +21,11 @@ pub struct Read {
     #[arg(short, long, conflicts_with = "format")]
     pub count: bool,
 
-    /// Go on with what is added to the file, and with its successor when it is rotated, until SIGINT or SIGTERM
+    /// Follow the file as it grows and when it is rotated, until SIGINT or SIGTERM
     #[arg(short, long)]
     pub follow: bool,
 
-    /// Whether text has colours; `auto`: on a terminal, unless `NO_COLOR` is set
+    /// Colour the text; `auto`: on a terminal, unless `NO_COLOR` is set
     #[arg(long, visible_alias = "color", value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
     pub colour: ColorChoice,
 

@@ -13,12 +13,12 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct Receive {
     /// Where senders connect; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`, or
-    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE` (PEM), with `,ca=FILE` for senders that must show a certificate of that authority
+    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE` (PEM), with `,ca=FILE` to require a certificate of this authority from senders
     #[arg(short, long, required = true, value_name = "SOCKET")]
     pub listen: Vec<Address>,
 
-    /// Where to write; may be given several times, as for `attach`, with the same options; SIGHUP begins files anew that were
-    /// renamed
+    /// Where to write; may be given several times, with the same forms and options as for `attach`; SIGHUP reopens
+    /// renamed files
     #[arg(short, long = "output", value_name = "OUTPUT", default_value = "-")]
     pub outputs: Vec<OutputSpec>,
 
@@ -26,11 +26,11 @@ pub struct Receive {
     #[command(flatten)]
     pub connections: Connections,
 
-    /// Keep all privileges, and filter no system calls: to find out whether that is what fails
+    /// For debugging: keep all privileges, and do not install the system call filter
     #[arg(long)]
     pub no_sandbox: bool,
 
-    /// Write the summary as a JSON object to this file, too
+    /// Also write the summary to this file, as a JSON object
     #[arg(long, value_name = "PATH")]
     pub summary_json: Option<PathBuf>,
 
@@ -46,27 +46,27 @@ pub struct Receive {
 /// Options on connections.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Connections {
-    /// Connections at a time; those beyond are closed at once
+    /// Largest number of connections; further ones are closed at once
     #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 
-    /// Let senders wait while an output has no room, instead of dropping messages and counting them
+    /// When an output's queue is full, let senders wait instead of dropping and counting messages
     #[arg(long)]
     pub wait: bool,
 
-    /// What each output may have waiting: bytes, or with K, M, G
+    /// Largest queue of each output, in bytes (or with K, M, G); when it is full, messages are dropped and counted
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub queue_size: usize,
 
-    /// Longest frame to take, in bytes; a sender of a longer one is disconnected
+    /// Longest frame to accept, in bytes; the sender of a longer one is disconnected
     #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_frame: u32,
 
-    /// Close connections that are silent for this long [default: never]
+    /// Close connections that send nothing for this many seconds [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub idle_timeout: Option<u32>,
 
-    /// Who may connect to unix sockets: mode of their files, octal
+    /// Permissions of unix sockets, octal: who may connect
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
     pub socket_mode: u32,
 }

@@ -12,7 +12,7 @@ pub struct Tapping {
     #[arg(long, value_enum, default_value = "auto")]
     pub hook: HookChoice,
 
-    /// How messages come from the kernel
+    /// How the kernel hands over messages
     #[arg(long, value_enum, default_value = "auto")]
     pub ring: RingChoice,
 
@@ -29,7 +29,7 @@ pub struct Tapping {
     #[arg(long)]
     pub kernel_log: bool,
 
-    /// Keep all privileges after attaching, and filter no system calls: to find out whether that is what fails
+    /// For debugging: keep all privileges after attaching, and do not install the system call filter
     #[arg(long)]
     pub no_sandbox: bool,
 }

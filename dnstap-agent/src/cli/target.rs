@@ -9,7 +9,7 @@ use crate::sources::processes::{Selection, Unit};
 #[group(id = "targets", multiple = true)]
 #[command(group = ArgGroup::new("recurring").args(["names", "units"]).multiple(true))]
 pub struct Target {
-    /// Process to tap, with those that were or will be forked from it and run the same executable; may be given several times
+    /// Process to tap, with its present and future children that run the same executable; may be given several times
     #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pids: Vec<u32>,
 
@@ -17,12 +17,12 @@ pub struct Target {
     #[arg(long = "name", value_name = "NAME", value_parser = parse_name)]
     pub names: Vec<String>,
 
-    /// Tap all processes of a systemd unit (`named.service`) or of a control group (`/system.slice/named.service`); may be
+    /// Tap all processes of a systemd unit (`named.service`) or of a cgroup (`/system.slice/named.service`); may be
     /// given several times
     #[arg(long = "unit", value_name = "UNIT")]
     pub units: Vec<Unit>,
 
-    /// Wait for the processes of --name and --unit if there are none, and for new ones when they end
+    /// Wait for processes of --name and --unit if there are none; when they end, wait for new ones
     #[arg(long, requires = "recurring")]
     pub follow: bool,
 }

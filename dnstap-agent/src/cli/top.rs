@@ -19,24 +19,24 @@ pub struct Top {
     #[command(flatten)]
     pub target: Target,
 
-    /// Take dnstap from other programs, as `receive` does; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`,
+    /// Receive dnstap from other programs, as `receive` does; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`,
     /// `tls:ADDRESS:PORT,cert=FILE,key=FILE`
     #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["targets", "files", "Messages", "Filters"])]
     pub listen: Vec<Address>,
 
-    /// How long a picture stays
+    /// Refresh the view after this many seconds
     #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
     pub interval: Duration,
 
-    /// Rates and counts are of so many seconds up to now [default: 30; with --once and of files: of the whole time]
+    /// Show rates and counts of the last so many seconds [default: 30; with --once and for files: the whole time]
     #[arg(short, long, value_name = "SECONDS", value_parser = parse_interval)]
     pub window: Option<Duration>,
 
-    /// Print text after each interval instead of drawing on the terminal, which is done anyway if there is none
+    /// Print text after each interval instead of drawing; this is the default without a terminal
     #[arg(long)]
     pub plain: bool,
 
-    /// Print text once: when the input, --duration or --messages is over, else after one interval
+    /// Print text once: at the end of the input, of --duration or of --messages, otherwise after one interval
     #[arg(long)]
     pub once: bool,
 

@@ -29,7 +29,7 @@ pub struct LogOptions {
     #[arg(long, value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
 
-    /// Least level that is logged [default: what `DNSTAP_AGENT_LOG` says, else `info`]
+    /// Lowest level that is logged [default: that of `DNSTAP_AGENT_LOG`, otherwise `info`]
     #[arg(long, value_enum, value_name = "LEVEL", global = true)]
     pub log_level: Option<LogLevel>,
 

@@ -41,7 +41,7 @@ pub type Newest = watch::Receiver<Option<Arc<Published>>>;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Observation")]
 pub struct Observe {
-    /// Serve Prometheus metrics over HTTP, at /metrics. Whoever can connect can read them: use a loopback address, such as
+    /// Serve Prometheus metrics over HTTP, at /metrics. There is no authentication: use a loopback address, such as
     /// 127.0.0.1:9353
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,

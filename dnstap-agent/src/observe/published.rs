@@ -45,7 +45,7 @@ impl Publisher {
 }
 
 impl Published {
-    /// What came, what was lost, by second between the two snapshots.
+    /// Rates per second of what came and what was lost, between the two snapshots.
     fn rates(&self) -> Vec<(&'static str, f64)> {
         let seconds = (self.now.elapsed.saturating_sub(self.before.elapsed)).as_secs_f64();
         let pairs = self.now.totals().into_iter().zip(self.before.totals());
@@ -93,7 +93,7 @@ impl Published {
             .into_iter()
             .map(|(name, rate)| format!("{name} {rate:.1}"))
             .collect();
-        format!("by second: {}", rates.join(", "))
+        format!("per second: {}", rates.join(", "))
     }
 }
 

@@ -62,11 +62,11 @@ pub struct Select {
     #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
 
-    /// Answered after this time or later, such as `100ms`
+    /// Only responses that took at least this, such as `100ms`
     #[arg(long, value_name = "LENGTH")]
     pub slower: Option<Length>,
 
-    /// Answered before this time was over
+    /// Only responses that took less than this
     #[arg(long, value_name = "LENGTH")]
     pub faster: Option<Length>,
 
@@ -74,15 +74,15 @@ pub struct Select {
     #[arg(long, value_name = "RCODE,...", value_delimiter = ',', value_parser = parse_rcode)]
     pub rcode: Vec<u16>,
 
-    /// Whose question is of these types, such as `AAAA,TYPE65`
+    /// Only questions of these types, such as `AAAA,TYPE65`
     #[arg(long, value_name = "TYPE,...", value_delimiter = ',', value_parser = parse_type)]
     pub qtype: Vec<u16>,
 
-    /// Whose question is about these names, without regard to case
+    /// Only questions about these names; upper and lower case are the same
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub name: Vec<DomainName>,
 
-    /// Whose question is about these names, or names below them
+    /// Only questions about these names, or names below them
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub suffix: Vec<DomainName>,
 }
