@@ -1,13 +1,20 @@
 //! The agent's library: from the records of the kernel's ring to dnstap outputs.
 //!
-//! Module names tell the journey of a message:
+//! From the top down; a module imports only modules below it (`cargo xtask modules --graph`):
 //!
 //! ```text
-//! target -> tap (ring) -> event -> assemble -> stream -> classify -> pair -> anonymise -> encode -> sink
-//!                         \____________________ pipeline (pure) _____________________/
+//! commands   what each command does: attach, receive, read, top, status, check
+//! config     command line, environment and file together
+//! cli        what may be typed
+//! observe    summary, metrics, status socket, systemd
+//! sources    where messages come from: the socket tap, and the processes to tap
+//! sinks      where frames go: files, collectors, functions of this process
+//! select     which messages `read` and `top` are asked for
+//! formats    text, JSON, YAML, packets
+//! host       what the agent needs of the machine: log, exit codes, privileges, clocks, sockets
 //! ```
 //!
-//! `event` to `encode` are pure: bytes and a time in, values out; no sockets, maps or clocks.
+//! What happens to a message between a source and a sink is in the crate `dnstap-core`.
 
 // They panic when nobody reads any more: `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]

@@ -1,7 +1,7 @@
 //! The eBPF programs of the tap: `hook -> sock (addresses) -> call (user buffer) -> emit (ring)`, with a counter for
 //! every way out.
 //!
-//! A hook's entry function only turns its `Result` into a counter; what it does is in the `try_` function below it. The
+//! A hook's entry function only turns its `Result` into a counter; what it does is in a function below it. The
 //! programs run in the context of the tapped process's thread, so what they cost is paid by the server: filters come
 //! first, the payload is copied once, and nothing ever waits.
 #![no_std]

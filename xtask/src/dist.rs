@@ -29,13 +29,14 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 15] = [
+const DOCUMENTS: [&str; 16] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
     "docs/benchmarks/cpu.svg",
     "docs/benchmarks/profile.md",
     "docs/benchmarks/results.md",
+    "docs/contributing.md",
     "docs/dnstap-agent.toml",
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",

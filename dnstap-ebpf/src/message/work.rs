@@ -37,7 +37,7 @@ pub(crate) enum Slot {
 }
 
 impl Slot {
-    /// Whether the program gathers messages of many segments. One that stands by need not (`once.rs`), which halves the time that attaching
+    /// Whether the program gathers messages of many segments. One that stands by need not (`thread/once.rs`), which halves the time that attaching
     /// takes: it counts them.
     #[inline(always)]
     pub(crate) fn gathers(self) -> bool {

@@ -1,9 +1,9 @@
 //! The pure stages in a row: records of the ring in, Frame Streams data frames out.
 //!
 //! ```text
-//! record ─► event ─┬─ UDP ─► assemble ─► sockets ─┐
-//!                  │                              ├─► classify ─► pair ─► encode ─► Batch
-//!                  └─ TCP ─► stream ──────────────┘
+//! record ─► event ─┬─ UDP ─► reassemble::datagrams ─► sockets ─┐
+//!                  │                                           ├─► classify ─► pair ─► privacy ─► encode ─► Batch
+//!                  └─ TCP ─► reassemble::tcp ──────────────────┘
 //! ```
 //!
 //! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; whatever is not

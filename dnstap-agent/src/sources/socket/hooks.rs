@@ -256,7 +256,7 @@ pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
-/// How many programs stand ready for each message (`once.rs` of the eBPF side).
+/// How many programs stand ready for each message (`thread/once.rs` of the eBPF side).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copies {
     /// One, which the kernel does not interrupt.

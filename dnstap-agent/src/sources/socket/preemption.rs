@@ -1,6 +1,6 @@
 //! Whether the kernel may take the CPU from a thread that is in the kernel, and so from a program of ours amid its work.
 //!
-//! Only then is a second program of use to each hook (`once.rs` of the eBPF side), and only then does the agent attach it: it costs
+//! Only then is a second program of use to each hook (`thread/once.rs` of the eBPF side), and only then does the agent attach it: it costs
 //! the server a look-up for each message, and half of the time that attaching takes. A kernel that is told to preempt while it is
 //! tapped (by `sched/preempt` in debugfs) may miss messages, which the kernel counts (`programs` in the summary) like any that no
 //! program could be run for.

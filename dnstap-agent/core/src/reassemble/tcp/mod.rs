@@ -1,7 +1,7 @@
 //! TCP: pieces of byte streams in, whole DNS messages out, for all connections.
 //!
 //! Owns the table of connections (by socket), their memory and the verdicts on them. `order` puts the pieces of one
-//! direction in order, `framing` cuts messages out of them, `wire` knows what a DNS message looks like.
+//! direction in order, `framing` cuts messages out of them, `dns` knows what a DNS message looks like.
 //!
 //! Order: pieces of a stream should arrive in the order in which the kernel saw them; a reader of several rings merges
 //! them by time. Small inversions are repaired by sequence number, except before the first piece of a stream, whose
