@@ -16,6 +16,8 @@
 //!
 //! As long as what was received waits for what came before it, what is sent waits as well: it may answer that, and questions come first.
 
+use std::collections::VecDeque;
+
 use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT, EVENT_URGENT_NEXT};
 
 use crate::{
@@ -33,6 +35,9 @@ use crate::{
 /// Pieces and bytes that arrived ahead of their turn and wait for those before them.
 const HELD_PIECES: usize = 32;
 const HELD_BYTES: usize = 128 * 1024;
+
+/// Pieces that wait for the other direction: a server may answer many queries at once.
+const PARKED_PIECES: usize = 256;
 
 /// Nanoseconds of kernel time for which they wait. Pieces overtake each other only as long as the reader takes to visit
 /// all rings, which is milliseconds.
@@ -107,7 +112,9 @@ pub(super) struct Stream {
     /// Pieces that wait, in the order of their sequence numbers.
     held: Vec<Held>,
     /// Pieces that wait for the other direction, in the order in which they came.
-    parked: Vec<Held>,
+    parked: VecDeque<Held>,
+    /// Bytes of those.
+    parked_bytes: usize,
     /// Kept once it was needed.
     beside: Option<Box<Beside>>,
 }
@@ -124,7 +131,8 @@ impl Stream {
             thread: 0,
             hole: None,
             held: Vec::new(),
-            parked: Vec::new(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
             beside: None,
         }
     }
@@ -214,13 +222,13 @@ impl Stream {
 
     /// Has a piece wait for the other direction, if there is room.
     fn park<F>(&mut self, piece: Piece<'_>, work: &mut Work<'_, F>) -> bool {
-        let parked: usize = self.parked.iter().map(|held| held.bytes.len()).sum();
-        let has_room =
-            self.parked.len() < HELD_PIECES && parked + piece.payload.len() <= HELD_BYTES;
+        let bytes = self.parked_bytes + piece.payload.len();
+        let has_room = self.parked.len() < PARKED_PIECES && bytes <= HELD_BYTES;
         if has_room {
             let mut bytes = work.pool.take();
             bytes.extend_from_slice(piece.payload);
-            self.parked.push(Held {
+            self.parked_bytes += piece.payload.len();
+            self.parked.push_back(Held {
                 sequence: piece.sequence,
                 lost: piece.lost,
                 flags: piece.flags,
@@ -238,8 +246,10 @@ impl Stream {
     ) -> Result<(), Foreign> {
         let envelope = work.envelope;
         let mut taken = Ok(());
-        while taken.is_ok() && !self.parked.is_empty() {
-            let held = self.parked.remove(0);
+        while taken.is_ok()
+            && let Some(held) = self.parked.pop_front()
+        {
+            self.parked_bytes -= held.bytes.len();
             work.envelope = held.envelope;
             let piece = Piece {
                 sequence: held.sequence,
@@ -261,7 +271,7 @@ impl Stream {
         work: &mut Work<'_, F>,
     ) -> Result<(), Foreign> {
         let is_overdue = |held: &Held| held.envelope.ktime_ns.saturating_add(HOLD_NS) < now;
-        if work.turn == Turn::Now || self.parked.first().is_some_and(is_overdue) {
+        if work.turn == Turn::Now || self.parked.front().is_some_and(is_overdue) {
             self.unpark(work)?;
         }
         self.overtake(now, work)
@@ -313,7 +323,7 @@ impl Stream {
     /// Envelope of a piece that waits, if there is any.
     pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
         let beside = self.beside.as_ref().filter(|beside| beside.open);
-        let held = self.parked.first().or(self.held.first());
+        let held = self.parked.front().or(self.held.first());
         let held = held.map(|held| held.envelope);
         held.or_else(|| beside.map(|beside| beside.envelope))
             .or_else(|| self.framer.kept_envelope())
@@ -345,8 +355,7 @@ impl Stream {
 
     /// Bytes taken and not yet accounted for.
     pub(super) fn pending_bytes(&self) -> usize {
-        let parked = self.parked.iter().map(|held| held.bytes.len());
-        self.framer.pending_bytes() + self.held_bytes() + parked.sum::<usize>()
+        self.framer.pending_bytes() + self.held_bytes() + self.parked_bytes
     }
 
     /// Bytes of memory in use.
@@ -363,6 +372,7 @@ impl Stream {
         for held in self.held.drain(..).chain(self.parked.drain(..)) {
             pool.give(held.bytes);
         }
+        self.parked_bytes = 0;
         self.beside = None;
         bytes
     }

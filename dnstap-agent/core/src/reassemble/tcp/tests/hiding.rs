@@ -572,6 +572,26 @@ fn an_answer_tells_of_an_unusual_query_before_a_gap() {
     assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
 }
 
+/// A server reads many queries at once, behind a gap, and answers them one by one.
+#[test]
+fn as_many_answers_wait_for_a_gap_as_a_server_may_send_at_once() {
+    let queries: Vec<_> = (0..100).map(|id| message(id, 0x0100, "many", 0)).collect();
+    let answers: Vec<_> = (1..100).map(|id| message(id, 0x8180, "many", 0)).collect();
+    let stream = stream_of(&queries);
+    let length = 2 + queries[0].len();
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &stream[..5]);
+    tap.lost += 1;
+    tap.piece(SOCKET, sequence(0, length), &stream[length..]);
+    for (number, answer) in answers.iter().enumerate() {
+        let place = sequence(0, number * (2 + answer.len()));
+        tap.directed(Direction::Sent, SOCKET, place, &framed(answer));
+    }
+    tap.tick(tap.now + 2 * HOLD_NS);
+    let expected: Vec<_> = queries[1..].iter().chain(&answers).cloned().collect();
+    assert_eq!(tap.of(SOCKET), expected);
+}
+
 /// As one gap is given up the next one is there already.
 #[test]
 fn an_answer_does_not_wait_for_one_gap_after_the_other() {
