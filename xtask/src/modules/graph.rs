@@ -84,23 +84,19 @@ impl Graph {
             let members: Vec<_> = reached
                 .iter()
                 .filter(|other| reach.get(*other).is_some_and(|back| back.contains(module)))
-                .map(|member| (*member).to_owned())
+                .copied()
                 .collect();
-            seen.extend(
-                reached
-                    .iter()
-                    .filter(|other| members.iter().any(|member| member == *other)),
-            );
+            seen.extend(&members);
             let examples = members.iter().flat_map(|from| {
-                let edges = &self.edges[from];
+                let edges = &self.edges[*from];
                 edges
                     .iter()
-                    .filter(|(to, _)| members.contains(to))
+                    .filter(|(to, _)| members.contains(&to.as_str()))
                     .map(move |(to, example)| format!("{from} -> {to} ({example})"))
             });
             cycles.push(Cycle {
                 examples: examples.collect(),
-                members,
+                members: members.iter().map(ToString::to_string).collect(),
             });
         }
         cycles

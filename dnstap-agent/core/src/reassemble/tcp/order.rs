@@ -191,10 +191,7 @@ impl Stream {
         let flags = if dropped { 0 } else { piece.flags };
         self.lost = piece.lost;
         let ahead = self.ahead(sequence);
-        if !self.is_out_of_order() {
-            self.lossy = false;
-        }
-        self.lossy |= dropped;
+        self.lossy = dropped || self.lossy && self.is_out_of_order();
         if ahead == 0 && !self.is_out_of_order() {
             return self.take(sequence, payload, work);
         }
@@ -299,11 +296,7 @@ impl Stream {
                 self.pay(gap)
             };
             self.next = sequence;
-            if missing > 0 {
-                work.counters.stream_gaps += 1;
-                work.counters.stream_missing_bytes += u64::from(missing);
-                self.framer.lose(missing as usize, work);
-            }
+            self.lose(missing, missing as usize, work);
             self.catch_up(work)?;
             self.balance(work)?;
         }
@@ -606,9 +599,7 @@ impl Stream {
             let gap = sequence.wrapping_sub(self.next);
             // The part of a message may be what was dropped. Other bytes, however many, do not stand for it.
             if self.lossy && self.framer.is_amid_message() {
-                work.counters.stream_gaps += 1;
-                work.counters.stream_missing_bytes += u64::from(gap);
-                self.framer.lose(gap as usize, work);
+                self.lose(gap, gap as usize, work);
             } else {
                 self.pay(gap);
             }
@@ -616,6 +607,20 @@ impl Stream {
             self.catch_up(work)?;
         }
         Ok(())
+    }
+
+    /// Counts bytes that are missing, if any are. `gap`: how many bytes the framing has lost, `usize::MAX` if their place is not known.
+    fn lose<F: FnMut(&Envelope, &[u8])>(
+        &mut self,
+        missing: u32,
+        gap: usize,
+        work: &mut Work<'_, F>,
+    ) {
+        if missing > 0 {
+            work.counters.stream_gaps += 1;
+            work.counters.stream_missing_bytes += u64::from(missing);
+            self.framer.lose(gap, work);
+        }
     }
 
     /// Has bytes beside the stream stand for those of a gap; what is missing then.
@@ -650,11 +655,7 @@ impl Stream {
         beside.since = now;
         beside.least = u32::MAX;
         beside.bytes = beside.bytes.saturating_add(missing);
-        if missing > 0 {
-            work.counters.stream_gaps += 1;
-            work.counters.stream_missing_bytes += u64::from(missing);
-            self.framer.lose(usize::MAX, work);
-        }
+        self.lose(missing, usize::MAX, work);
         self.balance(work)
     }
 }

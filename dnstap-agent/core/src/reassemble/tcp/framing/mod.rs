@@ -222,11 +222,7 @@ impl Framer {
             self.kept = None;
             self.charged = true;
         }
-        let certain = matches!(self.state, State::Framed | State::Trial(_));
-        let rest = match length(&self.buffer) {
-            Some(total) if certain => total - self.buffer.len(),
-            _ => self.skip,
-        };
+        let rest = self.rest().unwrap_or(self.skip);
         let midway = matches!(
             self.state,
             State::Searching | State::Opening { midway: true }
@@ -256,16 +252,20 @@ impl Framer {
         self.state = State::Opening { midway: true };
     }
 
+    /// Bytes still to come of a message that has begun, if its length is known for certain.
+    fn rest(&self) -> Option<usize> {
+        let certain = matches!(self.state, State::Framed | State::Trial(_));
+        let total = length(&self.buffer).filter(|_| certain)?;
+        Some(total - self.buffer.len())
+    }
+
     /// Some of the next `missing` bytes may never come, or none of them are missing. What the process answers tells.
     pub(in crate::reassemble::tcp) fn question<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         missing: usize,
         work: &mut Work<'_, F>,
     ) {
-        let mut rest = 0;
-        if let (State::Framed | State::Trial(_), Some(total)) = (self.state, length(&self.buffer)) {
-            rest = total - self.buffer.len();
-        }
+        let rest = self.rest().unwrap_or(0);
         match self.state {
             _ if self.skip > 0 => return self.lose(missing, work),
             State::Opening { midway: false } | State::Framed | State::Trial(_) => self.doubt(work),
