@@ -8,7 +8,7 @@
 //!           \______________________ pipeline _______________________/
 //! ```
 //!
-//! Below them are the modules that they share: [`model`] (the values), `dns` (the reader of DNS messages), [`lru`],
+//! Below them are the modules that they share: [`model`] (the values), [`dns`] (the reader of DNS messages), [`lru`],
 //! [`histogram`] and `counters`. Above them is [`account`]: the sum of all counters, and the laws that they obey.
 
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@
 pub mod model;
 
 pub mod counters;
-pub(crate) mod dns;
+pub mod dns;
 pub mod histogram;
 pub mod lru;
 

@@ -11,7 +11,10 @@ mod time;
 use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
-use dnstap_core::model::{Net, TypeSet};
+use dnstap_core::{
+    dns::{Dns, Rcode, Type},
+    model::{Net, TypeSet},
+};
 use dnstap_proto::{SocketProtocol, View};
 
 use self::name::{Lowered, Pattern};
@@ -19,11 +22,7 @@ pub use self::{
     name::DomainName,
     time::{Length, Moment},
 };
-use crate::formats::render::{
-    mnemonics::{Rcode, Type},
-    socket::{self, Time},
-    wire::Dns,
-};
+use crate::formats::render::socket::{self, Time};
 
 /// Options on which messages are meant.
 #[derive(Clone, Debug, Default, Args)]

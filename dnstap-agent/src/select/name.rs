@@ -2,9 +2,8 @@
 
 use std::str::FromStr;
 
+use dnstap_core::dns::Name;
 use hickory_proto::rr::Name as HickoryName;
-
-use crate::formats::render::wire::Name;
 
 /// Longest name on the wire (RFC 1035 section 2.3.4).
 const LONGEST: usize = 255;

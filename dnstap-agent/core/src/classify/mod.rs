@@ -14,17 +14,9 @@ pub mod profile;
 
 use self::bind::BindRules;
 use crate::{
-    dns::{Flags, Message},
+    dns::{Flags, Message, Opcode, Type},
     model::{Kind, Matter, Role},
 };
-
-const OPCODE_QUERY: u8 = 0;
-const OPCODE_NOTIFY: u8 = 4;
-const OPCODE_UPDATE: u8 = 5;
-
-const TYPE_SOA: u16 = 6;
-const TYPE_IXFR: u16 = 251;
-const TYPE_AXFR: u16 = 252;
 
 impl Matter {
     /// What a message is about; `message` is [`Message::parse`]'s view of it, where it has one.
@@ -32,17 +24,17 @@ impl Matter {
         let asked = message.and_then(Message::question_type);
         match (flags.opcode(), asked) {
             _ if message.is_none() => Self::Other,
-            (OPCODE_QUERY, Some(TYPE_AXFR | TYPE_IXFR)) => Self::Transfer,
-            (OPCODE_QUERY, Some(TYPE_SOA))
+            (Opcode::QUERY, Some(asked)) if asked.is_transfer() => Self::Transfer,
+            (Opcode::QUERY, Some(Type::SOA))
                 if role == Role::Initiator
                     && !flags.recursion_desired()
                     && !message.is_some_and(|message| message.dnssec_ok) =>
             {
                 Self::Refresh
             }
-            (OPCODE_QUERY, _) => Self::Query,
-            (OPCODE_NOTIFY, _) => Self::Notify,
-            (OPCODE_UPDATE, _) => Self::Update,
+            (Opcode::QUERY, _) => Self::Query,
+            (Opcode::NOTIFY, _) => Self::Notify,
+            (Opcode::UPDATE, _) => Self::Update,
             _ => Self::Other,
         }
     }

@@ -46,9 +46,6 @@ const HINTS: usize = 65_536;
 /// Nanoseconds for which a response to what the process asked is still expected, even if it counts as unanswered before.
 pub(crate) const EXPECTED_NS: u64 = 15_000_000_000;
 
-const TYPE_IXFR: u16 = 251;
-const TYPE_AXFR: u16 = 252;
-
 counters! {
     /// What became of queries and responses.
     pub struct PairCounters {
@@ -363,7 +360,7 @@ impl Pairs {
         self.make_room(hash, envelope.ktime_ns);
         let bucket = self.bucket(hash);
         let answers = match message.question_type() {
-            Some(TYPE_IXFR | TYPE_AXFR) if key.protocol == Protocol::Tcp => Answers::Many,
+            Some(asked) if asked.is_transfer() && key.protocol == Protocol::Tcp => Answers::Many,
             _ => Answers::One,
         };
         let list = match envelope.direction {
@@ -578,7 +575,7 @@ impl Pairs {
             return None;
         }
         let mut hasher = self.hasher.build_hasher();
-        hasher.write_u8(message.flags.opcode());
+        hasher.write_u16(message.flags.opcode().0);
         hasher.write(message.question?);
         Some(hasher.finish())
     }

@@ -5,7 +5,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::{
-    dns::fixture::message,
+    dns::{Type, fixture::message},
     model::{Direction, Family, Matter, Origin},
 };
 
@@ -200,7 +200,7 @@ fn every_message_of_a_transfer_finds_the_query() {
     ask(
         &mut pairs,
         &envelope(10, 1, Protocol::Tcp),
-        &typed(1, 0, TYPE_AXFR),
+        &typed(1, 0, Type::AXFR.0),
     );
     for time in (1..100).map(|time| time * SECOND) {
         pairs.tick(time);
@@ -208,7 +208,7 @@ fn every_message_of_a_transfer_finds_the_query() {
             answer(
                 &mut pairs,
                 &envelope(time, 1, Protocol::Tcp),
-                &typed(1, 0x8400, TYPE_AXFR)
+                &typed(1, 0x8400, Type::AXFR.0)
             ),
             Some(10)
         );

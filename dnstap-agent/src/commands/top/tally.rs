@@ -7,17 +7,14 @@
 use std::{collections::VecDeque, fmt::Write as _, net::IpAddr, time::Duration};
 
 use dnstap_core::{
+    dns::{self, Dns, Question, Rcode},
     histogram::Histogram,
     model::{KindCounts, MESSAGE_TYPES},
 };
 use dnstap_proto::{Dnstap, Message, message::Type};
 
 use super::frequent::{Frequent, Ranking};
-use crate::formats::render::{
-    mnemonics::{self, Rcode},
-    socket,
-    wire::{Dns, Question},
-};
+use crate::formats::render::socket;
 
 /// Parts of the window: how smoothly it slides.
 const SLOTS: u64 = 10;
@@ -27,9 +24,6 @@ const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
 
 /// Queries and responses, as indices.
 const SIDES: usize = 2;
-
-/// Question types of zone transfers (RFC 1995, RFC 5936): how long these take tells of the zone.
-const TRANSFERS: [u16; 2] = [251, 252];
 
 /// The count of messages.
 #[derive(Debug)]
@@ -206,7 +200,7 @@ impl Tally {
             Ends {
                 names: Frequent::ranking(sides().map(|side| &side.names), most, String::clone),
                 types: Frequent::ranking(sides().map(|side| &side.types), most, |&number| {
-                    mnemonics::Type(number).to_string()
+                    dns::Type(number).to_string()
                 }),
                 clients: Frequent::ranking(
                     sides().map(|side| &side.clients),
@@ -294,7 +288,8 @@ impl Slot {
             side.names.count(name.as_str());
             side.types.count(&question.kind.0);
         }
-        let is_transfer = question.is_some_and(|question| TRANSFERS.contains(&question.kind.0));
+        // How long a zone transfer takes tells of the zone.
+        let is_transfer = question.is_some_and(|question| question.kind.is_transfer());
         if let Some(took) = socket::latency(message)
             && let Ok(took) = u64::try_from(took)
             && is_response

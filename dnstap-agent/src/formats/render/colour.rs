@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use dnstap_core::model;
+use dnstap_core::{dns::Rcode, model};
 use dnstap_proto::message::Type;
-
-use super::mnemonics::Rcode;
 
 /// Whether there are any.
 #[derive(Debug, Clone, Copy)]

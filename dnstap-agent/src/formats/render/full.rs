@@ -8,12 +8,10 @@
 
 use std::io::{self, Write as _};
 
+use dnstap_core::dns::{Dns, Record, WireError};
 use dnstap_proto::Dnstap;
 
-use super::{
-    rdata, socket,
-    wire::{Dns, Record, WireError},
-};
+use super::{rdata, socket};
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 

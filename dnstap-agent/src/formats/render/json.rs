@@ -31,17 +31,14 @@ use std::{
     net::IpAddr,
 };
 
-use dnstap_core::model;
+use dnstap_core::{
+    dns::{Class, Dns, FLAGS, Name, Opcode, Rcode, Record, Type, WireError},
+    model,
+};
 use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{
-    extra,
-    mnemonics::{Class, Opcode, Rcode, Type},
-    rdata, socket,
-    time::Clock,
-    wire::{Dns, FLAGS, Name, Record, WireError},
-};
+use super::{extra, rdata, socket, time::Clock};
 
 /// Appends the line of a message.
 pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {

@@ -9,12 +9,10 @@ mod colour;
 mod extra;
 mod full;
 mod json;
-pub(crate) mod mnemonics;
 mod rdata;
 pub(crate) mod socket;
 mod text;
 mod time;
-pub(crate) mod wire;
 mod yaml;
 
 use bytes::Bytes;

@@ -8,12 +8,11 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
+use dnstap_core::dns::{Name, Record, u16_at, write_escaped};
 use hickory_proto::{
     rr::{RData, RecordType},
     serialize::binary::{BinDecoder, Restrict},
 };
-
-use super::wire::{Name, Record, u16_at, write_escaped};
 
 /// The data of `record` in `message`; always printable ASCII and spaces.
 pub(super) fn text(message: &[u8], record: &Record<'_>) -> String {
@@ -142,10 +141,10 @@ fn by_hickory(message: &[u8], record: &Record<'_>, number: u16, out: &mut String
 
 #[cfg(test)]
 mod tests {
+    use dnstap_core::dns::{Class, Type};
     use rstest::rstest;
 
     use super::*;
-    use crate::formats::render::mnemonics::{Class, Type};
 
     #[rstest]
     #[case(1, b"\x7f\0\0\x01", "127.0.0.1")]

@@ -17,16 +17,10 @@ use std::{
     net::IpAddr,
 };
 
+use dnstap_core::dns::{Dns, FLAGS, Opcode, WireError};
 use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
-use super::{
-    colour::Colours,
-    extra,
-    mnemonics::Opcode,
-    socket,
-    time::Clock,
-    wire::{Dns, FLAGS, WireError},
-};
+use super::{colour::Colours, extra, socket, time::Clock};
 
 /// Appends the line of a message.
 pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, colours: Colours, out: &mut Vec<u8>) {

@@ -8,7 +8,7 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, { $($number:literal => $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) struct $name(pub(crate) u16);
+        pub struct $name(pub u16);
 
         impl FromStr for $name {
             type Err = ParseIntError;
@@ -53,6 +53,23 @@ words!(
     }
 );
 
+impl Type {
+    /// Start of a zone of authority.
+    pub const SOA: Self = Self(6);
+    /// EDNS (RFC 6891).
+    pub const OPT: Self = Self(41);
+    /// Incremental zone transfer (RFC 1995).
+    pub const IXFR: Self = Self(251);
+    /// Zone transfer (RFC 5936).
+    pub const AXFR: Self = Self(252);
+
+    /// Whether it asks for a zone transfer.
+    #[must_use]
+    pub fn is_transfer(self) -> bool {
+        matches!(self, Self::IXFR | Self::AXFR)
+    }
+}
+
 words!(
     /// Classes.
     Class, "CLASS", { 1 => "IN", 3 => "CH", 4 => "HS", 254 => "NONE", 255 => "ANY" }
@@ -62,6 +79,15 @@ words!(
     /// Kinds of request (RFC 1035 section 4.1.1, RFC 1996, RFC 2136, RFC 8490).
     Opcode, "OPCODE", { 0 => "QUERY", 1 => "IQUERY", 2 => "STATUS", 4 => "NOTIFY", 5 => "UPDATE", 6 => "DSO" }
 );
+
+impl Opcode {
+    /// A question (RFC 1035 section 4.1.1).
+    pub const QUERY: Self = Self(0);
+    /// A notice that a zone has changed (RFC 1996).
+    pub const NOTIFY: Self = Self(4);
+    /// A dynamic update (RFC 2136).
+    pub const UPDATE: Self = Self(5);
+}
 
 words!(
     /// Outcomes, with the bits that EDNS adds (RFC 6891 section 6.1.3). 16 is BADVERS there; as BADSIG it is in TSIG records.

@@ -1,0 +1,306 @@
+//! Owns reading a DNS message where it lies (RFC 1035 section 4): header, questions, record headers. Copies nothing.
+//!
+//! Every function is total: any bytes give a value or a [`WireError`].
+
+use thiserror::Error;
+
+use super::{
+    mnemonics::{Class, Opcode, Rcode, Type},
+    name::Name,
+};
+
+/// What is wrong with a message, and where (byte offset).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// Fewer than 12 bytes.
+    #[error("shorter than a DNS header (12 bytes)")]
+    NoHeader,
+    /// It ends within a name, a record or a field.
+    #[error("cut short at byte {0}")]
+    Short(usize),
+    /// The first byte of a label is 64 to 191 (RFC 6891 section 5).
+    #[error("unknown kind of label at byte {0}")]
+    Label(usize),
+    /// RFC 1035 section 4.1.4.
+    #[error("compression pointer at byte {0} does not point backwards")]
+    Pointer(usize),
+    /// RFC 1035 section 2.3.4.
+    #[error("name at byte {0} is longer than 255 bytes")]
+    LongName(usize),
+}
+
+/// A message with a whole header.
+#[derive(Debug, Clone, Copy)]
+pub struct Dns<'a> {
+    bytes: &'a [u8],
+    flags: u16,
+}
+
+impl<'a> Dns<'a> {
+    /// Reads the header (12 bytes).
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
+        if bytes.len() < 12 {
+            return Err(WireError::NoHeader);
+        }
+        Ok(Self {
+            bytes,
+            flags: u16_at(bytes, 2)?,
+        })
+    }
+
+    /// The whole message.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        u16_at(self.bytes, 0).unwrap_or_default()
+    }
+
+    /// The kind of request.
+    #[must_use]
+    pub fn opcode(&self) -> Opcode {
+        Opcode(self.flags >> 11 & 15)
+    }
+
+    /// Whether it says that it is a response.
+    #[must_use]
+    pub fn is_response(&self) -> bool {
+        self.has(0x8000)
+    }
+
+    /// The four bits of the header.
+    #[must_use]
+    pub fn rcode(&self) -> Rcode {
+        Rcode(self.flags & 15)
+    }
+
+    /// One bit of the header's flags word.
+    #[must_use]
+    pub fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Entries that the header announces in section 0 to 3.
+    #[must_use]
+    pub fn count(&self, section: usize) -> u16 {
+        u16_at(self.bytes, 4 + 2 * section).unwrap_or_default()
+    }
+
+    /// The first question, if the header announces any.
+    pub fn question(&self) -> Result<Option<Question<'a>>, WireError> {
+        if self.count(0) == 0 {
+            return Ok(None);
+        }
+        Question::parse(self.bytes, 12).map(|(question, _)| Some(question))
+    }
+
+    /// All questions; ends after an error.
+    pub fn questions(&self) -> impl Iterator<Item = Result<Question<'a>, WireError>> {
+        let bytes = self.bytes;
+        let mut at = Ok(12);
+        (0..self.count(0)).map_while(move |_| {
+            let question = at.ok().map(|at| Question::parse(bytes, at))?;
+            at = question.map(|(_, behind)| behind);
+            Some(question.map(|(question, _)| question))
+        })
+    }
+
+    /// All records behind the questions, with their section (1 answer, 2 authority, 3 additional); ends after an error.
+    #[must_use]
+    pub fn records(&self) -> Records<'a> {
+        Records {
+            dns: *self,
+            at: 12,
+            section: 0,
+            left: self.count(0),
+        }
+    }
+
+    /// The rcode with the upper bits of the OPT record, if there is a readable one.
+    #[must_use]
+    pub fn full_rcode(&self) -> Rcode {
+        if self.count(3) == 0 {
+            return self.rcode();
+        }
+        let opt = self
+            .records()
+            .map_while(Result::ok)
+            .find(|(_, record)| record.is_opt());
+        opt.map_or(self.rcode(), |(_, record)| {
+            record.extended_rcode(self.rcode())
+        })
+    }
+}
+
+/// Header flags (RFC 1035 section 4.1.1, RFC 4035 section 3), in the order of their bits.
+pub const FLAGS: [(&str, u16); 7] = [
+    ("qr", 0x8000),
+    ("aa", 0x400),
+    ("tc", 0x200),
+    ("rd", 0x100),
+    ("ra", 0x80),
+    ("ad", 0x20),
+    ("cd", 0x10),
+];
+
+/// An entry of the question section.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// What is asked about.
+    pub name: Name<'a>,
+    /// Which records are asked for.
+    pub kind: Type,
+    /// Of which class.
+    pub class: Class,
+}
+
+impl<'a> Question<'a> {
+    /// The question at `at`, and the offset behind it.
+    fn parse(bytes: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
+        let (name, at) = Name::parse(bytes, at)?;
+        let question = Self {
+            name,
+            kind: Type(u16_at(bytes, at)?),
+            class: Class(u16_at(bytes, at + 2)?),
+        };
+        Ok((question, at + 4))
+    }
+}
+
+/// A record; its data is `message[data..data + length]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its owner.
+    pub name: Name<'a>,
+    /// Its type.
+    pub kind: Type,
+    /// Its class; of an OPT record, a size.
+    pub class: Class,
+    /// Seconds; of an OPT record, flags.
+    pub ttl: u32,
+    /// Where its data begins.
+    pub data: usize,
+    /// Bytes of its data.
+    pub length: u16,
+}
+
+impl Record<'_> {
+    /// Whether it is an OPT record (RFC 6891).
+    #[must_use]
+    pub fn is_opt(&self) -> bool {
+        self.kind == Type::OPT
+    }
+
+    /// Of an OPT record, whose TTL is extended rcode, version and flags (RFC 6891 section 6.1.3).
+    #[must_use]
+    pub fn extended_rcode(&self, rcode: Rcode) -> Rcode {
+        let [upper, ..] = self.ttl.to_be_bytes();
+        Rcode(u16::from(upper) << 4 | rcode.0)
+    }
+}
+
+/// See [`Dns::records`].
+#[derive(Debug)]
+pub struct Records<'a> {
+    dns: Dns<'a>,
+    at: usize,
+    section: usize,
+    left: u16,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<(usize, Record<'a>), WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            while self.left == 0 {
+                if self.section >= 3 {
+                    return None;
+                }
+                self.section += 1;
+                self.left = self.dns.count(self.section);
+            }
+            self.left -= 1;
+            let entry = if self.section == 0 {
+                self.skip_question().map(|()| None)
+            } else {
+                self.record().map(Some)
+            };
+            match entry {
+                Ok(None) => {}
+                Ok(Some(record)) => return Some(Ok((self.section, record))),
+                Err(error) => {
+                    (self.section, self.left) = (3, 0);
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Records<'a> {
+    fn skip_question(&mut self) -> Result<(), WireError> {
+        let (_, behind) = Question::parse(self.dns.bytes, self.at)?;
+        self.at = behind;
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<Record<'a>, WireError> {
+        let bytes = self.dns.bytes;
+        let (name, at) = Name::parse(bytes, self.at)?;
+        let length = u16_at(bytes, at + 8)?;
+        let ttl = u32::from(u16_at(bytes, at + 4)?) << 16 | u32::from(u16_at(bytes, at + 6)?);
+        let record = Record {
+            name,
+            kind: Type(u16_at(bytes, at)?),
+            class: Class(u16_at(bytes, at + 2)?),
+            ttl,
+            data: at + 10,
+            length,
+        };
+        self.at = at + 10 + usize::from(length);
+        if self.at > bytes.len() {
+            return Err(WireError::Short(bytes.len()));
+        }
+        Ok(record)
+    }
+}
+
+/// The number at `at`.
+pub fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
+    match bytes.get(at..at + 2) {
+        Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
+        _ => Err(WireError::Short(bytes.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_extended_rcode_is_put_together_from_header_and_opt() {
+        let message = b"\0\x01\x80\x07\0\0\0\0\0\0\0\x01\0\0\x29\x04\xd0\x01\0\0\0\0\0";
+        let dns = Dns::parse(message).expect("a header");
+        assert_eq!(dns.full_rcode().to_string(), "BADCOOKIE");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic_and_in_bounded_steps(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(dns) = Dns::parse(&bytes) {
+                if let Ok(Some(question)) = dns.question() {
+                    prop_assert!(question.name.to_string().bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+                prop_assert!(dns.records().count() <= bytes.len());
+                prop_assert!(dns.full_rcode().0 < 0x1000);
+            }
+        }
+    }
+}

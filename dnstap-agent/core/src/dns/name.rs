@@ -1,0 +1,173 @@
+//! Owns names as they lie in a message (RFC 1035 section 4.1.4), and how they print (RFC 1035 section 5.1, RFC 4343 section 2.1).
+//!
+//! Compression pointers must point backwards, and a name may follow at most [`MAX_POINTERS`], so that no name takes more than a
+//! bounded time.
+
+use std::fmt::{self, Write as _};
+
+use super::message::{WireError, u16_at};
+
+/// A name has at most 127 labels, and each may come from another place.
+const MAX_POINTERS: usize = 127;
+
+/// A name that was checked once and can be printed any number of times.
+///
+/// It prints absolute, with the escapes of RFC 1035 section 5.1 and RFC 4343 section 2.1: only printable ASCII comes out.
+#[derive(Debug, Clone, Copy)]
+pub struct Name<'a> {
+    message: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Name<'a> {
+    /// The name at `at`, and the offset behind it.
+    pub fn parse(message: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
+        let mut labels = Labels::new(message, at);
+        let mut size = 1;
+        while let Some(label) = labels.next()? {
+            size += 1 + label.len();
+            if size > 255 {
+                return Err(WireError::LongName(at));
+            }
+        }
+        Ok((Self { message, at }, labels.end))
+    }
+
+    /// Its labels, without the root's.
+    pub fn labels(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut labels = Labels::new(self.message, self.at);
+        std::iter::from_fn(move || labels.next().ok().flatten())
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut root = true;
+        for label in self.labels() {
+            root = false;
+            write_escaped(f, label, br#".\"();@$"#)?;
+            f.write_char('.')?;
+        }
+        if root { f.write_char('.') } else { Ok(()) }
+    }
+}
+
+/// Printable bytes as they are, `special` ones behind a backslash, all others (space included) as `\DDD`.
+pub fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8], special: &[u8]) -> fmt::Result {
+    for &byte in bytes {
+        match byte {
+            b'!'..=b'~' if special.contains(&byte) => write!(f, "\\{}", char::from(byte))?,
+            b'!'..=b'~' => f.write_char(char::from(byte))?,
+            _ => write!(f, "\\{byte:03}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Walks labels through pointers.
+struct Labels<'a> {
+    message: &'a [u8],
+    at: usize,
+    /// Pointers must lead before this.
+    before: usize,
+    pointers: usize,
+    /// Behind the name where it started: behind its root label or its first pointer.
+    end: usize,
+}
+
+impl<'a> Labels<'a> {
+    fn new(message: &'a [u8], at: usize) -> Self {
+        Self {
+            message,
+            at,
+            before: at,
+            pointers: 0,
+            end: at,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<&'a [u8]>, WireError> {
+        loop {
+            let first = *self
+                .message
+                .get(self.at)
+                .ok_or(WireError::Short(self.message.len()))?;
+            match first {
+                0 => {
+                    self.passed(1);
+                    return Ok(None);
+                }
+                1..64 => {
+                    let start = self.at + 1;
+                    let label = self.message.get(start..start + usize::from(first));
+                    let label = label.ok_or(WireError::Short(self.message.len()))?;
+                    self.at = start + label.len();
+                    return Ok(Some(label));
+                }
+                64..192 => return Err(WireError::Label(self.at)),
+                192.. => {
+                    let target = usize::from(u16_at(self.message, self.at)? & 0x3fff);
+                    if target >= self.before || self.pointers == MAX_POINTERS {
+                        return Err(WireError::Pointer(self.at));
+                    }
+                    self.passed(2);
+                    self.pointers += 1;
+                    (self.at, self.before) = (target, target);
+                }
+            }
+        }
+    }
+
+    fn passed(&mut self, size: usize) {
+        if self.pointers == 0 {
+            self.end = self.at + size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(b"\x03www\x07example\0", "www.example.")]
+    #[case(b"\0", ".")]
+    #[case(b"\x05a.b c\0", r"a\.b\032c.")]
+    #[case(b"\x05\x1b[2J\\\0", r"\027[2J\\.")]
+    #[case(b"\x04\x00\x7f\xff;\0", r"\000\127\255\;.")]
+    fn names_print_with_escapes(#[case] wire: &[u8], #[case] printed: &str) {
+        let (name, end) = Name::parse(wire, 0).expect("a name");
+        assert_eq!((name.to_string().as_str(), end), (printed, wire.len()));
+    }
+
+    #[rstest]
+    #[case(b"\xc0\x00", 0, WireError::Pointer(0))]
+    #[case(b"\x01a\xc0\x00", 0, WireError::Pointer(2))]
+    #[case(b"\x01a\xc0\x03\0", 0, WireError::Pointer(2))]
+    #[case(b"\x05ab", 0, WireError::Short(3))]
+    #[case(b"\x01a", 0, WireError::Short(2))]
+    #[case(b"\x80a\0", 0, WireError::Label(0))]
+    #[case(b"", 7, WireError::Short(0))]
+    fn broken_names_are_named(#[case] wire: &[u8], #[case] at: usize, #[case] error: WireError) {
+        assert_eq!(Name::parse(wire, at).err(), Some(error));
+    }
+
+    #[test]
+    fn compression_is_followed_and_the_end_is_behind_the_first_pointer() {
+        let wire = b"\x03com\0\x01a\xc0\x00\x01b\xc0\x05..";
+        let (name, end) = Name::parse(wire, 9).expect("a name");
+        assert_eq!((name.to_string().as_str(), end), ("b.a.com.", 13));
+    }
+
+    #[test]
+    fn a_name_of_255_bytes_is_the_longest() {
+        let label = [&[62][..], &[b'a'; 62]].concat();
+        let longest = [label.repeat(4), vec![1, b'x', 0]].concat();
+        assert_eq!(longest.len(), 255);
+        assert!(Name::parse(&longest, 0).is_ok());
+        let longer = [label.repeat(4), vec![2, b'x', b'x', 0]].concat();
+        assert_eq!(Name::parse(&longer, 0).err(), Some(WireError::LongName(0)));
+    }
+}
