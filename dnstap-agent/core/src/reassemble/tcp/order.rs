@@ -183,6 +183,10 @@ impl Stream {
             sequence, payload, ..
         } = piece;
         if !self.started {
+            if work.lossy {
+                // Somebody else reads from the connection, and may have sent the first bytes.
+                self.framer.join_midway();
+            }
             self.started = true;
             self.next = sequence;
             self.lost = piece.lost;

@@ -199,3 +199,21 @@ fn the_tail_of_a_record_behind_a_gap_is_no_error() {
     tap.finish();
     assert_eq!(tap.of(SOCKET), [first]);
 }
+
+/// Another process, which is not tapped, has read a query and sent the length of an answer.
+#[test]
+fn what_is_sent_first_beside_another_process_is_no_beginning() {
+    let queries = [1, 2, 3].map(|id| message(id, 0x0100, "name", 0));
+    let answers = [1, 2, 3].map(|id| message(id, 0x8180, "name", 0));
+    let mut tap = Tap::new(&[]);
+    tap.piece(SOCKET, 0, &framed(&queries[0]));
+    let size = queries[0].len() + 2;
+    tap.piece(SOCKET, sequence(0, 2 * size), &framed(&queries[2]));
+    tap.tick(tap.now + HOLD_NS + 1);
+    let sent = &stream_of(&answers)[2..];
+    tap.directed(Direction::Sent, SOCKET, 2, sent);
+    tap.finish();
+    let expected = [&queries[0], &queries[2], &answers[1], &answers[2]];
+    assert_eq!(tap.of(SOCKET), expected);
+    assert_eq!(account(&tap).1, 2);
+}
