@@ -1,7 +1,8 @@
 //! The client subnets in a message: option 8 of its OPT records (RFC 6891 section 6.1.2, RFC 7871 section 6).
 //!
-//! Strict about nothing: as far as the message can be walked, every subnet is hidden, also one that breaks the RFC's rules. What
-//! lies behind a record that cannot be read is not found.
+//! As far as the message can be walked, every subnet in an OPT record is hidden, in any section, also one that breaks the RFC's rules.
+//! Elsewhere (behind a record that cannot be read, in bytes that the header does not count) everything is hidden that has the form of a
+//! subnet option. Once in a very great while that changes other bytes: a subnet that stays would be worse.
 
 use std::ops::Range;
 
@@ -10,6 +11,11 @@ use crate::dns;
 
 const TYPE_OPT: u16 = 41;
 const OPTION_SUBNET: u16 = 8;
+/// The same before it had a number of its own; some still send it.
+const OPTION_SUBNET_BEFORE: u16 = 0x50fa;
+
+/// Bytes of an option's code and length.
+const OPTION_HEADER: usize = 4;
 
 const FAMILY_IPV4: u16 = 1;
 const FAMILY_IPV6: u16 = 2;
@@ -50,13 +56,21 @@ fn replace(method: &Method, data: &mut [u8]) {
 
 /// Calls `take` with the place of each subnet option's data.
 fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
+    let mut behind = 0;
+    walk(message, &mut |subnet: Range<usize>| {
+        by_form(&message[..subnet.start - OPTION_HEADER], behind, &mut take);
+        behind = subnet.end;
+        take(subnet);
+    });
+    by_form(message, behind, &mut take);
+}
+
+/// Calls `take` with the place of each subnet option's data in the records that the header counts.
+fn walk(message: &[u8], take: &mut impl FnMut(Range<usize>)) {
     let Some(header) = message.first_chunk::<{ dns::HEADER }>() else {
         return;
     };
     let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    if count(10) == 0 {
-        return;
-    }
     let mut at = dns::HEADER;
     for _ in 0..count(4) {
         let Some(end) = name_end(message, at) else {
@@ -75,21 +89,50 @@ fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
         let data = end + 10;
         at = data + usize::from(length);
         if kind == TYPE_OPT {
-            options(message, data..at.min(message.len()), &mut take);
+            options(message, data..at.min(message.len()), take);
         }
     }
+}
+
+/// Calls `take` with the place of the data of what looks like a subnet option, from `at` on.
+fn by_form(message: &[u8], mut at: usize, take: &mut impl FnMut(Range<usize>)) {
+    while at < message.len() {
+        let subnet = subnet_at(message, at);
+        at = subnet.as_ref().map_or(at + 1, |subnet| subnet.end);
+        subnet.map(&mut *take);
+    }
+}
+
+/// The data of a subnet option at `at`, if what is there has the form of one with an address.
+fn subnet_at(message: &[u8], at: usize) -> Option<Range<usize>> {
+    word(message, at).filter(is_subnet)?;
+    let data = at + OPTION_HEADER;
+    let data = data..data + usize::from(word(message, at + 2)?);
+    let address = match word(message, data.start)? {
+        FAMILY_IPV4 => 4,
+        FAMILY_IPV6 => 16,
+        _ => return None,
+    };
+    let source = usize::from(*message.get(data.start + 2)?);
+    let fits = source <= 8 * address && (5..=4 + address).contains(&data.len());
+    fits.then_some(data.start..data.end.min(message.len()))
+}
+
+fn is_subnet(option: &u16) -> bool {
+    matches!(*option, OPTION_SUBNET | OPTION_SUBNET_BEFORE)
 }
 
 /// Calls `take` with the place of the data of each subnet option of an OPT record's data.
 fn options(message: &[u8], record: Range<usize>, take: &mut impl FnMut(Range<usize>)) {
     let mut at = record.start;
     while let (Some(code), Some(length)) = (word(message, at), word(message, at + 2)) {
-        let data = at + 4..(at + 4 + usize::from(length)).min(record.end);
-        if at + 4 > record.end {
+        let data = at + OPTION_HEADER;
+        if data > record.end {
             return;
         }
-        at = at + 4 + usize::from(length);
-        if code == OPTION_SUBNET {
+        at = data + usize::from(length);
+        let data = data..at.min(record.end);
+        if is_subnet(&code) {
             take(data);
         }
     }
@@ -179,6 +222,24 @@ mod tests {
             hide(&keyed, &with_subnets(0, &[&subnet]), &mut scratch),
             with_subnets(0, &[&[0, 1, 24, 0, a, b, c]])
         );
+    }
+
+    #[rstest]
+    #[case::in_the_answers(|bytes: &mut Vec<u8>| (bytes[7], bytes[11]) = (1, 0))]
+    #[case::in_the_authorities(|bytes: &mut Vec<u8>| (bytes[9], bytes[11]) = (1, 0))]
+    #[case::not_counted(|bytes: &mut Vec<u8>| bytes[11] = 0)]
+    #[case::behind_a_name_that_cannot_be_read(|bytes: &mut Vec<u8>| bytes[12] = 0x41)]
+    #[case::in_a_record_that_is_longer_than_the_message(|bytes: &mut Vec<u8>| bytes[30] = 0xff)]
+    #[case::without_a_question(|bytes: &mut Vec<u8>| bytes[5] = 0)]
+    #[case::under_its_first_number(|bytes: &mut Vec<u8>| bytes.splice(44..46, [0x50, 0xfa]).for_each(drop))]
+    fn a_subnet_is_hidden_wherever_it_stands(#[case] spoil: fn(&mut Vec<u8>)) {
+        let mut bytes = with_subnets(0, &[&[0, 1, 24, 0, 192, 0, 2]]);
+        spoil(&mut bytes);
+        let at = bytes.len() - 12 - 3;
+        assert_eq!(bytes[at..at + 3], [192, 0, 2]);
+        let mut hidden = bytes.clone();
+        hidden[at + 2] = 0;
+        assert_eq!(hide(&KEEP, &bytes, &mut Vec::new()), hidden);
     }
 
     #[test]
