@@ -13,7 +13,9 @@ use crate::{Dnstap, Policy, Timestamp, message};
 /// Parts of a dnstap message, borrowed from its bytes; `None` for those that are not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View<'a> {
-    /// Whether there is a [`Message`](crate::Message) in it. Without, nothing else is there.
+    /// [`Dnstap::identity`]: which server it is about.
+    pub identity: Option<&'a [u8]>,
+    /// Whether there is a [`Message`](crate::Message) in it. Without, nothing of what follows is there.
     pub has_message: bool,
     /// [`message::Type`], as a number. A message that does not tell its type has the first one, as with prost.
     kind: Option<i32>,
@@ -58,7 +60,8 @@ impl<'a> View<'a> {
         let mut view = Self::default();
         while !payload.is_empty() {
             match key(&mut payload)? {
-                (1..=3, WireType::LengthDelimited) => {
+                (1, WireType::LengthDelimited) => view.identity = Some(bytes(&mut payload)?),
+                (2 | 3, WireType::LengthDelimited) => {
                     bytes(&mut payload)?;
                 }
                 (14, WireType::LengthDelimited) => {
@@ -135,14 +138,19 @@ impl<'a> View<'a> {
 /// The same parts of a message that prost has decoded.
 impl<'a> From<&'a Dnstap> for View<'a> {
     fn from(dnstap: &'a Dnstap) -> Self {
+        let identity = dnstap.identity.as_deref();
         let Some(message) = &dnstap.message else {
-            return Self::default();
+            return Self {
+                identity,
+                ..Self::default()
+            };
         };
         let time = |seconds, nanoseconds: Option<u32>| Time {
             seconds,
             nanoseconds: nanoseconds.unwrap_or_default(),
         };
         Self {
+            identity,
             has_message: true,
             kind: Some(message.r#type),
             protocol: message.socket_protocol,

@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::ArgGroup;
 
 use super::{Connections, Messages, Tapping, Target};
-use crate::host::{net::Address, units::parse_seconds};
+use crate::{
+    host::{net::Address, units::parse_seconds},
+    select::Identities,
+};
 
 /// Options of `top`.
 #[derive(Debug, clap::Args)]
@@ -51,6 +54,10 @@ pub struct Top {
     /// End after this many messages
     #[arg(long, value_name = "NUMBER")]
     pub messages: Option<u64>,
+
+    /// Which servers' messages
+    #[command(flatten)]
+    pub identities: Identities,
 
     /// How to tap
     #[command(flatten)]

@@ -19,7 +19,7 @@ use dnstap_proto::{SocketProtocol, View};
 
 use self::name::{Lowered, Pattern};
 pub use self::{
-    name::DomainName,
+    name::{DomainName, DomainNames},
     time::{Length, Moment},
 };
 use crate::formats::render::socket::{self, Time};
@@ -77,13 +77,33 @@ pub struct Select {
     #[arg(long, value_name = "TYPE,...", value_delimiter = ',', value_parser = parse_type)]
     pub qtype: Vec<u16>,
 
-    /// Only questions about these names; upper and lower case are the same
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub name: Vec<DomainName>,
+    /// Only questions about these names, as `read` prints them or as people type them; upper and lower case are the same
+    #[arg(long, value_name = "NAME,...")]
+    pub name: Vec<DomainNames>,
 
     /// Only questions about these names, or names below them
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub suffix: Vec<DomainName>,
+    #[arg(long, value_name = "NAME,...")]
+    pub suffix: Vec<DomainNames>,
+
+    /// Which servers' messages
+    #[command(flatten)]
+    pub identities: Identities,
+}
+
+/// Servers, by the identity that their dnstap has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Identities {
+    /// Only messages with this identity, the field that names the server; may be given several times
+    #[arg(long = "from-identity", value_name = "TEXT")]
+    pub identities: Vec<String>,
+}
+
+impl Identities {
+    /// Whether a message with this identity is meant. All are, if none is named.
+    #[must_use]
+    pub fn has(&self, identity: Option<&[u8]>) -> bool {
+        any(&self.identities, |named| identity == Some(named.as_bytes()))
+    }
 }
 
 /// Transports that dnstap knows.
@@ -132,9 +152,13 @@ impl Select {
     /// The test of each message.
     #[must_use]
     pub fn compile(&self) -> Filter {
-        let exact = self.name.iter().map(|name| Pattern::new(name, false));
-        let below = self.suffix.iter().map(|name| Pattern::new(name, true));
-        let names: Vec<_> = exact.chain(below).collect();
+        let patterns = |arguments: &[DomainNames], below| {
+            let names = arguments.iter().flat_map(|names| names.0.clone());
+            names.map(|name| Pattern::new(name, below)).collect()
+        };
+        let exact: Vec<_> = patterns(&self.name, false);
+        let below: Vec<_> = patterns(&self.suffix, true);
+        let names = [exact, below].concat();
         let has_time = self.since.is_some() || self.until.is_some();
         let has_latency = self.slower.is_some() || self.faster.is_some();
         Filter {
@@ -164,6 +188,7 @@ impl Select {
             rcodes: self.rcode.clone(),
             types_asked: self.qtype.clone(),
             names,
+            identities: self.identities.clone(),
         }
     }
 }
@@ -189,6 +214,7 @@ pub struct Filter {
     rcodes: Vec<u16>,
     types_asked: Vec<u16>,
     names: Vec<Pattern>,
+    identities: Identities,
 }
 
 impl Filter {
@@ -206,6 +232,7 @@ impl Filter {
             })
             && self.matches_time(view)
             && self.matches_addresses(view)
+            && self.identities.has(view.identity)
             && (!self.dns || socket::dns_of(view).is_some_and(|bytes| self.matches_dns(bytes)))
     }
 

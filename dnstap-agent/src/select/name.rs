@@ -1,9 +1,9 @@
 //! Owns patterns for names: a name itself, or a name and all below it, compared on the wire without regard to case.
 
-use std::str::FromStr;
+use std::str::{Chars, FromStr};
 
 use dnstap_core::dns::Name;
-use hickory_proto::rr::Name as HickoryName;
+use hickory_proto::rr::domain::Label;
 
 /// Longest name on the wire (RFC 1035 section 2.3.4).
 const LONGEST: usize = 255;
@@ -18,11 +18,9 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    pub(super) fn new(name: &DomainName, below: bool) -> Self {
-        Self {
-            wire: name.0.clone(),
-            below,
-        }
+    pub(super) fn new(name: DomainName, below: bool) -> Self {
+        let wire = name.0;
+        Self { wire, below }
     }
 
     /// Whether the name is meant.
@@ -82,7 +80,40 @@ impl Lowered {
     }
 }
 
-/// A name as an operator writes it, absolute or not, with the escapes of zone files.
+/// Names in one argument, separated by commas. A comma within a name is written `\,`.
+///
+/// `read` prints such a comma as it is. So an argument is one name where a dot ends it and none of the parts before, as in
+/// `a,b.example.`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainNames(pub Vec<DomainName>);
+
+impl FromStr for DomainNames {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut is_escaped = false;
+        let parts: Vec<_> = text
+            .split(|character| {
+                let separates = character == ',' && !is_escaped;
+                is_escaped = character == '\\' && !is_escaped;
+                separates
+            })
+            .collect();
+        let is_one = matches!(&parts[..], [before @ .., last]
+            if last.ends_with('.') && !before.iter().any(|part| part.ends_with('.')));
+        let parts = if is_one { vec![text] } else { parts };
+        parts
+            .into_iter()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// A name as an operator writes it or as `read` prints it, absolute or not.
+///
+/// The escapes are those of zone files (RFC 1035 section 5.1): `\DDD` is a byte by its decimal number, and `\X` is X. Every other
+/// character stands for itself. A label in other characters than ASCII is taken in its ASCII form, `xn--...` (RFC 5891).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainName(Vec<u8>);
 
@@ -90,20 +121,81 @@ impl FromStr for DomainName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let name = HickoryName::from_ascii(text)
-            .map_err(|error| format!("{text:?} is no domain name: {error}"))?;
-        let mut wire = Vec::with_capacity(name.len() + 1);
-        for label in &name {
-            wire.push(u8::try_from(label.len()).map_err(|error| error.to_string())?);
-            wire.extend(label.to_ascii_lowercase());
-        }
-        wire.push(0);
-        Ok(Self(wire))
+        wire(text)
+            .map(Self)
+            .map_err(|reason| format!("{text:?} is no domain name: {reason}"))
     }
+}
+
+/// The name in wire format and lower case.
+fn wire(text: &str) -> Result<Vec<u8>, String> {
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    let mut rest = if text == "." { "" } else { text };
+    if text.is_empty() {
+        return Err("it is empty; the root is `.`".to_owned());
+    }
+    while !rest.is_empty() {
+        let (label, behind) = label(rest)?;
+        match u8::try_from(label.len()) {
+            Ok(0) => return Err("a label is empty".to_owned()),
+            Ok(length @ ..64) => wire.push(length),
+            _ => return Err("a label is longer than 63 bytes".to_owned()),
+        }
+        wire.extend(label);
+        rest = behind;
+    }
+    wire.push(0);
+    if wire.len() > LONGEST {
+        return Err("it is longer than 255 bytes".to_owned());
+    }
+    wire.make_ascii_lowercase();
+    Ok(wire)
+}
+
+/// The first label, and what stands behind its dot.
+fn label(text: &str) -> Result<(Vec<u8>, &str), String> {
+    let (mut label, mut is_ascii) = (Vec::new(), true);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '.' => break,
+            '\\' => label.push(escaped(&mut characters)?),
+            other => {
+                is_ascii &= other.is_ascii();
+                label.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+    }
+    if !is_ascii {
+        let typed = str::from_utf8(&label)
+            .map_err(|_mixed| r"a label has both \DDD and other characters than ASCII")?;
+        let ascii = Label::from_utf8(typed).map_err(|error| error.to_string())?;
+        label = ascii.as_bytes().to_vec();
+    }
+    Ok((label, characters.as_str()))
+}
+
+/// The byte that is meant behind a backslash.
+fn escaped(characters: &mut Chars<'_>) -> Result<u8, String> {
+    let text = characters.as_str();
+    let (byte, length) = if text.starts_with(|first: char| first.is_ascii_digit()) {
+        let number = text
+            .get(..3)
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        (number.and_then(|number| number.parse().ok()), 3)
+    } else {
+        (text.bytes().next().filter(u8::is_ascii), 1)
+    };
+    let byte = byte.ok_or(
+        r"behind a backslash there are three digits, 000 to 255, or one other character of ASCII",
+    )?;
+    *characters = text[length..].chars();
+    Ok(byte)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
     use rstest::rstest;
 
     use super::*;
@@ -135,15 +227,83 @@ mod tests {
         wire.push(0);
         let (name, _) = Name::parse(&wire, 0).expect("a name");
         assert_eq!(
-            Pattern::new(&pattern, below).matches(&Lowered::of(name)),
+            Pattern::new(pattern, below).matches(&Lowered::of(name)),
             matches
         );
     }
 
     #[rstest]
+    #[case::root(".", b"\0")]
+    #[case::subnet(
+        "0/25.2.0.192.in-addr.arpa",
+        b"\x040/25\x012\x010\x03192\x07in-addr\x04arpa\0"
+    )]
+    #[case::decimal(r"\101\007\255.com.", b"\x03e\x07\xff\x03com\0")]
+    #[case::quoted(r"a\@b\.c\\.", b"\x06a@b.c\\\0")]
+    #[case::not_quoted("_a b@*\"$;()", b"\x0b_a b@*\"$;()\0")]
+    #[case::idn("B\u{fc}CHER.example", b"\x0dxn--bcher-kva\x07example\0")]
+    #[case::idn_behind_ascii("a.\u{4f8b}\u{3048}", b"\x01a\x0dxn--r8jz45g\0")]
+    fn names_are_read_with_their_escapes(#[case] text: &str, #[case] wire: &[u8]) {
+        let name = text.parse::<DomainName>();
+        assert_eq!(name.map(|name| name.0), Ok(wire.to_vec()));
+    }
+
+    #[rstest]
+    #[case("")]
     #[case("a..b")]
+    #[case(".a")]
+    #[case("..")]
     #[case("0123456789012345678901234567890123456789012345678901234567890123.com")]
+    #[case("a\\")]
+    #[case(r"\1")]
+    #[case(r"\256")]
+    #[case(r"\+12")]
+    #[case(r"\1é2")]
+    #[case("\\\u{e9}")]
+    #[case("\u{e9}\\255")]
     fn what_is_no_name_is_refused(#[case] text: &str) {
         assert!(text.parse::<DomainName>().is_err());
+    }
+
+    #[test]
+    fn a_name_of_more_than_255_bytes_is_refused() {
+        let text = |last: usize| format!("{}{}", "a.".repeat(126), "b".repeat(last));
+        assert!(text(1).parse::<DomainName>().is_ok());
+        assert!(text(2).parse::<DomainName>().is_err());
+    }
+
+    #[rstest]
+    #[case("a,b.c,D", &["a", "b.c", "d"])]
+    #[case(r"a\,b,c", &[r"a\,b", "c"])]
+    #[case(r"a\\,b", &[r"a\\", "b"])]
+    #[case("a,b.example.", &[r"a\,b.example"])]
+    #[case("a.,b.example.", &["a", "b.example"])]
+    fn commas_separate_names(#[case] text: &str, #[case] names: &[&str]) {
+        let parsed = |name: &&str| name.parse::<DomainName>().expect("a name");
+        let names = names.iter().map(parsed).collect();
+        assert_eq!(text.parse(), Ok(DomainNames(names)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back_as_the_same_name(labels in vec(vec(any::<u8>(), 1..12), 0..8)) {
+            let mut wire = Vec::new();
+            for label in &labels {
+                wire.push(u8::try_from(label.len()).expect("short"));
+                wire.extend(label);
+            }
+            wire.push(0);
+            let (name, _) = Name::parse(&wire, 0).expect("a name");
+            let DomainNames(read) = name.to_string().parse().expect("as printed");
+            wire.make_ascii_lowercase();
+            prop_assert_eq!(read, [DomainName(wire)]);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in any::<String>()) {
+            if let Ok(DomainNames(names)) = text.parse() {
+                prop_assert!(names.iter().all(|name| Name::parse(&name.0, 0).is_ok()));
+            }
+        }
     }
 }

@@ -14,12 +14,14 @@ use prost::Message as _;
 use tokio::sync::Notify;
 
 use super::tally::{Tally, View, nanoseconds};
-use crate::formats::render::socket;
+use crate::{formats::render::socket, select::Identities};
 
 /// Shared by the source's thread and the view's.
 #[derive(Debug)]
 pub(super) struct Board {
     tally: Mutex<Tally>,
+    /// Whose messages count.
+    identities: Identities,
     /// Whether a message counts when it comes, or for the time that it tells.
     live: bool,
     /// How many messages are enough.
@@ -46,12 +48,19 @@ impl Board {
     fn new(tally: Tally, live: bool, limit: Option<u64>) -> Self {
         Self {
             tally: Mutex::new(tally),
+            identities: Identities::default(),
             live,
             limit: limit.unwrap_or(u64::MAX),
             enough: Notify::new(),
             broken: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Only messages of these servers count.
+    pub(super) fn of(mut self, identities: &Identities) -> Self {
+        self.identities = identities.clone();
+        self
     }
 
     /// Counts whole frames, each behind its length.
@@ -80,6 +89,9 @@ impl Board {
             self.broken.fetch_add(1, Relaxed);
             return;
         };
+        if !self.identities.has(dnstap.identity.as_deref()) {
+            return;
+        }
         let told = dnstap.message.as_ref().and_then(socket::own_time);
         let told = told.map(|(seconds, rest)| {
             seconds
@@ -156,6 +168,22 @@ mod tests {
         let frame = message(Type::ClientQuery, "a", 0, 0).encode_to_vec();
         assert!(!board.take_one(frame.into()));
         assert_eq!(board.view(10).all, 3);
+    }
+
+    #[test]
+    fn only_messages_of_the_identities_that_are_named_count() {
+        let named = |names: &[&str]| Identities {
+            identities: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        for (names, counted) in [(&[][..], 3), (&["a"], 1), (&["a", "b"], 2), (&["c"], 0)] {
+            let board = Board::past(None, None).of(&named(names));
+            for identity in [None, Some("a"), Some("b")] {
+                let mut frame = message(Type::ClientQuery, "a", 0, 0);
+                frame.identity = identity.map(|text| text.as_bytes().into());
+                board.take_one(frame.encode_to_vec().into());
+            }
+            assert_eq!(board.view(10).messages, counted, "{names:?}");
+        }
     }
 
     #[test]

@@ -30,11 +30,12 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
         .map(|file| Input::open(file))
         .collect::<Result<Vec<_>>>()?;
     let grows = inputs.iter().any(|input| input.grows);
-    let board = Arc::new(if grows {
+    let board = if grows {
         Board::live(args.live_window(), args.messages)
     } else {
         Board::past(args.window, args.messages)
-    });
+    };
+    let board = Arc::new(board.of(&args.identities));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

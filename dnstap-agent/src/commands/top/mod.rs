@@ -52,7 +52,7 @@ pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     if !args.files.is_empty() {
         return files::run(args);
     }
-    let board = Arc::new(Board::live(args.live_window(), args.messages));
+    let board = Arc::new(Board::live(args.live_window(), args.messages).of(&args.identities));
     let once = args.once && args.duration.is_none() && args.messages.is_none();
     let limit = args.duration.or(once.then_some(args.interval));
     let mut viewer = None;
