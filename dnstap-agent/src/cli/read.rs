@@ -17,6 +17,10 @@ pub struct Read {
     #[arg(long, value_enum, default_value_t = Content::Text)]
     pub format: Content,
 
+    /// Tell the identity of each message, which names the server, in `text` and `full`
+    #[arg(long)]
+    pub show_identity: bool,
+
     /// Print only how many messages of each type there are
     #[arg(short, long, conflicts_with = "format")]
     pub count: bool,

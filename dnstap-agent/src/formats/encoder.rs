@@ -32,6 +32,15 @@ impl Encoder {
         }
     }
 
+    /// Text tells the identity of each message.
+    #[must_use]
+    pub fn with_identity(self) -> Self {
+        match self {
+            Self::Lines(renderer) => Self::Lines(renderer.with_identity()),
+            other => other,
+        }
+    }
+
     /// What a file begins with.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {

@@ -2,6 +2,7 @@
 //!
 //! The DNS message, its time, addresses and ports are true; the rest is the least that is valid:
 //!
+//! - a frame with a query and a response becomes packets of both, at their times;
 //! - a query goes from the query address to the response address, a response back;
 //! - UDP: one datagram, its checksum right. What no datagram can hold goes as TCP;
 //! - TCP, DNS over TLS and HTTPS (there without the encryption): a length in front of the message, in segments of at most 32 KiB;
@@ -55,21 +56,38 @@ impl Default for Writer {
 type Side = (IpAddr, u16);
 
 impl Writer {
-    /// Appends the packets of a message; false if there is no DNS message in it.
+    /// Appends the packets of a frame's query and response, as far as they are there; false if neither is.
     pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) -> bool {
         let Some(message) = &dnstap.message else {
             return false;
         };
-        let Some(dns) = socket::dns(message).filter(|dns| u16::try_from(dns.len()).is_ok()) else {
-            return false;
-        };
         let (asking, answering) = sides(message);
-        let (from, to) = if socket::is_response(message) {
-            (answering, asking)
-        } else {
-            (asking, answering)
-        };
-        let time = socket::own_time(message).unwrap_or_default();
+        let query = (&message.query_message, socket::query_time(message));
+        let response = (&message.response_message, socket::response_time(message));
+        let mut is_shown = false;
+        for ((dns, time), from, to) in [(query, asking, answering), (response, answering, asking)] {
+            if let Some(dns) = dns
+                .as_deref()
+                .filter(|dns| u16::try_from(dns.len()).is_ok())
+            {
+                let time = time.or_else(|| socket::own_time(message));
+                self.packets(message, time.unwrap_or_default(), from, to, dns, out);
+                is_shown = true;
+            }
+        }
+        is_shown
+    }
+
+    /// The packets of one DNS message.
+    fn packets(
+        &mut self,
+        message: &Message,
+        time: socket::Time,
+        from: Side,
+        to: Side,
+        dns: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         let datagram = matches!(
             message.socket_protocol(),
             SocketProtocol::Udp | SocketProtocol::DnsCryptUdp | SocketProtocol::Doq
@@ -79,7 +97,6 @@ impl Writer {
         } else {
             self.stream(time, from, to, dns, out);
         }
-        true
     }
 
     /// The segments of a message.
@@ -277,6 +294,7 @@ fn fold(sum: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use dnstap_core::model::is_response;
     use dnstap_proto::message::Type;
     use proptest::prelude::*;
 
@@ -330,6 +348,25 @@ mod tests {
             packets[0][24..40],
             "from where the query went"
         );
+    }
+
+    #[test]
+    fn a_query_and_a_response_in_one_frame_are_two_packets() {
+        let mut both = message(SocketProtocol::Udp, 4, Type::AuthResponse, b"response");
+        let inner = both.message.as_mut().expect("it has one");
+        inner.query_message = Some(Bytes::from_static(b"query"));
+        (inner.response_time_sec, inner.response_time_nsec) = (Some(8), Some(6));
+        let mut out = Vec::new();
+        assert!(Writer::default().message(&both, &mut out));
+        let packets = check(&out);
+        assert_eq!(
+            (&packets[0][28..], &packets[1][28..]),
+            (&b"query"[..], &b"response"[..])
+        );
+        assert_eq!(packets[1][12..16], packets[0][16..20], "the other way");
+        let behind = 16 + packets[0].len();
+        assert_eq!((word(&out, 0), word(&out, 4)), (7, 5));
+        assert_eq!((word(&out, behind), word(&out, behind + 4)), (8, 6));
     }
 
     #[test]
@@ -430,8 +467,8 @@ mod tests {
                 response_port: Some(53),
                 query_time_sec: Some(7),
                 query_time_nsec: Some(5),
-                query_message: Some(Bytes::copy_from_slice(dns)),
-                response_message: Some(Bytes::copy_from_slice(dns)),
+                query_message: (!is_response(kind)).then(|| Bytes::copy_from_slice(dns)),
+                response_message: is_response(kind).then(|| Bytes::copy_from_slice(dns)),
                 ..Message::default()
             }),
             ..Dnstap::default()

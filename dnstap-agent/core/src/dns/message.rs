@@ -98,6 +98,13 @@ impl<'a> Dns<'a> {
         Question::parse(self.bytes, 12).map(|(question, _)| Some(question))
     }
 
+    /// The name of the first question, also if nothing can be read behind it.
+    #[must_use]
+    pub fn first_name(&self) -> Option<Name<'a>> {
+        let name = Name::parse(self.bytes, 12).ok();
+        name.filter(|_| self.count(0) > 0).map(|(name, _)| name)
+    }
+
     /// All questions; ends after an error.
     pub fn questions(&self) -> impl Iterator<Item = Result<Question<'a>, WireError>> {
         let bytes = self.bytes;
@@ -243,6 +250,12 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// What lies behind the entries that were read so far. After the last one that is what no count of the header announces.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.dns.bytes.get(self.at..).unwrap_or_default()
+    }
+
     fn skip_question(&mut self) -> Result<(), WireError> {
         let (_, behind) = Question::parse(self.dns.bytes, self.at)?;
         self.at = behind;

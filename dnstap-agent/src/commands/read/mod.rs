@@ -116,7 +116,14 @@ fn print(
     output: &mut dyn Write,
     warnings: &mut dyn Write,
 ) -> Result<Outcome> {
-    let encoder = (!args.count).then(|| Encoder::new(args.format, colours));
+    let encoder = (!args.count).then(|| {
+        let encoder = Encoder::new(args.format, colours);
+        if args.show_identity {
+            encoder.with_identity()
+        } else {
+            encoder
+        }
+    });
     let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
     let done = print_files(args, &mut printer).and_then(|()| printer.finish());
     match done {

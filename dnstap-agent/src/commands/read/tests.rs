@@ -245,6 +245,7 @@ fn args(files: Vec<PathBuf>, count: bool) -> Options {
         format: Content::Text,
         count,
         follow: false,
+        show_identity: false,
         colour: ColorChoice::Auto,
         select: Select::default(),
     }

@@ -1,4 +1,5 @@
-//! Owns the lines below the line of text: every question and record, two spaces in.
+//! Owns the lines below the line of text: every question and record, two spaces in. The other message of a frame that has a query and a
+//! response follows, four spaces in.
 //!
 //! ```text
 //!   question example.com. IN A
@@ -11,39 +12,79 @@ use std::io::{self, Write as _};
 use dnstap_core::dns::{Dns, Record, WireError};
 use dnstap_proto::Dnstap;
 
-use super::{rdata, socket};
+use super::{colour::Colours, hexadecimal::Hexadecimal, rdata, socket, text};
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 
-/// Appends the lines of a message's records; nothing if it has none that can be read.
-pub(super) fn records(dnstap: &Dnstap, out: &mut Vec<u8>) {
-    let dns = dnstap
-        .message
-        .as_ref()
-        .and_then(socket::dns)
-        .and_then(|bytes| Dns::parse(bytes).ok());
-    if let Some(dns) = dns {
-        write(&dns, out).unwrap_or_else(|_| unreachable!("a Vec takes all"));
+/// Appends the lines of the records of a frame's messages.
+pub(super) fn records(dnstap: &Dnstap, colours: Colours, out: &mut Vec<u8>) {
+    let Some(message) = &dnstap.message else {
+        return;
+    };
+    socket::dns(message)
+        .map_or(Ok(()), |bytes| write("  ", bytes, out))
+        .and_then(|()| match socket::other_dns(message) {
+            Some(other) => write_other(socket::is_response(message), other, colours, out),
+            None => Ok(()),
+        })
+        .unwrap_or_else(|_| unreachable!("a Vec takes all"));
+}
+
+/// The query of a response, or the response of a query, which the same frame has.
+fn write_other(
+    is_query: bool,
+    bytes: &[u8],
+    colours: Colours,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let what = if is_query { "query" } else { "response" };
+    write!(out, "  with {what} {}b ", bytes.len())?;
+    match Dns::parse(bytes) {
+        Ok(dns) => text::write_dns(&dns, colours, out)?,
+        Err(error) => write!(out, "malformed: {error}")?,
+    }
+    writeln!(out)?;
+    write("    ", bytes, out)
+}
+
+fn write(indent: &str, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    match write_records(indent, bytes, out)? {
+        Ok(0) => Ok(()),
+        Ok(trailing) => writeln!(out, "{indent}trailing {trailing} bytes"),
+        Err(error) => {
+            writeln!(out, "{indent}malformed: {error}")?;
+            writeln!(out, "{indent}bytes {}", Hexadecimal(bytes))
+        }
     }
 }
 
-fn write(dns: &Dns<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+/// The bytes behind the last record, or what is wrong.
+fn write_records(
+    indent: &str,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> io::Result<Result<usize, WireError>> {
+    let dns = match Dns::parse(bytes) {
+        Ok(dns) => dns,
+        Err(error) => return Ok(Err(error)),
+    };
     for question in dns.questions() {
         match question {
             Ok(question) => writeln!(
                 out,
-                "  {} {} {} {}",
+                "{indent}{} {} {} {}",
                 SECTIONS[0], question.name, question.class, question.kind
             )?,
-            Err(error) => return malformed(error, out),
+            Err(error) => return Ok(Err(error)),
         }
     }
-    for record in dns.records() {
+    let mut records = dns.records();
+    for record in &mut records {
         match record {
-            Ok((3, record)) if record.is_opt() => edns(dns, &record, out)?,
+            Ok((3, record)) if record.is_opt() => edns(indent, &dns, &record, out)?,
             Ok((section, record)) => writeln!(
                 out,
-                "  {} {} {} {} {} {}",
+                "{indent}{} {} {} {} {} {}",
                 SECTIONS[section],
                 record.name,
                 record.ttl,
@@ -51,27 +92,23 @@ fn write(dns: &Dns<'_>, out: &mut Vec<u8>) -> io::Result<()> {
                 record.kind,
                 rdata::text(dns.bytes(), &record)
             )?,
-            Err(error) => return malformed(error, out),
+            Err(error) => return Ok(Err(error)),
         }
     }
-    Ok(())
+    Ok(Ok(records.rest().len()))
 }
 
 /// RFC 6891 section 6.1.2: class and TTL mean other things in an OPT record.
-fn edns(dns: &Dns<'_>, record: &Record<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+fn edns(indent: &str, dns: &Dns<'_>, record: &Record<'_>, out: &mut Vec<u8>) -> io::Result<()> {
     let [_, version, flags, _] = record.ttl.to_be_bytes();
     let dnssec_ok = if flags & 0x80 == 0 { "" } else { ", do" };
     write!(
         out,
-        "  edns version {version}, udp {}{dnssec_ok}",
+        "{indent}edns version {version}, udp {}{dnssec_ok}",
         record.class.0
     )?;
     if record.length > 0 {
         write!(out, ", options {}", rdata::hexadecimal(dns.bytes(), record))?;
     }
     writeln!(out)
-}
-
-fn malformed(error: WireError, out: &mut Vec<u8>) -> io::Result<()> {
-    writeln!(out, "  malformed: {error}")
 }

@@ -1,13 +1,15 @@
 //! Owns the JSON line. Field names are stable; a field whose value is not known is left out, unless said otherwise.
+//! `docs/dnstap-json.schema.json` says the same to programs.
 //!
 //! | field | value |
 //! |---|---|
+//! | `time` | when this message was seen: `response_time` of a response, `query_time` of a query; the other one if only that is there |
 //! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto` |
-//! | `identity`, `version` | of the recording server, as text |
+//! | `identity`, `version` | of the recording server, as text; bytes that are not UTF-8 as `\\xNN`, a backslash as two |
 //! | `extra` | what the recording program added: an object if it is a JSON object, else text with other bytes as `\\xNN` |
 //! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`; `UDP`, `TCP`, `DOT`, `DOH`, ...; `HTTP2` ... |
 //! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
-//! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds |
+//! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds; left out if the frame has none or what is no time |
 //! | `latency_ns` | the one from the other |
 //! | `query_zone` | absolute name |
 //! | `policy` | object: `type`, `action`, `match`, `rule`, `value` |
@@ -16,11 +18,16 @@
 //! | `.id`, `.opcode`, `.rcode` | number; words, the rcode with its EDNS bits |
 //! | `.flags` | object of booleans: `qr aa tc rd ra ad cd` |
 //! | `.qname`, `.qclass`, `.qtype` | first question; absolute name, escaped as in zone files |
+//! | `.questions` | if there are several: array of all, as objects with these three |
 //! | `.counts` | object: `qd an ns ar`, as the header says |
 //! | `.answers`, `.authorities`, `.additionals` | arrays (left out when empty) of `name`, `class`, `type`, `ttl`, `rdata` |
 //! | `.edns` | object: `udp_size`, `version`, `do`, `options` (their bytes) |
+//! | `.trailing_bytes` | bytes behind the last record that the header counts |
 //! | `.malformed` | what is wrong with it, from where on nothing was read |
-//! | `malformed` | what is wrong with the frame or with a message too short for a header |
+//! | `.bytes` | all its bytes in hexadecimal, if it is malformed |
+//! | `query_message` | of a response: the query that the frame has, too, like `message` |
+//! | `response_message` | of a query: the response that the frame has, too, like `message` |
+//! | `malformed` | what is wrong with the frame |
 //!
 //! The line is printable ASCII: everything else is escaped as `\uXXXX`.
 
@@ -32,19 +39,19 @@ use std::{
 };
 
 use dnstap_core::{
-    dns::{Class, Dns, FLAGS, Name, Opcode, Rcode, Record, Type, WireError},
+    dns::{Class, Dns, FLAGS, Name, Opcode, Question, Rcode, Record, Type, WireError},
     model,
 };
 use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{extra, rdata, socket, time::Clock};
+use super::{extra, hexadecimal::Hexadecimal, rdata, socket, time::Clock};
 
 /// Appends the line of a message.
 pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
     let mut line = Line {
-        identity: dnstap.identity.as_deref().map(String::from_utf8_lossy),
-        version: dnstap.version.as_deref().map(String::from_utf8_lossy),
+        identity: dnstap.identity.as_deref().map(extra::text),
+        version: dnstap.version.as_deref().map(extra::text),
         extra: dnstap
             .extra
             .as_deref()
@@ -82,6 +89,8 @@ fn write(line: &Line<'_>, out: &mut Vec<u8>) {
 #[derive(Debug, Default, Serialize)]
 struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     r#type: Option<Word>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<Cow<'a, str>>,
@@ -118,6 +127,10 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<DnsLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    query_message: Option<DnsLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_message: Option<DnsLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     malformed: Option<String>,
 }
 
@@ -139,9 +152,17 @@ impl<'a> Line<'a> {
         self.query_port = message.query_port;
         self.response_address = socket::address(message.response_address.as_deref());
         self.response_port = message.response_port;
-        self.query_time = socket::query_time(message).map(|time| rfc_3339(time, clock));
-        self.response_time = socket::response_time(message).map(|time| rfc_3339(time, clock));
-        self.latency_ns = socket::latency(message);
+        self.query_time = self.time("query", socket::query_time(message), clock);
+        self.response_time = self.time("response", socket::response_time(message), clock);
+        let (of_query, of_response) = (self.query_time.clone(), self.response_time.clone());
+        self.time = if socket::is_response(message) {
+            of_response.or(of_query)
+        } else {
+            of_query.or(of_response)
+        };
+        if self.query_time.is_some() && self.response_time.is_some() {
+            self.latency_ns = socket::latency(message);
+        }
         let zone = message
             .query_zone
             .as_deref()
@@ -149,21 +170,44 @@ impl<'a> Line<'a> {
         self.query_zone = zone.map(|(name, _)| name.to_string());
         self.policy = message.policy.as_ref().map(PolicyLine::new);
         let Some(bytes) = socket::dns(message) else {
-            self.malformed = Some("no DNS message".to_owned());
+            self.is_malformed("no DNS message".to_owned());
             return;
         };
         self.size = Some(bytes.len());
-        match Dns::parse(bytes) {
-            Ok(dns) => self.message = Some(DnsLine::new(&dns)),
-            Err(error) => self.malformed = Some(error.to_string()),
+        let line = DnsLine::of(bytes);
+        if line.id.is_none()
+            && let Some(error) = &line.malformed
+        {
+            self.is_malformed(error.0.to_string());
         }
+        self.message = Some(line);
+        let other = socket::other_dns(message).map(DnsLine::of);
+        *if socket::is_response(message) {
+            &mut self.query_message
+        } else {
+            &mut self.response_message
+        } = other;
     }
-}
 
-fn rfc_3339((seconds, nanoseconds): socket::Time, clock: &mut Clock) -> String {
-    let mut text = Vec::with_capacity(30);
-    clock.write(seconds, nanoseconds, 9, &mut text);
-    text.into_iter().map(char::from).collect()
+    /// A time as RFC 3339 has it. What is none becomes a note.
+    fn time(&mut self, of: &str, time: Option<socket::Time>, clock: &mut Clock) -> Option<String> {
+        let (seconds, nanoseconds) = time?;
+        let mut text = Vec::with_capacity(30);
+        if !clock.write_time(seconds, nanoseconds, 9, &mut text) {
+            self.is_malformed(format!(
+                "{of} time of {seconds} s and {nanoseconds} ns is no time"
+            ));
+            return None;
+        }
+        Some(text.into_iter().map(char::from).collect())
+    }
+
+    fn is_malformed(&mut self, what: String) {
+        self.malformed = Some(match self.malformed.take() {
+            Some(before) => format!("{before}; {what}"),
+            None => what,
+        });
+    }
 }
 
 /// An enum's value: its word, or its number if it has none.
@@ -205,25 +249,32 @@ impl<'a> PolicyLine<'a> {
             r#match: word(policy.r#match, |r#match: policy::Match| {
                 r#match.as_str_name()
             }),
-            rule: policy.rule.as_deref().map(String::from_utf8_lossy),
-            value: policy.value.as_deref().map(String::from_utf8_lossy),
+            rule: policy.rule.as_deref().map(extra::text),
+            value: policy.value.as_deref().map(extra::text),
         }
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct DnsLine<'a> {
-    id: u16,
-    opcode: Shown<Opcode>,
-    rcode: Shown<Rcode>,
-    flags: Flags<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opcode: Option<Shown<Opcode>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rcode: Option<Shown<Rcode>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<Flags<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     qname: Option<Shown<Name<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     qclass: Option<Shown<Class>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     qtype: Option<Shown<Type>>,
-    counts: Counts,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    questions: Vec<QuestionLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<Counts>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     answers: Vec<RecordLine<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -233,48 +284,63 @@ struct DnsLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     edns: Option<Edns>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    trailing_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     malformed: Option<Shown<WireError>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Shown<Hexadecimal<'a>>>,
 }
 
 impl<'a> DnsLine<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        let mut line = match Dns::parse(bytes) {
+            Ok(dns) => Self::new(&dns),
+            Err(error) => Self {
+                malformed: Some(Shown(error)),
+                ..Self::default()
+            },
+        };
+        if line.malformed.is_some() {
+            line.bytes = Some(Shown(Hexadecimal(bytes)));
+        }
+        line
+    }
+
     fn new(dns: &Dns<'a>) -> Self {
         let mut line = Self {
-            id: dns.id(),
-            opcode: Shown(dns.opcode()),
-            rcode: Shown(dns.rcode()),
-            flags: Flags(*dns),
-            qname: None,
-            qclass: None,
-            qtype: None,
-            counts: Counts {
+            id: Some(dns.id()),
+            opcode: Some(Shown(dns.opcode())),
+            rcode: Some(Shown(dns.rcode())),
+            flags: Some(Flags(*dns)),
+            qname: dns.first_name().map(Shown),
+            counts: Some(Counts {
                 qd: dns.count(0),
                 an: dns.count(1),
                 ns: dns.count(2),
                 ar: dns.count(3),
-            },
-            answers: Vec::new(),
-            authorities: Vec::new(),
-            additionals: Vec::new(),
-            edns: None,
-            malformed: None,
+            }),
+            ..Self::default()
         };
-        match dns.question() {
-            Ok(Some(question)) => {
-                line.qname = Some(Shown(question.name));
-                line.qclass = Some(Shown(question.class));
-                line.qtype = Some(Shown(question.kind));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                line.malformed = Some(Shown(error));
-                return line;
+        for question in dns.questions() {
+            match question {
+                Ok(question) if line.qtype.is_none() => {
+                    line.qclass = Some(Shown(question.class));
+                    line.qtype = Some(Shown(question.kind));
+                }
+                Ok(_) => {}
+                Err(error) => line.malformed = Some(Shown(error)),
             }
         }
-        for record in dns.records() {
+        if dns.count(0) > 1 {
+            let questions = dns.questions().map_while(Result::ok);
+            line.questions = questions.map(QuestionLine::from).collect();
+        }
+        let mut records = dns.records();
+        for record in &mut records {
             match record {
                 Ok((3, record)) if record.is_opt() => {
                     line.edns = Some(Edns::new(&record));
-                    line.rcode = Shown(record.extended_rcode(dns.rcode()));
+                    line.rcode = Some(Shown(record.extended_rcode(dns.rcode())));
                 }
                 Ok((section, record)) => {
                     let lines = match section {
@@ -287,7 +353,27 @@ impl<'a> DnsLine<'a> {
                 Err(error) => line.malformed = Some(Shown(error)),
             }
         }
+        if line.malformed.is_none() && !records.rest().is_empty() {
+            line.trailing_bytes = Some(records.rest().len());
+        }
         line
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct QuestionLine<'a> {
+    qname: Shown<Name<'a>>,
+    qclass: Shown<Class>,
+    qtype: Shown<Type>,
+}
+
+impl<'a> From<Question<'a>> for QuestionLine<'a> {
+    fn from(question: Question<'a>) -> Self {
+        Self {
+            qname: Shown(question.name),
+            qclass: Shown(question.class),
+            qtype: Shown(question.kind),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod colour;
 mod extra;
 mod full;
+mod hexadecimal;
 mod json;
 mod rdata;
 pub(crate) mod socket;
@@ -27,6 +28,8 @@ use crate::formats::content::Content;
 pub struct Renderer {
     content: Content,
     colours: Colours,
+    /// Whether text tells the identity.
+    identity: bool,
     clock: time::Clock,
     /// JSON on its way to YAML.
     json: Vec<u8>,
@@ -39,9 +42,17 @@ impl Renderer {
         Self {
             content,
             colours: Colours(colours),
+            identity: false,
             clock: time::Clock::default(),
             json: Vec::new(),
         }
+    }
+
+    /// Text tells the identity of each message.
+    #[must_use]
+    pub fn with_identity(mut self) -> Self {
+        self.identity = true;
+        self
     }
 
     /// Appends what one frame's payload becomes to `out`. A payload that is not a dnstap message becomes
@@ -71,11 +82,12 @@ impl Renderer {
                 json::message(dnstap, &mut self.clock, &mut self.json);
                 yaml::document(&self.json, out);
             }
-            Content::Full => {
-                text::message(dnstap, &mut self.clock, self.colours, out);
-                full::records(dnstap, out);
+            content => {
+                text::message(dnstap, self.identity, &mut self.clock, self.colours, out);
+                if content == Content::Full {
+                    full::records(dnstap, self.colours, out);
+                }
             }
-            _ => text::message(dnstap, &mut self.clock, self.colours, out),
         }
     }
 }

@@ -29,6 +29,17 @@ pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
     own(view.kind(), view.query_message, view.response_message)
 }
 
+/// The other DNS message, if a query and a response are there: the one that this is not about.
+pub(crate) fn other_dns(message: &Message) -> Option<&[u8]> {
+    let query = message.query_message.as_deref()?;
+    let response = message.response_message.as_deref()?;
+    Some(if is_response(message) {
+        query
+    } else {
+        response
+    })
+}
+
 /// What a message of this type is about, of what a query and a response have; the other's if it has none.
 fn own<T>(kind: Option<Type>, query: Option<T>, response: Option<T>) -> Option<T> {
     match kind {

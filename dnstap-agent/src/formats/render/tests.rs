@@ -109,6 +109,7 @@ fn extra_is_an_object_if_it_is_one_and_else_escaped_text() {
 fn json_has_the_documented_fields() {
     let json = json(&response());
     let expected = serde_json::json!({
+        "time": "2026-11-23T15:33:25.000001000Z",
         "type": "CLIENT_RESPONSE",
         "identity": "ns1\u{1b}\u{9b}\u{e9}",
         "version": "named",
@@ -141,7 +142,7 @@ fn json_has_the_documented_fields() {
         expected
     );
     assert!(
-        json.starts_with(r#"{"type":"CLIENT_RESPONSE","identity":"ns1\u001b\u009b\u00e9","#),
+        json.starts_with(r#"{"time":"2026-11-23T15:33:25.000001000Z","type":"CLIENT_RESPONSE","identity":"ns1\u001b\u009b\u00e9","#),
         "{json}"
     );
 }
@@ -152,6 +153,7 @@ fn json_says_what_is_malformed_and_keeps_what_was_read() {
     inner(&mut cut).response_message = Some(ANSWER[..50].into());
     let value: serde_json::Value = serde_json::from_str(&json(&cut)).expect("JSON");
     assert_eq!(value["message"]["malformed"], "cut short at byte 50");
+    assert_eq!(value["message"]["bytes"], hexadecimal(&ANSWER[..50]));
     assert_eq!(value["message"]["answers"][0]["rdata"], "192.0.2.7");
     let mut line = Vec::new();
     Renderer::new(Content::Json, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
@@ -166,8 +168,134 @@ fn json_says_what_is_malformed_and_keeps_what_was_read() {
 }
 
 #[test]
+fn what_can_be_read_of_a_malformed_message_is_told_and_all_its_bytes() {
+    let mut cut = query();
+    inner(&mut cut).query_message = Some(QUERY[..27].into());
+    assert!(
+        text(&cut).ends_with(" UDP 27b example.com. - - rd ad malformed: cut short at byte 27\n"),
+        "{}",
+        text(&cut)
+    );
+    let bytes = hexadecimal(&QUERY[..27]);
+    let below = format!("  malformed: cut short at byte 27\n  bytes {bytes}\n");
+    assert_eq!(render(Content::Full, &cut), text(&cut) + &below);
+    let message = &parsed(&cut)["message"];
+    assert_eq!(message["qname"], "example.com.");
+    assert_eq!(message["bytes"], bytes);
+    // Too short for a header.
+    inner(&mut cut).query_message = Some(QUERY[..3].into());
+    assert_eq!(parsed(&cut)["message"]["bytes"], "126701");
+    assert_eq!(
+        parsed(&cut)["malformed"],
+        "shorter than a DNS header (12 bytes)"
+    );
+    assert!(render(Content::Full, &cut).ends_with("\n  bytes 126701\n"));
+    assert!(render(Content::Yaml, &cut).contains("\n  bytes: \"126701\"\n"));
+}
+
+#[test]
+fn both_messages_of_a_frame_are_shown() {
+    let mut both = response();
+    inner(&mut both).query_message = Some(QUERY.into());
+    let json = parsed(&both);
+    assert_eq!(json["message"]["counts"]["an"], 1);
+    assert_eq!(json["query_message"]["flags"]["ad"], true);
+    assert_eq!(json.get("response_message"), None);
+    let full = render(Content::Full, &both);
+    assert!(
+        full.ends_with(
+            "  with query 29b example.com. IN A rd ad\n    question example.com. IN A\n"
+        ),
+        "{full}"
+    );
+    inner(&mut both).r#type = Type::ClientQuery as i32;
+    let json = parsed(&both);
+    assert_eq!(json["message"]["flags"]["ad"], true);
+    assert_eq!(json["response_message"]["counts"]["an"], 1);
+    assert_eq!(json["time"], json["query_time"]);
+    assert!(
+        render(Content::Full, &both).contains("\n    answer example.com. 3600 IN A 192.0.2.7\n")
+    );
+    inner(&mut both).response_message = Some(ANSWER[..50].into());
+    assert!(
+        render(Content::Full, &both).contains("\n    malformed: cut short at byte 50\n    bytes ")
+    );
+}
+
+#[test]
+fn every_question_and_what_is_behind_the_last_record_are_told() {
+    let question = &QUERY[12..];
+    let two = [
+        &QUERY[..5],
+        &[2],
+        &QUERY[6..],
+        &question[..13],
+        &[0, 28, 0, 3],
+        b"xyz",
+    ]
+    .concat();
+    let mut query = query();
+    inner(&mut query).query_message = Some(two.into());
+    let message = &parsed(&query)["message"];
+    let named = |class: &str, kind: &str| serde_json::json!({ "qname": "example.com.", "qclass": class, "qtype": kind });
+    assert_eq!(
+        message["questions"],
+        serde_json::json!([named("IN", "A"), named("CH", "AAAA")])
+    );
+    assert_eq!(message["trailing_bytes"], 3);
+    assert!(render(Content::Full, &query).ends_with("  trailing 3 bytes\n"));
+}
+
+#[test]
+fn a_time_in_json_is_a_time_or_not_there() {
+    for (seconds, nanoseconds) in [
+        (1_767_323_045, 1_500_000_000),
+        (1_767_323_045_000, 0),
+        (u64::MAX, 0),
+    ] {
+        let mut odd = response();
+        inner(&mut odd).query_time_sec = Some(seconds);
+        inner(&mut odd).query_time_nsec = Some(nanoseconds);
+        let json = parsed(&odd);
+        assert_eq!(
+            (json.get("query_time"), json.get("latency_ns")),
+            (None, None)
+        );
+        assert_eq!(json["time"], json["response_time"]);
+        assert_eq!(
+            json["malformed"],
+            format!("query time of {seconds} s and {nanoseconds} ns is no time")
+        );
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_from_text_that_looks_like_them() {
+    for (bytes, shown) in [
+        (&b"ns1\xff\xc3\xa4"[..], "ns1\\xff\u{e4}"),
+        (b"ns1\\xff", r"ns1\\xff"),
+        (b"ns1", "ns1"),
+    ] {
+        let mut dnstap = query();
+        dnstap.identity = Some(bytes.into());
+        assert_eq!(parsed(&dnstap)["identity"], shown);
+    }
+}
+
+#[test]
+fn text_tells_the_identity_if_it_is_asked_for() {
+    let mut out = Vec::new();
+    let mut renderer = Renderer::new(Content::Text, false).with_identity();
+    renderer.message(&response(), &mut out);
+    renderer.message(&query(), &mut out);
+    let with = text(&response()).replace('\n', " identity=ns1\\x1b\\xc2\\x9b\\xc3\\xa9\n");
+    assert_eq!(out, (with + &text(&query())).into_bytes());
+}
+
+#[test]
 fn yaml_has_the_same_fields_in_a_document_of_its_own() {
     let expected = r#"---
+time: "2026-11-23T15:33:25.000001000Z"
 type: CLIENT_RESPONSE
 identity: "ns1\x1b\x9b\xe9"
 version: named
@@ -299,6 +427,10 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn query() -> Dnstap {

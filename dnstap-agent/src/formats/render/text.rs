@@ -8,7 +8,7 @@
 //!
 //! Time (of this message, UTC), type, who asked whom, transport, size in bytes, question, then for a query its opcode (unless
 //! QUERY) and flags, for a response its opcode (unless QUERY), rcode, flags, records in answer, authority and additional section,
-//! and the milliseconds since its query; at the end `extra=` and what the recording program added, other bytes than printable
+//! and the milliseconds since its query; then `identity=` if it is asked for; at the end `extra=` and what the recording program added, other bytes than printable
 //! ASCII as `\xNN`. `-` stands for what is not known.
 
 use std::{
@@ -22,12 +22,22 @@ use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
 use super::{colour::Colours, extra, socket, time::Clock};
 
-/// Appends the line of a message.
-pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, colours: Colours, out: &mut Vec<u8>) {
+/// Appends the line of a message, with the identity of the recording server if it is wanted and there.
+pub(super) fn message(
+    dnstap: &Dnstap,
+    identity: bool,
+    clock: &mut Clock,
+    colours: Colours,
+    out: &mut Vec<u8>,
+) {
     match &dnstap.message {
         Some(message) => write_message(message, clock, colours, out),
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
+    .and_then(|()| match &dnstap.identity {
+        Some(bytes) if identity => write!(out, " identity={}", extra::escaped(bytes)),
+        _ => Ok(()),
+    })
     .and_then(|()| match &dnstap.extra {
         Some(bytes) => write!(out, " extra={}", extra::escaped(bytes)),
         None => Ok(()),
@@ -111,7 +121,8 @@ fn write_endpoint(address: Option<IpAddr>, port: Option<u32>, out: &mut Vec<u8>)
     }
 }
 
-fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<()> {
+/// Question, opcode, response code, flags and counts.
+pub(super) fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<()> {
     let mut malformed: Option<WireError> = None;
     match dns.question() {
         Ok(Some(question)) => write!(
@@ -123,7 +134,10 @@ fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<(
         )?,
         Ok(None) => out.extend_from_slice(b"- - -"),
         Err(error) => {
-            out.extend_from_slice(b"- - -");
+            match dns.first_name() {
+                Some(name) => write!(out, "{} - -", colours.name(&name))?,
+                None => out.extend_from_slice(b"- - -"),
+            }
             malformed = Some(error);
         }
     }

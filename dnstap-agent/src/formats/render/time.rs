@@ -11,9 +11,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// `2026-11-23T15:53:24.123456Z` with `digits` (1 to 9) of the fraction, the rest cut off.
-    ///
-    /// A time that is none (the nanoseconds are a whole second or more, or the year has five digits) is given as `@SECONDS.NANOSECONDS`.
+    /// Appends the time as [`Self::write_time`] does. One that is none is given as `@SECONDS.NANOSECONDS`.
     pub(super) fn write(
         &mut self,
         seconds: u64,
@@ -21,6 +19,21 @@ impl Clock {
         digits: usize,
         out: &mut Vec<u8>,
     ) {
+        if !self.write_time(seconds, nanoseconds, digits, out) {
+            out.extend_from_slice(format!("@{seconds}.{nanoseconds:09}").as_bytes());
+        }
+    }
+
+    /// Appends `2026-11-23T15:53:24.123456Z` with `digits` (1 to 9) of the fraction, the rest cut off.
+    ///
+    /// False, and nothing is appended, if it is no time: the nanoseconds are a whole second or more, or the year has five digits.
+    pub(super) fn write_time(
+        &mut self,
+        seconds: u64,
+        nanoseconds: u32,
+        digits: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let known =
             nanoseconds < 1_000_000_000 && (self.second == Some(seconds) || self.learn(seconds));
         if known {
@@ -34,9 +47,8 @@ impl Clock {
             out.push(b'.');
             out.extend(fraction.iter().take(digits));
             out.push(b'Z');
-        } else {
-            out.extend_from_slice(format!("@{seconds}.{nanoseconds:09}").as_bytes());
         }
+        known
     }
 
     fn learn(&mut self, seconds: u64) -> bool {
