@@ -136,7 +136,7 @@ impl<'a> Dns<'a> {
         let opt = self
             .records()
             .map_while(Result::ok)
-            .find(|(_, record)| record.is_opt());
+            .find(|(section, record)| *section == 3 && record.is_opt());
         opt.map_or(self.rcode(), |(_, record)| {
             record.extended_rcode(self.rcode())
         })
@@ -195,7 +195,14 @@ pub struct Record<'a> {
     pub length: u16,
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// The bytes of its data.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        let end = self.data + usize::from(self.length);
+        self.name.message().get(self.data..end).unwrap_or_default()
+    }
+
     /// Whether it is an OPT record (RFC 6891).
     #[must_use]
     pub fn is_opt(&self) -> bool {
@@ -283,8 +290,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// The number at `at`.
-pub fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
     match bytes.get(at..at + 2) {
         Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
         _ => Err(WireError::Short(bytes.len())),

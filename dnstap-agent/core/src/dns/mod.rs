@@ -3,12 +3,15 @@
 //! - `judge`: is this a DNS message at all, and what does it ask? For the tap, which sees bytes at unknown places.
 //! - `message`: header, questions and records of a message, where they lie. For those that show or choose messages.
 //! - `name`: names, compressed or not.
+//! - `rdata`: record data in presentation form. `edns`: the OPT record and its options.
 //! - `mnemonics`: words for types, classes, opcodes and response codes.
 
+mod edns;
 mod judge;
 mod message;
 mod mnemonics;
 mod name;
+mod rdata;
 
 #[cfg(test)]
 pub(crate) use self::judge::fixture;
@@ -17,7 +20,9 @@ pub(crate) use self::judge::{
     split,
 };
 pub use self::{
-    message::{Dns, FLAGS, Question, Record, Records, WireError, u16_at},
+    edns::{Member, Opt, OptOption, Value as OptValue},
+    message::{Dns, FLAGS, Question, Record, Records, WireError},
     mnemonics::{Class, Opcode, Rcode, Type},
-    name::{Name, write_escaped},
+    name::{Name, Quoted},
+    rdata::Rdata,
 };

@@ -33,6 +33,16 @@ impl<'a> Name<'a> {
         Ok((Self { message, at }, labels.end))
     }
 
+    /// The message that it lies in.
+    pub(super) fn message(self) -> &'a [u8] {
+        self.message
+    }
+
+    /// Bytes without compression.
+    pub(super) fn length(self) -> usize {
+        1 + self.labels().map(|label| 1 + label.len()).sum::<usize>()
+    }
+
     /// Its labels, without the root's.
     pub fn labels(self) -> impl Iterator<Item = &'a [u8]> {
         let mut labels = Labels::new(self.message, self.at);
@@ -42,23 +52,50 @@ impl<'a> Name<'a> {
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut root = true;
+        let is_plain = |byte| {
+            matches!(byte, b'!'..=b'~')
+                && !matches!(byte, b'.' | b'"' | b'\\' | b'(' | b')' | b';' | b'@' | b'$')
+        };
+        let mut is_root = true;
         for label in self.labels() {
-            root = false;
-            write_escaped(f, label, br#".\"();@$"#)?;
+            is_root = false;
+            write_escaped(f, label, is_plain)?;
             f.write_char('.')?;
         }
-        if root { f.write_char('.') } else { Ok(()) }
+        if is_root { f.write_char('.') } else { Ok(()) }
     }
 }
 
-/// Printable bytes as they are, `special` ones behind a backslash, all others (space included) as `\DDD`.
-pub fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8], special: &[u8]) -> fmt::Result {
-    for &byte in bytes {
-        match byte {
-            b'!'..=b'~' if special.contains(&byte) => write!(f, "\\{}", char::from(byte))?,
-            b'!'..=b'~' => f.write_char(char::from(byte))?,
-            _ => write!(f, "\\{byte:03}")?,
+/// Text that prints as a character-string: in quotes, with escapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_quoted(f, self.0)
+    }
+}
+
+/// A character-string in quotes (RFC 1035 section 5.1).
+pub(super) fn write_quoted(f: &mut impl fmt::Write, text: &[u8]) -> fmt::Result {
+    f.write_char('"')?;
+    write_escaped(f, text, |byte| {
+        matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+    })?;
+    f.write_char('"')
+}
+
+/// Plain bytes as they are, other printable ones behind a backslash, all others as `\DDD`. Plain ones must be ASCII.
+pub(super) fn write_escaped(
+    f: &mut impl fmt::Write,
+    bytes: &[u8],
+    is_plain: impl Fn(u8) -> bool,
+) -> fmt::Result {
+    for run in bytes.chunk_by(|one, next| is_plain(*one) && is_plain(*next)) {
+        match *run {
+            [byte @ b'!'..=b'~'] if !is_plain(byte) => write!(f, "\\{}", char::from(byte))?,
+            [byte] if !is_plain(byte) => write!(f, "\\{byte:03}")?,
+            _ => f.write_str(str::from_utf8(run).unwrap_or_default())?,
         }
     }
     Ok(())

@@ -4,15 +4,16 @@
 //! ```text
 //!   question example.com. IN A
 //!   answer example.com. 3600 IN A 192.0.2.7
-//!   edns version 0, udp 1232, do, options \# 12 000a0008...
+//!   edns version 0, udp 1232, do
+//!     option 10 COOKIE: client 0011223344556677
 //! ```
 
 use std::io::{self, Write as _};
 
-use dnstap_core::dns::{Dns, Record, WireError};
+use dnstap_core::dns::{Dns, Opt, Rdata, WireError};
 use dnstap_proto::Dnstap;
 
-use super::{colour::Colours, hexadecimal::Hexadecimal, rdata, socket, text};
+use super::{colour::Colours, edns::Edns, hexadecimal::Hexadecimal, socket, text};
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 
@@ -81,7 +82,11 @@ fn write_records(
     let mut records = dns.records();
     for record in &mut records {
         match record {
-            Ok((3, record)) if record.is_opt() => edns(indent, &dns, &record, out)?,
+            Ok((3, record)) if record.is_opt() => {
+                for line in Edns(Opt::of(record)).to_string().lines() {
+                    writeln!(out, "{indent}{line}")?;
+                }
+            }
             Ok((section, record)) => writeln!(
                 out,
                 "{indent}{} {} {} {} {} {}",
@@ -90,25 +95,10 @@ fn write_records(
                 record.ttl,
                 record.class,
                 record.kind,
-                rdata::text(dns.bytes(), &record)
+                Rdata::of(&record)
             )?,
             Err(error) => return Ok(Err(error)),
         }
     }
     Ok(Ok(records.rest().len()))
-}
-
-/// RFC 6891 section 6.1.2: class and TTL mean other things in an OPT record.
-fn edns(indent: &str, dns: &Dns<'_>, record: &Record<'_>, out: &mut Vec<u8>) -> io::Result<()> {
-    let [_, version, flags, _] = record.ttl.to_be_bytes();
-    let dnssec_ok = if flags & 0x80 == 0 { "" } else { ", do" };
-    write!(
-        out,
-        "{indent}edns version {version}, udp {}{dnssec_ok}",
-        record.class.0
-    )?;
-    if record.length > 0 {
-        write!(out, ", options {}", rdata::hexadecimal(dns.bytes(), record))?;
-    }
-    writeln!(out)
 }

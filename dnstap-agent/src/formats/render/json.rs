@@ -21,13 +21,35 @@
 //! | `.questions` | if there are several: array of all, as objects with these three |
 //! | `.counts` | object: `qd an ns ar`, as the header says |
 //! | `.answers`, `.authorities`, `.additionals` | arrays (left out when empty) of `name`, `class`, `type`, `ttl`, `rdata` |
-//! | `.edns` | object: `udp_size`, `version`, `do`, `options` (their bytes) |
+//! | `.edns` | the first OPT record, an object: `udp_size`, `version`, `do`, `co`; `z` and `extended_rcode` unless 0; `name` unless the root; `options` unless there are none |
+//! | `.edns.options` | array, in the order of the message, of objects: `code`, `name` if it has one, members by their code (below), `malformed` |
+//! | `.more_edns` | array of further OPT records, which RFC 6891 forbids |
 //! | `.trailing_bytes` | bytes behind the last record that the header counts |
 //! | `.malformed` | what is wrong with it, from where on nothing was read |
 //! | `.bytes` | all its bytes in hexadecimal, if it is malformed |
 //! | `query_message` | of a response: the query that the frame has, too, like `message` |
 //! | `response_message` | of a query: the response that the frame has, too, like `message` |
 //! | `malformed` | what is wrong with the frame |
+//!
+//! Members of EDNS options, by name and code; `hex` has bytes in hexadecimal, also those of options that are malformed or not listed:
+//!
+//! | option | members |
+//! |---|---|
+//! | `LLQ` 1 | `version`, `opcode`, `error`, `id` (hexadecimal), `lease` (seconds) |
+//! | `UL` 2 | `lease`, `key_lease` (seconds) |
+//! | `NSID` 3 | `hex`; `text` if it is printable ASCII |
+//! | `DAU` 5, `DHU` 6, `N3U` 7 | `algorithms`, an array |
+//! | `ECS` 8 | `family`, `source`, `scope`, `subnet` such as `198.51.100.0/24` |
+//! | `EXPIRE` 9 | `expire` (seconds) |
+//! | `COOKIE` 10 | `client`, `server` (hexadecimal) |
+//! | `KEEPALIVE` 11 | `timeout_ms` |
+//! | `PADDING` 12 | `length`; `hex` unless it is zeros |
+//! | `CHAIN` 13 | `trust_point`, a name |
+//! | `KEY-TAG` 14 | `tags`, an array |
+//! | `EDE` 15 | `info_code`; `purpose` if the code has one; `text`, or `hex` if it is not UTF-8 |
+//! | `CLIENT-TAG` 16, `SERVER-TAG` 17 | `tag` |
+//! | `REPORT-CHANNEL` 18 | `agent_domain`, a name |
+//! | `ZONEVERSION` 19 | `labels`, `version_type`; `serial` of type 0, else `version` (hexadecimal) |
 //!
 //! The line is printable ASCII: everything else is escaped as `\uXXXX`.
 
@@ -39,13 +61,13 @@ use std::{
 };
 
 use dnstap_core::{
-    dns::{Class, Dns, FLAGS, Name, Opcode, Question, Rcode, Record, Type, WireError},
+    dns::{Class, Dns, FLAGS, Name, Opcode, Opt, Question, Rcode, Rdata, Record, Type, WireError},
     model,
 };
 use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{extra, hexadecimal::Hexadecimal, rdata, socket, time::Clock};
+use super::{edns::Edns, extra, hexadecimal::Hexadecimal, socket, time::Clock};
 
 /// Appends the line of a message.
 pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
@@ -282,7 +304,9 @@ struct DnsLine<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     additionals: Vec<RecordLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    edns: Option<Edns>,
+    edns: Option<Edns<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more_edns: Vec<Edns<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trailing_bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -339,8 +363,13 @@ impl<'a> DnsLine<'a> {
         for record in &mut records {
             match record {
                 Ok((3, record)) if record.is_opt() => {
-                    line.edns = Some(Edns::new(&record));
-                    line.rcode = Some(Shown(record.extended_rcode(dns.rcode())));
+                    let edns = Edns(Opt::of(record));
+                    if line.edns.is_some() {
+                        line.more_edns.push(edns);
+                    } else {
+                        line.edns = Some(edns);
+                        line.rcode = Some(Shown(record.extended_rcode(dns.rcode())));
+                    }
                 }
                 Ok((section, record)) => {
                     let lines = match section {
@@ -348,7 +377,7 @@ impl<'a> DnsLine<'a> {
                         2 => &mut line.authorities,
                         _ => &mut line.additionals,
                     };
-                    lines.push(RecordLine::new(dns, &record));
+                    lines.push(RecordLine::new(&record));
                 }
                 Err(error) => line.malformed = Some(Shown(error)),
             }
@@ -383,17 +412,17 @@ struct RecordLine<'a> {
     class: Shown<Class>,
     r#type: Shown<Type>,
     ttl: u32,
-    rdata: String,
+    rdata: Shown<Rdata<'a>>,
 }
 
 impl<'a> RecordLine<'a> {
-    fn new(dns: &Dns<'_>, record: &Record<'a>) -> Self {
+    fn new(record: &Record<'a>) -> Self {
         Self {
             name: Shown(record.name),
             class: Shown(record.class),
             r#type: Shown(record.kind),
             ttl: record.ttl,
-            rdata: rdata::text(dns.bytes(), record),
+            rdata: Shown(Rdata::of(record)),
         }
     }
 }
@@ -404,27 +433,6 @@ struct Counts {
     an: u16,
     ns: u16,
     ar: u16,
-}
-
-/// The OPT record (RFC 6891 section 6.1.2): class and TTL mean other things there.
-#[derive(Debug, Serialize)]
-struct Edns {
-    udp_size: u16,
-    version: u8,
-    r#do: bool,
-    options: u16,
-}
-
-impl Edns {
-    fn new(record: &Record<'_>) -> Self {
-        let [_, version, flags, _] = record.ttl.to_be_bytes();
-        Self {
-            udp_size: record.class.0,
-            version,
-            r#do: flags & 0x80 != 0,
-            options: record.length,
-        }
-    }
 }
 
 /// Every flag by its name.

@@ -6,11 +6,11 @@
 //! What cannot be understood is shown as such, with its size and the error.
 
 mod colour;
+mod edns;
 mod extra;
 mod full;
 mod hexadecimal;
 mod json;
-mod rdata;
 pub(crate) mod socket;
 mod text;
 mod time;

@@ -134,7 +134,7 @@ fn json_has_the_documented_fields() {
             "qtype": "A",
             "counts": { "qd": 1, "an": 1, "ns": 0, "ar": 1 },
             "answers": [{ "name": "example.com.", "class": "IN", "type": "A", "ttl": 3600, "rdata": "192.0.2.7" }],
-            "edns": { "udp_size": 1232, "version": 0, "do": true, "options": 0 },
+            "edns": { "udp_size": 1232, "version": 0, "do": true, "co": false },
         },
     });
     assert_eq!(
@@ -340,7 +340,7 @@ message:
     udp_size: 1232
     version: 0
     do: true
-    options: 0
+    co: false
 "#;
     assert_eq!(render(Content::Yaml, &response()), expected);
 }

@@ -1,0 +1,402 @@
+//! Owns the OPT record (RFC 6891 section 6.1) and its options: each as a name and as members with values.
+//!
+//! An option whose data is not what its code promises, or is cut, has no members; [`OptOption::malformed`] says what is wrong, and its
+//! bytes are still there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{message::Record, name::Name};
+
+/// An OPT record: what a sender says about itself, and options.
+#[derive(Clone, Copy, Debug)]
+pub struct Opt<'a> {
+    record: Record<'a>,
+}
+
+impl<'a> Opt<'a> {
+    /// Of an OPT record; class and time to live mean other things there than elsewhere.
+    #[must_use]
+    pub fn of(record: Record<'a>) -> Self {
+        Self { record }
+    }
+
+    /// Its owner, which has to be the root.
+    #[must_use]
+    pub fn name(&self) -> Name<'a> {
+        self.record.name
+    }
+
+    /// Bytes of the largest UDP payload that the sender takes.
+    #[must_use]
+    pub fn udp_size(&self) -> u16 {
+        self.record.class.0
+    }
+
+    /// The upper eight bits of the response code.
+    #[must_use]
+    pub fn extended_rcode(&self) -> u8 {
+        self.record.ttl.to_be_bytes()[0]
+    }
+
+    /// Version of EDNS; 0 is the only one.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        self.record.ttl.to_be_bytes()[1]
+    }
+
+    /// DO: wants DNSSEC records (RFC 3225).
+    #[must_use]
+    pub fn dnssec_ok(&self) -> bool {
+        self.record.ttl & 0x8000 != 0
+    }
+
+    /// CO: takes compact answers about names that do not exist (RFC 9824 section 5.1).
+    #[must_use]
+    pub fn compact_ok(&self) -> bool {
+        self.record.ttl & 0x4000 != 0
+    }
+
+    /// The other flags, which have no meaning yet.
+    #[must_use]
+    pub fn z(&self) -> u16 {
+        (self.record.ttl & 0x3fff) as u16
+    }
+
+    /// Its options, in their order. One that is cut is the last.
+    pub fn options(&self) -> impl Iterator<Item = OptOption<'a>> + use<'a> {
+        let mut rest = self.record.bytes();
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (option, behind) = OptOption::split(rest);
+            rest = behind;
+            Some(option)
+        })
+    }
+}
+
+/// An option.
+#[derive(Clone, Copy, Debug)]
+pub struct OptOption<'a> {
+    /// Its code, unless that is cut.
+    pub code: Option<u16>,
+    /// Its data; of a cut one, what is left.
+    pub data: &'a [u8],
+    /// What is wrong with it.
+    pub malformed: Option<&'static str>,
+    members: [Option<Member<'a>>; 5],
+}
+
+/// A part of an option: its name, and its value.
+pub type Member<'a> = (&'static str, Value<'a>);
+
+/// A part of an option.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// A number.
+    Number(u64),
+    /// 16-bit numbers.
+    Numbers(&'a [[u8; 2]]),
+    /// 8-bit numbers.
+    Octets(&'a [u8]),
+    /// Bytes.
+    Hex(&'a [u8]),
+    /// Text from the network.
+    Text(&'a str),
+    /// A word of ours.
+    Word(&'static str),
+    /// Address and length of the prefix.
+    Subnet(IpAddr, u8),
+    /// A name.
+    Name(Name<'a>),
+}
+
+impl<'a> OptOption<'a> {
+    /// Its name at IANA ("DNS EDNS0 Option Codes (OPT)"), if it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&'static str> {
+        Some(match self.code? {
+            1 => "LLQ",
+            2 => "UL",
+            3 => "NSID",
+            5 => "DAU",
+            6 => "DHU",
+            7 => "N3U",
+            8 => "ECS",
+            9 => "EXPIRE",
+            10 => "COOKIE",
+            11 => "KEEPALIVE",
+            12 => "PADDING",
+            13 => "CHAIN",
+            14 => "KEY-TAG",
+            15 => "EDE",
+            16 => "CLIENT-TAG",
+            17 => "SERVER-TAG",
+            18 => "REPORT-CHANNEL",
+            19 => "ZONEVERSION",
+            20292 => "UMBRELLA-IDENT",
+            26946 => "DEVICEID",
+            _ => return None,
+        })
+    }
+
+    /// Its parts, in the order of its data. None of a malformed one, and none of one of which nothing but the code is known.
+    pub fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
+        self.members.into_iter().flatten()
+    }
+
+    /// Whether its members do not say all that its data says.
+    #[must_use]
+    pub fn needs_hex(&self) -> bool {
+        match self.code {
+            // Padding is zeros (RFC 7830 section 3), and then its length says all.
+            Some(12) => self.data.iter().any(|byte| *byte != 0),
+            _ => self.members[0].is_none() && (!self.data.is_empty() || self.name().is_none()),
+        }
+    }
+
+    /// The option at the start of bytes, and what is behind it.
+    fn split(bytes: &'a [u8]) -> (Self, &'a [u8]) {
+        let mut option = Self {
+            code: None,
+            data: bytes,
+            malformed: Some("cut within code and length"),
+            members: [None; 5],
+        };
+        let Some(([a, b, c, d], rest)) = bytes.split_first_chunk() else {
+            return (option, &[]);
+        };
+        option.code = Some(u16::from_be_bytes([*a, *b]));
+        let Some((data, behind)) = rest.split_at_checked(u16::from_be_bytes([*c, *d]).into())
+        else {
+            (option.data, option.malformed) = (rest, Some("longer than the record"));
+            return (option, &[]);
+        };
+        option.data = data;
+        option.malformed = None;
+        match option.decode() {
+            Some(members) => option.members = members,
+            None => option.malformed = Some("not as its code says"),
+        }
+        (option, behind)
+    }
+
+    /// `None` if the data is not what the code promises.
+    fn decode(&self) -> Option<[Option<Member<'a>>; 5]> {
+        let data = self.data;
+        Some(match self.code? {
+            // RFC 8764 section 3.2
+            1 => {
+                let ([version, opcode, error], rest) = words(data)?;
+                let (id, lease) = rest.split_at_checked(8)?;
+                [
+                    Some(("version", version)),
+                    Some(("opcode", opcode)),
+                    Some(("error", error)),
+                    Some(("id", Value::Hex(id))),
+                    Some(("lease", long(lease)?)),
+                ]
+            }
+            // RFC 9664 section 4: with or without the lease of KEY records
+            2 => {
+                let (lease, key_lease) = data.split_at_checked(4)?;
+                let key_lease = match key_lease {
+                    [] => None,
+                    lease => Some(("key_lease", long(lease)?)),
+                };
+                [Some(("lease", long(lease)?)), key_lease, None, None, None]
+            }
+            // NSID, RFC 5001; vendors' identities of devices
+            3 if !data.is_empty() => {
+                let text = as_text(data).map(|text| ("text", Value::Text(text)));
+                [Some(("hex", Value::Hex(data))), text, None, None, None]
+            }
+            // RFC 6975
+            5..=7 => one("algorithms", Value::Octets(data)),
+            8 => subnet(data)?,
+            // Queries have no value.
+            9 | 11 | 19 if data.is_empty() => [None; 5],
+            // RFC 7314
+            9 => one("expire", long(data)?),
+            // RFC 7873 section 4
+            10 => {
+                let (client, server) = data.split_at_checked(8)?;
+                let server = match server.len() {
+                    0 => None,
+                    8..=32 => Some(("server", Value::Hex(server))),
+                    _ => return None,
+                };
+                [
+                    Some(("client", Value::Hex(client))),
+                    server,
+                    None,
+                    None,
+                    None,
+                ]
+            }
+            // RFC 7828 section 3.1: units of 100 ms
+            11 => {
+                let units = u64::from(u16::from_be_bytes(data.try_into().ok()?));
+                one("timeout_ms", Value::Number(units * 100))
+            }
+            12 => one("length", Value::Number(data.len() as u64)),
+            // RFC 7901 section 4
+            13 => one("trust_point", whole_name(data)?),
+            // RFC 8145 section 4.1
+            14 => match data.as_chunks() {
+                (tags @ [_, ..], []) => one("tags", Value::Numbers(tags)),
+                _ => return None,
+            },
+            15 => error(data)?,
+            // draft-bellis-dnsop-edns-tags
+            16 | 17 => one(
+                "tag",
+                Value::Number(u16::from_be_bytes(data.try_into().ok()?).into()),
+            ),
+            // RFC 9567 section 5
+            18 => one("agent_domain", whole_name(data)?),
+            // RFC 9660 section 2
+            19 => {
+                let ([labels, kind], version) = data.split_first_chunk()?;
+                let labels = Some(("labels", Value::Number((*labels).into())));
+                let version_type = Some(("version_type", Value::Number((*kind).into())));
+                let version = match kind {
+                    0 => ("serial", long(version)?),
+                    _ => ("version", Value::Hex(version)),
+                };
+                [labels, version_type, Some(version), None, None]
+            }
+            _ => [None; 5],
+        })
+    }
+}
+
+fn one<'a>(name: &'static str, value: Value<'a>) -> [Option<Member<'a>>; 5] {
+    [Some((name, value)), None, None, None, None]
+}
+
+/// RFC 7871 section 6: family, length of the prefix that was asked with, of the one that the answer is for, and the address as far as the
+/// first prefix goes.
+fn subnet(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
+    let ([high, low, source, scope], address) = data.split_first_chunk()?;
+    let family = u16::from_be_bytes([*high, *low]);
+    let most = match family {
+        1 => 32,
+        2 => 128,
+        _ => return None,
+    };
+    let fits = *source <= most
+        && *scope <= most
+        && address.len() == usize::from(*source).div_ceil(8)
+        && (source % 8 == 0 || address.last().is_some_and(|last| last << (source % 8) == 0));
+    if !fits {
+        return None;
+    }
+    let mut whole = [0; 16];
+    whole[..address.len()].copy_from_slice(address);
+    let address = match whole {
+        [a, b, c, d, ..] if family == 1 => Ipv4Addr::new(a, b, c, d).into(),
+        _ => Ipv6Addr::from(whole).into(),
+    };
+    Some([
+        Some(("family", Value::Number(family.into()))),
+        Some(("source", Value::Number((*source).into()))),
+        Some(("scope", Value::Number((*scope).into()))),
+        Some(("subnet", Value::Subnet(address, *source))),
+        None,
+    ])
+}
+
+/// RFC 8914 section 2: a code, and text in UTF-8.
+fn error(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
+    let (code, text) = data.split_first_chunk()?;
+    let code = u16::from_be_bytes(*code);
+    let text = match text {
+        [] => None,
+        // Some senders end the text with a zero byte.
+        text => Some(
+            match str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)) {
+                Ok(text) => ("text", Value::Text(text)),
+                Err(_) => ("hex", Value::Hex(text)),
+            },
+        ),
+    };
+    let purpose = purpose(code).map(|purpose| ("purpose", Value::Word(purpose)));
+    Some([
+        Some(("info_code", Value::Number(code.into()))),
+        purpose,
+        text,
+        None,
+        None,
+    ])
+}
+
+/// IANA "Extended DNS Error Codes".
+fn purpose(code: u16) -> Option<&'static str> {
+    const PURPOSES: [&str; 31] = [
+        "Other Error",
+        "Unsupported DNSKEY Algorithm",
+        "Unsupported DS Digest Type",
+        "Stale Answer",
+        "Forged Answer",
+        "DNSSEC Indeterminate",
+        "DNSSEC Bogus",
+        "Signature Expired",
+        "Signature Not Yet Valid",
+        "DNSKEY Missing",
+        "RRSIGs Missing",
+        "No Zone Key Bit Set",
+        "NSEC Missing",
+        "Cached Error",
+        "Not Ready",
+        "Blocked",
+        "Censored",
+        "Filtered",
+        "Prohibited",
+        "Stale NXDOMAIN Answer",
+        "Not Authoritative",
+        "Not Supported",
+        "No Reachable Authority",
+        "Network Error",
+        "Invalid Data",
+        "Signature Expired before Valid",
+        "Too Early",
+        "Unsupported NSEC3 Iterations Value",
+        "Unable to conform to policy",
+        "Synthesized",
+        "Invalid Query Type",
+    ];
+    PURPOSES.get(usize::from(code)).copied()
+}
+
+/// The text, if it is printable ASCII.
+fn as_text(bytes: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(bytes).ok()?;
+    text.chars()
+        .all(|char| matches!(char, ' '..='~'))
+        .then_some(text)
+}
+
+/// A name that is all of these bytes. It is not compressed: an option is not part of any message that a pointer could mean.
+fn whole_name(bytes: &[u8]) -> Option<Value<'_>> {
+    let (name, behind) = Name::parse(bytes, 0).ok()?;
+    (behind == bytes.len() && name.length() == behind).then_some(Value::Name(name))
+}
+
+/// Numbers of 16 bits at the start of bytes, and what is behind them.
+fn words<const N: usize>(mut bytes: &[u8]) -> Option<([Value<'_>; N], &[u8])> {
+    let mut words = [Value::Number(0); N];
+    for word in &mut words {
+        let (number, behind) = bytes.split_first_chunk()?;
+        *word = Value::Number(u16::from_be_bytes(*number).into());
+        bytes = behind;
+    }
+    Some((words, bytes))
+}
+
+/// A number of 32 bits that is all of these bytes.
+fn long(bytes: &[u8]) -> Option<Value<'_>> {
+    let number = u32::from_be_bytes(bytes.try_into().ok()?);
+    Some(Value::Number(number.into()))
+}
