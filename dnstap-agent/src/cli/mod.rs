@@ -23,7 +23,7 @@ pub use self::{
     generate::Generate,
     messages::{Filters, Messages, Mimic},
     place::Place,
-    read::Read,
+    read::{Read, YamlStyle},
     receive::{Connections, Receive},
     status::Status,
     tapping::Tapping,

@@ -6,6 +6,16 @@ use clap::ColorChoice;
 
 use crate::{formats::Content, select::Select};
 
+/// Ways to write YAML.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum YamlStyle {
+    /// The fields of JSON
+    #[default]
+    Json,
+    /// What BIND's `dnstap-read -y` writes
+    Bind,
+}
+
 /// Print dnstap files.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Read {
@@ -16,6 +26,10 @@ pub struct Read {
     /// Format of the output
     #[arg(long, value_enum, default_value_t = Content::Text)]
     pub format: Content,
+
+    /// Keys and layout of YAML: ours, which are those of JSON, or those of BIND's `dnstap-read -y`
+    #[arg(long, value_name = "STYLE", value_enum, default_value_t)]
+    pub yaml_style: YamlStyle,
 
     /// Tell the identity of each message, which names the server, in `text` and `full`
     #[arg(long)]

@@ -41,6 +41,15 @@ impl Encoder {
         }
     }
 
+    /// YAML is what BIND's `dnstap-read -y` writes.
+    #[must_use]
+    pub fn with_bind_yaml(self) -> Self {
+        match self {
+            Self::Lines(renderer) => Self::Lines(renderer.with_bind_yaml()),
+            other => other,
+        }
+    }
+
     /// What a file begins with.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {

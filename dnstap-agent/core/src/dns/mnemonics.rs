@@ -66,6 +66,8 @@ impl Type {
     pub const SOA: Self = Self(6);
     /// EDNS (RFC 6891).
     pub const OPT: Self = Self(41);
+    /// A signature over a message (RFC 8945).
+    pub const TSIG: Self = Self(250);
     /// Incremental zone transfer (RFC 1995).
     pub const IXFR: Self = Self(251);
     /// Zone transfer (RFC 5936).

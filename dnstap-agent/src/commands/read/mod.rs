@@ -30,7 +30,7 @@ use self::{
     printer::{Printer, Stop},
     source::Source,
 };
-use crate::cli::Read as Options;
+use crate::cli::{Read as Options, YamlStyle};
 use crate::{
     formats::Encoder,
     host::exit::{Exit, ExitWith},
@@ -117,12 +117,14 @@ fn print(
     warnings: &mut dyn Write,
 ) -> Result<Outcome> {
     let encoder = (!args.count).then(|| {
-        let encoder = Encoder::new(args.format, colours);
+        let mut encoder = Encoder::new(args.format, colours);
         if args.show_identity {
-            encoder.with_identity()
-        } else {
-            encoder
+            encoder = encoder.with_identity();
         }
+        if args.yaml_style == YamlStyle::Bind {
+            encoder = encoder.with_bind_yaml();
+        }
+        encoder
     });
     let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
     let done = print_files(args, &mut printer).and_then(|()| printer.finish());

@@ -4,7 +4,11 @@ use dnstap_proto::{DnstapRef, MessageRef, frame_streams::Writer, message::Type};
 use rstest::rstest;
 
 use super::*;
-use crate::{cli::Read as Options, formats::Content, select::Select};
+use crate::{
+    cli::{Read as Options, YamlStyle},
+    formats::Content,
+    select::Select,
+};
 
 const LINE: &str = "- CQ -:- -> -:- - - no DNS message\n";
 /// START, then each frame: length, type CQ in a message, type MESSAGE.
@@ -246,6 +250,7 @@ fn args(files: Vec<PathBuf>, count: bool) -> Options {
         count,
         follow: false,
         show_identity: false,
+        yaml_style: YamlStyle::Json,
         colour: ColorChoice::Auto,
         select: Select::default(),
     }

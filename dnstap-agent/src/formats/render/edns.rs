@@ -85,8 +85,8 @@ impl Display for Line<'_> {
     }
 }
 
-/// A value that is no text, as text.
-struct Shown<'a>(OptValue<'a>);
+/// A value as text.
+pub(super) struct Shown<'a>(pub(super) OptValue<'a>);
 
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

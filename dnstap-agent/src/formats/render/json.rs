@@ -185,11 +185,7 @@ impl<'a> Line<'a> {
         if self.query_time.is_some() && self.response_time.is_some() {
             self.latency_ns = socket::latency(message);
         }
-        let zone = message
-            .query_zone
-            .as_deref()
-            .and_then(|zone| Name::parse(zone, 0).ok());
-        self.query_zone = zone.map(|(name, _)| name.to_string());
+        self.query_zone = socket::zone(message).map(|name| name.to_string());
         self.policy = message.policy.as_ref().map(PolicyLine::new);
         let Some(bytes) = socket::dns(message) else {
             self.is_malformed("no DNS message".to_owned());

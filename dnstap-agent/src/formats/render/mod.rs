@@ -5,6 +5,7 @@
 //! the network are escaped, so that no message can move a terminal's cursor or break a line in two.
 //! What cannot be understood is shown as such, with its size and the error.
 
+mod bind_yaml;
 mod colour;
 mod edns;
 mod extra;
@@ -33,6 +34,8 @@ pub struct Renderer {
     clock: time::Clock,
     /// JSON on its way to YAML.
     json: Vec<u8>,
+    /// For YAML as BIND writes it: whether a document was written. None for ours.
+    bind_yaml: Option<bool>,
 }
 
 impl Renderer {
@@ -45,6 +48,7 @@ impl Renderer {
             identity: false,
             clock: time::Clock::default(),
             json: Vec::new(),
+            bind_yaml: None,
         }
     }
 
@@ -52,6 +56,13 @@ impl Renderer {
     #[must_use]
     pub fn with_identity(mut self) -> Self {
         self.identity = true;
+        self
+    }
+
+    /// YAML is what BIND's `dnstap-read -y` writes.
+    #[must_use]
+    pub fn with_bind_yaml(mut self) -> Self {
+        self.bind_yaml = Some(false);
         self
     }
 
@@ -77,6 +88,10 @@ impl Renderer {
     pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) {
         match self.content {
             Content::Json => json::message(dnstap, &mut self.clock, out),
+            Content::Yaml if let Some(has_written) = &mut self.bind_yaml => {
+                bind_yaml::document(dnstap, &mut self.clock, !*has_written, out);
+                *has_written = true;
+            }
             Content::Yaml => {
                 self.json.clear();
                 json::message(dnstap, &mut self.clock, &mut self.json);

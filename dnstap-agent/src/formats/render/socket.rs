@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dnstap_core::model;
+use dnstap_core::{dns::Name, model};
 use dnstap_proto::{Message, SocketProtocol, Timestamp, View, message::Type};
 
 /// The message's type, if it has a known one. (prost's own accessor would take an unknown one for the first.)
@@ -27,6 +27,12 @@ pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
 /// The same of a view.
 pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
     own(view.kind(), view.query_message, view.response_message)
+}
+
+/// The zone that the query is about, if it is there and a name.
+pub(crate) fn zone(message: &Message) -> Option<Name<'_>> {
+    let zone = Name::parse(message.query_zone.as_deref()?, 0).ok();
+    zone.map(|(name, _)| name)
 }
 
 /// The other DNS message, if a query and a response are there: the one that this is not about.

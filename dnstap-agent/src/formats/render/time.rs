@@ -24,7 +24,7 @@ impl Clock {
         }
     }
 
-    /// Appends `2026-11-23T15:53:24.123456Z` with `digits` (1 to 9) of the fraction, the rest cut off.
+    /// Appends `2026-11-23T15:53:24.123456Z` with `digits` (0 to 9) of the fraction, the rest cut off.
     ///
     /// False, and nothing is appended, if it is no time: the nanoseconds are a whole second or more, or the year has five digits.
     pub(super) fn write_time(
@@ -44,7 +44,9 @@ impl Clock {
                 rest /= 10;
             }
             out.extend_from_slice(self.text.as_bytes());
-            out.push(b'.');
+            if digits > 0 {
+                out.push(b'.');
+            }
             out.extend(fraction.iter().take(digits));
             out.push(b'Z');
         }

@@ -86,7 +86,8 @@ impl Node {
     }
 }
 
-fn write_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
+/// Writes a string, in quotes where it would be something else without.
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     if is_plain(text) {
         return out.write_all(text.as_bytes());
     }

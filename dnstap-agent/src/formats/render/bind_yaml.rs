@@ -1,0 +1,511 @@
+//! Owns the YAML that BIND's `dnstap-read -y` writes, for scripts that parse it: the same keys in the same order, and the DNS message a
+//! second time as a block of text.
+//!
+//! Documents are separated as BIND does it, by `---` behind each but the last: here it stands before each but the first. What BIND cannot
+//! parse has no message in its YAML, and what it does not know of is left out here, too. Texts are quoted where they would not be
+//! YAML otherwise; BIND writes them as they are.
+
+use std::io::{self, Write};
+
+use dnstap_core::{
+    dns::{Dns, FLAGS, Opcode, Opt, OptOption, Rcode, Rdata, Record, Type},
+    model,
+};
+use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
+
+use super::{edns::Shown, extra, socket, time::Clock, yaml};
+
+/// Spaces before the lines of the DNS message.
+const INDENT: &str = "    ";
+
+/// Columns where class, type and data begin in a record's line of text, after the time to live (RFC 1035 section 5.1 leaves them open).
+const TTL: usize = 24;
+const CLASS: usize = 32;
+const TYPE: usize = 40;
+const DATA: usize = 48;
+
+/// Columns of a tab.
+const TAB: usize = 8;
+
+/// What the counts and sections are called, in ordinary messages and in updates (RFC 2136 section 2).
+const COUNTS: [[&str; 4]; 2] = [
+    ["QUESTION", "ANSWER", "AUTHORITY", "ADDITIONAL"],
+    ["ZONE", "PREREQ", "UPDATE", "ADDITIONAL"],
+];
+const SECTIONS: [[&str; 4]; 2] = [
+    ["QUESTION", "ANSWER", "AUTHORITY", "ADDITIONAL"],
+    ["ZONE", "PREREQUISITE", "UPDATE", "ADDITIONAL"],
+];
+
+/// Appends the document of a message.
+pub(super) fn document(dnstap: &Dnstap, clock: &mut Clock, is_first: bool, out: &mut Vec<u8>) {
+    if !is_first {
+        out.extend_from_slice(b"---\n");
+    }
+    write(dnstap, clock, out).unwrap_or_else(|_| unreachable!("a Vec takes all"));
+}
+
+fn write(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()> {
+    writeln!(out, "type: MESSAGE")?;
+    for (key, text) in [("identity", &dnstap.identity), ("version", &dnstap.version)] {
+        if let Some(text) = text {
+            write!(out, "{key}: ")?;
+            let text = extra::text(text);
+            if is_plain(&text) {
+                out.extend_from_slice(text.as_bytes());
+            } else {
+                yaml::write_text(&text, out)?;
+            }
+            writeln!(out)?;
+        }
+    }
+    let Some(message) = &dnstap.message else {
+        return Ok(());
+    };
+    writeln!(out, "message:")?;
+    envelope(message, clock, out)?;
+    let Some(bytes) = socket::dns(message) else {
+        return Ok(());
+    };
+    if let Ok(parsed) = Dns::parse(bytes)
+        && let Ok(records) = parsed.records().collect::<Result<Vec<_>, _>>()
+    {
+        let key = if socket::is_response(message) {
+            "response"
+        } else {
+            "query"
+        };
+        let view = View {
+            dns: parsed,
+            records,
+        };
+        writeln!(out, "  {key}_message_data:")?;
+        view.data(out)?;
+        writeln!(out, "  {key}_message: |")?;
+        view.text(out)?;
+    }
+    Ok(())
+}
+
+/// Whether it is a string in YAML as it is.
+fn is_plain(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && !text.ends_with([':', ' '])
+        && !text.contains(": ")
+        && !text.contains(" #")
+}
+
+/// What dnstap says about the message.
+fn envelope(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()> {
+    match socket::kind(message) {
+        Some(kind) => writeln!(out, "  type: {}", model::long_name(kind))?,
+        None => writeln!(out, "  type: {}", message.r#type)?,
+    }
+    let time = if socket::is_response(message) {
+        ("response", socket::response_time(message))
+    } else {
+        ("query", socket::query_time(message))
+    };
+    if let (of, Some((seconds, nanoseconds))) = time {
+        let mut text = Vec::new();
+        if clock.write_time(seconds, nanoseconds, 0, &mut text) {
+            write!(out, "  {of}_time: !!timestamp ")?;
+            out.extend_from_slice(&text);
+            writeln!(out)?;
+        }
+    }
+    let size = socket::dns(message).map_or(0, <[u8]>::len);
+    writeln!(out, "  message_size: {size}b")?;
+    let family = message.socket_family.map(SocketFamily::try_from);
+    if let Some(Ok(family)) = family {
+        writeln!(out, "  socket_family: {}", family.as_str_name())?;
+    }
+    let protocol = message.socket_protocol.map(SocketProtocol::try_from);
+    if let Some(Ok(protocol)) = protocol {
+        writeln!(out, "  socket_protocol: {}", protocol.as_str_name())?;
+    }
+    let addresses = [
+        ("query", &message.query_address),
+        ("response", &message.response_address),
+    ];
+    for (of, address) in addresses {
+        if let Some(address) = socket::address(address.as_deref()) {
+            writeln!(out, "  {of}_address: \"{address}\"")?;
+        }
+    }
+    for (of, port) in [
+        ("query", message.query_port),
+        ("response", message.response_port),
+    ] {
+        if let Some(port) = port {
+            writeln!(out, "  {of}_port: {port}")?;
+        }
+    }
+    if let Some(zone) = socket::zone(message) {
+        writeln!(out, "  query_zone: {zone}")?;
+    }
+    Ok(())
+}
+
+/// A message that could be read to its end.
+struct View<'a> {
+    dns: Dns<'a>,
+    /// With their sections.
+    records: Vec<(usize, Record<'a>)>,
+}
+
+impl<'a> View<'a> {
+    fn names(table: [[&'static str; 4]; 2], dns: &Dns<'_>) -> [&'static str; 4] {
+        table[usize::from(dns.opcode() == Opcode::UPDATE)]
+    }
+
+    /// The first OPT record of the additional section.
+    fn opt(&self) -> Option<Opt<'a>> {
+        let mut opts = self.pseudo(Type::OPT);
+        opts.next().map(Opt::of)
+    }
+
+    fn pseudo(&self, kind: Type) -> impl Iterator<Item = Record<'a>> {
+        let additional = self.records.iter().filter(|(section, _)| *section == 3);
+        additional
+            .map(|(_, record)| *record)
+            .filter(move |record| record.kind == kind)
+    }
+
+    /// The records of a section, without those that have a section of their own.
+    fn section(&self, section: usize) -> impl Iterator<Item = Record<'a>> {
+        let of = self.records.iter().filter(move |(of, _)| *of == section);
+        of.map(|(_, record)| *record).filter(move |record| {
+            section != 3 || !(record.kind == Type::OPT || record.kind == Type::TSIG)
+        })
+    }
+
+    fn flags(&self) -> String {
+        let set = FLAGS.iter().filter(|(_, flag)| self.dns.has(*flag));
+        set.map(|(name, _)| format!(" {name}")).collect()
+    }
+
+    fn rcode(&self) -> Rcode {
+        self.dns.full_rcode()
+    }
+
+    /// As members.
+    fn data(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let dns = &self.dns;
+        writeln!(out, "{INDENT}opcode: {}", dns.opcode())?;
+        writeln!(out, "{INDENT}status: {}", self.rcode())?;
+        writeln!(out, "{INDENT}id: {}", dns.id())?;
+        writeln!(out, "{INDENT}flags:{}", self.flags())?;
+        if dns.has(Z) {
+            writeln!(out, "{INDENT}MBZ: 0x4")?;
+        }
+        for (section, name) in Self::names(COUNTS, dns).into_iter().enumerate() {
+            writeln!(out, "{INDENT}{name}: {}", dns.count(section))?;
+        }
+        if let Some(opt) = self.opt() {
+            writeln!(out, "{INDENT}OPT_PSEUDOSECTION:")?;
+            writeln!(out, "{INDENT}  EDNS:")?;
+            writeln!(out, "{INDENT}    version: {}", opt.version())?;
+            writeln!(out, "{INDENT}    flags:{}", opt_flags(&opt))?;
+            if opt.z() != 0 {
+                writeln!(out, "{INDENT}    MBZ: 0x{:04x}", opt.z())?;
+            }
+            writeln!(out, "{INDENT}    udp: {}", opt.udp_size())?;
+            for option in opt.options() {
+                write!(out, "{INDENT}    ")?;
+                option_data(&option, out)?;
+            }
+        }
+        for (section, name) in Self::names(SECTIONS, dns).into_iter().enumerate() {
+            let mut lines = Vec::new();
+            if section == 0 {
+                for question in dns.questions().map_while(Result::ok) {
+                    lines.push(format!(
+                        "{} {} {}",
+                        question.name, question.class, question.kind
+                    ));
+                }
+            }
+            lines.extend(self.section(section).map(|record| line(&record)));
+            list(&format!("{name}_SECTION"), &lines, out)?;
+        }
+        let signatures: Vec<_> = self
+            .pseudo(Type::TSIG)
+            .map(|record| line(&record))
+            .collect();
+        list("TSIG_PSEUDOSECTION", &signatures, out)
+    }
+
+    /// As `dig` would print it.
+    fn text(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let dns = &self.dns;
+        let (opcode, rcode, id) = (dns.opcode(), self.rcode(), dns.id());
+        writeln!(
+            out,
+            "{INDENT};; ->>HEADER<<- opcode: {opcode}, status: {rcode}, id: {id:>6}"
+        )?;
+        write!(out, "{INDENT};; flags:{}", self.flags())?;
+        if dns.has(Z) {
+            write!(out, "{INDENT}; MBZ: 0x4")?;
+        }
+        let counts = Self::names(COUNTS, dns).into_iter().enumerate();
+        let counts: Vec<_> = counts
+            .map(|(section, name)| format!("{name}: {}", dns.count(section)))
+            .collect();
+        writeln!(out, "{INDENT}; {}", counts.join(", "))?;
+        if let Some(opt) = self.opt() {
+            writeln!(out, "{INDENT};; OPT PSEUDOSECTION:")?;
+            write!(
+                out,
+                "{INDENT}; EDNS: version: {}, flags:{};",
+                opt.version(),
+                opt_flags(&opt)
+            )?;
+            if opt.z() != 0 {
+                write!(out, " MBZ: 0x{:04x},", opt.z())?;
+            }
+            writeln!(out, " udp: {}", opt.udp_size())?;
+            for option in opt.options() {
+                write!(out, "{INDENT}; ")?;
+                option_text(&option, out)?;
+            }
+        }
+        for (section, name) in Self::names(SECTIONS, dns).into_iter().enumerate() {
+            let mut lines = Vec::new();
+            if section == 0 {
+                for question in dns.questions().map_while(Result::ok) {
+                    let name = format!(";{}", question.name);
+                    lines.push(columns(
+                        &name,
+                        &[
+                            (CLASS, question.class.to_string()),
+                            (TYPE, question.kind.to_string()),
+                        ],
+                    ));
+                }
+            }
+            lines.extend(self.section(section).map(|record| aligned(&record)));
+            block(name, &lines, out)?;
+        }
+        let signatures: Vec<_> = self
+            .pseudo(Type::TSIG)
+            .map(|record| aligned(&record))
+            .collect();
+        block("TSIG PSEUDO", &signatures, out)
+    }
+}
+
+/// The bit of the header that must be zero (RFC 1035 section 4.1.1).
+const Z: u16 = 0x40;
+
+fn opt_flags(opt: &Opt<'_>) -> String {
+    let set = [(" do", opt.dnssec_ok()), (" co", opt.compact_ok())];
+    set.into_iter()
+        .filter(|(_, is_set)| *is_set)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// A list of strings under a key; nothing if there are none.
+fn list(key: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
+    if !lines.is_empty() {
+        writeln!(out, "{INDENT}{key}:")?;
+    }
+    for line in lines {
+        writeln!(out, "{INDENT}  - '{}'", line.replace('\'', "''"))?;
+    }
+    Ok(())
+}
+
+/// A section of the text; nothing if it is empty.
+fn block(name: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    // ";; QUESTION SECTION:", ";; TSIG PSEUDOSECTION:"
+    let space = if name.ends_with("PSEUDO") { "" } else { " " };
+    writeln!(out, "{INDENT};; {name}{space}SECTION:")?;
+    for line in lines {
+        writeln!(out, "{INDENT}{line}")?;
+    }
+    writeln!(out, "{INDENT}")
+}
+
+/// A record in a line.
+fn line(record: &Record<'_>) -> String {
+    let data = data(record);
+    format!(
+        "{} {} {} {} {data}",
+        record.name, record.ttl, record.class, record.kind
+    )
+}
+
+/// A record in a line, its parts below those of others.
+fn aligned(record: &Record<'_>) -> String {
+    columns(
+        &record.name.to_string(),
+        &[
+            (TTL, record.ttl.to_string()),
+            (CLASS, record.class.to_string()),
+            (TYPE, record.kind.to_string()),
+            (DATA, data(record)),
+        ],
+    )
+}
+
+/// The data; BIND leaves the place of empty data empty.
+fn data(record: &Record<'_>) -> String {
+    if record.length == 0 {
+        return String::new();
+    }
+    Rdata::of(record).to_string()
+}
+
+/// Texts at their columns, by tabs. One that begins too late follows behind a space.
+fn columns(first: &str, others: &[(usize, String)]) -> String {
+    let mut line = first.to_owned();
+    let mut at = line.len();
+    for (column, text) in others {
+        if at < *column {
+            let tabs = column / TAB - at / TAB;
+            line.extend(std::iter::repeat_n('\t', tabs));
+            at = *column;
+        } else {
+            line.push(' ');
+            at += 1;
+        }
+        line.push_str(text);
+        at += text.len();
+    }
+    line
+}
+
+/// An option's name and value, the same in both forms but for [`option_data`] and [`option_text`].
+fn option(option: &OptOption<'_>) -> (String, String) {
+    let hex: Vec<_> = option
+        .data
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let shown: String = option
+        .data
+        .iter()
+        .map(|byte| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '.',
+        })
+        .collect();
+    let dump = if option.data.is_empty() {
+        String::new()
+    } else {
+        format!("{} (\"{shown}\")", hex.join(" "))
+    };
+    let member = |wanted: &str| {
+        let mut members = option.members();
+        members
+            .find(|(name, _)| *name == wanted)
+            .map(|(_, value)| Shown(value).to_string())
+    };
+    let known = match option.code {
+        Some(1) => member("version").map(|version| {
+            let id = option.data.get(6..14).and_then(|id| id.try_into().ok()).map_or(0, u64::from_be_bytes);
+            let text = |name| member(name).unwrap_or_default();
+            let (opcode, error, lease) = (text("opcode"), text("error"), text("lease"));
+            ("LLQ", format!("Version: {version}, Opcode: {opcode}, Error: {error}, Identifier: {id}, Lifetime: {lease}"))
+        }),
+        Some(3) => Some(("NSID", dump.clone())),
+        Some(8) => member("subnet").zip(member("scope")).map(|(subnet, scope)| {
+            ("CLIENT-SUBNET", format!("{subnet}/{scope}"))
+        }),
+        Some(9) if option.data.is_empty() => Some(("EXPIRE", String::new())),
+        Some(9) => member("expire").map(|seconds| {
+            let words = seconds.parse().map(lasting).unwrap_or_default();
+            ("EXPIRE", format!("{seconds} ({words})"))
+        }),
+        Some(10) => Some(("COOKIE", hex.concat())),
+        Some(11) if option.data.is_empty() => Some(("TCP-KEEPALIVE", String::new())),
+        Some(11) => option.data.try_into().ok().map(u16::from_be_bytes).map(|tenths| {
+            ("TCP-KEEPALIVE", format!("{}.{} secs", tenths / 10, tenths % 10))
+        }),
+        Some(12) => Some(("PAD", dump.clone())),
+        Some(14) => member("tags").map(|tags| ("KEY-TAG", tags.replace(' ', ", "))),
+        Some(16) => member("tag").map(|tag| ("CLIENT-TAG", tag)),
+        Some(17) => member("tag").map(|tag| ("SERVER-TAG", tag)),
+        _ => None,
+    };
+    match (known, option.code) {
+        (Some((name, value)), _) => (name.to_owned(), value),
+        (None, Some(code)) => (format!("OPT={code}"), dump),
+        (None, None) => ("OPT".to_owned(), dump),
+    }
+}
+
+/// Extended errors are an object in one form and a line in the other (RFC 8914).
+fn error(option: &OptOption<'_>) -> Option<(String, Option<String>)> {
+    if option.code != Some(15) {
+        return None;
+    }
+    let ([high, low], text) = option.data.split_first_chunk()?;
+    let mut code = u16::from_be_bytes([*high, *low]).to_string();
+    if let Some((_, purpose)) = option.members().find(|(name, _)| *name == "purpose") {
+        code = format!("{code} ({})", Shown(purpose));
+    }
+    Some((code, (!text.is_empty()).then(|| extra::escaped(text))))
+}
+
+fn option_data(of: &OptOption<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+    if let Some((code, text)) = error(of) {
+        writeln!(out, "EDE:")?;
+        writeln!(out, "{INDENT}      INFO-CODE: {code}")?;
+        if let Some(text) = text {
+            writeln!(
+                out,
+                "{INDENT}      EXTRA-TEXT: \"{}\"",
+                text.replace('"', "\\\"")
+            )?;
+        }
+        return Ok(());
+    }
+    match option(of) {
+        (name, value) if value.is_empty() => writeln!(out, "{name}:"),
+        (name, value) => writeln!(out, "{name}: {value}"),
+    }
+}
+
+fn option_text(of: &OptOption<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+    if let Some((code, text)) = error(of) {
+        return match text {
+            Some(text) => writeln!(out, "EDE: {code}: ({text})"),
+            None => writeln!(out, "EDE: {code}"),
+        };
+    }
+    match option(of) {
+        (name, value) if value.is_empty() => writeln!(out, "{}:", name.replace("TCP-", "TCP ")),
+        (name, _) if name == "PAD" => writeln!(out, "PAD: ({} bytes)", of.data.len()),
+        (name, value) => writeln!(out, "{}: {value}", name.replace("TCP-", "TCP ")),
+    }
+}
+
+/// Seconds in words: `1 day 3 hours 46 minutes 40 seconds`.
+fn lasting(mut seconds: u32) -> String {
+    let mut words = Vec::new();
+    for (unit, length) in [
+        ("week", 604_800),
+        ("day", 86_400),
+        ("hour", 3_600),
+        ("minute", 60),
+        ("second", 1),
+    ] {
+        let number = seconds / length;
+        seconds %= length;
+        if number > 0 {
+            let plural = if number == 1 { "" } else { "s" };
+            words.push(format!("{number} {unit}{plural}"));
+        }
+    }
+    if words.is_empty() {
+        words.push("0 seconds".to_owned());
+    }
+    words.join(" ")
+}
