@@ -19,8 +19,9 @@
 //! What is malformed is a typed error with the offset of the frame that broke the rules; nothing panics and nothing is
 //! allocated on the word of a length alone.
 //!
-//! The rules are those of the reference implementation, fstrm. Where it lets things pass that cannot be told from
-//! damage (control frames amid the data, anything after STOP), this module reports them.
+//! The rules are those of the reference implementation, fstrm. Like it, readers pass over control frames of unknown types
+//! and those that mean nothing where they stand; and they go on with a stream that follows another. Bytes after STOP that
+//! are no stream are reported.
 
 mod client;
 mod control;

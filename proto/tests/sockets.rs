@@ -49,6 +49,20 @@ fn a_sender_without_a_handshake_is_received_and_not_answered() {
 }
 
 #[test]
+fn a_sender_that_is_gone_already_has_sent_what_it_sent() {
+    use std::os::unix::net::UnixStream;
+
+    let unknown: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x63";
+    let (mut sender, receiver) = UnixStream::pair().unwrap();
+    sender
+        .write_all(&[unknown, READY, STREAM].concat())
+        .unwrap();
+    drop(sender);
+    let mut reader = SocketReader::new(receiver, DNSTAP_CONTENT_TYPE).unwrap();
+    assert_eq!(reader.by_ref().map(Result::unwrap).count(), 3);
+}
+
+#[test]
 fn a_receiver_that_ends_too_early_is_an_error_that_names_what_was_to_come() {
     let refused = SocketWriter::new(Peer::saying(&[&ACCEPT[..41]]), DNSTAP_CONTENT_TYPE);
     assert_eq!(awaited(refused), "ACCEPT");

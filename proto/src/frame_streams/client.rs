@@ -112,6 +112,10 @@ impl Client {
             let Some((control, len)) = peek_control(input)? else {
                 return Ok(self.state);
             };
+            let Some(control) = control else {
+                input.advance(len); // of a later version
+                continue;
+            };
             self.state = match (self.state, control) {
                 (ClientState::AwaitAccept, ControlFrame::Accept { content_types }) => {
                     if !takes(&content_types, &self.content_type) {

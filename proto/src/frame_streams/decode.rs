@@ -27,7 +27,8 @@ pub struct Frames {
 
 /// Splits the first frame off `input`, whatever its place in a stream; `None` if `input` does not hold all of it yet.
 ///
-/// Nothing is copied: the frame shares the memory of `input`. On an error `input` is as it was.
+/// Control frames of unknown types are passed over. Nothing is copied: the frame shares the memory of `input`. After an
+/// error `input` begins with the frame that is wrong.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -40,26 +41,37 @@ pub struct Frames {
 /// ```
 #[inline]
 pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<Frame>, Malformed> {
-    match be32(input, 0) {
-        None => Ok(None),
-        Some(0) => Ok(peek_control(input)?.map(|(control, len)| {
-            input.advance(len);
-            Frame::Control(control)
-        })),
-        Some(len) if len > max_data_frame => Err(Malformed::DataTooLong {
-            len,
-            limit: max_data_frame,
-        }),
-        Some(len) if input.len() - 4 < len as usize => Ok(None),
-        Some(len) => {
-            input.advance(4);
-            Ok(Some(Frame::Data(input.split_to(len as usize).freeze())))
-        }
+    loop {
+        return match be32(input, 0) {
+            None => Ok(None),
+            Some(0) => match peek_control(input)? {
+                None => Ok(None),
+                Some((control, len)) => {
+                    input.advance(len);
+                    match control {
+                        Some(control) => Ok(Some(Frame::Control(control))),
+                        None => continue,
+                    }
+                }
+            },
+            Some(len) if len > max_data_frame => Err(Malformed::DataTooLong {
+                len,
+                limit: max_data_frame,
+            }),
+            Some(len) if input.len() - 4 < len as usize => Ok(None),
+            Some(len) => {
+                input.advance(4);
+                Ok(Some(Frame::Data(input.split_to(len as usize).freeze())))
+            }
+        };
     }
 }
 
-/// The control frame at the beginning of `input`, whose escape has been seen, and its length with everything.
-pub(super) fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>, Malformed> {
+/// A control frame, `None` of a type that is not known, and its length with everything.
+pub(super) type Control = (Option<ControlFrame>, usize);
+
+/// The control frame at the beginning of `input`, whose escape has been seen; `None` if it is not whole yet.
+pub(super) fn peek_control(input: &[u8]) -> Result<Option<Control>, Malformed> {
     let Some(len) = be32(input, 4) else {
         return Ok(None);
     };
@@ -72,7 +84,11 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>
         return Ok(None);
     };
     // Copied, at most 512 bytes: rare, and `input` stays whole until the frame has proved sound.
-    let control = ControlFrame::decode(Bytes::copy_from_slice(frame))?;
+    let control = match ControlFrame::decode(Bytes::copy_from_slice(frame)) {
+        Ok(control) => Some(control),
+        Err(ControlError::UnknownType(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
     Ok(Some((control, whole)))
 }
 
@@ -81,23 +97,29 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<(ControlFrame, usize)>
 /// ```text
 ///                START                 STOP
 ///  AwaitStart ──────────► Data ──────────────────► Stopped
-///                         │  ▲
-///                         └──┘ data frame
+///                         │  ▲                        │
+///                         └──┘ data frame, START      │
+///                          ▲          START           │
+///                          └──────────────────────────┘
 /// ```
 ///
-/// Anything else in any state is an error. The handshake of sockets takes place before `AwaitStart` (READY, ACCEPT) and
-/// after `Stopped` (FINISH): [`Client`](super::Client) and [`Server`](super::Server) hold it.
+/// Data frames have their place in `Data` alone. A START where one has begun already comes from a writer that began again
+/// without an end; behind STOP it begins the next stream. Every other control frame is passed over where it means nothing,
+/// as is one of an unknown type: what follows can be read all the same.
+///
+/// The handshake of sockets takes place before `AwaitStart` (READY, ACCEPT) and after `Stopped` (FINISH):
+/// [`Client`](super::Client) and [`Server`](super::Server) hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing has come yet.
     AwaitStart,
     /// START has come.
     Data,
-    /// STOP has come. The stream is complete.
+    /// STOP has come. The stream is complete; another one may follow.
     Stopped,
 }
 
-/// Decodes one stream from START to STOP, in pieces of any size.
+/// Decodes streams, each from START to STOP, one behind the other, in pieces of any size.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     content_type: Bytes,
@@ -148,23 +170,51 @@ impl Decoder {
         self.offset
     }
 
-    /// Takes the next frame off the beginning of `input`; `None` if it needs more bytes than there are, or if the stream
-    /// has stopped.
+    /// Takes the next frame off the beginning of `input`; `None` if it needs more bytes than there are. A control frame is
+    /// given out also where it means nothing, but not one of an unknown type.
     ///
-    /// Nothing is copied: a data frame shares the memory of `input`. After an error neither `input` nor the decoder has
-    /// moved, so that the next call reports it again.
+    /// Nothing is copied: a data frame shares the memory of `input`. After an error `input` begins with the frame that is
+    /// wrong, so that the next call reports it again.
     #[inline]
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        loop {
+            if self.state == State::Data && be32(input, 0) != Some(0) {
+                let before = input.len();
+                let frame = split_frame(input, self.max_data_frame);
+                self.offset += (before - input.len()) as u64;
+                return frame.map_err(|kind| self.error(kind));
+            }
+            match self.decode_control(input)? {
+                None => return Ok(None),
+                Some(None) => {}
+                Some(Some(control)) => return Ok(Some(Frame::Control(control))),
+            }
+        }
+    }
+
+    /// Takes the control frame that comes next off `input`, given as `Some(None)` if its type is not known; `None` if it, or
+    /// the data frame that comes instead, is not whole yet. Fails where there can be neither.
+    #[cold]
+    pub(super) fn decode_control(
+        &mut self,
+        input: &mut BytesMut,
+    ) -> Result<Option<Option<ControlFrame>>, DecodeError> {
         let before = input.len();
-        let decoded = match self.state {
-            State::Data if be32(input, 0) != Some(0) => split_frame(input, self.max_data_frame),
-            _ => self.decode_control(input),
-        };
+        let control = self.take_control(input);
         self.offset += (before - input.len()) as u64;
-        decoded.map_err(|kind| DecodeError {
+        control.map_err(|kind| self.error(kind))
+    }
+
+    const fn error(&self, kind: Malformed) -> DecodeError {
+        DecodeError {
             offset: self.offset,
             kind,
-        })
+        }
+    }
+
+    /// `bytes` of the input were passed over.
+    pub(super) const fn pass_over(&mut self, bytes: u64) {
+        self.offset += bytes;
     }
 
     /// Takes all whole data frames off the beginning of `input`; `None` if there is none, whatever the reason.
@@ -188,36 +238,44 @@ impl Decoder {
         Some(Frames { bytes, count })
     }
 
-    /// Takes a control frame off `input` if it is the one that this state waits for.
-    #[cold]
-    fn decode_control(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
-        if self.state == State::Stopped {
-            return if input.is_empty() {
-                Ok(None)
-            } else {
-                Err(Malformed::AfterStop)
-            };
-        }
+    fn take_control(
+        &mut self,
+        input: &mut BytesMut,
+    ) -> Result<Option<Option<ControlFrame>>, Malformed> {
         // Whatever part of the first length is there tells a stream from another kind of file.
         if input.iter().take(4).any(|&byte| byte != 0) {
-            return Err(Malformed::NoStart);
+            return match (self.state, be32(input, 0)) {
+                (State::AwaitStart, _) => Err(Malformed::NoStart),
+                (State::Stopped, _) => Err(Malformed::AfterStop),
+                (State::Data, Some(len)) if len > self.max_data_frame => {
+                    let limit = self.max_data_frame;
+                    Err(Malformed::DataTooLong { len, limit })
+                }
+                (State::Data, _) => Ok(None),
+            };
         }
-        let Some((control, len)) = peek_control(input)? else {
+        let peeked = peek_control(input).map_err(|error| self.placed(error))?;
+        let Some((control, len)) = peeked else {
             return Ok(None);
         };
-        self.state = match (self.state, &control) {
-            (State::AwaitStart, ControlFrame::Start { content_type }) => {
+        match &control {
+            Some(ControlFrame::Start { content_type }) => {
                 self.check_content_type(content_type.as_ref())?;
-                State::Data
+                self.state = State::Data;
             }
-            (State::Data, ControlFrame::Stop) => State::Stopped,
-            (_, other) => {
-                let frame = other.name();
-                return Err(Malformed::UnexpectedControl { frame });
-            }
-        };
+            Some(ControlFrame::Stop) if self.state == State::Data => self.state = State::Stopped,
+            _ => {}
+        }
         input.advance(len);
-        Ok(Some(Frame::Control(control)))
+        Ok(Some(control))
+    }
+
+    /// What is malformed behind STOP is more likely no stream at all, such as zeros.
+    fn placed(&self, error: Malformed) -> Malformed {
+        match self.state {
+            State::Stopped => Malformed::AfterStop,
+            State::AwaitStart | State::Data => error,
+        }
     }
 
     fn check_content_type(&self, found: Option<&Bytes>) -> Result<(), Malformed> {
@@ -318,15 +376,14 @@ mod tests {
                 }
             }
         };
-        let unexpected = |frame| Malformed::UnexpectedControl { frame };
-
         assert_eq!(broken(&[b"\xa1"]), (0, Malformed::NoStart));
-        assert_eq!(broken(&[STOP]), (0, unexpected("STOP")));
-        assert_eq!(broken(&[START, START]), (at, unexpected("START")));
-        assert_eq!(
-            broken(&[START, STOP, b"\0"]),
-            (at + STOP.len() as u64, Malformed::AfterStop)
-        );
+        assert_eq!(broken(&[STOP, b"\0\0\0\x01x"]), (12, Malformed::NoStart));
+        for rest in [&b"\x01"[..], &[0; 8]] {
+            assert_eq!(
+                broken(&[START, STOP, rest]),
+                (at + STOP.len() as u64, Malformed::AfterStop)
+            );
+        }
         assert_eq!(
             broken(&[START, b"\0\0\0\x01x", b"\0\x10\0\x01"]),
             (
@@ -352,6 +409,29 @@ mod tests {
                 }
             )
         );
+    }
+
+    #[test]
+    fn control_frames_where_they_mean_nothing_are_passed_over() {
+        let unknown: &[u8] = b"\0\0\0\0\0\0\0\x09\0\0\0\x4dlater";
+        let of = |code: u8| [&b"\0\0\0\0\0\0\0\x04\0\0\0"[..], &[code]].concat();
+        let data: &[u8] = b"\0\0\0\x02hi";
+        // ACCEPT, STOP, READY, FINISH and an unknown one.
+        let odd = [&of(1)[..], &of(4), &of(5), unknown].concat();
+        let stream = [
+            &odd, STOP, START, data, &odd, START, data, &odd, data, STOP, &odd, STOP, START, data,
+            STOP,
+        ]
+        .concat();
+
+        let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);
+        let mut input = BytesMut::from(&stream[..]);
+        let mut frames = 0;
+        while let Some(frame) = decoder.decode(&mut input).unwrap() {
+            frames += u32::from(frame == Frame::Data("hi".into()));
+        }
+        assert_eq!((frames, decoder.state()), (4, State::Stopped));
+        assert_eq!(decoder.offset(), stream.len() as u64);
     }
 
     #[test]

@@ -23,9 +23,6 @@ pub enum ControlError {
     /// A type that the format does not define.
     #[error("unknown control frame type {0}")]
     UnknownType(u32),
-    /// A field that the format does not define.
-    #[error("unknown control frame field {0}")]
-    UnknownField(u32),
     /// Longer than [`MAX_CONTENT_TYPE`](super::MAX_CONTENT_TYPE).
     #[error("content type of {len} bytes is longer than 256")]
     ContentTypeTooLong {
@@ -59,7 +56,7 @@ pub enum Malformed {
     /// A malformed control frame.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// A control frame where it has no place.
+    /// A control frame where it has no place, from a receiver.
     #[error("unexpected control frame {frame}")]
     UnexpectedControl {
         /// Name of the control frame.
@@ -73,8 +70,8 @@ pub enum Malformed {
         /// What was to be read.
         expected: Bytes,
     },
-    /// Something follows STOP, for example a second stream appended to the file.
-    #[error("bytes after STOP")]
+    /// Something other than a control frame follows STOP.
+    #[error("bytes after STOP that are no further stream")]
     AfterStop,
 }
 

@@ -2,9 +2,9 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
-use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State, input::Input};
+use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State, be32, input::Input};
 
 /// A data frame and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Row {
     }
 }
 
-/// Reads the data frames of one stream, START to STOP.
+/// Reads the data frames of a stream, START to STOP, and of those behind it.
 ///
 /// The source needs no buffering of its own. The reader's own memory is bounded by twice the sum of the longest data frame and
 /// 256 KiB, whatever the bytes say.
@@ -107,12 +107,19 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Takes data frames of up to `bytes` from now on.
+    #[must_use]
+    pub fn max_data_frame(mut self, bytes: u32) -> Self {
+        self.decoder = self.decoder.max_data_frame(bytes);
+        self
+    }
+
     /// What the bytes come from. It is ahead of the frames that were given out.
     pub fn source(&self) -> &R {
         &self.source
     }
 
-    /// The next data frame; `None` after STOP, at the end of a complete stream.
+    /// The next data frame; `None` after STOP, at the end of the source.
     ///
     /// An error does not end the reader's life: after [`ReadError::Unfinished`] the next call looks for more bytes, which
     /// is how to follow a file that is still being written. [`ReadError::Malformed`] comes again each time.
@@ -124,7 +131,7 @@ impl<R: Read> Reader<R> {
                 Some(Frame::Data(payload)) => return Ok(Some(DataFrame { offset, payload })),
                 Some(Frame::Control(_)) => {}
                 None if self.fill()? > 0 => {}
-                None if self.decoder.state() == State::Stopped => return Ok(None),
+                None if self.is_complete() => return Ok(None),
                 None => return Err(self.unfinished()),
             }
         }
@@ -139,11 +146,33 @@ impl<R: Read> Reader<R> {
             if let Some(frames) = self.decoder.decode_row(&mut self.input.bytes) {
                 return Ok(Some(Row { offset, frames }));
             }
-            match self.decoder.decode(&mut self.input.bytes)? {
+            match self.decoder.decode_control(&mut self.input.bytes)? {
                 Some(_) => {}
                 None if self.fill()? > 0 => {}
-                None if self.decoder.state() == State::Stopped => return Ok(None),
+                None if self.is_complete() => return Ok(None),
                 None => return Err(self.unfinished()),
+            }
+        }
+    }
+
+    /// Passes over the data frame that was refused as too long ([`Malformed::DataTooLong`](super::Malformed::DataTooLong)),
+    /// so that those behind it can be read. False if the source ends within it: its length is most likely damaged.
+    pub fn skip_frame(&mut self) -> Result<bool, ReadError> {
+        let length = be32(&self.input.bytes, 0).filter(|_| self.decoder.state() == State::Data);
+        let Some(length @ 1..) = length else {
+            return Ok(false);
+        };
+        let mut left = 4 + length as usize;
+        loop {
+            let passed = left.min(self.input.bytes.len());
+            self.input.bytes.advance(passed);
+            self.decoder.pass_over(passed as u64);
+            left -= passed;
+            if left == 0 {
+                return Ok(true);
+            }
+            if self.fill()? == 0 {
+                return Ok(false);
             }
         }
     }
@@ -167,6 +196,11 @@ impl<R: Read> Reader<R> {
             offset: self.decoder.offset(),
             source,
         })
+    }
+
+    /// Whether the source may end here.
+    fn is_complete(&self) -> bool {
+        self.decoder.state() == State::Stopped && self.input.bytes.is_empty()
     }
 
     fn unfinished(&self) -> ReadError {
@@ -236,6 +270,22 @@ mod tests {
                 prop_assert!(reader.input.bytes.capacity() <= 2 * (limit as usize + MAX_READ));
             }
             prop_assert!(reader.offset() <= bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn rows_are_all_the_frames_whatever_stands_between_them() {
+        let one = file(&[b"one".to_vec()]);
+        let unknown = b"\0\0\0\0\0\0\0\x04\0\0\0\x63";
+        let bytes = [&one[..49], unknown, unknown, &one[42..49], &one].concat();
+        for size in 1..bytes.len() {
+            let source = Pieces::new(&bytes, vec![size]);
+            let mut reader = Reader::new(source, DNSTAP_CONTENT_TYPE).unwrap();
+            let mut count = 0;
+            while let Some(row) = reader.next_row().unwrap() {
+                count += row.frames.count;
+            }
+            assert_eq!(count, 3, "in pieces of {size}");
         }
     }
 
@@ -328,9 +378,18 @@ mod tests {
     }
 
     #[test]
-    fn a_second_stream_behind_the_first_is_reported_after_the_frames_of_the_first() {
+    fn streams_behind_each_other_are_all_read_and_other_bytes_are_told() {
         let one = file(&[b"one".to_vec()]);
-        let bytes = [&one[..], &one].concat();
+        let bytes = [&one[..], &one, &one[..45]].concat();
+        let mut reader = Reader::new(&bytes[..], DNSTAP_CONTENT_TYPE).unwrap();
+        assert_eq!(reader.by_ref().filter(Result::is_ok).count(), 2);
+        let end = 2 * one.len() as u64 + 42;
+        assert!(matches!(
+            reader.next_frame(),
+            Err(ReadError::Unfinished { offset, partial: 3 }) if offset == end
+        ));
+
+        let bytes = [&one[..], b"else"].concat();
         let mut reader = Reader::new(&bytes[..], DNSTAP_CONTENT_TYPE).unwrap();
         assert!(reader.next().unwrap().is_ok());
         let Some(Err(ReadError::Malformed(DecodeError { offset, kind }))) = reader.next() else {
@@ -338,6 +397,32 @@ mod tests {
         };
         assert_eq!((offset, kind), (one.len() as u64, Malformed::AfterStop));
         assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_can_be_passed_over() {
+        let file = file(&[b"a".to_vec(), vec![7; 600_000], b"b".to_vec(), vec![7; 9]]);
+        let read = |file: &[u8]| {
+            let mut reader = Reader::with_max_data_frame(file, DNSTAP_CONTENT_TYPE, 8).unwrap();
+            let mut seen = Vec::new();
+            loop {
+                match reader.next_frame() {
+                    Ok(Some(frame)) => seen.push((frame.offset, frame.payload.len())),
+                    Ok(None) => return (seen, true),
+                    Err(ReadError::Malformed(error)) => {
+                        assert!(matches!(error.kind, Malformed::DataTooLong { .. }));
+                        if !reader.skip_frame().unwrap() {
+                            return (seen, false);
+                        }
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let both = vec![(42, 1), (600_051, 1)];
+        assert_eq!(read(&file), (both.clone(), true));
+        let end = file.len() - 13;
+        assert_eq!(read(&file[..end]), (both, false), "cut within the last one");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
-    ControlError, ControlFrame, Decoder, Frame, Frames, HandshakeError, Malformed, State, be32,
-    client::takes, decode::peek_control,
+    ControlError, ControlFrame, Decoder, Frames, HandshakeError, Malformed, State, client::takes,
+    decode::peek_control,
 };
 
 /// How far a connection has come, seen from the receiver.
@@ -18,7 +18,8 @@ use super::{
 ///                                                  └───────────────────────────┘
 /// ```
 ///
-/// A sender that begins with START is not answered at all: it does not read.
+/// A sender that begins with START is not answered at all: it does not read. Behind STOP another START may come. Control
+/// frames that mean nothing where they stand are passed over, as are those of unknown types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
     /// Nothing has come yet: READY or START is to come.
@@ -27,11 +28,11 @@ pub enum ServerState {
     AwaitStart,
     /// Data frames come.
     Data,
-    /// STOP has come: the stream is complete. What follows is not looked at.
+    /// STOP has come: the stream is complete. Another one may follow.
     Stopped,
 }
 
-/// The receiver of one stream over a connection.
+/// The receiver of a stream over a connection, and of those behind it.
 #[derive(Clone, Debug)]
 pub struct Server {
     content_type: Bytes,
@@ -74,8 +75,8 @@ impl Server {
     }
 
     /// Takes all whole data frames off the beginning of `input`, up to the next control frame; control frames before them
-    /// are taken and answered, the answers appended to `out`. `None` if more bytes are needed, or the stream has
-    /// stopped; see [`state`](Self::state).
+    /// are taken and answered, the answers appended to `out`. `None` if more bytes are needed, or if a stream has just
+    /// stopped; see [`state`](Self::state). What `input` holds then is looked at with the next call.
     ///
     /// Nothing is copied: the frames share the memory of `input`. An unfinished frame that stays in `input` is not longer
     /// than the limit and its length. After an error neither `input` nor the state has moved beyond the frames before.
@@ -88,56 +89,55 @@ impl Server {
             return Ok(None);
         }
         loop {
-            if self.decoder.state() == State::Stopped {
-                return Ok(None);
-            }
             if let Some(frames) = self.decoder.decode_row(input) {
                 return Ok(Some(frames));
             }
-            match self.decoder.decode(input).map_err(|error| error.kind)? {
+            let open = self.decoder.state() == State::Data;
+            let control = self.decoder.decode_control(input);
+            match control.map_err(|error| error.kind)? {
                 None => return Ok(None),
-                Some(Frame::Control(ControlFrame::Stop)) => {
+                Some(Some(ControlFrame::Stop)) if open => {
                     if self.bidirectional == Some(true) {
                         ControlFrame::Finish.encode(out).map_err(Malformed::from)?;
                     }
+                    return Ok(None);
                 }
                 Some(_) => {}
             }
         }
     }
 
-    /// The first frame: READY, which is answered, or START, which is left to the decoder. False if it is not whole yet.
+    /// The first frame that means something: READY, which is answered, or START, which is left to the decoder. False if
+    /// it is not whole yet.
     fn greet(&mut self, input: &mut BytesMut, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
-        // Whatever part of the first length is there tells a stream from something else.
-        if input.iter().take(4).any(|&byte| byte != 0) {
-            return Err(HandshakeError::Data);
-        }
-        if be32(input, 0).is_none() {
-            return Ok(false);
-        }
-        let Some((control, len)) = peek_control(input)? else {
-            return Ok(false);
-        };
-        match control {
-            ControlFrame::Ready { content_types } => {
-                if !takes(&content_types, &self.content_type) {
-                    return Err(HandshakeError::NoCommonContentType {
-                        theirs: content_types,
-                        ours: self.content_type.clone(),
-                    });
+        loop {
+            // Whatever part of the first length is there tells a stream from something else.
+            if input.iter().take(4).any(|&byte| byte != 0) {
+                return Err(HandshakeError::Data);
+            }
+            let Some((control, len)) = peek_control(input)? else {
+                return Ok(false);
+            };
+            match control {
+                Some(ControlFrame::Ready { content_types }) => {
+                    if !takes(&content_types, &self.content_type) {
+                        return Err(HandshakeError::NoCommonContentType {
+                            theirs: content_types,
+                            ours: self.content_type.clone(),
+                        });
+                    }
+                    input.advance(len);
+                    out.extend_from_slice(&self.accept);
+                    self.bidirectional = Some(true);
+                    return Ok(true);
                 }
-                input.advance(len);
-                out.extend_from_slice(&self.accept);
-                self.bidirectional = Some(true);
-            }
-            // Anything but START is the decoder's to refuse, each time again.
-            ControlFrame::Start { .. } => self.bidirectional = Some(false),
-            other => {
-                let frame = other.name();
-                return Err(Malformed::UnexpectedControl { frame }.into());
+                Some(ControlFrame::Start { .. }) => {
+                    self.bidirectional = Some(false);
+                    return Ok(true);
+                }
+                _ => input.advance(len),
             }
         }
-        Ok(true)
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
-    use crate::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE};
+    use crate::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE, be32};
 
     proptest! {
         /// Client against server, each hearing the other in pieces of any size.
@@ -202,7 +202,10 @@ mod tests {
             for piece in [first, second] {
                 input.extend_from_slice(piece);
                 let end = loop {
+                    let before = input.len();
                     match server.decode(&mut input, &mut out) {
+                        // Behind STOP it goes on.
+                        Ok(None) if input.len() < before => {}
                         Ok(Some(frames)) => {
                             let mut rest = &frames.bytes[..];
                             for _ in 0..frames.count {
@@ -215,14 +218,14 @@ mod tests {
                         end => break end,
                     }
                 };
-                if end.is_ok() && server.state() != ServerState::Stopped {
+                if end.is_ok() {
                     prop_assert!(input.len() < 520, "no more is waited for");
                 }
                 let left = input.len();
                 prop_assert_eq!(server.decode(&mut input, &mut out), end, "what was said is said again");
                 prop_assert_eq!(input.len(), left);
             }
-            prop_assert!(out.len() <= 42 + 12, "at most ACCEPT and FINISH");
+            prop_assert!(out.len() <= 42 + 12 * (1 + bytes.len() / 24), "at most ACCEPT, and FINISH for each START and STOP");
         }
     }
 
@@ -239,6 +242,28 @@ mod tests {
         assert_eq!((frames.count, &input[..]), (2, &b"\0\0"[..]));
     }
 
+    const STOP: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x03";
+
+    #[test]
+    fn a_stream_behind_the_first_is_taken_and_control_frames_that_mean_nothing_are_not_answered() {
+        let unknown: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x09";
+        let data: &[u8] = b"\0\0\0\x01x";
+        let stream = [
+            unknown, READY_ANY, READY_ANY, START, data, READY_ANY, unknown, data, STOP, STOP,
+            unknown, START, data, STOP,
+        ]
+        .concat();
+        let mut server = Server::new(DNSTAP_CONTENT_TYPE).unwrap();
+        let (mut input, mut out) = (BytesMut::from(&stream[..]), Vec::new());
+        let mut count = 0;
+        while !input.is_empty() {
+            let frames = server.decode(&mut input, &mut out).unwrap();
+            count += frames.map_or(0, |frames| frames.count);
+        }
+        assert_eq!((count, server.state()), (3, ServerState::Stopped));
+        assert_eq!(out.len(), 42 + 2 * 12, "ACCEPT, and FINISH for each STOP");
+    }
+
     #[test]
     fn each_broken_rule_has_its_error() {
         let broken = |bytes: &[u8]| {
@@ -251,14 +276,11 @@ mod tests {
                 }
             }
         };
-        let unexpected = |frame| HandshakeError::from(Malformed::UnexpectedControl { frame });
-
         assert_eq!(broken(b"GET / HTTP/1.1"), HandshakeError::Data);
         assert_eq!(broken(b"\0\x01"), HandshakeError::Data);
-        assert_eq!(broken(b"\0\0\0\0\0\0\0\x04\0\0\0\x03"), unexpected("STOP"));
         assert_eq!(
-            broken(&[READY_ANY, READY_ANY].concat()),
-            unexpected("READY")
+            broken(&[STOP, b"\0\0\0\x01x"].concat()),
+            HandshakeError::Data
         );
         assert_eq!(
             broken(&[READY_ANY, b"\0\0\0\x01x"].concat()),

@@ -1,7 +1,7 @@
 //! Receives a stream over a connection: the IO around [`Server`]. Owns that a sender hears FINISH only after its frames were
 //! handed out.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use bytes::{Buf as _, Bytes};
 
@@ -65,8 +65,8 @@ impl<S: Read + Write> SocketReader<S> {
         }
     }
 
-    /// The next data frame; `None` after STOP, when the stream is complete and the sender has been told so. Its offset counts
-    /// from the first byte of the connection, READY included.
+    /// The next data frame; `None` after STOP, when the stream is complete and the sender has been told so, if it still
+    /// listens. Its offset counts from the first byte of the connection, READY included.
     ///
     /// Fails with [`SocketError::Closed`] if the sender hangs up without STOP: all whole frames were handed out.
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, SocketError> {
@@ -92,14 +92,20 @@ impl<S: Read + Write> SocketReader<S> {
         if let Some(frames) = decoded {
             self.frames = frames.bytes;
         }
-        if !self.answer.is_empty() {
-            self.stream
-                .write_all(&self.answer)
-                .and_then(|()| self.stream.flush())
-                .map_err(WriteError::from)?;
-            self.answer.clear();
+        if self.answer.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let answered = self.stream.write_all(&self.answer);
+        let answered = answered.and_then(|()| self.stream.flush());
+        self.answer.clear();
+        match answered {
+            Ok(()) => Ok(()),
+            // All has come: nobody needs to hear it.
+            Err(_unheard) if self.server.state() == ServerState::Stopped => Ok(()),
+            // A sender that has gone does not hear it either, and what it sent before is still to be read.
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(WriteError::from(error).into()),
+        }
     }
 
     /// Waits for more bytes.
@@ -134,6 +140,14 @@ impl<S> SocketReader<S> {
     pub const fn get_ref(&self) -> &S {
         &self.stream
     }
+}
+
+/// Whether the peer has closed the connection.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Ends after STOP or after the first error.
