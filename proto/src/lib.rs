@@ -5,8 +5,8 @@
 //! A dnstap stream has two layers, and so has this crate:
 //!
 //! - the messages: the protobuf types [`Dnstap`], [`Message`] and [`Policy`], generated from `dnstap.proto` with
-//!   [`prost`], byte strings as [`bytes::Bytes`]; [`encode`], which writes the same bytes from borrowed parts; and [`view`],
-//!   which reads them where they lie;
+//!   [`prost`], byte strings as [`bytes::Bytes`]; [`lenient`], which decodes them although a field is wrong; [`encode`],
+//!   which writes the same bytes from borrowed parts; and [`view`], which reads them where they lie;
 //! - [`frame_streams`], the framing around them: a codec without IO, and files and sockets on top of it.
 //!
 //! A writer of many messages gathers frames in a buffer that it reuses:
@@ -52,6 +52,7 @@
 pub mod encode;
 pub mod frame_streams;
 mod generated;
+pub mod lenient;
 pub mod view;
 
 pub use bytes;

@@ -1,14 +1,11 @@
 //! Reads dnstap messages where they lie, without building a [`Dnstap`]: for whoever looks at millions of them to keep a few.
 //!
-//! [`View`] has the fields that tell messages apart. It takes the same bytes for a message as prost does, no more and no less, and reads
-//! the same values from them; what it does not have is checked and passed over.
+//! [`View`] has the fields that tell messages apart. It takes the same bytes for a message as [`lenient`](crate::lenient) does, no more and
+//! no less, and reads the same values from them; what it does not have is passed over.
 
-use prost::{
-    Message as _,
-    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
-};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use crate::{Dnstap, Policy, Timestamp, message};
+use crate::{Dnstap, Timestamp, message};
 
 /// Parts of a dnstap message, borrowed from its bytes; `None` for those that are not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +14,8 @@ pub struct View<'a> {
     pub identity: Option<&'a [u8]>,
     /// Whether there is a [`Message`](crate::Message) in it. Without, nothing of what follows is there.
     pub has_message: bool,
-    /// [`message::Type`], as a number. A message that does not tell its type has the first one, as with prost.
-    kind: Option<i32>,
+    /// [`message::Type`], as a number; 0, which is none, if it is not there.
+    kind: i32,
     /// [`SocketProtocol`](crate::SocketProtocol), as a number.
     pub protocol: Option<i32>,
     /// The asking side's address.
@@ -53,7 +50,7 @@ impl Time {
 }
 
 impl<'a> View<'a> {
-    /// Reads a frame's payload; `None` exactly if [`Dnstap::decode`](prost::Message::decode) fails, which tells why.
+    /// Reads a frame's payload; `None` exactly if [`lenient::decode`](crate::lenient::decode) fails, which tells why.
     #[inline]
     #[must_use]
     pub fn parse(mut payload: &'a [u8]) -> Option<Self> {
@@ -71,7 +68,6 @@ impl<'a> View<'a> {
                 (15, WireType::Varint) => {
                     varint(&mut payload)?;
                 }
-                (1..=3 | 14 | 15, _) => return None,
                 (field, kind) => skip(&mut payload, field, kind)?,
             }
         }
@@ -81,7 +77,7 @@ impl<'a> View<'a> {
     /// The message's type, if there is a message and its type a known one.
     #[must_use]
     pub fn kind(&self) -> Option<message::Type> {
-        message::Type::try_from(self.kind?).ok()
+        message::Type::try_from(self.kind).ok()
     }
 
     /// When the query was sent or received.
@@ -103,10 +99,9 @@ impl<'a> View<'a> {
     )]
     fn message(&mut self, mut message: &'a [u8]) -> Option<()> {
         let rest = &mut message;
-        self.kind.get_or_insert(message::Type::AuthQuery as i32);
         while !rest.is_empty() {
             match key(rest)? {
-                (1, WireType::Varint) => self.kind = Some(varint(rest)? as i32),
+                (1, WireType::Varint) => self.kind = varint(rest)? as i32,
                 (2 | 16, WireType::Varint) => {
                     varint(rest)?;
                 }
@@ -118,16 +113,12 @@ impl<'a> View<'a> {
                 (8, WireType::Varint) => self.query_time.seconds = Some(varint(rest)?),
                 (9, WireType::ThirtyTwoBit) => self.query_time.nanoseconds = fixed32(rest)?,
                 (10, WireType::LengthDelimited) => self.query_message = Some(bytes(rest)?),
-                (11, WireType::LengthDelimited) => {
+                (11 | 15, WireType::LengthDelimited) => {
                     bytes(rest)?;
                 }
                 (12, WireType::Varint) => self.response_time.seconds = Some(varint(rest)?),
                 (13, WireType::ThirtyTwoBit) => self.response_time.nanoseconds = fixed32(rest)?,
                 (14, WireType::LengthDelimited) => self.response_message = Some(bytes(rest)?),
-                (15, WireType::LengthDelimited) => {
-                    Policy::decode(bytes(rest)?).ok()?;
-                }
-                (1..=16, _) => return None,
                 (field, kind) => skip(rest, field, kind)?,
             }
         }
@@ -152,7 +143,7 @@ impl<'a> From<&'a Dnstap> for View<'a> {
         Self {
             identity,
             has_message: true,
-            kind: Some(message.r#type),
+            kind: message.r#type,
             protocol: message.socket_protocol,
             query_address: message.query_address.as_deref(),
             response_address: message.response_address.as_deref(),
@@ -168,7 +159,7 @@ impl<'a> From<&'a Dnstap> for View<'a> {
 
 /// Number and wire type of the next field.
 #[inline]
-fn key(rest: &mut &[u8]) -> Option<(u32, WireType)> {
+pub(crate) fn key(rest: &mut &[u8]) -> Option<(u32, WireType)> {
     let (first, behind) = rest.split_first()?;
     if (8..0x80).contains(first) {
         *rest = behind;
@@ -179,7 +170,7 @@ fn key(rest: &mut &[u8]) -> Option<(u32, WireType)> {
 }
 
 #[inline]
-fn varint(rest: &mut &[u8]) -> Option<u64> {
+pub(crate) fn varint(rest: &mut &[u8]) -> Option<u64> {
     match rest.split_first()? {
         (&first @ 0..0x80, behind) => {
             *rest = behind;
@@ -190,7 +181,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 #[inline]
-fn bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint(rest)?).ok()?;
     let (bytes, behind) = rest.split_at_checked(length)?;
     *rest = behind;
@@ -198,29 +189,31 @@ fn bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 #[inline]
-fn fixed32(rest: &mut &[u8]) -> Option<u32> {
+pub(crate) fn fixed32(rest: &mut &[u8]) -> Option<u32> {
     let (bytes, behind) = rest.split_first_chunk()?;
     *rest = behind;
     Some(u32::from_le_bytes(*bytes))
 }
 
 #[cold]
-fn skip(rest: &mut &[u8], field: u32, kind: WireType) -> Option<()> {
+pub(crate) fn skip(rest: &mut &[u8], field: u32, kind: WireType) -> Option<()> {
     skip_field(kind, field, rest, DecodeContext::default()).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::{collection::vec, option, prelude::*, sample::Index};
+    use prost::Message as _;
 
     use super::*;
-    use crate::Message;
+    use crate::{Message, Policy, lenient};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn it_reads_what_prost_reads(dnstap in dnstap(), damage in option::of((any::<Index>(), any::<u8>())), rest in vec(any::<u8>(), 0..4)) {
+        fn it_reads_what_the_decoder_reads(dnstap in dnstap(), damage in option::of((any::<Index>(), any::<u8>())), rest in vec(any::<u8>(), 0..4)) {
             let mut payload = dnstap.encode_to_vec();
             if let Some((at, byte)) = damage && !payload.is_empty() {
                 let at = at.index(payload.len());
@@ -231,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn it_takes_any_bytes_as_prost_does(fields in vec(field(), 0..6), nested in any::<bool>()) {
+        fn it_takes_any_bytes_as_the_decoder_does(fields in vec(field(), 0..6), nested in any::<bool>()) {
             let mut payload: Vec<u8> = fields.concat();
             if nested {
                 payload.insert(0, u8::try_from(payload.len()).unwrap());
@@ -242,7 +235,7 @@ mod tests {
     }
 
     fn same(payload: &[u8]) -> Result<(), TestCaseError> {
-        let decoded = Dnstap::decode(payload).ok();
+        let decoded = lenient::decode(&Bytes::copy_from_slice(payload)).ok();
         prop_assert_eq!(View::parse(payload), decoded.as_ref().map(View::from));
         Ok(())
     }
