@@ -1,6 +1,7 @@
 //! Owns what an operator may write after `-o`: which form, and to where; `options` has what may follow.
 //!
-//! It parses and prints, and opens nothing; that is `open`'s task.
+//! It parses and prints, and opens nothing; that is `open`'s task. As other programs write their outputs, `//` may follow the form's colon:
+//! `file:///tmp/a` is `file:/tmp/a`.
 
 use std::{fmt, str::FromStr};
 
@@ -100,7 +101,7 @@ pub enum SpecError {
     /// No known form, or none at all before the colon.
     #[error(
         "`{0}` is not an output; {FORMS}{hint}",
-        hint = if .0.is_empty() { String::new() } else { format!(" (a file? then `file:{}`)", .0.escape_debug()) }
+        hint = if .0.is_empty() || .0.contains("://") { String::new() } else { format!(" (a file? then `file:{}`)", .0.escape_debug()) }
     )]
     UnknownForm(String),
     /// A form with nothing after the colon.
@@ -118,7 +119,7 @@ pub enum SpecError {
 pub const FORMS: &str = "valid outputs are `-` or `text:-` (one line per message), `json:-` (one JSON object per line), \
      `yaml:-` (one YAML document per message), `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, \
      `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH`, \
-     `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams)";
+     `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams); `tcp://HOST:PORT` and so on mean the same";
 
 /// What stands before the colon.
 const CONTENTS: [(&str, Content); 5] = [
@@ -149,6 +150,7 @@ impl FromStr for OutputSpec {
             .into_iter()
             .find(|(known, _)| *known == form)
             .ok_or_else(unknown)?;
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (place, options) = rest
             .split_once(',')
             .map_or((rest, None), |(place, options)| (place, Some(options)));
@@ -199,6 +201,9 @@ mod tests {
     #[case("yaml:a", Content::Yaml, Place::Path("a".into()))]
     #[case("pcap:a,compress=zstd", Content::Pcap, Place::Path("a".into()))]
     #[case("file:./a.fstrm", Content::Dnstap, Place::Path("./a.fstrm".into()))]
+    #[case("file:///tmp/a.fstrm,keep=2,rotate-time=1h", Content::Dnstap, Place::Path("/tmp/a.fstrm".into()))]
+    #[case("file://a.fstrm", Content::Dnstap, Place::Path("a.fstrm".into()))]
+    #[case("json://-", Content::Json, Place::Stdout)]
     fn every_form_of_file_is_understood_and_named(
         #[case] text: &str,
         #[case] content: Content,
@@ -215,6 +220,8 @@ mod tests {
 
     #[rstest]
     #[case("unix:/a.sock", Address::Unix("/a.sock".into()))]
+    #[case("unix:///a.sock", Address::Unix("/a.sock".into()))]
+    #[case("tcp://[::1]:6000", Address::Tcp { host: "::1".into(), port: 6000 })]
     #[case("tcp:[::1]:6000", Address::Tcp { host: "::1".into(), port: 6000 })]
     fn every_socket_is_understood_and_named(#[case] text: &str, #[case] address: Address) {
         assert_eq!(text.parse(), Ok(OutputSpec::Socket(address)));
@@ -225,7 +232,10 @@ mod tests {
     #[case("a.fstrm")]
     #[case("xml:-")]
     #[case("file:")]
+    #[case("file://")]
     #[case("FILE:x")]
+    #[case("udp://localhost:1")]
+    #[case("http://localhost:1/a")]
     fn anything_else_is_refused_with_the_valid_forms(#[case] text: &str) {
         let error = text
             .parse::<OutputSpec>()
@@ -241,6 +251,9 @@ mod tests {
     #[case("unix:")]
     #[case("tcp:localhost")]
     #[case("tcp:localhost:0")]
+    #[case("tcp://localhost:0")]
+    #[case("tcp://:6000")]
+    #[case("tls://local host:6000")]
     fn a_socket_that_cannot_be_is_refused(#[case] text: &str) {
         let error = text.parse::<OutputSpec>().expect_err("must be refused");
         assert!(matches!(error, SpecError::Socket(_)), "{error}");

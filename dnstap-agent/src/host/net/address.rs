@@ -1,6 +1,13 @@
-//! Owns how a socket is named: `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,OPTION=VALUE,...`.
+//! Owns how a socket is named: `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,OPTION=VALUE,...`. Other programs write them as URLs
+//! (`tcp://HOST:PORT`); that means the same.
 
-use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::unix::net::SocketAddr,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use thiserror::Error;
 
@@ -13,6 +20,7 @@ use thiserror::Error;
 /// let tcp: Address = "tcp:[2001:db8::1]:6000".parse()?;
 /// assert_eq!(tcp, Address::Tcp { host: "2001:db8::1".into(), port: 6000 });
 /// assert_eq!(tcp.to_string(), "tcp:[2001:db8::1]:6000");
+/// assert_eq!("tcp://[2001:db8::1]:6000".parse(), Ok(tcp));
 /// # Ok::<(), dnstap_agent::host::net::AddressError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,11 +62,19 @@ pub enum AddressError {
     #[error("`{0}` is no socket; valid are `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT`")]
     UnknownKind(String),
     /// `unix:` alone.
-    #[error("`{0}` does not say which path")]
-    NoPath(String),
-    /// No host, no port, or no port that could be.
     #[error(
-        "`{0}` is not HOST:PORT; an IPv6 address stands in brackets, `[::1]:6000`, a port is between 1 and 65535"
+        "`{0}` does not say which path; valid is `unix:PATH`, for example `unix:/run/dnstap.sock`"
+    )]
+    NoPath(String),
+    /// A path that no unix socket can have.
+    #[error(
+        "`{0}` cannot be the path of a unix socket, which has at most 107 bytes, none of them zero"
+    )]
+    Path(String),
+    /// No host, none that could be, no port, or no port that could be.
+    #[error(
+        "`{0}` is not HOST:PORT as in `tcp:collector.example:6000` or `tcp:[::1]:6000`: a host is a name or an address (IPv6 in \
+         brackets), a port is between 1 and 65535"
     )]
     HostPort(String),
     /// An option that there is not, has no value, or lacks its companion.
@@ -72,15 +88,17 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        match text.split_once(':') {
-            Some(("unix", "")) => Err(AddressError::NoPath(text.to_owned())),
-            Some(("unix", path)) => Ok(Self::Unix(path.into())),
-            Some(("tcp", rest)) => {
+        let unknown = || AddressError::UnknownKind(text.to_owned());
+        let (kind, rest) = text.split_once(':').ok_or_else(unknown)?;
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        match kind {
+            "unix" => unix(text, rest.into()),
+            "tcp" => {
                 let (host, port) = host_port(rest)?;
                 Ok(Self::Tcp { host, port })
             }
-            Some(("tls", rest)) => tls(rest).map(|tls| Self::Tls(Box::new(tls))),
-            _ => Err(AddressError::UnknownKind(text.to_owned())),
+            "tls" => tls(rest).map(|tls| Self::Tls(Box::new(tls))),
+            _ => Err(unknown()),
         }
     }
 }
@@ -94,6 +112,16 @@ impl Address {
             Self::Tcp { port, .. } => Some(*port),
             Self::Tls(tls) => Some(tls.port),
         }
+    }
+}
+
+fn unix(text: &str, path: PathBuf) -> Result<Address, AddressError> {
+    if path.as_os_str().is_empty() {
+        return Err(AddressError::NoPath(text.to_owned()));
+    }
+    match SocketAddr::from_pathname(&path) {
+        Ok(_possible) => Ok(Address::Unix(path)),
+        Err(_impossible) => Err(AddressError::Path(text.to_owned())),
     }
 }
 
@@ -138,15 +166,29 @@ fn host_port(text: &str) -> Result<(String, u16), AddressError> {
         .and_then(|host| host.strip_suffix(']'));
     let host = match bare {
         Some(address) if is_ipv6(address) => address,
-        Some(_) => return Err(wrong()),
-        None if host.contains([':', '[', ']']) => return Err(wrong()),
-        None => host,
+        None if is_name(host) => host,
+        _ => return Err(wrong()),
     };
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse() {
-        Ok(port) if digits && !host.is_empty() => Ok((host.to_owned(), port)),
+        Ok(port) if digits => Ok((host.to_owned(), port)),
         _ => Err(wrong()),
     }
+}
+
+/// A name that could be looked up, or an IPv4 address; no name ends in a number (RFC 3696 section 2).
+fn is_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        let characters = |char: char| char.is_alphanumeric() || matches!(char, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(characters)
+    };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let last = name.rsplit('.').next().unwrap_or_default();
+    if is_number(last) {
+        return name.parse::<Ipv4Addr>().is_ok();
+    }
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// An IPv6 address, which may name its zone (`fe80::1%eth0`, RFC 4007 section 11).
@@ -213,7 +255,39 @@ mod tests {
     }
 
     #[rstest]
+    #[case("tcp://127.0.0.1:6000", "tcp:127.0.0.1:6000")]
+    #[case("tcp://[::1]:6000", "tcp:[::1]:6000")]
+    #[case(
+        "tls://collector.example.:6000,ca=/ca.pem",
+        "tls:collector.example.:6000,ca=/ca.pem"
+    )]
+    #[case("unix:///run/dnstap.sock", "unix:/run/dnstap.sock")]
+    #[case("unix://run/a b", "unix:run/a b")]
+    fn a_url_means_the_same(#[case] url: &str, #[case] text: &str) {
+        assert_eq!(url.parse::<Address>(), text.parse());
+        url.parse::<Address>().expect("valid");
+    }
+
+    #[rstest]
     #[case("unix:")]
+    #[case("unix://")]
+    #[case(&format!("unix:/{}", "x".repeat(107)))]
+    #[case("unix:/a\0")]
+    #[case("tcp://")]
+    #[case("tcp:///a:1")]
+    #[case("tcp://localhost")]
+    #[case("tcp://localhost:1/path")]
+    #[case("tcp://user@localhost:1")]
+    #[case("tcp:// localhost:1")]
+    #[case("tcp:local host:1")]
+    #[case("tcp:local/host:1")]
+    #[case("tcp:a..b:1")]
+    #[case("tcp:.:1")]
+    #[case("tcp:256.1.1.1:1")]
+    #[case("tcp:1.2.3:1")]
+    #[case(&format!("tcp:{}:1", "x".repeat(64)))]
+    #[case("tcp:localhost: 1")]
+    #[case("http://localhost:1")]
     #[case("/run/a")]
     #[case("udp:localhost:1")]
     #[case("tcp:")]
