@@ -28,15 +28,15 @@ use crate::{
 ///
 /// // A message of type CLIENT_QUERY whose policy has the type "\xe9".
 /// let payload = b"\x72\x07\x08\x05\x7a\x03\x0a\x01\xe9\x78\x01";
-/// let message = lenient::decode(&payload[..].into())?.message.unwrap();
+/// let message = lenient::decode(payload[..].into())?.message.unwrap();
 /// assert_eq!(message.r#type(), Type::ClientQuery);
 /// assert_eq!(message.policy.unwrap().r#type, None);
 /// # Ok::<(), dnstap_proto::prost::DecodeError>(())
 /// ```
-pub fn decode(payload: &Bytes) -> Result<Dnstap, DecodeError> {
-    match dnstap(payload) {
+pub fn decode(payload: Bytes) -> Result<Dnstap, DecodeError> {
+    match dnstap(&payload) {
         Some(dnstap) => Ok(dnstap),
-        None => Dnstap::decode(payload.clone()),
+        None => Dnstap::decode(payload),
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
                 payload[at] = byte;
             }
             if let Ok(mut expected) = Dnstap::decode(&payload[..]) {
-                let read = decode(&payload.into()).unwrap();
+                let read = decode(payload.into()).unwrap();
                 // A type that is missing is not the first one.
                 if read.r#type == 0 {
                     expected.r#type = 0;
@@ -185,14 +185,14 @@ mod tests {
             let mut payload = vec![0x78, 1];
             prost::encoding::bytes::encode(14, &message, &mut payload);
             prop_assert!(Dnstap::decode(&payload[..]).is_err());
-            let read = decode(&payload.into()).unwrap();
+            let read = decode(payload.into()).unwrap();
             prop_assert_eq!(read.message, dnstap.message);
         }
     }
 
     #[test]
     fn what_is_missing_is_not_made_up() {
-        let dnstap = decode(&Bytes::from_static(b"\x72\x00")).unwrap();
+        let dnstap = decode(Bytes::from_static(b"\x72\x00")).unwrap();
         assert_eq!(dnstap.r#type, 0);
         let message = dnstap.message.unwrap();
         assert_eq!(
@@ -203,20 +203,20 @@ mod tests {
             }
         );
         assert!(Type::try_from(message.r#type).is_err());
-        let without = decode(&Bytes::from_static(b"\x70\x01\x78\x01")).unwrap();
+        let without = decode(Bytes::from_static(b"\x70\x01\x78\x01")).unwrap();
         assert_eq!((without.message, without.r#type), (None, 1));
     }
 
     #[test]
     fn a_policy_that_ends_too_early_is_read_up_to_there_and_a_message_is_refused() {
         let payload = Bytes::from_static(b"\x72\x09\x08\x05\x7a\x05\x18\x02\x0a\x09x");
-        let message = decode(&payload).unwrap().message.unwrap();
+        let message = decode(payload).unwrap().message.unwrap();
         let policy = message.policy.unwrap();
         assert_eq!(
             (message.r#type, policy.action, policy.r#type),
             (5, Some(2), None)
         );
-        decode(&Bytes::from_static(b"\x72\x03\x52\x09x")).unwrap_err();
+        decode(Bytes::from_static(b"\x72\x03\x52\x09x")).unwrap_err();
     }
 
     prop_compose! {

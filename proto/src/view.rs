@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn same(payload: &[u8]) -> Result<(), TestCaseError> {
-        let decoded = lenient::decode(&Bytes::copy_from_slice(payload)).ok();
+        let decoded = lenient::decode(Bytes::copy_from_slice(payload)).ok();
         prop_assert_eq!(View::parse(payload), decoded.as_ref().map(View::from));
         Ok(())
     }

@@ -2,7 +2,10 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::{ControlError, ControlFrame, HandshakeError, Malformed, be32, decode::peek_control};
+use super::{
+    ControlError, ControlFrame, HandshakeError, Malformed, be32,
+    decode::{Control, peek_control},
+};
 
 /// How far a connection has come, seen from the sender.
 ///
@@ -112,7 +115,7 @@ impl Client {
             let Some((control, len)) = peek_control(input)? else {
                 return Ok(self.state);
             };
-            let Some(control) = control else {
+            let Control::Known(control) = control else {
                 input.advance(len); // of a later version
                 continue;
             };

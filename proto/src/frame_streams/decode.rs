@@ -49,8 +49,8 @@ pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<F
                 Some((control, len)) => {
                     input.advance(len);
                     match control {
-                        Some(control) => Ok(Some(Frame::Control(control))),
-                        None => continue,
+                        Control::Known(control) => Ok(Some(Frame::Control(control))),
+                        Control::Unknown => continue,
                     }
                 }
             },
@@ -67,11 +67,17 @@ pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<F
     }
 }
 
-/// A control frame, `None` of a type that is not known, and its length with everything.
-pub(super) type Control = (Option<ControlFrame>, usize);
+/// A control frame of any type.
+#[derive(Debug)]
+pub(super) enum Control {
+    Known(ControlFrame),
+    /// Of a type that is not known.
+    Unknown,
+}
 
-/// The control frame at the beginning of `input`, whose escape has been seen; `None` if it is not whole yet.
-pub(super) fn peek_control(input: &[u8]) -> Result<Option<Control>, Malformed> {
+/// The control frame at the beginning of `input`, whose escape has been seen, and its length with everything; `None` if it
+/// is not whole yet.
+pub(super) fn peek_control(input: &[u8]) -> Result<Option<(Control, usize)>, Malformed> {
     let Some(len) = be32(input, 4) else {
         return Ok(None);
     };
@@ -85,8 +91,8 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<Control>, Malformed> {
     };
     // Copied, at most 512 bytes: rare, and `input` stays whole until the frame has proved sound.
     let control = match ControlFrame::decode(Bytes::copy_from_slice(frame)) {
-        Ok(control) => Some(control),
-        Err(ControlError::UnknownType(_)) => None,
+        Ok(control) => Control::Known(control),
+        Err(ControlError::UnknownType(_)) => Control::Unknown,
         Err(error) => return Err(error.into()),
     };
     Ok(Some((control, whole)))
@@ -186,19 +192,19 @@ impl Decoder {
             }
             match self.decode_control(input)? {
                 None => return Ok(None),
-                Some(None) => {}
-                Some(Some(control)) => return Ok(Some(Frame::Control(control))),
+                Some(Control::Unknown) => {}
+                Some(Control::Known(control)) => return Ok(Some(Frame::Control(control))),
             }
         }
     }
 
-    /// Takes the control frame that comes next off `input`, given as `Some(None)` if its type is not known; `None` if it, or
-    /// the data frame that comes instead, is not whole yet. Fails where there can be neither.
+    /// Takes the control frame that comes next off `input`; `None` if it, or the data frame that comes instead, is not whole
+    /// yet. Fails where there can be neither.
     #[cold]
     pub(super) fn decode_control(
         &mut self,
         input: &mut BytesMut,
-    ) -> Result<Option<Option<ControlFrame>>, DecodeError> {
+    ) -> Result<Option<Control>, DecodeError> {
         let before = input.len();
         let control = self.take_control(input);
         self.offset += (before - input.len()) as u64;
@@ -238,10 +244,7 @@ impl Decoder {
         Some(Frames { bytes, count })
     }
 
-    fn take_control(
-        &mut self,
-        input: &mut BytesMut,
-    ) -> Result<Option<Option<ControlFrame>>, Malformed> {
+    fn take_control(&mut self, input: &mut BytesMut) -> Result<Option<Control>, Malformed> {
         // Whatever part of the first length is there tells a stream from another kind of file.
         if input.iter().take(4).any(|&byte| byte != 0) {
             return match (self.state, be32(input, 0)) {
@@ -259,11 +262,13 @@ impl Decoder {
             return Ok(None);
         };
         match &control {
-            Some(ControlFrame::Start { content_type }) => {
+            Control::Known(ControlFrame::Start { content_type }) => {
                 self.check_content_type(content_type.as_ref())?;
                 self.state = State::Data;
             }
-            Some(ControlFrame::Stop) if self.state == State::Data => self.state = State::Stopped,
+            Control::Known(ControlFrame::Stop) if self.state == State::Data => {
+                self.state = State::Stopped;
+            }
             _ => {}
         }
         input.advance(len);

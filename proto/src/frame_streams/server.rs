@@ -3,8 +3,9 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
-    ControlError, ControlFrame, Decoder, Frames, HandshakeError, Malformed, State, client::takes,
-    decode::peek_control,
+    ControlError, ControlFrame, Decoder, Frames, HandshakeError, Malformed, State,
+    client::takes,
+    decode::{Control, peek_control},
 };
 
 /// How far a connection has come, seen from the receiver.
@@ -96,7 +97,7 @@ impl Server {
             let control = self.decoder.decode_control(input);
             match control.map_err(|error| error.kind)? {
                 None => return Ok(None),
-                Some(Some(ControlFrame::Stop)) if open => {
+                Some(Control::Known(ControlFrame::Stop)) if open => {
                     if self.bidirectional == Some(true) {
                         ControlFrame::Finish.encode(out).map_err(Malformed::from)?;
                     }
@@ -119,7 +120,7 @@ impl Server {
                 return Ok(false);
             };
             match control {
-                Some(ControlFrame::Ready { content_types }) => {
+                Control::Known(ControlFrame::Ready { content_types }) => {
                     if !takes(&content_types, &self.content_type) {
                         return Err(HandshakeError::NoCommonContentType {
                             theirs: content_types,
@@ -131,7 +132,7 @@ impl Server {
                     self.bidirectional = Some(true);
                     return Ok(true);
                 }
-                Some(ControlFrame::Start { .. }) => {
+                Control::Known(ControlFrame::Start { .. }) => {
                     self.bidirectional = Some(false);
                     return Ok(true);
                 }
