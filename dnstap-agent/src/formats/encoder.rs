@@ -3,10 +3,9 @@
 
 use bytes::Bytes;
 use dnstap_proto::{
-    Dnstap,
     frame_streams::{ControlFrame, DNSTAP_CONTENT_TYPE},
+    lenient,
 };
-use prost::Message as _;
 
 use super::{content::Content, pcap, render::Renderer};
 
@@ -86,7 +85,7 @@ impl Encoder {
                 true
             }
             Self::Packets(packets) => {
-                Dnstap::decode(payload.clone()).is_ok_and(|dnstap| packets.message(&dnstap, out))
+                lenient::decode(payload.clone()).is_ok_and(|dnstap| packets.message(&dnstap, out))
             }
         }
     }

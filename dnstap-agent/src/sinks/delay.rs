@@ -9,8 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use dnstap_proto::Dnstap;
-use prost::Message as _;
+use dnstap_proto::View;
 
 use super::Batch;
 
@@ -75,12 +74,12 @@ impl Delays {
 fn oldest(frames: &[u8]) -> Option<Duration> {
     let (length, rest) = frames.split_first_chunk::<4>()?;
     let frame = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-    let message = Dnstap::decode(frame).ok()?.message?;
-    let (seconds, nanoseconds) = match message.response_time_sec {
-        Some(seconds) => (seconds, message.response_time_nsec()),
-        None => (message.query_time_sec?, message.query_time_nsec()),
-    };
-    Some(Duration::new(seconds, nanoseconds.min(999_999_999)))
+    let view = View::parse(frame)?;
+    let time = view.response_time().or_else(|| view.query_time())?;
+    Some(Duration::new(
+        time.seconds,
+        time.nanoseconds.min(999_999_999),
+    ))
 }
 
 /// Small times have classes of their own; above, the highest bit and the `FINE` bits behind it make the class.

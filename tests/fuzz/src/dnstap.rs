@@ -1,9 +1,9 @@
-//! dnstap messages of others: any bytes decode or are refused, by prost and by [`View`] alike, which read the same from them; what was
-//! decoded is encoded by prost and by [`DnstapRef`] to the same bytes, and decodes to the same again.
+//! dnstap messages of others: any bytes decode or are refused, by [`lenient`] and by [`View`] alike, which read the same from them; they
+//! take what prost takes, and read that the same. What prost has decoded is encoded by prost and by [`DnstapRef`] to the same bytes, and decodes to the same again.
 
 use dnstap_proto::{
     Dnstap, DnstapRef, Message, MessageRef, SocketFamily, SocketProtocol, Timestamp, View, dnstap,
-    message::Type,
+    lenient, message::Type,
 };
 use prost::Message as _;
 
@@ -13,11 +13,12 @@ use prost::Message as _;
 ///
 /// If something does not hold.
 pub fn run(bytes: &[u8]) {
-    let decoded = Dnstap::decode(bytes).ok();
-    assert_eq!(View::parse(bytes), decoded.as_ref().map(View::from));
-    let Some(decoded) = decoded else {
+    let read = lenient::decode(bytes.to_vec().into()).ok();
+    assert_eq!(View::parse(bytes), read.as_ref().map(View::from));
+    let Ok(decoded) = Dnstap::decode(bytes) else {
         return;
     };
+    assert_eq!(read.map(typed), Some(typed(decoded.clone())));
     let encoded = decoded.encode_to_vec();
     assert_eq!(Dnstap::decode(&encoded[..]).as_ref(), Ok(&decoded));
     let Some(borrowed) = borrowed(&decoded) else {
@@ -27,6 +28,19 @@ pub fn run(bytes: &[u8]) {
     borrowed.encode(&mut again);
     assert_eq!(again, encoded);
     assert_eq!(borrowed.encoded_len(), encoded.len());
+}
+
+/// With the types that prost takes for those that are missing.
+fn typed(mut dnstap: Dnstap) -> Dnstap {
+    if dnstap.r#type == 0 {
+        dnstap.r#type = Dnstap::default().r#type;
+    }
+    if let Some(message) = &mut dnstap.message
+        && message.r#type == 0
+    {
+        message.r#type = Message::default().r#type;
+    }
+    dnstap
 }
 
 /// The message from its parts, if [`DnstapRef`] has all of them.

@@ -9,8 +9,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use dnstap_proto::Dnstap;
-use prost::Message as _;
+use dnstap_proto::lenient;
 use tokio::sync::Notify;
 
 use super::tally::{Tally, View, nanoseconds};
@@ -85,7 +84,7 @@ impl Board {
         if tally.messages() >= self.limit {
             return;
         }
-        let Ok(dnstap) = Dnstap::decode(frame) else {
+        let Ok(dnstap) = lenient::decode(frame) else {
             self.broken.fetch_add(1, Relaxed);
             return;
         };
@@ -150,6 +149,7 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use dnstap_proto::message::Type;
+    use prost::Message as _;
 
     use super::*;
     use crate::commands::top::tally::tests::message;

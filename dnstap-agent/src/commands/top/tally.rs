@@ -132,7 +132,7 @@ impl Tally {
         let mut name = std::mem::take(&mut self.name);
         if let Some(slot) = self.slot(number) {
             slot.messages += 1;
-            if let (Some(message), Some(kind)) = (message, kind) {
+            if let Some(message) = message {
                 slot.count(message, kind, &mut name);
             }
         }
@@ -250,11 +250,14 @@ impl Tally {
 }
 
 impl Slot {
-    fn count(&mut self, message: &Message, kind: Type, name: &mut String) {
-        self.kinds.count(kind);
+    /// Of a message whose type is not known, what does not depend on it.
+    fn count(&mut self, message: &Message, kind: Option<Type>, name: &mut String) {
+        if let Some(kind) = kind {
+            self.kinds.count(kind);
+        }
         let is_response = socket::is_response(message);
         let side = &mut self.sides[usize::from(is_response)];
-        let (ends, address) = match kind {
+        let end = kind.map(|kind| match kind {
             Type::ResolverQuery
             | Type::ResolverResponse
             | Type::ForwarderQuery
@@ -264,8 +267,10 @@ impl Slot {
             | Type::ToolQuery
             | Type::ToolResponse => (&mut side.servers, &message.response_address),
             _ => (&mut side.clients, &message.query_address),
-        };
-        if let Some(address) = socket::address(address.as_deref()) {
+        });
+        if let Some((ends, address)) = end
+            && let Some(address) = socket::address(address.as_deref())
+        {
             ends.count(&address);
         }
         let mut question: Option<Question<'_>> = None;
@@ -292,6 +297,7 @@ impl Slot {
         let is_transfer = question.is_some_and(|question| question.kind.is_transfer());
         if let Some(took) = socket::latency(message)
             && let Ok(took) = u64::try_from(took)
+            && let Some(kind) = kind
             && is_response
             && !is_transfer
         {
@@ -460,6 +466,8 @@ pub(super) mod tests {
         let view = tally.view(10);
         assert_eq!((view.messages, view.malformed), (3, 1));
         assert_eq!(view.kinds, [(Type::ClientQuery, 1, 1)]);
-        assert!(view.sides[0].names.rows.is_empty());
+        // What was asked does not depend on the type; who is the client does.
+        assert_eq!(view.sides[0].names.rows.len(), 1);
+        assert_eq!(view.sides[0].clients.total, 1);
     }
 }

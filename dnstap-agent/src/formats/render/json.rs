@@ -4,7 +4,7 @@
 //! | field | value |
 //! |---|---|
 //! | `time` | when this message was seen: `response_time` of a response, `query_time` of a query; the other one if only that is there |
-//! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto` |
+//! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto`; the number of a type that is not there |
 //! | `identity`, `version` | of the recording server, as text; bytes that are not UTF-8 as `\\xNN`, a backslash as two |
 //! | `extra` | what the recording program added: an object if it is a JSON object, else text with other bytes as `\\xNN` |
 //! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`; `UDP`, `TCP`, `DOT`, `DOH`, ...; `HTTP2` ... |
@@ -158,11 +158,11 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn fill(&mut self, message: &'a Message, clock: &mut Clock) {
-        self.r#type = Some(
-            socket::kind(message).map_or(Word::Number(message.r#type), |kind| {
-                Word::Known(model::long_name(kind))
-            }),
-        );
+        self.r#type = match (socket::kind(message), message.r#type) {
+            (Some(kind), _) => Some(Word::Known(model::long_name(kind))),
+            (None, 0) => None,
+            (None, number) => Some(Word::Number(number)),
+        };
         self.socket_family = word(message.socket_family, |family: SocketFamily| {
             family.as_str_name()
         });

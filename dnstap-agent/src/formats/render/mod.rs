@@ -18,8 +18,7 @@ mod time;
 mod yaml;
 
 use bytes::Bytes;
-use dnstap_proto::Dnstap;
-use prost::Message as _;
+use dnstap_proto::{Dnstap, lenient};
 
 use self::colour::Colours;
 use crate::formats::content::Content;
@@ -70,7 +69,7 @@ impl Renderer {
     /// a line that says so.
     pub fn line(&mut self, payload: Bytes, out: &mut Vec<u8>) {
         let size = payload.len();
-        match Dnstap::decode(payload) {
+        match lenient::decode(payload) {
             Ok(dnstap) => self.message(&dnstap, out),
             Err(error) => match self.content {
                 Content::Json => json::broken(size, &error, out),

@@ -69,6 +69,7 @@ fn write_message(
     }
     match socket::kind(message) {
         Some(kind) => write!(out, " {} ", colours.kind(kind))?,
+        None if message.r#type == 0 => out.extend_from_slice(b" - "),
         None => write!(out, " type{} ", message.r#type)?,
     }
     write_endpoint(
