@@ -43,13 +43,7 @@ fn main() -> ExitCode {
         Command::Receive(options) => receive::run(options, &origin),
         Command::Status(options) => status::run(options),
         Command::Top(options) => top::run(options, &origin),
-        Command::Read(options) => read::run(options).map(|outcome| {
-            if outcome.is_complete() {
-                Exit::Ok
-            } else {
-                Exit::Data
-            }
-        }),
+        Command::Read(options) => read::run(options).map(|outcome| outcome.exit()),
     };
     done.unwrap_or_else(|error| {
         log::say(format_args!("error: {error:#}\n"));

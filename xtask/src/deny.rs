@@ -19,11 +19,13 @@ const LICENCES: &[&str] = &[
     "NCSA", // libFuzzer, which is in no release
     "Unicode-3.0",
     "Zlib",
+    "bzip2-1.0.6", // libbzip2's own: as BSD-3-Clause, and altered versions have to say so
 ];
 
 /// Crates of which there is more than one version, and why that has to be.
 const SEVERAL: &[(&str, &str)] = &[
     ("cpufeatures", "aes has the old one"),
+    ("crypto-common", "aes has the old one"),
     ("foldhash", "hashbrown 0.15"),
     ("getrandom", "ring has the old one"),
     ("hashbrown", "the petgraph of prost-build has the old one"),

@@ -2,6 +2,7 @@
 
 mod check;
 mod configuration;
+mod frames;
 mod generate;
 mod messages;
 mod place;
@@ -20,6 +21,7 @@ use dnstap_core::pipeline::MAX_LABEL;
 pub use self::{
     check::Check,
     configuration::ConfigOptions,
+    frames::Frames,
     generate::Generate,
     messages::{Filters, Messages, Mimic},
     place::Place,
@@ -46,7 +48,7 @@ Exit codes:
    1  something failed that no other code names
   64  the command line is wrong
   65  an input file is damaged or cut off
-  66  an input file cannot be opened, or a socket cannot be listened on
+  66  an input file cannot be opened (others beside it are read all the same), or a socket cannot be listened on
   69  the process to tap does not exist, or cannot be tapped
   73  an output cannot be created
   74  an output failed while it was written (disk full, ...)
@@ -102,7 +104,7 @@ pub struct Attach {
     /// Where to write; may be given several times: `-` (a line per message), `json:-` (a JSON object per line), `yaml:-` (a
     /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
-    /// back; files in PEM).
+    /// back; files in PEM). `file://PATH`, `unix://PATH`, `tcp://HOST:PORT` and so on mean the same.
     ///
     /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:

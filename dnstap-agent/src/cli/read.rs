@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ColorChoice;
 
+use super::Frames;
 use crate::{formats::Content, select::Select};
 
 /// Ways to write YAML.
@@ -19,7 +20,7 @@ pub enum YamlStyle {
 /// Print dnstap files.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Read {
-    /// Frame Streams files of dnstap, also compressed by zstd; `-` is standard input
+    /// Frame Streams files of dnstap, also compressed by zstd, gzip, xz, bzip2 or lz4; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
@@ -39,13 +40,17 @@ pub struct Read {
     #[arg(short, long, conflicts_with = "format")]
     pub count: bool,
 
-    /// Follow the file as it grows and when it is rotated, until SIGINT or SIGTERM
+    /// Follow the file as it grows and when it is rotated, until SIGINT or SIGTERM; it may be compressed by zstd
     #[arg(short, long)]
     pub follow: bool,
 
     /// Colour the text; `auto`: on a terminal, unless `NO_COLOR` is set
     #[arg(long, visible_alias = "color", value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
     pub colour: ColorChoice,
+
+    /// How frames are taken
+    #[command(flatten)]
+    pub frames: Frames,
 
     /// Which messages
     #[command(flatten)]

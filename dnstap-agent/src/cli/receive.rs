@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ConfigOptions;
+use super::{ConfigOptions, Frames};
 use crate::{
     host::{net::Address, units::parse_bytes},
     observe::Observe,
@@ -58,9 +58,9 @@ pub struct Connections {
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub queue_size: usize,
 
-    /// Longest frame to accept, in bytes; the sender of a longer one is disconnected
-    #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_frame: u32,
+    /// How frames are taken
+    #[command(flatten)]
+    pub frames: Frames,
 
     /// Close connections that send nothing for this many seconds [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]

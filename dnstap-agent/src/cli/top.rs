@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("source").args(["pids", "names", "units", "listen", "files"]).required(true).multiple(true))]
 pub struct Top {
-    /// Look at these Frame Streams files of dnstap; `-` is standard input
+    /// Look at these Frame Streams files of dnstap, also compressed as for `read`; `-` is standard input
     #[arg(value_name = "FILE", conflicts_with_all = ["targets", "Messages", "Filters"])]
     pub files: Vec<PathBuf>,
 

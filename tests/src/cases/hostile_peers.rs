@@ -86,7 +86,7 @@ fn garbage() -> Result<()> {
     expect_all(&summary, &file, sent)
 }
 
-/// What ends each connection that begins with it.
+/// None of these is the beginning of a stream that could be finished: most end the connection at once, others wait for more in vain.
 fn hostile() -> Result<Vec<Vec<u8>>> {
     let mut ready = Vec::new();
     Client::connect(DNSTAP_CONTENT_TYPE, &mut ready)?;

@@ -10,7 +10,7 @@ use std::{
     convert::Infallible,
     fs::{self, File},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process,
     sync::mpsc::{self, RecvTimeoutError},
@@ -18,16 +18,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::anyhow;
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     open,
     printer::{Printer, Stop},
-    source::Source,
-    unzstd::{MAGIC, Place, Unzstd},
 };
-use crate::host::exit::Exit;
+use crate::{
+    host::exit::{Exit, ExitWith},
+    sources::file::{Format, Place, Source, skip_long},
+};
 
 /// How often the file is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -81,10 +83,11 @@ impl Signals {
 /// after each look at the file with a pause to wait for; once it has said so, it says so always.
 pub(super) fn follow(
     path: &Path,
+    max_frame: u32,
     printer: &mut Printer<'_>,
     mut goes_on: impl FnMut(Duration) -> bool,
 ) -> Result<(), Stop> {
-    let mut followed = Followed::open(path.to_path_buf())?;
+    let mut followed = Followed::open(path.to_path_buf(), max_frame)?;
     loop {
         let before = followed.state()?;
         let fault = followed.print(&before, printer, || goes_on(Duration::ZERO))?;
@@ -102,7 +105,7 @@ pub(super) fn follow(
                 return printer.ended_by(path, error, compressed);
             }
             if replaced {
-                followed = Followed::open(path.to_path_buf())?;
+                followed = Followed::open(path.to_path_buf(), max_frame)?;
                 break;
             }
         }
@@ -111,6 +114,7 @@ pub(super) fn follow(
 
 struct Followed {
     path: PathBuf,
+    max_frame: u32,
     file: File,
     /// Bytes of the stream that need not be read again.
     read: u64,
@@ -129,9 +133,10 @@ struct State {
 type Fault = (ReadError, bool);
 
 impl Followed {
-    fn open(path: PathBuf) -> Result<Self, Stop> {
+    fn open(path: PathBuf, max_frame: u32) -> Result<Self, Stop> {
         Ok(Self {
             file: open(&path)?,
+            max_frame,
             path,
             read: 0,
             from: Place::default(),
@@ -163,15 +168,15 @@ impl Followed {
         if state.size < self.from.file {
             (self.read, self.from) = (0, Place::default());
         }
-        let source = self.source().map_err(|error| self.failed(error))?;
+        let source = self.source()?;
         let compressed = source.is_compressed();
         let mut reader = if self.read == 0 {
-            match Reader::new(source, DNSTAP_CONTENT_TYPE) {
+            match Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, self.max_frame) {
                 Ok(reader) => reader,
                 Err(error) => return Ok(fault(error, compressed)),
             }
         } else {
-            Reader::resume(source, DNSTAP_CONTENT_TYPE, self.read)
+            Reader::resume(source, DNSTAP_CONTENT_TYPE, self.read).max_data_frame(self.max_frame)
         };
         let mut read = self.read;
         let end = loop {
@@ -184,16 +189,15 @@ impl Followed {
                     }
                 }
                 Ok(None) => break None,
+                // Nobody writes so large a length for a moment only.
+                Err(error) if skip_long(&mut reader, &error) => {
+                    printer.skipped(&self.path, &error)?;
+                    read = reader.offset();
+                }
                 Err(error) => break fault(error, compressed),
             }
         };
-        let from = match reader.source() {
-            Source::Plain(_) => Some(Place {
-                file: read,
-                plain: read,
-            }),
-            Source::Zstd(unzstd) => unzstd.last_before(read),
-        };
+        let from = reader.source().last_before(read);
         drop(reader);
         self.read = read;
         self.from = from.unwrap_or(self.from);
@@ -201,21 +205,29 @@ impl Followed {
     }
 
     /// What comes behind what was read.
-    fn source(&self) -> io::Result<Source<&File>> {
-        let mut magic = [0; MAGIC.len()];
-        let compressed = match self.file.read_exact_at(&mut magic, 0) {
-            Ok(()) => magic == MAGIC,
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,
-            Err(error) => return Err(error),
-        };
-        (&self.file).seek(SeekFrom::Start(self.from.file))?;
-        if !compressed {
-            return Ok(Source::Plain(&self.file));
+    fn source(&self) -> Result<Source<&File>, Stop> {
+        let format = self.format().map_err(|error| self.failed(error))?;
+        if !matches!(format, Format::Plain | Format::Zstd) {
+            let (path, name) = (self.path.display(), format.name());
+            let text = format!(
+                "{path} is compressed by {name}, which cannot be followed; plain files and those compressed by zstd can"
+            );
+            return Err(Stop::Input(anyhow!(ExitWith(Exit::Usage, text))));
         }
-        let mut unzstd = Unzstd::new(&self.file, self.from)?;
+        self.resume(format).map_err(|error| self.failed(error))
+    }
+
+    fn format(&self) -> io::Result<Format> {
+        (&self.file).seek(SeekFrom::Start(0))?;
+        Format::of(&self.file)
+    }
+
+    fn resume(&self, format: Format) -> io::Result<Source<&File>> {
+        (&self.file).seek(SeekFrom::Start(self.from.file))?;
+        let mut source = Source::resume(&self.file, format, self.from)?;
         let known = self.read - self.from.plain;
-        io::copy(&mut (&mut unzstd).take(known), &mut io::sink())?;
-        Ok(Source::Zstd(Box::new(unzstd)))
+        io::copy(&mut (&mut source).take(known), &mut io::sink())?;
+        Ok(source)
     }
 
     fn failed(&self, error: io::Error) -> Stop {
@@ -234,6 +246,8 @@ fn fault(error: ReadError, compressed: bool) -> Option<Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use dnstap_proto::{DnstapRef, MessageRef, frame_streams::Writer, message::Type};
     use rstest::rstest;
 
@@ -285,7 +299,7 @@ mod tests {
             Printer::new(&mut output, &mut warnings, Filter::default(), Some(encoder));
         let mut steps = steps.iter();
         let (mut expected, mut pauses) = (0, 0);
-        let done = follow(path, &mut printer, |patience| {
+        let done = follow(path, u32::MAX, &mut printer, |patience| {
             if patience.is_zero() {
                 return true;
             }
@@ -381,7 +395,7 @@ mod tests {
         fs::write(&path, form(&whole)).expect("written");
         let (mut output, mut warnings, mut asked) = (Vec::new(), Vec::new(), 0);
         let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
-        let done = follow(&path, &mut printer, |_| {
+        let done = follow(&path, u32::MAX, &mut printer, |_| {
             asked += 1;
             false
         });
@@ -399,7 +413,7 @@ mod tests {
         fs::write(&path, [&start[..], b"\0\0\0\0\xff\xff\xff\xff"].concat()).expect("written");
         let (mut output, mut warnings, mut pauses) = (Vec::new(), Vec::new(), 0);
         let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
-        let done = follow(&path, &mut printer, |patience| {
+        let done = follow(&path, u32::MAX, &mut printer, |patience| {
             if patience.is_zero() {
                 return true;
             }

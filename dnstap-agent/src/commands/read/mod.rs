@@ -10,8 +10,6 @@
 
 mod follow;
 mod printer;
-mod source;
-mod unzstd;
 
 use std::{
     ffi::OsStr,
@@ -28,12 +26,12 @@ use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
 use self::{
     follow::{Signals, follow},
     printer::{Printer, Stop},
-    source::Source,
 };
 use crate::cli::{Read as Options, YamlStyle};
 use crate::{
     formats::Encoder,
     host::exit::{Exit, ExitWith},
+    sources::file::{Source, skip_long},
 };
 
 /// How reading ended.
@@ -49,15 +47,24 @@ pub struct Outcome {
     pub broken: u64,
     /// Files that end before STOP, or from some offset on are no Frame Streams, in their order.
     pub damaged: Vec<Damage>,
+    /// Files that cannot be opened or read, beside others that can.
+    pub unread: Vec<PathBuf>,
     /// The reader of standard output went away before the end.
     pub output_closed: bool,
 }
 
 impl Outcome {
-    /// All files were read to their end, and every frame held a message (or nobody wanted to see the rest).
+    /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame held no message. It
+    /// is [`Exit::Ok`] if all files were read to their end, or nobody wanted to see the rest.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.broken == 0 && self.damaged.is_empty()
+    pub fn exit(&self) -> Exit {
+        if !self.unread.is_empty() {
+            Exit::NoInput
+        } else if self.broken > 0 || !self.damaged.is_empty() {
+            Exit::Data
+        } else {
+            Exit::Ok
+        }
     }
 }
 
@@ -82,7 +89,8 @@ pub enum Damage {
 
 /// Prints the files to standard output and the warnings to standard error.
 ///
-/// An error is a file that cannot be opened or read, or an output that fails otherwise than by its reader going away.
+/// An error is the only file if it cannot be opened or read (of several the others are read), or an output that fails otherwise than by
+/// its reader going away.
 /// It carries [`ExitWith`].
 pub fn run(args: &Options) -> Result<Outcome> {
     let terminal = io::stdout().is_terminal();
@@ -157,28 +165,40 @@ fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
         let signals = Signals::new()
             .context("cannot wait for signals")
             .map_err(Stop::Input)?;
-        return follow(&args.files[0], printer, |patience| {
+        let limit = args.frames.in_files();
+        return follow(&args.files[0], limit, printer, |patience| {
             signals.none_within(patience)
         });
     }
     args.files.iter().try_for_each(|file| {
-        if is_stdin(file) {
-            stream(file, io::stdin().lock(), printer)
+        let read = if is_stdin(file) {
+            stream(file, io::stdin().lock(), args, printer)
         } else {
-            stream(file, open(file)?, printer)
+            open(file).and_then(|opened| stream(file, opened, args, printer))
+        };
+        match read {
+            Err(Stop::Input(error)) if args.files.len() > 1 => printer.unread(file, &error),
+            read => read,
         }
     })
 }
 
-/// Prints one stream from its beginning to its end.
-fn stream(file: &Path, bytes: impl Read, printer: &mut Printer<'_>) -> Result<(), Stop> {
+/// Prints what is in a file from its beginning to its end.
+fn stream(
+    file: &Path,
+    bytes: impl Read,
+    args: &Options,
+    printer: &mut Printer<'_>,
+) -> Result<(), Stop> {
     let source = Source::open(bytes).map_err(|error| cannot_read(file, error))?;
     let compressed = source.is_compressed();
-    let error = match Reader::new(source, DNSTAP_CONTENT_TYPE) {
+    let limit = args.frames.in_files();
+    let error = match Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit) {
         Ok(mut reader) => loop {
             match reader.next_row() {
                 Ok(Some(row)) => printer.row(file, &row)?,
                 Ok(None) => return Ok(()),
+                Err(error) if skip_long(&mut reader, &error) => printer.skipped(file, &error)?,
                 Err(error) => break error,
             }
         },

@@ -95,6 +95,19 @@ impl<'a> Printer<'a> {
         self.flush()
     }
 
+    /// Tells of a frame that is longer than the limit, which was passed over.
+    pub(super) fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
+        self.outcome.broken += 1;
+        let name = file.display();
+        self.warn(format_args!("{name}: skipped the {error} (--max-frame)"))
+    }
+
+    /// Tells of a file that cannot be read, beside others that can.
+    pub(super) fn unread(&mut self, file: &Path, error: &anyhow::Error) -> Result<(), Stop> {
+        self.outcome.unread.push(file.to_path_buf());
+        self.warn(format_args!("{error:#}"))
+    }
+
     fn broken(&mut self, file: &Path, offset: u64, payload: &[u8]) -> Result<(), Stop> {
         self.outcome.broken += 1;
         let (name, size) = (file.display(), payload.len());

@@ -5,7 +5,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::{
-    cli::{Read as Options, YamlStyle},
+    cli::{Frames, Read as Options, YamlStyle},
     formats::Content,
     select::Select,
 };
@@ -56,7 +56,7 @@ fn a_cut_file_is_printed_up_to_the_cut_and_the_offset_is_told(
     let (outcome, output, warnings) = printed(&args(vec![file.clone()], false));
     let outcome = outcome.expect("readable");
     assert_eq!(outcome.damaged, [Damage::Truncated { file, offset }]);
-    assert!(!outcome.is_complete());
+    assert!(outcome.exit() == Exit::Data);
     assert_eq!(output, LINE.repeat(2));
     assert!(
         warnings.contains(&format!("cut off at byte {offset}")),
@@ -123,7 +123,7 @@ fn compressed_files_are_read_as_what_was_compressed(#[case] cut: usize, #[case] 
     let outcome = outcome.expect("readable");
     assert_eq!(output, LINE.repeat(usize::try_from(whole).expect("small")));
     if cut == 0 {
-        assert!(outcome.is_complete(), "{warnings}");
+        assert!(outcome.exit() == Exit::Ok, "{warnings}");
     } else {
         let offset = START + whole * FRAME;
         assert_eq!(outcome.damaged, [Damage::Truncated { file, offset }]);
@@ -139,7 +139,7 @@ fn dnstap_comes_out_as_it_went_in_and_packets_have_no_messages_without_dns() {
     args.format = Content::Dnstap;
     let mut output = Vec::new();
     let outcome = print(&args, false, &mut output, &mut Vec::new()).expect("readable");
-    assert!(outcome.is_complete());
+    assert!(outcome.exit() == Exit::Ok);
     let both = folder.path().join("both");
     fs::write(&both, &output).expect("written");
     args.files = vec![both];
@@ -215,7 +215,7 @@ fn a_reader_that_went_away_is_a_quiet_end_and_a_full_disk_is_not(
         &mut Failing(kind),
         &mut Vec::new(),
     ) {
-        Ok(outcome) => assert!(quiet && outcome.output_closed && outcome.is_complete()),
+        Ok(outcome) => assert!(quiet && outcome.output_closed && outcome.exit() == Exit::Ok),
         Err(error) => assert!(!quiet && Exit::of(&error) == Exit::Output, "{error:#}"),
     }
 }
@@ -252,6 +252,7 @@ fn args(files: Vec<PathBuf>, count: bool) -> Options {
         show_identity: false,
         yaml_style: YamlStyle::Json,
         colour: ColorChoice::Auto,
+        frames: Frames::default(),
         select: Select::default(),
     }
 }

@@ -7,12 +7,11 @@ use std::{cell::RefCell, io, pin::pin, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use dnstap_proto::{
-    Dnstap,
+    View,
     frame_streams::{
         ControlError, DNSTAP_CONTENT_TYPE, Frames, HandshakeError, Server, ServerState,
     },
 };
-use prost::Message as _;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,7 +27,7 @@ use crate::{
     sinks::{Batch, SinkSet},
 };
 
-/// How long a sender may take up to START, and to take an answer.
+/// How long a sender may take up to START, to take an answer, and to close the connection behind STOP.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Bytes to make room for before a read.
@@ -50,7 +49,7 @@ impl Hub {
             sinks: RefCell::new(sinks),
             received: RefCell::default(),
             wait: args.wait,
-            max_frame: args.max_frame,
+            max_frame: args.frames.over_sockets(),
             idle: args
                 .idle_timeout
                 .map(|seconds| Duration::from_secs(seconds.into())),
@@ -143,14 +142,17 @@ impl Connection {
         })
     }
 
-    /// Takes everything up to STOP, or the end of the connection.
+    /// Takes everything up to the end of the connection.
     async fn run(mut self) {
         info!(connection = self.number, peer = self.peer, "connected");
         let ended = self.receive().await;
         let (connection, messages) = (self.number, self.messages);
         match ended {
-            Ok(()) => info!(connection, messages, "finished"),
-            Err(reason) => {
+            // Behind STOP nothing is missing, however it ends: many senders close without waiting for FINISH.
+            _ if self.server.state() == ServerState::Stopped => {
+                info!(connection, messages, "finished");
+            }
+            reason => {
                 self.hub.count(|received| received.unfinished += 1);
                 if matches!(reason, Ended::Ending) {
                     info!(connection, messages, "closed: {reason}");
@@ -161,17 +163,27 @@ impl Connection {
         }
     }
 
-    async fn receive(&mut self) -> Result<(), Ended> {
+    /// Takes everything up to the end of the connection, and gives why it ended; in order if that is behind STOP.
+    async fn receive(&mut self) -> Ended {
+        match self.take_all().await {
+            Ok(ended) | Err(ended) => ended,
+        }
+    }
+
+    async fn take_all(&mut self) -> Result<Ended, Ended> {
         let started = Instant::now();
         let mut stop = self.stop.clone();
         let mut ending = None;
+        let mut stopped = None;
         loop {
             let limit = match (ending, self.server.state(), self.hub.idle) {
                 (Some(at), _, _) => Some(at),
                 (None, ServerState::AwaitReady | ServerState::AwaitStart, _) => {
                     Some(started + HANDSHAKE)
                 }
-                (None, _, idle) => idle.map(|idle| Instant::now() + idle),
+                // Another stream may follow, or the end of the connection.
+                (None, ServerState::Stopped, _) => stopped,
+                (None, ServerState::Data, idle) => idle.map(|idle| Instant::now() + idle),
             };
             let silence = async {
                 match limit {
@@ -190,23 +202,23 @@ impl Connection {
                     self.stream.refuse_more()?;
                     continue;
                 }
-                () = silence => return Err(match (ending, self.server.state()) {
+                () = silence => return Ok(match (ending, self.server.state()) {
                     (Some(_), _) => Ended::Ending,
                     (None, ServerState::Data) => Ended::Idle(self.hub.idle.unwrap_or_default()),
                     _ => Ended::NoStart,
                 }),
             };
             if read == 0 {
-                return Err(match ending {
+                return Ok(match ending {
                     Some(_) => Ended::Ending,
                     None => Ended::Closed(self.input.len()),
                 });
             }
             self.take_frames().await?;
-            if self.server.state() == ServerState::Stopped {
+            if self.server.state() == ServerState::Stopped && stopped.is_none() {
+                stopped = Some(Instant::now() + HANDSHAKE);
                 // TLS has a word for the end; a sender that is gone already has no need of it.
                 let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
-                return Ok(());
             }
         }
     }
@@ -215,21 +227,33 @@ impl Connection {
     async fn take_frames(&mut self) -> Result<(), Ended> {
         let mut answers = Vec::new();
         loop {
+            let before = self.input.len();
             let decoded = self.server.decode(&mut self.input, &mut answers);
             if !answers.is_empty() {
-                let answering = async {
-                    self.stream.write_all(&answers).await?;
-                    self.stream.flush().await
-                };
-                timeout(HANDSHAKE, answering)
-                    .await
-                    .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))?;
+                self.answer(&answers).await?;
                 answers.clear();
             }
             match decoded? {
                 Some(frames) => self.hand_over(frames).await,
+                // Behind STOP there may be more.
+                None if self.input.len() < before => {}
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// Answers a sender that listens. One that is gone has sent what it sent, and behind STOP nobody has to hear FINISH.
+    async fn answer(&mut self, answers: &[u8]) -> Result<(), Ended> {
+        let answering = async {
+            self.stream.write_all(answers).await?;
+            self.stream.flush().await
+        };
+        let answered = timeout(HANDSHAKE, answering)
+            .await
+            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        match answered {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+            _heard_or_gone => Ok(()),
         }
     }
 
@@ -281,7 +305,7 @@ fn sound(frames: Frames) -> Batch {
     let mut broken = 0;
     let mut rest = frames.bytes.clone();
     while let Some(frame) = split(&mut rest) {
-        broken += u64::from(Dnstap::decode(frame.slice(4..)).is_err());
+        broken += u64::from(View::parse(&frame[4..]).is_none());
     }
     if broken == 0 {
         return Batch {
@@ -292,7 +316,7 @@ fn sound(frames: Frames) -> Batch {
     let mut kept = Vec::with_capacity(frames.bytes.len());
     let mut rest = frames.bytes;
     while let Some(frame) = split(&mut rest) {
-        if Dnstap::decode(frame.slice(4..)).is_ok() {
+        if View::parse(&frame[4..]).is_some() {
             kept.extend_from_slice(&frame);
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, Read},
+    io::{self, ErrorKind, Read},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +20,10 @@ use tracing::warn;
 
 use super::{board::Board, end, viewer::Kind};
 use crate::cli::Top;
-use crate::host::exit::{Exit, ExitWith};
+use crate::{
+    host::exit::{Exit, ExitWith},
+    sources::file::{Source, skip_long},
+};
 
 /// Shows what is in the files.
 pub(super) fn run(args: &Top) -> Result<Exit> {
@@ -48,7 +51,8 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
         let mut terminate = signal(SignalKind::terminate())?;
         let (ended, running) = viewer.start()?;
         let seen = end(Arc::clone(&board), ended, args.duration)?;
-        let reading = read_all(inputs, &board)?;
+        let limit = args.connections.frames.in_files();
+        let reading = read_all(inputs, limit, &board)?;
         let reading = async {
             let read = reading.await;
             board.finish();
@@ -100,7 +104,11 @@ impl Input {
 }
 
 /// Reads them one after the other on a thread that is left behind if nobody waits for it. Tells at the end whether all were whole.
-fn read_all(inputs: Vec<Input>, board: &Arc<Board>) -> Result<oneshot::Receiver<Result<bool>>> {
+fn read_all(
+    inputs: Vec<Input>,
+    limit: u32,
+    board: &Arc<Board>,
+) -> Result<oneshot::Receiver<Result<bool>>> {
     let (done, reading) = oneshot::channel();
     let board = Arc::clone(board);
     thread::Builder::new()
@@ -108,7 +116,7 @@ fn read_all(inputs: Vec<Input>, board: &Arc<Board>) -> Result<oneshot::Receiver<
         .spawn(move || {
             let mut whole = true;
             let read = inputs.into_iter().try_for_each(|input| {
-                whole &= read(input, &board)?;
+                whole &= read(input, limit, &board)?;
                 Ok(())
             });
             // Nobody listens any more if the view was closed.
@@ -119,25 +127,47 @@ fn read_all(inputs: Vec<Input>, board: &Arc<Board>) -> Result<oneshot::Receiver<
 }
 
 /// Counts what is in the file; false if it is damaged, of which is told where.
-fn read(input: Input, board: &Board) -> Result<bool> {
+fn read(input: Input, limit: u32, board: &Board) -> Result<bool> {
     let name = input.name.display().to_string();
-    let frames = Reader::new(input.source, DNSTAP_CONTENT_TYPE).and_then(|mut reader| {
-        while let Some(frame) = reader.next_frame()? {
-            if !board.take_one(frame.payload) {
-                break;
+    let source = Source::open(input.source);
+    let source = source.with_context(|| ExitWith(Exit::NoInput, format!("cannot read {name}")))?;
+    let mut whole = true;
+    let frames = Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit);
+    let ended = frames.and_then(|mut reader| {
+        loop {
+            match reader.next_frame() {
+                Ok(Some(frame)) => {
+                    if !board.take_one(frame.payload) {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if skip_long(&mut reader, &error) => {
+                    warn!("{name}: skipped the {error} (--max-frame)");
+                    whole = false;
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
     });
-    match frames {
-        Ok(()) => Ok(true),
-        Err(ReadError::Io { source, offset }) => Err(anyhow!(source).context(ExitWith(
-            Exit::NoInput,
-            format!("cannot read {name} from byte {offset} on"),
-        ))),
+    match ended {
+        Ok(()) => Ok(whole),
+        Err(ReadError::Io { source, offset }) if !is_damage(&source) => Err(anyhow!(source)
+            .context(ExitWith(
+                Exit::NoInput,
+                format!("cannot read {name} from byte {offset} on"),
+            ))),
         Err(damage) => {
-            warn!("{name}: {damage}");
+            warn!("{name}: {:#}", anyhow!(damage));
             Ok(false)
         }
     }
+}
+
+/// Whether it comes from what is compressed, not from the system.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+    )
 }

@@ -3,26 +3,25 @@
 
 use std::io::{self, Error, ErrorKind, Read};
 
-use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
-/// What every zstd file begins with (RFC 8878 section 3.1.1).
-pub(super) const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+use super::MEMORY;
 
 /// Bytes asked of the file at once.
 const PIECE: usize = 128 * 1024;
 
 /// Where a zstd frame begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// In the file.
-    pub(super) file: u64,
+    pub(crate) file: u64,
     /// In what it decompresses to.
-    pub(super) plain: u64,
+    pub(crate) plain: u64,
 }
 
 /// Decompresses zstd frames, one after the other. The end of the file within a frame is an error of kind `UnexpectedEof`, after everything
 /// that could be read; what is no zstd is one of kind `InvalidData`.
-pub(super) struct Unzstd<R> {
+pub(crate) struct Unzstd<R> {
     source: R,
     decoder: Decoder<'static>,
     input: Box<[u8]>,
@@ -40,9 +39,11 @@ pub(super) struct Unzstd<R> {
 impl<R: Read> Unzstd<R> {
     /// From there on, where a frame begins.
     pub(super) fn new(source: R, from: Place) -> io::Result<Self> {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(MEMORY.ilog2()))?;
         Ok(Self {
             source,
-            decoder: Decoder::new()?,
+            decoder,
             input: vec![0; PIECE].into(),
             at: 0,
             end: 0,
@@ -82,7 +83,7 @@ impl<R: Read> Read for Unzstd<R> {
             let left = self
                 .decoder
                 .run(&mut input, &mut output)
-                .map_err(|error| Error::new(ErrorKind::InvalidData, error))?;
+                .map_err(explained)?;
             let (taken, given) = (input.pos(), output.pos());
             self.at += taken;
             self.here.file += taken as u64;
@@ -97,6 +98,14 @@ impl<R: Read> Read for Unzstd<R> {
             }
         }
     }
+}
+
+/// The library tells by text alone that the window is too large.
+fn explained(error: Error) -> Error {
+    if error.to_string().contains("too much memory") {
+        return ErrorKind::OutOfMemory.into();
+    }
+    Error::new(ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

@@ -1,0 +1,55 @@
+//! Options on frames, wherever they are read.
+
+use crate::host::units::parse_bytes;
+
+/// Most that can be asked for: what is read of one frame is kept in memory.
+const LARGEST: u32 = 64 << 20;
+
+/// What `fstrm_capture` takes: two DNS messages of the longest and as much again. Each connection may hold one in memory.
+const USUAL: u32 = 256 << 10;
+
+/// Options on frames.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Frames {
+    /// Longest frame to take, in bytes (or with K, M), at most 64M. In a file a longer one is passed over and told; over a
+    /// socket its sender is disconnected [default: 64M in files, 256K over sockets]
+    #[arg(long, value_name = "BYTES", value_parser = parse_frame)]
+    pub max_frame: Option<u32>,
+}
+
+impl Frames {
+    /// The limit for files. Without the option they are read whatever limit `receive` had when it wrote them.
+    #[must_use]
+    pub fn in_files(self) -> u32 {
+        self.max_frame.unwrap_or(LARGEST)
+    }
+
+    /// The limit for connections, of which there may be many.
+    #[must_use]
+    pub fn over_sockets(self) -> u32 {
+        self.max_frame.unwrap_or(USUAL)
+    }
+}
+
+fn parse_frame(text: &str) -> Result<u32, String> {
+    let bytes = u32::try_from(parse_bytes(text)?).ok();
+    bytes
+        .filter(|bytes| *bytes <= LARGEST)
+        .ok_or_else(|| format!("{text} is more than 64M"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_received_can_be_read() {
+        assert_eq!(parse_frame("64M"), Ok(LARGEST));
+        for wrong in ["0", "65M", "67108865", "5G", "x"] {
+            parse_frame(wrong).expect_err(wrong);
+        }
+        let unset = Frames::default();
+        assert_eq!(unset.in_files(), LARGEST);
+        assert_eq!(unset.over_sockets(), USUAL);
+    }
+}
