@@ -263,7 +263,7 @@ impl<'a> OptOption<'a> {
                 let version_type = Some(("version_type", Value::Number((*kind).into())));
                 let version = match kind {
                     0 => ("serial", long(version)?),
-                    _ => ("version", Value::Hex(version)),
+                    _ => ("version_hex", Value::Hex(version)),
                 };
                 [labels, version_type, Some(version), None, None]
             }

@@ -49,7 +49,7 @@
 //! | `EDE` 15 | `info_code`; `purpose` if the code has one; `text`, or `hex` if it is not UTF-8 |
 //! | `CLIENT-TAG` 16, `SERVER-TAG` 17 | `tag` |
 //! | `REPORT-CHANNEL` 18 | `agent_domain`, a name |
-//! | `ZONEVERSION` 19 | `labels`, `version_type`; `serial` of type 0, else `version` (hexadecimal) |
+//! | `ZONEVERSION` 19 | `labels`, `version_type`; `serial` of type 0, else `version_hex` |
 //!
 //! The line is printable ASCII: everything else is escaped as `\uXXXX`.
 

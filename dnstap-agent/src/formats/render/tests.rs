@@ -1,5 +1,7 @@
 //! Whole lines, and what must hold for any bytes.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type};
 use proptest::prelude::*;
@@ -385,6 +387,30 @@ proptest! {
     }
 
     #[test]
+    fn options_and_times_of_any_kind_become_one_printable_line(
+        options in prop::collection::vec((prop_oneof![0..20_u16, any::<u16>()], prop::collection::vec(any::<u8>(), 0..24)), 0..4),
+        time in any::<(u64, u32)>(),
+        identity in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let data: Vec<u8> = options
+            .iter()
+            .flat_map(|(code, data)| {
+                let length = u16::try_from(data.len()).expect("short");
+                [&code.to_be_bytes()[..], &length.to_be_bytes(), data].concat()
+            })
+            .collect();
+        let length = u16::try_from(data.len()).expect("short").to_be_bytes();
+        let answer = [&ANSWER[..ANSWER.len() - 2], &length, &data].concat();
+        let mut both = response();
+        both.identity = Some(identity.into());
+        inner(&mut both).query_time_sec = Some(time.0);
+        inner(&mut both).query_time_nsec = Some(time.1);
+        inner(&mut both).query_message = Some(QUERY.into());
+        inner(&mut both).response_message = Some(answer.into());
+        check(&both.encode_to_vec())?;
+    }
+
+    #[test]
     fn a_mutated_dns_message_becomes_one_printable_line(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         cut in any::<prop::sample::Index>(),
@@ -403,6 +429,14 @@ proptest! {
     }
 }
 
+/// What `docs/` promises about the JSON.
+static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+    let text = include_str!("../../../../docs/dnstap-json.schema.json");
+    let schema = serde_json::from_str(text).expect("JSON");
+    let options = jsonschema::options().should_validate_formats(true);
+    options.build(&schema).expect("a schema")
+});
+
 fn check(payload: &[u8]) -> Result<(), TestCaseError> {
     for content in [Content::Text, Content::Full, Content::Json, Content::Yaml] {
         let mut out = b"before".to_vec();
@@ -419,9 +453,14 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
             lines.escape_ascii()
         );
         if content == Content::Json {
+            let value = serde_json::from_slice(lines);
+            prop_assert!(value.is_ok(), "{}", lines.escape_ascii());
+            let value: serde_json::Value = value.unwrap_or_default();
+            let against = SCHEMA.validate(&value);
             prop_assert!(
-                serde_json::from_slice::<serde_json::Value>(lines).is_ok(),
-                "{}",
+                against.is_ok(),
+                "{:?} {}",
+                against.map_err(|error| error.to_string()),
                 lines.escape_ascii()
             );
         }
