@@ -45,8 +45,10 @@ impl Slot {
     }
 }
 
-/// Largest message whose bytes are read straight to where they go.
+/// Largest message whose bytes are read straight to where they go: from one segment, or from two, of which the first may fill little of a
+/// record.
 const LARGEST_STRAIGHT: u64 = (MAX_CHUNKS * (MAX_PERF_CHUNK - PREFIX)) as u64;
+const LARGEST_STRAIGHT_IN_TWO: u64 = ((MAX_CHUNKS - 1) * (MAX_PERF_CHUNK - PREFIX)) as u64;
 
 /// A message on its way.
 #[repr(C)]
@@ -133,8 +135,11 @@ impl Work {
         let others = payload.segments.wrapping_sub(u64::from(unread));
         let expected = u64::from(self.header.protocol == IPPROTO_TCP);
         let length = u64::from(self.header.message_len);
-        let is_scattered =
-            (payload.length < length && others > expected) || length > LARGEST_STRAIGHT;
+        let is_scattered = if payload.length < length {
+            others > expected || length > LARGEST_STRAIGHT_IN_TWO
+        } else {
+            length > LARGEST_STRAIGHT
+        };
         keep(&mut self.scattered, u64::from(is_scattered));
     }
 

@@ -38,6 +38,10 @@ pub(super) fn trials() -> Vec<Trial> {
         in_parts,
     );
     trials.extend(for_each_combination(
+        "answers sent in one call from a short segment and a long one are recorded",
+        in_two_segments,
+    ));
+    trials.extend(for_each_combination(
         "a query sent with TCP Fast Open is one message, also if its bytes are handed over twice",
         fast_open,
     ));
@@ -71,6 +75,40 @@ fn in_parts(how: &Combination) -> Result<()> {
             calls > MANY,
             "the socket took {LONG} bytes in {calls} calls"
         );
+    }
+    let tapped = tap.stop()?;
+    expect_records(&tapped, &client.passed)?;
+    tapped.summary.expect_nothing_dropped()
+}
+
+/// The first segment takes a record of its own, and the second one more records than are left then.
+fn in_two_segments(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let mut puppet = Puppet::start()?;
+    let (listener, address) = puppet.listen("127.0.0.1:0")?;
+    let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
+    let mut client = TcpClient::connect(address)?;
+    let stream = puppet.accept(listener)?;
+    for (first, long) in [(43, 55_000), (43, 65_000), (2, 65_000), (33_000, 65_000)] {
+        let ids = [1, 2];
+        let queries = ids.map(|id| wire::query_of_size(id, "segments.lab", 100));
+        for query in &queries {
+            client.send(query, Cut::Whole)?;
+            puppet.receive(stream, By::Read, ROOM, 0)?;
+        }
+        let answer = |id| {
+            let longer = wire::query_of_size(id, "segments.lab", long);
+            wire::framed(&wire::answer(&longer))
+        };
+        let answers = ids.map(answer).concat();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| client.receive().and_then(|_first| client.receive()));
+            let sent = puppet.send_in_two(stream, first, &answers);
+            reader
+                .join()
+                .map_err(|_panic| anyhow!("the reader panicked"))??;
+            sent
+        })?;
     }
     let tapped = tap.stop()?;
     expect_records(&tapped, &client.passed)?;

@@ -116,6 +116,15 @@ impl Puppet {
         Ok(())
     }
 
+    /// Sends bytes on a connection in one `writev` of two segments, of which the first has `first` bytes.
+    pub(crate) fn send_in_two(&mut self, socket: usize, first: usize, bytes: &[u8]) -> Result<()> {
+        let sent: usize = self
+            .call(&format!("two {socket} {first} {}", hex(bytes)))?
+            .parse()?;
+        ensure!(sent == bytes.len(), "sent {sent} of {} bytes", bytes.len());
+        Ok(())
+    }
+
     /// Sends bytes on a connection through a send buffer that is much smaller; returns how many calls it took.
     pub(crate) fn send_in_parts(
         &mut self,

@@ -99,6 +99,12 @@ impl Process {
                 let sent = self.send(socket, parse(by)?, &unhex(bytes)?)?;
                 Ok(sent.to_string())
             }
+            ["two", socket, first, bytes] => {
+                let socket = self.socket(socket)?;
+                let bytes = unhex(bytes)?;
+                let sent = calls::writev(socket.as_fd(), &slices(&bytes, &[parse(first)?]))?;
+                Ok(sent.to_string())
+            }
             ["parts", socket, buffer, bytes] => {
                 let socket = self.socket(socket)?;
                 socket.set_send_buffer_size(parse(buffer)?)?;
