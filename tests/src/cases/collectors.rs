@@ -4,6 +4,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -11,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use dnstap_proto::message::Type;
+use dnstap_proto::{
+    frame_streams::{Client, DNSTAP_CONTENT_TYPE},
+    message::Type,
+};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -20,7 +25,7 @@ use crate::{
     environment::{named, tool},
     lab::{scratch, write},
     process::{PATIENCE, Running, Watch, output},
-    receive::{Agent, Sender, Socket, Stream, number_of, payloads, source},
+    receive::{Agent, Sender, Socket, Stream, number_of, numbered, payloads, source},
     record,
 };
 
@@ -57,6 +62,10 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(trial(
         "receive --wait lets the sender wait for a late collector and drops nothing".into(),
         waits,
+    ));
+    trials.push(trial(
+        "receive takes all that hasty senders send, and streams behind each other".into(),
+        hasty,
     ));
     trials.push(trial(
         "receive closes connections beyond --max-connections and goes on with the others".into(),
@@ -430,6 +439,70 @@ fn of_named() -> Result<()> {
         (records.len(), responses) == (2 * QUERIES, QUERIES),
         "{} frames, {responses} responses: {summary}",
         records.len()
+    );
+    ensure!(summary["received"]["unfinished"] == 0, "{summary}");
+    Ok(())
+}
+
+/// Senders that close without having heard anything, that begin again on the same connection, or that say what receivers do not know.
+fn hasty() -> Result<()> {
+    let folder = scratch()?;
+    let file = folder.path().join("received.fstrm");
+    let agent = Agent::start(
+        folder.path(),
+        "agent",
+        &[],
+        &format!("file:{}", file.display()),
+    )?;
+    let mut ready = Vec::new();
+    Client::connect(DNSTAP_CONTENT_TYPE, &mut ready)?;
+    let mut stream = Vec::new();
+    let mut client = Client::unidirectional(DNSTAP_CONTENT_TYPE, &mut stream)?;
+    let start = stream.clone();
+    numbered(0, &mut stream);
+    let frame = &stream[start.len()..].to_vec();
+    client.stop(&mut stream);
+    let stop = &stream[start.len() + frame.len()..].to_vec();
+    let unknown = [0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 99, 1, 2];
+    let finish = [0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5];
+
+    // What is sent at once, and how many frames of it are to be taken.
+    let sent = [
+        ([&ready[..], &stream].concat(), 1),
+        ([&stream[..], &stream, &stream].concat(), 3),
+        ([&ready[..], &stream, &ready, &stream].concat(), 2),
+        ([&start[..], frame, &start, frame, stop].concat(), 2),
+        (
+            [
+                &unknown[..],
+                &ready,
+                &start,
+                frame,
+                &unknown,
+                &finish,
+                frame,
+                stop,
+            ]
+            .concat(),
+            2,
+        ),
+        ([&ready[..], &stream, b"no stream"].concat(), 1),
+    ];
+    for (bytes, _) in &sent {
+        UnixStream::connect(agent.socket()?)?.write_all(bytes)?;
+    }
+    // And one that reads up to the end, which comes behind FINISH.
+    let mut patient = UnixStream::connect(agent.socket()?)?;
+    patient.set_read_timeout(Some(PATIENCE))?;
+    patient.write_all(&[&ready[..], &stream].concat())?;
+    let mut heard = Vec::new();
+    patient.read_to_end(&mut heard)?;
+    ensure!(heard.ends_with(&finish), "{}", heard.escape_ascii());
+    let summary = agent.stop()?;
+    let frames: usize = 1 + sent.iter().map(|(_, frames)| frames).sum::<usize>();
+    ensure!(
+        payloads(&file)?.len() == frames,
+        "{frames} frames: {summary}"
     );
     ensure!(summary["received"]["unfinished"] == 0, "{summary}");
     Ok(())

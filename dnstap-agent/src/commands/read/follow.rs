@@ -406,6 +406,47 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_followed_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, b"\x1f\x8b\x08\0").expect("written");
+        let (mut output, mut warnings) = (Vec::new(), Vec::new());
+        let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
+        let Err(Stop::Input(error)) = follow(&path, u32::MAX, &mut printer, |_| true) else {
+            panic!("no error");
+        };
+        assert_eq!(Exit::of(&error), Exit::Usage);
+        assert!(error.to_string().contains("gzip"), "{error}");
+    }
+
+    #[test]
+    fn a_stream_that_is_appended_and_a_frame_that_is_too_long_are_passed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let whole = parts(2).concat();
+        fs::write(&path, &whole).expect("written");
+        let long = [&parts(0)[0][..], b"\0\0\x01\0", &[7; 256]].concat();
+        let append = || {
+            let mut file = File::options().append(true).open(&path).expect("there");
+            io::Write::write_all(&mut file, &[&long[..], &whole[42..]].concat()).expect("written");
+        };
+        let (mut output, mut warnings, mut pauses) = (Vec::new(), Vec::new(), 0);
+        let mut printer = Printer::new(&mut output, &mut warnings, Filter::default(), None);
+        let done = follow(&path, 64, &mut printer, |patience| {
+            if !patience.is_zero() {
+                pauses += 1;
+                if pauses == 2 {
+                    append();
+                }
+            }
+            pauses < 5
+        });
+        assert!(done.is_ok());
+        assert_eq!((printer.outcome.messages, printer.outcome.broken), (4, 1));
+        assert!(String::from_utf8_lossy(&warnings).contains("256 bytes"));
+    }
+
+    #[test]
     fn damage_is_believed_when_the_file_stays_as_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");

@@ -132,6 +132,127 @@ fn compressed_files_are_read_as_what_was_compressed(#[case] cut: usize, #[case] 
 }
 
 #[test]
+fn streams_and_compressed_members_behind_each_other_are_all_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plain = fs::read(written(folder.path(), "plain", &[true; 3])).expect("read");
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("memory");
+    let skippable = b"\x50\x2a\x4d\x18\x02\0\0\0ok";
+    for bytes in [
+        plain.repeat(2),
+        gzip(&plain).repeat(2),
+        gzip(&plain.repeat(2)),
+        [
+            &skippable[..],
+            &zstd(&plain),
+            skippable,
+            &zstd(&plain),
+            skippable,
+        ]
+        .concat(),
+        // The first writer died: no STOP.
+        [&plain[..plain.len() - 12], &plain].concat(),
+    ] {
+        let file = folder.path().join("file.txt");
+        fs::write(&file, bytes).expect("written");
+        let (outcome, output, warnings) = printed(&args(vec![file], false));
+        assert_eq!((output, warnings.as_str()), (LINE.repeat(6), ""));
+        assert_eq!(outcome.expect("readable").exit(), Exit::Ok);
+    }
+}
+
+#[test]
+fn a_frame_beyond_the_limit_is_told_and_those_behind_it_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    let mut bytes = fs::read(written(folder.path(), "plain", &[true; 2])).expect("read");
+    // A field of 2,000,000 bytes that the schema does not have: more than fstrm takes.
+    let mut long = vec![0xa2, 0x06, 0x80, 0x89, 0x7a];
+    long.resize(2_000_005, 7);
+    let mut frame = u32::try_from(long.len())
+        .expect("small")
+        .to_be_bytes()
+        .to_vec();
+    frame.extend(long);
+    let at = usize::try_from(START + FRAME).expect("small");
+    bytes.splice(at..at, frame);
+    fs::write(&file, bytes).expect("written");
+    let mut args = args(vec![file], false);
+    args.count = true;
+    assert_eq!(printed(&args).1, "CLIENT_QUERY 2\nother 1\ntotal 3\n");
+    args.frames.max_frame = Some(1 << 20);
+    let (outcome, output, warnings) = printed(&args);
+    assert_eq!(output, "CLIENT_QUERY 2\ntotal 2\n");
+    let told = format!("the frame at byte {at}: data frame of 2000005 bytes");
+    assert!(warnings.contains(&told), "{warnings}");
+    let outcome = outcome.expect("readable");
+    assert_eq!((outcome.broken, outcome.exit()), (1, Exit::Data));
+}
+
+#[test]
+fn a_wrong_field_costs_that_field_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    // Of a message CLIENT_QUERY: a policy whose type is "\xe9"; a port of 64 bits; the type as a string.
+    let messages: [&[u8]; 3] = [
+        b"\x08\x05\x7a\x03\x0a\x01\xe9",
+        b"\x08\x05\x31\x01\x01\x01\x01\x01\x01\x01\x01",
+        b"\x0a\x02CQ",
+    ];
+    let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("memory");
+    for message in messages {
+        let length = u8::try_from(message.len()).expect("small");
+        let payload = [&[0x72, length][..], message, &[0x78, 1]].concat();
+        writer.write_frame(&payload).expect("memory");
+    }
+    let written = writer.finish().expect("memory");
+    fs::write(&file, &written).expect("written");
+    let mut args = args(vec![file], false);
+    let (outcome, output, _) = printed(&args);
+    assert_eq!(outcome.expect("readable").exit(), Exit::Ok);
+    assert_eq!(output, LINE.repeat(2) + &LINE.replace("CQ", "-"));
+    args.format = Content::Json;
+    let output = printed(&args).1;
+    assert!(!output.contains("AUTH_QUERY"), "{output}");
+    args.format = Content::Dnstap;
+    let mut output = Vec::new();
+    print(&args, false, &mut output, &mut Vec::new()).expect("readable");
+    assert_eq!(output, written);
+    args.format = Content::Text;
+    args.count = true;
+    assert_eq!(printed(&args).1, "CLIENT_QUERY 2\nother 1\ntotal 3\n");
+}
+
+#[test]
+fn of_several_files_those_that_are_there_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("missing");
+    let files = vec![
+        missing.clone(),
+        written(folder.path(), "one", &[true, false]),
+        folder.path().to_path_buf(),
+        written(folder.path(), "two", &[true]),
+    ];
+    let (outcome, output, warnings) = printed(&args(files, false));
+    let outcome = outcome.expect("some are readable");
+    assert_eq!(output, LINE.repeat(2));
+    assert_eq!(
+        outcome.unread,
+        [missing.clone(), folder.path().to_path_buf()]
+    );
+    assert_eq!((outcome.broken, outcome.exit()), (1, Exit::NoInput));
+    assert!(
+        warnings.contains(&format!("cannot open {}", missing.display())),
+        "{warnings}"
+    );
+    assert!(warnings.contains("Is a directory"), "{warnings}");
+}
+
+#[test]
 fn dnstap_comes_out_as_it_went_in_and_packets_have_no_messages_without_dns() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = written(folder.path(), "file", &[true; 3]);
