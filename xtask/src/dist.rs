@@ -29,7 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: [&str; 17] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
@@ -41,6 +41,7 @@ const DOCUMENTS: [&str; 16] = [
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",
     "docs/kernel-support.md",
+    "docs/odd-input.md",
     "docs/operations.md",
     "docs/reliability.md",
     "docs/servers.md",
