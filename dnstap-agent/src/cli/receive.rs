@@ -13,7 +13,8 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct Receive {
     /// Where senders connect; may be given several times: `unix:PATH`, `tcp:ADDRESS:PORT`, or
-    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE` (PEM), with `,ca=FILE` to require a certificate of this authority from senders
+    /// `tls:ADDRESS:PORT,cert=FILE,key=FILE` (PEM), with `,ca=FILE` to require a certificate of this authority from senders;
+    /// `unix://PATH`, `tcp://ADDRESS:PORT` and so on mean the same
     #[arg(short, long, required = true, value_name = "SOCKET")]
     pub listen: Vec<Address>,
 

@@ -5,6 +5,9 @@ use std::io::{self, BufRead, ErrorKind, Read};
 /// Bytes asked of the source at once.
 const PIECE: usize = 64 * 1024;
 
+/// Who asks for so many is given them without a copy.
+const MANY: usize = 4 * 1024;
+
 /// A source with a look ahead.
 #[derive(Debug)]
 pub(crate) struct Input<R> {
@@ -23,7 +26,7 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// The next bytes, at least so many unless the source ends before; so few that they fit a piece.
+    /// The next bytes, at least so many unless the source ends before.
     pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         while self.bytes.len() - self.at < count && self.fill()? > 0 {}
         Ok(&self.bytes[self.at..])
@@ -53,7 +56,7 @@ impl<R: Read> Input<R> {
 
 impl<R: Read> Read for Input<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.bytes.len() && out.len() >= PIECE {
+        if self.at == self.bytes.len() && out.len() >= MANY {
             return self.source.read(out);
         }
         let taken = self.fill_buf()?.read(out)?;
