@@ -194,7 +194,8 @@ fn is_name(host: &str) -> bool {
 /// An IPv6 address, which may name its zone (`fe80::1%eth0`, RFC 4007 section 11).
 fn is_ipv6(text: &str) -> bool {
     let (address, zone) = text.split_once('%').unwrap_or((text, ""));
-    address.parse::<Ipv6Addr>().is_ok() && !zone.contains(['[', ']'])
+    let is_zone = |byte: u8| byte.is_ascii_graphic() && !b"[]/".contains(&byte);
+    address.parse::<Ipv6Addr>().is_ok() && zone.bytes().all(is_zone)
 }
 
 impl fmt::Display for Address {
@@ -298,6 +299,7 @@ mod tests {
     #[case("tcp:[::1]")]
     #[case("tcp:[::1]]:6000")]
     #[case("tcp:[a[b]:6000")]
+    #[case("tcp:[fe80::1%eth 0]:6000")]
     #[case("tcp:[localhost]:6000")]
     #[case("tcp:localhost:65536")]
     #[case("tcp:localhost:+1")]
