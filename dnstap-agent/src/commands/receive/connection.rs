@@ -174,6 +174,7 @@ impl Connection {
         let started = Instant::now();
         let mut stop = self.stop.clone();
         let mut ending = None;
+        // Up to when another stream may begin.
         let mut stopped = None;
         loop {
             let limit = match (ending, self.server.state(), self.hub.idle) {
@@ -215,9 +216,11 @@ impl Connection {
                 });
             }
             self.take_frames().await?;
-            if self.server.state() == ServerState::Stopped && stopped.is_none() {
+            if self.server.state() != ServerState::Stopped {
+                stopped = None;
+            } else if stopped.is_none() {
                 stopped = Some(Instant::now() + HANDSHAKE);
-                // TLS has a word for the end; a sender that is gone already has no need of it.
+                // Some senders wait for this end; TLS has a word for it. Who is gone already has no need of it.
                 let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
             }
         }

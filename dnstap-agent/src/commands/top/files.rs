@@ -171,3 +171,60 @@ fn is_damage(error: &io::Error) -> bool {
         ErrorKind::UnexpectedEof | ErrorKind::InvalidData
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Write as _};
+
+    use dnstap_proto::{
+        DnstapRef, MessageRef,
+        frame_streams::{WriteError, Writer},
+        message::Type,
+    };
+
+    use super::*;
+
+    #[test]
+    fn compressed_files_are_read_and_damage_is_told() {
+        let whole = file(&[7, 200, 7]).expect("memory");
+        let gzip = |bytes: &[u8]| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).expect("memory");
+            encoder.finish().expect("memory")
+        };
+        let zstd = zstd::encode_all(&whole[..], 1).expect("memory");
+        let limit = 1_000;
+        for compressed in [whole.repeat(2), gzip(&whole).repeat(2), zstd.repeat(2)] {
+            assert_eq!(counted(compressed, limit), (true, 6));
+        }
+        assert_eq!(counted(gzip(&whole[..whole.len() - 20]), limit), (false, 2));
+        assert_eq!(counted(gzip(&whole)[..30].to_vec(), limit), (false, 0));
+        assert_eq!(counted(whole, 100), (false, 2), "one is too long");
+    }
+
+    fn counted(bytes: Vec<u8>, limit: u32) -> (bool, u64) {
+        let board = Board::past(None, None);
+        let input = Input {
+            name: "file".into(),
+            source: Box::new(Cursor::new(bytes)),
+            grows: false,
+        };
+        let whole = read(input, limit, &board).expect("readable");
+        (whole, board.view(1).all)
+    }
+
+    /// A message for each size of a query.
+    fn file(sizes: &[usize]) -> Result<Vec<u8>, WriteError> {
+        let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE)?;
+        for size in sizes {
+            let query = vec![0; *size];
+            let message = MessageRef {
+                query_message: Some(&query),
+                ..MessageRef::new(Type::ClientQuery)
+            };
+            writer.write_frame(&DnstapRef::new(message).encode_to_vec())?;
+        }
+        writer.finish()
+    }
+}
