@@ -38,6 +38,7 @@ mod native;
 mod observe;
 mod outputs;
 mod package;
+mod presentation;
 mod privileges;
 mod processes;
 mod readers;
@@ -149,6 +150,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         native::trials(),
         readers::trials(),
         formats::trials(),
+        presentation::trials(),
         events::trials(),
         failures::trials(),
         faults::trials(),

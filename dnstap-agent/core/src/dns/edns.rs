@@ -152,7 +152,7 @@ impl<'a> OptOption<'a> {
         match self.code {
             // Padding is zeros (RFC 7830 section 3), and then its length says all.
             Some(12) => self.data.iter().any(|byte| *byte != 0),
-            _ => self.members[0].is_none() && (!self.data.is_empty() || self.name().is_none()),
+            _ => self.members[0].is_none() && !self.data.is_empty(),
         }
     }
 
@@ -399,4 +399,209 @@ fn words<const N: usize>(mut bytes: &[u8]) -> Option<([Value<'_>; N], &[u8])> {
 fn long(bytes: &[u8]) -> Option<Value<'_>> {
     let number = u32::from_be_bytes(bytes.try_into().ok()?);
     Some(Value::Number(number.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::{super::message::Dns, *};
+
+    /// A message with an OPT record of this TTL and data.
+    fn message(ttl: u32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\0\x01\x80\0\0\0\0\0\0\0\0\x01\0\0\x29\x04\xd0".to_vec();
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend(u16::try_from(data.len()).expect("short").to_be_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn opt(message: &[u8]) -> Opt<'_> {
+        let dns = Dns::parse(message).expect("a header");
+        let (_, record) = dns.records().next().expect("a record").expect("whole");
+        Opt::of(record)
+    }
+
+    fn option(code: u16, data: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(data.len()).expect("short");
+        [&code.to_be_bytes()[..], &length.to_be_bytes(), data].concat()
+    }
+
+    /// Options as code, name, members, whether bytes are needed, and what is wrong.
+    fn told(data: &[u8]) -> String {
+        let mut told = String::new();
+        for option in opt(&message(0, data)).options() {
+            let name = option.name().unwrap_or("-");
+            write!(told, "{}{name}", if told.is_empty() { "" } else { "; " }).expect("a String");
+            for (name, value) in option.members() {
+                let value = match value {
+                    Value::Number(number) => number.to_string(),
+                    Value::Numbers(numbers) => format!("{numbers:?}"),
+                    Value::Octets(bytes) | Value::Hex(bytes) => format!("{bytes:?}"),
+                    Value::Text(text) | Value::Word(text) => format!("{text:?}"),
+                    Value::Subnet(address, length) => format!("{address}/{length}"),
+                    Value::Name(name) => name.to_string(),
+                };
+                write!(told, " {name}={value}").expect("a String");
+            }
+            if option.needs_hex() {
+                write!(told, " {:?}", option.data).expect("a String");
+            }
+            if let Some(error) = option.malformed {
+                write!(told, " ({error})").expect("a String");
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn the_time_to_live_is_rcode_version_and_flags() {
+        let bytes = message(0x1702_c001, &[]);
+        let opt = opt(&bytes);
+        assert_eq!(
+            (opt.udp_size(), opt.extended_rcode(), opt.version()),
+            (1232, 0x17, 2)
+        );
+        assert_eq!(
+            (opt.dnssec_ok(), opt.compact_ok(), opt.z()),
+            (true, true, 1)
+        );
+        assert_eq!(
+            (opt.options().count(), opt.name().to_string().as_str()),
+            (0, ".")
+        );
+    }
+
+    #[rstest]
+    #[case(
+        1,
+        b"\0\x01\0\x02\0\x03\x01\x02\x03\x04\x05\x06\x07\x08\0\0\x0e\x10",
+        "LLQ version=1 opcode=2 error=3 id=[1, 2, 3, 4, 5, 6, 7, 8] lease=3600"
+    )]
+    #[case(2, b"\0\0\x0e\x10", "UL lease=3600")]
+    #[case(2, b"\0\0\x0e\x10\0\0\0\x01", "UL lease=3600 key_lease=1")]
+    #[case(3, b"", "NSID")]
+    #[case(3, b"a1", "NSID hex=[97, 49] text=\"a1\"")]
+    #[case(3, b"a\x01", "NSID hex=[97, 1]")]
+    #[case(5, b"\x08\x0d", "DAU algorithms=[8, 13]")]
+    #[case(6, b"", "DHU algorithms=[]")]
+    #[case(7, b"\x01", "N3U algorithms=[1]")]
+    #[case(
+        8,
+        b"\0\x01\x18\0\xc6\x33\x64",
+        "ECS family=1 source=24 scope=0 subnet=198.51.100.0/24"
+    )]
+    #[case(8, b"\0\x01\0\0", "ECS family=1 source=0 scope=0 subnet=0.0.0.0/0")]
+    #[case(
+        8,
+        b"\0\x02\x14\x38\x20\x01\xd0",
+        "ECS family=2 source=20 scope=56 subnet=2001:d000::/20"
+    )]
+    #[case(9, b"", "EXPIRE")]
+    #[case(9, b"\0\0\0\x07", "EXPIRE expire=7")]
+    #[case(10, b"cookie88", "COOKIE client=[99, 111, 111, 107, 105, 101, 56, 56]")]
+    #[case(
+        10,
+        b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02",
+        "COOKIE client=[0, 0, 0, 0, 0, 0, 0, 1] server=[0, 0, 0, 0, 0, 0, 0, 2]"
+    )]
+    #[case(11, b"", "KEEPALIVE")]
+    #[case(11, b"\0\x64", "KEEPALIVE timeout_ms=10000")]
+    #[case(12, b"\0\0\0", "PADDING length=3")]
+    #[case(12, b"\0\x01", "PADDING length=2 [0, 1]")]
+    #[case(13, b"\x03com\0", "CHAIN trust_point=com.")]
+    #[case(14, b"\x4f\x66\0\x01", "KEY-TAG tags=[[79, 102], [0, 1]]")]
+    #[case(15, b"\0\x12", "EDE info_code=18 purpose=\"Prohibited\"")]
+    #[case(
+        15,
+        b"\0\x1eno\0",
+        "EDE info_code=30 purpose=\"Invalid Query Type\" text=\"no\""
+    )]
+    #[case(15, b"\xc0\0\xff", "EDE info_code=49152 hex=[255]")]
+    #[case(16, b"\x01\0", "CLIENT-TAG tag=256")]
+    #[case(17, b"\0\x01", "SERVER-TAG tag=1")]
+    #[case(18, b"\x01a\x02er\0", "REPORT-CHANNEL agent_domain=a.er.")]
+    #[case(19, b"", "ZONEVERSION")]
+    #[case(
+        19,
+        b"\x02\0\x78\xa9\x5b\xcc",
+        "ZONEVERSION labels=2 version_type=0 serial=2024365004"
+    )]
+    #[case(
+        19,
+        b"\x02\xf6\xab",
+        "ZONEVERSION labels=2 version_type=246 version=[171]"
+    )]
+    #[case(65001, b"\xde\xad", "- [222, 173]")]
+    #[case(65001, b"", "-")]
+    fn options_are_told_by_name_and_meaning(
+        #[case] code: u16,
+        #[case] data: &[u8],
+        #[case] expected: &str,
+    ) {
+        assert_eq!(told(&option(code, data)), expected);
+    }
+
+    /// Of a wrong length; not in the order that its own fields ask for; a name that is cut, followed by something, or compressed.
+    #[rstest]
+    #[case(1, &[0; 17])]
+    #[case(2, &[0; 5])]
+    #[case(8, &[0, 1, 24])]
+    #[case(8, &[0, 1, 24, 0, 198, 51])]
+    #[case(8, &[0, 1, 20, 0, 198, 51, 100])]
+    #[case(8, &[0, 1, 33, 0, 198, 51, 100, 1, 1])]
+    #[case(8, &[0, 1, 24, 33, 198, 51, 100])]
+    #[case(8, &[0, 3, 0, 0])]
+    #[case(9, &[0; 3])]
+    #[case(10, &[0; 7])]
+    #[case(10, &[0; 15])]
+    #[case(10, &[0; 41])]
+    #[case(11, &[0; 1])]
+    #[case(13, b"\x03co")]
+    #[case(14, &[])]
+    #[case(14, &[0; 3])]
+    #[case(15, &[0])]
+    #[case(16, &[0; 3])]
+    #[case(18, b"\x01a\0\0")]
+    #[case(18, b"\x01a\xc0\0")]
+    #[case(19, &[0, 0, 1])]
+    fn a_malformed_option_has_its_bytes_and_no_members(#[case] code: u16, #[case] data: &[u8]) {
+        let bytes = message(0, &[option(code, data), option(3, b"")].concat());
+        let [bad, next] = opt(&bytes).options().collect::<Vec<_>>()[..] else {
+            panic!("two options");
+        };
+        assert_eq!((bad.code, bad.data), (Some(code), data));
+        assert!(bad.malformed.is_some() && bad.members().next().is_none());
+        assert_eq!(bad.needs_hex(), !data.is_empty());
+        assert_eq!((next.code, next.malformed), (Some(3), None));
+    }
+
+    #[test]
+    fn options_that_are_cut_are_the_last() {
+        let expected = "NSID; - [0, 8, 0] (cut within code and length)";
+        assert_eq!(told(&[option(3, b""), vec![0, 8, 0]].concat()), expected);
+        let expected = "ECS [1, 2] (longer than the record)";
+        assert_eq!(told(&[0, 8, 0, 3, 1, 2]), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_are_told(
+            options in prop::collection::vec((0..22_u16, prop::collection::vec(any::<u8>(), 0..24)), 0..6),
+            cut in 0..30_usize,
+        ) {
+            let mut data: Vec<u8> = options.iter().flat_map(|(code, data)| option(*code, data)).collect();
+            data.truncate(data.len().saturating_sub(cut));
+            let bytes = message(0, &data);
+            let told: usize = opt(&bytes)
+                .options()
+                .map(|option| option.data.len() + if option.code.is_some() { 4 } else { 0 })
+                .sum();
+            // Every byte is in one of them.
+            prop_assert_eq!(told, data.len());
+        }
+    }
 }

@@ -356,6 +356,91 @@ fn full_has_every_record_below_the_line() {
     assert_eq!(render(Content::Full, &response()), expected);
 }
 
+/// A response without a question: these records in the answer section, these in the additional one.
+fn answer(answers: &[&[u8]], additionals: &[&[u8]]) -> Dnstap {
+    let counts = [answers.len(), additionals.len()].map(|count| u8::try_from(count).expect("few"));
+    let header = [0, 7, 0x80, 3, 0, 0, 0, counts[0], 0, 0, 0, counts[1]];
+    let mut message = response();
+    inner(&mut message).response_message = Some(
+        [&header[..], &answers.concat(), &additionals.concat()]
+            .concat()
+            .into(),
+    );
+    message
+}
+
+#[test]
+fn edns_is_told_with_its_options_in_every_form() {
+    let first = b"\0\0\x29\x04\xd0\x01\x02\xc0\x01\0\x2d\
+        \0\x08\0\x07\0\x01\x18\0\xc6\x33\x64\
+        \0\x0f\0\x07\0\x12\"\xc3\xbc\x1b!\
+        \0\x05\0\x02\x08\x0d\
+        \0\x0e\0\x02\x4f\x66\
+        \xfd\xe9\0\x02\xde\xad\
+        \0\x0a\0\x01\x01";
+    let second = b"\x01a\0\0\x29\x02\0\0\0\0\0\0\x03\0\x08\0";
+    let message = answer(&[], &[first, second]);
+    let parsed = &parsed(&message)["message"];
+    assert_eq!(parsed["rcode"], "BADMODE");
+    assert_eq!(
+        parsed["edns"],
+        serde_json::json!({
+            "udp_size": 1232, "version": 2, "do": true, "co": true, "z": 1, "extended_rcode": 1,
+            "options": [
+                { "code": 8, "name": "ECS", "family": 1, "source": 24, "scope": 0, "subnet": "198.51.100.0/24" },
+                { "code": 15, "name": "EDE", "info_code": 18, "purpose": "Prohibited", "text": "\"\u{fc}\u{1b}!" },
+                { "code": 5, "name": "DAU", "algorithms": [8, 13] },
+                { "code": 14, "name": "KEY-TAG", "tags": [20326] },
+                { "code": 65001, "hex": "dead" },
+                { "code": 10, "name": "COOKIE", "hex": "01", "malformed": "not as its code says" },
+            ],
+        })
+    );
+    assert_eq!(
+        parsed["more_edns"],
+        serde_json::json!([{
+            "udp_size": 512, "version": 0, "do": false, "co": false, "name": "a.",
+            "options": [{ "hex": "000800", "malformed": "cut within code and length" }],
+        }])
+    );
+    let full = render(Content::Full, &message);
+    let lines: Vec<_> = full.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "  edns version 2, udp 1232, do, co, z 1, extended rcode 1",
+            "    option 8 ECS: family 1, source 24, scope 0, subnet 198.51.100.0/24",
+            r#"    option 15 EDE: info_code 18, purpose Prohibited, text "\"\195\188\027!""#,
+            "    option 5 DAU: algorithms 8 13",
+            "    option 14 KEY-TAG: tags 20326",
+            "    option 65001: hex dead",
+            "    option 10 COOKIE: malformed (not as its code says), hex 01",
+            "  edns version 0, udp 512, name a.",
+            "    option: malformed (cut within code and length), hex 000800",
+        ]
+    );
+    assert!(
+        render(Content::Yaml, &message)
+            .contains("\n      - code: 8\n        name: ECS\n        family: 1\n")
+    );
+}
+
+#[test]
+fn data_is_in_presentation_form_in_every_form() {
+    let mail = b"\x02mx\0\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x0c";
+    let text = b"\0\0\x10\0\x01\0\0\0\0\0\x04\x03\"\\\xff";
+    let unknown = b"\0\xff\0\0\x01\0\0\0\0\0\x02\xab\xcd";
+    let message = answer(&[mail, text, unknown], &[]);
+    let expected = ["10 mx.", r#""\"\\\255""#, r"\# 2 ABCD"];
+    let json = &parsed(&message)["message"]["answers"];
+    let full = render(Content::Full, &message);
+    for (nth, data) in expected.iter().enumerate() {
+        assert_eq!(json[nth]["rdata"], *data);
+        let line = full.lines().nth(1 + nth).expect("a line of each");
+        assert!(line.ends_with(&format!(" {data}")), "{line}");
+    }
+}
+
 #[test]
 fn colours_are_added_and_nothing_is_changed() {
     let mut out = Vec::new();

@@ -76,7 +76,8 @@ impl fmt::Display for Value<'_> {
             Self::Type(kind) => kind.fmt(f),
             Self::Word(word) => f.write_str(word),
             Self::Name(name) => name.fmt(f),
-            Self::V4(address) => Ipv4Addr::from(address).fmt(f),
+            // With a width, std writes addresses in one piece, which JSON takes faster than one number after the other.
+            Self::V4(address) => write!(f, "{:1}", Ipv4Addr::from(address)),
             Self::V6(address) => v6(address, f),
             Self::Text(text) => write_quoted(f, text),
             Self::Texts(texts) => write_texts(texts, f),
@@ -106,7 +107,10 @@ impl fmt::Display for Value<'_> {
                 Ok(())
             }
             Self::Types(types) => types.fmt(f),
-            Self::OldTypes(bits) => bits.write(f, |number, f| Type(number).fmt(f)),
+            Self::OldTypes(bits) => bits.write(f, |number, f| match Type(number) {
+                kind if kind.is_known() => kind.fmt(f),
+                _ => number.fmt(f),
+            }),
             Self::Ports(bits) => bits.write(f, |port, f| port.fmt(f)),
             Self::Loc(loc) => loc.fmt(f),
             Self::Prefixes(prefixes) => prefixes.fmt(f),
@@ -160,7 +164,7 @@ pub(super) fn v6(address: [u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let number = u128::from_be_bytes(address);
     match u32::try_from(number) {
         Ok(lower @ 0x1_0000..) => write!(f, "::{}", Ipv4Addr::from(lower)),
-        _ => Ipv6Addr::from(number).fmt(f),
+        _ => write!(f, "{:1}", Ipv6Addr::from(number)),
     }
 }
 
