@@ -79,10 +79,9 @@ fn read_back() -> Result<()> {
     let all_printed = printed(&file)?;
     ensure!(all_printed.len() == records.len(), "{}", all_printed.len());
     for ((name, number, data), printed) in records.iter().zip(all_printed) {
-        let hex: String = data.iter().map(|byte| format!("{byte:02X}")).collect();
         let line = format!("IN {name} {printed}\n");
         let back = check(&checker, "-u", &line).unwrap_or_else(|error| error.to_string());
-        let expected = format!("CLASS1\tTYPE{number}\t\\# {} {hex}", data.len());
+        let expected = format!("CLASS1\tTYPE{number}\t{}", generic(data)?);
         if back != expected {
             writeln!(wrong, "{line}  of {expected}\n  reads back as {back}")?;
             continue;
@@ -96,6 +95,15 @@ fn read_back() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "DNSTAP_SEED={seed}\n{wrong}");
     Ok(())
+}
+
+/// The form of RFC 3597 section 5.
+fn generic(data: &[u8]) -> Result<String> {
+    let mut text = format!("\\# {} ", data.len());
+    for byte in data {
+        write!(text, "{byte:02X}")?;
+    }
+    Ok(text)
 }
 
 /// A file of responses, one for each record.
@@ -170,11 +178,7 @@ fn as_dig(how: &Combination) -> Result<()> {
     let port = free_port()?;
     let mut zone = String::from("@ 60 SOA . . 1 2 3 4 5\n@ 60 NS .\n");
     for (at, (_, number, data)) in records.iter().enumerate() {
-        write!(zone, "r{at} 60 TYPE{number} \\# {} ", data.len())?;
-        for byte in data {
-            write!(zone, "{byte:02x}")?;
-        }
-        zone.push('\n');
+        writeln!(zone, "r{at} 60 TYPE{number} {}", generic(data)?)?;
     }
     let file = write(folder, "types", &zone)?;
     let configuration = format!(

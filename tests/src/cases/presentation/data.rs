@@ -162,6 +162,13 @@ impl Maker<'_> {
             "bits" => self.bits(1..30),
             "salt" => self.text(0..10),
             "hash" => self.text(1..30),
+            field => self.structure(field),
+        }
+    }
+
+    /// A field that has parts.
+    fn structure(&mut self, field: &str) {
+        match field {
             "digest" => {
                 let (kind, length) = *self.chance.of(&[(1, 20), (2, 32), (4, 48), (200, 7)]);
                 self.data.push(kind);
