@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
@@ -63,7 +63,10 @@ pub(super) fn trials() -> Vec<Trial> {
                 })?;
                 let tap = Tap::attach(lab.folder(), lab.tapped.pid(), &how, &[])?;
                 mixed::run(&mut lab)?;
-                read_by_all(&tap.stop()?)
+                let tapped = tap.stop()?;
+                read_by_all(&tapped)?;
+                yaml_like_bind(&tapped.file)?;
+                json_by_schema(&tapped.file)
             })
         })
         .collect()
@@ -127,6 +130,72 @@ fn read_by_all(tapped: &Tapped) -> Result<()> {
         "fstrm_dump shows {frames} of {} frames",
         records.len()
     );
+    Ok(())
+}
+
+/// `--yaml-style bind` writes what `dnstap-read -y` writes, but for blank lines and an indentation of BIND's.
+fn yaml_like_bind(file: &Path) -> Result<()> {
+    let mut command = Command::new(environment::tool("dnstap-read")?);
+    command.arg("-y").arg(file);
+    let (theirs, _) = output(command)?;
+    let mut command = Command::new(environment::agent()?);
+    command
+        .args(["read", "--format", "yaml", "--yaml-style", "bind"])
+        .arg(file);
+    let (ours, _) = output(command)?;
+    let (theirs, ours) = (documents(&theirs), documents(&ours));
+    ensure!(
+        theirs.len() == ours.len(),
+        "{} documents, and {} of ours",
+        theirs.len(),
+        ours.len()
+    );
+    let known = ours
+        .iter()
+        .filter(|document| document.contains("_message_data:"))
+        .count();
+    ensure!(
+        2 * known > ours.len(),
+        "only {known} of {} have a message",
+        ours.len()
+    );
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        // What BIND does not parse we show all the same.
+        ensure!(
+            theirs == ours
+                || !theirs.contains("_message_data:") && ours.starts_with(theirs.as_str()),
+            "dnstap-read -y:\n{theirs}\nours:\n{ours}"
+        );
+    }
+    Ok(())
+}
+
+fn documents(yaml: &str) -> Vec<String> {
+    let document = |text: &str| {
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines
+            .map(|line| {
+                line.replace("    - '", "      - '")
+                    .replace("        -", "      -")
+                    + "\n"
+            })
+            .collect()
+    };
+    yaml.split("\n---\n").map(document).collect()
+}
+
+/// Every line of JSON is what `docs/` promises.
+fn json_by_schema(file: &Path) -> Result<()> {
+    let schema = include_str!("../../../docs/dnstap-json.schema.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
+    let mut command = Command::new(environment::agent()?);
+    command.args(["read", "--format", "json"]).arg(file);
+    let (lines, _) = output(command)?;
+    for line in lines.lines() {
+        if let Err(error) = schema.validate(&serde_json::from_str(line)?) {
+            bail!("{error}: {line}");
+        }
+    }
     Ok(())
 }
 
