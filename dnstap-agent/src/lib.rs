@@ -9,6 +9,7 @@
 //! observe    summary, metrics, status socket, systemd
 //! sources    where messages come from: the socket tap, and the processes to tap
 //! sinks      where frames go: files, collectors, functions of this process
+//! tally      counts of messages, for `top`
 //! select     which messages `read` and `top` are asked for
 //! formats    text, JSON, YAML, packets
 //! host       what the agent needs of the machine: log, exit codes, privileges, clocks, sockets
@@ -28,3 +29,4 @@ pub mod observe;
 pub mod select;
 pub mod sinks;
 pub mod sources;
+mod tally;

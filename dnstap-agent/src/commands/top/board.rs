@@ -13,8 +13,10 @@ use dnstap_proto::Dnstap;
 use prost::Message as _;
 use tokio::sync::Notify;
 
-use super::tally::{Tally, View, nanoseconds};
-use crate::formats::render::socket;
+use crate::{
+    formats::render::socket,
+    tally::{Tally, View, nanoseconds},
+};
 
 /// Shared by the source's thread and the view's.
 #[derive(Debug)]
@@ -140,7 +142,7 @@ mod tests {
     use dnstap_proto::message::Type;
 
     use super::*;
-    use crate::commands::top::tally::tests::message;
+    use crate::tally::tests::message;
 
     #[test]
     fn nothing_counts_beyond_the_limit_and_what_is_no_dnstap_is_told() {
