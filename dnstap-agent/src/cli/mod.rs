@@ -7,6 +7,7 @@ mod messages;
 mod place;
 mod read;
 mod receive;
+mod report;
 mod status;
 mod tapping;
 mod target;
@@ -25,6 +26,7 @@ pub use self::{
     place::Place,
     read::Read,
     receive::{Connections, Receive},
+    report::Report,
     status::Status,
     tapping::Tapping,
     target::Target,
@@ -83,6 +85,9 @@ pub enum Command {
     /// Receive dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(Receive),
+    /// Make a report of dnstap files: one HTML page with plots and tables
+    #[command(after_help = EXIT_CODES)]
+    Report(Box<Report>),
     /// Show the state of running agents
     #[command(after_help = EXIT_CODES)]
     Status(Status),

@@ -23,17 +23,22 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ColorChoice;
-use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
+use dnstap_proto::{
+    Dnstap,
+    frame_streams::{DNSTAP_CONTENT_TYPE, Reader},
+};
 
 use self::{
     follow::{Signals, follow},
     printer::{Printer, Stop},
     source::Source,
 };
+use super::progress::Progress;
 use crate::cli::Read as Options;
 use crate::{
     formats::Encoder,
     host::exit::{Exit, ExitWith},
+    select::Filter,
 };
 
 /// How reading ended.
@@ -58,6 +63,16 @@ impl Outcome {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.broken == 0 && self.damaged.is_empty()
+    }
+
+    /// The exit code that tells it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.is_complete() {
+            Exit::Ok
+        } else {
+            Exit::Data
+        }
     }
 }
 
@@ -110,6 +125,24 @@ pub fn run(args: &Options) -> Result<Outcome> {
     print(args, colours, &mut output, &mut io::stderr())
 }
 
+/// Reads the files for something else than to print them: `take` gets each message that the filter lets through. Warnings go to standard
+/// error. An error is as of [`run`].
+pub(super) fn consume(
+    files: &[PathBuf],
+    filter: Filter,
+    take: &mut dyn FnMut(&Dnstap),
+) -> Result<Outcome> {
+    let (mut output, mut warnings) = (io::sink(), io::stderr());
+    let mut printer = Printer::new(&mut output, &mut warnings, filter, None);
+    printer.consumer = Some(take);
+    printer.progress = Progress::over(files);
+    match print_files(files, &mut printer) {
+        Ok(()) => Ok(printer.outcome),
+        Err(Stop::Input(error)) => Err(error),
+        Err(Stop::Output(error)) => unreachable!("a sink takes everything: {error}"),
+    }
+}
+
 fn print(
     args: &Options,
     colours: bool,
@@ -118,7 +151,10 @@ fn print(
 ) -> Result<Outcome> {
     let encoder = (!args.count).then(|| Encoder::new(args.format, colours));
     let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
-    let done = print_files(args, &mut printer).and_then(|()| printer.finish());
+    if !args.follow && !io::stdout().is_terminal() {
+        printer.progress = Progress::over(&args.files);
+    }
+    let done = read_all(args, &mut printer).and_then(|()| printer.finish());
     match done {
         Ok(()) => {}
         Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
@@ -143,7 +179,7 @@ fn print(
     Ok(printer.outcome)
 }
 
-fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
+fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
     if args.follow {
         let signals = Signals::new()
             .context("cannot wait for signals")
@@ -152,7 +188,11 @@ fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
             signals.none_within(patience)
         });
     }
-    args.files.iter().try_for_each(|file| {
+    print_files(&args.files, printer)
+}
+
+fn print_files(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<(), Stop> {
+    files.iter().try_for_each(|file| {
         if is_stdin(file) {
             stream(file, io::stdin().lock(), printer)
         } else {
@@ -163,7 +203,8 @@ fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
 
 /// Prints one stream from its beginning to its end.
 fn stream(file: &Path, bytes: impl Read, printer: &mut Printer<'_>) -> Result<(), Stop> {
-    let source = Source::open(bytes).map_err(|error| cannot_read(file, error))?;
+    let source =
+        Source::open(printer.progress.counted(bytes)).map_err(|error| cannot_read(file, error))?;
     let compressed = source.is_compressed();
     let error = match Reader::new(source, DNSTAP_CONTENT_TYPE) {
         Ok(mut reader) => loop {

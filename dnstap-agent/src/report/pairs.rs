@@ -1,0 +1,284 @@
+//! Which queries got no response in the files: each query waits for its response, in bounded memory.
+//!
+//! A query and its response have the same family of types, client, id and question. Either may come first, because threads
+//! write messages in any order. Whoever has waited for [`PATIENCE`], by the times of the messages, has none.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher as _, Hash as _, Hasher as _},
+    net::IpAddr,
+};
+
+use dnstap_core::model::MESSAGE_TYPES;
+use foldhash::fast::RandomState;
+
+use crate::tally::Frequent;
+
+/// How long a query waits, in nanoseconds: 10 s, longer than resolvers ask.
+const PATIENCE: u64 = 10_000_000_000;
+
+/// Messages that wait at most. Then the oldest goes, and it is not known whether it would have been answered.
+const MOST: usize = 1 << 17;
+
+/// Families of types: a query's and its response's are one.
+const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
+
+/// What became of queries, by family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fates {
+    /// Queries with a response.
+    pub(super) answered: u64,
+    /// Queries that came again before their response: same client, id and question.
+    pub(super) repeated: u64,
+    /// Queries that waited in vain.
+    pub(super) unanswered: u64,
+    /// Queries of which that is not known: the files end too early, or too many were waiting.
+    pub(super) unknown: u64,
+    /// Responses without a query.
+    pub(super) unasked: u64,
+}
+
+/// One message of a pair.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half<'a> {
+    /// Number of the family, from 0.
+    pub(super) family: usize,
+    pub(super) is_response: bool,
+    /// Nanoseconds since 1970.
+    pub(super) at: u64,
+    pub(super) client: Option<IpAddr>,
+    pub(super) port: Option<u32>,
+    pub(super) server: Option<IpAddr>,
+    pub(super) id: u16,
+    /// Name and type asked for.
+    pub(super) question: Option<(&'a str, u16)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    family: usize,
+    is_response: bool,
+    /// Only of queries.
+    name: Option<Box<str>>,
+    server: Option<IpAddr>,
+}
+
+/// Brings queries and responses together.
+#[derive(Debug, Default)]
+pub(super) struct Pairs {
+    waiting: HashMap<u64, Waiting, RandomState>,
+    /// Time, number and key of those that wait, and of some that do not any more; in the order in which they came.
+    order: VecDeque<(u64, u64, u64)>,
+    /// Of the message that came last.
+    number: u64,
+    /// The newest time of a message.
+    now: u64,
+    fates: [Fates; FAMILIES],
+    /// Names of queries that waited in vain.
+    pub(super) names: Frequent<String>,
+    /// Servers of queries that waited in vain.
+    pub(super) servers: Frequent<IpAddr>,
+}
+
+impl Pairs {
+    /// Takes one message.
+    pub(super) fn take(&mut self, half: &Half<'_>) {
+        self.now = self.now.max(half.at);
+        let key = self.key(half);
+        match self.waiting.get(&key) {
+            Some(first) if first.is_response != half.is_response => {
+                self.waiting.remove(&key);
+                self.fates[half.family].answered += 1;
+            }
+            Some(_) if half.is_response => self.fates[half.family].unasked += 1,
+            Some(_) => self.fates[half.family].repeated += 1,
+            None => self.wait(key, half),
+        }
+        self.give_up();
+    }
+
+    /// What became of the queries of each family that had any, as far as that is known now.
+    pub(super) fn fates(&self) -> impl Iterator<Item = (&'static str, Fates)> {
+        let mut fates = self.fates;
+        for waiting in self.waiting.values() {
+            let fates = &mut fates[waiting.family];
+            if waiting.is_response {
+                fates.unasked += 1;
+            } else {
+                fates.unknown += 1;
+            }
+        }
+        let families = MESSAGE_TYPES.iter().step_by(2);
+        families
+            .zip(fates)
+            .filter(|(_, fates)| *fates != Fates::default())
+            .map(|(query, fates)| (query.long.trim_end_matches("_QUERY"), fates))
+    }
+
+    fn key(&self, half: &Half<'_>) -> u64 {
+        let mut hasher = self.waiting.hasher().build_hasher();
+        (half.family, half.client, half.port, half.id, half.question).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn wait(&mut self, key: u64, half: &Half<'_>) {
+        self.number += 1;
+        let name = (!half.is_response).then_some(half.question);
+        self.order.push_back((half.at, self.number, key));
+        self.waiting.insert(
+            key,
+            Waiting {
+                number: self.number,
+                family: half.family,
+                is_response: half.is_response,
+                name: name.flatten().map(|(name, _)| name.into()),
+                server: half.server,
+            },
+        );
+    }
+
+    /// Lets those go that have waited long enough, and the oldest if there are too many.
+    fn give_up(&mut self) {
+        while let Some(&(at, number, key)) = self.order.front() {
+            let is_over = at.saturating_add(PATIENCE) < self.now;
+            if !is_over && self.order.len() <= MOST {
+                return;
+            }
+            self.order.pop_front();
+            let is_it = |waiting: &Waiting| waiting.number == number;
+            if !self.waiting.get(&key).is_some_and(is_it) {
+                continue;
+            }
+            let Some(waiting) = self.waiting.remove(&key) else {
+                continue;
+            };
+            let fates = &mut self.fates[waiting.family];
+            if waiting.is_response {
+                fates.unasked += 1;
+            } else if is_over {
+                fates.unanswered += 1;
+                if let Some(name) = waiting.name.as_deref() {
+                    self.names.count(name);
+                }
+                if let Some(server) = &waiting.server {
+                    self.servers.count(server);
+                }
+            } else {
+                fates.unknown += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn half(is_response: bool, second: u64, id: u16) -> Half<'static> {
+        Half {
+            family: 2,
+            is_response,
+            at: second * SECOND,
+            client: Some([192, 0, 2, 1].into()),
+            port: Some(5353),
+            server: Some([192, 0, 2, 53].into()),
+            id,
+            question: Some(("www.", 1)),
+        }
+    }
+
+    fn fates(halves: &[Half<'_>]) -> Fates {
+        let mut pairs = Pairs::default();
+        for half in halves {
+            pairs.take(half);
+        }
+        pairs
+            .fates()
+            .next()
+            .map(|(_, fates)| fates)
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_query_and_its_response_are_a_pair_in_any_order() {
+        let halves = [
+            half(false, 1, 1),
+            half(true, 2, 1),
+            half(true, 3, 2),
+            half(false, 3, 2),
+        ];
+        let expected = Fates {
+            answered: 2,
+            ..Fates::default()
+        };
+        assert_eq!(fates(&halves), expected);
+    }
+
+    #[test]
+    fn who_has_waited_too_long_is_unanswered_and_who_has_not_is_unknown() {
+        let halves = [
+            half(false, 1, 1),
+            half(false, 2, 1),
+            half(true, 3, 7),
+            half(false, 15, 2),
+            half(true, 15, 1),
+        ];
+        let mut pairs = Pairs::default();
+        for half in &halves {
+            pairs.take(half);
+        }
+        let expected = Fates {
+            repeated: 1,
+            unanswered: 1,
+            unknown: 1,
+            unasked: 2,
+            ..Fates::default()
+        };
+        assert_eq!(pairs.fates().collect::<Vec<_>>(), [("CLIENT", expected)]);
+        let names = Frequent::ranking([&pairs.names].into_iter(), 10, String::clone);
+        assert_eq!(names.rows, [("www.".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn another_client_id_or_question_is_another_pair() {
+        let query = half(false, 1, 1);
+        for other in [
+            Half { id: 2, ..query },
+            Half {
+                client: None,
+                ..query
+            },
+            Half {
+                port: Some(1),
+                ..query
+            },
+            Half {
+                question: Some(("www.", 28)),
+                ..query
+            },
+        ] {
+            let other = Half {
+                is_response: true,
+                ..other
+            };
+            assert_eq!(fates(&[query, other]).answered, 0, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_queries_takes_bounded_memory() {
+        let mut pairs = Pairs::default();
+        for port in 0..2 * u32::try_from(MOST).expect("small") {
+            pairs.take(&Half {
+                port: Some(port),
+                ..half(false, 1, 1)
+            });
+            assert!(pairs.waiting.len() <= MOST && pairs.order.len() <= MOST);
+        }
+        let (_, fates) = pairs.fates().next().expect("a family");
+        assert_eq!(fates.unknown, 2 * MOST as u64);
+    }
+}
