@@ -109,6 +109,8 @@ pub struct Attach {
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
     /// back; files in PEM).
     ///
+    /// `html:PATH` is a report for a browser, which is written at the end; best with --duration.
+    ///
     /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
     ///

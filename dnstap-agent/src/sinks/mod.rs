@@ -33,6 +33,7 @@ mod names;
 mod open;
 mod options;
 mod output;
+mod page;
 mod piece;
 mod queue;
 mod report;

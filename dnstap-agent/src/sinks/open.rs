@@ -22,6 +22,7 @@ use super::{
     file::{Composer, FileOutput},
     names::{Names, create_free},
     output::Output,
+    page::PageOutput,
     report::FileCounters,
     series::{Clock, First, Series},
     volume::Volume,
@@ -73,30 +74,19 @@ pub(super) fn open_all(
     let mut seen = HashSet::new();
     let mut opened = Vec::new();
     for (spec, counters) in specs.iter().zip(counters) {
+        let is_new = match spec {
+            OutputSpec::Socket(address) => seen.insert(Target::Socket(address)),
+            OutputSpec::File(FileSpec { place, .. }) | OutputSpec::Page(place) => {
+                seen.insert(Target::Place(place))
+            }
+        };
         let result = match spec {
-            OutputSpec::File(file) if seen.insert(Target::Place(&file.place)) => {
-                open_file(file).map(|open| Some((file, open, counters)))
+            _ if !is_new => Err((taken(spec).to_owned(), None)),
+            OutputSpec::File(file) => {
+                open_file(file).map(|open| Some(Begun::File(file, open, counters)))
             }
-            OutputSpec::Socket(address) if seen.insert(Target::Socket(address)) => {
-                check_socket(address).map(|()| None)
-            }
-            OutputSpec::File(FileSpec {
-                place: Place::Stdout,
-                ..
-            }) => Err((
-                "standard output is already taken by another output; give one of them a path"
-                    .to_owned(),
-                None,
-            )),
-            OutputSpec::File(_) => Err((
-                "another output has the same path; give one of them another".to_owned(),
-                None,
-            )),
-            OutputSpec::Socket(_) => Err((
-                "another output goes to the same collector, which would get everything twice"
-                    .to_owned(),
-                None,
-            )),
+            OutputSpec::Page(place) => open_page(place).map(|file| Some(Begun::Page(file))),
+            OutputSpec::Socket(address) => check_socket(address).map(|()| None),
         };
         match result {
             Ok(open) => opened.push((spec, open)),
@@ -112,10 +102,7 @@ pub(super) fn open_all(
     }
     let mut outputs = Vec::new();
     for (spec, open) in opened {
-        match open
-            .map(|(file, open, counters)| open.start(file, counters))
-            .transpose()
-        {
+        match open.map(Begun::start).transpose() {
             Ok(output) => outputs.push(output),
             Err(error) => problems.push(Problem {
                 output: spec.to_string(),
@@ -128,6 +115,32 @@ pub(super) fn open_all(
         Ok(outputs)
     } else {
         Err(OpenError { problems })
+    }
+}
+
+/// An output that is open, before its first bytes.
+enum Begun<'a> {
+    File(&'a FileSpec, Open, &'a Arc<FileCounters>),
+    Page(File),
+}
+
+impl Begun<'_> {
+    fn start(self) -> io::Result<Box<dyn Output>> {
+        match self {
+            Self::File(spec, open, counters) => open.start(spec, counters),
+            Self::Page(file) => Ok(Box::new(PageOutput::new(file))),
+        }
+    }
+}
+
+/// Why two outputs cannot have the same place.
+fn taken(spec: &OutputSpec) -> &'static str {
+    match spec.place() {
+        Some(Place::Stdout) => {
+            "standard output is already taken by another output; give one of them a path"
+        }
+        Some(Place::Path(_)) => "another output has the same path; give one of them another",
+        None => "another output goes to the same collector, which would get everything twice",
     }
 }
 
@@ -206,20 +219,34 @@ fn open_file(spec: &FileSpec) -> Result<Open, Cause> {
     }
 }
 
+fn open_page(place: &Place) -> Result<File, Cause> {
+    let opened = match place {
+        Place::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        Place::Path(path) => open_unchanged(path),
+    };
+    opened.map_err(|error| match place {
+        Place::Stdout => (format!("standard output: {error}"), Some(error)),
+        Place::Path(path) => (explain(path, &error), Some(error)),
+    })
+}
+
+/// Not truncated yet: another output may still turn out to be impossible.
+fn open_unchanged(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+}
+
 fn open_path(path: &Path, access: Access) -> io::Result<Open> {
     let names = Names::new(path);
     let live = names.live(Timestamp::now())?;
     let (file, live) = if names.is_timed() {
         create_free(&live)?
     } else {
-        // Not truncated yet: another output may still turn out to be impossible.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&live)?;
-        (file, live)
+        (open_unchanged(&live)?, live)
     };
     Ok(if file.metadata()?.is_file() {
         Open::Regular(First { names, live, file }, access)
