@@ -16,6 +16,10 @@ const SHORT: Duration = Duration::from_secs(1);
 /// How often the rate is told.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What is shown if the number of bytes is known, and if it is not.
+const KNOWN: &str = "{percent:>3} %  {bytes} of {total_bytes}  {msg}  {eta} left";
+const UNKNOWN: &str = "{bytes}  {msg}  {elapsed}";
+
 /// The reading of some files.
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -44,13 +48,10 @@ impl Progress {
         let size = |file: &PathBuf| fs::metadata(file).ok().filter(fs::Metadata::is_file);
         let sizes = files.iter().map(|file| size(file).map(|known| known.len()));
         let total: Option<u64> = sizes.sum();
-        let template = match total {
-            Some(_) => "{percent:>3} %  {bytes} of {total_bytes}  {msg}  {eta} left",
-            None => "{bytes}  {msg}  {elapsed}",
-        };
+        let template = if total.is_some() { KNOWN } else { UNKNOWN };
         let begun = Instant::now();
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
-        // Both templates are sound: a test has looked.
+        // Both are sound, as a test has seen.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -97,5 +98,29 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_understood() {
+        for template in [KNOWN, UNKNOWN] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_same_whether_they_are_counted_or_not() {
+        let progress = Progress::none();
+        let mut read = Vec::new();
+        let bytes: &[u8] = b"messages";
+        progress
+            .counted(bytes)
+            .read_to_end(&mut read)
+            .expect("memory");
+        assert_eq!((read.as_slice(), progress.bar.position()), (bytes, 8));
     }
 }

@@ -1,19 +1,21 @@
 //! Owns `dnstap-agent report`: reads files as `read` does, and writes one page about all of their messages.
 
 use std::{
-    fs::File,
-    io::{self, ErrorKind, Write as _},
-    os::fd::AsFd as _,
+    fs::{self, File, Metadata},
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
-use clap::{Args as _, Command};
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Arg, Args as _, Command};
 
 use super::read::{self, Damage, Outcome};
 use crate::{
     cli::Report as Options,
     config::Origin,
     host::exit::{Exit, ExitWith},
+    observe::summary::Loss,
     report::{Facts, Report},
     select::Select,
 };
@@ -26,17 +28,22 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     let mut outcome = read::consume(&options.files, options.select.compile(), &mut |dnstap| {
         report.take(dnstap);
     })?;
+    let definition = Select::augment_args(Command::new("report"));
+    let names: Vec<_> = definition
+        .get_arguments()
+        .filter_map(Arg::get_long)
+        .collect();
     let facts = Facts {
         sources: options
             .files
             .iter()
             .map(|file| file.display().to_string())
             .collect(),
-        filters: filters(origin),
+        filters: filters(origin, &names),
         losses: Some(losses(&outcome)),
         rows: options.rows.into(),
     };
-    match output.write_all(report.page(&facts).as_bytes()) {
+    match write(options, &mut output, &report.page(&facts)) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => outcome.output_closed = true,
         Err(error) => {
@@ -47,30 +54,65 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Opens where the page goes; what is there stays until it is written.
 fn open(options: &Options) -> Result<File> {
     let path = &options.output;
-    let opened = if path.as_os_str() == "-" {
-        io::stdout().as_fd().try_clone_to_owned().map(File::from)
-    } else {
-        File::create(path)
-    };
     let message = || format!("cannot create {}", path.display());
-    opened.with_context(|| ExitWith(Exit::CannotCreate, message()))
+    let failed = || ExitWith(Exit::CannotCreate, message());
+    if is_standard(path) {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            let message = "a page is not for a terminal; send it to a file";
+            return Err(anyhow!(ExitWith(Exit::Usage, message.to_owned())));
+        }
+        let output = stdout.as_fd().try_clone_to_owned().with_context(failed)?;
+        return Ok(output.into());
+    }
+    let mut how = File::options();
+    let how = how.write(true).create(true).truncate(false);
+    let output = how.open(path).with_context(failed)?;
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let own = output.metadata().map(identity).with_context(failed)?;
+    let is_it = |file: &&PathBuf| fs::metadata(file).map(identity).ok() == Some(own);
+    match options.files.iter().find(is_it) {
+        Some(file) => {
+            let message = format!("{} would be overwritten", file.display());
+            Err(anyhow!(ExitWith(Exit::Usage, message)))
+        }
+        None => Ok(output),
+    }
 }
 
-/// The options that choose messages, as they could be typed.
-fn filters(origin: &Origin) -> Vec<String> {
-    let definition = Select::augment_args(Command::new("report"));
-    let names = definition
-        .get_arguments()
-        .filter_map(|option| option.get_long());
-    names
-        .filter_map(|name| {
-            let values = origin.values(name)?;
-            let values: Vec<_> = values.iter().map(|value| value.to_string_lossy()).collect();
-            Some(format!("--{name} {}", values.join(",")))
-        })
-        .collect()
+fn write(options: &Options, output: &mut File, page: &str) -> io::Result<()> {
+    if !is_standard(&options.output) && output.metadata()?.is_file() {
+        output.set_len(0)?;
+    }
+    output.write_all(page.as_bytes())
+}
+
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// What a page states of messages that have just come.
+pub(super) fn live(subject: &str, origin: &Origin, filters_of: &[&str], losses: &[Loss]) -> Facts {
+    let loss = |loss: &Loss| format!("{} {}: {}", loss.hop, loss.reason, loss.count);
+    Facts {
+        sources: vec![subject.to_owned()],
+        filters: filters(origin, filters_of),
+        losses: Some(losses.iter().map(loss).collect()),
+        ..Facts::default()
+    }
+}
+
+/// Those of these options that have a value, as they could be typed.
+fn filters(origin: &Origin, names: &[&str]) -> Vec<String> {
+    let typed = |name: &&str| {
+        let values = origin.values(name)?.iter();
+        let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+        Some(format!("--{name} {}", values.join(",")))
+    };
+    names.iter().filter_map(typed).collect()
 }
 
 /// What is missing of the files, in words.

@@ -1,11 +1,12 @@
 //! Which queries got no response in the files: each query waits for its response, in bounded memory.
 //!
 //! A query and its response have the same family of types, client, id and question. Either may come first, because threads
-//! write messages in any order. Whoever has waited for [`PATIENCE`], by the times of the messages, has none.
+//! write messages in any order. Whoever has waited for [`PATIENCE`], by the times of the messages, has none. If time goes back by more
+//! than that, another file has begun: who still waits will not be asked for any more.
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher as _, Hash as _, Hasher as _},
+    hash::BuildHasher as _,
     net::IpAddr,
 };
 
@@ -18,7 +19,7 @@ use crate::tally::Frequent;
 const PATIENCE: u64 = 10_000_000_000;
 
 /// Messages that wait at most. Then the oldest goes, and it is not known whether it would have been answered.
-const MOST: usize = 1 << 17;
+const MOST: usize = 1 << 16;
 
 /// Families of types: a query's and its response's are one.
 const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
@@ -36,6 +37,17 @@ pub(super) struct Fates {
     pub(super) unknown: u64,
     /// Responses without a query.
     pub(super) unasked: u64,
+}
+
+impl Fates {
+    /// Counts a message that has not met the other one, and now never will.
+    fn leave_open(&mut self, waiting: &Waiting) {
+        if waiting.is_response {
+            self.unasked += 1;
+        } else {
+            self.unknown += 1;
+        }
+    }
 }
 
 /// One message of a pair.
@@ -67,7 +79,7 @@ struct Waiting {
 /// Brings queries and responses together.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
-    waiting: HashMap<u64, Waiting, RandomState>,
+    waiting: ByKey,
     /// Time, number and key of those that wait, and of some that do not any more; in the order in which they came.
     order: VecDeque<(u64, u64, u64)>,
     /// Of the message that came last.
@@ -84,6 +96,9 @@ pub(super) struct Pairs {
 impl Pairs {
     /// Takes one message.
     pub(super) fn take(&mut self, half: &Half<'_>) {
+        if half.at.saturating_add(PATIENCE) < self.now {
+            self.begin_anew();
+        }
         self.now = self.now.max(half.at);
         let key = self.key(half);
         match self.waiting.get(&key) {
@@ -102,12 +117,7 @@ impl Pairs {
     pub(super) fn fates(&self) -> impl Iterator<Item = (&'static str, Fates)> {
         let mut fates = self.fates;
         for waiting in self.waiting.values() {
-            let fates = &mut fates[waiting.family];
-            if waiting.is_response {
-                fates.unasked += 1;
-            } else {
-                fates.unknown += 1;
-            }
+            fates[waiting.family].leave_open(waiting);
         }
         let families = MESSAGE_TYPES.iter().step_by(2);
         families
@@ -116,10 +126,18 @@ impl Pairs {
             .map(|(query, fates)| (query.long.trim_end_matches("_QUERY"), fates))
     }
 
+    /// Nobody who waits now will meet the other one.
+    fn begin_anew(&mut self) {
+        for (_, waiting) in self.waiting.drain() {
+            self.fates[waiting.family].leave_open(&waiting);
+        }
+        self.order.clear();
+        self.now = 0;
+    }
+
     fn key(&self, half: &Half<'_>) -> u64 {
-        let mut hasher = self.waiting.hasher().build_hasher();
-        (half.family, half.client, half.port, half.id, half.question).hash(&mut hasher);
-        hasher.finish()
+        let key = (half.family, half.client, half.port, half.id, half.question);
+        self.waiting.hasher().hash_one(key)
     }
 
     fn wait(&mut self, key: u64, half: &Half<'_>) {
@@ -140,35 +158,46 @@ impl Pairs {
 
     /// Lets those go that have waited long enough, and the oldest if there are too many.
     fn give_up(&mut self) {
+        if self.order.len() > 2 * MOST {
+            let waiting = &self.waiting;
+            self.order
+                .retain(|(_, number, key)| is_waiting(waiting, *key, *number));
+        }
         while let Some(&(at, number, key)) = self.order.front() {
             let is_over = at.saturating_add(PATIENCE) < self.now;
-            if !is_over && self.order.len() <= MOST {
+            if !is_over && self.waiting.len() <= MOST {
                 return;
             }
             self.order.pop_front();
-            let is_it = |waiting: &Waiting| waiting.number == number;
-            if !self.waiting.get(&key).is_some_and(is_it) {
+            if !is_waiting(&self.waiting, key, number) {
                 continue;
             }
             let Some(waiting) = self.waiting.remove(&key) else {
                 continue;
             };
             let fates = &mut self.fates[waiting.family];
-            if waiting.is_response {
-                fates.unasked += 1;
-            } else if is_over {
-                fates.unanswered += 1;
-                if let Some(name) = waiting.name.as_deref() {
-                    self.names.count(name);
-                }
-                if let Some(server) = &waiting.server {
-                    self.servers.count(server);
-                }
-            } else {
-                fates.unknown += 1;
+            if waiting.is_response || !is_over {
+                fates.leave_open(&waiting);
+                continue;
+            }
+            fates.unanswered += 1;
+            if let Some(name) = waiting.name.as_deref() {
+                self.names.count(name);
+            }
+            if let Some(server) = &waiting.server {
+                self.servers.count(server);
             }
         }
     }
+}
+
+type ByKey = HashMap<u64, Waiting, RandomState>;
+
+/// Whether it is that message, and not a later one with the same key, that waits.
+fn is_waiting(waiting: &ByKey, key: u64, number: u64) -> bool {
+    waiting
+        .get(&key)
+        .is_some_and(|waiting| waiting.number == number)
 }
 
 #[cfg(test)]
@@ -243,6 +272,35 @@ mod tests {
     }
 
     #[test]
+    fn files_in_any_order_have_the_same_pairs() {
+        let exchange = |second| [half(false, second, 1), half(true, second, 1)];
+        let halves = [exchange(1_000), exchange(1), exchange(2_000), exchange(500)].concat();
+        let expected = Fates {
+            answered: 4,
+            ..Fates::default()
+        };
+        assert_eq!(fates(&halves), expected);
+    }
+
+    #[test]
+    fn answered_queries_push_no_other_out() {
+        let mut pairs = Pairs::default();
+        pairs.take(&half(false, 1, 0));
+        for port in 0..3 * u32::try_from(MOST).expect("small") {
+            for is_response in [false, true] {
+                let port = Some(port);
+                pairs.take(&Half {
+                    port,
+                    ..half(is_response, 2, 1)
+                });
+            }
+        }
+        pairs.take(&half(true, 3, 0));
+        let (_, fates) = pairs.fates().next().expect("a family");
+        assert_eq!((fates.answered, fates.unknown), (1 + 3 * MOST as u64, 0));
+    }
+
+    #[test]
     fn another_client_id_or_question_is_another_pair() {
         let query = half(false, 1, 1);
         for other in [
@@ -276,7 +334,7 @@ mod tests {
                 port: Some(port),
                 ..half(false, 1, 1)
             });
-            assert!(pairs.waiting.len() <= MOST && pairs.order.len() <= MOST);
+            assert!(pairs.waiting.len() <= MOST && pairs.order.len() <= 2 * MOST);
         }
         let (_, fates) = pairs.fates().next().expect("a family");
         assert_eq!(fates.unknown, 2 * MOST as u64);

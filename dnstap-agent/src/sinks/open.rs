@@ -22,7 +22,7 @@ use super::{
     file::{Composer, FileOutput},
     names::{Names, create_free},
     output::Output,
-    page::PageOutput,
+    page::{About, PageOutput},
     report::FileCounters,
     series::{Clock, First, Series},
     volume::Volume,
@@ -65,10 +65,11 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens all outputs, in order; `counters` are those of each. For a socket there is nothing to open yet: `None`.
+/// Opens all outputs, in order; `counters` are those of each, `about` is for pages. For a socket there is nothing to open yet: `None`.
 pub(super) fn open_all(
     specs: &[OutputSpec],
     counters: &[Arc<FileCounters>],
+    about: &About,
 ) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
@@ -85,7 +86,7 @@ pub(super) fn open_all(
             OutputSpec::File(file) => {
                 open_file(file).map(|open| Some(Begun::File(file, open, counters)))
             }
-            OutputSpec::Page(place) => open_page(place).map(|file| Some(Begun::Page(file))),
+            OutputSpec::Page(place) => open_page(place).map(|file| Some(Begun::Page(file, about))),
             OutputSpec::Socket(address) => check_socket(address).map(|()| None),
         };
         match result {
@@ -121,14 +122,14 @@ pub(super) fn open_all(
 /// An output that is open, before its first bytes.
 enum Begun<'a> {
     File(&'a FileSpec, Open, &'a Arc<FileCounters>),
-    Page(File),
+    Page(File, &'a About),
 }
 
 impl Begun<'_> {
     fn start(self) -> io::Result<Box<dyn Output>> {
         match self {
             Self::File(spec, open, counters) => open.start(spec, counters),
-            Self::Page(file) => Ok(Box::new(PageOutput::new(file))),
+            Self::Page(file, about) => Ok(Box::new(PageOutput::new(file, about.clone()))),
         }
     }
 }
@@ -373,7 +374,8 @@ mod tests {
     }
 
     fn opened(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
-        open_all(specs, &vec![Arc::default(); specs.len()])
+        let counters = vec![Arc::default(); specs.len()];
+        open_all(specs, &counters, &About::default())
     }
 
     fn file(path: &Path) -> OutputSpec {

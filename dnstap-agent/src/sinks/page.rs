@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write as _},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use dnstap_proto::Dnstap;
@@ -14,21 +15,35 @@ use super::{
 };
 use crate::report::{Facts, Report};
 
-/// Rows of each table.
-const ROWS: usize = 25;
+/// What pages state of the messages; it is told before they end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct About(Arc<Mutex<Facts>>);
+
+impl About {
+    pub(super) fn tell(&self, facts: Facts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    fn facts(&self) -> Facts {
+        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.clone()
+    }
+}
 
 /// A report on its way to a file.
 pub(super) struct PageOutput {
     report: Report,
     file: File,
+    about: About,
 }
 
 impl PageOutput {
     /// What is in the file now is overwritten at the end.
-    pub(super) fn new(file: File) -> Self {
+    pub(super) fn new(file: File, about: About) -> Self {
         Self {
             report: Report::default(),
             file,
+            about,
         }
     }
 }
@@ -54,12 +69,7 @@ impl Output for PageOutput {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let page = self.report.page(&Facts {
-            sources: vec!["messages as they came".to_owned()],
-            filters: Vec::new(),
-            losses: None,
-            rows: ROWS,
-        });
+        let page = self.report.page(&self.about.facts());
         if self.file.metadata()?.is_file() {
             self.file.set_len(0)?;
         }
@@ -81,7 +91,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("page.html");
         fs::write(&path, "x".repeat(1_000_000)).expect("written");
-        let mut output = PageOutput::new(File::options().write(true).open(&path).expect("opened"));
+        let about = About::default();
+        let file = File::options().write(true).open(&path).expect("opened");
+        let mut output = PageOutput::new(file, about.clone());
         let mut frames = vec![0, 0, 0, 3, 0xff, 0xff, 0xff];
         for _ in 0..2 {
             let frame = message(Type::ClientQuery, "name", 0, 0).encode_to_vec();
@@ -94,9 +106,15 @@ mod tests {
         };
         let written = output.write(&batch).expect("taken");
         assert_eq!((written.messages, written.unfit), (2, 1));
+        about.tell(Facts {
+            sources: vec!["taps named".to_owned()],
+            ..Facts::default()
+        });
         output.finish().expect("written");
         let page = fs::read_to_string(&path).expect("a page");
         assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
-        assert!(page.contains("<span id=\"messages\">2</span>"), "{page}");
+        for stated in ["taps named", "<span id=\"messages\">2</span>"] {
+            assert!(page.contains(stated), "{page}");
+        }
     }
 }

@@ -40,16 +40,28 @@ const SCRIPT: &str = include_str!("sort.js");
 const LINES: usize = plot::COLOURS.len();
 
 /// What the page states beside what was counted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// Where the messages come from: files, or a server.
     pub(crate) sources: Vec<String>,
     /// Options that choose messages, as they are typed.
     pub(crate) filters: Vec<String>,
-    /// What is missing, each as a sentence; `None` if that is told elsewhere.
+    /// What is missing, each as a sentence; `None` if that is not known.
     pub(crate) losses: Option<Vec<String>>,
     /// Rows of each table at most.
     pub(crate) rows: usize,
+}
+
+impl Default for Facts {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            filters: Vec::new(),
+            losses: None,
+            rows: 25,
+        }
+    }
 }
 
 /// The whole document.
@@ -141,7 +153,7 @@ fn facts_of(report: &Report, facts: &Facts, view: &View) -> Markup {
             dt { "Losses" }
             dd id="losses" {
                 @match facts.losses.as_deref() {
-                    None => { "what was lost on the way is in the summary of the agent" }
+                    None => { "not known" }
                     Some([]) => { "none" }
                     Some(losses) => { @for loss in losses { div.alarm { (loss) } } }
                 }
@@ -447,7 +459,7 @@ fn unanswered(report: &Report, rows: usize) -> Markup {
             h2 { "Unanswered queries" }
             p.note {
                 "A query is unanswered if no response with the same client, id and question comes within 10 seconds. "
-                "It is not known for queries in the last 10 seconds. If responses were not recorded, or filtered out, all look unanswered."
+                "It is not known for queries in the last 10 seconds. Repeated queries count once. If responses were not recorded, or filtered out, all look unanswered."
             }
             (table(&fates))
             div.pair {
@@ -507,7 +519,7 @@ fn traffic(report: &Report) -> Markup {
         columns: &["DNS MESSAGES", "COUNT", "SUM", "MEAN", "LARGEST"],
         rows: summary.into(),
     };
-    let names: Vec<_> = SIZES.iter().map(|limit| limit.to_string()).collect();
+    let names: Vec<_> = SIZES.iter().map(ToString::to_string).collect();
     let series = [("queries", queries), ("responses", responses)].map(|(name, side)| Series {
         name: name.to_owned(),
         values: side
@@ -559,8 +571,8 @@ fn in_lower_case(column: &str) -> String {
 /// `1.024 ms` and the like, with as many digits as powers of two need.
 fn length(nanoseconds: u64) -> String {
     let (value, unit) = match nanoseconds {
-        ..1_000_000 => (float(nanoseconds) / 1e3, "µs"),
-        ..1_000_000_000 => (float(nanoseconds) / 1e6, "ms"),
+        0..1_000_000 => (float(nanoseconds) / 1e3, "µs"),
+        1_000_000..1_000_000_000 => (float(nanoseconds) / 1e6, "ms"),
         _ => (Duration::from_nanos(nanoseconds).as_secs_f64(), "s"),
     };
     if value >= 10.0 {

@@ -32,6 +32,9 @@ pub(super) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x8A, 0x88, 0x80),
 ];
 
+/// Points of a line that have a dot each, if they are fewer than this.
+const FEW: usize = 30;
+
 /// A line, or bars of one colour.
 pub(super) struct Series {
     pub(super) name: String,
@@ -69,8 +72,10 @@ pub(super) fn bars(title: &str, unit: &str, names: &[String], series: &[Series])
         range: 0.0..ticks.last().map_or(1.0, |last| last + 0.5),
         ticks: ticks.clone(),
     };
-    let name = |at: &f64| {
-        let nth = ticks.iter().position(|tick| tick == at);
+    // The tick of a group is in its middle.
+    let middles = ticks;
+    let name = |at: f64| {
+        let nth = middles.iter().position(|middle| (middle - at).abs() < 0.5);
         nth.and_then(|nth| names.get(nth).cloned())
             .unwrap_or_default()
     };
@@ -119,7 +124,7 @@ fn figure(
 fn draw(
     svg: &mut String,
     axis: Axis,
-    label: &dyn Fn(&f64) -> String,
+    label: &dyn Fn(f64) -> String,
     series: &[Series],
     times: Option<&[f64]>,
 ) -> Drawn {
@@ -141,31 +146,24 @@ fn draw(
         .axis_style(GRID)
         .label_style(text)
         .y_labels(5)
-        .x_label_formatter(&label)
+        .x_label_formatter(&|at| label(*at))
         .y_label_formatter(&|value| short(*value))
         .draw()?;
     let share = 0.8 / index(series.len().max(1));
     for ((nth, one), colour) in series.iter().enumerate().zip(COLOURS.iter().cycle()) {
-        match times {
-            Some(times) => {
-                let points = || times.iter().copied().zip(one.values.iter().copied());
-                chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
-                if times.len() < 30 {
-                    chart.draw_series(
-                        points().map(|point| Circle::new(point, 3, colour.filled())),
-                    )?;
-                }
+        if let Some(times) = times {
+            let points = || times.iter().copied().zip(one.values.iter().copied());
+            chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
+            if times.len() < FEW {
+                chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
             }
-            None => {
-                let bar = |(at, value): (usize, &f64)| {
-                    let left = index(at) + 0.1 + index(nth) * share;
-                    Rectangle::new(
-                        [(left, 0.0), (left + share * 0.92, *value)],
-                        colour.filled(),
-                    )
-                };
-                chart.draw_series(one.values.iter().enumerate().map(bar))?;
-            }
+        } else {
+            let bar = |(at, value): (usize, &f64)| {
+                let left = index(at) + 0.1 + index(nth) * share;
+                let corners = [(left, 0.0), (left + share * 0.92, *value)];
+                Rectangle::new(corners, colour.filled())
+            };
+            chart.draw_series(one.values.iter().enumerate().map(bar))?;
         }
     }
     drop(chart);
@@ -248,7 +246,7 @@ fn time_ticks(begin: f64, end: f64) -> Vec<f64> {
 
 /// A time in UTC, as exact as a plot over so many seconds needs it.
 #[expect(clippy::cast_possible_truncation, reason = "times are near ours")]
-fn time_label(at: &f64, span: f64) -> String {
+fn time_label(at: f64, span: f64) -> String {
     let Ok(time) = Timestamp::from_millisecond((at * 1e3).round() as i64) else {
         return format!("@{at}");
     };
