@@ -119,6 +119,12 @@ impl Pairs {
         for waiting in self.waiting.values() {
             fates[waiting.family].leave_open(waiting);
         }
+        for fates in &mut fates {
+            // Without any response none was recorded: that says nothing of the queries.
+            if fates.answered + fates.unasked == 0 {
+                fates.unknown += std::mem::take(&mut fates.unanswered);
+            }
+        }
         let families = MESSAGE_TYPES.iter().step_by(2);
         families
             .zip(fates)
@@ -269,6 +275,16 @@ mod tests {
         assert_eq!(pairs.fates().collect::<Vec<_>>(), [("CLIENT", expected)]);
         let names = Frequent::ranking([&pairs.names].into_iter(), 10, String::clone);
         assert_eq!(names.rows, [("www.".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn without_any_response_nothing_is_known() {
+        let halves = [half(false, 1, 1), half(false, 20, 2), half(false, 40, 3)];
+        let expected = Fates {
+            unknown: 3,
+            ..Fates::default()
+        };
+        assert_eq!(fates(&halves), expected);
     }
 
     #[test]

@@ -452,6 +452,8 @@ fn unanswered(report: &Report, rows: usize) -> Markup {
         ],
         rows: fates.collect(),
     };
+    let is_known = report.pairs.fates().any(|(_, fates)| fates.unanswered > 0);
+    let rows = if is_known { rows } else { 0 };
     let names = ranking(&report.pairs.names, rows, String::clone);
     let servers = ranking(&report.pairs.servers, rows, ToString::to_string);
     html! {
@@ -459,7 +461,7 @@ fn unanswered(report: &Report, rows: usize) -> Markup {
             h2 { "Unanswered queries" }
             p.note {
                 "A query is unanswered if no response with the same client, id and question comes within 10 seconds. "
-                "It is not known for queries in the last 10 seconds. Repeated queries count once. If responses were not recorded, or filtered out, all look unanswered."
+                "It is not known for queries in the last 10 seconds. Repeated queries count once. Nothing is known if no response of the family was recorded, or all were filtered out."
             }
             (table(&fates))
             div.pair {
