@@ -19,6 +19,7 @@ mod timeline;
 use std::fmt::Write as _;
 
 use dnstap_proto::{Dnstap, SocketProtocol};
+use serde_json::Value;
 
 pub(crate) use self::page::Facts;
 use self::{
@@ -54,6 +55,8 @@ pub(crate) struct Report {
     span: Option<(u64, u64)>,
     /// Messages that do not tell their time.
     timeless: u64,
+    /// Messages that this agent has marked in `extra`: the server did not ask for them.
+    unsolicited: u64,
     registered: Registered,
     /// A name on its way to a key.
     name: String,
@@ -87,6 +90,7 @@ impl Default for Report {
             identities: Frequent::default(),
             span: None,
             timeless: 0,
+            unsolicited: 0,
             registered: Registered::default(),
             name: String::new(),
         }
@@ -113,6 +117,7 @@ impl Report {
         if let Some(identity) = dnstap.identity.as_deref().filter(|text| !text.is_empty()) {
             self.identities.count(identity);
         }
+        self.unsolicited += u64::from(is_unsolicited(dnstap.extra.as_deref()));
         let Some((message, kind)) =
             message.and_then(|message| socket::kind(message).map(|kind| (message, kind)))
         else {
@@ -173,6 +178,12 @@ impl Side {
     }
 }
 
+/// Whether `extra` is this agent's, and says so.
+fn is_unsolicited(extra: Option<&[u8]>) -> bool {
+    let object = extra.and_then(|extra| serde_json::from_slice::<Value>(extra).ok());
+    object.is_some_and(|object| object["unsolicited"] == Value::Bool(true))
+}
+
 /// The name of the transport of that number.
 fn transport_name(number: usize) -> &'static str {
     i32::try_from(number)
@@ -210,6 +221,17 @@ mod tests {
         // Header 12, name 6, type and class 4.
         assert_eq!((queries.bytes, queries.largest), (44, 22));
         assert_eq!(queries.sizes[0], 2);
+    }
+
+    #[test]
+    fn what_the_agent_marks_as_unsolicited_is_counted() {
+        let mut report = Report::default();
+        for extra in [r#"{"pid":1,"unsolicited":true}"#, "{}", "[1]", "7", "text"] {
+            let mut dnstap = message(Type::ClientResponse, "a", 0, 0);
+            dnstap.extra = Some(extra.as_bytes().into());
+            report.take(&dnstap);
+        }
+        assert_eq!(report.unsolicited, 1);
     }
 
     proptest! {

@@ -325,6 +325,18 @@ mod tests {
     }
 
     #[test]
+    fn a_page_and_a_file_cannot_have_the_same_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a").display().to_string();
+        let specs = ["text:", "html:"].map(|form| format!("{form}{path}").parse().expect("valid"));
+        let Err(error) = opened(&specs) else {
+            panic!("both are open")
+        };
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert!(error.to_string().contains("the same path"), "{error}");
+    }
+
+    #[test]
     fn every_problem_is_told_with_its_fix_and_nothing_is_emptied() {
         let folder = tempfile::tempdir().expect("a folder");
         let old = folder.path().join("old");

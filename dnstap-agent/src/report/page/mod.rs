@@ -145,8 +145,12 @@ fn facts_of(report: &Report, facts: &Facts, view: &View) -> Markup {
             dt { "Messages" }
             dd { span id="messages" { (view.all) } @if view.malformed > 0 { "; malformed DNS: " (view.malformed) } }
             @if !identities.rows.is_empty() {
-                dt { "Servers" }
+                dt { "Identity" }
                 dd { @for (identity, count) in &identities.rows { div { (identity) " (" (count) " messages)" } } }
+            }
+            @if report.unsolicited > 0 {
+                dt { "Unsolicited" }
+                dd { (report.unsolicited) " responses that the server did not ask for" }
             }
             dt { "Filters" }
             dd id="filters" { (or_none(&facts.filters)) }
