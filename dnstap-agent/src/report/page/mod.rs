@@ -3,41 +3,25 @@
 //! All text goes through `maud`, which escapes it: names and identities come from the network. The content security policy is a second
 //! wall: only the style and the script with this page's nonce count.
 
+mod parts;
 mod plot;
+mod sections;
 
-use std::{
-    collections::hash_map::RandomState,
-    fmt::Display,
-    hash::{BuildHasher as _, Hash},
-    time::Duration,
-};
+use std::{collections::hash_map::RandomState, fmt::Display, hash::BuildHasher as _};
 
-use dnstap_core::{
-    histogram::Histogram,
-    model::{MESSAGE_TYPES, is_response, long_name},
-};
+use dnstap_core::model::is_response;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use self::plot::Series;
-use super::{
-    Report, SIZES, edns,
-    timeline::{Bucket, Timeline},
-    transport_name,
-};
-use crate::{
-    formats::render::mnemonics::Rcode,
-    tally::{
-        Frequent, Ranking, View,
-        tables::{self, Table, float, share},
-    },
+use self::parts::{moment, ranking};
+use super::{Report, TRANSPORTS, transport_name};
+use crate::tally::{
+    View,
+    tables::{self, share},
 };
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("sort.js");
-
-/// Lines in a plot at most; what has no line of its own is in the last one.
-const LINES: usize = plot::COLOURS.len();
 
 /// What the page states beside what was counted.
 #[derive(Clone, Debug)]
@@ -89,14 +73,14 @@ pub(super) fn render(report: &Report, facts: &Facts) -> String {
                 }
                 main {
                     (tiles(report, &view))
-                    (types(report, &view))
-                    (outcomes(report, &view))
-                    (latencies(&view))
-                    (names(report, &view, facts.rows))
-                    (ends(&view))
-                    (edns(report, facts.rows))
-                    (unanswered(report, facts.rows))
-                    (traffic(report))
+                    (sections::types(report, &view))
+                    (sections::outcomes(report, &view))
+                    (sections::latencies(&view))
+                    (sections::names(report, &view, facts.rows))
+                    (sections::ends(&view))
+                    (sections::edns(report, facts.rows))
+                    (sections::unanswered(report, facts.rows))
+                    (sections::traffic(report))
                 }
                 footer {
                     p {
@@ -205,396 +189,9 @@ fn over_tcp(report: &Report) -> String {
             .map(|side| side.transports[number])
             .sum()
     };
-    let tcp = (1..super::TRANSPORTS).find(|number| transport_name(*number) == "TCP");
-    let all = (1..super::TRANSPORTS).map(of).sum();
+    let tcp = (1..TRANSPORTS).find(|number| transport_name(*number) == "TCP");
+    let all = (1..TRANSPORTS).map(of).sum();
     share(tcp.map_or(0, of), all)
-}
-
-fn types(report: &Report, view: &View) -> Markup {
-    let mut counts = tables::types(view);
-    // What is in the window and what there was at all is the same here.
-    counts.columns = &["TYPE", "PER SECOND", "COUNT"];
-    counts.rows.iter_mut().for_each(|row| row.truncate(3));
-    let kinds = MESSAGE_TYPES.iter().map(|known| {
-        let values = move |bucket: &Bucket| bucket.kinds.of(known.kind);
-        (long_name(known.kind).to_owned(), values)
-    });
-    html! {
-        section id="types" {
-            h2 { "Messages by type" }
-            (over_time("Messages per second by type, over time", &report.timeline, kinds.collect()))
-            (table(&counts))
-        }
-    }
-}
-
-fn outcomes(report: &Report, view: &View) -> Markup {
-    let last = Bucket::default().rcodes.len() - 1;
-    let rcodes = (0..=last).map(|nth| {
-        let name = u16::try_from(nth).map(|number| Rcode(number).to_string());
-        let name = name.ok().filter(|_| nth < last);
-        (
-            name.unwrap_or_else(|| "larger".to_owned()),
-            move |bucket: &Bucket| bucket.rcodes[nth],
-        )
-    });
-    html! {
-        section id="outcomes" {
-            h2 { "Response codes" }
-            (over_time("Responses per second by response code, over time", &report.timeline, rcodes.collect()))
-            (table(&tables::rcodes(view)))
-        }
-    }
-}
-
-/// A plot of rates: a line for each of the largest, one for the sum of all others; and all of its numbers.
-fn over_time(
-    title: &str,
-    timeline: &Timeline,
-    mut all: Vec<(String, impl Fn(&Bucket) -> u64)>,
-) -> Markup {
-    let total = |count: &dyn Fn(&Bucket) -> u64| -> u64 {
-        timeline.buckets().map(|(_, bucket)| count(bucket)).sum()
-    };
-    all.retain(|(_, count)| total(count) > 0);
-    // Stable: equal ones stay in their order.
-    all.sort_by_key(|(_, count)| std::cmp::Reverse(total(count)));
-    let own = if all.len() > LINES {
-        LINES - 1
-    } else {
-        all.len()
-    };
-    let seconds = float(timeline.width_ns()) / 1e9;
-    let rate = |count: u64| float(count) / seconds;
-    let mut series: Vec<_> = all[..own]
-        .iter()
-        .map(|(name, count)| Series {
-            name: name.clone(),
-            values: timeline
-                .buckets()
-                .map(|(_, bucket)| rate(count(bucket)))
-                .collect(),
-        })
-        .collect();
-    if own < all.len() {
-        let rest = |bucket: &Bucket| all[own..].iter().map(|(_, count)| count(bucket)).sum();
-        series.push(Series {
-            name: "others".to_owned(),
-            values: timeline
-                .buckets()
-                .map(|(_, bucket)| rate(rest(bucket)))
-                .collect(),
-        });
-    }
-    let half = timeline.width_ns() / 2;
-    let times: Vec<_> = timeline
-        .buckets()
-        .map(|(begin, _)| float(begin.saturating_add(half)) / 1e9)
-        .collect();
-    let unit = format!("per second, mean of each {}", length(timeline.width_ns()));
-    html! {
-        (plot::lines(title, &unit, &times, &series))
-        @if times.len() > 1 {
-            details {
-                summary { "Numbers of this plot" }
-                div.scroll {
-                    table.numbers {
-                        thead { tr { th { "From" } @for (name, _) in &all { th { (name) } } } }
-                        tbody {
-                            @for (begin, bucket) in timeline.buckets() {
-                                tr { td { (moment(begin)) } @for (_, count) in &all { td { (count(bucket)) } } }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn latencies(view: &View) -> Markup {
-    let classes = |took: &Histogram| -> Vec<u64> {
-        let mut before = 0;
-        let bounded = took.cumulative().map(|(_, count)| {
-            let own = count - before;
-            before = count;
-            own
-        });
-        let mut classes: Vec<_> = bounded.collect();
-        classes.push(took.count() - before);
-        classes
-    };
-    let bounds = Histogram::default();
-    let mut names: Vec<_> = bounds
-        .cumulative()
-        .map(|(bound, _)| length(u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)))
-        .collect();
-    names.push("more".to_owned());
-    let used = |nth: usize| {
-        view.latencies
-            .iter()
-            .any(|(_, took)| classes(took)[nth] > 0)
-    };
-    let begin = (0..names.len()).find(|nth| used(*nth)).unwrap_or(0);
-    let end = (0..names.len()).rfind(|nth| used(*nth)).unwrap_or(0);
-    let series: Vec<_> = view
-        .latencies
-        .iter()
-        .map(|(family, took)| Series {
-            name: (*family).to_owned(),
-            values: classes(took)[begin..=end]
-                .iter()
-                .map(|count| float(*count) * 100.0 / float(took.count()))
-                .collect(),
-        })
-        .collect();
-    html! {
-        section id="latencies" {
-            h2 { "Response times" }
-            (plot::bars("Response times by role", "percent of the responses that took at most so long", &names[begin..=end], &series))
-            (table(&tables::latencies(view)))
-        }
-    }
-}
-
-fn names(report: &Report, view: &View, rows: usize) -> Markup {
-    let (nth, what) = tables::Side::Queries.index(view);
-    let domains = ranking(&report.sides[nth].domains, rows, String::clone);
-    html! {
-        section id="names" {
-            h2 { "Names" }
-            div.pair {
-                (table(&tables::names(view, tables::Side::Queries)))
-                (table(&tables::ranking("Registered domains", what, &["DOMAIN", "COUNT", "SHARE"], &domains)))
-                (table(&tables::questions(view, tables::Side::Queries)))
-            }
-        }
-    }
-}
-
-fn ends(view: &View) -> Markup {
-    html! {
-        section id="ends" {
-            h2 { "Clients and servers" }
-            div.pair {
-                (table(&tables::clients(view, tables::Side::Queries)))
-                (table(&tables::servers(view, tables::Side::Queries)))
-            }
-        }
-    }
-}
-
-fn edns(report: &Report, rows: usize) -> Markup {
-    let [queries, responses] = &report.sides;
-    let both = |name: &str, count: &dyn Fn(&super::Side) -> u64| {
-        let cell =
-            |side: &super::Side| [count(side).to_string(), share(count(side), side.messages)];
-        let [first, second] = [cell(queries), cell(responses)];
-        [vec![name.to_owned()], first.into(), second.into()].concat()
-    };
-    let messages = Table {
-        title: "DNS messages".to_owned(),
-        columns: &[
-            "WITH",
-            "QUERIES",
-            "SHARE OF QUERIES",
-            "RESPONSES",
-            "SHARE OF RESPONSES",
-        ],
-        rows: vec![
-            both("any DNS message", &|side| side.messages),
-            both("EDNS", &|side| side.edns.messages),
-            both("DO (DNSSEC wanted)", &|side| side.edns.dnssec),
-            both("EDNS version other than 0", &|side| side.edns.other_version),
-            both("TC (cut)", &|side| side.truncated),
-        ],
-    };
-    let options =
-        |side: &super::Side| ranking(&side.edns.options, rows, |code| edns::option_name(*code));
-    let sizes = |side: &super::Side| ranking(&side.edns.sizes, rows, u16::to_string);
-    let errors = ranking(&responses.edns.errors, rows, |code| edns::error_name(*code));
-    html! {
-        section id="edns" {
-            h2 { "EDNS" }
-            (table(&messages))
-            div.pair {
-                (table(&tables::ranking("EDNS options", "queries", &["OPTION", "COUNT", "SHARE"], &options(queries))))
-                (table(&tables::ranking("EDNS options", "responses", &["OPTION", "COUNT", "SHARE"], &options(responses))))
-                (table(&tables::ranking("Largest UDP payload", "queries", &["BYTES", "COUNT", "SHARE"], &sizes(queries))))
-                (table(&tables::ranking("Largest UDP payload", "responses", &["BYTES", "COUNT", "SHARE"], &sizes(responses))))
-                (table(&tables::ranking("Extended errors", "responses", &["ERROR", "COUNT", "SHARE"], &errors)))
-            }
-        }
-    }
-}
-
-fn unanswered(report: &Report, rows: usize) -> Markup {
-    let fates = report.pairs.fates().map(|(family, fates)| {
-        let queries = fates.answered + fates.unanswered + fates.unknown;
-        vec![
-            family.to_owned(),
-            queries.to_string(),
-            fates.answered.to_string(),
-            fates.unanswered.to_string(),
-            share(fates.unanswered, queries),
-            fates.unknown.to_string(),
-            fates.repeated.to_string(),
-            fates.unasked.to_string(),
-        ]
-    });
-    let fates = Table {
-        title: "Queries by what became of them".to_owned(),
-        columns: &[
-            "FAMILY",
-            "QUERIES",
-            "ANSWERED",
-            "UNANSWERED",
-            "SHARE",
-            "NOT KNOWN",
-            "REPEATED",
-            "UNASKED RESPONSES",
-        ],
-        rows: fates.collect(),
-    };
-    let is_known = report.pairs.fates().any(|(_, fates)| fates.unanswered > 0);
-    let rows = if is_known { rows } else { 0 };
-    let names = ranking(&report.pairs.names, rows, String::clone);
-    let servers = ranking(&report.pairs.servers, rows, ToString::to_string);
-    html! {
-        section id="unanswered" {
-            h2 { "Unanswered queries" }
-            p.note {
-                "A query is unanswered if no response with the same client, id and question comes within 10 seconds. "
-                "It is not known for queries in the last 10 seconds. Repeated queries count once. Nothing is known if no response of the family was recorded, or all were filtered out."
-            }
-            (table(&fates))
-            div.pair {
-                (table(&tables::ranking("Names", "unanswered queries", &["NAME", "COUNT", "SHARE"], &names)))
-                (table(&tables::ranking("Servers", "unanswered queries", &["SERVER", "COUNT", "SHARE"], &servers)))
-            }
-        }
-    }
-}
-
-fn traffic(report: &Report) -> Markup {
-    let [queries, responses] = &report.sides;
-    let all = |side: &super::Side| side.transports.iter().sum();
-    let transports = (0..super::TRANSPORTS)
-        .map(|number| {
-            (
-                number,
-                queries.transports[number],
-                responses.transports[number],
-            )
-        })
-        .filter(|(_, asked, answered)| asked + answered > 0)
-        .map(|(number, asked, answered)| {
-            vec![
-                transport_name(number).to_owned(),
-                asked.to_string(),
-                share(asked, all(queries)),
-                answered.to_string(),
-                share(answered, all(responses)),
-            ]
-        });
-    let transports = Table {
-        title: "Transports".to_owned(),
-        columns: &[
-            "TRANSPORT",
-            "QUERIES",
-            "SHARE OF QUERIES",
-            "RESPONSES",
-            "SHARE OF RESPONSES",
-        ],
-        rows: transports.collect(),
-    };
-    let summary = [("queries", queries), ("responses", responses)].map(|(name, side)| {
-        vec![
-            name.to_owned(),
-            side.messages.to_string(),
-            side.bytes.to_string(),
-            side.bytes
-                .checked_div(side.messages)
-                .unwrap_or(0)
-                .to_string(),
-            side.largest.to_string(),
-        ]
-    });
-    let summary = Table {
-        title: "Sizes of DNS messages in bytes".to_owned(),
-        columns: &["DNS MESSAGES", "COUNT", "SUM", "MEAN", "LARGEST"],
-        rows: summary.into(),
-    };
-    let names: Vec<_> = SIZES.iter().map(ToString::to_string).collect();
-    let series = [("queries", queries), ("responses", responses)].map(|(name, side)| Series {
-        name: name.to_owned(),
-        values: side
-            .sizes
-            .iter()
-            .map(|count| float(*count) * 100.0 / float(side.messages.max(1)))
-            .collect(),
-    });
-    html! {
-        section id="traffic" {
-            h2 { "Transports and sizes" }
-            (table(&transports))
-            (plot::bars("Sizes of DNS messages", "percent of the messages that have at most so many bytes", &names, &series))
-            (table(&summary))
-        }
-    }
-}
-
-fn ranking<K: Hash + Eq + Ord>(
-    counts: &Frequent<K>,
-    rows: usize,
-    shown: impl Fn(&K) -> String,
-) -> Ranking {
-    Frequent::ranking([counts].into_iter(), rows, shown)
-}
-
-/// A table with a caption; nothing if it has no rows.
-fn table(table: &Table) -> Markup {
-    if table.rows.is_empty() {
-        return html! {};
-    }
-    html! {
-        div.scroll {
-            table {
-                caption { (table.title) }
-                thead { tr { @for column in table.columns { th scope="col" { (in_lower_case(column)) } } } }
-                tbody { @for row in &table.rows { tr { @for cell in row { td { (cell) } } } } }
-            }
-        }
-    }
-}
-
-/// `QUESTION TYPE` as `Question type`.
-fn in_lower_case(column: &str) -> String {
-    let (first, rest) = column.split_at_checked(1).unwrap_or((column, ""));
-    format!("{first}{}", rest.to_lowercase())
-}
-
-/// `1.024 ms` and the like, with as many digits as powers of two need.
-fn length(nanoseconds: u64) -> String {
-    let (value, unit) = match nanoseconds {
-        0..1_000_000 => (float(nanoseconds) / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (float(nanoseconds) / 1e6, "ms"),
-        _ => (Duration::from_nanos(nanoseconds).as_secs_f64(), "s"),
-    };
-    if value >= 10.0 {
-        format!("{value:.0} {unit}")
-    } else {
-        let text = format!("{value:.1}");
-        format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
-    }
-}
-
-/// A time since 1970 in nanoseconds, to the millisecond.
-fn moment(nanoseconds: u64) -> String {
-    Timestamp::from_nanosecond(nanoseconds.into()).map_or_else(
-        |_out_of_range| format!("@{nanoseconds}"),
-        |time| time.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string(),
-    )
 }
 
 fn second(time: Timestamp) -> String {
