@@ -3,13 +3,15 @@
 //! From the top down; a module imports only modules below it (`cargo xtask modules --graph`):
 //!
 //! ```text
-//! commands   what each command does: attach, receive, read, top, status, check
+//! commands   what each command does: attach, receive, read, report, top, status, check
 //! config     command line, environment and file together
 //! cli        what may be typed
 //! observe    summary, metrics, status socket, systemd
 //! sources    where messages come from: the socket tap, and the processes to tap
 //! sinks      where frames go: files, collectors, functions of this process
-//! select     which messages `read` and `top` are asked for
+//! report     the page of `report`: what it counts, and how it looks
+//! tally      counts of messages, for `top` and `report`
+//! select     which messages `read` and `report` are asked for
 //! formats    text, JSON, YAML, packets
 //! host       what the agent needs of the machine: log, exit codes, privileges, clocks, sockets
 //! ```
@@ -25,6 +27,8 @@ pub mod config;
 pub mod formats;
 pub mod host;
 pub mod observe;
+mod report;
 pub mod select;
 pub mod sinks;
 pub mod sources;
+mod tally;

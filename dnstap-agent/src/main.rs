@@ -8,7 +8,7 @@ use std::{
 
 use dnstap_agent::{
     cli::Command,
-    commands::{attach, check, generate, read, receive, status, top},
+    commands::{attach, check, generate, read, receive, report, status, top},
     config::{self, Refused, Resolved},
     host::{exit::Exit, log, sandbox},
 };
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Status(options) => status::run(options),
         Command::Top(options) => top::run(options, &origin),
         Command::Read(options) => read::run(options).map(|outcome| outcome.exit()),
+        Command::Report(options) => report::run(options, &origin).map(|outcome| outcome.exit()),
     };
     done.unwrap_or_else(|error| {
         log::say(format_args!("error: {error:#}\n"));

@@ -8,6 +8,7 @@ mod messages;
 mod place;
 mod read;
 mod receive;
+mod report;
 mod status;
 mod tapping;
 mod target;
@@ -27,6 +28,7 @@ pub use self::{
     place::Place,
     read::{Read, YamlStyle},
     receive::{Connections, Receive},
+    report::Report,
     status::Status,
     tapping::Tapping,
     target::Target,
@@ -85,6 +87,9 @@ pub enum Command {
     /// Receive dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(Receive),
+    /// Make a report of dnstap files: one HTML page with plots and tables
+    #[command(after_help = EXIT_CODES)]
+    Report(Box<Report>),
     /// Show the state of running agents
     #[command(after_help = EXIT_CODES)]
     Status(Status),
@@ -105,6 +110,8 @@ pub struct Attach {
     /// document per message), `pcap:-` (packets), `file:PATH` (dnstap in Frame Streams), `unix:PATH`, `tcp:HOST:PORT` and
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
     /// back; files in PEM). `file://PATH`, `unix://PATH`, `tcp://HOST:PORT` and so on mean the same.
+    ///
+    /// `html:PATH` is a report for a browser, which is written at the end; best with --duration.
     ///
     /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:

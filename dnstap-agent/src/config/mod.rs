@@ -65,7 +65,7 @@ pub struct Resolved {
 #[derive(Clone, Debug)]
 pub struct Origin {
     arguments: Vec<OsString>,
-    /// Values of the options that can be configured, by their long names.
+    /// Values of the options, by their long names.
     values: BTreeMap<String, Vec<OsString>>,
 }
 
@@ -86,6 +86,12 @@ impl Origin {
             .into_iter()
             .filter(|name| self.values.get(*name) != other.values.get(*name))
             .map(String::as_str)
+    }
+
+    /// The values of the option with this long name, if it has any.
+    #[must_use]
+    pub fn values(&self, name: &str) -> Option<&[OsString]> {
+        self.values.get(name).map(Vec::as_slice)
     }
 
     /// Takes over the values of these options.
@@ -110,13 +116,10 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     let matches = command.try_get_matches_from(&completed)?;
     let mut print = None;
     let mut values = BTreeMap::new();
-    if let Some((name, options)) = matches
-        .subcommand()
-        .filter(|(name, _)| is_configurable(name))
-    {
+    if let Some((name, options)) = matches.subcommand() {
         let definition = subcommand(name);
         values = print::values(&definition, options);
-        if options.get_flag("print_config") {
+        if is_configurable(name) && options.get_flag("print_config") {
             print = Some(print::effective(&definition, options, &filed));
         }
     }

@@ -191,13 +191,16 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{super::open::open_all, *};
+    use super::{
+        super::{open::open_all, page::About},
+        *,
+    };
 
     /// A file's output; `form` and what is behind the path.
     fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
         let spec = format!("{form}:{}{options}", path.display());
         let specs = [spec.parse().expect("valid")];
-        let mut opened = open_all(&specs, &[Arc::default()]).expect("opened");
+        let mut opened = open_all(&specs, &[Arc::default()], &About::default()).expect("opened");
         opened.pop().flatten().expect("a file")
     }
 

@@ -33,6 +33,7 @@ mod names;
 mod open;
 mod options;
 mod output;
+mod page;
 mod piece;
 mod queue;
 mod report;
@@ -54,6 +55,7 @@ use self::{
     consumer::ConsumerOutput,
     lane::Lane,
     member::{Gone, Leaving, Member, Way},
+    page::About,
     queue::Depth,
     report::Account,
     socket::SocketLane,
@@ -68,6 +70,7 @@ pub use self::{
     spec::{FORMS, FileSpec, OutputSpec, SpecError},
 };
 pub use crate::formats::Content;
+use crate::report::Facts;
 
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,6 +109,8 @@ pub struct SinkSet {
     sockets: Vec<socket::Runtime>,
     room: Arc<Notify>,
     reopener: Reopener,
+    /// One for the pages of each [`Self::open`].
+    about: Vec<About>,
 }
 
 /// Has files that were renamed or removed begin anew; from any thread.
@@ -150,7 +155,8 @@ impl SinkSet {
             .iter()
             .map(|account| Arc::clone(&account.files))
             .collect();
-        let outputs = open::open_all(specs, &counters)?;
+        let about = About::default();
+        let outputs = open::open_all(specs, &counters, &about)?;
         for ((spec, output), account) in specs.iter().zip(outputs).zip(accounts) {
             let name = spec.to_string();
             let way = match (spec, output) {
@@ -185,6 +191,7 @@ impl SinkSet {
             sockets,
             room,
             reopener: Reopener::default(),
+            about: vec![about],
         };
         set.list_files();
         Ok(set)
@@ -219,6 +226,7 @@ impl SinkSet {
             sockets: Vec::new(),
             room: Arc::clone(&self.room),
             reopener: Reopener::default(),
+            about: Vec::new(),
         };
         self.list_files();
         set.list_files();
@@ -237,7 +245,15 @@ impl SinkSet {
         }
         self.sockets.retain(|runtime| !runtime.has_ended());
         self.sockets.extend(newcomers.sockets);
+        self.about.extend(newcomers.about);
         self.list_files();
+    }
+
+    /// What pages are to state of the messages when they end.
+    pub(crate) fn tell(&self, facts: &Facts) {
+        for about in &self.about {
+            about.tell(facts.clone());
+        }
     }
 
     /// Lets these outputs go: they get no more messages, and have `grace` to write what is queued for them. Their accounts stay.

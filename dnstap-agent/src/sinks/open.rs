@@ -22,6 +22,7 @@ use super::{
     file::{Composer, FileOutput},
     names::{Names, create_free},
     output::Output,
+    page::{About, PageOutput},
     report::FileCounters,
     series::{Clock, First, Series},
     volume::Volume,
@@ -64,39 +65,29 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens all outputs, in order; `counters` are those of each. For a socket there is nothing to open yet: `None`.
+/// Opens all outputs, in order; `counters` are those of each, `about` is for pages. For a socket there is nothing to open yet: `None`.
 pub(super) fn open_all(
     specs: &[OutputSpec],
     counters: &[Arc<FileCounters>],
+    about: &About,
 ) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     let mut opened = Vec::new();
     for (spec, counters) in specs.iter().zip(counters) {
+        let is_new = match spec {
+            OutputSpec::Socket(address) => seen.insert(Target::Socket(address)),
+            OutputSpec::File(FileSpec { place, .. }) | OutputSpec::Page(place) => {
+                seen.insert(Target::Place(place))
+            }
+        };
         let result = match spec {
-            OutputSpec::File(file) if seen.insert(Target::Place(&file.place)) => {
-                open_file(file).map(|open| Some((file, open, counters)))
+            _ if !is_new => Err((taken(spec).to_owned(), None)),
+            OutputSpec::File(file) => {
+                open_file(file).map(|open| Some(Begun::File(file, open, counters)))
             }
-            OutputSpec::Socket(address) if seen.insert(Target::Socket(address)) => {
-                check_socket(address).map(|()| None)
-            }
-            OutputSpec::File(FileSpec {
-                place: Place::Stdout,
-                ..
-            }) => Err((
-                "standard output is already taken by another output; give one of them a path"
-                    .to_owned(),
-                None,
-            )),
-            OutputSpec::File(_) => Err((
-                "another output has the same path; give one of them another".to_owned(),
-                None,
-            )),
-            OutputSpec::Socket(_) => Err((
-                "another output goes to the same collector, which would get everything twice"
-                    .to_owned(),
-                None,
-            )),
+            OutputSpec::Page(place) => open_page(place).map(|file| Some(Begun::Page(file, about))),
+            OutputSpec::Socket(address) => check_socket(address).map(|()| None),
         };
         match result {
             Ok(open) => opened.push((spec, open)),
@@ -112,10 +103,7 @@ pub(super) fn open_all(
     }
     let mut outputs = Vec::new();
     for (spec, open) in opened {
-        match open
-            .map(|(file, open, counters)| open.start(file, counters))
-            .transpose()
-        {
+        match open.map(Begun::start).transpose() {
             Ok(output) => outputs.push(output),
             Err(error) => problems.push(Problem {
                 output: spec.to_string(),
@@ -128,6 +116,32 @@ pub(super) fn open_all(
         Ok(outputs)
     } else {
         Err(OpenError { problems })
+    }
+}
+
+/// An output that is open, before its first bytes.
+enum Begun<'a> {
+    File(&'a FileSpec, Open, &'a Arc<FileCounters>),
+    Page(File, &'a About),
+}
+
+impl Begun<'_> {
+    fn start(self) -> io::Result<Box<dyn Output>> {
+        match self {
+            Self::File(spec, open, counters) => open.start(spec, counters),
+            Self::Page(file, about) => Ok(Box::new(PageOutput::new(file, about.clone()))),
+        }
+    }
+}
+
+/// Why two outputs cannot have the same place.
+fn taken(spec: &OutputSpec) -> &'static str {
+    match spec.place() {
+        Some(Place::Stdout) => {
+            "standard output is already taken by another output; give one of them a path"
+        }
+        Some(Place::Path(_)) => "another output has the same path; give one of them another",
+        None => "another output goes to the same collector, which would get everything twice",
     }
 }
 
@@ -206,20 +220,34 @@ fn open_file(spec: &FileSpec) -> Result<Open, Cause> {
     }
 }
 
+fn open_page(place: &Place) -> Result<File, Cause> {
+    let opened = match place {
+        Place::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        Place::Path(path) => open_unchanged(path),
+    };
+    opened.map_err(|error| match place {
+        Place::Stdout => (format!("standard output: {error}"), Some(error)),
+        Place::Path(path) => (explain(path, &error), Some(error)),
+    })
+}
+
+/// Not truncated yet: another output may still turn out to be impossible.
+fn open_unchanged(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+}
+
 fn open_path(path: &Path, access: Access) -> io::Result<Open> {
     let names = Names::new(path);
     let live = names.live(Timestamp::now())?;
     let (file, live) = if names.is_timed() {
         create_free(&live)?
     } else {
-        // Not truncated yet: another output may still turn out to be impossible.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&live)?;
-        (file, live)
+        (open_unchanged(&live)?, live)
     };
     Ok(if file.metadata()?.is_file() {
         Open::Regular(First { names, live, file }, access)
@@ -297,6 +325,18 @@ mod tests {
     }
 
     #[test]
+    fn a_page_and_a_file_cannot_have_the_same_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a").display().to_string();
+        let specs = ["text:", "html:"].map(|form| format!("{form}{path}").parse().expect("valid"));
+        let Err(error) = opened(&specs) else {
+            panic!("both are open")
+        };
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert!(error.to_string().contains("the same path"), "{error}");
+    }
+
+    #[test]
     fn every_problem_is_told_with_its_fix_and_nothing_is_emptied() {
         let folder = tempfile::tempdir().expect("a folder");
         let old = folder.path().join("old");
@@ -346,7 +386,8 @@ mod tests {
     }
 
     fn opened(specs: &[OutputSpec]) -> Result<Vec<Option<Box<dyn Output>>>, OpenError> {
-        open_all(specs, &vec![Arc::default(); specs.len()])
+        let counters = vec![Arc::default(); specs.len()];
+        open_all(specs, &counters, &About::default())
     }
 
     fn file(path: &Path) -> OutputSpec {

@@ -35,6 +35,8 @@ pub enum OutputSpec {
     File(FileSpec),
     /// A collector that takes Frame Streams over a socket: `unix:PATH`, `tcp:HOST:PORT`, `tls:HOST:PORT,...`.
     Socket(Address),
+    /// A report, written at the end: `html:PATH`.
+    Page(Place),
 }
 
 impl OutputSpec {
@@ -53,11 +55,17 @@ impl OutputSpec {
     /// Whether both cannot be open at a time: they write to one place, or reports could not tell them apart.
     #[must_use]
     pub fn shares_place(&self, other: &Self) -> bool {
-        let same = match (self, other) {
-            (Self::File(one), Self::File(other)) => one.place == other.place,
-            _ => false,
-        };
+        let same = self.place().is_some() && self.place() == other.place();
         same || self.to_string() == other.to_string()
+    }
+
+    /// Where its bytes go, if that is no socket.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match self {
+            Self::File(file) => Some(&file.place),
+            Self::Page(place) => Some(place),
+            Self::Socket(_) => None,
+        }
     }
 
     /// Whether writing there takes names of files: of its own, of a unix socket, of certificates.
@@ -65,6 +73,7 @@ impl OutputSpec {
         match self {
             Self::File(file) => file.place != Place::Stdout,
             Self::Socket(address) => !matches!(address, Address::Tcp { .. }),
+            Self::Page(place) => *place != Place::Stdout,
         }
     }
 
@@ -110,6 +119,9 @@ pub enum SpecError {
     /// An option that cannot be.
     #[error("`{0}`: {1}")]
     Option(String, OptionError),
+    /// A page with anything behind its path.
+    #[error("`{0}`: a page takes no option")]
+    PageOption(String),
     /// A socket that cannot be.
     #[error(transparent)]
     Socket(#[from] AddressError),
@@ -118,8 +130,8 @@ pub enum SpecError {
 /// The valid forms, for messages and help.
 pub const FORMS: &str = "valid outputs are `-` or `text:-` (one line per message), `json:-` (one JSON object per line), \
      `yaml:-` (one YAML document per message), `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, \
-     `file:PATH` (Frame Streams, for other dnstap tools), and the collectors `unix:PATH`, \
-     `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams); `tcp://HOST:PORT` and so on mean the same";
+     `file:PATH` (Frame Streams, for other dnstap tools), `html:PATH` (a report, written at the end), and the collectors \
+     `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams); `tcp://HOST:PORT` and so on mean the same";
 
 /// What stands before the colon.
 const CONTENTS: [(&str, Content); 5] = [
@@ -129,6 +141,9 @@ const CONTENTS: [(&str, Content); 5] = [
     ("pcap", Content::Pcap),
     ("file", Content::Dnstap),
 ];
+
+/// The form of a report.
+const PAGE: &str = "html";
 
 impl FromStr for OutputSpec {
     type Err = SpecError;
@@ -146,10 +161,10 @@ impl FromStr for OutputSpec {
                 _ => Ok(Self::Socket(address)),
             };
         }
-        let (_, content) = CONTENTS
-            .into_iter()
-            .find(|(known, _)| *known == form)
-            .ok_or_else(unknown)?;
+        let content = CONTENTS.into_iter().find(|(known, _)| *known == form);
+        if content.is_none() && form != PAGE {
+            return Err(unknown());
+        }
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (place, options) = rest
             .split_once(',')
@@ -158,6 +173,12 @@ impl FromStr for OutputSpec {
             "" => return Err(SpecError::NoPlace(text.to_owned())),
             "-" => Place::Stdout,
             path => Place::Path(path.into()),
+        };
+        let Some((_, content)) = content else {
+            return match options {
+                None => Ok(Self::Page(place)),
+                Some(_) => Err(SpecError::PageOption(text.to_owned())),
+            };
         };
         let options = FileOptions::parse(options, &place)
             .map_err(|error| SpecError::Option(text.to_owned(), error))?;
@@ -172,15 +193,17 @@ impl FromStr for OutputSpec {
 /// Without its options: the name that reports give it.
 impl fmt::Display for OutputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = match self {
-            Self::File(file) => file,
+        let (form, place) = match self {
+            Self::File(file) => {
+                let form = CONTENTS
+                    .iter()
+                    .find(|(_, content)| *content == file.content);
+                (form.map_or("full", |(form, _)| form), &file.place)
+            }
+            Self::Page(place) => (PAGE, place),
             Self::Socket(address) => return address.fmt(f),
         };
-        let form = CONTENTS
-            .iter()
-            .find(|(_, content)| *content == file.content)
-            .map_or("full", |(form, _)| form);
-        match &file.place {
+        match place {
             Place::Stdout => write!(f, "{form}:-"),
             Place::Path(path) => write!(f, "{form}:{}", path.display()),
         }
@@ -225,6 +248,18 @@ mod tests {
     #[case("tcp:[::1]:6000", Address::Tcp { host: "::1".into(), port: 6000 })]
     fn every_socket_is_understood_and_named(#[case] text: &str, #[case] address: Address) {
         assert_eq!(text.parse(), Ok(OutputSpec::Socket(address)));
+    }
+
+    #[test]
+    fn a_page_has_a_place_and_no_option() {
+        let spec: OutputSpec = "html:a.html".parse().expect("valid");
+        assert_eq!(spec, OutputSpec::Page(Place::Path("a.html".into())));
+        assert_eq!(spec.to_string(), "html:a.html");
+        assert!(spec.shares_place(&"text:a.html".parse().expect("valid")));
+        assert!(OutputSpec::duties(std::slice::from_ref(&spec)).paths);
+        for wrong in ["html:", "html:a,mode=0600"] {
+            assert!(wrong.parse::<OutputSpec>().is_err(), "{wrong}");
+        }
     }
 
     #[rstest]

@@ -45,6 +45,7 @@ mod readers;
 mod reattach;
 mod referee;
 mod reload;
+mod report;
 mod services;
 mod streams;
 mod top;
@@ -157,6 +158,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         filters::trials(),
         observe::trials(),
         top::trials(),
+        report::trials(),
         privileges::trials(),
         package::trials(),
         hostile::trials(),

@@ -113,32 +113,10 @@ pub enum Value<'a> {
 }
 
 impl<'a> OptOption<'a> {
-    /// Its name at IANA ("DNS EDNS0 Option Codes (OPT)"), if it has one.
+    /// Its name, if its code has one.
     #[must_use]
     pub fn name(&self) -> Option<&'static str> {
-        Some(match self.code? {
-            1 => "LLQ",
-            2 => "UL",
-            3 => "NSID",
-            5 => "DAU",
-            6 => "DHU",
-            7 => "N3U",
-            8 => "ECS",
-            9 => "EXPIRE",
-            10 => "COOKIE",
-            11 => "KEEPALIVE",
-            12 => "PADDING",
-            13 => "CHAIN",
-            14 => "KEY-TAG",
-            15 => "EDE",
-            16 => "CLIENT-TAG",
-            17 => "SERVER-TAG",
-            18 => "REPORT-CHANNEL",
-            19 => "ZONEVERSION",
-            20292 => "UMBRELLA-IDENT",
-            26946 => "DEVICEID",
-            _ => return None,
-        })
+        option_name(self.code?)
     }
 
     /// Its parts, in the order of its data. None of a malformed one, and none of one of which nothing but the code is known.
@@ -322,7 +300,7 @@ fn error(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
             },
         ),
     };
-    let purpose = purpose(code).map(|purpose| ("purpose", Value::Word(purpose)));
+    let purpose = error_purpose(code).map(|purpose| ("purpose", Value::Word(purpose)));
     Some([
         Some(("info_code", Value::Number(code.into()))),
         purpose,
@@ -332,8 +310,37 @@ fn error(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     ])
 }
 
-/// IANA "Extended DNS Error Codes".
-fn purpose(code: u16) -> Option<&'static str> {
+/// Name of an option, by its code (IANA "DNS EDNS0 Option Codes (OPT)").
+#[must_use]
+pub fn option_name(code: u16) -> Option<&'static str> {
+    Some(match code {
+        1 => "LLQ",
+        2 => "UL",
+        3 => "NSID",
+        5 => "DAU",
+        6 => "DHU",
+        7 => "N3U",
+        8 => "ECS",
+        9 => "EXPIRE",
+        10 => "COOKIE",
+        11 => "KEEPALIVE",
+        12 => "PADDING",
+        13 => "CHAIN",
+        14 => "KEY-TAG",
+        15 => "EDE",
+        16 => "CLIENT-TAG",
+        17 => "SERVER-TAG",
+        18 => "REPORT-CHANNEL",
+        19 => "ZONEVERSION",
+        20292 => "UMBRELLA-IDENT",
+        26946 => "DEVICEID",
+        _ => return None,
+    })
+}
+
+/// What an extended error means, by its code (RFC 8914; IANA "Extended DNS Error Codes").
+#[must_use]
+pub fn error_purpose(code: u16) -> Option<&'static str> {
     const PURPOSES: [&str; 31] = [
         "Other Error",
         "Unsupported DNSKEY Algorithm",

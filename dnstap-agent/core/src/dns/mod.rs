@@ -20,9 +20,9 @@ pub(crate) use self::judge::{
     split,
 };
 pub use self::{
-    edns::{Member, Opt, OptOption, Value as OptValue},
+    edns::{Member, Opt, OptOption, Value as OptValue, error_purpose, option_name},
     message::{Dns, FLAGS, Question, Record, Records, WireError},
     mnemonics::{Class, Opcode, Rcode, Type},
-    name::{Name, Quoted},
+    name::{Label, Name, Quoted},
     rdata::Rdata,
 };

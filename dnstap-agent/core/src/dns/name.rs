@@ -52,17 +52,26 @@ impl<'a> Name<'a> {
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_plain = |byte| {
-            matches!(byte, b'!'..=b'~')
-                && !matches!(byte, b'.' | b'"' | b'\\' | b'(' | b')' | b';' | b'@' | b'$')
-        };
         let mut is_root = true;
         for label in self.labels() {
             is_root = false;
-            write_escaped(f, label, is_plain)?;
+            Label(label).fmt(f)?;
             f.write_char('.')?;
         }
         if is_root { f.write_char('.') } else { Ok(()) }
+    }
+}
+
+/// A label; prints as in a [`Name`].
+#[derive(Clone, Copy, Debug)]
+pub struct Label<'a>(pub &'a [u8]);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |byte| {
+            matches!(byte, b'!'..=b'~')
+                && !matches!(byte, b'.' | b'"' | b'\\' | b'(' | b')' | b';' | b'@' | b'$')
+        })
     }
 }
 

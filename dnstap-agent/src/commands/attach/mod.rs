@@ -33,7 +33,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cli::{self, Attach, Messages, Tapping},
+    cli::{self, Attach, Filters, Messages, Tapping},
     commands::{
         attach::{
             config::{introduce, introduce_ended, kernel_filter, pipeline_config},
@@ -42,6 +42,7 @@ use crate::{
             reader::{Drained, Introduce, Reader},
         },
         reload::Reloading,
+        report,
     },
     config::Origin,
     host::{
@@ -208,14 +209,21 @@ pub(crate) fn tap<E: Future<Output = String>>(
     reloading.stop();
 
     let elapsed = started.elapsed();
-    let (outputs, events) = drained.outputs.finish(GRACE);
-    drained.tapped.events = events;
-    Ok(Snapshot {
+    drained.tapped.events = drained.outputs.events();
+    let mut summary = Snapshot {
         elapsed,
         at_rest: true,
         source: Source::Tap(Box::new(drained.tapped)),
-        outputs,
-    })
+        outputs: drained.outputs.health().sinks,
+    };
+    let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
+    drained.outputs.tell(&facts);
+    let (outputs, events) = drained.outputs.finish(GRACE);
+    summary.outputs = outputs;
+    if let Source::Tap(tapped) = &mut summary.source {
+        tapped.events = events;
+    }
+    Ok(summary)
 }
 
 fn tap_options<'s>(

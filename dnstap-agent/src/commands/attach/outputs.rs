@@ -13,6 +13,7 @@ use crate::{
         exit::{Exit, ExitWith},
         sandbox::Duties,
     },
+    report::Facts,
     sinks::{self, Destination, Health, SinkReport, SinkSet},
 };
 
@@ -97,6 +98,11 @@ impl Outputs {
     /// How the output of events does.
     pub(super) fn events(&self) -> Option<SinkReport> {
         self.events.as_ref()?.health().sinks.pop()
+    }
+
+    /// What pages are to state when they end.
+    pub(super) fn tell(&self, facts: &Facts) {
+        self.messages.tell(facts);
     }
 
     /// Closes them; each has `grace` to write what is queued. The last reports, of messages and of events.

@@ -21,16 +21,21 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ColorChoice;
-use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
+use dnstap_proto::{
+    Dnstap,
+    frame_streams::{DNSTAP_CONTENT_TYPE, Reader},
+};
 
 use self::{
     follow::{Signals, follow},
     printer::{Printer, Stop},
 };
-use crate::cli::{Read as Options, YamlStyle};
+use super::progress::Progress;
 use crate::{
+    cli::{Read as Options, YamlStyle},
     formats::Encoder,
     host::exit::{Exit, ExitWith},
+    select::Filter,
     sources::file::{Source, skip_long},
 };
 
@@ -118,6 +123,26 @@ pub fn run(args: &Options) -> Result<Outcome> {
     print(args, colours, &mut output, &mut io::stderr())
 }
 
+/// Reads the files for something else than to print them: `take` gets each message that the filter lets through. Frames longer than
+/// `limit` are passed over. Warnings go to standard
+/// error. An error is as of [`run`].
+pub(super) fn consume(
+    files: &[PathBuf],
+    limit: u32,
+    filter: Filter,
+    take: &mut dyn FnMut(&Dnstap),
+) -> Result<Outcome> {
+    let (mut output, mut warnings) = (io::sink(), io::stderr());
+    let mut printer = Printer::new(&mut output, &mut warnings, filter, None);
+    printer.consumer = Some(take);
+    printer.progress = Progress::over(files);
+    match print_files(files, limit, &mut printer) {
+        Ok(()) => Ok(printer.outcome),
+        Err(Stop::Input(error)) => Err(error),
+        Err(Stop::Output(error)) => unreachable!("a sink takes everything: {error}"),
+    }
+}
+
 fn print(
     args: &Options,
     colours: bool,
@@ -135,7 +160,10 @@ fn print(
         encoder
     });
     let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
-    let done = print_files(args, &mut printer).and_then(|()| printer.finish());
+    if !args.follow && !io::stdout().is_terminal() {
+        printer.progress = Progress::over(&args.files);
+    }
+    let done = read_all(args, &mut printer).and_then(|()| printer.finish());
     match done {
         Ok(()) => {}
         Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
@@ -160,39 +188,43 @@ fn print(
     Ok(printer.outcome)
 }
 
-fn print_files(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
+fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
+    let limit = args.frames.in_files();
     if args.follow {
         let signals = Signals::new()
             .context("cannot wait for signals")
             .map_err(Stop::Input)?;
-        let limit = args.frames.in_files();
         return follow(&args.files[0], limit, printer, |patience| {
             signals.none_within(patience)
         });
     }
-    args.files.iter().try_for_each(|file| {
+    print_files(&args.files, limit, printer)
+}
+
+fn print_files(files: &[PathBuf], limit: u32, printer: &mut Printer<'_>) -> Result<(), Stop> {
+    files.iter().try_for_each(|file| {
         let read = if is_stdin(file) {
-            stream(file, io::stdin().lock(), args, printer)
+            stream(file, io::stdin().lock(), limit, printer)
         } else {
-            open(file).and_then(|opened| stream(file, opened, args, printer))
+            open(file).and_then(|opened| stream(file, opened, limit, printer))
         };
         match read {
-            Err(Stop::Input(error)) if args.files.len() > 1 => printer.unread(file, &error),
+            Err(Stop::Input(error)) if files.len() > 1 => printer.unread(file, &error),
             read => read,
         }
     })
 }
 
-/// Prints what is in a file from its beginning to its end.
+/// Prints what is in a file from its beginning to its end, but for frames longer than the limit.
 fn stream(
     file: &Path,
     bytes: impl Read,
-    args: &Options,
+    limit: u32,
     printer: &mut Printer<'_>,
 ) -> Result<(), Stop> {
-    let source = Source::open(bytes).map_err(|error| cannot_read(file, error))?;
+    let source =
+        Source::open(printer.progress.counted(bytes)).map_err(|error| cannot_read(file, error))?;
     let compressed = source.is_compressed();
-    let limit = args.frames.in_files();
     let error = match Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit) {
         Ok(mut reader) => loop {
             match reader.next_row() {

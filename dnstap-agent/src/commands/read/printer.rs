@@ -10,10 +10,12 @@ use dnstap_core::model::{KindCounts, long_name};
 use dnstap_proto::{
     Dnstap, View,
     frame_streams::{ReadError, Row},
+    lenient,
 };
 use prost::Message as _;
 
 use super::{Damage, Outcome};
+use crate::commands::progress::Progress;
 use crate::{
     formats::Encoder,
     host::exit::{Exit, ExitWith},
@@ -42,6 +44,9 @@ pub(super) struct Printer<'a> {
     filter: Filter,
     /// None: only count.
     encoder: Option<Encoder>,
+    /// Gets each message instead.
+    pub(super) consumer: Option<&'a mut dyn FnMut(&Dnstap)>,
+    pub(super) progress: Progress,
     /// Not yet written.
     content: Vec<u8>,
     counts: KindCounts,
@@ -61,6 +66,8 @@ impl<'a> Printer<'a> {
             filter,
             content: encoder.as_ref().map(Encoder::head).unwrap_or_default(),
             encoder,
+            consumer: None,
+            progress: Progress::none(),
             counts: KindCounts::default(),
             outcome: Outcome::default(),
         }
@@ -78,6 +85,13 @@ impl<'a> Printer<'a> {
                 continue;
             }
             self.outcome.selected += 1;
+            if let Some(consumer) = &mut self.consumer {
+                match lenient::decode(row.frames.bytes.slice_ref(payload)) {
+                    Ok(dnstap) => consumer(&dnstap),
+                    Err(_) => self.outcome.unfit += 1,
+                }
+                continue;
+            }
             let Some(encoder) = &mut self.encoder else {
                 if let Some(kind) = view.kind() {
                     self.counts.count(kind);
@@ -92,6 +106,7 @@ impl<'a> Printer<'a> {
                 self.flush()?;
             }
         }
+        self.progress.messages(self.outcome.messages);
         self.flush()
     }
 
@@ -210,7 +225,10 @@ impl<'a> Printer<'a> {
     /// Warns, behind what it is about. A warning that cannot be written is lost; the outcome still has it.
     fn warn(&mut self, message: fmt::Arguments<'_>) -> Result<(), Stop> {
         self.flush()?;
-        writeln!(self.warnings, "dnstap-agent: warning: {message}").ok();
+        let warnings = &mut self.warnings;
+        self.progress.aside(|| {
+            writeln!(warnings, "dnstap-agent: warning: {message}").ok();
+        });
         Ok(())
     }
 }

@@ -30,7 +30,10 @@ use self::{bind::Bound, connection::Hub};
 use crate::cli::Connections;
 use crate::cli::Receive;
 use crate::{
-    commands::reload::{self, Inbox, Reloading, Start},
+    commands::{
+        reload::{self, Inbox, Reloading, Start},
+        report,
+    },
     config::Origin,
     host::{
         exit::{Exit, ExitWith},
@@ -192,15 +195,22 @@ async fn serve<E: Future<Output = String>>(
     inbox.close(&mut hub.sinks.borrow_mut());
     drop(hangups);
     reloading.stop();
-    let Hub {
-        sinks, received, ..
-    } = Rc::into_inner(hub).context("a connection outlived its task")?;
-    Ok(Snapshot {
-        elapsed: started.elapsed(),
+    let hub = Rc::into_inner(hub).context("a connection outlived its task")?;
+    Ok(conclusion(job, &subject, started.elapsed(), hub))
+}
+
+/// Tells pages what was lost up to here, and lets all outputs end.
+fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snapshot {
+    let sinks = hub.sinks.into_inner();
+    let mut summary = Snapshot {
+        elapsed,
         at_rest: true,
-        source: Source::Received(received.into_inner()),
-        outputs: sinks.into_inner().finish(GRACE),
-    })
+        source: Source::Received(hub.received.into_inner()),
+        outputs: sinks.health().sinks,
+    };
+    sinks.tell(&report::live(subject, job.origin, &[], &summary.losses()));
+    summary.outputs = sinks.finish(GRACE);
+    summary
 }
 
 /// What is listened on, in words.

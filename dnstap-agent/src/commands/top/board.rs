@@ -12,8 +12,11 @@ use bytes::{Buf as _, Bytes};
 use dnstap_proto::lenient;
 use tokio::sync::Notify;
 
-use super::tally::{Tally, View, nanoseconds};
-use crate::{formats::render::socket, select::Identities};
+use crate::{
+    formats::render::socket,
+    select::Identities,
+    tally::{Tally, View, nanoseconds},
+};
 
 /// Shared by the source's thread and the view's.
 #[derive(Debug)]
@@ -152,7 +155,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::commands::top::tally::tests::message;
+    use crate::tally::tests::message;
 
     #[test]
     fn nothing_counts_beyond_the_limit_and_what_is_no_dnstap_is_told() {

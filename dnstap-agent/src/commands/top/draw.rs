@@ -18,9 +18,10 @@ use ratatui::{
 };
 
 use super::{
+    losses,
     state::{Page, State},
-    tables::{self, Table},
 };
+use crate::tally::tables::{self, Table};
 
 /// Lines of a table around its rows: title and names of the columns.
 const FRAME: u16 = 2;
@@ -57,7 +58,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
         Paragraph::new(Span::styled(flag, look.alarm())).alignment(Alignment::Right),
         subject,
     );
-    let words = tables::headline(&state.view, &state.losses);
+    let words = losses::headline(&state.view, &state.losses);
     frame.render_widget(Paragraph::new(words), headline);
     frame.render_widget(Paragraph::new(page_names(state, look)), pages);
     draw_page(frame, state, look, body);
@@ -123,7 +124,7 @@ fn draw_page(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
         Page::Clients => (vec![tables::clients(view, side)], vec![]),
         Page::Servers => (vec![tables::servers(view, side)], vec![]),
         Page::Outcomes => (vec![tables::rcodes(view), tables::latencies(view)], vec![]),
-        Page::Losses => (vec![tables::losses(&state.losses)], vec![]),
+        Page::Losses => (vec![losses::table(&state.losses)], vec![]),
     };
     if right.is_empty() {
         draw_below_each_other(frame, &left, look, area);
@@ -226,8 +227,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        commands::top::tally::{Tally, tests::message},
         observe::summary::Loss,
+        tally::{Tally, tests::message},
     };
 
     #[test]

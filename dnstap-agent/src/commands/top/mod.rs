@@ -13,12 +13,10 @@
 mod board;
 mod draw;
 mod files;
-mod frequent;
+mod losses;
 mod plain;
 mod screen;
 mod state;
-mod tables;
-mod tally;
 mod viewer;
 
 use std::{

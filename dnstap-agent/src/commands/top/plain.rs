@@ -2,10 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::{
-    state::State,
-    tables::{self, Table},
-};
+use super::{losses, state::State};
+use crate::tally::tables::{self, Table};
 
 /// Writes all tables that have anything in them.
 pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
@@ -14,7 +12,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         out,
         "{}: {}",
         state.subject,
-        tables::headline(view, &state.losses)
+        losses::headline(view, &state.losses)
     )?;
     for table in [
         tables::types(view),
@@ -24,7 +22,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         tables::questions(view, side),
         tables::clients(view, side),
         tables::servers(view, side),
-        tables::losses(&state.losses),
+        losses::table(&state.losses),
     ] {
         if !table.rows.is_empty() {
             writeln!(out, "\n{}", table.title)?;
@@ -62,7 +60,7 @@ mod tests {
     use dnstap_proto::message::Type;
 
     use super::*;
-    use crate::commands::top::tally::{Tally, tests::message};
+    use crate::tally::{Tally, tests::message};
 
     #[test]
     fn each_table_says_what_it_counts_and_in_which_unit() {

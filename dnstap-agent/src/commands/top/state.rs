@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::{tables::Side, tally::View};
-use crate::observe::summary::Loss;
+use crate::{
+    observe::summary::Loss,
+    tally::{View, tables::Side},
+};
 
 /// What is shown.
 #[derive(Clone, Debug, Default)]

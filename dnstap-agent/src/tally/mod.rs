@@ -4,6 +4,9 @@
 //! [`Frequent`] holds, so the whole is: some MB for usual names, and at most 25 MB if all names are as long as names can be.
 //! Without a window there is one slot, for everything.
 
+mod frequent;
+pub(crate) mod tables;
+
 use std::{collections::VecDeque, fmt::Write as _, net::IpAddr, time::Duration};
 
 use dnstap_core::{
@@ -13,7 +16,7 @@ use dnstap_core::{
 };
 use dnstap_proto::{Dnstap, Message, message::Type};
 
-use super::frequent::{Frequent, Ranking};
+pub(crate) use self::frequent::{Frequent, Ranking};
 use crate::formats::render::socket;
 
 /// Parts of the window: how smoothly it slides.
@@ -27,7 +30,7 @@ const SIDES: usize = 2;
 
 /// The count of messages.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Length of a slot in nanoseconds; `None` if there is one for everything.
     slot_ns: Option<u64>,
     /// When the first message came, or when counting began.
@@ -67,40 +70,40 @@ struct Side {
 
 /// What the window holds at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct View {
+pub(crate) struct View {
     /// How long it is; `None` if that is not known.
-    pub(super) span: Option<Duration>,
+    pub(crate) span: Option<Duration>,
     /// Messages in it.
-    pub(super) messages: u64,
+    pub(crate) messages: u64,
     /// Messages since the start.
-    pub(super) all: u64,
+    pub(crate) all: u64,
     /// Of those in the window: DNS messages of which header or question cannot be read.
-    pub(super) malformed: u64,
+    pub(crate) malformed: u64,
     /// Types with the messages in the window and since the start.
-    pub(super) kinds: Vec<(Type, u64, u64)>,
+    pub(crate) kinds: Vec<(Type, u64, u64)>,
     /// Names, types and ends of queries and of responses.
-    pub(super) sides: [Ends; SIDES],
+    pub(crate) sides: [Ends; SIDES],
     /// Outcomes of responses.
-    pub(super) rcodes: Ranking,
+    pub(crate) rcodes: Ranking,
     /// How long answers took, by family.
-    pub(super) latencies: Vec<(&'static str, Histogram)>,
+    pub(crate) latencies: Vec<(&'static str, Histogram)>,
 }
 
 /// What queries asked for and between whom they went, or responses.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ends {
-    pub(super) names: Ranking,
-    pub(super) types: Ranking,
+pub(crate) struct Ends {
+    pub(crate) names: Ranking,
+    pub(crate) types: Ranking,
     /// Those that ask the server.
-    pub(super) clients: Ranking,
+    pub(crate) clients: Ranking,
     /// Those that it asks.
-    pub(super) servers: Ranking,
+    pub(crate) servers: Ranking,
 }
 
 impl Tally {
     /// Counts over `window`; over everything if there is none. `since` is when counting begins, in nanoseconds since 1970; `None`: with
     /// the first message.
-    pub(super) fn new(window: Option<Duration>, since: Option<u64>) -> Self {
+    pub(crate) fn new(window: Option<Duration>, since: Option<u64>) -> Self {
         Self {
             slot_ns: window.map(|window| (nanoseconds(window) / SLOTS).max(1)),
             since,
@@ -114,7 +117,7 @@ impl Tally {
 
     /// Counts a message of that time, in nanoseconds since 1970. One that is older than the window counts among all alone;
     /// one that does not tell its time counts as one of now.
-    pub(super) fn count(&mut self, at: impl Into<Option<u64>>, dnstap: &Dnstap) {
+    pub(crate) fn count(&mut self, at: impl Into<Option<u64>>, dnstap: &Dnstap) {
         let at: Option<u64> = at.into();
         if let Some(at) = at {
             // Messages of a file are not quite in the order of their times.
@@ -140,12 +143,12 @@ impl Tally {
     }
 
     /// Messages since the start.
-    pub(super) fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
 
     /// What has gone by at this moment is in the window no longer.
-    pub(super) fn advance(&mut self, now: u64) {
+    pub(crate) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         let oldest = self.oldest();
         while self
@@ -184,7 +187,7 @@ impl Tally {
     }
 
     /// What the window holds, with at most `most` rows in each ranking.
-    pub(super) fn view(&self, most: usize) -> View {
+    pub(crate) fn view(&self, most: usize) -> View {
         let mut kinds = KindCounts::default();
         let mut latencies = [Histogram::default(); FAMILIES];
         for slot in &self.slots {
@@ -307,12 +310,12 @@ impl Slot {
 }
 
 /// As a number, which is good for 584 years.
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use dnstap_proto::{DnstapRef, MessageRef, Timestamp};
     use prost::Message as _;
 
@@ -322,12 +325,7 @@ pub(super) mod tests {
     const START: u64 = 1_800_000_000 * SECOND;
 
     /// `A?` of `name` (one label, or none for the root), as a message of that type.
-    pub(in crate::commands::top) fn message(
-        kind: Type,
-        name: &str,
-        rcode: u8,
-        took_ns: u64,
-    ) -> Dnstap {
+    pub(crate) fn message(kind: Type, name: &str, rcode: u8, took_ns: u64) -> Dnstap {
         let is_response = kind.as_str_name().ends_with("_RESPONSE");
         let mut dns = vec![
             0,

@@ -10,14 +10,14 @@ use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 use foldhash::fast::RandomState;
 
 /// Keys that a reduction leaves at most.
-pub(super) const KEPT: usize = 512;
+pub(crate) const KEPT: usize = 512;
 
 /// Keys held at most.
-pub(super) const MOST: usize = 2 * KEPT;
+pub(crate) const MOST: usize = 2 * KEPT;
 
 /// Counts by key.
 #[derive(Debug)]
-pub(super) struct Frequent<K> {
+pub(crate) struct Frequent<K> {
     counts: HashMap<K, u64, RandomState>,
     total: u64,
     taken: u64,
@@ -35,7 +35,7 @@ impl<K> Default for Frequent<K> {
 
 impl<K: Hash + Eq + Ord> Frequent<K> {
     /// Counts one; a key is made only of what is not known yet.
-    pub(super) fn count<Q>(&mut self, key: &Q)
+    pub(crate) fn count<Q>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
         Q: ToOwned<Owned = K> + Hash + Eq + ?Sized,
@@ -62,7 +62,7 @@ impl<K: Hash + Eq + Ord> Frequent<K> {
     }
 
     /// What these have counted together, the most frequent first; as text, and no more than `most` of them.
-    pub(super) fn ranking<'a>(
+    pub(crate) fn ranking<'a>(
         all: impl Iterator<Item = &'a Self>,
         most: usize,
         shown: impl Fn(&K) -> String,
@@ -102,13 +102,13 @@ impl<K: Hash + Eq + Ord> Frequent<K> {
 
 /// The most frequent ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranking {
+pub(crate) struct Ranking {
     /// With their counts, the largest first.
-    pub(super) rows: Vec<(String, u64)>,
+    pub(crate) rows: Vec<(String, u64)>,
     /// All that were counted, whether they have a row or not.
-    pub(super) total: u64,
+    pub(crate) total: u64,
     /// How much too low each count may be.
-    pub(super) short_by: u64,
+    pub(crate) short_by: u64,
 }
 
 #[cfg(test)]

@@ -1,29 +1,25 @@
-//! What is shown, as tables of text: the same ones on a terminal and for scripts.
+//! What is shown, as tables of text: the same ones on a terminal, for scripts, and in a report.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use dnstap_core::{histogram::Histogram, model::long_name};
 
-use super::{
-    frequent::Ranking,
-    tally::{Ends, View},
-};
-use crate::observe::summary::Loss;
+use super::{Ends, Ranking, View};
 
 /// A table. The first column is text, the others are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// What it is about, and what is to be known of it.
-    pub(super) title: String,
+    pub(crate) title: String,
     /// Names of the columns.
-    pub(super) columns: &'static [&'static str],
+    pub(crate) columns: &'static [&'static str],
     /// As many cells as there are columns.
-    pub(super) rows: Vec<Vec<String>>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 /// Which of the two is counted where a table counts one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Queries, or responses if there are no queries: a server may record these alone.
     #[default]
     Queries,
@@ -34,19 +30,25 @@ pub(super) enum Side {
 impl Side {
     /// Those, and what they are called.
     fn of(self, view: &View) -> (&Ends, &'static str) {
+        let (nth, what) = self.index(view);
+        (&view.sides[nth], what)
+    }
+
+    /// Which of a pair of queries and responses those are, and what they are called.
+    pub(crate) fn index(self, view: &View) -> (usize, &'static str) {
         let [queries, responses] = &view.sides;
         let is_empty =
             |ends: &Ends| ends.names.total + ends.clients.total + ends.servers.total == 0;
         if self == Self::Responses || (is_empty(queries) && !is_empty(responses)) {
-            (responses, "responses")
+            (1, "responses")
         } else {
-            (queries, "queries")
+            (0, "queries")
         }
     }
 }
 
 /// Messages by dnstap type.
-pub(super) fn types(view: &View) -> Table {
+pub(crate) fn types(view: &View) -> Table {
     let rows = view.kinds.iter().map(|(kind, count, all)| {
         vec![
             long_name(*kind).to_owned(),
@@ -63,13 +65,13 @@ pub(super) fn types(view: &View) -> Table {
 }
 
 /// Names that are asked for.
-pub(super) fn names(view: &View, side: Side) -> Table {
+pub(crate) fn names(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking("Names", what, &["NAME", "COUNT", "SHARE"], &ends.names)
 }
 
 /// Question types.
-pub(super) fn questions(view: &View, side: Side) -> Table {
+pub(crate) fn questions(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking(
         "Question types",
@@ -80,7 +82,7 @@ pub(super) fn questions(view: &View, side: Side) -> Table {
 }
 
 /// Who asks.
-pub(super) fn clients(view: &View, side: Side) -> Table {
+pub(crate) fn clients(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking(
         "Clients",
@@ -91,7 +93,7 @@ pub(super) fn clients(view: &View, side: Side) -> Table {
 }
 
 /// Who is asked.
-pub(super) fn servers(view: &View, side: Side) -> Table {
+pub(crate) fn servers(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking(
         "Servers asked",
@@ -102,7 +104,7 @@ pub(super) fn servers(view: &View, side: Side) -> Table {
 }
 
 /// Outcomes.
-pub(super) fn rcodes(view: &View) -> Table {
+pub(crate) fn rcodes(view: &View) -> Table {
     ranking(
         "Outcomes",
         "responses",
@@ -112,7 +114,7 @@ pub(super) fn rcodes(view: &View) -> Table {
 }
 
 /// How long answers took.
-pub(super) fn latencies(view: &View) -> Table {
+pub(crate) fn latencies(view: &View) -> Table {
     let rows = view.latencies.iter().map(|(family, took)| {
         let mut row = vec![(*family).to_owned(), took.count().to_string()];
         row.extend([0.5, 0.9, 0.99].map(|share| bound(took, share)));
@@ -125,54 +127,13 @@ pub(super) fn latencies(view: &View) -> Table {
     }
 }
 
-/// What is missing in all of this.
-pub(super) fn losses(losses: &[Loss]) -> Table {
-    let rows = losses.iter().map(|loss| {
-        vec![
-            format!("{} {}", loss.hop, loss.reason),
-            loss.count.to_string(),
-        ]
-    });
-    Table {
-        title: "Losses since the start".to_owned(),
-        columns: &["LOSS", "COUNT"],
-        rows: rows.collect(),
-    }
-}
-
-/// `2000 messages in 30.0 s (66.7 per second), 4000 in all; lost: none`.
-pub(super) fn headline(view: &View, losses: &[Loss]) -> String {
-    let View {
-        messages,
-        all,
-        malformed,
-        span,
-        ..
-    } = view;
-    let seconds = span.map_or_else(
-        || "-".to_owned(),
-        |span| format!("{:.1}", span.as_secs_f64()),
-    );
-    let lost: Vec<_> = losses
-        .iter()
-        .map(|loss| format!("{} {}", loss.reason, loss.count))
-        .collect();
-    format!(
-        "{messages} messages in {seconds} s ({} per second), {all} in all{}; lost: {}",
-        rate(*messages, *span),
-        match malformed {
-            0 => Cow::Borrowed(""),
-            malformed => format!("; malformed: {malformed}").into(),
-        },
-        if lost.is_empty() {
-            "none".to_owned()
-        } else {
-            lost.join(", ")
-        }
-    )
-}
-
-fn ranking(title: &str, what: &str, columns: &'static [&'static str], ranking: &Ranking) -> Table {
+/// The most frequent ones with their shares.
+pub(crate) fn ranking(
+    title: &str,
+    what: &str,
+    columns: &'static [&'static str],
+    ranking: &Ranking,
+) -> Table {
     let rows = ranking
         .rows
         .iter()
@@ -189,14 +150,15 @@ fn ranking(title: &str, what: &str, columns: &'static [&'static str], ranking: &
 }
 
 /// Messages by second, with one digit behind the point.
-fn rate(count: u64, span: Option<Duration>) -> String {
+pub(crate) fn rate(count: u64, span: Option<Duration>) -> String {
     span.map_or_else(
         || "-".to_owned(),
         |span| format!("{:.1}", float(count) / span.as_secs_f64()),
     )
 }
 
-fn share(count: u64, total: u64) -> String {
+/// Percent of the total.
+pub(crate) fn share(count: u64, total: u64) -> String {
     if total == 0 {
         return "-".to_owned();
     }
@@ -215,7 +177,7 @@ fn bound(took: &Histogram, share: f64) -> String {
     clippy::cast_precision_loss,
     reason = "what is shown has three digits or so"
 )]
-fn float(count: u64) -> f64 {
+pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 
@@ -224,7 +186,7 @@ mod tests {
     use dnstap_proto::message::Type;
 
     use super::*;
-    use crate::commands::top::tally::{Tally, tests::message};
+    use crate::tally::{Tally, tests::message};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -245,15 +207,6 @@ mod tests {
         assert_eq!(
             names.rows,
             [["often.", "8", "80.0%"], ["rare.", "2", "20.0%"]].map(|row| row.map(str::to_owned))
-        );
-        let loss = Loss {
-            hop: "kernel".to_owned(),
-            reason: "ring_full",
-            count: 7,
-        };
-        assert_eq!(
-            headline(&view, &[loss]),
-            "10 messages in 9.0 s (1.1 per second), 20 in all; lost: ring_full 7"
         );
     }
 

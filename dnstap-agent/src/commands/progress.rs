@@ -1,0 +1,126 @@
+//! Progress on a terminal: bytes, messages by second, and how long it will take. Nothing if standard error is no terminal, and nothing of
+//! what is done within a second.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Read},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// What takes less is over before anybody has looked.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// How often the rate is told.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What is shown if the number of bytes is known, and if it is not.
+const KNOWN: &str = "{percent:>3} %  {bytes} of {total_bytes}  {msg}  {eta} left";
+const UNKNOWN: &str = "{bytes}  {msg}  {elapsed}";
+
+/// The reading of some files.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    begun: Instant,
+    /// When the next change is due; none if nobody looks.
+    next: Option<Instant>,
+    is_shown: bool,
+}
+
+impl Progress {
+    /// Nothing is shown.
+    pub(super) fn none() -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            begun: Instant::now(),
+            next: None,
+            is_shown: false,
+        }
+    }
+
+    /// Shown on standard error if that is a terminal. The time left is known if all are regular files.
+    pub(super) fn over(files: &[PathBuf]) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::none();
+        }
+        let size = |file: &PathBuf| fs::metadata(file).ok().filter(fs::Metadata::is_file);
+        let sizes = files.iter().map(|file| size(file).map(|known| known.len()));
+        let total: Option<u64> = sizes.sum();
+        let template = if total.is_some() { KNOWN } else { UNKNOWN };
+        let begun = Instant::now();
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        // Both are sound, as a test has seen.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            begun,
+            next: Some(begun + SHORT),
+            is_shown: false,
+        }
+    }
+
+    /// The bytes as they are, counted as they are read.
+    pub(super) fn counted<R: Read>(&self, bytes: R) -> impl Read + use<R> {
+        self.bar.wrap_read(bytes)
+    }
+
+    /// So many messages have been read.
+    pub(super) fn messages(&mut self, messages: u64) {
+        let Some(next) = self.next else {
+            return;
+        };
+        let now = Instant::now();
+        if now < next {
+            return;
+        }
+        self.next = Some(now + PAUSE);
+        if !self.is_shown {
+            self.is_shown = true;
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        let took = u64::try_from((now - self.begun).as_millis()).unwrap_or(u64::MAX);
+        let rate = messages.saturating_mul(1_000) / took.max(1);
+        let (messages, rate) = (HumanCount(messages), HumanCount(rate));
+        self.bar
+            .set_message(format!("{messages} messages  {rate}/s"));
+    }
+
+    /// Does what writes on the same terminal.
+    pub(super) fn aside(&self, work: impl FnOnce()) {
+        self.bar.suspend(work);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_understood() {
+        for template in [KNOWN, UNKNOWN] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_same_whether_they_are_counted_or_not() {
+        let progress = Progress::none();
+        let mut read = Vec::new();
+        let bytes: &[u8] = b"messages";
+        progress
+            .counted(bytes)
+            .read_to_end(&mut read)
+            .expect("memory");
+        assert_eq!((read.as_slice(), progress.bar.position()), (bytes, 8));
+    }
+}
