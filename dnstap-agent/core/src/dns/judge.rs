@@ -11,7 +11,10 @@
 //!
 //! [`Message::name`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
 
-use super::mnemonics::{Opcode, Type};
+use super::{
+    mnemonics::{Opcode, Type},
+    name::{LONGEST_NAME, Name},
+};
 
 /// Bytes of the header.
 pub(crate) const HEADER: usize = 12;
@@ -22,9 +25,6 @@ pub(crate) const PREFIX: usize = 2 + HEADER;
 /// Least bytes of a question and of a resource record (root name).
 const QUESTION: usize = 5;
 const RECORD: usize = 11;
-
-/// Longest name (RFC 1035 section 2.3.4).
-pub(crate) const LONGEST_NAME: usize = 255;
 
 /// First bytes from here on begin a pointer.
 const POINTER: u8 = 0xc0;
@@ -137,7 +137,8 @@ impl<'a> Message<'a> {
             plain.make_ascii_lowercase();
             return Some(plain);
         }
-        let length = expand(self.bytes, HEADER, name)?;
+        let (expanded, _) = Name::parse(self.bytes, HEADER).ok()?;
+        let length = expanded.write_wire(name);
         let name = &mut name[..length];
         name.make_ascii_lowercase();
         Some(name)
@@ -197,37 +198,6 @@ fn question(bytes: &[u8]) -> Option<(&[u8], bool)> {
             0 => return Some((bytes.get(..at + 5)?, at < LONGEST_NAME)),
             label @ 1..=63 => at += 1 + usize::from(label),
             POINTER.. => return Some((bytes.get(..at + 6)?, false)),
-            _ => return None,
-        }
-    }
-}
-
-/// Writes the name at `at` of a message into `name`, without pointers; how many bytes it has.
-fn expand(message: &[u8], mut at: usize, name: &mut [u8; LONGEST_NAME]) -> Option<usize> {
-    let mut length = 0;
-    // What a pointer may lead to: less than where this part of the name began.
-    let mut before = at;
-    loop {
-        match *message.get(at)? {
-            0 => {
-                *name.get_mut(length)? = 0;
-                return Some(length + 1);
-            }
-            label @ 1..=63 => {
-                let end = 1 + usize::from(label);
-                let written = name.get_mut(length..length + end)?;
-                written.copy_from_slice(message.get(at..at + end)?);
-                length += end;
-                at += end;
-            }
-            high @ POINTER.. => {
-                let low = *message.get(at + 1)?;
-                let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
-                if target >= before {
-                    return None;
-                }
-                (at, before) = (target, target);
-            }
             _ => return None,
         }
     }

@@ -5,7 +5,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::message::{WireError, u16_at};
+use super::wire::{WireError, u16_at};
+
+/// Longest name (RFC 1035 section 2.3.4).
+pub(crate) const LONGEST_NAME: usize = 255;
 
 /// A name has at most 127 labels, and each may come from another place.
 const MAX_POINTERS: usize = 127;
@@ -26,7 +29,7 @@ impl<'a> Name<'a> {
         let mut size = 1;
         while let Some(label) = labels.next()? {
             size += 1 + label.len();
-            if size > 255 {
+            if size > LONGEST_NAME {
                 return Err(WireError::LongName(at));
             }
         }
@@ -36,6 +39,23 @@ impl<'a> Name<'a> {
     /// The message that it lies in.
     pub(super) fn message(self) -> &'a [u8] {
         self.message
+    }
+
+    /// Writes it without pointers into `wire`; how many bytes it has.
+    pub(super) fn write_wire(self, wire: &mut [u8; LONGEST_NAME]) -> usize {
+        let mut end = 0;
+        for label in self.labels().chain([&b""[..]]) {
+            let (Ok(length), Some(room)) = (
+                u8::try_from(label.len()),
+                wire.get_mut(end..=end + label.len()),
+            ) else {
+                break; // a name that was read is never too long
+            };
+            room[0] = length;
+            room[1..].copy_from_slice(label);
+            end += room.len();
+        }
+        end
     }
 
     /// Bytes without compression.

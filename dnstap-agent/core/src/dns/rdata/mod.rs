@@ -7,6 +7,7 @@
 //! Names are written out wherever a pointer leads to, also in types that must not be compressed (RFC 3597 section 4): old
 //! servers did so. Names in lists are the exception, so that the text is never much longer than the data.
 
+mod address;
 mod loc;
 mod prefixes;
 mod svcb;

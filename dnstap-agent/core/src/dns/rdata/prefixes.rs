@@ -1,8 +1,8 @@
 //! Owns lists of address prefixes (RFC 3123): `1:192.0.2.0/24 !2:2001:db8::/32`.
 
-use std::{fmt, net::Ipv4Addr};
+use std::fmt;
 
-use super::value::v6;
+use super::address::{v4, v6};
 
 /// A list of prefixes.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +37,8 @@ impl fmt::Display for Prefixes<'_> {
             let mut address = [0; 16];
             address[..item.address.len()].copy_from_slice(item.address);
             if item.is_v4 {
-                let address = address.first_chunk::<4>().copied().unwrap_or_default();
-                write!(f, "{separator}{negation}1:{}", Ipv4Addr::from(address))?;
+                write!(f, "{separator}{negation}1:")?;
+                v4(address.first_chunk().copied().unwrap_or_default(), f)?;
             } else {
                 write!(f, "{separator}{negation}2:")?;
                 v6(address, f)?;

@@ -2,14 +2,11 @@
 //!
 //! Values that a reader might split are in quotes: lists of strings, and whatever has no form of its own.
 
-use std::{
-    fmt::{self, Write as _},
-    net::Ipv4Addr,
-};
+use std::fmt::{self, Write as _};
 
 use data_encoding::BASE64;
 
-use super::value::v6;
+use super::address::{v4, v6};
 use crate::dns::name::{write_escaped, write_quoted};
 
 /// How the value of a parameter is written.
@@ -133,9 +130,7 @@ impl fmt::Display for Param<'_> {
             Form::Port | Form::Numbers => list(value.as_chunks().0, f, |number, f| {
                 u16::from_be_bytes(*number).fmt(f)
             }),
-            Form::V4 => list(value.as_chunks::<4>().0, f, |address, f| {
-                Ipv4Addr::from(*address).fmt(f)
-            }),
+            Form::V4 => list(value.as_chunks().0, f, |address, f| v4(*address, f)),
             Form::V6 => list(value.as_chunks().0, f, |address, f| v6(*address, f)),
             Form::Base64 => BASE64.encode_display(value).fmt(f),
             Form::Texts | Form::Segments => {

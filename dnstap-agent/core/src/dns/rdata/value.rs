@@ -1,14 +1,12 @@
 //! Owns how the fields of record data print. Values have been checked where they were read; printing only fails with its writer.
 
-use std::{
-    fmt::{self, Display as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::fmt::{self, Display as _, Write as _};
 
 use data_encoding::{BASE32HEX_NOPAD, BASE64, HEXLOWER, HEXUPPER};
 use jiff::Timestamp;
 
 use super::{
+    address::{v4, v6},
     loc::Loc,
     prefixes::Prefixes,
     svcb::Params,
@@ -76,8 +74,7 @@ impl fmt::Display for Value<'_> {
             Self::Type(kind) => kind.fmt(f),
             Self::Word(word) => f.write_str(word),
             Self::Name(name) => name.fmt(f),
-            // With a width, std writes addresses in one piece, which JSON takes faster than one number after the other.
-            Self::V4(address) => write!(f, "{:1}", Ipv4Addr::from(address)),
+            Self::V4(address) => v4(address, f),
             Self::V6(address) => v6(address, f),
             Self::Text(text) => write_quoted(f, text),
             Self::Texts(texts) => write_texts(texts, f),
@@ -155,16 +152,6 @@ fn time(seconds: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match Timestamp::from_second(seconds.into()) {
         Ok(time) => time.strftime("%Y%m%d%H%M%S").fmt(f),
         Err(_) => seconds.fmt(f),
-    }
-}
-
-/// As `inet_ntop`, and so `dig`, writes it: addresses of which the upper 96 bits are zero end in four decimal numbers, but for those of
-/// the lower 16 bits.
-pub(super) fn v6(address: [u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let number = u128::from_be_bytes(address);
-    match u32::try_from(number) {
-        Ok(lower @ 0x1_0000..) => write!(f, "::{}", Ipv4Addr::from(lower)),
-        _ => write!(f, "{:1}", Ipv6Addr::from(number)),
     }
 }
 
