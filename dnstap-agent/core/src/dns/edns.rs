@@ -260,6 +260,8 @@ fn subnet(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     let ([high, low, source, scope], address) = data.split_first_chunk()?;
     let family = u16::from_be_bytes([*high, *low]);
     let most = match family {
+        // `dig +subnet=0` asks for no address of any family.
+        0 => 0,
         1 => 32,
         2 => 128,
         _ => return None,
@@ -273,15 +275,16 @@ fn subnet(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     }
     let mut whole = [0; 16];
     whole[..address.len()].copy_from_slice(address);
-    let address = match whole {
-        [a, b, c, d, ..] if family == 1 => Ipv4Addr::new(a, b, c, d).into(),
-        _ => Ipv6Addr::from(whole).into(),
+    let address: Option<IpAddr> = match (family, whole) {
+        (0, _) => None,
+        (1, [a, b, c, d, ..]) => Some(Ipv4Addr::new(a, b, c, d).into()),
+        _ => Some(Ipv6Addr::from(whole).into()),
     };
     Some([
         Some(("family", Value::Number(family.into()))),
         Some(("source", Value::Number((*source).into()))),
         Some(("scope", Value::Number((*scope).into()))),
-        Some(("subnet", Value::Subnet(address, *source))),
+        address.map(|address| ("subnet", Value::Subnet(address, *source))),
         None,
     ])
 }
@@ -507,6 +510,7 @@ mod tests {
         b"\0\x02\x14\x38\x20\x01\xd0",
         "ECS family=2 source=20 scope=56 subnet=2001:d000::/20"
     )]
+    #[case(8, b"\0\0\0\0", "ECS family=0 source=0 scope=0")]
     #[case(9, b"", "EXPIRE")]
     #[case(9, b"\0\0\0\x07", "EXPIRE expire=7")]
     #[case(10, b"cookie88", "COOKIE client=[99, 111, 111, 107, 105, 101, 56, 56]")]

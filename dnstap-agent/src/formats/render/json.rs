@@ -39,7 +39,7 @@
 //! | `UL` 2 | `lease`, `key_lease` (seconds) |
 //! | `NSID` 3 | `hex`; `text` if it is printable ASCII |
 //! | `DAU` 5, `DHU` 6, `N3U` 7 | `algorithms`, an array |
-//! | `ECS` 8 | `family`, `source`, `scope`, `subnet` such as `198.51.100.0/24` |
+//! | `ECS` 8 | `family`, `source`, `scope`; `subnet` such as `198.51.100.0/24` unless the family is 0 |
 //! | `EXPIRE` 9 | `expire` (seconds) |
 //! | `COOKIE` 10 | `client`, `server` (hexadecimal) |
 //! | `KEEPALIVE` 11 | `timeout_ms` |
