@@ -105,7 +105,7 @@ fn by_form(message: &[u8], mut at: usize, take: &mut impl FnMut(Range<usize>)) {
 
 /// The data of a subnet option at `at`, if what is there has the form of one with an address.
 fn subnet_at(message: &[u8], at: usize) -> Option<Range<usize>> {
-    word(message, at).filter(is_subnet)?;
+    word(message, at).filter(|code| is_subnet(*code))?;
     let data = at + OPTION_HEADER;
     let data = data..data + usize::from(word(message, at + 2)?);
     let address = match word(message, data.start)? {
@@ -118,8 +118,8 @@ fn subnet_at(message: &[u8], at: usize) -> Option<Range<usize>> {
     fits.then_some(data.start..data.end.min(message.len()))
 }
 
-fn is_subnet(option: &u16) -> bool {
-    matches!(*option, OPTION_SUBNET | OPTION_SUBNET_BEFORE)
+fn is_subnet(option: u16) -> bool {
+    matches!(option, OPTION_SUBNET | OPTION_SUBNET_BEFORE)
 }
 
 /// Calls `take` with the place of the data of each subnet option of an OPT record's data.
@@ -132,7 +132,7 @@ fn options(message: &[u8], record: Range<usize>, take: &mut impl FnMut(Range<usi
         }
         at = data + usize::from(length);
         let data = data..at.min(record.end);
-        if is_subnet(&code) {
+        if is_subnet(code) {
             take(data);
         }
     }

@@ -5,7 +5,7 @@
 //! parse has no message in its YAML, and what it does not know of is left out here, too. Texts are quoted where they would not be
 //! YAML otherwise; BIND writes them as they are.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 
 use dnstap_core::{
     dns::{Dns, FLAGS, Opcode, Opt, OptOption, Rcode, Rdata, Record, Type},
@@ -183,7 +183,7 @@ impl<'a> View<'a> {
 
     fn flags(&self) -> String {
         let set = FLAGS.iter().filter(|(_, flag)| self.dns.has(*flag));
-        set.map(|(name, _)| format!(" {name}")).collect()
+        set.flat_map(|(name, _)| [" ", name]).collect()
     }
 
     fn rcode(&self) -> Rcode {

@@ -7,7 +7,7 @@ use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type}
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::Renderer;
+use super::{Renderer, hexadecimal::Hexadecimal};
 use crate::formats::content::Content;
 
 /// `example.com. IN A`, RD and AD set, ID 4711.
@@ -554,7 +554,7 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Hexadecimal(bytes).to_string()
 }
 
 fn query() -> Dnstap {
