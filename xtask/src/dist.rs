@@ -29,7 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 17] = [
+const DOCUMENTS: [&str; 18] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
@@ -38,6 +38,7 @@ const DOCUMENTS: [&str; 17] = [
     "docs/benchmarks/results.md",
     "docs/contributing.md",
     "docs/dnstap-agent.toml",
+    "docs/dnstap-json.schema.json",
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",
     "docs/kernel-support.md",
