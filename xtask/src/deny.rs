@@ -16,6 +16,7 @@ const LICENCES: &[&str] = &[
     "BSD-3-Clause",
     "ISC",
     "MIT",
+    "MIT-0", // a crate of the JSON schema validator, which is in no release
     "NCSA", // libFuzzer, which is in no release
     "Unicode-3.0",
     "Zlib",
@@ -33,6 +34,7 @@ const SEVERAL: &[(&str, &str)] = &[
     ("logos", "protox and protox-parse have one each"),
     ("logos-codegen", "logos"),
     ("logos-derive", "logos"),
+    ("r-efi", "not compiled on Linux"),
     ("syn", "the macros of aya-ebpf have the old one"),
     ("unicode-width", "the miette of protox has the old one"),
     ("windows-sys", "not compiled on Linux"),
