@@ -17,7 +17,7 @@ const LICENCES: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0", // a crate of the JSON schema validator, which is in no release
-    "NCSA", // libFuzzer, which is in no release
+    "NCSA",  // libFuzzer, which is in no release
     "Unicode-3.0",
     "Zlib",
     "bzip2-1.0.6", // libbzip2's own: as BSD-3-Clause, and altered versions have to say so

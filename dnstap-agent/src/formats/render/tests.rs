@@ -1,6 +1,6 @@
 //! Whole lines, and what must hold for any bytes.
 
-use std::sync::LazyLock;
+use std::{fs, sync::LazyLock};
 
 use bytes::Bytes;
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type};
@@ -512,6 +512,17 @@ proptest! {
         inner(&mut message).response_message = Some(dns.into());
         check(&message.encode_to_vec())?;
     }
+}
+
+#[test]
+fn every_seed_of_the_fuzz_target_becomes_printable_lines() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/dnstap");
+    let seeds = fs::read_dir(folder).expect("seeds");
+    let checked = seeds.map(|seed| {
+        let payload = fs::read(seed.expect("one").path()).expect("a file");
+        check(&payload).expect("printable, and as the schema says");
+    });
+    assert!(checked.count() > 10);
 }
 
 /// What `docs/` promises about the JSON.
