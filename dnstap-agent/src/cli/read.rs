@@ -28,11 +28,11 @@ pub struct Read {
     #[arg(long, value_enum, default_value_t = Content::Text)]
     pub format: Content,
 
-    /// Keys and layout of YAML: ours, which are those of JSON, or those of BIND's `dnstap-read -y`
+    /// Keys and layout of `--format yaml`: those of our JSON, or those of BIND's `dnstap-read -y`
     #[arg(long, value_name = "STYLE", value_enum, default_value_t)]
     pub yaml_style: YamlStyle,
 
-    /// Tell the identity of each message, which names the server, in `text` and `full`
+    /// End each line of `text` and `full` with the identity of the message, which names the server; JSON and YAML always have it
     #[arg(long)]
     pub show_identity: bool,
 

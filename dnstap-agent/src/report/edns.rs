@@ -31,7 +31,10 @@ impl Edns {
             return;
         }
         let opt = dns.records().map_while(Result::ok);
-        let Some((_, opt)) = opt.into_iter().find(|(_, record)| record.is_opt()) else {
+        let Some((_, opt)) = opt
+            .into_iter()
+            .find(|(section, record)| *section == 3 && record.is_opt())
+        else {
             return;
         };
         let opt = Opt::of(opt);

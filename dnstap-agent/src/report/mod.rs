@@ -34,6 +34,9 @@ use crate::{
     tally::{Frequent, Tally},
 };
 
+/// Bytes of an identity that are kept.
+const LONGEST_IDENTITY: usize = 255;
+
 /// Largest DNS messages of each row of the sizes, in bytes. 512: RFC 1035; 1232, 1452 and 4096: usual limits of EDNS.
 const SIZES: [usize; 11] = [
     32, 64, 128, 256, 512, 1232, 1452, 4096, 16_384, 32_768, 65_535,
@@ -116,7 +119,9 @@ impl Report {
             None => self.timeless += 1,
         }
         if let Some(identity) = dnstap.identity.as_deref().filter(|text| !text.is_empty()) {
-            self.identities.count(identity);
+            // The end of a long one tells nothing, and would fill memory and page.
+            self.identities
+                .count(identity.get(..LONGEST_IDENTITY).unwrap_or(identity));
         }
         self.unsolicited += u64::from(is_unsolicited(dnstap.extra.as_deref()));
         let Some((message, kind)) =

@@ -22,7 +22,10 @@ pub use self::{
     name::{DomainName, DomainNames},
     time::{Length, Moment},
 };
-use crate::formats::render::socket::{self, Time};
+use crate::formats::render::{
+    extra,
+    socket::{self, Time},
+};
 
 /// Options on which messages are meant.
 #[derive(Clone, Debug, Default, Args)]
@@ -93,7 +96,8 @@ pub struct Select {
 /// Servers, by the identity that their dnstap has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Identities {
-    /// Only messages with this identity, the field that names the server; may be given several times
+    /// Only messages with this identity, the field that names the server, as it is or as JSON shows it; may be given several
+    /// times
     #[arg(long = "from-identity", value_name = "TEXT")]
     pub identities: Vec<String>,
 }
@@ -102,7 +106,11 @@ impl Identities {
     /// Whether a message with this identity is meant. All are, if none is named.
     #[must_use]
     pub fn has(&self, identity: Option<&[u8]>) -> bool {
-        any(&self.identities, |named| identity == Some(named.as_bytes()))
+        any(&self.identities, |named| {
+            identity.is_some_and(|identity| {
+                identity == named.as_bytes() || extra::text(identity) == named.as_str()
+            })
+        })
     }
 }
 

@@ -544,7 +544,7 @@ mod tests {
     #[case(
         19,
         b"\x02\xf6\xab",
-        "ZONEVERSION labels=2 version_type=246 version=[171]"
+        "ZONEVERSION labels=2 version_type=246 version_hex=[171]"
     )]
     #[case(65001, b"\xde\xad", "- [222, 173]")]
     #[case(65001, b"", "-")]

@@ -148,8 +148,11 @@ impl Connection {
         let ended = self.receive().await;
         let (connection, messages) = (self.number, self.messages);
         match ended {
-            // Behind STOP nothing is missing, however it ends: many senders close without waiting for FINISH.
-            _ if self.server.state() == ServerState::Stopped => {
+            // Behind STOP nothing is missing, unless what follows is no stream: many senders close without waiting for FINISH.
+            reason
+                if self.server.state() == ServerState::Stopped
+                    && !matches!(reason, Ended::Malformed(_)) =>
+            {
                 info!(connection, messages, "finished");
             }
             reason => {
@@ -176,6 +179,7 @@ impl Connection {
         let mut ending = None;
         // Up to when another stream may begin.
         let mut stopped = None;
+        let mut has_shut_down = false;
         loop {
             let limit = match (ending, self.server.state(), self.hub.idle) {
                 (Some(at), _, _) => Some(at),
@@ -215,11 +219,16 @@ impl Connection {
                     None => Ended::Closed(self.input.len()),
                 });
             }
+            let messages = self.messages;
             self.take_frames().await?;
             if self.server.state() != ServerState::Stopped {
                 stopped = None;
-            } else if stopped.is_none() {
+            } else if stopped.is_none() || self.messages > messages {
+                // Behind each stream, also one that came in one piece.
                 stopped = Some(Instant::now() + HANDSHAKE);
+            }
+            if self.server.state() == ServerState::Stopped && !has_shut_down {
+                has_shut_down = true;
                 // Some senders wait for this end; TLS has a word for it. Who is gone already has no need of it.
                 let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
             }

@@ -8,7 +8,7 @@
 use std::io::{self, Write as _};
 
 use dnstap_core::{
-    dns::{Dns, FLAGS, Opcode, Opt, OptOption, Rcode, Rdata, Record, Type},
+    dns::{Class, Dns, FLAGS, Opcode, Opt, OptOption, Rcode, Rdata, Record, Type},
     model,
 };
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
@@ -50,12 +50,7 @@ fn write(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()
     for (key, text) in [("identity", &dnstap.identity), ("version", &dnstap.version)] {
         if let Some(text) = text {
             write!(out, "{key}: ")?;
-            let text = extra::text(text);
-            if is_plain(&text) {
-                out.extend_from_slice(text.as_bytes());
-            } else {
-                yaml::write_text(&text, out)?;
-            }
+            scalar(&extra::text(text), out)?;
             writeln!(out)?;
         }
     }
@@ -87,11 +82,22 @@ fn write(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()
     Ok(())
 }
 
-/// Whether it is a string in YAML as it is.
+/// A string: as it is where that is one in YAML.
+fn scalar(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
+    if is_plain(text) {
+        out.write_all(text.as_bytes())
+    } else {
+        yaml::write_text(text, out)
+    }
+}
+
+/// Whether it is a string in YAML as it is, or a number of seconds and the like, which BIND has plain, too.
 fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !text.ends_with([':', ' '])
+        && !["true", "false", "yes", "no", "on", "off", "y", "n", "null"]
+            .contains(&text.to_ascii_lowercase().as_str())
         && !text.contains(": ")
         && !text.contains(" #")
 }
@@ -143,7 +149,9 @@ fn envelope(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Resu
         }
     }
     if let Some(zone) = socket::zone(message) {
-        writeln!(out, "  query_zone: {zone}")?;
+        write!(out, "  query_zone: ")?;
+        scalar(&zone.to_string(), out)?;
+        writeln!(out)?;
     }
     Ok(())
 }
@@ -275,14 +283,14 @@ impl<'a> View<'a> {
             let mut lines = Vec::new();
             if section == 0 {
                 for question in dns.questions().map_while(Result::ok) {
-                    let name = format!(";{}", question.name);
-                    lines.push(columns(
-                        &name,
+                    let line = columns(
+                        &question.name.to_string(),
                         &[
                             (CLASS, question.class.to_string()),
                             (TYPE, question.kind.to_string()),
                         ],
-                    ));
+                    );
+                    lines.push(format!(";{line}"));
                 }
             }
             lines.extend(self.section(section).map(|record| aligned(&record)));
@@ -354,27 +362,25 @@ fn aligned(record: &Record<'_>) -> String {
     )
 }
 
-/// The data; BIND leaves the place of empty data empty.
+/// The data. BIND leaves the place of empty data empty where updates have it: with class ANY or NONE (RFC 2136 section 2.4).
 fn data(record: &Record<'_>) -> String {
-    if record.length == 0 {
+    if record.length == 0 && matches!(record.class, Class(254 | 255)) {
         return String::new();
     }
     Rdata::of(record).to_string()
 }
 
-/// Texts at their columns, by tabs. One that begins too late follows behind a space.
+/// Texts at their columns, by tabs. One that begins too late follows in the next column.
 fn columns(first: &str, others: &[(usize, String)]) -> String {
     let mut line = first.to_owned();
     let mut at = line.len();
     for (column, text) in others {
-        if at < *column {
-            let tabs = column / TAB - at / TAB;
-            line.extend(std::iter::repeat_n('\t', tabs));
-            at = *column;
-        } else {
-            line.push(' ');
-            at += 1;
+        let to = (*column).max(at + 1);
+        match to / TAB - at / TAB {
+            0 => line.push(' '),
+            tabs => line.extend(std::iter::repeat_n('\t', tabs)),
         }
+        at = to;
         line.push_str(text);
         at += text.len();
     }
@@ -459,17 +465,22 @@ fn option_data(of: &OptOption<'_>, out: &mut Vec<u8>) -> io::Result<()> {
         writeln!(out, "EDE:")?;
         writeln!(out, "{INDENT}      INFO-CODE: {code}")?;
         if let Some(text) = text {
-            writeln!(
-                out,
-                "{INDENT}      EXTRA-TEXT: \"{}\"",
-                text.replace('"', "\\\"")
-            )?;
+            write!(out, "{INDENT}      EXTRA-TEXT: ")?;
+            match str::from_utf8(&of.data[2..]) {
+                Ok(text) => yaml::write_quoted(text, out)?,
+                Err(_) => yaml::write_quoted(&text, out)?,
+            }
+            writeln!(out)?;
         }
         return Ok(());
     }
     match option(of) {
         (name, value) if value.is_empty() => writeln!(out, "{name}:"),
-        (name, value) => writeln!(out, "{name}: {value}"),
+        (name, value) => {
+            write!(out, "{name}: ")?;
+            scalar(&value, out)?;
+            writeln!(out)
+        }
     }
 }
 
@@ -508,4 +519,45 @@ fn lasting(mut seconds: u32) -> String {
         words.push("0 seconds".to_owned());
     }
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Columns as BIND counts them: the next one is a tab where it is a multiple of eight.
+    #[rstest]
+    #[case("a.", "a.\t\t\t60\tIN")]
+    #[case("a.name.of.23.characters", "a.name.of.23.characters\t60\tIN")]
+    #[case("a.name.of.24..characters", "a.name.of.24..characters 60\tIN")]
+    #[case(
+        "a.name.of.thirty-one.characters",
+        "a.name.of.thirty-one.characters\t60 IN"
+    )]
+    fn texts_stand_at_their_columns(#[case] name: &str, #[case] line: &str) {
+        let others = [(TTL, "60".to_owned()), (CLASS, "IN".to_owned())];
+        assert_eq!(columns(name, &others), line);
+    }
+
+    #[rstest]
+    #[case("BIND 9.18", "BIND 9.18")]
+    #[case("ns1.example", "ns1.example")]
+    #[case("null", "\"null\"")]
+    #[case("a: b", "\"a: b\"")]
+    #[case("a #b", "\"a #b\"")]
+    #[case("*.example.", "\"*.example.\"")]
+    #[case("", "\"\"")]
+    fn what_would_not_be_a_string_is_quoted(#[case] text: &str, #[case] written: &str) {
+        let mut out = Vec::new();
+        scalar(text, &mut out).expect("a Vec takes all");
+        assert_eq!(out, written.as_bytes());
+    }
+
+    #[test]
+    fn times_are_told_in_words() {
+        assert_eq!(lasting(100_000), "1 day 3 hours 46 minutes 40 seconds");
+        assert_eq!(lasting(0), "0 seconds");
+    }
 }

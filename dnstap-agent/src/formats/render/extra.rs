@@ -5,13 +5,29 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::Value;
 
-/// A field that is a JSON object; `None` if it is anything else.
+/// Longest field that is looked at as JSON, and how deep it may be: a tree takes many times its bytes, and readers of our JSON have limits
+/// of their own.
+const LONGEST: usize = 64 * 1024;
+const DEEPEST: usize = 16;
+
+/// A field that is a JSON object, and neither long nor deep; `None` if it is anything else.
 pub(super) fn object(extra: &[u8]) -> Option<Value> {
-    serde_json::from_slice(extra).ok().filter(Value::is_object)
+    let object = Some(extra).filter(|extra| extra.len() <= LONGEST);
+    let object = object.and_then(|extra| serde_json::from_slice(extra).ok());
+    object.filter(|object: &Value| object.is_object() && is_shallow(object, DEEPEST))
+}
+
+fn is_shallow(value: &Value, most: usize) -> bool {
+    let below = |value: &Value| most > 0 && is_shallow(value, most - 1);
+    match value {
+        Value::Array(items) => items.iter().all(below),
+        Value::Object(members) => members.values().all(below),
+        _ => true,
+    }
 }
 
 /// A field that should be text: as it is, or with each byte that is not UTF-8 as `\xNN`, and a backslash as two.
-pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = str::from_utf8(bytes)
         && !text.contains('\\')
     {
@@ -29,7 +45,7 @@ pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 /// A field as printable ASCII: other bytes as `\xNN`, a backslash as two.
-pub(super) fn escaped(extra: &[u8]) -> String {
+pub(crate) fn escaped(extra: &[u8]) -> String {
     let mut text = String::with_capacity(extra.len());
     for byte in extra {
         match byte {

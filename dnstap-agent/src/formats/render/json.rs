@@ -176,11 +176,16 @@ impl<'a> Line<'a> {
         self.response_port = message.response_port;
         self.query_time = self.time("query", socket::query_time(message), clock);
         self.response_time = self.time("response", socket::response_time(message), clock);
-        let (of_query, of_response) = (self.query_time.clone(), self.response_time.clone());
-        self.time = if socket::is_response(message) {
-            of_response.or(of_query)
+        // The other one only if its own is not there, not if it is none.
+        let by_response = if socket::is_response(message) {
+            message.response_time_sec.is_some()
         } else {
-            of_query.or(of_response)
+            message.query_time_sec.is_none()
+        };
+        self.time = if by_response {
+            self.response_time.clone()
+        } else {
+            self.query_time.clone()
         };
         if self.query_time.is_some() && self.response_time.is_some() {
             self.latency_ns = socket::latency(message);

@@ -8,7 +8,7 @@
 mod bind_yaml;
 mod colour;
 mod edns;
-mod extra;
+pub(crate) mod extra;
 mod full;
 mod hexadecimal;
 mod json;

@@ -285,6 +285,41 @@ fn bytes_that_are_no_text_are_told_from_text_that_looks_like_them() {
 }
 
 #[test]
+fn an_identity_puts_no_field_into_text() {
+    let mut forged = query();
+    forged.identity = Some(b"x extra={}"[..].into());
+    let mut out = Vec::new();
+    Renderer::new(Content::Text, false)
+        .with_identity()
+        .message(&forged, &mut out);
+    assert!(
+        out.ends_with(b" identity=x\\x20extra={}\n"),
+        "{}",
+        out.escape_ascii()
+    );
+}
+
+#[test]
+fn a_large_or_deep_extra_is_text() {
+    let deep = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+    let long = format!("{{\"a\":\"{}\"}}", "b".repeat(64 * 1024));
+    for (extra, is_object) in [(deep(16), true), (deep(17), false), (long, false)] {
+        let mut dnstap = query();
+        dnstap.extra = Some(extra.into());
+        assert_eq!(parsed(&dnstap)["extra"].is_object(), is_object);
+    }
+}
+
+#[test]
+fn the_time_of_a_response_is_never_its_query_s_when_its_own_is_none() {
+    let mut odd = response();
+    inner(&mut odd).response_time_nsec = Some(1_000_000_000);
+    assert_eq!(parsed(&odd).get("time"), None);
+    inner(&mut odd).response_time_sec = None;
+    assert_eq!(parsed(&odd)["time"], parsed(&odd)["query_time"]);
+}
+
+#[test]
 fn text_tells_the_identity_if_it_is_asked_for() {
     let mut out = Vec::new();
     let mut renderer = Renderer::new(Content::Text, false).with_identity();

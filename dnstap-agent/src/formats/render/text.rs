@@ -35,7 +35,14 @@ pub(super) fn message(
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
     .and_then(|()| match &dnstap.identity {
-        Some(bytes) if identity => write!(out, " identity={}", extra::escaped(bytes)),
+        // No space: nobody can put a field behind it.
+        Some(bytes) if identity => {
+            write!(
+                out,
+                " identity={}",
+                extra::escaped(bytes).replace(' ', "\\x20")
+            )
+        }
         _ => Ok(()),
     })
     .and_then(|()| match &dnstap.extra {

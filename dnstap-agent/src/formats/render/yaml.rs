@@ -91,6 +91,11 @@ pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     if is_plain(text) {
         return out.write_all(text.as_bytes());
     }
+    write_quoted(text, out)
+}
+
+/// Writes a string in quotes.
+pub(super) fn write_quoted(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     out.push(b'"');
     for char in text.chars() {
         match (char, u32::from(char)) {

@@ -15,6 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::parts::{moment, ranking};
 use super::{Report, TRANSPORTS, transport_name};
+use crate::formats::render::extra;
 use crate::tally::{
     View,
     tables::{self, share},
@@ -112,7 +113,7 @@ fn facts_of(report: &Report, facts: &Facts, view: &View) -> Markup {
         }
     };
     let identities = ranking(&report.identities, facts.rows, |identity| {
-        String::from_utf8_lossy(identity).into_owned()
+        extra::escaped(identity)
     });
     html! {
         dl.facts {

@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll('table')) {
       const rows = [...table.tBodies[0].rows];
       const text = row => row.cells[at].textContent;
       const number = row => parseFloat(text(row).replace(/^>/, ''));
-      const numbers = rows.every(row => text(row) === '-' || !isNaN(number(row))) && at > 0;
+      const numbers = rows.every(row => text(row) === '-' || !isNaN(number(row)));
       const first = numbers ? 'descending' : 'ascending';
       const other = numbers ? 'ascending' : 'descending';
       const order = head.ariaSort === first ? other : first;

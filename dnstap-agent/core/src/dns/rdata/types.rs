@@ -36,7 +36,8 @@ impl<'a> Bits<'a> {
         write: impl Fn(u16, &mut fmt::Formatter<'_>) -> fmt::Result,
     ) -> fmt::Result {
         let mut separator = "";
-        for (number, byte) in (self.base..).step_by(8).zip(self.bytes) {
+        // Bytes first: behind the last there may be no number.
+        for (byte, number) in self.bytes.iter().zip((self.base..=u16::MAX).step_by(8)) {
             for bit in 0..8 {
                 if byte & 0x80 >> bit != 0 {
                     f.write_str(separator)?;
