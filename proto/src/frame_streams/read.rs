@@ -126,9 +126,12 @@ impl<R: Read> Reader<R> {
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, ReadError> {
         loop {
-            let offset = self.decoder.offset();
             match self.decoder.decode(&mut self.input.bytes)? {
-                Some(Frame::Data(payload)) => return Ok(Some(DataFrame { offset, payload })),
+                Some(Frame::Data(payload)) => {
+                    // Not from before: control frames may have been passed over.
+                    let offset = self.decoder.offset() - (4 + payload.len() as u64);
+                    return Ok(Some(DataFrame { offset, payload }));
+                }
                 Some(Frame::Control(_)) => {}
                 None if self.fill()? > 0 => {}
                 None if self.is_complete() => return Ok(None),
@@ -423,6 +426,15 @@ mod tests {
         assert_eq!(read(&file), (both.clone(), true));
         let end = file.len() - 13;
         assert_eq!(read(&file[..end]), (both, false), "cut within the last one");
+    }
+
+    #[test]
+    fn a_frame_begins_behind_what_is_passed_over() {
+        let unknown = b"\0\0\0\0\0\0\0\x04\0\0\0\x63";
+        let bytes = [&file(&[])[..42], unknown, b"\0\0\0\x02hi"].concat();
+        let mut reader = Reader::new(&bytes[..], DNSTAP_CONTENT_TYPE).unwrap();
+        let frame = reader.next_frame().unwrap().unwrap();
+        assert_eq!((frame.offset, &frame.payload[..]), (54, &b"hi"[..]));
     }
 
     #[test]

@@ -101,9 +101,11 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
     for piece in pieces {
         input.extend_from_slice(piece);
         loop {
-            let offset = decoder.offset();
             match decoder.decode(&mut input) {
-                Ok(Some(Frame::Data(payload))) => frames.push((offset, payload.to_vec())),
+                Ok(Some(Frame::Data(payload))) => {
+                    let offset = decoder.offset() - (4 + payload.len() as u64);
+                    frames.push((offset, payload.to_vec()));
+                }
                 Ok(Some(Frame::Control(_))) => {}
                 Ok(None) => break,
                 Err(error) => {
