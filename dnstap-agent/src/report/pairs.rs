@@ -2,7 +2,8 @@
 //!
 //! A query and its response have the same family of types, client, id and question. Either may come first, because threads
 //! write messages in any order. Whoever has waited for [`PATIENCE`], by the times of the messages, has none. If time goes back by more
-//! than that, another file has begun: who still waits will not be asked for any more.
+//! than that, or forwards by more than [`LEAP`], another file has begun: who still waits will not be asked for any more. One message
+//! alone that leaps forwards had a wrong clock, and changes nothing for the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,6 +18,9 @@ use crate::tally::Frequent;
 
 /// How long a query waits, in nanoseconds: 10 s, longer than resolvers ask.
 const PATIENCE: u64 = 10_000_000_000;
+
+/// Nanoseconds by which time does not go forwards from message to message, unless the next one does, too: a day.
+const LEAP: u64 = 86_400_000_000_000;
 
 /// Messages that wait at most. Then the oldest goes, and it is not known whether it would have been answered.
 const MOST: usize = 1 << 16;
@@ -41,8 +45,8 @@ pub(super) struct Fates {
 
 impl Fates {
     /// Counts a message that has not met the other one, and now never will.
-    fn leave_open(&mut self, waiting: &Waiting) {
-        if waiting.is_response {
+    fn leave_open(&mut self, is_response: bool) {
+        if is_response {
             self.unasked += 1;
         } else {
             self.unknown += 1;
@@ -86,6 +90,8 @@ pub(super) struct Pairs {
     number: u64,
     /// The newest time of a message.
     now: u64,
+    /// Time of the last message, if that has leapt.
+    leap: Option<u64>,
     fates: [Fates; FAMILIES],
     /// Names of queries that waited in vain.
     pub(super) names: Frequent<String>,
@@ -96,7 +102,13 @@ pub(super) struct Pairs {
 impl Pairs {
     /// Takes one message.
     pub(super) fn take(&mut self, half: &Half<'_>) {
-        if half.at.saturating_add(PATIENCE) < self.now {
+        let leaps = self.now != 0 && half.at > self.now.saturating_add(LEAP);
+        let leap = std::mem::replace(&mut self.leap, leaps.then_some(half.at));
+        if leaps && leap.is_none_or(|before| before.abs_diff(half.at) > LEAP) {
+            self.fates[half.family].leave_open(half.is_response);
+            return;
+        }
+        if leaps || half.at.saturating_add(PATIENCE) < self.now {
             self.begin_anew();
         }
         self.now = self.now.max(half.at);
@@ -117,7 +129,7 @@ impl Pairs {
     pub(super) fn fates(&self) -> impl Iterator<Item = (&'static str, Fates)> {
         let mut fates = self.fates;
         for waiting in self.waiting.values() {
-            fates[waiting.family].leave_open(waiting);
+            fates[waiting.family].leave_open(waiting.is_response);
         }
         for fates in &mut fates {
             // Without any response none was recorded: that says nothing of the queries.
@@ -135,7 +147,7 @@ impl Pairs {
     /// Nobody who waits now will meet the other one.
     fn begin_anew(&mut self) {
         for (_, waiting) in self.waiting.drain() {
-            self.fates[waiting.family].leave_open(&waiting);
+            self.fates[waiting.family].leave_open(waiting.is_response);
         }
         self.order.clear();
         self.now = 0;
@@ -183,7 +195,7 @@ impl Pairs {
             };
             let fates = &mut self.fates[waiting.family];
             if waiting.is_response || !is_over {
-                fates.leave_open(&waiting);
+                fates.leave_open(waiting.is_response);
                 continue;
             }
             fates.unanswered += 1;
@@ -293,6 +305,38 @@ mod tests {
         let halves = [exchange(1_000), exchange(1), exchange(2_000), exchange(500)].concat();
         let expected = Fates {
             answered: 4,
+            ..Fates::default()
+        };
+        assert_eq!(fates(&halves), expected);
+    }
+
+    #[test]
+    fn one_wrong_clock_leaves_the_others_alone() {
+        const DAYS: u64 = 1_000_000;
+        let wrong = half(false, 1 + DAYS, 9);
+        let halves = [
+            half(false, 1, 1),
+            wrong,
+            half(true, 2, 1),
+            half(false, 3, 2),
+            half(true, 3, 2),
+        ];
+        let expected = Fates {
+            answered: 2,
+            unknown: 1,
+            ..Fates::default()
+        };
+        assert_eq!(fates(&halves), expected);
+        // Of two the second is believed: another file.
+        let halves = [
+            half(false, 1, 1),
+            wrong,
+            half(false, DAYS, 2),
+            half(true, DAYS, 2),
+        ];
+        let expected = Fates {
+            answered: 1,
+            unknown: 2,
             ..Fates::default()
         };
         assert_eq!(fates(&halves), expected);
