@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Writer};
 use libtest_mimic::Trial;
 
 use super::{for_each_hook_in_turn, trial};
@@ -28,7 +29,37 @@ pub(super) fn trials() -> Vec<Trial> {
         "top draws on a terminal, ends at q, and leaves the terminal as it was".to_owned(),
         drawn,
     ));
+    trials.push(trial(
+        "top counts the files that there are, and says which is missing".to_owned(),
+        one_missing,
+    ));
     trials
+}
+
+fn one_missing() -> Result<()> {
+    let scratch = lab::scratch()?;
+    let file = scratch.path().join("empty.fstrm");
+    Writer::new(File::create(&file)?, DNSTAP_CONTENT_TYPE)?.finish()?;
+    for (files, told, text) in [
+        (&["missing", "empty.fstrm"][..], 66, true),
+        (&["missing"], 66, false),
+    ] {
+        let mut command = Command::new(environment::agent()?);
+        command
+            .args(["top", "--once"])
+            .args(files)
+            .current_dir(scratch.path());
+        let ended = command.output()?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        ensure!(
+            ended.status.code() == Some(told),
+            "{}: {said}",
+            ended.status
+        );
+        ensure!(said.contains("cannot open missing"), "{said}");
+        ensure!(ended.stdout.is_empty() != text, "{files:?}: {said}");
+    }
+    Ok(())
 }
 
 fn counted(how: &Combination) -> Result<()> {

@@ -27,11 +27,16 @@ use crate::{
 
 /// Shows what is in the files.
 pub(super) fn run(args: &Top) -> Result<Exit> {
-    let inputs = args
-        .files
-        .iter()
-        .map(|file| Input::open(file))
-        .collect::<Result<Vec<_>>>()?;
+    let mut inputs = Vec::new();
+    for file in &args.files {
+        match Input::open(file) {
+            Ok(input) => inputs.push(input),
+            // As `read` does: the others are looked at all the same.
+            Err(error) if args.files.len() > 1 => warn!("{error:#}"),
+            Err(error) => return Err(error),
+        }
+    }
+    let is_one_missing = inputs.len() < args.files.len();
     let grows = inputs.iter().any(|input| input.grows);
     let board = if grows {
         Board::live(args.live_window(), args.messages)
@@ -73,6 +78,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
     let shown = running.finish(&[])?;
     match read {
         Some(Err(error)) => Err(error),
+        _ if is_one_missing => Ok(Exit::NoInput),
         Some(Ok(false)) => Ok(Exit::Data),
         Some(Ok(true)) | None => Ok(shown),
     }
