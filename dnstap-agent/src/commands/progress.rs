@@ -40,9 +40,9 @@ impl Progress {
         }
     }
 
-    /// Shown on standard error if that is a terminal. The time left is known if all are regular files.
+    /// Shown on standard error if that is a terminal, and unless `-q` is given. The time left is known if all are regular files.
     pub(super) fn over(files: &[PathBuf]) -> Self {
-        if !io::stderr().is_terminal() {
+        if !io::stderr().is_terminal() || !tracing::enabled!(tracing::Level::INFO) {
             return Self::none();
         }
         let size = |file: &PathBuf| fs::metadata(file).ok().filter(fs::Metadata::is_file);

@@ -160,7 +160,7 @@ fn print(
         encoder
     });
     let mut printer = Printer::new(output, warnings, args.select.compile(), encoder);
-    if !args.follow && !io::stdout().is_terminal() {
+    if !args.follow && is_written_to_file() {
         printer.progress = Progress::over(&args.files);
     }
     let done = read_all(args, &mut printer).and_then(|()| printer.finish());
@@ -186,6 +186,13 @@ fn print(
         }
     }
     Ok(printer.outcome)
+}
+
+/// Whether standard output is a file. What is shown beside a pipe could mix with what another program shows, such as `less`.
+fn is_written_to_file() -> bool {
+    let output = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let metadata = output.and_then(|output| output.metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file())
 }
 
 fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
