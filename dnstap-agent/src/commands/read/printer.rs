@@ -22,6 +22,9 @@ use crate::{
     select::Filter,
 };
 
+/// Skipped frames that are told one by one.
+const TOLD: u64 = 100;
+
 /// Content is collected up to this many bytes before it is written.
 const CHUNK: usize = 64 * 1024;
 
@@ -112,9 +115,8 @@ impl<'a> Printer<'a> {
 
     /// Tells of a frame that is longer than the limit, which was passed over.
     pub(super) fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
-        self.outcome.broken += 1;
         let name = file.display();
-        self.warn(format_args!("{name}: skipped the {error} (--max-frame)"))
+        self.skip(format_args!("{name}: skipped the {error} (--max-frame)"))
     }
 
     /// Tells of a file that cannot be read, beside others that can.
@@ -124,14 +126,28 @@ impl<'a> Printer<'a> {
     }
 
     fn broken(&mut self, file: &Path, offset: u64, payload: &[u8]) -> Result<(), Stop> {
-        self.outcome.broken += 1;
         let (name, size) = (file.display(), payload.len());
         let why = Dnstap::decode(payload)
             .err()
             .map_or_else(String::new, |error| format!(": {error}"));
-        self.warn(format_args!(
+        self.skip(format_args!(
             "{name}: skipped the frame at byte {offset} ({size} bytes){why}"
         ))
+    }
+
+    /// Counts a frame that was skipped, and tells it if not too many were: a damaged file may have one for every few bytes.
+    fn skip(&mut self, what: fmt::Arguments<'_>) -> Result<(), Stop> {
+        self.outcome.broken += 1;
+        if self.outcome.broken > TOLD {
+            return Ok(());
+        }
+        self.warn(what)?;
+        if self.outcome.broken == TOLD {
+            self.warn(format_args!(
+                "further frames that are skipped are only counted"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Tells why a stream ended before its end. Fails if that is none of the stream's own faults.
@@ -192,10 +208,13 @@ impl<'a> Printer<'a> {
             None => self.print_counts()?,
         }
         self.flush()?;
-        if self.outcome.unfit > 0 {
-            let unfit = self.outcome.unfit;
+        let Outcome { broken, unfit, .. } = self.outcome;
+        if broken > TOLD {
+            self.warn(format_args!("{broken} frames were skipped in all"))?;
+        }
+        if unfit > 0 {
             self.warn(format_args!(
-                "{unfit} messages are left out: there is no DNS message in them"
+                "{unfit} messages are left out: they have no DNS message, or one that no packet can hold"
             ))?;
         }
         Ok(())

@@ -86,6 +86,19 @@ fn a_broken_frame_is_told_with_its_offset_and_skipped() {
 }
 
 #[test]
+fn of_many_broken_frames_the_first_are_told_and_the_number_of_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (broken, lines) in [(100, 101), (250, 102)] {
+        let file = written(folder.path(), "broken", &vec![false; broken]);
+        let (outcome, _, warnings) = printed(&args(vec![file], false));
+        assert_eq!(outcome.expect("readable").broken, broken as u64);
+        assert_eq!(warnings.lines().count(), lines, "{warnings}");
+        let all = format!("{broken} frames were skipped in all");
+        assert_eq!(warnings.contains(&all), broken > 100);
+    }
+}
+
+#[test]
 fn only_what_is_asked_for_is_printed_and_counted() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = written(folder.path(), "file", &[true, false, true]);
