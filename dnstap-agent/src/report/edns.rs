@@ -27,14 +27,7 @@ pub(super) struct Edns {
 impl Edns {
     /// Counts what the first OPT record of the message says, if there is one.
     pub(super) fn count(&mut self, dns: Dns<'_>) {
-        if dns.count(3) == 0 {
-            return;
-        }
-        let opt = dns.records().map_while(Result::ok);
-        let Some((_, opt)) = opt
-            .into_iter()
-            .find(|(section, record)| *section == 3 && record.is_opt())
-        else {
+        let Some(opt) = dns.first_opt() else {
             return;
         };
         let opt = Opt::of(opt);

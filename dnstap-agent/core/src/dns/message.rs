@@ -106,19 +106,22 @@ impl<'a> Dns<'a> {
         }
     }
 
+    /// The first OPT record of the additional section (RFC 6891 section 6.1.1), if it can be read.
+    #[must_use]
+    pub fn first_opt(&self) -> Option<Record<'a>> {
+        if self.count(3) == 0 {
+            return None;
+        }
+        let mut records = self.records().map_while(Result::ok);
+        let opt = records.find(|(section, record)| *section == 3 && record.is_opt());
+        opt.map(|(_, record)| record)
+    }
+
     /// The rcode with the upper bits of the OPT record, if there is a readable one.
     #[must_use]
     pub fn full_rcode(&self) -> Rcode {
-        if self.count(3) == 0 {
-            return self.rcode();
-        }
-        let opt = self
-            .records()
-            .map_while(Result::ok)
-            .find(|(section, record)| *section == 3 && record.is_opt());
-        opt.map_or(self.rcode(), |(_, record)| {
-            record.extended_rcode(self.rcode())
-        })
+        self.first_opt()
+            .map_or(self.rcode(), |opt| opt.extended_rcode(self.rcode()))
     }
 }
 

@@ -8,7 +8,7 @@
 use std::io::{self, Write as _};
 
 use dnstap_core::{
-    dns::{Class, Dns, FLAGS, Opcode, Opt, OptOption, Rcode, Rdata, Record, Type},
+    dns::{Class, Dns, FLAGS, Opcode, Opt, OptOption, Question, Rcode, Rdata, Record, Type},
     model,
 };
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
@@ -96,8 +96,7 @@ fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !text.ends_with([':', ' '])
-        && !["true", "false", "yes", "no", "on", "off", "y", "n", "null"]
-            .contains(&text.to_ascii_lowercase().as_str())
+        && !yaml::is_known(text)
         && !text.contains(": ")
         && !text.contains(" #")
 }
@@ -168,17 +167,32 @@ impl<'a> View<'a> {
         table[usize::from(dns.opcode() == Opcode::UPDATE)]
     }
 
-    /// The first OPT record of the additional section.
     fn opt(&self) -> Option<Opt<'a>> {
-        let mut opts = self.pseudo(Type::OPT);
-        opts.next().map(Opt::of)
+        self.dns.first_opt().map(Opt::of)
     }
 
-    fn pseudo(&self, kind: Type) -> impl Iterator<Item = Record<'a>> {
-        let additional = self.records.iter().filter(|(section, _)| *section == 3);
-        additional
-            .map(|(_, record)| *record)
-            .filter(move |record| record.kind == kind)
+    /// The sections by their names, with lines for what is in them.
+    fn sections(
+        &self,
+        of_question: fn(&Question<'_>) -> String,
+        of_record: fn(&Record<'_>) -> String,
+    ) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        let names = Self::names(SECTIONS, &self.dns).into_iter().enumerate();
+        names.map(move |(section, name)| {
+            let questions = self.dns.questions().map_while(Result::ok);
+            let questions = questions.filter(|_| section == 0);
+            let mut lines: Vec<_> = questions.map(|question| of_question(&question)).collect();
+            lines.extend(self.section(section).map(|record| of_record(&record)));
+            (name, lines)
+        })
+    }
+
+    /// Lines for the signatures, which have a section of their own.
+    fn signatures(&self, of_record: fn(&Record<'_>) -> String) -> Vec<String> {
+        let records = self.records.iter();
+        let signatures =
+            records.filter(|(section, record)| *section == 3 && record.kind == Type::TSIG);
+        signatures.map(|(_, record)| of_record(record)).collect()
     }
 
     /// The records of a section, without those that have a section of their own.
@@ -225,24 +239,10 @@ impl<'a> View<'a> {
                 option_data(&option, out)?;
             }
         }
-        for (section, name) in Self::names(SECTIONS, dns).into_iter().enumerate() {
-            let mut lines = Vec::new();
-            if section == 0 {
-                for question in dns.questions().map_while(Result::ok) {
-                    lines.push(format!(
-                        "{} {} {}",
-                        question.name, question.class, question.kind
-                    ));
-                }
-            }
-            lines.extend(self.section(section).map(|record| line(&record)));
+        for (name, lines) in self.sections(question_line, line) {
             list(&format!("{name}_SECTION"), &lines, out)?;
         }
-        let signatures: Vec<_> = self
-            .pseudo(Type::TSIG)
-            .map(|record| line(&record))
-            .collect();
-        list("TSIG_PSEUDOSECTION", &signatures, out)
+        list("TSIG_PSEUDOSECTION", &self.signatures(line), out)
     }
 
     /// As `dig` would print it.
@@ -279,28 +279,10 @@ impl<'a> View<'a> {
                 option_text(&option, out)?;
             }
         }
-        for (section, name) in Self::names(SECTIONS, dns).into_iter().enumerate() {
-            let mut lines = Vec::new();
-            if section == 0 {
-                for question in dns.questions().map_while(Result::ok) {
-                    let line = columns(
-                        &question.name.to_string(),
-                        &[
-                            (CLASS, question.class.to_string()),
-                            (TYPE, question.kind.to_string()),
-                        ],
-                    );
-                    lines.push(format!(";{line}"));
-                }
-            }
-            lines.extend(self.section(section).map(|record| aligned(&record)));
+        for (name, lines) in self.sections(aligned_question, aligned) {
             block(name, &lines, out)?;
         }
-        let signatures: Vec<_> = self
-            .pseudo(Type::TSIG)
-            .map(|record| aligned(&record))
-            .collect();
-        block("TSIG PSEUDO", &signatures, out)
+        block("TSIG PSEUDO", &self.signatures(aligned), out)
     }
 }
 
@@ -338,6 +320,23 @@ fn block(name: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
         writeln!(out, "{INDENT}{line}")?;
     }
     writeln!(out, "{INDENT}")
+}
+
+/// A question in a line.
+fn question_line(question: &Question<'_>) -> String {
+    format!("{} {} {}", question.name, question.class, question.kind)
+}
+
+/// A question in a line, its parts below those of records. The semicolon is no column.
+fn aligned_question(question: &Question<'_>) -> String {
+    let line = columns(
+        &question.name.to_string(),
+        &[
+            (CLASS, question.class.to_string()),
+            (TYPE, question.kind.to_string()),
+        ],
+    );
+    format!(";{line}")
 }
 
 /// A record in a line.

@@ -112,15 +112,20 @@ pub(super) fn write_quoted(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
 
 /// Whether every reader takes it for a string: a word that no version of YAML knows.
 fn is_plain(text: &str) -> bool {
-    /// Those of YAML 1.1 among them, such as `n`.
-    const KNOWN: [&str; 11] = [
-        "true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf",
-    ];
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-        && !KNOWN.iter().any(|known| text.eq_ignore_ascii_case(known))
+        && !is_known(text)
+}
+
+/// Whether some version of YAML takes the word for something else than a string.
+pub(super) fn is_known(text: &str) -> bool {
+    /// Those of YAML 1.1 among them, such as `n`.
+    const KNOWN: [&str; 11] = [
+        "true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf",
+    ];
+    KNOWN.iter().any(|known| text.eq_ignore_ascii_case(known))
 }
 
 impl<'de> Deserialize<'de> for Node {
