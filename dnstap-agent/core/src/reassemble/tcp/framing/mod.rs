@@ -503,7 +503,8 @@ impl Framer {
         let may_have_preface = !midway && work.proxies.vouch_for(&work.envelope);
         let sent = work.envelope.direction == Direction::Sent;
         let judged_from = |bytes: &[u8]| {
-            if sent && (midway || !work.dns_seen && !work.dns_port) {
+            // Midway it may as well be the tail of a message.
+            if sent && !midway && !work.dns_seen && !work.dns_port {
                 too_short(bytes)
             } else {
                 0
@@ -551,7 +552,7 @@ impl Framer {
         } else {
             judged.len() + piece.len()
         };
-        self.state = if fits && midway && short == 0 {
+        self.state = if fits && midway {
             State::Trial(0)
         } else if fits || work.dns_seen && !midway {
             // What was too short is a message, since there is one behind it.

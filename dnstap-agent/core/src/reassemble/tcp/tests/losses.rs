@@ -217,3 +217,18 @@ fn what_is_sent_first_beside_another_process_is_no_beginning() {
     assert_eq!(tap.of(SOCKET), expected);
     assert_eq!(account(&tap).1, 2);
 }
+
+/// The tail of an answer reads like a message of one byte.
+#[test]
+fn the_tail_of_what_was_sent_before_is_no_message() {
+    let answers = [1, 2].map(|id| message(id, 0x8180, "name", 0));
+    let sent = [&[0, 1, 0], &stream_of(&answers)[..]].concat();
+    for cut in [1, 3, 9_000] {
+        let mut tap = Tap::new(&[SOCKET]);
+        for (at, piece) in pieces(&sent, &[cut, 9_000]) {
+            tap.directed(Direction::Sent, SOCKET, sequence(0, at), piece);
+        }
+        tap.finish();
+        assert_eq!(tap.of(SOCKET), answers, "in pieces of {cut}");
+    }
+}
