@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz`: builds the fuzz targets with coverage and runs them for a while.
 //!
 //! libFuzzer comes as a crate, and the instrumentation is a pass of the compiler's own LLVM, so that no other toolchain
-//! and no sanitizer is needed; debug assertions and overflow checks are on. What a run learns is kept in
-//! `target/fuzz/corpus` for the next one; an input that makes a target fail is kept in `target/fuzz/found`.
+//! and no sanitizer is needed; debug assertions and overflow checks are on. Only the project's own crates are instrumented
+//! ([`INSTRUMENT`]). What a run learns is kept in `target/fuzz/corpus` for the next one; an input that makes a target fail is kept in
+//! `target/fuzz/found`.
 
 use std::{
     collections::VecDeque,
@@ -18,32 +19,36 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{exec, paths, results::Results, setup, tally::Tally, ui};
 
-/// The targets: `tests/fuzz/src/bin`.
-const TARGETS: [&str; 7] = [
-    "classify",
-    "dnstap",
-    "event",
-    "frame_streams",
-    "options",
-    "read",
-    "stream",
+/// The targets (`tests/fuzz/src/bin`), and the inputs that each is given in `cargo xtask test`: as many as take about 20 seconds.
+const TARGETS: [(&str, u32); 7] = [
+    ("classify", 200_000),
+    ("dnstap", 700_000),
+    ("event", 60_000),
+    ("frame_streams", 500_000),
+    ("options", 20_000),
+    ("read", 45_000),
+    ("stream", 40_000),
 ];
 
-/// LLVM's coverage of edges and comparisons, as libFuzzer reads it.
-const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares";
+/// The compiler of the project's own crates, which adds the coverage.
+const INSTRUMENT: &str = "tests/fuzz/instrument";
 
 /// Targets at a time.
 const AT_ONCE: usize = 2;
 
-/// Seconds of each target in `cargo xtask test`.
-const SHORT: u32 = 20;
+/// How long a target runs.
+#[derive(Clone, Copy)]
+enum Effort {
+    /// For a time, from another start at each run, with what earlier runs have learnt.
+    Seconds(u32),
+    /// This many inputs, the same ones at each run: a test's result does not depend upon chance or the machine's speed.
+    Inputs(u32),
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Targets to run; all if none is named
-    #[arg(value_name = "TARGET", value_parser = TARGETS)]
+    #[arg(value_name = "TARGET", value_parser = TARGETS.map(|(target, _)| target))]
     targets: Vec<String>,
     /// Seconds for each
     #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "input")]
@@ -63,12 +68,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let targets: Vec<_> = if args.targets.is_empty() {
-        TARGETS.into()
-    } else {
-        args.targets.iter().map(String::as_str).collect()
-    };
-    let Results { tally, .. } = all(&programs, &targets, args.seconds)?;
+    let effort = Effort::Seconds(args.seconds);
+    let targets = TARGETS
+        .iter()
+        .map(|(target, _)| *target)
+        .filter(|target| args.targets.is_empty() || args.targets.iter().any(|one| one == target))
+        .map(|target| (target, effort));
+    ui::step(format_args!("fuzzing, {} s each target", args.seconds));
+    let Results { tally, .. } = all(&programs, targets.collect())?;
     println!("{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS
@@ -79,7 +86,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// A short run of every target, each one test.
 pub(crate) fn short() -> Result<Results> {
-    all(&build()?, &TARGETS, SHORT)
+    let programs = build()?;
+    ui::step("fuzzing, the same inputs at each run");
+    let targets = TARGETS.map(|(target, inputs)| (target, Effort::Inputs(inputs)));
+    all(&programs, targets.into())
 }
 
 fn folder() -> PathBuf {
@@ -91,32 +101,24 @@ fn program(target: &str) -> String {
 }
 
 /// Builds all targets; the folder that they are in.
+///
+/// As `cargo test` builds: the dependencies are those of the tests, optimised a little and with every check.
 fn build() -> Result<PathBuf> {
-    let version = exec::output(Command::new("rustc").arg("-vV"))?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc does not say which host it is for")?;
     ui::step("building the fuzz targets");
-    // With a target named, the flags are not for build scripts and macros, which run here.
+    let programs = TARGETS.map(|(target, _)| format!("--bin={}", program(target)));
     exec::run(
         exec::cargo()
-            .args(["build", "--profile=fuzz", "--package=dnstap-fuzz", "--bins"])
-            .args(["--features=libfuzzer", "--target", host, "--target-dir"])
-            .arg(folder())
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("RUSTFLAGS", COVERAGE),
+            .args(["build", "--workspace", "--features=dnstap-fuzz/libfuzzer"])
+            .args(programs)
+            .arg("--test=fuzz_as_test")
+            .env("RUSTC_WORKSPACE_WRAPPER", paths::root().join(INSTRUMENT)),
     )?;
-    Ok(folder().join(host).join("fuzz"))
+    Ok(paths::target().join("debug"))
 }
 
 /// Runs the targets and prints a line for each.
-fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Results> {
-    ui::step(format_args!(
-        "fuzzing {} targets, {seconds} s each",
-        targets.len()
-    ));
-    let queue = Mutex::new(VecDeque::from_iter(targets));
+fn all(programs: &Path, targets: VecDeque<(&str, Effort)>) -> Result<Results> {
+    let queue = Mutex::new(targets);
     let next = || {
         queue
             .lock()
@@ -125,8 +127,8 @@ fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Results> {
     };
     let worker = || -> Result<Results> {
         let mut results = Results::default();
-        while let Some(target) = next() {
-            results += one(programs, target, seconds)?;
+        while let Some((target, effort)) = next() {
+            results += one(programs, target, effort)?;
         }
         Ok(results)
     };
@@ -144,13 +146,21 @@ fn all(programs: &Path, targets: &[&str], seconds: u32) -> Result<Results> {
     Ok(sum)
 }
 
-fn one(programs: &Path, target: &str, seconds: u32) -> Result<Results> {
+fn one(programs: &Path, target: &str, effort: Effort) -> Result<Results> {
     let seeds = paths::root().join("tests/fuzz/seeds").join(target);
+    let learnt = match effort {
+        Effort::Seconds(_) => "corpus",
+        Effort::Inputs(_) => "short",
+    };
     let [corpus, found, logs] = [
-        folder().join("corpus").join(target),
+        folder().join(learnt).join(target),
         folder().join("found").join(target),
         folder().join("log"),
     ];
+    if matches!(effort, Effort::Inputs(_)) && corpus.exists() {
+        fs::remove_dir_all(&corpus)
+            .with_context(|| format!("cannot remove {}", corpus.display()))?;
+    }
     for folder in [&corpus, &found, &logs] {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -163,7 +173,10 @@ fn one(programs: &Path, target: &str, seconds: u32) -> Result<Results> {
         .args([&corpus, &seeds])
         .args(["-rss_limit_mb=1024", "-timeout=10", "-use_value_profile=1"])
         .args(["-print_final_stats=1", "-max_len=16384"])
-        .arg(format!("-max_total_time={seconds}"))
+        .args(match effort {
+            Effort::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+            Effort::Inputs(inputs) => vec!["-seed=1".to_owned(), format!("-runs={inputs}")],
+        })
         .arg(format!("-artifact_prefix={}/", found.display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -266,7 +279,7 @@ stat::number_of_executed_units: 122147\n";
 
     #[test]
     fn every_target_has_a_program_and_seeds() {
-        for target in TARGETS {
+        for (target, _) in TARGETS {
             let fuzz = paths::root().join("tests/fuzz");
             assert!(
                 fuzz.join(format!("src/bin/{target}.rs")).is_file(),

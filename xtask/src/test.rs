@@ -43,7 +43,7 @@ enum Part {
     Lint,
     /// Unit and documentation tests; neither root nor the eBPF toolchain is needed
     Unit,
-    /// 20 seconds of each fuzz target
+    /// Each fuzz target, about 20 seconds, with the same inputs at each run
     Fuzz,
     /// The agent against real servers; needs root
     Integration,
