@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dnstap_ebpf::Counter;
 use serde_json::Value;
 
 use crate::{
@@ -259,29 +260,17 @@ impl Summary {
 
     /// Messages that the kernel side dropped, all reasons together.
     pub(crate) fn kernel_drops(&self) -> Result<u64> {
-        const REASONS: [&str; 8] = [
-            "ring_full",
-            "user_fault",
-            "unsupported_call",
-            "too_many_chunks",
-            "batch_too_long",
-            "truncated",
-            "unsupported_iterator",
-            "kernel_fault",
-        ];
-        REASONS.iter().map(|reason| self.kernel(reason)).sum()
+        self.kernel_sum(Counter::is_drop)
     }
 
     /// Messages that the kernel side left out on purpose, all reasons together.
     pub(crate) fn left_out(&self) -> Result<u64> {
-        const REASONS: [&str; 5] = [
-            "not_dns",
-            "filtered_port",
-            "filtered_net",
-            "filtered_role",
-            "sampled_out",
-        ];
-        REASONS.iter().map(|reason| self.kernel(reason)).sum()
+        self.kernel_sum(Counter::is_skip)
+    }
+
+    fn kernel_sum(&self, which: fn(Counter) -> bool) -> Result<u64> {
+        let counters = Counter::ALL.into_iter().filter(|counter| which(*counter));
+        counters.map(|counter| self.kernel(counter.name())).sum()
     }
 
     /// The account of output number `at`.
@@ -297,12 +286,15 @@ impl Summary {
     }
 
     /// At most so many messages went by while the kernel kept the tap's programs from running, by its own count. 0 on kernels
-    /// that do not preempt in the kernel.
+    /// that do not preempt in the kernel. Programs that follow processes and connections see no message.
     pub(crate) fn missed(&self) -> Result<u64> {
         let programs = self.0["programs"]
             .as_object()
             .with_context(|| format!("no programs in {}", self.0))?;
-        let missed = programs.values().map(|program| program["missed"].as_u64());
+        let sees_messages =
+            |name: &str| !name.starts_with("sched_process_") && name != "inet_sock_set_state";
+        let of_messages = programs.iter().filter(|(name, _)| sees_messages(name));
+        let missed = of_messages.map(|(_, program)| program["missed"].as_u64());
         Ok(missed.map(Option::unwrap_or_default).sum())
     }
 

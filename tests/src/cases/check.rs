@@ -34,10 +34,12 @@ const EXIT_NO_PERMISSION: i32 = 77;
 const NOBODY: u32 = 65_534;
 
 /// What `check` must look for.
-const FINDINGS: [&str; 9] = [
+const FINDINGS: [&str; 11] = [
     "CAP_BPF",
     "CAP_PERFMON",
+    "CAP_NET_ADMIN",
     "CAP_SYS_PTRACE",
+    "CAP_DAC_READ_SEARCH",
     "PID namespace",
     "open files",
     "BTF",

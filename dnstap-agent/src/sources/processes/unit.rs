@@ -155,6 +155,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::host::skip;
 
     /// User `nobody`.
     const NOBODY: u32 = 65_534;
@@ -179,11 +180,10 @@ mod tests {
     }
 
     /// Gives a folder to another user, if that is possible.
-    #[expect(clippy::print_stderr, reason = "tells why a test did not run")]
     fn given_away(folder: &Path) -> bool {
         let given = chown(folder, Some(NOBODY), None);
         given
-            .inspect_err(|error| eprintln!("skipped, giving a folder away takes root: {error}"))
+            .inspect_err(|error| skip(&format!("only root gives folders away: {error}")))
             .is_ok()
     }
 
