@@ -14,24 +14,29 @@ use crate::{build, exec, packages::Apt, paths, servers, setup, ui};
 
 /// What stands in front of the table.
 const HEAD: &str = "\
-# Which servers the tap has been held against
+# The servers that the tap was tested with
 
-Written by `cargo xtask referee`. Each server runs in a network of its own. A packet capture runs there beside the tap and is decoded by
-code of its own: headers, TCP streams, DNS messages. The packets are the judge:
+Written by `cargo xtask referee`. Each server runs in a network namespace of its own. A packet capture runs there beside
+the tap. A decoder that shares no code with the tap reads the packets: headers, TCP streams, DNS messages. The file must
+agree with the packets:
 
-- each message that the process has read or written is in the file, once, with its bytes, addresses, ports, type
-  ([types.md](types.md)) and time, each response with its query's time. What is not is **missing**;
-- nothing else is in the file. What is, is **extra**;
-- a record of a message whose addresses, type or times are not right, or that the documentation leaves out, is **wrong**.
+- Each message that the process read or wrote is in the file, once. A message that is not is **missing**.
+- Nothing else is in the file. Anything else is **extra**.
+- Bytes, addresses, ports, type ([types.md](types.md)) and time are right, and each response has the time of its query.
+  A record that is not right is **wrong**. So is a record that the documentation says is left out.
 
-What the packets cannot show is explained below, with the reason and the number: whether a process has read what it did not answer on a
-connection that was reset, for example.
+The packets do not show everything. For example, a connection is reset, and a query on it has no answer: the server may or
+may not have read it. Such cases are counted below, with the reason.
 
-The traffic, over IPv4 and IPv6 at the same time: datagrams, EDNS, truncated answers; streams in pieces of 1 to 30 bytes, pipelined queries,
-half-closed connections whose last query comes in the packet of the FIN, answers up to 60 KB to a small window, zone transfers both ways,
-connections that were open before the tap. Then what strangers do: malformed datagrams, responses that nobody asked for, urgent data amid
-and between queries, lengths that lie, connections that break off and resets; and ordinary traffic once more. The upstream ends each
-TCP connection in the packet of its answer, sends urgent data amid one answer, and resets the connection behind another.
+The traffic uses IPv4 and IPv6 at the same time:
+
+- Ordinary traffic: datagrams, EDNS, truncated answers, streams in pieces of 1 to 30 bytes, pipelined queries,
+  half-closed connections whose last query is in the packet of the FIN, answers of up to 60 KB to a small window, zone
+  transfers in both directions, and connections that were open before the tap.
+- What strangers send: malformed datagrams, responses to no query, urgent data inside and between queries, false lengths,
+  aborted connections and resets. Then ordinary traffic once more.
+- The upstream closes each TCP connection in the packet of its answer, sends urgent data inside one answer, and resets the
+  connection after another.
 
 ";
 
@@ -69,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.server.is_empty() && args.hook.is_empty() && !table.is_empty() {
         let page = paths::root().join("docs/servers.md");
         let kernel = exec::output(Command::new("uname").arg("-r"))?;
-        let text = format!("{HEAD}Here with Linux {}.\n\n{table}", kernel.trim());
+        let text = format!("{HEAD}Run with Linux {}.\n\n{table}", kernel.trim());
         fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))?;
         ui::note(page.display());
     }

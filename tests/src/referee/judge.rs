@@ -47,11 +47,9 @@ pub(crate) struct Judgement {
 /// Faults, each with its sort.
 pub(super) type Faults = Vec<(String, String)>;
 
-const THROWN_AWAY: &str =
-    "only in the file, written to a connection that was reset before it had left";
+const THROWN_AWAY: &str = "that are in the file only; the server wrote them to a connection that was reset before they were sent";
 
-const WILDCARD: &str =
-    "without the local address: the socket is bound to a wildcard address, as the README says";
+const WILDCARD: &str = "without their local address, because the socket is bound to a wildcard address (see the README)";
 
 /// Holds the records of a file against the wire.
 pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Judgement {

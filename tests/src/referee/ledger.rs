@@ -83,16 +83,15 @@ pub(super) struct Ledger {
     pub(super) encrypted: usize,
 }
 
-const OUTSIDE: &str = "begun before the tap was attached, or after it was told to end";
-const RESET: &str =
-    "without an answer on a connection that was reset: the wire does not show whether it was read";
-const LEFT: &str = "without an answer on a connection that was open when the server ended";
-const HUNG_UP: &str = "without an answer on a connection that the server ended first: the wire does not show whether it was read";
-const GAVE_UP: &str = "without an answer on a connection that was ended by a server that gives up: the wire does not show whether it was read";
-const GONE: &str = "without an answer when the server ended";
-const REFUSED: &str = "that were refused: nobody listened (ICMP)";
-const UNASKED: &str = "that are responses nobody asked for: documented as left out";
-const SHORT: &str = "without a DNS header: documented as left out, and counted";
+const OUTSIDE: &str = "that began before the tap was attached or after it was told to stop";
+const RESET: &str = "without an answer on a connection that was reset; the packets do not show whether the server read them";
+const LEFT: &str = "without an answer on a connection that was open when the server stopped";
+const HUNG_UP: &str = "without an answer on a connection that the server closed first; the packets do not show whether it read them";
+const GAVE_UP: &str = "without an answer on a connection that the server gave up; the packets do not show whether it read them";
+const GONE: &str = "without an answer when the server stopped";
+const REFUSED: &str = "to a port without a socket, refused by ICMP";
+const UNASKED: &str = "that are responses to no query; the tap leaves them out, as documented";
+const SHORT: &str = "without a DNS header; the tap leaves them out and counts them, as documented";
 
 /// Reads the packets.
 pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> Result<Ledger> {

@@ -259,7 +259,7 @@ fn decide(
         );
         judgement.explain(
             tapped.summary.kernel("truncated")?,
-            "that were cut by the server's buffer, and counted by the tap as truncated",
+            "cut by the server's buffer; the tap counts them as truncated",
             "received UDP",
         );
         judgements.push((how.clone(), judgement));

@@ -117,13 +117,13 @@ fn table(rows: &[Row]) -> Result<String> {
             Ok(Outcome {
                 version: Some(version),
                 ..
-            }) => format!(" Here: {version}."),
+            }) => format!("Version: {version}. "),
             _ => String::new(),
         };
         let Row { entry, seconds, .. } = row;
         writeln!(
             text,
-            "- **{}**: {}.{version} {seconds:.0} s.",
+            "- **{}**: {}.\n  {version}Run time: {seconds:.0} s.",
             entry.name, entry.about
         )?;
     }
@@ -159,7 +159,7 @@ fn lines(outcome: &Outcome) -> Vec<(String, String)> {
 
 /// Why numbers differ that are not wrong.
 fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
-    text.push_str("\n## What was explained\n\n");
+    text.push_str("\n## Differences with a known reason\n\n");
     let mut reasons: BTreeMap<&str, BTreeMap<&str, Vec<usize>>> = BTreeMap::new();
     for row in rows {
         let Ok(outcome) = &row.outcome else {
@@ -174,7 +174,7 @@ fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
         if outcome.encrypted > 0 {
             writeln!(
                 text,
-                "- Ciphertext, of which nothing is in a file: {} bytes of {}",
+                "- Ciphertext, which the tap cannot read: {} bytes of {}",
                 outcome.encrypted, row.entry.name
             )?;
         }
@@ -188,7 +188,8 @@ fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
                 format!("{name} {}", counts.join("/"))
             })
             .collect();
-        writeln!(text, "- Messages {reason}: {}", servers.join(", "))?;
+        let lines: Vec<_> = servers.chunks(5).map(|some| some.join(", ")).collect();
+        writeln!(text, "- Messages {reason}:\n  {}", lines.join(",\n  "))?;
     }
     Ok(())
 }
@@ -198,7 +199,7 @@ fn faults(text: &mut String, rows: &[Row]) -> Result<()> {
     if rows.iter().all(|row| row.holds() && row.outcome.is_ok()) {
         return Ok(());
     }
-    text.push_str("\n## What is wrong, and what could not be run\n\n");
+    text.push_str("\n## Wrong, or not run\n\n");
     for row in rows {
         let name = row.entry.name;
         match &row.outcome {

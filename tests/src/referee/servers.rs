@@ -85,7 +85,7 @@ const PLAIN: Entry = Entry {
 pub(crate) const SERVERS: &[Entry] = &[
     Entry {
         name: "named",
-        about: "BIND: authority, secondary, and resolver of a zone of the upstream",
+        about: "BIND: primary and secondary of zones, and resolver for a zone of the upstream",
         start: start::bind,
         asked: &[Asked::Authority, Asked::Upstream],
         habits: &[Habit::Secondary],
@@ -93,7 +93,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "named-restarts",
-        about: "BIND under another name, followed by that name, ended by TERM and KILL under load and started again",
+        about: "BIND with another process name, tapped by that name; stopped by TERM and KILL under load and started again",
         start: start::renamed_bind,
         habits: &[Habit::Restarts],
         ..PLAIN
@@ -108,7 +108,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "knot",
-        about: "Knot DNS: authority and secondary",
+        about: "Knot DNS: primary and secondary",
         profile: Profile::Authoritative,
         start: start::knot,
         asked: &[Asked::Authority],
@@ -116,7 +116,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "nsd",
-        about: "NSD: authority and secondary, several processes",
+        about: "NSD: primary and secondary, several processes",
         profile: Profile::Authoritative,
         start: start::nsd,
         asked: &[Asked::Authority],
@@ -124,7 +124,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "pdns",
-        about: "PowerDNS Authoritative Server, BIND backend: authority and secondary",
+        about: "PowerDNS Authoritative Server with the BIND backend: primary and secondary",
         profile: Profile::Authoritative,
         start: |folder| start::pdns(folder, &[]),
         asked: &[Asked::Authority],
@@ -132,7 +132,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "pdns-proxied",
-        about: "the same, behind a proxy that names the clients (PROXY v2)",
+        about: "PowerDNS Authoritative Server behind a proxy that sends PROXY v2 headers",
         profile: Profile::Authoritative,
         start: |folder| start::pdns(folder, &["--proxy-protocol-from=127.0.0.0/8,::1"]),
         asked: &[Asked::Own],
@@ -148,7 +148,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "dnsdist",
-        about: "dnsdist: UDP and TCP to an upstream; also DNS over TLS and HTTPS, which is ciphertext",
+        about: "dnsdist: UDP and TCP to an upstream, and DNS over TLS and HTTPS, which the tap cannot read",
         profile: Profile::Forwarder,
         start: |folder| start::dnsdist(folder, false),
         asked: &[Asked::Upstream],
@@ -156,7 +156,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "dnsdist-proxy",
-        about: "dnsdist that names its clients to the upstream (PROXY v2)",
+        about: "dnsdist that sends PROXY v2 headers to the upstream",
         profile: Profile::Forwarder,
         start: |folder| start::dnsdist(folder, true),
         asked: &[Asked::Upstream],
@@ -164,7 +164,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "dnsdist-hasty",
-        about: "dnsdist with an upstream that ends each connection behind an answer, which it does not expect",
+        about: "dnsdist with an upstream that closes each connection after one answer",
         profile: Profile::Forwarder,
         start: |folder| start::dnsdist(folder, false),
         asked: &[Asked::Upstream],
@@ -180,7 +180,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "kresd",
-        about: "Knot Resolver: stub of an upstream",
+        about: "Knot Resolver: forwards to an upstream",
         profile: Profile::Recursive,
         start: start::kresd,
         asked: &[Asked::Upstream],
@@ -188,7 +188,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "gdnsd",
-        about: "gdnsd: authority",
+        about: "gdnsd: primary",
         profile: Profile::Authoritative,
         start: start::gdnsd,
         asked: &[Asked::Own],
@@ -196,7 +196,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "yadifa",
-        about: "YADIFA: authority",
+        about: "YADIFA: primary",
         profile: Profile::Authoritative,
         start: start::yadifa,
         asked: &[Asked::Authority],
@@ -204,7 +204,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "go",
-        about: "a server in Go (miekg/dns, as CoreDNS): several listeners, and a client of the upstream",
+        about: "a server in Go (miekg/dns, as in CoreDNS): several listeners, and a client of the upstream",
         start: start::go,
         asked: &[Asked::Own, Asked::Upstream],
         ..PLAIN
@@ -223,7 +223,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "python-fork",
-        about: "a server in Python that forks for each datagram and connection",
+        about: "a server in Python that forks for each datagram and each connection",
         start: |folder| {
             start::python(
                 folder,
@@ -235,7 +235,7 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "node",
-        about: "a server in Node.js, many buffers in a write",
+        about: "a server in Node.js that writes many buffers in one call",
         start: |folder| {
             start::script(
                 "referee-node",
@@ -263,14 +263,14 @@ pub(crate) const SERVERS: &[Entry] = &[
     },
     Entry {
         name: "toy-writers",
-        about: "a server of the tests: eight threads write to one connection without a lock",
+        about: "a test server: eight threads write to one connection without a lock",
         start: |_| Ok(start::toy("writers")),
         habits: &[Habit::Flooded],
         ..PLAIN
     },
     Entry {
         name: "toy-buffers",
-        about: "a server of the tests: answers in up to 256 buffers of one call",
+        about: "a test server: sends answers in up to 256 buffers in one call",
         start: |_| Ok(start::toy("buffers")),
         habits: &[Habit::Flooded],
         ..PLAIN

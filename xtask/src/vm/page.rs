@@ -18,12 +18,16 @@ pub(super) fn page(
     date: &str,
 ) -> String {
     let mut text = format!(
-        "# Kernel support\n\n\
-         Written by `cargo xtask vm`, last on {date}; not by hand. It boots Debian's kernels, unmodified and without modules, in virtual\n\
-         machines ({acceleration}), and runs this project's integration tests inside of them against real `named`s.\n\n\
-         ## Hooks and rings\n\n\
-         Tests with BIND {BIND}. The last column is the one that attaches every combination at the same time and compares what each\n\
-         has recorded with BIND's own dnstap; fentry with `bpf`, the first choice, is compared by itself as well.\n\n| kernel |"
+        "# Kernel support\n\
+         \n\
+         Written by `cargo xtask vm`, last on {date}. Do not edit it by hand. The command boots Debian's kernels,\n\
+         unmodified and without modules, in virtual machines ({acceleration}). In each it\n\
+         runs this project's integration tests against real `named`s.\n\
+         \n\
+         ## Hooks and rings\n\
+         \n\
+         Tests with BIND {BIND}. For the last column, taps with every combination run at the same time, and each record is\n\
+         compared with BIND's own dnstap. The first choice, fentry with `bpf`, is also compared alone.\n\n| kernel |"
     );
     let combinations = || {
         HOOKS
@@ -107,13 +111,13 @@ fn costs(rows: &[Row], acceleration: Acceleration) -> String {
     }
     let mut text = String::from(
         "\n## Time per message\n\n\
-         Nanoseconds that the kernel spent in the tap's programs per message seen, by its own account (`kernel.bpf_stats_enabled`),\n\
-         with all runs that found nothing to do in the sum: system calls of other processes for the syscall hook, empty reads\n\
-         for all. Ring `bpf` / ring `perf`.",
+         Nanoseconds in the tap's programs for each message seen, as the kernel counts them (`kernel.bpf_stats_enabled`),\n\
+         for ring `bpf` / ring `perf`. The sum includes runs without a message: system calls of other processes with the\n\
+         `syscall` hook, and reads that return nothing with all hooks.",
     );
     if acceleration == Acceleration::Emulated {
-        text += " The processor was emulated, which makes everything some thirty times slower: compare\n\
-                 the hooks with each other, not with a clock.";
+        text += " The processor is emulated, which makes everything about\n\
+                 thirty times slower. Use the figures only to compare the hooks with each other.";
     }
     text += "\n\n| kernel | fentry | socket | syscall |\n|---|---|---|---|\n";
     for row in rows {
