@@ -1,5 +1,7 @@
-//! What the dependencies have to be: under a licence that goes with ours, from the registry, and there once. Reads `cargo metadata`,
-//! so that it needs no network; known vulnerabilities are not looked up here.
+//! Checks the dependencies: each has a licence that is compatible with ours, comes from the registry, and is there in one version.
+//!
+//! Reads `cargo metadata`, so that it needs no network. cargo-deny does the same: it has no Debian package, and building it takes
+//! longer than all other lints. It also looks up known vulnerabilities, in a Git repository that a build machine may not reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 

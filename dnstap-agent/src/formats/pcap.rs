@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dnstap_core::lru::Lru;
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
+use etherparse::PacketBuilder;
 use foldhash::fast::FixedState;
 
 use crate::formats::render::socket;
@@ -34,8 +35,8 @@ const DATAGRAM: usize = 65_535 - 20 - 8;
 /// Connections whose sequence numbers are remembered.
 const CONNECTIONS: usize = 65_536;
 
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+/// Time to live and hop limit.
+const HOPS: u8 = 64;
 
 /// Makes packets, one message after the other.
 #[derive(Debug)]
@@ -54,6 +55,15 @@ impl Default for Writer {
 
 /// One side of a packet.
 type Side = (IpAddr, u16);
+
+/// What a segment's header says beyond its ports.
+#[derive(Clone, Copy)]
+struct Place {
+    sequence: u32,
+    acknowledged: u32,
+    /// Whether the message ends here.
+    push: bool,
+}
 
 impl Writer {
     /// Appends the packets of a frame's query and response, as far as they are there; false if neither is.
@@ -93,7 +103,7 @@ impl Writer {
             SocketProtocol::Udp | SocketProtocol::DnsCryptUdp | SocketProtocol::Doq
         );
         if datagram && dns.len() <= DATAGRAM {
-            packet(time, UDP, from, to, &udp(from, to, dns), out);
+            packet(time, from, to, None, dns, out);
         } else {
             self.stream(time, from, to, dns, out);
         }
@@ -122,10 +132,13 @@ impl Writer {
         };
         let mut segments = data.chunks(SEGMENT).peekable();
         while let Some(segment) = segments.next() {
-            let push = segments.peek().is_none();
-            let header = tcp(from, to, next[mine], next[other], push, segment);
+            let place = Place {
+                sequence: next[mine],
+                acknowledged: next[other],
+                push: segments.peek().is_none(),
+            };
             next[mine] = next[mine].wrapping_add(u32::try_from(segment.len()).unwrap_or_default());
-            packet(time, TCP, from, to, &header, out);
+            packet(time, from, to, Some(place), segment, out);
         }
     }
 }
@@ -159,101 +172,44 @@ fn sides(message: &Message) -> (Side, Side) {
     )
 }
 
-/// Header and data of a datagram.
-fn udp(from: Side, to: Side, data: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + data.len()).unwrap_or(u16::MAX);
-    let mut datagram = Vec::with_capacity(8 + data.len());
-    for field in [from.1, to.1, length, 0] {
-        datagram.extend_from_slice(&field.to_be_bytes());
-    }
-    datagram.extend_from_slice(data);
-    // 0 would say that there is none.
-    let sum = match transport_checksum(UDP, from, to, &datagram) {
-        0 => u16::MAX,
-        sum => sum,
-    };
-    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-    datagram
-}
-
-/// Header and data of a segment.
-fn tcp(from: Side, to: Side, sequence: u32, acknowledged: u32, push: bool, data: &[u8]) -> Vec<u8> {
-    const ACK: u8 = 0x10;
-    const PSH: u8 = 0x08;
-    let mut segment = Vec::with_capacity(20 + data.len());
-    segment.extend_from_slice(&from.1.to_be_bytes());
-    segment.extend_from_slice(&to.1.to_be_bytes());
-    segment.extend_from_slice(&sequence.to_be_bytes());
-    segment.extend_from_slice(&acknowledged.to_be_bytes());
-    // Five words of header, the flags, the largest window; checksum and urgent pointer.
-    segment.extend_from_slice(&[
-        0x50,
-        if push { ACK | PSH } else { ACK },
-        0xff,
-        0xff,
-        0,
-        0,
-        0,
-        0,
-    ]);
-    segment.extend_from_slice(data);
-    let sum = transport_checksum(TCP, from, to, &segment);
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    segment
-}
-
-/// The record of a packet: its header, an IP header, and what that carries.
+/// The record of a packet: its header, then a datagram, or a segment at its place.
 fn packet(
     (seconds, nanoseconds): socket::Time,
-    protocol: u8,
     from: Side,
     to: Side,
-    carried: &[u8],
+    place: Option<Place>,
+    data: &[u8],
     out: &mut Vec<u8>,
 ) {
-    let (header, length) = match (from.0, to.0) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => (ipv4(protocol, from, to, carried.len()), 20),
-        (from, to) => (ipv6(protocol, v6(from), v6(to), carried.len()), 40),
+    let ip = match (from.0, to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
+        (from, to) => PacketBuilder::ipv6(v6(from).octets(), v6(to).octets(), HOPS),
     };
-    let size = u32::try_from(length + carried.len()).unwrap_or(u32::MAX);
     // The field has 32 bits, until 2106.
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-    for field in [seconds, nanoseconds.min(999_999_999), size, size] {
+    let start = out.len();
+    for field in [seconds, nanoseconds.min(999_999_999), 0, 0] {
         out.extend_from_slice(&field.to_be_bytes());
     }
-    out.extend_from_slice(&header[..length]);
-    out.extend_from_slice(carried);
-}
-
-/// RFC 791 section 3.1: five words, not fragmented, time to live 64.
-fn ipv4(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, carried: usize) -> [u8; 40] {
-    let mut header = [0; 40];
-    header[0] = 0x45;
-    header[2..4].copy_from_slice(
-        &u16::try_from(20 + carried)
-            .unwrap_or(u16::MAX)
-            .to_be_bytes(),
-    );
-    header[6] = 0x40; // do not fragment: the identification may be 0 then (RFC 6864 section 4.1)
-    header[8] = 64;
-    header[9] = protocol;
-    header[12..16].copy_from_slice(&from.octets());
-    header[16..20].copy_from_slice(&to.octets());
-    let sum = !fold(sum(&header[..20]));
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
-}
-
-/// RFC 8200 section 3, hop limit 64.
-fn ipv6(protocol: u8, from: Ipv6Addr, to: Ipv6Addr, carried: usize) -> [u8; 40] {
-    let mut header = [0; 40];
-    header[0] = 0x60;
-    header[4..6].copy_from_slice(&u16::try_from(carried).unwrap_or(u16::MAX).to_be_bytes());
-    header[6] = protocol;
-    header[7] = 64;
-    header[8..24].copy_from_slice(&from.octets());
-    header[24..40].copy_from_slice(&to.octets());
-    header
+    let header = out.len();
+    // Fails only if the data is too long for a packet, and it is not: see `DATAGRAM` and `SEGMENT`.
+    let written = match place {
+        None => ip.udp(from.1, to.1).write(out, data),
+        Some(place) => {
+            let tcp = ip
+                .tcp(from.1, to.1, place.sequence, u16::MAX)
+                .ack(place.acknowledged);
+            if place.push { tcp.psh() } else { tcp }.write(out, data)
+        }
+    };
+    if written.is_err() {
+        out.truncate(start);
+        return;
+    }
+    let size = u32::try_from(out.len() - header).unwrap_or(u32::MAX);
+    for at in [header - 8, header - 4] {
+        out[at..at + 4].copy_from_slice(&size.to_be_bytes());
+    }
 }
 
 fn v6(address: IpAddr) -> Ipv6Addr {
@@ -261,34 +217,6 @@ fn v6(address: IpAddr) -> Ipv6Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     }
-}
-
-/// The checksum over pseudo-header, header and data (RFC 768, RFC 9293 section 3.1, RFC 8200 section 8.1).
-fn transport_checksum(protocol: u8, from: Side, to: Side, carried: &[u8]) -> u16 {
-    let address = |address: IpAddr| match address {
-        IpAddr::V4(v4) => sum(&v4.octets()),
-        IpAddr::V6(v6) => sum(&v6.octets()),
-    };
-    let length = u32::try_from(carried.len()).unwrap_or(u32::MAX);
-    let pseudo = address(from.0) + address(to.0) + u32::from(protocol) + sum(&length.to_be_bytes());
-    !fold(pseudo + sum(carried))
-}
-
-/// The sum of 16-bit words; at most 65,535 bytes, so it cannot overflow.
-fn sum(bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let last = rest.first().map_or(0, |byte| u32::from(*byte) << 8);
-    words
-        .iter()
-        .map(|word| u32::from(u16::from_be_bytes(*word)))
-        .sum::<u32>()
-        + last
-}
-
-/// One's complement: carries come back in.
-fn fold(sum: u32) -> u16 {
-    let once = (sum & 0xffff) + (sum >> 16);
-    u16::try_from((once & 0xffff) + (once >> 16)).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
@@ -406,7 +334,7 @@ mod tests {
                 .iter()
                 .map(|packet| {
                     let (header, protocol) = if packet[0] >> 4 == 4 { (20, packet[9]) } else { (40, packet[6]) };
-                    packet.len() - header - if protocol == UDP { 8 } else { 20 }
+                    packet.len() - header - if protocol == 17 { 8 } else { 20 }
                 })
                 .sum();
             prop_assert!(carried == size || carried == size + 2);
@@ -426,7 +354,7 @@ mod tests {
                     usize::from(u16::from_be_bytes([packet[2], packet[3]])),
                     size
                 );
-                assert_eq!(fold(sum(&packet[..20])), 0xffff, "IP checksum");
+                assert_eq!(sum(&[&packet[..20]]), 0xffff, "IP checksum");
                 ([&packet[12..20], &[0, packet[9]]].concat(), &packet[20..])
             } else {
                 assert_eq!(
@@ -435,16 +363,24 @@ mod tests {
                 );
                 ([&packet[8..40], &[0, packet[6]]].concat(), &packet[40..])
             };
-            let length = u32::try_from(carried.len()).expect("small");
-            assert_eq!(
-                fold(sum(&pseudo) + sum(&length.to_be_bytes()) + sum(carried)),
-                0xffff,
-                "checksum"
-            );
+            let length = u32::try_from(carried.len()).expect("small").to_be_bytes();
+            assert_eq!(sum(&[&pseudo, &length, carried]), 0xffff, "checksum");
             packets.push(packet);
             records = rest;
         }
         packets
+    }
+
+    /// The one's complement sum of 16-bit words: all ones where a checksum is right (RFC 1071).
+    fn sum(parts: &[&[u8]]) -> u64 {
+        let words = parts.iter().flat_map(|part| part.chunks(2));
+        let mut sum: u64 = words
+            .map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |byte| u64::from(*byte)))
+            .sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum
     }
 
     fn word(bytes: &[u8], at: usize) -> u32 {
