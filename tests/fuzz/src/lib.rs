@@ -8,6 +8,7 @@
 //! example that of `cargo xtask demo`. What a defect was found with goes there, too, beside the unit test in the
 //! module that had the defect.
 
+pub mod btf;
 pub mod classify;
 pub mod dnstap;
 pub mod event;
@@ -23,7 +24,8 @@ pub mod stream;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
+    ("btf", btf::run),
     ("classify", classify::run),
     ("dnstap", dnstap::run),
     ("event", event::run),

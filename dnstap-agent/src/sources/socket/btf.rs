@@ -2,7 +2,7 @@
 //!
 //! Format: Documentation/bpf/btf.rst of the kernel. Bytes in, values out; malformed input is an error, never a panic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
@@ -154,12 +154,12 @@ impl<'a> Btf<'a> {
             .ok_or_else(|| BtfError::NoStruct(structure.to_owned()))?;
         let mut bits = 0_u32;
         for (depth, name) in path.iter().enumerate() {
-            let (member_bits, member_type) =
-                self.member(id, name.as_bytes(), 0)?
-                    .ok_or_else(|| BtfError::NoMember {
-                        structure: structure.to_owned(),
-                        member: path[..=depth].join("."),
-                    })?;
+            let (member_bits, member_type) = self
+                .member(id, name.as_bytes(), 0, &mut HashSet::new())?
+                .ok_or_else(|| BtfError::NoMember {
+                    structure: structure.to_owned(),
+                    member: path[..=depth].join("."),
+                })?;
             bits = bits.wrapping_add(member_bits);
             id = member_type;
         }
@@ -226,9 +226,16 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    /// Bit offset and type of the member `name` of a structure or union, looking into anonymous ones.
-    fn member(&self, id: u32, name: &[u8], depth: u32) -> Result<Option<(u32, u32)>, BtfError> {
-        if depth > MAX_DEPTH {
+    /// Bit offset and type of the member `name` of a structure or union, looking into anonymous ones, once into each: types that name each
+    /// other many times would take a time without end.
+    fn member(
+        &self,
+        id: u32,
+        name: &[u8],
+        depth: u32,
+        seen: &mut HashSet<u32>,
+    ) -> Result<Option<(u32, u32)>, BtfError> {
+        if depth > MAX_DEPTH || !seen.insert(id) {
             return Ok(None);
         }
         let aggregate = self.resolve(id)?;
@@ -249,7 +256,8 @@ impl<'a> Btf<'a> {
                 return Ok(Some((bits, member_type)));
             }
             if member_name.is_empty()
-                && let Some((inner, inner_type)) = self.member(member_type, name, depth + 1)?
+                && let Some((inner, inner_type)) =
+                    self.member(member_type, name, depth + 1, seen)?
             {
                 return Ok(Some((bits.wrapping_add(inner), inner_type)));
             }
@@ -413,6 +421,12 @@ mod tests {
         // 7: function prototype with two parameters, 8: function
         types.extend([0, (kind::FUNC_PROTO << 24) | 2, 1, 0, 1, 0, 1]);
         types.extend([name("inet_sendmsg"), kind::FUNC << 24, 7]);
+        btf(&types, &strings)
+    }
+
+    /// Types and strings behind a header.
+    #[expect(clippy::cast_possible_truncation, reason = "a small sample")]
+    fn btf(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut data = Vec::new();
         data.extend(MAGIC.to_ne_bytes());
@@ -457,6 +471,21 @@ mod tests {
         );
         let none = whole.names_alone(&["nothing"]).unwrap();
         assert_eq!(none.len(), HEADER + 1);
+    }
+
+    /// Each type holds the next one twice: 2^31 ways down.
+    #[test]
+    fn types_that_hold_each_other_many_times_are_searched_once() {
+        let mut types: Vec<u32> = Vec::new();
+        for next in 2..=32 {
+            let name = u32::from(next == 2);
+            types.extend([name, (kind::STRUCT << 24) | 2, 8, 0, next, 0, 0, next, 0]);
+        }
+        types.extend([0, kind::STRUCT << 24, 0]);
+        let data = btf(&types, b"\0first\0");
+        let parsed = Btf::parse(&data).unwrap();
+        let missing = parsed.offset("first", &["none"]).unwrap_err();
+        assert!(matches!(missing, BtfError::NoMember { .. }), "{missing}");
     }
 
     #[test]
