@@ -20,7 +20,6 @@ use std::fmt::Write as _;
 
 use dnstap_core::dns::Dns;
 use dnstap_proto::{Dnstap, SocketProtocol};
-use serde_json::Value;
 
 pub(crate) use self::page::Facts;
 use self::{
@@ -30,7 +29,7 @@ use self::{
     timeline::Timeline,
 };
 use crate::{
-    formats::render::socket,
+    formats::render::{extra, socket},
     tally::{Frequent, Tally},
 };
 
@@ -186,8 +185,9 @@ impl Side {
 
 /// Whether `extra` is this agent's, and says so.
 fn is_unsolicited(extra: Option<&[u8]>) -> bool {
-    let object = extra.and_then(|extra| serde_json::from_slice::<Value>(extra).ok());
-    object.is_some_and(|object| object["unsolicited"] == Value::Bool(true))
+    extra
+        .and_then(extra::Own::of)
+        .is_some_and(|own| own.unsolicited == Some(true))
 }
 
 /// The name of the transport of that number.

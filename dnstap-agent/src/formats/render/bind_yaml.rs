@@ -7,6 +7,7 @@
 
 use std::io::{self, Write as _};
 
+use data_encoding::HEXLOWER;
 use dnstap_core::{
     dns::{Class, Dns, FLAGS, Opcode, Opt, OptOption, Question, Rcode, Rdata, Record, Type},
     model,
@@ -391,7 +392,7 @@ fn option(option: &OptOption<'_>) -> (String, String) {
     let hex: Vec<_> = option
         .data
         .iter()
-        .map(|byte| format!("{byte:02x}"))
+        .map(|byte| HEXLOWER.encode(&[*byte]))
         .collect();
     let shown: String = option
         .data
@@ -428,7 +429,7 @@ fn option(option: &OptOption<'_>) -> (String, String) {
             let words = seconds.parse().map(lasting).unwrap_or_default();
             ("EXPIRE", format!("{seconds} ({words})"))
         }),
-        Some(10) => Some(("COOKIE", hex.concat())),
+        Some(10) => Some(("COOKIE", HEXLOWER.encode(option.data))),
         Some(11) if option.data.is_empty() => Some(("TCP-KEEPALIVE", String::new())),
         Some(11) => option.data.try_into().ok().map(u16::from_be_bytes).map(|tenths| {
             ("TCP-KEEPALIVE", format!("{}.{} secs", tenths / 10, tenths % 10))

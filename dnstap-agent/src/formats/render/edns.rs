@@ -4,13 +4,12 @@
 
 use std::fmt::{self, Display};
 
+use data_encoding::HEXLOWER;
 use dnstap_core::dns::{Opt, OptOption, OptValue, Quoted};
 use serde::{
     Serialize, Serializer,
     ser::{SerializeMap as _, SerializeStruct as _},
 };
-
-use super::hexadecimal::Hexadecimal;
 
 /// An OPT record.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +78,7 @@ impl Display for Line<'_> {
             separator = ", ";
         }
         if option.needs_hex() {
-            write!(f, "{separator}hex {}", Hexadecimal(option.data))?;
+            write!(f, "{separator}hex {}", HEXLOWER.encode_display(option.data))?;
         }
         Ok(())
     }
@@ -97,7 +96,7 @@ impl Display for Shown<'_> {
                 listed(numbers, f)
             }
             OptValue::Octets(octets) => listed(octets.iter(), f),
-            OptValue::Hex(bytes) => Hexadecimal(bytes).fmt(f),
+            OptValue::Hex(bytes) => HEXLOWER.encode_display(bytes).fmt(f),
             OptValue::Text(text) => f.write_str(text),
             OptValue::Word(word) => f.write_str(word),
             OptValue::Subnet(address, length) => write!(f, "{address}/{length}"),
@@ -163,7 +162,7 @@ impl Serialize for Object<'_> {
             map.serialize_entry(name, &Member(value))?;
         }
         if option.needs_hex() {
-            map.serialize_entry("hex", &format_args!("{}", Hexadecimal(option.data)))?;
+            map.serialize_entry("hex", &HEXLOWER.encode(option.data))?;
         }
         if let Some(error) = option.malformed {
             map.serialize_entry("malformed", error)?;

@@ -3,26 +3,34 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-/// Longest field that is looked at as JSON, and how deep it may be: a tree takes many times its bytes, and readers of our JSON have limits
-/// of their own.
-const LONGEST: usize = 64 * 1024;
-const DEEPEST: usize = 16;
-
-/// A field that is a JSON object, and neither long nor deep; `None` if it is anything else.
-pub(super) fn object(extra: &[u8]) -> Option<Value> {
-    let object = Some(extra).filter(|extra| extra.len() <= LONGEST);
-    let object = object.and_then(|extra| serde_json::from_slice(extra).ok());
-    object.filter(|object: &Value| object.is_object() && is_shallow(object, DEEPEST))
+/// What this agent writes into `extra` (`encode/extra.rs` of the core, and its reports of unanswered queries), each member if it is there.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Own<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hook: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unsolicited: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ns: Option<i64>,
 }
 
-fn is_shallow(value: &Value, most: usize) -> bool {
-    let below = |value: &Value| most > 0 && is_shallow(value, most - 1);
-    match value {
-        Value::Array(items) => items.iter().all(below),
-        Value::Object(members) => members.values().all(below),
-        _ => true,
+impl<'a> Own<'a> {
+    /// `None` if the field is anything else, to the last byte: then members would not say all that it says.
+    pub(crate) fn of(extra: &'a [u8]) -> Option<Self> {
+        let own = serde_json::from_slice(extra).ok()?;
+        let written = serde_json::to_vec(&own).ok()?;
+        (written == extra && extra != b"{}").then_some(own)
     }
 }
 

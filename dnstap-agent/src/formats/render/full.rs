@@ -10,10 +10,11 @@
 
 use std::io::{self, Write as _};
 
+use data_encoding::HEXLOWER;
 use dnstap_core::dns::{Dns, Opt, Rdata, WireError};
 use dnstap_proto::Dnstap;
 
-use super::{colour::Colours, edns::Edns, hexadecimal::Hexadecimal, socket, text};
+use super::{colour::Colours, edns::Edns, socket, text};
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 
@@ -54,7 +55,7 @@ fn write(indent: &str, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         Ok(trailing) => writeln!(out, "{indent}trailing {trailing} bytes"),
         Err(error) => {
             writeln!(out, "{indent}malformed: {error}")?;
-            writeln!(out, "{indent}bytes {}", Hexadecimal(bytes))
+            writeln!(out, "{indent}bytes {}", HEXLOWER.encode_display(bytes))
         }
     }
 }

@@ -1,18 +1,24 @@
 //! Owns the JSON line. Field names are stable; a field whose value is not known is left out, unless said otherwise.
 //! `docs/dnstap-json.schema.json` says the same to programs.
 //!
+//! A field has the same JSON type in every line, and integers fit into 64 bits with sign, as do nanoseconds
+//! since 1970: databases that make columns of fields
+//! (ClickHouse, DuckDB) refuse a file in which that is not so. A number that has no word is a string with its prefix, such as
+//! `TYPE42`.
+//!
 //! | field | value |
 //! |---|---|
 //! | `time` | when this message was seen: `response_time` of a response, `query_time` of a query; the other one if only that is there |
-//! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto`; the number of a type that is not there |
+//! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto`; `TYPE42` if it is not there |
 //! | `identity`, `version` | of the recording server, as text; bytes that are not UTF-8 as `\\xNN`, a backslash as two |
-//! | `extra` | what the recording program added: an object if it is a JSON object, else text with other bytes as `\\xNN` |
-//! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`; `UDP`, `TCP`, `DOT`, `DOH`, ...; `HTTP2` ... |
+//! | `extra` | an object, if the field is one that this agent writes: `pid`, `tid`, `hook`, `netns`, `unsolicited`; `event`, `waited_ns` |
+//! | `extra_text`, `extra_hex` | the field if another program wrote it, exactly: as text, or in hexadecimal if it is not UTF-8 |
+//! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`, `FAMILY42`; `UDP`, `TCP`, `DOT`, ..., `PROTOCOL42`; `HTTP2` ..., `PROTOCOL42` |
 //! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
-//! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds; left out if the frame has none or what is no time |
+//! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds; left out if the frame has none, or one that is no time up to 2262-04-11 |
 //! | `latency_ns` | the one from the other |
 //! | `query_zone` | absolute name |
-//! | `policy` | object: `type`, `action`, `match`, `rule`, `value` |
+//! | `policy` | object: `type`, `action` (`NXDOMAIN` ..., `ACTION42`), `match` (`QNAME` ..., `MATCH42`), `rule`, `value`; left out if it has none |
 //! | `size` | bytes of the DNS message |
 //! | `message` | the DNS message: |
 //! | `.id`, `.opcode`, `.rcode` | number; words, the rcode with its EDNS bits |
@@ -60,6 +66,7 @@ use std::{
     net::IpAddr,
 };
 
+use data_encoding::HEXLOWER;
 use dnstap_core::{
     dns::{Class, Dns, FLAGS, Name, Opcode, Opt, Question, Rcode, Rdata, Record, Type, WireError},
     model,
@@ -67,19 +74,23 @@ use dnstap_core::{
 use dnstap_proto::{Dnstap, HttpProtocol, Message, Policy, SocketFamily, policy};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{edns::Edns, extra, hexadecimal::Hexadecimal, socket, time::Clock};
+use super::{edns::Edns, extra, socket, time::Clock};
 
 /// Appends the line of a message.
 pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
     let mut line = Line {
         identity: dnstap.identity.as_deref().map(extra::text),
         version: dnstap.version.as_deref().map(extra::text),
-        extra: dnstap
-            .extra
-            .as_deref()
-            .map(|bytes| extra::object(bytes).unwrap_or_else(|| extra::escaped(bytes).into())),
         ..Line::default()
     };
+    if let Some(bytes) = dnstap.extra.as_deref() {
+        line.extra = extra::Own::of(bytes);
+        match str::from_utf8(bytes) {
+            _ if line.extra.is_some() => {}
+            Ok(text) => line.extra_text = Some(text),
+            Err(_) => line.extra_hex = Some(HEXLOWER.encode(bytes)),
+        }
+    }
     match &dnstap.message {
         Some(message) => line.fill(message, clock),
         None => line.malformed = Some("a dnstap frame without a message".to_owned()),
@@ -119,7 +130,11 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    extra: Option<serde_json::Value>,
+    extra: Option<extra::Own<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_hex: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket_family: Option<Word>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,17 +174,19 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn fill(&mut self, message: &'a Message, clock: &mut Clock) {
         self.r#type = match (socket::kind(message), message.r#type) {
-            (Some(kind), _) => Some(Word::Known(model::long_name(kind))),
+            (Some(kind), _) => Some(model::long_name(kind).into()),
             (None, 0) => None,
-            (None, number) => Some(Word::Number(number)),
+            (None, number) => Some(format!("TYPE{number}").into()),
         };
-        self.socket_family = word(message.socket_family, |family: SocketFamily| {
+        self.socket_family = word(message.socket_family, "FAMILY", |family: SocketFamily| {
             family.as_str_name()
         });
-        self.socket_protocol = word(message.socket_protocol, socket::protocol_name);
-        self.http_protocol = word(message.http_protocol, |protocol: HttpProtocol| {
-            protocol.as_str_name()
-        });
+        self.socket_protocol = word(message.socket_protocol, "PROTOCOL", socket::protocol_name);
+        self.http_protocol = word(
+            message.http_protocol,
+            "PROTOCOL",
+            |protocol: HttpProtocol| protocol.as_str_name(),
+        );
         self.query_address = socket::address(message.query_address.as_deref());
         self.query_port = message.query_port;
         self.response_address = socket::address(message.response_address.as_deref());
@@ -191,7 +208,11 @@ impl<'a> Line<'a> {
             self.latency_ns = socket::latency(message);
         }
         self.query_zone = socket::zone(message).map(|name| name.to_string());
-        self.policy = message.policy.as_ref().map(PolicyLine::new);
+        let policy = message
+            .policy
+            .as_ref()
+            .filter(|policy| **policy != Policy::default());
+        self.policy = policy.map(PolicyLine::new);
         let Some(bytes) = socket::dns(message) else {
             self.is_malformed("no DNS message".to_owned());
             return;
@@ -216,9 +237,14 @@ impl<'a> Line<'a> {
     fn time(&mut self, of: &str, time: Option<socket::Time>, clock: &mut Clock) -> Option<String> {
         let (seconds, nanoseconds) = time?;
         let mut text = Vec::with_capacity(30);
-        if !clock.write_time(seconds, nanoseconds, 9, &mut text) {
+        // Databases keep nanoseconds since 1970 in 64 bits with sign.
+        let fits = seconds
+            .checked_mul(1_000_000_000)
+            .and_then(|whole| whole.checked_add(nanoseconds.into()))
+            .is_some_and(|whole| i64::try_from(whole).is_ok());
+        if !fits || !clock.write_time(seconds, nanoseconds, 9, &mut text) {
             self.is_malformed(format!(
-                "{of} time of {seconds} s and {nanoseconds} ns is no time"
+                "{of} time of {seconds} s and {nanoseconds} ns is no time up to 2262-04-11"
             ));
             return None;
         }
@@ -233,20 +259,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// An enum's value: its word, or its number if it has none.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(untagged)]
-enum Word {
-    Known(&'static str),
-    Number(i32),
-}
+/// An enum's value: its word, or its number behind a prefix if it has none.
+type Word = Cow<'static, str>;
 
 fn word<E: TryFrom<i32>>(
     number: Option<i32>,
+    prefix: &str,
     name: impl FnOnce(E) -> &'static str,
 ) -> Option<Word> {
-    number.map(|number| {
-        E::try_from(number).map_or(Word::Number(number), |value| Word::Known(name(value)))
+    number.map(|number| match E::try_from(number) {
+        Ok(value) => name(value).into(),
+        Err(_) => format!("{prefix}{number}").into(),
     })
 }
 
@@ -268,8 +291,10 @@ impl<'a> PolicyLine<'a> {
     fn new(policy: &'a Policy) -> Self {
         Self {
             r#type: policy.r#type.as_deref(),
-            action: word(policy.action, |action: policy::Action| action.as_str_name()),
-            r#match: word(policy.r#match, |r#match: policy::Match| {
+            action: word(policy.action, "ACTION", |action: policy::Action| {
+                action.as_str_name()
+            }),
+            r#match: word(policy.r#match, "MATCH", |r#match: policy::Match| {
                 r#match.as_str_name()
             }),
             rule: policy.rule.as_deref().map(extra::text),
@@ -313,7 +338,7 @@ struct DnsLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     malformed: Option<Shown<WireError>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<Shown<Hexadecimal<'a>>>,
+    bytes: Option<String>,
 }
 
 impl<'a> DnsLine<'a> {
@@ -326,7 +351,7 @@ impl<'a> DnsLine<'a> {
             },
         };
         if line.malformed.is_some() {
-            line.bytes = Some(Shown(Hexadecimal(bytes)));
+            line.bytes = Some(HEXLOWER.encode(bytes));
         }
         line
     }

@@ -10,7 +10,6 @@ mod colour;
 mod edns;
 pub(crate) mod extra;
 mod full;
-mod hexadecimal;
 mod json;
 pub(crate) mod socket;
 mod text;

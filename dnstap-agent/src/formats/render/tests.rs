@@ -1,13 +1,19 @@
 //! Whole lines, and what must hold for any bytes.
 
-use std::{fs, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{LazyLock, Mutex},
+};
 
 use bytes::Bytes;
-use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol, message::Type};
+use data_encoding::HEXLOWER;
+use dnstap_proto::{Dnstap, Message, Policy, SocketFamily, SocketProtocol, message::Type};
 use proptest::prelude::*;
 use prost::Message as _;
+use serde_json::Value;
 
-use super::{Renderer, hexadecimal::Hexadecimal};
+use super::Renderer;
 use crate::formats::content::Content;
 
 /// `example.com. IN A`, RD and AD set, ID 4711.
@@ -87,7 +93,7 @@ fn malformed_messages_are_shown_with_size_and_error() {
 }
 
 #[test]
-fn extra_is_an_object_if_it_is_one_and_else_escaped_text() {
+fn extra_is_an_object_if_this_agent_wrote_it_and_else_exact_text() {
     let mut dnstap = query();
     dnstap.extra = Some(br#"{"pid":7,"hook":"fentry"}"#[..].into());
     assert_eq!(
@@ -95,16 +101,55 @@ fn extra_is_an_object_if_it_is_one_and_else_escaped_text() {
         serde_json::json!({"pid": 7, "hook": "fentry"})
     );
     assert!(text(&dnstap).ends_with(" rd ad extra={\"pid\":7,\"hook\":\"fentry\"}\n"));
-    for (bytes, shown) in [
-        (&b"\x1b[2J\\\n\xff"[..], r"\x1b[2J\\\x0a\xff"),
-        (b"[1]", "[1]"),
-        (b"", ""),
-        (br#"{"a":1"#, r#"{"a":1"#),
+    for others in [
+        "[1]",
+        "",
+        "{}",
+        r#"{"a":1"#,
+        r#"{"a":123456789012345678901234567890}"#,
+        r#"{"pid":"seven"}"#,
+        r#"{"pid":7,"pid":8}"#,
+        r#"{"tid":8,"pid":7}"#,
+        r#"{"pid":7 }"#,
+        r#"{"pid":4294967296}"#,
+        r#"{"waited_ns":9223372036854775808}"#,
+        r#"{"event":"\u00e4"}"#,
+        "\u{e4}\n\\",
     ] {
-        dnstap.extra = Some(bytes.into());
-        assert_eq!(parsed(&dnstap)["extra"], shown);
-        assert!(text(&dnstap).ends_with(&format!(" extra={shown}\n")));
+        dnstap.extra = Some(others.into());
+        let json = parsed(&dnstap);
+        assert_eq!(json["extra_text"], others);
+        assert_eq!((json.get("extra"), json.get("extra_hex")), (None, None));
     }
+    dnstap.extra = Some(b"\x1b[2J\\\n\xff"[..].into());
+    let json = parsed(&dnstap);
+    assert_eq!(json["extra_hex"], "1b5b324a5c0aff");
+    assert_eq!((json.get("extra"), json.get("extra_text")), (None, None));
+    assert!(text(&dnstap).ends_with(" extra=\\x1b[2J\\\\\\x0a\\xff\n"));
+}
+
+#[test]
+fn numbers_without_a_word_are_strings_as_words_are() {
+    let mut odd = query();
+    let message = inner(&mut odd);
+    message.r#type = 42;
+    message.socket_family = Some(-1);
+    message.socket_protocol = Some(42);
+    message.http_protocol = Some(42);
+    message.policy = Some(Policy {
+        action: Some(42),
+        r#match: Some(i32::MAX),
+        ..Policy::default()
+    });
+    let json = parsed(&odd);
+    assert_eq!(json["type"], "TYPE42");
+    assert_eq!(json["socket_family"], "FAMILY-1");
+    assert_eq!(json["socket_protocol"], "PROTOCOL42");
+    assert_eq!(json["http_protocol"], "PROTOCOL42");
+    let policy = serde_json::json!({ "action": "ACTION42", "match": "MATCH2147483647" });
+    assert_eq!(json["policy"], policy);
+    inner(&mut odd).policy = Some(Policy::default());
+    assert_eq!(parsed(&odd).get("policy"), None);
 }
 
 #[test]
@@ -140,7 +185,7 @@ fn json_has_the_documented_fields() {
         },
     });
     assert_eq!(
-        serde_json::from_str::<serde_json::Value>(&json).expect("JSON"),
+        serde_json::from_str::<Value>(&json).expect("JSON"),
         expected
     );
     assert!(
@@ -153,13 +198,13 @@ fn json_has_the_documented_fields() {
 fn json_says_what_is_malformed_and_keeps_what_was_read() {
     let mut cut = response();
     inner(&mut cut).response_message = Some(ANSWER[..50].into());
-    let value: serde_json::Value = serde_json::from_str(&json(&cut)).expect("JSON");
+    let value: Value = serde_json::from_str(&json(&cut)).expect("JSON");
     assert_eq!(value["message"]["malformed"], "cut short at byte 50");
     assert_eq!(value["message"]["bytes"], hexadecimal(&ANSWER[..50]));
     assert_eq!(value["message"]["answers"][0]["rdata"], "192.0.2.7");
     let mut line = Vec::new();
     Renderer::new(Content::Json, false).line(Bytes::from_static(b"\xff\xff"), &mut line);
-    let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+    let value: Value = serde_json::from_slice(&line).expect("JSON");
     assert_eq!(value["size"], 2);
     assert!(
         value["malformed"]
@@ -254,6 +299,7 @@ fn a_time_in_json_is_a_time_or_not_there() {
         (1_767_323_045, 1_500_000_000),
         (1_767_323_045_000, 0),
         (u64::MAX, 0),
+        (9_223_372_036, 854_775_808),
     ] {
         let mut odd = response();
         inner(&mut odd).query_time_sec = Some(seconds);
@@ -266,9 +312,14 @@ fn a_time_in_json_is_a_time_or_not_there() {
         assert_eq!(json["time"], json["response_time"]);
         assert_eq!(
             json["malformed"],
-            format!("query time of {seconds} s and {nanoseconds} ns is no time")
+            format!("query time of {seconds} s and {nanoseconds} ns is no time up to 2262-04-11")
         );
     }
+    let mut last = response();
+    inner(&mut last).query_time_sec = Some(9_223_372_036);
+    inner(&mut last).query_time_nsec = Some(854_775_807);
+    let json = parsed(&last);
+    assert_eq!(json["query_time"], "2262-04-11T23:47:16.854775807Z");
 }
 
 #[test]
@@ -297,17 +348,6 @@ fn an_identity_puts_no_field_into_text() {
         "{}",
         out.escape_ascii()
     );
-}
-
-#[test]
-fn a_large_or_deep_extra_is_text() {
-    let deep = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
-    let long = format!("{{\"a\":\"{}\"}}", "b".repeat(64 * 1024));
-    for (extra, is_object) in [(deep(16), true), (deep(17), false), (long, false)] {
-        let mut dnstap = query();
-        dnstap.extra = Some(extra.into());
-        assert_eq!(parsed(&dnstap)["extra"].is_object(), is_object);
-    }
 }
 
 #[test]
@@ -531,6 +571,55 @@ proptest! {
     }
 
     #[test]
+    fn every_field_of_dnstap_has_one_type_whatever_is_in_it(
+        numbers in any::<[Option<i32>; 5]>(),
+        kind in -1..50_i32,
+        ports in any::<[Option<u32>; 2]>(),
+        seconds in any::<[Option<u64>; 2]>(),
+        texts in prop::collection::vec(prop::option::of(prop_oneof!["\\PC*", "[0-9]{1,19}", "true|null|2026-01-02"]), 4..=4),
+        bytes in prop::collection::vec(any::<u8>(), 0..20),
+        extra in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..20),
+            any::<(u32, i64)>().prop_map(|(pid, ns)| format!("{{\"pid\":{pid},\"waited_ns\":{ns}}}").into()),
+            any::<(i128, u64)>().prop_map(|(pid, ns)| format!("{{\"pid\":{pid},\"waited_ns\":{ns}}}").into()),
+            "\\{\"(pid|hook|event|unsolicited|other)\":(1|1.5|true|null|\"7\"|\\[\\]|\\{\\})\\}".prop_map(String::into_bytes),
+        ],
+        is_response in any::<bool>(),
+    ) {
+        let [identity, version, r#type, rule] = [0, 1, 2, 3].map(|nth| texts[nth].clone());
+        let bytes = Bytes::from(bytes);
+        let message = Message {
+            r#type: kind,
+            socket_family: numbers[0],
+            socket_protocol: numbers[1],
+            http_protocol: numbers[2],
+            query_address: Some(bytes.clone()),
+            query_port: ports[0],
+            response_port: ports[1],
+            query_time_sec: seconds[0],
+            response_time_sec: seconds[1],
+            query_message: (!is_response).then(|| bytes.clone()),
+            response_message: is_response.then(|| bytes.clone()),
+            query_zone: Some(bytes.clone()),
+            policy: Some(Policy {
+                r#type,
+                action: numbers[3],
+                r#match: numbers[4],
+                rule: rule.map(Into::into),
+                value: Some(bytes),
+            }),
+            ..Message::default()
+        };
+        let dnstap = Dnstap {
+            identity: identity.map(Into::into),
+            version: version.map(Into::into),
+            extra: Some(extra.into()),
+            ..with(message)
+        };
+        check(&dnstap.encode_to_vec())?;
+    }
+
+    #[test]
     fn a_mutated_dns_message_becomes_one_printable_line(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         cut in any::<prop::sample::Index>(),
@@ -561,9 +650,10 @@ fn every_seed_of_the_fuzz_target_becomes_printable_lines() {
 }
 
 /// What `docs/` promises about the JSON.
+const SCHEMA_TEXT: &str = include_str!("../../../../docs/dnstap-json.schema.json");
+
 static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
-    let text = include_str!("../../../../docs/dnstap-json.schema.json");
-    let schema = serde_json::from_str(text).expect("JSON");
+    let schema = serde_json::from_str(SCHEMA_TEXT).expect("JSON");
     let options = jsonschema::options().should_validate_formats(true);
     options.build(&schema).expect("a schema")
 });
@@ -586,7 +676,7 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
         if content == Content::Json {
             let value = serde_json::from_slice(lines);
             prop_assert!(value.is_ok(), "{}", lines.escape_ascii());
-            let value: serde_json::Value = value.unwrap_or_default();
+            let value: Value = value.unwrap_or_default();
             let against = SCHEMA.validate(&value);
             prop_assert!(
                 against.is_ok(),
@@ -594,13 +684,68 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
                 against.map_err(|error| error.to_string()),
                 lines.escape_ascii()
             );
+            check_types("", &value)?;
         }
     }
     Ok(())
 }
 
+/// The JSON type of each path in all lines that were checked; an element of an array has the path of the array and `[]`.
+static TYPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
+
+/// Each path has one type in all lines, and integers fit into 64 bits: otherwise databases refuse a file.
+fn check_types(path: &str, value: &Value) -> Result<(), TestCaseError> {
+    let kind = match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                check_types(&format!("{path}.{name}"), member)?;
+            }
+            prop_assert!(!members.is_empty(), "{path} is empty");
+            "object"
+        }
+        Value::Array(items) => {
+            let items = items.iter();
+            items
+                .map(|item| check_types(&format!("{path}[]"), item))
+                .collect::<Result<(), _>>()?;
+            "array"
+        }
+        Value::Number(number) => {
+            prop_assert!(number.is_i64(), "{path} is {number}");
+            "integer"
+        }
+        Value::String(_) => "string",
+        Value::Bool(_) => "boolean",
+        Value::Null => "null",
+    };
+    let mut types = TYPES.lock().expect("no panic while it is held");
+    let before = *types.entry(path.to_owned()).or_insert(kind);
+    drop(types);
+    prop_assert_eq!(before, kind, "{}", path);
+    Ok(())
+}
+
+/// What the schema says of a type is one type, wherever it stands.
+#[test]
+fn the_schema_promises_one_type_for_each_field() {
+    fn check(schema: &Value, path: &str) {
+        match schema {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    let is_list = name == "type" && member.is_array();
+                    assert!(!is_list, "{path} has several types");
+                    check(member, &format!("{path}/{name}"));
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| check(item, path)),
+            _ => {}
+        }
+    }
+    check(&serde_json::from_str(SCHEMA_TEXT).expect("JSON"), "");
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
-    Hexadecimal(bytes).to_string()
+    HEXLOWER.encode(bytes)
 }
 
 fn query() -> Dnstap {
@@ -657,7 +802,7 @@ fn text(dnstap: &Dnstap) -> String {
     render(Content::Text, dnstap)
 }
 
-fn parsed(dnstap: &Dnstap) -> serde_json::Value {
+fn parsed(dnstap: &Dnstap) -> Value {
     serde_json::from_str(&json(dnstap)).expect("JSON")
 }
 
