@@ -6,3 +6,9 @@ pub mod pcap;
 pub mod render;
 
 pub use self::{content::Content, encoder::Encoder};
+
+/// How many of a thing: `1 file`, `2 files`.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}

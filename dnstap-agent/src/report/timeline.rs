@@ -1,15 +1,22 @@
-//! Counts over time in a bounded number of buckets: when the time does not fit into them, each becomes twice as long.
+//! Counts over time in a bounded number of buckets: when there are too many, each becomes twice as long. Only buckets with messages are
+//! kept, so one message with a wrong time costs one of them, and does not make the others longer.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use dnstap_core::model::KindCounts;
 use dnstap_proto::message::Type;
 
-/// Buckets at most: more than a plot has room for would not be seen.
-const MOST: u64 = 240;
+/// Buckets of a plot at most: more than it has room for would not be seen.
+const SHOWN: u64 = 240;
+
+/// Buckets that are kept at most. More than are shown, so that a few far away leave enough for the others.
+const MOST: usize = 4 * 240;
 
 /// Length of the first buckets, in nanoseconds: 1 ms.
 const SHORTEST: u64 = 1_000_000;
+
+/// Who is no further from the others than this is one of them, in nanoseconds: a minute.
+const NEAR: u64 = 60_000_000_000;
 
 /// Response codes that are counted by themselves; those from here on count together.
 const RCODES: usize = 24;
@@ -18,9 +25,8 @@ const RCODES: usize = 24;
 #[derive(Debug)]
 pub(super) struct Timeline {
     width_ns: u64,
-    /// Buckets of this length before the first one since 1970.
-    first: u64,
-    buckets: VecDeque<Bucket>,
+    /// By how many of this length there are before it since 1970.
+    buckets: BTreeMap<u64, Bucket>,
 }
 
 /// What happened in one bucket.
@@ -30,6 +36,8 @@ pub(super) struct Bucket {
     pub(super) kinds: KindCounts,
     /// Responses by response code; the last one is for all that are larger.
     pub(super) rcodes: [u64; RCODES + 1],
+    /// Times of the first and the last message, unless there is none.
+    span: Option<(u64, u64)>,
 }
 
 impl Bucket {
@@ -40,15 +48,34 @@ impl Bucket {
         for (count, more) in self.rcodes.iter_mut().zip(other.rcodes) {
             *count += more;
         }
+        if let Some((first, last)) = other.span {
+            self.cover(first);
+            self.cover(last);
+        }
     }
+
+    fn cover(&mut self, at: u64) {
+        let (first, last) = self.span.unwrap_or((at, at));
+        self.span = Some((first.min(at), last.max(at)));
+    }
+}
+
+/// The time that nearly all messages share, for plots.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    /// Length of each bucket, in nanoseconds.
+    pub(super) width_ns: u64,
+    /// All buckets with the times at which they begin (nanoseconds since 1970), without gaps.
+    pub(super) buckets: Vec<(u64, Bucket)>,
+    /// Messages before and behind that: how many, and the times of the first and the last.
+    pub(super) outside: Vec<(u64, u64, u64)>,
 }
 
 impl Default for Timeline {
     fn default() -> Self {
         Self {
             width_ns: SHORTEST,
-            first: 0,
-            buckets: VecDeque::new(),
+            buckets: BTreeMap::new(),
         }
     }
 }
@@ -56,67 +83,104 @@ impl Default for Timeline {
 impl Timeline {
     /// Counts a message of that time (nanoseconds since 1970), and its response code if it is a response.
     pub(super) fn count(&mut self, at: u64, kind: Type, rcode: Option<u16>) {
-        let Some(bucket) = self.bucket(at) else {
-            return;
-        };
+        let bucket = self.buckets.entry(at / self.width_ns).or_default();
         bucket.kinds.count(kind);
+        bucket.cover(at);
         if let Some(rcode) = rcode {
             bucket.rcodes[usize::from(rcode).min(RCODES)] += 1;
         }
-    }
-
-    /// Length of each bucket, in nanoseconds.
-    pub(super) fn width_ns(&self) -> u64 {
-        self.width_ns
-    }
-
-    /// All buckets with the times at which they begin (nanoseconds since 1970), without gaps.
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (u64, &Bucket)> {
-        (self.first..)
-            .zip(&self.buckets)
-            .map(|(number, bucket)| (number * self.width_ns, bucket))
-    }
-
-    /// The bucket of that time, after room was made for it.
-    fn bucket(&mut self, at: u64) -> Option<&mut Bucket> {
-        if self.buckets.is_empty() {
-            self.first = at / self.width_ns;
-            self.buckets.push_back(Bucket::default());
+        while self.buckets.len() > MOST {
+            let merged = merged(self.buckets.iter(), 2);
+            self.buckets = merged;
+            self.width_ns *= 2;
         }
-        let mut number = at / self.width_ns;
-        while number.max(self.last()) - number.min(self.first) >= MOST {
-            self.double();
-            number = at / self.width_ns;
-        }
-        while number < self.first {
-            self.buckets.push_front(Bucket::default());
-            self.first -= 1;
-        }
-        while number > self.last() {
-            self.buckets.push_back(Bucket::default());
-        }
-        self.buckets
-            .get_mut(usize::try_from(number - self.first).ok()?)
     }
 
-    fn last(&self) -> u64 {
-        self.first + (self.buckets.len() as u64).saturating_sub(1)
-    }
-
-    fn double(&mut self) {
-        let mut merged: VecDeque<Bucket> = VecDeque::new();
-        let first = self.first / 2;
-        for (number, bucket) in (self.first..).zip(&self.buckets) {
-            if number / 2 - first == merged.len() as u64 {
-                merged.push_back(Bucket::default());
-            }
-            if let Some(last) = merged.back_mut() {
-                last.add(bucket);
+    /// The time that nearly all messages share. What is left out is one message of a hundred at most (or a single one of five), and
+    /// further away from the others than they are from each other.
+    pub(super) fn bulk(&self) -> Bulk {
+        let buckets: Vec<_> = self.buckets.iter().collect();
+        let Some(core) = core(&buckets) else {
+            return Bulk::default();
+        };
+        let (mut from, mut to) = core;
+        // Who is near to those that belong to it belongs to it, too.
+        loop {
+            let (first, last) = (*buckets[from].0, *buckets[to].0);
+            let reach = (last - first + 1).max(NEAR / self.width_ns);
+            if from > 0 && first - buckets[from - 1].0 <= reach {
+                from -= 1;
+            } else if to + 1 < buckets.len() && buckets[to + 1].0 - last <= reach {
+                to += 1;
+            } else {
+                break;
             }
         }
-        (self.first, self.buckets) = (first, merged);
-        self.width_ns *= 2;
+        let (first, last) = (*buckets[from].0, *buckets[to].0);
+        let mut factor = 1;
+        while last / factor - first / factor >= SHOWN {
+            factor *= 2;
+        }
+        let width_ns = self.width_ns.saturating_mul(factor);
+        let mut shown = merged(buckets[from..=to].iter().copied(), factor);
+        let all = first / factor..=last / factor;
+        Bulk {
+            width_ns,
+            buckets: all
+                .map(|number| {
+                    let bucket = shown.remove(&number).unwrap_or_default();
+                    (number.saturating_mul(width_ns), bucket)
+                })
+                .collect(),
+            outside: [&buckets[..from], &buckets[to + 1..]]
+                .into_iter()
+                .filter_map(together)
+                .collect(),
+        }
     }
+}
+
+/// The shortest run of these buckets that has enough of all messages, by the places of the first and the last.
+fn core(buckets: &[(&u64, &Bucket)]) -> Option<(usize, usize)> {
+    let count = |place: usize| buckets[place].1.kinds.total();
+    let total: u64 = (0..buckets.len()).map(count).sum();
+    let spare = if total < 5 { 0 } else { (total / 100).max(1) };
+    let (mut from, mut within) = (0, 0);
+    let mut best: Option<(usize, usize)> = None;
+    for to in 0..buckets.len() {
+        within += count(to);
+        while from < to && within - count(from) + spare >= total {
+            within -= count(from);
+            from += 1;
+        }
+        let length = |(from, to): (usize, usize)| buckets[to].0 - buckets[from].0;
+        if within + spare >= total && best.is_none_or(|best| length((from, to)) < length(best)) {
+            best = Some((from, to));
+        }
+    }
+    best
+}
+
+/// Buckets that are so many times as long.
+fn merged<'b>(
+    buckets: impl Iterator<Item = (&'b u64, &'b Bucket)>,
+    factor: u64,
+) -> BTreeMap<u64, Bucket> {
+    let mut merged = BTreeMap::<_, Bucket>::new();
+    for (number, bucket) in buckets {
+        merged.entry(number / factor).or_default().add(bucket);
+    }
+    merged
+}
+
+/// How many messages there are in buckets, and the times of the first and the last.
+fn together(buckets: &[(&u64, &Bucket)]) -> Option<(u64, u64, u64)> {
+    let mut sum = Bucket::default();
+    for (_, bucket) in buckets {
+        sum.add(bucket);
+    }
+    sum.span
+        .map(|(first, last)| (sum.kinds.total(), first, last))
 }
 
 #[cfg(test)]
@@ -125,45 +189,98 @@ mod tests {
 
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
+    fn timeline(times: impl IntoIterator<Item = u64>) -> Timeline {
+        let mut timeline = Timeline::default();
+        for at in times {
+            timeline.count(at, Type::ClientResponse, Some(3));
+        }
+        timeline
+    }
+
+    /// The seconds in which there are messages, and how many.
+    fn seconds(bulk: &Bulk) -> Vec<(u64, u64)> {
+        let all = bulk.buckets.iter();
+        all.map(|(begin, bucket)| (begin / SECOND, bucket.kinds.total()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
-        fn all_is_counted_whatever_the_times_and_memory_is_bounded(times in prop::collection::vec(any::<u64>(), 1..50)) {
-            let mut timeline = Timeline::default();
-            for at in &times {
-                timeline.count(*at, Type::ClientResponse, Some(3));
-            }
+        fn all_is_counted_whatever_the_times_and_memory_is_bounded(times in prop::collection::vec(any::<u64>(), 1..2_000)) {
+            let timeline = timeline(times.iter().copied());
+            prop_assert!(timeline.buckets.len() <= MOST);
+            let bulk = timeline.bulk();
+            prop_assert!(bulk.buckets.len() as u64 <= SHOWN);
             let of = |bucket: &Bucket| (bucket.kinds.total(), bucket.rcodes[3]);
-            let all = timeline.buckets().map(|(_, bucket)| of(bucket));
-            let all = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-            prop_assert_eq!(all, (times.len() as u64, times.len() as u64));
-            prop_assert!(timeline.buckets.len() as u64 <= MOST);
+            let shown = bulk.buckets.iter().map(|(_, bucket)| of(bucket));
+            let shown = shown.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            prop_assert_eq!(shown.0, shown.1);
+            let outside: u64 = bulk.outside.iter().map(|(count, ..)| count).sum();
+            prop_assert_eq!(shown.0 + outside, times.len() as u64);
+            prop_assert!(outside <= (times.len() as u64 / 100).max(1));
+            for (begin, bucket) in &bulk.buckets {
+                if let Some((first, last)) = bucket.span {
+                    prop_assert!(first >= *begin && last - begin < bulk.width_ns);
+                }
+            }
         }
     }
 
     #[test]
     fn a_message_is_in_the_bucket_of_its_time_after_buckets_were_merged() {
-        let mut timeline = Timeline::default();
-        let second = 1_000_000_000;
-        for at in [100, 100, 101, 90, 400] {
-            timeline.count(at * second, Type::ClientQuery, None);
-        }
-        let width = timeline.width_ns();
-        assert_eq!(width, SHORTEST << 11);
-        let counted: Vec<_> = timeline
-            .buckets()
-            .map(|(begin, bucket)| (begin, bucket.kinds.of(Type::ClientQuery)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let begin = |at: u64| at * second / width * width;
+        let bulk = timeline([100, 100, 101, 90, 150].map(|at| at * SECOND)).bulk();
+        assert_eq!(bulk.width_ns, SHORTEST << 8);
+        let begin = |at: u64| at * SECOND / bulk.width_ns * bulk.width_ns / SECOND;
         assert_eq!(
-            counted,
+            seconds(&bulk),
             [
                 (begin(90), 1),
                 (begin(100), 2),
                 (begin(101), 1),
-                (begin(400), 1)
+                (begin(150), 1)
             ]
         );
+        assert_eq!(bulk.outside, []);
+    }
+
+    #[test]
+    fn wrong_times_do_not_stretch_the_others_and_are_told() {
+        const BEGIN: u64 = 1_800_000_000;
+        const YEAR: u64 = 31_536_000;
+        let usual = (0..1_000).map(|nth| (BEGIN + nth / 10) * SECOND);
+        let alone = timeline(usual.clone()).bulk();
+        let wrong = [0, 7, (BEGIN + YEAR) * SECOND + 5, u64::MAX];
+        let bulk = timeline(wrong.into_iter().chain(usual)).bulk();
+        assert_eq!(seconds(&bulk), seconds(&alone));
+        assert_eq!(
+            (bulk.width_ns, bulk.buckets.len()),
+            (alone.width_ns, alone.buckets.len())
+        );
+        let later = (BEGIN + YEAR) * SECOND + 5;
+        assert_eq!(bulk.outside, [(2, 0, 7), (2, later, u64::MAX)]);
+    }
+
+    #[test]
+    fn one_of_five_may_be_wrong_and_one_of_four_may_not() {
+        let far = 1_000_000 * SECOND;
+        for (right, outside) in [(3, vec![]), (4, vec![(1, far, far)])] {
+            let times = (0..right).map(|nth| nth * SECOND).chain([far]);
+            assert_eq!(timeline(times).bulk().outside, outside);
+        }
+    }
+
+    #[test]
+    fn who_is_near_belongs_to_the_others_and_two_files_are_one_plot() {
+        let burst = std::iter::repeat_n(SECOND, 1_000);
+        let bulk = timeline(burst.clone().chain([60 * SECOND])).bulk();
+        assert_eq!(bulk.outside, []);
+        let files = burst.chain(std::iter::repeat_n(86_400 * SECOND, 20));
+        assert_eq!(timeline(files).bulk().outside, []);
     }
 
     #[test]
@@ -172,7 +289,7 @@ mod tests {
         for rcode in [24, 4095, u16::MAX, 23] {
             timeline.count(1, Type::AuthResponse, Some(rcode));
         }
-        let (_, bucket) = timeline.buckets().next().expect("a bucket");
-        assert_eq!(bucket.rcodes[23..], [1, 3]);
+        let bulk = timeline.bulk();
+        assert_eq!(bulk.buckets[0].1.rcodes[23..], [1, 3]);
     }
 }

@@ -15,6 +15,7 @@ use dnstap_core::{
 use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
 
 use super::{edns::Shown, extra, socket, time::Clock, yaml};
+use crate::formats::counted;
 
 /// Spaces before the lines of the DNS message.
 const INDENT: &str = "    ";
@@ -511,8 +512,7 @@ fn lasting(mut seconds: u32) -> String {
         let number = seconds / length;
         seconds %= length;
         if number > 0 {
-            let plural = if number == 1 { "" } else { "s" };
-            words.push(format!("{number} {unit}{plural}"));
+            words.push(counted(number.into(), unit));
         }
     }
     if words.is_empty() {

@@ -15,6 +15,7 @@ use dnstap_core::dns::{Dns, Opt, Rdata, WireError};
 use dnstap_proto::Dnstap;
 
 use super::{colour::Colours, edns::Edns, socket, text};
+use crate::formats::counted;
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 
@@ -52,7 +53,7 @@ fn write_other(
 fn write(indent: &str, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     match write_records(indent, bytes, out)? {
         Ok(0) => Ok(()),
-        Ok(trailing) => writeln!(out, "{indent}trailing {trailing} bytes"),
+        Ok(trailing) => writeln!(out, "{indent}trailing {}", counted(trailing as u64, "byte")),
         Err(error) => {
             writeln!(out, "{indent}malformed: {error}")?;
             writeln!(out, "{indent}bytes {}", HEXLOWER.encode_display(bytes))

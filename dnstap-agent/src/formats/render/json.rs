@@ -3,7 +3,7 @@
 //!
 //! A field has the same JSON type in every line, and integers fit into 64 bits with sign, as do nanoseconds
 //! since 1970: databases that make columns of fields
-//! (ClickHouse, DuckDB) refuse a file in which that is not so. A number that has no word is a string with its prefix, such as
+//! (`ClickHouse`, `DuckDB`) refuse a file in which that is not so. A number that has no word is a string with its prefix, such as
 //! `TYPE42`.
 //!
 //! | field | value |

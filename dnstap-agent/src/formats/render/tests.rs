@@ -704,10 +704,9 @@ fn check_types(path: &str, value: &Value) -> Result<(), TestCaseError> {
             "object"
         }
         Value::Array(items) => {
-            let items = items.iter();
-            items
-                .map(|item| check_types(&format!("{path}[]"), item))
-                .collect::<Result<(), _>>()?;
+            for item in items {
+                check_types(&format!("{path}[]"), item)?;
+            }
             "array"
         }
         Value::Number(number) => {

@@ -15,7 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::parts::{moment, ranking};
 use super::{Report, TRANSPORTS, transport_name};
-use crate::formats::render::extra;
+use crate::formats::{counted, render::extra};
 use crate::tally::{
     View,
     tables::{self, share},
@@ -52,6 +52,7 @@ impl Default for Facts {
 /// The whole document.
 pub(super) fn render(report: &Report, facts: &Facts) -> String {
     let view = report.tally.view(facts.rows);
+    let bulk = report.timeline.bulk();
     let nonce = nonce();
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'"
@@ -74,8 +75,8 @@ pub(super) fn render(report: &Report, facts: &Facts) -> String {
                 }
                 main {
                     (tiles(report, &view))
-                    (sections::types(report, &view))
-                    (sections::outcomes(report, &view))
+                    (sections::types(&bulk, &view))
+                    (sections::outcomes(&bulk, &view))
                     (sections::latencies(&view))
                     (sections::names(report, &view, facts.rows))
                     (sections::ends(&view))
@@ -131,11 +132,11 @@ fn facts_of(report: &Report, facts: &Facts, view: &View) -> Markup {
             dd { span id="messages" { (view.all) } @if view.malformed > 0 { "; malformed DNS: " (view.malformed) } }
             @if !identities.rows.is_empty() {
                 dt { "Identity" }
-                dd { @for (identity, count) in &identities.rows { div { (identity) " (" (count) " messages)" } } }
+                dd { @for (identity, count) in &identities.rows { div { (identity) " (" (counted(*count, "message")) ")" } } }
             }
             @if report.unsolicited > 0 {
                 dt { "Unsolicited" }
-                dd { (report.unsolicited) " responses that the server did not ask for" }
+                dd { (counted(report.unsolicited, "response")) " that the server did not ask for" }
             }
             dt { "Filters" }
             dd id="filters" { (or_none(&facts.filters)) }
@@ -344,6 +345,22 @@ mod tests {
             }
         }
         assert_eq!(open, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_wrong_time_does_not_stretch_the_plots_and_is_told() {
+        let usual = (0..200).map(|nth| message(Type::ClientResponse, "a", 0, nth * 1_000_000));
+        let mut wrong = message(Type::ClientResponse, "a", 0, 0);
+        if let Some(message) = &mut wrong.message {
+            message.response_time_sec = Some(4_000_000_000);
+        }
+        let right = page(usual.clone(), &facts());
+        let page = page(usual.chain([wrong]), &facts());
+        let plot = |page: &str| text_of(page, "<svg", "</svg>").to_owned();
+        assert_eq!(plot(&page), plot(&right));
+        let told = "Outside of it are: 1 message, 2096-10-02 07:06:40.000.";
+        assert!(page.contains(told), "{page}");
+        assert_eq!(text_of(&page, "id=\"messages\">", "<"), "201");
     }
 
     #[test]

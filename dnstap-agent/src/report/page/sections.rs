@@ -12,9 +12,10 @@ use super::{
     plot::{self, Series},
 };
 use crate::{
+    formats::counted,
     report::{
         Report, SIZES, Side, TRANSPORTS, edns,
-        timeline::{Bucket, Timeline},
+        timeline::{Bucket, Bulk},
         transport_name,
     },
     tally::{
@@ -26,7 +27,7 @@ use crate::{
 /// Lines in a plot at most; what has no line of its own is in the last one.
 const LINES: usize = plot::COLOURS.len();
 
-pub(super) fn types(report: &Report, view: &View) -> Markup {
+pub(super) fn types(bulk: &Bulk, view: &View) -> Markup {
     let mut counts = tables::types(view);
     // What is in the window and what there was at all is the same here.
     counts.columns = &["TYPE", "PER SECOND", "COUNT"];
@@ -38,13 +39,13 @@ pub(super) fn types(report: &Report, view: &View) -> Markup {
     html! {
         section id="types" {
             h2 { "Messages by type" }
-            (over_time("Messages per second by type, over time", &report.timeline, kinds.collect()))
+            (over_time("Messages per second by type, over time", bulk, kinds.collect()))
             (table(&counts))
         }
     }
 }
 
-pub(super) fn outcomes(report: &Report, view: &View) -> Markup {
+pub(super) fn outcomes(bulk: &Bulk, view: &View) -> Markup {
     let last = Bucket::default().rcodes.len() - 1;
     let rcodes = (0..=last).map(|nth| {
         let name = u16::try_from(nth).map(|number| Rcode(number).to_string());
@@ -57,20 +58,16 @@ pub(super) fn outcomes(report: &Report, view: &View) -> Markup {
     html! {
         section id="outcomes" {
             h2 { "Response codes" }
-            (over_time("Responses per second by response code, over time", &report.timeline, rcodes.collect()))
+            (over_time("Responses per second by response code, over time", bulk, rcodes.collect()))
             (table(&tables::rcodes(view)))
         }
     }
 }
 
 /// A plot of rates: a line for each of the largest, one for the sum of all others; and all of its numbers.
-fn over_time(
-    title: &str,
-    timeline: &Timeline,
-    mut all: Vec<(String, impl Fn(&Bucket) -> u64)>,
-) -> Markup {
+fn over_time(title: &str, bulk: &Bulk, mut all: Vec<(String, impl Fn(&Bucket) -> u64)>) -> Markup {
     let total = |count: &dyn Fn(&Bucket) -> u64| -> u64 {
-        timeline.buckets().map(|(_, bucket)| count(bucket)).sum()
+        bulk.buckets.iter().map(|(_, bucket)| count(bucket)).sum()
     };
     all.retain(|(_, count)| total(count) > 0);
     // Stable: equal ones stay in their order.
@@ -80,14 +77,15 @@ fn over_time(
     } else {
         all.len()
     };
-    let seconds = float(timeline.width_ns()) / 1e9;
+    let seconds = float(bulk.width_ns) / 1e9;
     let rate = |count: u64| float(count) / seconds;
     let mut series: Vec<_> = all[..own]
         .iter()
         .map(|(name, count)| Series {
             name: name.clone(),
-            values: timeline
-                .buckets()
+            values: bulk
+                .buckets
+                .iter()
                 .map(|(_, bucket)| rate(count(bucket)))
                 .collect(),
         })
@@ -96,20 +94,32 @@ fn over_time(
         let rest = |bucket: &Bucket| all[own..].iter().map(|(_, count)| count(bucket)).sum();
         series.push(Series {
             name: "others".to_owned(),
-            values: timeline
-                .buckets()
+            values: bulk
+                .buckets
+                .iter()
                 .map(|(_, bucket)| rate(rest(bucket)))
                 .collect(),
         });
     }
-    let half = timeline.width_ns() / 2;
-    let times: Vec<_> = timeline
-        .buckets()
+    let half = bulk.width_ns / 2;
+    let times: Vec<_> = bulk
+        .buckets
+        .iter()
         .map(|(begin, _)| float(begin.saturating_add(half)) / 1e9)
         .collect();
-    let unit = format!("per second, mean of each {}", length(timeline.width_ns()));
+    let unit = format!("per second, mean of each {}", length(bulk.width_ns));
     html! {
         (plot::lines(title, &unit, &times, &series))
+        @if !bulk.outside.is_empty() {
+            p.note {
+                "The plot covers the time that nearly all messages share. Outside of it are:"
+                @for (count, first, last) in &bulk.outside {
+                    " " (counted(*count, "message")) ", " (moment(*first))
+                    @if first < last { " to " (moment(*last)) }
+                    "."
+                }
+            }
+        }
         @if times.len() > 1 {
             details {
                 summary { "Numbers of this plot" }
@@ -117,8 +127,8 @@ fn over_time(
                     table {
                         thead { tr { th { "From" } @for (name, _) in &all { th { (name) } } } }
                         tbody {
-                            @for (begin, bucket) in timeline.buckets() {
-                                tr { td { (moment(begin)) } @for (_, count) in &all { td { (count(bucket)) } } }
+                            @for (begin, bucket) in &bulk.buckets {
+                                tr { td { (moment(*begin)) } @for (_, count) in &all { td { (count(bucket)) } } }
                             }
                         }
                     }
