@@ -63,7 +63,7 @@ pub enum Malformed {
         frame: &'static str,
     },
     /// START announces another content type than the expected one.
-    #[error("content type is {:?}, expected {:?}", lossy(found), lossy(expected))]
+    #[error("content type is {}, expected {}", quoted(found), quoted(expected))]
     ContentType {
         /// What START announces.
         found: Bytes,
@@ -96,9 +96,9 @@ pub enum HandshakeError {
     Data,
     /// The peer takes, or sends, other content types.
     #[error(
-        "the peer's content types are {:?}, ours is {:?}",
-        lossy_list(theirs),
-        lossy(ours)
+        "the peer's content types are [{}], ours is {}",
+        theirs.iter().map(quoted).collect::<Vec<_>>().join(", "),
+        quoted(ours)
     )]
     NoCommonContentType {
         /// What the peer named.
@@ -189,10 +189,7 @@ pub enum SocketError {
     },
 }
 
-fn lossy(content_type: &Bytes) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(content_type)
-}
-
-fn lossy_list(content_types: &[Bytes]) -> Vec<std::borrow::Cow<'_, str>> {
-    content_types.iter().map(lossy).collect()
+/// Printable ASCII, whatever a peer or a file says.
+fn quoted(content_type: &Bytes) -> String {
+    format!("\"{}\"", content_type.escape_ascii())
 }
