@@ -8,10 +8,9 @@ use super::Frames;
 use crate::{formats::Content, select::Select};
 
 /// Ways to write YAML.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum YamlStyle {
     /// The fields of JSON
-    #[default]
     Json,
     /// What BIND's `dnstap-read -y` writes
     Bind,
@@ -28,9 +27,9 @@ pub struct Read {
     #[arg(long, value_enum, default_value_t = Content::Text)]
     pub format: Content,
 
-    /// Keys and layout of `--format yaml`: those of our JSON, or those of BIND's `dnstap-read -y`
-    #[arg(long, value_name = "STYLE", value_enum, default_value_t)]
-    pub yaml_style: YamlStyle,
+    /// Keys and layout of `--format yaml`: those of our JSON, or those of BIND's `dnstap-read -y` [default: json]
+    #[arg(long, value_name = "STYLE", value_enum)]
+    pub yaml_style: Option<YamlStyle>,
 
     /// End each line of `text` and `full` with the identity of the message, which names the server; JSON and YAML always have it
     #[arg(long)]

@@ -9,11 +9,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Arg, Args as _, Command};
+use rustix::fs::Access;
 
-use super::read::{self, Damage, Outcome};
+use super::{
+    progress::Progress,
+    read::{self, Damage, Outcome, named},
+};
 use crate::{
     cli::Report as Options,
     config::Origin,
+    formats::counted,
     host::exit::{Exit, ExitWith},
     observe::summary::Loss,
     report::{Facts, Report},
@@ -23,18 +28,24 @@ use crate::{
 /// Runs `report`. An error carries [`ExitWith`].
 pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     // Before the files are read, which may take long.
-    let mut output = open(options)?;
+    let output = open(options)?;
     let mut report = Report::default();
     let mut outcome = read::consume(
-        &options.files,
+        options.files.iter().map(read::open),
         options.frames.in_files(),
         options.select.compile(),
-        &mut |dnstap| report.take(dnstap),
+        Progress::over(&options.files),
+        &mut io::stderr(),
+        &mut |dnstap| {
+            dnstap.inspect(|dnstap| report.take(dnstap));
+            true
+        },
     )?;
     let definition = Select::augment_args(Command::new("report"));
     let names: Vec<_> = definition
         .get_arguments()
         .filter_map(Arg::get_long)
+        .chain([LIMIT])
         .collect();
     let facts = Facts {
         sources: options
@@ -46,21 +57,25 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
         losses: Some(losses(&outcome)),
         rows: options.rows.into(),
     };
-    match write(options, &mut output, &report.page(&facts)) {
+    match write(options, output, &report.page(&facts)) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => outcome.output_closed = true,
         Err(error) => {
-            let message = format!("cannot write {}", options.output.display());
+            let message = format!("cannot write {}", named(&options.output));
             return Err(error).context(ExitWith(Exit::Output, message));
         }
     }
     Ok(outcome)
 }
 
-/// Opens where the page goes; what is there stays until it is written.
-fn open(options: &Options) -> Result<File> {
+/// The option that leaves out long frames, wherever they come from.
+pub(super) const LIMIT: &str = "max-frame";
+
+/// Opens where the page goes, if that is there; what is in it stays until the page is written. A new file is created only then: without a
+/// page there is none.
+fn open(options: &Options) -> Result<Option<File>> {
     let path = &options.output;
-    let message = || format!("cannot create {}", path.display());
+    let message = || format!("cannot create {}", named(path));
     let failed = || ExitWith(Exit::CannotCreate, message());
     if is_standard(path) {
         let stdout = io::stdout();
@@ -69,24 +84,37 @@ fn open(options: &Options) -> Result<File> {
             return Err(anyhow!(ExitWith(Exit::Usage, message.to_owned())));
         }
         let output = stdout.as_fd().try_clone_to_owned().with_context(failed)?;
-        return Ok(output.into());
+        return Ok(Some(output.into()));
     }
-    let mut how = File::options();
-    let how = how.write(true).create(true).truncate(false);
-    let output = how.open(path).with_context(failed)?;
+    let output = match File::options().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| *folder != Path::new(""));
+            rustix::fs::access(folder.unwrap_or(Path::new(".")), Access::WRITE_OK)
+                .with_context(failed)?;
+            return Ok(None);
+        }
+        opened => opened.with_context(failed)?,
+    };
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
     let own = output.metadata().map(identity).with_context(failed)?;
     let is_it = |file: &&PathBuf| fs::metadata(file).map(identity).ok() == Some(own);
     match options.files.iter().find(is_it) {
         Some(file) => {
-            let message = format!("{} would be overwritten", file.display());
+            let message = format!(
+                "{} would be overwritten; name another file with -o",
+                named(file)
+            );
             Err(anyhow!(ExitWith(Exit::Usage, message)))
         }
-        None => Ok(output),
+        None => Ok(Some(output)),
     }
 }
 
-fn write(options: &Options, output: &mut File, page: &str) -> io::Result<()> {
+fn write(options: &Options, output: Option<File>, page: &str) -> io::Result<()> {
+    let mut output = match output {
+        Some(output) => output,
+        None => File::create(&options.output)?,
+    };
     if !is_standard(&options.output) && output.metadata()?.is_file() {
         output.set_len(0)?;
     }
@@ -134,12 +162,69 @@ fn losses(outcome: &Outcome) -> Vec<String> {
     let unread = outcome.unread.iter();
     let unread = unread.map(|file| format!("{} cannot be read", file.display()));
     let left_out = [
-        ("frames that are not dnstap messages", outcome.broken),
-        ("messages that cannot be decoded", outcome.unfit),
+        ("frame", "without a dnstap message", outcome.broken),
+        ("frame", "longer than --max-frame", outcome.long),
+        ("message", "that cannot be decoded", outcome.unfit),
     ];
     let left_out = left_out
         .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(what, count)| format!("left out: {count} {what}"));
+        .filter(|(.., count)| *count > 0)
+        .map(|(what, why, count)| format!("left out: {} {why}", counted(*count, what)));
     damaged.chain(unread).chain(left_out).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::{cli::Command, config};
+
+    /// Makes a report of a file in the folder.
+    fn reported(folder: &Path, file: &str, output: &Path) -> Result<Outcome> {
+        let file = folder.join(file);
+        let words: [&OsStr; 5] = [
+            "dnstap-agent".as_ref(),
+            "report".as_ref(),
+            file.as_ref(),
+            "-o".as_ref(),
+            output.as_ref(),
+        ];
+        let resolved = config::resolve(&words.map(OsStr::to_owned)).expect("sound options");
+        let Command::Report(options) = &resolved.cli.command else {
+            unreachable!("it is a report");
+        };
+        run(options, &resolved.origin)
+    }
+
+    #[test]
+    fn without_a_page_there_is_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let page = folder.path().join("new.html");
+        let error = reported(folder.path(), "missing", &page).expect_err("nothing to read");
+        assert_eq!(Exit::of(&error), Exit::NoInput);
+        assert!(!page.exists());
+        // Before the files are read, which may take long.
+        let nowhere = folder.path().join("none/new.html");
+        let error = reported(folder.path(), "missing", &nowhere).expect_err("no such folder");
+        assert_eq!(Exit::of(&error), Exit::CannotCreate);
+        fs::write(folder.path().join("empty"), "").expect("written");
+        reported(folder.path(), "empty", &page).expect("a page");
+        let page = fs::read_to_string(&page).expect("there");
+        assert!(page.starts_with("<!DOCTYPE html>"), "{page}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_by_its_reason() {
+        let outcome = Outcome {
+            broken: 1,
+            long: 2,
+            ..Outcome::default()
+        };
+        let told = [
+            "left out: 1 frame without a dnstap message",
+            "left out: 2 frames longer than --max-frame",
+        ];
+        assert_eq!(losses(&outcome), told);
+    }
 }

@@ -158,10 +158,25 @@ impl io::Write for Held {
     }
 }
 
-/// Writes what is no line of the log to standard error. If nobody reads that any more, or there is no room, it is lost: no reason
+/// Text that moves no terminal's cursor and begins no line: control characters, which names of files may have, are escaped as in
+/// Rust (`\u{1b}`).
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |char: char| -> String {
+        if char.is_control() {
+            char.escape_default().collect()
+        } else {
+            char.into()
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
+/// Writes what is no line of the log to standard error, its lines [`printable`]. If nobody reads that any more, or there is no room, it is lost: no reason
 /// to end, or to end otherwise.
 pub fn say(text: impl fmt::Display) {
-    io::stderr().write_all(text.to_string().as_bytes()).ok();
+    let text = text.to_string();
+    let lines: Vec<_> = text.split('\n').map(printable).collect();
+    io::stderr().write_all(lines.join("\n").as_bytes()).ok();
 }
 
 /// Until this is dropped, the log is held back.
@@ -243,6 +258,12 @@ mod tests {
         let line = [&["dnstap-agent", "check"], options].concat();
         let cli = Cli::try_parse_from(line).expect("valid");
         assert_eq!(cli.log.level(), level);
+    }
+
+    #[test]
+    fn names_of_files_move_no_cursor() {
+        let name = "a\u{1b}[2Jb\nc\u{9b}\\\u{e9}";
+        assert_eq!(printable(name), "a\\u{1b}[2Jb\\nc\\u{9b}\\\u{e9}");
     }
 
     #[test]

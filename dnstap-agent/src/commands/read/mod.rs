@@ -14,18 +14,16 @@ mod printer;
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, ErrorKind, IsTerminal as _, Read, Write},
+    io::{self, ErrorKind, IsTerminal as _, Write},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ColorChoice;
-use dnstap_proto::{
-    Dnstap,
-    frame_streams::{DNSTAP_CONTENT_TYPE, Reader},
-};
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
 
+pub(super) use self::printer::{Consumer, Warn};
 use self::{
     follow::{Signals, follow},
     printer::{Printer, Stop},
@@ -33,8 +31,11 @@ use self::{
 use super::progress::Progress;
 use crate::{
     cli::{Read as Options, YamlStyle},
-    formats::Encoder,
-    host::exit::{Exit, ExitWith},
+    formats::{Content, Encoder},
+    host::{
+        exit::{Exit, ExitWith},
+        log,
+    },
     select::Filter,
     sources::file::{Source, skip_long},
 };
@@ -50,6 +51,8 @@ pub struct Outcome {
     pub unfit: u64,
     /// Frames that do not; they were reported and skipped.
     pub broken: u64,
+    /// Frames that are longer than the limit; they were reported and skipped.
+    pub long: u64,
     /// Files that end before STOP, or from some offset on are no Frame Streams, in their order.
     pub damaged: Vec<Damage>,
     /// Files that cannot be opened or read, beside others that can.
@@ -59,13 +62,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame held no message. It
+    fn skipped(&self) -> u64 {
+        self.broken + self.long
+    }
+
+    /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame was skipped. It
     /// is [`Exit::Ok`] if all files were read to their end, or nobody wanted to see the rest.
     #[must_use]
     pub fn exit(&self) -> Exit {
         if !self.unread.is_empty() {
             Exit::NoInput
-        } else if self.broken > 0 || !self.damaged.is_empty() {
+        } else if self.skipped() > 0 || !self.damaged.is_empty() {
             Exit::Data
         } else {
             Exit::Ok
@@ -108,7 +115,13 @@ pub fn run(args: &Options) -> Result<Outcome> {
     if args.follow && (args.files.len() != 1 || is_stdin(&args.files[0])) {
         return Err(anyhow!(ExitWith(
             Exit::Usage,
-            "one file can be followed".to_owned()
+            "--follow takes one file by its name; name one file, or leave out --follow".to_owned()
+        )));
+    }
+    if args.yaml_style.is_some() && args.format != Content::Yaml {
+        return Err(anyhow!(ExitWith(
+            Exit::Usage,
+            "--yaml-style is for YAML alone; add --format yaml".to_owned()
         )));
     }
     let colours = match args.colour {
@@ -123,38 +136,55 @@ pub fn run(args: &Options) -> Result<Outcome> {
     print(args, colours, &mut output, &mut io::stderr())
 }
 
-/// Reads the files for something else than to print them: `take` gets each message that the filter lets through. Frames longer than
-/// `limit` are passed over. Warnings go to standard
-/// error. An error is as of [`run`].
+/// Reads the files for something else than to print them. Frames longer than `limit` are passed over. Ends when all have been read, or
+/// when `take` has enough. An error is as of [`run`].
 pub(super) fn consume(
-    files: &[PathBuf],
+    inputs: impl ExactSizeIterator<Item = Opened>,
     limit: u32,
     filter: Filter,
-    take: &mut dyn FnMut(&Dnstap),
+    progress: Progress,
+    warnings: &mut dyn Warn,
+    take: &mut Consumer<'_>,
 ) -> Result<Outcome> {
-    let (mut output, mut warnings) = (io::sink(), io::stderr());
-    let mut printer = Printer::new(&mut output, &mut warnings, filter, None);
+    let mut output = io::sink();
+    let mut printer = Printer::new(&mut output, warnings, filter, None);
     printer.consumer = Some(take);
-    printer.progress = Progress::over(files);
-    match print_files(files, limit, &mut printer) {
-        Ok(()) => Ok(printer.outcome),
+    printer.progress = progress;
+    match print_files(inputs, limit, &mut printer) {
+        Ok(()) | Err(Stop::Enough) => Ok(printer.outcome),
         Err(Stop::Input(error)) => Err(error),
         Err(Stop::Output(error)) => unreachable!("a sink takes everything: {error}"),
     }
+}
+
+/// A file that can be read, as it was named, or why it cannot.
+pub(super) type Opened = (PathBuf, Result<File>);
+
+/// Opens a file; `-` is standard input.
+pub(super) fn open(file: &PathBuf) -> Opened {
+    let opened = if is_stdin(file) {
+        // Not through the standard library's own buffer, which would be a second one.
+        io::stdin().as_fd().try_clone_to_owned().map(File::from)
+    } else {
+        File::open(file)
+    };
+    let opened =
+        opened.with_context(|| ExitWith(Exit::NoInput, format!("cannot open {}", named(file))));
+    (file.clone(), opened)
 }
 
 fn print(
     args: &Options,
     colours: bool,
     output: &mut dyn Write,
-    warnings: &mut dyn Write,
+    warnings: &mut dyn Warn,
 ) -> Result<Outcome> {
     let encoder = (!args.count).then(|| {
         let mut encoder = Encoder::new(args.format, colours);
         if args.show_identity {
             encoder = encoder.with_identity();
         }
-        if args.yaml_style == YamlStyle::Bind {
+        if args.yaml_style == Some(YamlStyle::Bind) {
             encoder = encoder.with_bind_yaml();
         }
         encoder
@@ -165,7 +195,7 @@ fn print(
     }
     let done = read_all(args, &mut printer).and_then(|()| printer.finish());
     match done {
-        Ok(()) => {}
+        Ok(()) | Err(Stop::Enough) => {}
         Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
             printer.outcome.output_closed = true;
         }
@@ -205,30 +235,28 @@ fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
             signals.none_within(patience)
         });
     }
-    print_files(&args.files, limit, printer)
+    print_files(args.files.iter().map(open), limit, printer)
 }
 
-fn print_files(files: &[PathBuf], limit: u32, printer: &mut Printer<'_>) -> Result<(), Stop> {
-    files.iter().try_for_each(|file| {
-        let read = if is_stdin(file) {
-            stream(file, io::stdin().lock(), limit, printer)
-        } else {
-            open(file).and_then(|opened| stream(file, opened, limit, printer))
-        };
+fn print_files(
+    mut inputs: impl ExactSizeIterator<Item = Opened>,
+    limit: u32,
+    printer: &mut Printer<'_>,
+) -> Result<(), Stop> {
+    let is_only = inputs.len() == 1;
+    inputs.try_for_each(|(name, opened)| {
+        let read = opened
+            .map_err(Stop::Input)
+            .and_then(|file| stream(&name, file, limit, printer));
         match read {
-            Err(Stop::Input(error)) if files.len() > 1 => printer.unread(file, &error),
+            Err(Stop::Input(error)) if !is_only => printer.unread(&name, &error),
             read => read,
         }
     })
 }
 
 /// Prints what is in a file from its beginning to its end, but for frames longer than the limit.
-fn stream(
-    file: &Path,
-    bytes: impl Read,
-    limit: u32,
-    printer: &mut Printer<'_>,
-) -> Result<(), Stop> {
+fn stream(file: &Path, bytes: File, limit: u32, printer: &mut Printer<'_>) -> Result<(), Stop> {
     let source =
         Source::open(printer.progress.counted(bytes)).map_err(|error| cannot_read(file, error))?;
     let compressed = source.is_compressed();
@@ -250,14 +278,13 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == OsStr::new("-")
 }
 
-fn open(file: &Path) -> Result<File, Stop> {
-    File::open(file)
-        .with_context(|| ExitWith(Exit::NoInput, format!("cannot open {}", file.display())))
-        .map_err(Stop::Input)
+/// The name of a file, for people on terminals.
+pub(super) fn named(file: &Path) -> String {
+    log::printable(&file.to_string_lossy())
 }
 
 fn cannot_read(file: &Path, error: io::Error) -> Stop {
-    let message = format!("cannot read {}", file.display());
+    let message = format!("cannot read {}", named(file));
     Stop::Input(anyhow::Error::from(error).context(ExitWith(Exit::NoInput, message)))
 }
 

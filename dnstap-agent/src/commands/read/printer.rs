@@ -14,10 +14,10 @@ use dnstap_proto::{
 };
 use prost::Message as _;
 
-use super::{Damage, Outcome};
+use super::{Damage, Outcome, named};
 use crate::commands::progress::Progress;
 use crate::{
-    formats::Encoder,
+    formats::{Encoder, counted},
     host::exit::{Exit, ExitWith},
     select::Filter,
 };
@@ -30,6 +30,8 @@ const CHUNK: usize = 64 * 1024;
 
 /// Why it cannot go on.
 pub(super) enum Stop {
+    /// The consumer has enough.
+    Enough,
     Input(anyhow::Error),
     Output(io::Error),
 }
@@ -40,15 +42,31 @@ impl From<io::Error> for Stop {
     }
 }
 
+/// Gets each message that is meant, and `None` for each frame that holds no message; false if it has enough.
+pub(in crate::commands) type Consumer<'a> = dyn FnMut(Option<&Dnstap>) -> bool + 'a;
+
+/// Where warnings go.
+pub(in crate::commands) trait Warn {
+    /// Tells one, in a line.
+    fn warn(&mut self, message: &str);
+}
+
+/// A warning that cannot be written is lost; the outcome still has it.
+impl<W: Write> Warn for W {
+    fn warn(&mut self, message: &str) {
+        writeln!(self, "dnstap-agent: warning: {message}").ok();
+    }
+}
+
 /// What is done with frames.
 pub(super) struct Printer<'a> {
     output: &'a mut dyn Write,
-    warnings: &'a mut dyn Write,
+    warnings: &'a mut dyn Warn,
     filter: Filter,
     /// None: only count.
     encoder: Option<Encoder>,
-    /// Gets each message instead.
-    pub(super) consumer: Option<&'a mut dyn FnMut(&Dnstap)>,
+    /// Gets the messages instead.
+    pub(super) consumer: Option<&'a mut Consumer<'a>>,
     pub(super) progress: Progress,
     /// Not yet written.
     content: Vec<u8>,
@@ -59,7 +77,7 @@ pub(super) struct Printer<'a> {
 impl<'a> Printer<'a> {
     pub(super) fn new(
         output: &'a mut dyn Write,
-        warnings: &'a mut dyn Write,
+        warnings: &'a mut dyn Warn,
         filter: Filter,
         encoder: Option<Encoder>,
     ) -> Self {
@@ -81,6 +99,7 @@ impl<'a> Printer<'a> {
         for (offset, payload) in row.payloads() {
             let Some(view) = View::parse(payload) else {
                 self.broken(file, offset, payload)?;
+                self.consume(None)?;
                 continue;
             };
             self.outcome.messages += 1;
@@ -88,9 +107,9 @@ impl<'a> Printer<'a> {
                 continue;
             }
             self.outcome.selected += 1;
-            if let Some(consumer) = &mut self.consumer {
+            if self.consumer.is_some() {
                 match lenient::decode(row.frames.bytes.slice_ref(payload)) {
-                    Ok(dnstap) => consumer(&dnstap),
+                    Ok(dnstap) => self.consume(Some(&dnstap))?,
                     Err(_) => self.outcome.unfit += 1,
                 }
                 continue;
@@ -113,9 +132,19 @@ impl<'a> Printer<'a> {
         self.flush()
     }
 
+    fn consume(&mut self, dnstap: Option<&Dnstap>) -> Result<(), Stop> {
+        if let Some(consumer) = &mut self.consumer
+            && !consumer(dnstap)
+        {
+            return Err(Stop::Enough);
+        }
+        Ok(())
+    }
+
     /// Tells of a frame that is longer than the limit, which was passed over.
     pub(super) fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
-        let name = file.display();
+        let name = named(file);
+        self.outcome.long += 1;
         self.skip(format_args!("{name}: skipped the {error} (--max-frame)"))
     }
 
@@ -126,23 +155,24 @@ impl<'a> Printer<'a> {
     }
 
     fn broken(&mut self, file: &Path, offset: u64, payload: &[u8]) -> Result<(), Stop> {
-        let (name, size) = (file.display(), payload.len());
+        let (name, size) = (named(file), counted(payload.len() as u64, "byte"));
         let why = Dnstap::decode(payload)
             .err()
             .map_or_else(String::new, |error| format!(": {error}"));
+        self.outcome.broken += 1;
         self.skip(format_args!(
-            "{name}: skipped the frame at byte {offset} ({size} bytes){why}"
+            "{name}: skipped the frame at byte {offset} ({size}){why}"
         ))
     }
 
-    /// Counts a frame that was skipped, and tells it if not too many were: a damaged file may have one for every few bytes.
+    /// Tells of a frame that was skipped, if not too many were: a damaged file may have one for every few bytes.
     fn skip(&mut self, what: fmt::Arguments<'_>) -> Result<(), Stop> {
-        self.outcome.broken += 1;
-        if self.outcome.broken > TOLD {
+        let skipped = self.outcome.skipped();
+        if skipped > TOLD {
             return Ok(());
         }
         self.warn(what)?;
-        if self.outcome.broken == TOLD {
+        if skipped == TOLD {
             self.warn(format_args!(
                 "further frames that are skipped are only counted"
             ))?;
@@ -157,7 +187,7 @@ impl<'a> Printer<'a> {
         error: ReadError,
         compressed: bool,
     ) -> Result<(), Stop> {
-        let name = file.display();
+        let name = named(file);
         let decompressed = if compressed { " (decompressed)" } else { "" };
         let truncated = |offset| Damage::Truncated {
             file: file.to_path_buf(),
@@ -208,13 +238,14 @@ impl<'a> Printer<'a> {
             None => self.print_counts()?,
         }
         self.flush()?;
-        let Outcome { broken, unfit, .. } = self.outcome;
-        if broken > TOLD {
-            self.warn(format_args!("{broken} frames were skipped in all"))?;
+        let (skipped, unfit) = (self.outcome.skipped(), self.outcome.unfit);
+        if skipped > TOLD {
+            self.warn(format_args!("{skipped} frames were skipped in all"))?;
         }
         if unfit > 0 {
+            let left_out = counted(unfit, "message");
             self.warn(format_args!(
-                "{unfit} messages are left out: they have no DNS message, or one that no packet can hold"
+                "{left_out} left out: without a DNS message, or with one that no packet can hold"
             ))?;
         }
         Ok(())
@@ -241,13 +272,11 @@ impl<'a> Printer<'a> {
         result.map_err(Stop::Output)
     }
 
-    /// Warns, behind what it is about. A warning that cannot be written is lost; the outcome still has it.
+    /// Warns, behind what it is about.
     fn warn(&mut self, message: fmt::Arguments<'_>) -> Result<(), Stop> {
         self.flush()?;
         let warnings = &mut self.warnings;
-        self.progress.aside(|| {
-            writeln!(warnings, "dnstap-agent: warning: {message}").ok();
-        });
+        self.progress.aside(|| warnings.warn(&message.to_string()));
         Ok(())
     }
 }

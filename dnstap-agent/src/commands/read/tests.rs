@@ -203,7 +203,8 @@ fn a_frame_beyond_the_limit_is_told_and_those_behind_it_are_read() {
     let told = format!("the frame at byte {at}: data frame of 2000005 bytes");
     assert!(warnings.contains(&told), "{warnings}");
     let outcome = outcome.expect("readable");
-    assert_eq!((outcome.broken, outcome.exit()), (1, Exit::Data));
+    assert_eq!((outcome.long, outcome.broken), (1, 0));
+    assert_eq!(outcome.exit(), Exit::Data);
 }
 
 #[test]
@@ -307,6 +308,47 @@ fn another_kind_of_file_is_told_and_the_next_is_read() {
 }
 
 #[test]
+fn a_name_moves_no_cursor() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("a\u{1b}[2J\nb");
+    let error = printed(&args(vec![missing], false)).0.expect_err("missing");
+    assert!(
+        format!("{error:#}").contains("a\\u{1b}[2J\\nb"),
+        "{error:#}"
+    );
+    let file = written(folder.path(), "c\u{7}", &[false]);
+    let (_, _, warnings) = printed(&args(vec![file], false));
+    assert!(
+        warnings.contains("c\\u{7}: skipped the frame"),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn the_content_type_of_a_file_is_escaped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    let other = Writer::new(Vec::new(), b"\x1b\xc3\xa9\"").and_then(Writer::finish);
+    fs::write(&file, other.expect("memory")).expect("written");
+    let (_, _, warnings) = printed(&args(vec![file], false));
+    let told = r#"content type is "\x1b\xc3\xa9\"", expected "protobuf:dnstap.Dnstap""#;
+    assert!(warnings.contains(told), "{warnings}");
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_with_a_way_out() {
+    let mut styled = args(vec!["file".into()], false);
+    styled.yaml_style = Some(YamlStyle::Bind);
+    let mut several = args(vec!["one".into(), "two".into()], false);
+    several.follow = true;
+    for (args, remedy) in [(styled, "--format yaml"), (several, "name one file")] {
+        let error = run(&args).expect_err("refused");
+        assert_eq!(Exit::of(&error), Exit::Usage);
+        assert!(error.to_string().contains(remedy), "{error}");
+    }
+}
+
+#[test]
 fn counts_are_by_type() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = written(folder.path(), "file", &[true; 3]);
@@ -384,7 +426,7 @@ fn args(files: Vec<PathBuf>, count: bool) -> Options {
         count,
         follow: false,
         show_identity: false,
-        yaml_style: YamlStyle::Json,
+        yaml_style: None,
         colour: ColorChoice::Auto,
         frames: Frames::default(),
         select: Select::default(),

@@ -208,7 +208,12 @@ fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snap
         source: Source::Received(hub.received.into_inner()),
         outputs: sinks.health().sinks,
     };
-    sinks.tell(&report::live(subject, job.origin, &[], &summary.losses()));
+    sinks.tell(&report::live(
+        subject,
+        job.origin,
+        &[report::LIMIT],
+        &summary.losses(),
+    ));
     summary.outputs = sinks.finish(GRACE);
     summary
 }

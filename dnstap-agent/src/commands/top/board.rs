@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use dnstap_proto::lenient;
+use dnstap_proto::{Dnstap, lenient};
 use tokio::sync::Notify;
 
 use crate::{
@@ -72,22 +72,22 @@ impl Board {
         while frames.len() >= 4 {
             let length = usize::try_from(frames.get_u32()).unwrap_or(usize::MAX);
             let frame = frames.split_to(length.min(frames.len()));
-            self.count(&mut tally, at, frame);
+            self.count(&mut tally, at, lenient::decode(frame).ok().as_ref());
         }
     }
 
-    /// Counts one frame; false if there are enough.
-    pub(super) fn take_one(&self, frame: Bytes) -> bool {
+    /// Counts a message, or a frame that holds none; false if there are enough.
+    pub(super) fn take_one(&self, dnstap: Option<&Dnstap>) -> bool {
         let mut tally = self.tally();
-        self.count(&mut tally, now(), frame);
+        self.count(&mut tally, now(), dnstap);
         tally.messages() < self.limit
     }
 
-    fn count(&self, tally: &mut Tally, at: u64, frame: Bytes) {
+    fn count(&self, tally: &mut Tally, at: u64, dnstap: Option<&Dnstap>) {
         if tally.messages() >= self.limit {
             return;
         }
-        let Ok(dnstap) = lenient::decode(frame) else {
+        let Some(dnstap) = dnstap else {
             self.broken.fetch_add(1, Relaxed);
             return;
         };
@@ -100,7 +100,7 @@ impl Board {
                 .saturating_mul(1_000_000_000)
                 .saturating_add(rest.into())
         });
-        tally.count(if self.live { Some(at) } else { told }, &dnstap);
+        tally.count(if self.live { Some(at) } else { told }, dnstap);
         if tally.messages() == self.limit {
             self.enough.notify_one();
         }
@@ -168,8 +168,7 @@ mod tests {
         }
         board.take(frames.into());
         assert_eq!((board.view(10).messages, board.broken()), (3, 1));
-        let frame = message(Type::ClientQuery, "a", 0, 0).encode_to_vec();
-        assert!(!board.take_one(frame.into()));
+        assert!(!board.take_one(Some(&message(Type::ClientQuery, "a", 0, 0))));
         assert_eq!(board.view(10).all, 3);
     }
 
@@ -183,7 +182,7 @@ mod tests {
             for identity in [None, Some("a"), Some("b")] {
                 let mut frame = message(Type::ClientQuery, "a", 0, 0);
                 frame.identity = identity.map(|text| text.as_bytes().into());
-                board.take_one(frame.encode_to_vec().into());
+                board.take_one(Some(&frame));
             }
             assert_eq!(board.view(10).messages, counted, "{names:?}");
         }
@@ -193,8 +192,7 @@ mod tests {
     fn messages_of_the_past_count_for_the_time_that_they_tell() {
         let board = Board::past(None, None);
         for took in [0, 2_000_000_000] {
-            let frame = message(Type::ClientResponse, "a", 0, took).encode_to_vec();
-            board.take_one(frame.into());
+            board.take_one(Some(&message(Type::ClientResponse, "a", 0, took)));
         }
         assert_eq!(board.view(10).span, Some(Duration::from_secs(2)));
     }

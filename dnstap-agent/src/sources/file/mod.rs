@@ -43,6 +43,9 @@ const MAGICS: [(&[u8], Format); 6] = [
     (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
 ];
 
+/// Bytes that tell a format; of a skippable frame, magic number and length.
+const HEAD: usize = 8;
+
 impl Format {
     /// Its name, for messages to people.
     pub(crate) const fn name(self) -> &'static str {
@@ -56,17 +59,21 @@ impl Format {
         }
     }
 
-    /// That of the bytes that come from there.
-    pub(crate) fn of(bytes: impl Read) -> io::Result<Self> {
-        let format = skip_frames(&mut Input::new(bytes))?;
-        Ok(format.unwrap_or(Self::Plain))
+    /// That of the bytes that come from there; `None` if they end before it is known.
+    pub(crate) fn of(bytes: impl Read) -> io::Result<Option<Self>> {
+        let mut input = Input::new(bytes);
+        match skip_frames(&mut input) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Ok(Some(Self::Plain)) if input.peek(HEAD)?.len() < HEAD => Ok(None),
+            format => format,
+        }
     }
 }
 
 /// Passes over skippable frames, which zstd and lz4 have in common, and tells the format of what follows; `None` at the end.
 fn skip_frames(input: &mut Input<impl Read>) -> io::Result<Option<Format>> {
     loop {
-        let head = input.peek(8)?;
+        let head = input.peek(HEAD)?;
         if head.is_empty() {
             return Ok(None);
         }
