@@ -10,9 +10,13 @@ use super::{
     input::Input,
 };
 
-/// Receives the data frames of one stream over a socket, and answers the sender: ACCEPT to READY, FINISH to STOP.
+/// Receives the data frames that come over a socket, and answers the sender: ACCEPT to READY, FINISH to each STOP.
 ///
 /// It takes both forms. A sender that begins with START (the unidirectional form) is not answered.
+///
+/// STOP ends a stream, not the connection: the sender may close, or begin the next stream with START, as behind each other in a
+/// file. Which of them it does, [`next_frame`](Self::next_frame) waits to see; [`is_between_streams`](Self::is_between_streams)
+/// is for who does not want to wait.
 ///
 /// The socket blocks, for as long as its read timeout says. The reader's own memory is bounded as [`Reader`](super::Reader)'s
 /// is. [`SocketWriter`](super::SocketWriter) has an example of both sides.
@@ -65,8 +69,9 @@ impl<S: Read + Write> SocketReader<S> {
         }
     }
 
-    /// The next data frame; `None` after STOP, when the stream is complete and the sender has been told so, if it still
-    /// listens. Its offset counts from the first byte of the connection, READY included.
+    /// The next data frame; `None` once the sender has closed behind STOP. The sender has been told before that its stream is
+    /// complete, if it still listens. A read that fails behind STOP, as by a read timeout, is the same end. The offset of a frame
+    /// counts from the first byte of the connection, READY included.
     ///
     /// Fails with [`SocketError::Closed`] if the sender hangs up without STOP: all whole frames were handed out.
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, SocketError> {
@@ -74,14 +79,25 @@ impl<S: Read + Write> SocketReader<S> {
             if let Some(frame) = self.take() {
                 return Ok(Some(frame));
             }
+            let before = self.input.bytes.len();
             self.decode()?;
-            if self.frames.is_empty() {
-                if self.server.state() == ServerState::Stopped {
+            if !self.frames.is_empty() || self.input.bytes.len() < before {
+                continue;
+            }
+            match self.fill() {
+                Err(_end) if self.is_between_streams() && self.input.bytes.is_empty() => {
                     return Ok(None);
                 }
-                self.fill()?;
+                filled => filled?,
             }
         }
+    }
+
+    /// Whether STOP has come, and no other stream behind it so far: the next call of [`next_frame`](Self::next_frame) waits for
+    /// the sender to close or to begin one.
+    #[must_use]
+    pub fn is_between_streams(&self) -> bool {
+        self.frames.is_empty() && self.server.state() == ServerState::Stopped
     }
 
     /// Decodes what has come and answers it.
@@ -115,8 +131,8 @@ impl<S: Read + Write> SocketReader<S> {
         if read == 0 {
             let awaited = match self.server.state() {
                 ServerState::AwaitReady => "READY",
-                ServerState::AwaitStart => "START",
-                ServerState::Data | ServerState::Stopped => "STOP",
+                ServerState::AwaitStart | ServerState::Stopped => "START",
+                ServerState::Data => "STOP",
             };
             return Err(SocketError::Closed { awaited });
         }
@@ -150,7 +166,7 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Ends after STOP or after the first error.
+/// Ends when the sender has closed behind STOP, or after the first error.
 impl<S: Read + Write> Iterator for SocketReader<S> {
     type Item = Result<DataFrame, SocketError>;
 
