@@ -2,11 +2,8 @@
 
 use std::str::{Chars, FromStr};
 
-use dnstap_core::dns::Name;
+use dnstap_core::dns::{LONGEST_NAME, Name};
 use hickory_proto::rr::domain::Label;
-
-/// Longest name on the wire (RFC 1035 section 2.3.4).
-const LONGEST: usize = 255;
 
 /// Names that are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,32 +44,16 @@ fn is_label_end(name: &[u8], cut: usize) -> bool {
 
 /// A name of a message as patterns want it.
 pub(super) struct Lowered {
-    bytes: [u8; LONGEST],
+    bytes: [u8; LONGEST_NAME],
     length: usize,
 }
 
 impl Lowered {
     pub(super) fn of(name: Name<'_>) -> Self {
-        let mut lowered = Self {
-            bytes: [0; LONGEST],
-            length: 0,
-        };
-        for label in name.labels() {
-            lowered.push(&[u8::try_from(label.len()).unwrap_or(0)]);
-            lowered.push(label);
-        }
-        lowered.push(&[0]);
-        lowered.bytes[..lowered.length].make_ascii_lowercase();
-        lowered
-    }
-
-    /// A name that was read is never too long.
-    fn push(&mut self, bytes: &[u8]) {
-        let end = self.length + bytes.len();
-        if let Some(room) = self.bytes.get_mut(self.length..end) {
-            room.copy_from_slice(bytes);
-            self.length = end;
-        }
+        let mut bytes = [0; LONGEST_NAME];
+        let length = name.write_wire(&mut bytes);
+        bytes[..length].make_ascii_lowercase();
+        Self { bytes, length }
     }
 
     fn wire(&self) -> &[u8] {
@@ -149,7 +130,7 @@ fn wire(text: &str) -> Result<Vec<u8>, String> {
         rest = behind;
     }
     wire.push(0);
-    if wire.len() > LONGEST {
+    if wire.len() > LONGEST_NAME {
         return Err("it is longer than 255 bytes".to_owned());
     }
     wire.make_ascii_lowercase();

@@ -3,7 +3,10 @@
 //! An option whose data is not what its code promises, or is cut, has no members; [`OptOption::malformed`] says what is wrong, and its
 //! bytes are still there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
 
 use super::{message::Record, name::Name};
 
@@ -64,16 +67,44 @@ impl<'a> Opt<'a> {
 
     /// Its options, in their order. One that is cut is the last.
     pub fn options(&self) -> impl Iterator<Item = OptOption<'a>> + use<'a> {
-        let mut rest = self.record.bytes();
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let (option, behind) = OptOption::split(rest);
-            rest = behind;
-            Some(option)
-        })
+        let bytes = self.record.bytes();
+        option_places(bytes).map(|place| OptOption::at(place, bytes))
     }
+}
+
+/// An option as it lies in the data of an OPT record.
+pub(crate) struct OptionPlace {
+    /// Its code, unless that is cut.
+    pub(crate) code: Option<u16>,
+    /// Its data; of a cut one, what is left.
+    pub(crate) data: Range<usize>,
+    /// Why it is cut.
+    cut: Option<&'static str>,
+}
+
+/// The options in the data of an OPT record, in their order. One that is cut is the last.
+pub(crate) fn option_places(record: &[u8]) -> impl Iterator<Item = OptionPlace> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = record.get(at..).filter(|rest| !rest.is_empty())?;
+        let mut place = OptionPlace {
+            code: None,
+            data: at..record.len(),
+            cut: Some("cut within code and length"),
+        };
+        if let Some([a, b, c, d]) = rest.first_chunk() {
+            let begin = at + 4;
+            let end = begin + usize::from(u16::from_be_bytes([*c, *d]));
+            let is_longer = end > record.len();
+            place = OptionPlace {
+                code: Some(u16::from_be_bytes([*a, *b])),
+                data: begin..end.min(record.len()),
+                cut: is_longer.then_some("longer than the record"),
+            };
+        }
+        at = place.data.end;
+        Some(place)
+    })
 }
 
 /// An option.
@@ -134,30 +165,21 @@ impl<'a> OptOption<'a> {
         }
     }
 
-    /// The option at the start of bytes, and what is behind it.
-    fn split(bytes: &'a [u8]) -> (Self, &'a [u8]) {
+    /// The option at this place of an OPT record's data.
+    fn at(place: OptionPlace, record: &'a [u8]) -> Self {
         let mut option = Self {
-            code: None,
-            data: bytes,
-            malformed: Some("cut within code and length"),
+            code: place.code,
+            data: record.get(place.data).unwrap_or_default(),
+            malformed: place.cut,
             members: [None; 5],
         };
-        let Some(([a, b, c, d], rest)) = bytes.split_first_chunk() else {
-            return (option, &[]);
-        };
-        option.code = Some(u16::from_be_bytes([*a, *b]));
-        let Some((data, behind)) = rest.split_at_checked(u16::from_be_bytes([*c, *d]).into())
-        else {
-            (option.data, option.malformed) = (rest, Some("longer than the record"));
-            return (option, &[]);
-        };
-        option.data = data;
-        option.malformed = None;
-        match option.decode() {
-            Some(members) => option.members = members,
-            None => option.malformed = Some("not as its code says"),
+        if option.malformed.is_none() {
+            match option.decode() {
+                Some(members) => option.members = members,
+                None => option.malformed = Some("not as its code says"),
+            }
         }
-        (option, behind)
+        option
     }
 
     /// `None` if the data is not what the code promises.

@@ -2,6 +2,8 @@
 //!
 //! Every function is total: any bytes give a value or a [`WireError`].
 
+use std::ops::Range;
+
 use super::{
     mnemonics::{Class, Opcode, Rcode, Type},
     name::Name,
@@ -103,6 +105,17 @@ impl<'a> Dns<'a> {
             at: 12,
             section: 0,
             left: self.count(0),
+        }
+    }
+
+    /// Where the data of each record lies, with its type: as far as names can be passed over, wherever their pointers lead. The last one may
+    /// be cut.
+    pub(crate) fn places(&self) -> Places<'a> {
+        Places {
+            bytes: self.bytes,
+            at: 12,
+            questions: self.count(0),
+            records: (1..4).map(|section| u32::from(self.count(section))).sum(),
         }
     }
 
@@ -269,6 +282,48 @@ impl<'a> Records<'a> {
             return Err(WireError::Short(bytes.len()));
         }
         Ok(record)
+    }
+}
+
+/// See [`Dns::places`].
+pub(crate) struct Places<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    questions: u16,
+    records: u32,
+}
+
+impl Places<'_> {
+    /// Where the entries that were passed over end: behind the last one, or where the first begins that cannot be read.
+    pub(crate) fn end(&self) -> usize {
+        self.at
+    }
+
+    fn skip_question(&mut self) -> Option<()> {
+        self.at = Name::end(self.bytes, self.at)? + 4;
+        Some(())
+    }
+
+    fn record(&mut self) -> Option<(Type, Range<usize>)> {
+        let fields = Name::end(self.bytes, self.at)?;
+        let kind = u16_at(self.bytes, fields).ok()?;
+        let length = u16_at(self.bytes, fields + 8).ok()?;
+        let data = fields + 10;
+        self.at = data + usize::from(length);
+        Some((Type(kind), data..self.at.min(self.bytes.len())))
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = (Type, Range<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.questions > 0 {
+            self.skip_question()?;
+            self.questions -= 1;
+        }
+        self.records = self.records.checked_sub(1)?;
+        self.record()
     }
 }
 

@@ -16,15 +16,15 @@ mod wire;
 
 #[cfg(test)]
 pub(crate) use self::judge::fixture;
+pub(crate) use self::{
+    edns::option_places,
+    judge::{Fit, Flags, HEADER, Message, PREFIX, are_messages, extent, fit, fit_in, frame, split},
+};
 pub use self::{
     edns::{Member, Opt, OptOption, Value as OptValue, error_purpose, option_name},
     message::{Dns, FLAGS, Question, Record, Records},
     mnemonics::{Class, Opcode, Rcode, Type},
-    name::{Label, Name, Quoted},
+    name::{LONGEST_NAME, Label, Name, Quoted},
     rdata::Rdata,
     wire::WireError,
-};
-pub(crate) use self::{
-    judge::{Fit, Flags, HEADER, Message, PREFIX, are_messages, extent, fit, fit_in, frame, split},
-    name::LONGEST_NAME,
 };

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use super::wire::{WireError, u16_at};
 
 /// Longest name (RFC 1035 section 2.3.4).
-pub(crate) const LONGEST_NAME: usize = 255;
+pub const LONGEST_NAME: usize = 255;
 
 /// A name has at most 127 labels, and each may come from another place.
 const MAX_POINTERS: usize = 127;
@@ -36,13 +36,25 @@ impl<'a> Name<'a> {
         Ok((Self { message, at }, labels.end))
     }
 
+    /// Where the name at `at` ends, a pointer included, wherever that leads.
+    pub(super) fn end(message: &[u8], mut at: usize) -> Option<usize> {
+        loop {
+            match *message.get(at)? {
+                0 => return Some(at + 1),
+                label @ 1..64 => at += 1 + usize::from(label),
+                64..192 => return None,
+                192.. => return Some(at + 2),
+            }
+        }
+    }
+
     /// The message that it lies in.
     pub(super) fn message(self) -> &'a [u8] {
         self.message
     }
 
     /// Writes it without pointers into `wire`; how many bytes it has.
-    pub(super) fn write_wire(self, wire: &mut [u8; LONGEST_NAME]) -> usize {
+    pub fn write_wire(self, wire: &mut [u8; LONGEST_NAME]) -> usize {
         let mut end = 0;
         for label in self.labels().chain([&b""[..]]) {
             let (Ok(length), Some(room)) = (

@@ -7,9 +7,8 @@
 use std::ops::Range;
 
 use super::{Method, clear_from};
-use crate::dns;
+use crate::dns::{Dns, Type, option_places};
 
-const TYPE_OPT: u16 = 41;
 const OPTION_SUBNET: u16 = 8;
 /// The same before it had a number of its own; some still send it.
 const OPTION_SUBNET_BEFORE: u16 = 0x50fa;
@@ -56,43 +55,23 @@ fn replace(method: &Method, data: &mut [u8]) {
 
 /// Calls `take` with the place of each subnet option's data.
 fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
-    let mut at = walk(message, &mut take);
+    let mut at = 0;
+    if let Ok(dns) = Dns::parse(message) {
+        let mut records = dns.places();
+        for (_, record) in records.by_ref().filter(|(kind, _)| *kind == Type::OPT) {
+            let begin = record.start;
+            let options = option_places(message.get(record).unwrap_or_default());
+            options
+                .filter(|option| option.code.is_some_and(is_subnet))
+                .for_each(|option| take(begin + option.data.start..begin + option.data.end));
+        }
+        at = records.end();
+    }
     while at < message.len() {
         let subnet = subnet_at(message, at);
         at = subnet.as_ref().map_or(at + 1, |subnet| subnet.end);
         subnet.map(&mut take);
     }
-}
-
-/// Calls `take` with the place of each subnet option's data in the records that the header counts. Where these end, or the first that
-/// cannot be read begins.
-fn walk(message: &[u8], take: &mut impl FnMut(Range<usize>)) -> usize {
-    let Some(header) = message.first_chunk::<{ dns::HEADER }>() else {
-        return 0;
-    };
-    let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let mut at = dns::HEADER;
-    for _ in 0..count(4) {
-        let Some(end) = name_end(message, at) else {
-            return at;
-        };
-        at = end + 4;
-    }
-    let records = u32::from(count(6)) + u32::from(count(8)) + u32::from(count(10));
-    for _ in 0..records {
-        let Some(end) = name_end(message, at) else {
-            return at;
-        };
-        let (Some(kind), Some(length)) = (word(message, end), word(message, end + 8)) else {
-            return at;
-        };
-        let data = end + 10;
-        at = data + usize::from(length);
-        if kind == TYPE_OPT {
-            options(message, data..at.min(message.len()), take);
-        }
-    }
-    at
 }
 
 /// The data of a subnet option at `at`, if what is there has the form of one with an address.
@@ -112,34 +91,6 @@ fn subnet_at(message: &[u8], at: usize) -> Option<Range<usize>> {
 
 fn is_subnet(option: u16) -> bool {
     matches!(option, OPTION_SUBNET | OPTION_SUBNET_BEFORE)
-}
-
-/// Calls `take` with the place of the data of each subnet option of an OPT record's data.
-fn options(message: &[u8], record: Range<usize>, take: &mut impl FnMut(Range<usize>)) {
-    let mut at = record.start;
-    while let (Some(code), Some(length)) = (word(message, at), word(message, at + 2)) {
-        let data = at + OPTION_HEADER;
-        if data > record.end {
-            return;
-        }
-        at = data + usize::from(length);
-        let data = data..at.min(record.end);
-        if is_subnet(code) {
-            take(data);
-        }
-    }
-}
-
-/// Where the name at `at` ends, a pointer included.
-fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *message.get(at)? {
-            0 => return Some(at + 1),
-            label @ 1..=63 => at += 1 + usize::from(label),
-            192..=255 => return Some(at + 2),
-            _ => return None,
-        }
-    }
 }
 
 fn word(message: &[u8], at: usize) -> Option<u16> {
