@@ -368,7 +368,7 @@ fn data(record: &Record<'_>) -> String {
     if record.length == 0 && matches!(record.class, Class(254 | 255)) {
         return String::new();
     }
-    Rdata::of(record).to_string()
+    format!("{:#}", Rdata::of(record))
 }
 
 /// Texts at their columns, by tabs. One that begins too late follows in the next column.

@@ -140,7 +140,8 @@ pub(super) fn write_quoted(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     while let Some((at, char)) = rest.char_indices().find(|(_, char)| is_escaped(*char)) {
         out.extend_from_slice(&rest.as_bytes()[..at]);
         match (char, u32::from(char)) {
-            ('"' | '\\', _) => write!(out, "\\{char}")?,
+            ('"', _) => out.extend_from_slice(b"\\\""),
+            ('\\', _) => out.extend_from_slice(b"\\\\"),
             (_, code @ ..0x100) => write!(out, "\\x{code:02x}")?,
             (_, code @ ..0x1_0000) => write!(out, "\\u{code:04x}")?,
             (_, code) => write!(out, "\\U{code:08x}")?,

@@ -21,11 +21,12 @@ use data_encoding::HEXUPPER;
 
 use self::{
     table::{Field, fields},
-    value::Value,
+    value::{Value, write_digits},
 };
 use super::{message::Record, mnemonics::Type, name::Name};
 
-/// Data of a record; prints in presentation form.
+/// Data of a record; prints in presentation form. The alternate form (`{:#}`) has spaces in long base64 and hexadecimal where BIND's
+/// programs have them.
 #[derive(Clone, Copy, Debug)]
 pub struct Rdata<'a> {
     data: &'a [u8],
@@ -65,10 +66,11 @@ impl fmt::Display for Rdata<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_generic() {
             write!(f, "\\# {}", self.data.len())?;
-            return match self.data {
-                [] => Ok(()),
-                data => write!(f, " {}", HEXUPPER.encode_display(data)),
-            };
+            if !self.data.is_empty() {
+                f.write_char(' ')?;
+                write_digits(&HEXUPPER, self.data, f)?;
+            }
+            return Ok(());
         }
         let mut cursor = self.cursor;
         let mut is_first = true;
@@ -153,12 +155,13 @@ impl<'a> Cursor<'a> {
             Field::Hex => Value::Hex(self.some_rest()?),
             Field::Base64 => Value::Base64(self.some_rest()?),
             Field::DashBase64 if self.at == self.end => Value::Word("-"),
-            Field::OptionalBase64 | Field::DashBase64 => Value::Base64(self.rest()),
+            Field::OptionalBase64 => Value::Base64(self.rest()),
+            Field::DashBase64 => Value::Object(self.rest()),
             Field::SizedBase64 => Value::SizedBase64(self.sized(2)?),
             Field::Key => self.key()?,
             Field::Salt => match self.sized(1)? {
                 [] => Value::Word("-"),
-                salt => Value::Hex(salt),
+                salt => Value::Salt(salt),
             },
             Field::Hash => Value::Base32(self.sized(1).filter(|hash| !hash.is_empty())?),
             Field::Nsap => Value::Nsap(self.some_rest()?),

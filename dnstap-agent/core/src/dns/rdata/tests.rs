@@ -11,6 +11,10 @@ const DATA: usize = 15;
 
 /// The text of data of that class and type.
 fn print(class: u16, kind: u16, data: &[u8]) -> String {
+    printed(class, kind, data, |data| data.to_string())
+}
+
+fn printed(class: u16, kind: u16, data: &[u8], how: fn(&Rdata<'_>) -> String) -> String {
     let message = [b"header......\x01a\0", data].concat();
     let (name, _) = Name::parse(&message, 12).expect("a name");
     let record = Record {
@@ -21,7 +25,7 @@ fn print(class: u16, kind: u16, data: &[u8]) -> String {
         data: DATA,
         length: u16::try_from(data.len()).expect("small"),
     };
-    Rdata::of(&record).to_string()
+    how(&Rdata::of(&record))
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -367,6 +371,18 @@ fn data_that_does_not_fit_its_type_is_generic(
     #[case] data: &str,
 ) {
     assert_eq!(print(class, kind, &bytes(data)), generic_of(data));
+}
+
+/// As BIND's `dnstap-read -y` has them.
+#[rstest]
+#[case::base64_of_56(48, [&[1, 0, 3, 8][..], &[0; 42]].concat(), format!("256 3 8 {}", "A".repeat(56)))]
+#[case::base64_of_60(48, [&[1, 0, 3, 8][..], &[0; 43]].concat(), format!("256 3 8 {} AA==", "A".repeat(56)))]
+#[case::hexadecimal(43, [&[0, 7, 8, 2][..], &[0; 60]].concat(), format!("7 8 2 {0} {0} 00000000", "0".repeat(56)))]
+#[case::generic(65280, vec![0; 29], format!("\\# 29 {} 00", "0".repeat(56)))]
+#[case::salt(51, [&[1, 0, 0, 5, 40][..], &[0; 40]].concat(), format!("1 0 5 {}", "0".repeat(80)))]
+#[case::object(259, [&[0; 10][..], &[0; 60]].concat(), format!("0 0 0 \"\" {}", "A".repeat(80)))]
+fn the_alternate_form_is_in_pieces(#[case] kind: u16, #[case] data: Vec<u8>, #[case] text: String) {
+    assert_eq!(printed(1, kind, &data, |data| format!("{data:#}")), text);
 }
 
 #[test]

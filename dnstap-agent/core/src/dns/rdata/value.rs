@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display as _, Write as _};
 
-use data_encoding::{BASE32HEX_NOPAD, BASE64, HEXLOWER, HEXUPPER};
+use data_encoding::{BASE32HEX_NOPAD, BASE64, Encoding, HEXLOWER, HEXUPPER};
 use jiff::Timestamp;
 
 use super::{
@@ -37,10 +37,14 @@ pub(super) enum Value<'a> {
     Plain(&'a [u8]),
     Phone(&'a [u8]),
     Hex(&'a [u8]),
+    /// As `Hex`, always in one piece.
+    Salt(&'a [u8]),
     LowerHex(&'a [u8]),
     Nsap(&'a [u8]),
     Base32(&'a [u8]),
     Base64(&'a [u8]),
+    /// As `Base64`, always in one piece.
+    Object(&'a [u8]),
     SizedBase64(&'a [u8]),
     Eui(&'a [u8]),
     Locator([u8; 8]),
@@ -80,14 +84,17 @@ impl fmt::Display for Value<'_> {
             Self::Texts(texts) => write_texts(texts, f),
             Self::Plain(text) => text.escape_ascii().fmt(f),
             Self::Phone(digits) => write!(f, "+{}", digits.escape_ascii()),
-            Self::Hex(bytes) => HEXUPPER.encode_display(bytes).fmt(f),
+            Self::Hex(bytes) => write_digits(&HEXUPPER, bytes, f),
+            Self::Salt(bytes) => HEXUPPER.encode_display(bytes).fmt(f),
             Self::LowerHex(bytes) => HEXLOWER.encode_display(bytes).fmt(f),
             Self::Nsap(bytes) => write!(f, "0x{}", HEXLOWER.encode_display(bytes)),
             Self::Base32(bytes) => BASE32HEX_NOPAD.encode_display(bytes).fmt(f),
-            Self::Base64(bytes) => BASE64.encode_display(bytes).fmt(f),
+            Self::Base64(bytes) => write_digits(&BASE64, bytes, f),
+            Self::Object(bytes) => BASE64.encode_display(bytes).fmt(f),
             Self::SizedBase64([]) => f.write_char('0'),
             Self::SizedBase64(bytes) => {
-                write!(f, "{} {}", bytes.len(), BASE64.encode_display(bytes))
+                write!(f, "{} ", bytes.len())?;
+                write_digits(&BASE64, bytes, f)
             }
             Self::Eui(bytes) => {
                 for (nth, byte) in bytes.iter().enumerate() {
@@ -145,6 +152,29 @@ impl fmt::Display for Value<'_> {
             }
         }
     }
+}
+
+/// Digits of the pieces into which BIND breaks base64 and hexadecimal.
+const PIECE: usize = 56;
+
+/// Bytes as digits; in the alternate form in pieces, with a space between them.
+pub(super) fn write_digits(
+    encoding: &Encoding,
+    bytes: &[u8],
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    if !f.alternate() {
+        return encoding.encode_display(bytes).fmt(f);
+    }
+    let digits = encoding.encode(bytes);
+    let mut rest = digits.as_str();
+    while let Some((piece, behind)) = rest.split_at_checked(PIECE)
+        && !behind.is_empty()
+    {
+        write!(f, "{piece} ")?;
+        rest = behind;
+    }
+    f.write_str(rest)
 }
 
 /// As RFC 4034 section 3.2 writes it; 32 bits last until 2106.
