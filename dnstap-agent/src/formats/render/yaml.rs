@@ -7,6 +7,7 @@
 use std::{
     fmt::{self, Display},
     io::{self, Write as _},
+    iter,
 };
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -76,9 +77,8 @@ impl<'de> Visitor<'de> for Node<'_> {
             self.out.push(b'\n');
         }
         while let Some(key) = map.next_key::<&str>()? {
-            write!(self.out, "{:indent$}", "")
-                .and_then(|()| write_text(key, self.out))
-                .map_err(A::Error::custom)?;
+            self.out.extend(iter::repeat_n(b' ', indent));
+            write_text(key, self.out).map_err(A::Error::custom)?;
             self.out.push(b':');
             map.next_value_seed(self.below(Place::Value))?;
             indent = self.indent;
@@ -90,9 +90,11 @@ impl<'de> Visitor<'de> for Node<'_> {
         let begin = self.out.len();
         loop {
             let end = self.out.len();
-            let indent = self.indent;
-            let separator = if end == begin { "\n" } else { "" };
-            write!(self.out, "{separator}{:indent$}-", "").map_err(A::Error::custom)?;
+            if end == begin {
+                self.out.push(b'\n');
+            }
+            self.out.extend(iter::repeat_n(b' ', self.indent));
+            self.out.push(b'-');
             if list.next_element_seed(self.below(Place::Item))?.is_none() {
                 self.out.truncate(end);
                 break;
