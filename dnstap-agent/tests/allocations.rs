@@ -105,8 +105,8 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     let mut batches = Vec::new();
     recorded::pipeline(&recorded.records, &mut |batch| {
         batches.push(sinks::Batch {
-            frames: std::mem::take(&mut batch.frames).into(),
-            messages: batch.messages,
+            frames: std::mem::take(&mut batch.messages.bytes).into(),
+            messages: batch.messages.count,
         });
     });
     let batch = batches.first().expect("a full one");
@@ -128,7 +128,7 @@ fn expect_nothing_allocated(passes: &[Vec<Vec<u8>>; 3]) {
         let before = HERE.get();
         for record in records {
             pipeline.push(record, &mut batch);
-            if batch.frames.len() >= 256 * 1024 {
+            if batch.messages.bytes.len() >= 256 * 1024 {
                 batch.clear();
             }
         }

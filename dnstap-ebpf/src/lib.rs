@@ -5,7 +5,7 @@
 //! fields are checked at compile time on both sides; a mismatch does not build.
 //!
 //! ```text
-//! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (one record per chunk)
+//! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (RecordKind)
 //!        ── COUNTERS ───────────────────► [u64; COUNTER_SLOTS] per CPU
 //!        ◄► TARGETS ───────────────────── tgid -> EventHeader::image
 //!        ◄► POSSIBLE ──────────────────── slot of a tgid -> whether any such may be in TARGETS
@@ -68,13 +68,37 @@ pub const CHANGED_BY_AGENT: u32 = 0;
 /// Slot of the map `CHANGES` that the programs count in.
 pub const CHANGED_BY_PROGRAMS: u32 = 1;
 
-/// What the tap sends for each chunk of a message: this header, then `chunk_len` bytes of payload.
-///
-/// A message is what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece
-/// of the byte stream for TCP. All chunks of a message carry the same `ktime_ns`, `tid` and `message_len`.
-///
-/// A record of TCP with a `message_len` of 0 says that the connection of `socket` has ended. What had arrived before may still be read.
-/// `tgid` is 0 then, and of the rest only the time, the family and the protocol are set.
+/// What a record is ([`EventHeader::kind`]). 0 is none of them: memory that nobody wrote is no record.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A chunk of what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece of the byte stream
+    /// for TCP. All chunks of it carry the same `ktime_ns`, `tid` and `message_len`.
+    Chunk = 1,
+    /// The TCP connection of `socket` has ended. What had arrived before may still be read. `tgid` is 0, and of the rest only the time, the
+    /// family and the protocol are set.
+    ConnectionEnd = 2,
+    /// A whole DNS message that a probe of the server itself saw, without the length in front of it on TCP.
+    Message = 3,
+    /// Something else that a probe saw. No payload has a meaning yet.
+    Notice = 4,
+}
+
+impl RecordKind {
+    /// The kind of this number.
+    #[must_use]
+    pub const fn of(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Chunk,
+            2 => Self::ConnectionEnd,
+            3 => Self::Message,
+            4 => Self::Notice,
+            _ => return None,
+        })
+    }
+}
+
+/// What the tap sends: this header, then `chunk_len` bytes of payload. [`Self::kind`] says what they are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventHeader {
@@ -115,7 +139,9 @@ pub struct EventHeader {
     /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`image`]).
     pub image: u32,
     /// `EVENT_*` bits.
-    pub flags: u16,
+    pub flags: u8,
+    /// [`RecordKind`].
+    pub kind: u8,
     /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`) or handed over several in one receive
     /// (`UDP_GRO`); else 0.
     pub segment: u16,
@@ -126,27 +152,27 @@ pub struct EventHeader {
 
 /// Bit of [`EventHeader::flags`]: a UDP socket that is not connected, or a datagram from somebody else than whom it is connected to, sent
 /// before it was. Anybody can send to it.
-pub const EVENT_UNCONNECTED: u16 = 1;
+pub const EVENT_UNCONNECTED: u8 = 1;
 /// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
 /// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
-pub const EVENT_SHUT_DOWN: u16 = 2;
+pub const EVENT_SHUT_DOWN: u8 = 2;
 /// Bit of [`EventHeader::flags`]: an urgent byte of the peer (`MSG_OOB`) stands right before this piece, and the process has not set
 /// `SO_OOBINLINE`. The byte has a sequence number then, but no read returns it.
-pub const EVENT_URGENT: u16 = 4;
+pub const EVENT_URGENT: u8 = 4;
 /// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
-pub const EVENT_FILLED: u16 = 8;
+pub const EVENT_FILLED: u8 = 8;
 /// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`), and the hook
 /// cannot learn whether they are several.
-pub const EVENT_COALESCED: u16 = 16;
+pub const EVENT_COALESCED: u8 = 16;
 /// Bit of [`EventHeader::flags`]: as [`EVENT_URGENT`], but the last urgent byte stands behind this piece. There may have been others before.
-pub const EVENT_URGENT_NEXT: u16 = 32;
+pub const EVENT_URGENT_NEXT: u8 = 32;
 
 const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
 const _: () = assert!(offset_of!(EventHeader, message_len) == 24);
 const _: () = assert!(offset_of!(EventHeader, local_port) == 44);
 const _: () = assert!(offset_of!(EventHeader, local_addr) == 48);
 const _: () = assert!(offset_of!(EventHeader, family) == 80);
-const _: () = assert!(offset_of!(EventHeader, flags) == 88);
+const _: () = assert!(offset_of!(EventHeader, kind) == 89);
 
 /// [`EventHeader::direction`]: the process received the message.
 pub const DIRECTION_RECEIVED: u8 = 0;

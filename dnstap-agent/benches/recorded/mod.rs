@@ -12,7 +12,7 @@ use dnstap_agent::{
 };
 use dnstap_core::{
     encode,
-    event::{Event, fixture},
+    event::{Record, fixture},
     model::{Envelope, Finding, Kind, Role},
     pipeline::{Batch, Pipeline, PipelineConfig, Server},
     reassemble::tcp::{Proxies, StreamLimits, Streams},
@@ -44,14 +44,14 @@ type Stage = fn(&Recorded);
 pub(crate) const STAGES: [(&str, Stage); 12] = [
     ("record to event", |recorded| {
         for record in &recorded.records {
-            black_box(Event::parse(black_box(record)).is_ok());
+            black_box(Record::parse(black_box(record)).is_ok());
         }
     }),
     ("TCP record to message", |recorded| {
         let mut streams = Streams::new(StreamLimits::default(), [], Proxies::default());
         let mut messages = 0;
         for record in &recorded.tcp_records {
-            let event = Event::parse(record).expect("a sound record");
+            let event = fixture::parsed(record);
             streams.push(&event, true, &mut |envelope, message| {
                 black_box((envelope, message));
                 messages += 1;
@@ -64,7 +64,7 @@ pub(crate) const STAGES: [(&str, Stage); 12] = [
         let mut batch = Batch::default();
         for (envelope, message) in &recorded.messages {
             pipeline.message(black_box(envelope), message, &mut batch);
-            if batch.frames.len() >= FULL {
+            if batch.messages.bytes.len() >= FULL {
                 batch.clear();
             }
         }
@@ -171,7 +171,7 @@ impl Recorded {
                 header.direction = direction;
                 let message = message(id, number, answer);
                 let record = fixture::whole(header, &message);
-                let envelope = Event::parse(&record).expect("a sound record").envelope;
+                let envelope = fixture::parsed(&record).envelope;
                 records.push(record);
                 let connection = number % CONNECTIONS;
                 let sequence = &mut sequences[connection][usize::from(answer)];
@@ -190,7 +190,7 @@ impl Recorded {
         };
         let mut frames = Vec::new();
         pipeline(&recorded.records, &mut |batch| {
-            frames.append(&mut batch.frames);
+            frames.append(&mut batch.messages.bytes);
         });
         let file = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("memory takes it");
         let mut file = file.finish().expect("memory takes it");
@@ -266,7 +266,7 @@ pub(crate) fn push(
 ) {
     for record in records {
         pipeline.push(record, batch);
-        if batch.frames.len() >= FULL {
+        if batch.messages.bytes.len() >= FULL {
             full(batch);
             batch.clear();
         }
@@ -282,8 +282,8 @@ pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     for _ in 0..times {
         pipeline(&recorded.records, &mut |batch| {
             sinks.send(&sinks::Batch {
-                frames: std::mem::take(&mut batch.frames).into(),
-                messages: batch.messages,
+                frames: std::mem::take(&mut batch.messages.bytes).into(),
+                messages: batch.messages.count,
             });
         });
     }

@@ -115,7 +115,7 @@ pub(super) struct Reloader {
     /// What new outputs may need; `None`: anything.
     duties: Option<Duties>,
     room: Arc<Notify>,
-    reopeners: Vec<Reopener>,
+    reopener: Reopener,
     changes: channel::Sender<Change>,
 }
 
@@ -142,13 +142,9 @@ pub(super) struct Start<'a> {
     pub duties: Option<Duties>,
 }
 
-/// A reloader for the outputs of `sinks`, and where it sends its changes; the files of the `others` are only to begin anew.
+/// A reloader for the outputs of `sinks`, and where it sends its changes.
 #[must_use]
-pub(super) fn reloader(
-    start: &Start<'_>,
-    sinks: &SinkSet,
-    others: Option<&SinkSet>,
-) -> (Reloader, Inbox) {
+pub(super) fn reloader(start: &Start<'_>, sinks: &SinkSet) -> (Reloader, Inbox) {
     let (changes, arriving) = channel::channel(1);
     let reloader = Reloader {
         origin: start.origin.clone(),
@@ -157,11 +153,7 @@ pub(super) fn reloader(
         options: start.options,
         duties: start.duties,
         room: sinks.room(),
-        reopeners: [sinks]
-            .into_iter()
-            .chain(others)
-            .map(SinkSet::reopener)
-            .collect(),
+        reopener: sinks.reopener(),
         changes,
     };
     let inbox = Inbox {
@@ -207,9 +199,7 @@ impl Reloader {
                 let _alive = alive;
                 while let Ok(()) = woken.recv() {
                     observe::reloading();
-                    for reopener in &self.reopeners {
-                        reopener.reopen();
-                    }
+                    self.reopener.reopen();
                     if let Err(mistakes) = self.reload() {
                         for mistake in mistakes {
                             error!("{mistake}");
@@ -455,7 +445,7 @@ mod tests {
                     ..Duties::default()
                 }),
             };
-            let (reloader, inbox) = reloader(&start, &sinks, None);
+            let (reloader, inbox) = reloader(&start, &sinks);
             Self {
                 folder,
                 reloader,

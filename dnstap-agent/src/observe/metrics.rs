@@ -50,8 +50,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             }
         }
     }
-    let outputs: Vec<_> = snapshot.all_outputs().collect();
-    self::outputs(&mut all, &outputs);
+    outputs(&mut all, &snapshot.outputs);
     balance(&mut all, snapshot);
     all.0
 }
@@ -193,7 +192,7 @@ fn latencies(all: &mut Families, tapped: &Tapped) {
 }
 
 /// What they count are messages, and of the output of unanswered queries its events.
-fn outputs(all: &mut Families, outputs: &[&SinkReport]) {
+fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     type Member = fn(&SinkReport) -> u64;
     let each = |member: Member| {
         outputs.iter().map(move |output| {
@@ -355,6 +354,7 @@ mod tests {
     use super::*;
     use crate::{
         observe::summary::{Received, conservation::tests::snapshot},
+        sinks::Takes,
         sources::socket::ProgramStats,
     };
 
@@ -400,12 +400,11 @@ mod tests {
     fn the_output_of_events_is_among_the_outputs() {
         let mut snapshot = snapshot();
         let events = SinkReport {
+            takes: Takes::Notices,
             output: "json:events".to_owned(),
             ..snapshot.outputs[0].clone()
         };
-        if let Source::Tap(tapped) = &mut snapshot.source {
-            tapped.events = Some(events);
-        }
+        snapshot.outputs.push(events);
         let text = encode(&snapshot).expect("encoded");
         for line in [
             "dnstap_agent_output_sent_messages_total{output=\"json:events\"} 66\n",

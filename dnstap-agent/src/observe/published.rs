@@ -6,7 +6,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::Newest;
-use crate::observe::summary::{Snapshot, Source, conservation};
+use crate::{
+    observe::summary::{Snapshot, Source, conservation},
+    sinks::Takes,
+};
 
 /// The side that publishes; it never waits for those who watch.
 #[derive(Debug)]
@@ -123,7 +126,7 @@ impl fmt::Display for Published {
                 std::time::Duration::from_nanos(ring.lag_ns).as_secs_f64() * 1e3
             )?;
         }
-        for output in &self.now.outputs {
+        for output in self.now.outputs_of(Takes::Messages) {
             writeln!(
                 formatter,
                 "{}: {}; {} messages queued ({} bytes)",

@@ -15,7 +15,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Batch, OutputSpec, lane::Lane, report::SinkReport, socket::SocketLane};
+use super::{
+    Batch, OutputSpec,
+    lane::Lane,
+    report::{SinkReport, Takes},
+    socket::SocketLane,
+};
 
 /// How messages get to an output.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(super) enum Way {
 pub(super) struct Member {
     /// What it was opened from; none for a function in this process.
     pub(super) spec: Option<OutputSpec>,
+    pub(super) takes: Takes,
     way: Way,
     /// Messages that came while it was not there.
     absent: u64,
@@ -58,6 +64,7 @@ impl Member {
     pub(super) fn new(spec: Option<OutputSpec>, way: Way) -> Self {
         Self {
             spec,
+            takes: Takes::default(),
             way,
             absent: 0,
             before: None,
@@ -112,7 +119,10 @@ impl Member {
             Way::Thread(lane) => lane.report(),
             Way::Socket(lane) => lane.report(),
         };
-        report.after(self.before.as_ref(), self.absent)
+        SinkReport {
+            takes: self.takes,
+            ..report.after(self.before.as_ref(), self.absent)
+        }
     }
 
     /// Nothing more is to come: it may end when it has written what is queued.
@@ -127,6 +137,7 @@ impl Member {
     pub(super) fn finish(mut self, deadline: Instant) -> SinkReport {
         self.close(deadline);
         let Self {
+            takes,
             way,
             absent,
             before,
@@ -136,7 +147,10 @@ impl Member {
             Way::Thread(lane) => lane.finish(deadline),
             Way::Socket(lane) => lane.finish(),
         };
-        report.after(before.as_ref(), absent)
+        SinkReport {
+            takes,
+            ..report.after(before.as_ref(), absent)
+        }
     }
 }
 

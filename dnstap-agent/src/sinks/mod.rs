@@ -66,7 +66,7 @@ pub use self::{
     open::{OpenError, Problem},
     options::Place,
     options::{FileOptions, OptionError},
-    report::{Dropped, Files, Health, SinkReport, SinkState},
+    report::{Dropped, Files, Health, SinkReport, SinkState, Takes},
     spec::{FORMS, FileSpec, OutputSpec, SpecError},
 };
 pub use crate::formats::Content;
@@ -197,14 +197,17 @@ impl SinkSet {
         Ok(set)
     }
 
-    /// Opens what `destination` names and then the `others`, or tells everything that is wrong with them.
+    /// Opens what `destination` names for messages, and the outputs of `notices`, or tells everything that is wrong with them.
     pub fn open_to(
         destination: Destination<'_>,
-        others: &[OutputSpec],
+        notices: &[OutputSpec],
         options: SinkOptions,
     ) -> Result<Self, OpenError> {
-        let specs = [destination.specs(), others].concat();
+        let specs = [destination.specs(), notices].concat();
         let mut set = Self::open(&specs, options)?;
+        for member in set.members.iter_mut().rev().take(notices.len()) {
+            member.takes = Takes::Notices;
+        }
         if let Destination::Consumer(name, consumer) = destination {
             let account = Arc::new(Account::new(Arc::new(Depth::new(set.room()))));
             let output = Box::new(ConsumerOutput(consumer));
@@ -213,24 +216,6 @@ impl SinkSet {
             set.members.insert(0, Member::new(None, Way::Thread(lane)));
         }
         Ok(set)
-    }
-
-    /// Takes the last output out of the set, as a set of its own, for batches of its own. It must not be a socket.
-    #[must_use]
-    pub fn split_last(&mut self) -> Self {
-        let set = Self {
-            members: self.members.pop().into_iter().collect(),
-            leaving: Vec::new(),
-            gone: Vec::new(),
-            handed: 0,
-            sockets: Vec::new(),
-            room: Arc::clone(&self.room),
-            reopener: Reopener::default(),
-            about: Vec::new(),
-        };
-        self.list_files();
-        set.list_files();
-        set
     }
 
     /// Takes in outputs that have been opened for it; they get all messages from now on. An output that was there before, under the
@@ -280,14 +265,25 @@ impl SinkSet {
         self.leaving.is_empty()
     }
 
-    /// Hands the batch to every sink. Never blocks; a sink that cannot take it counts it as dropped.
+    /// Hands the batch to every sink of messages. Never blocks; a sink that cannot take it counts it as dropped.
     pub fn send(&mut self, batch: &Batch) {
+        self.handed += batch.messages;
+        self.send_to(Takes::Messages, batch);
+    }
+
+    /// Hands notices to every sink that takes them, in the same way.
+    pub fn notify(&mut self, notices: &Batch) {
+        self.send_to(Takes::Notices, notices);
+    }
+
+    fn send_to(&mut self, takes: Takes, batch: &Batch) {
         if batch.messages == 0 && batch.frames.is_empty() {
             return;
         }
-        self.handed += batch.messages;
         for member in &mut self.members {
-            member.send(batch);
+            if member.takes == takes {
+                member.send(batch);
+            }
         }
     }
 
@@ -431,6 +427,27 @@ mod tests {
                 (70, report.written_bytes)
             );
         }
+    }
+
+    #[test]
+    fn notices_go_to_the_outputs_that_take_them_and_messages_to_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let specs = ["messages", "notices"].map(|name| {
+            let path = folder.path().join(name);
+            format!("file:{}", path.display()).parse().expect("valid")
+        });
+        let (messages, notices) = specs.split_at(1);
+        let options = SinkOptions::default();
+        let mut sinks =
+            SinkSet::open_to(Destination::Outputs(messages), notices, options).expect("opened");
+        sinks.send(&batch(3));
+        sinks.notify(&batch(2));
+        let reports = sinks.finish(Duration::from_mins(1));
+        let told: Vec<_> = reports
+            .iter()
+            .map(|report| (report.takes, report.written))
+            .collect();
+        assert_eq!(told, [(Takes::Messages, 3), (Takes::Notices, 2)]);
     }
 
     #[test]

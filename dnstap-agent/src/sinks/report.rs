@@ -18,9 +18,21 @@ use super::{
     queue::Depth,
 };
 
+/// What a sink takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Takes {
+    /// Messages.
+    #[default]
+    Messages,
+    /// Notices; each counts as a message.
+    Notices,
+}
+
 /// One sink's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkReport {
+    /// What it takes.
+    pub takes: Takes,
     /// The output as the operator named it, `file:/tmp/a.fstrm`.
     pub output: String,
     /// Whether it still takes messages, and if not, why.
@@ -333,7 +345,8 @@ impl Health {
     /// No output is left that could take a message: the tap works for nobody.
     #[must_use]
     pub fn all_over(&self) -> bool {
-        self.sinks.iter().all(|sink| sink.state.is_over())
+        let mut sinks = self.sinks.iter();
+        sinks.all(|sink| sink.takes == Takes::Notices || sink.state.is_over())
     }
 }
 
@@ -424,6 +437,7 @@ impl Account {
         // First: what leaves the queue meanwhile is then seen twice rather than not at all.
         let queued = self.depth.messages();
         SinkReport {
+            takes: Takes::default(),
             output: output.to_owned(),
             state: self.state(),
             sent: self.sent.load(Relaxed),

@@ -21,7 +21,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use dnstap_ebpf::{
     Counter, DIRECTION_RECEIVED, EVENT_FILLED, EventHeader, GATHERED_CHUNKS, GATHERED_SEGMENTS,
-    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES, RecordKind,
     TRANSPORT_PERF,
 };
 
@@ -131,7 +131,7 @@ fn give_up<C: EbpfContext>(ctx: &C, work: &mut Work, reason: Counter) {
     work.abandon();
 }
 
-/// Tells that the connection of `socket` has ended ([`EventHeader`]).
+/// Tells that the connection of `socket` has ended ([`RecordKind::ConnectionEnd`]).
 #[inline(always)]
 pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     let header = EventHeader {
@@ -140,6 +140,7 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
         socket,
         family,
         protocol: IPPROTO_TCP,
+        kind: RecordKind::ConnectionEnd as u8,
         // SAFETY: integers, for which zero is a value.
         ..unsafe { core::mem::zeroed() }
     };

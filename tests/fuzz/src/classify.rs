@@ -41,10 +41,11 @@ pub fn run(bytes: &[u8]) {
         if bit(shape, 7) {
             pipeline.tick(now, &mut batch);
         }
-        laws::delivered(&pipeline, pushed);
+        laws::check(&pipeline);
+        assert_eq!(pipeline.counters().intake.whole_messages, pushed);
     }
     pipeline.finish(&mut batch);
-    laws::delivered(&pipeline, pushed);
+    laws::check(&pipeline);
     laws::nothing_pending(&pipeline);
     for message in frames::decoded(&batch) {
         let dns = frames::dns(&message);

@@ -14,7 +14,7 @@ use dnstap_core::{
     privacy::{Method, Prefixes, Privacy},
     reassemble::tcp::StreamLimits,
 };
-use dnstap_ebpf::{AF_INET6, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP};
+use dnstap_ebpf::{AF_INET6, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP, RecordKind};
 
 use crate::{
     frames,
@@ -34,6 +34,14 @@ pub const TICK: u8 = 5;
 pub const TAKE: u8 = 6;
 /// The last payload again, as the answer to it.
 pub const ANSWER: u8 = 7;
+
+/// Kinds of records beside chunks, and one that there is not.
+const OTHERS: [u8; 4] = [
+    RecordKind::Message as u8,
+    RecordKind::Notice as u8,
+    RecordKind::ConnectionEnd as u8,
+    u8::MAX,
+];
 
 /// Bytes that the streams may hold in these tests.
 const STREAM_BYTES: usize = 128 << 10;
@@ -174,6 +182,9 @@ impl Kernel {
             *next = next.wrapping_add(u32::try_from(payload.len()).unwrap_or_default());
         }
         fields.lost = self.lost[socket];
+        if bit(shape, 6) {
+            fields.kind = OTHERS[payload.len() % OTHERS.len()];
+        }
         let records = if bit(shape, 4) && payload.len() > 1 {
             chunks(fields, &payload, input.byte())
         } else {
@@ -198,7 +209,7 @@ fn fields(shape: u8, place: u8) -> EventHeader {
         fields.peer_addr = [0x20; 16];
     }
     // The socket's number, and so of each socket always the same.
-    fields.flags = u16::from(bit(place, 1)) * EVENT_UNCONNECTED;
+    fields.flags = u8::from(bit(place, 1)) * EVENT_UNCONNECTED;
     if bit(place, 7) {
         fields.local_addr = [0; 16];
         if bit(shape, 7) {
@@ -257,7 +268,7 @@ struct Seen {
 
 impl Seen {
     fn take(&mut self, batch: &mut Batch) {
-        self.frame_bytes += batch.frames.len() as u64;
+        self.frame_bytes += batch.messages.bytes.len() as u64;
         for message in frames::decoded(batch) {
             self.message_bytes += frames::dns(&message).len() as u64;
             self.by_type[usize::try_from(message.r#type - 1).unwrap_or_default()] += 1;

@@ -11,7 +11,7 @@ use prost::Message as _;
 /// If a frame is cut, or is not a complete dnstap message.
 #[must_use]
 pub fn decoded(batch: &Batch) -> Vec<Message> {
-    let mut rest = &batch.frames[..];
+    let mut rest = &batch.messages.bytes[..];
     let mut messages = Vec::new();
     while !rest.is_empty() {
         let (length, tail) = rest.split_first_chunk::<4>().expect("a length");
@@ -28,7 +28,11 @@ pub fn decoded(batch: &Batch) -> Vec<Message> {
         messages.push(message);
         rest = tail;
     }
-    assert_eq!(batch.messages, messages.len() as u64, "count of frames");
+    assert_eq!(
+        batch.messages.count,
+        messages.len() as u64,
+        "count of frames"
+    );
     messages
 }
 

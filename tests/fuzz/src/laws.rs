@@ -35,24 +35,6 @@ pub fn stream_bytes(received: u64, stream: &StreamCounters, pending: u64) {
     hold(&counters, pending);
 }
 
-/// The laws of a pipeline that `handed_on` whole messages have entered behind its first stages.
-///
-/// # Panics
-///
-/// If one does not hold.
-pub fn delivered(pipeline: &Pipeline, handed_on: u64) {
-    let mut counters = pipeline.counters();
-    for count in [
-        &mut counters.intake.records,
-        &mut counters.intake.udp_records,
-        &mut counters.intake.udp_messages,
-        &mut counters.intake.udp_delivered,
-    ] {
-        *count += handed_on;
-    }
-    hold(&counters, pipeline.pending());
-}
-
 /// After the end nothing is held.
 ///
 /// # Panics

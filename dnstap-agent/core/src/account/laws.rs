@@ -40,7 +40,7 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
 
 /// The pure stages, which count on one thread: the laws of [`account`](crate::account).
 #[must_use]
-pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
+pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
     let unanswered: u64 = pair
         .table()
@@ -51,7 +51,11 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
         exact(
             "decode",
             intake.records,
-            intake.event_errors + intake.udp_records + intake.tcp_records,
+            intake.event_errors
+                + intake.udp_records
+                + intake.tcp_records
+                + intake.message_records
+                + intake.notice_records,
             0,
         ),
         exact(
@@ -83,9 +87,15 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 9] {
         ),
         exact(
             "encode",
-            intake.udp_delivered + stream.stream_messages,
+            intake.udp_delivered + stream.stream_messages + intake.whole_messages,
             all.by_type.iter().sum::<u64>() + all.deliver.excluded() + all.deliver.unsolicited,
             pending.held,
+        ),
+        exact(
+            "notices",
+            intake.notices,
+            all.deliver.events + all.deliver.notices_unknown,
+            0,
         ),
         exact("types", all.deliver.messages, all.by_type.iter().sum(), 0),
         exact(

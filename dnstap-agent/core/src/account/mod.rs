@@ -6,14 +6,15 @@
 //! [`Pipeline::finish`](crate::pipeline::Pipeline::finish)), these hold after every call, for any input:
 //!
 //! ```text
-//! records        = event_errors + udp_records + tcp_records
+//! records        = event_errors + udp_records + tcp_records + message_records + notice_records
 //! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
 //! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated + udp_unclear
 //! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
 //!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
 //! messages       = sum over the fourteen dnstap types
-//!                = udp_delivered + stream_messages - sum of excluded_* - unsolicited - pending held
+//!                = udp_delivered + stream_messages + whole_messages - sum of excluded_* - unsolicited - pending held
+//! notices        = events + notices_unknown
 //! responses      = responses_paired + responses_unmatched
 //! queries_unanswered = sum of unanswered_*
 //! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
@@ -44,12 +45,16 @@ counters! {
     pub struct IntakeCounters {
         /// Records taken from the ring.
         records,
-        /// Records that are not events.
+        /// Records that do not follow the ABI, or whose kind is not known.
         event_errors,
         /// Records of UDP sockets.
         udp_records,
         /// Records of TCP sockets.
         tcp_records,
+        /// Records of whole messages.
+        message_records,
+        /// Records of notices.
+        notice_records,
         /// Payload bytes of UDP records.
         udp_bytes,
         /// Payload bytes of TCP records.
@@ -74,6 +79,10 @@ counters! {
         prefaces_refused_udp,
         /// UDP sockets found not to carry DNS in the clear.
         udp_sockets_not_dns,
+        /// Whole messages of sources that see messages and not sockets.
+        whole_messages,
+        /// Notices of sources and stages.
+        notices,
     }
 }
 
@@ -110,6 +119,8 @@ counters! {
         unsolicited_delivered,
         /// Queries without answer that were reported.
         events,
+        /// Notices of which no stage knows the meaning.
+        notices_unknown,
     }
 }
 

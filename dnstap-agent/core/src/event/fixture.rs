@@ -2,7 +2,9 @@
 
 use std::mem::offset_of;
 
-use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP};
+use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, RecordKind};
+
+use super::{Chunk, Record};
 
 /// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
 #[must_use]
@@ -29,6 +31,7 @@ pub fn header() -> EventHeader {
         hook: 2,
         image: 0,
         flags: 0,
+        kind: RecordKind::Chunk as u8,
         segment: 0,
         arrived_len: 0,
     }
@@ -98,7 +101,8 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(offset_of!(EventHeader, direction), &[header.direction]);
     put(offset_of!(EventHeader, hook), &[header.hook]);
     put(offset_of!(EventHeader, image), &header.image.to_ne_bytes());
-    put(offset_of!(EventHeader, flags), &header.flags.to_ne_bytes());
+    put(offset_of!(EventHeader, flags), &[header.flags]);
+    put(offset_of!(EventHeader, kind), &[header.kind]);
     put(
         offset_of!(EventHeader, segment),
         &header.segment.to_ne_bytes(),
@@ -109,6 +113,19 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     );
     record.extend_from_slice(payload);
     record
+}
+
+/// The chunk that a record is.
+///
+/// # Panics
+///
+/// If it is none.
+#[must_use]
+pub fn parsed(record: &[u8]) -> Chunk<'_> {
+    match Record::parse(record) {
+        Ok(Record::Chunk(chunk)) => chunk,
+        other => panic!("not a chunk: {other:?}"),
+    }
 }
 
 fn length(payload: &[u8]) -> u32 {

@@ -1,7 +1,7 @@
 //! One record of the kernel's ring, decoded.
 //!
 //! Owns the step from raw bytes to typed values. The record is the other side's memory, so decoding is total: any byte
-//! string gives an [`Event`] or an [`EventError`], and nothing is transmuted. Refuses what the ABI
+//! string gives a [`Record`] or a [`RecordError`], and nothing is transmuted. Refuses what the ABI
 //! ([`dnstap_ebpf::EventHeader`]) does not allow, so that later stages need not check again.
 //!
 //! IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2), which `AF_INET6` sockets show for IPv4 peers, become IPv4
@@ -14,7 +14,7 @@ use std::mem::{offset_of, size_of};
 use crate::model::{Direction, Endpoint, Envelope, Family, Origin, Protocol};
 use dnstap_ebpf::{
     AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
-    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE, RecordKind,
 };
 
 /// Bytes of the header before the payload.
@@ -41,9 +41,22 @@ impl Origin {
     }
 }
 
+/// A record, by its kind ([`RecordKind`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A chunk of what one socket call transferred.
+    Chunk(Chunk<'a>),
+    /// The connection of a socket has ended; only the time and the socket are known.
+    ConnectionEnd(Envelope),
+    /// A whole message.
+    Message(Envelope, &'a [u8]),
+    /// What a probe says that is no message.
+    Notice(Envelope, &'a [u8]),
+}
+
 /// One chunk of a message as the kernel saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct Chunk<'a> {
     /// Time, socket, addresses, direction.
     pub envelope: Envelope,
     /// Bytes of the whole message (UDP) or of the whole call (TCP).
@@ -55,7 +68,7 @@ pub struct Event<'a> {
     /// Messages of this socket that the kernel side dropped so far; wraps.
     pub lost: u32,
     /// `EVENT_*` bits ([`EventHeader::flags`]).
-    pub flags: u16,
+    pub flags: u8,
     /// Bytes of each datagram but the last if one call moved several; else 0.
     pub segment: u16,
     /// Bytes of what arrived, with those that found no room, at least; 0 if not known ([`EventHeader::arrived_len`]).
@@ -64,12 +77,15 @@ pub struct Event<'a> {
     pub payload: &'a [u8],
 }
 
-/// Why a record is not an event.
+/// Why a record does not follow the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EventError {
+pub enum RecordError {
     /// Shorter than the header.
     #[error("record of {0} bytes is shorter than its header of {HEADER} bytes")]
     Short(usize),
+    /// None of [`RecordKind`].
+    #[error("record of kind {0}")]
+    Kind(u8),
     /// `chunk_len` points past the record's end.
     #[error("chunk of {chunk} bytes in a record with {held} bytes of payload")]
     Chunk {
@@ -78,7 +94,7 @@ pub enum EventError {
         /// Bytes present.
         held: usize,
     },
-    /// The chunk lies outside of its message, or is empty without need.
+    /// The chunk lies outside of its message, is empty without need, or is not the whole of what comes in one piece.
     #[error("chunk of {chunk} bytes at {offset} of a message of {message} bytes")]
     Extent {
         /// `chunk_len`.
@@ -109,42 +125,47 @@ pub fn ktime_ns(record: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
-impl<'a> Event<'a> {
+impl<'a> Record<'a> {
     /// Decodes one record. Bytes after the payload are padding and ignored.
-    pub fn parse(record: &'a [u8]) -> Result<Self, EventError> {
+    pub fn parse(record: &'a [u8]) -> Result<Self, RecordError> {
         let Some((header, rest)) = record.split_first_chunk::<HEADER>() else {
-            return Err(EventError::Short(record.len()));
+            return Err(RecordError::Short(record.len()));
         };
+        let number = header[offset_of!(EventHeader, kind)];
+        let kind = RecordKind::of(number).ok_or(RecordError::Kind(number))?;
         let family = header[offset_of!(EventHeader, family)];
         if family != AF_INET && family != AF_INET6 {
-            return Err(EventError::Family(family));
+            return Err(RecordError::Family(family));
         }
-        let (protocol, limit) = match header[offset_of!(EventHeader, protocol)] {
-            IPPROTO_UDP => (Protocol::Udp, MAX_DNS_MESSAGE),
-            IPPROTO_TCP => (Protocol::Tcp, MAX_PIECE),
-            other => return Err(EventError::Protocol(other)),
+        let protocol = match header[offset_of!(EventHeader, protocol)] {
+            IPPROTO_UDP => Protocol::Udp,
+            IPPROTO_TCP => Protocol::Tcp,
+            other => return Err(RecordError::Protocol(other)),
         };
         let direction = match header[offset_of!(EventHeader, direction)] {
             DIRECTION_RECEIVED => Direction::Received,
             DIRECTION_SENT => Direction::Sent,
-            other => return Err(EventError::Direction(other)),
+            other => return Err(RecordError::Direction(other)),
         };
         let message = u32_at(header, offset_of!(EventHeader, message_len));
         let offset = u32_at(header, offset_of!(EventHeader, chunk_offset));
         let chunk = u32_at(header, offset_of!(EventHeader, chunk_len));
+        let is_piece = (kind, protocol) == (RecordKind::Chunk, Protocol::Tcp);
+        let limit = if is_piece { MAX_PIECE } else { MAX_DNS_MESSAGE };
         if message as usize > limit {
-            return Err(EventError::Length(message));
+            return Err(RecordError::Length(message));
         }
+        let outside = RecordError::Extent {
+            chunk,
+            offset,
+            message,
+        };
         let inside = offset.checked_add(chunk).is_some_and(|end| end <= message);
-        if !inside || (chunk == 0 && message != 0) {
-            return Err(EventError::Extent {
-                chunk,
-                offset,
-                message,
-            });
+        if !inside || (chunk == 0 && (message != 0 || is_piece)) {
+            return Err(outside);
         }
         let Some(payload) = rest.get(..chunk as usize) else {
-            return Err(EventError::Chunk {
+            return Err(RecordError::Chunk {
                 chunk,
                 held: rest.len(),
             });
@@ -172,8 +193,8 @@ impl<'a> Event<'a> {
             (4, _) | (0, AF_INET) => Family::Inet,
             _ => Family::Inet6,
         };
-        let flags = u16::from_ne_bytes(field(header, offset_of!(EventHeader, flags)));
-        Ok(Self {
+        let flags = header[offset_of!(EventHeader, flags)];
+        let chunk = Chunk {
             envelope: Envelope {
                 ktime_ns: u64::from_ne_bytes(field(header, offset_of!(EventHeader, ktime_ns))),
                 socket: u64::from_ne_bytes(field(header, offset_of!(EventHeader, socket))),
@@ -194,9 +215,20 @@ impl<'a> Event<'a> {
             segment: u16::from_ne_bytes(field(header, offset_of!(EventHeader, segment))),
             arrived_len: u32_at(header, offset_of!(EventHeader, arrived_len)),
             payload,
-        })
+        };
+        match (kind, protocol) {
+            (RecordKind::Chunk, _) => Ok(Self::Chunk(chunk)),
+            (RecordKind::ConnectionEnd, Protocol::Udp) => Err(RecordError::Protocol(IPPROTO_UDP)),
+            (RecordKind::ConnectionEnd, Protocol::Tcp) if message != 0 => Err(outside),
+            (RecordKind::ConnectionEnd, Protocol::Tcp) => Ok(Self::ConnectionEnd(chunk.envelope)),
+            (RecordKind::Message | RecordKind::Notice, _) if !chunk.is_whole() => Err(outside),
+            (RecordKind::Message, _) => Ok(Self::Message(chunk.envelope, payload)),
+            (RecordKind::Notice, _) => Ok(Self::Notice(chunk.envelope, payload)),
+        }
     }
+}
 
+impl Chunk<'_> {
     /// Whether this chunk is the whole message.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -240,7 +272,7 @@ mod tests {
         header.chunk_offset = 4;
         let mut record = chunk(header, b"abcdef");
         record.extend_from_slice(&[0xee; 7]);
-        let event = Event::parse(&record).unwrap();
+        let event = parsed(&record);
         assert_eq!(event.payload, b"abcdef");
         assert_eq!(
             (event.message_len, event.chunk_offset, event.lost),
@@ -278,59 +310,113 @@ mod tests {
         header.peer_addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];
         header.local_addr = [0; 16];
         let record = whole(header, b"x");
-        let envelope = Event::parse(&record).unwrap().envelope;
+        let envelope = parsed(&record).envelope;
         assert_eq!(envelope.family, Family::Inet);
         assert_eq!(envelope.peer.address(), Some(&[192, 0, 2, 1][..]));
         assert_eq!((envelope.local.address(), envelope.local.port), (None, 53));
     }
 
+    #[test]
+    fn each_kind_is_what_its_number_says_and_no_other_is_guessed() {
+        let of_kind = |kind: u8, protocol: u8, payload: &[u8]| {
+            let header = EventHeader {
+                kind,
+                protocol,
+                ..header()
+            };
+            let record = whole(header, payload);
+            let name = |record| match record {
+                Record::Chunk(chunk) => ("chunk", chunk.payload.len()),
+                Record::ConnectionEnd(_) => ("end", 0),
+                Record::Message(_, bytes) => ("message", bytes.len()),
+                Record::Notice(_, bytes) => ("notice", bytes.len()),
+            };
+            Record::parse(&record).map(name)
+        };
+        let outside = |chunk| {
+            Err(RecordError::Extent {
+                chunk,
+                offset: 0,
+                message: chunk,
+            })
+        };
+        let (tcp, udp) = (IPPROTO_TCP, IPPROTO_UDP);
+        assert_eq!(of_kind(1, udp, b"x"), Ok(("chunk", 1)));
+        assert_eq!(of_kind(1, tcp, b""), outside(0), "no end of a connection");
+        assert_eq!(of_kind(2, tcp, b""), Ok(("end", 0)));
+        assert_eq!(of_kind(2, tcp, b"x"), outside(1));
+        assert_eq!(of_kind(2, udp, b""), Err(RecordError::Protocol(udp)));
+        assert_eq!(of_kind(3, tcp, b"xy"), Ok(("message", 2)));
+        assert_eq!(
+            of_kind(3, tcp, &vec![0; 65_536]),
+            Err(RecordError::Length(65_536))
+        );
+        assert_eq!(of_kind(4, udp, b"xyz"), Ok(("notice", 3)));
+        for unknown in [0, 5, u8::MAX] {
+            assert_eq!(of_kind(unknown, udp, b"x"), Err(RecordError::Kind(unknown)));
+        }
+        for kind in [RecordKind::Message, RecordKind::Notice] {
+            let header = EventHeader {
+                kind: kind as u8,
+                message_len: 2,
+                ..header()
+            };
+            let part = RecordError::Extent {
+                chunk: 1,
+                offset: 0,
+                message: 2,
+            };
+            assert_eq!(Record::parse(&chunk(header, b"x")), Err(part));
+        }
+    }
+
     #[rstest]
-    #[case::family(|h: &mut EventHeader| h.family = 1, EventError::Family(1))]
-    #[case::protocol(|h: &mut EventHeader| h.protocol = 132, EventError::Protocol(132))]
-    #[case::direction(|h: &mut EventHeader| h.direction = 2, EventError::Direction(2))]
-    #[case::too_long_for_udp(|h: &mut EventHeader| h.message_len = 65_536, EventError::Length(65_536))]
-    #[case::outside(|h: &mut EventHeader| h.chunk_offset = 1, EventError::Extent { chunk: 1, offset: 1, message: 1 })]
+    #[case::family(|h: &mut EventHeader| h.family = 1, RecordError::Family(1))]
+    #[case::protocol(|h: &mut EventHeader| h.protocol = 132, RecordError::Protocol(132))]
+    #[case::direction(|h: &mut EventHeader| h.direction = 2, RecordError::Direction(2))]
+    #[case::too_long_for_udp(|h: &mut EventHeader| h.message_len = 65_536, RecordError::Length(65_536))]
+    #[case::outside(|h: &mut EventHeader| h.chunk_offset = 1, RecordError::Extent { chunk: 1, offset: 1, message: 1 })]
     #[case::wrapping(
         |h: &mut EventHeader| h.chunk_offset = u32::MAX,
-        EventError::Extent { chunk: 1, offset: u32::MAX, message: 1 }
+        RecordError::Extent { chunk: 1, offset: u32::MAX, message: 1 }
     )]
     fn what_the_abi_forbids_is_refused(
         #[case] spoil: fn(&mut EventHeader),
-        #[case] expected: EventError,
+        #[case] expected: RecordError,
     ) {
         let mut header = header();
         header.message_len = 1;
         spoil(&mut header);
-        assert_eq!(Event::parse(&chunk(header, b"x")), Err(expected));
+        assert_eq!(Record::parse(&chunk(header, b"x")), Err(expected));
     }
 
     #[test]
     fn empty_chunk_is_an_event_only_if_the_datagram_is_empty() {
-        assert!(Event::parse(&whole(header(), b"")).unwrap().is_whole());
+        assert!(parsed(&whole(header(), b"")).is_whole());
         let header = EventHeader {
             message_len: 1,
             ..header()
         };
-        let refused = EventError::Extent {
+        let refused = RecordError::Extent {
             chunk: 0,
             offset: 0,
             message: 1,
         };
-        assert_eq!(Event::parse(&chunk(header, b"")), Err(refused));
+        assert_eq!(Record::parse(&chunk(header, b"")), Err(refused));
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let record = whole(header(), b"payload");
         for length in 0..record.len() {
-            assert!(Event::parse(&record[..length]).is_err(), "{length}");
+            assert!(Record::parse(&record[..length]).is_err(), "{length}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_an_event_or_an_error(record in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(event) = Event::parse(&record) {
+            if let Ok(Record::Chunk(event)) = Record::parse(&record) {
                 prop_assert!(event.payload.len() <= record.len() - HEADER);
             }
         }

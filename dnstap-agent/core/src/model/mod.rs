@@ -6,6 +6,7 @@ mod envelope;
 mod exchange;
 mod finding;
 mod net;
+mod notice;
 mod types;
 
 pub use self::{
@@ -15,5 +16,6 @@ pub use self::{
     exchange::{Kind, Matter, Role},
     finding::Finding,
     net::Net,
+    notice::{Asked, Notice},
     types::{KindCounts, MESSAGE_TYPES, MessageType, TypeSet, is_response, long_name, short_name},
 };

@@ -31,7 +31,7 @@ use crate::{
     counters::counters,
     dns::{LONGEST_NAME, Message},
     model::{
-        Direction, Endpoint, Envelope, Family, Finding, Kind, Matter, Protocol, Proxied, Role,
+        Asked, Direction, Endpoint, Envelope, Family, Kind, Matter, Notice, Protocol, Proxied, Role,
     },
 };
 
@@ -138,26 +138,6 @@ pub struct Query {
     pub ticket: Option<u64>,
 }
 
-/// A query as it is reported when it stays without answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    /// Its context.
-    pub(crate) envelope: Envelope,
-    /// What was found out about it.
-    pub(crate) finding: Finding,
-    /// Its first bytes.
-    pub(crate) message: Vec<u8>,
-}
-
-/// A query that stayed without answer.
-#[derive(Debug)]
-pub(crate) struct Unanswered {
-    /// The query.
-    pub(crate) asked: Asked,
-    /// Nanoseconds for which it waited.
-    pub(crate) waited_ns: u64,
-}
-
 /// What a response finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -202,7 +182,8 @@ pub struct Pairs {
     now_ktime_ns: u64,
     /// By slot: queries to be reported; shorter than `entries` if there are none.
     asked: Vec<Option<Asked>>,
-    unanswered: Vec<Unanswered>,
+    /// Queries to be reported that stayed without answer.
+    notices: Vec<Notice>,
     counters: PairCounters,
 }
 
@@ -340,7 +321,7 @@ impl Pairs {
             multicast_ktime_ns: None,
             now_ktime_ns: 0,
             asked: Vec::new(),
-            unanswered: Vec::new(),
+            notices: Vec::new(),
             counters: PairCounters::default(),
         }
     }
@@ -520,8 +501,8 @@ impl Pairs {
     }
 
     /// Queries to be reported that stayed without answer since the last call.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
-        std::mem::take(&mut self.unanswered)
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// Queries in the table.
@@ -838,8 +819,8 @@ impl Pairs {
             } else {
                 self.counters.unanswered_excluded += 1;
             }
-            self.unanswered.extend(asked.map(|asked| Unanswered {
-                asked,
+            self.notices.extend(asked.map(|query| Notice::Unanswered {
+                query,
                 waited_ns: self.now_ktime_ns.saturating_sub(ktime_ns),
             }));
         }

@@ -9,7 +9,7 @@
 
 use dnstap_ebpf::{EVENT_COALESCED, EVENT_FILLED};
 
-use crate::{dns, event::Event};
+use crate::{dns, event::Chunk};
 
 /// The datagrams in the bytes that one call transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub(super) struct Layout {
 
 impl Layout {
     /// That of the `bytes` of one call; `None` if it cannot be told.
-    pub(super) fn of(event: &Event<'_>, bytes: &[u8]) -> Option<Self> {
-        if event.flags & EVENT_COALESCED != 0 && dns::extent(bytes) != Some(bytes.len()) {
+    pub(super) fn of(chunk: &Chunk<'_>, bytes: &[u8]) -> Option<Self> {
+        if chunk.flags & EVENT_COALESCED != 0 && dns::extent(bytes) != Some(bytes.len()) {
             return None;
         }
-        let is_told = event.arrived_len != 0;
-        let arrived = bytes.len().max(event.arrived_len as usize);
-        let size = match event.segment {
+        let is_told = chunk.arrived_len != 0;
+        let arrived = bytes.len().max(chunk.arrived_len as usize);
+        let size = match chunk.segment {
             0 => arrived.max(1),
             segment => usize::from(segment).min(arrived.max(1)),
         };
@@ -47,7 +47,7 @@ impl Layout {
             datagrams,
             absent: datagrams - here,
             last_is_cut: bytes.len() < arrived.min(here * size),
-            may_be_cut: !is_told && event.flags & EVENT_FILLED != 0,
+            may_be_cut: !is_told && chunk.flags & EVENT_FILLED != 0,
         })
     }
 
@@ -65,13 +65,13 @@ mod tests {
     use super::*;
     use crate::{
         dns::fixture::message,
-        event::fixture::{header, whole},
+        event::fixture::{header, parsed, whole},
     };
 
-    fn layout(flags: u16, segment: u16, arrived_len: u32, bytes: &[u8]) -> Option<Layout> {
+    fn layout(flags: u8, segment: u16, arrived_len: u32, bytes: &[u8]) -> Option<Layout> {
         let mut header = header();
         (header.flags, header.segment, header.arrived_len) = (flags, segment, arrived_len);
-        Layout::of(&Event::parse(&whole(header, bytes)).unwrap(), bytes)
+        Layout::of(&parsed(&whole(header, bytes)), bytes)
     }
 
     /// A query of 29 bytes.

@@ -14,8 +14,8 @@ use crate::{
     dns::{Flags, Message},
     encode::{Extra, append_frame},
     lru::Lru,
-    model::{Direction, Endpoint, Envelope, Finding, Kind, Matter, Protocol, Role},
-    pair::{Asked, Found, Pairs, Query, Unanswered},
+    model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Matter, Notice, Protocol, Role},
+    pair::{Found, Pairs, Query},
     pipeline::{
         Batch, Clock,
         filter::Filter,
@@ -382,7 +382,7 @@ impl Deliver {
         self.counters.message_bytes += bytes.len() as u64;
         let mut envelope = *envelope;
         let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
-        let before = batch.frames.len();
+        let before = batch.messages.bytes.len();
         append_frame(
             present(&self.identity),
             present(&server.version),
@@ -390,39 +390,41 @@ impl Deliver {
             &envelope,
             finding,
             shown,
-            &mut batch.frames,
+            &mut batch.messages.bytes,
         );
-        batch.messages += 1;
+        batch.messages.count += 1;
         self.counters.messages += 1;
-        self.counters.frame_bytes += (batch.frames.len() - before) as u64;
+        self.counters.frame_bytes += (batch.messages.bytes.len() - before) as u64;
         self.by_type[at] += 1;
     }
 
-    /// Reports the queries that stayed without answer.
-    pub(super) fn report(&mut self, batch: &mut Batch) {
-        for Unanswered {
-            mut asked,
+    /// Encodes a notice that some output can show; counts any.
+    pub(super) fn notice(&mut self, notice: Notice, batch: &mut Batch) {
+        let Notice::Unanswered {
+            mut query,
             waited_ns,
-        } in self.pairs.take_unanswered()
-        {
-            let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
-            let role = asked.finding.role;
-            let shown = self
-                .anonymiser
-                .apply(role, &mut asked.envelope, &asked.message);
-            let server = &self.servers.of(asked.envelope.origin.image).server;
-            append_frame(
-                present(&self.identity),
-                present(&server.version),
-                Some(extra.as_bytes()),
-                &asked.envelope,
-                &asked.finding,
-                shown,
-                &mut batch.event_frames,
-            );
-            batch.events += 1;
-            self.counters.events += 1;
-        }
+        } = notice
+        else {
+            self.counters.notices_unknown += 1;
+            return;
+        };
+        let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
+        let role = query.finding.role;
+        let shown = self
+            .anonymiser
+            .apply(role, &mut query.envelope, &query.message);
+        let server = &self.servers.of(query.envelope.origin.image).server;
+        append_frame(
+            present(&self.identity),
+            present(&server.version),
+            Some(extra.as_bytes()),
+            &query.envelope,
+            &query.finding,
+            shown,
+            &mut batch.notices.bytes,
+        );
+        batch.notices.count += 1;
+        self.counters.events += 1;
     }
 
     /// The message's flags. One too short to have any is a query or a response by the port that it came to or from.

@@ -124,7 +124,7 @@ impl<W: Waits> Held<W> {
 mod tests {
     use super::*;
     use crate::{
-        event::{Event, fixture},
+        event::fixture,
         model::{Kind, Role},
     };
 
@@ -132,9 +132,7 @@ mod tests {
         let mut header = fixture::header();
         header.ktime_ns = ktime_ns;
         Waiting {
-            envelope: Event::parse(&fixture::whole(header, b"x"))
-                .unwrap()
-                .envelope,
+            envelope: fixture::parsed(&fixture::whole(header, b"x")).envelope,
             finding: Finding {
                 role: Role::Responder,
                 kind: Kind::Client,

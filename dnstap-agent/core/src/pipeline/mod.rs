@@ -32,8 +32,8 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    event::Event,
-    model::{Direction, Envelope, Origin, Pending, Protocol, SocketCounts},
+    event::{Chunk, Record},
+    model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
         datagrams::Layout,
@@ -56,26 +56,31 @@ use crate::{
 /// Most bytes of dnstap `identity` and `version`.
 pub const MAX_LABEL: usize = 1024;
 
-/// Encoded messages, reused by the caller.
+/// What was encoded, by what it is; reused by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Frame Streams data frames back to back: a length of four bytes, big-endian, then a `Dnstap` message.
-    pub frames: Vec<u8>,
-    /// Number of frames.
-    pub messages: u64,
-    /// Reports of queries without answer, in the same form; see [`PipelineConfig::report_unanswered`].
-    pub event_frames: Vec<u8>,
-    /// Number of these.
-    pub events: u64,
+    /// Messages.
+    pub messages: Frames,
+    /// Notices that were asked for, in the same form; see [`PipelineConfig::report_unanswered`].
+    pub notices: Frames,
+}
+
+/// Frame Streams data frames back to back: a length of four bytes, big-endian, then a `Dnstap` message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// The frames.
+    pub bytes: Vec<u8>,
+    /// Their number.
+    pub count: u64,
 }
 
 impl Batch {
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
-        self.frames.clear();
-        self.messages = 0;
-        self.event_frames.clear();
-        self.events = 0;
+        for frames in [&mut self.messages, &mut self.notices] {
+            frames.bytes.clear();
+            frames.count = 0;
+        }
     }
 }
 
@@ -216,17 +221,26 @@ impl Pipeline {
         self.streams.midway(sockets);
     }
 
-    /// Takes one record of the ring (header, payload, padding) and appends the messages that it completes.
+    /// Takes one record of the ring (header, payload, padding) to the door of its kind.
     pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
         self.intake.records += 1;
-        match Event::parse(record) {
-            Ok(event) => self.event(&event, batch),
+        match Record::parse(record) {
+            Ok(Record::Chunk(chunk)) => self.chunk(&chunk, batch),
+            Ok(Record::ConnectionEnd(end)) => self.connection_end(&end, batch),
+            Ok(Record::Message(envelope, bytes)) => {
+                self.intake.message_records += 1;
+                self.message(&envelope, bytes, batch);
+            }
+            Ok(Record::Notice(..)) => {
+                self.intake.notice_records += 1;
+                self.notice(Notice::Unknown, batch);
+            }
             Err(_) => self.intake.event_errors += 1,
         }
     }
 
-    /// Takes one decoded event.
-    fn event(&mut self, event: &Event<'_>, batch: &mut Batch) {
+    /// The first door: takes a chunk of what passed a socket, and appends the messages that it completes.
+    fn chunk(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
         let Self {
             assembler,
             sockets,
@@ -236,19 +250,19 @@ impl Pipeline {
             intake,
             ..
         } = self;
-        match event.envelope.protocol {
+        match chunk.envelope.protocol {
             Protocol::Udp => {
                 intake.udp_records += 1;
-                intake.udp_bytes += event.payload.len() as u64;
-                deliver.unasked.note_losses(event);
-                let datagram = if event.is_whole() {
-                    Some(event.payload)
+                intake.udp_bytes += chunk.payload.len() as u64;
+                deliver.unasked.note_losses(chunk);
+                let datagram = if chunk.is_whole() {
+                    Some(chunk.payload)
                 } else {
-                    assembler.push(event)
+                    assembler.push(chunk)
                 };
                 if let Some(bytes) = datagram {
                     intake.udp_messages += 1;
-                    let Some(layout) = Layout::of(event, bytes) else {
+                    let Some(layout) = Layout::of(chunk, bytes) else {
                         intake.udp_unclear += 1;
                         return;
                     };
@@ -257,7 +271,7 @@ impl Pipeline {
                     // An empty datagram is one, too.
                     let empty = bytes.is_empty().then_some(bytes);
                     for (index, datagram) in bytes.chunks(layout.size).chain(empty).enumerate() {
-                        let mut envelope = event.envelope;
+                        let mut envelope = chunk.envelope;
                         let datagram = without_preface(proxies, intake, &mut envelope, datagram);
                         if layout.is_cut(index, datagram) {
                             intake.udp_truncated += 1;
@@ -269,20 +283,42 @@ impl Pipeline {
             }
             Protocol::Tcp => {
                 intake.tcp_records += 1;
-                intake.tcp_bytes += event.payload.len() as u64;
-                let dns_port = deliver.know(&event.envelope);
-                streams.push(event, dns_port, &mut |envelope, bytes| {
+                intake.tcp_bytes += chunk.payload.len() as u64;
+                let dns_port = deliver.know(&chunk.envelope);
+                streams.push(chunk, dns_port, &mut |envelope, bytes| {
                     deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
                 });
             }
         }
     }
 
-    /// Takes a whole message from another source than the socket hooks: the stages before `classify` are left out, and
-    /// so are their counters.
+    /// Takes the end of a connection, which belongs to its chunks.
+    fn connection_end(&mut self, end: &Envelope, batch: &mut Batch) {
+        self.intake.tcp_records += 1;
+        let deliver = &mut self.deliver;
+        self.streams.end(end, &mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
+    }
+
+    /// The second door: takes a whole message of a source that sees messages and not sockets. The stages before `classify` are left out.
     pub fn message(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
+        self.intake.whole_messages += 1;
         self.deliver
             .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+    }
+
+    /// The third door: takes what is no message, of a source or of a stage.
+    pub fn notice(&mut self, notice: Notice, batch: &mut Batch) {
+        self.intake.notices += 1;
+        self.deliver.notice(notice, batch);
+    }
+
+    /// Takes what the table of queries has to report.
+    fn notices(&mut self, batch: &mut Batch) {
+        for notice in self.deliver.pairs.take_notices() {
+            self.notice(notice, batch);
+        }
     }
 
     /// The servers that it was told about.
@@ -313,7 +349,7 @@ impl Pipeline {
         self.assembler.tick(now_ktime_ns);
         self.sockets.tick(now_ktime_ns);
         self.deliver.pairs.tick(now_ktime_ns);
-        self.deliver.report(batch);
+        self.notices(batch);
         self.deliver
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
         self.deliver
@@ -328,7 +364,7 @@ impl Pipeline {
         });
         self.assembler.finish();
         self.deliver.pairs.finish();
-        self.deliver.report(batch);
+        self.notices(batch);
         self.deliver.release(u64::MAX, batch);
         self.deliver.judge(u64::MAX, batch);
     }

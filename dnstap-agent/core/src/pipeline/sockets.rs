@@ -254,20 +254,15 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::{
-        dns::fixture::message,
-        event::{Event, fixture},
-    };
+    use crate::{dns::fixture::message, event::fixture};
 
     /// What `own` of the two ends sent through a socket.
     fn envelope(unconnected: bool, own: bool, port: u16) -> Envelope {
         let mut header = fixture::header();
         header.local_port = port;
         header.direction = u8::from(own);
-        header.flags = u16::from(unconnected);
-        Event::parse(&fixture::whole(header, b"x"))
-            .unwrap()
-            .envelope
+        header.flags = u8::from(unconnected);
+        fixture::parsed(&fixture::whole(header, b"x")).envelope
     }
 
     /// Whether a datagram is delivered.

@@ -5,7 +5,7 @@
     reason = "random numbers are cut to size"
 )]
 
-use dnstap_ebpf::{AF_INET6, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
+use dnstap_ebpf::{AF_INET6, DIRECTION_SENT, EventHeader, IPPROTO_TCP, RecordKind};
 use dnstap_proto::{Dnstap, SocketFamily, SocketProtocol, message::Type};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -59,7 +59,7 @@ fn named(naming: Naming) -> PipelineConfig {
 
 /// Splits a batch's frames and decodes them with prost.
 fn decoded(batch: &Batch) -> Vec<dnstap_proto::Message> {
-    let mut rest = &batch.frames[..];
+    let mut rest = &batch.messages.bytes[..];
     let mut messages = Vec::new();
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
         let (frame, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
@@ -72,7 +72,7 @@ fn decoded(batch: &Batch) -> Vec<dnstap_proto::Message> {
         rest = tail;
     }
     assert!(rest.is_empty());
-    assert_eq!(batch.messages, messages.len() as u64);
+    assert_eq!(batch.messages.count, messages.len() as u64);
     messages
 }
 
@@ -128,11 +128,11 @@ fn longest_message_with_the_longest_texts_fits_every_receiver() {
     longest.resize(65_535, 0);
     let mut batch = Batch::default();
     pipeline.push(&whole(header, &framed(&longest)), &mut batch);
-    assert_eq!(batch.messages, 1);
+    assert_eq!(batch.messages.count, 1);
     assert!(
-        (65_535 + 2 * MAX_LABEL..96 * 1024).contains(&batch.frames.len()),
+        (65_535 + 2 * MAX_LABEL..96 * 1024).contains(&batch.messages.bytes.len()),
         "{}",
-        batch.frames.len()
+        batch.messages.bytes.len()
     );
 }
 
@@ -464,7 +464,10 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
                 header.tcp_seq = noise % 2_000;
                 header.tid = noise % 3;
                 header.lost = u32::from(noise % 50 == 0);
-                header.flags = u16::from(noise % 4 != 0);
+                header.flags = u8::from(noise % 4 != 0);
+                if noise % 5 == 0 {
+                    header.kind = (noise >> 8) as u8 % 6;
+                }
                 if noise % 7 == 0 {
                     (header.peer_addr, header.peer_port) = ([0; 16], 0);
                 }
@@ -477,6 +480,9 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
                     message(id, response | 0x0100 & (noise as u16), "example", answers);
                 if tcp {
                     payload = framed(&payload);
+                }
+                if header.kind == RecordKind::ConnectionEnd as u8 {
+                    payload.clear();
                 }
                 match shape {
                     0 => whole(header, &garbage),

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use crate::{
-    event::Event,
+    event::Chunk,
     lru::Lru,
     model::{Direction, Envelope, Protocol},
     pair::Found,
@@ -90,18 +90,18 @@ impl Default for Unasked {
 
 impl Unasked {
     /// Takes note of what a record says about losses before it.
-    pub(super) fn note_losses(&mut self, event: &Event<'_>) {
+    pub(super) fn note_losses(&mut self, chunk: &Chunk<'_>) {
         let Envelope {
             socket, ktime_ns, ..
-        } = event.envelope;
-        if event.lost == 0 {
+        } = chunk.envelope;
+        if chunk.lost == 0 {
             return;
         }
         match self.losses.get(socket) {
-            Some(losses) if losses.count == event.lost => {}
+            Some(losses) if losses.count == chunk.lost => {}
             _ => {
                 let losses = Losses {
-                    count: event.lost,
+                    count: chunk.lost,
                     ktime_ns,
                 };
                 if self

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::{
         dns::fixture::message,
-        event::{Event, fixture},
+        event::fixture,
         model::{Direction, Endpoint, Family, Proxied},
     };
 
@@ -173,7 +173,7 @@ mod tests {
 
     fn envelope(peer: &str) -> Envelope {
         let record = fixture::whole(fixture::header(), b"x");
-        let mut envelope = Event::parse(&record).unwrap().envelope;
+        let mut envelope = fixture::parsed(&record).envelope;
         let ip: IpAddr = peer.parse().unwrap();
         envelope.direction = Direction::Received;
         envelope.peer = Endpoint::from((ip, 4_242));

@@ -9,7 +9,7 @@
 //!
 //! Conservation: every chunk pushed is joined, discarded or still pending.
 
-use crate::{counters::counters, event::Event, model::Direction};
+use crate::{counters::counters, event::Chunk, model::Direction};
 
 /// Messages that may be in progress at once. Each tapped thread has at most one; beyond it the oldest is given up.
 const PENDING: usize = 64;
@@ -61,13 +61,13 @@ struct Partial {
 
 impl Assembler {
     /// Takes a chunk; gives the message when it was the last one. The message stays valid until the next call.
-    pub fn push(&mut self, event: &Event<'_>) -> Option<&[u8]> {
+    pub fn push(&mut self, chunk: &Chunk<'_>) -> Option<&[u8]> {
         let key = Key {
-            ktime_ns: event.envelope.ktime_ns,
-            socket: event.envelope.socket,
-            tid: event.envelope.origin.tid,
-            message_len: event.message_len,
-            direction: event.envelope.direction,
+            ktime_ns: chunk.envelope.ktime_ns,
+            socket: chunk.envelope.socket,
+            tid: chunk.envelope.origin.tid,
+            message_len: chunk.message_len,
+            direction: chunk.envelope.direction,
         };
         let at = match self.pending.iter().position(|partial| partial.key == key) {
             Some(at) => at,
@@ -75,13 +75,13 @@ impl Assembler {
         };
         let partial = &mut self.pending[at];
         partial.chunks += 1;
-        if !partial.condemned && partial.bytes.len() == event.chunk_offset as usize {
-            partial.bytes.extend_from_slice(event.payload);
+        if !partial.condemned && partial.bytes.len() == chunk.chunk_offset as usize {
+            partial.bytes.extend_from_slice(chunk.payload);
         } else if !partial.condemned {
             partial.condemned = true;
             partial.bytes.clear();
         }
-        if !event.is_last() {
+        if !chunk.is_last() {
             return None;
         }
         if partial.condemned {
@@ -158,7 +158,7 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::fixture::{chunk, header};
+    use crate::event::fixture::{chunk, header, parsed};
 
     fn records(tid: u32, message: &[u8], size: usize) -> Vec<Vec<u8>> {
         let mut header = header();
@@ -173,9 +173,7 @@ mod tests {
     }
 
     fn push(assembler: &mut Assembler, record: &[u8]) -> Option<Vec<u8>> {
-        assembler
-            .push(&Event::parse(record).unwrap())
-            .map(<[u8]>::to_vec)
+        assembler.push(&parsed(record)).map(<[u8]>::to_vec)
     }
 
     #[test]

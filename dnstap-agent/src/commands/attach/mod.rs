@@ -203,13 +203,12 @@ pub(crate) fn tap<E: Future<Output = String>>(
     info!("detaching: {reason}");
     observe::stopping(&reason);
     stop.store(true, Ordering::Release);
-    let mut drained = reader
+    let drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
     reloading.stop();
 
     let elapsed = started.elapsed();
-    drained.tapped.events = drained.outputs.events();
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
@@ -218,11 +217,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
     drained.outputs.tell(&facts);
-    let (outputs, events) = drained.outputs.finish(GRACE);
-    summary.outputs = outputs;
-    if let Source::Tap(tapped) = &mut summary.source {
-        tapped.events = events;
-    }
+    summary.outputs = drained.outputs.finish(GRACE);
     Ok(summary)
 }
 

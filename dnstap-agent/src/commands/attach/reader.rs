@@ -185,7 +185,7 @@ impl Reader {
                 pipeline.introduce(origin.image, server);
             }
             pipeline.push(record, batch);
-            if batch.frames.len() >= BATCH {
+            if batch.messages.bytes.len() >= BATCH {
                 outputs.send(batch);
             }
         });
@@ -253,7 +253,6 @@ impl Reader {
             programs: self.tap.program_stats(),
             pipeline,
             pending: self.pipeline.pending(),
-            events: self.outputs.events(),
         })
     }
 

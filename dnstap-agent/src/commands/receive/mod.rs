@@ -243,7 +243,7 @@ fn open_outputs(
         options,
         duties,
     };
-    let (reloader, inbox) = reload::reloader(&start, &sinks, None);
+    let (reloader, inbox) = reload::reloader(&start, &sinks);
     let reloading = reloader
         .start()
         .context("the system gives no thread for reloading")?;

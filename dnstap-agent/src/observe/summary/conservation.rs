@@ -11,35 +11,28 @@ use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
 use super::{Snapshot, Source, Tapped};
-use crate::sinks::SinkReport;
+use crate::sinks::{SinkReport, Takes};
 
 /// The balance of every hop.
 #[must_use]
 pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     let at_rest = snapshot.at_rest;
-    // What is encoded is handed over before a snapshot is taken; what is received may wait for room.
-    let (mut hops, encoded, handed_over) = match &snapshot.source {
-        Source::Tap(tapped) => {
-            let encoded = tapped.pipeline.deliver.messages;
-            (tap(tapped, at_rest), encoded, encoded)
-        }
-        Source::Received(received) => {
-            let sound = received.messages - received.malformed;
-            (Vec::new(), sound, 0)
-        }
+    let mut hops = match &snapshot.source {
+        Source::Tap(tapped) => tap(tapped, at_rest),
+        Source::Received(_) => Vec::new(),
     };
-    let messages = snapshot
-        .outputs
-        .iter()
-        .map(|output| (output, encoded, handed_over));
-    let events = match &snapshot.source {
-        Source::Tap(tapped) => tapped.events.as_ref().map(|output| {
-            let events = tapped.pipeline.deliver.events;
-            (output, events, events)
-        }),
-        Source::Received(_) => None,
-    };
-    for (output, encoded, handed_over) in messages.chain(events) {
+    for output in &snapshot.outputs {
+        // What is encoded is handed over before a snapshot is taken; what is received may wait for room.
+        let (encoded, handed_over) = match (&snapshot.source, output.takes) {
+            (Source::Tap(tapped), takes) => {
+                let encoded = match takes {
+                    Takes::Messages => tapped.pipeline.deliver.messages,
+                    Takes::Notices => tapped.pipeline.deliver.events,
+                };
+                (encoded, encoded)
+            }
+            (Source::Received(received), _) => (received.messages - received.malformed, 0),
+        };
         let name = Some(output.output.as_str());
         for hop in [
             flow(
@@ -168,6 +161,9 @@ pub(crate) mod tests {
         all.stream.stream_messages = 20;
         all.stream.stream_framed_bytes = 2_500;
         all.stream.stream_skipped_bytes = 400;
+        all.intake.notices = 5;
+        all.deliver.events = 4;
+        all.deliver.notices_unknown = 1;
         all.deliver.messages = 66;
         all.deliver.excluded_xfr = 3;
         all.by_type[4] = 40;
@@ -190,6 +186,7 @@ pub(crate) mod tests {
             at_rest: false,
             source: Source::Tap(Box::new(tapped)),
             outputs: vec![SinkReport {
+                takes: Takes::Messages,
                 output: "file:a.fstrm".to_owned(),
                 state: SinkState::Running,
                 absent: 0,
@@ -258,6 +255,7 @@ pub(crate) mod tests {
     #[case::datagram(|tapped: &mut Tapped| tapped.pipeline.intake.udp_not_dns -= 1, "datagrams")]
     #[case::bytes(|tapped: &mut Tapped| tapped.pipeline.stream.stream_skipped_bytes += 9, "stream_bytes")]
     #[case::not_encoded(|tapped: &mut Tapped| tapped.pipeline.deliver.excluded_xfr -= 1, "encode")]
+    #[case::notice(|tapped: &mut Tapped| tapped.pipeline.deliver.notices_unknown -= 1, "notices")]
     #[case::query(|tapped: &mut Tapped| tapped.pending.queries -= 1, "queries")]
     #[case::unanswered(|tapped: &mut Tapped| tapped.pipeline.pair.unanswered_client -= 1, "unanswered")]
     #[case::response(|tapped: &mut Tapped| tapped.pipeline.pair.responses_paired -= 1, "responses")]
@@ -284,6 +282,22 @@ pub(crate) mod tests {
         assert_eq!(wrong(&snapshot), [("output", 1)]);
         snapshot.outputs[0].sent -= 1;
         assert_eq!(wrong(&snapshot), [("handed_over", 1)]);
+    }
+
+    #[test]
+    fn an_output_of_notices_must_have_every_notice_and_no_message() {
+        let mut snapshot = snapshot();
+        snapshot.outputs[0] = SinkReport {
+            takes: Takes::Notices,
+            sent: 4,
+            written: 4,
+            dropped: Dropped::default(),
+            queued: 0,
+            ..snapshot.outputs[0].clone()
+        };
+        assert_eq!(wrong(&snapshot), []);
+        snapshot.outputs[0].takes = Takes::Messages;
+        assert_eq!(wrong(&snapshot), [("handed_over", 62)]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
         exit::{Exit, ExitWith},
         log,
     },
-    sinks::{SinkReport, SinkState},
+    sinks::{SinkReport, SinkState, Takes},
     sources::socket::ProgramStats,
 };
 
@@ -71,8 +71,6 @@ pub struct Tapped {
     pub latencies: Latencies,
     /// The ring.
     pub ring_use: RingUse,
-    /// The account of the output of events, if there is one.
-    pub events: Option<SinkReport>,
 }
 
 /// The ring since the snapshot before.
@@ -119,7 +117,7 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
         })?;
     }
     let mut exit = Exit::Ok;
-    for output in snapshot.all_outputs() {
+    for output in &snapshot.outputs {
         if let SinkState::Failed(error) = &output.state {
             log::say(format_args!("error: {error}\n"));
             exit = Exit::Output;
@@ -129,19 +127,16 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
 }
 
 impl Snapshot {
-    /// The accounts of the outputs of messages, and that of the output of events, where a message is an event.
-    pub(crate) fn all_outputs(&self) -> impl Iterator<Item = &SinkReport> {
-        let events = match &self.source {
-            Source::Tap(tapped) => tapped.events.as_ref(),
-            Source::Received(_) => None,
-        };
-        self.outputs.iter().chain(events)
+    /// The accounts of the outputs that take this.
+    pub(crate) fn outputs_of(&self, takes: Takes) -> impl Iterator<Item = &SinkReport> {
+        let outputs = self.outputs.iter();
+        outputs.filter(move |output| output.takes == takes)
     }
 
     /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
     #[must_use]
     pub fn totals(&self) -> Vec<(&'static str, u64)> {
-        let dropped = self.all_outputs().map(|output| output.dropped.total());
+        let dropped = self.outputs.iter().map(|output| output.dropped.total());
         let mut totals = match &self.source {
             Source::Tap(tapped) => vec![
                 ("seen", tapped.kernel[Counter::Seen as usize]),
@@ -170,12 +165,18 @@ impl Snapshot {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut all = match &self.source {
-            Source::Tap(tapped) => tapped.to_json(),
+            Source::Tap(tapped) => {
+                let events = self.outputs_of(Takes::Notices).next();
+                let mut all = tapped.to_json();
+                all["events"] = events.map(SinkReport::to_json).into();
+                all
+            }
             Source::Received(received) => json!({"received": object(received.table())}),
         };
         let hops = conservation::hops(self);
         all["seconds"] = self.elapsed.as_secs_f64().into();
-        all["outputs"] = self.outputs.iter().map(SinkReport::to_json).collect();
+        let outputs = self.outputs_of(Takes::Messages);
+        all["outputs"] = outputs.map(SinkReport::to_json).collect();
         all["unaccounted"] = dnstap_core::account::unaccounted(&hops).into();
         all["conservation"] = conservation::to_json(&hops);
         all
@@ -230,7 +231,6 @@ impl Tapped {
                 "lag_ns": self.ring_use.lag_ns,
             },
             "latencies": latencies,
-            "events": self.events.as_ref().map(SinkReport::to_json),
         })
     }
 
@@ -267,7 +267,10 @@ impl fmt::Display for Snapshot {
             Source::Tap(tapped) => tapped.describe(seconds, formatter)?,
             Source::Received(received) => received.describe(seconds, formatter)?,
         }
-        for output in &self.outputs {
+        for events in self.outputs_of(Takes::Notices) {
+            writeln!(formatter, "events: {events}")?;
+        }
+        for output in self.outputs_of(Takes::Messages) {
             writeln!(formatter, "{output}")?;
         }
         for hop in conservation::hops(self) {
@@ -354,9 +357,6 @@ impl Tapped {
                 formatter,
                 "left out: {unsolicited} responses that nobody asked for (--unsolicited)"
             )?;
-        }
-        if let Some(events) = &self.events {
-            writeln!(formatter, "events: {events}")?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ mod sys_exit;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dnstap_ebpf::{
-    Counter, EVENT_COALESCED, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP, SocketState,
+    Counter, EVENT_COALESCED, EventHeader, Hook, IPPROTO_TCP, IPPROTO_UDP, RecordKind, SocketState,
 };
 
 use crate::{
@@ -93,6 +93,7 @@ impl Tapped {
         header.tid = transfer.thread.tid;
         header.lost = self.state.lost;
         header.hook = transfer.hook as u8;
+        header.kind = RecordKind::Chunk as u8;
         header.image = transfer.thread.image;
         self.sock
             .describe(header, self.kind, transfer.direction, transfer.length)?;

@@ -83,12 +83,12 @@ fn unanswered_query_of_bind_leaves_in_time_or_at_the_end() {
     let mut batch = Batch::default();
     pipeline.push(&whole(at(5, 0), &message(1, 0x0100, "a", 0)), &mut batch);
     pipeline.tick(14 * SECOND.unsigned_abs(), &mut batch);
-    assert_eq!(batch.messages, 0);
+    assert_eq!(batch.messages.count, 0);
     pipeline.tick(16 * SECOND.unsigned_abs(), &mut batch);
     assert_eq!(types(&decoded(&batch)), [Type::ClientQuery]);
     pipeline.push(&whole(at(6, 0), &message(2, 0x0100, "a", 0)), &mut batch);
     pipeline.finish(&mut batch);
-    assert_eq!(batch.messages, 2);
+    assert_eq!(batch.messages.count, 2);
     check(&pipeline);
     assert_eq!(pipeline.counters().pair.unanswered_auth, 0);
     assert_eq!(pipeline.counters().pair.unanswered_client, 2);
@@ -179,7 +179,7 @@ fn extra_tells_process_thread_and_hook() {
     });
     let mut batch = Batch::default();
     pipeline.push(&whole(at(1, 0), &message(1, 0, "a", 0)), &mut batch);
-    let dnstap = Dnstap::decode(&batch.frames[4..]).unwrap();
+    let dnstap = Dnstap::decode(&batch.messages.bytes[4..]).unwrap();
     assert_eq!(dnstap.extra(), br#"{"pid":10,"hook":"socket"}"#);
 }
 
@@ -323,11 +323,11 @@ fn queries_without_answer_are_reported_unless_left_out() {
 
     let mut batch = Batch::default();
     pipeline.tick(16_000_000_000, &mut batch);
-    assert_eq!(batch.events, 1);
+    assert_eq!(batch.notices.count, 1);
     pipeline.finish(&mut batch);
     check(&pipeline);
     let counters = pipeline.counters();
-    assert_eq!((batch.events, counters.deliver.events), (2, 2));
+    assert_eq!((batch.notices.count, counters.deliver.events), (2, 2));
     assert_eq!(
         (
             counters.pair.unanswered_client,
@@ -336,7 +336,7 @@ fn queries_without_answer_are_reported_unless_left_out() {
         (2, 1)
     );
 
-    let mut rest = &batch.event_frames[..];
+    let mut rest = &batch.notices.bytes[..];
     let mut reports = Vec::new();
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
         let (frame, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
@@ -366,5 +366,44 @@ fn queries_without_answer_are_reported_unless_left_out() {
             (message(9, 0x0100, "long", 0), waited(0))
         ]
     );
-    assert_eq!(batch.messages, 0, "nothing of it is for readers of dnstap");
+    assert_eq!(
+        batch.messages.count, 0,
+        "nothing of it is for readers of dnstap"
+    );
+}
+
+/// What a probe of the server sees passes by the stages that only sockets need, whatever port it names.
+#[test]
+fn each_kind_of_record_has_a_door_with_counters_of_its_own() {
+    let mut pipeline = pipeline();
+    let of_kind = |kind: u8, ktime_ns, direction| EventHeader {
+        kind,
+        local_port: 8_053,
+        ..at(ktime_ns, direction)
+    };
+    let records = [
+        whole(of_kind(3, 1_000, 0), &message(1, 0x0100, "a", 0)),
+        whole(of_kind(3, 2_000, SENT), &message(1, 0x8180, "a", 1)),
+        whole(of_kind(4, 3_000, 0), b"?"),
+        whole(of_kind(9, 4_000, 0), b"?"),
+        whole(at(5_000, 0), &message(2, 0x0100, "b", 0)),
+    ];
+    let types: Vec<_> = run(&mut pipeline, &records)
+        .iter()
+        .map(dnstap_proto::Message::r#type)
+        .collect();
+    assert_eq!(
+        types,
+        [Type::ClientQuery, Type::ClientResponse, Type::ClientQuery]
+    );
+    let counters = pipeline.counters();
+    let intake = &counters.intake;
+    assert_eq!(
+        (intake.records, intake.event_errors, intake.udp_records),
+        (5, 1, 1)
+    );
+    assert_eq!((intake.message_records, intake.whole_messages), (2, 2));
+    assert_eq!(counters.pair.responses_paired, 1);
+    assert_eq!((intake.notice_records, intake.notices), (1, 1));
+    assert_eq!(counters.deliver.notices_unknown, 1);
 }

@@ -188,7 +188,7 @@ fn on_request_it_is_delivered_and_says_that_nobody_asked() {
     pipeline.push(&forged, &mut batch);
     pipeline.tick(2 * SECOND.unsigned_abs(), &mut batch);
     check(&pipeline);
-    let dnstap = Dnstap::decode(&batch.frames[4..]).unwrap();
+    let dnstap = Dnstap::decode(&batch.messages.bytes[4..]).unwrap();
     assert_eq!(dnstap.extra(), br#"{"pid":10,"unsolicited":true}"#);
     let shown = dnstap.message.unwrap();
     assert_eq!(shown.r#type(), Type::ForwarderResponse);

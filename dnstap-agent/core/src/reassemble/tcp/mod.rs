@@ -10,7 +10,7 @@
 //! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
 //! piece) is joined midway: its framing has to be found, see `framing`.
 //!
-//! A connection is forgotten soon after it has ended, of which the kernel side tells by a piece without bytes, or when it has been
+//! A connection is forgotten soon after it has ended, of which the kernel side tells, or when it has been
 //! idle for long.
 //!
 //! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond the number of connections the
@@ -39,7 +39,7 @@ use search::Foreign;
 
 use crate::{
     counters::counters,
-    event::Event,
+    event::Chunk,
     lru::Lru,
     model::{Direction, Endpoint, Envelope, Proxied, SocketCounts},
 };
@@ -359,52 +359,49 @@ impl Streams {
     /// for DNS, so what cannot be read is malformed DNS rather than something else.
     pub fn push(
         &mut self,
-        event: &Event<'_>,
+        chunk: &Chunk<'_>,
         dns_port: bool,
         emit: &mut impl FnMut(&Envelope, &[u8]),
     ) {
-        let socket = event.envelope.socket;
-        if event.message_len == 0 {
-            return self.end(&event.envelope, emit);
-        }
-        let stream = event.envelope.direction as usize;
+        let socket = chunk.envelope.socket;
+        let stream = chunk.envelope.direction as usize;
         let known = self.connections.get(socket).is_some_and(|connection| {
             // A socket may connect to the same peer again, from the same port.
             let anew = connection.ended_ktime_ns.is_some()
-                && connection.streams[stream].is_far(event.sequence);
-            connection.peer == event.envelope.peer
-                && connection.local_port == event.envelope.local.port
+                && connection.streams[stream].is_far(chunk.sequence);
+            connection.peer == chunk.envelope.peer
+                && connection.local_port == chunk.envelope.local.port
                 && !anew
         });
         if !known {
-            self.open(event, emit);
+            self.open(chunk, emit);
         }
         let Some(connection) = self.connections.peek(socket) else {
             return;
         };
-        connection.seen_ktime_ns = connection.seen_ktime_ns.max(event.envelope.ktime_ns);
+        connection.seen_ktime_ns = connection.seen_ktime_ns.max(chunk.envelope.ktime_ns);
         connection.dns_port = dns_port;
         if let Some(foreign) = connection.foreign {
-            self.counters.foreign(foreign, event.payload.len());
+            self.counters.foreign(foreign, chunk.payload.len());
             return;
         }
-        connection.lost = event.lost;
+        connection.lost = chunk.lost;
         let before = (connection.memory(), connection.is_holding());
-        if event.lost != 0 {
+        if chunk.lost != 0 {
             connection.streams[stream].join_midway();
         }
         let piece = Piece {
-            sequence: event.sequence,
-            lost: event.lost,
-            flags: event.flags,
-            payload: event.payload,
+            sequence: chunk.sequence,
+            lost: chunk.lost,
+            flags: chunk.flags,
+            payload: chunk.payload,
         };
         let mut shared = Shared {
             proxies: &self.proxies,
             pool: &mut self.pool,
             counters: &mut self.counters,
         };
-        let pushed = connection.work(&event.envelope, &mut shared, emit, |stream, work| {
+        let pushed = connection.work(&chunk.envelope, &mut shared, emit, |stream, work| {
             stream.push(piece, work)
         });
         if let Err(foreign) = pushed {
@@ -414,7 +411,7 @@ impl Streams {
     }
 
     /// A connection has ended: what had arrived may still be read, and soon nothing more will come.
-    fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
+    pub fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
         if let Some(connection) = self.connections.peek(end.socket) {
             connection.ended_ktime_ns = Some(end.ktime_ns);
         }
@@ -520,25 +517,25 @@ impl Streams {
     }
 
     /// A connection not seen before, or a socket that changed its peer.
-    fn open(&mut self, event: &Event<'_>, emit: &mut impl FnMut(&Envelope, &[u8])) {
-        let socket = event.envelope.socket;
+    fn open(&mut self, chunk: &Chunk<'_>, emit: &mut impl FnMut(&Envelope, &[u8])) {
+        let socket = chunk.envelope.socket;
         let past = self.midway.take(socket);
         let before = self.connections.peek(socket).map(|before| before.lost);
         // Of a socket that was known the beginning was seen, unless something was lost since.
         let midway = match before {
-            Some(lost) => event.lost != lost,
-            None => past.is_some() || event.lost != 0,
+            Some(lost) => chunk.lost != lost,
+            None => past.is_some() || chunk.lost != 0,
         };
         let past = past.filter(|_| midway).unwrap_or_default();
         self.counters.stream_joined_midway += u64::from(midway);
         let mut connection = Connection {
-            local_port: event.envelope.local.port,
-            peer: event.envelope.peer,
-            opened_ktime_ns: event.envelope.ktime_ns,
-            seen_ktime_ns: event.envelope.ktime_ns,
+            local_port: chunk.envelope.local.port,
+            peer: chunk.envelope.peer,
+            opened_ktime_ns: chunk.envelope.ktime_ns,
+            seen_ktime_ns: chunk.envelope.ktime_ns,
             heavy_ktime_ns: None,
             ended_ktime_ns: None,
-            lost: event.lost,
+            lost: chunk.lost,
             lossy: false,
             dns: past.dns,
             dns_port: false,

@@ -59,7 +59,7 @@ pub(super) struct Piece<'p> {
     /// Messages of the socket that the kernel side dropped so far.
     pub(super) lost: u32,
     /// `EVENT_*` bits.
-    pub(super) flags: u16,
+    pub(super) flags: u8,
     pub(super) payload: &'p [u8],
 }
 
@@ -69,7 +69,7 @@ struct Held {
     sequence: u32,
     lost: u32,
     /// None if something was dropped before it.
-    flags: u16,
+    flags: u8,
     envelope: Envelope,
     bytes: Vec<u8>,
 }
@@ -387,7 +387,7 @@ impl Stream {
     fn leap<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         sequence: u32,
-        flags: u16,
+        flags: u8,
         work: &mut Work<'_, F>,
     ) -> bool {
         let ahead = self.ahead(sequence);
@@ -416,7 +416,7 @@ impl Stream {
         self.next = sequence;
     }
 
-    fn hold<F>(&mut self, sequence: u32, flags: u16, payload: &[u8], work: &mut Work<'_, F>) {
+    fn hold<F>(&mut self, sequence: u32, flags: u8, payload: &[u8], work: &mut Work<'_, F>) {
         work.counters.stream_held_pieces += 1;
         let mut bytes = work.pool.take();
         bytes.extend_from_slice(payload);
@@ -680,7 +680,7 @@ enum Gap {
 }
 
 impl Gap {
-    fn of(ahead: i32, flags: u16, direction: Direction) -> Self {
+    fn of(ahead: i32, flags: u8, direction: Direction) -> Self {
         let received = direction == Direction::Received;
         let has = |flag| flags & flag != 0;
         // Of each there is one at most.

@@ -22,7 +22,7 @@ struct Tap {
     dns_port: bool,
     now: u64,
     lost: u32,
-    flags: u16,
+    flags: u8,
     thread: u32,
     server_port: u16,
     peer_port: u16,
@@ -59,8 +59,8 @@ impl Tap {
         }
         let mut out = std::mem::take(&mut self.out);
         let dns_port = self.dns_port;
-        self.event(direction, socket, sequence, payload, |event, streams| {
-            streams.push(&event, dns_port, &mut |envelope, bytes| {
+        self.chunk(direction, socket, sequence, payload, |chunk, streams| {
+            streams.push(&chunk, dns_port, &mut |envelope, bytes| {
                 out.push((envelope.socket, bytes.to_vec()));
             });
         });
@@ -68,19 +68,19 @@ impl Tap {
         self.check();
     }
 
-    /// Hands an event to `take`.
-    fn event<R>(
+    /// Hands an chunk to `take`.
+    fn chunk<R>(
         &mut self,
         direction: Direction,
         socket: u64,
         sequence: u32,
         payload: &[u8],
-        take: impl FnOnce(Event<'_>, &mut Streams) -> R,
+        take: impl FnOnce(Chunk<'_>, &mut Streams) -> R,
     ) -> R {
         self.now += 1_000;
         self.bytes += payload.len() as u64;
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
-        let event = Event {
+        let chunk = Chunk {
             envelope: Envelope {
                 ktime_ns: self.now,
                 socket,
@@ -105,37 +105,26 @@ impl Tap {
             arrived_len: 0,
             payload,
         };
-        take(event, &mut self.streams)
+        take(chunk, &mut self.streams)
     }
 
     fn end(&mut self, socket: u64) {
         let out = &mut self.out;
-        let end = Event {
-            envelope: Envelope {
-                ktime_ns: self.now,
-                socket,
-                protocol: Protocol::Tcp,
-                direction: Direction::Sent,
-                family: Family::Inet,
-                local: Endpoint::default(),
-                peer: Endpoint::default(),
-                origin: Origin::default(),
-                proxied: None,
-                unconnected: false,
-            },
-            message_len: 0,
-            chunk_offset: 0,
-            sequence: 0,
-            lost: 0,
-            flags: 0,
-            segment: 0,
-            arrived_len: 0,
-            payload: &[],
+        let end = Envelope {
+            ktime_ns: self.now,
+            socket,
+            protocol: Protocol::Tcp,
+            direction: Direction::Sent,
+            family: Family::Inet,
+            local: Endpoint::default(),
+            peer: Endpoint::default(),
+            origin: Origin::default(),
+            proxied: None,
+            unconnected: false,
         };
-        self.streams
-            .push(&end, self.dns_port, &mut |envelope, bytes| {
-                out.push((envelope.socket, bytes.to_vec()));
-            });
+        self.streams.end(&end, &mut |envelope, bytes| {
+            out.push((envelope.socket, bytes.to_vec()));
+        });
         self.check();
     }
 

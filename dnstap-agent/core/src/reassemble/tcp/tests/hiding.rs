@@ -72,7 +72,7 @@ fn what_was_kept_has_the_times_at_which_it_was_read() {
         at += message.len() + 2;
     }
     let mut seen = Vec::new();
-    let event = tap.event(
+    let event = tap.chunk(
         Direction::Sent,
         SOCKET,
         0,
