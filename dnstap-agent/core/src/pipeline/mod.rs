@@ -203,11 +203,10 @@ impl Pipeline {
         }
     }
 
-    /// The process behind a record, if its server is one that the pipeline has not been told about.
-    pub fn stranger(&mut self, record: &[u8]) -> Option<Origin> {
-        let origin = Origin::of_record(record)?;
+    /// Whether what comes from there is of a server that the pipeline has not been told about.
+    pub fn is_stranger(&mut self, origin: Origin) -> bool {
         // The end of a connection is nobody's.
-        (origin.tgid != 0 && !self.deliver.servers.hear(origin.image)).then_some(origin)
+        origin.tgid != 0 && !self.deliver.servers.hear(origin.image)
     }
 
     /// Tells about the server that runs `image`.

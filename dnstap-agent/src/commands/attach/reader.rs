@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dnstap_core::{
-    event,
     model::Origin,
     pipeline::{self, Pipeline, Server},
 };
@@ -25,13 +24,16 @@ use super::{
 };
 use crate::{
     cli::Filters,
-    host::{clock, memory::Ebb},
+    host::{clock, memory::Ebb, poll::poll_readable},
     observe::{
         Publisher,
-        summary::{RingUse, Settled, Snapshot, Source, Tapped},
+        summary::{self, RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
-    sources::socket::{Tap, hook_name},
+    sources::{
+        Item, Source,
+        socket::{Tap, hook_name},
+    },
 };
 
 /// How often clocks are compared, waiting messages expired and outputs looked after.
@@ -117,9 +119,7 @@ impl Reader {
         self.publish()?;
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
         while !self.stop.load(Ordering::Acquire) {
-            self.tap
-                .wait(self.interval)
-                .context("cannot wait for the ring")?;
+            self.wait(self.interval)?;
             // Records up to now are in this drain or the one after; what is older than the one before has been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
@@ -154,7 +154,15 @@ impl Reader {
         self.pipeline.set_filter(pipeline_filter(filters));
     }
 
-    /// Takes what is in the ring through the pipeline to the outputs.
+    /// Waits until much has come, at most `timeout`.
+    fn wait(&mut self, timeout: Duration) -> Result<()> {
+        let sources = sources(&mut self.tap);
+        let descriptors = sources.iter().flat_map(|source| source.descriptors());
+        poll_readable(descriptors, timeout).context("cannot wait for the ring")?;
+        Ok(())
+    }
+
+    /// Takes what has come through the pipeline to the outputs.
     fn drain(&mut self, last: bool) {
         let Self {
             tap,
@@ -169,26 +177,33 @@ impl Reader {
         // Also when nothing is in the ring, so that there is room for more.
         hear(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
-        let mut first = true;
-        tap.drain(last, &mut |record| {
-            if mem::take(&mut first) {
-                // The oldest, so one look at the clock will do for all.
-                let now = clock::monotonic_ns();
-                let waited = now.saturating_sub(event::ktime_ns(record).unwrap_or(now));
-                ring_use.lag_ns = ring_use.lag_ns.max(waited);
-            }
-            // What was said of a process was said before its first record.
-            hear(joined, pipeline);
-            if let Some(origin) = pipeline.stranger(record)
-                && let Some(server) = introduce(origin)
-            {
-                pipeline.introduce(origin.image, server);
-            }
-            pipeline.push(record, batch);
-            if batch.messages.bytes.len() >= BATCH {
-                outputs.send(batch);
-            }
-        });
+        for source in sources(tap) {
+            let mut first = true;
+            source.drain(last, &mut |item| {
+                if mem::take(&mut first) {
+                    // The oldest, so one look at the clock will do for all.
+                    let now = clock::monotonic_ns();
+                    let waited = now.saturating_sub(item.ktime_ns().unwrap_or(now));
+                    ring_use.lag_ns = ring_use.lag_ns.max(waited);
+                }
+                // What was said of a process was said before its first record.
+                hear(joined, pipeline);
+                if let Some(origin) = item.origin()
+                    && pipeline.is_stranger(origin)
+                    && let Some(server) = introduce(origin)
+                {
+                    pipeline.introduce(origin.image, server);
+                }
+                match item {
+                    Item::Record(record) => pipeline.push(record, batch),
+                    Item::Message(envelope, bytes) => pipeline.message(envelope, bytes, batch),
+                    Item::Notice(notice) => pipeline.notice(notice, batch),
+                }
+                if batch.messages.bytes.len() >= BATCH {
+                    outputs.send(batch);
+                }
+            });
+        }
         self.flush();
     }
 
@@ -218,7 +233,7 @@ impl Reader {
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
             at_rest: false,
-            source: Source::Tap(Box::new(tapped)),
+            source: summary::Source::Tap(Box::new(tapped)),
             outputs,
         });
         Ok(())
@@ -258,7 +273,9 @@ impl Reader {
 
     /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
     fn end(mut self) -> Result<Drained> {
-        self.tap.detach();
+        for source in sources(&mut self.tap) {
+            source.stop();
+        }
         self.tap.flush_log();
         let deadline = Instant::now() + LAST_RECORDS;
         loop {
@@ -276,9 +293,7 @@ impl Reader {
                 );
                 break;
             }
-            self.tap
-                .wait(Duration::from_millis(1))
-                .context("cannot wait for the ring")?;
+            self.wait(Duration::from_millis(1))?;
         }
         self.pipeline.finish(&mut self.batch);
         self.flush();
@@ -289,6 +304,11 @@ impl Reader {
             outputs: self.outputs,
         })
     }
+}
+
+/// What messages come from, in the order in which they are drained: a line for each.
+fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
+    [tap]
 }
 
 fn hear(joined: &Joined, pipeline: &mut Pipeline) {

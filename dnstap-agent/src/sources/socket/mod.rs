@@ -13,7 +13,11 @@ mod processes;
 mod programs;
 mod ring;
 
-use std::{any::Any, collections::BTreeMap, io, os::fd::AsFd as _, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -41,9 +45,12 @@ use self::{
     perf::PerfRing,
     ring::{BpfRing, Ring},
 };
-use crate::host::{
-    exit::{Exit, ExitWith},
-    memory,
+use crate::{
+    host::{
+        exit::{Exit, ExitWith},
+        memory,
+    },
+    sources::{Item, Source},
 };
 
 /// The eBPF object, empty in a build without it.
@@ -245,17 +252,6 @@ impl Tap {
         }
     }
 
-    /// Waits until many records are there, at most `timeout`.
-    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        self.ring.wait(timeout)
-    }
-
-    /// Hands over the records that are there; with several buffers underneath, all but the
-    /// newest of them, so that they come in order; `last` asks for all.
-    pub fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8])) {
-        self.ring.drain(last, take);
-    }
-
     /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
     pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
         let known = self.sockets.get(&socket, 0).unwrap_or_default();
@@ -317,9 +313,20 @@ impl Tap {
         }
         merged
     }
+}
 
-    /// Detaches the hook. What is in the ring can still be drained.
-    pub fn detach(&mut self) {
+impl Source for Tap {
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.ring.descriptors()
+    }
+
+    fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>)) {
+        self.ring
+            .drain(last, &mut |record| take(Item::Record(record)));
+    }
+
+    /// Detaches the hook.
+    fn stop(&mut self) {
         self.links.clear();
     }
 }

@@ -9,10 +9,9 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use aya_obj::generated::{
@@ -22,7 +21,7 @@ use aya_obj::generated::{
 };
 
 use super::ring::Ring;
-use crate::host::{clock::monotonic_ns, poll::poll_readable};
+use crate::host::clock::monotonic_ns;
 
 /// How far back in time a record may still appear in one buffer after a later one was seen in another: the time between a
 /// hook's clock reading and the end of its record, with room for an interruption.
@@ -60,9 +59,11 @@ impl PerfRing {
 }
 
 impl Ring for PerfRing {
-    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let fds = self.buffers.iter().map(|buffer| buffer.fd.as_fd());
-        poll_readable(fds, timeout).map(drop)
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.buffers
+            .iter()
+            .map(|buffer| buffer.fd.as_fd())
+            .collect()
     }
 
     fn used(&mut self) -> u64 {

@@ -2,7 +2,7 @@
 //! some milliseconds?
 //!
 //! The kernel wakes the reader when a ring is filled to its watermark, not for each record; until then the reader comes by
-//! itself, when the time that it gave to [`Ring::wait`] is over.
+//! itself, when it has waited for its interval.
 #![expect(
     unsafe_code,
     reason = "the kernel's memory that is mapped for the ring's positions"
@@ -10,26 +10,20 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
 
-use crate::host::poll::poll_readable;
-
-/// A source of records: header and payload, as [`dnstap_core::event::Event::parse`] takes them.
+/// A source of records: header and payload, as [`dnstap_core::event::Record::parse`] takes them.
 pub(super) trait Ring: Send {
-    /// Waits until the kernel wakes the reader, at most `timeout`.
-    fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+    /// What the kernel wakes the reader by.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Hands over the records that are there, oldest first, and frees their room.
-    ///
-    /// No more than the ring holds: records that come as fast as they are taken do not keep the reader from all else. With several
-    /// buffers underneath, the newest records may stay for the next time, too, so that order across buffers is kept; `last` asks for
-    /// them.
+    /// Hands over records and frees their room, as [`Source::drain`](crate::sources::Source::drain) says: no more than the ring holds, and
+    /// in order across the buffers if there are several.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8]));
 
     /// Bytes that wait; with several buffers underneath, in the fullest.
@@ -110,8 +104,8 @@ impl Drop for Positions {
 }
 
 impl Ring for BpfRing {
-    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        poll_readable([self.ring.as_fd()], timeout).map(drop)
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.ring.as_fd()]
     }
 
     fn used(&mut self) -> u64 {
