@@ -116,8 +116,8 @@ impl Filters {
 
 /// An output of lines.
 fn parse_lines(text: &str) -> Result<OutputSpec, String> {
-    match text.parse() {
-        Ok(OutputSpec::File(file)) if !file.content.is_binary() => Ok(OutputSpec::File(file)),
+    match text.parse::<OutputSpec>() {
+        Ok(output) if output.writes_lines() => Ok(output),
         Ok(_) => Err("events are no dnstap: they go to `-`, or as `text:`, `json:` or `yaml:` to `-` or a path".into()),
         Err(error) => Err(error.to_string()),
     }

@@ -20,7 +20,7 @@ use std::{
         mpsc::{self, RecvTimeoutError, SyncSender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -296,14 +296,13 @@ impl Reloader {
         removed: Vec<OutputSpec>,
         filters: Option<Filters>,
     ) -> Result<(), Vec<String>> {
-        let added =
-            SinkSet::open_with(added, self.options, Arc::clone(&self.room)).map_err(|error| {
-                error
-                    .to_string()
-                    .lines()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            })?;
+        let added = SinkSet::open_with(added, self.options, &self.room).map_err(|error| {
+            error
+                .to_string()
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })?;
         let (gone, waiting) = mpsc::channel();
         let change = Change {
             added,
@@ -314,7 +313,9 @@ impl Reloader {
         match self.changes.blocking_send(change) {
             // Ends with an error, as nothing is sent.
             Ok(()) => drop(waiting.recv()),
-            Err(channel::error::SendError(change)) => drop(change.added.finish(GRACE)),
+            Err(channel::error::SendError(change)) => {
+                drop(change.added.finish(Instant::now() + GRACE));
+            }
         }
         Ok(())
     }
@@ -419,7 +420,10 @@ mod tests {
         let path = folder.path().join("late");
         let late = format!("file:{}", path.display()).parse().expect("valid");
         reloader.change(&[late], Vec::new(), None).expect("opened");
-        assert_eq!(sinks.finish(Duration::from_mins(1)).len(), 1);
+        assert_eq!(
+            sinks.finish(Instant::now() + Duration::from_mins(1)).len(),
+            1
+        );
     }
 
     /// A reloader and what it works on.
@@ -495,16 +499,13 @@ mod tests {
         fn send(&mut self, messages: u64) {
             let (sinks, _) = self.owner.as_mut().expect("there");
             for _ in 0..messages {
-                sinks.send(&Batch {
-                    frames: vec![0, 0, 0, 1, 7].into(),
-                    messages: 1,
-                });
+                sinks.send(&Batch::new(vec![0, 0, 0, 1, 7], 1));
             }
         }
 
         fn finish(self) -> Vec<SinkReport> {
             let (sinks, _) = self.owner.expect("there");
-            sinks.finish(Duration::from_mins(1))
+            sinks.finish(Instant::now() + Duration::from_mins(1))
         }
     }
 

@@ -54,7 +54,7 @@ use crate::{
         self, Newest, Observe, Observer, Publisher,
         summary::{Snapshot, Source, conclude},
     },
-    sinks::{Destination, OutputSpec, SinkOptions},
+    sinks::{OutputSpec, SinkOptions},
     sources::{
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
         socket::{Tap, TapOptions, hook_name, perf_rings},
@@ -108,9 +108,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         paths: options.summary_json.is_some() || options.configuration.config.is_some(),
         reloadable: options.configuration.config.is_some(),
     };
-    let summary = tap(&job, Destination::Outputs(&options.outputs), |_, _| {
-        Ok(std::future::pending())
-    })?;
+    let summary = tap(&job, &options.outputs, |_, _| Ok(std::future::pending()))?;
     conclude(&summary, options.summary_json.as_deref())
 }
 
@@ -118,12 +116,12 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
 /// soon as the tap is attached, on a runtime, with what is tapped and the counters.
 pub(crate) fn tap<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     preflight::check_privileges()?;
     preflight::check_pid_namespace()?;
-    check_descriptors(job, &destination)?;
+    check_descriptors(job, outputs)?;
     let selection = job.target.selection();
     let mut search = Search::new(selection.clone())?;
     let found = search.find_first()?;
@@ -157,8 +155,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let duties = give_up_privileges(job, &destination, &tap)?;
-    let (outputs, reloading) = Outputs::open(job, destination, duties)?;
+    let duties = give_up_privileges(job, outputs, &tap)?;
+    let (outputs, reloading) = Outputs::open(job, outputs, duties)?;
     let mut pipeline = Pipeline::new(config);
     for (image, server) in servers {
         pipeline.introduce(image, server);
@@ -218,7 +216,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
     drained.outputs.tell(&facts);
-    let (outputs, events) = drained.outputs.finish(GRACE);
+    let (outputs, events) = drained.outputs.finish(Instant::now() + GRACE);
     summary.outputs = outputs;
     if let Source::Tap(tapped) = &mut summary.source {
         tapped.events = events;
@@ -241,12 +239,9 @@ fn tap_options<'s>(
 }
 
 /// Refuses to begin what would end for want of descriptors.
-fn check_descriptors(job: &Job<'_>, destination: &Destination<'_>) -> Result<()> {
+fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
     let events = job.messages.unanswered_events.as_slice();
-    preflight::check_descriptors(
-        destination.specs().len() + events.len(),
-        perf_rings(job.tapping.ring)?,
-    )
+    preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
 }
 
 /// Starts the reader's thread, which tells why it ends by itself.
@@ -285,16 +280,12 @@ fn introductions(
 }
 
 /// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
-fn give_up_privileges(
-    job: &Job<'_>,
-    destination: &Destination<'_>,
-    tap: &Tap,
-) -> Result<Option<Duties>> {
+fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec], tap: &Tap) -> Result<Option<Duties>> {
     if job.tapping.no_sandbox {
         return Ok(None);
     }
     let events = job.messages.unanswered_events.as_slice();
-    let mut duties = OutputSpec::duties(&[destination.specs(), events].concat());
+    let mut duties = OutputSpec::duties(&[outputs, events].concat());
     duties.paths |= job.paths;
     duties.processes = job.target.follow;
     sandbox::enter(duties, || tap.counters().is_ok())?;

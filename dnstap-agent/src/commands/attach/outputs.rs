@@ -1,6 +1,6 @@
 //! Where the tap's batches go: messages to the outputs of `--output`, events to their own.
 
-use std::{mem, time::Duration};
+use std::{mem, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::pipeline::Batch;
@@ -14,7 +14,7 @@ use crate::{
         sandbox::Duties,
     },
     report::Facts,
-    sinks::{self, Destination, Health, SinkReport, SinkSet},
+    sinks::{self, Health, OutputSpec, SinkReport, SinkSet},
 };
 
 /// All outputs of the tap.
@@ -30,15 +30,14 @@ impl Outputs {
     /// process can still do.
     pub(super) fn open(
         job: &Job<'_>,
-        destination: Destination<'_>,
+        outputs: &[OutputSpec],
         duties: Option<Duties>,
     ) -> Result<(Self, Reloading)> {
         let options = job.queues;
-        let outputs = destination.specs();
         let fixed = job.messages.unanswered_events.as_slice();
-        let mut messages = SinkSet::open_to(destination, fixed, options)
+        let [messages, events] = SinkSet::open_each([outputs, fixed], options, &Arc::default())
             .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
-        let events = (!fixed.is_empty()).then(|| messages.split_last());
+        let events = (!fixed.is_empty()).then_some(events);
         let (reloader, inbox) = reload::reloader(
             &Start {
                 origin: job.origin,
@@ -76,17 +75,14 @@ impl Outputs {
     /// Hands over what is in the batch and takes it out. Never waits.
     pub(super) fn send(&mut self, batch: &mut Batch) {
         if let Some(events) = &mut self.events {
-            events.send(&sinks::Batch {
-                frames: mem::take(&mut batch.event_frames).into(),
-                messages: mem::take(&mut batch.events),
-            });
+            let frames = mem::take(&mut batch.event_frames);
+            events.send(&sinks::Batch::new(frames, mem::take(&mut batch.events)));
         }
         if batch.messages > 0 {
             let frames = mem::replace(&mut batch.frames, self.buffers.take());
-            self.messages.send(&sinks::Batch {
-                frames: self.buffers.lend(frames),
-                messages: mem::take(&mut batch.messages),
-            });
+            let frames = self.buffers.lend(frames);
+            let messages = mem::take(&mut batch.messages);
+            self.messages.send(&sinks::Batch::new(frames, messages));
         }
     }
 
@@ -105,10 +101,13 @@ impl Outputs {
         self.messages.tell(facts);
     }
 
-    /// Closes them; each has `grace` to write what is queued. The last reports, of messages and of events.
-    pub(super) fn finish(self, grace: Duration) -> (Vec<SinkReport>, Option<SinkReport>) {
-        let messages = self.messages.finish(grace);
-        let events = self.events.and_then(|events| events.finish(grace).pop());
+    /// Closes them; all have up to `deadline` to write what is queued. The last reports, of messages and of events.
+    pub(super) fn finish(self, deadline: Instant) -> (Vec<SinkReport>, Option<SinkReport>) {
+        if let Some(events) = &self.events {
+            events.close(deadline);
+        }
+        let messages = self.messages.finish(deadline);
+        let events = self.events.and_then(|events| events.finish(deadline).pop());
         (messages, events)
     }
 }

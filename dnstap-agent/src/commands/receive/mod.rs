@@ -45,7 +45,7 @@ use crate::{
         self, Newest, Observe, Observer, Publisher,
         summary::{Snapshot, Source, conclude},
     },
-    sinks::{Destination, OutputSpec, SinkOptions, SinkReport, SinkSet},
+    sinks::{OutputSpec, SinkOptions, SinkReport, SinkSet},
 };
 
 /// How long connections may take to hand over what has arrived when the end has come.
@@ -78,9 +78,7 @@ pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
         no_sandbox: args.no_sandbox,
         paths: args.configuration.config.is_some() || args.summary_json.is_some(),
     };
-    let summary = take(&job, Destination::Outputs(&args.outputs), |_, _| {
-        Ok(std::future::pending())
-    })?;
+    let summary = take(&job, &args.outputs, |_, _| Ok(std::future::pending()))?;
     conclude(&summary, args.summary_json.as_deref())
 }
 
@@ -88,19 +86,19 @@ pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
 /// called as soon as connections are taken, on a runtime, with what is listened on and the counters.
 pub(crate) fn take<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the system gives no descriptor to wait on")?;
-    LocalSet::new().block_on(&runtime, serve(job, destination, begin))
+    LocalSet::new().block_on(&runtime, serve(job, outputs, begin))
 }
 
 async fn serve<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
@@ -110,8 +108,8 @@ async fn serve<E: Future<Output = String>>(
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let subject = subject(&bound);
     let observer = Observer::bind(job.observe, "receive", subject.clone())?;
-    let duties = give_up_privileges(job, destination.specs())?;
-    let (sinks, mut inbox, reloading) = open_outputs(job, destination, duties)?;
+    let duties = give_up_privileges(job, outputs)?;
+    let (sinks, mut inbox, reloading) = open_outputs(job, outputs, duties)?;
     let mut hangups = Box::pin(reloading.on_hangup()?);
     let hub = Rc::new(Hub::new(sinks, job.connections));
     let started = Instant::now();
@@ -209,7 +207,7 @@ fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snap
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(subject, job.origin, &[], &summary.losses()));
-    summary.outputs = sinks.finish(GRACE);
+    summary.outputs = sinks.finish((Instant::now() + GRACE).into_std());
     summary
 }
 
@@ -222,14 +220,13 @@ fn subject(bound: &[Bound]) -> String {
 /// Opens the outputs; with them come what changes them and where the changes arrive.
 fn open_outputs(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     duties: Option<Duties>,
 ) -> Result<(SinkSet, Inbox, Reloading)> {
     let options = SinkOptions {
         queue_bytes: job.connections.queue_size,
     };
-    let outputs = destination.specs();
-    let sinks = SinkSet::open_to(destination, &[], options)
+    let sinks = SinkSet::open(outputs, options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let start = Start {
         origin: job.origin,

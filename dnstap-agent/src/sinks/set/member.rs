@@ -15,21 +15,14 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Batch, OutputSpec, lane::Lane, report::SinkReport, socket::SocketLane};
-
-/// How messages get to an output.
-#[derive(Debug)]
-pub(super) enum Way {
-    Thread(Lane),
-    Socket(SocketLane),
-}
+use crate::sinks::{batch::Batch, forms::OutputSpec, queue::lane::Lane, report::SinkReport};
 
 /// An output that takes messages.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// What it was opened from; none for a function in this process.
-    pub(super) spec: Option<OutputSpec>,
-    way: Way,
+    /// What it was opened from.
+    pub(super) spec: OutputSpec,
+    lane: Lane,
     /// Messages that came while it was not there.
     absent: u64,
     /// What became of the messages when it was there before.
@@ -55,10 +48,10 @@ pub(super) struct Gone {
 
 impl Member {
     /// An output that was there from the beginning.
-    pub(super) fn new(spec: Option<OutputSpec>, way: Way) -> Self {
+    pub(super) fn new(spec: OutputSpec, lane: Lane) -> Self {
         Self {
             spec,
-            way,
+            lane,
             absent: 0,
             before: None,
         }
@@ -74,9 +67,9 @@ impl Member {
     }
 
     /// It goes when the set has been handed so many messages, and has `grace` for what is queued.
-    pub(super) fn leave(mut self, handed: u64, grace: Duration) -> Leaving {
+    pub(super) fn leave(self, handed: u64, grace: Duration) -> Leaving {
         let deadline = Instant::now() + grace;
-        self.close(deadline);
+        self.lane.close(deadline);
         Leaving {
             member: self,
             since: handed,
@@ -84,70 +77,44 @@ impl Member {
         }
     }
 
-    /// Hands it the batch. Never blocks.
+    /// Hands it the batch, with the views if it wants them. Never blocks.
     pub(super) fn send(&mut self, batch: &Batch) {
-        match &mut self.way {
-            Way::Thread(lane) => lane.send(batch),
-            Way::Socket(lane) => lane.send(batch),
+        if batch.views.is_none() || self.spec.0.wants_views() {
+            return self.lane.send(batch);
         }
+        self.lane
+            .send(&Batch::new(batch.frames.clone(), batch.messages));
     }
 
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        match &self.way {
-            Way::Thread(lane) => lane.has_room(bytes),
-            Way::Socket(lane) => lane.has_room(bytes),
-        }
+        self.lane.has_room(bytes)
     }
 
-    /// What tells it that its files may have been renamed, if it has any.
-    pub(super) fn reopen(&self) -> Option<Arc<Notify>> {
-        match &self.way {
-            Way::Thread(lane) => Some(lane.reopen()),
-            Way::Socket(_) => None,
-        }
+    /// What tells it that its files may have been renamed.
+    pub(super) fn reopen(&self) -> Arc<Notify> {
+        self.lane.reopen()
     }
 
     pub(super) fn report(&self) -> SinkReport {
-        let report = match &self.way {
-            Way::Thread(lane) => lane.report(),
-            Way::Socket(lane) => lane.report(),
-        };
-        report.after(self.before.as_ref(), self.absent)
+        self.lane.report().after(self.before.as_ref(), self.absent)
     }
 
     /// Nothing more is to come: it may end when it has written what is queued.
-    pub(super) fn close(&mut self, deadline: Instant) {
-        match &mut self.way {
-            Way::Thread(lane) => lane.close(),
-            Way::Socket(lane) => lane.close(deadline),
-        }
+    pub(super) fn close(&self, deadline: Instant) {
+        self.lane.close(deadline);
     }
 
     /// Waits until it is closed or out of time, and gives its final account.
-    pub(super) fn finish(mut self, deadline: Instant) -> SinkReport {
-        self.close(deadline);
-        let Self {
-            way,
-            absent,
-            before,
-            ..
-        } = self;
-        let report = match way {
-            Way::Thread(lane) => lane.finish(deadline),
-            Way::Socket(lane) => lane.finish(),
-        };
-        report.after(before.as_ref(), absent)
+    pub(super) fn finish(self, deadline: Instant) -> SinkReport {
+        let report = self.lane.finish(deadline);
+        report.after(self.before.as_ref(), self.absent)
     }
 }
 
 impl Leaving {
     /// Whether its account is final.
     pub(super) fn is_over(&self) -> bool {
-        match &self.member.way {
-            Way::Thread(lane) => lane.has_ended() || Instant::now() >= self.deadline,
-            // It keeps to the deadline by itself.
-            Way::Socket(lane) => lane.has_ended(),
-        }
+        self.member.lane.is_over(self.deadline)
     }
 
     pub(super) fn report(&self, handed: u64) -> SinkReport {
@@ -156,9 +123,10 @@ impl Leaving {
         SinkReport { absent, ..report }
     }
 
-    pub(super) fn finish(self) -> Gone {
+    /// Its final account, for which it has no longer than up to `deadline`, if that is earlier than its own.
+    pub(super) fn finish(self, deadline: Instant) -> Gone {
         Gone {
-            report: self.member.finish(self.deadline),
+            report: self.member.finish(deadline.min(self.deadline)),
             since: self.since,
         }
     }

@@ -7,39 +7,30 @@ use std::{path::PathBuf, time::Duration};
 use thiserror::Error;
 
 use super::names;
-use crate::host::units::parse_bytes;
-
-/// Where an output's bytes go.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// Standard output, written `-`.
-    Stdout,
-    /// A file, a device or a named pipe.
-    Path(PathBuf),
-}
+use crate::{host::units::parse_bytes, sinks::sink::Place};
 
 /// How a file is written, when the next one begins, and what becomes of the old ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct FileOptions {
+pub(super) struct FileOptions {
     /// `rotate-size=`: largest file, in bytes on the disk.
-    pub rotate_size: Option<u64>,
+    pub(super) rotate_size: Option<u64>,
     /// `rotate-time=`: a new file begins at each multiple of this time since 1970, UTC.
-    pub rotate_time: Option<Duration>,
+    pub(super) rotate_time: Option<Duration>,
     /// `keep=`: so many old files stay, older ones are deleted.
-    pub keep: Option<usize>,
+    pub(super) keep: Option<usize>,
     /// `compress=zstd`.
-    pub zstd: bool,
+    pub(super) zstd: bool,
     /// `mode=`: permissions of new files. 0640 without it, less what the umask takes.
-    pub mode: Option<u32>,
+    pub(super) mode: Option<u32>,
     /// `owner=`: `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
-    pub owner: Option<String>,
+    pub(super) owner: Option<String>,
     /// `exec=`: program to run for each file that is complete, with its path as the only argument.
-    pub exec: Option<PathBuf>,
+    pub(super) exec: Option<PathBuf>,
 }
 
 /// What is wrong with an option.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum OptionError {
+pub(super) enum OptionError {
     /// There is no such option, or it has no value.
     #[error("`{0}` is no option of a file; {VALID}")]
     Unknown(String),
@@ -96,6 +87,15 @@ impl FileOptions {
         self.rotate_size.is_some() || self.rotate_time.is_some()
     }
 
+    /// Whether they are nothing but `compress=zstd`, which alone does not take a regular file.
+    pub(super) fn are_plain(&self) -> bool {
+        let compressed_alone = Self {
+            zstd: self.zstd,
+            ..Self::default()
+        };
+        *self == compressed_alone
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
         let wrong = |problem: String| OptionError::Value {
             option: name.to_owned(),
@@ -131,11 +131,7 @@ impl FileOptions {
         let path = match place {
             Place::Path(path) => path,
             Place::Stdout => {
-                let compressed_alone = Self {
-                    zstd: self.zstd,
-                    ..Self::default()
-                };
-                return if *self == compressed_alone {
+                return if self.are_plain() {
                     Ok(())
                 } else {
                     Err(OptionError::Stdout)

@@ -3,20 +3,15 @@
 //! The law, at any moment when nothing is being sent or written, and always in the final report:
 //! `sent = written + dropped + queued`.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+mod account;
+mod delay;
+
+use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::{
-    delay::{Delay, Delays},
-    queue::Depth,
-};
+pub(super) use self::account::{Account, FileCounters, add};
+pub use self::delay::Delay;
 
 /// One sink's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +60,7 @@ impl SinkReport {
 
     /// The account of a sink that was there before, with that account, and was not there for so many messages.
     #[must_use]
-    pub(super) fn after(self, before: Option<&Self>, absent: u64) -> Self {
+    pub(in crate::sinks) fn after(self, before: Option<&Self>, absent: u64) -> Self {
         let Some(before) = before else {
             return Self { absent, ..self };
         };
@@ -242,26 +237,6 @@ impl Files {
     }
 }
 
-/// The counters behind [`Files`].
-#[derive(Debug, Default)]
-pub(super) struct FileCounters {
-    pub(super) rotations: AtomicU64,
-    pub(super) reopened: AtomicU64,
-    pub(super) rotation_errors: AtomicU64,
-    pub(super) command_errors: AtomicU64,
-}
-
-impl FileCounters {
-    fn now(&self) -> Files {
-        Files {
-            rotations: self.rotations.load(Relaxed),
-            reopened: self.reopened.load(Relaxed),
-            rotation_errors: self.rotation_errors.load(Relaxed),
-            command_errors: self.command_errors.load(Relaxed),
-        }
-    }
-}
-
 /// Whether a sink still works.
 ///
 /// ```text
@@ -273,9 +248,10 @@ impl FileCounters {
 /// ```
 ///
 /// Sockets wait for their collector, files for room on the disk; what else fails, fails for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SinkState {
     /// It takes messages.
+    #[default]
     Running,
     /// It has no connection or no room now, for this reason, and tries again. It still takes messages.
     Waiting(String),
@@ -334,117 +310,5 @@ impl Health {
     #[must_use]
     pub fn all_over(&self) -> bool {
         self.sinks.iter().all(|sink| sink.state.is_over())
-    }
-}
-
-/// A counter goes up.
-pub(super) fn add(counter: &AtomicU64, messages: u64) {
-    counter.fetch_add(messages, Relaxed);
-}
-
-/// The counters behind a [`SinkReport`], shared by the sender and the sink's thread.
-#[derive(Debug)]
-pub(super) struct Account {
-    pub(super) sent: AtomicU64,
-    pub(super) written: AtomicU64,
-    pub(super) written_bytes: AtomicU64,
-    pub(super) unconfirmed: AtomicU64,
-    pub(super) connections: AtomicU64,
-    pub(super) queue_full: AtomicU64,
-    pub(super) disconnected: AtomicU64,
-    pub(super) disk_full: AtomicU64,
-    pub(super) io_error: AtomicU64,
-    pub(super) unfit: AtomicU64,
-    pub(super) closed: AtomicU64,
-    pub(super) shutdown: AtomicU64,
-    pub(super) delays: Delays,
-    pub(super) files: Arc<FileCounters>,
-    depth: Arc<Depth>,
-    state: Mutex<SinkState>,
-}
-
-impl Account {
-    pub(super) fn new(depth: Arc<Depth>) -> Self {
-        Self {
-            sent: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            written_bytes: AtomicU64::new(0),
-            unconfirmed: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
-            queue_full: AtomicU64::new(0),
-            disconnected: AtomicU64::new(0),
-            disk_full: AtomicU64::new(0),
-            io_error: AtomicU64::new(0),
-            unfit: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            shutdown: AtomicU64::new(0),
-            delays: Delays::default(),
-            files: Arc::default(),
-            depth,
-            state: Mutex::new(SinkState::Running),
-        }
-    }
-
-    /// How much waits.
-    pub(super) fn depth(&self) -> Arc<Depth> {
-        Arc::clone(&self.depth)
-    }
-
-    pub(super) fn state(&self) -> SinkState {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// The next state. The first end is the one that counts.
-    pub(super) fn become_state(&self, state: SinkState) {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !now.is_over() {
-            *now = state;
-        }
-    }
-
-    /// Messages that an ended sink could not take, under the reason of its end.
-    pub(super) fn lost(&self, messages: u64) {
-        let counter = match self.state() {
-            SinkState::Closed => &self.closed,
-            SinkState::Failed(_) => &self.io_error,
-            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => &self.shutdown,
-        };
-        counter.fetch_add(messages, Relaxed);
-    }
-
-    /// Whether a batch of so many bytes would find room in a queue of `capacity`, or never waits for it.
-    pub(super) fn has_room(&self, size: usize, capacity: usize) -> bool {
-        self.depth.has_room(size, capacity) || self.state().is_over()
-    }
-
-    pub(super) fn report(&self, output: &str) -> SinkReport {
-        // First: what leaves the queue meanwhile is then seen twice rather than not at all.
-        let queued = self.depth.messages();
-        SinkReport {
-            output: output.to_owned(),
-            state: self.state(),
-            sent: self.sent.load(Relaxed),
-            absent: 0,
-            written: self.written.load(Relaxed),
-            written_bytes: self.written_bytes.load(Relaxed),
-            unconfirmed: self.unconfirmed.load(Relaxed),
-            connections: self.connections.load(Relaxed),
-            dropped: Dropped {
-                queue_full: self.queue_full.load(Relaxed),
-                disconnected: self.disconnected.load(Relaxed),
-                disk_full: self.disk_full.load(Relaxed),
-                io_error: self.io_error.load(Relaxed),
-                unfit: self.unfit.load(Relaxed),
-                closed: self.closed.load(Relaxed),
-                shutdown: self.shutdown.load(Relaxed),
-            },
-            files: self.files.now(),
-            queued,
-            queued_bytes: self.depth.bytes() as u64,
-            delay: self.delays.summary(),
-        }
     }
 }
