@@ -44,8 +44,9 @@ pub struct Messages {
     #[arg(long)]
     pub unsolicited: bool,
 
-    /// Count a query as unanswered after this many seconds; a later response has no query time [default: 15]
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    /// Count a query as unanswered after this time, such as `15s`; a number without unit is seconds. A later response has no
+    /// query time [default: 15]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,
 
     /// Report each unanswered query to this output: `-`, or `text:`, `json:` or `yaml:` followed by `-` or a path. The
@@ -100,6 +101,22 @@ pub struct Filters {
     /// Deliver one of so many queries with its response; for TCP, one of so many connections
     #[arg(long, value_name = "N")]
     pub sample: Option<NonZeroU32>,
+}
+
+impl Messages {
+    /// What is wrong with them together.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        let key = match (&self.anonymise, &self.anonymise_key) {
+            (Some(MethodName::Truncate(_)), Some(_)) => Some("--anonymise truncate has no key"),
+            (Some(MethodName::CryptoPan), None) => {
+                Some("--anonymise cryptopan needs --anonymise-key FILE")
+            }
+            _ => None,
+        };
+        let key = key.map(str::to_owned);
+        self.filters.mistake().into_iter().chain(key).collect()
+    }
 }
 
 impl Filters {

@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{Command, Filters},
-    config::{Origin, Resolved},
+    config::{Origin, Refused, Resolved},
     host::sandbox::Duties,
     observe,
     sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
@@ -225,7 +225,10 @@ impl Reloader {
     /// Makes the options as they are now the ones in force, or tells all that is wrong with them.
     fn reload(&mut self) -> Result<(), Vec<String>> {
         let Resolved { cli, origin, .. } =
-            self.origin.again().map_err(|refused| refused.mistakes())?;
+            self.origin.again().map_err(|refused| match refused {
+                Refused::Asked(_) => Vec::new(),
+                Refused::Mistakes(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+            })?;
         let (outputs, filters) = match cli.command {
             Command::Attach(options) => (options.outputs, Some(options.messages.filters)),
             Command::Receive(options) => (options.outputs, None),
@@ -244,8 +247,7 @@ impl Reloader {
         };
         let added = only_in(&outputs, &self.outputs);
         let removed = only_in(&self.outputs, &outputs);
-        let mut mistakes = self.mistakes(&added);
-        mistakes.extend(filters.as_ref().and_then(Filters::mistake));
+        let mistakes = self.mistakes(&added);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }

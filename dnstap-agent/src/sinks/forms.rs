@@ -163,6 +163,7 @@ mod tests {
     #[case("file:///tmp/a.fstrm,keep=2,rotate-time=1h", Content::Dnstap, Place::Path("/tmp/a.fstrm".into()))]
     #[case("file://a.fstrm", Content::Dnstap, Place::Path("a.fstrm".into()))]
     #[case("json://-", Content::Json, Place::Stdout)]
+    #[case("json:////a", Content::Json, Place::Path("//a".into()))]
     fn every_form_of_file_is_understood_and_named(
         #[case] text: &str,
         #[case] content: Content,

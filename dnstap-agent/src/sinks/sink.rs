@@ -100,7 +100,13 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("-"),
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) => {
+                // Read again, the first two slashes would belong to the form.
+                if path.as_os_str().as_encoded_bytes().starts_with(b"//") {
+                    f.write_str("//")?;
+                }
+                path.display().fmt(f)
+            }
         }
     }
 }

@@ -100,7 +100,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         messages: &options.messages,
         observe: &options.observe,
         identity: options.identity.as_deref(),
-        interval: Duration::from_millis(options.interval.into()),
+        interval: options.interval,
         queues: SinkOptions {
             queue_bytes: options.queue_size,
         },

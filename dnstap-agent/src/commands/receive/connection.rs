@@ -51,9 +51,7 @@ impl Hub {
             received: RefCell::default(),
             wait: args.wait,
             max_frame: args.frames.over_sockets(),
-            idle: args
-                .idle_timeout
-                .map(|seconds| Duration::from_secs(seconds.into())),
+            idle: args.idle_timeout,
         }
     }
 

@@ -7,7 +7,10 @@ use std::{path::PathBuf, time::Duration};
 use thiserror::Error;
 
 use super::names;
-use crate::{host::units::parse_bytes, sinks::sink::Place};
+use crate::{
+    host::units::{parse_bytes, parse_length},
+    sinks::sink::Place,
+};
 
 /// How a file is written, when the next one begins, and what becomes of the old ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -59,7 +62,7 @@ pub(super) enum OptionError {
 }
 
 /// The options, for messages and help.
-const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (with s, m, h, d), `keep=NUMBER`, \
+const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (such as 90s, 15m, 1h, 1d), `keep=NUMBER`, \
      `compress=zstd`, `mode=OCTAL`, `owner=USER:GROUP` and `exec=PROGRAM`";
 
 impl FileOptions {
@@ -154,22 +157,11 @@ impl FileOptions {
     }
 }
 
-/// `90s`, `15m`, `1h`, `1d`.
+/// Whole seconds, such as `90s`, `15m`, `1h`, `1d`.
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let (digits, unit) =
-        text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h', 'd'])));
-    let seconds = match unit {
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => 1,
-    };
-    digits
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number > 0 && !unit.is_empty())
-        .map(|number| Duration::from_secs(u64::from(number) * seconds))
-        .ok_or_else(|| "not a time such as 90s, 15m, 1h or 1d".to_owned())
+    parse_length(text)
+        .filter(|time| !time.is_zero() && time.subsec_nanos() == 0)
+        .ok_or_else(|| "not a time in whole seconds, such as 90s, 15m, 1h or 1d".to_owned())
 }
 
 #[cfg(test)]
@@ -201,7 +193,8 @@ mod tests {
     #[case("rotate-size=x", "`rotate-size=x`")]
     #[case("rotate-time=1", "`rotate-time=1`")]
     #[case("rotate-time=0h", "`rotate-time=0h`")]
-    #[case("rotate-time=1w", "`rotate-time=1w`")]
+    #[case("rotate-time=1y", "`rotate-time=1y`")]
+    #[case("rotate-time=1500ms", "`rotate-time=1500ms`")]
     #[case("keep=-1,rotate-time=1h", "`keep=-1`")]
     #[case("keep=1", "`keep` needs")]
     #[case("exec=/x", "`exec` needs")]
