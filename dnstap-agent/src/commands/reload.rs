@@ -186,11 +186,13 @@ impl Reloading {
         })
     }
 
-    /// Ends when the reload that is under way is done. To be called when whoever owns the outputs takes no more changes.
-    pub(super) fn stop(self) {
+    /// Ends when the reload that is under way is done, or at `deadline`. To be called when whoever owns the outputs takes no more
+    /// changes.
+    pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);
+        let left = deadline.saturating_duration_since(Instant::now());
         // It waits for whoever is to read a named pipe.
-        if self.ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             warn!("a new output is still not open; it is given up");
         }
     }

@@ -26,7 +26,6 @@ use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::pipeline::{Pipeline, Server};
 use dnstap_ebpf::Counter;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -49,6 +48,7 @@ use crate::{
         exit::{Exit, ExitWith},
         preflight,
         sandbox::{self, Duties},
+        shutdown::{self, Shutdown},
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
@@ -57,12 +57,9 @@ use crate::{
     sinks::{OutputSpec, SinkOptions},
     sources::{
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
-        socket::{Tap, TapOptions, hook_name, perf_rings},
+        socket::{HookChoice, Tap, TapOptions, hook_name, perf_rings},
     },
 };
-
-/// How long the outputs may take to write what is queued when the tap ends.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the set of tapped processes is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -119,7 +116,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
-    preflight::check_privileges()?;
+    preflight::check_privileges(job.tapping.hook == HookChoice::Socket)?;
     preflight::check_pid_namespace()?;
     check_descriptors(job, outputs)?;
     let selection = job.target.selection();
@@ -200,11 +197,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
     )?;
     info!("detaching: {reason}");
     observe::stopping(&reason);
+    let deadline = shutdown::deadline();
     stop.store(true, Ordering::Release);
     let mut drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
-    reloading.stop();
 
     let elapsed = started.elapsed();
     drained.tapped.events = drained.outputs.events();
@@ -216,7 +213,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
     drained.outputs.tell(&facts);
-    let (outputs, events) = drained.outputs.finish(Instant::now() + GRACE);
+    let (outputs, events) = drained.outputs.finish(deadline);
+    reloading.stop(deadline);
     summary.outputs = outputs;
     if let Source::Tap(tapped) = &mut summary.source {
         tapped.events = events;
@@ -346,8 +344,7 @@ fn wait_for_end<E: Future<Output = String>>(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut shutdown = Shutdown::listen()?;
         let hangups = reloading.on_hangup()?;
         let _watching = observer.serve(&newest)?;
         let counted = newest.clone();
@@ -369,8 +366,7 @@ fn wait_for_end<E: Future<Output = String>>(
             }
         };
         Ok(tokio::select! {
-            _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
-            _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
+            signal = shutdown.asked() => signal.to_owned(),
             () = ended => "all that was tapped has ended".to_owned(),
             never = hangups => match never {},
             reason = enough => reason,

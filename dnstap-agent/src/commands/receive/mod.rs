@@ -19,7 +19,6 @@ use std::{pin::pin, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::{JoinSet, LocalSet},
     time::{Instant, interval},
@@ -40,6 +39,7 @@ use crate::{
         memory::Ebb,
         net::{Address, Arrival, Listener},
         sandbox::{self, Duties},
+        shutdown::{self, Shutdown},
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
@@ -50,9 +50,6 @@ use crate::{
 
 /// How long connections may take to hand over what has arrived when the end has come.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// How long the outputs may take to write what is queued then.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the outputs are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -102,8 +99,7 @@ async fn serve<E: Future<Output = String>>(
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut shutdown = Shutdown::listen()?;
     let bound = bind::all(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let subject = subject(&bound);
@@ -140,8 +136,7 @@ async fn serve<E: Future<Output = String>>(
     let mut number = 0_u64;
     let reason = loop {
         tokio::select! {
-            _ = interrupt.recv() => break "interrupted (SIGINT)".to_owned(),
-            _ = terminate.recv() => break "terminated (SIGTERM)".to_owned(),
+            signal = shutdown.asked() => break signal.to_owned(),
             never = &mut hangups => match never {},
             reason = &mut enough => break reason,
             () = inbox.due() => drop(inbox.apply(&mut hub.sinks.borrow_mut())),
@@ -173,6 +168,7 @@ async fn serve<E: Future<Output = String>>(
     };
     info!("ending: {reason}");
     observe::stopping(&reason);
+    let deadline = shutdown::deadline();
     drop(watching);
     listeners.shutdown().await;
     drop(files); // the sockets' files: nobody can come any more
@@ -186,19 +182,26 @@ async fn serve<E: Future<Output = String>>(
             stopped.clone(),
         ));
     }
-    stop.send_replace(Some(Instant::now() + DRAIN));
+    stop.send_replace(Some(deadline.min(Instant::now().into_std() + DRAIN).into()));
     while let Some(ended) = connections.join_next().await {
         check(ended)?;
     }
     inbox.close(&mut hub.sinks.borrow_mut());
     drop(hangups);
-    reloading.stop();
     let hub = Rc::into_inner(hub).context("a connection outlived its task")?;
-    Ok(conclusion(job, &subject, started.elapsed(), hub))
+    let summary = conclusion(job, &subject, started.elapsed(), hub, deadline);
+    reloading.stop(deadline);
+    Ok(summary)
 }
 
 /// Tells pages what was lost up to here, and lets all outputs end.
-fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snapshot {
+fn conclusion(
+    job: &Job<'_>,
+    subject: &str,
+    elapsed: Duration,
+    hub: Hub,
+    deadline: std::time::Instant,
+) -> Snapshot {
     let sinks = hub.sinks.into_inner();
     let mut summary = Snapshot {
         elapsed,
@@ -207,7 +210,7 @@ fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snap
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(subject, job.origin, &[], &summary.losses()));
-    summary.outputs = sinks.finish((Instant::now() + GRACE).into_std());
+    summary.outputs = sinks.finish(deadline);
     summary
 }
 

@@ -12,16 +12,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{board::Board, end, viewer::Kind};
 use crate::cli::Top;
 use crate::{
-    host::exit::{Exit, ExitWith},
+    host::{
+        exit::{Exit, ExitWith},
+        shutdown::Shutdown,
+    },
     sources::file::{Source, skip_long},
 };
 
@@ -52,8 +52,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
     let viewer = args.viewer(&board, &subject.collect::<Vec<_>>().join(", "), None);
     let kind = viewer.kind;
     let (running, read) = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut shutdown = Shutdown::listen()?;
         let (ended, running) = viewer.start()?;
         let seen = end(Arc::clone(&board), ended, args.duration)?;
         let limit = args.connections.frames.in_files();
@@ -70,8 +69,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
         let read = tokio::select! {
             read = reading => read,
             _ = seen => None,
-            _ = interrupt.recv() => None,
-            _ = terminate.recv() => None,
+            _ = shutdown.asked() => None,
         };
         anyhow::Ok((running, read))
     })?;
