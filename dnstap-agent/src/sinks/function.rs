@@ -8,7 +8,7 @@ use std::{
 use super::{
     batch::Batch,
     queue::blocking::{self, Failure, Output, Written},
-    sink::{About, Cause, Mistake, Opened, Sink},
+    sink::{About, Mistake, Opened, Sink},
 };
 
 /// Takes batches; may block, for it has a queue before it and a thread of its own.
@@ -38,13 +38,13 @@ impl Sink for Function {
         self.name.to_owned()
     }
 
-    fn open(&self, _: &About) -> Result<Opened, Cause> {
+    fn open(&self, _: &About) -> Result<Opened, String> {
         let consumer = self
             .consumer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let consumer = consumer.ok_or_else(|| ("it is open already".to_owned(), None))?;
+        let consumer = consumer.ok_or_else(|| "it is open already".to_owned())?;
         Ok(Box::new(|_| blocking::start(Box::new(Called(consumer)))))
     }
 }

@@ -33,5 +33,5 @@ pub use self::{
     forms::{OutputSpec, SpecError},
     function::Consumer,
     report::{Delay, Dropped, Files, Health, SinkReport, SinkState},
-    set::{OpenError, Problem, Reopener, SinkOptions, SinkSet},
+    set::{OpenError, Reopener, SinkOptions, SinkSet},
 };

@@ -9,7 +9,7 @@ use super::{
     batch::Batch,
     file::{duties_at, open_stdout, open_unchanged},
     queue::blocking::{self, Failure, Output, Written},
-    sink::{About, Cause, Mistake, Opened, Place, Sink},
+    sink::{About, Mistake, Opened, Place, Sink},
 };
 use crate::{host::sandbox::Duties, report::Report};
 
@@ -43,7 +43,7 @@ impl Sink for Page {
         true
     }
 
-    fn open(&self, about: &About) -> Result<Opened, Cause> {
+    fn open(&self, about: &About) -> Result<Opened, String> {
         let file = match &self.0 {
             Place::Stdout => open_stdout()?,
             Place::Path(path) => open_unchanged(path)?,

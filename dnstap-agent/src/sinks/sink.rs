@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub(super) use super::queue::lane::Cause;
 use super::{
     queue::{Policy, lane::Work},
     report::Account,
@@ -56,12 +55,12 @@ pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
         Policy::DropNewest
     }
 
-    /// Opens it, and harms nothing that is there: another output may turn out to be impossible.
-    fn open(&self, about: &About) -> Result<Opened, Cause>;
+    /// Opens it, or says why not and what to do about it; and harms nothing that is there: another output may turn out to be impossible.
+    fn open(&self, about: &About) -> Result<Opened, String>;
 }
 
 /// What begins an output once all are open: it may overwrite what was there. Gives what runs on its thread.
-pub(super) type Opened = Box<dyn FnOnce(&Arc<Account>) -> Result<Work, Cause>>;
+pub(super) type Opened = Box<dyn FnOnce(&Arc<Account>) -> Result<Work, String>>;
 
 /// What is wrong with a specification.
 #[derive(Debug, Clone, PartialEq, Eq)]

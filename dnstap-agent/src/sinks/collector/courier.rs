@@ -84,7 +84,7 @@ impl Courier {
         };
         self.settle();
         let lost = self.inlet.queue.abandon();
-        add(&self.inlet.account.shutdown, lost);
+        add(&self.inlet.account.dropped.shutdown, lost);
         self.inlet.account.become_state(match ended {
             Err(reason) if lost > 0 => SinkState::Failed(format!("{}: {reason}", self.inlet.name)),
             _ => SinkState::Finished,

@@ -12,7 +12,7 @@ use super::{
         lane::{Inlet, no_runtime},
     },
     report::SinkState,
-    sink::{About, Cause, Mistake, Opened, Sink},
+    sink::{About, Mistake, Opened, Sink},
 };
 use crate::host::{
     net::{self, Address, AddressError},
@@ -54,16 +54,16 @@ impl Sink for Collector {
         Policy::DropOldest
     }
 
-    fn open(&self, _: &About) -> Result<Opened, Cause> {
+    fn open(&self, _: &About) -> Result<Opened, String> {
         let address = self.0.clone();
         if let Address::Tls(tls) = &address {
-            net::connector(tls).map_err(|error| (error.to_string(), Some(error)))?;
+            net::connector(tls).map_err(|error| error.to_string())?;
         }
         Ok(Box::new(move |account| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .map_err(no_runtime)?;
+                .map_err(|error| no_runtime(&error))?;
             account.become_state(SinkState::Waiting("not connected yet".to_owned()));
             Ok(Box::new(move |inlet: Inlet| {
                 runtime.block_on(courier::run(address, inlet));

@@ -37,7 +37,7 @@ use self::{
 use super::{
     queue::blocking,
     report::Account,
-    sink::{About, Cause, Mistake, Opened, Place, Sink},
+    sink::{About, Mistake, Opened, Place, Sink},
 };
 use crate::{formats::Content, host::sandbox::Duties};
 
@@ -67,8 +67,7 @@ impl Sink for FileSink {
         let other = |problem| Mistake::Other(format!("`{form}:{rest}`: {problem}"));
         let content = CONTENTS.into_iter().find(|(known, _)| *known == form);
         let (_, content) = content.ok_or_else(|| other("no content of a file".to_owned()))?;
-        let options =
-            FileOptions::parse(options, &place).map_err(|error| other(error.to_string()))?;
+        let options = FileOptions::parse(options, &place).map_err(other)?;
         Ok(Self {
             content,
             place,
@@ -103,34 +102,35 @@ impl Sink for FileSink {
         !self.content.is_binary()
     }
 
-    fn open(&self, _: &About) -> Result<Opened, Cause> {
+    fn open(&self, _: &About) -> Result<Opened, String> {
         let (content, options) = (self.content, self.options.clone());
         let open = self.open_place()?;
         Ok(Box::new(move |account| {
             let output = open.start(content, &options, account);
-            blocking::start(Box::new(output.map_err(no_first_bytes)?))
+            let output =
+                output.map_err(|error| format!("its first bytes could not be written: {error}"))?;
+            blocking::start(Box::new(output))
         }))
     }
 }
 
 impl FileSink {
-    fn open_place(&self) -> Result<Open, Cause> {
+    fn open_place(&self) -> Result<Open, String> {
         match &self.place {
             Place::Stdout => {
                 let binary = self.content.is_binary() || self.options.zstd;
                 if binary && io::stdout().is_terminal() {
                     let message = "this form is binary and standard output is a terminal; use a pipe or a path";
-                    return Err((message.to_owned(), None));
+                    return Err(message.to_owned());
                 }
                 open_stdout().map(Open::Stream)
             }
             Place::Path(path) => {
-                let access = Access::new(&self.options).map_err(|unknown| (unknown, None))?;
-                let open = open_path(path, access)
-                    .map_err(|error| (explain(path, &error), Some(error)))?;
+                let access = Access::new(&self.options)?;
+                let open = open_path(path, access).map_err(|error| explain(path, &error))?;
                 if matches!(open, Open::Stream(_)) && !self.options.are_plain() {
                     let message = "no regular file, so it takes no option but `compress=zstd`";
-                    return Err((message.to_owned(), None));
+                    return Err(message.to_owned());
                 }
                 Ok(open)
             }
@@ -177,21 +177,15 @@ impl Open {
     }
 }
 
-fn no_first_bytes(error: io::Error) -> Cause {
-    let message = format!("its first bytes could not be written: {error}");
-    (message, Some(error))
-}
-
-pub(super) fn open_stdout() -> Result<File, Cause> {
+pub(super) fn open_stdout() -> Result<File, String> {
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
-    let descriptor =
-        descriptor.map_err(|error| (format!("standard output: {error}"), Some(error)))?;
+    let descriptor = descriptor.map_err(|error| format!("standard output: {error}"))?;
     Ok(descriptor.into())
 }
 
 /// Not truncated yet: another output may still turn out to be impossible.
-pub(super) fn open_unchanged(path: &Path) -> Result<File, Cause> {
-    open_or_create(path).map_err(|error| (explain(path, &error), Some(error)))
+pub(super) fn open_unchanged(path: &Path) -> Result<File, String> {
+    open_or_create(path).map_err(|error| explain(path, &error))
 }
 
 fn open_or_create(path: &Path) -> io::Result<File> {

@@ -10,7 +10,7 @@ use std::{
 use bytes::BytesMut;
 use tracing::{info, warn};
 
-use super::lane::{Cause, Inlet, Work, no_runtime};
+use super::lane::{Inlet, Work, no_runtime};
 use crate::sinks::{
     batch::Batch,
     report::{Account, SinkState, add},
@@ -20,11 +20,11 @@ use crate::sinks::{
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Has everything written to `output`.
-pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, Cause> {
+pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .map_err(no_runtime)?;
+        .map_err(|error| no_runtime(&error))?;
     Ok(Box::new(move |inlet| {
         let gather = output.gather().map(|gather| Gather {
             bytes: gather.bytes.min(inlet.queue.capacity() / 2),
@@ -182,7 +182,7 @@ impl Worker {
             return false;
         }
         if self.full_until.is_some_and(|until| Instant::now() < until) {
-            add(&self.account().disk_full, batch.messages);
+            add(&self.account().dropped.disk_full, batch.messages);
             self.inlet.queue.done(batch);
             return true;
         }
@@ -224,11 +224,11 @@ impl Worker {
         self.full_until = Some(Instant::now() + FULL_PAUSE);
         let full = format!("{}: {error}", self.inlet.name);
         self.account().become_state(SinkState::Waiting(full));
-        add(&self.account().disk_full, lost);
+        add(&self.account().dropped.disk_full, lost);
     }
 
     fn finish(&mut self) {
-        let dropped = self.account().disk_full.load(Relaxed);
+        let dropped = self.account().dropped.disk_full.load(Relaxed);
         let end = match self.output.finish() {
             Ok(()) if dropped > 0 => SinkState::Failed(format!(
                 "{}: No space left on the disk: {dropped} messages were dropped",
@@ -243,7 +243,7 @@ impl Worker {
     fn count(&self, written: Written) {
         add(&self.account().written, written.messages);
         add(&self.account().written_bytes, written.bytes);
-        add(&self.account().unfit, written.unfit);
+        add(&self.account().dropped.unfit, written.unfit);
     }
 
     fn end_by(&self, error: &io::Error) -> SinkState {

@@ -18,15 +18,9 @@ use crate::sinks::{
 /// What runs on a sink's thread: takes what is queued, writes it, and accounts for it, until nothing more is to come.
 pub(in crate::sinks) type Work = Box<dyn FnOnce(Inlet) + Send>;
 
-/// Why an output cannot be opened, and what to do about it; with the system's error, if there was one.
-pub(in crate::sinks) type Cause = (String, Option<io::Error>);
-
 /// A runtime that the system does not give.
-pub(in crate::sinks) fn no_runtime(error: io::Error) -> Cause {
-    (
-        format!("the system gives it nothing to wait on: {error}"),
-        Some(error),
-    )
+pub(in crate::sinks) fn no_runtime(error: &io::Error) -> String {
+    format!("the system gives it nothing to wait on: {error}")
 }
 
 /// What a sink may take beyond the deadline, to account for what it has not delivered.
@@ -112,8 +106,8 @@ impl Lane {
     /// Why the queue is full.
     fn reason(&self) -> &AtomicU64 {
         match (self.queue.policy(), self.account.state()) {
-            (Policy::DropOldest, SinkState::Waiting(_)) => &self.account.disconnected,
-            _ => &self.account.queue_full,
+            (Policy::DropOldest, SinkState::Waiting(_)) => &self.account.dropped.disconnected,
+            _ => &self.account.dropped.queue_full,
         }
     }
 

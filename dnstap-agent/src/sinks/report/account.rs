@@ -5,25 +5,75 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Dropped, Files, SinkReport, SinkState, delay::Delays};
+use super::{SinkReport, SinkState, delay::Delays};
 
-/// The counters behind [`Files`].
-#[derive(Debug, Default)]
-pub(in crate::sinks) struct FileCounters {
-    pub(in crate::sinks) rotations: AtomicU64,
-    pub(in crate::sinks) reopened: AtomicU64,
-    pub(in crate::sinks) rotation_errors: AtomicU64,
-    pub(in crate::sinks) command_errors: AtomicU64,
+/// Defines counters, and what they came to at one moment.
+macro_rules! counts {
+    ($(#[$doc:meta])* $now:ident, $live:ident { $($(#[$what:meta])* $name:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $now {
+            $($(#[$what])* pub $name: u64,)+
+        }
+
+        impl $now {
+            pub(super) const COUNT: usize = [$(stringify!($name)),+].len();
+
+            /// The counts with their names, in a fixed order.
+            #[must_use]
+            pub fn table(&self) -> [(&'static str, u64); Self::COUNT] {
+                [$((stringify!($name), self.$name)),+]
+            }
+
+            pub(super) fn and(self, other: &Self) -> Self {
+                Self { $($name: self.$name + other.$name,)+ }
+            }
+        }
+
+        #[derive(Debug, Default)]
+        pub(in crate::sinks) struct $live {
+            $(pub(in crate::sinks) $name: AtomicU64,)+
+        }
+
+        impl $live {
+            fn now(&self) -> $now {
+                $now { $($name: self.$name.load(Relaxed),)+ }
+            }
+        }
+    };
 }
 
-impl FileCounters {
-    fn now(&self) -> Files {
-        Files {
-            rotations: self.rotations.load(Relaxed),
-            reopened: self.reopened.load(Relaxed),
-            rotation_errors: self.rotation_errors.load(Relaxed),
-            command_errors: self.command_errors.load(Relaxed),
-        }
+counts! {
+    /// Messages dropped by one sink, by reason.
+    Dropped, DropCounters {
+        /// The sink was slower than the tap for too long.
+        queue_full,
+        /// The queue was full because there was no connection to the collector.
+        disconnected,
+        /// The disk was full.
+        disk_full,
+        /// The output failed: device gone, disk broken.
+        io_error,
+        /// The output's form cannot show them: no DNS message in the frame.
+        unfit,
+        /// The reader of a pipe went away.
+        closed,
+        /// Still queued when the time to finish was over, or when the collector was not there at the end.
+        shutdown,
+    }
+}
+
+counts! {
+    /// What became of the files of an output.
+    Files, FileCounters {
+        /// Files that were left for the next.
+        rotations,
+        /// Files that were begun on request, because others had renamed or removed the one before.
+        reopened,
+        /// Failed attempts to begin a file or to delete old ones.
+        rotation_errors,
+        /// Complete files whose program failed or was not run.
+        command_errors,
     }
 }
 
@@ -40,13 +90,7 @@ pub(in crate::sinks) struct Account {
     pub(in crate::sinks) written_bytes: AtomicU64,
     pub(in crate::sinks) unconfirmed: AtomicU64,
     pub(in crate::sinks) connections: AtomicU64,
-    pub(in crate::sinks) queue_full: AtomicU64,
-    pub(in crate::sinks) disconnected: AtomicU64,
-    pub(in crate::sinks) disk_full: AtomicU64,
-    pub(in crate::sinks) io_error: AtomicU64,
-    pub(in crate::sinks) unfit: AtomicU64,
-    pub(in crate::sinks) closed: AtomicU64,
-    pub(in crate::sinks) shutdown: AtomicU64,
+    pub(in crate::sinks) dropped: DropCounters,
     pub(in crate::sinks) delays: Delays,
     pub(in crate::sinks) files: Arc<FileCounters>,
     state: Mutex<SinkState>,
@@ -68,9 +112,11 @@ impl Account {
     /// Messages that an ended sink could not take, under the reason of its end.
     pub(in crate::sinks) fn lost(&self, messages: u64) {
         let counter = match self.state() {
-            SinkState::Closed => &self.closed,
-            SinkState::Failed(_) => &self.io_error,
-            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => &self.shutdown,
+            SinkState::Closed => &self.dropped.closed,
+            SinkState::Failed(_) => &self.dropped.io_error,
+            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => {
+                &self.dropped.shutdown
+            }
         };
         add(counter, messages);
     }
@@ -95,15 +141,7 @@ impl Account {
             written_bytes: self.written_bytes.load(Relaxed),
             unconfirmed: self.unconfirmed.load(Relaxed),
             connections: self.connections.load(Relaxed),
-            dropped: Dropped {
-                queue_full: self.queue_full.load(Relaxed),
-                disconnected: self.disconnected.load(Relaxed),
-                disk_full: self.disk_full.load(Relaxed),
-                io_error: self.io_error.load(Relaxed),
-                unfit: self.unfit.load(Relaxed),
-                closed: self.closed.load(Relaxed),
-                shutdown: self.shutdown.load(Relaxed),
-            },
+            dropped: self.dropped.now(),
             files: self.files.now(),
             queued: 0,
             queued_bytes: 0,

@@ -11,7 +11,10 @@ use std::fmt;
 use serde_json::{Value, json};
 
 pub(super) use self::account::{Account, FileCounters, add};
-pub use self::delay::Delay;
+pub use self::{
+    account::{Dropped, Files},
+    delay::Delay,
+};
 
 /// One sink's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,98 +145,24 @@ impl fmt::Display for SinkReport {
         }
         for (what, count) in self.files.table() {
             if count > 0 {
-                write!(f, "; {what}: {count}")?;
+                write!(f, "; {}: {count}", what.replace('_', " "))?;
             }
         }
         Ok(())
     }
 }
 
-/// Messages dropped by one sink, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// The sink was slower than the tap for too long.
-    pub queue_full: u64,
-    /// The queue was full because there was no connection to the collector.
-    pub disconnected: u64,
-    /// The disk was full.
-    pub disk_full: u64,
-    /// The output failed: device gone, disk broken.
-    pub io_error: u64,
-    /// The output's form cannot show them: no DNS message in the frame.
-    pub unfit: u64,
-    /// The reader of a pipe went away.
-    pub closed: u64,
-    /// Still queued when the time to finish was over, or when the collector was not there at the end.
-    pub shutdown: u64,
-}
-
 impl Dropped {
     /// The reasons and their counts, in a fixed order, for summaries and metrics.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
-        [
-            ("queue_full", self.queue_full),
-            ("disconnected", self.disconnected),
-            ("disk_full", self.disk_full),
-            ("io_error", self.io_error),
-            ("unfit", self.unfit),
-            ("closed", self.closed),
-            ("shutdown", self.shutdown),
-        ]
-    }
-
-    fn and(self, other: &Self) -> Self {
-        Self {
-            queue_full: self.queue_full + other.queue_full,
-            disconnected: self.disconnected + other.disconnected,
-            disk_full: self.disk_full + other.disk_full,
-            io_error: self.io_error + other.io_error,
-            unfit: self.unfit + other.unfit,
-            closed: self.closed + other.closed,
-            shutdown: self.shutdown + other.shutdown,
-        }
+    pub fn by_reason(&self) -> [(&'static str, u64); Self::COUNT] {
+        self.table()
     }
 
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.by_reason().iter().map(|(_, count)| count).sum()
-    }
-}
-
-/// What became of the files of an output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Files that were left for the next.
-    pub rotations: u64,
-    /// Files that were begun on request, because others had renamed or removed the one before.
-    pub reopened: u64,
-    /// Failed attempts to begin a file or to delete old ones.
-    pub rotation_errors: u64,
-    /// Complete files whose program failed or was not run.
-    pub command_errors: u64,
-}
-
-impl Files {
-    fn and(self, other: &Self) -> Self {
-        Self {
-            rotations: self.rotations + other.rotations,
-            reopened: self.reopened + other.reopened,
-            rotation_errors: self.rotation_errors + other.rotation_errors,
-            command_errors: self.command_errors + other.command_errors,
-        }
-    }
-
-    /// The counts with their names, in a fixed order.
-    #[must_use]
-    pub fn table(&self) -> [(&'static str, u64); 4] {
-        [
-            ("rotations", self.rotations),
-            ("reopened", self.reopened),
-            ("rotation errors", self.rotation_errors),
-            ("command errors", self.command_errors),
-        ]
+        self.table().iter().map(|(_, count)| count).sum()
     }
 }
 

@@ -4,7 +4,6 @@ mod member;
 mod open;
 
 use std::{
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use self::member::{Gone, Leaving, Member};
-pub use self::open::{OpenError, Problem};
+pub use self::open::OpenError;
 use super::{
     batch::Batch,
     forms::OutputSpec,
@@ -110,7 +109,9 @@ impl SinkSet {
             for (spec, (work, account)) in specs.iter().zip(&mut opened) {
                 let queue = (options.queue_bytes, spec.0.policy(), Arc::clone(room));
                 let lane = Lane::start(spec.to_string(), work, queue, account);
-                let lane = lane.map_err(|error| no_thread(spec, error))?;
+                let lane = lane.map_err(|error| {
+                    OpenError::of(spec, &format!("the system gives no thread for it: {error}"))
+                })?;
                 set.members.push(Member::new(spec.clone(), lane));
             }
             set.list_files();
@@ -233,13 +234,6 @@ impl SinkSet {
         for member in &self.members {
             member.close(deadline);
         }
-    }
-}
-
-fn no_thread(spec: &OutputSpec, error: io::Error) -> OpenError {
-    let message = format!("the system gives no thread for it: {error}");
-    OpenError {
-        problems: vec![Problem::of(spec, (message, Some(error)))],
     }
 }
 

@@ -1,60 +1,31 @@
 //! Owns opening the outputs: all are tried, every problem is told at once with its cause and its fix, and only when all
 //! are open is an existing file emptied (as `tcpdump -w` does), or left aside if the output rotates.
 
-use std::{fmt, io, sync::Arc};
+use std::sync::Arc;
+
+use thiserror::Error;
 
 use crate::sinks::{
     forms::OutputSpec,
     queue::lane::Work,
     report::Account,
-    sink::{About, Cause, Place},
+    sink::{About, Place},
 };
 
-/// Why the outputs could not be opened: every problem, each with the output, the cause and the fix.
-#[derive(Debug)]
-pub struct OpenError {
-    /// Never empty.
-    pub problems: Vec<Problem>,
-}
+/// Why the outputs could not be opened: a line for each problem, with the output, the cause and the fix. Never empty.
+#[derive(Debug, Error)]
+#[error("{}", .0.join("\n"))]
+pub struct OpenError(pub Vec<String>);
 
-/// One output that could not be opened.
-#[derive(Debug)]
-pub struct Problem {
-    /// The output as the operator named it.
-    pub output: String,
-    /// What is wrong and what to do about it, in words.
-    pub message: String,
-    /// The system's error, if there was one.
-    pub error: Option<io::Error>,
-}
+impl OpenError {
+    fn line(spec: &OutputSpec, problem: &str) -> String {
+        format!("cannot open output {spec}: {problem}")
+    }
 
-impl Problem {
-    pub(super) fn of(spec: &OutputSpec, (message, error): Cause) -> Self {
-        Self {
-            output: spec.to_string(),
-            message,
-            error,
-        }
+    pub(super) fn of(spec: &OutputSpec, problem: &str) -> Self {
+        Self(vec![Self::line(spec, problem)])
     }
 }
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (
-            nth,
-            Problem {
-                output, message, ..
-            },
-        ) in self.problems.iter().enumerate()
-        {
-            let separator = if nth == 0 { "" } else { "\n" };
-            write!(f, "{separator}cannot open output {output}: {message}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 /// Opens all outputs, in order, and begins them when all are open; `about` is for pages.
 pub(super) fn open_all(
@@ -64,7 +35,7 @@ pub(super) fn open_all(
     let opened = all(specs.iter().enumerate().map(|(nth, spec)| {
         let taken = specs[..nth].iter().any(|other| other.shares_place(spec));
         let opened = if taken {
-            Err((taken_by(spec).to_owned(), None))
+            Err(taken_by(spec).to_owned())
         } else {
             spec.0.open(about)
         };
@@ -78,19 +49,19 @@ pub(super) fn open_all(
 
 /// All of them, or everything that is wrong.
 fn all<'a, T>(
-    results: impl Iterator<Item = (&'a OutputSpec, Result<T, Cause>)>,
+    results: impl Iterator<Item = (&'a OutputSpec, Result<T, String>)>,
 ) -> Result<Vec<T>, OpenError> {
     let (mut whole, mut problems) = (Vec::new(), Vec::new());
     for (spec, result) in results {
         match result {
             Ok(one) => whole.push(one),
-            Err(cause) => problems.push(Problem::of(spec, cause)),
+            Err(problem) => problems.push(OpenError::line(spec, &problem)),
         }
     }
     if problems.is_empty() {
         Ok(whole)
     } else {
-        Err(OpenError { problems })
+        Err(OpenError(problems))
     }
 }
 
@@ -135,7 +106,7 @@ mod tests {
         let Err(error) = opened(&specs) else {
             panic!("both are open")
         };
-        assert_eq!(error.problems.len(), 1, "{error}");
+        assert_eq!(error.0.len(), 1, "{error}");
         assert!(error.to_string().contains("the same path"), "{error}");
     }
 
