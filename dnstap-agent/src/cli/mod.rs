@@ -189,13 +189,10 @@ impl Cli {
 }
 
 fn parse_wait(text: &str) -> Result<Duration, String> {
-    parse_milliseconds(text).and_then(|wait| {
-        if (Duration::from_millis(1)..=Duration::from_secs(1)).contains(&wait) {
-            Ok(wait)
-        } else {
-            Err(format!("{text} is not between 1ms and 1s"))
-        }
-    })
+    let wait = parse_milliseconds(text)?;
+    let fits = (Duration::from_millis(1)..=Duration::from_secs(1)).contains(&wait);
+    let wait = fits.then_some(wait);
+    wait.ok_or_else(|| format!("{text} is not between 1ms and 1s"))
 }
 
 /// A text that goes into each message: short enough that no frame becomes longer than receivers take.

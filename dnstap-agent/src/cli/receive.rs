@@ -6,7 +6,7 @@ use super::{ConfigOptions, Frames};
 use crate::{
     host::{
         net::Address,
-        units::{parse_bytes, parse_seconds},
+        units::{parse_bytes, seconds_from},
     },
     observe::Observe,
     sinks::OutputSpec,
@@ -67,21 +67,12 @@ pub struct Connections {
     pub frames: Frames,
 
     /// Close connections that send nothing for this time, such as `5m`; a number without unit is seconds [default: never]
-    #[arg(long, value_name = "TIME", value_parser = parse_idle)]
+    #[arg(long, value_name = "TIME", value_parser = seconds_from(Duration::from_secs(1)))]
     pub idle_timeout: Option<Duration>,
 
     /// Permissions of unix sockets, octal: who may connect
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]
     pub socket_mode: u32,
-}
-
-fn parse_idle(text: &str) -> Result<Duration, String> {
-    parse_seconds(text).and_then(|idle| {
-        if idle < Duration::from_secs(1) {
-            return Err("1s at least".to_owned());
-        }
-        Ok(idle)
-    })
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

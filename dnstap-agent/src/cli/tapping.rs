@@ -36,8 +36,6 @@ pub struct Tapping {
 
 fn parse_ring(text: &str) -> Result<usize, String> {
     let bytes = parse_bytes(text)?;
-    if bytes > 1 << 30 {
-        return Err(format!("{text} is larger than 1G"));
-    }
-    Ok(bytes)
+    let small = (bytes <= 1 << 30).then_some(bytes);
+    small.ok_or_else(|| format!("{text} is larger than 1G"))
 }

@@ -6,9 +6,15 @@ use clap::ArgGroup;
 
 use super::{Connections, Messages, Tapping, Target};
 use crate::{
-    host::{net::Address, units::parse_seconds},
+    host::{
+        net::Address,
+        units::{parse_seconds, seconds_from},
+    },
     select::Identities,
 };
+
+/// So long that not only drawing is done.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Options of `top`.
 #[derive(Debug, clap::Args)]
@@ -28,12 +34,12 @@ pub struct Top {
     pub listen: Vec<Address>,
 
     /// Refresh the view each time that this time has passed, such as `500ms`; a number without unit is seconds
-    #[arg(short, long, value_name = "TIME", default_value = "1", value_parser = parse_interval)]
+    #[arg(short, long, value_name = "TIME", default_value = "1", value_parser = seconds_from(SHORTEST))]
     pub interval: Duration,
 
     /// Show rates and counts of the last so much time, such as `5m`; a number without unit is seconds [default: 30; with
     /// --once and for files: the whole time]
-    #[arg(short, long, value_name = "TIME", value_parser = parse_interval)]
+    #[arg(short, long, value_name = "TIME", value_parser = seconds_from(SHORTEST))]
     pub window: Option<Duration>,
 
     /// Print text after each interval instead of drawing; this is the default without a terminal
@@ -71,14 +77,4 @@ pub struct Top {
     /// How connections are taken
     #[command(flatten)]
     pub connections: Connections,
-}
-
-/// A time, but not so short that nothing is done but drawing.
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    parse_seconds(text).and_then(|interval| {
-        if interval < Duration::from_millis(100) {
-            return Err("100ms at least".to_owned());
-        }
-        Ok(interval)
-    })
 }

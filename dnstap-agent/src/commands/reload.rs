@@ -32,13 +32,10 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{Command, Filters},
     config::{Origin, Refused, Resolved},
-    host::sandbox::Duties,
+    host::{sandbox::Duties, shutdown::GRACE},
     observe,
     sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
 };
-
-/// How long an output that is taken out may take to write what is queued.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether outputs that are taken out are gone.
 const PARTING: Duration = Duration::from_millis(20);

@@ -18,7 +18,7 @@ use toml::{
 
 use super::{
     CONFIGURABLE,
-    mistakes::{self, Mistake, Place},
+    mistakes::{self, Mistake},
 };
 
 /// Options that make no sense in a file.
@@ -39,19 +39,9 @@ pub(super) struct Setting {
 /// Reads what the file sets for the command of that `definition`. All of the file is checked, as far as it concerns that command:
 /// the mistakes come in the order of lines.
 pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, Vec<Mistake>> {
-    let mistake = |line, text| Mistake::Other {
-        place: Place::File {
-            path: path.to_owned(),
-            line,
-        },
-        text,
-    };
-    let text = fs::read_to_string(path).map_err(|error| {
-        vec![mistake(
-            None,
-            format!("cannot read the configuration: {error}"),
-        )]
-    })?;
+    let name = path.display();
+    let unreadable = |error| Mistake::new(format!("cannot read the configuration {name}: {error}"));
+    let text = fs::read_to_string(path).map_err(|error| vec![unreadable(error)])?;
     let mut checked = Checked {
         text: &text,
         definition,
@@ -71,10 +61,12 @@ pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, Ve
         return Ok(checked.settings);
     }
     checked.mistakes.sort_by_key(|(line, _)| *line);
+    let mistake = |(line, text)| Mistake::Other {
+        line: Some(line),
+        text: format!("{name}:{line}: {text}"),
+    };
     let mistakes = checked.mistakes.into_iter();
-    Err(mistakes
-        .map(|(line, text)| mistake(Some(line), text))
-        .collect())
+    Err(mistakes.map(mistake).collect())
 }
 
 struct Checked<'a> {

@@ -7,13 +7,14 @@ use std::{
     error::Error as _,
     ffi::{OsStr, OsString},
     fmt,
-    path::PathBuf,
 };
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ContextKind,
     error::ContextValue, error::ErrorKind, parser::ValueSource,
 };
+
+use super::subcommand;
 
 /// One mistake.
 #[derive(Debug)]
@@ -22,34 +23,17 @@ pub enum Mistake {
     Words(clap::Error),
     /// Anything else.
     Other {
-        /// Where.
-        place: Place,
-        /// What is wrong, and what would be right.
+        /// Its line, if it is in a configuration file that could be read.
+        line: Option<usize>,
+        /// Where it is, what is wrong, and what would be right.
         text: String,
     },
 }
 
-/// Where a mistake is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// On the command line, or in how all options go together.
-    CommandLine,
-    /// In this environment variable.
-    Variable(String),
-    /// In a configuration file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// From 1; none if the file cannot be read.
-        line: Option<usize>,
-    },
-}
-
 impl Mistake {
-    /// One that concerns all options together.
-    pub(super) fn of_all(text: String) -> Self {
-        let place = Place::CommandLine;
-        Self::Other { place, text }
+    /// One that is not in a line of a file.
+    pub(super) fn new(text: String) -> Self {
+        Self::Other { line: None, text }
     }
 }
 
@@ -60,20 +44,10 @@ impl fmt::Display for Mistake {
             Self::Words(error) => {
                 write!(formatter, "{}", error.kind())?;
                 let named = [ContextKind::InvalidArg, ContextKind::PriorArg];
-                for value in named.iter().filter_map(|kind| error.get(*kind)) {
-                    write!(formatter, ": {value}")?;
-                }
-                Ok(())
+                let mut named = named.iter().filter_map(|kind| error.get(*kind));
+                named.try_for_each(|value| write!(formatter, ": {value}"))
             }
-            Self::Other { place, text } => match place {
-                Place::CommandLine => formatter.write_str(text),
-                Place::Variable(name) => write!(formatter, "{name}: {text}"),
-                Place::File { path, line: None } => write!(formatter, "{}: {text}", path.display()),
-                Place::File {
-                    path,
-                    line: Some(line),
-                } => write!(formatter, "{}:{line}: {text}", path.display()),
-            },
+            Self::Other { text, .. } => formatter.write_str(text),
         }
     }
 }
@@ -90,16 +64,11 @@ pub(super) fn typed(command: &Command, arguments: &[OsString], complete: bool) -
     let Some((name, options)) = matches.as_ref().and_then(ArgMatches::subcommand) else {
         return mistakes;
     };
-    // It has the options of all commands, too.
-    let mut built = command.clone();
-    built.build();
-    for option in built
-        .find_subcommand(name)
-        .into_iter()
-        .flat_map(Command::get_arguments)
-    {
-        mistakes.extend(values(option, options));
-    }
+    let definition = subcommand(name);
+    let options = definition
+        .get_arguments()
+        .flat_map(|option| values(option, options));
+    mistakes.extend(options);
     mistakes
 }
 
@@ -114,15 +83,8 @@ fn raw(command: &Command) -> Command {
         ArgAction::Set | ArgAction::Append => option.value_parser(ValueParser::os_string()),
         _ => option,
     };
-    let names: Vec<_> = command
-        .get_subcommands()
-        .map(|command| command.get_name().to_owned())
-        .collect();
-    names
-        .iter()
-        .fold(command.clone().mut_args(any), |command, name| {
-            command.mut_subcommand(name, |command| command.mut_args(any))
-        })
+    let command = command.clone().mut_args(any);
+    command.mut_subcommands(|command| command.mut_args(any))
 }
 
 /// Each option that is unknown, or else the first other mistake; and what the rest of the words says.
@@ -143,11 +105,10 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
             errors.push(error);
         }
         let is_it = |word: &OsString| {
-            let (word, unknown) = (word.to_str(), unknown.as_deref());
-            word.zip(unknown)
-                .is_some_and(|(word, unknown)| word.split('=').next() == Some(unknown))
+            let name = word.to_str().and_then(|word| word.split('=').next());
+            name.is_some() && name == unknown.as_deref()
         };
-        let Some(place) = arguments.iter().position(is_it) else {
+        let Some(place) = arguments.iter().rposition(is_it) else {
             let rest = raw.clone().ignore_errors(true);
             return (errors, rest.try_get_matches_from(&arguments).ok());
         };
@@ -159,19 +120,15 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
 fn values(option: &Arg, options: &ArgMatches) -> Vec<Mistake> {
     let id = option.get_id().as_str();
     let place = match (options.value_source(id), option.get_env()) {
-        (Some(ValueSource::CommandLine), _) => Place::CommandLine,
-        (Some(ValueSource::EnvVariable), Some(name)) => {
-            Place::Variable(name.to_string_lossy().into_owned())
-        }
+        (Some(ValueSource::CommandLine), _) => String::new(),
+        (Some(ValueSource::EnvVariable), Some(name)) => format!("{}: ", name.display()),
         _ => return Vec::new(),
     };
     let values = options.get_raw(id).into_iter().flatten();
     let problems = values.filter_map(|value| wrong(option, value));
     problems
-        .map(|(value, problem)| Mistake::Other {
-            place: place.clone(),
-            text: format!("invalid value '{value}' for '{option}'{problem}"),
-        })
+        .map(|(value, problem)| format!("{place}invalid value '{value}' for '{option}'{problem}"))
+        .map(Mistake::new)
         .collect()
 }
 

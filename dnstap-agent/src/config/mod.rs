@@ -20,10 +20,7 @@ use clap::{
     builder::OsStr, parser::ValueSource,
 };
 
-pub use self::{
-    mistakes::{Mistake, Place},
-    print::example,
-};
+pub use self::{mistakes::Mistake, print::example};
 use crate::cli::Cli;
 
 /// Commands that can be configured by the environment and by a file.
@@ -115,7 +112,7 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     };
     let cli = Cli::from_arg_matches(&matches);
     let cli = cli.map_err(|error| Refused::Mistakes(vec![Mistake::Words(error)]))?;
-    let together: Vec<_> = cli.mistakes().into_iter().map(Mistake::of_all).collect();
+    let together: Vec<_> = cli.mistakes().into_iter().map(Mistake::new).collect();
     if !together.is_empty() {
         return Err(Refused::Mistakes(together));
     }
@@ -328,9 +325,7 @@ mod tests {
         };
         let of_file = |mistake| match mistake {
             Mistake::Other {
-                place: Place::File {
-                    line: Some(line), ..
-                },
+                line: Some(line),
                 text,
             } => (line, text),
             other => panic!("no mistake of the file: {other:?}"),

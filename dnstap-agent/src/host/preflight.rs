@@ -123,8 +123,8 @@ fn is_initial(own: &Path) -> Result<()> {
 /// Descriptors that a tap needs beside those of its outputs and, with the perf ring, one for each CPU: maps, programs, links, sockets,
 /// and what is open for a moment.
 const DESCRIPTORS: u64 = 128;
-/// Descriptors of one output: its file or connection, and the new ones while it is renewed.
-const DESCRIPTORS_OF_OUTPUT: u64 = 4;
+/// Descriptors of one output: its file, and the new ones while it is renewed; or its connection, and what its thread waits on.
+const DESCRIPTORS_OF_OUTPUT: u64 = 6;
 
 /// Refuses to go on if this process may not open as many files as the tap needs; a soft limit that is too low is raised.
 pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {

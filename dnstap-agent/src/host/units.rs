@@ -20,6 +20,16 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// As [`parse_seconds`], where no time is shorter than `least`.
+pub(crate) fn seconds_from(
+    least: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
+    move |text| match parse_seconds(text)? {
+        time if time < least => Err(format!("{least:?} at least")),
+        time => Ok(time),
+    }
+}
+
 /// A length of time; a number without unit is so many milliseconds.
 pub(crate) fn parse_milliseconds(text: &str) -> Result<Duration, String> {
     let milliseconds = text.parse().ok().map(Duration::from_millis);

@@ -29,7 +29,7 @@ impl Batch {
     }
 
     /// Bytes that it takes in a queue, without its place there.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.frames.len() + self.views.as_deref().map_or(0, size_of_val)
     }
 

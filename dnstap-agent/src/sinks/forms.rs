@@ -3,7 +3,12 @@
 //! It parses and prints, and opens nothing; that is the task of `set`. As other programs write their outputs, `//` may follow the
 //! form's colon: `file:///tmp/a` is `file:/tmp/a`.
 
-use std::{any::Any, fmt, str::FromStr, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex},
+};
 
 use thiserror::Error;
 
@@ -64,7 +69,10 @@ impl OutputSpec {
     /// A function of this process, by that name: it gets all messages, on a thread of its own.
     #[must_use]
     pub fn function(name: &'static str, consumer: Consumer) -> Self {
-        Self(Arc::new(Function::new(name, consumer)))
+        Self(Arc::new(Function {
+            name,
+            consumer: Mutex::new(Some(consumer)),
+        }))
     }
 
     /// What writing to all of them takes.

@@ -16,17 +16,8 @@ pub type Consumer = Box<dyn FnMut(&Batch) + Send>;
 
 /// A function, by its name, until it is opened.
 pub(super) struct Function {
-    name: &'static str,
-    consumer: Mutex<Option<Consumer>>,
-}
-
-impl Function {
-    pub(super) fn new(name: &'static str, consumer: Consumer) -> Self {
-        Self {
-            name,
-            consumer: Mutex::new(Some(consumer)),
-        }
-    }
+    pub(super) name: &'static str,
+    pub(super) consumer: Mutex<Option<Consumer>>,
 }
 
 impl Sink for Function {

@@ -3,7 +3,7 @@
 //! ```text
 //! ring's reader, or receive: send -+-> queue (bytes-bounded) -> thread: sink
 //!                                  |-> queue                 -> thread: sink
-//!                                  \\-> full: dropped and counted, for that sink only
+//!                                  \-> full: dropped and counted, for that sink only
 //! ```
 //!
 //! `forms` has the table of all kinds of output, `sink` what each of them has to say. `queue` takes the messages to a sink's

@@ -48,7 +48,11 @@ impl Sink for Page {
             Place::Stdout => open_stdout()?,
             Place::Path(path) => open_unchanged(path)?,
         };
-        let output = PageOutput::new(file, about.clone());
+        let output = PageOutput {
+            report: Report::default(),
+            file,
+            about: about.clone(),
+        };
         Ok(Box::new(|_| blocking::start(Box::new(output))))
     }
 }
@@ -56,19 +60,9 @@ impl Sink for Page {
 /// A report on its way to a file.
 struct PageOutput {
     report: Report,
+    /// What is in it now is overwritten at the end.
     file: File,
     about: About,
-}
-
-impl PageOutput {
-    /// What is in the file now is overwritten at the end.
-    fn new(file: File, about: About) -> Self {
-        Self {
-            report: Report::default(),
-            file,
-            about,
-        }
-    }
 }
 
 impl Output for PageOutput {
@@ -114,7 +108,11 @@ mod tests {
         fs::write(&path, "x".repeat(1_000_000)).expect("written");
         let about = About::default();
         let file = File::options().write(true).open(&path).expect("opened");
-        let mut output = PageOutput::new(file, about.clone());
+        let mut output = PageOutput {
+            report: Report::default(),
+            file,
+            about: about.clone(),
+        };
         let mut frames = vec![0, 0, 0, 3, 0xff, 0xff, 0xff];
         for _ in 0..2 {
             let frame = message(Type::ClientQuery, "name", 0, 0).encode_to_vec();

@@ -7,7 +7,7 @@ use std::{cell::RefCell, ffi::OsString, fmt::Display, fs, str::FromStr};
 use clap::Parser as _;
 use dnstap_agent::{
     cli::{Cli, Mimic},
-    config::{self, Mistake, Place, Refused},
+    config::{self, Mistake, Refused},
     host::net::Address,
     sinks::OutputSpec,
 };
@@ -70,11 +70,9 @@ fn configuration(text: &str) {
                 for mistake in mistakes {
                     assert!(!mistake.to_string().is_empty());
                     if let Mistake::Other {
-                        place: Place::File { line, .. },
-                        ..
+                        line: Some(line), ..
                     } = mistake
                     {
-                        let line = line.expect("the file is there");
                         assert!((1..=lines).contains(&line));
                     }
                 }

@@ -279,7 +279,7 @@ impl Connection {
             received.malformed += count - batch.messages;
         });
         if self.hub.wait {
-            self.wait_for_room(batch.frames.len()).await;
+            self.wait_for_room(batch.size()).await;
         }
         self.hub.sinks.borrow_mut().send(&batch);
     }

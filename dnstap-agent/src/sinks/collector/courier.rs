@@ -35,20 +35,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long after the last write the system is asked whether everything has been taken.
 const CONFIRM: Duration = Duration::from_millis(50);
 
-/// Delivers until nothing more is to come and nothing is queued, or the deadline has come; accounts for the rest.
-pub(super) async fn run(address: Address, inlet: Inlet) {
-    let courier = Courier {
-        address,
-        inlet,
-        flight: None,
-        unconfirmed: 0,
-    };
-    courier.run().await;
-}
-
 /// Delivers what is queued for one socket.
 #[derive(Debug)]
-struct Courier {
+pub(super) struct Courier {
     address: Address,
     inlet: Inlet,
     /// The batch being written.
@@ -66,8 +55,15 @@ struct Flight {
 }
 
 impl Courier {
-    async fn run(mut self) {
-        let mut deadline = self.inlet.deadline.clone();
+    /// Delivers until nothing more is to come and nothing is queued, or the deadline has come; accounts for the rest.
+    pub(super) async fn run(address: Address, inlet: Inlet) {
+        let mut courier = Self {
+            address,
+            inlet,
+            flight: None,
+            unconfirmed: 0,
+        };
+        let mut deadline = courier.inlet.deadline.clone();
         let over = async move {
             let at = match deadline.wait_for(Option::is_some).await {
                 Ok(at) => *at,
@@ -79,14 +75,16 @@ impl Courier {
         };
         let ended = tokio::select! {
             biased;
-            ended = self.work() => ended,
+            ended = courier.work() => ended,
             () = over => Err("did not take its last messages in the time given".to_owned()),
         };
-        self.settle();
-        let lost = self.inlet.queue.abandon();
-        add(&self.inlet.account.dropped.shutdown, lost);
-        self.inlet.account.become_state(match ended {
-            Err(reason) if lost > 0 => SinkState::Failed(format!("{}: {reason}", self.inlet.name)),
+        courier.settle();
+        let lost = courier.inlet.queue.abandon();
+        add(&courier.inlet.account.dropped.shutdown, lost);
+        courier.inlet.account.become_state(match ended {
+            Err(reason) if lost > 0 => {
+                SinkState::Failed(format!("{}: {reason}", courier.inlet.name))
+            }
             _ => SinkState::Finished,
         });
     }

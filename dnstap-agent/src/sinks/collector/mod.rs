@@ -6,6 +6,7 @@ mod courier;
 #[cfg(test)]
 mod tests;
 
+use self::courier::Courier;
 use super::{
     queue::{
         Policy,
@@ -66,7 +67,7 @@ impl Sink for Collector {
                 .map_err(|error| no_runtime(&error))?;
             account.become_state(SinkState::Waiting("not connected yet".to_owned()));
             Ok(Box::new(move |inlet: Inlet| {
-                runtime.block_on(courier::run(address, inlet));
+                runtime.block_on(Courier::run(address, inlet));
                 // Not waiting for what cannot be interrupted: the look-up of a name.
                 runtime.shutdown_background();
             }))

@@ -173,7 +173,11 @@ impl Open {
                 (volume, Some(series))
             }
         };
-        Ok(FileOutput::new(composer, volume, series))
+        Ok(FileOutput {
+            composer,
+            volume,
+            series,
+        })
     }
 }
 

@@ -114,24 +114,10 @@ impl Composer {
 
 /// An [`Output`] to a file, a series of files, or a pipe.
 pub(super) struct FileOutput {
-    composer: Composer,
-    volume: Volume<Descriptor>,
+    pub(super) composer: Composer,
+    pub(super) volume: Volume<Descriptor>,
     /// `None` for what is no regular file.
-    series: Option<Series>,
-}
-
-impl FileOutput {
-    pub(super) fn new(
-        composer: Composer,
-        volume: Volume<Descriptor>,
-        series: Option<Series>,
-    ) -> Self {
-        Self {
-            composer,
-            volume,
-            series,
-        }
-    }
+    pub(super) series: Option<Series>,
 }
 
 impl Output for FileOutput {

@@ -52,6 +52,8 @@ pub(super) struct Series {
     clock: Clock,
     /// The file that is being written.
     live: PathBuf,
+    /// When it has to be left, at the latest.
+    ends: Option<Timestamp>,
     state: State,
     /// The first of those that are too old and still the program's.
     spared: Option<PathBuf>,
@@ -73,47 +75,22 @@ pub(super) struct Series {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It has its name and its time.
-    Current {
-        /// When it has to be left, at the latest.
-        ends: Option<Timestamp>,
-    },
-    /// It was to be left, and the next could not be begun.
-    Overdue {
-        /// As of `Current`.
-        ends: Option<Timestamp>,
-        /// When to try again.
-        retry: Timestamp,
-    },
-    /// It may have lost its name, and a new one could not be begun.
-    Nameless {
-        /// As of `Current`.
-        ends: Option<Timestamp>,
-        /// When to try again.
-        retry: Timestamp,
-    },
+    Current,
+    /// It was to be left, and the next could not be begun. When to try again.
+    Overdue(Timestamp),
+    /// It may have lost its name, and a new one could not be begun. When to try again.
+    Nameless(Timestamp),
 }
 
 impl State {
-    fn ends(self) -> Option<Timestamp> {
-        match self {
-            Self::Current { ends } | Self::Overdue { ends, .. } | Self::Nameless { ends, .. } => {
-                ends
-            }
-        }
-    }
-
     /// When the next attempt may be made, if not now. That is never far away, unless the clock was set back.
     fn put_off(self, now: Timestamp) -> Option<Timestamp> {
         match self {
-            Self::Current { .. } => None,
-            Self::Overdue { retry, .. } | Self::Nameless { retry, .. } => {
+            Self::Current => None,
+            Self::Overdue(retry) | Self::Nameless(retry) => {
                 Some(retry).filter(|retry| *retry > now && retry.duration_since(now) <= RETRY)
             }
         }
-    }
-
-    fn is_nameless(self) -> bool {
-        matches!(self, Self::Nameless { .. })
     }
 }
 
@@ -139,7 +116,8 @@ impl Series {
             frame,
             clock,
             live,
-            state: State::Current { ends: None },
+            ends: None,
+            state: State::Current,
             spared: None,
             runner,
             counters,
@@ -173,7 +151,8 @@ impl Series {
 
     /// Does what has become due, before `more` bytes are written.
     pub(super) fn turn(&mut self, volume: &mut Volume<Descriptor>, more: usize) {
-        if self.state.is_nameless() && self.state.put_off((self.clock)()).is_none() {
+        if matches!(self.state, State::Nameless(_)) && self.state.put_off((self.clock)()).is_none()
+        {
             self.reopen(volume);
         }
         if self.is_over(volume, more) {
@@ -194,17 +173,16 @@ impl Series {
             .rotate_size
             .is_some_and(|size| volume.size() + (more + self.frame.foot.len()) as u64 > size);
         full || self
-            .state
-            .ends()
+            .ends
             .is_some_and(|end| self.has_come(end, (self.clock)()))
     }
 
     /// How long until something is due.
     pub(super) fn next_turn(&self, volume: &Volume<Descriptor>) -> Option<Duration> {
         let now = (self.clock)();
-        let end = self.state.ends().filter(|_| !volume.is_empty());
+        let end = self.ends.filter(|_| !volume.is_empty());
         let end = end.map(|end| if self.has_come(end, now) { now } else { end });
-        let reopen = self.state.is_nameless().then_some(now);
+        let reopen = matches!(self.state, State::Nameless(_)).then_some(now);
         let next = end.into_iter().chain(reopen).min().map(|at| {
             let at = self.state.put_off(now).map_or(at, |retry| retry.max(at));
             Duration::try_from(at.duration_since(now)).unwrap_or_default()
@@ -238,11 +216,11 @@ impl Series {
                 self.prune();
             }
             Err(error) => {
-                let (ends, retry) = self.failed(now, &error);
+                let retry = self.failed(now, &error);
                 // What lacks a name comes first.
                 self.state = match self.state {
-                    State::Nameless { .. } => State::Nameless { ends, retry },
-                    _ => State::Overdue { ends, retry },
+                    State::Nameless(_) => State::Nameless(retry),
+                    _ => State::Overdue(retry),
                 };
             }
         }
@@ -253,8 +231,8 @@ impl Series {
         let now = (self.clock)();
         match self.renewed(volume, now) {
             Ok(None) => {
-                if let State::Nameless { ends, .. } = self.state {
-                    self.state = State::Current { ends };
+                if matches!(self.state, State::Nameless(_)) {
+                    self.state = State::Current;
                 }
             }
             Ok(Some(next)) => {
@@ -263,10 +241,7 @@ impl Series {
                 add(&self.counters.reopened, 1);
                 info!(file = %self.live.display(), "opened anew");
             }
-            Err(error) => {
-                let (ends, retry) = self.failed(now, &error);
-                self.state = State::Nameless { ends, retry };
-            }
+            Err(error) => self.state = State::Nameless(self.failed(now, &error)),
         }
     }
 
@@ -330,16 +305,15 @@ impl Series {
 
     fn begins(&mut self, now: Timestamp) {
         let every = self.options.rotate_time;
-        let ends = every.and_then(|every| end_of(now, every));
-        self.state = State::Current { ends };
+        self.ends = every.and_then(|every| end_of(now, every));
+        self.state = State::Current;
     }
 
-    /// Tells that a file could not be begun: when the old one ends, and when to try again.
-    fn failed(&self, now: Timestamp, error: &io::Error) -> (Option<Timestamp>, Timestamp) {
+    /// Tells that a file could not be begun, and when to try again.
+    fn failed(&self, now: Timestamp, error: &io::Error) -> Timestamp {
         warn!(file = %self.live.display(), %error, "cannot begin a new file; the old one goes on");
         add(&self.counters.rotation_errors, 1);
-        let retry = now.checked_add(RETRY).unwrap_or(now);
-        (self.state.ends(), retry)
+        now.checked_add(RETRY).unwrap_or(now)
     }
 
     fn complete(&self, file: PathBuf) {

@@ -80,9 +80,14 @@ impl SinkReport {
             ..self
         }
     }
-}
 
-impl SinkReport {
+    /// The account after so many messages that came while it was not there.
+    #[must_use]
+    pub(in crate::sinks) fn without(self, messages: u64) -> Self {
+        let absent = self.absent + messages;
+        Self { absent, ..self }
+    }
+
     /// As one JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {

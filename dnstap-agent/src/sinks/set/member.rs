@@ -8,12 +8,7 @@
 //!
 //! The law of each: `sent + absent = messages handed to the set`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
 
 use crate::sinks::{batch::Batch, forms::OutputSpec, queue::lane::Lane, report::SinkReport};
 
@@ -22,7 +17,7 @@ use crate::sinks::{batch::Batch, forms::OutputSpec, queue::lane::Lane, report::S
 pub(super) struct Member {
     /// What it was opened from.
     pub(super) spec: OutputSpec,
-    lane: Lane,
+    pub(super) lane: Lane,
     /// Messages that came while it was not there.
     absent: u64,
     /// What became of the messages when it was there before.
@@ -86,22 +81,8 @@ impl Member {
             .send(&Batch::new(batch.frames.clone(), batch.messages));
     }
 
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.lane.has_room(bytes)
-    }
-
-    /// What tells it that its files may have been renamed.
-    pub(super) fn reopen(&self) -> Arc<Notify> {
-        self.lane.reopen()
-    }
-
     pub(super) fn report(&self) -> SinkReport {
         self.lane.report().after(self.before.as_ref(), self.absent)
-    }
-
-    /// Nothing more is to come: it may end when it has written what is queued.
-    pub(super) fn close(&self, deadline: Instant) {
-        self.lane.close(deadline);
     }
 
     /// Waits until it is closed or out of time, and gives its final account.
@@ -118,9 +99,7 @@ impl Leaving {
     }
 
     pub(super) fn report(&self, handed: u64) -> SinkReport {
-        let report = self.member.report();
-        let absent = report.absent + (handed - self.since);
-        SinkReport { absent, ..report }
+        self.member.report().without(handed - self.since)
     }
 
     /// Its final account, for which it has no longer than up to `deadline`, if that is earlier than its own.
@@ -138,8 +117,6 @@ impl Gone {
     }
 
     pub(super) fn report(&self, handed: u64) -> SinkReport {
-        let report = self.report.clone();
-        let absent = report.absent + (handed - self.since);
-        SinkReport { absent, ..report }
+        self.report.clone().without(handed - self.since)
     }
 }

@@ -110,7 +110,8 @@ impl SinkSet {
                 let queue = (options.queue_bytes, spec.0.policy(), Arc::clone(room));
                 let lane = Lane::start(spec.to_string(), work, queue, account);
                 let lane = lane.map_err(|error| {
-                    OpenError::of(spec, &format!("the system gives no thread for it: {error}"))
+                    let problem = format!("the system gives no thread for it: {error}");
+                    OpenError(vec![OpenError::line(spec, &problem)])
                 })?;
                 set.members.push(Member::new(spec.clone(), lane));
             }
@@ -182,7 +183,9 @@ impl SinkSet {
     /// Whether a batch of so many bytes would be taken by every sink that still works, with nothing dropped for it.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.members.iter().all(|member| member.has_room(bytes))
+        self.members
+            .iter()
+            .all(|member| member.lane.has_room(bytes))
     }
 
     /// Tells all who wait each time when there may be more room.
@@ -198,7 +201,11 @@ impl SinkSet {
     }
 
     fn list_files(&self) {
-        *self.reopener.lanes() = self.members.iter().map(Member::reopen).collect();
+        *self.reopener.lanes() = self
+            .members
+            .iter()
+            .map(|member| member.lane.reopen())
+            .collect();
     }
 
     /// Every sink's account now, also of those that are not there any more.
@@ -232,7 +239,7 @@ impl SinkSet {
     /// nobody. Never blocks.
     pub fn close(&self, deadline: Instant) {
         for member in &self.members {
-            member.close(deadline);
+            member.lane.close(deadline);
         }
     }
 }

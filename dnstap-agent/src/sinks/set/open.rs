@@ -18,12 +18,8 @@ use crate::sinks::{
 pub struct OpenError(pub Vec<String>);
 
 impl OpenError {
-    fn line(spec: &OutputSpec, problem: &str) -> String {
+    pub(super) fn line(spec: &OutputSpec, problem: &str) -> String {
         format!("cannot open output {spec}: {problem}")
-    }
-
-    pub(super) fn of(spec: &OutputSpec, problem: &str) -> Self {
-        Self(vec![Self::line(spec, problem)])
     }
 }
 
