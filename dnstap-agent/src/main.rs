@@ -9,7 +9,7 @@ use std::{
 use dnstap_agent::{
     cli::Command,
     commands::{attach, check, generate, read, receive, report, status, top},
-    config::{self, Refused, Resolved},
+    config::{self, Mistake, Refused, Resolved},
     host::{exit::Exit, log, sandbox},
 };
 
@@ -55,19 +55,21 @@ fn main() -> ExitCode {
 
 /// Says what is wrong with the options, or prints the help that was asked for.
 fn refuse(refused: &Refused) -> Exit {
-    match refused {
-        Refused::CommandLine(error) => {
-            // A closed terminal is no reason for another code.
-            let _unprinted = error.print();
-            if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            }
+    // A closed terminal is no reason for another code.
+    let mistakes = match refused {
+        Refused::Asked(text) => {
+            let _unprinted = text.print();
+            return Exit::Ok;
         }
-        Refused::File(error) => {
-            log::say(format_args!("error: {error}\n"));
-            Exit::Usage
+        Refused::Mistakes(mistakes) => mistakes,
+    };
+    for mistake in mistakes {
+        match mistake {
+            Mistake::Words(error) => {
+                let _unprinted = error.print();
+            }
+            Mistake::Other { .. } => log::say(format_args!("error: {mistake}\n")),
         }
     }
+    Exit::Usage
 }

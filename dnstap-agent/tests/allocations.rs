@@ -14,7 +14,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dnstap_agent::sinks::{self, OutputSpec, SinkOptions, SinkSet};
@@ -104,10 +104,9 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     let recorded = Recorded::new(folder.path());
     let mut batches = Vec::new();
     recorded::pipeline(&recorded.records, &mut |batch| {
-        batches.push(sinks::Batch {
-            frames: std::mem::take(&mut batch.messages.bytes).into(),
-            messages: batch.messages.count,
-        });
+        let messages = &mut batch.messages;
+        let frames = std::mem::take(&mut messages.bytes);
+        batches.push(sinks::Batch::new(frames, messages.count));
     });
     let batch = batches.first().expect("a full one");
     assert!(batch.messages > 100 * AT_MOST, "{}", batch.messages);
@@ -209,7 +208,7 @@ fn write(batch: &sinks::Batch, times: u64, folder: &Path) -> u64 {
     for _ in 0..times {
         sinks.send(batch);
     }
-    for report in sinks.finish(Duration::from_secs(10)) {
+    for report in sinks.finish(Instant::now() + Duration::from_secs(10)) {
         assert_eq!(report.written, times * batch.messages, "{report}");
     }
     ALL.load(Relaxed) - before

@@ -2,7 +2,11 @@
 //! of 44 bytes followed by its answer of 108, so that the journey can be measured without a kernel; the same messages over TCP too,
 //! on connections that take turns.
 
-use std::{hint::black_box, path::Path, time::Duration};
+use std::{
+    hint::black_box,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use dnstap_agent::{
@@ -281,13 +285,11 @@ pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     let mut sinks = SinkSet::open(&[spec], SinkOptions::default()).expect("a place to write");
     for _ in 0..times {
         pipeline(&recorded.records, &mut |batch| {
-            sinks.send(&sinks::Batch {
-                frames: std::mem::take(&mut batch.messages.bytes).into(),
-                messages: batch.messages.count,
-            });
+            let frames = std::mem::take(&mut batch.messages.bytes);
+            sinks.send(&sinks::Batch::new(frames, batch.messages.count));
         });
     }
-    for report in sinks.finish(Duration::from_secs(10)) {
+    for report in sinks.finish(Instant::now() + Duration::from_secs(10)) {
         assert_eq!(report.written, (times * MESSAGES) as u64, "{report}");
     }
 }

@@ -44,8 +44,9 @@ pub struct Messages {
     #[arg(long)]
     pub unsolicited: bool,
 
-    /// Count a query as unanswered after this many seconds; a later response has no query time [default: 15]
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    /// Count a query as unanswered after this time, such as `15s`; a number without unit is seconds. A later response has no
+    /// query time [default: 15]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub unanswered: Option<Duration>,
 
     /// Report each unanswered query to this output: `-`, or `text:`, `json:` or `yaml:` followed by `-` or a path. The
@@ -102,6 +103,22 @@ pub struct Filters {
     pub sample: Option<NonZeroU32>,
 }
 
+impl Messages {
+    /// What is wrong with them together.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        let key = match (&self.anonymise, &self.anonymise_key) {
+            (Some(MethodName::Truncate(_)), Some(_)) => Some("--anonymise truncate has no key"),
+            (Some(MethodName::CryptoPan), None) => {
+                Some("--anonymise cryptopan needs --anonymise-key FILE")
+            }
+            _ => None,
+        };
+        let key = key.map(str::to_owned);
+        self.filters.mistake().into_iter().chain(key).collect()
+    }
+}
+
 impl Filters {
     /// The long names of these options.
     pub const NAMES: [&str; 5] = ["only", "exclude", "port", "net", "sample"];
@@ -116,8 +133,8 @@ impl Filters {
 
 /// An output of lines.
 fn parse_lines(text: &str) -> Result<OutputSpec, String> {
-    match text.parse() {
-        Ok(OutputSpec::File(file)) if !file.content.is_binary() => Ok(OutputSpec::File(file)),
+    match text.parse::<OutputSpec>() {
+        Ok(output) if output.writes_lines() => Ok(output),
         Ok(_) => Err("events are no dnstap: they go to `-`, or as `text:`, `json:` or `yaml:` to `-` or a path".into()),
         Err(error) => Err(error.to_string()),
     }

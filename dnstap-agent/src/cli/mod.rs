@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     host::{
         log::LogOptions,
-        units::{parse_bytes, parse_seconds},
+        units::{parse_bytes, parse_milliseconds, parse_seconds},
     },
     observe::Observe,
     sinks::OutputSpec,
@@ -117,7 +117,7 @@ pub struct Attach {
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
     ///
     ///   ,rotate-size=BYTES  begin a new file before this one is larger (with K, M, G)
-    ///   ,rotate-time=TIME   begin a new file at each multiple of TIME (with s, m, h, d), UTC
+    ///   ,rotate-time=TIME   begin a new file at each multiple of TIME (90s, 15m, 1h, 1d), UTC
     ///   ,keep=NUMBER        delete the oldest of more complete files than this
     ///   ,compress=zstd      compress, in zstd frames of at most a second
     ///   ,mode=OCTAL         permissions of new files [default: 0640]
@@ -138,9 +138,10 @@ pub struct Attach {
     #[command(flatten)]
     pub tapping: Tapping,
 
-    /// Milliseconds that a message may wait in the ring; 1: shortest delay; more: less CPU time
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub interval: u32,
+    /// Time that a message may wait in the ring, from `1ms` (shortest delay) to `1s` (least CPU time); a number without unit
+    /// is milliseconds
+    #[arg(long, value_name = "TIME", default_value = "15", value_parser = parse_wait)]
+    pub interval: Duration,
 
     /// Largest queue of each output, in bytes (or with K, M, G); when it is full, messages are dropped and counted
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
@@ -154,8 +155,8 @@ pub struct Attach {
     #[arg(long, value_name = "TEXT", value_parser = parse_label)]
     pub identity: Option<String>,
 
-    /// End after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    /// End after this time, such as `90s` or `1h`; a number without unit is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub duration: Option<Duration>,
 
     /// Also write the summary to this file, as a JSON object
@@ -173,6 +174,25 @@ pub struct Attach {
     /// Where options come from
     #[command(flatten)]
     pub configuration: ConfigOptions,
+}
+
+impl Cli {
+    /// What is wrong with the options together, other than what excludes what.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        match &self.command {
+            Command::Attach(options) => options.messages.mistakes(),
+            Command::Top(options) => options.selection.mistakes(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let wait = parse_milliseconds(text)?;
+    let fits = (Duration::from_millis(1)..=Duration::from_secs(1)).contains(&wait);
+    let wait = fits.then_some(wait);
+    wait.ok_or_else(|| format!("{text} is not between 1ms and 1s"))
 }
 
 /// A text that goes into each message: short enough that no frame becomes longer than receivers take.

@@ -1,10 +1,13 @@
 //! Options of `receive`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{ConfigOptions, Frames};
 use crate::{
-    host::{net::Address, units::parse_bytes},
+    host::{
+        net::Address,
+        units::{parse_bytes, seconds_from},
+    },
     observe::Observe,
     sinks::OutputSpec,
 };
@@ -63,9 +66,9 @@ pub struct Connections {
     #[command(flatten)]
     pub frames: Frames,
 
-    /// Close connections that send nothing for this many seconds [default: never]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub idle_timeout: Option<u32>,
+    /// Close connections that send nothing for this time, such as `5m`; a number without unit is seconds [default: never]
+    #[arg(long, value_name = "TIME", value_parser = seconds_from(Duration::from_secs(1)))]
+    pub idle_timeout: Option<Duration>,
 
     /// Permissions of unix sockets, octal: who may connect
     #[arg(long, value_name = "MODE", default_value = "660", value_parser = parse_mode)]

@@ -18,7 +18,7 @@ pub struct Tapping {
 
     /// Size of the ring, for `perf` of each CPU's: bytes, or with K, M, G; rounded up to a power of two of pages. A full
     /// ring drops messages and counts them
-    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_ring)]
     pub ring_size: usize,
 
     /// Tap the process even if it has no IPv4 or IPv6 sockets yet
@@ -32,4 +32,10 @@ pub struct Tapping {
     /// For debugging: keep all privileges after attaching, and do not install the system call filter
     #[arg(long)]
     pub no_sandbox: bool,
+}
+
+fn parse_ring(text: &str) -> Result<usize, String> {
+    let bytes = parse_bytes(text)?;
+    let small = (bytes <= 1 << 30).then_some(bytes);
+    small.ok_or_else(|| format!("{text} is larger than 1G"))
 }

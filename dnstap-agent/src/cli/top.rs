@@ -6,9 +6,15 @@ use clap::ArgGroup;
 
 use super::{Connections, Messages, Tapping, Target};
 use crate::{
-    host::{net::Address, units::parse_seconds},
+    host::{
+        net::Address,
+        units::{parse_seconds, seconds_from},
+    },
     select::Identities,
 };
+
+/// So long that not only drawing is done.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Options of `top`.
 #[derive(Debug, clap::Args)]
@@ -27,12 +33,13 @@ pub struct Top {
     #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["targets", "files", "Messages", "Filters"])]
     pub listen: Vec<Address>,
 
-    /// Refresh the view after this many seconds
-    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    /// Refresh the view each time that this time has passed, such as `500ms`; a number without unit is seconds
+    #[arg(short, long, value_name = "TIME", default_value = "1", value_parser = seconds_from(SHORTEST))]
     pub interval: Duration,
 
-    /// Show rates and counts of the last so many seconds [default: 30; with --once and for files: the whole time]
-    #[arg(short, long, value_name = "SECONDS", value_parser = parse_interval)]
+    /// Show rates and counts of the last so much time, such as `5m`; a number without unit is seconds [default: 30; with
+    /// --once and for files: the whole time]
+    #[arg(short, long, value_name = "TIME", value_parser = seconds_from(SHORTEST))]
     pub window: Option<Duration>,
 
     /// Print text after each interval instead of drawing; this is the default without a terminal
@@ -47,8 +54,8 @@ pub struct Top {
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     pub rows: u16,
 
-    /// End after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    /// End after this time, such as `90s` or `1h`; a number without unit is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub duration: Option<Duration>,
 
     /// End after this many messages
@@ -70,14 +77,4 @@ pub struct Top {
     /// How connections are taken
     #[command(flatten)]
     pub connections: Connections,
-}
-
-/// Seconds, but not so few that nothing is done but drawing.
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    parse_seconds(text).and_then(|interval| {
-        if interval < Duration::from_millis(100) {
-            return Err("0.1 seconds at least".to_owned());
-        }
-        Ok(interval)
-    })
 }

@@ -20,7 +20,7 @@ use std::{
         mpsc::{self, RecvTimeoutError, SyncSender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -31,14 +31,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{Command, Filters},
-    config::{Origin, Resolved},
-    host::sandbox::Duties,
+    config::{Origin, Refused, Resolved},
+    host::{sandbox::Duties, shutdown::GRACE},
     observe,
     sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
 };
-
-/// How long an output that is taken out may take to write what is queued.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether outputs that are taken out are gone.
 const PARTING: Duration = Duration::from_millis(20);
@@ -178,11 +175,13 @@ impl Reloading {
         })
     }
 
-    /// Ends when the reload that is under way is done. To be called when whoever owns the outputs takes no more changes.
-    pub(super) fn stop(self) {
+    /// Ends when the reload that is under way is done, or at `deadline`. To be called when whoever owns the outputs takes no more
+    /// changes.
+    pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);
+        let left = deadline.saturating_duration_since(Instant::now());
         // It waits for whoever is to read a named pipe.
-        if self.ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             warn!("a new output is still not open; it is given up");
         }
     }
@@ -215,7 +214,10 @@ impl Reloader {
     /// Makes the options as they are now the ones in force, or tells all that is wrong with them.
     fn reload(&mut self) -> Result<(), Vec<String>> {
         let Resolved { cli, origin, .. } =
-            self.origin.again().map_err(|refused| refused.mistakes())?;
+            self.origin.again().map_err(|refused| match refused {
+                Refused::Asked(_) => Vec::new(),
+                Refused::Mistakes(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+            })?;
         let (outputs, filters) = match cli.command {
             Command::Attach(options) => (options.outputs, Some(options.messages.filters)),
             Command::Receive(options) => (options.outputs, None),
@@ -234,8 +236,7 @@ impl Reloader {
         };
         let added = only_in(&outputs, &self.outputs);
         let removed = only_in(&self.outputs, &outputs);
-        let mut mistakes = self.mistakes(&added);
-        mistakes.extend(filters.as_ref().and_then(Filters::mistake));
+        let mistakes = self.mistakes(&added);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -286,14 +287,13 @@ impl Reloader {
         removed: Vec<OutputSpec>,
         filters: Option<Filters>,
     ) -> Result<(), Vec<String>> {
-        let added =
-            SinkSet::open_with(added, self.options, Arc::clone(&self.room)).map_err(|error| {
-                error
-                    .to_string()
-                    .lines()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            })?;
+        let added = SinkSet::open_with(added, self.options, &self.room).map_err(|error| {
+            error
+                .to_string()
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })?;
         let (gone, waiting) = mpsc::channel();
         let change = Change {
             added,
@@ -304,7 +304,9 @@ impl Reloader {
         match self.changes.blocking_send(change) {
             // Ends with an error, as nothing is sent.
             Ok(()) => drop(waiting.recv()),
-            Err(channel::error::SendError(change)) => drop(change.added.finish(GRACE)),
+            Err(channel::error::SendError(change)) => {
+                drop(change.added.finish(Instant::now() + GRACE));
+            }
         }
         Ok(())
     }
@@ -409,7 +411,10 @@ mod tests {
         let path = folder.path().join("late");
         let late = format!("file:{}", path.display()).parse().expect("valid");
         reloader.change(&[late], Vec::new(), None).expect("opened");
-        assert_eq!(sinks.finish(Duration::from_mins(1)).len(), 1);
+        assert_eq!(
+            sinks.finish(Instant::now() + Duration::from_mins(1)).len(),
+            1
+        );
     }
 
     /// A reloader and what it works on.
@@ -485,16 +490,13 @@ mod tests {
         fn send(&mut self, messages: u64) {
             let (sinks, _) = self.owner.as_mut().expect("there");
             for _ in 0..messages {
-                sinks.send(&Batch {
-                    frames: vec![0, 0, 0, 1, 7].into(),
-                    messages: 1,
-                });
+                sinks.send(&Batch::new(vec![0, 0, 0, 1, 7], 1));
             }
         }
 
         fn finish(self) -> Vec<SinkReport> {
             let (sinks, _) = self.owner.expect("there");
-            sinks.finish(Duration::from_mins(1))
+            sinks.finish(Instant::now() + Duration::from_mins(1))
         }
     }
 

@@ -8,11 +8,7 @@
 //! follow = true
 //! ```
 
-use std::{
-    ffi::OsString,
-    fmt, fs, io,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, fs, path::Path};
 
 use clap::{Arg, ArgAction, Command, error::ContextKind, error::ContextValue};
 use toml::{
@@ -20,7 +16,10 @@ use toml::{
     de::{DeInteger, DeTable, DeValue},
 };
 
-use super::CONFIGURABLE;
+use super::{
+    CONFIGURABLE,
+    mistakes::{self, Mistake},
+};
 
 /// Options that make no sense in a file.
 const ELSEWHERE: [&str; 2] = ["config", "print_config"];
@@ -37,69 +36,19 @@ pub(super) struct Setting {
     pub(super) arguments: Vec<OsString>,
 }
 
-/// One mistake.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Line, from 1.
-    pub line: usize,
-    /// What is wrong, and what would be right.
-    pub text: String,
-}
-
-/// Why a configuration file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum FileErrors {
-    /// It cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is wrong, in one place at least.
-    #[error("{}", Listed(path, mistakes))]
-    Mistakes {
-        /// The file.
-        path: PathBuf,
-        /// In the order of lines.
-        mistakes: Vec<Mistake>,
-    },
-}
-
-struct Listed<'a>(&'a Path, &'a [Mistake]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(path, mistakes) = self;
-        for (number, Mistake { line, text }) in mistakes.iter().enumerate() {
-            let separator = if number == 0 { "" } else { "\n       " };
-            write!(formatter, "{separator}{}:{line}: {text}", path.display())?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads what the file sets for the command of that `definition`. All of the file is checked, as far as it concerns that command.
-pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, FileErrors> {
-    let text = fs::read_to_string(path).map_err(|source| FileErrors::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    settings(&text, definition).map_err(|mistakes| FileErrors::Mistakes {
-        path: path.to_owned(),
-        mistakes,
-    })
-}
-
-fn settings(text: &str, definition: &Command) -> Result<Vec<Setting>, Vec<Mistake>> {
+/// Reads what the file sets for the command of that `definition`. All of the file is checked, as far as it concerns that command:
+/// the mistakes come in the order of lines.
+pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, Vec<Mistake>> {
+    let name = path.display();
+    let unreadable = |error| Mistake::new(format!("cannot read the configuration {name}: {error}"));
+    let text = fs::read_to_string(path).map_err(|error| vec![unreadable(error)])?;
     let mut checked = Checked {
-        text,
+        text: &text,
         definition,
         settings: Vec::new(),
         mistakes: Vec::new(),
     };
-    let (document, errors) = DeTable::parse_recoverable(text);
+    let (document, errors) = DeTable::parse_recoverable(&text);
     for error in errors {
         let start = error.span().map_or(0, |span| span.start);
         checked.wrong(start, error.message().to_owned());
@@ -108,26 +57,31 @@ fn settings(text: &str, definition: &Command) -> Result<Vec<Setting>, Vec<Mistak
     if checked.mistakes.is_empty() {
         checked.document(document.get_ref());
     }
-    checked.mistakes.sort_by_key(|mistake| mistake.line);
     if checked.mistakes.is_empty() {
-        Ok(checked.settings)
-    } else {
-        Err(checked.mistakes)
+        return Ok(checked.settings);
     }
+    checked.mistakes.sort_by_key(|(line, _)| *line);
+    let mistake = |(line, text)| Mistake::Other {
+        line: Some(line),
+        text: format!("{name}:{line}: {text}"),
+    };
+    let mistakes = checked.mistakes.into_iter();
+    Err(mistakes.map(mistake).collect())
 }
 
 struct Checked<'a> {
     text: &'a str,
     definition: &'a Command,
     settings: Vec<Setting>,
-    mistakes: Vec<Mistake>,
+    /// With their lines, from 1.
+    mistakes: Vec<(usize, String)>,
 }
 
 impl Checked<'_> {
     fn wrong(&mut self, at: usize, text: String) {
         let before = self.text.as_bytes().iter().take(at);
         let line = 1 + before.filter(|&&byte| byte == b'\n').count();
-        self.mistakes.push(Mistake { line, text });
+        self.mistakes.push((line, text));
     }
 
     fn document(&mut self, document: &DeTable<'_>) {
@@ -256,37 +210,10 @@ fn integer(option: &Arg, number: &DeInteger<'_>) -> Result<String, String> {
 
 /// The argument, if the option takes that value.
 fn checked(option: &Arg, name: &str, value: &str) -> Result<OsString, String> {
-    let argument = OsString::from(format!("--{name}={value}"));
-    // The option alone: what it says about others is seen with the whole command line.
-    let alone = Arg::new("option")
-        .long(name.to_owned())
-        .value_parser(option.get_value_parser().clone())
-        .action(option.get_action().clone());
-    let alone = match option.get_value_delimiter() {
-        Some(delimiter) => alone.value_delimiter(delimiter),
-        None => alone,
-    };
-    let tried = Command::new("file")
-        .no_binary_name(true)
-        .arg(alone)
-        .try_get_matches_from([&argument]);
-    match tried {
-        Ok(_) => Ok(argument),
-        Err(error) => Err(reason(&error).replace(&format!(" for '--{name} <option>'"), "")),
+    match mistakes::wrong(option, value.as_ref()) {
+        None => Ok(format!("--{name}={value}").into()),
+        Some((value, problem)) => Err(format!("invalid value '{value}'{problem}")),
     }
-}
-
-/// What clap says, without what only makes sense on a command line.
-pub(super) fn reason(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let said: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("For more information") && !line.starts_with("Usage:"))
-        .filter(|line| !line.is_empty())
-        .collect();
-    let said = said.join(" ");
-    said.trim_start_matches("error: ").to_owned()
 }
 
 /// The option that was probably meant.

@@ -6,6 +6,7 @@
 //! another one says something about that one, too: nothing worse than itself is asked for it.
 
 mod file;
+mod mistakes;
 mod print;
 
 use std::{
@@ -19,35 +20,19 @@ use clap::{
     builder::OsStr, parser::ValueSource,
 };
 
-pub use self::{
-    file::{FileErrors, Mistake},
-    print::example,
-};
+pub use self::{mistakes::Mistake, print::example};
 use crate::cli::Cli;
 
 /// Commands that can be configured by the environment and by a file.
 pub const CONFIGURABLE: [&str; 2] = ["attach", "receive"];
 
 /// Why no command came out.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Refused {
-    /// The command line or the environment is wrong, or asks for help.
-    #[error(transparent)]
-    CommandLine(#[from] clap::Error),
-    /// The configuration file is wrong.
-    #[error(transparent)]
-    File(#[from] FileErrors),
-}
-
-impl Refused {
-    /// What is wrong, a line for each mistake.
-    #[must_use]
-    pub fn mistakes(&self) -> Vec<String> {
-        match self {
-            Self::CommandLine(error) => vec![file::reason(error)],
-            Self::File(error) => error.to_string().lines().map(str::to_owned).collect(),
-        }
-    }
+    /// Help or the version was asked for.
+    Asked(clap::Error),
+    /// All that is wrong with the options; never empty.
+    Mistakes(Vec<Mistake>),
 }
 
 /// Options from all sources.
@@ -105,15 +90,32 @@ impl Origin {
     }
 }
 
-/// Reads `arguments`, the program's name first, the environment, and the configuration file that they name.
+/// Reads `arguments`, the program's name first, the environment, and the configuration file that they name. What comes out is
+/// valid: nothing but the machine can be in its way.
 ///
 /// # Errors
 ///
-/// With all mistakes of the file at once, each with its line.
+/// With all mistakes at once.
 pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     let command = command_without(&excluded(arguments));
-    let (completed, filed) = with_file(&command, arguments)?;
-    let matches = command.try_get_matches_from(&completed)?;
+    let (completed, filed, mut mistakes) = with_file(&command, arguments);
+    let matches = match command.clone().try_get_matches_from(&completed) {
+        Ok(matches) if mistakes.is_empty() => matches,
+        Err(asked) if !asked.use_stderr() => return Err(Refused::Asked(asked)),
+        tried => {
+            mistakes.extend(mistakes::typed(&command, &completed, mistakes.is_empty()));
+            if let (true, Err(error)) = (mistakes.is_empty(), tried) {
+                mistakes.push(Mistake::Words(error));
+            }
+            return Err(Refused::Mistakes(mistakes));
+        }
+    };
+    let cli = Cli::from_arg_matches(&matches);
+    let cli = cli.map_err(|error| Refused::Mistakes(vec![Mistake::Words(error)]))?;
+    let together: Vec<_> = cli.mistakes().into_iter().map(Mistake::new).collect();
+    if !together.is_empty() {
+        return Err(Refused::Mistakes(together));
+    }
     let mut print = None;
     let mut values = BTreeMap::new();
     if let Some((name, options)) = matches.subcommand() {
@@ -124,7 +126,7 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
         }
     }
     Ok(Resolved {
-        cli: Cli::from_arg_matches(&matches)?,
+        cli,
         print,
         origin: Origin {
             arguments: arguments.to_vec(),
@@ -136,7 +138,7 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
 /// The ids of options that one on the command line excludes. The environment is not asked for them: what it has is as good as typed
 /// to the parser, which would refuse the two together.
 fn excluded(arguments: &[OsString]) -> Vec<Id> {
-    let Some(matches) = as_far_as_sound(&Cli::command(), arguments) else {
+    let Some(matches) = mistakes::as_far_as_sound(&Cli::command(), arguments) else {
         return Vec::new();
     };
     let Some((name, options)) = matches.subcommand() else {
@@ -154,30 +156,27 @@ fn excluded(arguments: &[OsString]) -> Vec<Id> {
     ids().filter(is_excluded).cloned().collect()
 }
 
-/// What can be told of the command line. What is wrong with it is said when the whole is read.
-fn as_far_as_sound(command: &Command, arguments: &[OsString]) -> Option<ArgMatches> {
-    let command = command.clone().ignore_errors(true);
-    command.try_get_matches_from(arguments).ok()
-}
-
-/// The arguments with what the configuration file adds to them, and the ids of the options that it sets.
+/// The arguments with what the configuration file adds to them, the ids of the options that it sets, and what is wrong with it.
 fn with_file(
     command: &Command,
     arguments: &[OsString],
-) -> Result<(Vec<OsString>, Vec<String>), FileErrors> {
+) -> (Vec<OsString>, Vec<String>, Vec<Mistake>) {
     let mut arguments = arguments.to_vec();
-    let nothing = Vec::new();
-    let Some(typed) = as_far_as_sound(command, &arguments) else {
-        return Ok((arguments, nothing));
-    };
-    let Some((name, options)) = typed.subcommand().filter(|(name, _)| is_configurable(name)) else {
-        return Ok((arguments, nothing));
-    };
-    let Some(path) = options.get_one::<PathBuf>("config") else {
-        return Ok((arguments, nothing));
+    let typed = mistakes::as_far_as_sound(command, &arguments);
+    let typed = typed.as_ref().and_then(ArgMatches::subcommand);
+    let configured = typed.filter(|(name, _)| is_configurable(name));
+    let path = |options: &ArgMatches| Some(PathBuf::from(options.get_raw("config")?.next()?));
+    let Some((name, options, path)) =
+        configured.and_then(|(name, options)| Some((name, options, path(options)?)))
+    else {
+        return (arguments, Vec::new(), Vec::new());
     };
     let definition = subcommand(name);
-    let (ids, given): (Vec<_>, Vec<_>) = file::read(path, &definition)?
+    let settings = match file::read(&path, &definition) {
+        Ok(settings) => settings,
+        Err(mistakes) => return (arguments, Vec::new(), mistakes),
+    };
+    let (ids, given): (Vec<_>, Vec<_>) = settings
         .into_iter()
         .filter(|setting| !is_decided(&definition, options, &setting.id))
         .map(|setting| (setting.id, setting.arguments))
@@ -185,7 +184,7 @@ fn with_file(
     let place = arguments.iter().position(|argument| argument == name);
     let behind = place.map_or(arguments.len(), |place| place + 1);
     arguments.splice(behind..behind, given.into_iter().flatten());
-    Ok((arguments, ids))
+    (arguments, ids, Vec::new())
 }
 
 /// Whether the command line or the environment has the option, or another one that excludes it.
@@ -319,15 +318,55 @@ mod tests {
         }
     }
 
-    /// The mistakes, without the file's name.
+    /// The mistakes of the file: lines and texts.
     fn mistakes(refused: Refused) -> Vec<(usize, String)> {
-        match refused {
-            Refused::File(FileErrors::Mistakes { mistakes, .. }) => mistakes
-                .into_iter()
-                .map(|Mistake { line, text }| (line, text))
-                .collect(),
-            other => panic!("no mistakes of the file: {other:?}"),
+        let Refused::Mistakes(mistakes) = refused else {
+            panic!("no mistakes: {refused:?}")
+        };
+        let of_file = |mistake| match mistake {
+            Mistake::Other {
+                line: Some(line),
+                text,
+            } => (line, text),
+            other => panic!("no mistake of the file: {other:?}"),
+        };
+        mistakes.into_iter().map(of_file).collect()
+    }
+
+    #[test]
+    fn mistakes_of_file_and_command_line_come_at_once_and_each_names_its_place() {
+        let file = "[attach]\nring-size = 'huge'\n";
+        let line = "attach --colour red --pid x --duration 5q --no-such=1 --port 53,y";
+        let Err(Refused::Mistakes(mistakes)) = with(file, line) else {
+            panic!("taken")
+        };
+        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        let parts = [
+            ".toml:2: ring-size: invalid value 'huge'",
+            "--colour",
+            "--no-such",
+            "'x' for '--pid <PID>'",
+            "'y' for '--port",
+            "'5q' for '--duration <TIME>'",
+        ];
+        assert_eq!(told.len(), parts.len(), "{told:#?}");
+        for part in parts {
+            assert!(
+                told.iter().any(|told| told.contains(part)),
+                "{part}: {told:#?}"
+            );
         }
+    }
+
+    #[rstest]
+    #[case::anonymise("--anonymise cryptopan", "needs --anonymise-key")]
+    #[case::key("--anonymise truncate:24,48 --anonymise-key /k", "has no key")]
+    fn what_does_not_go_together_is_refused(#[case] options: &str, #[case] part: &str) {
+        let line = format!("dnstap-agent attach --pid 1 {options}");
+        let Err(Refused::Mistakes(mistakes)) = resolve(&arguments(&line)) else {
+            panic!("taken")
+        };
+        assert!(mistakes[0].to_string().contains(part), "{mistakes:?}");
     }
 
     #[test]
@@ -397,7 +436,7 @@ mod tests {
             "{mistakes:?}"
         );
         assert!(
-            mistakes[1].1.contains("\"long\" is no number"),
+            mistakes[1].1.contains("\"long\" is no length of time"),
             "{mistakes:?}"
         );
         assert!(mistakes[2].1.contains("true or false"), "{mistakes:?}");
@@ -422,11 +461,13 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let line = "dnstap-agent attach --config /nonexistent.toml";
-        let refused = resolve(&arguments(line)).unwrap_err();
-        assert!(
-            refused.to_string().contains("/nonexistent.toml"),
-            "{refused}"
-        );
+        let Err(Refused::Mistakes(mistakes)) = resolve(&arguments(line)) else {
+            panic!("taken")
+        };
+        let [mistake] = &mistakes[..] else {
+            panic!("{mistakes:?}")
+        };
+        assert!(mistake.to_string().contains("/nonexistent.toml"));
     }
 
     #[rstest]

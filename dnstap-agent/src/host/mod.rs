@@ -9,6 +9,7 @@ pub mod net;
 pub mod poll;
 pub mod preflight;
 pub mod sandbox;
+pub mod shutdown;
 pub mod units;
 pub mod version;
 

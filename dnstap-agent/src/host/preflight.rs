@@ -10,32 +10,49 @@ use rustix::{
 
 use crate::host::exit::{Exit, ExitWith};
 
-/// Capabilities that the tap needs, what for, and whether always.
-const CAPABILITIES: [(CapabilitySet, &str, &str, bool); 5] = [
-    (CapabilitySet::BPF, "CAP_BPF", "load eBPF programs", true),
+/// Who needs a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Every tap.
+    Always,
+    /// Hook `socket`. The kernel wants `CAP_NET_ADMIN` for programs of type `CGROUP_SOCK_ADDR` when they are loaded
+    /// (`is_net_admin_prog_type`, kernel/bpf/syscall.c), and for none of those of the other hooks.
+    HookSocket,
+    /// Some taps.
+    Sometimes,
+}
+
+/// Capabilities that the tap needs, what for, and when.
+const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 5] = [
+    (
+        CapabilitySet::BPF,
+        "CAP_BPF",
+        "load eBPF programs",
+        Need::Always,
+    ),
     (
         CapabilitySet::PERFMON,
         "CAP_PERFMON",
         "attach them to tracepoints and read the server's buffers",
-        true,
+        Need::Always,
     ),
     (
         CapabilitySet::NET_ADMIN,
         "CAP_NET_ADMIN",
-        "attach the cgroup programs that know the peers of datagrams",
-        true,
+        "attach the cgroup programs of hook socket, which know the peers of datagrams",
+        Need::HookSocket,
     ),
     (
         CapabilitySet::SYS_PTRACE,
         "CAP_SYS_PTRACE",
         "read the server's sockets from /proc",
-        true,
+        Need::Always,
     ),
     (
         CapabilitySet::DAC_READ_SEARCH,
         "CAP_DAC_READ_SEARCH",
         "do so if the server runs as another user than the agent",
-        false,
+        Need::Sometimes,
     ),
 ];
 
@@ -48,15 +65,25 @@ pub struct Capability {
     pub purpose: &'static str,
     /// Whether nothing works without it.
     pub required: bool,
+    need: Need,
     /// Whether it is there.
     pub held: bool,
 }
 
-/// Refuses to go on without the privileges that attaching needs.
-pub fn check_privileges() -> Result<()> {
-    let missing: Vec<_> = capabilities()?
-        .into_iter()
-        .filter(|capability| capability.required && !capability.held)
+/// Refuses to go on without the privileges that attaching needs, by hook `socket` alone if that is asked for.
+pub fn check_privileges(hook_socket: bool) -> Result<()> {
+    refuse_without(&capabilities()?, hook_socket)
+}
+
+fn refuse_without(capabilities: &[Capability], hook_socket: bool) -> Result<()> {
+    let missing: Vec<_> = capabilities
+        .iter()
+        .filter(|capability| match capability.need {
+            Need::Always => true,
+            Need::HookSocket => hook_socket,
+            Need::Sometimes => false,
+        })
+        .filter(|capability| !capability.held)
         .map(|Capability { name, purpose, .. }| format!("{name} ({purpose})"))
         .collect();
     if missing.is_empty() {
@@ -96,8 +123,8 @@ fn is_initial(own: &Path) -> Result<()> {
 /// Descriptors that a tap needs beside those of its outputs and, with the perf ring, one for each CPU: maps, programs, links, sockets,
 /// and what is open for a moment.
 const DESCRIPTORS: u64 = 128;
-/// Descriptors of one output: its file or connection, and the new ones while it is renewed.
-const DESCRIPTORS_OF_OUTPUT: u64 = 4;
+/// Descriptors of one output: its file, and the new ones while it is renewed; or its connection, and what its thread waits on.
+const DESCRIPTORS_OF_OUTPUT: u64 = 6;
 
 /// Refuses to go on if this process may not open as many files as the tap needs; a soft limit that is too low is raised.
 pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
@@ -144,7 +171,7 @@ pub fn capabilities() -> Result<Vec<Capability>> {
 fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
     CAPABILITIES
         .iter()
-        .map(|&(capability, name, purpose, required)| {
+        .map(|&(capability, name, purpose, need)| {
             // Some others hold what they were split from, or include them.
             let implied = match capability {
                 CapabilitySet::BPF | CapabilitySet::PERFMON => CapabilitySet::SYS_ADMIN,
@@ -154,7 +181,8 @@ fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
             Capability {
                 name,
                 purpose,
-                required,
+                required: need == Need::Always,
+                need,
                 held: effective.intersects(capability | implied),
             }
         })
@@ -211,6 +239,17 @@ mod tests {
     #[test]
     fn an_ordinary_user_lacks_all() {
         assert_eq!(missing(CapabilitySet::empty()).len(), CAPABILITIES.len());
+    }
+
+    #[test]
+    fn only_hook_socket_administers_networks() {
+        let without = held_capabilities(CapabilitySet::all() - CapabilitySet::NET_ADMIN);
+        refuse_without(&without, false).expect("another hook may work");
+        let error = refuse_without(&without, true).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NoPermission);
+        assert!(format!("{error:#}").contains("CAP_NET_ADMIN"), "{error:#}");
+        let none = held_capabilities(CapabilitySet::NET_ADMIN);
+        refuse_without(&none, false).expect_err("nothing else is there");
     }
 
     #[test]

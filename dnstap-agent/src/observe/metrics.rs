@@ -61,6 +61,17 @@ fn tap(all: &mut Families, tapped: &Tapped) {
         "The hook and the ring in use.",
         [(vec![("hook", tapped.hook), ("ring", tapped.ring)], 1.0)],
     );
+    let refused = tapped.refused.iter();
+    all.gauge(
+        "hook_refused",
+        "Hooks that the kernel refused before the one in use; the log and the status socket have the reasons.",
+        refused.map(|(hook, _)| (vec![("hook", *hook)], 1.0)),
+    );
+    all.gauge(
+        "degraded",
+        "How many things the hook in use cannot do on this kernel; the log and the status socket name them.",
+        alone(float(tapped.degraded.len() as u64)),
+    );
     kernel(all, tapped);
     for (name, help, count) in tapped.pipeline.documented() {
         all.counter(&format!("pipeline_{name}"), help, alone(float(count)));
@@ -394,6 +405,33 @@ mod tests {
             let reason = format!("{{reason=\"{name}\"}}");
             assert!(text.contains(&alone) || text.contains(&reason), "{name}");
         }
+    }
+
+    #[test]
+    fn hooks_that_were_refused_and_what_is_missing_are_everywhere() {
+        let mut snapshot = snapshot();
+        if let Source::Tap(tapped) = &mut snapshot.source {
+            tapped.refused = vec![("fentry", "not allowed\nthe verifier's log".to_owned())];
+            tapped.degraded = vec!["no local address".to_owned()];
+        }
+        let metrics = encode(&snapshot).expect("encoded");
+        for line in [
+            "dnstap_agent_hook_refused{hook=\"fentry\"} 1\n",
+            "dnstap_agent_degraded 1\n",
+        ] {
+            assert!(metrics.contains(line), "no {line} in {metrics}");
+        }
+        let text = snapshot.to_string();
+        for line in [
+            "hook fentry was refused: not allowed\n",
+            "degraded: no local address\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
+        let json = snapshot.to_json();
+        assert_eq!(json["degraded"][0], "no local address");
+        let reason = json["refused_hooks"]["fentry"].as_str().expect("a text");
+        assert!(reason.starts_with("not allowed"));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+use jiff::{Timestamp, civil, tz::TimeZone};
 
-use crate::formats::render::socket::Time;
+use crate::{formats::render::socket::Time, host::units::parse_length};
 
 /// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago, also with the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ impl Moment {
         if let Ok(moment) = text.parse() {
             return Some(moment);
         }
-        if let Some(ago) = forwards(text.strip_suffix(" ago").unwrap_or(text)) {
+        if let Some(ago) = parse_length(text.strip_suffix(" ago").unwrap_or(text)) {
             return now.checked_sub(ago).ok();
         }
         let civil: civil::DateTime = text.parse().ok()?;
@@ -50,18 +50,11 @@ impl FromStr for Length {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no length of time, such as 100ms or 1.5s");
-        let length = forwards(text).ok_or_else(wrong)?;
+        let length = parse_length(text).ok_or_else(wrong)?;
         Ok(Self {
             nanoseconds: length.as_nanos().try_into().map_err(|_invalid| wrong())?,
         })
     }
-}
-
-/// A length of time without a sign. The format has two for backwards, a `-` in front and an `ago` behind, and no option here means
-/// that by either.
-fn forwards(text: &str) -> Option<SignedDuration> {
-    let length: SignedDuration = text.parse().ok()?;
-    (!length.is_negative()).then_some(length)
 }
 
 #[cfg(test)]

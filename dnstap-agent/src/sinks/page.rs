@@ -3,48 +3,66 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    sync::{Arc, Mutex, PoisonError},
 };
-
-use dnstap_proto::lenient;
 
 use super::{
-    Batch,
-    output::{Failure, Output, Written, frame_ends},
+    batch::Batch,
+    file::{duties_at, open_stdout, open_unchanged},
+    queue::blocking::{self, Failure, Output, Written},
+    sink::{About, Mistake, Opened, Place, Sink},
 };
-use crate::report::{Facts, Report};
+use crate::{host::sandbox::Duties, report::Report};
 
-/// What pages state of the messages; it is told before they end.
-#[derive(Clone, Debug, Default)]
-pub(super) struct About(Arc<Mutex<Facts>>);
+/// `html:PATH`.
+#[derive(Debug, PartialEq)]
+pub(super) struct Page(pub(super) Place);
 
-impl About {
-    pub(super) fn tell(&self, facts: Facts) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+impl Sink for Page {
+    fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
+        match Place::parse(rest)? {
+            (place, None) => Ok(Self(place)),
+            (_, Some(_)) => Err(Mistake::Other(format!(
+                "`{form}:{rest}`: a page takes no option"
+            ))),
+        }
     }
 
-    fn facts(&self) -> Facts {
-        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.clone()
+    fn name(&self) -> String {
+        format!("html:{}", self.0)
+    }
+
+    fn place(&self) -> Option<&Place> {
+        Some(&self.0)
+    }
+
+    fn duties(&self) -> Duties {
+        duties_at(&self.0)
+    }
+
+    fn wants_views(&self) -> bool {
+        true
+    }
+
+    fn open(&self, about: &About) -> Result<Opened, String> {
+        let file = match &self.0 {
+            Place::Stdout => open_stdout()?,
+            Place::Path(path) => open_unchanged(path)?,
+        };
+        let output = PageOutput {
+            report: Report::default(),
+            file,
+            about: about.clone(),
+        };
+        Ok(Box::new(|_| blocking::start(Box::new(output))))
     }
 }
 
 /// A report on its way to a file.
-pub(super) struct PageOutput {
+struct PageOutput {
     report: Report,
+    /// What is in it now is overwritten at the end.
     file: File,
     about: About,
-}
-
-impl PageOutput {
-    /// What is in the file now is overwritten at the end.
-    pub(super) fn new(file: File, about: About) -> Self {
-        Self {
-            report: Report::default(),
-            file,
-            about,
-        }
-    }
 }
 
 impl Output for PageOutput {
@@ -53,17 +71,13 @@ impl Output for PageOutput {
             bytes: batch.frames.len() as u64,
             ..Written::default()
         };
-        let mut begin = 0;
-        for end in frame_ends(&batch.frames) {
-            match lenient::decode(batch.frames.slice(begin + 4..end)) {
-                Ok(dnstap) => {
-                    self.report.take(&dnstap);
-                    written.messages += 1;
-                }
-                Err(_) => written.unfit += 1,
+        batch.for_each(|message| match message {
+            Some(message) => {
+                self.report.take(message);
+                written.messages += 1;
             }
-            begin = end;
-        }
+            None => written.unfit += 1,
+        });
         Ok(written)
     }
 
@@ -85,7 +99,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::tally::tests::message;
+    use crate::{report::Facts, tally::tests::message};
 
     #[test]
     fn the_page_replaces_what_was_there_and_counts_each_frame() {
@@ -94,17 +108,18 @@ mod tests {
         fs::write(&path, "x".repeat(1_000_000)).expect("written");
         let about = About::default();
         let file = File::options().write(true).open(&path).expect("opened");
-        let mut output = PageOutput::new(file, about.clone());
+        let mut output = PageOutput {
+            report: Report::default(),
+            file,
+            about: about.clone(),
+        };
         let mut frames = vec![0, 0, 0, 3, 0xff, 0xff, 0xff];
         for _ in 0..2 {
             let frame = message(Type::ClientQuery, "name", 0, 0).encode_to_vec();
             frames.extend(u32::try_from(frame.len()).expect("short").to_be_bytes());
             frames.extend(frame);
         }
-        let batch = Batch {
-            frames: frames.into(),
-            messages: 3,
-        };
+        let batch = Batch::new(frames, 3);
         let written = output.write(&batch).expect("taken");
         assert_eq!((written.messages, written.unfit), (2, 1));
         about.tell(Facts {

@@ -7,7 +7,7 @@ use std::{cell::RefCell, ffi::OsString, fmt::Display, fs, str::FromStr};
 use clap::Parser as _;
 use dnstap_agent::{
     cli::{Cli, Mimic},
-    config::{self, FileErrors, Refused},
+    config::{self, Mistake, Refused},
     host::net::Address,
     sinks::OutputSpec,
 };
@@ -28,7 +28,7 @@ pub fn run(bytes: &[u8]) {
     };
     let text = &*String::from_utf8_lossy(text);
     match choice % 10 {
-        0 => again::<OutputSpec>(text),
+        0 => named(text),
         1 => again::<Address>(text),
         2 => again::<ProfileChoice>(text),
         3 => refused::<Mimic>(text),
@@ -63,15 +63,20 @@ fn configuration(text: &str) {
         words.push(file.path().into());
         match config::resolve(&words) {
             Ok(resolved) => assert!(resolved.print.is_some_and(|text| !text.is_empty())),
-            Err(Refused::CommandLine(error)) => assert!(!error.to_string().is_empty()),
-            Err(Refused::File(FileErrors::Mistakes { mistakes, .. })) => {
+            Err(Refused::Asked(help)) => panic!("nobody asked for {help}"),
+            Err(Refused::Mistakes(mistakes)) => {
                 let lines = 1 + text.matches('\n').count();
                 assert!(!mistakes.is_empty());
                 for mistake in mistakes {
-                    assert!((1..=lines).contains(&mistake.line) && !mistake.text.is_empty());
+                    assert!(!mistake.to_string().is_empty());
+                    if let Mistake::Other {
+                        line: Some(line), ..
+                    } = mistake
+                    {
+                        assert!((1..=lines).contains(&line));
+                    }
                 }
             }
-            Err(Refused::File(error @ FileErrors::Unreadable { .. })) => panic!("{error}"),
         }
     });
 }
@@ -88,6 +93,18 @@ where
                 Ok(read) => assert_eq!(read, value, "printed as {printed:?}"),
                 Err(error) => panic!("{value:?} is printed as {printed:?}: {error}"),
             }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// As [`again`], but an output is printed without its options: its name alone is the same.
+fn named(text: &str) {
+    match text.parse::<OutputSpec>() {
+        Ok(value) => {
+            let name = value.to_string();
+            let read: OutputSpec = name.parse().expect("a name is an output");
+            assert!(read.to_string() == name && value == value.clone());
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

@@ -25,6 +25,7 @@ use crate::{
 
 /// The agent's exit codes (`dnstap_agent::host::exit`), written down again: they are a promise to scripts.
 const EXIT_OK: i32 = 0;
+const EXIT_USAGE: i32 = 64;
 const EXIT_NO_TARGET: i32 = 69;
 const EXIT_CANNOT_CREATE: i32 = 73;
 const EXIT_OUTPUT: i32 = 74;
@@ -43,7 +44,11 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 8] = [
+        (
+            "all mistakes of the options are told before privileges are looked at",
+            mistakes_first,
+        ),
         (
             "without privileges the agent says which it needs",
             without_privileges,
@@ -84,6 +89,20 @@ fn without_privileges(how: &Combination) -> Result<()> {
         .arg("-o")
         .arg(output(&folder.join("tap.fstrm")));
     expect(command, EXIT_NO_PERMISSION, &["root", "CAP_"])
+}
+
+fn mistakes_first(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let agent = scratch.path().join("dnstap-agent");
+    fs::copy(environment::agent()?, &agent)?;
+    let mut command = tap::command(&agent, 1, how);
+    command
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .args(["--queue-size=much", "--duration=long", "--no-such"])
+        .env("DNSTAP_AGENT_PORT", "dns");
+    let parts = ["'much'", "'long'", "--no-such", "DNSTAP_AGENT_PORT: "];
+    expect(command, EXIT_USAGE, &parts)
 }
 
 /// The first process there is the agent itself; of the host it is another.
@@ -223,8 +242,8 @@ fn expect(command: Command, code: i32, words: &[&str]) -> Result<()> {
         "expected exit code {code}, got {status}\n{said}"
     );
     ensure!(
-        words.iter().any(|word| said.contains(word)),
-        "none of {words:?} in:\n{said}"
+        words.iter().all(|word| said.contains(word)),
+        "not all of {words:?} in:\n{said}"
     );
     ensure!(!said.contains("panicked"), "{said}");
     Ok(())

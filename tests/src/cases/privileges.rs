@@ -216,6 +216,24 @@ fn each_needed(how: &Combination) -> Result<()> {
             "without {name}: {status}\n{said}"
         );
     }
+    // Only hook socket attaches programs to a cgroup.
+    let other = Combination {
+        hook: "syscall".to_owned(),
+        ..how.clone()
+    };
+    let mut rest = all;
+    rest.retain(|name| name != "net_admin");
+    let command = as_service(
+        scratch.path(),
+        toy.pid(),
+        &other,
+        &folder.join("tap"),
+        &rest,
+    )?;
+    let mut agent = Running::start("dnstap-agent", command, Watch::Stderr)?;
+    agent.wait_for("attached", |line| line.contains("attached"))?;
+    let Finished { status, lines } = agent.stop(libc::SIGTERM)?;
+    ensure!(status.success(), "{status}\n{}", lines.join("\n"));
     Ok(())
 }
 

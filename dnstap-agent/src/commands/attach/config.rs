@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::{
     classify::{Naming, bind::BindRules},
     encode::Extra,
@@ -33,9 +33,6 @@ use crate::{
 /// The pipeline's configuration, but for what differs from server to server.
 pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
     let messages = job.messages;
-    if let Some(mistake) = messages.filters.mistake() {
-        bail!(usage(&mistake));
-    }
     let pair_limits = PairLimits::default();
     Ok(PipelineConfig {
         privacy: privacy(messages)?,
@@ -67,10 +64,12 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
 
 /// What is to be hidden; reads the key.
 fn privacy(messages: &Messages) -> Result<Privacy> {
-    let addresses = match (messages.anonymise, &messages.anonymise_key) {
-        (None, _) => None,
-        (Some(MethodName::Truncate(prefixes)), None) => Some(Method::Truncate(prefixes)),
-        (Some(MethodName::CryptoPan), Some(path)) => {
+    let addresses = match messages.anonymise {
+        None => None,
+        Some(MethodName::Truncate(prefixes)) => Some(Method::Truncate(prefixes)),
+        Some(MethodName::CryptoPan) => {
+            let path = messages.anonymise_key.as_ref();
+            let path = path.context("--anonymise cryptopan without its key")?;
             let bytes = fs::read(path).map_err(|error| error.to_string());
             let keyed = bytes.and_then(|bytes| CryptoPan::from_file(&bytes));
             let keyed = keyed.map_err(|problem| {
@@ -81,21 +80,11 @@ fn privacy(messages: &Messages) -> Result<Privacy> {
             })?;
             Some(Method::CryptoPan(Box::new(keyed)))
         }
-        (Some(MethodName::Truncate(_)), Some(_)) => {
-            bail!(usage("--anonymise truncate has no key"))
-        }
-        (Some(MethodName::CryptoPan), None) => {
-            bail!(usage("--anonymise cryptopan needs --anonymise-key FILE"))
-        }
     };
     Ok(Privacy {
         addresses,
         no_names: messages.no_payload_names,
     })
-}
-
-fn usage(problem: &str) -> ExitWith {
-    ExitWith(Exit::Usage, problem.to_owned())
 }
 
 /// What the pipeline leaves out.

@@ -26,7 +26,6 @@ use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::pipeline::{Pipeline, Server};
 use dnstap_ebpf::Counter;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -49,20 +48,18 @@ use crate::{
         exit::{Exit, ExitWith},
         preflight,
         sandbox::{self, Duties},
+        shutdown::{self, Shutdown},
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
         summary::{Snapshot, Source, conclude},
     },
-    sinks::{Destination, OutputSpec, SinkOptions},
+    sinks::{OutputSpec, SinkOptions},
     sources::{
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
-        socket::{Tap, TapOptions, hook_name, perf_rings},
+        socket::{HookChoice, Tap, TapOptions, hook_name, perf_rings},
     },
 };
-
-/// How long the outputs may take to write what is queued when the tap ends.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the set of tapped processes is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -100,7 +97,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         messages: &options.messages,
         observe: &options.observe,
         identity: options.identity.as_deref(),
-        interval: Duration::from_millis(options.interval.into()),
+        interval: options.interval,
         queues: SinkOptions {
             queue_bytes: options.queue_size,
         },
@@ -108,9 +105,7 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         paths: options.summary_json.is_some() || options.configuration.config.is_some(),
         reloadable: options.configuration.config.is_some(),
     };
-    let summary = tap(&job, Destination::Outputs(&options.outputs), |_, _| {
-        Ok(std::future::pending())
-    })?;
+    let summary = tap(&job, &options.outputs, |_, _| Ok(std::future::pending()))?;
     conclude(&summary, options.summary_json.as_deref())
 }
 
@@ -118,12 +113,12 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
 /// soon as the tap is attached, on a runtime, with what is tapped and the counters.
 pub(crate) fn tap<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
-    preflight::check_privileges()?;
+    preflight::check_privileges(job.tapping.hook == HookChoice::Socket)?;
     preflight::check_pid_namespace()?;
-    check_descriptors(job, &destination)?;
+    check_descriptors(job, outputs)?;
     let selection = job.target.selection();
     let mut search = Search::new(selection.clone())?;
     let found = search.find_first()?;
@@ -157,8 +152,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let duties = give_up_privileges(job, &destination, &tap)?;
-    let (outputs, reloading) = Outputs::open(job, destination, duties)?;
+    let duties = give_up_privileges(job, outputs, &tap)?;
+    let (outputs, reloading) = Outputs::open(job, outputs, duties)?;
     let mut pipeline = Pipeline::new(config);
     for (image, server) in servers {
         pipeline.introduce(image, server);
@@ -202,11 +197,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
     )?;
     info!("detaching: {reason}");
     observe::stopping(&reason);
+    let deadline = shutdown::deadline();
     stop.store(true, Ordering::Release);
     let drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;
-    reloading.stop();
 
     let elapsed = started.elapsed();
     let mut summary = Snapshot {
@@ -217,7 +212,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
     drained.outputs.tell(&facts);
-    summary.outputs = drained.outputs.finish(GRACE);
+    summary.outputs = drained.outputs.finish(deadline);
+    reloading.stop(deadline);
     Ok(summary)
 }
 
@@ -236,12 +232,9 @@ fn tap_options<'s>(
 }
 
 /// Refuses to begin what would end for want of descriptors.
-fn check_descriptors(job: &Job<'_>, destination: &Destination<'_>) -> Result<()> {
+fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
     let events = job.messages.unanswered_events.as_slice();
-    preflight::check_descriptors(
-        destination.specs().len() + events.len(),
-        perf_rings(job.tapping.ring)?,
-    )
+    preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
 }
 
 /// Starts the reader's thread, which tells why it ends by itself.
@@ -280,16 +273,12 @@ fn introductions(
 }
 
 /// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
-fn give_up_privileges(
-    job: &Job<'_>,
-    destination: &Destination<'_>,
-    tap: &Tap,
-) -> Result<Option<Duties>> {
+fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec], tap: &Tap) -> Result<Option<Duties>> {
     if job.tapping.no_sandbox {
         return Ok(None);
     }
     let events = job.messages.unanswered_events.as_slice();
-    let mut duties = OutputSpec::duties(&[destination.specs(), events].concat());
+    let mut duties = OutputSpec::duties(&[outputs, events].concat());
     duties.paths |= job.paths;
     duties.processes = job.target.follow;
     sandbox::enter(duties, || tap.counters().is_ok())?;
@@ -350,8 +339,7 @@ fn wait_for_end<E: Future<Output = String>>(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut shutdown = Shutdown::listen()?;
         let hangups = reloading.on_hangup()?;
         let _watching = observer.serve(&newest)?;
         let counted = newest.clone();
@@ -373,8 +361,7 @@ fn wait_for_end<E: Future<Output = String>>(
             }
         };
         Ok(tokio::select! {
-            _ = interrupt.recv() => "interrupted (SIGINT)".to_owned(),
-            _ = terminate.recv() => "terminated (SIGTERM)".to_owned(),
+            signal = shutdown.asked() => signal.to_owned(),
             () = ended => "all that was tapped has ended".to_owned(),
             never = hangups => match never {},
             reason = enough => reason,

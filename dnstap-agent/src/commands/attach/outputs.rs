@@ -1,6 +1,6 @@
 //! Where the tap's batches go: messages to the outputs of `--output`, notices to their own.
 
-use std::{mem, time::Duration};
+use std::{mem, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::pipeline::Batch;
@@ -14,7 +14,7 @@ use crate::{
         sandbox::Duties,
     },
     report::Facts,
-    sinks::{self, Destination, Health, SinkReport, SinkSet},
+    sinks::{self, Health, OutputSpec, SinkReport, SinkSet},
 };
 
 /// All outputs of the tap.
@@ -29,13 +29,12 @@ impl Outputs {
     /// process can still do.
     pub(super) fn open(
         job: &Job<'_>,
-        destination: Destination<'_>,
+        outputs: &[OutputSpec],
         duties: Option<Duties>,
     ) -> Result<(Self, Reloading)> {
         let options = job.queues;
-        let outputs = destination.specs();
         let fixed = job.messages.unanswered_events.as_slice();
-        let sinks = SinkSet::open_to(destination, fixed, options)
+        let sinks = SinkSet::open_both(outputs, fixed, options)
             .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
         let (reloader, inbox) = reload::reloader(
             &Start {
@@ -71,18 +70,18 @@ impl Outputs {
 
     /// Hands over what is in the batch and takes it out. Never waits.
     pub(super) fn send(&mut self, batch: &mut Batch) {
-        if batch.notices.count > 0 {
-            self.sinks.notify(&sinks::Batch {
-                frames: mem::take(&mut batch.notices.bytes).into(),
-                messages: mem::take(&mut batch.notices.count),
-            });
+        let notices = &mut batch.notices;
+        if notices.count > 0 {
+            let frames = mem::take(&mut notices.bytes);
+            self.sinks
+                .notify(&sinks::Batch::new(frames, mem::take(&mut notices.count)));
         }
-        if batch.messages.count > 0 {
-            let frames = mem::replace(&mut batch.messages.bytes, self.buffers.take());
-            self.sinks.send(&sinks::Batch {
-                frames: self.buffers.lend(frames),
-                messages: mem::take(&mut batch.messages.count),
-            });
+        let messages = &mut batch.messages;
+        if messages.count > 0 {
+            let frames = mem::replace(&mut messages.bytes, self.buffers.take());
+            let frames = self.buffers.lend(frames);
+            self.sinks
+                .send(&sinks::Batch::new(frames, mem::take(&mut messages.count)));
         }
     }
 
@@ -96,8 +95,8 @@ impl Outputs {
         self.sinks.tell(facts);
     }
 
-    /// Closes them; all have `grace` to write what is queued. The last reports.
-    pub(super) fn finish(self, grace: Duration) -> Vec<SinkReport> {
-        self.sinks.finish(grace)
+    /// Closes them; all have up to `deadline` to write what is queued. The last reports.
+    pub(super) fn finish(self, deadline: Instant) -> Vec<SinkReport> {
+        self.sinks.finish(deadline)
     }
 }

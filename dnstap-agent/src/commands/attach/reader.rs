@@ -257,6 +257,13 @@ impl Reader {
         Ok(Tapped {
             hook: hook_name(self.tap.hook()),
             ring: self.tap.ring_name(),
+            refused: self
+                .tap
+                .refused()
+                .iter()
+                .map(|(hook, reason)| (hook_name(*hook), reason.clone()))
+                .collect(),
+            degraded: self.tap.degraded().to_vec(),
             kernel,
             settled,
             sockets: self.pipeline.socket_counts(),

@@ -20,14 +20,16 @@ use std::{
 
 use anyhow::anyhow;
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     named, open,
     printer::{Printer, Stop},
 };
 use crate::{
-    host::exit::{Exit, ExitWith},
+    host::{
+        exit::{Exit, ExitWith},
+        shutdown::Shutdown,
+    },
     sources::file::{Format, Place, Source, skip_long},
 };
 
@@ -49,25 +51,16 @@ impl Signals {
             .enable_all()
             .build()?;
         let within = runtime.enter();
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut shutdown = Shutdown::listen()?;
         drop(within);
         let (waiting, first) = mpsc::channel();
         // A thread of its own, because this one may be where only the reader of standard output can free it.
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
-                let mut next = || {
-                    runtime.block_on(async {
-                        tokio::select! {
-                            _ = interrupt.recv() => {}
-                            _ = terminate.recv() => {}
-                        }
-                    });
-                };
-                next();
+                runtime.block_on(shutdown.asked());
                 drop(waiting);
-                next();
+                runtime.block_on(shutdown.asked());
                 process::exit(Exit::Output as i32);
             })?;
         Ok(Self { first })

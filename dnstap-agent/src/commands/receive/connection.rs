@@ -3,7 +3,7 @@
 //! Its memory is bounded by the longest frame and one piece read, whatever the sender says. What is no dnstap is counted and
 //! left out, so that an output never holds a frame that readers cannot read.
 
-use std::{cell::RefCell, io, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, iter, pin::pin, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use dnstap_proto::{
@@ -11,6 +11,7 @@ use dnstap_proto::{
     frame_streams::{
         ControlError, DNSTAP_CONTENT_TYPE, Frames, HandshakeError, Server, ServerState,
     },
+    lenient,
 };
 use thiserror::Error;
 use tokio::{
@@ -50,9 +51,7 @@ impl Hub {
             received: RefCell::default(),
             wait: args.wait,
             max_frame: args.frames.over_sockets(),
-            idle: args
-                .idle_timeout
-                .map(|seconds| Duration::from_secs(seconds.into())),
+            idle: args.idle_timeout,
         }
     }
 
@@ -273,14 +272,14 @@ impl Connection {
     async fn hand_over(&mut self, frames: Frames) {
         self.messages += frames.count;
         let (count, bytes) = (frames.count, frames.bytes.len() as u64);
-        let batch = sound(frames);
+        let batch = sound(frames, self.hub.sinks.borrow().wants_views());
         self.hub.count(|received| {
             received.messages += count;
             received.bytes += bytes;
             received.malformed += count - batch.messages;
         });
         if self.hub.wait {
-            self.wait_for_room(batch.frames.len()).await;
+            self.wait_for_room(batch.size()).await;
         }
         self.hub.sinks.borrow_mut().send(&batch);
     }
@@ -312,29 +311,35 @@ impl Connection {
     }
 }
 
-/// The frames that are dnstap; all of them without a copy, as is the rule.
-fn sound(frames: Frames) -> Batch {
-    let mut broken = 0;
-    let mut rest = frames.bytes.clone();
-    while let Some(frame) = split(&mut rest) {
-        broken += u64::from(View::parse(&frame[4..]).is_none());
-    }
-    if broken == 0 {
-        return Batch {
-            frames: frames.bytes,
-            messages: frames.count,
-        };
-    }
-    let mut kept = Vec::with_capacity(frames.bytes.len());
-    let mut rest = frames.bytes;
-    while let Some(frame) = split(&mut rest) {
-        if View::parse(&frame[4..]).is_some() {
-            kept.extend_from_slice(&frame);
+/// The frames that are dnstap; all of them without a copy, as is the rule. With their views if an output wants them.
+fn sound(frames: Frames, with_views: bool) -> Batch {
+    let mut views = Vec::new();
+    let mut is_sound = |frame: &Bytes| {
+        if !with_views {
+            return View::parse(&frame[4..]).is_some();
         }
-    }
+        let before = views.len();
+        views.extend(lenient::decode(frame.slice(4..)));
+        views.len() > before
+    };
+    let mut rest = frames.bytes.clone();
+    let all: Vec<_> = iter::from_fn(|| split(&mut rest))
+        .map(|frame| (is_sound(&frame), frame))
+        .collect();
+    let kept = || {
+        all.iter()
+            .filter(|(sound, _)| *sound)
+            .map(|(_, frame)| frame)
+    };
+    let messages = kept().count() as u64;
+    let bytes = if messages == frames.count {
+        frames.bytes
+    } else {
+        kept().flatten().copied().collect()
+    };
     Batch {
-        frames: kept.into(),
-        messages: frames.count - broken,
+        views: with_views.then(|| views.into()),
+        ..Batch::new(bytes, messages)
     }
 }
 
@@ -354,20 +359,26 @@ mod tests {
     #[test]
     fn sound_frames_are_handed_on_without_a_copy() {
         let bytes = Bytes::from(EMPTY.repeat(3));
-        let batch = sound(Frames {
+        let frames = Frames {
             bytes: bytes.clone(),
             count: 3,
-        });
+        };
+        let batch = sound(frames, false);
         assert_eq!((batch.frames.as_ptr(), batch.messages), (bytes.as_ptr(), 3));
     }
 
     #[test]
     fn what_is_no_dnstap_is_left_out() {
-        let bytes = [BROKEN, EMPTY, BROKEN, EMPTY].concat().into();
-        let batch = sound(Frames { bytes, count: 4 });
-        assert_eq!(
-            (&batch.frames[..], batch.messages),
-            (&EMPTY.repeat(2)[..], 2)
-        );
+        let bytes: Bytes = [BROKEN, EMPTY, BROKEN, EMPTY].concat().into();
+        for with_views in [false, true] {
+            let bytes = Bytes::clone(&bytes);
+            let batch = sound(Frames { bytes, count: 4 }, with_views);
+            assert_eq!(
+                (&batch.frames[..], batch.messages),
+                (&EMPTY.repeat(2)[..], 2)
+            );
+            let views = batch.views.map(|views| views.len());
+            assert_eq!(views, with_views.then_some(2));
+        }
     }
 }

@@ -19,7 +19,6 @@ use std::{pin::pin, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::{JoinSet, LocalSet},
     time::{Instant, interval},
@@ -40,19 +39,17 @@ use crate::{
         memory::Ebb,
         net::{Address, Arrival, Listener},
         sandbox::{self, Duties},
+        shutdown::{self, Shutdown},
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
         summary::{Snapshot, Source, conclude},
     },
-    sinks::{Destination, OutputSpec, SinkOptions, SinkReport, SinkSet},
+    sinks::{OutputSpec, SinkOptions, SinkReport, SinkSet},
 };
 
 /// How long connections may take to hand over what has arrived when the end has come.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// How long the outputs may take to write what is queued then.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the outputs are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -78,9 +75,7 @@ pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
         no_sandbox: args.no_sandbox,
         paths: args.configuration.config.is_some() || args.summary_json.is_some(),
     };
-    let summary = take(&job, Destination::Outputs(&args.outputs), |_, _| {
-        Ok(std::future::pending())
-    })?;
+    let summary = take(&job, &args.outputs, |_, _| Ok(std::future::pending()))?;
     conclude(&summary, args.summary_json.as_deref())
 }
 
@@ -88,30 +83,29 @@ pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
 /// called as soon as connections are taken, on a runtime, with what is listened on and the counters.
 pub(crate) fn take<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the system gives no descriptor to wait on")?;
-    LocalSet::new().block_on(&runtime, serve(job, destination, begin))
+    LocalSet::new().block_on(&runtime, serve(job, outputs, begin))
 }
 
 async fn serve<E: Future<Output = String>>(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut shutdown = Shutdown::listen()?;
     let bound = bind::all(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let subject = subject(&bound);
     let observer = Observer::bind(job.observe, "receive", subject.clone())?;
-    let duties = give_up_privileges(job, destination.specs())?;
-    let (sinks, mut inbox, reloading) = open_outputs(job, destination, duties)?;
+    let duties = give_up_privileges(job, outputs)?;
+    let (sinks, mut inbox, reloading) = open_outputs(job, outputs, duties)?;
     let mut hangups = Box::pin(reloading.on_hangup()?);
     let hub = Rc::new(Hub::new(sinks, job.connections));
     let started = Instant::now();
@@ -142,8 +136,7 @@ async fn serve<E: Future<Output = String>>(
     let mut number = 0_u64;
     let reason = loop {
         tokio::select! {
-            _ = interrupt.recv() => break "interrupted (SIGINT)".to_owned(),
-            _ = terminate.recv() => break "terminated (SIGTERM)".to_owned(),
+            signal = shutdown.asked() => break signal.to_owned(),
             never = &mut hangups => match never {},
             reason = &mut enough => break reason,
             () = inbox.due() => drop(inbox.apply(&mut hub.sinks.borrow_mut())),
@@ -175,6 +168,7 @@ async fn serve<E: Future<Output = String>>(
     };
     info!("ending: {reason}");
     observe::stopping(&reason);
+    let deadline = shutdown::deadline();
     drop(watching);
     listeners.shutdown().await;
     drop(files); // the sockets' files: nobody can come any more
@@ -188,19 +182,26 @@ async fn serve<E: Future<Output = String>>(
             stopped.clone(),
         ));
     }
-    stop.send_replace(Some(Instant::now() + DRAIN));
+    stop.send_replace(Some(deadline.min(Instant::now().into_std() + DRAIN).into()));
     while let Some(ended) = connections.join_next().await {
         check(ended)?;
     }
     inbox.close(&mut hub.sinks.borrow_mut());
     drop(hangups);
-    reloading.stop();
     let hub = Rc::into_inner(hub).context("a connection outlived its task")?;
-    Ok(conclusion(job, &subject, started.elapsed(), hub))
+    let summary = conclusion(job, &subject, started.elapsed(), hub, deadline);
+    reloading.stop(deadline);
+    Ok(summary)
 }
 
 /// Tells pages what was lost up to here, and lets all outputs end.
-fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snapshot {
+fn conclusion(
+    job: &Job<'_>,
+    subject: &str,
+    elapsed: Duration,
+    hub: Hub,
+    deadline: std::time::Instant,
+) -> Snapshot {
     let sinks = hub.sinks.into_inner();
     let mut summary = Snapshot {
         elapsed,
@@ -214,7 +215,7 @@ fn conclusion(job: &Job<'_>, subject: &str, elapsed: Duration, hub: Hub) -> Snap
         &[report::LIMIT],
         &summary.losses(),
     ));
-    summary.outputs = sinks.finish(GRACE);
+    summary.outputs = sinks.finish(deadline);
     summary
 }
 
@@ -227,14 +228,13 @@ fn subject(bound: &[Bound]) -> String {
 /// Opens the outputs; with them come what changes them and where the changes arrive.
 fn open_outputs(
     job: &Job<'_>,
-    destination: Destination<'_>,
+    outputs: &[OutputSpec],
     duties: Option<Duties>,
 ) -> Result<(SinkSet, Inbox, Reloading)> {
     let options = SinkOptions {
         queue_bytes: job.connections.queue_size,
     };
-    let outputs = destination.specs();
-    let sinks = SinkSet::open_to(destination, &[], options)
+    let sinks = SinkSet::open(outputs, options)
         .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
     let start = Start {
         origin: job.origin,

@@ -3,10 +3,7 @@
 use std::{fs::File, sync::Arc, thread};
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{board::Board, end, viewer::Kind};
@@ -16,7 +13,7 @@ use crate::{
         progress::Progress,
         read::{self, Opened, Outcome, Warn},
     },
-    host::exit::Exit,
+    host::{exit::Exit, shutdown::Shutdown},
     select::{Filter, Select},
 };
 
@@ -54,8 +51,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
     let viewer = args.viewer(&board, &subject.collect::<Vec<_>>().join(", "), None);
     let kind = viewer.kind;
     let (running, read) = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut shutdown = Shutdown::listen()?;
         let (ended, running) = viewer.start()?;
         let seen = end(Arc::clone(&board), ended, args.duration)?;
         let limit = args.connections.frames.in_files();
@@ -72,8 +68,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
         let read = tokio::select! {
             read = reading => read,
             _ = seen => None,
-            _ = interrupt.recv() => None,
-            _ = terminate.recv() => None,
+            _ = shutdown.asked() => None,
         };
         anyhow::Ok((running, read))
     })?;

@@ -36,7 +36,7 @@ use crate::{
     config::Origin,
     host::exit::{Exit, ExitWith},
     observe::{Newest, Observe, StatusSocket},
-    sinks::{Batch, Consumer, Destination, SinkOptions},
+    sinks::{Batch, Consumer, OutputSpec, SinkOptions},
 };
 
 /// The window, if none is asked for and it is not everything.
@@ -60,11 +60,11 @@ pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
         viewer = Some(running);
         end(Arc::clone(&board), ended, limit)
     };
-    let destination = Destination::Consumer(NAME, consumer(&board));
+    let view = OutputSpec::function(NAME, consumer(&board));
     let summary = if args.listen.is_empty() {
-        attach::tap(&args.tap_job(origin), destination, begin)
+        attach::tap(&args.tap_job(origin), &[view], begin)
     } else {
-        receive::take(&args.receive_job(origin), destination, begin)
+        receive::take(&args.receive_job(origin), &[view], begin)
     };
     // Whatever has happened, the terminal is given back first.
     match (viewer, summary) {

@@ -33,25 +33,22 @@ pub struct Duties {
 }
 
 impl Duties {
+    /// What either of them needs.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            paths: self.paths || other.paths,
+            owners: self.owners || other.owners,
+            modes: self.modes || other.modes,
+            commands: self.commands || other.commands,
+            processes: self.processes || other.processes,
+        }
+    }
+
     /// Whether what `other` needs is among what is kept for these.
     #[must_use]
     pub fn cover(self, other: Self) -> bool {
-        let Self {
-            paths,
-            owners,
-            modes,
-            commands,
-            processes,
-        } = other;
-        [
-            (self.paths, paths),
-            (self.owners, owners),
-            (self.modes, modes),
-            (self.commands, commands),
-            (self.processes, processes),
-        ]
-        .iter()
-        .all(|(kept, needed)| *kept || !needed)
+        self.and(other) == self
     }
 }
 

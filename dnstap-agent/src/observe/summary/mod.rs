@@ -55,6 +55,10 @@ pub struct Tapped {
     pub hook: &'static str,
     /// Hook and ring, as on the command line.
     pub ring: &'static str,
+    /// Hooks that the kernel refused before the one in use, and why.
+    pub refused: Vec<(&'static str, String)>,
+    /// What the hook in use cannot do on this kernel.
+    pub degraded: Vec<String>,
     /// The kernel side's counters.
     pub kernel: [u64; Counter::COUNT],
     /// Some of them as they were a while before.
@@ -216,9 +220,13 @@ impl Tapped {
                 })
             })
             .collect();
+        let refused = self.refused.iter();
+        let refused: BTreeMap<_, _> = refused.map(|(hook, reason)| (hook, reason)).collect();
         json!({
             "hook": self.hook,
             "ring": self.ring,
+            "refused_hooks": refused,
+            "degraded": self.degraded,
             "kernel": object(self.kernel_counts(|_| true).into_iter()),
             "programs": programs,
             "pipeline": object(self.pipeline.table()),
@@ -301,6 +309,13 @@ impl Tapped {
             list(self.kernel_counts(Counter::is_drop), "none"),
             list(self.kernel_counts(Counter::is_skip), "none"),
         )?;
+        for (hook, reason) in &self.refused {
+            let reason = reason.lines().next().unwrap_or_default();
+            writeln!(formatter, "hook {hook} was refused: {reason}")?;
+        }
+        for missing in &self.degraded {
+            writeln!(formatter, "degraded: {missing}")?;
+        }
         let unfollowed = self.kernel[Counter::Unfollowed as usize];
         if unfollowed != 0 {
             writeln!(

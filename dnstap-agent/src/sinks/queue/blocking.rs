@@ -1,191 +1,99 @@
-//! Owns one sink as the sender sees it: its queue, its account, and the thread that empties the one into the output.
+//! Owns the sinks that block: a thread that gathers batches, writes them, and looks to what is due meanwhile.
 
 use std::{
     io::{self, ErrorKind},
-    mem, panic,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc,
-    },
-    thread,
+    mem,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::{
-    Batch,
-    output::{Failure, Gather, Output, Written},
-    queue::{self, Receiver, Refused, Sender},
-    report::{Account, SinkReport, SinkState, add},
+use super::lane::{Inlet, Work, no_runtime};
+use crate::sinks::{
+    batch::Batch,
+    report::{Account, SinkState, add},
 };
 
 /// How long messages are dropped before a full disk is asked again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
-/// The sender's side of one sink.
-#[derive(Debug)]
-pub(super) struct Lane {
-    name: String,
-    /// `None` when nothing more is to come.
-    queue: Option<Sender>,
-    capacity: usize,
-    account: Arc<Account>,
-    /// Set when nobody waits for the thread any more.
-    abandoned: Arc<AtomicBool>,
-    /// Told when the output's files may have been renamed.
-    reopen: Arc<Notify>,
-    /// Nothing is ever sent: it closes when the thread ends, in whatever way.
-    ended: mpsc::Receiver<()>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Lane {
-    /// Starts the thread. Fails when the system gives no thread.
-    pub(super) fn start(
-        name: String,
-        output: Box<dyn Output>,
-        queue_bytes: usize,
-        account: Arc<Account>,
-    ) -> io::Result<Self> {
-        let (queue, receiver) = queue::bounded(queue_bytes, account.depth());
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let (alive, ended) = mpsc::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
-        let reopen = Arc::<Notify>::default();
+/// Has everything written to `output`.
+pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| no_runtime(&error))?;
+    Ok(Box::new(move |inlet| {
+        let gather = output.gather().map(|gather| Gather {
+            bytes: gather.bytes.min(inlet.queue.capacity() / 2),
+            ..gather
+        });
         let worker = Worker {
-            name: name.clone(),
-            gather: output.gather().map(|gather| Gather {
-                bytes: gather.bytes.min(queue_bytes / 2),
-                ..gather
-            }),
             output,
-            queue: receiver,
-            account: Arc::clone(&account),
-            abandoned: Arc::clone(&abandoned),
-            reopen: Arc::clone(&reopen),
+            inlet,
+            gather,
             full_until: None,
-            _alive: alive,
         };
-        let thread = thread::Builder::new()
-            .name("sink".to_owned())
-            .spawn(move || runtime.block_on(worker.run()))?;
-        Ok(Self {
-            name,
-            queue: Some(queue),
-            capacity: queue_bytes,
-            account,
-            abandoned,
-            reopen,
-            ended,
-            thread: Some(thread),
-        })
-    }
-
-    /// Queues the batch or counts it as dropped. Never blocks. A panic of the sink's thread is passed on.
-    pub(super) fn send(&mut self, batch: &Batch) {
-        self.account.sent.fetch_add(batch.messages, Relaxed);
-        let sent = match &mut self.queue {
-            Some(queue) => queue.try_send(batch.clone()),
-            None => Err(Refused::Closed),
-        };
-        match sent {
-            Ok(()) => {}
-            Err(Refused::Full) => {
-                self.account.queue_full.fetch_add(batch.messages, Relaxed);
-            }
-            Err(Refused::Closed) => {
-                if !self.account.state().is_over() {
-                    self.join();
-                }
-                self.account.lost(batch.messages);
-            }
-        }
-    }
-
-    /// What tells it to begin a new file if the old one was renamed or removed.
-    pub(super) fn reopen(&self) -> Arc<Notify> {
-        Arc::clone(&self.reopen)
-    }
-
-    pub(super) fn report(&self) -> SinkReport {
-        self.account.report(&self.name)
-    }
-
-    /// Whether it takes so many bytes without dropping anything.
-    pub(super) fn has_room(&self, size: usize) -> bool {
-        self.account.has_room(size, self.capacity)
-    }
-
-    /// Nothing more is to come: the thread may end when it has written what is queued.
-    pub(super) fn close(&mut self) {
-        self.queue = None;
-    }
-
-    /// Whether the thread is over.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.try_recv() == Err(mpsc::TryRecvError::Disconnected)
-    }
-
-    /// Lets the thread write what is queued until `deadline`, and gives the final account.
-    pub(super) fn finish(mut self, deadline: Instant) -> SinkReport {
-        self.close();
-        let Self {
-            name,
-            account,
-            abandoned,
-            ended,
-            thread,
-            ..
-        } = self;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if ended.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected) {
-            join(thread);
-            return account.report(&name);
-        }
-        abandoned.store(true, Relaxed);
-        account.become_state(SinkState::Failed(format!(
-            "{name}: did not take its last messages in the time given"
-        )));
-        let mut report = account.report(&name);
-        // What is in flight may yet arrive; nobody will know, so it counts as dropped.
-        report.dropped.shutdown += report
-            .sent
-            .saturating_sub(report.written + report.dropped.total());
-        (report.queued, report.queued_bytes) = (0, 0);
-        report
-    }
-
-    fn join(&mut self) {
-        join(self.thread.take());
-    }
+        runtime.block_on(worker.run());
+    }))
 }
 
-/// A panic of the sink's thread becomes the caller's.
-fn join(thread: Option<thread::JoinHandle<()>>) {
-    if let Some(Err(panic)) = thread.map(thread::JoinHandle::join) {
-        panic::resume_unwind(panic);
+/// Writes batches, and says exactly how far it came when it cannot. Runs on the sink's own thread, and may block there.
+pub(in crate::sinks) trait Output: Send {
+    /// Writes the whole batch, or fails.
+    fn write(&mut self, batch: &Batch) -> Result<Written, Failure>;
+    /// The last call after success: whatever ends the output.
+    fn finish(&mut self) -> io::Result<()>;
+    /// How much is to be gathered before it is written, for outputs that are better off with much at once. They get frames alone.
+    fn gather(&self) -> Option<Gather> {
+        None
     }
+    /// When it wants [`turn`](Self::turn) to be called if nothing is written until then.
+    fn next_turn(&self) -> Option<Duration> {
+        None
+    }
+    /// Does what has become due with time.
+    fn turn(&mut self) {}
+    /// Begins a new file if the old one was renamed or removed.
+    fn reopen(&mut self) {}
+}
+
+/// What is written at once when it has one of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sinks) struct Gather {
+    pub(in crate::sinks) bytes: usize,
+    pub(in crate::sinks) age: Duration,
+}
+
+/// What arrived whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::sinks) struct Written {
+    pub(in crate::sinks) messages: u64,
+    pub(in crate::sinks) bytes: u64,
+    /// Messages that the content cannot show, and so are not among those written.
+    pub(in crate::sinks) unfit: u64,
+}
+
+/// A batch that did not arrive whole.
+#[derive(Debug)]
+pub(in crate::sinks) struct Failure {
+    /// What of it arrived whole all the same.
+    pub(in crate::sinks) written: Written,
+    pub(in crate::sinks) error: io::Error,
+    /// The output is whole up to there, and could take more if the cause went away.
+    pub(in crate::sinks) resumable: bool,
 }
 
 /// What runs on the sink's thread.
 struct Worker {
-    name: String,
     output: Box<dyn Output>,
-    queue: Receiver,
+    inlet: Inlet,
     /// What is gathered before it is written, and never more than half of the queue.
     gather: Option<Gather>,
-    account: Arc<Account>,
-    abandoned: Arc<AtomicBool>,
-    reopen: Arc<Notify>,
     /// Until then the disk is not asked again whether it has room.
     full_until: Option<Instant>,
-    _alive: mpsc::Sender<()>,
 }
 
 /// Messages that wait to be written together. They are copied, so that the memory of their batches is free for others.
@@ -206,10 +114,7 @@ impl Gathered {
 
     fn take(&mut self) -> Batch {
         self.since = None;
-        Batch {
-            frames: self.frames.split().freeze(),
-            messages: mem::take(&mut self.messages),
-        }
+        Batch::new(self.frames.split(), mem::take(&mut self.messages))
     }
 }
 
@@ -226,8 +131,8 @@ impl Worker {
             let due = written_at.into_iter().chain(turn_at).min();
             let next = tokio::select! {
                 biased;
-                () = self.reopen.notified() => Next::Reopen,
-                batch = self.queue.recv() => batch.map_or(Next::End, Next::Batch),
+                () = self.inlet.reopen.notified() => Next::Reopen,
+                batch = self.inlet.queue.recv() => batch.map_or(Next::End, Next::Batch),
                 () = until(due) => Next::Due,
             };
             let go_on = match next {
@@ -261,7 +166,8 @@ impl Worker {
                 }
             };
             if !go_on {
-                return self.lose_the_rest().await;
+                let rest = self.inlet.queue.abandon();
+                return self.account().lost(rest);
             }
         }
     }
@@ -271,21 +177,22 @@ impl Worker {
         if batch.messages == 0 && batch.frames.is_empty() {
             return true;
         }
-        if self.abandoned.load(Relaxed) {
+        // Nobody waits for it any more.
+        if self.account().is_over() {
             return false;
         }
         if self.full_until.is_some_and(|until| Instant::now() < until) {
-            add(&self.account.disk_full, batch.messages);
-            self.queue.done(batch);
+            add(&self.account().dropped.disk_full, batch.messages);
+            self.inlet.queue.done(batch);
             return true;
         }
         match self.output.write(batch) {
             Ok(written) => {
                 self.count(written);
-                self.account.delays.note(batch);
+                self.account().delays.note(batch);
                 if self.full_until.take().is_some() {
-                    info!(output = self.name, "there is room again");
-                    self.account.become_state(SinkState::Running);
+                    info!(output = self.inlet.name, "there is room again");
+                    self.account().become_state(SinkState::Running);
                 }
             }
             Err(Failure {
@@ -300,61 +207,54 @@ impl Worker {
                 if resumable && is_full(&error) {
                     self.wait_for_room(&error, lost);
                 } else {
-                    self.account.become_state(self.end_by(&error));
-                    self.account.lost(lost);
+                    self.account().become_state(self.end_by(&error));
+                    self.account().lost(lost);
                 }
             }
         }
-        self.queue.done(batch);
-        !self.account.state().is_over()
+        self.inlet.queue.done(batch);
+        !self.account().is_over()
     }
 
     /// Drops messages for a while instead of asking a full disk for each.
     fn wait_for_room(&mut self, error: &io::Error, lost: u64) {
         if self.full_until.is_none() {
-            warn!(output = self.name, %error, "messages are dropped until there is room");
+            warn!(output = self.inlet.name, %error, "messages are dropped until there is room");
         }
         self.full_until = Some(Instant::now() + FULL_PAUSE);
-        let full = format!("{}: {error}", self.name);
-        self.account.become_state(SinkState::Waiting(full));
-        add(&self.account.disk_full, lost);
+        let full = format!("{}: {error}", self.inlet.name);
+        self.account().become_state(SinkState::Waiting(full));
+        add(&self.account().dropped.disk_full, lost);
     }
 
     fn finish(&mut self) {
-        let dropped = self.account.disk_full.load(Relaxed);
+        let dropped = self.account().dropped.disk_full.load(Relaxed);
         let end = match self.output.finish() {
             Ok(()) if dropped > 0 => SinkState::Failed(format!(
                 "{}: No space left on the disk: {dropped} messages were dropped",
-                self.name
+                self.inlet.name
             )),
             Ok(()) => SinkState::Finished,
             Err(error) => self.end_by(&error),
         };
-        self.account.become_state(end);
+        self.account().become_state(end);
     }
 
     fn count(&self, written: Written) {
-        add(&self.account.written, written.messages);
-        add(&self.account.written_bytes, written.bytes);
-        add(&self.account.unfit, written.unfit);
+        add(&self.account().written, written.messages);
+        add(&self.account().written_bytes, written.bytes);
+        add(&self.account().dropped.unfit, written.unfit);
     }
 
     fn end_by(&self, error: &io::Error) -> SinkState {
         match error.kind() {
             ErrorKind::BrokenPipe => SinkState::Closed,
-            _ => SinkState::Failed(format!("{}: {error}", self.name)),
+            _ => SinkState::Failed(format!("{}: {error}", self.inlet.name)),
         }
     }
 
-    async fn lose_the_rest(mut self) {
-        if self.abandoned.load(Relaxed) {
-            return;
-        }
-        self.queue.close();
-        while let Some(batch) = self.queue.recv().await {
-            self.account.lost(batch.messages);
-            self.queue.done(&batch);
-        }
+    fn account(&self) -> &Account {
+        &self.inlet.account
     }
 }
 
@@ -384,7 +284,15 @@ fn is_full(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::queue::OVERHEAD, *};
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+    };
+
+    use super::{
+        super::{OVERHEAD, Policy, lane::Lane},
+        *,
+    };
 
     /// Room for ten batches of 100 bytes.
     const QUEUE: usize = 10 * (100 + OVERHEAD);
@@ -571,13 +479,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut lane = Lane::start(
-            "text:-".to_owned(),
-            Box::new(Panicking),
-            1000,
-            Arc::new(Account::new(Arc::default())),
-        )
-        .expect("a thread");
+        let mut lane = started("text:-", Box::new(Panicking), 1000);
         lane.send(&batch(1, 1));
         lane
     }
@@ -655,20 +557,21 @@ mod tests {
     }
 
     fn lane(output: Gated, queue_bytes: usize) -> Lane {
+        started("file:test", Box::new(output), queue_bytes)
+    }
+
+    fn started(name: &str, output: Box<dyn Output>, queue_bytes: usize) -> Lane {
         Lane::start(
-            "file:test".to_owned(),
-            Box::new(output),
-            queue_bytes,
-            Arc::new(Account::new(Arc::default())),
+            name.to_owned(),
+            start(output).expect("memory"),
+            (queue_bytes, Policy::DropNewest, Arc::default()),
+            Arc::default(),
         )
         .expect("a thread")
     }
 
     fn batch(size: usize, messages: u64) -> Batch {
-        Batch {
-            frames: vec![0; size].into(),
-            messages,
-        }
+        Batch::new(vec![0; size], messages)
     }
 
     fn soon() -> Instant {

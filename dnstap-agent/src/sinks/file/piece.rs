@@ -1,6 +1,6 @@
 //! Owns what is written at once: some bytes, and how far each of the messages in them reaches.
 
-use super::output::{Written, frame_ends};
+use crate::sinks::{batch::frame_ends, queue::blocking::Written};
 
 /// Bytes for a file, and the messages in them.
 #[derive(Debug, Clone, Copy)]

@@ -4,85 +4,55 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use thiserror::Error;
-
 use super::names;
-use crate::host::units::parse_bytes;
-
-/// Where an output's bytes go.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// Standard output, written `-`.
-    Stdout,
-    /// A file, a device or a named pipe.
-    Path(PathBuf),
-}
+use crate::{
+    host::units::{parse_bytes, parse_length},
+    sinks::sink::Place,
+};
 
 /// How a file is written, when the next one begins, and what becomes of the old ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct FileOptions {
+pub(super) struct FileOptions {
     /// `rotate-size=`: largest file, in bytes on the disk.
-    pub rotate_size: Option<u64>,
+    pub(super) rotate_size: Option<u64>,
     /// `rotate-time=`: a new file begins at each multiple of this time since 1970, UTC.
-    pub rotate_time: Option<Duration>,
+    pub(super) rotate_time: Option<Duration>,
     /// `keep=`: so many old files stay, older ones are deleted.
-    pub keep: Option<usize>,
+    pub(super) keep: Option<usize>,
     /// `compress=zstd`.
-    pub zstd: bool,
+    pub(super) zstd: bool,
     /// `mode=`: permissions of new files. 0640 without it, less what the umask takes.
-    pub mode: Option<u32>,
+    pub(super) mode: Option<u32>,
     /// `owner=`: `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
-    pub owner: Option<String>,
+    pub(super) owner: Option<String>,
     /// `exec=`: program to run for each file that is complete, with its path as the only argument.
-    pub exec: Option<PathBuf>,
-}
-
-/// What is wrong with an option.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum OptionError {
-    /// There is no such option, or it has no value.
-    #[error("`{0}` is no option of a file; {VALID}")]
-    Unknown(String),
-    /// A value that the option cannot have.
-    #[error("`{option}={value}`: {problem}")]
-    Value {
-        /// The option's name.
-        option: String,
-        /// What was given.
-        value: String,
-        /// Why it cannot be.
-        problem: String,
-    },
-    /// Given twice.
-    #[error("`{0}` is given twice")]
-    Twice(String),
-    /// An option that needs another one.
-    #[error("`{0}` needs `rotate-size` or `rotate-time`, or there are no old files")]
-    NeedsRotation(&'static str),
-    /// Standard output has no name, mode or owner, and ends once.
-    #[error("standard output takes no option but `compress=zstd`")]
-    Stdout,
-    /// A `%` in the path that is no conversion of strftime, or one in a folder's name, or one that `keep` cannot do with.
-    #[error("{0}")]
-    Pattern(String),
+    pub(super) exec: Option<PathBuf>,
 }
 
 /// The options, for messages and help.
-const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (with s, m, h, d), `keep=NUMBER`, \
+const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (such as 90s, 15m, 1h, 1d), `keep=NUMBER`, \
      `compress=zstd`, `mode=OCTAL`, `owner=USER:GROUP` and `exec=PROGRAM`";
+
+/// Standard output has no name, mode or owner, and ends once.
+const STDOUT: &str = "standard output takes no option but `compress=zstd`";
+
+/// There is no such option, or it has no value.
+fn unknown(option: &str) -> String {
+    format!("`{option}` is no option of a file; {VALID}")
+}
 
 impl FileOptions {
     /// The options in `text`, which is what follows the first comma, for a file at `place`.
-    pub(super) fn parse(text: Option<&str>, place: &Place) -> Result<Self, OptionError> {
+    pub(super) fn parse(text: Option<&str>, place: &Place) -> Result<Self, String> {
         let mut options = Self::default();
         let mut seen = Vec::new();
         for option in text.into_iter().flat_map(|text| text.split(',')) {
             let (name, value) = option
                 .split_once('=')
                 .filter(|(_, value)| !value.is_empty())
-                .ok_or_else(|| OptionError::Unknown(option.to_owned()))?;
+                .ok_or_else(|| unknown(option))?;
             if seen.contains(&name) {
-                return Err(OptionError::Twice(name.to_owned()));
+                return Err(format!("`{name}` is given twice"));
             }
             seen.push(name);
             options.set(name, value)?;
@@ -96,12 +66,17 @@ impl FileOptions {
         self.rotate_size.is_some() || self.rotate_time.is_some()
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
-        let wrong = |problem: String| OptionError::Value {
-            option: name.to_owned(),
-            value: value.to_owned(),
-            problem,
+    /// Whether they are nothing but `compress=zstd`, which alone does not take a regular file.
+    pub(super) fn are_plain(&self) -> bool {
+        let compressed_alone = Self {
+            zstd: self.zstd,
+            ..Self::default()
         };
+        *self == compressed_alone
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let wrong = |problem: String| format!("`{name}={value}`: {problem}");
         match name {
             "rotate-size" => self.rotate_size = Some(parse_bytes(value).map_err(wrong)? as u64),
             "rotate-time" => self.rotate_time = Some(parse_time(value).map_err(wrong)?),
@@ -122,58 +97,43 @@ impl FileOptions {
             }
             "owner" => self.owner = Some(value.to_owned()),
             "exec" => self.exec = Some(value.into()),
-            _ => return Err(OptionError::Unknown(format!("{name}={value}"))),
+            _ => return Err(unknown(&format!("{name}={value}"))),
         }
         Ok(())
     }
 
-    fn check(&self, place: &Place) -> Result<(), OptionError> {
+    fn check(&self, place: &Place) -> Result<(), String> {
         let path = match place {
             Place::Path(path) => path,
             Place::Stdout => {
-                let compressed_alone = Self {
-                    zstd: self.zstd,
-                    ..Self::default()
-                };
-                return if *self == compressed_alone {
+                return if self.are_plain() {
                     Ok(())
                 } else {
-                    Err(OptionError::Stdout)
+                    Err(STDOUT.to_owned())
                 };
             }
         };
-        names::check(path).map_err(OptionError::Pattern)?;
+        names::check(path)?;
         if !self.rotates() {
-            if self.keep.is_some() {
-                return Err(OptionError::NeedsRotation("keep"));
-            }
-            if self.exec.is_some() {
-                return Err(OptionError::NeedsRotation("exec"));
+            let needs = [("keep", self.keep.is_some()), ("exec", self.exec.is_some())];
+            if let Some((option, _)) = needs.iter().find(|(_, given)| *given) {
+                return Err(format!(
+                    "`{option}` needs `rotate-size` or `rotate-time`, or there are no old files"
+                ));
             }
         }
         if self.keep.is_some() {
-            names::check_known(path).map_err(OptionError::Pattern)?;
+            names::check_known(path)?;
         }
         Ok(())
     }
 }
 
-/// `90s`, `15m`, `1h`, `1d`.
+/// Whole seconds, such as `90s`, `15m`, `1h`, `1d`.
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let (digits, unit) =
-        text.split_at(text.len() - usize::from(text.ends_with(['s', 'm', 'h', 'd'])));
-    let seconds = match unit {
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => 1,
-    };
-    digits
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number > 0 && !unit.is_empty())
-        .map(|number| Duration::from_secs(u64::from(number) * seconds))
-        .ok_or_else(|| "not a time such as 90s, 15m, 1h or 1d".to_owned())
+    parse_length(text)
+        .filter(|time| !time.is_zero() && time.subsec_nanos() == 0)
+        .ok_or_else(|| "not a time in whole seconds, such as 90s, 15m, 1h or 1d".to_owned())
 }
 
 #[cfg(test)]
@@ -205,7 +165,8 @@ mod tests {
     #[case("rotate-size=x", "`rotate-size=x`")]
     #[case("rotate-time=1", "`rotate-time=1`")]
     #[case("rotate-time=0h", "`rotate-time=0h`")]
-    #[case("rotate-time=1w", "`rotate-time=1w`")]
+    #[case("rotate-time=1y", "`rotate-time=1y`")]
+    #[case("rotate-time=1500ms", "`rotate-time=1500ms`")]
     #[case("keep=-1,rotate-time=1h", "`keep=-1`")]
     #[case("keep=1", "`keep` needs")]
     #[case("exec=/x", "`exec` needs")]
@@ -217,7 +178,7 @@ mod tests {
     #[case("rotate", "valid are `rotate-size=")]
     #[case("", "valid are `rotate-size=")]
     fn what_cannot_be_is_named(#[case] text: &str, #[case] part: &str) {
-        let error = parse(text).expect_err("must be refused").to_string();
+        let error = parse(text).expect_err("must be refused");
         assert!(error.contains(part), "{error}");
     }
 
@@ -225,7 +186,7 @@ mod tests {
     fn standard_output_can_be_compressed_and_nothing_else() {
         let stdout = |text| FileOptions::parse(Some(text), &Place::Stdout);
         assert!(stdout("compress=zstd").is_ok_and(|options| options.zstd));
-        assert_eq!(stdout("mode=0640"), Err(OptionError::Stdout));
+        assert_eq!(stdout("mode=0640"), Err(STDOUT.to_owned()));
     }
 
     #[rstest]
@@ -233,10 +194,7 @@ mod tests {
     #[case("/tmp/%&")]
     fn a_pattern_that_cannot_be_is_refused(#[case] path: &str) {
         let refused = FileOptions::parse(None, &Place::Path(path.into()));
-        assert!(
-            matches!(refused, Err(OptionError::Pattern(_))),
-            "{refused:?}"
-        );
+        assert!(refused.is_err_and(|error| error.contains('%')));
     }
 
     #[rstest]
@@ -249,7 +207,6 @@ mod tests {
         };
         with("rotate-time=1h").expect("it is not read back");
         let error = with("rotate-time=1h,keep=1").expect_err("must be refused");
-        let error = error.to_string();
         assert!(
             error.contains("read back") && error.contains("UTC"),
             "{error}"
@@ -269,7 +226,7 @@ mod tests {
         FileOptions::parse(Some("rotate-time=1h,keep=1"), &path).expect("valid");
     }
 
-    fn parse(text: &str) -> Result<FileOptions, OptionError> {
+    fn parse(text: &str) -> Result<FileOptions, String> {
         FileOptions::parse(Some(text), &Place::Path("/tmp/a".into()))
     }
 }

@@ -26,7 +26,7 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::report::{FileCounters, add};
+use crate::sinks::report::{FileCounters, add};
 
 const WAITING: usize = 64;
 

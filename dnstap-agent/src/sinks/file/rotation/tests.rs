@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::sinks::piece::{Ends, Piece};
+use crate::sinks::file::piece::{Ends, Piece};
 
 /// 2026-11-24T00:15:30Z.
 const START: i64 = 1_795_479_330;
@@ -322,7 +322,7 @@ impl Rig {
 
     fn in_folder(folder: tempfile::TempDir, name: &str, options: &str) -> Self {
         let path = folder.path().join(name);
-        let place = crate::sinks::Place::Path(path.clone());
+        let place = crate::sinks::sink::Place::Path(path.clone());
         let options = FileOptions::parse(Some(options), &place).expect("valid");
         let now = Arc::new(Mutex::new(Timestamp::from_second(START).expect("a time")));
         let names = Names::new(&path);

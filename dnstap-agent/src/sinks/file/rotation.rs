@@ -1,11 +1,5 @@
 //! Owns the files of one output one after the other: when the next begins, how it takes the name over, which old ones go.
-//!
-//! ```text
-//! begin ─► file ──too large, or its time is over──► rotate ─► the next file
-//!            │                                        └─ not possible (full disk, ...): on with the old one, again in 10 s
-//!            ├──renamed or removed by others, SIGHUP──► reopen ─► the next file; not possible: as above
-//!            └──cut by others──► mend: the same file, from its start
-//! ```
+//! [`State`] has the diagram.
 //!
 //! The next file is there, with its head, before the old one is left: a full disk or a missing permission costs no message.
 //! Every file is complete whenever nothing is being written to it (see `volume`), so leaving one takes no more than a rename.
@@ -28,9 +22,9 @@ use super::{
     device::Descriptor,
     names::{Names, create_free, create_new, move_to_free},
     options::FileOptions,
-    report::{FileCounters, add},
     volume::{Frame, Volume},
 };
+use crate::sinks::report::{FileCounters, add};
 
 /// How long to go on with the old file when the next cannot be had.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -58,16 +52,46 @@ pub(super) struct Series {
     clock: Clock,
     /// The file that is being written.
     live: PathBuf,
-    /// When it has to be left.
+    /// When it has to be left, at the latest.
     ends: Option<Timestamp>,
-    /// No earlier than this: the last attempt failed.
-    retry: Option<Timestamp>,
-    /// The file may have lost its name, and no new one could be begun.
-    reopen_due: bool,
+    state: State,
     /// The first of those that are too old and still the program's.
     spared: Option<PathBuf>,
     runner: Option<Runner>,
     counters: Arc<FileCounters>,
+}
+
+/// Where the file that is being written stands. It takes messages in each of these states.
+///
+/// ```text
+/// begin ──► Current ──too large, or its time is over──► the next file: Current
+///            │  ▲ │                                └──impossible──► Overdue ──10 s──► again ──► the next file
+///            │  │ └──SIGHUP: renamed or removed by others──► a new file: Current
+///            │  │                                      └──impossible──► Nameless ──10 s──► again ──► a new file
+///            └──┘ cut by others: the same file, from its start (mend)
+/// ```
+///
+/// Impossible: a full disk, a missing permission. From `Overdue` a SIGHUP leads where it leads from `Current`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has its name and its time.
+    Current,
+    /// It was to be left, and the next could not be begun. When to try again.
+    Overdue(Timestamp),
+    /// It may have lost its name, and a new one could not be begun. When to try again.
+    Nameless(Timestamp),
+}
+
+impl State {
+    /// When the next attempt may be made, if not now. That is never far away, unless the clock was set back.
+    fn put_off(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Current => None,
+            Self::Overdue(retry) | Self::Nameless(retry) => {
+                Some(retry).filter(|retry| *retry > now && retry.duration_since(now) <= RETRY)
+            }
+        }
+    }
 }
 
 impl Series {
@@ -93,8 +117,7 @@ impl Series {
             clock,
             live,
             ends: None,
-            retry: None,
-            reopen_due: false,
+            state: State::Current,
             spared: None,
             runner,
             counters,
@@ -128,7 +151,8 @@ impl Series {
 
     /// Does what has become due, before `more` bytes are written.
     pub(super) fn turn(&mut self, volume: &mut Volume<Descriptor>, more: usize) {
-        if self.reopen_due && self.put_off((self.clock)()).is_none() {
+        if matches!(self.state, State::Nameless(_)) && self.state.put_off((self.clock)()).is_none()
+        {
             self.reopen(volume);
         }
         if self.is_over(volume, more) {
@@ -158,9 +182,9 @@ impl Series {
         let now = (self.clock)();
         let end = self.ends.filter(|_| !volume.is_empty());
         let end = end.map(|end| if self.has_come(end, now) { now } else { end });
-        let reopen = self.reopen_due.then_some(now);
+        let reopen = matches!(self.state, State::Nameless(_)).then_some(now);
         let next = end.into_iter().chain(reopen).min().map(|at| {
-            let at = self.put_off(now).map_or(at, |retry| retry.max(at));
+            let at = self.state.put_off(now).map_or(at, |retry| retry.max(at));
             Duration::try_from(at.duration_since(now)).unwrap_or_default()
         });
         let look = self.spared.as_ref().map(|_| LOOK);
@@ -175,16 +199,10 @@ impl Series {
         away.is_zero() || away > 2 * every
     }
 
-    /// When the next attempt may be made, if not now. That is never far away, unless the clock was set back.
-    fn put_off(&self, now: Timestamp) -> Option<Timestamp> {
-        self.retry
-            .filter(|retry| *retry > now && retry.duration_since(now) <= RETRY)
-    }
-
     /// Leaves the file and begins the next, if that is possible.
     fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
         let now = (self.clock)();
-        if self.put_off(now).is_some() {
+        if self.state.put_off(now).is_some() {
             return;
         }
         match self.next(now) {
@@ -197,7 +215,14 @@ impl Series {
                 }
                 self.prune();
             }
-            Err(error) => self.failed(now, &error),
+            Err(error) => {
+                let retry = self.failed(now, &error);
+                // What lacks a name comes first.
+                self.state = match self.state {
+                    State::Nameless(_) => State::Nameless(retry),
+                    _ => State::Overdue(retry),
+                };
+            }
         }
     }
 
@@ -205,17 +230,18 @@ impl Series {
     pub(super) fn reopen(&mut self, volume: &mut Volume<Descriptor>) {
         let now = (self.clock)();
         match self.renewed(volume, now) {
-            Ok(None) => self.reopen_due = false,
+            Ok(None) => {
+                if matches!(self.state, State::Nameless(_)) {
+                    self.state = State::Current;
+                }
+            }
             Ok(Some(next)) => {
                 *volume = next;
                 self.begins(now);
                 add(&self.counters.reopened, 1);
                 info!(file = %self.live.display(), "opened anew");
             }
-            Err(error) => {
-                self.reopen_due = true;
-                self.failed(now, &error);
-            }
+            Err(error) => self.state = State::Nameless(self.failed(now, &error)),
         }
     }
 
@@ -278,18 +304,16 @@ impl Series {
     }
 
     fn begins(&mut self, now: Timestamp) {
-        self.retry = None;
-        self.reopen_due = false;
-        self.ends = self
-            .options
-            .rotate_time
-            .and_then(|every| end_of(now, every));
+        let every = self.options.rotate_time;
+        self.ends = every.and_then(|every| end_of(now, every));
+        self.state = State::Current;
     }
 
-    fn failed(&mut self, now: Timestamp, error: &io::Error) {
+    /// Tells that a file could not be begun, and when to try again.
+    fn failed(&self, now: Timestamp, error: &io::Error) -> Timestamp {
         warn!(file = %self.live.display(), %error, "cannot begin a new file; the old one goes on");
         add(&self.counters.rotation_errors, 1);
-        self.retry = now.checked_add(RETRY).ok();
+        now.checked_add(RETRY).unwrap_or(now)
     }
 
     fn complete(&self, file: PathBuf) {

@@ -1,4 +1,4 @@
-//! Owns the output to files and to standard output: batches become content, compressed if asked for, and go to one file after the other.
+//! Owns the way of messages into a file: batches become content, compressed if asked for, and go to one file after the other.
 
 use std::{io, time::Duration};
 
@@ -6,14 +6,18 @@ use bytes::Bytes;
 use zstd::{bulk::Compressor, zstd_safe::CParameter};
 
 use super::{
-    Batch,
     device::Descriptor,
-    output::{Failure, Gather, Output, Written, frame_ends},
     piece::{Ends, Piece},
-    series::Series,
+    rotation::Series,
     volume::{Frame, Volume},
 };
-use crate::formats::{Content, Encoder};
+use crate::{
+    formats::{Content, Encoder},
+    sinks::{
+        batch::{Batch, payloads},
+        queue::blocking::{Failure, Gather, Output, Written},
+    },
+};
 
 /// What is compressed at once: more is smaller, and later on the disk.
 const GATHER: Gather = Gather {
@@ -100,39 +104,20 @@ impl Composer {
     fn encode(&mut self, frames: &Bytes) {
         self.plain.clear();
         self.ends.clear();
-        let mut start = 0;
-        for end in frame_ends(frames) {
-            if self
-                .encoder
-                .frame(&frames.slice(start + 4..end), &mut self.plain)
-            {
+        for payload in payloads(frames) {
+            if self.encoder.frame(&payload, &mut self.plain) {
                 self.ends.push(self.plain.len());
             }
-            start = end;
         }
     }
 }
 
 /// An [`Output`] to a file, a series of files, or a pipe.
 pub(super) struct FileOutput {
-    composer: Composer,
-    volume: Volume<Descriptor>,
+    pub(super) composer: Composer,
+    pub(super) volume: Volume<Descriptor>,
     /// `None` for what is no regular file.
-    series: Option<Series>,
-}
-
-impl FileOutput {
-    pub(super) fn new(
-        composer: Composer,
-        volume: Volume<Descriptor>,
-        series: Option<Series>,
-    ) -> Self {
-        Self {
-            composer,
-            volume,
-            series,
-        }
-    }
+    pub(super) series: Option<Series>,
 }
 
 impl Output for FileOutput {
@@ -187,21 +172,21 @@ impl Output for FileOutput {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, fs::File, path::Path, sync::Arc};
+    use std::{fs, fs::File, path::Path};
 
     use rstest::rstest;
 
-    use super::{
-        super::{open::open_all, page::About},
-        *,
-    };
+    use super::{super::FileSink, *};
+    use crate::sinks::{report::Account, sink::Sink as _};
 
     /// A file's output; `form` and what is behind the path.
     fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
-        let spec = format!("{form}:{}{options}", path.display());
-        let specs = [spec.parse().expect("valid")];
-        let mut opened = open_all(&specs, &[Arc::default()], &About::default()).expect("opened");
-        opened.pop().flatten().expect("a file")
+        let rest = format!("{}{options}", path.display());
+        let sink = FileSink::parse(form, &rest).expect("valid");
+        let (content, account) = (sink.content, Account::default());
+        let open = sink.open_place().expect("opened");
+        let output = open.start(content, &sink.options, &account);
+        Box::new(output.expect("room"))
     }
 
     fn cut_to(path: &Path, length: u64) {
@@ -217,10 +202,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
         let [mut one, mut other] = [&cut, &whole].map(|path| output("file", path, compressed));
-        let batch = Batch {
-            frames: b"\0\0\0\x02\x78\x01".repeat(100).into(),
-            messages: 100,
-        };
+        let batch = Batch::new(b"\0\0\0\x02\x78\x01".repeat(100), 100);
         one.write(&batch).expect("room");
         cut_to(&cut, 0);
         if turns {
@@ -242,10 +224,7 @@ mod tests {
     ) {
         let folder = tempfile::tempdir().expect("a folder");
         let [cut, whole] = ["cut", "whole"].map(|name| folder.path().join(name));
-        let batch = |messages| Batch {
-            frames: b"\0\0\0\x02\x78\x01".repeat(messages).into(),
-            messages: messages as u64,
-        };
+        let batch = |messages| Batch::new(b"\0\0\0\x02\x78\x01".repeat(messages), messages as u64);
         let [mut one, mut other] = [&cut, &whole].map(|path| output(form, path, compressed));
         let written = one.write(&batch(100)).expect("room");
         assert_eq!(written.messages, 100);
@@ -267,10 +246,7 @@ mod tests {
         let mut composer = Composer::new(content, true).expect("memory");
         let Frame { head, foot } = composer.frame().expect("memory");
         let payload = b"\0\0\0\x06broken";
-        let batch = Batch {
-            frames: Bytes::from_static(payload),
-            messages: 1,
-        };
+        let batch = Batch::new(&payload[..], 1);
         let pieces: Vec<_> = (0..2)
             .map(|_| composer.piece(&batch).expect("memory").bytes.to_vec())
             .collect();

@@ -12,9 +12,9 @@ use std::io;
 
 use super::{
     device::{Device, Partial, write_all_at},
-    output::{Failure, Written},
     piece::Piece,
 };
+use crate::sinks::queue::blocking::{Failure, Written};
 
 /// What every file of an output begins and ends with; either may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -146,9 +146,10 @@ mod tests {
     use rstest::rstest;
 
     use super::{
-        super::{device::mock::Disk, output::frame_ends, piece::Ends},
+        super::{device::mock::Disk, piece::Ends},
         *,
     };
+    use crate::sinks::batch::frame_ends;
 
     const HEAD: &[u8] = b"<head>";
     const FOOT: &[u8] = b"<foot>";

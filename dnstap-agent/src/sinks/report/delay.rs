@@ -11,7 +11,7 @@ use std::{
 
 use dnstap_proto::View;
 
-use super::Batch;
+use crate::sinks::batch::Batch;
 
 /// Classes for each power of two, as a power of two.
 const FINE: u32 = 3;
@@ -20,7 +20,7 @@ const CLASSES: usize = (40 - FINE as usize + 1) << FINE;
 
 /// Times of many messages.
 #[derive(Debug)]
-pub(super) struct Delays([AtomicU64; CLASSES]);
+pub(in crate::sinks) struct Delays([AtomicU64; CLASSES]);
 
 /// What `Delays` come to, in nanoseconds; at most an eighth too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Default for Delays {
 
 impl Delays {
     /// Counts the messages of a batch that has just been written.
-    pub(super) fn note(&self, batch: &Batch) {
+    pub(in crate::sinks) fn note(&self, batch: &Batch) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         if let (Some(then), Ok(now)) = (oldest(&batch.frames), now) {
             let delay = now.saturating_sub(then).as_nanos();
@@ -51,7 +51,7 @@ impl Delays {
     }
 
     /// What they come to; `None` if no message that was counted has a time.
-    pub(super) fn summary(&self) -> Option<Delay> {
+    pub(in crate::sinks) fn summary(&self) -> Option<Delay> {
         let counts: Vec<u64> = self.0.iter().map(|count| count.load(Relaxed)).collect();
         let all: u64 = counts.iter().sum();
         let at = |wanted: u64| {
@@ -161,10 +161,7 @@ mod tests {
             .append_frame(&mut frames);
         }
         let delays = Delays::default();
-        delays.note(&Batch {
-            frames: frames.into(),
-            messages: 2,
-        });
+        delays.note(&Batch::new(frames, 2));
         let summary = delays.summary().expect("they have times");
         let seconds = summary.p50_ns / 1_000_000_000;
         assert!((100..120).contains(&seconds), "{summary:?}");

@@ -14,26 +14,18 @@
 //! collector that dies leaves unread is lost; how much that is at most is counted as `unconfirmed`, and is kept small by
 //! asking the system whenever possible whether everything has been taken ([`Connection::is_drained`]).
 
-use std::{
-    io,
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
-    time::Duration,
-};
+use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{backoff::Backoff, connection::Connection};
 use crate::{
     host::net::Address,
     sinks::{
-        Batch, SinkState,
-        backlog::Receiver,
-        output::frame_ends,
-        report::{Account, add},
+        batch::{Batch, frame_ends},
+        queue::lane::Inlet,
+        report::{SinkState, add},
     },
 };
 
@@ -45,18 +37,13 @@ const CONFIRM: Duration = Duration::from_millis(50);
 
 /// Delivers what is queued for one socket.
 #[derive(Debug)]
-pub(in crate::sinks) struct Courier {
-    name: String,
+pub(super) struct Courier {
     address: Address,
-    queue: Receiver,
-    account: Arc<Account>,
-    /// When to be over, once the sender is gone.
-    deadline: watch::Receiver<Option<Instant>>,
+    inlet: Inlet,
     /// The batch being written.
     flight: Option<Flight>,
     /// Messages handed to this connection that may not have been taken.
     unconfirmed: u64,
-    _alive: mpsc::Sender<()>,
 }
 
 /// A batch on its way.
@@ -68,48 +55,36 @@ struct Flight {
 }
 
 impl Courier {
-    pub(super) fn new(
-        name: String,
-        address: Address,
-        queue: Receiver,
-        account: Arc<Account>,
-        deadline: watch::Receiver<Option<Instant>>,
-        alive: mpsc::Sender<()>,
-    ) -> Self {
-        Self {
-            name,
+    /// Delivers until nothing more is to come and nothing is queued, or the deadline has come; accounts for the rest.
+    pub(super) async fn run(address: Address, inlet: Inlet) {
+        let mut courier = Self {
             address,
-            queue,
-            account,
-            deadline,
+            inlet,
             flight: None,
             unconfirmed: 0,
-            _alive: alive,
-        }
-    }
-
-    /// Delivers until the sender is gone and nothing is queued, or the deadline has come; accounts for the rest.
-    pub(super) async fn run(mut self) {
-        let mut deadline = self.deadline.clone();
+        };
+        let mut deadline = courier.inlet.deadline.clone();
         let over = async move {
             let at = match deadline.wait_for(Option::is_some).await {
                 Ok(at) => *at,
                 Err(_sender_gone) => None,
             };
             if let Some(at) = at {
-                sleep_until(at).await;
+                sleep_until(at.into()).await;
             }
         };
         let ended = tokio::select! {
             biased;
-            ended = self.work() => ended,
+            ended = courier.work() => ended,
             () = over => Err("did not take its last messages in the time given".to_owned()),
         };
-        self.settle();
-        let lost = self.queue.abandon();
-        add(&self.account.shutdown, lost);
-        self.account.become_state(match ended {
-            Err(reason) if lost > 0 => SinkState::Failed(format!("{}: {reason}", self.name)),
+        courier.settle();
+        let lost = courier.inlet.queue.abandon();
+        add(&courier.inlet.account.dropped.shutdown, lost);
+        courier.inlet.account.become_state(match ended {
+            Err(reason) if lost > 0 => {
+                SinkState::Failed(format!("{}: {reason}", courier.inlet.name))
+            }
             _ => SinkState::Finished,
         });
     }
@@ -119,17 +94,17 @@ impl Courier {
         // Each absence is told once.
         let mut told = false;
         loop {
-            let closing = self.deadline.borrow().is_some();
-            if self.queue.is_over() {
+            let closing = self.inlet.deadline.borrow().is_some();
+            if self.inlet.queue.is_over() {
                 return Ok(());
             }
             let error = match Connection::open(&self.address, HANDSHAKE).await {
                 Ok(mut connection) => {
-                    info!(output = self.name, "connected");
-                    add(&self.account.connections, 1);
+                    info!(output = self.inlet.name, "connected");
+                    add(&self.inlet.account.connections, 1);
                     told = false;
-                    self.account.become_state(SinkState::Running);
-                    let before = self.account.written.load(Relaxed);
+                    self.inlet.account.become_state(SinkState::Running);
+                    let before = self.inlet.account.written.load(Relaxed);
                     let Err(error) = self.deliver(&mut connection).await else {
                         return Ok(());
                     };
@@ -138,7 +113,7 @@ impl Courier {
                         return Err(error.to_string());
                     }
                     // One that takes connections and no messages is not worth coming back to soon.
-                    if self.account.written.load(Relaxed) > before {
+                    if self.inlet.account.written.load(Relaxed) > before {
                         backoff.reset();
                     }
                     error
@@ -146,19 +121,20 @@ impl Courier {
                 Err(error) if closing => return Err(error.to_string()),
                 Err(error) => error,
             };
-            self.account
+            self.inlet
+                .account
                 .become_state(SinkState::Waiting(error.to_string()));
             let wait = backoff.wait();
             if told {
-                debug!(output = self.name, %error, ?wait, "still no connection");
+                debug!(output = self.inlet.name, %error, ?wait, "still no connection");
             } else {
-                warn!(output = self.name, %error, "no connection; trying again, keeping what fits the queue");
+                warn!(output = self.inlet.name, %error, "no connection; trying again, keeping what fits the queue");
                 told = true;
             }
             tokio::select! {
                 () = sleep(wait) => {}
                 // The end is near: no more waiting. An error means the same.
-                _ = self.deadline.wait_for(Option::is_some) => {}
+                _ = self.inlet.deadline.wait_for(Option::is_some) => {}
             }
         }
     }
@@ -169,7 +145,7 @@ impl Courier {
             tokio::select! {
                 biased;
                 error = connection.ended() => return Err(error),
-                batch = self.queue.next() => {
+                batch = self.inlet.queue.recv() => {
                     let Some(batch) = batch else {
                         self.finish(connection).await;
                         return Ok(());
@@ -202,7 +178,7 @@ impl Courier {
         match connection.finish(HANDSHAKE).await {
             Ok(()) => self.unconfirmed = 0,
             Err(error) => {
-                warn!(output = self.name, %error, unconfirmed = self.unconfirmed, "the collector did not confirm the end");
+                warn!(output = self.inlet.name, %error, unconfirmed = self.unconfirmed, "the collector did not confirm the end");
             }
         }
     }
@@ -210,9 +186,9 @@ impl Courier {
     /// After a connection: what the system has taken is written, the rest goes back.
     fn settle(&mut self) {
         if let Some(rest) = self.settle_written() {
-            self.queue.put_back(rest);
+            self.inlet.queue.put_back(rest);
         }
-        add(&self.account.unconfirmed, self.unconfirmed);
+        add(&self.inlet.account.unconfirmed, self.unconfirmed);
         self.unconfirmed = 0;
     }
 
@@ -225,14 +201,11 @@ impl Courier {
                 .take_while(|end| *end <= reached)
                 .fold((0, 0), |(count, _), end| (count + 1, end));
         }
-        let written = Batch {
-            frames: batch.frames.split_to(end),
-            messages,
-        };
-        add(&self.account.written, messages);
-        add(&self.account.written_bytes, end as u64);
+        let written = Batch::new(batch.frames.split_to(end), messages);
+        add(&self.inlet.account.written, messages);
+        add(&self.inlet.account.written_bytes, end as u64);
         self.unconfirmed += messages;
-        self.queue.done(&written);
+        self.inlet.queue.done(&written);
         batch.messages -= messages;
         (!batch.frames.is_empty()).then_some(batch)
     }

@@ -3,19 +3,17 @@
 //! The law, at any moment when nothing is being sent or written, and always in the final report:
 //! `sent = written + dropped + queued`.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+mod account;
+mod delay;
+
+use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::{
-    delay::{Delay, Delays},
-    queue::Depth,
+pub(super) use self::account::{Account, FileCounters, add};
+pub use self::{
+    account::{Dropped, Files},
+    delay::Delay,
 };
 
 /// What a sink takes.
@@ -77,7 +75,7 @@ impl SinkReport {
 
     /// The account of a sink that was there before, with that account, and was not there for so many messages.
     #[must_use]
-    pub(super) fn after(self, before: Option<&Self>, absent: u64) -> Self {
+    pub(in crate::sinks) fn after(self, before: Option<&Self>, absent: u64) -> Self {
         let Some(before) = before else {
             return Self { absent, ..self };
         };
@@ -94,9 +92,14 @@ impl SinkReport {
             ..self
         }
     }
-}
 
-impl SinkReport {
+    /// The account after so many messages that came while it was not there.
+    #[must_use]
+    pub(in crate::sinks) fn without(self, messages: u64) -> Self {
+        let absent = self.absent + messages;
+        Self { absent, ..self }
+    }
+
     /// As one JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -159,118 +162,24 @@ impl fmt::Display for SinkReport {
         }
         for (what, count) in self.files.table() {
             if count > 0 {
-                write!(f, "; {what}: {count}")?;
+                write!(f, "; {}: {count}", what.replace('_', " "))?;
             }
         }
         Ok(())
     }
 }
 
-/// Messages dropped by one sink, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// The sink was slower than the tap for too long.
-    pub queue_full: u64,
-    /// The queue was full because there was no connection to the collector.
-    pub disconnected: u64,
-    /// The disk was full.
-    pub disk_full: u64,
-    /// The output failed: device gone, disk broken.
-    pub io_error: u64,
-    /// The output's form cannot show them: no DNS message in the frame.
-    pub unfit: u64,
-    /// The reader of a pipe went away.
-    pub closed: u64,
-    /// Still queued when the time to finish was over, or when the collector was not there at the end.
-    pub shutdown: u64,
-}
-
 impl Dropped {
     /// The reasons and their counts, in a fixed order, for summaries and metrics.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
-        [
-            ("queue_full", self.queue_full),
-            ("disconnected", self.disconnected),
-            ("disk_full", self.disk_full),
-            ("io_error", self.io_error),
-            ("unfit", self.unfit),
-            ("closed", self.closed),
-            ("shutdown", self.shutdown),
-        ]
-    }
-
-    fn and(self, other: &Self) -> Self {
-        Self {
-            queue_full: self.queue_full + other.queue_full,
-            disconnected: self.disconnected + other.disconnected,
-            disk_full: self.disk_full + other.disk_full,
-            io_error: self.io_error + other.io_error,
-            unfit: self.unfit + other.unfit,
-            closed: self.closed + other.closed,
-            shutdown: self.shutdown + other.shutdown,
-        }
+    pub fn by_reason(&self) -> [(&'static str, u64); Self::COUNT] {
+        self.table()
     }
 
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.by_reason().iter().map(|(_, count)| count).sum()
-    }
-}
-
-/// What became of the files of an output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Files that were left for the next.
-    pub rotations: u64,
-    /// Files that were begun on request, because others had renamed or removed the one before.
-    pub reopened: u64,
-    /// Failed attempts to begin a file or to delete old ones.
-    pub rotation_errors: u64,
-    /// Complete files whose program failed or was not run.
-    pub command_errors: u64,
-}
-
-impl Files {
-    fn and(self, other: &Self) -> Self {
-        Self {
-            rotations: self.rotations + other.rotations,
-            reopened: self.reopened + other.reopened,
-            rotation_errors: self.rotation_errors + other.rotation_errors,
-            command_errors: self.command_errors + other.command_errors,
-        }
-    }
-
-    /// The counts with their names, in a fixed order.
-    #[must_use]
-    pub fn table(&self) -> [(&'static str, u64); 4] {
-        [
-            ("rotations", self.rotations),
-            ("reopened", self.reopened),
-            ("rotation errors", self.rotation_errors),
-            ("command errors", self.command_errors),
-        ]
-    }
-}
-
-/// The counters behind [`Files`].
-#[derive(Debug, Default)]
-pub(super) struct FileCounters {
-    pub(super) rotations: AtomicU64,
-    pub(super) reopened: AtomicU64,
-    pub(super) rotation_errors: AtomicU64,
-    pub(super) command_errors: AtomicU64,
-}
-
-impl FileCounters {
-    fn now(&self) -> Files {
-        Files {
-            rotations: self.rotations.load(Relaxed),
-            reopened: self.reopened.load(Relaxed),
-            rotation_errors: self.rotation_errors.load(Relaxed),
-            command_errors: self.command_errors.load(Relaxed),
-        }
+        self.table().iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -285,9 +194,10 @@ impl FileCounters {
 /// ```
 ///
 /// Sockets wait for their collector, files for room on the disk; what else fails, fails for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SinkState {
     /// It takes messages.
+    #[default]
     Running,
     /// It has no connection or no room now, for this reason, and tries again. It still takes messages.
     Waiting(String),
@@ -347,118 +257,5 @@ impl Health {
     pub fn all_over(&self) -> bool {
         let mut sinks = self.sinks.iter();
         sinks.all(|sink| sink.takes == Takes::Notices || sink.state.is_over())
-    }
-}
-
-/// A counter goes up.
-pub(super) fn add(counter: &AtomicU64, messages: u64) {
-    counter.fetch_add(messages, Relaxed);
-}
-
-/// The counters behind a [`SinkReport`], shared by the sender and the sink's thread.
-#[derive(Debug)]
-pub(super) struct Account {
-    pub(super) sent: AtomicU64,
-    pub(super) written: AtomicU64,
-    pub(super) written_bytes: AtomicU64,
-    pub(super) unconfirmed: AtomicU64,
-    pub(super) connections: AtomicU64,
-    pub(super) queue_full: AtomicU64,
-    pub(super) disconnected: AtomicU64,
-    pub(super) disk_full: AtomicU64,
-    pub(super) io_error: AtomicU64,
-    pub(super) unfit: AtomicU64,
-    pub(super) closed: AtomicU64,
-    pub(super) shutdown: AtomicU64,
-    pub(super) delays: Delays,
-    pub(super) files: Arc<FileCounters>,
-    depth: Arc<Depth>,
-    state: Mutex<SinkState>,
-}
-
-impl Account {
-    pub(super) fn new(depth: Arc<Depth>) -> Self {
-        Self {
-            sent: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            written_bytes: AtomicU64::new(0),
-            unconfirmed: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
-            queue_full: AtomicU64::new(0),
-            disconnected: AtomicU64::new(0),
-            disk_full: AtomicU64::new(0),
-            io_error: AtomicU64::new(0),
-            unfit: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            shutdown: AtomicU64::new(0),
-            delays: Delays::default(),
-            files: Arc::default(),
-            depth,
-            state: Mutex::new(SinkState::Running),
-        }
-    }
-
-    /// How much waits.
-    pub(super) fn depth(&self) -> Arc<Depth> {
-        Arc::clone(&self.depth)
-    }
-
-    pub(super) fn state(&self) -> SinkState {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// The next state. The first end is the one that counts.
-    pub(super) fn become_state(&self, state: SinkState) {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !now.is_over() {
-            *now = state;
-        }
-    }
-
-    /// Messages that an ended sink could not take, under the reason of its end.
-    pub(super) fn lost(&self, messages: u64) {
-        let counter = match self.state() {
-            SinkState::Closed => &self.closed,
-            SinkState::Failed(_) => &self.io_error,
-            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => &self.shutdown,
-        };
-        counter.fetch_add(messages, Relaxed);
-    }
-
-    /// Whether a batch of so many bytes would find room in a queue of `capacity`, or never waits for it.
-    pub(super) fn has_room(&self, size: usize, capacity: usize) -> bool {
-        self.depth.has_room(size, capacity) || self.state().is_over()
-    }
-
-    pub(super) fn report(&self, output: &str) -> SinkReport {
-        // First: what leaves the queue meanwhile is then seen twice rather than not at all.
-        let queued = self.depth.messages();
-        SinkReport {
-            takes: Takes::default(),
-            output: output.to_owned(),
-            state: self.state(),
-            sent: self.sent.load(Relaxed),
-            absent: 0,
-            written: self.written.load(Relaxed),
-            written_bytes: self.written_bytes.load(Relaxed),
-            unconfirmed: self.unconfirmed.load(Relaxed),
-            connections: self.connections.load(Relaxed),
-            dropped: Dropped {
-                queue_full: self.queue_full.load(Relaxed),
-                disconnected: self.disconnected.load(Relaxed),
-                disk_full: self.disk_full.load(Relaxed),
-                io_error: self.io_error.load(Relaxed),
-                unfit: self.unfit.load(Relaxed),
-                closed: self.closed.load(Relaxed),
-                shutdown: self.shutdown.load(Relaxed),
-            },
-            files: self.files.now(),
-            queued,
-            queued_bytes: self.depth.bytes() as u64,
-            delay: self.delays.summary(),
-        }
     }
 }

@@ -1,17 +1,12 @@
 //! Owns who may read an output's files: `mode=` and `owner=`.
-#![expect(
-    unsafe_code,
-    reason = "getpwnam_r, getgrnam_r: names of users and groups, which rustix does not look up"
-)]
 
 use std::{
-    ffi::{CStr, CString},
     fs::{File, Permissions},
     io,
-    mem::MaybeUninit,
     os::unix::fs::{PermissionsExt as _, fchown},
-    ptr,
 };
+
+use uzers::{get_group_by_name, get_user_by_name};
 
 use super::options::FileOptions;
 
@@ -30,17 +25,14 @@ impl Access {
             mode: options.mode,
             ..Self::default()
         };
-        if let Some(owner) = &options.owner {
-            let (user, group) = owner.split_once(':').unwrap_or((owner, ""));
-            if !user.is_empty() {
-                access.user =
-                    Some(id(user, user_id).ok_or_else(|| format!("there is no user {user}"))?);
-            }
-            if !group.is_empty() {
-                access.group =
-                    Some(id(group, group_id).ok_or_else(|| format!("there is no group {group}"))?);
-            }
-        }
+        let (user, group) = match &options.owner {
+            Some(owner) => owner.split_once(':').unwrap_or((owner, "")),
+            None => ("", ""),
+        };
+        let known = |name: &str| get_user_by_name(name).map(|user| user.uid());
+        access.user = id("user", user, known)?;
+        let known = |name: &str| get_group_by_name(name).map(|group| group.gid());
+        access.group = id("group", group, known)?;
         Ok(access)
     }
 
@@ -56,47 +48,14 @@ impl Access {
     }
 }
 
-/// A number, or the number of a name.
-fn id(name: &str, look_up: fn(&CStr, &mut [libc::c_char]) -> Option<u32>) -> Option<u32> {
-    name.parse().ok().or_else(|| {
-        // Room for the entry's strings; one that is longer counts as unknown.
-        let mut strings = vec![0; 64 * 1024];
-        look_up(&CString::new(name).ok()?, &mut strings)
-    })
-}
-
-fn user_id(name: &CStr, strings: &mut [libc::c_char]) -> Option<u32> {
-    let mut entry = MaybeUninit::<libc::passwd>::uninit();
-    let mut found = ptr::null_mut();
-    // SAFETY: `name` ends with NUL; the buffer is as long as said; both results outlive the call.
-    let error = unsafe {
-        libc::getpwnam_r(
-            name.as_ptr(),
-            entry.as_mut_ptr(),
-            strings.as_mut_ptr(),
-            strings.len(),
-            &raw mut found,
-        )
-    };
-    // SAFETY: where one was found, `entry` was filled.
-    (error == 0 && !found.is_null()).then(|| unsafe { entry.assume_init() }.pw_uid)
-}
-
-fn group_id(name: &CStr, strings: &mut [libc::c_char]) -> Option<u32> {
-    let mut entry = MaybeUninit::<libc::group>::uninit();
-    let mut found = ptr::null_mut();
-    // SAFETY: `name` ends with NUL; the buffer is as long as said; both results outlive the call.
-    let error = unsafe {
-        libc::getgrnam_r(
-            name.as_ptr(),
-            entry.as_mut_ptr(),
-            strings.as_mut_ptr(),
-            strings.len(),
-            &raw mut found,
-        )
-    };
-    // SAFETY: where one was found, `entry` was filled.
-    (error == 0 && !found.is_null()).then(|| unsafe { entry.assume_init() }.gr_gid)
+/// A number, or the number of a name; none of nothing.
+fn id(kind: &str, name: &str, known: impl Fn(&str) -> Option<u32>) -> Result<Option<u32>, String> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let id = name.parse().ok().or_else(|| known(name));
+    id.map(Some)
+        .ok_or_else(|| format!("there is no {kind} {name}"))
 }
 
 #[cfg(test)]

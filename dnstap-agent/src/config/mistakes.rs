@@ -1,0 +1,164 @@
+//! What is wrong with the options, wherever they come from: everything at once, each with its place.
+//!
+//! The parser ends at the first mistake. So the command line is read a second time, with any text for a value: that finds how the
+//! words go together. Then each value is read by itself.
+
+use std::{
+    error::Error as _,
+    ffi::{OsStr, OsString},
+    fmt,
+};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ContextKind,
+    error::ContextValue, error::ErrorKind, parser::ValueSource,
+};
+
+use super::subcommand;
+
+/// One mistake.
+#[derive(Debug)]
+pub enum Mistake {
+    /// Words that are unknown, missing, or do not go together.
+    Words(clap::Error),
+    /// Anything else.
+    Other {
+        /// Its line, if it is in a configuration file that could be read.
+        line: Option<usize>,
+        /// Where it is, what is wrong, and what would be right.
+        text: String,
+    },
+}
+
+impl Mistake {
+    /// One that is not in a line of a file.
+    pub(super) fn new(text: String) -> Self {
+        Self::Other { line: None, text }
+    }
+}
+
+/// In one line.
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(error) => {
+                write!(formatter, "{}", error.kind())?;
+                let named = [ContextKind::InvalidArg, ContextKind::PriorArg];
+                let mut named = named.iter().filter_map(|kind| error.get(*kind));
+                named.try_for_each(|value| write!(formatter, ": {value}"))
+            }
+            Self::Other { text, .. } => formatter.write_str(text),
+        }
+    }
+}
+
+/// What is wrong with these words, and with the environment, for the command. `complete` says whether nothing is to be added to them:
+/// else what is missing is no mistake.
+pub(super) fn typed(command: &Command, arguments: &[OsString], complete: bool) -> Vec<Mistake> {
+    let (errors, matches) = words(&raw(command), arguments.to_vec());
+    let missing = |error: &clap::Error| error.kind() == ErrorKind::MissingRequiredArgument;
+    let errors = errors
+        .into_iter()
+        .filter(|error| complete || !missing(error));
+    let mut mistakes: Vec<_> = errors.map(Mistake::Words).collect();
+    let Some((name, options)) = matches.as_ref().and_then(ArgMatches::subcommand) else {
+        return mistakes;
+    };
+    let definition = subcommand(name);
+    let options = definition
+        .get_arguments()
+        .flat_map(|option| values(option, options));
+    mistakes.extend(options);
+    mistakes
+}
+
+/// What can be told of the words, with any text for a value.
+pub(super) fn as_far_as_sound(command: &Command, arguments: &[OsString]) -> Option<ArgMatches> {
+    words(&raw(command), arguments.to_vec()).1
+}
+
+/// The command with any text for a value.
+fn raw(command: &Command) -> Command {
+    let any = |option: Arg| match option.get_action() {
+        ArgAction::Set | ArgAction::Append => option.value_parser(ValueParser::os_string()),
+        _ => option,
+    };
+    let command = command.clone().mut_args(any);
+    command.mut_subcommands(|command| command.mut_args(any))
+}
+
+/// Each option that is unknown, or else the first other mistake; and what the rest of the words says.
+fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Option<ArgMatches>) {
+    let mut errors: Vec<clap::Error> = Vec::new();
+    loop {
+        let error = match raw.clone().try_get_matches_from(&arguments) {
+            Ok(matches) => return (errors, Some(matches)),
+            Err(asked) if !asked.use_stderr() => return (errors, None),
+            Err(error) => error,
+        };
+        let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+            (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => Some(word.clone()),
+            _ => None,
+        };
+        // Behind an unknown option nobody knows what a word without dashes is, or what is missing.
+        if errors.is_empty() || unknown.as_ref().is_some_and(|word| word.starts_with('-')) {
+            errors.push(error);
+        }
+        let is_it = |word: &OsString| {
+            let name = word.to_str().and_then(|word| word.split('=').next());
+            name.is_some() && name == unknown.as_deref()
+        };
+        let Some(place) = arguments.iter().rposition(is_it) else {
+            let rest = raw.clone().ignore_errors(true);
+            return (errors, rest.try_get_matches_from(&arguments).ok());
+        };
+        arguments.remove(place);
+    }
+}
+
+/// What is wrong with the values of an option.
+fn values(option: &Arg, options: &ArgMatches) -> Vec<Mistake> {
+    let id = option.get_id().as_str();
+    let place = match (options.value_source(id), option.get_env()) {
+        (Some(ValueSource::CommandLine), _) => String::new(),
+        (Some(ValueSource::EnvVariable), Some(name)) => format!("{}: ", name.display()),
+        _ => return Vec::new(),
+    };
+    let values = options.get_raw(id).into_iter().flatten();
+    let problems = values.filter_map(|value| wrong(option, value));
+    problems
+        .map(|(value, problem)| format!("{place}invalid value '{value}' for '{option}'{problem}"))
+        .map(Mistake::new)
+        .collect()
+}
+
+/// Why the option does not take that value: the value that is wrong, and the reason with what stands in front of it.
+pub(super) fn wrong(option: &Arg, value: &OsStr) -> Option<(String, String)> {
+    // The option alone: what it says about others is seen with the whole command line.
+    let mut alone = Arg::new("option")
+        .long("option")
+        .value_parser(option.get_value_parser().clone())
+        .action(option.get_action().clone());
+    if let Some(delimiter) = option.get_value_delimiter() {
+        alone = alone.value_delimiter(delimiter);
+    }
+    let mut argument = OsString::from("--option=");
+    argument.push(value);
+    let error = Command::new("alone")
+        .no_binary_name(true)
+        .arg(alone)
+        .try_get_matches_from([argument])
+        .err()?;
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => value.clone(),
+        _ => value.to_string_lossy().into_owned(),
+    };
+    let problem = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => format!(": {source}"),
+        (None, Some(ContextValue::Strings(valid))) => {
+            format!(" [possible values: {}]", valid.join(", "))
+        }
+        _ => format!(": {}", error.kind()),
+    };
+    Some((value, problem))
+}

@@ -1,0 +1,99 @@
+//! Owns what passes through the queues: encoded messages, and beside them their parsed view where the source has it.
+
+use std::{mem::size_of_val, sync::Arc};
+
+use bytes::Bytes;
+use dnstap_proto::{Dnstap, lenient};
+
+/// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// For each message a big-endian `u32` length and the dnstap protobuf.
+    pub frames: Bytes,
+    /// How many these are.
+    pub messages: u64,
+    /// The same messages as the source has parsed them, in their order. Only sinks that ask for it get it
+    /// ([`SinkSet::wants_views`](super::SinkSet::wants_views)).
+    pub views: Option<Arc<[Dnstap]>>,
+}
+
+impl Batch {
+    /// Frames of so many messages, of which the source has no view.
+    #[must_use]
+    pub fn new(frames: impl Into<Bytes>, messages: u64) -> Self {
+        Self {
+            frames: frames.into(),
+            messages,
+            views: None,
+        }
+    }
+
+    /// Bytes that it takes in a queue, without its place there.
+    pub(crate) fn size(&self) -> usize {
+        self.frames.len() + self.views.as_deref().map_or(0, size_of_val)
+    }
+
+    /// Gives each message to `take`: the source's view, or else the frame decoded here. `None` stands for a frame without a message.
+    pub(super) fn for_each(&self, mut take: impl FnMut(Option<&Dnstap>)) {
+        if let Some(views) = &self.views {
+            return views.iter().for_each(|view| take(Some(view)));
+        }
+        for frame in payloads(&self.frames) {
+            take(lenient::decode(frame).ok().as_ref());
+        }
+    }
+}
+
+/// Where each frame ends; up to the first that is not whole.
+pub(super) fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (length, _) = frames.get(at..)?.split_first_chunk::<4>()?;
+        at = usize::try_from(u32::from_be_bytes(*length))
+            .ok()?
+            .checked_add(at + 4)?;
+        (at <= frames.len()).then_some(at)
+    })
+}
+
+/// What is in each frame, without a copy.
+pub(super) fn payloads(frames: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut start = 0;
+    frame_ends(frames).map(move |end| {
+        let payload = frames.slice(start + 4..end);
+        start = end;
+        payload
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use dnstap_proto::{message::Type, prost::Message as _};
+
+    use super::*;
+    use crate::tally::tests::message;
+
+    #[test]
+    fn a_consumer_of_messages_sees_the_same_with_and_without_the_views_of_the_source() {
+        let views: Vec<_> = (0..3)
+            .map(|id| message(Type::ClientQuery, "name", id, 0))
+            .collect();
+        let mut frames = Vec::new();
+        for view in &views {
+            let frame = view.encode_to_vec();
+            frames.extend(u32::try_from(frame.len()).expect("short").to_be_bytes());
+            frames.extend(frame);
+        }
+        let decoded = Batch::new(frames, 3);
+        let carried = Batch {
+            views: Some(views.clone().into()),
+            ..decoded.clone()
+        };
+        assert!(carried.size() >= decoded.size() + 3 * size_of::<Dnstap>());
+        for batch in [decoded, carried] {
+            let mut seen = Vec::new();
+            batch.for_each(|view| seen.extend(view.cloned()));
+            assert_eq!(seen, views);
+        }
+    }
+}

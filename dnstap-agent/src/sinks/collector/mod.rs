@@ -1,0 +1,76 @@
+//! Owns the collectors behind sockets: what takes Frame Streams over `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,...`.
+
+mod backoff;
+mod connection;
+mod courier;
+#[cfg(test)]
+mod tests;
+
+use self::courier::Courier;
+use super::{
+    queue::{
+        Policy,
+        lane::{Inlet, no_runtime},
+    },
+    report::SinkState,
+    sink::{About, Mistake, Opened, Sink},
+};
+use crate::host::{
+    net::{self, Address, AddressError},
+    sandbox::Duties,
+};
+
+/// A collector. It need not be there at the start, and may go and come back.
+#[derive(Debug, PartialEq)]
+pub(super) struct Collector(pub(super) Address);
+
+impl Sink for Collector {
+    fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
+        let text = format!("{form}:{rest}");
+        let address = text
+            .parse()
+            .and_then(|address: Address| match address.port() {
+                Some(0) => Err(AddressError::HostPort(text.clone())),
+                _ => Ok(address),
+            });
+        match address {
+            Ok(address) => Ok(Self(address)),
+            Err(error) => Err(Mistake::Other(error.to_string())),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// The names of a unix socket, and of certificates.
+    fn duties(&self) -> Duties {
+        Duties {
+            paths: !matches!(self.0, Address::Tcp { .. }),
+            ..Duties::default()
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::DropOldest
+    }
+
+    fn open(&self, _: &About) -> Result<Opened, String> {
+        let address = self.0.clone();
+        if let Address::Tls(tls) = &address {
+            net::connector(tls).map_err(|error| error.to_string())?;
+        }
+        Ok(Box::new(move |account| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| no_runtime(&error))?;
+            account.become_state(SinkState::Waiting("not connected yet".to_owned()));
+            Ok(Box::new(move |inlet: Inlet| {
+                runtime.block_on(Courier::run(address, inlet));
+                // Not waiting for what cannot be interrupted: the look-up of a name.
+                runtime.shutdown_background();
+            }))
+        }))
+    }
+}

@@ -1,0 +1,263 @@
+//! Owns the outputs to files and to standard output.
+//!
+//! A file is made of a head, pieces and a foot (`volume`); a piece is a batch turned into content (`output`); `rotation` has the
+//! files of one output after each other, `names` what they are called, `options` what an operator may say about them.
+//!
+//! New files get mode 0640 unless told otherwise, for they hold names and addresses; descriptors are closed on exec (std does that).
+
+mod access;
+mod command;
+mod device;
+mod names;
+mod options;
+mod output;
+mod piece;
+mod rotation;
+mod volume;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, IsTerminal as _},
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use self::{
+    access::Access,
+    device::Descriptor,
+    names::{Names, create_free},
+    options::FileOptions,
+    output::{Composer, FileOutput},
+    rotation::{Clock, First, Series},
+    volume::Volume,
+};
+use super::{
+    queue::blocking,
+    report::Account,
+    sink::{About, Mistake, Opened, Place, Sink},
+};
+use crate::{formats::Content, host::sandbox::Duties};
+
+/// What stands before the colon.
+const CONTENTS: [(&str, Content); 5] = [
+    ("text", Content::Text),
+    ("json", Content::Json),
+    ("yaml", Content::Yaml),
+    ("pcap", Content::Pcap),
+    ("file", Content::Dnstap),
+];
+
+/// What is written where, and how.
+#[derive(Debug, PartialEq)]
+pub(super) struct FileSink {
+    /// What the file holds.
+    pub(super) content: Content,
+    /// Where it is.
+    pub(super) place: Place,
+    /// What is behind the first comma.
+    options: FileOptions,
+}
+
+impl Sink for FileSink {
+    fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
+        let (place, options) = Place::parse(rest)?;
+        let other = |problem| Mistake::Other(format!("`{form}:{rest}`: {problem}"));
+        let content = CONTENTS.into_iter().find(|(known, _)| *known == form);
+        let (_, content) = content.ok_or_else(|| other("no content of a file".to_owned()))?;
+        let options = FileOptions::parse(options, &place).map_err(other)?;
+        Ok(Self {
+            content,
+            place,
+            options,
+        })
+    }
+
+    fn name(&self) -> String {
+        let form = CONTENTS
+            .iter()
+            .find(|(_, content)| *content == self.content);
+        format!("{}:{}", form.map_or("full", |(form, _)| form), self.place)
+    }
+
+    fn place(&self) -> Option<&Place> {
+        Some(&self.place)
+    }
+
+    fn duties(&self) -> Duties {
+        let FileOptions {
+            owner, mode, exec, ..
+        } = &self.options;
+        Duties {
+            owners: owner.is_some(),
+            modes: owner.is_some() || mode.is_some(),
+            commands: exec.is_some(),
+            ..duties_at(&self.place)
+        }
+    }
+
+    fn writes_lines(&self) -> bool {
+        !self.content.is_binary()
+    }
+
+    fn open(&self, _: &About) -> Result<Opened, String> {
+        let (content, options) = (self.content, self.options.clone());
+        let open = self.open_place()?;
+        Ok(Box::new(move |account| {
+            let output = open.start(content, &options, account);
+            let output =
+                output.map_err(|error| format!("its first bytes could not be written: {error}"))?;
+            blocking::start(Box::new(output))
+        }))
+    }
+}
+
+impl FileSink {
+    fn open_place(&self) -> Result<Open, String> {
+        match &self.place {
+            Place::Stdout => {
+                let binary = self.content.is_binary() || self.options.zstd;
+                if binary && io::stdout().is_terminal() {
+                    let message = "this form is binary and standard output is a terminal; use a pipe or a path";
+                    return Err(message.to_owned());
+                }
+                open_stdout().map(Open::Stream)
+            }
+            Place::Path(path) => {
+                let access = Access::new(&self.options)?;
+                let open = open_path(path, access).map_err(|error| explain(path, &error))?;
+                if matches!(open, Open::Stream(_)) && !self.options.are_plain() {
+                    let message = "no regular file, so it takes no option but `compress=zstd`";
+                    return Err(message.to_owned());
+                }
+                Ok(open)
+            }
+        }
+    }
+}
+
+/// What writing there takes: its own names of files.
+pub(super) fn duties_at(place: &Place) -> Duties {
+    Duties {
+        paths: *place != Place::Stdout,
+        ..Duties::default()
+    }
+}
+
+/// Where the bytes of an output go.
+enum Open {
+    /// What can only be written on: a pipe, a device, standard output.
+    Stream(File),
+    /// A regular file that is ours alone, and who may read it.
+    Regular(First, Access),
+}
+
+impl Open {
+    fn start(
+        self,
+        content: Content,
+        options: &FileOptions,
+        account: &Account,
+    ) -> io::Result<FileOutput> {
+        let mut composer = Composer::new(content, options.zstd)?;
+        let frame = composer.frame()?;
+        let (volume, series) = match self {
+            Self::Stream(file) => (Volume::start(Descriptor::stream(file), &frame)?, None),
+            Self::Regular(first, access) => {
+                let clock: Clock = Arc::new(Timestamp::now);
+                let counters = Arc::clone(&account.files);
+                let (series, volume) =
+                    Series::begin(first, options, access, frame, clock, counters)?;
+                (volume, Some(series))
+            }
+        };
+        Ok(FileOutput {
+            composer,
+            volume,
+            series,
+        })
+    }
+}
+
+pub(super) fn open_stdout() -> Result<File, String> {
+    let descriptor = io::stdout().as_fd().try_clone_to_owned();
+    let descriptor = descriptor.map_err(|error| format!("standard output: {error}"))?;
+    Ok(descriptor.into())
+}
+
+/// Not truncated yet: another output may still turn out to be impossible.
+pub(super) fn open_unchanged(path: &Path) -> Result<File, String> {
+    open_or_create(path).map_err(|error| explain(path, &error))
+}
+
+fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+}
+
+fn open_path(path: &Path, access: Access) -> io::Result<Open> {
+    let names = Names::new(path);
+    let live = names.live(Timestamp::now())?;
+    let (file, live) = if names.is_timed() {
+        create_free(&live)?
+    } else {
+        (open_or_create(&live)?, live)
+    };
+    Ok(if file.metadata()?.is_file() {
+        Open::Regular(First { names, live, file }, access)
+    } else {
+        Open::Stream(file)
+    })
+}
+
+/// The cause and the fix in words.
+fn explain(path: &Path, error: &io::Error) -> String {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    match error.kind() {
+        ErrorKind::NotFound => {
+            format!(
+                "folder {} does not exist; create it or name another (mkdir -p {0})",
+                folder.display()
+            )
+        }
+        ErrorKind::NotADirectory => format!(
+            "a part of {} is not a folder; name another path",
+            folder.display()
+        ),
+        ErrorKind::IsADirectory => format!("{} is a folder; name a file in it", path.display()),
+        ErrorKind::PermissionDenied if path.exists() => {
+            format!(
+                "permission denied; this user may not write {}: change its mode or name another path",
+                path.display()
+            )
+        }
+        ErrorKind::PermissionDenied => {
+            format!(
+                "permission denied; this user may not create files in {}: change its mode or name another folder",
+                folder.display()
+            )
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            format!(
+                "{} is on a read-only file system; name a path on another",
+                path.display()
+            )
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            format!(
+                "no room for a new file in {} ({error}); free some or name another folder",
+                folder.display()
+            )
+        }
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,70 @@
+//! Owns an output within this process: a function on the sink's own thread.
+
+use std::{
+    fmt, io,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{
+    batch::Batch,
+    queue::blocking::{self, Failure, Output, Written},
+    sink::{About, Mistake, Opened, Sink},
+};
+
+/// Takes batches; may block, for it has a queue before it and a thread of its own.
+pub type Consumer = Box<dyn FnMut(&Batch) + Send>;
+
+/// A function, by its name, until it is opened.
+pub(super) struct Function {
+    pub(super) name: &'static str,
+    pub(super) consumer: Mutex<Option<Consumer>>,
+}
+
+impl Sink for Function {
+    fn parse(form: &str, _: &str) -> Result<Self, Mistake> {
+        Err(Mistake::Other(format!("`{form}` cannot be typed")))
+    }
+
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn open(&self, _: &About) -> Result<Opened, String> {
+        let consumer = self
+            .consumer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let consumer = consumer.ok_or_else(|| "it is open already".to_owned())?;
+        Ok(Box::new(|_| blocking::start(Box::new(Called(consumer)))))
+    }
+}
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Function").field(&self.name).finish()
+    }
+}
+
+struct Called(Consumer);
+
+impl Output for Called {
+    fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
+        self.0(batch);
+        Ok(Written {
+            messages: batch.messages,
+            bytes: batch.frames.len() as u64,
+            unfit: 0,
+        })
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Owns the counters of one sink, shared by the sender and the sink's thread.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::{SinkReport, SinkState, Takes, delay::Delays};
+
+/// Defines counters, and what they came to at one moment.
+macro_rules! counts {
+    ($(#[$doc:meta])* $now:ident, $live:ident { $($(#[$what:meta])* $name:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $now {
+            $($(#[$what])* pub $name: u64,)+
+        }
+
+        impl $now {
+            pub(super) const COUNT: usize = [$(stringify!($name)),+].len();
+
+            /// The counts with their names, in a fixed order.
+            #[must_use]
+            pub fn table(&self) -> [(&'static str, u64); Self::COUNT] {
+                [$((stringify!($name), self.$name)),+]
+            }
+
+            pub(super) fn and(self, other: &Self) -> Self {
+                Self { $($name: self.$name + other.$name,)+ }
+            }
+        }
+
+        #[derive(Debug, Default)]
+        pub(in crate::sinks) struct $live {
+            $(pub(in crate::sinks) $name: AtomicU64,)+
+        }
+
+        impl $live {
+            fn now(&self) -> $now {
+                $now { $($name: self.$name.load(Relaxed),)+ }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Messages dropped by one sink, by reason.
+    Dropped, DropCounters {
+        /// The sink was slower than the tap for too long.
+        queue_full,
+        /// The queue was full because there was no connection to the collector.
+        disconnected,
+        /// The disk was full.
+        disk_full,
+        /// The output failed: device gone, disk broken.
+        io_error,
+        /// The output's form cannot show them: no DNS message in the frame.
+        unfit,
+        /// The reader of a pipe went away.
+        closed,
+        /// Still queued when the time to finish was over, or when the collector was not there at the end.
+        shutdown,
+    }
+}
+
+counts! {
+    /// What became of the files of an output.
+    Files, FileCounters {
+        /// Files that were left for the next.
+        rotations,
+        /// Files that were begun on request, because others had renamed or removed the one before.
+        reopened,
+        /// Failed attempts to begin a file or to delete old ones.
+        rotation_errors,
+        /// Complete files whose program failed or was not run.
+        command_errors,
+    }
+}
+
+/// A counter goes up.
+pub(in crate::sinks) fn add(counter: &AtomicU64, messages: u64) {
+    counter.fetch_add(messages, Relaxed);
+}
+
+/// The counters behind a [`SinkReport`], shared by the sender and the sink's thread.
+#[derive(Debug, Default)]
+pub(in crate::sinks) struct Account {
+    pub(in crate::sinks) sent: AtomicU64,
+    pub(in crate::sinks) written: AtomicU64,
+    pub(in crate::sinks) written_bytes: AtomicU64,
+    pub(in crate::sinks) unconfirmed: AtomicU64,
+    pub(in crate::sinks) connections: AtomicU64,
+    pub(in crate::sinks) dropped: DropCounters,
+    pub(in crate::sinks) delays: Delays,
+    pub(in crate::sinks) files: Arc<FileCounters>,
+    state: Mutex<SinkState>,
+}
+
+impl Account {
+    pub(in crate::sinks) fn state(&self) -> SinkState {
+        self.lock().clone()
+    }
+
+    /// The next state. The first end is the one that counts.
+    pub(in crate::sinks) fn become_state(&self, state: SinkState) {
+        let mut now = self.lock();
+        if !now.is_over() {
+            *now = state;
+        }
+    }
+
+    /// Messages that an ended sink could not take, under the reason of its end.
+    pub(in crate::sinks) fn lost(&self, messages: u64) {
+        let counter = match self.state() {
+            SinkState::Closed => &self.dropped.closed,
+            SinkState::Failed(_) => &self.dropped.io_error,
+            SinkState::Running | SinkState::Waiting(_) | SinkState::Finished => {
+                &self.dropped.shutdown
+            }
+        };
+        add(counter, messages);
+    }
+
+    /// Whether nothing more can be written.
+    pub(in crate::sinks) fn is_over(&self) -> bool {
+        self.lock().is_over()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All but what is queued.
+    pub(in crate::sinks) fn report(&self, output: &str) -> SinkReport {
+        SinkReport {
+            takes: Takes::default(),
+            output: output.to_owned(),
+            state: self.state(),
+            sent: self.sent.load(Relaxed),
+            absent: 0,
+            written: self.written.load(Relaxed),
+            written_bytes: self.written_bytes.load(Relaxed),
+            unconfirmed: self.unconfirmed.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+            dropped: self.dropped.now(),
+            files: self.files.now(),
+            queued: 0,
+            queued_bytes: 0,
+            delay: self.delays.summary(),
+        }
+    }
+}
