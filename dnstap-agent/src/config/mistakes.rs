@@ -31,7 +31,6 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// One that is not in a line of a file.
     pub(super) fn new(text: String) -> Self {
         Self::Other { line: None, text }
     }
@@ -120,6 +119,7 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
 fn values(option: &Arg, options: &ArgMatches) -> Vec<Mistake> {
     let id = option.get_id().as_str();
     let place = match (options.value_source(id), option.get_env()) {
+        _ if !option.get_action().takes_values() => return Vec::new(),
         (Some(ValueSource::CommandLine), _) => String::new(),
         (Some(ValueSource::EnvVariable), Some(name)) => format!("{}: ", name.display()),
         _ => return Vec::new(),

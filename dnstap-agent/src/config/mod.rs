@@ -336,7 +336,8 @@ mod tests {
     #[test]
     fn mistakes_of_file_and_command_line_come_at_once_and_each_names_its_place() {
         let file = "[attach]\nring-size = 'huge'\n";
-        let line = "attach --colour red --pid x --duration 5q --no-such=1 --port 53,y";
+        let line =
+            "attach --unsolicited --colour red --pid x --duration 5q --no-such=1 --port 53,y";
         let Err(Refused::Mistakes(mistakes)) = with(file, line) else {
             panic!("taken")
         };

@@ -16,7 +16,8 @@ enum Need {
     /// Every tap.
     Always,
     /// Hook `socket`. The kernel wants `CAP_NET_ADMIN` for programs of type `CGROUP_SOCK_ADDR` when they are loaded
-    /// (`is_net_admin_prog_type`, kernel/bpf/syscall.c), and for none of those of the other hooks.
+    /// (`is_net_admin_prog_type`), and for none of those of the other hooks.
+    /// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>
     HookSocket,
     /// Some taps.
     Sometimes,
