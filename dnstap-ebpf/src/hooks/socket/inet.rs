@@ -29,6 +29,18 @@ use crate::{
     },
 };
 
+/// The programs of a file: their functions, their slots of memory, and whether they stand by (see [`crate::thread::once`]).
+macro_rules! programs {
+    ($($name:ident = $function:tt, $slot:ident, $turn:ident;)+) => {$(
+        #[fexit(function = $function)]
+        fn $name(ctx: FExitContext) -> i32 {
+            run(&ctx, Slot::$slot, Turn::$turn);
+            0
+        }
+    )+};
+}
+pub(super) use programs;
+
 /// `sizeof(struct iovec)`.
 const IOVEC: usize = 16;
 

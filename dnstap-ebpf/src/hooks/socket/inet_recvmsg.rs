@@ -11,38 +11,17 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use super::inet::{self, Arguments};
+use super::inet::{self, Arguments, programs};
 use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 4;
 
-/// A message was received on an IPv4 socket, or there was none.
-#[fexit(function = "inet_recvmsg")]
-fn inet_recvmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Receive, Turn::First);
-    0
-}
-
-/// A message was received on an IPv6 socket, or there was none.
-#[fexit(function = "inet6_recvmsg")]
-fn inet6_recvmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Receive6, Turn::First);
-    0
-}
-
-/// The second program for an IPv4 socket; see [`crate::thread::once`].
-#[fexit(function = "inet_recvmsg")]
-fn inet_recvmsg_second(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::SecondReceive, Turn::Second);
-    0
-}
-
-/// The second program for an IPv6 socket; see [`crate::thread::once`].
-#[fexit(function = "inet6_recvmsg")]
-fn inet6_recvmsg_second(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::SecondReceive6, Turn::Second);
-    0
+programs! {
+    inet_recvmsg = "inet_recvmsg", Receive, First;
+    inet6_recvmsg = "inet6_recvmsg", Receive6, First;
+    inet_recvmsg_second = "inet_recvmsg", SecondReceive, Second;
+    inet6_recvmsg_second = "inet6_recvmsg", SecondReceive6, Second;
 }
 
 #[inline(always)]

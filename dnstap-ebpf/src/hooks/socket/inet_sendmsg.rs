@@ -12,38 +12,17 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use super::inet::{self, Arguments};
+use super::inet::{self, Arguments, programs};
 use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
 /// Number of parameters; the result lies behind them.
 const PARAMETERS: usize = 3;
 
-/// A message was sent on an IPv4 socket, or could not be.
-#[fexit(function = "inet_sendmsg")]
-fn inet_sendmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Send, Turn::First);
-    0
-}
-
-/// A message was sent on an IPv6 socket, or could not be.
-#[fexit(function = "inet6_sendmsg")]
-fn inet6_sendmsg(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::Send6, Turn::First);
-    0
-}
-
-/// The second program for an IPv4 socket; see [`crate::thread::once`].
-#[fexit(function = "inet_sendmsg")]
-fn inet_sendmsg_second(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::SecondSend, Turn::Second);
-    0
-}
-
-/// The second program for an IPv6 socket; see [`crate::thread::once`].
-#[fexit(function = "inet6_sendmsg")]
-fn inet6_sendmsg_second(ctx: FExitContext) -> i32 {
-    run(&ctx, Slot::SecondSend6, Turn::Second);
-    0
+programs! {
+    inet_sendmsg = "inet_sendmsg", Send, First;
+    inet6_sendmsg = "inet6_sendmsg", Send6, First;
+    inet_sendmsg_second = "inet_sendmsg", SecondSend, Second;
+    inet6_sendmsg_second = "inet6_sendmsg", SecondSend6, Second;
 }
 
 #[inline(always)]

@@ -74,6 +74,20 @@ struct Held {
     bytes: Vec<u8>,
 }
 
+impl Held {
+    fn of<F>(piece: Piece<'_>, work: &mut Work<'_, F>) -> Self {
+        let mut bytes = work.pool.take();
+        bytes.extend_from_slice(piece.payload);
+        Self {
+            sequence: piece.sequence,
+            lost: piece.lost,
+            flags: piece.flags,
+            envelope: work.envelope,
+            bytes,
+        }
+    }
+}
+
 /// Whole messages that were sent at the same time as others, and delivered out of their turn.
 ///
 /// Each place is too high or right, and each byte comes once. So when the bytes up to the furthest place are as many as have come, all of
@@ -215,7 +229,7 @@ impl Stream {
             self.take(sequence, payload, work)?;
             self.catch_up(work)?;
         } else {
-            self.hold(sequence, flags, payload, work);
+            self.hold(Piece { flags, ..piece }, work);
         }
         self.balance(work)?;
         self.overtake(now, work)
@@ -226,16 +240,8 @@ impl Stream {
         let bytes = self.parked_bytes + piece.payload.len();
         let has_room = self.parked.len() < PARKED_PIECES && bytes <= HELD_BYTES;
         if has_room {
-            let mut bytes = work.pool.take();
-            bytes.extend_from_slice(piece.payload);
             self.parked_bytes += piece.payload.len();
-            self.parked.push_back(Held {
-                sequence: piece.sequence,
-                lost: piece.lost,
-                flags: piece.flags,
-                envelope: work.envelope,
-                bytes,
-            });
+            self.parked.push_back(Held::of(piece, work));
         }
         has_room
     }
@@ -416,24 +422,13 @@ impl Stream {
         self.next = sequence;
     }
 
-    fn hold<F>(&mut self, sequence: u32, flags: u8, payload: &[u8], work: &mut Work<'_, F>) {
+    fn hold<F>(&mut self, piece: Piece<'_>, work: &mut Work<'_, F>) {
         work.counters.stream_held_pieces += 1;
-        let mut bytes = work.pool.take();
-        bytes.extend_from_slice(payload);
-        let ahead = self.ahead(sequence);
+        let ahead = self.ahead(piece.sequence);
         let at = self
             .held
             .partition_point(|held| held.sequence.wrapping_sub(self.next).cast_signed() <= ahead);
-        self.held.insert(
-            at,
-            Held {
-                sequence,
-                lost: self.lost,
-                flags,
-                envelope: work.envelope,
-                bytes,
-            },
-        );
+        self.held.insert(at, Held::of(piece, work));
     }
 
     /// Takes the held pieces whose turn it is.

@@ -355,9 +355,7 @@ impl Framer {
             });
             if let Some(closed) = closed {
                 // What lies inside is not looked at.
-                self.pass_over(self.buffer.len() + closed - from, work);
-                self.buffer.clear();
-                self.look_at = 0;
+                self.search_behind(closed - from, work);
                 from = closed;
             } else {
                 // What was received is never foreign by itself.
@@ -367,14 +365,19 @@ impl Framer {
             if let Some(rest) = kept.hole(from) {
                 // No message is looked for on both sides of it, nor in the rest of one that is known.
                 self.skip = rest;
-                self.pass_over(self.buffer.len(), work);
-                self.buffer.clear();
-                self.look_at = 0;
+                self.search_behind(0, work);
                 self.state = State::Searching;
             }
         }
         work.envelope = envelope;
         self.alone = false;
+    }
+
+    /// Passes over what the search has begun to read, and so many bytes behind it.
+    fn search_behind<F: FnMut(&Envelope, &[u8])>(&mut self, bytes: usize, work: &mut Work<'_, F>) {
+        self.pass_over(self.buffer.len() + bytes, work);
+        self.buffer.clear();
+        self.look_at = 0;
     }
 
     /// Follows the lengths from the start of a piece that is kept. What is before that is searched.
