@@ -1,34 +1,21 @@
 //! `receive`: takes dnstap from any sender over sockets and writes it to the same outputs as a tap does.
 //!
-//! ```text
-//! listener ─► connection: handshake, whole frames, checked ─┐
-//! listener ─► connection                                    ├─► SinkSet ─► outputs
-//!             ...  (at most --max-connections)             ─┘
-//! ```
-//!
-//! One thread; each connection is a task that owns at most one unfinished frame and one piece read. What it has read it hands to the
-//! outputs at once, which drop and count what they cannot take, or with `--wait` reads on only when all outputs have
-//! room, so that the sender waits (or drops, and counts, itself).
+//! One thread. What has come over a connection (`Senders`) is handed to the outputs at once, which drop and count what they cannot take; or
+//! with `--wait` only when all outputs have room, so that the sender waits (or drops, and counts, itself).
 //!
 //! The law: `received = malformed + sent to each output`, where `sent` is accounted for by the output.
 
-mod bind;
-mod connection;
-
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
-    sync::{mpsc, watch},
-    task::{JoinSet, LocalSet},
+    task::LocalSet,
     time::{Instant, interval},
 };
-use tracing::{info, warn};
+use tracing::info;
 
-use self::{bind::Bound, connection::Hub};
-use crate::cli::Connections;
-use crate::cli::Receive;
 use crate::{
+    cli::{Connections, Receive},
     commands::{
         reload::{self, Inbox, Reloading, Start},
         report,
@@ -37,19 +24,20 @@ use crate::{
     host::{
         exit::{Exit, ExitWith},
         memory::Ebb,
-        net::{Address, Arrival, Listener},
+        net::Address,
         sandbox::{self, Duties},
         shutdown::{self, Shutdown},
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Snapshot, Source, conclude},
+        summary::{Received, Snapshot, Source, conclude},
     },
-    sinks::{OutputSpec, SinkOptions, SinkReport, SinkSet},
+    sinks::{Batch, OutputSpec, SinkOptions, SinkReport, SinkSet},
+    sources::{
+        Item, Source as _,
+        dnstap::{self, Bound, HasRoom, Limits, Senders},
+    },
 };
-
-/// How long connections may take to hand over what has arrived when the end has come.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// How often the outputs are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -100,48 +88,40 @@ async fn serve<E: Future<Output = String>>(
 ) -> Result<Snapshot> {
     // Before anything that a signal should not leave behind.
     let mut shutdown = Shutdown::listen()?;
-    let bound = bind::all(job.listen, job.connections.socket_mode)
+    let bound = dnstap::bind(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let subject = subject(&bound);
     let observer = Observer::bind(job.observe, "receive", subject.clone())?;
     let duties = give_up_privileges(job, outputs)?;
     let (sinks, mut inbox, reloading) = open_outputs(job, outputs, duties)?;
     let mut hangups = Box::pin(reloading.on_hangup()?);
-    let hub = Rc::new(Hub::new(sinks, job.connections));
+    let sinks = Rc::new(RefCell::new(sinks));
+    let mut senders = accept(job.connections, bound, &sinks);
+    let mut hand_over = |item: Item<'_>| match item {
+        Item::Frames(frames) => {
+            let mut sinks = sinks.borrow_mut();
+            let mut batch = Batch::new(frames.bytes, frames.count);
+            if sinks.wants_views() {
+                batch = batch.with_views();
+            }
+            sinks.send(&batch);
+        }
+        _ => unreachable!("senders have frames only"),
+    };
     let started = Instant::now();
-    for socket in &bound {
-        info!("listening on {}", socket.name);
-    }
-
-    let (stop, stopped) = watch::channel(None);
-    let (arrive, mut arrived) = mpsc::channel(1);
-    let mut listeners = JoinSet::new();
-    let mut files = Vec::new();
-    for Bound {
-        name,
-        listener,
-        file,
-    } in bound
-    {
-        files.push(file);
-        listeners.spawn_local(accept(name, listener, arrive.clone()));
-    }
-
     let (publisher, newest) = Publisher::new();
     let watching = observer.serve(&newest)?;
     let mut enough = pin!(begin(&subject, newest)?);
-    let mut connections = JoinSet::new();
     let mut look = interval(HOUSEKEEPING);
     let mut ebb = Ebb::default();
-    let mut number = 0_u64;
     let reason = loop {
         tokio::select! {
             signal = shutdown.asked() => break signal.to_owned(),
             never = &mut hangups => match never {},
             reason = &mut enough => break reason,
-            () = inbox.due() => drop(inbox.apply(&mut hub.sinks.borrow_mut())),
+            () = inbox.due() => {}
             _ = look.tick() => {
-                let health = hub.sinks.borrow().health();
+                let health = sinks.borrow().health();
                 if health.all_over() {
                     break "no output is left to write to".to_owned();
                 }
@@ -149,49 +129,60 @@ async fn serve<E: Future<Output = String>>(
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
-                    source: Source::Received(*hub.received.borrow()),
+                    source: Source::Received(senders.received()),
                     outputs: health.sinks,
                 });
             }
-            Some(ended) = connections.join_next() => check(ended)?,
-            Some((arrival, peer)) = arrived.recv() => {
-                number += 1;
-                if connections.len() >= job.connections.max_connections as usize {
-                    hub.count(|received| received.refused += 1);
-                    warn!(peer, "closed at once: there are --max-connections {} already", job.connections.max_connections);
-                    continue;
-                }
-                let hub = Rc::clone(&hub);
-                connections.spawn_local(connection::take(number, arrival, peer, hub, stopped.clone()));
-            }
+            ready = senders.ready() => ready?,
         }
+        // Each time: while messages come, what is due in a while never is.
+        drop(inbox.apply(&mut sinks.borrow_mut()));
+        // Also when an output has ended, which tells nobody.
+        senders.drain(false, &mut hand_over);
     };
     info!("ending: {reason}");
     observe::stopping(&reason);
     let deadline = shutdown::deadline();
     drop(watching);
-    listeners.shutdown().await;
-    drop(files); // the sockets' files: nobody can come any more
-    while let Ok((arrival, peer)) = arrived.try_recv() {
-        let hub = Rc::clone(&hub);
-        connections.spawn_local(connection::take(
-            number + 1,
-            arrival,
-            peer,
-            hub,
-            stopped.clone(),
-        ));
-    }
-    stop.send_replace(Some(deadline.min(Instant::now().into_std() + DRAIN).into()));
-    while let Some(ended) = connections.join_next().await {
-        check(ended)?;
-    }
-    inbox.close(&mut hub.sinks.borrow_mut());
+    senders.stop();
+    senders.finish(&mut hand_over).await?;
+    inbox.close(&mut sinks.borrow_mut());
     drop(hangups);
-    let hub = Rc::into_inner(hub).context("a connection outlived its task")?;
-    let summary = conclusion(job, &subject, started.elapsed(), hub, deadline);
+    let received = senders.received();
+    drop(senders);
+    let sinks = Rc::into_inner(sinks).context("the outputs are still in use")?;
+    let elapsed = started.elapsed();
+    let summary = conclusion(
+        job,
+        &subject,
+        elapsed,
+        received,
+        sinks.into_inner(),
+        deadline,
+    );
     reloading.stop(deadline);
     Ok(summary)
+}
+
+/// Takes connections from now on.
+fn accept(connections: &Connections, bound: Vec<Bound>, sinks: &Rc<RefCell<SinkSet>>) -> Senders {
+    let limits = Limits {
+        connections: connections.max_connections as usize,
+        frame: connections.frames.over_sockets(),
+        idle: connections.idle_timeout,
+    };
+    let room = sinks.borrow().room();
+    let has_room: HasRoom = if connections.wait {
+        let sinks = Rc::clone(sinks);
+        Box::new(move |frames| {
+            let sinks = sinks.borrow();
+            let with_views = sinks.wants_views();
+            sinks.has_room(Batch::size_of(frames.bytes.len(), frames.count, with_views))
+        })
+    } else {
+        Box::new(|_frames| true)
+    };
+    Senders::accept(bound, limits, has_room, room)
 }
 
 /// Tells pages what was lost up to here, and lets all outputs end.
@@ -199,14 +190,14 @@ fn conclusion(
     job: &Job<'_>,
     subject: &str,
     elapsed: Duration,
-    hub: Hub,
+    received: Received,
+    sinks: SinkSet,
     deadline: std::time::Instant,
 ) -> Snapshot {
-    let sinks = hub.sinks.into_inner();
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Received(hub.received.into_inner()),
+        source: Source::Received(received),
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(
@@ -261,27 +252,4 @@ fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<Du
     duties.paths |= job.paths || job.listen.iter().any(file);
     sandbox::enter(duties, || true)?;
     Ok(Some(duties))
-}
-
-/// Hands on each connection that comes, until nobody takes them any more.
-async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival, String)>) {
-    loop {
-        match listener.accept().await {
-            Ok(connection) => {
-                if arrive.send(connection).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                // Most likely no descriptors are left; one that is closed elsewhere makes room.
-                warn!(socket = name, %error, "cannot take a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// A panic in a task is one of the whole.
-fn check(ended: Result<(), tokio::task::JoinError>) -> Result<()> {
-    ended.context("a connection's task failed")
 }

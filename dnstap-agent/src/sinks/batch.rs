@@ -1,6 +1,6 @@
 //! Owns what passes through the queues: encoded messages, and beside them their parsed view where the source has it.
 
-use std::{mem::size_of_val, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dnstap_proto::{Dnstap, lenient};
@@ -28,9 +28,26 @@ impl Batch {
         }
     }
 
+    /// The same with views, if each frame is a message.
+    pub(crate) fn with_views(self) -> Self {
+        let views: Result<Arc<[Dnstap]>, _> = payloads(&self.frames).map(lenient::decode).collect();
+        Self {
+            views: views.ok(),
+            ..self
+        }
+    }
+
     /// Bytes that it takes in a queue, without its place there.
     pub(crate) fn size(&self) -> usize {
-        self.frames.len() + self.views.as_deref().map_or(0, size_of_val)
+        let with_views = self.views.is_some();
+        Self::size_of(self.frames.len(), self.messages, with_views)
+    }
+
+    /// The size of a batch of so many bytes and messages.
+    pub(crate) fn size_of(bytes: usize, messages: u64, with_views: bool) -> usize {
+        let views = if with_views { messages } else { 0 };
+        let views = usize::try_from(views).unwrap_or(usize::MAX);
+        bytes.saturating_add(views.saturating_mul(size_of::<Dnstap>()))
     }
 
     /// Gives each message to `take`: the source's view, or else the frame decoded here. `None` stands for a frame without a message.
@@ -85,10 +102,8 @@ mod tests {
             frames.extend(frame);
         }
         let decoded = Batch::new(frames, 3);
-        let carried = Batch {
-            views: Some(views.clone().into()),
-            ..decoded.clone()
-        };
+        let carried = decoded.clone().with_views();
+        assert_eq!(carried.views.as_deref(), Some(&views[..]));
         assert!(carried.size() >= decoded.size() + 3 * size_of::<Dnstap>());
         for batch in [decoded, carried] {
             let mut seen = Vec::new();

@@ -1,5 +1,6 @@
 //! Where messages come from, and which processes are tapped.
 
+pub mod dnstap;
 pub(crate) mod file;
 pub mod processes;
 pub mod socket;
@@ -10,10 +11,11 @@ use dnstap_core::{
     event,
     model::{Envelope, Notice, Origin},
 };
+use dnstap_proto::frame_streams::Frames;
 
 /// Something that messages come from.
 pub trait Source {
-    /// What becomes readable when much has come.
+    /// What becomes readable when much has come; nothing, if it is waited for in another way.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Hands over what has come, oldest first, but no more than there was room for: what comes as fast as it is taken does not keep the
@@ -24,7 +26,7 @@ pub trait Source {
     fn stop(&mut self);
 }
 
-/// What a source hands over; each has its door in [`Pipeline`](dnstap_core::pipeline::Pipeline).
+/// What a source hands over: for a door of the [`Pipeline`](dnstap_core::pipeline::Pipeline), but for frames.
 #[derive(Debug)]
 pub enum Item<'a> {
     /// A record of a ring, which says itself what it is.
@@ -33,6 +35,8 @@ pub enum Item<'a> {
     Message(&'a Envelope, &'a [u8]),
     /// What is no message.
     Notice(Notice),
+    /// Messages that are dnstap already, for the outputs.
+    Frames(Frames),
 }
 
 impl Item<'_> {
@@ -42,7 +46,7 @@ impl Item<'_> {
         match self {
             Self::Record(record) => Origin::of_record(record),
             Self::Message(envelope, _) => Some(envelope.origin),
-            Self::Notice(_) => None,
+            Self::Notice(_) | Self::Frames(_) => None,
         }
     }
 
@@ -52,7 +56,7 @@ impl Item<'_> {
         match self {
             Self::Record(record) => event::ktime_ns(record),
             Self::Message(envelope, _) => Some(envelope.ktime_ns),
-            Self::Notice(_) => None,
+            Self::Notice(_) | Self::Frames(_) => None,
         }
     }
 }

@@ -198,6 +198,7 @@ impl Reader {
                     Item::Record(record) => pipeline.push(record, batch),
                     Item::Message(envelope, bytes) => pipeline.message(envelope, bytes, batch),
                     Item::Notice(notice) => pipeline.notice(notice, batch),
+                    Item::Frames(_) => unreachable!("a source of a tap has no frames"),
                 }
                 if batch.messages.bytes.len() >= BATCH {
                     outputs.send(batch);

@@ -16,7 +16,8 @@ use dnstap_core::{
 use dnstap_ebpf::Counter;
 use serde_json::{Value, json};
 
-pub use self::{losses::Loss, received::Received};
+pub use self::losses::Loss;
+pub use crate::sources::dnstap::Received;
 use crate::{
     host::{
         exit::{Exit, ExitWith},

@@ -2,25 +2,7 @@
 
 use std::fmt;
 
-use dnstap_core::counters::counters;
-
-counters! {
-    /// What senders have sent.
-    pub struct Received {
-        /// Connections taken.
-        connections,
-        /// Connections closed at once because there were too many.
-        refused,
-        /// Connections that ended otherwise than by STOP.
-        unfinished,
-        /// Frames received whole.
-        messages,
-        /// Bytes of these, with their lengths.
-        bytes,
-        /// Of the frames: those that are no dnstap, which no output gets.
-        malformed,
-    }
-}
+use crate::sources::dnstap::Received;
 
 impl Received {
     pub(super) fn describe(&self, seconds: f64, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,16 +7,16 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::host::net::{Address, Listener, SocketFile, Tls, acceptor, explain_unix, listen_unix};
 
 /// A socket that can be connected to.
-pub(super) struct Bound {
+pub(crate) struct Bound {
     /// As given, with the port that the system chose if it was 0.
-    pub(super) name: String,
+    pub(crate) name: String,
     pub(super) listener: Listener,
     /// Of a unix socket.
     pub(super) file: Option<SocketFile>,
 }
 
 /// Listens on all of them, or tells what is wrong with each that cannot be.
-pub(super) fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, String> {
+pub(crate) fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, String> {
     let mut bound = Vec::new();
     let mut problems = Vec::new();
     for address in addresses {

@@ -1,9 +1,9 @@
-//! Owns one sender's connection: bytes in, answers out, whole dnstap frames to the outputs.
+//! Owns one sender's connection: bytes in, answers out, whole dnstap frames handed over.
 //!
 //! Its memory is bounded by the longest frame and one piece read, whatever the sender says. What is no dnstap is counted and
 //! left out, so that an output never holds a frame that readers cannot read.
 
-use std::{cell::RefCell, io, iter, pin::pin, rc::Rc, time::Duration};
+use std::{io, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use dnstap_proto::{
@@ -11,54 +11,23 @@ use dnstap_proto::{
     frame_streams::{
         ControlError, DNSTAP_CONTENT_TYPE, Frames, HandshakeError, Server, ServerState,
     },
-    lenient,
 };
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::watch,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
-use crate::cli::Connections;
-use crate::{
-    host::net::{Arrival, Stream},
-    observe::summary::Received,
-    sinks::{Batch, SinkSet},
-};
+use super::Shared;
+use crate::host::net::{Arrival, Stream};
 
 /// How long a sender may take up to START, to take an answer, and to close the connection behind STOP.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Bytes to make room for before a read.
 const PIECE: usize = 64 * 1024;
-
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Hub {
-    pub(super) sinks: RefCell<SinkSet>,
-    pub(super) received: RefCell<Received>,
-    wait: bool,
-    max_frame: u32,
-    idle: Option<Duration>,
-}
-
-impl Hub {
-    pub(super) fn new(sinks: SinkSet, args: &Connections) -> Self {
-        Self {
-            sinks: RefCell::new(sinks),
-            received: RefCell::default(),
-            wait: args.wait,
-            max_frame: args.frames.over_sockets(),
-            idle: args.idle_timeout,
-        }
-    }
-
-    pub(super) fn count(&self, change: impl FnOnce(&mut Received)) {
-        change(&mut self.received.borrow_mut());
-    }
-}
 
 /// Why a connection ended, other than by STOP.
 #[derive(Debug, Error)]
@@ -82,10 +51,10 @@ pub(super) async fn take(
     number: u64,
     arrival: Arrival,
     peer: String,
-    hub: Rc<Hub>,
+    shared: Rc<Shared>,
     stop: watch::Receiver<Option<Instant>>,
 ) {
-    hub.count(|received| received.connections += 1);
+    shared.count(|received| received.connections += 1);
     let mut stopped = stop.clone();
     let settled = tokio::select! {
         biased;
@@ -95,13 +64,13 @@ pub(super) async fn take(
         _ = stopped.wait_for(Option::is_some) => Err(io::ErrorKind::Interrupted.into()),
     };
     let connection = settled.and_then(|stream| {
-        Connection::new(number, stream, peer.clone(), Rc::clone(&hub), stop)
+        Connection::new(number, stream, peer.clone(), Rc::clone(&shared), stop)
             .map_err(io::Error::other)
     });
     match connection {
         Ok(connection) => connection.run().await,
         Err(error) => {
-            hub.count(|received| received.unfinished += 1);
+            shared.count(|received| received.unfinished += 1);
             warn!(connection = number, peer, %error, "it does not agree upon TLS");
         }
     }
@@ -114,7 +83,7 @@ struct Connection {
     stream: Stream,
     server: Server,
     input: BytesMut,
-    hub: Rc<Hub>,
+    shared: Rc<Shared>,
     /// When to be over, once the end has come.
     stop: watch::Receiver<Option<Instant>>,
     messages: u64,
@@ -125,17 +94,17 @@ impl Connection {
         number: u64,
         stream: Stream,
         peer: String,
-        hub: Rc<Hub>,
+        shared: Rc<Shared>,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Result<Self, ControlError> {
-        let server = Server::new(DNSTAP_CONTENT_TYPE)?.max_data_frame(hub.max_frame);
+        let server = Server::new(DNSTAP_CONTENT_TYPE)?.max_data_frame(shared.limits.frame);
         Ok(Self {
             number,
             peer,
             stream,
             server,
             input: BytesMut::new(),
-            hub,
+            shared,
             stop,
             messages: 0,
         })
@@ -155,7 +124,7 @@ impl Connection {
                 info!(connection, messages, "finished");
             }
             reason => {
-                self.hub.count(|received| received.unfinished += 1);
+                self.shared.count(|received| received.unfinished += 1);
                 if matches!(reason, Ended::Ending) {
                     info!(connection, messages, "closed: {reason}");
                 } else {
@@ -180,7 +149,7 @@ impl Connection {
         let mut stopped = None;
         let mut has_shut_down = false;
         loop {
-            let limit = match (ending, self.server.state(), self.hub.idle) {
+            let limit = match (ending, self.server.state(), self.shared.limits.idle) {
                 (Some(at), _, _) => Some(at),
                 (None, ServerState::AwaitReady | ServerState::AwaitStart, _) => {
                     Some(started + HANDSHAKE)
@@ -208,7 +177,7 @@ impl Connection {
                 }
                 () = silence => return Ok(match (ending, self.server.state()) {
                     (Some(_), _) => Ended::Ending,
-                    (None, ServerState::Data) => Ended::Idle(self.hub.idle.unwrap_or_default()),
+                    (None, ServerState::Data) => Ended::Idle(self.shared.limits.idle.unwrap_or_default()),
                     _ => Ended::NoStart,
                 }),
             };
@@ -268,78 +237,40 @@ impl Connection {
         }
     }
 
-    /// Gives the frames to the outputs; with `--wait` when they have room, or the end has come.
+    /// Hands over the frames that are dnstap.
     async fn hand_over(&mut self, frames: Frames) {
         self.messages += frames.count;
         let (count, bytes) = (frames.count, frames.bytes.len() as u64);
-        let batch = sound(frames, self.hub.sinks.borrow().wants_views());
-        self.hub.count(|received| {
+        let sound = sound(frames);
+        self.shared.count(|received| {
             received.messages += count;
             received.bytes += bytes;
-            received.malformed += count - batch.messages;
+            received.malformed += count - sound.count;
         });
-        if self.hub.wait {
-            self.wait_for_room(batch.size()).await;
-        }
-        self.hub.sinks.borrow_mut().send(&batch);
-    }
-
-    async fn wait_for_room(&mut self, bytes: usize) {
-        let room = self.hub.sinks.borrow().room();
-        let mut stop = self.stop.clone();
-        let over = async {
-            let at = stop.wait_for(Option::is_some).await.ok().and_then(|at| *at);
-            sleep_until(at.unwrap_or_else(Instant::now)).await;
-        };
-        let waiting = async {
-            loop {
-                let mut more = pin!(room.notified());
-                // From here on, room that comes is not missed.
-                more.as_mut().enable();
-                if self.hub.sinks.borrow().has_room(bytes) {
-                    return;
-                }
-                // An output that ended tells nobody; it is looked at now and then.
-                let _later = timeout_at(Instant::now() + Duration::from_secs(1), more).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = waiting => {}
-            () = over => {}
-        }
+        self.shared.hand_over(sound).await;
     }
 }
 
-/// The frames that are dnstap; all of them without a copy, as is the rule. With their views if an output wants them.
-fn sound(frames: Frames, with_views: bool) -> Batch {
-    let mut views = Vec::new();
-    let mut is_sound = |frame: &Bytes| {
-        if !with_views {
-            return View::parse(&frame[4..]).is_some();
-        }
-        let before = views.len();
-        views.extend(lenient::decode(frame.slice(4..)));
-        views.len() > before
-    };
+/// The frames that are dnstap; all of them without a copy, as is the rule.
+fn sound(frames: Frames) -> Frames {
+    let mut broken = 0;
     let mut rest = frames.bytes.clone();
-    let all: Vec<_> = iter::from_fn(|| split(&mut rest))
-        .map(|frame| (is_sound(&frame), frame))
-        .collect();
-    let kept = || {
-        all.iter()
-            .filter(|(sound, _)| *sound)
-            .map(|(_, frame)| frame)
-    };
-    let messages = kept().count() as u64;
-    let bytes = if messages == frames.count {
-        frames.bytes
-    } else {
-        kept().flatten().copied().collect()
-    };
-    Batch {
-        views: with_views.then(|| views.into()),
-        ..Batch::new(bytes, messages)
+    while let Some(frame) = split(&mut rest) {
+        broken += u64::from(View::parse(&frame[4..]).is_none());
+    }
+    if broken == 0 {
+        return frames;
+    }
+    let mut kept = Vec::with_capacity(frames.bytes.len());
+    let mut rest = frames.bytes;
+    while let Some(frame) = split(&mut rest) {
+        if View::parse(&frame[4..]).is_some() {
+            kept.extend_from_slice(&frame);
+        }
+    }
+    Frames {
+        bytes: kept.into(),
+        count: frames.count - broken,
     }
 }
 
@@ -359,26 +290,17 @@ mod tests {
     #[test]
     fn sound_frames_are_handed_on_without_a_copy() {
         let bytes = Bytes::from(EMPTY.repeat(3));
-        let frames = Frames {
+        let frames = sound(Frames {
             bytes: bytes.clone(),
             count: 3,
-        };
-        let batch = sound(frames, false);
-        assert_eq!((batch.frames.as_ptr(), batch.messages), (bytes.as_ptr(), 3));
+        });
+        assert_eq!((frames.bytes.as_ptr(), frames.count), (bytes.as_ptr(), 3));
     }
 
     #[test]
     fn what_is_no_dnstap_is_left_out() {
-        let bytes: Bytes = [BROKEN, EMPTY, BROKEN, EMPTY].concat().into();
-        for with_views in [false, true] {
-            let bytes = Bytes::clone(&bytes);
-            let batch = sound(Frames { bytes, count: 4 }, with_views);
-            assert_eq!(
-                (&batch.frames[..], batch.messages),
-                (&EMPTY.repeat(2)[..], 2)
-            );
-            let views = batch.views.map(|views| views.len());
-            assert_eq!(views, with_views.then_some(2));
-        }
+        let bytes = [BROKEN, EMPTY, BROKEN, EMPTY].concat().into();
+        let frames = sound(Frames { bytes, count: 4 });
+        assert_eq!((&frames.bytes[..], frames.count), (&EMPTY.repeat(2)[..], 2));
     }
 }

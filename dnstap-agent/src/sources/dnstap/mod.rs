@@ -1,0 +1,261 @@
+//! Programs that send dnstap over sockets.
+//!
+//! ```text
+//! listener ─► connection: handshake, whole frames, checked ─┐
+//! listener ─► connection                                    ├─► Senders, which hands the frames over
+//!             ...  (at most max_connections)               ─┘
+//! ```
+//!
+//! Each connection is a task that owns at most one unfinished frame and one piece read, and reads on when that has been handed over.
+
+mod bind;
+mod connection;
+
+use std::{
+    cell::RefCell, collections::VecDeque, os::fd::BorrowedFd, pin::pin, rc::Rc, sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use dnstap_core::counters::counters;
+use dnstap_proto::frame_streams::Frames;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+pub(crate) use self::bind::{Bound, all as bind};
+use crate::{
+    host::net::{Arrival, Listener, SocketFile},
+    sources::{Item, Source},
+};
+
+/// How long connections may take to hand over what has arrived when the end has come.
+const DRAIN: Duration = Duration::from_secs(2);
+
+counters! {
+    /// What senders have sent.
+    pub struct Received {
+        /// Connections taken.
+        connections,
+        /// Connections closed at once because there were too many.
+        refused,
+        /// Connections that ended otherwise than by STOP.
+        unfinished,
+        /// Frames received whole.
+        messages,
+        /// Bytes of these, with their lengths.
+        bytes,
+        /// Of the frames: those that are no dnstap, which no output gets.
+        malformed,
+    }
+}
+
+/// How connections are taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most connections at once.
+    pub(crate) connections: usize,
+    /// Bytes of the longest frame.
+    pub(crate) frame: u32,
+    /// How long a connection may send nothing.
+    pub(crate) idle: Option<Duration>,
+}
+
+/// Whether these frames may be handed over now. If not, their sender waits.
+pub(crate) type HasRoom = Box<dyn Fn(&Frames) -> bool>;
+
+/// All senders. Its tasks run on the current `LocalSet`.
+pub(crate) struct Senders {
+    shared: Rc<Shared>,
+    has_room: HasRoom,
+    /// Told each time when there may be more room.
+    room: Arc<Notify>,
+    listeners: JoinSet<()>,
+    /// The files of the sockets.
+    files: Vec<Option<SocketFile>>,
+    arrived: mpsc::Receiver<(Arrival, String)>,
+    connections: JoinSet<()>,
+    number: u64,
+    /// When to be over, once the end has come.
+    stop: watch::Sender<Option<Instant>>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    received: RefCell<Received>,
+    /// What waits to be handed over, at most one piece of each connection, which goes on when the other side is dropped.
+    waiting: RefCell<VecDeque<(Frames, oneshot::Sender<()>)>>,
+    more: Notify,
+}
+
+impl Shared {
+    fn count(&self, change: impl FnOnce(&mut Received)) {
+        change(&mut self.received.borrow_mut());
+    }
+
+    /// Hands over frames; ends when they have been taken.
+    async fn hand_over(&self, frames: Frames) {
+        let (until, taken) = oneshot::channel();
+        self.waiting.borrow_mut().push_back((frames, until));
+        self.more.notify_one();
+        // Nothing is ever sent.
+        let _taken = taken.await;
+    }
+}
+
+impl Senders {
+    /// Takes connections from now on. `room` tells when `has_room` may say something else.
+    pub(crate) fn accept(
+        bound: Vec<Bound>,
+        limits: Limits,
+        has_room: HasRoom,
+        room: Arc<Notify>,
+    ) -> Self {
+        let (arrive, arrived) = mpsc::channel(1);
+        let mut listeners = JoinSet::new();
+        let mut files = Vec::new();
+        for socket in bound {
+            info!("listening on {}", socket.name);
+            files.push(socket.file);
+            listeners.spawn_local(accept(socket.name, socket.listener, arrive.clone()));
+        }
+        let shared = Shared {
+            limits,
+            received: RefCell::default(),
+            waiting: RefCell::default(),
+            more: Notify::new(),
+        };
+        Self {
+            shared: Rc::new(shared),
+            has_room,
+            room,
+            listeners,
+            files,
+            arrived,
+            connections: JoinSet::new(),
+            number: 0,
+            stop: watch::Sender::new(None),
+        }
+    }
+
+    /// What was counted so far.
+    pub(crate) fn received(&self) -> Received {
+        *self.shared.received.borrow()
+    }
+
+    /// Waits until there may be something to hand over. Nothing is lost if the future is dropped. An error is a panic in a task, which is one
+    /// of the whole.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        let shared = Rc::clone(&self.shared);
+        let mut room = pin!(Arc::clone(&self.room).notified_owned());
+        // From here on, room that comes is not missed.
+        room.as_mut().enable();
+        if self.may_hand_over() {
+            return Ok(());
+        }
+        let waits = !shared.waiting.borrow().is_empty();
+        loop {
+            tokio::select! {
+                () = shared.more.notified() => return Ok(()),
+                () = &mut room, if waits => return Ok(()),
+                Some(ended) = self.connections.join_next() => return check(ended),
+                Some((arrival, peer)) = self.arrived.recv() => self.take(arrival, peer),
+            }
+        }
+    }
+
+    fn may_hand_over(&self) -> bool {
+        let waiting = self.shared.waiting.borrow();
+        let mut first = waiting.front().into_iter();
+        first.any(|(frames, _)| (self.has_room)(frames))
+    }
+
+    fn take(&mut self, arrival: Arrival, peer: String) {
+        self.number += 1;
+        let most = self.shared.limits.connections;
+        if self.connections.len() >= most {
+            self.shared.count(|received| received.refused += 1);
+            warn!(
+                peer,
+                "closed at once: there are --max-connections {most} already"
+            );
+            return;
+        }
+        let (shared, stopped) = (Rc::clone(&self.shared), self.stop.subscribe());
+        self.connections.spawn_local(connection::take(
+            self.number,
+            arrival,
+            peer,
+            shared,
+            stopped,
+        ));
+    }
+
+    /// After [`Source::stop`]: hands over what still comes, until all connections have ended.
+    pub(crate) async fn finish(&mut self, take: &mut dyn FnMut(Item<'_>)) -> Result<()> {
+        let deadline = self.stop.borrow().unwrap_or_else(Instant::now);
+        while !self.connections.is_empty() {
+            let is_over = Instant::now() >= deadline;
+            self.drain(is_over, take);
+            tokio::select! {
+                ready = self.ready() => ready?,
+                () = sleep_until(deadline), if !is_over => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for Senders {
+    /// It is waited for by [`Self::ready`].
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>)) {
+        while last || self.may_hand_over() {
+            let next = self.shared.waiting.borrow_mut().pop_front();
+            let Some((frames, _until)) = next else {
+                return;
+            };
+            take(Item::Frames(frames));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.listeners.abort_all();
+        self.files.clear(); // nobody can come any more
+        while let Ok((arrival, peer)) = self.arrived.try_recv() {
+            self.take(arrival, peer);
+        }
+        self.stop.send_replace(Some(Instant::now() + DRAIN));
+    }
+}
+
+/// Hands on each connection that comes, until nobody takes them any more.
+async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival, String)>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                if arrive.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Most likely no descriptors are left; one that is closed elsewhere makes room.
+                warn!(socket = name, %error, "cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A panic in a task is one of the whole.
+fn check(ended: Result<(), JoinError>) -> Result<()> {
+    ended.context("a connection's task failed")
+}
