@@ -181,7 +181,13 @@ impl Cli {
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         match &self.command {
-            Command::Attach(options) => options.messages.mistakes(),
+            Command::Attach(options) => {
+                let events = options.messages.unanswered_events.as_slice();
+                let mut mistakes = options.messages.mistakes();
+                mistakes.extend(OutputSpec::mistakes(&[&options.outputs, events].concat()));
+                mistakes
+            }
+            Command::Receive(options) => OutputSpec::mistakes(&options.outputs),
             Command::Top(options) => options.selection.mistakes(),
             _ => Vec::new(),
         }

@@ -161,6 +161,9 @@ pub(super) fn reloader(start: &Start<'_>, sinks: &SinkSet) -> (Reloader, Inbox) 
     (reloader, inbox)
 }
 
+/// How long a reloader that has nothing to do may take to end.
+const IDLE: Duration = Duration::from_millis(100);
+
 impl Reloading {
     /// Has it done at each SIGHUP from now on; never ends. Fails if the system takes no handler.
     pub(super) fn on_hangup(&self) -> io::Result<impl Future<Output = Infallible> + use<>> {
@@ -179,7 +182,7 @@ impl Reloading {
     /// changes.
     pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now()).max(IDLE);
         // It waits for whoever is to read a named pipe.
         if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             warn!("a new output is still not open; it is given up");

@@ -57,12 +57,18 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
         losses: Some(losses(&outcome)),
         rows: options.rows.into(),
     };
+    let is_new = output.is_none();
     match write(options, output, &report.page(&facts)) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => outcome.output_closed = true,
         Err(error) => {
+            let exit = if is_new && !options.output.exists() {
+                Exit::CannotCreate
+            } else {
+                Exit::Output
+            };
             let message = format!("cannot write {}", named(&options.output));
-            return Err(error).context(ExitWith(Exit::Output, message));
+            return Err(error).context(ExitWith(exit, message));
         }
     }
     Ok(outcome)
@@ -89,8 +95,8 @@ fn open(options: &Options) -> Result<Option<File>> {
     let output = match File::options().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| *folder != Path::new(""));
-            rustix::fs::access(folder.unwrap_or(Path::new(".")), Access::WRITE_OK)
-                .with_context(failed)?;
+            let access = Access::WRITE_OK | Access::EXEC_OK;
+            rustix::fs::access(folder.unwrap_or(Path::new(".")), access).with_context(failed)?;
             return Ok(None);
         }
         opened => opened.with_context(failed)?,

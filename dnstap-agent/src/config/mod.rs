@@ -362,6 +362,11 @@ mod tests {
     #[rstest]
     #[case::anonymise("--anonymise cryptopan", "needs --anonymise-key")]
     #[case::key("--anonymise truncate:24,48 --anonymise-key /k", "has no key")]
+    #[case::outputs(
+        "-o text:- -o json:-",
+        "output json:-: standard output is already taken"
+    )]
+    #[case::events("--unanswered-events -", "already taken")]
     fn what_does_not_go_together_is_refused(#[case] options: &str, #[case] part: &str) {
         let line = format!("dnstap-agent attach --pid 1 {options}");
         let Err(Refused::Mistakes(mistakes)) = resolve(&arguments(&line)) else {
@@ -372,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_file_fills_in_what_the_command_line_leaves_open() {
-        let file = "[attach]\npid = 7\nring-size = '1M'\nkernel-log = true\noutput = ['-', 'json:-']\nduration = 2.5\n";
+        let file = "[attach]\npid = 7\nring-size = '1M'\nkernel-log = true\noutput = ['-', 'json:a']\nduration = 2.5\n";
         let options = attach(with(file, "attach --ring-size 64K").unwrap());
         assert_eq!(options.tapping.ring_size, 65_536);
         assert!(options.tapping.kernel_log);

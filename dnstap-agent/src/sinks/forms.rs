@@ -89,6 +89,28 @@ impl OutputSpec {
         (place.is_some() && place == other.0.place()) || self.0.name() == other.0.name()
     }
 
+    /// Why this one cannot be opened beside another with the same place.
+    pub(super) fn taken(&self) -> &'static str {
+        match self.0.place() {
+            Some(Place::Stdout) => {
+                "standard output is already taken by another output; give one of them a path"
+            }
+            Some(Place::Path(_)) => "another output has the same path; give one of them another",
+            None => "another output goes to the same collector, which would get everything twice",
+        }
+    }
+
+    /// What is wrong with outputs together: a line for each that shares its place with one before.
+    #[must_use]
+    pub fn mistakes(specs: &[Self]) -> Vec<String> {
+        let shares = |(nth, spec): &(usize, &Self)| {
+            specs[..*nth].iter().any(|other| other.shares_place(spec))
+        };
+        let shared = specs.iter().enumerate().filter(shares);
+        let mistakes = shared.map(|(_, spec)| format!("output {spec}: {}", spec.taken()));
+        mistakes.collect()
+    }
+
     /// Whether it writes lines, and so can report events.
     #[must_use]
     pub fn writes_lines(&self) -> bool {

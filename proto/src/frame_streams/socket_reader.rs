@@ -15,8 +15,7 @@ use super::{
 /// It takes both forms. A sender that begins with START (the unidirectional form) is not answered.
 ///
 /// STOP ends a stream, not the connection: the sender may close, or begin the next stream with START, as behind each other in a
-/// file. Which of them it does, [`next_frame`](Self::next_frame) waits to see; [`is_between_streams`](Self::is_between_streams)
-/// is for who does not want to wait.
+/// file. The iterator ends at the first STOP. [`next_frame`](Self::next_frame) goes on to what follows when it is called again.
 ///
 /// The socket blocks, for as long as its read timeout says. The reader's own memory is bounded as [`Reader`](super::Reader)'s
 /// is. [`SocketWriter`](super::SocketWriter) has an example of both sides.
@@ -30,6 +29,10 @@ pub struct SocketReader<S> {
     /// Data frames that are received and not handed out yet, each with its length.
     frames: Bytes,
     answer: Vec<u8>,
+    /// The end of the stream at hand has been told.
+    told: bool,
+    /// The sender has closed behind STOP.
+    closed: bool,
     /// The iterator has ended or reported an error.
     done: bool,
 }
@@ -58,6 +61,8 @@ impl<S: Read + Write> SocketReader<S> {
             received: 0,
             frames: Bytes::new(),
             answer: Vec::new(),
+            told: false,
+            closed: false,
             done: false,
         };
         loop {
@@ -69,9 +74,11 @@ impl<S: Read + Write> SocketReader<S> {
         }
     }
 
-    /// The next data frame; `None` once the sender has closed behind STOP. The sender has been told before that its stream is
-    /// complete, if it still listens. A read that fails behind STOP, as by a read timeout, is the same end. The offset of a frame
-    /// counts from the first byte of the connection, READY included.
+    /// The next data frame of a stream; `None` at its end, of which the sender has been told before, if it still listens. The offset of a
+    /// frame counts from the first byte of the connection, READY included.
+    ///
+    /// The call after that waits for another stream, and gives `None` once more if the sender closes; then [`is_closed`](Self::is_closed).
+    /// A read that fails there, as by a read timeout, counts as the same.
     ///
     /// Fails with [`SocketError::Closed`] if the sender hangs up without STOP: all whole frames were handed out.
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, SocketError> {
@@ -81,23 +88,24 @@ impl<S: Read + Write> SocketReader<S> {
             }
             let before = self.input.bytes.len();
             self.decode()?;
+            let is_between_streams =
+                self.frames.is_empty() && self.server.state() == ServerState::Stopped;
+            if is_between_streams && !self.told {
+                self.told = true;
+                return Ok(None);
+            }
+            self.told &= is_between_streams;
             if !self.frames.is_empty() || self.input.bytes.len() < before {
                 continue;
             }
             match self.fill() {
-                Err(_end) if self.is_between_streams() && self.input.bytes.is_empty() => {
+                Err(_end) if is_between_streams && self.input.bytes.is_empty() => {
+                    self.closed = true;
                     return Ok(None);
                 }
                 filled => filled?,
             }
         }
-    }
-
-    /// Whether STOP has come, and no other stream behind it so far: the next call of [`next_frame`](Self::next_frame) waits for
-    /// the sender to close or to begin one.
-    #[must_use]
-    pub fn is_between_streams(&self) -> bool {
-        self.frames.is_empty() && self.server.state() == ServerState::Stopped
     }
 
     /// Decodes what has come and answers it.
@@ -151,6 +159,12 @@ impl<S: Read + Write> SocketReader<S> {
 }
 
 impl<S> SocketReader<S> {
+    /// Whether the sender has closed the connection between two streams: nothing more will come.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// The socket.
     #[must_use]
     pub const fn get_ref(&self) -> &S {
@@ -166,7 +180,7 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Ends when the sender has closed behind STOP, or after the first error.
+/// Ends at the first STOP, or after the first error.
 impl<S: Read + Write> Iterator for SocketReader<S> {
     type Item = Result<DataFrame, SocketError>;
 

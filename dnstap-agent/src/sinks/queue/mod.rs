@@ -220,15 +220,21 @@ impl Receiver {
 
     /// Refuses everything from now on, throws away what waits, and says how many messages these were.
     pub(in crate::sinks) fn abandon(&mut self) -> u64 {
-        let mut state = self.0.lock();
-        state.refuses = true;
-        let rest = mem::take(&mut state.batches);
-        for batch in &rest {
-            state.done(batch);
+        let rest = {
+            let mut state = self.0.lock();
+            state.refuses = true;
+            mem::take(&mut state.batches)
+        };
+        // Without the lock: they may be many, and the sender does not wait.
+        let bytes: usize = rest.iter().map(Batch::size).sum();
+        let messages = rest.iter().map(|batch| batch.messages).sum();
+        {
+            let mut state = self.0.lock();
+            state.depth.bytes -= bytes;
+            state.depth.messages -= messages;
         }
-        drop(state);
         self.0.room.notify_waiters();
-        rest.iter().map(|batch| batch.messages).sum()
+        messages
     }
 }
 

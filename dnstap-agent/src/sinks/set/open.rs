@@ -5,12 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::sinks::{
-    forms::OutputSpec,
-    queue::lane::Work,
-    report::Account,
-    sink::{About, Place},
-};
+use crate::sinks::{forms::OutputSpec, queue::lane::Work, report::Account, sink::About};
 
 /// Why the outputs could not be opened: a line for each problem, with the output, the cause and the fix. Never empty.
 #[derive(Debug, Error)]
@@ -31,7 +26,7 @@ pub(super) fn open_all(
     let opened = all(specs.iter().enumerate().map(|(nth, spec)| {
         let taken = specs[..nth].iter().any(|other| other.shares_place(spec));
         let opened = if taken {
-            Err(taken_by(spec).to_owned())
+            Err(spec.taken().to_owned())
         } else {
             spec.0.open(about)
         };
@@ -58,17 +53,6 @@ fn all<'a, T>(
         Ok(whole)
     } else {
         Err(OpenError(problems))
-    }
-}
-
-/// Why two outputs cannot have the same place.
-fn taken_by(spec: &OutputSpec) -> &'static str {
-    match spec.0.place() {
-        Some(Place::Stdout) => {
-            "standard output is already taken by another output; give one of them a path"
-        }
-        Some(Place::Path(_)) => "another output has the same path; give one of them another",
-        None => "another output goes to the same collector, which would get everything twice",
     }
 }
 

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
@@ -156,7 +156,9 @@ impl Connection {
                 }
                 // Another stream may follow, or the end of the connection.
                 (None, ServerState::Stopped, _) => stopped,
-                (None, ServerState::Data, idle) => idle.map(|idle| Instant::now() + idle),
+                (None, ServerState::Data, idle) => {
+                    idle.and_then(|idle| Instant::now().checked_add(idle))
+                }
             };
             let silence = async {
                 match limit {
@@ -198,7 +200,7 @@ impl Connection {
             if self.server.state() == ServerState::Stopped && !has_shut_down {
                 has_shut_down = true;
                 // Some senders wait for this end; TLS has a word for it. Who is gone already has no need of it.
-                let _unheard = timeout(HANDSHAKE, self.stream.shutdown()).await;
+                let _unheard = in_time(self.stop.clone(), self.stream.shutdown()).await;
             }
         }
     }
@@ -228,9 +230,7 @@ impl Connection {
             self.stream.write_all(answers).await?;
             self.stream.flush().await
         };
-        let answered = timeout(HANDSHAKE, answering)
-            .await
-            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        let answered = in_time(self.stop.clone(), answering).await;
         match answered {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
             _heard_or_gone => Ok(()),
@@ -248,6 +248,22 @@ impl Connection {
             received.malformed += count - sound.count;
         });
         self.shared.hand_over(sound).await;
+    }
+}
+
+/// Tells a sender something, for which it has no longer than all connections have once the end has come.
+async fn in_time(
+    mut stop: watch::Receiver<Option<Instant>>,
+    telling: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let over = async {
+        let at = stop.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+        sleep_until(at.unwrap_or_else(Instant::now)).await;
+    };
+    tokio::select! {
+        told = telling => told,
+        () = over => Err(io::ErrorKind::TimedOut.into()),
+        () = sleep(HANDSHAKE) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

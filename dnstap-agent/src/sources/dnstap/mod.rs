@@ -198,6 +198,8 @@ impl Senders {
 
     /// After [`Source::stop`]: hands over what still comes, until all connections have ended.
     pub(crate) async fn finish(&mut self, take: &mut dyn FnMut(Item<'_>)) -> Result<()> {
+        // The ports are closed when the tasks are gone.
+        self.listeners.shutdown().await;
         let deadline = self.stop.borrow().unwrap_or_else(Instant::now);
         while !self.connections.is_empty() {
             let is_over = Instant::now() >= deadline;

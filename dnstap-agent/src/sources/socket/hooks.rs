@@ -78,7 +78,7 @@ pub(super) fn attach(
                 return Ok(Attached {
                     hook,
                     links,
-                    refused,
+                    refused: refused.into_iter().map(in_one_line).collect(),
                     degraded,
                 });
             }
@@ -93,6 +93,12 @@ pub(super) fn attach(
         Exit::NoPermission,
         "the kernel refuses to be hooked (`dnstap-agent check` tells more)".into(),
     ))
+}
+
+/// A reason without the verifier's log behind it, which may have megabytes.
+fn in_one_line((hook, reason): (Hook, String)) -> (Hook, String) {
+    let line = reason.lines().next().unwrap_or_default();
+    (hook, line.chars().take(300).collect())
 }
 
 /// A hook's name on the command line.
