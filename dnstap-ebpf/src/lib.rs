@@ -7,11 +7,11 @@
 //! ```text
 //! kernel ── EVENTS_RING | EVENTS_PERF ──► EventHeader + payload      (RecordKind)
 //!        ── COUNTERS ───────────────────► [u64; COUNTER_SLOTS] per CPU
-//!        ◄► TARGETS ───────────────────── tgid -> EventHeader::image
+//!        ◄► TARGETS ───────────────────── tgid -> EventHeader::program_id
 //!        ◄► POSSIBLE ──────────────────── slot of a tgid -> whether any such may be in TARGETS
 //!        ◄► CHANGES ───────────────────── CHANGED_BY_* -> how often TARGETS was changed
 //!        ◄─ NAMES ─────────────────────── name of an executable -> NAME_* flags
-//!        ── RUNS ──────────────────────► EventHeader::image -> name of an executable
+//!        ── RUNS ──────────────────────► EventHeader::program_id -> name of an executable
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
 //!        ◄─ FILTER, PORTS, NETS ──────── Filter, port / 64 -> bits, prefix -> wanted
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
@@ -136,8 +136,8 @@ pub struct EventHeader {
     pub direction: u8,
     /// [`Hook`] that saw it.
     pub hook: u8,
-    /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`image`]).
-    pub image: u32,
+    /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`program_id`]).
+    pub program_id: u32,
     /// `EVENT_*` bits.
     pub flags: u8,
     /// [`RecordKind`].
@@ -391,16 +391,16 @@ pub const NAME_STAYS: u32 = 0;
 /// Value in `NAMES`: every process that executes a file of this name is tapped from then on.
 pub const NAME_JOINS: u32 = 1;
 
-/// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::image`]). Spreads, so
+/// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::program_id`]). Spreads, so
 /// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version. [`IMAGE_STAYS`] is not set.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
-pub const fn image(tgid: u32, start: u64) -> u32 {
+pub const fn program_id(tgid: u32, start: u64) -> u32 {
     (start as u32 ^ (start >> 32) as u32).wrapping_add(tgid.wrapping_mul(0x9e37_79b1))
         & !IMAGE_STAYS
 }
 
-/// Bit of [`EventHeader::image`]: the process, and what it forks, stays tapped whatever it executes. It belongs to a unit that is
+/// Bit of [`EventHeader::program_id`]: the process, and what it forks, stays tapped whatever it executes. It belongs to a unit that is
 /// followed.
 pub const IMAGE_STAYS: u32 = 1;
 

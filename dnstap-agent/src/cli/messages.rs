@@ -6,7 +6,7 @@ use clap::Args;
 use dnstap_core::{
     classify::profile::ProfileChoice,
     encode::ExtraField,
-    model::{Matter, Net, TypeSet},
+    model::{Net, Subject, TypeSet},
     privacy::MethodName,
     reassemble::tcp::Proxies,
 };
@@ -87,7 +87,7 @@ pub struct Filters {
     /// Do not deliver these: `xfr` (zone transfers), `notify`, `refresh` (a secondary's SOA queries), `update`, `query` (all
     /// ordinary ones), `other` (other opcodes)
     #[arg(long, value_name = "MATTER,...", value_delimiter = ',')]
-    pub exclude: Vec<Matter>,
+    pub exclude: Vec<Subject>,
 
     /// Deliver only messages from or to one of these ports, local or remote
     #[arg(long = "port", value_name = "PORT,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]

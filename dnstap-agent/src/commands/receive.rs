@@ -23,9 +23,9 @@ use crate::{
     config::Origin,
     host::{
         exit::{Exit, ExitWith},
-        memory::Ebb,
+        memory::MemoryTrimmer,
         net::Address,
-        sandbox::{self, Duties},
+        sandbox::{self, NeededPrivileges},
         shutdown::{self, Shutdown},
     },
     observe::{
@@ -92,8 +92,8 @@ async fn serve<E: Future<Output = String>>(
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
     let subject = subject(&bound);
     let observer = Observer::bind(job.observe, "receive", subject.clone())?;
-    let duties = give_up_privileges(job, outputs)?;
-    let (sinks, mut inbox, reloading) = open_outputs(job, outputs, duties)?;
+    let privileges = give_up_privileges(job, outputs)?;
+    let (sinks, mut inbox, reloading) = open_outputs(job, outputs, privileges)?;
     let mut hangups = Box::pin(reloading.on_hangup()?);
     let sinks = Rc::new(RefCell::new(sinks));
     let mut senders = accept(job.connections, bound, &sinks);
@@ -113,7 +113,7 @@ async fn serve<E: Future<Output = String>>(
     let watching = observer.serve(&newest)?;
     let mut enough = pin!(begin(&subject, newest)?);
     let mut look = interval(HOUSEKEEPING);
-    let mut ebb = Ebb::default();
+    let mut trimmer = MemoryTrimmer::default();
     let reason = loop {
         tokio::select! {
             signal = shutdown.asked() => break signal.to_owned(),
@@ -125,7 +125,7 @@ async fn serve<E: Future<Output = String>>(
                 if health.all_over() {
                     break "no output is left to write to".to_owned();
                 }
-                ebb.look(SinkReport::queued_in(&health.sinks));
+                trimmer.look(SinkReport::queued_in(&health.sinks));
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
@@ -220,7 +220,7 @@ fn subject(bound: &[Bound]) -> String {
 fn open_outputs(
     job: &Job<'_>,
     outputs: &[OutputSpec],
-    duties: Option<Duties>,
+    privileges: Option<NeededPrivileges>,
 ) -> Result<(SinkSet, Inbox, Reloading)> {
     let options = SinkOptions {
         queue_bytes: job.connections.queue_size,
@@ -232,7 +232,7 @@ fn open_outputs(
         outputs,
         fixed: &[],
         options,
-        duties,
+        privileges,
     };
     let (reloader, inbox) = reload::reloader(&start, &sinks);
     let reloading = reloader
@@ -242,14 +242,14 @@ fn open_outputs(
 }
 
 /// Gives up what is not needed once all sockets are listened on, and tells what that is; `None`: everything is kept.
-fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<Duties>> {
+fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<NeededPrivileges>> {
     if job.no_sandbox {
         return Ok(None);
     }
     // Files of sockets are removed at the end.
     let file = |address: &Address| matches!(address, Address::Unix(_));
-    let mut duties = OutputSpec::duties(outputs);
-    duties.paths |= job.paths || job.listen.iter().any(file);
-    sandbox::enter(duties, || true)?;
-    Ok(Some(duties))
+    let mut privileges = OutputSpec::privileges(outputs);
+    privileges.paths |= job.paths || job.listen.iter().any(file);
+    sandbox::enter(privileges, || true)?;
+    Ok(Some(privileges))
 }

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{Command, Filters},
     config::{Origin, Refused, Resolved},
-    host::{sandbox::Duties, shutdown::GRACE},
+    host::{sandbox::NeededPrivileges, shutdown::GRACE},
     observe,
     sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
 };
@@ -110,7 +110,7 @@ pub(super) struct Reloader {
     fixed: Vec<OutputSpec>,
     options: SinkOptions,
     /// What new outputs may need; `None`: anything.
-    duties: Option<Duties>,
+    privileges: Option<NeededPrivileges>,
     room: Arc<Notify>,
     reopener: Reopener,
     changes: channel::Sender<Change>,
@@ -136,7 +136,7 @@ pub(super) struct Start<'a> {
     /// What applies to each output.
     pub options: SinkOptions,
     /// What new outputs may need; `None`: anything.
-    pub duties: Option<Duties>,
+    pub privileges: Option<NeededPrivileges>,
 }
 
 /// A reloader for the outputs of `sinks`, and where it sends its changes.
@@ -148,7 +148,7 @@ pub(super) fn reloader(start: &Start<'_>, sinks: &SinkSet) -> (Reloader, Inbox) 
         outputs: start.outputs.to_vec(),
         fixed: start.fixed.to_vec(),
         options: start.options,
-        duties: start.duties,
+        privileges: start.privileges,
         room: sinks.room(),
         reopener: sinks.reopener(),
         changes,
@@ -273,8 +273,8 @@ impl Reloader {
                     "cannot change output {name} while it is open: it needs a restart, or another place"
                 ));
             }
-            let needed = OutputSpec::duties(std::slice::from_ref(spec));
-            if self.duties.is_some_and(|kept| !kept.cover(needed)) {
+            let needed = OutputSpec::privileges(std::slice::from_ref(spec));
+            if self.privileges.is_some_and(|kept| !kept.cover(needed)) {
                 mistakes.push(format!(
                     "cannot open output {name} with privileges that were given up at the start: it needs a restart"
                 ));
@@ -448,9 +448,9 @@ mod tests {
                 outputs: &specs,
                 fixed: &self::specs(folder.path(), &["fixed"]),
                 options: SinkOptions::default(),
-                duties: Some(Duties {
+                privileges: Some(NeededPrivileges {
                     paths: true,
-                    ..Duties::default()
+                    ..NeededPrivileges::default()
                 }),
             };
             let (reloader, inbox) = reloader(&start, &sinks);

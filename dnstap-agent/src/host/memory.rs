@@ -20,27 +20,27 @@ const CALM: u8 = 2;
 /// Watches what is queued, to give its memory back when it has gone. Other threads free what this one has allocated, and the allocator
 /// looks for that only in the course of many more allocations, which on a quiet server never come.
 #[derive(Debug, Default)]
-pub struct Ebb {
+pub struct MemoryTrimmer {
     was_large: bool,
     calm: u8,
 }
 
-impl Ebb {
+impl MemoryTrimmer {
     /// Takes how many bytes are queued now. To be called about once a second by the thread that has allocated them.
     pub fn look(&mut self, queued: u64) {
-        if self.has_ebbed(queued) {
+        if self.is_past_peak(queued) {
             give_back();
         }
     }
 
-    fn has_ebbed(&mut self, queued: u64) -> bool {
+    fn is_past_peak(&mut self, queued: u64) -> bool {
         self.was_large |= queued >= LARGE;
         self.calm = if queued < LARGE / 4 { self.calm + 1 } else { 0 };
-        let ebbed = self.was_large && self.calm >= CALM;
-        if ebbed || !self.was_large {
+        let past_peak = self.was_large && self.calm >= CALM;
+        if past_peak || !self.was_large {
             *self = Self::default();
         }
-        ebbed
+        past_peak
     }
 }
 
@@ -50,9 +50,12 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_once_when_a_large_queue_has_stayed_empty() {
-        let mut ebb = Ebb::default();
+        let mut trimmer = MemoryTrimmer::default();
         let mut looks = |queued: &[u64]| -> Vec<bool> {
-            queued.iter().map(|queued| ebb.has_ebbed(*queued)).collect()
+            queued
+                .iter()
+                .map(|queued| trimmer.is_past_peak(*queued))
+                .collect()
         };
         assert_eq!(looks(&[0, LARGE - 1, 0, 0]), [false; 4]);
         assert_eq!(looks(&[LARGE, 0, LARGE / 4, 0]), [false; 4]);

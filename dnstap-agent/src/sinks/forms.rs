@@ -19,7 +19,7 @@ use super::{
     page::Page,
     sink::{Mistake, Place, Sink},
 };
-use crate::host::sandbox::Duties;
+use crate::host::sandbox::NeededPrivileges;
 
 /// All kinds of output. A new one is a module with a [`Sink`], and a line here: its forms, and how they are explained.
 const FORMS: &[Form] = &[
@@ -77,9 +77,9 @@ impl OutputSpec {
 
     /// What writing to all of them takes.
     #[must_use]
-    pub fn duties(specs: &[Self]) -> Duties {
-        let duties = specs.iter().map(|spec| spec.0.duties());
-        duties.fold(Duties::default(), Duties::and)
+    pub fn privileges(specs: &[Self]) -> NeededPrivileges {
+        let privileges = specs.iter().map(|spec| spec.0.privileges());
+        privileges.fold(NeededPrivileges::default(), NeededPrivileges::and)
     }
 
     /// Whether both cannot be open at a time: they write to one place, or reports could not tell them apart.
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(spec, OutputSpec(Arc::new(page)));
         assert_eq!(spec.to_string(), "html:a.html");
         assert!(spec.shares_place(&"text:a.html".parse().expect("valid")));
-        assert!(OutputSpec::duties(std::slice::from_ref(&spec)).paths);
+        assert!(OutputSpec::privileges(std::slice::from_ref(&spec)).paths);
         for wrong in ["html:", "html:a,mode=0600"] {
             assert!(wrong.parse::<OutputSpec>().is_err(), "{wrong}");
         }
@@ -294,8 +294,8 @@ mod tests {
         #[case] owners: bool,
         #[case] modes: bool,
     ) {
-        let duties = OutputSpec::duties(&[spec.parse().expect("valid")]);
-        assert_eq!((duties.owners, duties.modes), (owners, modes));
+        let privileges = OutputSpec::privileges(&[spec.parse().expect("valid")]);
+        assert_eq!((privileges.owners, privileges.modes), (owners, modes));
     }
 
     #[test]

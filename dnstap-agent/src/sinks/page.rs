@@ -11,7 +11,7 @@ use super::{
     queue::blocking::{self, Failure, Output, Written},
     sink::{About, Mistake, Opened, Place, Sink},
 };
-use crate::{host::sandbox::Duties, report::Report};
+use crate::{host::sandbox::NeededPrivileges, report::Report};
 
 /// `html:PATH`.
 #[derive(Debug, PartialEq)]
@@ -35,7 +35,7 @@ impl Sink for Page {
         Some(&self.0)
     }
 
-    fn duties(&self) -> Duties {
+    fn privileges(&self) -> NeededPrivileges {
         duties_at(&self.0)
     }
 

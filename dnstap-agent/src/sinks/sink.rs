@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    queue::{Policy, lane::Work},
+    queue::{Policy, sink_thread::Work},
     report::Account,
 };
-use crate::{host::sandbox::Duties, report::Facts};
+use crate::{host::sandbox::NeededPrivileges, report::Facts};
 
 /// One output of some kind, as an operator has specified it.
 ///
@@ -36,8 +36,8 @@ pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
     }
 
     /// What it may have to do when privileges have been given up.
-    fn duties(&self) -> Duties {
-        Duties::default()
+    fn privileges(&self) -> NeededPrivileges {
+        NeededPrivileges::default()
     }
 
     /// Whether it writes lines for people or programs, and so can report events.

@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use dnstap_ebpf::{
     CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, IMAGE_STAYS, NAME_JOINS, NAME_LEN,
-    POSSIBLE_SLOTS, image as new_image, possible_slot,
+    POSSIBLE_SLOTS, possible_slot, program_id as new_image,
 };
 
 use crate::kernel::counters::{add_atomically, count};
 
-/// Thread group id in the initial PID namespace -> [`dnstap_ebpf::EventHeader::image`].
+/// Thread group id in the initial PID namespace -> [`dnstap_ebpf::EventHeader::program_id`].
 #[map]
 static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
@@ -32,7 +32,7 @@ static POSSIBLE: Array<u64> = Array::with_max_entries(POSSIBLE_SLOTS, 0);
 #[map]
 static CHANGES: Array<u64> = Array::with_max_entries(2, 0);
 
-/// [`dnstap_ebpf::EventHeader::image`] of what has joined by its name -> that name: the agent may be told of a process when it is gone.
+/// [`dnstap_ebpf::EventHeader::program_id`] of what has joined by its name -> that name: the agent may be told of a process when it is gone.
 #[map]
 static RUNS: LruHashMap<u32, [u8; NAME_LEN]> = LruHashMap::with_max_entries(1024, 0);
 
@@ -41,7 +41,7 @@ static RUNS: LruHashMap<u32, [u8; NAME_LEN]> = LruHashMap::with_max_entries(1024
 pub(crate) struct Thread {
     pub tgid: u32,
     pub tid: u32,
-    pub image: u32,
+    pub program_id: u32,
 }
 
 /// Whether process `tgid` may be tapped; mostly a quick no.
@@ -61,7 +61,7 @@ pub(crate) fn changes() -> u64 {
 
 /// What process `tgid` runs, if it is tapped.
 #[inline(always)]
-pub(crate) fn image(tgid: u32) -> Option<u32> {
+pub(crate) fn program_id(tgid: u32) -> Option<u32> {
     // SAFETY: an integer, written whole.
     unsafe { TARGETS.get(tgid) }.copied()
 }
@@ -69,13 +69,13 @@ pub(crate) fn image(tgid: u32) -> Option<u32> {
 /// Whether process `tgid` is tapped.
 #[inline(always)]
 pub(crate) fn contains(tgid: u32) -> bool {
-    may_contain(tgid) && image(tgid).is_some()
+    may_contain(tgid) && program_id(tgid).is_some()
 }
 
 /// Taps the process `child`, which the process of `parent` has just forked.
 #[inline(always)]
 pub(crate) fn fork(parent: Thread, child: u32) {
-    insert(child, parent.image);
+    insert(child, parent.program_id);
 }
 
 /// The current process has begun to execute another file. `claim`: whether this is for the program that asks to do; of the thread that
@@ -88,7 +88,7 @@ pub(crate) fn exec(claim: impl FnOnce(u64) -> bool) {
         return;
     };
     let stays = if may_contain(tgid) {
-        image(tgid).unwrap_or(0) & IMAGE_STAYS
+        program_id(tgid).unwrap_or(0) & IMAGE_STAYS
     } else {
         0
     };
@@ -97,10 +97,10 @@ pub(crate) fn exec(claim: impl FnOnce(u64) -> bool) {
     if known == Some(NAME_JOINS) || (known.is_none() && stays != 0) {
         if claim(key) {
             // SAFETY: takes no arguments.
-            let image = new_image(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
+            let program_id = new_image(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
             // Without it, its name is that of its process, as long as there is one.
-            let _ = RUNS.insert(image, name, 0);
-            insert(tgid, image);
+            let _ = RUNS.insert(program_id, name, 0);
+            insert(tgid, program_id);
         }
     } else if known.is_none() {
         forget(tgid);
@@ -116,14 +116,14 @@ pub(crate) fn forget(tgid: u32) {
     }
 }
 
-/// Process `tgid` is tapped from now on, and runs `image`.
+/// Process `tgid` is tapped from now on, and runs `program_id`.
 #[inline(always)]
-fn insert(tgid: u32, image: u32) {
+fn insert(tgid: u32, program_id: u32) {
     if let Some(slot) = POSSIBLE.get_ptr_mut(possible_slot(tgid)) {
         // SAFETY: a live, aligned entry, to which everybody writes the same.
         unsafe { slot.write_volatile(1) };
     }
-    if TARGETS.insert(tgid, image, 0).is_err() {
+    if TARGETS.insert(tgid, program_id, 0).is_err() {
         count(Counter::Unfollowed);
     }
     note_change();

@@ -23,8 +23,8 @@ pub(crate) struct State {
     pub batch: u64,
     /// What the kernel reported for the element before.
     pub previous: u32,
-    /// What the process runs ([`dnstap_ebpf::EventHeader::image`]), as of `changes`.
-    image: u32,
+    /// What the process runs ([`dnstap_ebpf::EventHeader::program_id`]), as of `changes`.
+    program_id: u32,
     /// State of the set of tapped processes in which this process was found in it.
     changes: u64,
     /// What several datagrams are that are being received as one ([`crate::message::coalesced`]).
@@ -54,17 +54,31 @@ pub(crate) fn current<'a>() -> Option<(Thread, Option<&'a mut State>)> {
         // SAFETY: the entry belongs to this thread, which runs one program at a time.
         let state = unsafe { &mut *place };
         if state.changes == changes {
-            let image = state.image;
-            return Some((Thread { tgid, tid, image }, Some(state)));
+            let program_id = state.program_id;
+            return Some((
+                Thread {
+                    tgid,
+                    tid,
+                    program_id,
+                },
+                Some(state),
+            ));
         }
     }
-    let image = target::image(tgid)?;
+    let program_id = target::program_id(tgid)?;
     let mut state = of(key);
     if let Some(state) = &mut state {
         state.changes = changes;
-        state.image = image;
+        state.program_id = program_id;
     }
-    Some((Thread { tgid, tid, image }, state))
+    Some((
+        Thread {
+            tgid,
+            tid,
+            program_id,
+        },
+        state,
+    ))
 }
 
 /// The state of the current thread, which `bpf_get_current_pid_tgid` names `key`; made if there is none.

@@ -96,7 +96,7 @@ fn envelope(shape: u8, place: u8, ktime_ns: u64) -> Envelope {
             tgid: 1,
             tid: 2,
             hook: shape >> 5,
-            image: 0,
+            program_id: 0,
         },
         proxied,
         unconnected: bit(place, 7),

@@ -8,7 +8,7 @@ use dnstap_core::{
     classify::{Naming, bind::BindRules, profile::ProfileChoice},
     encode::{Extra, ExtraField},
     event::fixture::{chunk, header, whole},
-    model::Matter,
+    model::Subject,
     pair::PairLimits,
     pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
     privacy::{Method, Prefixes, Privacy},
@@ -102,7 +102,7 @@ pub fn config(choices: u8) -> PipelineConfig {
     let filter = if bit(choices, 3) {
         Filter {
             only: "client".parse().unwrap_or_default(),
-            exclude: vec![Matter::Transfer, Matter::Notify],
+            exclude: vec![Subject::Transfer, Subject::Notify],
             sampled: true,
         }
     } else {

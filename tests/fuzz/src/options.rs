@@ -14,7 +14,7 @@ use dnstap_agent::{
 use dnstap_core::{
     classify::{bind::BindRules, profile::ProfileChoice},
     encode::ExtraField,
-    model::{Matter, TypeSet},
+    model::{Subject, TypeSet},
 };
 
 /// Runs the target.
@@ -33,7 +33,7 @@ pub fn run(bytes: &[u8]) {
         2 => again::<ProfileChoice>(text),
         3 => refused::<Mimic>(text),
         4 => refused::<TypeSet>(text),
-        5 => refused::<Matter>(text),
+        5 => refused::<Subject>(text),
         6 => refused::<ExtraField>(text),
         7 => {
             assert_eq!(BindRules::of_version(text), BindRules::of_version(text));

@@ -39,7 +39,7 @@ pub(super) fn trials() -> Vec<Trial> {
         sample_of_connections,
     ));
     trials.extend(for_each_hook_in_turn(
-        "filter by sample: exchanges stay together on wildcard sockets and behind a proxy's preface",
+        "filter by sample: exchanges stay together on wildcard sockets and behind a PROXY header",
         sample_of_the_hidden,
     ));
     trials.extend(for_each_hook_in_turn(
@@ -147,12 +147,13 @@ fn sample_of_the_hidden(how: &Combination) -> Result<()> {
     }
     let tap = Tap::attach(scratch.path(), puppet.pid(), how, &["--sample", "2"])?;
     // PROXY protocol, version 2: a client at 192.0.2.1, port 1,000, of a server at 192.0.2.2, port 53.
-    let preface = *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x03\xe8\0\x35";
+    let proxy_header =
+        *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x03\xe8\0\x35";
     for (socket, server) in sockets {
         let mut client = UdpClient::connect(server)?;
         for id in 0..3 * EACH {
-            let preface = if id % 3 == 0 { &preface[..] } else { &[] };
-            client.send_behind(preface, &query(id))?;
+            let proxy_header = if id % 3 == 0 { &proxy_header[..] } else { &[] };
+            client.send_behind(proxy_header, &query(id))?;
             puppet.receive(socket, By::Recvfrom, 512, 0)?;
             puppet.send(socket, By::Recvfrom, &wire::answer(&query(id)))?;
             client.receive()?;

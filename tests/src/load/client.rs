@@ -183,8 +183,8 @@ impl UdpClient {
     }
 
     /// Sends one query behind something that is no part of it.
-    pub(crate) fn send_behind(&mut self, preface: &[u8], query: &[u8]) -> Result<()> {
-        self.socket.send(&[preface, query].concat())?;
+    pub(crate) fn send_behind(&mut self, proxy_header: &[u8], query: &[u8]) -> Result<()> {
+        self.socket.send(&[proxy_header, query].concat())?;
         self.note(query.to_vec());
         Ok(())
     }

@@ -32,7 +32,7 @@ pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) ->
             let mut udp = UdpClient::connect(*server)?;
             for id in 0..EACH {
                 let query = wire::query(id, name, wire::TYPE_A, id % 2 == 0);
-                udp.send_behind(&preface(false, ends), &query)?;
+                udp.send_behind(&proxy_header(false, ends), &query)?;
                 expect_answer(id, &udp.receive()?)?;
             }
             through_tcp(*server, ends, name)?;
@@ -40,7 +40,7 @@ pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) ->
         // The proxy asks for itself.
         let query = wire::query(9, name, wire::TYPE_A, false);
         let mut udp = UdpClient::connect(*server)?;
-        udp.send_behind(&preface(false, None), &query)?;
+        udp.send_behind(&proxy_header(false, None), &query)?;
         expect_answer(9, &udp.receive()?)?;
         through_tcp(*server, None, name)?;
         questions += 2 * usize::from(EACH);
@@ -48,14 +48,14 @@ pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) ->
     Ok(questions)
 }
 
-/// One connection. The preface goes in one write, as proxies send it: `named` gives up on one whose first bytes come alone.
+/// One connection. The PROXY header goes in one write, as proxies send it: `named` gives up on one whose first bytes come alone.
 fn through_tcp(
     server: SocketAddr,
     ends: Option<(SocketAddr, SocketAddr)>,
     name: &str,
 ) -> Result<()> {
     let mut tcp = TcpClient::connect(server)?;
-    tcp.send_raw(&preface(true, ends))?;
+    tcp.send_raw(&proxy_header(true, ends))?;
     for id in 0..EACH {
         let query = wire::query(id, name, wire::TYPE_A, id % 2 == 0);
         tcp.send(&query, Cut::Halves)?;
@@ -75,8 +75,8 @@ fn expect_answer(id: u16, answer: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The preface of a client's question to a server, or of the proxy's own.
-fn preface(tcp: bool, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+/// The PROXY header of a client's question to a server, or of the proxy's own.
+fn proxy_header(tcp: bool, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let Some((client, server)) = ends else {
         return [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat();
     };

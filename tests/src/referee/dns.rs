@@ -30,19 +30,19 @@ pub(super) fn is_response(message: &[u8]) -> bool {
 
 /// The documented type of a query: the process has received it, or sent it.
 pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type {
-    let matter = Matter::of(query);
+    let subject = Subject::of(query);
     let recursion = wire::recursion_desired(query);
-    match (profile, matter, sent) {
-        (_, Matter::Update, _) => Type::UpdateQuery,
-        (_, Matter::Transfer, true) => Type::ResolverQuery,
-        (_, Matter::Transfer, false) | (Profile::Authoritative, _, false) => Type::AuthQuery,
+    match (profile, subject, sent) {
+        (_, Subject::Update, _) => Type::UpdateQuery,
+        (_, Subject::Transfer, true) => Type::ResolverQuery,
+        (_, Subject::Transfer, false) | (Profile::Authoritative, _, false) => Type::AuthQuery,
         (Profile::Forwarder | Profile::Recursive, _, false) => Type::ClientQuery,
         (Profile::Generic, _, false) if recursion => Type::ClientQuery,
         (Profile::Generic, _, false) => Type::AuthQuery,
         // A forwarder has no zones to refresh: it passes on what it was asked.
         (Profile::Forwarder, _, true) => Type::ForwarderQuery,
-        (Profile::Authoritative, Matter::Query, true) if recursion => Type::StubQuery,
-        (_, Matter::Query, true) if recursion => Type::ForwarderQuery,
+        (Profile::Authoritative, Subject::Query, true) if recursion => Type::StubQuery,
+        (_, Subject::Query, true) if recursion => Type::ForwarderQuery,
         (_, _, true) => Type::ResolverQuery,
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn answer_to(query: Type) -> Type {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Matter {
+enum Subject {
     Update,
     /// A zone transfer or its announcement.
     Transfer,
@@ -71,7 +71,7 @@ enum Matter {
     Query,
 }
 
-impl Matter {
+impl Subject {
     fn of(query: &[u8]) -> Self {
         let opcode = wire::opcode(query);
         let qtype = wire::question(query).map(|(_, qtype)| qtype);

@@ -62,7 +62,7 @@ pub(super) struct Heard {
     pub(super) circumstance: &'static str,
     /// The TCP connection; 0 for datagrams.
     connection: usize,
-    /// Addresses of the packets, where a preface names others.
+    /// Addresses of the packets, where a PROXY header names others.
     ends: (SocketAddr, SocketAddr),
 }
 
@@ -147,9 +147,9 @@ impl Ledger {
             if bytes.is_empty() {
                 continue;
             }
-            let (preface, message) = split(bytes);
+            let (proxy_header, message) = split(bytes);
             let id = message.first_chunk().copied().unwrap_or_default();
-            let ends = match preface {
+            let ends = match proxy_header {
                 // It tells the server that it asks of its client; who asks is the process all the same.
                 Some(_) if sent => (from, to),
                 Some(ends) => {
@@ -184,7 +184,7 @@ impl Ledger {
 
     fn connections(&mut self, streams: &[Stream], ports: Ports<'_>, attached: Duration) {
         let mut named: HashMap<usize, (SocketAddr, SocketAddr)> = HashMap::new();
-        // Who connects comes first, and so does the preface.
+        // Who connects comes first, and so does the PROXY header.
         for stream in streams {
             let (from, to) = (stream.from, stream.to);
             let readable = stream.readable();
@@ -198,8 +198,8 @@ impl Ledger {
             if stream.reset.is_some() {
                 self.broken.extend([(from, to), (to, from)]);
             }
-            let (preface, rest) = split(&readable.bytes);
-            let ends = match (preface, named.get(&stream.connection)) {
+            let (proxy_header, rest) = split(&readable.bytes);
+            let ends = match (proxy_header, named.get(&stream.connection)) {
                 // The tap has not seen one that came before it: such a stream shows the proxy, as docs/types.md says.
                 (Some(ends), _) if !sent && readable.time(1) > attached => {
                     named.insert(stream.connection, ends);
@@ -367,9 +367,9 @@ impl Ledger {
 /// Signature of the PROXY protocol, version 2 (its specification, section 2.2).
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What a preface of a proxy says, if there is one, and the bytes behind it.
+/// What a PROXY header says, if there is one, and the bytes behind it.
 fn split(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, &[u8]) {
-    let preface = || {
+    let proxy_header = || {
         let head = bytes.strip_prefix(SIGNATURE)?;
         let [version_and_command, family, high, low, ..] = *head else {
             return None;
@@ -383,7 +383,7 @@ fn split(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, &[u8]) {
         };
         Some((ends, rest))
     };
-    preface().unwrap_or((None, bytes))
+    proxy_header().unwrap_or((None, bytes))
 }
 
 fn addresses<const SIZE: usize>(body: &[u8]) -> Option<(SocketAddr, SocketAddr)>
@@ -407,7 +407,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        referee::{capture::Segment, message::preface},
+        referee::{capture::Segment, message::proxy_header},
         wire,
     };
 
@@ -465,10 +465,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_preface_that_was_received_names_both_ends_and_one_that_was_sent_does_not() {
+    fn a_proxy_header_that_was_received_names_both_ends_and_one_that_was_sent_does_not() {
         let query = wire::query(1, "a.lab", wire::TYPE_A, true);
         let (client, server) = (at(9, 1), at(8, 2));
-        let behind = [preface(client, server, false), query.clone()].concat();
+        let behind = [proxy_header(client, server, false), query.clone()].concat();
         let ledger = of(&[
             datagram(1, CLIENT, SERVER, &behind),
             datagram(2, SERVER, CLIENT, &wire::answer(&query)),

@@ -1,4 +1,4 @@
-//! Messages and prefaces that the traffic is made of, and the way to say a last word: data and the end of the stream in one packet.
+//! Messages and PROXY headers that the traffic is made of, and the way to say a last word: data and the end of the stream in one packet.
 
 use std::{
     io,
@@ -29,8 +29,8 @@ pub(super) fn with_edns(query: &[u8], size: u16, padding: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A preface of the PROXY protocol, version 2 (section 2.2): `client` asks `server`.
-pub(super) fn preface(client: SocketAddr, server: SocketAddr, tcp: bool) -> Vec<u8> {
+/// A PROXY header of the PROXY protocol, version 2 (section 2.2): `client` asks `server`.
+pub(super) fn proxy_header(client: SocketAddr, server: SocketAddr, tcp: bool) -> Vec<u8> {
     let mut body = Vec::new();
     for end in [client, server] {
         match end.ip() {
@@ -42,11 +42,11 @@ pub(super) fn preface(client: SocketAddr, server: SocketAddr, tcp: bool) -> Vec<
         body.extend(end.port().to_be_bytes());
     }
     let family = if client.is_ipv6() { 0x20 } else { 0x10 };
-    let mut preface = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
-    preface.push(family | if tcp { 1 } else { 2 });
-    preface.extend(u16::try_from(body.len()).unwrap_or(0).to_be_bytes());
-    preface.extend(body);
-    preface
+    let mut proxy_header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
+    proxy_header.push(family | if tcp { 1 } else { 2 });
+    proxy_header.extend(u16::try_from(body.len()).unwrap_or(0).to_be_bytes());
+    proxy_header.extend(body);
+    proxy_header
 }
 
 /// Sends `bytes` so that their last part and the end of the stream are in one packet, and sends no more.

@@ -292,12 +292,12 @@ fn answers(entry: &Entry, server: Running) -> Result<Running> {
     let start = Instant::now();
     let zone = entry.asked.first().context("nothing to ask")?.zone();
     let query = wire::query(0x7777, &format!("h0.{zone}"), wire::TYPE_A, true);
-    let preface = if entry.has(Habit::Proxied) {
-        message::preface(address(false), address(false), false)
+    let proxy_header = if entry.has(Habit::Proxied) {
+        message::proxy_header(address(false), address(false), false)
     } else {
         Vec::new()
     };
-    let query = [preface, query].concat();
+    let query = [proxy_header, query].concat();
     for ipv6 in [false, true] {
         let local = if ipv6 { "[::1]:0" } else { "127.0.0.1:0" };
         loop {

@@ -152,15 +152,16 @@ impl Load<'_> {
     fn send(&self, socket: &UdpSocket, message: &[u8]) -> Result<()> {
         if self.proxied {
             let client = socket.local_addr()?;
-            let preface = message::preface(named(client, 9), named(self.server, 53), false);
-            socket.send(&[&preface, message].concat())?;
+            let proxy_header =
+                message::proxy_header(named(client, 9), named(self.server, 53), false);
+            socket.send(&[&proxy_header, message].concat())?;
         } else {
             socket.send(message)?;
         }
         Ok(())
     }
 
-    /// A connection, behind its preface.
+    /// A connection, behind its PROXY header.
     fn connect(&self) -> Result<TcpStream> {
         self.begin(TcpStream::connect(self.server)?)
     }
@@ -170,8 +171,9 @@ impl Load<'_> {
         stream.set_read_timeout(Some(PATIENCE))?;
         if self.proxied {
             let client = stream.local_addr()?;
-            let preface = message::preface(named(client, 9), named(self.server, 53), true);
-            stream.write_all(&preface)?;
+            let proxy_header =
+                message::proxy_header(named(client, 9), named(self.server, 53), true);
+            stream.write_all(&proxy_header)?;
         }
         Ok(stream)
     }

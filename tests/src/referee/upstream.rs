@@ -1,7 +1,7 @@
 //! The server that others ask: an upstream, and a primary of `moving.lab`. It ends each TCP connection in the packet of its last byte.
 //!
 //! Answers whatever it is asked for, from the name alone: `h7` has an address, `t3500` a text of about so many bytes, which over UDP is
-//! truncated. A preface of a proxy is passed over.
+//! truncated. A PROXY header is passed over.
 
 use std::{
     io::{Read as _, Write as _},
@@ -91,7 +91,7 @@ fn datagrams(socket: &UdpSocket, stop: &AtomicBool, serial: &AtomicU32) {
         let Ok((length, client)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        let query = behind_preface(&buffer[..length]);
+        let query = behind_proxy_header(&buffer[..length]);
         let Some(mut answer) = answers(query, serial).into_iter().next() else {
             continue;
         };
@@ -156,7 +156,7 @@ fn connection(mut stream: TcpStream, serial: &AtomicU32, patient: bool) -> Optio
 
 fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
-        let length = behind_preface(received).len();
+        let length = behind_proxy_header(received).len();
         let skipped = received.len() - length;
         if let [high, low, rest @ ..] = &received[skipped..] {
             let size = usize::from(u16::from_be_bytes([*high, *low]));
@@ -173,8 +173,8 @@ fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-/// What is behind a preface that is whole.
-fn behind_preface(bytes: &[u8]) -> &[u8] {
+/// What is behind a PROXY header that is whole.
+fn behind_proxy_header(bytes: &[u8]) -> &[u8] {
     let behind = || {
         let rest = bytes.strip_prefix(b"\r\n\r\n\0\r\nQUIT\n")?;
         let [_, _, high, low, body @ ..] = rest else {

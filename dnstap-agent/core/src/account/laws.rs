@@ -82,7 +82,7 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
                 + stream.stream_duplicate_bytes
                 + stream.stream_not_dns_bytes
                 + stream.stream_encrypted_bytes
-                + stream.stream_preface_bytes,
+                + stream.stream_proxy_header_bytes,
             pending.bytes,
         ),
         exact(

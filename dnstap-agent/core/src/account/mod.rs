@@ -10,7 +10,7 @@
 //! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
 //! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated + udp_unclear
 //! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
-//!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_preface_bytes + pending bytes
+//!                + stream_not_dns_bytes + stream_encrypted_bytes + stream_proxy_header_bytes + pending bytes
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
 //! messages       = sum over the fourteen dnstap types
 //!                = udp_delivered + stream_messages + whole_messages - sum of excluded_* - unsolicited - pending held
@@ -74,9 +74,9 @@ counters! {
         /// Datagrams that are encrypted: DTLS or QUIC, on other ports than those of plain DNS.
         udp_encrypted,
         /// Prefaces of proxies in front of datagrams.
-        udp_prefaces,
-        /// Datagrams with a preface of a peer of whom none is believed (`--proxy-from`).
-        prefaces_refused_udp,
+        udp_proxy_headers,
+        /// Datagrams with a PROXY header of a peer of whom none is believed (`--proxy-from`).
+        proxy_headers_refused_udp,
         /// UDP sockets found not to carry DNS in the clear.
         udp_sockets_not_dns,
         /// Whole messages of sources that see messages and not sockets.

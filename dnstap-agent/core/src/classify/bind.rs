@@ -12,7 +12,7 @@
 //! Whether recursion is available is not in the query. The answer says so in its RA bit (RFC 1035 section 4.1.1), which
 //! is why `pipeline` holds a query back until then.
 
-use crate::model::{Kind, Matter, Role};
+use crate::model::{Kind, Role, Subject};
 use crate::{dns::Flags, model::Protocol};
 
 /// The rules of one version.
@@ -55,36 +55,36 @@ impl BindRules {
     }
 
     /// Whether `named` logs the message.
-    pub(crate) fn logs(role: Role, matter: Matter, protocol: Protocol, flags: Flags) -> bool {
+    pub(crate) fn logs(role: Role, subject: Subject, protocol: Protocol, flags: Flags) -> bool {
         match (role, flags.response()) {
-            (Role::Initiator, _) => matter == Matter::Query,
-            (Role::Responder, false) => !matches!(matter, Matter::Notify | Matter::Other),
-            (Role::Responder, true) => match matter {
-                Matter::Transfer => protocol == Protocol::Udp || flags.rcode() != 0,
+            (Role::Initiator, _) => subject == Subject::Query,
+            (Role::Responder, false) => !matches!(subject, Subject::Notify | Subject::Other),
+            (Role::Responder, true) => match subject {
+                Subject::Transfer => protocol == Protocol::Udp || flags.rcode() != 0,
                 _ => true,
             },
         }
     }
 
     /// Whether the type of a received query depends on the answer.
-    pub(crate) fn waits_for_answer(role: Role, matter: Matter, flags: Flags) -> bool {
+    pub(crate) fn waits_for_answer(role: Role, subject: Subject, flags: Flags) -> bool {
         role == Role::Responder
             && !flags.response()
             && flags.recursion_desired()
-            && !matches!(matter, Matter::Update | Matter::Notify | Matter::Other)
+            && !matches!(subject, Subject::Update | Subject::Notify | Subject::Other)
     }
 
     /// The family of a message. `recursion_available`: to the client, for received queries.
     pub(crate) fn kind(
         self,
         role: Role,
-        matter: Matter,
+        subject: Subject,
         flags: Flags,
         recursion_available: bool,
     ) -> Kind {
         let recursion = flags.recursion_desired();
         match role {
-            _ if matter == Matter::Update => Kind::Update,
+            _ if subject == Subject::Update => Kind::Update,
             Role::Responder if recursion && (flags.response() || recursion_available) => {
                 Kind::Client
             }
@@ -118,7 +118,7 @@ mod tests {
     fn query_with_recursion_desired_follows_availability_and_its_answer_does_not() {
         let rules = BindRules::of_version("9.18.1");
         let kind =
-            |flags, available| rules.kind(Role::Responder, Matter::Query, Flags(flags), available);
+            |flags, available| rules.kind(Role::Responder, Subject::Query, Flags(flags), available);
         assert_eq!(kind(0x0100, true), Kind::Client);
         assert_eq!(kind(0x0100, false), Kind::Auth);
         assert_eq!(kind(0x8100, false), Kind::Client);
@@ -126,26 +126,26 @@ mod tests {
     }
 
     #[rstest]
-    #[case::asked(Role::Responder, Matter::Transfer, 0, true)]
-    #[case::data(Role::Responder, Matter::Transfer, 0x8400, false)]
-    #[case::refused(Role::Responder, Matter::Transfer, 0x8005, true)]
-    #[case::notify_in(Role::Responder, Matter::Notify, 0x2400, false)]
-    #[case::notify_answered(Role::Responder, Matter::Notify, 0xa400, true)]
-    #[case::status(Role::Responder, Matter::Other, 0x1000, false)]
-    #[case::not_implemented(Role::Responder, Matter::Other, 0x9004, true)]
-    #[case::notify_out(Role::Initiator, Matter::Notify, 0x2400, false)]
-    #[case::refresh(Role::Initiator, Matter::Refresh, 0, false)]
-    #[case::forwarded_update(Role::Initiator, Matter::Update, 0x2800, false)]
-    #[case::update(Role::Responder, Matter::Update, 0x2800, true)]
-    #[case::resolver(Role::Initiator, Matter::Query, 0x8000, true)]
+    #[case::asked(Role::Responder, Subject::Transfer, 0, true)]
+    #[case::data(Role::Responder, Subject::Transfer, 0x8400, false)]
+    #[case::refused(Role::Responder, Subject::Transfer, 0x8005, true)]
+    #[case::notify_in(Role::Responder, Subject::Notify, 0x2400, false)]
+    #[case::notify_answered(Role::Responder, Subject::Notify, 0xa400, true)]
+    #[case::status(Role::Responder, Subject::Other, 0x1000, false)]
+    #[case::not_implemented(Role::Responder, Subject::Other, 0x9004, true)]
+    #[case::notify_out(Role::Initiator, Subject::Notify, 0x2400, false)]
+    #[case::refresh(Role::Initiator, Subject::Refresh, 0, false)]
+    #[case::forwarded_update(Role::Initiator, Subject::Update, 0x2800, false)]
+    #[case::update(Role::Responder, Subject::Update, 0x2800, true)]
+    #[case::resolver(Role::Initiator, Subject::Query, 0x8000, true)]
     fn only_what_named_logs_is_logged(
         #[case] role: Role,
-        #[case] matter: Matter,
+        #[case] subject: Subject,
         #[case] flags: u16,
         #[case] expected: bool,
     ) {
         assert_eq!(
-            BindRules::logs(role, matter, Protocol::Tcp, Flags(flags)),
+            BindRules::logs(role, subject, Protocol::Tcp, Flags(flags)),
             expected
         );
     }

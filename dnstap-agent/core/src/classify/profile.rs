@@ -8,13 +8,13 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     classify::{GENERIC, Profile, Rule},
-    model::{Kind, Matter, Role},
+    model::{Kind, Role, Subject},
 };
 
 /// A resolver for its clients: all that it is asked is theirs, what it asks follows RD.
 const RECURSIVE: &[Rule] = &[
-    Rule::about(Role::Responder, Matter::Query, Kind::Client),
-    Rule::about(Role::Responder, Matter::Other, Kind::Client),
+    Rule::about(Role::Responder, Subject::Query, Kind::Client),
+    Rule::about(Role::Responder, Subject::Other, Kind::Client),
 ];
 
 /// A server for its zones, which does not resolve. What it asks with RD it asks of a resolver, as a stub does.
@@ -22,22 +22,22 @@ const AUTHORITATIVE: &[Rule] = &[
     Rule::all(Role::Responder, Kind::Auth),
     Rule {
         recursion_desired: Some(true),
-        ..Rule::about(Role::Initiator, Matter::Query, Kind::Stub)
+        ..Rule::about(Role::Initiator, Subject::Query, Kind::Stub)
     },
 ];
 
 /// A forwarder or balancer, which passes on what it is asked, whatever RD says.
 const FORWARDER: &[Rule] = &[
-    Rule::about(Role::Responder, Matter::Query, Kind::Client),
-    Rule::about(Role::Responder, Matter::Other, Kind::Client),
-    Rule::about(Role::Initiator, Matter::Query, Kind::Forwarder),
-    Rule::about(Role::Initiator, Matter::Other, Kind::Forwarder),
+    Rule::about(Role::Responder, Subject::Query, Kind::Client),
+    Rule::about(Role::Responder, Subject::Other, Kind::Client),
+    Rule::about(Role::Initiator, Subject::Query, Kind::Forwarder),
+    Rule::about(Role::Initiator, Subject::Other, Kind::Forwarder),
 ];
 
 /// A program that asks for its own needs, or a host's stub resolver that asks for others.
 const STUB: &[Rule] = &[
-    Rule::about(Role::Responder, Matter::Query, Kind::Client),
-    Rule::about(Role::Responder, Matter::Other, Kind::Client),
+    Rule::about(Role::Responder, Subject::Query, Kind::Client),
+    Rule::about(Role::Responder, Subject::Other, Kind::Client),
     Rule::all(Role::Initiator, Kind::Stub),
 ];
 
@@ -279,11 +279,11 @@ mod tests {
             (Initiator, false),
             (Initiator, true),
         ]
-        .map(|(role, recursion)| profile.kind(role, Matter::Query, recursion));
+        .map(|(role, recursion)| profile.kind(role, Subject::Query, recursion));
         assert_eq!(kinds, expected);
-        assert_eq!(profile.kind(Initiator, Matter::Update, true), Kind::Update);
-        assert_eq!(profile.kind(Responder, Matter::Notify, true), Kind::Auth);
-        assert_eq!(profile.kind(Responder, Matter::Transfer, true), Kind::Auth);
+        assert_eq!(profile.kind(Initiator, Subject::Update, true), Kind::Update);
+        assert_eq!(profile.kind(Responder, Subject::Notify, true), Kind::Auth);
+        assert_eq!(profile.kind(Responder, Subject::Transfer, true), Kind::Auth);
     }
 
     #[test]

@@ -108,7 +108,7 @@ mod tests {
             tgid: 10,
             tid: 11,
             hook: 2,
-            image: 0,
+            program_id: 0,
         };
         let mut out = b"left over".to_vec();
         let write = |fields: &[ExtraField], unsolicited, out: &mut Vec<u8>| {

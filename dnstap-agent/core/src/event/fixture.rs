@@ -29,7 +29,7 @@ pub fn header() -> EventHeader {
         protocol: IPPROTO_UDP,
         direction: DIRECTION_RECEIVED,
         hook: 2,
-        image: 0,
+        program_id: 0,
         flags: 0,
         kind: RecordKind::Chunk as u8,
         segment: 0,
@@ -100,7 +100,10 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     put(offset_of!(EventHeader, protocol), &[header.protocol]);
     put(offset_of!(EventHeader, direction), &[header.direction]);
     put(offset_of!(EventHeader, hook), &[header.hook]);
-    put(offset_of!(EventHeader, image), &header.image.to_ne_bytes());
+    put(
+        offset_of!(EventHeader, program_id),
+        &header.program_id.to_ne_bytes(),
+    );
     put(offset_of!(EventHeader, flags), &[header.flags]);
     put(offset_of!(EventHeader, kind), &[header.kind]);
     put(

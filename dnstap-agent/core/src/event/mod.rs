@@ -36,7 +36,7 @@ impl Origin {
             tgid: u32_at(header, offset_of!(EventHeader, tgid)),
             tid: u32_at(header, offset_of!(EventHeader, tid)),
             hook: header[offset_of!(EventHeader, hook)],
-            image: u32_at(header, offset_of!(EventHeader, image)),
+            program_id: u32_at(header, offset_of!(EventHeader, program_id)),
         }
     }
 }
@@ -295,7 +295,7 @@ mod tests {
                     tgid: 10,
                     tid: 11,
                     hook: 2,
-                    image: 0,
+                    program_id: 0,
                 },
                 proxied: None,
                 unconnected: false,

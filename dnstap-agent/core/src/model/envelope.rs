@@ -63,8 +63,8 @@ pub struct Origin {
     pub tid: u32,
     /// Which hook, as in [`dnstap_ebpf::EventHeader::hook`].
     pub hook: u8,
-    /// What the process runs, as in [`dnstap_ebpf::EventHeader::image`].
-    pub image: u32,
+    /// What the process runs, as in [`dnstap_ebpf::EventHeader::program_id`].
+    pub program_id: u32,
 }
 
 /// The two ends of the connection that a proxy passes on.

@@ -29,7 +29,7 @@ impl Role {
 
 /// What an exchange is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Matter {
+pub enum Subject {
     /// A question about a name (opcode QUERY) that is none of the following.
     Query,
     /// A secondary's question for the serial of a zone (RFC 1034 section 4.3.5), as far as it can be told from a
@@ -46,7 +46,7 @@ pub enum Matter {
     Other,
 }
 
-impl Matter {
+impl Subject {
     /// How many there are.
     pub const COUNT: usize = 6;
 
@@ -74,13 +74,13 @@ impl Matter {
     }
 }
 
-impl FromStr for Matter {
+impl FromStr for Subject {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
-            .find(|matter| matter.name() == name)
+            .find(|subject| subject.name() == name)
             .ok_or_else(|| format!("there are {}", Self::ALL.map(Self::name).join(", ")))
     }
 }

@@ -13,7 +13,7 @@ pub use self::{
     counts::{Pending, SocketCounts},
     endpoint::Endpoint,
     envelope::{Direction, Envelope, Family, Origin, Protocol, Proxied},
-    exchange::{Kind, Matter, Role},
+    exchange::{Kind, Role, Subject},
     finding::Finding,
     net::Net,
     notice::{Asked, Notice},

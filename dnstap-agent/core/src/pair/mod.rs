@@ -31,7 +31,8 @@ use crate::{
     counters::counters,
     dns::{LONGEST_NAME, Message},
     model::{
-        Asked, Direction, Endpoint, Envelope, Family, Kind, Matter, Notice, Protocol, Proxied, Role,
+        Asked, Direction, Endpoint, Envelope, Family, Kind, Notice, Protocol, Proxied, Role,
+        Subject,
     },
 };
 
@@ -131,7 +132,7 @@ pub struct Query {
     /// Family of types.
     pub kind: Kind,
     /// What it is about.
-    pub matter: Matter,
+    pub subject: Subject,
     /// Whether it is delivered, and not left out on purpose.
     pub wanted: bool,
     /// Names the query while it is held back until its answer.
@@ -232,7 +233,7 @@ enum Answers {
 struct Key {
     socket: u64,
     /// What the process runs.
-    image: u32,
+    program_id: u32,
     local: Endpoint,
     peer: Endpoint,
     protocol: Protocol,
@@ -248,7 +249,7 @@ impl Key {
             Protocol::Tcp => self.socket == other.socket,
             Protocol::Udp => {
                 self.local.port == other.local.port
-                    && (self.socket == other.socket || self.image == other.image)
+                    && (self.socket == other.socket || self.program_id == other.program_id)
             }
         };
         let same_address = match (self.local.address(), other.local.address()) {
@@ -844,7 +845,7 @@ struct Sought {
 fn key(envelope: &Envelope, message: &Message<'_>) -> Key {
     Key {
         socket: envelope.socket,
-        image: envelope.origin.image,
+        program_id: envelope.origin.program_id,
         local: envelope.local,
         peer: envelope.peer,
         protocol: envelope.protocol,

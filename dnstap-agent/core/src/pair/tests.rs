@@ -6,7 +6,7 @@ use rstest::rstest;
 use super::*;
 use crate::{
     dns::{Type, fixture::message},
-    model::{Direction, Family, Matter, Origin},
+    model::{Direction, Family, Origin, Subject},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -41,7 +41,7 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
         family: envelope.family,
         proxied: None,
         kind: Kind::Client,
-        matter: Matter::Query,
+        subject: Subject::Query,
         wanted: true,
         ticket: None,
     };

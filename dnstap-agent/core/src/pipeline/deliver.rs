@@ -14,7 +14,7 @@ use crate::{
     dns::{Flags, Message},
     encode::{Extra, append_frame},
     lru::Lru,
-    model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Matter, Notice, Protocol, Role},
+    model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
     pipeline::{
         Batch, Clock,
@@ -64,7 +64,7 @@ pub(super) struct Deliver {
 struct Header {
     flags: Flags,
     role: Role,
-    matter: Matter,
+    subject: Subject,
     well_formed: bool,
     /// Nobody asked for it.
     unsolicited: bool,
@@ -81,7 +81,7 @@ impl Deliver {
     ) {
         let header = self.header(envelope, bytes, parsed);
         self.counters.malformed += u64::from(!header.well_formed);
-        let server = self.servers.learn(envelope.origin.image);
+        let server = self.servers.learn(envelope.origin.program_id);
         server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
         if header.flags.response() {
             self.response(envelope, bytes, header, parsed, batch);
@@ -93,15 +93,15 @@ impl Deliver {
     fn header(&self, envelope: &Envelope, bytes: &[u8], parsed: Option<&Message<'_>>) -> Header {
         let flags = self.flags(envelope, bytes);
         let role = Role::of(envelope.direction, flags.response());
-        let naming = &self.servers.of(envelope.origin.image).server.naming;
-        let matter = match Matter::of(role, flags, parsed) {
-            Matter::Refresh if !naming.has_zones() => Matter::Query,
-            matter => matter,
+        let naming = &self.servers.of(envelope.origin.program_id).server.naming;
+        let subject = match Subject::of(role, flags, parsed) {
+            Subject::Refresh if !naming.has_zones() => Subject::Query,
+            subject => subject,
         };
         Header {
             flags,
             role,
-            matter,
+            subject,
             well_formed: parsed.is_some_and(|message| message.well_formed),
             unsolicited: false,
         }
@@ -115,7 +115,7 @@ impl Deliver {
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
-        let server = self.servers.of(envelope.origin.image);
+        let server = self.servers.of(envelope.origin.program_id);
         let finding = Finding {
             role: header.role,
             kind: kind(server, header, server.recursion_available),
@@ -127,26 +127,26 @@ impl Deliver {
             return self.send(envelope, &finding, header, bytes, batch);
         };
         let waits = matches!(server.server.naming, Naming::Bind(_))
-            && BindRules::waits_for_answer(header.role, header.matter, header.flags);
+            && BindRules::waits_for_answer(header.role, header.subject, header.flags);
         let ticket = waits.then(|| {
             self.held.put(Waiting {
                 envelope: *envelope,
                 finding,
                 flags: header.flags,
-                matter: header.matter,
+                subject: header.subject,
                 bytes: bytes.to_vec(),
             })
         });
         let at = finding.kind.message_type(false) as usize - 1;
         let wanted =
-            is_logged(&server.server, envelope, header) && self.filter.wants(header.matter, at);
+            is_logged(&server.server, envelope, header) && self.filter.wants(header.subject, at);
         let query = Query {
             ktime_ns: envelope.ktime_ns,
             offset_ns: self.clock.offset_ns,
             family: envelope.family,
             proxied: envelope.proxied,
             kind: finding.kind,
-            matter: header.matter,
+            subject: header.subject,
             wanted,
             ticket,
         };
@@ -208,7 +208,7 @@ impl Deliver {
             self.pairs.response(envelope, message)
         });
         if !matches!(found, Found::Query { .. }) {
-            let server = self.servers.of(envelope.origin.image);
+            let server = self.servers.of(envelope.origin.program_id);
             let (expected_ns, sampled) = (self.pairs.expected_ns(), self.filter.sampled);
             if self
                 .unasked
@@ -258,7 +258,7 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         let mut envelope = *envelope;
-        let server = self.servers.learn(envelope.origin.image);
+        let server = self.servers.learn(envelope.origin.program_id);
         let mut finding = Finding {
             role: header.role,
             kind: kind(server, header, true),
@@ -273,15 +273,15 @@ impl Deliver {
             if header.well_formed {
                 match header.role {
                     Role::Responder => server.ports.learn(envelope.local.port),
-                    Role::Initiator => self.upstreams.learn(envelope.origin.image, peer),
+                    Role::Initiator => self.upstreams.learn(envelope.origin.program_id, peer),
                 }
             }
-            header.matter = query.matter;
+            header.subject = query.subject;
             finding.kind = match server.server.naming {
                 Naming::Bind(_) if header.role == Role::Responder => kind(server, header, true),
                 _ => query.kind,
             };
-            if query.matter != Matter::Transfer {
+            if query.subject != Subject::Transfer {
                 let took = envelope.ktime_ns.saturating_sub(query.ktime_ns);
                 self.latencies.record(header.role, query.kind, took);
             }
@@ -298,7 +298,7 @@ impl Deliver {
                 self.send_waiting(waiting, batch);
             }
         }
-        let server = self.servers.of(envelope.origin.image);
+        let server = self.servers.of(envelope.origin.program_id);
         if let Naming::Bind(rules) = server.server.naming
             && header.role == Role::Responder
             && !rules.answers_have_query_time()
@@ -322,22 +322,22 @@ impl Deliver {
 
     /// Whether a datagram's or a connection's ports are known for DNS.
     pub(super) fn know(&mut self, envelope: &Envelope) -> bool {
-        let image = envelope.origin.image;
-        let ports = &self.servers.of(image).ports;
+        let program_id = envelope.origin.program_id;
+        let ports = &self.servers.of(program_id).ports;
         ports.are_given(envelope)
             || ports.contains(envelope.local.port)
-            || self.upstreams.know(image, envelope.peer)
+            || self.upstreams.know(program_id, envelope.peer)
     }
 
     fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
         let header = Header {
             flags: waiting.flags,
             role: waiting.finding.role,
-            matter: waiting.matter,
+            subject: waiting.subject,
             well_formed: true,
             unsolicited: false,
         };
-        let server = self.servers.of(waiting.envelope.origin.image);
+        let server = self.servers.of(waiting.envelope.origin.program_id);
         waiting.finding.kind = kind(server, header, server.recursion_available);
         self.send(
             &waiting.envelope,
@@ -358,7 +358,7 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         let at = finding.kind.message_type(finding.response) as usize - 1;
-        let server = &self.servers.of(envelope.origin.image).server;
+        let server = &self.servers.of(envelope.origin.program_id).server;
         if header.unsolicited && matches!(server.naming, Naming::Bind(_)) {
             // BIND does not log them either.
             self.counters.excluded_mimic += 1;
@@ -368,7 +368,7 @@ impl Deliver {
             self.counters.excluded_mimic += 1;
             return;
         }
-        if let Some(reason) = self.filter.reason(header.matter, at, &mut self.counters) {
+        if let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters) {
             *reason += 1;
             return;
         }
@@ -413,7 +413,7 @@ impl Deliver {
         let shown = self
             .anonymiser
             .apply(role, &mut query.envelope, &query.message);
-        let server = &self.servers.of(query.envelope.origin.image).server;
+        let server = &self.servers.of(query.envelope.origin.program_id).server;
         append_frame(
             present(&self.identity),
             present(&server.version),
@@ -435,7 +435,7 @@ impl Deliver {
                 rest.first().copied().unwrap_or(0),
             ]));
         }
-        let ports = &self.servers.of(envelope.origin.image).ports;
+        let ports = &self.servers.of(envelope.origin.program_id).ports;
         let asks = !ports.contains(envelope.local.port) && envelope.peer.port == 53;
         let response = (envelope.direction == Direction::Received) == asks;
         Flags(if response { 0x8000 } else { 0 })
@@ -473,17 +473,18 @@ impl Default for Upstreams {
 }
 
 impl Upstreams {
-    fn learn(&mut self, image: u32, peer: Endpoint) {
-        if peer.port != 53 && !self.know(image, peer) {
-            self.known.insert(self.hasher.hash_one((image, peer)), ());
+    fn learn(&mut self, program_id: u32, peer: Endpoint) {
+        if peer.port != 53 && !self.know(program_id, peer) {
+            self.known
+                .insert(self.hasher.hash_one((program_id, peer)), ());
         }
     }
 
-    fn know(&mut self, image: u32, peer: Endpoint) -> bool {
+    fn know(&mut self, program_id: u32, peer: Endpoint) -> bool {
         self.known.len() > 0
             && self
                 .known
-                .get(self.hasher.hash_one((image, peer)))
+                .get(self.hasher.hash_one((program_id, peer)))
                 .is_some()
     }
 }
@@ -500,7 +501,7 @@ fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
 /// Whether the server's own dnstap would have the message, if that is what is wanted.
 fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
     !matches!(server.naming, Naming::Bind(_))
-        || BindRules::logs(header.role, header.matter, envelope.protocol, header.flags)
+        || BindRules::logs(header.role, header.subject, envelope.protocol, header.flags)
 }
 
 /// The family of a message of `server`.
@@ -508,12 +509,12 @@ fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
     let Header {
         flags,
         role,
-        matter,
+        subject,
         ..
     } = header;
     match &server.server.naming {
-        Naming::Profile(profile) => profile.kind(role, matter, flags.recursion_desired()),
-        Naming::Bind(rules) => rules.kind(role, matter, flags, recursion_available),
+        Naming::Profile(profile) => profile.kind(role, subject, flags.recursion_desired()),
+        Naming::Bind(rules) => rules.kind(role, subject, flags, recursion_available),
     }
 }
 

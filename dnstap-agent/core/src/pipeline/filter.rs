@@ -1,10 +1,10 @@
-//! What is left out on purpose, by type and by matter. It comes after pairing, so that what remains is named and timed as
+//! What is left out on purpose, by type and by subject. It comes after pairing, so that what remains is named and timed as
 //! it would be without.
 
 use crate::{
     account::DeliverCounters,
     classify::Naming,
-    model::{Matter, Role, TypeSet},
+    model::{Role, Subject, TypeSet},
 };
 
 /// What is left out.
@@ -13,7 +13,7 @@ pub struct Filter {
     /// Types to deliver; none: all.
     pub only: TypeSet,
     /// Matters to leave out.
-    pub exclude: Vec<Matter>,
+    pub exclude: Vec<Subject>,
     /// The kernel side delivers a sample only, chosen by the peer among others.
     pub sampled: bool,
 }
@@ -31,29 +31,29 @@ impl Filter {
             })
     }
 
-    /// Whether a message about this matter, of the type at this place of [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES), is delivered.
-    pub(super) fn wants(&self, matter: Matter, at: usize) -> bool {
-        !self.exclude.contains(&matter) && (self.only.is_empty() || self.only.contains(at))
+    /// Whether a message about this subject, of the type at this place of [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES), is delivered.
+    pub(super) fn wants(&self, subject: Subject, at: usize) -> bool {
+        !self.exclude.contains(&subject) && (self.only.is_empty() || self.only.contains(at))
     }
 
     /// The counter of the reason to leave a message out, if there is one. `at`: its type's place in [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES).
     pub(super) fn reason<'c>(
         &self,
-        matter: Matter,
+        subject: Subject,
         at: usize,
         counters: &'c mut DeliverCounters,
     ) -> Option<&'c mut u64> {
-        if self.wants(matter, at) {
+        if self.wants(subject, at) {
             return None;
         }
-        if self.exclude.contains(&matter) {
-            return Some(match matter {
-                Matter::Query => &mut counters.excluded_query,
-                Matter::Refresh => &mut counters.excluded_refresh,
-                Matter::Transfer => &mut counters.excluded_xfr,
-                Matter::Notify => &mut counters.excluded_notify,
-                Matter::Update => &mut counters.excluded_update,
-                Matter::Other => &mut counters.excluded_other,
+        if self.exclude.contains(&subject) {
+            return Some(match subject {
+                Subject::Query => &mut counters.excluded_query,
+                Subject::Refresh => &mut counters.excluded_refresh,
+                Subject::Transfer => &mut counters.excluded_xfr,
+                Subject::Notify => &mut counters.excluded_notify,
+                Subject::Update => &mut counters.excluded_update,
+                Subject::Other => &mut counters.excluded_other,
             });
         }
         Some(&mut counters.excluded_type)

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::{
     dns::Flags,
-    model::{Envelope, Finding, Matter},
+    model::{Envelope, Finding, Subject},
 };
 
 const ENTRIES: usize = 65_536;
@@ -28,7 +28,7 @@ pub(super) struct Waiting {
     pub(super) envelope: Envelope,
     pub(super) finding: Finding,
     pub(super) flags: Flags,
-    pub(super) matter: Matter,
+    pub(super) subject: Subject,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -141,7 +141,7 @@ mod tests {
                 response_time_ns: None,
             },
             flags: Flags(0x0100),
-            matter: Matter::Query,
+            subject: Subject::Query,
             bytes: vec![0; length],
         }
     }

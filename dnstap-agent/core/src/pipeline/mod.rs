@@ -48,7 +48,7 @@ use crate::{
         datagrams::Assembler,
         tcp::{
             Proxies, StreamLimits, Streams,
-            proxy::{self, Preface},
+            proxy::{self, ProxyHeader},
         },
     },
 };
@@ -114,7 +114,7 @@ pub struct PipelineConfig {
     /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
     /// the hooks are attached, so that none is missed; a socket too many does no harm.
     pub existing_sockets: Vec<u64>,
-    /// Peers whose prefaces are believed.
+    /// Peers whose PROXY headers are believed.
     pub proxies: Proxies,
     /// What goes into dnstap `extra`.
     pub extra: Extra,
@@ -204,14 +204,14 @@ impl Pipeline {
     }
 
     /// Whether what comes from there is of a server that the pipeline has not been told about.
-    pub fn is_stranger(&mut self, origin: Origin) -> bool {
+    pub fn is_unknown_server(&mut self, origin: Origin) -> bool {
         // The end of a connection is nobody's.
-        origin.tgid != 0 && !self.deliver.servers.hear(origin.image)
+        origin.tgid != 0 && !self.deliver.servers.touch(origin.program_id)
     }
 
-    /// Tells about the server that runs `image`.
-    pub fn introduce(&mut self, image: u32, server: Server) {
-        self.deliver.servers.insert(image, server);
+    /// Tells about the server that runs `program_id`.
+    pub fn register_server(&mut self, program_id: u32, server: Server) {
+        self.deliver.servers.insert(program_id, server);
     }
 
     /// Tells about the sockets of a process that was running when it was taken in: TCP streams on them are joined midway. To be told
@@ -271,7 +271,8 @@ impl Pipeline {
                     let empty = bytes.is_empty().then_some(bytes);
                     for (index, datagram) in bytes.chunks(layout.size).chain(empty).enumerate() {
                         let mut envelope = chunk.envelope;
-                        let datagram = without_preface(proxies, intake, &mut envelope, datagram);
+                        let datagram =
+                            without_proxy_header(proxies, intake, &mut envelope, datagram);
                         if layout.is_cut(index, datagram) {
                             intake.udp_truncated += 1;
                             continue;
@@ -424,24 +425,24 @@ impl Pipeline {
 }
 
 /// Takes off what a proxy says in front of a datagram, if it is one to be believed.
-fn without_preface<'d>(
+fn without_proxy_header<'d>(
     proxies: &Proxies,
     intake: &mut IntakeCounters,
     envelope: &mut Envelope,
     datagram: &'d [u8],
 ) -> &'d [u8] {
-    let Preface::Whole { length, proxied } = proxy::preface(datagram) else {
+    let ProxyHeader::Whole { length, proxied } = proxy::header(datagram) else {
         return datagram;
     };
     if !proxies.vouch_for(envelope) {
-        intake.prefaces_refused_udp += 1;
+        intake.proxy_headers_refused_udp += 1;
         return datagram;
     }
     // What the process tells another server about a client does not concern its own ends.
     if envelope.direction == Direction::Received {
         envelope.proxied = proxied;
     }
-    intake.udp_prefaces += 1;
+    intake.udp_proxy_headers += 1;
     &datagram[length..]
 }
 
@@ -455,7 +456,7 @@ fn deliver_datagram(
 ) {
     let parsed = Message::parse(datagram);
     let well_formed = parsed.is_some_and(|message| message.well_formed);
-    let ports = &deliver.servers.of(envelope.origin.image).ports;
+    let ports = &deliver.servers.of(envelope.origin.program_id).ports;
     let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
     if !well_formed && !is_given && sockets::is_encrypted(envelope, datagram) {
         // It may show that the socket carries nothing else.

@@ -1,8 +1,8 @@
 //! What is known about the servers whose messages pass, each by the number of what it runs
-//! ([`dnstap_ebpf::EventHeader::image`]): its version, its rules of naming, its network namespace, its DNS ports.
+//! ([`dnstap_ebpf::EventHeader::program_id`]): its version, its rules of naming, its network namespace, its DNS ports.
 //!
 //! Bounded: where there are [`SERVERS`], the one that was silent for longest makes room. The owner is asked again for it, should it
-//! come back ([`Pipeline::knows`](crate::pipeline::Pipeline::stranger)).
+//! come back ([`Pipeline::is_unknown_server`](crate::pipeline::Pipeline::is_unknown_server)).
 
 use crate::{classify::Naming, pipeline::sockets::Ports};
 
@@ -26,7 +26,7 @@ pub struct Server {
 /// What is known about a server, and was learned of it.
 #[derive(Debug)]
 pub(super) struct Known {
-    image: u32,
+    program_id: u32,
     pub(super) server: Server,
     pub(super) ports: Ports,
     /// RA bit of the last answer to a client.
@@ -38,9 +38,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn new(image: u32, server: Server) -> Self {
+    fn new(program_id: u32, server: Server) -> Self {
         Self {
-            image,
+            program_id,
             ports: Ports::new(&server.dns_ports),
             server,
             recursion_available: true,
@@ -70,21 +70,24 @@ impl Servers {
         }
     }
 
-    /// A message of the server that runs `image` has come. Whether something is known of it.
-    pub(super) fn hear(&mut self, image: u32) -> bool {
+    /// A message of the server that runs `program_id` has come. Whether something is known of it.
+    pub(super) fn touch(&mut self, program_id: u32) -> bool {
         self.heard += 1;
-        let known = self.known.iter_mut().find(|known| known.image == image);
+        let known = self
+            .known
+            .iter_mut()
+            .find(|known| known.program_id == program_id);
         known.map(|known| known.heard = self.heard).is_some()
     }
 
-    /// Takes in what is known of the server that runs `image`, in place of what was.
-    pub(super) fn insert(&mut self, image: u32, server: Server) {
-        self.known.retain(|known| known.image != image);
+    /// Takes in what is known of the server that runs `program_id`, in place of what was.
+    pub(super) fn insert(&mut self, program_id: u32, server: Server) {
+        self.known.retain(|known| known.program_id != program_id);
         if self.known.len() >= SERVERS {
             let silent = (0..SERVERS).min_by_key(|&at| self.known[at].heard);
             self.known.swap_remove(silent.unwrap_or_default());
         }
-        self.known.push(Known::new(image, server));
+        self.known.push(Known::new(program_id, server));
     }
 
     /// All that the pipeline was told about; the one that stands in for others, if there are none.
@@ -93,15 +96,21 @@ impl Servers {
         self.known.iter().chain(default).map(|known| &known.server)
     }
 
-    /// What is known of the server that runs `image`.
-    pub(super) fn of(&self, image: u32) -> &Known {
-        let known = self.known.iter().find(|known| known.image == image);
+    /// What is known of the server that runs `program_id`.
+    pub(super) fn of(&self, program_id: u32) -> &Known {
+        let known = self
+            .known
+            .iter()
+            .find(|known| known.program_id == program_id);
         known.unwrap_or(&self.default)
     }
 
     /// As [`Self::of`], to learn.
-    pub(super) fn learn(&mut self, image: u32) -> &mut Known {
-        let known = self.known.iter_mut().find(|known| known.image == image);
+    pub(super) fn learn(&mut self, program_id: u32) -> &mut Known {
+        let known = self
+            .known
+            .iter_mut()
+            .find(|known| known.program_id == program_id);
         known.unwrap_or(&mut self.default)
     }
 }
@@ -120,14 +129,14 @@ mod tests {
     #[test]
     fn server_that_was_silent_for_longest_makes_room() {
         let mut servers = Servers::new(server("unknown"));
-        for image in 1..=64 {
-            servers.insert(image, server("old"));
+        for program_id in 1..=64 {
+            servers.insert(program_id, server("old"));
         }
-        for image in (1..=64).rev() {
-            assert!(servers.hear(image));
+        for program_id in (1..=64).rev() {
+            assert!(servers.touch(program_id));
         }
         servers.insert(65, server("new"));
-        assert!(!servers.hear(64));
+        assert!(!servers.touch(64));
         assert_eq!(servers.of(64).server.version, b"unknown");
         assert_eq!(servers.of(63).server.version, b"old");
         assert_eq!(servers.of(65).server.version, b"new");
@@ -151,7 +160,7 @@ mod tests {
                 ..server("a")
             },
         );
-        let contains = |image, port| servers.of(image).ports.contains(port);
+        let contains = |program_id, port| servers.of(program_id).ports.contains(port);
         assert!(contains(1, 5_301) && contains(2, 5_300) && contains(3, 53));
         assert!(!contains(1, 5_300) && !contains(2, 5_301) && !contains(3, 5_300));
     }

@@ -122,7 +122,7 @@ pub(super) fn kernel_filter<'s>(
 const DESCRIPTORS: usize = 4_096;
 
 /// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.
-pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
+pub(super) fn find_server(messages: &Messages, pid: u32) -> Option<Server> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let executable = executable_name(pid, comm.trim_end());
     let sockets = open_sockets_among(DESCRIPTORS, pid).unwrap_or_default();
@@ -138,7 +138,7 @@ pub(super) fn introduce(messages: &Messages, pid: u32) -> Option<Server> {
 }
 
 /// The same where the process has ended, and its executable's name is all that is left.
-pub(super) fn introduce_ended(messages: &Messages, name: &str) -> Server {
+pub(super) fn find_ended_server(messages: &Messages, name: &str) -> Server {
     Server {
         // No server ends before anybody could look at it.
         naming: naming(messages, &completed(name), false, None),

@@ -110,20 +110,20 @@ impl Members {
             }
         }
         let pid = found.target.pid;
-        self.set.add(pid, found.image)?;
+        self.set.add(pid, found.program_id)?;
         if found.target.has_ended()? {
             // The kernel may have told of the end before it was told of the process.
             return self.set.remove(pid);
         }
-        self.known.insert(pid, found.image);
+        self.known.insert(pid, found.program_id);
         Ok(())
     }
 
     /// Catches up with what has changed; `unfollowed` processes were not taken in for want of room.
     pub(super) fn look(&mut self, unfollowed: u64) {
         let now = self.set.list();
-        for (&pid, image) in &now {
-            if self.known.get(&pid) != Some(image) {
+        for (&pid, program_id) in &now {
+            if self.known.get(&pid) != Some(program_id) {
                 info!(pid, "tapping a new process");
             }
         }

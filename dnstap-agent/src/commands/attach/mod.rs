@@ -35,10 +35,10 @@ use crate::{
     cli::{self, Attach, Filters, Messages, Tapping},
     commands::{
         attach::{
-            config::{introduce, introduce_ended, kernel_filter, pipeline_config},
+            config::{find_ended_server, find_server, kernel_filter, pipeline_config},
             members::Members,
             outputs::Outputs,
-            reader::{Drained, Introduce, Reader},
+            reader::{Drained, FindServer, Reader},
         },
         reload::Reloading,
         report,
@@ -47,7 +47,7 @@ use crate::{
     host::{
         exit::{Exit, ExitWith},
         preflight,
-        sandbox::{self, Duties},
+        sandbox::{self, NeededPrivileges},
         shutdown::{self, Shutdown},
     },
     observe::{
@@ -134,7 +134,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let observer = Observer::bind(job.observe, selection.label(&found), subject.clone())?;
     let mut config = pipeline_config(job)?;
     // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
-    let servers = introductions(&found, |pid| introduce(job.messages, pid));
+    let servers = known_servers(&found, |pid| find_server(job.messages, pid));
     let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook_name(*hook));
@@ -152,19 +152,19 @@ pub(crate) fn tap<E: Future<Output = String>>(
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let duties = give_up_privileges(job, outputs, &tap)?;
-    let (outputs, reloading) = Outputs::open(job, outputs, duties)?;
+    let privileges = give_up_privileges(job, outputs, &tap)?;
+    let (outputs, reloading) = Outputs::open(job, outputs, privileges)?;
     let mut pipeline = Pipeline::new(config);
-    for (image, server) in servers {
-        pipeline.introduce(image, server);
+    for (program_id, server) in servers {
+        pipeline.register_server(program_id, server);
     }
 
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
     let messages = job.messages.clone();
-    let introduce: Introduce = Box::new(move |origin| {
-        let ended = || Some(introduce_ended(&messages, &runs.name(origin.image)?));
-        introduce(&messages, origin.tgid).or_else(ended)
+    let find_server: FindServer = Box::new(move |origin| {
+        let ended = || Some(find_ended_server(&messages, &runs.name(origin.program_id)?));
+        find_server(&messages, origin.tgid).or_else(ended)
     });
     let reader = Reader::new(
         tap,
@@ -173,7 +173,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         Arc::clone(&stop),
         publisher,
         job.interval,
-        (introduce, theirs, selection.follow),
+        (find_server, theirs, selection.follow),
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -257,14 +257,14 @@ fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiv
 }
 
 /// What the pipeline is to know of the servers that are there, by what they run.
-fn introductions(
+fn known_servers(
     found: &[Found],
-    introduce: impl Fn(u32) -> Option<Server>,
+    find_server: impl Fn(u32) -> Option<Server>,
 ) -> BTreeMap<u32, Server> {
     let mut servers = BTreeMap::new();
     for process in found {
-        if let Entry::Vacant(server) = servers.entry(process.image)
-            && let Some(known) = introduce(process.target.pid)
+        if let Entry::Vacant(server) = servers.entry(process.program_id)
+            && let Some(known) = find_server(process.target.pid)
         {
             server.insert(known);
         }
@@ -273,16 +273,20 @@ fn introductions(
 }
 
 /// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
-fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec], tap: &Tap) -> Result<Option<Duties>> {
+fn give_up_privileges(
+    job: &Job<'_>,
+    outputs: &[OutputSpec],
+    tap: &Tap,
+) -> Result<Option<NeededPrivileges>> {
     if job.tapping.no_sandbox {
         return Ok(None);
     }
     let events = job.messages.unanswered_events.as_slice();
-    let mut duties = OutputSpec::duties(&[outputs, events].concat());
-    duties.paths |= job.paths;
-    duties.processes = job.target.follow;
-    sandbox::enter(duties, || tap.counters().is_ok())?;
-    Ok(Some(duties))
+    let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
+    privileges.paths |= job.paths;
+    privileges.processes = job.target.follow;
+    sandbox::enter(privileges, || tap.counters().is_ok())?;
+    Ok(Some(privileges))
 }
 
 /// Refuses processes that have nothing to be tapped.

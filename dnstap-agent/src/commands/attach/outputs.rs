@@ -11,7 +11,7 @@ use crate::{
     commands::reload::{self, Inbox, Reloading, Start},
     host::{
         exit::{Exit, ExitWith},
-        sandbox::Duties,
+        sandbox::NeededPrivileges,
     },
     report::Facts,
     sinks::{self, Health, OutputSpec, SinkReport, SinkSet},
@@ -25,12 +25,12 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens those of messages, and that of notices if there is one; with them comes what has them reloaded. `duties` is what the
+    /// Opens those of messages, and that of notices if there is one; with them comes what has them reloaded. `privileges` is what the
     /// process can still do.
     pub(super) fn open(
         job: &Job<'_>,
         outputs: &[OutputSpec],
-        duties: Option<Duties>,
+        privileges: Option<NeededPrivileges>,
     ) -> Result<(Self, Reloading)> {
         let options = job.queues;
         let fixed = job.messages.unanswered_events.as_slice();
@@ -42,7 +42,7 @@ impl Outputs {
                 outputs,
                 fixed,
                 options,
-                duties,
+                privileges,
             },
             &sinks,
         );

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cli::Filters,
-    host::{clock, memory::Ebb, poll::poll_readable},
+    host::{clock, memory::MemoryTrimmer, poll::poll_readable},
     observe::{
         Publisher,
         summary::{self, RingUse, Settled, Snapshot, Tapped},
@@ -71,8 +71,8 @@ pub(super) struct Reader {
     /// The kernel side's counters of the snapshot before.
     settled: Settled,
     ring_use: RingUse,
-    ebb: Ebb,
-    introduce: Introduce,
+    trimmer: MemoryTrimmer,
+    find_server: FindServer,
     joined: Joined,
     /// Servers may come of which nothing is known.
     followed: bool,
@@ -82,7 +82,7 @@ pub(super) struct Reader {
 pub(super) type Joined = Receiver<Vec<u64>>;
 
 /// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
-pub(super) type Introduce = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
+pub(super) type FindServer = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
 
 impl Reader {
     pub(super) fn new(
@@ -92,16 +92,16 @@ impl Reader {
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
-        (introduce, joined, followed): (Introduce, Joined, bool),
+        (find_server, joined, followed): (FindServer, Joined, bool),
     ) -> Self {
         Self {
-            introduce,
+            find_server,
             joined,
             followed,
             publisher,
             started: Instant::now(),
             ring_use: RingUse::default(),
-            ebb: Ebb::default(),
+            trimmer: MemoryTrimmer::default(),
             tap,
             pipeline,
             outputs,
@@ -170,12 +170,12 @@ impl Reader {
             outputs,
             batch,
             ring_use,
-            introduce,
+            find_server,
             joined,
             ..
         } = self;
         // Also when nothing is in the ring, so that there is room for more.
-        hear(joined, pipeline);
+        take_joined(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
         for source in sources(tap) {
             let mut first = true;
@@ -187,12 +187,12 @@ impl Reader {
                     ring_use.lag_ns = ring_use.lag_ns.max(waited);
                 }
                 // What was said of a process was said before its first record.
-                hear(joined, pipeline);
+                take_joined(joined, pipeline);
                 if let Some(origin) = item.origin()
-                    && pipeline.is_stranger(origin)
-                    && let Some(server) = introduce(origin)
+                    && pipeline.is_unknown_server(origin)
+                    && let Some(server) = find_server(origin)
                 {
-                    pipeline.introduce(origin.image, server);
+                    pipeline.register_server(origin.program_id, server);
                 }
                 match item {
                     Item::Record(record) => pipeline.push(record, batch),
@@ -229,7 +229,7 @@ impl Reader {
         // What is encoded belongs to the outputs before the two are compared.
         self.flush();
         let outputs = self.outputs.health().sinks;
-        self.ebb.look(SinkReport::queued_in(&outputs));
+        self.trimmer.look(SinkReport::queued_in(&outputs));
         let tapped = self.tapped()?;
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
@@ -319,7 +319,7 @@ fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
     [tap]
 }
 
-fn hear(joined: &Joined, pipeline: &mut Pipeline) {
+fn take_joined(joined: &Joined, pipeline: &mut Pipeline) {
     for sockets in joined.try_iter() {
         pipeline.join_midway(sockets);
     }

@@ -4,19 +4,19 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use super::Duties;
+use super::NeededPrivileges;
 
 /// Either of them opens eBPF maps.
 const MAPS: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN);
 
-/// Reduces this thread's capabilities to those of its own that `duties` need; with [`MAPS`], too, if `maps_work` fails without.
+/// Reduces this thread's capabilities to those of its own that `privileges` need; with [`MAPS`], too, if `maps_work` fails without.
 /// Returns what is left.
 pub(super) fn give_up(
-    duties: Duties,
+    privileges: NeededPrivileges,
     mut maps_work: impl FnMut() -> bool,
 ) -> io::Result<CapabilitySet> {
     let held = capabilities(None)?.permitted;
-    let mut kept = held & needed(duties);
+    let mut kept = held & needed(privileges);
     // Given up for a try only: what is permitted can be taken back.
     set(kept, held)?;
     if !maps_work() {
@@ -32,13 +32,13 @@ pub(super) fn give_up(
 }
 
 /// What is needed whoever runs the agent; a user that has none of it gets none.
-fn needed(duties: Duties) -> CapabilitySet {
+fn needed(privileges: NeededPrivileges) -> CapabilitySet {
     let needs = [
-        (duties.paths, CapabilitySet::DAC_OVERRIDE),
-        (duties.owners, CapabilitySet::CHOWN),
-        (duties.modes, CapabilitySet::FOWNER),
+        (privileges.paths, CapabilitySet::DAC_OVERRIDE),
+        (privileges.owners, CapabilitySet::CHOWN),
+        (privileges.modes, CapabilitySet::FOWNER),
         (
-            duties.processes,
+            privileges.processes,
             CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
         ),
     ];
@@ -80,7 +80,7 @@ mod tests {
     /// What a thread that holds `held` keeps; `None` where this process may not try (it is not root).
     fn kept(
         held: CapabilitySet,
-        duties: Duties,
+        privileges: NeededPrivileges,
         maps_need: CapabilitySet,
     ) -> Option<CapabilitySet> {
         let thread = std::thread::spawn(move || {
@@ -92,7 +92,7 @@ mod tests {
                         .effective
                         .intersects(maps_need)
             };
-            let kept = give_up(duties, works).expect("fewer is always allowed");
+            let kept = give_up(privileges, works).expect("fewer is always allowed");
             let left = capabilities(None).expect("own");
             assert_eq!((left.effective, left.permitted), (kept, kept));
             assert_eq!(left.inheritable, NONE);
@@ -104,15 +104,15 @@ mod tests {
     #[test]
     fn a_tap_that_writes_to_standard_output_keeps_nothing() {
         let root = capabilities(None).expect("own").permitted;
-        assert_eq!(kept(root, Duties::default(), NONE), Some(NONE));
+        assert_eq!(kept(root, NeededPrivileges::default(), NONE), Some(NONE));
     }
 
     #[test]
     fn files_of_others_can_be_opened_again_by_root_alone() {
         let (bpf, files) = (CapabilitySet::BPF, CapabilitySet::DAC_OVERRIDE);
-        let paths = Duties {
+        let paths = NeededPrivileges {
             paths: true,
-            ..Duties::default()
+            ..NeededPrivileges::default()
         };
         let Some(left) = kept(bpf | files, paths, NONE) else {
             return crate::host::skip("only root has capabilities to give up");
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_duty_has_its_capabilities() {
-        let all = Duties {
+        let all = NeededPrivileges {
             paths: true,
             owners: true,
             modes: true,
@@ -138,9 +138,9 @@ mod tests {
 
     #[test]
     fn whoever_sets_modes_cannot_give_files_away() {
-        let modes = Duties {
+        let modes = NeededPrivileges {
             modes: true,
-            ..Duties::default()
+            ..NeededPrivileges::default()
         };
         assert_eq!(names(needed(modes)), "CAP_FOWNER");
     }
@@ -148,10 +148,10 @@ mod tests {
     #[test]
     fn what_opens_the_maps_is_kept_where_the_kernel_wants_it() {
         let (bpf, admin) = (CapabilitySet::BPF, CapabilitySet::SYS_ADMIN);
-        let Some(left) = kept(bpf | admin, Duties::default(), MAPS) else {
+        let Some(left) = kept(bpf | admin, NeededPrivileges::default(), MAPS) else {
             return crate::host::skip("only root has capabilities to give up");
         };
         assert_eq!(left, bpf, "the smaller one is enough");
-        assert_eq!(kept(admin, Duties::default(), MAPS), Some(admin));
+        assert_eq!(kept(admin, NeededPrivileges::default(), MAPS), Some(admin));
     }
 }

@@ -17,7 +17,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use super::Duties;
+use super::NeededPrivileges;
 
 /// Refused whatever their arguments.
 const REFUSED: &[c_long] = &[
@@ -109,17 +109,17 @@ const NEW_NAMESPACES: [i32; 8] = [
 ];
 
 /// Puts the filter on all threads, and on those to come.
-pub(super) fn install(duties: Duties) -> Result<()> {
-    for program in programs(duties)? {
+pub(super) fn install(privileges: NeededPrivileges) -> Result<()> {
+    for program in programs(privileges)? {
         apply_filter_all_threads(&program).context("the kernel refuses the filter")?;
     }
     Ok(())
 }
 
 /// Two, because each has one answer for all that it refuses.
-fn programs(duties: Duties) -> Result<[BpfProgram; 2]> {
+fn programs(privileges: NeededPrivileges) -> Result<[BpfProgram; 2]> {
     let mut refusals = refusals()?;
-    if !duties.commands {
+    if !privileges.commands {
         refusals.extend(PROGRAMS.map(|call| (call, vec![])));
     }
     let refused = program(refusals, libc::EPERM)?;
@@ -165,7 +165,7 @@ mod tests {
     /// What a system call without memory ends with in a thread that has the filter: an error number, or 0.
     #[expect(unsafe_code, reason = "any system call, by its number")]
     fn filtered(call: c_long, arguments: [c_long; 2]) -> i32 {
-        within(Duties::default(), move || {
+        within(NeededPrivileges::default(), move || {
             // SAFETY: the callers name calls and arguments that touch no memory of this process.
             let result = unsafe { libc::syscall(call, arguments[0], arguments[1], 0, 0, 0) };
             if result < 0 {
@@ -177,9 +177,12 @@ mod tests {
     }
 
     /// Runs in a thread of its own, which alone has the filter.
-    fn within<T: Send + 'static>(duties: Duties, test: impl FnOnce() -> T + Send + 'static) -> T {
+    fn within<T: Send + 'static>(
+        privileges: NeededPrivileges,
+        test: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let thread = thread::spawn(move || {
-            for program in programs(duties).expect("a program") {
+            for program in programs(privileges).expect("a program") {
                 seccompiler::apply_filter(&program).expect("the kernel takes it");
             }
             test()
@@ -202,11 +205,11 @@ mod tests {
     #[test]
     fn programs_are_started_where_that_is_asked_for_alone() {
         let start = || Command::new("true").status();
-        let error = within(Duties::default(), start).expect_err("refused");
+        let error = within(NeededPrivileges::default(), start).expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        let commands = Duties {
+        let commands = NeededPrivileges {
             commands: true,
-            ..Duties::default()
+            ..NeededPrivileges::default()
         };
         assert!(within(commands, start).expect("allowed").success());
     }
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn threads_are_started_and_namespaces_are_not() {
-        assert!(within(Duties::default(), || thread::spawn(|| 7)
+        assert!(within(NeededPrivileges::default(), || thread::spawn(|| 7)
             .join()
             .is_ok_and(|seven| seven == 7)));
         // Without the filter: EINVAL, for a thread shares more than that.

@@ -2,7 +2,7 @@
 //! privileges (`no_new_privs`), and system calls (seccomp).
 //!
 //! From then on the process only reads what is hostile: messages, streams, frames. What is left is decided by what it was
-//! asked to do, see [`Duties`]; what needs privileges later is to be named there.
+//! asked to do, see [`NeededPrivileges`]; what needs privileges later is to be named there.
 //!
 //! Capabilities belong to threads, and new threads inherit them: so this happens while there is only one. That is before
 //! the outputs are opened, with the advantage that what can be opened now can be opened again later.
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 /// What the rest of the run may have to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
-pub struct Duties {
+pub struct NeededPrivileges {
     /// Create and open files, and connect to unix sockets, that may belong to others.
     pub paths: bool,
     /// Give files to other users.
@@ -32,7 +32,7 @@ pub struct Duties {
     pub processes: bool,
 }
 
-impl Duties {
+impl NeededPrivileges {
     /// What either of them needs.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -52,11 +52,11 @@ impl Duties {
     }
 }
 
-/// Gives up everything that `duties` do not need, for good and for all threads to come.
+/// Gives up everything that `privileges` do not need, for good and for all threads to come.
 ///
 /// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is
 /// set) want `CAP_BPF` for that, and there it is kept.
-pub fn enter(duties: Duties, maps_work: impl FnMut() -> bool) -> Result<()> {
+pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> Result<()> {
     let threads = fs::read_dir("/proc/self/task")
         .context("cannot see this process's threads")?
         .count();
@@ -64,10 +64,10 @@ pub fn enter(duties: Duties, maps_work: impl FnMut() -> bool) -> Result<()> {
         threads == 1,
         "privileges are to be given up before threads are started, and there are {threads}"
     );
-    let kept = capabilities::give_up(duties, maps_work)
+    let kept = capabilities::give_up(privileges, maps_work)
         .context("cannot give up this process's capabilities")?;
     set_no_new_privs(true).context("cannot forbid new privileges")?;
-    let filtered = filter::install(duties);
+    let filtered = filter::install(privileges);
     match &filtered {
         Ok(()) => {}
         // Without CONFIG_SECCOMP_FILTER, or refused by a container.

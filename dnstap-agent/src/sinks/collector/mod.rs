@@ -2,22 +2,22 @@
 
 mod backoff;
 mod connection;
-mod courier;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use self::courier::Courier;
+use self::writer::CollectorWriter;
 use super::{
     queue::{
         Policy,
-        lane::{Inlet, no_runtime},
+        sink_thread::{Inlet, no_runtime},
     },
     report::SinkState,
     sink::{About, Mistake, Opened, Sink},
 };
 use crate::host::{
     net::{self, Address, AddressError},
-    sandbox::Duties,
+    sandbox::NeededPrivileges,
 };
 
 /// A collector. It need not be there at the start, and may go and come back.
@@ -44,10 +44,10 @@ impl Sink for Collector {
     }
 
     /// The names of a unix socket, and of certificates.
-    fn duties(&self) -> Duties {
-        Duties {
+    fn privileges(&self) -> NeededPrivileges {
+        NeededPrivileges {
             paths: !matches!(self.0, Address::Tcp { .. }),
-            ..Duties::default()
+            ..NeededPrivileges::default()
         }
     }
 
@@ -67,7 +67,7 @@ impl Sink for Collector {
                 .map_err(|error| no_runtime(&error))?;
             account.become_state(SinkState::Waiting("not connected yet".to_owned()));
             Ok(Box::new(move |inlet: Inlet| {
-                runtime.block_on(Courier::run(address, inlet));
+                runtime.block_on(CollectorWriter::run(address, inlet));
                 // Not waiting for what cannot be interrupted: the look-up of a name.
                 runtime.shutdown_background();
             }))

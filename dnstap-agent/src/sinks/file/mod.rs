@@ -1,6 +1,6 @@
 //! Owns the outputs to files and to standard output.
 //!
-//! A file is made of a head, pieces and a foot (`volume`); a piece is a batch turned into content (`output`); `rotation` has the
+//! A file is made of a head, pieces and a foot (`output_file`); a piece is a batch turned into content (`output`); `rotation` has the
 //! files of one output after each other, `names` what they are called, `options` what an operator may say about them.
 //!
 //! New files get mode 0640 unless told otherwise, for they hold names and addresses; descriptors are closed on exec (std does that).
@@ -11,9 +11,9 @@ mod device;
 mod names;
 mod options;
 mod output;
+mod output_file;
 mod piece;
 mod rotation;
-mod volume;
 
 use std::{
     fs::{File, OpenOptions},
@@ -31,15 +31,15 @@ use self::{
     names::{Names, create_free},
     options::FileOptions,
     output::{Composer, FileOutput},
-    rotation::{Clock, First, Series},
-    volume::Volume,
+    output_file::OutputFile,
+    rotation::{Clock, First, RotatedFiles},
 };
 use super::{
     queue::blocking,
     report::Account,
     sink::{About, Mistake, Opened, Place, Sink},
 };
-use crate::{formats::Content, host::sandbox::Duties};
+use crate::{formats::Content, host::sandbox::NeededPrivileges};
 
 /// What stands before the colon.
 const CONTENTS: [(&str, Content); 5] = [
@@ -86,11 +86,11 @@ impl Sink for FileSink {
         Some(&self.place)
     }
 
-    fn duties(&self) -> Duties {
+    fn privileges(&self) -> NeededPrivileges {
         let FileOptions {
             owner, mode, exec, ..
         } = &self.options;
-        Duties {
+        NeededPrivileges {
             owners: owner.is_some(),
             modes: owner.is_some() || mode.is_some(),
             commands: exec.is_some(),
@@ -139,10 +139,10 @@ impl FileSink {
 }
 
 /// What writing there takes: its own names of files.
-pub(super) fn duties_at(place: &Place) -> Duties {
-    Duties {
+pub(super) fn duties_at(place: &Place) -> NeededPrivileges {
+    NeededPrivileges {
         paths: *place != Place::Stdout,
-        ..Duties::default()
+        ..NeededPrivileges::default()
     }
 }
 
@@ -163,20 +163,20 @@ impl Open {
     ) -> io::Result<FileOutput> {
         let mut composer = Composer::new(content, options.zstd)?;
         let frame = composer.frame()?;
-        let (volume, series) = match self {
-            Self::Stream(file) => (Volume::start(Descriptor::stream(file), &frame)?, None),
+        let (output_file, rotated) = match self {
+            Self::Stream(file) => (OutputFile::start(Descriptor::stream(file), &frame)?, None),
             Self::Regular(first, access) => {
                 let clock: Clock = Arc::new(Timestamp::now);
                 let counters = Arc::clone(&account.files);
-                let (series, volume) =
-                    Series::begin(first, options, access, frame, clock, counters)?;
-                (volume, Some(series))
+                let (rotated, output_file) =
+                    RotatedFiles::begin(first, options, access, frame, clock, counters)?;
+                (output_file, Some(rotated))
             }
         };
         Ok(FileOutput {
             composer,
-            volume,
-            series,
+            output_file,
+            rotated,
         })
     }
 }

@@ -7,9 +7,9 @@ use zstd::{bulk::Compressor, zstd_safe::CParameter};
 
 use super::{
     device::Descriptor,
+    output_file::{Frame, OutputFile},
     piece::{Ends, Piece},
-    rotation::Series,
-    volume::{Frame, Volume},
+    rotation::RotatedFiles,
 };
 use crate::{
     formats::{Content, Encoder},
@@ -112,12 +112,12 @@ impl Composer {
     }
 }
 
-/// An [`Output`] to a file, a series of files, or a pipe.
+/// An [`Output`] to a file, rotated files, or a pipe.
 pub(super) struct FileOutput {
     pub(super) composer: Composer,
-    pub(super) volume: Volume<Descriptor>,
+    pub(super) output_file: OutputFile<Descriptor>,
     /// `None` for what is no regular file.
-    pub(super) series: Option<Series>,
+    pub(super) rotated: Option<RotatedFiles>,
 }
 
 impl Output for FileOutput {
@@ -127,24 +127,26 @@ impl Output for FileOutput {
             error,
             resumable: false,
         })?;
-        if let Some(series) = &mut self.series {
-            series.mend(&mut self.volume).map_err(|error| Failure {
-                written: Written::default(),
-                error,
-                resumable: true,
-            })?;
-            series.turn(&mut self.volume, piece.bytes.len());
+        if let Some(rotated) = &mut self.rotated {
+            rotated
+                .mend(&mut self.output_file)
+                .map_err(|error| Failure {
+                    written: Written::default(),
+                    error,
+                    resumable: true,
+                })?;
+            rotated.turn(&mut self.output_file, piece.bytes.len());
         }
-        self.volume.append(&piece)
+        self.output_file.append(&piece)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let mended = match &mut self.series {
-            Some(series) => series.mend(&mut self.volume),
+        let mended = match &mut self.rotated {
+            Some(rotated) => rotated.mend(&mut self.output_file),
             None => Ok(()),
         };
-        self.series = None;
-        mended.and_then(|()| self.volume.finish())
+        self.rotated = None;
+        mended.and_then(|()| self.output_file.finish())
     }
 
     fn gather(&self) -> Option<Gather> {
@@ -152,20 +154,20 @@ impl Output for FileOutput {
     }
 
     fn next_turn(&self) -> Option<Duration> {
-        self.series.as_ref()?.next_turn(&self.volume)
+        self.rotated.as_ref()?.next_turn(&self.output_file)
     }
 
     fn turn(&mut self) {
-        if let Some(series) = &mut self.series {
+        if let Some(rotated) = &mut self.rotated {
             // What cannot be mended now is with the next batch, or at the end.
-            series.mend(&mut self.volume).ok();
-            series.turn(&mut self.volume, 0);
+            rotated.mend(&mut self.output_file).ok();
+            rotated.turn(&mut self.output_file, 0);
         }
     }
 
     fn reopen(&mut self) {
-        if let Some(series) = &mut self.series {
-            series.reopen(&mut self.volume);
+        if let Some(rotated) = &mut self.rotated {
+            rotated.reopen(&mut self.output_file);
         }
     }
 }

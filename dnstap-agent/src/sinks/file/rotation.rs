@@ -2,7 +2,7 @@
 //! [`State`] has the diagram.
 //!
 //! The next file is there, with its head, before the old one is left: a full disk or a missing permission costs no message.
-//! Every file is complete whenever nothing is being written to it (see `volume`), so leaving one takes no more than a rename.
+//! Every file is complete whenever nothing is being written to it (see `output_file`), so leaving one takes no more than a rename.
 
 use std::{
     fs::{self, File},
@@ -22,7 +22,7 @@ use super::{
     device::Descriptor,
     names::{Names, create_free, create_new, move_to_free},
     options::FileOptions,
-    volume::{Frame, Volume},
+    output_file::{Frame, OutputFile},
 };
 use crate::sinks::report::{FileCounters, add};
 
@@ -44,7 +44,7 @@ pub(super) struct First {
 }
 
 /// The files of one output.
-pub(super) struct Series {
+pub(super) struct RotatedFiles {
     names: Names,
     options: FileOptions,
     access: Access,
@@ -94,7 +94,7 @@ impl State {
     }
 }
 
-impl Series {
+impl RotatedFiles {
     /// The first file.
     pub(super) fn begin(
         first: First,
@@ -103,13 +103,13 @@ impl Series {
         frame: Frame,
         clock: Clock,
         counters: Arc<FileCounters>,
-    ) -> io::Result<(Self, Volume<Descriptor>)> {
+    ) -> io::Result<(Self, OutputFile<Descriptor>)> {
         let First { names, live, file } = first;
         let runner = match &options.exec {
             Some(program) => Some(Runner::start(program, Arc::clone(&counters))?),
             None => None,
         };
-        let mut series = Self {
+        let mut rotated = Self {
             names,
             options: options.clone(),
             access,
@@ -122,41 +122,41 @@ impl Series {
             runner,
             counters,
         };
-        let now = (series.clock)();
-        let volume = if options.rotates() && file.metadata()?.len() > 0 {
+        let now = (rotated.clock)();
+        let output_file = if options.rotates() && file.metadata()?.len() > 0 {
             // What an earlier run has left is complete, too.
             let changed = file.metadata()?.modified()?;
             let then = Timestamp::try_from(changed).unwrap_or(now);
-            let left = move_to_free(&series.live, &series.names.left(then))?;
-            let volume = series.start(create_new(&series.live)?)?;
-            series.complete(left);
-            volume
+            let left = move_to_free(&rotated.live, &rotated.names.left(then))?;
+            let output_file = rotated.start(create_new(&rotated.live)?)?;
+            rotated.complete(left);
+            output_file
         } else {
             file.set_len(0)?;
-            series.start(file)?
+            rotated.start(file)?
         };
-        series.begins(now);
-        series.prune();
-        Ok((series, volume))
+        rotated.begins(now);
+        rotated.prune();
+        Ok((rotated, output_file))
     }
 
     /// Begins the file again if others have cut it.
-    pub(super) fn mend(&self, volume: &mut Volume<Descriptor>) -> io::Result<()> {
-        if volume.is_cut() {
-            volume.begin_anew(&self.frame)?;
+    pub(super) fn mend(&self, output_file: &mut OutputFile<Descriptor>) -> io::Result<()> {
+        if output_file.is_cut() {
+            output_file.begin_anew(&self.frame)?;
             warn!(file = %self.live.display(), "cut by others; begun anew from its start");
         }
         Ok(())
     }
 
     /// Does what has become due, before `more` bytes are written.
-    pub(super) fn turn(&mut self, volume: &mut Volume<Descriptor>, more: usize) {
+    pub(super) fn turn(&mut self, output_file: &mut OutputFile<Descriptor>, more: usize) {
         if matches!(self.state, State::Nameless(_)) && self.state.put_off((self.clock)()).is_none()
         {
-            self.reopen(volume);
+            self.reopen(output_file);
         }
-        if self.is_over(volume, more) {
-            self.rotate(volume);
+        if self.is_over(output_file, more) {
+            self.rotate(output_file);
         }
         if self.spared.as_ref().is_some_and(|file| !self.holds(file)) {
             self.prune();
@@ -164,23 +164,23 @@ impl Series {
     }
 
     /// Whether `more` bytes do not fit into the file any more, or its time is over. An empty file goes on.
-    fn is_over(&self, volume: &Volume<Descriptor>, more: usize) -> bool {
-        if volume.is_empty() {
+    fn is_over(&self, output_file: &OutputFile<Descriptor>, more: usize) -> bool {
+        if output_file.is_empty() {
             return false;
         }
         let full = self
             .options
             .rotate_size
-            .is_some_and(|size| volume.size() + (more + self.frame.foot.len()) as u64 > size);
+            .is_some_and(|size| output_file.size() + (more + self.frame.foot.len()) as u64 > size);
         full || self
             .ends
             .is_some_and(|end| self.has_come(end, (self.clock)()))
     }
 
     /// How long until something is due.
-    pub(super) fn next_turn(&self, volume: &Volume<Descriptor>) -> Option<Duration> {
+    pub(super) fn next_turn(&self, output_file: &OutputFile<Descriptor>) -> Option<Duration> {
         let now = (self.clock)();
-        let end = self.ends.filter(|_| !volume.is_empty());
+        let end = self.ends.filter(|_| !output_file.is_empty());
         let end = end.map(|end| if self.has_come(end, now) { now } else { end });
         let reopen = matches!(self.state, State::Nameless(_)).then_some(now);
         let next = end.into_iter().chain(reopen).min().map(|at| {
@@ -200,14 +200,14 @@ impl Series {
     }
 
     /// Leaves the file and begins the next, if that is possible.
-    fn rotate(&mut self, volume: &mut Volume<Descriptor>) {
+    fn rotate(&mut self, output_file: &mut OutputFile<Descriptor>) {
         let now = (self.clock)();
         if self.state.put_off(now).is_some() {
             return;
         }
         match self.next(now) {
             Ok((next, left)) => {
-                *volume = next;
+                *output_file = next;
                 self.begins(now);
                 add(&self.counters.rotations, 1);
                 if let Some(left) = left {
@@ -227,16 +227,16 @@ impl Series {
     }
 
     /// Begins a new file if the one that is being written has lost its name.
-    pub(super) fn reopen(&mut self, volume: &mut Volume<Descriptor>) {
+    pub(super) fn reopen(&mut self, output_file: &mut OutputFile<Descriptor>) {
         let now = (self.clock)();
-        match self.renewed(volume, now) {
+        match self.renewed(output_file, now) {
             Ok(None) => {
                 if matches!(self.state, State::Nameless(_)) {
                     self.state = State::Current;
                 }
             }
             Ok(Some(next)) => {
-                *volume = next;
+                *output_file = next;
                 self.begins(now);
                 add(&self.counters.reopened, 1);
                 info!(file = %self.live.display(), "opened anew");
@@ -246,7 +246,7 @@ impl Series {
     }
 
     /// The next file, and where the old one lies now.
-    fn next(&mut self, now: Timestamp) -> io::Result<(Volume<Descriptor>, Option<PathBuf>)> {
+    fn next(&mut self, now: Timestamp) -> io::Result<(OutputFile<Descriptor>, Option<PathBuf>)> {
         if self.names.is_timed() {
             let (file, path) = create_free(&self.names.live(now)?)?;
             let next = self.start(file).inspect_err(|_| discard(&path))?;
@@ -273,11 +273,11 @@ impl Series {
     /// A new file if the old one is not where it was.
     fn renewed(
         &mut self,
-        volume: &Volume<Descriptor>,
+        output_file: &OutputFile<Descriptor>,
         now: Timestamp,
-    ) -> io::Result<Option<Volume<Descriptor>>> {
+    ) -> io::Result<Option<OutputFile<Descriptor>>> {
         match fs::metadata(&self.live) {
-            Ok(there) if (there.dev(), there.ino()) == volume.device().identity()? => {
+            Ok(there) if (there.dev(), there.ino()) == output_file.device().identity()? => {
                 return Ok(None);
             }
             // A new and empty one is meant for us; another's is not to be lost.
@@ -298,9 +298,9 @@ impl Series {
         Ok(Some(next))
     }
 
-    fn start(&self, file: File) -> io::Result<Volume<Descriptor>> {
+    fn start(&self, file: File) -> io::Result<OutputFile<Descriptor>> {
         self.access.apply(&file)?;
-        Volume::start(Descriptor::file(file), &self.frame)
+        OutputFile::start(Descriptor::file(file), &self.frame)
     }
 
     fn begins(&mut self, now: Timestamp) {

@@ -10,7 +10,7 @@ use std::{
 use bytes::BytesMut;
 use tracing::{info, warn};
 
-use super::lane::{Inlet, Work, no_runtime};
+use super::sink_thread::{Inlet, Work, no_runtime};
 use crate::sinks::{
     batch::Batch,
     report::{Account, SinkState, add},
@@ -290,7 +290,7 @@ mod tests {
     };
 
     use super::{
-        super::{OVERHEAD, Policy, lane::Lane},
+        super::{OVERHEAD, Policy, sink_thread::SinkThread},
         *,
     };
 
@@ -300,17 +300,17 @@ mod tests {
     #[test]
     fn a_slow_sink_drops_for_itself_and_everything_is_accounted_for() {
         let (gate, output) = Gated::new();
-        let mut lane = lane(output, QUEUE);
+        let mut sink_thread = sink_thread(output, QUEUE);
         for _ in 0..100 {
-            lane.send(&batch(100, 3));
-            let now = lane.report();
+            sink_thread.send(&batch(100, 3));
+            let now = sink_thread.report();
             assert!(now.is_balanced() && now.queued_bytes <= 1000, "{now:?}");
         }
-        let before = lane.report();
+        let before = sink_thread.report();
         assert_eq!((before.sent, before.written, before.queued), (300, 0, 30));
         assert_eq!(before.dropped.queue_full, 270);
         gate.send(usize::MAX).expect("it waits");
-        let report = lane.finish(soon());
+        let report = sink_thread.finish(soon());
         assert_eq!((report.sent, report.written, report.queued), (300, 30, 0));
         assert_eq!(
             (report.state.clone(), report.is_balanced()),
@@ -322,18 +322,18 @@ mod tests {
     fn a_failing_sink_counts_what_it_wrote_and_what_it_misses() {
         let (gate, mut output) = Gated::new();
         output.fails_after = Some((4, ErrorKind::StorageFull));
-        let mut lane = lane(output, QUEUE);
+        let mut sink_thread = sink_thread(output, QUEUE);
         for _ in 0..8 {
-            lane.send(&batch(100, 3));
+            sink_thread.send(&batch(100, 3));
         }
         gate.send(usize::MAX).expect("it waits");
-        while !lane.report().state.is_over() {
+        while !sink_thread.report().state.is_over() {
             thread::yield_now();
         }
         for _ in 0..8 {
-            lane.send(&batch(100, 3)); // far more than the queue takes: the end must be noticed
+            sink_thread.send(&batch(100, 3)); // far more than the queue takes: the end must be noticed
         }
-        let report = lane.finish(soon());
+        let report = sink_thread.finish(soon());
         // Four batches whole, one message of the fifth.
         assert_eq!((report.sent, report.written), (48, 13));
         assert_eq!(
@@ -356,13 +356,17 @@ mod tests {
         output.fails_after = Some((1, ErrorKind::StorageFull));
         output.resumes = true;
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, QUEUE);
-        while lane.report().written < 7 {
-            assert!(!lane.report().state.is_over(), "{:?}", lane.report());
-            lane.send(&batch(100, 3));
+        let mut sink_thread = sink_thread(output, QUEUE);
+        while sink_thread.report().written < 7 {
+            assert!(
+                !sink_thread.report().state.is_over(),
+                "{:?}",
+                sink_thread.report()
+            );
+            sink_thread.send(&batch(100, 3));
             thread::yield_now(); // more than a pause long
         }
-        let report = lane.finish(soon());
+        let report = sink_thread.finish(soon());
         assert!(
             report.dropped.disk_full >= 2 && report.is_balanced(),
             "{report:?}"
@@ -387,16 +391,20 @@ mod tests {
         // Two writes: three batches of 100 bytes, and the one that is left.
         gate.send(2).expect("it waits");
         drop(gate); // a third would fail
-        let mut lane = lane(output, QUEUE);
+        let mut sink_thread = sink_thread(output, QUEUE);
         for _ in 0..4 {
-            lane.send(&batch(100, 3));
+            sink_thread.send(&batch(100, 3));
         }
-        while lane.report().written < 9 {
-            assert!(!lane.report().state.is_over(), "{:?}", lane.report());
+        while sink_thread.report().written < 9 {
+            assert!(
+                !sink_thread.report().state.is_over(),
+                "{:?}",
+                sink_thread.report()
+            );
             thread::yield_now();
         }
-        assert_eq!(lane.report().queued, 3);
-        let report = lane.finish(soon());
+        assert_eq!(sink_thread.report().queued, 3);
+        let report = sink_thread.finish(soon());
         assert_eq!((report.written, report.queued), (12, 0));
     }
 
@@ -408,9 +416,9 @@ mod tests {
             age: Duration::from_millis(5),
         });
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, QUEUE);
-        lane.send(&batch(100, 3));
-        while lane.report().written < 3 {
+        let mut sink_thread = sink_thread(output, QUEUE);
+        sink_thread.send(&batch(100, 3));
+        while sink_thread.report().written < 3 {
             thread::yield_now();
         }
     }
@@ -420,9 +428,9 @@ mod tests {
         let (gate, mut output) = Gated::new();
         output.fails_after = Some((0, ErrorKind::BrokenPipe));
         gate.send(usize::MAX).expect("it waits");
-        let mut lane = lane(output, QUEUE);
-        lane.send(&batch(100, 3));
-        let report = lane.finish(soon());
+        let mut sink_thread = sink_thread(output, QUEUE);
+        sink_thread.send(&batch(100, 3));
+        let report = sink_thread.finish(soon());
         assert_eq!(report.state, SinkState::Closed);
         assert_eq!(
             (report.written, report.dropped.closed, report.is_balanced()),
@@ -433,15 +441,15 @@ mod tests {
     #[test]
     fn a_stuck_sink_is_left_behind_when_the_time_is_over() {
         let (gate, output) = Gated::new();
-        let mut lane = lane(output, QUEUE);
+        let mut sink_thread = sink_thread(output, QUEUE);
         gate.send(2).expect("it waits");
         for _ in 0..5 {
-            lane.send(&batch(100, 3));
+            sink_thread.send(&batch(100, 3));
         }
-        while lane.report().written < 6 {
+        while sink_thread.report().written < 6 {
             thread::yield_now();
         }
-        let report = lane.finish(Instant::now() + Duration::from_millis(20));
+        let report = sink_thread.finish(Instant::now() + Duration::from_millis(20));
         assert_eq!(
             (report.written, report.dropped.shutdown, report.queued),
             (6, 9, 0)
@@ -456,20 +464,20 @@ mod tests {
     #[test]
     #[should_panic(expected = "a bug in an output")]
     fn a_panic_of_the_thread_is_passed_on_at_the_end() {
-        let lane = panicking();
-        lane.finish(soon());
+        let sink_thread = panicking();
+        sink_thread.finish(soon());
     }
 
     #[test]
     #[should_panic(expected = "a bug in an output")]
     fn a_panic_of_the_thread_is_passed_on_while_sending() {
-        let mut lane = panicking();
+        let mut sink_thread = panicking();
         loop {
-            lane.send(&batch(1, 1));
+            sink_thread.send(&batch(1, 1));
         }
     }
 
-    fn panicking() -> Lane {
+    fn panicking() -> SinkThread {
         struct Panicking;
         impl Output for Panicking {
             fn write(&mut self, _: &Batch) -> Result<Written, Failure> {
@@ -479,9 +487,9 @@ mod tests {
                 Ok(())
             }
         }
-        let mut lane = started("text:-", Box::new(Panicking), 1000);
-        lane.send(&batch(1, 1));
-        lane
+        let mut sink_thread = started("text:-", Box::new(Panicking), 1000);
+        sink_thread.send(&batch(1, 1));
+        sink_thread
     }
 
     /// Writes as many batches as it is told to.
@@ -556,12 +564,12 @@ mod tests {
         }
     }
 
-    fn lane(output: Gated, queue_bytes: usize) -> Lane {
+    fn sink_thread(output: Gated, queue_bytes: usize) -> SinkThread {
         started("file:test", Box::new(output), queue_bytes)
     }
 
-    fn started(name: &str, output: Box<dyn Output>, queue_bytes: usize) -> Lane {
-        Lane::start(
+    fn started(name: &str, output: Box<dyn Output>, queue_bytes: usize) -> SinkThread {
+        SinkThread::start(
             name.to_owned(),
             start(output).expect("memory"),
             (queue_bytes, Policy::DropNewest, Arc::default()),

@@ -1,4 +1,4 @@
-//! Owns the queue between the sender and one sink, and how a sink's thread takes from it (`lane`, `blocking`).
+//! Owns the queue between the sender and one sink, and how a sink's thread takes from it (`sink_thread`, `blocking`).
 //!
 //! | | |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! moment of moving a batch only.
 
 pub(super) mod blocking;
-pub(super) mod lane;
+pub(super) mod sink_thread;
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,7 @@
 //! Owns all outputs of a command at one time: they are opened together, may come and go while messages pass, and end together.
 
-mod member;
 mod open;
+mod output;
 
 use std::{
     iter,
@@ -11,12 +11,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::member::{Gone, Leaving, Member};
 pub use self::open::OpenError;
+use self::output::{ActiveOutput, ClosedOutput, ClosingOutput};
 use super::{
     batch::Batch,
     forms::OutputSpec,
-    queue::lane::Lane,
+    queue::sink_thread::SinkThread,
     report::{Health, SinkReport, Takes},
     sink::About,
 };
@@ -41,9 +41,9 @@ impl Default for SinkOptions {
 /// All outputs of one tap. They may change while messages pass: see [`Self::join`] and [`Self::part`].
 #[derive(Debug)]
 pub struct SinkSet {
-    members: Vec<Member>,
-    leaving: Vec<Leaving>,
-    gone: Vec<Gone>,
+    outputs: Vec<ActiveOutput>,
+    closing: Vec<ClosingOutput>,
+    closed: Vec<ClosedOutput>,
     /// Messages handed to the set.
     handed: u64,
     room: Arc<Notify>,
@@ -59,12 +59,12 @@ pub struct Reopener(Arc<Mutex<Vec<Arc<Notify>>>>);
 impl Reopener {
     /// Tells all files of the set. Never blocks.
     pub fn reopen(&self) {
-        for lane in self.lanes().iter() {
-            lane.notify_one();
+        for sink_thread in self.sink_threads().iter() {
+            sink_thread.notify_one();
         }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Notify>>> {
+    fn sink_threads(&self) -> MutexGuard<'_, Vec<Arc<Notify>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,20 +108,20 @@ impl SinkSet {
             .flat_map(|(specs, takes)| specs.iter().zip(iter::repeat(*takes)));
         let specs: Vec<_> = each.clone().map(|(spec, _)| spec).collect();
         let opened = open::open_all(&specs, &about)?;
-        let mut members = Vec::new();
+        let mut outputs = Vec::new();
         for ((spec, takes), (work, account)) in each.zip(opened) {
             let queue = (options.queue_bytes, spec.0.policy(), Arc::clone(room));
-            let lane = Lane::start(spec.to_string(), work, queue, account);
-            let lane = lane.map_err(|error| {
+            let sink_thread = SinkThread::start(spec.to_string(), work, queue, account);
+            let sink_thread = sink_thread.map_err(|error| {
                 let problem = format!("the system gives no thread for it: {error}");
                 OpenError(vec![OpenError::line(spec, &problem)])
             })?;
-            members.push(Member::new(spec.clone(), takes, lane));
+            outputs.push(ActiveOutput::new(spec.clone(), takes, sink_thread));
         }
         let set = Self {
-            members,
-            leaving: Vec::new(),
-            gone: Vec::new(),
+            outputs,
+            closing: Vec::new(),
+            closed: Vec::new(),
             handed: 0,
             room: Arc::clone(room),
             reopener: Reopener::default(),
@@ -134,12 +134,12 @@ impl SinkSet {
     /// Takes in outputs that have been opened for it; they get all messages from now on. An output that was there before, under the
     /// same name, goes on with its account.
     pub fn join(&mut self, newcomers: Self) {
-        for mut member in newcomers.members {
-            let name = member.report().output;
-            let before = self.gone.iter().position(|gone| gone.name() == name);
-            let before = before.map(|place| self.gone.remove(place));
-            member.come(self.handed, before);
-            self.members.push(member);
+        for mut output in newcomers.outputs {
+            let name = output.report().output;
+            let before = self.closed.iter().position(|closed| closed.name() == name);
+            let before = before.map(|place| self.closed.remove(place));
+            output.come(self.handed, before);
+            self.outputs.push(output);
         }
         self.about.extend(newcomers.about);
         self.list_files();
@@ -153,23 +153,24 @@ impl SinkSet {
     }
 
     /// Lets these outputs go: they get no more messages, and have `grace` to write what is queued for them. Their accounts stay.
-    /// Never blocks; [`Self::are_parted`] tells when they are gone.
+    /// Never blocks; [`Self::are_parted`] tells when they are closed.
     pub fn part(&mut self, specs: &[OutputSpec], grace: Duration) {
         let handed = self.handed;
-        let leaving = self
-            .members
-            .extract_if(.., |member| specs.contains(&member.spec))
-            .map(|member| member.leave(handed, grace));
-        self.leaving.extend(leaving);
+        let closing = self
+            .outputs
+            .extract_if(.., |output| specs.contains(&output.spec))
+            .map(|output| output.leave(handed, grace));
+        self.closing.extend(closing);
         self.list_files();
     }
 
-    /// Whether all outputs that were let go are gone. Never blocks.
+    /// Whether all outputs that were let go are closed. Never blocks.
     pub fn are_parted(&mut self) -> bool {
-        let gone = self.leaving.extract_if(.., |leaving| leaving.is_over());
+        let closed = self.closing.extract_if(.., |closing| closing.is_over());
         let now = Instant::now();
-        self.gone.extend(gone.map(|leaving| leaving.finish(now)));
-        self.leaving.is_empty()
+        self.closed
+            .extend(closed.map(|closing| closing.finish(now)));
+        self.closing.is_empty()
     }
 
     /// Hands the batch to every sink of messages. Never blocks; a sink that cannot take it counts it as dropped.
@@ -187,9 +188,9 @@ impl SinkSet {
         if batch.messages == 0 && batch.frames.is_empty() {
             return;
         }
-        for member in &mut self.members {
-            if member.takes == takes {
-                member.send(batch);
+        for output in &mut self.outputs {
+            if output.takes == takes {
+                output.send(batch);
             }
         }
     }
@@ -197,17 +198,17 @@ impl SinkSet {
     /// Whether a sink looks at messages: their parsed views are welcome in batches, if the source has them.
     #[must_use]
     pub fn wants_views(&self) -> bool {
-        self.members
+        self.outputs
             .iter()
-            .any(|member| member.spec.0.wants_views())
+            .any(|output| output.spec.0.wants_views())
     }
 
     /// Whether a batch of so many bytes would be taken by every sink that still works, with nothing dropped for it.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.members
+        self.outputs
             .iter()
-            .all(|member| member.lane.has_room(bytes))
+            .all(|output| output.sink_thread.has_room(bytes))
     }
 
     /// Tells all who wait each time when there may be more room.
@@ -223,22 +224,22 @@ impl SinkSet {
     }
 
     fn list_files(&self) {
-        *self.reopener.lanes() = self
-            .members
+        *self.reopener.sink_threads() = self
+            .outputs
             .iter()
-            .map(|member| member.lane.reopen())
+            .map(|output| output.sink_thread.reopen())
             .collect();
     }
 
     /// Every sink's account now, also of those that are not there any more.
     #[must_use]
     pub fn health(&self) -> Health {
-        let members = self.members.iter().map(Member::report);
-        let leaving = self.leaving.iter();
-        let leaving = leaving.map(|leaving| leaving.report(self.handed));
-        let gone = self.gone.iter().map(|gone| gone.report(self.handed));
+        let outputs = self.outputs.iter().map(ActiveOutput::report);
+        let closing = self.closing.iter();
+        let closing = closing.map(|closing| closing.report(self.handed));
+        let closed = self.closed.iter().map(|closed| closed.report(self.handed));
         Health {
-            sinks: members.chain(leaving).chain(gone).collect(),
+            sinks: outputs.chain(closing).chain(closed).collect(),
         }
     }
 
@@ -248,20 +249,20 @@ impl SinkSet {
     #[must_use]
     pub fn finish(self, deadline: Instant) -> Vec<SinkReport> {
         self.close(deadline);
-        let members = self.members.into_iter();
-        let mut reports: Vec<_> = members.map(|member| member.finish(deadline)).collect();
-        let left = self.leaving.into_iter();
-        let gone = self.gone.into_iter();
-        let gone = gone.chain(left.map(|leaving| leaving.finish(deadline)));
-        reports.extend(gone.map(|gone| gone.report(self.handed)));
+        let outputs = self.outputs.into_iter();
+        let mut reports: Vec<_> = outputs.map(|output| output.finish(deadline)).collect();
+        let left = self.closing.into_iter();
+        let closed = self.closed.into_iter();
+        let closed = closed.chain(left.map(|closing| closing.finish(deadline)));
+        reports.extend(closed.map(|closed| closed.report(self.handed)));
         reports
     }
 
     /// Nothing more is to come, and all outputs are to end by `deadline`: all at once, for one that takes the whole time takes it from
     /// nobody. Never blocks.
     pub fn close(&self, deadline: Instant) {
-        for member in &self.members {
-            member.lane.close(deadline);
+        for output in &self.outputs {
+            output.sink_thread.close(deadline);
         }
     }
 }

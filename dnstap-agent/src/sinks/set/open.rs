@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::sinks::{forms::OutputSpec, queue::lane::Work, report::Account, sink::About};
+use crate::sinks::{forms::OutputSpec, queue::sink_thread::Work, report::Account, sink::About};
 
 /// Why the outputs could not be opened: a line for each problem, with the output, the cause and the fix. Never empty.
 #[derive(Debug, Error)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use dnstap_ebpf::{IMAGE_STAYS, image};
+use dnstap_ebpf::{IMAGE_STAYS, program_id};
 use tracing::warn;
 
 use super::{
@@ -41,7 +41,7 @@ pub struct Found {
     /// Name of its executable.
     pub executable: String,
     /// What it runs: the same for processes that were forked from one another.
-    pub image: u32,
+    pub program_id: u32,
 }
 
 /// A selection, and what was found out while its processes were looked for.
@@ -133,7 +133,7 @@ impl Search {
             };
             if self.selection.follow && members.contains(&pid) {
                 // Whatever it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
-                new.image |= IMAGE_STAYS;
+                new.program_id |= IMAGE_STAYS;
             }
             if let Err(error) = new.target.check_word_size() {
                 // Who was named by his id is asked for. Others are anybody's who took the name, and whatever else a unit runs: no
@@ -148,7 +148,7 @@ impl Search {
                 self.left_out.insert(process);
                 continue;
             }
-            images.insert(pid, new.image);
+            images.insert(pid, new.program_id);
             found.push(new);
         }
         if found.is_empty() {
@@ -208,7 +208,7 @@ fn pin(pid: u32, images: &BTreeMap<u32, u32>) -> Result<Option<Found>> {
     let same = parent.filter(|parent| same_file(*parent, pid));
     let inherited = same.and_then(|parent| images.get(&parent)).copied();
     Ok(Some(Found {
-        image: inherited.unwrap_or_else(|| image(pid, target.start_time)),
+        program_id: inherited.unwrap_or_else(|| program_id(pid, target.start_time)),
         executable,
         target,
     }))

@@ -18,13 +18,13 @@ pub struct ProcessSet {
 }
 
 impl ProcessSet {
-    /// Taps process `tgid` and whatever it forks from now on. `image` stands for what it runs ([`dnstap_ebpf::image`]). What the kernel has
+    /// Taps process `tgid` and whatever it forks from now on. `program_id` stands for what it runs ([`dnstap_ebpf::program_id`]). What the kernel has
     /// taken in by itself stays as it is: it knows better what has been executed meanwhile.
-    pub fn add(&mut self, tgid: u32, image: u32) -> Result<()> {
+    pub fn add(&mut self, tgid: u32, program_id: u32) -> Result<()> {
         self.possible
             .set(possible_slot(tgid), 1, 0)
             .and_then(
-                |()| match self.targets.insert(tgid, image, BPF_NOEXIST.into()) {
+                |()| match self.targets.insert(tgid, program_id, BPF_NOEXIST.into()) {
                     Err(MapError::SyscallError(error)) if exists(&error.io_error) => Ok(()),
                     inserted => inserted,
                 },
@@ -77,8 +77,8 @@ pub struct Runs(pub(super) HashMap<MapData, u32, [u8; NAME_LEN]>);
 impl Runs {
     /// The name of the file whose execution this number stands for, cut to 15 bytes.
     #[must_use]
-    pub fn name(&self, image: u32) -> Option<String> {
-        let name = self.0.get(&image, 0).ok()?;
+    pub fn name(&self, program_id: u32) -> Option<String> {
+        let name = self.0.get(&program_id, 0).ok()?;
         Some(text(&name))
     }
 }

@@ -94,7 +94,7 @@ impl Tapped {
         header.lost = self.state.lost;
         header.hook = transfer.hook as u8;
         header.kind = RecordKind::Chunk as u8;
-        header.image = transfer.thread.image;
+        header.program_id = transfer.thread.program_id;
         self.sock
             .describe(header, self.kind, transfer.direction, transfer.length)?;
         if self.kind.1 == IPPROTO_UDP {

@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-/// Queries and answers, transfers, prefaces, several messages at once, each over UDP and TCP.
+/// Queries and answers, transfers, PROXY headers, several messages at once, each over UDP and TCP.
 fn originals() -> Vec<Vec<u8>> {
     let payloads = [
         message(1, 0x0100, "example", 0),
@@ -121,8 +121,8 @@ fn a_million_mutations_break_nothing() {
         assert!(
             counters.intake.event_errors > rounds / 100
                 && counters.deliver.messages > rounds / 100
-                && counters.stream.stream_prefaces > 0
-                && counters.intake.udp_prefaces > 0,
+                && counters.stream.stream_proxy_headers > 0
+                && counters.intake.udp_proxy_headers > 0,
             "{counters:?}"
         );
     }

@@ -7,8 +7,8 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::fixture::asking,
     encode::{Extra, ExtraField},
-    model::Matter,
-    reassemble::tcp::proxy::fixture::{client, preface},
+    model::Subject,
+    reassemble::tcp::proxy::fixture::{client, header},
 };
 
 const SENT: u8 = DIRECTION_SENT;
@@ -117,7 +117,7 @@ fn bind_leaves_the_upkeep_of_zones_out() {
 fn excluded_transfers_are_counted_with_all_their_answers() {
     let mut pipeline = Pipeline::new(PipelineConfig {
         filter: Filter {
-            exclude: vec![Matter::Transfer, Matter::Notify],
+            exclude: vec![Subject::Transfer, Subject::Notify],
             ..Filter::default()
         },
         ..config()
@@ -208,17 +208,17 @@ fn datagrams_behind_a_proxy_show_the_client_and_the_message() {
     let messages = run(&mut pipeline, &records);
     assert_client(&messages);
     assert_eq!(messages[0].query_message(), query);
-    assert_eq!(pipeline.counters().intake.udp_prefaces, 1);
+    assert_eq!(pipeline.counters().intake.udp_proxy_headers, 1);
     assert_eq!(pipeline.counters().deliver.malformed, 0);
 }
 
 #[test]
-fn proxy_that_asks_for_itself_keeps_its_address_and_a_broken_preface_is_malformed() {
+fn proxy_that_asks_for_itself_keeps_its_address_and_a_broken_proxy_header_is_malformed() {
     let mut pipeline = pipeline();
     let query = message(1, 0x0100, "a", 0);
-    let broken = [preface(0x31, 0x12, &[0; 12]), query.clone()].concat();
+    let broken = [header(0x31, 0x12, &[0; 12]), query.clone()].concat();
     let records = [
-        whole(at(1, 0), &[preface(0x20, 0, &[]), query.clone()].concat()),
+        whole(at(1, 0), &[header(0x20, 0, &[]), query.clone()].concat()),
         whole(at(2, 0), &broken),
     ];
     let messages = run(&mut pipeline, &records);
@@ -231,13 +231,13 @@ fn proxy_that_asks_for_itself_keeps_its_address_and_a_broken_preface_is_malforme
 #[test]
 fn nobody_but_a_proxy_says_who_asks() {
     let query = message(1, 0x0100, "a", 0);
-    let prefaced = [client(), query.clone()].concat();
+    let behind_proxy = [client(), query.clone()].concat();
     let tcp = EventHeader {
         protocol: IPPROTO_TCP,
         ..at(2, 0)
     };
     let records = [
-        whole(at(1, 0), &prefaced),
+        whole(at(1, 0), &behind_proxy),
         whole(tcp, &[client(), framed(&query)].concat()),
     ];
     let mut pipeline = Pipeline::new(PipelineConfig {
@@ -247,19 +247,19 @@ fn nobody_but_a_proxy_says_who_asks() {
     let messages = run(&mut pipeline, &records);
     assert_eq!(messages.len(), 1, "the stream's first message is not whole");
     assert_eq!(messages[0].query_address(), [127, 0, 0, 1]);
-    assert_eq!(messages[0].query_message(), prefaced);
+    assert_eq!(messages[0].query_message(), behind_proxy);
     let counters = pipeline.counters();
     assert_eq!(
         (
-            counters.intake.prefaces_refused_udp,
-            counters.stream.prefaces_refused_tcp
+            counters.intake.proxy_headers_refused_udp,
+            counters.stream.proxy_headers_refused_tcp
         ),
         (1, 1)
     );
     assert_eq!(
         (
-            counters.intake.udp_prefaces,
-            counters.stream.stream_prefaces
+            counters.intake.udp_proxy_headers,
+            counters.stream.stream_proxy_headers
         ),
         (0, 0)
     );
@@ -290,7 +290,7 @@ proptest! {
         let messages = run(&mut pipeline, &records);
         assert_client(&messages);
         let counters = pipeline.counters().stream;
-        prop_assert_eq!((counters.stream_prefaces, counters.stream_preface_bytes), (1, 33));
+        prop_assert_eq!((counters.stream_proxy_headers, counters.stream_proxy_header_bytes), (1, 33));
         prop_assert_eq!(counters.stream_skipped_bytes, 0);
     }
 }
@@ -300,7 +300,7 @@ fn queries_without_answer_are_reported_unless_left_out() {
     let mut pipeline = Pipeline::new(PipelineConfig {
         report_unanswered: true,
         filter: Filter {
-            exclude: vec![Matter::Notify],
+            exclude: vec![Subject::Notify],
             ..Filter::default()
         },
         ..config()

@@ -8,7 +8,7 @@ use crate::{
     classify::{bind::BindRules, profile::ProfileChoice},
     dns::fixture::asking,
     encode::ExtraField,
-    model::Matter,
+    model::Subject,
 };
 
 const RECEIVED: u8 = 0;
@@ -417,9 +417,9 @@ fn the_answer_to_a_query_from_nobody_has_its_time() {
 #[test]
 fn an_answer_leaves_through_another_socket_of_the_same_port() {
     let mut pipeline = pipeline();
-    let by = |header, socket, image| EventHeader {
+    let by = |header, socket, program_id| EventHeader {
         socket,
-        image,
+        program_id,
         ..header
     };
     let (received, sent) = (datagram(1, RECEIVED, 53, 7), datagram(2, SENT, 53, 7));
@@ -478,7 +478,7 @@ fn a_transfer_is_one_however_its_name_is_written(#[case] name: &[u8]) {
     let messages = run(
         &mut Pipeline::new(PipelineConfig {
             filter: Filter {
-                exclude: vec![Matter::Query],
+                exclude: vec![Subject::Query],
                 ..Filter::default()
             },
             ..config()
@@ -498,7 +498,7 @@ fn a_forwarder_has_no_zones_to_refresh() {
     let choice: ProfileChoice = "forwarder".parse().unwrap();
     let mut pipeline = Pipeline::new(PipelineConfig {
         filter: Filter {
-            exclude: vec![Matter::Refresh],
+            exclude: vec![Subject::Refresh],
             ..Filter::default()
         },
         ..named(Naming::Profile(choice.choose("", true).profile()))

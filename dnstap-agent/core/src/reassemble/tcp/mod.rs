@@ -68,11 +68,11 @@ counters! {
         /// Bytes of encrypted streams.
         stream_encrypted_bytes,
         /// Prefaces of proxies.
-        stream_prefaces,
+        stream_proxy_headers,
         /// Bytes of those.
-        stream_preface_bytes,
+        stream_proxy_header_bytes,
         /// Prefaces of peers of whom none is believed (`--proxy-from`).
-        prefaces_refused_tcp,
+        proxy_headers_refused_tcp,
         /// Losses: places where bytes are missing.
         stream_gaps,
         /// Bytes missing there. These never arrived, so they are no part of `tcp_bytes`.
@@ -321,7 +321,7 @@ impl Connection {
 }
 
 impl Streams {
-    /// No connections yet; those on `existing` sockets will be joined midway, and prefaces of `proxies` are believed.
+    /// No connections yet; those on `existing` sockets will be joined midway, and PROXY headers of `proxies` are believed.
     pub fn new(
         limits: StreamLimits,
         existing: impl IntoIterator<Item = u64>,

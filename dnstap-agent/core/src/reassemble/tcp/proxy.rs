@@ -21,12 +21,12 @@ const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const COMMANDS: [u8; 2] = [LOCAL, PROXY];
 
-/// Peers whose prefaces are believed. From anybody else a preface is bytes like any other: a client could name whom it liked.
+/// Peers whose PROXY headers are believed. From anybody else a PROXY header is bytes like any other: a client could name whom it liked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxies(Vec<Net>);
 
 impl Proxies {
-    /// Whether a preface in a message of this envelope is believed: from one of them, or sent by the process itself.
+    /// Whether a PROXY header in a message of this envelope is believed: from one of them, or sent by the process itself.
     pub(crate) fn vouch_for(&self, envelope: &Envelope) -> bool {
         envelope.direction == Direction::Sent || self.have(&envelope.peer)
     }
@@ -79,9 +79,9 @@ impl FromStr for Proxies {
     }
 }
 
-/// Whether bytes begin with a preface.
+/// Whether bytes begin with a PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Preface {
+pub(crate) enum ProxyHeader {
     /// They do; it has this length, and names these ends. There are none if the proxy speaks for itself.
     Whole {
         length: usize,
@@ -91,7 +91,7 @@ pub(crate) enum Preface {
     Not,
 }
 
-/// Bytes that are needed to judge a preface, if they can be the start of one. To be asked again when they are there.
+/// Bytes that are needed to judge a PROXY header, if they can be the start of one. To be asked again when they are there.
 pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes.is_empty() || bytes[..known] != SIGNATURE[..known] {
@@ -111,17 +111,17 @@ pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether bytes begin like a preface, as no DNS message does.
+/// Whether bytes begin like a PROXY header, as no DNS message does.
 pub(crate) fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
 }
 
-/// Reads the preface at the start of `bytes`.
-pub(crate) fn preface(bytes: &[u8]) -> Preface {
-    read(bytes).unwrap_or(Preface::Not)
+/// Reads the PROXY header at the start of `bytes`.
+pub(crate) fn header(bytes: &[u8]) -> ProxyHeader {
+    read(bytes).unwrap_or(ProxyHeader::Not)
 }
 
-fn read(bytes: &[u8]) -> Option<Preface> {
+fn read(bytes: &[u8]) -> Option<ProxyHeader> {
     let fixed = bytes.strip_prefix(SIGNATURE)?;
     let (&[command, transport, high, low], rest) = fixed.split_first_chunk::<4>()?;
     let body = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
@@ -140,7 +140,7 @@ fn read(bytes: &[u8]) -> Option<Preface> {
     if transport != 0 && !are_tlvs(tlvs) {
         return None;
     }
-    Some(Preface::Whole {
+    Some(ProxyHeader::Whole {
         length: FIXED + body.len(),
         proxied: proxied.filter(|_| command == PROXY),
     })
@@ -183,8 +183,8 @@ fn are_tlvs(mut bytes: &[u8]) -> bool {
 /// Prefaces for the tests of this and other stages.
 #[cfg(test)]
 pub(crate) mod fixture {
-    /// A preface with this command, transport and body.
-    pub(crate) fn preface(command: u8, transport: u8, body: &[u8]) -> Vec<u8> {
+    /// A PROXY header with this command, transport and body.
+    pub(crate) fn header(command: u8, transport: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = super::SIGNATURE.to_vec();
         bytes.extend_from_slice(&[command, transport]);
         bytes.extend_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
@@ -197,7 +197,7 @@ pub(crate) mod fixture {
         let body = [
             192, 0, 2, 1, 192, 0, 2, 53, 0x12, 0x34, 0, 53, 4, 0, 2, 9, 9,
         ];
-        preface(0x21, 0x12, &body)
+        header(0x21, 0x12, &body)
     }
 }
 
@@ -250,11 +250,11 @@ mod tests {
             peer: (IpAddr::from([192, 0, 2, 1]), 0x1234).into(),
             local: (IpAddr::from([192, 0, 2, 53]), 53).into(),
         };
-        let expected = Preface::Whole {
+        let expected = ProxyHeader::Whole {
             length: 33,
             proxied: Some(client),
         };
-        assert_eq!(preface(&bytes), expected);
+        assert_eq!(header(&bytes), expected);
     }
 
     #[rstest]
@@ -275,15 +275,15 @@ mod tests {
         #[case] body: usize,
         #[case] expected: bool,
     ) {
-        let bytes = fixture::preface(command, transport, &vec![0; body]);
-        assert_eq!(preface(&bytes) != Preface::Not, expected);
+        let bytes = fixture::header(command, transport, &vec![0; body]);
+        assert_eq!(header(&bytes) != ProxyHeader::Not, expected);
     }
 
     #[test]
-    fn no_part_of_a_preface_is_one_and_each_asks_for_more() {
+    fn no_part_of_a_proxy_header_is_one_and_each_asks_for_more() {
         let bytes = fixture::client();
         for length in 1..bytes.len() {
-            assert_eq!(preface(&bytes[..length]), Preface::Not);
+            assert_eq!(header(&bytes[..length]), ProxyHeader::Not);
             assert!(wanted(&bytes[..length]).is_some_and(|wanted| wanted > length));
         }
         assert_eq!(wanted(&bytes), Some(bytes.len()));
@@ -294,7 +294,7 @@ mod tests {
         fn one_wrong_byte_of_the_signature_makes_none(at in 0..12usize, change in 1..=255u8) {
             let mut bytes = fixture::client();
             bytes[at] ^= change;
-            prop_assert_eq!(preface(&bytes), Preface::Not);
+            prop_assert_eq!(header(&bytes), ProxyHeader::Not);
             prop_assert_eq!(wanted(&bytes), None);
         }
 
@@ -305,9 +305,9 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..260),
             cut in 0..300usize,
         ) {
-            let bytes = fixture::preface(command, transport, &body);
+            let bytes = fixture::header(command, transport, &body);
             let bytes = &bytes[..cut.min(bytes.len())];
-            if let Preface::Whole { length, .. } = preface(bytes) {
+            if let ProxyHeader::Whole { length, .. } = header(bytes) {
                 prop_assert_eq!(length, bytes.len());
             }
         }

@@ -155,7 +155,7 @@ impl Tap {
                 + c.stream_duplicate_bytes
                 + c.stream_not_dns_bytes
                 + c.stream_encrypted_bytes
-                + c.stream_preface_bytes
+                + c.stream_proxy_header_bytes
                 + self.streams.pending_bytes(),
             "{c:?}"
         );
@@ -239,10 +239,10 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     ]
 }
 
-/// The signature of a preface, a version or a transport that there is not, and the largest length: cut as what it is, a stream with
+/// The signature of a PROXY header, a version or a transport that there is not, and the largest length: cut as what it is, a stream with
 /// lengths. The second is waited for to its end, and so is in the buffer together with messages.
 #[test]
-fn what_only_begins_like_a_preface_is_cut_by_its_lengths() {
+fn what_only_begins_like_a_proxy_header_is_cut_by_its_lengths() {
     let first = 0x0d0a;
     for [command, transport] in [[0x66, 0x11], [0x21, 0x66]] {
         let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();

@@ -310,8 +310,8 @@ fn write_script(path: &Path, text: &str) {
 struct Rig {
     folder: tempfile::TempDir,
     now: Arc<Mutex<Timestamp>>,
-    series: Series,
-    volume: Volume<Descriptor>,
+    rotated: RotatedFiles,
+    output_file: OutputFile<Descriptor>,
     counters: Arc<FileCounters>,
 }
 
@@ -341,7 +341,7 @@ impl Rig {
         };
         let clock = Arc::clone(&now);
         let counters = Arc::<FileCounters>::default();
-        let (series, volume) = Series::begin(
+        let (rotated, output_file) = RotatedFiles::begin(
             First { names, live, file },
             &options,
             Access::new(&options).expect("no names in it"),
@@ -353,8 +353,8 @@ impl Rig {
         Self {
             folder,
             now,
-            series,
-            volume,
+            rotated,
+            output_file,
             counters,
         }
     }
@@ -370,20 +370,20 @@ impl Rig {
             unfit: 0,
             ends: Ends::Frames,
         };
-        self.series.turn(&mut self.volume, MESSAGE.len());
-        self.volume.append(&piece).expect("room");
+        self.rotated.turn(&mut self.output_file, MESSAGE.len());
+        self.output_file.append(&piece).expect("room");
     }
 
     fn turn(&mut self) {
-        self.series.turn(&mut self.volume, 0);
+        self.rotated.turn(&mut self.output_file, 0);
     }
 
     fn reopen(&mut self) {
-        self.series.reopen(&mut self.volume);
+        self.rotated.reopen(&mut self.output_file);
     }
 
     fn next_turn(&self) -> Option<Duration> {
-        self.series.next_turn(&self.volume)
+        self.rotated.next_turn(&self.output_file)
     }
 
     fn path(&self, name: &str) -> PathBuf {

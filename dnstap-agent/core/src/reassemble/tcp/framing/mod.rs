@@ -41,7 +41,7 @@ use crate::{
     reassemble::tcp::{
         framing::work::{Pool, Work},
         kept::{Beyond, Kept, Verdict},
-        proxy::{self, Preface},
+        proxy::{self, ProxyHeader},
         search::{Budget, Foreign, Scan, foreign, scan},
     },
 };
@@ -503,7 +503,7 @@ impl Framer {
         midway: bool,
         work: &mut Work<'_, F>,
     ) -> Result<&'p [u8], Halt<'p>> {
-        let may_have_preface = !midway && work.proxies.vouch_for(&work.envelope);
+        let may_have_proxy_header = !midway && work.proxies.vouch_for(&work.envelope);
         let sent = work.envelope.direction == Direction::Sent;
         let judged_from = |bytes: &[u8]| {
             // Midway it may as well be the tail of a message.
@@ -515,7 +515,7 @@ impl Framer {
         };
         let wanted = |bytes: &[u8]| {
             let from = judged_from(bytes);
-            from + judged_by(&bytes[from..], may_have_preface)
+            from + judged_by(&bytes[from..], may_have_proxy_header)
         };
         if !self.buffer.is_empty() || piece.len() < wanted(piece) {
             while self.buffer.len() < wanted(&self.buffer) {
@@ -534,15 +534,16 @@ impl Framer {
         } else {
             &self.buffer
         };
-        if !midway && !may_have_preface && proxy::has_signature(view) {
-            work.counters.prefaces_refused_tcp += 1;
+        if !midway && !may_have_proxy_header && proxy::has_signature(view) {
+            work.counters.proxy_headers_refused_tcp += 1;
         }
-        if may_have_preface && let Preface::Whole { length, proxied } = proxy::preface(view) {
-            work.preface(length, proxied);
+        if may_have_proxy_header && let ProxyHeader::Whole { length, proxied } = proxy::header(view)
+        {
+            work.proxy_header(length, proxied);
             if self.buffer.is_empty() {
                 return Ok(&piece[length..]);
             }
-            // The buffer ends where the preface does, since `judged_by` asked for no more.
+            // The buffer ends where the PROXY header does, since `judged_by` asked for no more.
             work.pool.give(std::mem::take(&mut self.buffer));
             return Ok(piece);
         }
@@ -583,7 +584,7 @@ impl Framer {
         }
         self.kept = None;
         if !self.buffer.is_empty() {
-            // It may hold much more than a message, if it looked like a preface up to its end.
+            // It may hold much more than a message, if it looked like a PROXY header up to its end.
             let bytes = std::mem::take(&mut self.buffer);
             let accepted = self.go_on(&bytes, work);
             work.pool.give(bytes);
@@ -828,9 +829,9 @@ fn too_short(bytes: &[u8]) -> usize {
     at
 }
 
-/// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a proxy's preface.
-fn judged_by(bytes: &[u8], may_have_preface: bool) -> usize {
-    if may_have_preface && let Some(wanted) = proxy::wanted(bytes) {
+/// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a PROXY header.
+fn judged_by(bytes: &[u8], may_have_proxy_header: bool) -> usize {
+    if may_have_proxy_header && let Some(wanted) = proxy::wanted(bytes) {
         return wanted;
     }
     match length(bytes) {

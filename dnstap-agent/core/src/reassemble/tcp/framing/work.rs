@@ -52,7 +52,7 @@ pub(in crate::reassemble::tcp) struct Work<'w, F> {
     pub(in crate::reassemble::tcp) lossy: bool,
     /// The connection's port is known for DNS.
     pub(in crate::reassemble::tcp) dns_port: bool,
-    /// Whose prefaces are believed.
+    /// Whose PROXY headers are believed.
     pub(in crate::reassemble::tcp) proxies: &'w Proxies,
     /// The ends that a proxy told.
     pub(in crate::reassemble::tcp) proxied: Option<Proxied>,
@@ -95,9 +95,13 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
 
     /// Takes what a proxy says at the start of a stream. One that the process sends is about its own connection, whose
     /// ends are known.
-    pub(in crate::reassemble::tcp) fn preface(&mut self, bytes: usize, proxied: Option<Proxied>) {
-        self.counters.stream_prefaces += 1;
-        self.counters.stream_preface_bytes += bytes as u64;
+    pub(in crate::reassemble::tcp) fn proxy_header(
+        &mut self,
+        bytes: usize,
+        proxied: Option<Proxied>,
+    ) {
+        self.counters.stream_proxy_headers += 1;
+        self.counters.stream_proxy_header_bytes += bytes as u64;
         if self.envelope.direction == Direction::Received {
             self.proxied = proxied;
         }

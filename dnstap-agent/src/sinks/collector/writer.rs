@@ -24,7 +24,7 @@ use crate::{
     host::net::Address,
     sinks::{
         batch::{Batch, frame_ends},
-        queue::lane::Inlet,
+        queue::sink_thread::Inlet,
         report::{SinkState, add},
     },
 };
@@ -37,7 +37,7 @@ const CONFIRM: Duration = Duration::from_millis(50);
 
 /// Delivers what is queued for one socket.
 #[derive(Debug)]
-pub(super) struct Courier {
+pub(super) struct CollectorWriter {
     address: Address,
     inlet: Inlet,
     /// The batch being written.
@@ -54,16 +54,16 @@ struct Flight {
     reached: usize,
 }
 
-impl Courier {
+impl CollectorWriter {
     /// Delivers until nothing more is to come and nothing is queued, or the deadline has come; accounts for the rest.
     pub(super) async fn run(address: Address, inlet: Inlet) {
-        let mut courier = Self {
+        let mut writer = Self {
             address,
             inlet,
             flight: None,
             unconfirmed: 0,
         };
-        let mut deadline = courier.inlet.deadline.clone();
+        let mut deadline = writer.inlet.deadline.clone();
         let over = async move {
             let at = match deadline.wait_for(Option::is_some).await {
                 Ok(at) => *at,
@@ -75,15 +75,15 @@ impl Courier {
         };
         let ended = tokio::select! {
             biased;
-            ended = courier.work() => ended,
+            ended = writer.work() => ended,
             () = over => Err("did not take its last messages in the time given".to_owned()),
         };
-        courier.settle();
-        let lost = courier.inlet.queue.abandon();
-        add(&courier.inlet.account.dropped.shutdown, lost);
-        courier.inlet.account.become_state(match ended {
+        writer.settle();
+        let lost = writer.inlet.queue.abandon();
+        add(&writer.inlet.account.dropped.shutdown, lost);
+        writer.inlet.account.become_state(match ended {
             Err(reason) if lost > 0 => {
-                SinkState::Failed(format!("{}: {reason}", courier.inlet.name))
+                SinkState::Failed(format!("{}: {reason}", writer.inlet.name))
             }
             _ => SinkState::Finished,
         });

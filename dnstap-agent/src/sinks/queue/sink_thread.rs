@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// The sender's side of one sink.
 #[derive(Debug)]
-pub(in crate::sinks) struct Lane {
+pub(in crate::sinks) struct SinkThread {
     name: String,
     queue: Sender,
     account: Arc<Account>,
@@ -53,7 +53,7 @@ pub(in crate::sinks) struct Inlet {
     _alive: mpsc::Sender<()>,
 }
 
-impl Lane {
+impl SinkThread {
     /// Starts the thread. Fails when the system gives no thread.
     pub(in crate::sinks) fn start(
         name: String,

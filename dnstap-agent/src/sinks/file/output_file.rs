@@ -4,7 +4,7 @@
 //! and followed by a foot of its own. So a killed agent leaves a file that every reader accepts, and a full disk always has
 //! room for the foot: the bytes under it were ours already. Within a piece, a full disk cuts the file back to its last whole message.
 //!
-//! What others have cut off ([`Volume::is_cut`]) is not written behind: the file would begin with a hole, which no reader gets over.
+//! What others have cut off ([`OutputFile::is_cut`]) is not written behind: the file would begin with a hole, which no reader gets over.
 //!
 //! On a pipe the foot is written once, at the end.
 
@@ -25,7 +25,7 @@ pub(super) struct Frame {
 
 /// A file that is being written.
 #[derive(Debug)]
-pub(super) struct Volume<D> {
+pub(super) struct OutputFile<D> {
     device: D,
     foot: Vec<u8>,
     /// Just after the last whole message.
@@ -33,17 +33,17 @@ pub(super) struct Volume<D> {
     messages: u64,
 }
 
-impl<D: Device> Volume<D> {
+impl<D: Device> OutputFile<D> {
     /// Writes the head.
     pub(super) fn start(device: D, frame: &Frame) -> io::Result<Self> {
-        let mut volume = Self {
+        let mut output_file = Self {
             device,
             foot: frame.foot.clone(),
             end: 0,
             messages: 0,
         };
-        volume.begin(&frame.head)?;
-        Ok(volume)
+        output_file.begin(&frame.head)?;
+        Ok(output_file)
     }
 
     /// Whether others have made the file shorter than what was written to it.
@@ -157,45 +157,45 @@ mod tests {
     #[test]
     fn the_file_is_complete_after_every_piece() {
         let disk = Disk::file(usize::MAX);
-        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        let mut output_file = OutputFile::start(disk.clone(), &frame()).expect("room");
         assert_eq!(disk.bytes(), [HEAD, FOOT].concat());
         let frames = frames(&[10, 20]);
         for so_far in 1..4 {
-            let written = volume.append(&piece(&frames, 2)).expect("room");
+            let written = output_file.append(&piece(&frames, 2)).expect("room");
             assert_eq!((written.messages, written.bytes), (2, 38));
             assert_eq!(disk.bytes(), [HEAD, &frames.repeat(so_far), FOOT].concat());
         }
-        volume.finish().expect("nothing to do");
+        output_file.finish().expect("nothing to do");
         assert_eq!(disk.bytes().len(), HEAD.len() + 3 * 38 + FOOT.len());
     }
 
     #[test]
     fn a_pipe_gets_one_foot_at_the_end() {
         let pipe = Disk::pipe(usize::MAX);
-        let mut volume = Volume::start(pipe.clone(), &frame()).expect("room");
+        let mut output_file = OutputFile::start(pipe.clone(), &frame()).expect("room");
         let frames = frames(&[10, 20]);
-        volume.append(&piece(&frames, 2)).expect("room");
-        volume.append(&piece(&frames, 2)).expect("room");
-        volume.finish().expect("room");
+        output_file.append(&piece(&frames, 2)).expect("room");
+        output_file.append(&piece(&frames, 2)).expect("room");
+        output_file.finish().expect("room");
         assert_eq!(pipe.bytes(), [HEAD, &frames.repeat(2), FOOT].concat());
     }
 
     #[test]
     fn a_file_that_was_cut_begins_anew_once_there_is_room_for_its_head() {
         let mut disk = Disk::file(HEAD.len() + 38 + FOOT.len());
-        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        let mut output_file = OutputFile::start(disk.clone(), &frame()).expect("room");
         let frames = frames(&[10, 20]);
-        volume.append(&piece(&frames, 2)).expect("room");
-        assert!(!volume.is_cut());
+        output_file.append(&piece(&frames, 2)).expect("room");
+        assert!(!output_file.is_cut());
         disk.cut(HEAD.len() as u64).expect("a file");
         *disk.room.lock().expect("no panic elsewhere") = 3;
-        assert!(volume.is_cut());
-        volume.begin_anew(&frame()).expect_err("no room");
-        assert!(volume.is_cut());
+        assert!(output_file.is_cut());
+        output_file.begin_anew(&frame()).expect_err("no room");
+        assert!(output_file.is_cut());
         disk.grow(100);
-        volume.begin_anew(&frame()).expect("room");
-        assert!(volume.is_empty() && !volume.is_cut());
-        volume.append(&piece(&frames, 2)).expect("room");
+        output_file.begin_anew(&frame()).expect("room");
+        assert!(output_file.is_empty() && !output_file.is_cut());
+        output_file.append(&piece(&frames, 2)).expect("room");
         assert_eq!(disk.bytes(), [HEAD, &frames, FOOT].concat());
     }
 
@@ -204,10 +204,10 @@ mod tests {
     #[case::within_a_frame(1)]
     fn a_broken_pipe_counts_the_messages_that_went_through(#[case] rest: usize) {
         let pipe = Disk::pipe(HEAD.len() + 38 + 14 + rest);
-        let mut volume = Volume::start(pipe, &frame()).expect("room");
+        let mut output_file = OutputFile::start(pipe, &frame()).expect("room");
         let frames = frames(&[10, 20]);
-        volume.append(&piece(&frames, 2)).expect("room");
-        let failure = volume.append(&piece(&frames, 2)).expect_err("no room");
+        output_file.append(&piece(&frames, 2)).expect("room");
+        let failure = output_file.append(&piece(&frames, 2)).expect_err("no room");
         assert_eq!((failure.written.messages, failure.written.bytes), (1, 14));
         assert_eq!(failure.error.kind(), io::ErrorKind::BrokenPipe);
         assert!(!failure.resumable);
@@ -216,13 +216,13 @@ mod tests {
     #[test]
     fn a_compressed_piece_is_kept_whole_or_not_at_all() {
         let disk = Disk::file(HEAD.len() + 30 + FOOT.len());
-        let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+        let mut output_file = OutputFile::start(disk.clone(), &frame()).expect("room");
         let compressed = |bytes| Piece {
             ends: Ends::Whole,
             ..piece(bytes, 7)
         };
-        volume.append(&compressed(&[b'z'; 20])).expect("room");
-        let failure = volume
+        output_file.append(&compressed(&[b'z'; 20])).expect("room");
+        let failure = output_file
             .append(&compressed(&[b'z'; 11]))
             .expect_err("no room");
         assert_eq!(
@@ -230,7 +230,7 @@ mod tests {
             (Written::default(), true)
         );
         assert_eq!(disk.bytes(), [HEAD, &[b'z'; 20], FOOT].concat());
-        volume.append(&compressed(&[b'y'; 10])).expect("room");
+        output_file.append(&compressed(&[b'y'; 10])).expect("room");
         assert_eq!(
             disk.bytes(),
             [HEAD, &[b'z'; 20], &[b'y'; 10], FOOT].concat()
@@ -247,7 +247,7 @@ mod tests {
             freed in 0usize..6,
         ) {
             let mut disk = Disk::file(HEAD.len() + FOOT.len() + room);
-            let mut volume = Volume::start(disk.clone(), &frame()).expect("room");
+            let mut output_file = OutputFile::start(disk.clone(), &frame()).expect("room");
             let mut expected = Vec::new();
             for (nth, sizes) in sizes.iter().enumerate() {
                 if nth == freed {
@@ -258,7 +258,7 @@ mod tests {
                 let left = room - expected.len();
                 let fits: Vec<usize> = frame_ends(&bytes).take_while(|end| *end <= left).collect();
                 let kept = fits.last().copied().unwrap_or(0);
-                let (written, failed) = match volume.append(&piece(&bytes, sizes.len() as u64)) {
+                let (written, failed) = match output_file.append(&piece(&bytes, sizes.len() as u64)) {
                     Ok(written) => (written, false),
                     Err(Failure { written, error, resumable }) => {
                         prop_assert_eq!(error.kind(), io::ErrorKind::StorageFull);
