@@ -137,7 +137,7 @@ async fn serve<E: Future<Output = String>>(
         }
         // Each time: while messages come, what is due in a while never is.
         drop(inbox.apply(&mut sinks.borrow_mut()));
-        // Also when an output has ended, which tells nobody.
+        // Each time, because an output that has ended does not notify.
         senders.drain(false, &mut hand_over);
     };
     info!("ending: {reason}");

@@ -183,7 +183,7 @@ impl Reloading {
     pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);
         let left = deadline.saturating_duration_since(Instant::now()).max(IDLE);
-        // It waits for whoever is to read a named pipe.
+        // It may wait for the reader of a named pipe.
         if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             warn!("a new output is still not open; it is given up");
         }

@@ -99,7 +99,7 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
             (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => Some(word.clone()),
             _ => None,
         };
-        // Behind an unknown option nobody knows what a word without dashes is, or what is missing.
+        // After an unknown option it is not clear what a word without dashes is, or what is missing.
         if errors.is_empty() || unknown.as_ref().is_some_and(|word| word.starts_with('-')) {
             errors.push(error);
         }

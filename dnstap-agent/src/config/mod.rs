@@ -2,8 +2,8 @@
 //!
 //! An option is defined once, for the command line. The other two follow from that: the environment has it as `DNSTAP_AGENT_` and
 //! its name in capitals, the file has it under its long name in the table of its command. What the file says is put in front
-//! of the command line, as far as nothing better says it, and the whole is read as one command line. An option that excludes
-//! another one says something about that one, too: nothing worse than itself is asked for it.
+//! of the command line, for options that have no value there, and the whole is read as one command line. An option also decides
+//! about the options that it excludes: those from a weaker place are ignored.
 
 mod file;
 mod mistakes;

@@ -171,8 +171,8 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Writes what is no line of the log to standard error, its control characters escaped. If nobody reads that any more, or there is no
-/// room, it is lost: no reason to end, or to end otherwise.
+/// Writes text that is not part of the log to standard error, with control characters escaped. If the reader is gone or there is no room,
+/// the text is lost, and the exit code stays the same.
 pub fn say(text: impl fmt::Display) {
     let text = text.to_string();
     let lines: Vec<_> = text.split('\n').map(printable).collect();

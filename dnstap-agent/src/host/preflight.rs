@@ -103,7 +103,7 @@ const INITIAL_PIDS: &str = "pid:[4026531836]";
 /// Refuses to go on in a PID namespace of its own: the kernel side knows processes by their ids in the initial one, where the same number
 /// is another process.
 pub fn check_pid_namespace() -> Result<()> {
-    // Nothing speaks for another one where there is no such link.
+    // A kernel without this link has no PID namespaces.
     fs::read_link("/proc/self/ns/pid").map_or(Ok(()), |own| is_initial(&own))
 }
 

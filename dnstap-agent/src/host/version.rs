@@ -10,8 +10,8 @@ use std::{
     io::{self, Read},
 };
 
-/// Most bytes of an executable that are looked at. Those of the servers below have a few MiB; but whoever gives his own their name has
-/// it searched, too, by the thread that reads the ring.
+/// Most bytes of an executable that are searched. The servers below have a few MiB. A limit, because any program can have the name of a
+/// server, and the thread that reads the ring does the search.
 const LARGEST: u64 = 64 << 20;
 
 /// Longest text in front of a version, and longest version.

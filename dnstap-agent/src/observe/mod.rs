@@ -6,7 +6,7 @@
 //!                                                     └─► sd_notify (WATCHDOG=1, STATUS=)
 //! ```
 //!
-//! Whoever asks gets the newest snapshot; nobody who asks can make the reader wait. All of it shows counts alone, never a name or
+//! Each client gets the newest snapshot. No client can make the reader wait. All of it shows counts alone, never a name or
 //! an address of a DNS message.
 
 mod http;

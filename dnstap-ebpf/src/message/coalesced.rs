@@ -5,7 +5,7 @@ use dnstap_ebpf::{EVENT_COALESCED, EventHeader};
 
 use crate::thread::threads::State;
 
-/// What [`take`] says where there is no state: nobody knows.
+/// What [`take`] returns without state: not known.
 const UNKNOWN: u64 = u64::MAX;
 
 /// Keeps that what the thread of `state` is receiving is `length` bytes of datagrams of `segment` bytes each, but for the last.

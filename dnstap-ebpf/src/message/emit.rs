@@ -443,8 +443,8 @@ fn ring_output(record: *mut Scratch, work: &Work) -> Result<(), Counter> {
 /// Whether the reader is to be woken by a record that takes `bytes` in the BPF ring buffer.
 ///
 /// A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken when much is
-/// waiting, by the record that passes the mark or another multiple of it; otherwise it comes by itself, on its timer. So it does when two
-/// CPUs pass the mark at once and neither sees that.
+/// waiting, by the record that passes the mark or another multiple of it. Otherwise the reader wakes up by its timer, also when two CPUs pass
+/// the mark at once and neither of them sees that.
 #[inline(always)]
 fn wakeup(bytes: u64) -> u64 {
     let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);

@@ -109,7 +109,7 @@ fn judge(
     if header.protocol == IPPROTO_UDP
         && (sampled || filter.kinds & (FILTER_RESPONDER | FILTER_INITIATOR) != 0)
     {
-        // What has no whole start in its first segment is not judged but kept: no query, or of no server that we know.
+        // A message whose first segment does not hold the start is kept: it is no query, or the server writes as no known one does.
         let [first, second, flags, _] = start(payload, vectors)?;
         let response = flags & QR != 0;
         let responds = (header.direction == DIRECTION_RECEIVED) != response;

@@ -89,7 +89,7 @@ pub(crate) fn of<'a>(key: u64) -> Option<&'a mut State> {
     } else {
         // SAFETY: integers, for which zero is a value.
         let empty = unsafe { core::mem::zeroed::<State>() };
-        // What becomes of it, the next line sees.
+        // A failure shows in the next line.
         let _ = THREADS.insert(key, empty, 0);
         THREADS.get_ptr_mut(key)?
     };

@@ -2,8 +2,8 @@
 //!
 //! - The kernel cuts a send into datagrams of one size, the last of which may be shorter (`UDP_SEGMENT`). The size comes with the record.
 //! - The kernel may hand over several datagrams of one size in one receive (`UDP_GRO`). The kernel says so, and the size comes with the
-//!   record, unless the process gave it no room to say it (hook `syscall`). Then what is one message was one datagram, for the process
-//!   too; of anything else nobody knows what it was.
+//!   record, unless the process gave no room for it (hook `syscall`). Then bytes that are one whole message were one datagram, for the
+//!   process too. Of other bytes it is not known which datagrams they were.
 //! - A datagram that is longer than the buffers of the process is cut. How much arrived comes with the record where the kernel tells it.
 //!   Where it does not, and the buffers were filled to the last byte, the DNS message tells whether something is missing.
 

@@ -205,7 +205,7 @@ impl Pipeline {
 
     /// Whether what comes from there is of a server that the pipeline has not been told about.
     pub fn is_unknown_server(&mut self, origin: Origin) -> bool {
-        // The end of a connection is nobody's.
+        // The end of a connection belongs to no process.
         origin.tgid != 0 && !self.deliver.servers.touch(origin.program_id)
     }
 
@@ -438,7 +438,7 @@ fn without_proxy_header<'d>(
         intake.proxy_headers_refused_udp += 1;
         return datagram;
     }
-    // What the process tells another server about a client does not concern its own ends.
+    // A header that the process sends names a client to another server. The ends of this datagram stay the same.
     if envelope.direction == Direction::Received {
         envelope.proxied = proxied;
     }

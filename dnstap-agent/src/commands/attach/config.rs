@@ -117,8 +117,8 @@ pub(super) fn kernel_filter<'s>(
     }
 }
 
-/// Descriptors of a process among which its listening sockets are looked for. Servers open them first, so they are behind low numbers;
-/// and whoever gives a program of his own the name of one decides how many there are to go through, for the thread that reads the ring.
+/// Descriptors of a process among which its listening sockets are looked for. Servers open these first, so they have low numbers. A limit,
+/// because any program can have the name of a server, and the thread that reads the ring does the search.
 const DESCRIPTORS: usize = 4_096;
 
 /// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.

@@ -120,7 +120,7 @@ impl Reader {
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
         while !self.stop.load(Ordering::Acquire) {
             self.wait(self.interval)?;
-            // Records up to now are in this drain or the one after; what is older than the one before has been seen.
+            // Records up to now come in this drain or in the next. So those from before the last drain have all been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
             if let Some(filters) = self.outputs.update() {
@@ -224,7 +224,7 @@ impl Reader {
         }
     }
 
-    /// Shows what was counted so far to whoever watches.
+    /// Publishes what was counted so far.
     fn publish(&mut self) -> Result<()> {
         // What is encoded belongs to the outputs before the two are compared.
         self.flush();

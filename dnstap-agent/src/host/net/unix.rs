@@ -61,7 +61,7 @@ pub fn listen_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFi
 /// Whether nobody listens at the socket's file any more.
 #[must_use]
 pub fn is_left_behind(path: &Path) -> bool {
-    // Not blocking: a live socket may have its hands full.
+    // Not blocking: the backlog of a live socket may be full.
     let connected = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
         .and_then(|socket| socket.connect(&SockAddr::unix(path)?));
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)

@@ -31,7 +31,7 @@ pub(super) fn give_up(
     Ok(kept)
 }
 
-/// What is needed whoever runs the agent; a user that has none of it gets none.
+/// The capabilities that are needed, the same for each user. A user who does not have them does not get them.
 fn needed(privileges: NeededPrivileges) -> CapabilitySet {
     let needs = [
         (privileges.paths, CapabilitySet::DAC_OVERRIDE),

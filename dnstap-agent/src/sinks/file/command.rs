@@ -7,7 +7,7 @@
 //! | capacity | 64 files that wait for the program |
 //! | when full | the file is passed over; logged and counted |
 //!
-//! A file that was handed over is the program's until it has ended ([`Runner::holds`]): nobody else deletes it.
+//! A file that was handed over belongs to the program until that has ended ([`Runner::holds`]): the agent does not delete it before.
 //!
 //! A program that fails or cannot be run is logged and counted. What waits when the agent ends is not run.
 

@@ -121,7 +121,7 @@ impl Sender {
         } = &*self.0;
         let mut gone = Vec::new();
         let mut state = self.0.lock();
-        // Not the same as full: whoever waits for room would wait for ever.
+        // Not the same as full: a source that waits for room would wait for ever.
         if state.ended || state.refuses {
             return Err(Refused::Closed);
         }

@@ -160,7 +160,7 @@ impl SinkThread {
             self.name
         )));
         let mut report = self.report();
-        // What is in flight may yet arrive; nobody will know, so it counts as dropped.
+        // What is in flight may still arrive. That is not known, so it counts as dropped.
         report.dropped.shutdown += report
             .sent
             .saturating_sub(report.written + report.dropped.total());

@@ -136,8 +136,7 @@ impl Search {
                 new.program_id |= IMAGE_STAYS;
             }
             if let Err(error) = new.target.check_word_size() {
-                // Who was named by his id is asked for. Others are anybody's who took the name, and whatever else a unit runs: no
-                // reason to do without the rest.
+                // A process that was named by its id must be tapped. One that was found by its name or unit may be left out.
                 if pids.contains(&pid) {
                     return Err(error);
                 }

@@ -107,8 +107,8 @@ impl Group {
 
 /// The folders of this name that are nearest to the root, in the order of their paths.
 ///
-/// Who owns a folder may make others in it, by any name: a user in that of his `user@.service`, whoever was given a container's. So none
-/// is gone into that is not its owner's who has the root: root.
+/// The search goes down only into folders that have the owner of the root folder, which is root. A delegated cgroup (`user@.service`, a
+/// container) belongs to another user, who can make a folder of any name in it.
 fn nearest(root: &Path, name: &str) -> Vec<PathBuf> {
     let owner = |folder: &Path| Some(fs::metadata(folder).ok()?.uid());
     let trusted = owner(root);

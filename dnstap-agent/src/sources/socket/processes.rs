@@ -18,8 +18,8 @@ pub struct ProcessSet {
 }
 
 impl ProcessSet {
-    /// Taps process `tgid` and whatever it forks from now on. `program_id` stands for what it runs ([`dnstap_ebpf::program_id`]). What the kernel has
-    /// taken in by itself stays as it is: it knows better what has been executed meanwhile.
+    /// Taps process `tgid` and all that it forks from now on. `program_id` stands for what it runs ([`dnstap_ebpf::program_id`]). A process
+    /// that the kernel side has added itself stays as it is: the kernel side knows what it has executed meanwhile.
     pub fn add(&mut self, tgid: u32, program_id: u32) -> Result<()> {
         self.possible
             .set(possible_slot(tgid), 1, 0)

@@ -77,7 +77,7 @@ pub(super) fn all(loaded: BTreeMap<&str, Result<()>>) -> Result<()> {
     loaded.into_values().collect()
 }
 
-/// Loads a program. The verifier gives up (`EAGAIN`) when a signal comes, be it one that is not for the program, such as SIGCONT
+/// Loads a program. The verifier gives up (`EAGAIN`) when a signal comes, also one that the program ignores, such as SIGCONT
 /// (`bpf_check` in kernel/bpf/verifier.c); then it is asked again, as libbpf does.
 fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let mut done = load();

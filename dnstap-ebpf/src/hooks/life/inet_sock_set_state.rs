@@ -4,11 +4,11 @@
 //! void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate);
 //! ```
 //!
-//! The same on 5.10 to 7.2. It fires some times in the life of each connection of the host, never for a message. An end is that both
-//! directions are shut down, be it by closing the socket, or that the connection is reset, which comes in whatever thread the packet is
-//! processed in. So whose the socket is can only be told by what is known of it ([`crate::kernel::sockets`]). What had arrived before may still
-//! be read. If an end is not told, because the ring is full or the program is under way on this CPU already, the agent forgets the
-//! connection when it has been idle for long.
+//! The same on 5.10 to 7.2. It fires some times in the life of each connection of the host, never for a message. A connection
+//! ends when both directions are shut down, for example by closing the socket, or when it is reset. A reset is processed in any thread, so
+//! the process is found by what is known of the socket ([`crate::kernel::sockets`]). What had arrived before may still be read. An end is
+//! not reported if the ring is full, or if the program runs on this CPU already. Then the agent forgets the connection when it has been
+//! idle for long.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use dnstap_ebpf::{Counter, IPPROTO_TCP};

@@ -182,7 +182,7 @@ fn find(
     tapped.describe(header, transfer)?;
     let message = match known {
         Some(message) => message,
-        // Which element of the batch it is, nobody knows.
+        // Without state it is not known which element of the batch this is.
         None if call.is_batch() && state.is_none() => return Err(Counter::KernelFault),
         None => call.message(0)?,
     };
