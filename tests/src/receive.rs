@@ -39,10 +39,22 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts it with one unix socket of its own and one output.
     pub(crate) fn start(folder: &Path, name: &str, more: &[&str], output: &str) -> Result<Self> {
+        Self::start_in(&[], folder, name, more, output)
+    }
+
+    /// The same with these variables in the environment.
+    pub(crate) fn start_in(
+        variables: &[(&str, &str)],
+        folder: &Path,
+        name: &str,
+        more: &[&str],
+        output: &str,
+    ) -> Result<Self> {
         let input = Socket::Unix(folder.join(format!("{name}.in")));
         let summary = folder.join(format!("{name}.json"));
         let mut command = Command::new(environment::agent()?);
         command
+            .envs(variables.iter().copied())
             .args(["receive", "-l", &input.argument(), "-o", output])
             .args(more)
             .arg("--summary-json")

@@ -273,19 +273,25 @@ fn encrypted() -> Result<()> {
             "{name}: {summary}"
         );
     }
-    let output = format!("tls:127.0.0.1:{port},ca={ca},cert={cert},key={key},name=collector.test");
-    let agent = Agent::start(folder, "agent", &[], &output)?;
-    Collector::Fstrm.send(&agent.input, &source)?;
-    let sent = agent.stop()?;
+    let output = format!("tls:127.0.0.1:{port},cert={cert},key={key},name=collector.test");
+    let with_file = format!("{output},ca={ca}");
+    // As an authority of the system.
+    let system: &[_] = &[("SSL_CERT_FILE", &ca[..])];
+    for (name, variables, output) in [("agent", &[][..], with_file), ("system", system, output)] {
+        let agent = Agent::start_in(variables, folder, name, &[], &output)?;
+        Collector::Fstrm.send(&agent.input, &source)?;
+        let sent = agent.stop()?;
+        let account = &sent["outputs"][0];
+        ensure!(
+            account["written"] == MESSAGES && account["unconfirmed"] == 0,
+            "{name}: {sent}"
+        );
+    }
     let received = collector.stop()?;
-    let account = &sent["outputs"][0];
+    let (file, source) = (payloads(&file)?, payloads(&source)?);
     ensure!(
-        account["written"] == MESSAGES && account["unconfirmed"] == 0,
-        "{sent}"
-    );
-    ensure!(
-        fs::read(&file)? == fs::read(&source)?,
-        "another file than sent: {received}"
+        file == [&source[..], &source].concat(),
+        "another file than sent twice: {received}"
     );
     Ok(())
 }

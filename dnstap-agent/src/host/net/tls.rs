@@ -16,14 +16,14 @@ use tokio_rustls::{
 
 use super::Tls;
 
-/// Where Debian and most others keep the authorities that the system trusts.
-const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
-
 /// What connects to a server, and the name that it must prove. Reads the files.
 pub fn connector(tls: &Tls) -> io::Result<(TlsConnector, ServerName<'static>)> {
     let name = tls.name.as_ref().unwrap_or(&tls.host).clone();
     let name = ServerName::try_from(name).map_err(io::Error::other)?;
-    let roots = authorities(tls.ca.as_deref().unwrap_or(Path::new(SYSTEM)))?;
+    let roots = match &tls.ca {
+        Some(file) => authorities(file)?,
+        None => system_authorities()?,
+    };
     let config = ClientConfig::builder().with_root_certificates(roots);
     let config = match &tls.own {
         Some((certificate, key)) => config
@@ -62,6 +62,21 @@ fn authorities(file: &Path) -> io::Result<RootCertStore> {
         roots
             .add(certificate)
             .map_err(|error| about(file, &error))?;
+    }
+    Ok(roots)
+}
+
+/// Those that the system trusts, or that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+fn system_authorities() -> io::Result<RootCertStore> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(loaded.certs);
+    if roots.is_empty() {
+        let errors = loaded.errors.iter().map(|error| format!("; {error}"));
+        let errors: String = errors.collect();
+        return Err(io::Error::other(format!(
+            "this system has no certificates of authorities; name a file with `,ca=FILE`{errors}"
+        )));
     }
     Ok(roots)
 }
