@@ -30,6 +30,7 @@ mod receive;
 mod record;
 mod referee;
 mod reference;
+mod relay;
 mod soak;
 mod system;
 mod tap;
