@@ -14,11 +14,11 @@
 use std::collections::VecDeque;
 
 use dnstap_core::{
-    event::fixture,
+    event::{Record, fixture},
     model::Envelope,
     reassemble::tcp::{Proxies, StreamLimits, Streams},
 };
-use dnstap_ebpf::IPPROTO_TCP;
+use dnstap_ebpf::{IPPROTO_TCP, RecordKind};
 
 use crate::{
     input::{Input, bit},
@@ -311,14 +311,18 @@ impl Stage {
         header.tcp_seq = sequence;
         header.lost = lost;
         header.ktime_ns = self.now;
+        if payload.is_empty() {
+            header.kind = RecordKind::ConnectionEnd as u8;
+        }
         let record = fixture::whole(header, payload);
-        let chunk = fixture::parsed(&record);
         self.received += payload.len() as u64;
         let out = &mut self.out;
-        self.streams
-            .push(&chunk, dns_port, &mut |envelope, message| {
-                note(out, envelope, message);
-            });
+        let mut emit = |envelope: &Envelope, message: &[u8]| note(out, envelope, message);
+        match Record::parse(&record).expect("a sound record") {
+            Record::Chunk(chunk) => self.streams.push(&chunk, dns_port, &mut emit),
+            Record::ConnectionEnd(end) => self.streams.end(&end, &mut emit),
+            other => panic!("of another kind: {other:?}"),
+        }
         self.check();
     }
 
