@@ -140,8 +140,12 @@ pub(crate) fn clock_lag() -> Result<Duration> {
 /// A program of the path, or of the administrator's folders, which `PATH` may leave out.
 pub(crate) fn tool(name: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
+    // BIND's own tools are beside a `named` that was unpacked and not installed.
+    let named = env::var_os("NAMED").map(PathBuf::from);
+    let beside_named = named.and_then(|named| Some(named.parent()?.parent()?.join("bin")));
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .chain(beside_named)
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| Skip(format!("no program `{name}` on the path")).into())
