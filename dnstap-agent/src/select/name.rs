@@ -81,7 +81,7 @@ impl FromStr for DomainNames {
             })
             .collect();
         let may_be_one = matches!(&parts[..], [before @ .., last]
-            if !before.is_empty() && last.ends_with('.') && !before.iter().any(|part| part.ends_with('.')));
+            if !before.is_empty() && is_absolute(last) && !before.iter().any(|part| is_absolute(part)));
         let names: Result<Vec<_>, _> = parts.into_iter().map(str::parse).collect();
         let whole = may_be_one.then(|| text.parse()).and_then(Result::ok);
         match (names, whole) {
@@ -93,6 +93,12 @@ impl FromStr for DomainNames {
             (Err(error), None) => Err(error),
         }
     }
+}
+
+/// Whether a text ends with the dot behind a label, not with one that belongs to the label (`\\.`).
+fn is_absolute(text: &str) -> bool {
+    let label = text.strip_suffix('.');
+    label.is_some_and(|label| (label.len() - label.trim_end_matches('\\').len()).is_multiple_of(2))
 }
 
 /// A name as an operator writes it or as `read` prints it, absolute or not.
@@ -263,6 +269,8 @@ mod tests {
     #[case(r"a\\,b", &[r"a\\", "b"])]
     #[case("a,b.example.", &["a", "b.example", r"a\,b.example"])]
     #[case("a.,b.example.", &["a", "b.example"])]
+    #[case(r"a\.,b.", &[r"a\.", "b", r"a\.\,b"])]
+    #[case(r"a\\.,b.", &[r"a\\", "b"])]
     fn commas_separate_names(#[case] text: &str, #[case] names: &[&str]) {
         let parsed = |name: &&str| name.parse::<DomainName>().expect("a name");
         let names = names.iter().map(parsed).collect();
