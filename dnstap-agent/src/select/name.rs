@@ -95,7 +95,7 @@ impl FromStr for DomainNames {
     }
 }
 
-/// Whether a text ends with the dot behind a label, not with one that belongs to the label (`\\.`).
+/// Whether a text ends with the dot behind a label, not with one that belongs to the label (`\.`).
 fn is_absolute(text: &str) -> bool {
     let label = text.strip_suffix('.');
     label.is_some_and(|label| (label.len() - label.trim_end_matches('\\').len()).is_multiple_of(2))
