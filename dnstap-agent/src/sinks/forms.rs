@@ -89,26 +89,30 @@ impl OutputSpec {
         (place.is_some() && place == other.0.place()) || self.0.name() == other.0.name()
     }
 
-    /// Why this one cannot be opened beside another with the same place.
-    pub(super) fn taken(&self) -> &'static str {
-        match self.0.place() {
+    /// Why it cannot be opened beside the outputs `before` it, if one of them has the same place.
+    pub(super) fn conflict<'s>(
+        &self,
+        before: impl IntoIterator<Item = &'s Self>,
+    ) -> Option<&'static str> {
+        let is_taken = before.into_iter().any(|other| other.shares_place(self));
+        is_taken.then(|| match self.0.place() {
             Some(Place::Stdout) => {
                 "standard output is already taken by another output; give one of them a path"
             }
             Some(Place::Path(_)) => "another output has the same path; give one of them another",
             None => "another output goes to the same collector, which would get everything twice",
-        }
+        })
     }
 
     /// What is wrong with outputs together: a line for each that shares its place with one before.
     #[must_use]
     pub fn mistakes(specs: &[Self]) -> Vec<String> {
-        let shares = |(nth, spec): &(usize, &Self)| {
-            specs[..*nth].iter().any(|other| other.shares_place(spec))
-        };
-        let shared = specs.iter().enumerate().filter(shares);
-        let mistakes = shared.map(|(_, spec)| format!("output {spec}: {}", spec.taken()));
-        mistakes.collect()
+        let each = specs.iter().enumerate();
+        each.filter_map(|(nth, spec)| {
+            let why = spec.conflict(&specs[..nth])?;
+            Some(format!("output {spec}: {why}"))
+        })
+        .collect()
     }
 
     /// Whether it writes lines, and so can report events.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     batch::Batch,
-    file::{duties_at, open_stdout, open_unchanged},
+    file::{open_stdout, open_unchanged, privileges_at},
     queue::blocking::{self, Failure, Output, Written},
     sink::{About, Mistake, Opened, Place, Sink},
 };
@@ -36,7 +36,7 @@ impl Sink for Page {
     }
 
     fn privileges(&self) -> NeededPrivileges {
-        duties_at(&self.0)
+        privileges_at(&self.0)
     }
 
     fn wants_views(&self) -> bool {

@@ -56,7 +56,7 @@ pub struct Tapped {
     pub hook: &'static str,
     /// Hook and ring, as on the command line.
     pub ring: &'static str,
-    /// Hooks that the kernel refused before the one in use, and why.
+    /// Hooks that the kernel refused before the one in use, and why, each in one line.
     pub refused: Vec<(&'static str, String)>,
     /// What the hook in use cannot do on this kernel.
     pub degraded: Vec<String>,
@@ -311,7 +311,6 @@ impl Tapped {
             list(self.kernel_counts(Counter::is_skip), "none"),
         )?;
         for (hook, reason) in &self.refused {
-            let reason = reason.lines().next().unwrap_or_default();
             writeln!(formatter, "hook {hook} was refused: {reason}")?;
         }
         for missing in &self.degraded {

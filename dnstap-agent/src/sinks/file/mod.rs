@@ -94,7 +94,7 @@ impl Sink for FileSink {
             owners: owner.is_some(),
             modes: owner.is_some() || mode.is_some(),
             commands: exec.is_some(),
-            ..duties_at(&self.place)
+            ..privileges_at(&self.place)
         }
     }
 
@@ -139,7 +139,7 @@ impl FileSink {
 }
 
 /// What writing there takes: its own names of files.
-pub(super) fn duties_at(place: &Place) -> NeededPrivileges {
+pub(super) fn privileges_at(place: &Place) -> NeededPrivileges {
     NeededPrivileges {
         paths: *place != Place::Stdout,
         ..NeededPrivileges::default()

@@ -24,11 +24,9 @@ pub(super) fn open_all(
     about: &About,
 ) -> Result<Vec<(Work, Arc<Account>)>, OpenError> {
     let opened = all(specs.iter().enumerate().map(|(nth, spec)| {
-        let taken = specs[..nth].iter().any(|other| other.shares_place(spec));
-        let opened = if taken {
-            Err(spec.taken().to_owned())
-        } else {
-            spec.0.open(about)
+        let opened = match spec.conflict(specs[..nth].iter().copied()) {
+            Some(why) => Err(why.to_owned()),
+            None => spec.0.open(about),
         };
         (*spec, opened)
     }))?;
