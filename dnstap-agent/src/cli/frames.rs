@@ -18,7 +18,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The limit for files. Without the option they are read whatever limit `receive` had when it wrote them.
+    /// The limit for files. Without the option there is none, so that files of a `receive` with any limit can be read.
     #[must_use]
     pub fn in_files(self) -> u32 {
         self.max_frame.unwrap_or(LARGEST)

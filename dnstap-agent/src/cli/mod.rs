@@ -189,6 +189,7 @@ impl Cli {
             }
             Command::Receive(options) => OutputSpec::mistakes(&options.outputs),
             Command::Top(options) => options.selection.mistakes(),
+            Command::Read(options) => options.mistakes(),
             _ => Vec::new(),
         }
     }

@@ -55,3 +55,22 @@ pub struct Read {
     #[command(flatten)]
     pub select: Select,
 }
+
+impl Read {
+    /// What is wrong with them together.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        let is_one_file = self.files.len() == 1 && self.files[0].as_os_str() != "-";
+        let followed = self.follow && !is_one_file;
+        let styled = self.yaml_style.is_some() && self.format != Content::Yaml;
+        let mistakes = [
+            (
+                followed,
+                "--follow takes one file by its name; name one file, or leave out --follow",
+            ),
+            (styled, "--yaml-style is for YAML alone; add --format yaml"),
+        ];
+        let wrong = mistakes.into_iter().filter(|(wrong, _)| *wrong);
+        wrong.map(|(_, text)| text.to_owned()).collect()
+    }
+}

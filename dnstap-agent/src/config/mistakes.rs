@@ -10,8 +10,12 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ContextKind,
-    error::ContextValue, error::ErrorKind, parser::ValueSource,
+    Arg, ArgAction, ArgMatches, Command, Id,
+    builder::{Resettable, ValueParser},
+    error::ContextKind,
+    error::ContextValue,
+    error::ErrorKind,
+    parser::ValueSource,
 };
 
 use super::subcommand;
@@ -86,8 +90,9 @@ fn raw(command: &Command) -> Command {
     command.mut_subcommands(|command| command.mut_args(any))
 }
 
-/// Each option that is unknown, or else the first other mistake; and what the rest of the words says.
+/// Each way in which the words do not go together; and what the rest of the words says.
 fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Option<ArgMatches>) {
+    let mut raw = raw.clone();
     let mut errors: Vec<clap::Error> = Vec::new();
     loop {
         let error = match raw.clone().try_get_matches_from(&arguments) {
@@ -95,24 +100,89 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
             Err(asked) if !asked.use_stderr() => return (errors, None),
             Err(error) => error,
         };
+        // What was found is made right, so that the parser finds the next one.
         let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
             (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => Some(word.clone()),
             _ => None,
         };
-        // After an unknown option it is not clear what a word without dashes is, or what is missing.
-        if errors.is_empty() || unknown.as_ref().is_some_and(|word| word.starts_with('-')) {
-            errors.push(error);
-        }
         let is_it = |word: &OsString| {
             let name = word.to_str().and_then(|word| word.split('=').next());
             name.is_some() && name == unknown.as_deref()
         };
-        let Some(place) = arguments.iter().rposition(is_it) else {
-            let rest = raw.clone().ignore_errors(true);
-            return (errors, rest.try_get_matches_from(&arguments).ok());
+        let place = arguments.iter().rposition(is_it);
+        let relaxed = relaxed(&raw, &error);
+        // After an unknown option it is not clear what a word without dashes is, or what is missing.
+        let is_clear = match &unknown {
+            Some(word) => errors.is_empty() || word.starts_with('-'),
+            None => errors
+                .iter()
+                .all(|error| error.kind() != ErrorKind::UnknownArgument),
         };
-        arguments.remove(place);
+        let text = error.to_string();
+        let is_new = errors.iter().all(|error| error.to_string() != text);
+        if is_clear && is_new {
+            errors.push(error);
+        }
+        match (place, relaxed) {
+            (Some(place), _) => drop(arguments.remove(place)),
+            (None, Some(relaxed)) if is_new => raw = relaxed,
+            (None, _) => {
+                let rest = raw.ignore_errors(true);
+                return (errors, rest.try_get_matches_from(&arguments).ok());
+            }
+        }
     }
+}
+
+/// The command without the rule that this error is about: options that exclude each other, or that are missing.
+fn relaxed(command: &Command, error: &clap::Error) -> Option<Command> {
+    let named: Vec<_> = [ContextKind::InvalidArg, ContextKind::PriorArg]
+        .iter()
+        .filter_map(|kind| error.get(*kind))
+        .flat_map(|value| match value {
+            ContextValue::String(name) => vec![name.clone()],
+            ContextValue::Strings(names) => names.clone(),
+            _ => Vec::new(),
+        })
+        .collect();
+    let mut built = command.clone();
+    built.build();
+    let options = built.get_subcommands().flat_map(Command::get_arguments);
+    let exclusive: Vec<Id> = options
+        .filter(|option| named.contains(&option.to_string()))
+        .map(|option| option.get_id().clone())
+        .collect();
+    let relax: &dyn Fn(Arg) -> Arg = match error.kind() {
+        ErrorKind::ArgumentConflict => &|option| {
+            if exclusive.contains(option.get_id()) {
+                option.conflicts_with(Resettable::Reset)
+            } else {
+                option
+            }
+        },
+        ErrorKind::MissingRequiredArgument => {
+            &|option| option.required(false).requires(Resettable::Reset)
+        }
+        _ => return None,
+    };
+    let groups = |command: Command| {
+        let ids: Vec<_> = command
+            .get_groups()
+            .map(|group| group.get_id().clone())
+            .collect();
+        let required = error.kind() != ErrorKind::MissingRequiredArgument;
+        ids.into_iter().fold(command, |command, id| {
+            command.mut_group(id, |group| {
+                let required = required && group.is_required_set();
+                group.required(required)
+            })
+        })
+    };
+    Some(
+        command
+            .clone()
+            .mut_subcommands(|command| groups(command.mut_args(relax))),
+    )
 }
 
 /// What is wrong with the values of an option.

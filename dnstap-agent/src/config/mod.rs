@@ -360,6 +360,25 @@ mod tests {
     }
 
     #[rstest]
+    #[case::missing_and_exclusive("read --count --format json", &["--count", "<FILE>"])]
+    #[case::two_pairs("top --listen a --pid 1 --sample 2 f", &["--listen", "[FILE]"])]
+    #[case::values_too("read --count --format jsno", &["--count", "<FILE>", "'jsno'"])]
+    fn mistakes_of_the_words_come_at_once(#[case] line: &str, #[case] parts: &[&str]) {
+        let Err(Refused::Mistakes(mistakes)) = resolve(&arguments(&format!("dnstap-agent {line}")))
+        else {
+            panic!("taken")
+        };
+        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), parts.len(), "{told:#?}");
+        for part in parts {
+            assert!(
+                told.iter().any(|told| told.contains(part)),
+                "{part}: {told:#?}"
+            );
+        }
+    }
+
+    #[rstest]
     #[case::anonymise("--anonymise cryptopan", "needs --anonymise-key")]
     #[case::key("--anonymise truncate:24,48 --anonymise-key /k", "has no key")]
     #[case::outputs(
