@@ -18,7 +18,7 @@
 //!
 //! What happens to a message between a source and a sink is in the crate `dnstap-core`.
 
-// They panic when nobody reads any more: `log::say` does not.
+// They panic when the reader is gone; `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;

@@ -20,11 +20,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{exec, paths, results::Results, setup, tally::Tally, ui};
 
 /// The targets (`tests/fuzz/src/bin`), and the inputs that each is given in `cargo xtask test`: as many as take about 20 seconds.
-const TARGETS: [(&str, u32); 8] = [
+const TARGETS: [(&str, u32); 9] = [
     ("btf", 100_000),
     ("classify", 200_000),
     ("dnstap", 700_000),
     ("event", 60_000),
+    ("files", 40_000),
     ("frame_streams", 500_000),
     ("options", 20_000),
     ("read", 45_000),

@@ -88,7 +88,7 @@ pub fn run(args: Check) -> Result<Exit> {
         report.to_string()
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
+        // The reader of the output went away: it has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }

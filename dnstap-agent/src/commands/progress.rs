@@ -10,7 +10,7 @@ use std::{
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// What takes less is over before anybody has looked.
+/// Shorter work has no progress bar.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// How often the rate is told.
@@ -24,7 +24,7 @@ const UNKNOWN: &str = "{bytes}  {msg}  {elapsed}";
 pub(super) struct Progress {
     bar: ProgressBar,
     begun: Instant,
-    /// When the next change is due; none if nobody looks.
+    /// When the next change is due; none if nothing is shown.
     next: Option<Instant>,
     is_shown: bool,
 }
@@ -63,9 +63,10 @@ impl Progress {
         }
     }
 
-    /// The bytes as they are, counted as they are read.
-    pub(super) fn counted<R: Read>(&self, bytes: R) -> impl Read + use<R> {
-        self.bar.wrap_read(bytes)
+    /// What counts bytes as they are read, and leaves them as they are.
+    pub(super) fn counter<R: Read + 'static>(&self) -> impl Fn(R) -> Box<dyn Read> + use<R> {
+        let bar = self.bar.clone();
+        move |bytes| Box::new(bar.wrap_read(bytes))
     }
 
     /// So many messages have been read.
@@ -117,8 +118,7 @@ mod tests {
         let progress = Progress::none();
         let mut read = Vec::new();
         let bytes: &[u8] = b"messages";
-        progress
-            .counted(bytes)
+        progress.counter()(bytes)
             .read_to_end(&mut read)
             .expect("memory");
         assert_eq!((read.as_slice(), progress.bar.position()), (bytes, 8));

@@ -5,7 +5,7 @@
 //! main: SIGHUP ─► reloader (a thread): reopen, read, compare, open what is new
 //!                     │ Change                           ▲ all that was taken out is gone
 //!                     ▼                                  │
-//!                 Inbox (whoever owns the outputs): between two batches
+//!                 Inbox (the owner of the outputs): between two batches
 //! ```
 //!
 //! One mistake, in the file or in opening an output, and everything stays as it was. New outputs are open before any
@@ -178,7 +178,7 @@ impl Reloading {
         })
     }
 
-    /// Ends when the reload that is under way is done, or at `deadline`. To be called when whoever owns the outputs takes no more
+    /// Ends when the reload that is under way is done, or at `deadline`. To be called when the owner of the outputs takes no more
     /// changes.
     pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);

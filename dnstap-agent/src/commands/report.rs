@@ -13,7 +13,7 @@ use rustix::fs::Access;
 
 use super::{
     progress::Progress,
-    read::{self, Damage, Outcome, named},
+    read::{self, Damage, Outcome},
 };
 use crate::{
     cli::Report as Options,
@@ -23,6 +23,7 @@ use crate::{
     observe::summary::Loss,
     report::{Facts, Report},
     select::Select,
+    sources::file::{self, named},
 };
 
 /// Runs `report`. An error carries [`ExitWith`].
@@ -31,7 +32,7 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     let output = open(options)?;
     let mut report = Report::default();
     let mut outcome = read::consume(
-        options.files.iter().map(read::open),
+        options.files.iter().map(file::open),
         options.frames.in_files(),
         options.select.compile(),
         Progress::over(&options.files),

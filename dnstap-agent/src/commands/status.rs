@@ -40,7 +40,7 @@ pub fn run(args: &Status) -> Result<Exit> {
     }
     let gap = if args.json { "" } else { "\n" };
     match tell(&answers, gap, &mut io::stdout().lock()) {
-        // Whoever reads has seen enough.
+        // The reader of the output went away: it has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Ok),
         told => told?,
     }

@@ -70,7 +70,7 @@ impl Encoder {
         }
     }
 
-    /// Appends what the payload of a frame becomes, whatever it is; false if it cannot be shown.
+    /// Appends the payload of a frame, in this format; false if the format cannot show it.
     pub fn frame(&mut self, payload: &Bytes, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Frames => {

@@ -147,7 +147,7 @@ impl io::Write for Held {
                 held.extend_from_slice(bytes);
             }
         } else {
-            // Whoever is told of an error here would panic: its `eprintln!` has no place to go either.
+            // The caller would panic if it got an error here: its `eprintln!` cannot be written either.
             io::stderr().write_all(bytes).ok();
         }
         Ok(bytes.len())

@@ -104,7 +104,7 @@ impl Observer {
                     )
                 ))
             })?),
-            // Nobody asked for it: its absence must not keep the command from its work.
+            // The user did not ask for it: without it the command does its work all the same.
             None => match socket::listen_in(&folder(), name) {
                 Ok(bound) => Some(bound),
                 Err(problem) => {

@@ -43,7 +43,7 @@ pub(super) fn listen_in(folder: &Path, name: &str) -> Result<Bound, String> {
         .map_err(|error| error.to_string())?;
     for path in sockets(folder).unwrap_or_default() {
         if is_left_behind(&path) {
-            // Somebody else was faster: all the better.
+            // Another process has removed it already.
             let _removed = fs::remove_file(path);
         }
     }

@@ -1,9 +1,9 @@
 //! Which queries got no response in the files: each query waits for its response, in bounded memory.
 //!
 //! A query and its response have the same family of types, client, id and question. Either may come first, because threads
-//! write messages in any order. Whoever has waited for [`PATIENCE`], by the times of the messages, has none. If time goes back by more
-//! than that, or forwards by more than [`LEAP`], another file has begun: who still waits will not be asked for any more. One message
-//! alone that leaps forwards had a wrong clock, and changes nothing for the others.
+//! write messages in any order. A message that has waited for [`PATIENCE`], by the times of the messages, has no partner. If
+//! time goes back by more than that, or forwards by more than [`LEAP`], another file has begun: the partners of messages that
+//! still wait will not come. One message alone that leaps forwards had a wrong clock, and changes nothing for the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -144,7 +144,7 @@ impl Pairs {
             .map(|(query, fates)| (query.long.trim_end_matches("_QUERY"), fates))
     }
 
-    /// Nobody who waits now will meet the other one.
+    /// No message that waits now will meet its partner.
     fn begin_anew(&mut self) {
         for (_, waiting) in self.waiting.drain() {
             self.fates[waiting.family].leave_open(waiting.is_response);

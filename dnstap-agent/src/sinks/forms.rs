@@ -17,11 +17,11 @@ use super::{
     file::FileSink,
     function::{Consumer, Function},
     page::Page,
-    sink::{Mistake, Place, Sink},
+    sink::{Mistake, Place, Sink, Typed},
 };
 use crate::host::sandbox::NeededPrivileges;
 
-/// All kinds of output. A new one is a module with a [`Sink`], and a line here: its forms, and how they are explained.
+/// All kinds of output. A new one is a module with a [`Typed`] [`Sink`], and a line here: its forms, and how they are explained.
 const FORMS: &[Form] = &[
     form::<FileSink>(
         &["text", "json", "yaml", "pcap", "file"],
@@ -43,7 +43,7 @@ struct Form {
     parse: fn(&str, &str) -> Result<OutputSpec, Mistake>,
 }
 
-const fn form<S: Sink>(names: &'static [&'static str], help: &'static str) -> Form {
+const fn form<S: Typed>(names: &'static [&'static str], help: &'static str) -> Form {
     Form {
         names,
         help,

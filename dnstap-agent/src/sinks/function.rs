@@ -8,7 +8,7 @@ use std::{
 use super::{
     batch::Batch,
     queue::blocking::{self, Failure, Output, Written},
-    sink::{About, Mistake, Opened, Sink},
+    sink::{About, Opened, Sink},
 };
 
 /// Takes batches; may block, for it has a queue before it and a thread of its own.
@@ -21,10 +21,6 @@ pub(super) struct Function {
 }
 
 impl Sink for Function {
-    fn parse(form: &str, _: &str) -> Result<Self, Mistake> {
-        Err(Mistake::Other(format!("`{form}` cannot be typed")))
-    }
-
     fn name(&self) -> String {
         self.name.to_owned()
     }

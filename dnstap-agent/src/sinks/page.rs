@@ -9,7 +9,7 @@ use super::{
     batch::Batch,
     file::{open_stdout, open_unchanged, privileges_at},
     queue::blocking::{self, Failure, Output, Written},
-    sink::{About, Mistake, Opened, Place, Sink},
+    sink::{About, Mistake, Opened, Place, Sink, Typed},
 };
 use crate::{host::sandbox::NeededPrivileges, report::Report};
 
@@ -17,7 +17,7 @@ use crate::{host::sandbox::NeededPrivileges, report::Report};
 #[derive(Debug, PartialEq)]
 pub(super) struct Page(pub(super) Place);
 
-impl Sink for Page {
+impl Typed for Page {
     fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
         match Place::parse(rest)? {
             (place, None) => Ok(Self(place)),
@@ -26,7 +26,9 @@ impl Sink for Page {
             ))),
         }
     }
+}
 
+impl Sink for Page {
     fn name(&self) -> String {
         format!("html:{}", self.0)
     }

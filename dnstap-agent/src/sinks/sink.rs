@@ -22,11 +22,6 @@ use crate::{host::sandbox::NeededPrivileges, report::Facts};
 /// The `Work` is a function over the queue's end and the account. For a sink that blocks, `queue::blocking` has it: what is
 /// left to write is an `Output`.
 pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
-    /// Understands what an operator has written: one of the sink's forms, and what is behind its colon. Opens nothing.
-    fn parse(form: &str, rest: &str) -> Result<Self, Mistake>
-    where
-        Self: Sized;
-
     /// `form:place`, without options: what reports call it.
     fn name(&self) -> String;
 
@@ -57,6 +52,12 @@ pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
 
     /// Opens it, or says why not and what to do about it; and harms nothing that is there: another output may turn out to be impossible.
     fn open(&self, about: &About) -> Result<Opened, String>;
+}
+
+/// An output that an operator can write after `-o`.
+pub(super) trait Typed: Sink + Sized {
+    /// Understands one of the output's forms, and what is behind its colon. Opens nothing.
+    fn parse(form: &str, rest: &str) -> Result<Self, Mistake>;
 }
 
 /// What begins an output once all are open: it may overwrite what was there. Gives what runs on its thread.

@@ -1,17 +1,19 @@
 //! Where messages come from, and which processes are tapped.
 
 pub mod dnstap;
-pub(crate) mod file;
+pub mod file;
 pub mod processes;
 pub mod socket;
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, path::Path};
 
 use dnstap_core::{
     event,
     model::{Envelope, Notice, Origin},
 };
-use dnstap_proto::frame_streams::Frames;
+use dnstap_proto::frame_streams::{Frames, Row};
+
+use self::file::Fault;
 
 /// Something that messages come from.
 pub trait Source {
@@ -37,6 +39,10 @@ pub enum Item<'a> {
     Notice(Notice),
     /// Messages that are dnstap already, for the outputs.
     Frames(Frames),
+    /// Messages of a file that are dnstap already, with their place in it.
+    Row(&'a Path, &'a Row),
+    /// What a file has instead of messages.
+    Fault(&'a Path, Fault),
 }
 
 impl Item<'_> {
@@ -46,7 +52,7 @@ impl Item<'_> {
         match self {
             Self::Record(record) => Origin::of_record(record),
             Self::Message(envelope, _) => Some(envelope.origin),
-            Self::Notice(_) | Self::Frames(_) => None,
+            Self::Notice(_) | Self::Frames(_) | Self::Row(..) | Self::Fault(..) => None,
         }
     }
 
@@ -56,7 +62,7 @@ impl Item<'_> {
         match self {
             Self::Record(record) => event::ktime_ns(record),
             Self::Message(envelope, _) => Some(envelope.ktime_ns),
-            Self::Notice(_) | Self::Frames(_) => None,
+            Self::Notice(_) | Self::Frames(_) | Self::Row(..) | Self::Fault(..) => None,
         }
     }
 }

@@ -291,7 +291,7 @@ impl Slot {
             name.clear();
             write!(name, "{}", question.name)
                 .unwrap_or_else(|_| unreachable!("a String takes all"));
-            // Names are the same whatever the case of their letters (RFC 4343), which resolvers mix to be hard to guess.
+            // Upper and lower case are the same (RFC 4343); resolvers mix them to make their queries hard to guess.
             name.make_ascii_lowercase();
             side.names.count(name.as_str());
             side.types.count(&question.kind.0);

@@ -12,6 +12,7 @@ pub mod btf;
 pub mod classify;
 pub mod dnstap;
 pub mod event;
+pub mod files;
 pub mod frame_streams;
 pub mod frames;
 pub mod input;
@@ -24,11 +25,12 @@ pub mod stream;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("btf", btf::run),
     ("classify", classify::run),
     ("dnstap", dnstap::run),
     ("event", event::run),
+    ("files", files::run),
     ("frame_streams", frame_streams::run),
     ("options", options::run),
     ("read", read::run),

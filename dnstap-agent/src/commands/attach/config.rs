@@ -140,7 +140,7 @@ pub(super) fn find_server(messages: &Messages, pid: u32) -> Option<Server> {
 /// The same where the process has ended, and its executable's name is all that is left.
 pub(super) fn find_ended_server(messages: &Messages, name: &str) -> Server {
     Server {
-        // No server ends before anybody could look at it.
+        // No server ends before it can be looked at.
         naming: naming(messages, &completed(name), false, None),
         version: version(messages.server_version.clone()),
         ..Server::default()

@@ -19,7 +19,7 @@ use crate::sources::{
     socket::ProcessSet,
 };
 
-/// How long after a look that failed the next one is worth while, whatever has changed.
+/// How long after a look that failed the next one may be, also if something has changed.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The set in the kernel, and what is known of it here.
@@ -178,7 +178,7 @@ impl Members {
             .map(|socket| socket.inode)
             .collect();
         if !tcp.is_empty() {
-            // Nobody listens if the reader is over, and so is the tap.
+            // The receiver is gone when the reader has ended, and then the tap has ended, too.
             let _unheard = self.joined.send(tcp);
         }
     }

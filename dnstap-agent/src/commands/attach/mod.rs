@@ -248,7 +248,7 @@ fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiv
                 Ok(_) => "no output is left to write to",
                 Err(_) => "the ring's reader has failed",
             };
-            // Nobody listens if the main thread has asked for the end.
+            // The receiver is gone if the main thread has asked for the end.
             let _unheard = over.send(reason);
             done
         })

@@ -198,7 +198,9 @@ impl Reader {
                     Item::Record(record) => pipeline.push(record, batch),
                     Item::Message(envelope, bytes) => pipeline.message(envelope, bytes, batch),
                     Item::Notice(notice) => pipeline.notice(notice, batch),
-                    Item::Frames(_) => unreachable!("a source of a tap has no frames"),
+                    Item::Frames(_) | Item::Row(..) | Item::Fault(..) => {
+                        unreachable!("a source of a tap has no frames")
+                    }
                 }
                 if batch.messages.bytes.len() >= BATCH {
                     outputs.send(batch);

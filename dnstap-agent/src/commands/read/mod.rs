@@ -1,7 +1,7 @@
 //! Owns `dnstap-agent read`: prints Frame Streams files of dnstap, this agent's or any other's, as text, JSON, packets or counts.
 //!
 //! ```text
-//! file ─► source (decompressed) ─► frames ─► filter ─► content ─► standard output
+//! file ─► source (decompressed frames) ─► filter ─► content ─► standard output
 //! ```
 //!
 //! A file that was cut off (its writer died, the disk was full) is printed up to its last whole frame; a frame that is not a
@@ -12,16 +12,14 @@ mod follow;
 mod printer;
 
 use std::{
-    ffi::OsStr,
     fs::File,
     io::{self, ErrorKind, IsTerminal as _, Write},
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ColorChoice;
-use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
 
 pub(super) use self::printer::{Consumer, Warn};
 use self::{
@@ -31,13 +29,10 @@ use self::{
 use super::progress::Progress;
 use crate::{
     cli::{Read as Options, YamlStyle},
-    formats::{Content, Encoder},
-    host::{
-        exit::{Exit, ExitWith},
-        log,
-    },
+    formats::Encoder,
+    host::exit::{Exit, ExitWith},
     select::Filter,
-    sources::file::{Source, skip_long},
+    sources::file::{self, Files, Opened},
 };
 
 /// How reading ended.
@@ -67,7 +62,7 @@ impl Outcome {
     }
 
     /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame was skipped. It
-    /// is [`Exit::Ok`] if all files were read to their end, or nobody wanted to see the rest.
+    /// is [`Exit::Ok`] if all files were read to their end, or the reader of the output went away before.
     #[must_use]
     pub fn exit(&self) -> Exit {
         if !self.unread.is_empty() {
@@ -112,18 +107,6 @@ pub fn run(args: &Options) -> Result<Outcome> {
             "this format is not for a terminal; send it to a file or another program".to_owned(),
         )));
     }
-    if args.follow && (args.files.len() != 1 || is_stdin(&args.files[0])) {
-        return Err(anyhow!(ExitWith(
-            Exit::Usage,
-            "--follow takes one file by its name; name one file, or leave out --follow".to_owned()
-        )));
-    }
-    if args.yaml_style.is_some() && args.format != Content::Yaml {
-        return Err(anyhow!(ExitWith(
-            Exit::Usage,
-            "--yaml-style is for YAML alone; add --format yaml".to_owned()
-        )));
-    }
     let colours = match args.colour {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
@@ -155,22 +138,6 @@ pub(super) fn consume(
         Err(Stop::Input(error)) => Err(error),
         Err(Stop::Output(error)) => unreachable!("a sink takes everything: {error}"),
     }
-}
-
-/// A file that can be read, as it was named, or why it cannot.
-pub(super) type Opened = (PathBuf, Result<File>);
-
-/// Opens a file; `-` is standard input.
-pub(super) fn open(file: &PathBuf) -> Opened {
-    let opened = if is_stdin(file) {
-        // Not through the standard library's own buffer, which would be a second one.
-        io::stdin().as_fd().try_clone_to_owned().map(File::from)
-    } else {
-        File::open(file)
-    };
-    let opened =
-        opened.with_context(|| ExitWith(Exit::NoInput, format!("cannot open {}", named(file))));
-    (file.clone(), opened)
 }
 
 fn print(
@@ -235,57 +202,20 @@ fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
             signals.none_within(patience)
         });
     }
-    print_files(args.files.iter().map(open), limit, printer)
+    print_files(args.files.iter().map(file::open), limit, printer)
 }
 
 fn print_files(
-    mut inputs: impl ExactSizeIterator<Item = Opened>,
+    inputs: impl ExactSizeIterator<Item = Opened>,
     limit: u32,
     printer: &mut Printer<'_>,
 ) -> Result<(), Stop> {
-    let is_only = inputs.len() == 1;
-    inputs.try_for_each(|(name, opened)| {
-        let read = opened
-            .map_err(Stop::Input)
-            .and_then(|file| stream(&name, file, limit, printer));
-        match read {
-            Err(Stop::Input(error)) if !is_only => printer.unread(&name, &error),
-            read => read,
-        }
-    })
-}
-
-/// Prints what is in a file from its beginning to its end, but for frames longer than the limit.
-fn stream(file: &Path, bytes: File, limit: u32, printer: &mut Printer<'_>) -> Result<(), Stop> {
-    let source =
-        Source::open(printer.progress.counted(bytes)).map_err(|error| cannot_read(file, error))?;
-    let compressed = source.is_compressed();
-    let error = match Reader::with_max_data_frame(source, DNSTAP_CONTENT_TYPE, limit) {
-        Ok(mut reader) => loop {
-            match reader.next_row() {
-                Ok(Some(row)) => printer.row(file, &row)?,
-                Ok(None) => return Ok(()),
-                Err(error) if skip_long(&mut reader, &error) => printer.skipped(file, &error)?,
-                Err(error) => break error,
-            }
-        },
-        Err(error) => error,
-    };
-    printer.ended_by(file, error, compressed)
-}
-
-fn is_stdin(file: &Path) -> bool {
-    file.as_os_str() == OsStr::new("-")
-}
-
-/// The name of a file, for people on terminals.
-pub(super) fn named(file: &Path) -> String {
-    log::printable(&file.to_string_lossy())
-}
-
-fn cannot_read(file: &Path, error: io::Error) -> Stop {
-    let message = format!("cannot read {}", named(file));
-    Stop::Input(anyhow::Error::from(error).context(ExitWith(Exit::NoInput, message)))
+    printer.is_only = inputs.len() == 1;
+    let mut files = Files::new(inputs, printer.progress.counter(), limit);
+    while !files.is_over() {
+        printer.next_of(&mut files)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

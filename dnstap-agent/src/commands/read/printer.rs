@@ -14,12 +14,15 @@ use dnstap_proto::{
 };
 use prost::Message as _;
 
-use super::{Damage, Outcome, named};
-use crate::commands::progress::Progress;
+use super::{Damage, Outcome};
 use crate::{
+    commands::progress::Progress,
     formats::{Encoder, counted},
-    host::exit::{Exit, ExitWith},
     select::Filter,
+    sources::{
+        Item, Source,
+        file::{Fault, named},
+    },
 };
 
 /// Skipped frames that are told one by one.
@@ -65,6 +68,8 @@ pub(super) struct Printer<'a> {
     filter: Filter,
     /// None: only count.
     encoder: Option<Encoder>,
+    /// Whether there is one file alone.
+    pub(super) is_only: bool,
     /// Gets the messages instead.
     pub(super) consumer: Option<&'a mut Consumer<'a>>,
     pub(super) progress: Progress,
@@ -87,6 +92,7 @@ impl<'a> Printer<'a> {
             filter,
             content: encoder.as_ref().map(Encoder::head).unwrap_or_default(),
             encoder,
+            is_only: true,
             consumer: None,
             progress: Progress::none(),
             counts: KindCounts::default(),
@@ -94,8 +100,34 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// Takes the next thing that a source of files has.
+    pub(super) fn next_of(&mut self, source: &mut impl Source) -> Result<(), Stop> {
+        let mut done = Ok(());
+        source.drain(false, &mut |item| {
+            done = match item {
+                Item::Row(file, row) => self.row(file, row),
+                Item::Fault(file, fault) => self.fault(file, fault),
+                _ => unreachable!("files have rows and faults"),
+            };
+        });
+        done
+    }
+
+    /// Tells of it, and goes on. What a single file cannot go on after is an error.
+    fn fault(&mut self, file: &Path, fault: Fault) -> Result<(), Stop> {
+        match fault {
+            Fault::TooLong(error) => self.skipped(file, &error),
+            Fault::Damaged { error, compressed } => self.damaged(file, error, compressed),
+            Fault::Unread(error) if self.is_only => Err(Stop::Input(error)),
+            Fault::Unread(error) => {
+                self.outcome.unread.push(file.to_path_buf());
+                self.warn(format_args!("{error:#}"))
+            }
+        }
+    }
+
     /// Takes frames and writes what they become: what comes next may have to be waited for.
-    pub(super) fn row(&mut self, file: &Path, row: &Row) -> Result<(), Stop> {
+    fn row(&mut self, file: &Path, row: &Row) -> Result<(), Stop> {
         for (offset, payload) in row.payloads() {
             let Some(view) = View::parse(payload) else {
                 self.broken(file, offset, payload)?;
@@ -142,16 +174,10 @@ impl<'a> Printer<'a> {
     }
 
     /// Tells of a frame that is longer than the limit, which was passed over.
-    pub(super) fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
+    fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
         let name = named(file);
         self.outcome.long += 1;
         self.skip(format_args!("{name}: skipped the {error} (--max-frame)"))
-    }
-
-    /// Tells of a file that cannot be read, beside others that can.
-    pub(super) fn unread(&mut self, file: &Path, error: &anyhow::Error) -> Result<(), Stop> {
-        self.outcome.unread.push(file.to_path_buf());
-        self.warn(format_args!("{error:#}"))
     }
 
     fn broken(&mut self, file: &Path, offset: u64, payload: &[u8]) -> Result<(), Stop> {
@@ -180,13 +206,8 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    /// Tells why a stream ended before its end. Fails if that is none of the stream's own faults.
-    pub(super) fn ended_by(
-        &mut self,
-        file: &Path,
-        error: ReadError,
-        compressed: bool,
-    ) -> Result<(), Stop> {
+    /// Tells why a stream ended before its end.
+    fn damaged(&mut self, file: &Path, error: ReadError, compressed: bool) -> Result<(), Stop> {
         let name = named(file);
         let decompressed = if compressed { " (decompressed)" } else { "" };
         let truncated = |offset| Damage::Truncated {
@@ -209,17 +230,11 @@ impl<'a> Printer<'a> {
                 ))?;
                 malformed(error.offset)
             }
-            ReadError::Io { source, offset } if source.kind() == io::ErrorKind::InvalidData => {
+            ReadError::Io { source, offset } => {
                 self.warn(format_args!(
                     "{name}: cannot be decompressed from byte {offset}{decompressed} on: {source}"
                 ))?;
                 malformed(offset)
-            }
-            ReadError::Io { source, offset } => {
-                let message = format!("cannot read {name} from byte {offset}{decompressed} on");
-                return Err(Stop::Input(
-                    anyhow::Error::from(source).context(ExitWith(Exit::NoInput, message)),
-                ));
             }
         };
         if let Damage::Truncated { offset, .. } = damage {

@@ -11,16 +11,17 @@ use crate::{
     cli::Top,
     commands::{
         progress::Progress,
-        read::{self, Opened, Outcome, Warn},
+        read::{self, Outcome, Warn},
     },
     host::{exit::Exit, shutdown::Shutdown},
     select::{Filter, Select},
+    sources::file::{self, Opened},
 };
 
 /// Shows what is in the files.
 pub(super) fn run(args: &Top) -> Result<Exit> {
     // Before anything is shown.
-    let mut inputs: Vec<_> = args.files.iter().map(read::open).collect();
+    let mut inputs: Vec<_> = args.files.iter().map(file::open).collect();
     if let [(_, Err(_))] = &inputs[..] {
         return inputs
             .remove(0)
@@ -28,7 +29,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
             .map(|_file| unreachable!("it could not be opened"));
     }
     let is_one_missing = inputs.iter().any(|(_, opened)| opened.is_err());
-    // Somebody may be writing it now: a pipe.
+    // A pipe: a program may be writing to it now.
     let is_pipe = |file: &File| file.metadata().is_ok_and(|metadata| !metadata.is_file());
     let grows = inputs
         .iter()
@@ -90,7 +91,7 @@ impl Warn for Log {
     }
 }
 
-/// Reads them one after the other on a thread that is left behind if nobody waits for it.
+/// Reads them one after the other on a thread that is left behind when the view is closed.
 fn read_all(
     inputs: Vec<Opened>,
     limit: u32,
@@ -110,7 +111,7 @@ fn read_all(
                 &mut Log,
                 &mut |dnstap| board.take_one(dnstap),
             );
-            // Nobody listens any more if the view was closed.
+            // The receiver is gone if the view was closed.
             done.send(read).ok();
         })
         .context("the system gives no thread for the input")?;

@@ -66,7 +66,7 @@ pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     } else {
         receive::take(&args.receive_job(origin), &[view], begin)
     };
-    // Whatever has happened, the terminal is given back first.
+    // In any case the terminal is given back first.
     match (viewer, summary) {
         (Some(viewer), Ok(summary)) => viewer.finish(&summary.losses()),
         (Some(viewer), Err(error)) => {
@@ -94,7 +94,7 @@ fn end(
         };
         let reason = tokio::select! {
             () = board.has_enough() => "the messages given by --messages have come",
-            () = ended.wait() => "nobody looks any more",
+            () = ended.wait() => "the view was closed",
             () = timer => "the time is over",
             _ = hangup.recv() => "the terminal has gone (SIGHUP)",
             _ = quit.recv() => "asked to (SIGQUIT)",

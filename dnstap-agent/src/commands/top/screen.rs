@@ -115,6 +115,6 @@ fn leave() -> io::Result<()> {
 
 /// As far as that is possible while the terminal takes nothing.
 pub(super) fn give_up() {
-    // There is nobody to tell.
+    // There is no place left for a message.
     disable_raw_mode().ok();
 }

@@ -78,7 +78,7 @@ impl Viewer {
             .name("view".to_owned())
             .spawn(move || {
                 let outcome = shown.run(&stopped);
-                // The receivers are gone if nobody waits any more.
+                // The receivers are gone at the end.
                 finished.send(outcome).ok();
                 drop(over);
             })

@@ -475,7 +475,7 @@ impl Serialize for Flags<'_> {
     }
 }
 
-/// Whatever prints is a string.
+/// A value that can be printed becomes a string.
 #[derive(Debug)]
 struct Shown<T>(T);
 

@@ -35,7 +35,7 @@ pub(super) fn message(
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
     .and_then(|()| match &dnstap.identity {
-        // No space: nobody can put a field behind it.
+        // No space: a hostile name must not be able to add a field behind it.
         Some(bytes) if identity => {
             write!(
                 out,

@@ -2,7 +2,7 @@
 //!
 //! A socket's file appears under its name only when its mode is set (bound under another name, then renamed), so there
 //! is no moment at which the wrong process could connect. A file left behind by a process that is gone is replaced; a
-//! socket that somebody listens on and a file that is no socket are not. At the end the file is removed if it is still ours.
+//! socket on which a program listens and a file that is no socket are not. At the end the file is removed if it is still ours.
 
 use std::{
     fs,
@@ -58,7 +58,7 @@ pub fn listen_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFi
     }
 }
 
-/// Whether nobody listens at the socket's file any more.
+/// Whether no program listens at the socket's file any more.
 #[must_use]
 pub fn is_left_behind(path: &Path) -> bool {
     // Not blocking: the backlog of a live socket may be full.
@@ -95,7 +95,7 @@ impl Drop for SocketFile {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if ours {
-            // Removed by somebody else in between: all the better.
+            // Another process has removed it in between.
             let _gone = fs::remove_file(&self.path);
         }
     }

@@ -19,7 +19,7 @@ use seccompiler::{
 
 use super::NeededPrivileges;
 
-/// Refused whatever their arguments.
+/// Refused with any arguments.
 const REFUSED: &[c_long] = &[
     // Other processes' memory and descriptors.
     libc::SYS_ptrace,

@@ -115,7 +115,10 @@ mod tests {
             text.contains("of 1 TCP connection at least 4 messages are missing"),
             "{text}"
         );
-        assert!(text.contains("left out: 6 responses that nobody"), "{text}");
+        assert!(
+            text.contains("left out: 6 responses without a query"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -370,7 +370,7 @@ impl Tapped {
         if unsolicited != 0 {
             writeln!(
                 formatter,
-                "left out: {unsolicited} responses that nobody asked for (--unsolicited)"
+                "left out: {unsolicited} responses without a query (--unsolicited)"
             )?;
         }
         Ok(())

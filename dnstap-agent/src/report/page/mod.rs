@@ -99,7 +99,7 @@ pub(super) fn render(report: &Report, facts: &Facts) -> String {
     page.into_string()
 }
 
-/// What nobody whose names are on the page could know. Random, because each state of a hasher has random keys.
+/// A value that an attacker, whose names may be on the page, cannot know. Random, because each state of a hasher has random keys.
 fn nonce() -> String {
     let random = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", random(), random())

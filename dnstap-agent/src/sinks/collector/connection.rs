@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// Writes some of `bytes` and says how many the system has taken. The collector has nothing to say while the stream
-    /// is open, so whatever comes from it ends the connection.
+    /// is open, so any byte that comes from it ends the connection.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         poll_fn(|cx| {
             if let Poll::Ready(reason) = self.poll_ended(cx) {

@@ -13,7 +13,7 @@ use super::{
         sink_thread::{Inlet, no_runtime},
     },
     report::SinkState,
-    sink::{About, Mistake, Opened, Sink},
+    sink::{About, Mistake, Opened, Sink, Typed},
 };
 use crate::host::{
     net::{self, Address, AddressError},
@@ -24,7 +24,7 @@ use crate::host::{
 #[derive(Debug, PartialEq)]
 pub(super) struct Collector(pub(super) Address);
 
-impl Sink for Collector {
+impl Typed for Collector {
     fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
         let text = format!("{form}:{rest}");
         let address = text
@@ -38,7 +38,9 @@ impl Sink for Collector {
             Err(error) => Err(Mistake::Other(error.to_string())),
         }
     }
+}
 
+impl Sink for Collector {
     fn name(&self) -> String {
         self.0.to_string()
     }

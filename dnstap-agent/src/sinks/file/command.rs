@@ -162,7 +162,7 @@ mod tests {
         drop(runner);
         let errors = counters.command_errors.load(Relaxed);
         assert!((many - 1..=many).contains(&errors), "{errors}");
-        // Not for ever: whoever reads finds an end.
+        // Not for ever: the program that reads finds an end.
         std::fs::OpenOptions::new()
             .read(true)
             .write(true)

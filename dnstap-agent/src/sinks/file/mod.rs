@@ -37,7 +37,7 @@ use self::{
 use super::{
     queue::blocking,
     report::Account,
-    sink::{About, Mistake, Opened, Place, Sink},
+    sink::{About, Mistake, Opened, Place, Sink, Typed},
 };
 use crate::{formats::Content, host::sandbox::NeededPrivileges};
 
@@ -61,7 +61,7 @@ pub(super) struct FileSink {
     options: FileOptions,
 }
 
-impl Sink for FileSink {
+impl Typed for FileSink {
     fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
         let (place, options) = Place::parse(rest)?;
         let other = |problem| Mistake::Other(format!("`{form}:{rest}`: {problem}"));
@@ -74,7 +74,9 @@ impl Sink for FileSink {
             options,
         })
     }
+}
 
+impl Sink for FileSink {
     fn name(&self) -> String {
         let form = CONTENTS
             .iter()

@@ -179,7 +179,7 @@ mod tests {
     use rstest::rstest;
 
     use super::{super::FileSink, *};
-    use crate::sinks::{report::Account, sink::Sink as _};
+    use crate::sinks::{report::Account, sink::Typed as _};
 
     /// A file's output; `form` and what is behind the path.
     fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {

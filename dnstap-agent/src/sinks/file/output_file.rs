@@ -238,7 +238,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the room, and however it changes: whole messages, the foot, and the count of exactly these.
+        /// For any room, also when it changes: whole messages, the foot, and the count of exactly these.
         #[test]
         fn a_full_disk_leaves_whole_messages_and_takes_more_when_it_has_room(
             room in 0usize..300,

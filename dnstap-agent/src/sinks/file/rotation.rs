@@ -260,7 +260,7 @@ impl RotatedFiles {
             .inspect_err(|_| discard(&prepared))?;
         let left = match move_to_free(&self.live, &self.names.left(now)) {
             Ok(left) => Some(left),
-            Err(error) if error.kind() == ErrorKind::NotFound => None, // somebody else has taken it
+            Err(error) if error.kind() == ErrorKind::NotFound => None, // another process has taken it
             Err(error) => {
                 discard(&prepared);
                 return Err(error);

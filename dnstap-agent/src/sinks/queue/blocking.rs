@@ -44,7 +44,7 @@ pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
 pub(in crate::sinks) trait Output: Send {
     /// Writes the whole batch, or fails.
     fn write(&mut self, batch: &Batch) -> Result<Written, Failure>;
-    /// The last call after success: whatever ends the output.
+    /// The last call after success: writes what belongs at the end of the output.
     fn finish(&mut self) -> io::Result<()>;
     /// How much is to be gathered before it is written, for outputs that are better off with much at once. They get frames alone.
     fn gather(&self) -> Option<Gather> {
@@ -177,7 +177,7 @@ impl Worker {
         if batch.messages == 0 && batch.frames.is_empty() {
             return true;
         }
-        // Nobody waits for it any more.
+        // The receiver is gone: no thread waits for it any more.
         if self.account().is_over() {
             return false;
         }

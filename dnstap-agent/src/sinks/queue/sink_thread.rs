@@ -34,7 +34,7 @@ pub(in crate::sinks) struct SinkThread {
     account: Arc<Account>,
     deadline: watch::Sender<Option<Instant>>,
     reopen: Arc<Notify>,
-    /// Nothing is ever sent: it closes when the work ends, in whatever way.
+    /// Nothing is ever sent: it closes when the work ends, in any way.
     ended: mpsc::Receiver<()>,
     thread: Option<thread::JoinHandle<()>>,
 }

@@ -252,7 +252,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// No output is left that could take a message: the tap works for nobody.
+    /// No output is left that could take a message: the tap has no use any more.
     #[must_use]
     pub fn all_over(&self) -> bool {
         let mut sinks = self.sinks.iter();

@@ -73,7 +73,7 @@ impl SinkSet {
     /// Opens all outputs, or tells everything that is wrong with them.
     ///
     /// Existing regular files are overwritten, or moved aside by outputs that rotate, once all outputs are open. Standard output and each path can be named once.
-    /// A named pipe is waited for until somebody reads it, like any program does.
+    /// It waits for a named pipe until a program reads from it, as any program does.
     pub fn open(specs: &[OutputSpec], options: SinkOptions) -> Result<Self, OpenError> {
         Self::open_with(specs, options, &Arc::default())
     }
@@ -258,8 +258,8 @@ impl SinkSet {
         reports
     }
 
-    /// Nothing more is to come, and all outputs are to end by `deadline`: all at once, for one that takes the whole time takes it from
-    /// nobody. Never blocks.
+    /// Nothing more is to come, and all outputs are to end by `deadline`. They end at the same time, so that one that needs the whole
+    /// time leaves as much to the others. Never blocks.
     pub fn close(&self, deadline: Instant) {
         for output in &self.outputs {
             output.sink_thread.close(deadline);

@@ -67,7 +67,7 @@ mod tests {
         fs::write(&old, "x".repeat(1000)).expect("written");
         opened(&[file(&new), file(&old)]).expect("opened");
         let mode = fs::metadata(&new).expect("there").permissions().mode();
-        assert_eq!(mode & 0o137, 0, "{mode:o}"); // 0640 under whatever umask
+        assert_eq!(mode & 0o137, 0, "{mode:o}"); // 0640 under any umask
         assert_eq!(fs::read(&new).expect("read"), fs::read(&old).expect("read"));
         assert!(
             fs::read(&old)

@@ -1,6 +1,6 @@
 //! Owns one sender's connection: bytes in, answers out, whole dnstap frames handed over.
 //!
-//! Its memory is bounded by the longest frame and one piece read, whatever the sender says. What is no dnstap is counted and
+//! Its memory is bounded by the longest frame and one piece read, for any sender. What is no dnstap is counted and
 //! left out, so that an output never holds a frame that readers cannot read.
 
 use std::{io, rc::Rc, time::Duration};
@@ -224,7 +224,7 @@ impl Connection {
         }
     }
 
-    /// Answers a sender that listens. One that is gone has sent what it sent, and behind STOP nobody has to hear FINISH.
+    /// Answers a sender that listens. One that is gone has sent what it sent, and behind STOP no FINISH is needed.
     async fn answer(&mut self, answers: &[u8]) -> Result<(), Ended> {
         let answering = async {
             self.stream.write_all(answers).await?;

@@ -231,7 +231,7 @@ impl Source for Senders {
 
     fn stop(&mut self) {
         self.listeners.abort_all();
-        self.files.clear(); // nobody can come any more
+        self.files.clear(); // no sender can connect any more
         while let Ok((arrival, peer)) = self.arrived.try_recv() {
             self.take(arrival, peer);
         }
@@ -239,7 +239,7 @@ impl Source for Senders {
     }
 }
 
-/// Hands on each connection that comes, until nobody takes them any more.
+/// Hands on each connection that comes, until the receiver is gone.
 async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival, String)>) {
     loop {
         match listener.accept().await {

@@ -1,4 +1,4 @@
-//! Owns the bytes of a file or a pipe that were read and not yet taken: what comes next can be looked at before somebody takes it.
+//! Owns the bytes of a file or a pipe that were read and not yet taken: what comes next can be looked at before it is taken.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 

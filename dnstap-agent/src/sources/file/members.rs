@@ -8,7 +8,10 @@ use flate2::bufread::GzDecoder;
 use lz4_flex::frame::FrameDecoder;
 use lzma_rust2::{Action, Status, XzStream};
 
-use super::{Format, MEMORY, input::Input, skip_frames};
+use super::{
+    bytes::{Format, MEMORY, skip_frames},
+    input::Input,
+};
 
 /// Decompresses members, one after the other. The end of the file within a member is an error of kind `UnexpectedEof`, after everything
 /// that could be read; only lz4 cannot tell it from an end between members if it is between two blocks.

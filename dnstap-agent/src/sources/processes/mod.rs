@@ -58,7 +58,7 @@ pub struct OpenSocket {
     pub inode: u64,
     /// TCP, else UDP.
     pub tcp: bool,
-    /// Whether it waits for whoever comes: a listening TCP socket or an unconnected UDP socket.
+    /// Whether any client can reach it: a listening TCP socket or an unconnected UDP socket.
     pub listening: bool,
     /// Local address and port.
     pub local: SocketAddr,

@@ -132,7 +132,7 @@ impl Search {
                 continue;
             };
             if self.selection.follow && members.contains(&pid) {
-                // Whatever it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
+                // Each program that it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
                 new.program_id |= IMAGE_STAYS;
             }
             if let Err(error) = new.target.check_word_size() {

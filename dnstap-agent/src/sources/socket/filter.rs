@@ -99,7 +99,7 @@ impl FilterMaps {
         })
     }
 
-    /// Puts a filter in force. Whatever the one before and this one ask for is delivered meanwhile, too.
+    /// Puts a filter in force. While it changes, messages that either of the two filters lets through are delivered.
     pub(super) fn set(&mut self, new: &KernelFilter) -> Result<()> {
         self.try_set(new)
             .context("the kernel does not take the filters")?;

@@ -49,7 +49,7 @@ const SKIPPABLE: &[u8] = b"\x5a\x2a\x4d\x18\x03\0\0\0any";
 
 /// What is read of a file, and the kind of the error at its end.
 fn read(file: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
-    let mut source = Source::open(file).expect("memory");
+    let mut source = Bytes::open(file).expect("memory");
     let mut plain = Vec::new();
     let end = io::copy(&mut source, &mut plain);
     (plain, end.err().map(|error| error.kind()))
@@ -163,7 +163,7 @@ fn what_takes_too_much_memory_is_refused_with_a_way_out() {
     let crc = crc32(&file[12..20]);
     file[20..24].copy_from_slice(&crc.to_le_bytes());
     for file in [&window(28)[..], &file] {
-        let mut source = Source::open(file).expect("memory");
+        let mut source = Bytes::open(file).expect("memory");
         let error = source.read(&mut [0; 9]).expect_err("too much");
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(error.to_string().contains("128 MiB"), "{error}");

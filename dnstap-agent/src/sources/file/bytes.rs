@@ -1,0 +1,181 @@
+//! Owns the bytes of a file or a pipe: decompressed if it is zstd, gzip, xz, bzip2 or lz4. That is seen by what it begins with, never by its
+//! name.
+
+use std::io::{self, Error, ErrorKind, Read};
+
+use dnstap_proto::frame_streams::{DecodeError, Malformed, ReadError, Reader};
+
+use super::{
+    input::Input,
+    members::Members,
+    unzstd::{Place, Unzstd},
+};
+
+/// Most memory that may be needed to decompress a file: the window of zstd (`--ultra --long=27`), the dictionary of xz (`-9`: 64 MiB). A
+/// file that asks for more is refused; few are, and a file must not be able to take all memory.
+pub(super) const MEMORY: usize = 128 << 20;
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Not, or in a way that is not known.
+    Plain,
+    /// RFC 8878.
+    Zstd,
+    /// RFC 1952.
+    Gzip,
+    /// The .xz file format, version 1.2.1.
+    Xz,
+    /// `bzip2`, which has no specification.
+    Bzip2,
+    /// The LZ4 frame format, version 1.6.3, and the older one.
+    Lz4,
+}
+
+/// What files of each format begin with.
+const MAGICS: [(&[u8], Format); 6] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
+    (&[0x1f, 0x8b], Format::Gzip),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
+    (b"BZh", Format::Bzip2),
+    (&[0x04, 0x22, 0x4d, 0x18], Format::Lz4),
+    (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
+];
+
+/// Bytes that tell a format; of a skippable frame, magic number and length.
+const HEAD: usize = 8;
+
+impl Format {
+    /// Its name, for messages to people.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "nothing",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Bzip2 => "bzip2",
+            Self::Lz4 => "lz4",
+        }
+    }
+
+    /// That of the bytes that come from there; `None` if they end before it is known.
+    pub(super) fn of(bytes: impl Read) -> io::Result<Option<Self>> {
+        let mut input = Input::new(bytes);
+        match skip_frames(&mut input) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Ok(Some(Self::Plain)) if input.peek(HEAD)?.len() < HEAD => Ok(None),
+            format => format,
+        }
+    }
+}
+
+/// Passes over skippable frames, which zstd and lz4 have in common, and tells the format of what follows; `None` at the end.
+pub(super) fn skip_frames(input: &mut Input<impl Read>) -> io::Result<Option<Format>> {
+    loop {
+        let head = input.peek(HEAD)?;
+        if head.is_empty() {
+            return Ok(None);
+        }
+        let &[0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, ..] = head else {
+            let known = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
+            return Ok(Some(known.map_or(Format::Plain, |(_, format)| *format)));
+        };
+        if !input.skip(8 + u64::from(u32::from_le_bytes([a, b, c, d])))? {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Bytes of Frame Streams.
+pub(super) enum Bytes<R: Read> {
+    /// As they are.
+    Plain(Input<R>),
+    /// Decompressed, also from the middle of the file.
+    Zstd(Box<Unzstd<Input<R>>>),
+    /// Decompressed.
+    Others(Members<R>),
+}
+
+impl<R: Read> Bytes<R> {
+    /// From its beginning, in any of the formats.
+    pub(super) fn open(bytes: R) -> io::Result<Self> {
+        let mut input = Input::new(bytes);
+        let format = match skip_frames(&mut input) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => None,
+            format => format?,
+        };
+        Self::new(format.unwrap_or(Format::Plain), input, Place::default())
+    }
+
+    /// From that place on, where a zstd frame begins if it is zstd; other compressed files can be read from their beginning alone.
+    pub(super) fn resume(bytes: R, format: Format, from: Place) -> io::Result<Self> {
+        Self::new(format, Input::new(bytes), from)
+    }
+
+    fn new(format: Format, input: Input<R>, from: Place) -> io::Result<Self> {
+        Ok(match format {
+            Format::Zstd => Self::Zstd(Box::new(Unzstd::new(input, from)?)),
+            other => match Members::new(other, input) {
+                Ok(members) => Self::Others(members),
+                Err(plain) => Self::Plain(plain),
+            },
+        })
+    }
+
+    /// Whether offsets are those of what it decompresses to.
+    pub(super) const fn is_compressed(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// The last place before that of the plain bytes from where it can be read again; `None` if it is not known.
+    pub(super) fn last_before(&self, plain: u64) -> Option<Place> {
+        match self {
+            Self::Plain(_) => Some(Place { file: plain, plain }),
+            Self::Zstd(unzstd) => unzstd.last_before(plain),
+            Self::Others(_) => None,
+        }
+    }
+}
+
+/// What cannot be decompressed is an error of kind `InvalidData`; one that ends too early, of kind `UnexpectedEof`.
+impl<R: Read> Read for Bytes<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(bytes) => bytes.read(buffer),
+            Self::Zstd(unzstd) => unzstd.read(buffer).map_err(damaged),
+            Self::Others(members) => members.read(buffer).map_err(damaged),
+        }
+    }
+}
+
+/// Passes over the frame that could not be read because it is longer than the limit, if it is and the file has it whole.
+pub(super) fn skip_long<R: Read>(reader: &mut Reader<R>, error: &ReadError) -> bool {
+    let ReadError::Malformed(DecodeError { kind, .. }) = error else {
+        return false;
+    };
+    matches!(kind, Malformed::DataTooLong { .. }) && reader.skip_frame().is_ok_and(|whole| whole)
+}
+
+/// Of the libraries each has its own kinds of errors; those of the system have a number.
+fn damaged(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::Interrupted => error,
+        _ if error.raw_os_error().is_some() => error,
+        ErrorKind::OutOfMemory => too_large(),
+        _ => Error::new(ErrorKind::InvalidData, error),
+    }
+}
+
+/// What asks for more than [`MEMORY`].
+fn too_large() -> Error {
+    let limit = MEMORY >> 20;
+    Error::new(
+        ErrorKind::InvalidData,
+        format!(
+            "this takes more than {limit} MiB of memory; decompress it by the program that compressed it, and pipe it to standard input"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;

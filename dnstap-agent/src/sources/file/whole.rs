@@ -1,0 +1,119 @@
+//! Owns the reading of files one after the other, each from its beginning to its end.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
+
+use super::{
+    Fault, Opened,
+    bytes::{Bytes, skip_long},
+};
+use crate::sources::{Item, Source};
+
+/// Files that are there. Each is opened when its turn has come.
+pub struct Files<'a> {
+    inputs: Box<dyn Iterator<Item = Opened> + 'a>,
+    /// What the bytes go through on their way, such as a counter.
+    through: Box<dyn Fn(File) -> Box<dyn Read> + 'a>,
+    /// Bytes of the longest frame.
+    limit: u32,
+    current: Option<Current>,
+    is_over: bool,
+}
+
+struct Current {
+    path: PathBuf,
+    reader: Reader<Bytes<Box<dyn Read>>>,
+    compressed: bool,
+}
+
+impl<'a> Files<'a> {
+    /// Frames longer than `limit` are passed over.
+    pub fn new(
+        inputs: impl Iterator<Item = Opened> + 'a,
+        through: impl Fn(File) -> Box<dyn Read> + 'a,
+        limit: u32,
+    ) -> Self {
+        Self {
+            inputs: Box::new(inputs),
+            through: Box::new(through),
+            limit,
+            current: None,
+            is_over: false,
+        }
+    }
+
+    /// Whether all have been read.
+    pub const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    fn begin(&self, path: &Path, file: File) -> Result<Current, Fault> {
+        let bytes = Bytes::open((self.through)(file));
+        let bytes = bytes.map_err(|error| Fault::cannot_read(path, error))?;
+        let compressed = bytes.is_compressed();
+        let reader = Reader::with_max_data_frame(bytes, DNSTAP_CONTENT_TYPE, self.limit);
+        Ok(Current {
+            path: path.to_path_buf(),
+            reader: reader.map_err(|error| Fault::of(path, error, compressed))?,
+            compressed,
+        })
+    }
+
+    fn one(&mut self, take: &mut dyn FnMut(Item<'_>)) {
+        let Some(Current {
+            path,
+            reader,
+            compressed,
+        }) = &mut self.current
+        else {
+            return match self.inputs.next() {
+                Some((path, opened)) => {
+                    let begun = opened.map_err(Fault::Unread);
+                    match begun.and_then(|file| self.begin(&path, file)) {
+                        Ok(begun) => self.current = Some(begun),
+                        Err(fault) => take(Item::Fault(&path, fault)),
+                    }
+                }
+                None => self.is_over = true,
+            };
+        };
+        match reader.next_row() {
+            Ok(Some(row)) => take(Item::Row(path, &row)),
+            Err(error) if skip_long(reader, &error) => {
+                take(Item::Fault(path, Fault::TooLong(error)));
+            }
+            Err(error) => {
+                take(Item::Fault(path, Fault::of(path, error, *compressed)));
+                self.current = None;
+            }
+            Ok(None) => self.current = None,
+        }
+    }
+}
+
+impl Source for Files<'_> {
+    /// None: a file is always ready.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Hands over the next row of frames, or the next fault.
+    fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>)) {
+        loop {
+            self.one(take);
+            if !last || self.is_over {
+                return;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.is_over = true;
+    }
+}
