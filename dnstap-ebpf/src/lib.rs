@@ -202,6 +202,32 @@ pub enum Hook {
     Syscall = 3,
 }
 
+impl Hook {
+    /// All hooks, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Socket, Self::Syscall];
+
+    /// The hook of this number.
+    #[must_use]
+    pub const fn of(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Fentry,
+            2 => Self::Socket,
+            3 => Self::Syscall,
+            _ => return None,
+        })
+    }
+
+    /// The hook's name on the command line, in `extra`, summaries and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Socket => "socket",
+            Self::Syscall => "syscall",
+        }
+    }
+}
+
 /// What became of the messages that the hooks saw. Each names a slot of the per-CPU array `COUNTERS`.
 ///
 /// Conservation: `Seen` = `Emitted` + the counters for which [`Counter::is_drop`] holds + those for which

@@ -6,10 +6,11 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
+use dnstap_ebpf::Hook;
 use serde::Serialize;
 
-use crate::cli::Check;
 use crate::{
+    cli::Check,
     host::{exit::Exit, preflight},
     sources::socket::{
         self, HookChoice,
@@ -61,20 +62,20 @@ struct Report {
 }
 
 /// Hooks in the order in which `attach` tries them, with what to do when one is refused.
-const HOOKS: [(HookChoice, &str, &str); 3] = [
+const HOOKS: [(HookChoice, Hook, &str); 3] = [
     (
         HookChoice::Fentry,
-        "fentry",
+        Hook::Fentry,
         "nothing, if another hook works: this kernel or its lockdown mode does not allow tracing of functions",
     ),
     (
         HookChoice::Socket,
-        "socket",
+        Hook::Socket,
         "Linux 6.3 or later, with a cgroup2 file system mounted (mount -t cgroup2 none /sys/fs/cgroup)",
     ),
     (
         HookChoice::Syscall,
-        "syscall",
+        Hook::Syscall,
         "a kernel with CONFIG_BPF_EVENTS=y and CONFIG_HAVE_SYSCALL_TRACEPOINTS=y",
     ),
 ];
@@ -145,7 +146,8 @@ fn look() -> Report {
         },
     });
     let mut hook = None;
-    for (choice, name, remedy) in HOOKS {
+    for (choice, tried, remedy) in HOOKS {
+        let name = tried.name();
         let (probed, remedy) = match descriptors {
             Ok(()) => (socket::probe(choice), remedy),
             Err(_) => (

@@ -72,7 +72,7 @@ impl Extra {
             format_args!("\"pid\":{}", origin.tgid),
         );
         member(has(ExtraField::Tid), format_args!("\"tid\":{}", origin.tid));
-        if let Some(hook) = hook_name(origin.hook) {
+        if let Some(hook) = Hook::of(origin.hook).map(Hook::name) {
             member(has(ExtraField::Hook), format_args!("\"hook\":\"{hook}\""));
         }
         if let Some(netns) = netns {
@@ -82,19 +82,6 @@ impl Extra {
         if !out.is_empty() {
             out.push(b'}');
         }
-    }
-}
-
-/// A hook's name on the command line.
-fn hook_name(code: u8) -> Option<&'static str> {
-    const FENTRY: u8 = Hook::Fentry as u8;
-    const SOCKET: u8 = Hook::Socket as u8;
-    const SYSCALL: u8 = Hook::Syscall as u8;
-    match code {
-        FENTRY => Some("fentry"),
-        SOCKET => Some("socket"),
-        SYSCALL => Some("syscall"),
-        _ => None,
     }
 }
 

@@ -57,7 +57,7 @@ use crate::{
     sinks::{OutputSpec, SinkOptions},
     sources::{
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
-        socket::{HookChoice, Tap, TapOptions, hook_name, perf_rings},
+        socket::{HookChoice, Tap, TapOptions, perf_rings},
     },
 };
 
@@ -137,7 +137,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
     let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
-        info!("the kernel refused hook {}: {reason}", hook_name(*hook));
+        info!("the kernel refused hook {}: {reason}", hook.name());
     }
     for missing in tap.degraded() {
         warn!("{missing}");
@@ -145,7 +145,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let (joined, theirs) = mpsc::sync_channel(JOINED);
     let mut members = Members::start(set, search, joined)?;
     let started = Instant::now();
-    let (hook, ring) = (hook_name(tap.hook()), tap.ring_name());
+    let (hook, ring) = (tap.hook().name(), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
     let sockets: Vec<OpenSocket> = members
         .pids()

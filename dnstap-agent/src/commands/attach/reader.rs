@@ -30,10 +30,7 @@ use crate::{
         summary::{self, RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
-    sources::{
-        Item, Source,
-        socket::{Tap, hook_name},
-    },
+    sources::{Item, Source, socket::Tap},
 };
 
 /// How often clocks are compared, waiting messages expired and outputs looked after.
@@ -258,13 +255,13 @@ impl Reader {
         *emitted = emitted.saturating_sub(intake.udp_truncated + intake.udp_unclear);
         let ring_use = mem::take(&mut self.ring_use);
         Ok(Tapped {
-            hook: hook_name(self.tap.hook()),
+            hook: self.tap.hook().name(),
             ring: self.tap.ring_name(),
             refused: self
                 .tap
                 .refused()
                 .iter()
-                .map(|(hook, reason)| (hook_name(*hook), reason.clone()))
+                .map(|(hook, reason)| (hook.name(), reason.clone()))
                 .collect(),
             degraded: self.tap.degraded().to_vec(),
             kernel,

@@ -59,7 +59,7 @@ pub(super) fn attach(
     copies: Copies,
 ) -> Result<Attached> {
     let candidates: &[Hook] = match choice {
-        HookChoice::Auto => &[Hook::Fentry, Hook::Socket, Hook::Syscall],
+        HookChoice::Auto => &Hook::ALL,
         HookChoice::Fentry => &[Hook::Fentry],
         HookChoice::Socket => &[Hook::Socket],
         HookChoice::Syscall => &[Hook::Syscall],
@@ -87,7 +87,7 @@ pub(super) fn attach(
     }
     let reasons: Vec<_> = refused
         .iter()
-        .map(|(hook, reason)| format!("hook {}: {reason}", name(*hook)))
+        .map(|(hook, reason)| format!("hook {}: {reason}", hook.name()))
         .collect();
     Err(anyhow!("{}", reasons.join("; "))).context(ExitWith(
         Exit::NoPermission,
@@ -99,16 +99,6 @@ pub(super) fn attach(
 fn in_one_line((hook, reason): (Hook, String)) -> (Hook, String) {
     let line = reason.lines().next().unwrap_or_default();
     (hook, line.chars().take(300).collect())
-}
-
-/// A hook's name on the command line.
-#[must_use]
-pub fn name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Fentry => "fentry",
-        Hook::Socket => "socket",
-        Hook::Syscall => "syscall",
-    }
 }
 
 /// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.

@@ -34,7 +34,6 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 pub use self::{
     bpf::ProgramStats,
     filter::KernelFilter,
-    hooks::name as hook_name,
     processes::{ProcessSet, Runs},
 };
 use self::{
