@@ -17,7 +17,6 @@ mod contender;
 mod count;
 mod figures;
 mod hooks;
-mod instructions;
 mod load;
 mod machine;
 mod plan;
@@ -26,6 +25,7 @@ mod process;
 mod report;
 mod run;
 mod server;
+mod stages;
 mod stats;
 mod table;
 mod tools;
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
     /// Count instructions per message of the agent's stages instead, by valgrind
     #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent"])]
-    instructions: bool,
+    stages: bool,
     /// Take this agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -63,8 +63,8 @@ pub(crate) struct Args {
 
 /// Measures everything and writes the report.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.instructions {
-        return instructions::run();
+    if args.stages {
+        return stages::run();
     }
     ensure!(
         packages::is_root(),

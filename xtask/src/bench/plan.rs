@@ -85,7 +85,7 @@ mod tests {
             load: None,
             contender: None,
             out: None,
-            instructions: false,
+            stages: false,
             agent: None,
         };
         let sections = sections(&args, &["fentry".to_owned(), "syscall".to_owned()]);
