@@ -17,6 +17,7 @@ mod contender;
 mod count;
 mod figures;
 mod hooks;
+mod instructions;
 mod load;
 mod machine;
 mod plan;
@@ -36,7 +37,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, packages, paths, scratch::Scratch, servers, setup, ui};
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Fewer contenders, loads and rounds: below three minutes instead of a dozen
     #[arg(long)]
@@ -54,17 +55,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Count instructions per message of the agent's stages instead, by valgrind
-    #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent"])]
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent", "instructions"])]
     stages: bool,
     /// Take this agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    #[command(flatten)]
+    counting: instructions::Options,
 }
 
 /// Measures everything and writes the report.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.stages {
         return stages::run();
+    }
+    if args.counting.instructions {
+        return instructions::run(args);
     }
     ensure!(
         packages::is_root(),

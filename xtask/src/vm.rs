@@ -10,6 +10,7 @@
 //! output is `N passed, N failed, N skipped`.
 
 mod archive;
+pub(crate) mod counting;
 mod cpio;
 mod initramfs;
 mod outcome;
@@ -187,14 +188,14 @@ impl Prepared {
         }
         let mut plans: Vec<_> = kernels
             .iter()
-            .map(|source| (source.name.to_owned(), plan::script(&plan_of(source))))
+            .map(|source| (plan_path(source.name), plan::script(&plan_of(source))))
             .collect();
-        plans.push((HELLO.to_owned(), String::new()));
+        plans.push((plan_path(HELLO), String::new()));
         let contents = initramfs::Contents {
-            agent: &agent,
-            tests: &tests,
+            programs: &[("dnstap-agent", &agent), ("dnstap-tests", &tests)],
+            tools: &initramfs::TOOLS,
             binds: &folders,
-            plans: &plans,
+            texts: &plans,
         };
         fs::create_dir_all(logs())
             .with_context(|| format!("cannot create {}", logs().display()))?;
@@ -375,6 +376,11 @@ fn lock() -> Result<File> {
     file.lock()
         .with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// Where a guest looks for a plan.
+fn plan_path(name: &str) -> String {
+    format!("plans/{name}")
 }
 
 fn logs() -> PathBuf {

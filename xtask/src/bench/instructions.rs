@@ -1,0 +1,159 @@
+//! Instructions per query of server and helper, counted in virtual machines ([`crate::vm::counting`]): a figure that hardly changes from
+//! run to run, also on a busy machine.
+//!
+//! ```text
+//! plan (kernels, loads, contenders) ─► guest.sh in one machine per kernel and load ─► outcome (counts) ─► report ─► JSON, Markdown
+//! ```
+
+mod outcome;
+mod plan;
+mod report;
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{outcome::Count, plan::Job};
+use super::Args;
+use crate::{build, paths, ui, vm::counting};
+
+/// Programs of this machine that run in the guests, and the packages that have them.
+const TOOLS: [&str; 3] = ["busybox", "dnsperf", "fstrm_capture"];
+const PACKAGES: [&str; 2] = ["dnsperf", "fstrm-bin"];
+/// For one machine.
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// What the command line says of counting.
+#[derive(Default, clap::Args)]
+pub(super) struct Options {
+    /// Count instructions per query of server and helper instead, in virtual machines; needs no root, and a busy machine is no matter
+    #[arg(long, conflicts_with_all = ["quick", "rounds"])]
+    pub(super) instructions: bool,
+    /// Only this kernel, 5.10, 6.1, 6.12 or newest; repeatable
+    #[arg(long = "kernel", value_name = "KERNEL", requires = "instructions")]
+    kernels: Vec<String>,
+}
+
+/// Measures what the command line asks for and writes the report.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let jobs = plan::jobs(args)?;
+    let agent = match &args.agent {
+        Some(agent) => agent.clone(),
+        None => build::release()?,
+    };
+    let started = Instant::now();
+    let counted = measure(&agent, &jobs)?;
+    let whole = args.counting.kernels.is_empty() && args.load.is_none() && args.contender.is_none();
+    let out = args.out.clone().unwrap_or_else(|| {
+        if whole {
+            paths::root().join("docs/benchmarks")
+        } else {
+            paths::target().join("bench")
+        }
+    });
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let report = report::Report::new(&agent, counted, started.elapsed());
+    for (name, text) in report.files()? {
+        let path = out.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        ui::note(path.display());
+    }
+    println!("{}", report.markdown());
+    Ok(())
+}
+
+/// All counts of a job.
+struct Counted {
+    job: Job,
+    /// What the guest's kernel says that it is.
+    kernel: String,
+    counts: Vec<Count>,
+}
+
+/// Runs all jobs, as many at a time as there are processors, and returns what they counted in the same order.
+fn measure(agent: &Path, jobs: &[Job]) -> Result<Vec<Counted>> {
+    ensure!(!jobs.is_empty(), "no kernel and load has this name");
+    let mut kernels: Vec<_> = jobs.iter().map(|job| job.kernel).collect();
+    kernels.dedup();
+    let contents = counting::Contents {
+        agent,
+        tools: &TOOLS,
+        packages: &PACKAGES,
+        texts: &plan::texts(jobs),
+    };
+    let guests = counting::Guests::new(&kernels, &contents)?;
+    let machines = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(jobs.len());
+    ui::step(format_args!(
+        "{} machines, {machines} at a time; {} runs, each half a minute or more",
+        jobs.len(),
+        jobs.iter().map(|job| job.contenders.len()).sum::<usize>()
+    ));
+    let queue = Mutex::new(jobs.iter().enumerate());
+    let all = Mutex::new(Vec::new());
+    let work = || -> Result<()> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((place, job)) = next else {
+                return Ok(());
+            };
+            let counted = one(&guests, job)?;
+            all.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((place, counted));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(_panic) => bail!("a thread that watched a machine panicked"),
+            })
+    })?;
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_by_key(|(place, _)| *place);
+    Ok(all.into_iter().map(|(_, counted)| counted).collect())
+}
+
+/// Boots one machine and shows its counts as they come.
+fn one(guests: &counting::Guests, job: &Job) -> Result<Counted> {
+    let started = Instant::now();
+    let mut outcome = outcome::Outcome::default();
+    guests
+        .run(job.kernel, &job.name(), LIMIT, |line| {
+            if let Some(count) = outcome.line(line) {
+                ui::note(format_args!(
+                    "{:>4} s  {:<6} {:<13} {:<8} server {:.0}, helper {:.0} instructions per query",
+                    started.elapsed().as_secs(),
+                    job.kernel,
+                    job.load.name,
+                    count.contender,
+                    count.server(),
+                    count.helper()
+                ));
+            }
+        })
+        .and_then(|()| outcome.check(job))
+        .with_context(|| {
+            format!(
+                "{} on {}: the guest's last words:\n{}",
+                job.load.name,
+                job.kernel,
+                outcome.last_words()
+            )
+        })?;
+    Ok(Counted {
+        job: job.clone(),
+        kernel: outcome.kernel,
+        counts: outcome.counts,
+    })
+}
