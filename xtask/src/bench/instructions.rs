@@ -12,16 +12,14 @@ mod report;
 use std::{
     fs,
     path::Path,
-    sync::{Mutex, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{outcome::Count, plan::Job};
 use super::Args;
-use crate::{build, paths, ui, vm::counting};
+use crate::{build, paths, ui, vm::counting, workers};
 
 /// Programs of this machine that run in the guests, and the packages that have them.
 const TOOLS: [&str; 3] = ["busybox", "dnsperf", "fstrm_capture"];
@@ -88,40 +86,13 @@ fn measure(agent: &Path, jobs: &[Job]) -> Result<Vec<Counted>> {
         texts: &plan::texts(jobs),
     };
     let guests = counting::Guests::new(&kernels, &contents)?;
-    let machines = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(jobs.len());
     ui::step(format_args!(
-        "{} machines, {machines} at a time; {} runs, each half a minute or more",
+        "{} machines, {} at a time; {} runs, each half a minute or more",
         jobs.len(),
+        workers::number(jobs.len()),
         jobs.iter().map(|job| job.contenders.len()).sum::<usize>()
     ));
-    let queue = Mutex::new(jobs.iter().enumerate());
-    let all = Mutex::new(Vec::new());
-    let work = || -> Result<()> {
-        loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((place, job)) = next else {
-                return Ok(());
-            };
-            let counted = one(&guests, job)?;
-            all.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((place, counted));
-        }
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(_panic) => bail!("a thread that watched a machine panicked"),
-            })
-    })?;
-    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
-    all.sort_by_key(|(place, _)| *place);
-    Ok(all.into_iter().map(|(_, counted)| counted).collect())
+    workers::each(jobs, |job| one(&guests, job))
 }
 
 /// Boots one machine and shows its counts as they come.
