@@ -134,9 +134,9 @@ impl Report {
             }
             writeln!(
                 text,
-                "\n## {}\n\n| kernel | | server | helper | above untapped | of own | server of own |\n\
+                "\n## {}\n\n{} queries, {} per second.\n\n| kernel | | server | helper | above untapped | of own | server of own |\n\
                  |---|---|--:|--:|--:|--:|--:|",
-                load.name
+                load.name, load.queries, load.rate
             )?;
             for counted in of_load {
                 for count in &counted.counts {
