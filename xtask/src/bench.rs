@@ -35,7 +35,7 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{build, packages, paths, scratch::Scratch, servers, setup, ui};
+use crate::{build, packages, paths, results::Results, scratch::Scratch, servers, setup, ui};
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
@@ -129,6 +129,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     println!("{}", table::markdown(&report));
     Ok(())
+}
+
+/// The gate of `cargo xtask test`: what the tap costs in instructions, against what is recorded.
+pub(crate) fn gate() -> Result<Results> {
+    instructions::gate::test()
 }
 
 /// A folder in memory, so that no disk has a part in the figures.

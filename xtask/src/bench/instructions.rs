@@ -5,6 +5,7 @@
 //! plan (kernels, loads, contenders) ─► guest.sh in one machine per kernel and load ─► outcome (counts) ─► report ─► JSON, Markdown
 //! ```
 
+pub(super) mod gate;
 mod outcome;
 mod plan;
 mod report;
@@ -36,10 +37,16 @@ pub(super) struct Options {
     /// Only this kernel, 5.10, 6.1, 6.12 or newest; repeatable
     #[arg(long = "kernel", value_name = "KERNEL", requires = "instructions")]
     kernels: Vec<String>,
+    /// Record what the gate of `cargo xtask test` compares with
+    #[arg(long, requires = "instructions", conflicts_with_all = ["kernels", "load", "contender", "out", "agent"])]
+    record: bool,
 }
 
 /// Measures what the command line asks for and writes the report.
 pub(super) fn run(args: &Args) -> Result<()> {
+    if args.counting.record {
+        return gate::record();
+    }
     let jobs = plan::jobs(args)?;
     let agent = match &args.agent {
         Some(agent) => agent.clone(),

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::super::{Args, load, server};
 use crate::vm::counting;
@@ -27,7 +27,7 @@ pub(super) struct Load {
     options: &'static str,
 }
 
-/// All loads.
+/// All loads; the first is the one of the gate.
 pub(super) const LOADS: [Load; 5] = [
     Load {
         name: "UDP",
@@ -159,6 +159,20 @@ pub(super) fn jobs(args: &Args) -> Result<Vec<Job>> {
         );
     }
     Ok(jobs)
+}
+
+/// What the gate counts: a kernel that has all hooks, and those of them that `--hook auto` prefers.
+pub(super) fn gate() -> Result<Job> {
+    let kernels = counting::hooks(&["6.12".to_owned()])?;
+    let (kernel, hooks) = kernels.first().context("there is no such kernel")?;
+    Ok(Job {
+        kernel,
+        load: &LOADS[0],
+        contenders: [UNTAPPED]
+            .into_iter()
+            .chain(hooks.iter().copied().take(2))
+            .collect(),
+    })
 }
 
 /// The files of the guests: plans, names, and what the servers need.
