@@ -1,4 +1,4 @@
-//! Runs one stage as often as it is told, for valgrind to count its instructions: `cargo xtask bench --instructions`. Without
+//! Runs one stage as often as it is told, for valgrind to count its instructions: `cargo xtask bench --stages`. Without
 //! arguments, or with those of `cargo test` and `cargo bench`, it runs every stage once.
 
 mod recorded;

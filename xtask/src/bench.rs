@@ -26,6 +26,7 @@ mod process;
 mod report;
 mod run;
 mod server;
+mod stages;
 mod stats;
 mod table;
 mod tools;
@@ -34,9 +35,9 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{build, packages, paths, scratch::Scratch, servers, setup, ui};
+use crate::{build, packages, paths, results::Results, scratch::Scratch, servers, setup, ui};
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Fewer contenders, loads and rounds: below three minutes instead of a dozen
     #[arg(long)]
@@ -54,17 +55,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Count instructions per message of the agent's stages instead, by valgrind
-    #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent"])]
-    instructions: bool,
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "load", "contender", "out", "agent", "instructions"])]
+    stages: bool,
     /// Take this agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    #[command(flatten)]
+    counting: instructions::Options,
 }
 
 /// Measures everything and writes the report.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.instructions {
-        return instructions::run();
+    if args.stages {
+        return stages::run();
+    }
+    if args.counting.instructions {
+        return instructions::run(args);
     }
     ensure!(
         packages::is_root(),
@@ -123,6 +129,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     println!("{}", table::markdown(&report));
     Ok(())
+}
+
+/// The gate of `cargo xtask test`: what the tap costs in instructions, against what is recorded.
+pub(crate) fn gate() -> Result<Results> {
+    instructions::gate::test()
 }
 
 /// A folder in memory, so that no disk has a part in the figures.

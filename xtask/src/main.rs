@@ -27,6 +27,7 @@ mod test;
 mod toolchain;
 mod ui;
 mod vm;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
 //! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
-//! against real servers, here and on other kernels.
+//! against real servers, here and on other kernels, and what the tap costs.
 //!
 //! A failed step does not stop the others, unless they need its result. Format, lints, dependencies, documentation and the library's
 //! package count as one test each, set-up and build only when they fail. The last line of standard output is always
@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, deny, dist, exec, fuzz, modules, packages,
+    bench, build, deny, dist, exec, fuzz, modules, packages,
     results::{Explanations, Results},
     servers, setup, soak,
     tally::Tally,
@@ -49,6 +49,8 @@ enum Part {
     Integration,
     /// The same on other kernels, in virtual machines
     Vm,
+    /// Instructions per query that the tap costs, in a virtual machine, against what is recorded
+    Cost,
 }
 
 /// Runs the parts asked for and reports.
@@ -83,6 +85,14 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             report.add("kernel matrix", Tally::SKIPPED.into(), Duration::ZERO);
         } else {
             report.step("kernel matrix", vm::matrix);
+        }
+    }
+    if wants(Part::Cost) && args.arguments.is_empty() {
+        if let Some(why) = vm::impossible() {
+            println!("SKIP cost: {why}");
+            report.add("cost", Tally::SKIPPED.into(), Duration::ZERO);
+        } else {
+            report.step("cost", bench::gate);
         }
     }
     report.finish()

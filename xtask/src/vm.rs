@@ -10,6 +10,7 @@
 //! output is `N passed, N failed, N skipped`.
 
 mod archive;
+pub(crate) mod counting;
 mod cpio;
 mod initramfs;
 mod outcome;
@@ -24,8 +25,6 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::{Mutex, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -38,7 +37,7 @@ use self::{
     releases::{BINDS, KERNELS, KernelSource},
     report::Row,
 };
-use crate::{build, exec, packages::Apt, paths, results::Results, tally::Tally, ui};
+use crate::{build, exec, packages::Apt, paths, results::Results, tally::Tally, ui, workers};
 
 /// What the machines need of this one.
 pub(crate) const PACKAGES: &[&str] = &[
@@ -187,14 +186,14 @@ impl Prepared {
         }
         let mut plans: Vec<_> = kernels
             .iter()
-            .map(|source| (source.name.to_owned(), plan::script(&plan_of(source))))
+            .map(|source| (plan_path(source.name), plan::script(&plan_of(source))))
             .collect();
-        plans.push((HELLO.to_owned(), String::new()));
+        plans.push((plan_path(HELLO), String::new()));
         let contents = initramfs::Contents {
-            agent: &agent,
-            tests: &tests,
+            programs: &[("dnstap-agent", &agent), ("dnstap-tests", &tests)],
+            tools: &initramfs::TOOLS,
             binds: &folders,
-            plans: &plans,
+            texts: &plans,
         };
         fs::create_dir_all(logs())
             .with_context(|| format!("cannot create {}", logs().display()))?;
@@ -237,43 +236,19 @@ impl Prepared {
         limit: Duration,
         keep: bool,
     ) -> Result<Vec<Row>> {
-        // The newest kernels have the longest plans; they go first.
-        let queue = Mutex::new(self.kernels.iter().enumerate().collect::<Vec<_>>());
-        let rows = Mutex::new(Vec::new());
-        let work = || -> Result<()> {
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some((place, (source, image))) = next else {
-                    return Ok(());
-                };
-                let row = match image {
-                    Ok(image) => self.one(source, image, plan_of(source), limit, keep)?,
-                    Err(error) => Row::unavailable(source, format!("{error:#}")),
-                };
-                rows.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((place, row));
-            }
-        };
-        let machines = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(self.kernels.len());
         ui::step(format_args!(
-            "{} kernels, {machines} at a time",
-            self.kernels.len()
+            "{} kernels, {} at a time",
+            self.kernels.len(),
+            workers::number(self.kernels.len())
         ));
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| match worker.join() {
-                    Ok(result) => result,
-                    Err(_panic) => bail!("a thread that watched a machine panicked"),
-                })
+        // The newest kernels have the longest plans; they go first.
+        let newest_first: Vec<_> = self.kernels.iter().rev().collect();
+        let mut rows = workers::each(&newest_first, |(source, image)| match image {
+            Ok(image) => self.one(source, image, plan_of(source), limit, keep),
+            Err(error) => Ok(Row::unavailable(source, format!("{error:#}"))),
         })?;
-        let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-        rows.sort_by_key(|(place, _)| *place);
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        rows.reverse();
+        Ok(rows)
     }
 
     /// Boots one kernel and shows its tests as they end.
@@ -375,6 +350,11 @@ fn lock() -> Result<File> {
     file.lock()
         .with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// Where a guest looks for a plan.
+fn plan_path(name: &str) -> String {
+    format!("plans/{name}")
 }
 
 fn logs() -> PathBuf {

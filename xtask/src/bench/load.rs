@@ -1,7 +1,6 @@
 //! The loads, made by `dnsperf`, and what it says about them.
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -10,11 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{process::Cpu, server::HOSTS};
+use super::{
+    process::Cpu,
+    server::{HOSTS, LARGE},
+};
 use crate::{exec, named};
 
 /// A kind of load.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
     /// So many queries per second over UDP, short answers.
     Rate(u32),
@@ -112,26 +114,34 @@ impl Load {
         })
     }
 
-    /// The file of names, one line per query; `dnsperf` begins again at its end.
+    /// The file of names; `dnsperf` begins again at its end.
     fn names(self, folder: &Path) -> Result<PathBuf> {
-        let mut text = String::new();
         let lines = if self == Self::Recursive {
             200_000
         } else {
             10_000
         };
-        for query in 0..lines {
-            match (self, query % 10) {
-                (Self::Large, _) => writeln!(text, "big{}.here.test TXT", query % HOSTS),
-                (Self::Recursive, 4 | 8) => writeln!(text, "w{query}.far.test A"),
-                (_, 3) => writeln!(text, "h{}.here.test AAAA", query % HOSTS),
-                (_, 5) => writeln!(text, "none{query}.here.test A"),
-                _ => writeln!(text, "h{}.here.test A", query % HOSTS),
-            }?;
-        }
         let path = folder.join("names");
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, self.lines(lines))
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
+    }
+
+    /// So many queries, one line for each.
+    pub(super) fn lines(self, queries: usize) -> String {
+        let mut text = String::new();
+        for query in 0..queries {
+            let host = query % HOSTS;
+            let line = match (self, query % 10) {
+                (Self::Large, _) => format!("big{}.here.test TXT\n", query % LARGE),
+                (Self::Recursive, 4 | 8) => format!("w{query}.far.test A\n"),
+                (_, 3) => format!("h{host}.here.test AAAA\n"),
+                (_, 5) => format!("none{query}.here.test A\n"),
+                _ => format!("h{host}.here.test A\n"),
+            };
+            text.push_str(&line);
+        }
+        text
     }
 }
 

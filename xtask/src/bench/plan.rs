@@ -79,15 +79,7 @@ mod tests {
 
     #[test]
     fn every_accepted_hook_is_measured_and_the_first_under_every_load() {
-        let args = Args {
-            quick: false,
-            rounds: None,
-            load: None,
-            contender: None,
-            out: None,
-            instructions: false,
-            agent: None,
-        };
+        let args = Args::default();
         let sections = sections(&args, &["fentry".to_owned(), "syscall".to_owned()]);
         let names = |load: Load| -> Vec<_> {
             let section = sections.iter().find(|section| section.load == load);

@@ -116,7 +116,7 @@ impl Bench {
         let server = Server::start(
             &self.named,
             &folder,
-            own.then(|| around.socket()).as_ref(),
+            own.then(|| around.socket()).as_deref(),
             self.cpus.server,
             self.cpus.others,
         )?;

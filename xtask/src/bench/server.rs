@@ -1,9 +1,6 @@
 //! The servers of one run: a `named` that is measured, and one that plays the rest of the world for it.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, path::Path};
 
 use anyhow::Result;
 
@@ -12,8 +9,9 @@ use crate::{
     named::{self, Files, common},
 };
 
-/// Names with short answers, and as many with answers of 4 KiB.
+/// Names with short answers, and names with answers of 4 KiB.
 pub(super) const HOSTS: usize = 1_000;
+pub(super) const LARGE: usize = 100;
 const ADDRESS: &str = "127.0.0.1";
 
 /// Both; they stop when this goes.
@@ -28,7 +26,7 @@ impl Server {
     pub(super) fn start(
         named: &Path,
         folder: &Path,
-        dnstap: Option<&PathBuf>,
+        dnstap: Option<&Path>,
         cpu: Option<usize>,
         other: Option<usize>,
     ) -> Result<Self> {
@@ -48,7 +46,8 @@ impl Server {
     }
 }
 
-fn files(port: u16, upstream_port: u16, dnstap: Option<&PathBuf>) -> Files {
+/// Files of the server that is measured; its own dnstap goes to `dnstap`, if that is given.
+pub(super) fn files(port: u16, upstream_port: u16, dnstap: Option<&Path>) -> Files {
     let dnstap = dnstap.map_or(String::new(), |socket| {
         format!(
             "  dnstap {{ all; }};\n  dnstap-output unix \"{}\";\n",
@@ -58,20 +57,23 @@ fn files(port: u16, upstream_port: u16, dnstap: Option<&PathBuf>) -> Files {
     let mut zone =
         format!("$TTL 300\n@ SOA ns hostmaster 1 3600 900 86400 300\n@ NS ns\nns A {ADDRESS}\n");
     for host in 0..HOSTS {
-        let text = "0123456789abcdef".repeat(15);
         let (high, low) = (host / 256, host % 256);
-        let mut lines = format!("h{host} A 192.0.{high}.{low}\nh{host} AAAA 2001:db8::{host:x}\n");
-        for part in 0..16 {
-            // Writing to a string does not fail.
-            writeln!(lines, "big{host} TXT \"{part:x}{text}\"").unwrap_or_default();
-        }
-        zone.push_str(&lines);
+        // Writing to a string does not fail.
+        writeln!(
+            zone,
+            "h{host} A 192.0.{high}.{low}\nh{host} AAAA 2001:db8::{host:x}"
+        )
+        .unwrap_or_default();
+    }
+    let text = "0123456789abcdef".repeat(15);
+    for (host, part) in (0..LARGE).flat_map(|host| (0..16).map(move |part| (host, part))) {
+        writeln!(zone, "big{host} TXT \"{part:x}{text}\"").unwrap_or_default();
     }
     vec![
         (
             "named.conf",
             format!(
-                "controls {{ }};\noptions {{\n{}  listen-on port {port} {{ {ADDRESS}; }};\n  listen-on-v6 {{ none; }};\n  \
+                "controls {{ }};\noptions {{\n{}  listen-on port {port} {{ {ADDRESS}; }};\n  listen-on-v6 port {port} {{ ::1; }};\n  \
                  recursion yes;\n  qname-minimization off;\n  max-udp-size 4096;\n  tcp-clients 1000;\n  \
                  query-source address {ADDRESS};\n{dnstap}}};\n\
                  zone \".\" {{ type hint; file \"root.hint\"; }};\n\
@@ -87,7 +89,8 @@ fn files(port: u16, upstream_port: u16, dnstap: Option<&PathBuf>) -> Files {
     ]
 }
 
-fn upstream_files(port: u16) -> Files {
+/// Files of the rest of the world.
+pub(super) fn upstream_files(port: u16) -> Files {
     vec![
         (
             "named.conf",

@@ -1,5 +1,5 @@
-//! The guest's first and only file system: busybox, the agent, the tests, the DNS tools with the libraries that they load
-//! here, one root per BIND with the libraries of its release, and the plans.
+//! The guest's first and only file system: our own programs, the host's tools with the libraries that they load here, one root per
+//! BIND with the libraries of its release, and the plans.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ use super::cpio::Tree;
 use crate::exec;
 
 /// Programs of the host that the tests run, where they are installed.
-const TOOLS: [&str; 12] = [
+pub(super) const TOOLS: [&str; 12] = [
     "dig",
     "dnssec-keygen",
     "dnssec-signzone",
@@ -35,12 +35,14 @@ const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// What goes in.
 pub(super) struct Contents<'a> {
-    pub(super) agent: &'a Path,
-    pub(super) tests: &'a Path,
+    /// Our own programs, by the name that they have in the guest.
+    pub(super) programs: &'a [(&'static str, &'a Path)],
+    /// Programs of the host, busybox among them.
+    pub(super) tools: &'a [&'static str],
     /// Name and unpacked folder of each BIND.
     pub(super) binds: &'a [(&'static str, PathBuf)],
-    /// Name and text of each plan.
-    pub(super) plans: &'a [(String, String)],
+    /// Path and text of each file that is a text: a plan is `plans/NAME`.
+    pub(super) texts: &'a [(String, String)],
 }
 
 /// Builds the file system in `folder` and returns the archive's path.
@@ -48,21 +50,18 @@ pub(super) fn build(contents: &Contents<'_>, folder: &Path) -> Result<PathBuf> {
     let mut tree = Tree::default();
     tree.console();
     tree.script("init", include_str!("init.sh").to_owned());
-    for (name, path) in [
-        ("dnstap-agent", contents.agent),
-        ("dnstap-tests", contents.tests),
-    ] {
+    for (name, path) in contents.programs {
         program(&mut tree, name, &stripped(path, folder)?, path)?;
     }
-    for name in TOOLS {
+    for name in contents.tools {
         let path = installed(name)?;
         program(&mut tree, name, &path, &path)?;
     }
     for (name, unpacked) in contents.binds {
         bind(&mut tree, name, unpacked).with_context(|| format!("BIND {name}"))?;
     }
-    for (name, text) in contents.plans {
-        tree.script(format!("plans/{name}"), text.clone());
+    for (path, text) in contents.texts {
+        tree.script(path, text.clone());
     }
     let path = folder.join("initramfs.cpio");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;

@@ -26,6 +26,9 @@ pub(super) enum Acceleration {
     Kvm,
     /// By QEMU, many times slower.
     Emulated,
+    /// By QEMU, one in each nanosecond of the guest's clock, so that a guest that asks for CPU time gets a number of instructions,
+    /// whatever else the host does. The guest has one processor.
+    Counted,
 }
 
 impl fmt::Display for Acceleration {
@@ -33,6 +36,7 @@ impl fmt::Display for Acceleration {
         formatter.write_str(match self {
             Self::Kvm => "KVM",
             Self::Emulated => "QEMU without KVM, an emulated processor",
+            Self::Counted => "QEMU without KVM, whose clock counts instructions",
         })
     }
 }
@@ -111,14 +115,23 @@ impl Machine<'_> {
     }
 
     fn arguments(&self, command: &mut Command, more: &str) {
-        let (accelerator, processor) = match self.acceleration {
-            Acceleration::Kvm => ("kvm", "host"),
+        let (accelerator, processor, processors) = match self.acceleration {
+            Acceleration::Kvm => ("kvm", "host", "2"),
             // Both processors on one thread: with one each, a kernel that changes its own code (static keys, at boot and
             // when a hook attaches) now and then runs into its breakpoint and dies of it ("Oops: int3").
-            Acceleration::Emulated => ("tcg,thread=single", "max"),
+            Acceleration::Emulated => ("tcg,thread=single", "max", "2"),
+            // Without the extensions with which `rep movsb` copies memory, and counts as an instruction for each byte.
+            Acceleration::Counted => ("tcg,thread=single", "max,-erms,-fsrm", "1"),
         };
+        if self.acceleration == Acceleration::Counted {
+            // No time passes while the guest waits, and neither the host's clock nor its random numbers come in.
+            command
+                .args(["-icount", "shift=0,sleep=off", "-seed", "1"])
+                .args(["-rtc", "base=2026-01-01,clock=vm"]);
+        }
         command
-            .args(["-nodefaults", "-no-reboot", "-m", "2048", "-smp", "2"])
+            .args(["-nodefaults", "-no-reboot", "-m", "2048"])
+            .args(["-smp", processors])
             .args(["-accel", accelerator, "-cpu", processor, "-kernel"])
             .arg(self.kernel)
             .arg("-initrd")
