@@ -113,8 +113,8 @@ fn judge(hook: &str, now: f64, recorded: Option<f64>) -> (String, bool) {
     let what = format!("{what}, recorded {recorded:.0}: {:+.1} %", 100.0 * more);
     if more > ALLOWED {
         let remedy = format!(
-            "{what}, and {:.0} % is allowed. See what became dearer: `cargo xtask bench --instructions --kernel 6.12` for server and \
-             helper, `cargo xtask bench --stages` for the agent's stages. If it is worth that: `{RECORD}`, and say why in the commit",
+            "{what}, more than {:.0} %. Where: `cargo xtask bench --instructions --kernel 6.12`, `cargo xtask bench --stages`. \
+             If it is worth that: `{RECORD}`",
             100.0 * ALLOWED
         );
         (remedy, false)
@@ -135,6 +135,7 @@ fn path() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::in_one_line;
 
     #[test]
     fn what_is_recorded_can_be_read() {
@@ -154,6 +155,7 @@ mod tests {
         assert!(judge("fentry", 5_000.0, Some(10_000.0)).1);
         let (text, holds) = judge("fentry", 10_501.0, Some(10_000.0));
         assert!(!holds);
+        assert_eq!(in_one_line(&text), text, "the report at the end cuts it");
         assert!(text.contains("10501") && text.contains("recorded 10000") && text.contains(RECORD));
         assert!(!judge("fentry", 1.0, None).1);
     }
