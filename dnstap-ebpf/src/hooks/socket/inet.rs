@@ -89,7 +89,7 @@ pub(super) fn run<C: EbpfContext>(
     let coalesced = if direction == Direction::Received {
         coalesced::take(state.as_deref_mut())
     } else {
-        0
+        coalesced::ONE
     };
     let Ok(sock) = Sock::of_socket(arguments.socket, Reach::Typed) else {
         count(Counter::Seen);
@@ -111,8 +111,9 @@ pub(super) fn run<C: EbpfContext>(
         direction,
         length: arguments.result as u32,
         behind: 0,
+        coalesced,
     };
-    let payload = find(&tapped, &transfer, work, arguments, state, coalesced);
+    let payload = find(&tapped, &transfer, work, arguments, state);
     Tapped::begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
@@ -129,7 +130,6 @@ fn find(
     work: &mut Work,
     arguments: &Arguments,
     state: Option<&mut State>,
-    coalesced: u64,
 ) -> Result<Payload, Counter> {
     let header = &mut work.header;
     tapped.describe(header, transfer)?;
@@ -141,10 +141,7 @@ fn find(
             // SAFETY: an integer, and the message is typed.
             let flags: u32 =
                 unsafe { Reach::Typed.read(arguments.message, config!(offsets.msghdr_flags))? };
-            // Before Linux 6.0 small datagrams may lie in one piece together, for which the tracepoint does not fire: nothing tells.
-            if coalesced != 0 || config!(iter_ubuf) != MISSING as usize {
-                coalesced::complete(header, coalesced);
-            }
+            coalesced::complete(header, transfer.coalesced);
             if header.segment == 0 {
                 if u64::from(flags) & TRUNCATED != 0 {
                     return Err(Counter::Truncated);

@@ -82,7 +82,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let coalesced = if direction == Direction::Received {
         coalesced::take(state.as_deref_mut())
     } else {
-        0
+        coalesced::ONE
     };
     let result: i32 = ctx.arg(1);
     if result < 0 {
@@ -140,17 +140,10 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         direction,
         length: result as u32,
         behind: 0,
+        coalesced,
     };
     let known = is_known.then(|| Message::of(header));
-    let payload = find(
-        &tapped,
-        &transfer,
-        &mut work.header,
-        &call,
-        known,
-        state,
-        coalesced,
-    );
+    let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
     Tapped::begin(work, payload, Vectors::User);
     // In map memory, as all that outlives the loops in there.
     let ends_when_full =
@@ -177,7 +170,6 @@ fn find(
     call: &Call,
     known: Option<Message>,
     state: Option<&mut State>,
-    coalesced: u64,
 ) -> Result<Payload, Counter> {
     tapped.describe(header, transfer)?;
     let message = match known {
@@ -190,7 +182,7 @@ fn find(
         message.peer(header)?;
         message.segment(header)?;
     } else if header.protocol == IPPROTO_UDP {
-        coalesced::complete(header, coalesced);
+        coalesced::complete(header, transfer.coalesced);
         if (call.has_header() || message.name != 0)
             && let Some(state) = state
         {
