@@ -90,6 +90,13 @@ pub(crate) fn tapped<'a>(key: u64) -> Option<(Thread, Option<&'a mut State>)> {
     ))
 }
 
+/// The state of the current thread, which [`possible`] has named, if there is one. It may be of a process that is not tapped any more.
+#[inline(always)]
+pub(crate) fn known<'a>(key: u64) -> Option<&'a mut State> {
+    // SAFETY: the entry belongs to this thread, which runs one program at a time.
+    unsafe { THREADS.get_ptr_mut(key)?.as_mut() }
+}
+
 /// The state of the current thread, which `bpf_get_current_pid_tgid` names `key`; made if there is none.
 #[inline(always)]
 pub(crate) fn of<'a>(key: u64) -> Option<&'a mut State> {
