@@ -71,15 +71,16 @@ pub(crate) struct Work {
     gathered: u64,
     scattered: u64,
     taken: u64,
+    /// What passes here on its way from a type that the verifier knows to a number.
+    pub untyped: u64,
     walk: Walk,
 }
 
-/// A way back over segments: the segment it has come to, the place in it, the bytes still to go, and the segments passed.
+/// A way back over segments: the segment before which it has come to, the bytes still to go, and the segments passed.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Walk {
     segment: u64,
-    offset: u64,
     bytes: u64,
     passed: u64,
 }
@@ -167,30 +168,24 @@ impl Work {
         keep(&mut self.gathered, bytes);
     }
 
-    /// Begins a way back of `bytes` bytes from `offset` in `segment`.
+    /// Begins a way back of `bytes` bytes from the start of `segment`.
     #[inline(always)]
-    pub(crate) fn begin_walk(&mut self, segment: u64, offset: u64, bytes: u64) {
+    pub(crate) fn begin_walk(&mut self, segment: u64, bytes: u64) {
         keep(&mut self.walk.segment, segment);
-        keep(&mut self.walk.offset, offset);
         keep(&mut self.walk.bytes, bytes);
         keep(&mut self.walk.passed, 0);
     }
 
-    /// Where the way back has come to: segment, place in it, bytes still to go.
+    /// Where the way back has come to: segment, and bytes still to go from its start.
     #[inline(always)]
-    pub(crate) fn walk(&self) -> (u64, u64, u64) {
-        (
-            forget(&self.walk.segment),
-            forget(&self.walk.offset),
-            forget(&self.walk.bytes),
-        )
+    pub(crate) fn walk(&self) -> (u64, u64) {
+        (forget(&self.walk.segment), forget(&self.walk.bytes))
     }
 
-    /// Goes on to the end, at `offset`, of the segment before.
+    /// Goes on to the start of the segment before.
     #[inline(always)]
-    pub(crate) fn walk_to(&mut self, segment: u64, offset: u64, bytes: u64) {
+    pub(crate) fn walk_to(&mut self, segment: u64, bytes: u64) {
         keep(&mut self.walk.segment, segment);
-        keep(&mut self.walk.offset, offset);
         keep(&mut self.walk.bytes, bytes);
         let passed = self.walked_segments() + 1;
         keep(&mut self.walk.passed, passed);

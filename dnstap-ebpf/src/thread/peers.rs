@@ -5,7 +5,7 @@ use dnstap_ebpf::EventHeader;
 
 use crate::kernel::sock::{Address, set_sender};
 
-/// A socket address as the kernel holds it.
+/// A socket address as the kernel holds it. The address of another family than `family` means nothing.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Peer {

@@ -43,11 +43,20 @@ static THREADS: LruHashMap<u64, State> = LruHashMap::with_max_entries(4096, 0);
 /// has no room, which an LRU map makes.
 #[inline(always)]
 pub(crate) fn current<'a>() -> Option<(Thread, Option<&'a mut State>)> {
+    tapped(possible()?)
+}
+
+/// The current thread, as `bpf_get_current_pid_tgid` names it, if its process may be tapped: the part of [`current`] that is cheap.
+#[inline(always)]
+pub(crate) fn possible() -> Option<u64> {
     let key = bpf_get_current_pid_tgid();
+    target::may_contain((key >> 32) as u32).then_some(key)
+}
+
+/// The rest of [`current`], for the thread that [`possible`] has named.
+#[inline(always)]
+pub(crate) fn tapped<'a>(key: u64) -> Option<(Thread, Option<&'a mut State>)> {
     let (tgid, tid) = ((key >> 32) as u32, key as u32);
-    if !target::may_contain(tgid) {
-        return None;
-    }
     // Before the set itself is asked: a change in between then shows the next time.
     let changes = target::changes();
     if let Some(place) = THREADS.get_ptr_mut(key) {
@@ -79,6 +88,13 @@ pub(crate) fn current<'a>() -> Option<(Thread, Option<&'a mut State>)> {
         },
         state,
     ))
+}
+
+/// The state of the current thread, which [`possible`] has named, if there is one. It may be of a process that is not tapped any more.
+#[inline(always)]
+pub(crate) fn known<'a>(key: u64) -> Option<&'a mut State> {
+    // SAFETY: the entry belongs to this thread, which runs one program at a time.
+    unsafe { THREADS.get_ptr_mut(key)?.as_mut() }
 }
 
 /// The state of the current thread, which `bpf_get_current_pid_tgid` names `key`; made if there is none.

@@ -5,31 +5,103 @@
 //! tapped (by `sched/preempt` in debugfs) may miss messages, which the kernel counts (`programs` in the summary) like any that no
 //! program could be run for.
 
-use std::{cell::LazyCell, fs};
+use std::{
+    cell::LazyCell,
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Read as _},
+};
 
-use procfs::ConfigSetting;
+use procfs::{ConfigSetting, FromRead as _, KernelConfig, ProcError};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+    thread::{CapabilitySet, capabilities},
+};
 
-/// Where a kernel that can do both says what it does: `none (voluntary) full lazy`.
+/// `uname -v` and `uname -r`.
+const VERSION: &str = "/proc/sys/kernel/version";
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+
+/// Where a kernel that can do both says what it does, `none (voluntary) full lazy`: where debugfs is mounted as a rule, and in debugfs.
 const MODE: &str = "/sys/kernel/debug/sched/preempt";
+const MODE_IN_DEBUGFS: &str = "sched/preempt";
 
 /// Whether it may. If that cannot be found out, it may.
 pub(super) fn is_possible() -> bool {
-    let Ok(version) = fs::read_to_string("/proc/sys/kernel/version") else {
+    let Ok(version) = fs::read_to_string(VERSION) else {
         return true;
     };
-    let mode = fs::read_to_string(MODE).ok();
+    let release = fs::read_to_string(RELEASE).unwrap_or_default();
+    // Each of these is asked only if it comes to that.
+    let mode = LazyCell::new(|| {
+        let mode = fs::read_to_string(MODE).or_else(|_| mode_in_debugfs());
+        mode.inspect_err(
+            |error| tracing::debug!(%error, "the preemption model in force is not known"),
+        )
+        .ok()
+    });
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    // Some thousand lines, which are read only if it comes to that.
-    let config = LazyCell::new(|| procfs::kernel_config().unwrap_or_default());
+    let config = LazyCell::new(kernel_config);
     let is_configured = |option: &str| matches!(config.get(option), Some(ConfigSetting::Yes));
-    judge(&version, mode.as_deref(), &command_line, is_configured)
+    judge(
+        &version,
+        &release,
+        || mode.as_deref(),
+        &command_line,
+        is_configured,
+    )
 }
+
+/// [`MODE`] where debugfs is not mounted, as in small systems and in containers. The file system is opened without being mounted
+/// anywhere (Linux 5.2), which nobody else sees, and is closed again.
+fn mode_in_debugfs() -> io::Result<String> {
+    // Where system calls are filtered, the ones below may be the end of a process that has no use for them anyway.
+    if !capabilities(None)?
+        .effective
+        .contains(CapabilitySet::SYS_ADMIN)
+    {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let context = fsopen("debugfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let file = openat(
+        &root,
+        MODE_IN_DEBUGFS,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut mode = String::new();
+    File::from(file).read_to_string(&mut mode)?;
+    Ok(mode)
+}
+
+/// How the kernel was configured, some thousand lines: as it says itself, as `/boot` says, or as its modules' folder says, which
+/// containers with eBPF are given more often.
+fn kernel_config() -> HashMap<String, ConfigSetting> {
+    procfs::kernel_config()
+        .or_else(|_| {
+            let release = fs::read_to_string(RELEASE)?;
+            let path = format!("/lib/modules/{}/config", release.trim());
+            Ok::<_, ProcError>(KernelConfig::from_file(path)?.0)
+        })
+        .unwrap_or_default()
+}
+
+/// First major release of Linux that ignores a boot line which names one of the two models without preemption (7.2 does, on x86).
+const ALWAYS_PREEMPTS: u32 = 7;
 
 /// By `uname -v`, which names every preemption model but the two without; where it is chosen at boot, by the model in force, or by
 /// what was chosen and what is chosen by default.
-fn judge(
+fn judge<'m>(
     version: &str,
-    mode: Option<&str>,
+    release: &str,
+    mode: impl FnOnce() -> Option<&'m str>,
     command_line: &str,
     is_configured: impl Fn(&str) -> bool,
 ) -> bool {
@@ -39,11 +111,18 @@ fn judge(
     if !version.contains("PREEMPT_DYNAMIC") {
         return true;
     }
-    let in_force = mode.and_then(|mode| mode.split_once('(')?.1.split_once(')'));
+    let in_force = mode().and_then(|mode| mode.split_once('(')?.1.split_once(')'));
     let chosen = command_line
         .split_whitespace()
         .rev()
-        .find_map(|word| word.strip_prefix("preempt="));
+        .find_map(|word| word.strip_prefix("preempt="))
+        .filter(|_| {
+            let major = release
+                .split('.')
+                .next()
+                .and_then(|major| major.parse().ok());
+            major.is_some_and(|major: u32| major < ALWAYS_PREEMPTS)
+        });
     match in_force.map(|(model, _)| model).or(chosen) {
         Some(model) => !matches!(model, "none" | "voluntary"),
         None => !["CONFIG_PREEMPT_NONE", "CONFIG_PREEMPT_VOLUNTARY"]
@@ -59,41 +138,60 @@ mod tests {
     use super::*;
 
     const DYNAMIC: &str = "#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1 (2026-08-30)";
+    const OLD: &str = "6.12.118+deb13-cloud-amd64\n";
+    const NEW: &str = "7.2.0-cloud-amd64\n";
 
     #[rstest]
-    #[case::none("#1 SMP Debian 5.10.262-1 (2026-07-31)", None, "", "", false)]
-    #[case::always("#1 SMP PREEMPT Debian", None, "", "", true)]
-    #[case::real_time("#1 SMP PREEMPT_RT Debian", None, "preempt=none", "", true)]
+    #[case::none("#1 SMP Debian 5.10.262-1 (2026-07-31)", OLD, None, "", "", false)]
+    #[case::always("#1 SMP PREEMPT Debian", OLD, None, "", "", true)]
+    #[case::real_time("#1 SMP PREEMPT_RT Debian", OLD, None, "preempt=none", "", true)]
     #[case::in_force_none(
         DYNAMIC,
+        OLD,
         Some("(none) voluntary full lazy\n"),
         "preempt=full",
         "",
         false
     )]
-    #[case::in_force_voluntary(DYNAMIC, Some("none (voluntary) full\n"), "", "", false)]
+    #[case::in_force_voluntary(DYNAMIC, OLD, Some("none (voluntary) full\n"), "", "", false)]
     #[case::in_force_full(
         DYNAMIC,
+        OLD,
         Some("none voluntary (full)\n"),
         "",
         "CONFIG_PREEMPT_NONE",
         true
     )]
-    #[case::in_force_lazy(DYNAMIC, Some("none voluntary full (lazy)\n"), "", "", true)]
-    #[case::chosen_voluntary(DYNAMIC, None, "quiet preempt=full preempt=voluntary", "", false)]
-    #[case::chosen_full(DYNAMIC, None, "preempt=full quiet", "CONFIG_PREEMPT_NONE", true)]
-    #[case::default_none(DYNAMIC, None, "quiet", "CONFIG_PREEMPT_NONE", false)]
-    #[case::default_voluntary(DYNAMIC, None, "quiet", "CONFIG_PREEMPT_VOLUNTARY", false)]
-    #[case::default_lazy(DYNAMIC, None, "quiet", "CONFIG_PREEMPT_LAZY", true)]
-    #[case::unknown(DYNAMIC, None, "quiet", "", true)]
+    #[case::in_force_lazy(DYNAMIC, NEW, Some("full (lazy)\n"), "preempt=none", "", true)]
+    #[case::chosen_voluntary(DYNAMIC, OLD, None, "quiet preempt=full preempt=voluntary", "", false)]
+    #[case::chosen_full(DYNAMIC, OLD, None, "preempt=full quiet", "CONFIG_PREEMPT_NONE", true)]
+    #[case::chosen_in_vain(DYNAMIC, NEW, None, "preempt=none", "", true)]
+    #[case::chosen_by_whom(DYNAMIC, "", None, "preempt=none", "", true)]
+    #[case::default_none(DYNAMIC, OLD, None, "quiet", "CONFIG_PREEMPT_NONE", false)]
+    #[case::default_voluntary(DYNAMIC, OLD, None, "quiet", "CONFIG_PREEMPT_VOLUNTARY", false)]
+    #[case::default_lazy(DYNAMIC, OLD, None, "quiet", "CONFIG_PREEMPT_LAZY", true)]
+    #[case::unknown(DYNAMIC, OLD, None, "quiet", "", true)]
+    #[case::unreadable(DYNAMIC, OLD, Some(""), "quiet", "", true)]
     fn it_may_unless_it_is_known_that_it_does_not(
         #[case] version: &str,
+        #[case] release: &str,
         #[case] mode: Option<&str>,
         #[case] command_line: &str,
         #[case] configured: &str,
         #[case] expected: bool,
     ) {
         let is_configured = |option: &str| option == configured;
-        assert_eq!(judge(version, mode, command_line, is_configured), expected);
+        assert_eq!(
+            judge(version, release, || mode, command_line, is_configured),
+            expected
+        );
+    }
+
+    #[test]
+    fn only_a_kernel_that_can_do_both_is_asked_what_it_does() {
+        for version in ["#1 SMP Debian 5.10.262-1", "#1 SMP PREEMPT_RT Debian"] {
+            let asked = || unreachable!("the answer would change nothing");
+            judge(version, OLD, asked, "", |_| unreachable!("nor would this"));
+        }
     }
 }

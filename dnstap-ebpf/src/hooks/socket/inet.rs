@@ -14,13 +14,13 @@ use crate::{
         config::config,
         counters::count,
         memory::{self, Reach},
-        sock::{Direction, Sock, set_sender},
+        sock::{Address, Direction, Sock, set_sender},
     },
     message::{
         call::{self, TRUNCATED},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, Work},
+        work::{self, Slot, Work, forget, keep},
     },
     thread::{
         locals,
@@ -42,7 +42,7 @@ macro_rules! programs {
 pub(super) use programs;
 
 /// `sizeof(struct iovec)`.
-const IOVEC: usize = 16;
+const IOVEC: u64 = 16;
 
 /// `-EAGAIN`.
 const NOTHING_THERE: i32 = -11;
@@ -89,7 +89,7 @@ pub(super) fn run<C: EbpfContext>(
     let coalesced = if direction == Direction::Received {
         coalesced::take(state.as_deref_mut())
     } else {
-        0
+        coalesced::ONE
     };
     let Ok(sock) = Sock::of_socket(arguments.socket, Reach::Typed) else {
         count(Counter::Seen);
@@ -111,8 +111,9 @@ pub(super) fn run<C: EbpfContext>(
         direction,
         length: arguments.result as u32,
         behind: 0,
+        coalesced,
     };
-    let payload = find(&tapped, &transfer, work, arguments, state, coalesced);
+    let payload = find(&tapped, &transfer, work, arguments, state);
     Tapped::begin(work, payload, Vectors::Kernel);
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::Kernel, work);
@@ -120,6 +121,8 @@ pub(super) fn run<C: EbpfContext>(
 }
 
 /// Completes the header and finds the payload.
+///
+/// The verifier knows the type of the message, so that its members, and those of the iterator in it, are plain loads.
 #[inline(always)]
 fn find(
     tapped: &Tapped,
@@ -127,7 +130,6 @@ fn find(
     work: &mut Work,
     arguments: &Arguments,
     state: Option<&mut State>,
-    coalesced: u64,
 ) -> Result<Payload, Counter> {
     let header = &mut work.header;
     tapped.describe(header, transfer)?;
@@ -136,13 +138,10 @@ fn find(
         if transfer.direction == Direction::Sent {
             segment(header, arguments.message)?;
         } else {
-            // SAFETY: an integer.
+            // SAFETY: an integer, and the message is typed.
             let flags: u32 =
-                unsafe { memory::kernel(arguments.message, config!(offsets.msghdr_flags))? };
-            // Before Linux 6.0 small datagrams may lie in one piece together, for which the tracepoint does not fire: nothing tells.
-            if coalesced != 0 || config!(iter_ubuf) != MISSING as usize {
-                coalesced::complete(header, coalesced);
-            }
+                unsafe { Reach::Typed.read(arguments.message, config!(offsets.msghdr_flags))? };
+            coalesced::complete(header, transfer.coalesced);
             if header.segment == 0 {
                 if u64::from(flags) & TRUNCATED != 0 {
                     return Err(Counter::Truncated);
@@ -162,37 +161,43 @@ fn find(
 /// Sets the header's segment from the message's control messages, which the kernel has copied from the caller.
 #[inline(always)]
 fn segment(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
-    // SAFETY: integers.
-    let (control, length): (u64, u64) = unsafe {
-        let length = memory::kernel(message, config!(offsets.msghdr_controllen))?;
-        if length == 0 {
-            return Ok(());
-        }
-        (
-            memory::kernel(message, config!(offsets.msghdr_control))?,
-            length,
-        )
-    };
+    // SAFETY: an integer, and the message is typed.
+    let length: u64 = unsafe { Reach::Typed.read(message, config!(offsets.msghdr_controllen))? };
+    if length == 0 {
+        return Ok(());
+    }
+    // Seldom there, so by helper: an address that the verifier does not take for a pointer can be computed with.
+    // SAFETY: an integer.
+    let control: u64 = unsafe { memory::kernel(message, config!(offsets.msghdr_control))? };
     call::segment(header, Vectors::Kernel, control, length)
+}
+
+/// A socket address as far as it is read: a `struct sockaddr_in6` without its scope, or a `struct sockaddr_in` and what lies behind it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Name {
+    family: u16,
+    port_be: u16,
+    ipv4: u32,
+    ipv6: Address,
 }
 
 /// Sets the header's peer from the message's name, which the kernel has copied from the caller or filled in for it.
 #[inline(always)]
 fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
-    // SAFETY: pointers, integers and byte arrays. The IPv6 read is within `struct sockaddr_storage`, whatever the family.
-    unsafe {
-        let name: *const u8 = memory::kernel(message, config!(offsets.msghdr_name))?;
-        let length: i32 = memory::kernel(message, config!(offsets.msghdr_namelen))?;
-        if name.is_null() || length <= 0 {
-            return Ok(());
-        }
-        let (family, port_be): (u16, u16) = (memory::kernel(name, 0)?, memory::kernel(name, 2)?);
-        if family == u16::from(dnstap_ebpf::AF_INET6) {
-            set_sender(header, family, port_be, 0, memory::kernel(name, 8)?);
-        } else {
-            set_sender(header, family, port_be, memory::kernel(name, 4)?, [0; 2]);
-        }
+    // SAFETY: a pointer and an integer, and the message is typed.
+    let (name, length): (*const u8, i32) = unsafe {
+        (
+            Reach::Typed.read(message, config!(offsets.msghdr_name))?,
+            Reach::Typed.read(message, config!(offsets.msghdr_namelen))?,
+        )
+    };
+    if name.is_null() || length <= 0 {
+        return Ok(());
     }
+    // SAFETY: integers. The read is within `struct sockaddr_storage`, whatever the family.
+    let name: Name = unsafe { memory::kernel(name, 0)? };
+    set_sender(header, name.family, name.port_be, name.ipv4, name.ipv6);
     Ok(())
 }
 
@@ -200,65 +205,76 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
 #[inline(always)]
 fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
     let iterator = arguments.message.wrapping_add(config!(offsets.msghdr_iter));
-    // SAFETY: integers and pointers.
-    unsafe {
-        let kind: u8 = memory::kernel(iterator, config!(offsets.iter_type))?;
-        let kind = usize::from(kind) & config!(iter_type_mask);
-        let offset: u64 = memory::kernel(iterator, config!(offsets.iter_iov_offset))?;
-        let count: u64 = memory::kernel(iterator, config!(offsets.iter_count))?;
-        // With MSG_TRUNC a receive reports more than it copied.
-        let walked = arguments.size.wrapping_sub(count);
-        if walked < arguments.result as u64 {
-            return Err(Counter::Truncated);
-        }
-        if config!(iter_ubuf) != MISSING as usize && kind == config!(iter_ubuf) {
-            let base: u64 = memory::kernel(iterator, config!(offsets.iter_ubuf))?;
-            let base = base.wrapping_add(offset).wrapping_sub(walked);
-            return Ok(Payload {
-                base,
-                length: walked,
-                vector: 0,
-                segments: 0,
-            });
-        }
-        if kind != config!(iter_iovec) {
-            return Err(Counter::UnsupportedIterator);
-        }
-        let segment: *const u8 = memory::kernel(iterator, config!(offsets.iter_iov))?;
-        walk_back(work, segment, offset, walked)
+    // SAFETY: integers, and the message is typed.
+    let (kind, offset, count): (u8, u64, u64) = unsafe {
+        (
+            Reach::Typed.read(iterator, config!(offsets.iter_type))?,
+            Reach::Typed.read(iterator, config!(offsets.iter_iov_offset))?,
+            Reach::Typed.read(iterator, config!(offsets.iter_count))?,
+        )
+    };
+    let kind = usize::from(kind) & config!(iter_type_mask);
+    // With MSG_TRUNC a receive reports more than it copied.
+    let walked = arguments.size.wrapping_sub(count);
+    if walked < arguments.result as u64 {
+        return Err(Counter::Truncated);
     }
+    if config!(iter_ubuf) != MISSING as usize && kind == config!(iter_ubuf) {
+        let base = address(work, iterator, config!(offsets.iter_ubuf))?;
+        return Ok(Payload {
+            base: base.wrapping_add(offset).wrapping_sub(walked),
+            length: walked,
+            vector: 0,
+            segments: 0,
+        });
+    }
+    if kind != config!(iter_iovec) {
+        return Err(Counter::UnsupportedIterator);
+    }
+    let segment = address(work, iterator, config!(offsets.iter_iov))?;
+    walk_back(work, segment, offset, walked)
+}
+
+/// The pointer at `offset` in the iterator, as a number. By way of memory: the verifier knows to which type it points, or to which its place
+/// would point with another kind of iterator, and does not let a pointer be computed with.
+#[inline(always)]
+fn address(work: &mut Work, iterator: *const u8, offset: usize) -> Result<u64, Counter> {
+    // SAFETY: an integer, and the iterator is a member of the message, which is typed.
+    let pointer = unsafe { Reach::Typed.read(iterator, offset)? };
+    keep(&mut work.untyped, pointer);
+    Ok(forget(&work.untyped))
 }
 
 /// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.
 ///
 /// The loop keeps its values in map memory, for the reason that [`crate::message::work`] gives.
 #[inline(always)]
-fn walk_back(
-    work: &mut Work,
-    segment: *const u8,
-    offset: u64,
-    walked: u64,
-) -> Result<Payload, Counter> {
-    work.begin_walk(segment as u64, offset, walked);
-    for _ in 0..MAX_SEGMENTS {
-        let (segment, offset, walked) = work.walk();
-        let segment = segment as *const u8;
-        if offset >= walked {
-            let start = offset - walked;
-            // SAFETY: integers.
-            let (base, length): (u64, u64) =
-                unsafe { (memory::kernel(segment, 0)?, memory::kernel(segment, 8)?) };
+fn walk_back(work: &mut Work, segment: u64, offset: u64, walked: u64) -> Result<Payload, Counter> {
+    if offset >= walked {
+        let start = offset - walked;
+        let (base, length) = Vectors::Kernel.segment(segment)?;
+        return Ok(Payload {
+            base: base.wrapping_add(start),
+            length: length.wrapping_sub(start),
+            vector: segment.wrapping_add(IOVEC),
+            segments: 0,
+        });
+    }
+    work.begin_walk(segment, walked - offset);
+    for _ in 1..MAX_SEGMENTS {
+        let (segment, bytes) = work.walk();
+        let before = segment.wrapping_sub(IOVEC);
+        // The segment behind which the iterator has gone.
+        let (base, length) = Vectors::Kernel.segment(before)?;
+        if length >= bytes {
             return Ok(Payload {
-                base: base.wrapping_add(start),
-                length: length.wrapping_sub(start),
-                vector: segment.wrapping_add(IOVEC) as u64,
-                segments: work.walked_segments(),
+                base: base.wrapping_add(length - bytes),
+                length: bytes,
+                vector: segment,
+                segments: work.walked_segments() + 1,
             });
         }
-        let before = segment.wrapping_sub(IOVEC);
-        // SAFETY: an integer; the segment behind which the iterator has gone.
-        let length = unsafe { memory::kernel(before, 8)? };
-        work.walk_to(before as u64, length, walked - offset);
+        work.walk_to(before, bytes - length);
     }
     Err(Counter::TooManyChunks)
 }

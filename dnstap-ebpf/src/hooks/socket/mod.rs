@@ -23,7 +23,7 @@ use crate::{
     },
     message::{
         call::{TRUNCATED, is_peek},
-        emit, filter, multipath,
+        coalesced, emit, filter, multipath,
         payload::{Payload, Vectors},
         work::Work,
     },
@@ -68,6 +68,8 @@ struct Transfer {
     length: u32,
     /// Bytes of a TCP stream that the same call has transferred behind them by now.
     behind: u32,
+    /// Of a receive: how many datagrams it may be ([`coalesced::take`]).
+    coalesced: u64,
 }
 
 impl Tapped {
@@ -98,7 +100,7 @@ impl Tapped {
         self.sock
             .describe(header, self.kind, transfer.direction, transfer.length)?;
         if self.kind.1 == IPPROTO_UDP {
-            self.datagrams(header, transfer.direction)
+            self.datagrams(header, transfer)
         } else if self.sock.is_multipath() {
             header.tcp_seq = multipath::advance(self.inode, transfer.direction, transfer.length);
             Ok(())
@@ -111,11 +113,15 @@ impl Tapped {
     /// Completes the header with how the call and the datagrams on the wire belong together. [`Counter::UnsupportedCall`] if the call is
     /// a piece of one: the pieces do not become a message, nor does any of them.
     #[inline(always)]
-    fn datagrams(&self, header: &mut EventHeader, direction: Direction) -> Result<(), Counter> {
+    fn datagrams(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
+        let is_received = transfer.direction == Direction::Received;
+        if is_received && transfer.coalesced == coalesced::ONE {
+            return Ok(());
+        }
         let Some(options) = self.sock.udp()? else {
             return Ok(());
         };
-        if direction == Direction::Received {
+        if is_received {
             if options.may_receive_several() {
                 header.flags |= EVENT_COALESCED;
             }

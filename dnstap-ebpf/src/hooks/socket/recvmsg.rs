@@ -14,46 +14,43 @@ const ALLOW: i32 = 1;
 /// A datagram is being received on an IPv4 socket.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-    keep(|| unsafe {
-        let address = ctx.sock_addr;
-        Peer {
-            ipv6: [0; 4],
-            ipv4: (&raw const (*address).user_ip4).read_volatile(),
-            family: (&raw const (*address).user_family).read_volatile() as u16,
-            port_be: (&raw const (*address).user_port).read_volatile() as u16,
+    let address = ctx.sock_addr;
+    if let Some(peer) = peer() {
+        // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
+        unsafe {
+            peer.ipv4 = (&raw const (*address).user_ip4).read_volatile();
+            peer.family = (&raw const (*address).user_family).read_volatile() as u16;
+            peer.port_be = (&raw const (*address).user_port).read_volatile() as u16;
         }
-    });
+    }
     ALLOW
 }
 
 /// A datagram is being received on an IPv6 socket.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the context's members, each read as the 32 bits that the verifier allows.
-    keep(|| unsafe {
-        let address = ctx.sock_addr;
-        let ipv6 = (&raw const (*address).user_ip6).cast::<u32>();
-        Peer {
-            ipv6: [
+    let address = ctx.sock_addr;
+    if let Some(peer) = peer() {
+        // SAFETY: as above.
+        unsafe {
+            let ipv6 = (&raw const (*address).user_ip6).cast::<u32>();
+            peer.ipv6 = [
                 ipv6.read_volatile(),
                 ipv6.add(1).read_volatile(),
                 ipv6.add(2).read_volatile(),
                 ipv6.add(3).read_volatile(),
-            ],
-            ipv4: 0,
-            family: (&raw const (*address).user_family).read_volatile() as u16,
-            port_be: (&raw const (*address).user_port).read_volatile() as u16,
+            ];
+            peer.family = (&raw const (*address).user_family).read_volatile() as u16;
+            peer.port_be = (&raw const (*address).user_port).read_volatile() as u16;
         }
-    });
+    }
     ALLOW
 }
 
-/// Keeps the peer of the datagram that the current thread is receiving, if its process is tapped.
+/// Where the peer of the datagram is kept that the current thread is receiving, if its process is tapped. Without a state the message is
+/// delivered without peer and counted. What a program does not know stays from an earlier one: the family says what counts.
 #[inline(always)]
-fn keep(peer: impl FnOnce() -> Peer) {
-    // Without a state the message is delivered without peer and counted.
-    if let Some((_, Some(state))) = threads::current() {
-        state.peer = peer();
-    }
+fn peer<'a>() -> Option<&'a mut Peer> {
+    let (_, state) = threads::current()?;
+    Some(&mut state?.peer)
 }

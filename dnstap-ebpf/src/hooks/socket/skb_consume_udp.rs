@@ -34,9 +34,10 @@ const IPV6_DESTINATION: usize = 24;
 /// A packet of a UDP socket has been read, or peeked at.
 #[fentry(function = "skb_consume_udp")]
 fn skb_consume_udp(ctx: FEntryContext) -> i32 {
-    // Without a state the message is delivered with the wildcard address.
-    if let Some((_, Some(state))) = threads::current()
+    // Without a state the message is delivered with the wildcard address. The look-up of the state comes last, as it costs most.
+    if let Some(key) = threads::possible()
         && Sock::at(ctx.arg(0), Reach::Typed).is_wildcard() == Ok(true)
+        && let Some((_, Some(state))) = threads::tapped(key)
     {
         keep(state, ctx.arg(1));
     }

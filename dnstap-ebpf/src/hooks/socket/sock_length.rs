@@ -12,7 +12,7 @@
 //! The peer of an unconnected socket is not yet in user memory when a receive fires: `recvmsg.rs` keeps it.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_task_pt_regs},
+    helpers::{bpf_get_current_task_btf, bpf_task_pt_regs},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -73,7 +73,20 @@ fn sock_recv_length_second(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction) {
-    let Some((thread, mut state)) = threads::current() else {
+    let Some(key) = threads::possible() else {
+        return;
+    };
+    let result: i32 = ctx.arg(1);
+    if result < 0 {
+        // The thread's batch, if it was in one, is over, and what it was receiving has not become a message. A server that reads until there
+        // is nothing more comes here as often as with messages.
+        if let Some(state) = threads::known(key) {
+            state.next = 0;
+            coalesced::take(Some(state));
+        }
+        return;
+    }
+    let Some((thread, mut state)) = threads::tapped(key) else {
         return;
     };
     if !once::claim(turn, state.as_deref_mut().map(|state| &mut state.mark)) {
@@ -82,16 +95,8 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let coalesced = if direction == Direction::Received {
         coalesced::take(state.as_deref_mut())
     } else {
-        0
+        coalesced::ONE
     };
-    let result: i32 = ctx.arg(1);
-    if result < 0 {
-        // The thread's batch, if it was in one, is over.
-        if let Some(state) = state {
-            state.next = 0;
-        }
-        return;
-    }
     // Before the ways part for the sorts of calls: the verifier searches the kernel's types for each load of a typed pointer, on
     // each way anew, which is most of the time that attaching takes.
     let Some(tapped) = admit(Sock::at(ctx.arg(0), Reach::Typed)) else {
@@ -140,17 +145,10 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
         direction,
         length: result as u32,
         behind: 0,
+        coalesced,
     };
     let known = is_known.then(|| Message::of(header));
-    let payload = find(
-        &tapped,
-        &transfer,
-        &mut work.header,
-        &call,
-        known,
-        state,
-        coalesced,
-    );
+    let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
     Tapped::begin(work, payload, Vectors::User);
     // In map memory, as all that outlives the loops in there.
     let ends_when_full =
@@ -161,7 +159,7 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     }
     if forget(&work.next) != 0
         && (work.room() != 0 || work.segments_behind() != 0)
-        && let Some(state) = threads::of(bpf_get_current_pid_tgid())
+        && let Some(state) = threads::possible().and_then(threads::known)
     {
         // The stream took no more, which ends the call.
         state.next = 0;
@@ -177,7 +175,6 @@ fn find(
     call: &Call,
     known: Option<Message>,
     state: Option<&mut State>,
-    coalesced: u64,
 ) -> Result<Payload, Counter> {
     tapped.describe(header, transfer)?;
     let message = match known {
@@ -190,7 +187,7 @@ fn find(
         message.peer(header)?;
         message.segment(header)?;
     } else if header.protocol == IPPROTO_UDP {
-        coalesced::complete(header, coalesced);
+        coalesced::complete(header, transfer.coalesced);
         if (call.has_header() || message.name != 0)
             && let Some(state) = state
         {

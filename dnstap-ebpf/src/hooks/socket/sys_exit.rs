@@ -27,7 +27,7 @@ use crate::{
     },
     message::{
         call::{Call, is_io_uring, moved},
-        emit,
+        coalesced, emit,
         payload::{Payload, Vectors},
         work::{self, Slot, Work, forget, keep},
     },
@@ -225,6 +225,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
                     direction: call.direction(),
                     length,
                     behind: behind(work, length),
+                    coalesced: coalesced::UNKNOWN,
                 };
                 let payload = find(&tapped, &transfer, &mut work.header, &call, index as u32);
                 Tapped::begin(work, payload, Vectors::User);
