@@ -39,7 +39,6 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
         ktime_ns: envelope.ktime_ns,
         offset_ns: 5,
         family: envelope.family,
-        proxied: None,
         kind: Kind::Client,
         subject: Subject::Query,
         wanted: true,
@@ -60,7 +59,7 @@ fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
 /// The time of the query that the response takes.
 fn respond(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
     match pairs.response(envelope, &Message::parse(bytes).unwrap()) {
-        Found::Query { query, .. } => Some(query.ktime_ns),
+        Found::Query(slot) => Some(pairs.found(slot).0.ktime_ns),
         Found::Forgotten | Found::Nothing => {
             pairs.unmatched();
             None
@@ -472,7 +471,7 @@ fn the_hint_of_a_query_that_has_its_answer_makes_no_room() {
     for round in [10, 110] {
         ask(&mut pairs, &sent(round, "192.0.2.9"), &query);
         let found = look_up(&mut pairs, round + 1, nobody, &response);
-        assert!(matches!(found, Found::Query { .. }), "{found:?}");
+        assert!(matches!(found, Found::Query(_)), "{found:?}");
     }
     let other = message(2, 0x8180, "example", 1);
     assert_eq!(look_up(&mut pairs, 120, nobody, &other), Found::Nothing);
