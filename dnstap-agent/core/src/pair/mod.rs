@@ -430,10 +430,66 @@ impl Pairs {
     #[inline]
     pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Found {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
-        let mut key = key(envelope, message);
         let question = self.question(message);
         // Anybody can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
         let exact = self.exact(envelope, message);
+        let slot = match self.sole(envelope, message, question) {
+            Some(slot) => {
+                debug_assert_eq!(self.search(envelope, message, question), Ok(slot));
+                slot
+            }
+            None => match self.search(envelope, message, question) {
+                Ok(slot) => slot,
+                Err(found) => return found,
+            },
+        };
+        let entry = &mut self.entries[slot as usize];
+        if entry.list == Age::Late {
+            self.forget(slot);
+            return Found::Forgotten;
+        }
+        self.counters.responses += 1;
+        self.counters.responses_paired += 1;
+        if entry.answers == Answers::One && (!entry.unconnected || entry.exact == exact) {
+            self.remove(slot, End::Answered);
+        } else {
+            entry.answers = Answers::Some;
+            entry.used_ktime_ns = envelope.ktime_ns;
+            self.unlink(slot);
+            self.link(slot);
+        }
+        Found::Query(Slot(slot))
+    }
+
+    /// The query that [`Self::search`] would come upon, if no other one waits that it would have to look at: as nearly always.
+    #[inline]
+    fn sole(
+        &self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        question: Option<u64>,
+    ) -> Option<u32> {
+        let key = key(envelope, message);
+        let hash = self.hash(&key);
+        let slot = self.buckets[self.bucket(hash)];
+        let entry = self.entries.get(slot as usize)?;
+        let is_found = entry.chain == NONE
+            && entry.hash == hash
+            && entry.key.admits(&key)
+            && key.has_peer()
+            && entry.query.ktime_ns <= envelope.ktime_ns
+            && agree(question, entry.question);
+        is_found.then_some(slot)
+    }
+
+    /// The query that a response answers; or what is known where there is none.
+    fn search(
+        &self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        question: Option<u64>,
+    ) -> Result<u32, Found> {
+        let mut key = key(envelope, message);
         if key.role == Role::Initiator
             && !key.has_peer()
             && let Some(asked) = self.hinted(&key, question)
@@ -454,7 +510,7 @@ impl Pairs {
             };
             sought.slot = found.slot.filter(same).filter(|_| question.is_some());
         }
-        let Some(slot) = sought.slot else {
+        sought.slot.ok_or_else(|| {
             // Where its sender is not known, a query sent later may stand in the way of the one that it answers.
             let hint_lost = self.hint_lost_ktime_ns.filter(|_| !key.has_peer());
             let evicted = self
@@ -462,28 +518,12 @@ impl Pairs {
                 .max(hint_lost)
                 .max(self.multicast_ktime_ns)
                 .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
-            return if sought.same_key || evicted {
+            if sought.same_key || evicted {
                 Found::Forgotten
             } else {
                 Found::Nothing
-            };
-        };
-        let entry = &mut self.entries[slot as usize];
-        if entry.list == Age::Late {
-            self.forget(slot);
-            return Found::Forgotten;
-        }
-        self.counters.responses += 1;
-        self.counters.responses_paired += 1;
-        if entry.answers == Answers::One && (!entry.unconnected || entry.exact == exact) {
-            self.remove(slot, End::Answered);
-        } else {
-            entry.answers = Answers::Some;
-            entry.used_ktime_ns = envelope.ktime_ns;
-            self.unlink(slot);
-            self.link(slot);
-        }
-        Found::Query(Slot(slot))
+            }
+        })
     }
 
     /// The query that a response has found, and the ends that it showed: the process's and the peer's.
