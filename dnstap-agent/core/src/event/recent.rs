@@ -119,7 +119,7 @@ mod tests {
         *,
     };
 
-    /// Records that differ from one another in a few fields.
+    /// Records that differ from one another in a few fields; some peers are unknown, or have a mapped address.
     fn records() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let field = (
             any::<prop::sample::Index>(),
@@ -127,14 +127,27 @@ mod tests {
         );
         let changes = proptest::collection::vec(field, 0..3);
         let length = prop_oneof![0..60_usize, 0..600_usize];
-        proptest::collection::vec((changes, length, any::<[bool; 3]>()), 1..20).prop_map(
+        proptest::collection::vec((changes, length, any::<[bool; 3]>(), 0..4_u8), 1..20).prop_map(
             |records| {
-                let record = |(changes, length, [sent, inet6, cut]): (Vec<_>, usize, [bool; 3])| {
+                let record = |(changes, length, [sent, inet6, cut], peer): (
+                    Vec<_>,
+                    usize,
+                    [bool; 3],
+                    u8,
+                )| {
                     let mut header = fixture::header();
                     header.direction = sent.into();
                     if inet6 {
                         header.family = AF_INET6;
                         (header.local_addr[15], header.peer_addr[15]) = (1, 2);
+                    }
+                    match peer {
+                        0 => header.peer_addr = [0; 16],
+                        1 => {
+                            header.peer_addr[..10].fill(0);
+                            header.peer_addr[10..12].fill(0xff);
+                        }
+                        _ => {}
                     }
                     let mut record = fixture::whole(header, &vec![7; length]);
                     for (at, byte) in changes {
