@@ -9,7 +9,7 @@
 //!   what the query contains for messages. Where records are announced, as by many a place in a zone transfer, those have to be of the usual
 //!   kinds.
 //!
-//! [`Message::name`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
+//! [`Message::fold_question`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
 
 use super::{
     mnemonics::{Opcode, Type},

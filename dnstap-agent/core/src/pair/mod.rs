@@ -103,7 +103,7 @@ impl PairCounters {
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct PairLimits {
-    /// Queries remembered; about 200 bytes each, allocated as needed.
+    /// Queries remembered; about 160 bytes each, allocated as needed.
     pub entries: usize,
     /// Nanoseconds for which a query waits.
     pub age_ns: u64,
@@ -179,8 +179,10 @@ pub struct Pairs {
     multicast_ktime_ns: Option<u64>,
     /// The latest kernel time that was seen.
     now_ktime_ns: u64,
-    /// By slot; shorter than `entries` if there are none.
-    rare: Vec<Rare>,
+    /// By slot: queries to be reported; shorter than `entries` if there are none.
+    asked: Vec<Option<Asked>>,
+    /// By slot: the ends that a proxy told; shorter than `entries` if there are none.
+    proxied: Vec<Option<Proxied>>,
     /// Queries to be reported that stayed without answer.
     notices: Vec<Notice>,
     counters: PairCounters,
@@ -284,15 +286,6 @@ struct Entry {
     newer: u32,
 }
 
-/// What few entries have.
-#[derive(Clone, Debug, Default)]
-struct Rare {
-    /// The query, to be reported.
-    asked: Option<Asked>,
-    /// The ends that a proxy told.
-    proxied: Option<Proxied>,
-}
-
 impl Entry {
     const UNUSED: Self = Self {
         key: Key {
@@ -357,7 +350,8 @@ impl Pairs {
             hint_lost_ktime_ns: None,
             multicast_ktime_ns: None,
             now_ktime_ns: 0,
-            rare: Vec::new(),
+            asked: Vec::new(),
+            proxied: Vec::new(),
             notices: Vec::new(),
             counters: PairCounters::default(),
         }
@@ -404,14 +398,8 @@ impl Pairs {
             older: NONE,
             newer: NONE,
         };
-        if asked.is_some() || envelope.proxied.is_some() || at < self.rare.len() {
-            let needed = self.rare.len().max(at + 1);
-            self.rare.resize_with(needed, Rare::default);
-            self.rare[at] = Rare {
-                asked,
-                proxied: envelope.proxied,
-            };
-        }
+        set(&mut self.asked, at, asked);
+        set(&mut self.proxied, at, envelope.proxied);
         self.buckets[bucket] = slot;
         self.link(slot);
         self.waiting += 1;
@@ -536,8 +524,7 @@ impl Pairs {
     /// The ends that a proxy told with the query that a response has found.
     #[inline]
     pub(crate) fn proxied(&self, slot: Slot) -> Option<&Proxied> {
-        let rare = self.rare.get(slot.0 as usize)?;
-        rare.proxied.as_ref()
+        self.proxied.get(slot.0 as usize)?.as_ref()
     }
 
     /// A response that was looked up for in vain stays so.
@@ -918,8 +905,7 @@ impl Pairs {
         } = self.entries[slot as usize];
         let answered = answers == Answers::Some;
         self.waiting -= 1;
-        let rare = self.rare.get_mut(slot as usize);
-        let asked = rare.and_then(|rare| rare.asked.take());
+        let asked = self.asked.get_mut(slot as usize).and_then(Option::take);
         if matches!(end, End::Unanswered) && !answered {
             if wanted {
                 *self.counters.unanswered(kind) += 1;
@@ -957,6 +943,15 @@ fn key(envelope: &Envelope, message: &Message<'_>) -> Key {
         protocol: envelope.protocol,
         id: message.id,
         role: Role::of(envelope.direction, message.flags.response()),
+    }
+}
+
+/// Sets what few slots have, in a vector that is as long as the last of them needs. What the slot had before goes.
+#[inline]
+fn set<T>(by_slot: &mut Vec<Option<T>>, at: usize, value: Option<T>) {
+    if value.is_some() || at < by_slot.len() {
+        by_slot.resize_with(by_slot.len().max(at + 1), || None);
+        by_slot[at] = value;
     }
 }
 
