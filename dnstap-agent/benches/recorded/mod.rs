@@ -1,6 +1,6 @@
-//! What the benchmarks run on, and the stages that they measure: records of the ring as a busy resolver makes them, each query
-//! of 44 bytes followed by its answer of 108, so that the journey can be measured without a kernel; the same messages over TCP too,
-//! on connections that take turns.
+//! What the benchmarks run on, and the stages that they measure: records of the ring as a busy server makes them, each query
+//! of 44 bytes followed by its answer of 108, from clients that take turns, so that the journey can be measured without a kernel; the
+//! same messages over IPv6 and over TCP, too.
 
 use std::{
     hint::black_box,
@@ -18,10 +18,13 @@ use dnstap_core::{
     encode,
     event::{Record, fixture},
     model::{Envelope, Finding, Kind, Role},
+    pair::PairLimits,
     pipeline::{Batch, Pipeline, PipelineConfig, Server},
     reassemble::tcp::{Proxies, StreamLimits, Streams},
 };
-use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_TCP};
+use dnstap_ebpf::{
+    AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP,
+};
 use dnstap_proto::{
     Dnstap, View,
     frame_streams::{DNSTAP_CONTENT_TYPE, Decoder, Frame, Writer},
@@ -37,15 +40,21 @@ pub(crate) const MESSAGES: usize = 20_000;
 /// Bytes that are collected before they are handed on.
 const FULL: usize = 256 * 1024;
 
-/// TCP connections that are open at the same time.
-const CONNECTIONS: usize = 16;
+/// Clients; each has a TCP connection that stays open.
+const CLIENTS: usize = 16;
+
+/// What the server runs ([`EventHeader::program_id`]).
+const PROGRAM: u32 = 4_711;
+
+/// Queries that may wait: enough for one, and little memory that has to be cleared at the start.
+const WAITING: usize = 1_024;
 
 /// A stage at work on one pass.
 type Stage = fn(&Recorded);
 
 /// The stages by name; each takes the messages of one pass. A message becomes a frame by `classify`, `pair` and `encode`, an event (by the
 /// last alone) with what the others find given; `read` makes of a frame a view, a choice with `--qtype` and `--suffix`, or text.
-pub(crate) const STAGES: [(&str, Stage); 12] = [
+pub(crate) const STAGES: [(&str, Stage); 13] = [
     ("record to event", |recorded| {
         for record in &recorded.records {
             black_box(Record::parse(black_box(record)).is_ok());
@@ -86,24 +95,20 @@ pub(crate) const STAGES: [(&str, Stage); 12] = [
             response_time_ns: Some(1_790_000_000_000_100_000),
         };
         let mut frames = Vec::with_capacity(1 << 19);
+        let mut encoder = encode::Encoder::new(IDENTITY, VERSION);
         for (envelope, message) in &recorded.messages {
             if frames.len() > FULL {
                 frames.clear();
             }
-            encode::append_frame(
-                Some(IDENTITY),
-                Some(VERSION),
-                None,
-                black_box(envelope),
-                &finding,
-                message,
-                &mut frames,
-            );
+            encoder.append(&[], black_box(envelope), &finding, message, &mut frames);
         }
         black_box(frames.len());
     }),
     ("record to frame", |recorded| {
         pipeline(&recorded.records, &mut |_batch| {});
+    }),
+    ("IPv6 record to frame", |recorded| {
+        pipeline(&recorded.inet6_records, &mut |_batch| {});
     }),
     ("TCP record to frame", |recorded| {
         pipeline(&recorded.tcp_records, &mut |_batch| {});
@@ -153,6 +158,8 @@ pub(crate) const STAGES: [(&str, Stage); 12] = [
 /// Records, the DNS messages in them, and a file of their frames.
 pub(crate) struct Recorded {
     pub(crate) records: Vec<Vec<u8>>,
+    /// The same messages over IPv6.
+    pub(crate) inet6_records: Vec<Vec<u8>>,
     /// The same messages, each with its length in one call on a TCP socket.
     pub(crate) tcp_records: Vec<Vec<u8>>,
     pub(crate) messages: Vec<(Envelope, Vec<u8>)>,
@@ -164,11 +171,15 @@ impl Recorded {
     /// Makes them; `folder` is for what the stages write.
     pub(crate) fn new(folder: &Path) -> Self {
         let (mut records, mut messages) = (Vec::new(), Vec::new());
-        let mut tcp_records = Vec::new();
-        let mut sequences = [[0; 2]; CONNECTIONS];
+        let (mut inet6_records, mut tcp_records) = (Vec::new(), Vec::new());
+        let mut sequences = [[0; 2]; CLIENTS];
         for number in 0..MESSAGES / 2 {
             let id = u16::try_from(number % 60_000).unwrap_or(0);
+            let client = number % CLIENTS;
             let mut header = fixture::header();
+            header.program_id = PROGRAM;
+            header.flags = EVENT_UNCONNECTED;
+            header.peer_addr[3] = u8::try_from(client).expect("few clients");
             header.peer_port = 1_024 + id;
             for (answer, direction) in [(false, DIRECTION_RECEIVED), (true, DIRECTION_SENT)] {
                 header.ktime_ns += 10_000 * number as u64 + u64::from(answer);
@@ -177,9 +188,9 @@ impl Recorded {
                 let record = fixture::whole(header, &message);
                 let envelope = fixture::parsed(&record).envelope;
                 records.push(record);
-                let connection = number % CONNECTIONS;
-                let sequence = &mut sequences[connection][usize::from(answer)];
-                let (record, next) = tcp_record(header, connection, *sequence, &message);
+                inet6_records.push(fixture::whole(over_inet6(header), &message));
+                let sequence = &mut sequences[client][usize::from(answer)];
+                let (record, next) = tcp_record(header, client, *sequence, &message);
                 tcp_records.push(record);
                 *sequence = next;
                 messages.push((envelope, message));
@@ -187,6 +198,7 @@ impl Recorded {
         }
         let mut recorded = Self {
             records,
+            inet6_records,
             tcp_records,
             messages,
             file: BytesMut::new(),
@@ -206,17 +218,29 @@ impl Recorded {
     }
 }
 
+/// The same between addresses of IPv6.
+fn over_inet6(mut header: EventHeader) -> EventHeader {
+    header.family = AF_INET6;
+    for address in [&mut header.local_addr, &mut header.peer_addr] {
+        // 2001:db8::, and the four bytes at the end.
+        address.rotate_left(4);
+        address[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+    }
+    header
+}
+
 /// The record of a message with its length, where the stream has come to `sequence`; and where it is then.
 fn tcp_record(
     mut header: EventHeader,
-    connection: usize,
+    client: usize,
     sequence: u32,
     message: &[u8],
 ) -> (Vec<u8>, u32) {
     let length = u16::try_from(message.len()).expect("a DNS message");
     header.protocol = IPPROTO_TCP;
-    header.socket = 100 + connection as u64;
-    header.peer_port = 2_000 + u16::try_from(connection).expect("few connections");
+    header.flags = 0;
+    header.socket = 100 + client as u64;
+    header.peer_port = 2_000 + u16::try_from(client).expect("few clients");
     header.tcp_seq = sequence;
     let piece = [&length.to_be_bytes(), message].concat();
     let next = sequence + 2 + u32::from(length);
@@ -251,14 +275,20 @@ pub(crate) fn pipeline(records: &[Vec<u8>], full: &mut dyn FnMut(&mut Batch)) {
 }
 
 fn new_pipeline() -> Pipeline {
-    Pipeline::new(PipelineConfig {
+    let server = Server {
+        version: VERSION.to_vec(),
+        ..Server::default()
+    };
+    let mut pipeline = Pipeline::new(PipelineConfig {
         identity: IDENTITY.to_vec(),
-        server: Server {
-            version: VERSION.to_vec(),
-            ..Server::default()
+        pair_limits: PairLimits {
+            entries: WAITING,
+            ..PairLimits::default()
         },
         ..PipelineConfig::default()
-    })
+    });
+    pipeline.register_server(PROGRAM, server);
+    pipeline
 }
 
 /// Takes all records through a pipeline that lives on.

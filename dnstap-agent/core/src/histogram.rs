@@ -16,12 +16,9 @@ pub struct Histogram {
 impl Histogram {
     /// Counts a duration in nanoseconds.
     pub fn record(&mut self, nanoseconds: u64) {
-        // The smallest n for which the duration is at most 2^n µs.
-        let doublings = nanoseconds
-            .div_ceil(1_000)
-            .max(1)
-            .next_power_of_two()
-            .trailing_zeros();
+        // The smallest n for which the duration is at most 2^n µs: as many bits as the whole µs below it have.
+        let below = nanoseconds.saturating_sub(1) / 1_000;
+        let doublings = u64::BITS - below.leading_zeros();
         *self
             .counts
             .get_mut(doublings as usize)

@@ -28,7 +28,7 @@ impl Subject {
             (Opcode::QUERY, Some(Type::SOA))
                 if role == Role::Initiator
                     && !flags.recursion_desired()
-                    && !message.is_some_and(|message| message.dnssec_ok) =>
+                    && !message.is_some_and(Message::dnssec_ok) =>
             {
                 Self::Refresh
             }

@@ -9,7 +9,7 @@
 //!   what the query contains for messages. Where records are announced, as by many a place in a zone transfer, those have to be of the usual
 //!   kinds.
 //!
-//! [`Message::name`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
+//! [`Message::fold_question`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
 
 use super::{
     mnemonics::{Opcode, Type},
@@ -25,6 +25,15 @@ pub(crate) const PREFIX: usize = 2 + HEADER;
 /// Least bytes of a question and of a resource record (root name).
 const QUESTION: usize = 5;
 const RECORD: usize = 11;
+
+/// Bytes of a question behind its name.
+const TYPE_AND_CLASS: usize = 4;
+
+/// Bytes of a block of [`Message::fold_question`].
+const BLOCK: usize = 16;
+
+/// In the last block, the bytes of the name; behind them are type and class, which have no case.
+const NAME_OF_LAST: u128 = u128::MAX >> (8 * TYPE_AND_CLASS);
 
 /// First bytes from here on begin a pointer.
 const POINTER: u8 = 0xc0;
@@ -73,13 +82,15 @@ pub(crate) struct Message<'a> {
     bytes: &'a [u8],
     /// Whether header and question make sense together.
     pub(crate) well_formed: bool,
-    /// DO bit (RFC 4035 section 3.2.1), as far as it can be told without walking records: of a query with a question
-    /// and an OPT record (RFC 6891 section 6.1.2) right behind it.
-    pub(crate) dnssec_ok: bool,
 }
 
 impl<'a> Message<'a> {
     /// Reads the header and the question; `None` if there are not even 12 bytes.
+    #[expect(
+        clippy::inline_always,
+        reason = "every message passes here; a call costs 25 instructions"
+    )]
+    #[inline(always)]
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
         let flags = Flags(word(header, 2));
@@ -103,9 +114,16 @@ impl<'a> Message<'a> {
             plain,
             bytes,
             well_formed: sensible && counts.fit_into(bytes.len()),
-            dnssec_ok: question
-                .is_some_and(|question| counts.is_query() && dnssec_ok(&rest[question.len()..])),
         })
+    }
+
+    /// DO bit (RFC 4035 section 3.2.1), as far as it can be told without walking records: of a query with a question
+    /// and an OPT record (RFC 6891 section 6.1.2) right behind it.
+    pub(crate) fn dnssec_ok(&self) -> bool {
+        let counts = self.bytes.first_chunk().map(Counts::of);
+        let behind = |question: &[u8]| self.bytes.get(HEADER + question.len()..);
+        counts.is_some_and(Counts::is_query)
+            && self.question.and_then(behind).is_some_and(dnssec_ok)
     }
 
     /// Whether this may answer something, well-formed or not: a server may send back what it could not read.
@@ -122,27 +140,82 @@ impl<'a> Message<'a> {
         Some(Type(word(question, question.len() - 4)))
     }
 
-    /// The question's name in lower case and without pointers (RFC 1035 section 4.1.4), written into `name`. `None` if there is no
+    /// Folds the question into a number by `step`, block by block: its name in lower case (RFC 4343) and without pointers (RFC 1035
+    /// section 4.1.4), its type and class. Questions are the same if their blocks are: a name tells where it ends. `None` if there is no
     /// question, or its name cannot be expanded.
     ///
     /// A pointer may lead into the header, which is no place for a name: BIND takes such questions. It has to lead further back than
     /// the one before it, so that there is an end.
     #[inline]
-    pub(crate) fn name<'n>(&self, name: &'n mut [u8; LONGEST_NAME]) -> Option<&'n [u8]> {
+    pub(crate) fn fold_question(&self, from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64> {
         let question = self.question?;
         if self.plain {
-            let plain = name.get_mut(..question.len() - 4)?;
-            plain.copy_from_slice(&question[..question.len() - 4]);
-            // Lengths of labels are below 64, so lower case leaves them alone.
-            plain.make_ascii_lowercase();
-            return Some(plain);
+            fold(self.bytes.get(..HEADER + question.len())?, from, step)
+        } else {
+            self.fold_expanded(question, from, &step)
         }
-        let (expanded, _) = Name::parse(self.bytes, HEADER).ok()?;
-        let length = expanded.write_wire(name);
-        let name = &mut name[..length];
-        name.make_ascii_lowercase();
-        Some(name)
     }
+
+    #[cold]
+    fn fold_expanded(
+        &self,
+        question: &[u8],
+        from: u64,
+        step: &dyn Fn(u64, u128) -> u64,
+    ) -> Option<u64> {
+        // Behind what stands for a header.
+        let mut bytes = [0; HEADER + LONGEST_NAME + TYPE_AND_CLASS];
+        let (name, _) = Name::parse(self.bytes, HEADER).ok()?;
+        let room = bytes[HEADER..].first_chunk_mut()?;
+        let end = HEADER + name.write_wire(room) + TYPE_AND_CLASS;
+        let behind = bytes[..end].last_chunk_mut::<TYPE_AND_CLASS>()?;
+        *behind = *question.last_chunk()?;
+        fold(&bytes[..end], from, step)
+    }
+}
+
+/// Folds what stands behind a header, a question, in blocks of 16 bytes. The last one ends where the question does; of a question that is
+/// shorter it is the last part.
+#[inline]
+fn fold(bytes: &[u8], from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64> {
+    let mut folded = from;
+    let (_, question) = bytes.split_first_chunk::<HEADER>()?;
+    let (blocks, _) = question.as_chunks::<BLOCK>();
+    for block in blocks {
+        folded = step(folded, lower(u128::from_le_bytes(*block)));
+    }
+    let last = u128::from_le_bytes(*bytes.last_chunk::<BLOCK>()?);
+    let last = lower(last & NAME_OF_LAST) | last & !NAME_OF_LAST;
+    let foreign = BLOCK.saturating_sub(question.len());
+    Some(step(folded, last >> (8 * foreign)))
+}
+
+/// Bytes in lower case (RFC 4343 section 3), which most of them are: then nothing is as large as 64, but for what has the bit of lower case.
+#[inline]
+fn lower(block: u128) -> u128 {
+    const LARGE: u64 = u64::from_ne_bytes([0x40; 8]);
+    let [low, high] = halves(block);
+    let may_be_upper = low & !(low << 1) | high & !(high << 1);
+    if may_be_upper & LARGE == 0 {
+        return block;
+    }
+    lowered(block)
+}
+
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the other half is the other value"
+)]
+fn halves(block: u128) -> [u64; 2] {
+    [block as u64, (block >> 64) as u64]
+}
+
+#[cold]
+fn lowered(block: u128) -> u128 {
+    let mut bytes = block.to_le_bytes();
+    bytes.make_ascii_lowercase();
+    u128::from_le_bytes(bytes)
 }
 
 #[derive(Clone, Copy)]
@@ -152,6 +225,7 @@ struct Counts {
 }
 
 impl Counts {
+    #[inline]
     fn of(header: &[u8; HEADER]) -> Self {
         Self {
             questions: word(header, 4),
@@ -447,6 +521,8 @@ pub(crate) mod fixture {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -572,6 +648,17 @@ mod tests {
         .concat()
     }
 
+    /// The question's blocks.
+    fn folded(bytes: &[u8]) -> Option<Vec<u128>> {
+        let blocks = RefCell::default();
+        let message = Message::parse(bytes)?;
+        message.fold_question(0, |number, block| {
+            RefCell::<Vec<_>>::borrow_mut(&blocks).push(block);
+            number
+        })?;
+        Some(blocks.into_inner())
+    }
+
     #[rstest]
     #[case::plain(b"\x02nS\x03Lab\0", Some(&b"\x02ns\x03lab\0"[..]))]
     #[case::root_in_the_header(b"\x04zone\xc0\x04", Some(&b"\x04zone\0"[..]))]
@@ -587,7 +674,8 @@ mod tests {
         let bytes = transfer_of(name);
         let message = Message::parse(&bytes).unwrap();
         assert_eq!(message.question_type(), Some(Type::AXFR));
-        assert_eq!(message.name(&mut [0; LONGEST_NAME]), expected);
+        let expected = expected.map(|name| folded(&transfer_of(name)).unwrap());
+        assert_eq!(folded(&bytes), expected);
         assert_eq!(message.well_formed, name.last() == Some(&0));
     }
 
@@ -598,7 +686,7 @@ mod tests {
         let bytes = transfer_of(&name);
         let message = Message::parse(&bytes).unwrap();
         assert_eq!(message.question_type(), Some(Type::AXFR));
-        assert_eq!(message.name(&mut [0; LONGEST_NAME]), None);
+        assert_eq!(folded(&bytes), None);
         assert!(!message.well_formed);
     }
 
@@ -606,9 +694,33 @@ mod tests {
         #[test]
         fn judging_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             fit(&bytes);
-            if let Some(message) = Message::parse(&bytes) {
-                message.name(&mut [0; LONGEST_NAME]);
+            folded(&bytes);
+        }
+
+        #[test]
+        fn questions_fold_to_the_same_if_they_differ_in_case_alone(
+            labels in proptest::collection::vec(prop_oneof!["[a-zA-Z@`_0-9]{1,20}", "[a-z0-9]{1,20}"], 0..8),
+            changed in proptest::option::of((any::<prop::sample::Index>(), proptest::option::of(any::<u8>()))),
+            flags in any::<u16>(),
+        ) {
+            let mut name: Vec<u8> = labels
+                .iter()
+                .flat_map(|label| [&[label.len().to_le_bytes()[0]], label.as_bytes()].concat())
+                .collect();
+            name.push(0);
+            let mut other = transfer_of(&name);
+            other[2..4].copy_from_slice(&flags.to_be_bytes());
+            if let Some((at, byte)) = changed {
+                let at = HEADER + at.index(name.len() + TYPE_AND_CLASS);
+                // Mostly the other case of a letter.
+                other[at] = byte.unwrap_or(other[at] ^ 0x20);
             }
+            let one = transfer_of(&name);
+            let (behind_one, behind_other) = (&one[HEADER..], &other[HEADER..]);
+            let (name, kind) = behind_one.split_at(name.len());
+            let (other_name, other_kind) = behind_other.split_at(name.len());
+            let is_same = name.eq_ignore_ascii_case(other_name) && kind == other_kind;
+            prop_assert_eq!(folded(&one) == folded(&other), is_same);
         }
 
         #[test]
@@ -625,10 +737,8 @@ mod tests {
             }
             bytes.extend([0, 0, 1, 0, 1]);
             let message = Message::parse(&bytes).unwrap();
-            let mut name = [0; LONGEST_NAME];
-            if let Some(name) = message.name(&mut name) {
-                prop_assert_eq!(name.last(), Some(&0));
-                prop_assert!(message.question_type().is_some());
+            if let Some(blocks) = folded(&bytes) {
+                prop_assert!(!blocks.is_empty() && message.question_type().is_some());
             }
         }
     }

@@ -46,6 +46,12 @@ pub struct Extra {
 }
 
 impl Extra {
+    /// Whether a message may have any; `unsolicited`: nobody asked for it.
+    #[inline]
+    pub(crate) fn is_wanted(&self, unsolicited: bool) -> bool {
+        unsolicited || !self.fields.is_empty()
+    }
+
     /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known;
     /// `unsolicited`: nobody asked for the message.
     pub(crate) fn write(
@@ -56,9 +62,6 @@ impl Extra {
         out: &mut Vec<u8>,
     ) {
         out.clear();
-        if self.fields.is_empty() && !unsolicited {
-            return;
-        }
         let mut member = |wanted: bool, value: Arguments<'_>| {
             if wanted {
                 out.push(if out.is_empty() { b'{' } else { b',' });

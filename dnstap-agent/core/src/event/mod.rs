@@ -8,6 +8,9 @@
 //! here; wildcard addresses become "unknown".
 
 pub mod fixture;
+mod recent;
+
+pub(crate) use self::recent::Recent;
 
 use std::mem::{offset_of, size_of};
 
@@ -127,6 +130,7 @@ pub fn ktime_ns(record: &[u8]) -> Option<u64> {
 
 impl<'a> Record<'a> {
     /// Decodes one record. Bytes after the payload are padding and ignored.
+    #[inline]
     pub fn parse(record: &'a [u8]) -> Result<Self, RecordError> {
         let Some((header, rest)) = record.split_first_chunk::<HEADER>() else {
             return Err(RecordError::Short(record.len()));

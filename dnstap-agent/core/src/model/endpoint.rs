@@ -14,31 +14,28 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], of a socket of `family`.
-    pub(crate) fn from_abi(family: u8, octets: [u8; 16], port: u16) -> Self {
-        const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        let mut endpoint = Self {
-            octets,
-            length: 16,
-            port,
-        };
-        if family == AF_INET {
-            endpoint = Self::v4([octets[0], octets[1], octets[2], octets[3]], port);
-        } else if octets[..12] == MAPPED {
-            endpoint = Self::v4([octets[12], octets[13], octets[14], octets[15]], port);
-        }
-        if endpoint.octets == [0; 16] {
-            endpoint.length = 0;
-        }
-        endpoint
-    }
+    /// One of which nothing is known.
+    pub(crate) const UNKNOWN: Self = Self {
+        octets: [0; 16],
+        length: 0,
+        port: 0,
+    };
 
-    fn v4(address: [u8; 4], port: u16) -> Self {
-        let mut octets = [0; 16];
-        octets[..4].copy_from_slice(&address);
+    /// An endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], of a socket of `family`.
+    #[inline]
+    pub(crate) fn from_abi(family: u8, octets: [u8; 16], port: u16) -> Self {
+        // RFC 4291 section 2.5.5.2: ten bytes of zeroes and two of ones come first.
+        const PREFIX: u128 = u128::MAX >> 32;
+        const MAPPED: u128 = 0xffff << 80;
+        let address = u128::from_le_bytes(octets);
+        let (address, length) = match family {
+            AF_INET => (address & 0xffff_ffff, 4),
+            _ if address & PREFIX == MAPPED => (address >> 96, 4),
+            _ => (address, 16),
+        };
         Self {
-            octets,
-            length: 4,
+            octets: address.to_le_bytes(),
+            length: if address == 0 { 0 } else { length },
             port,
         }
     }
@@ -52,9 +49,26 @@ impl Endpoint {
         }
     }
 
+    /// The address, and zeroes behind it.
+    pub(crate) fn octets(&self) -> &[u8; 16] {
+        &self.octets
+    }
+
     /// The address's bytes, to be replaced; empty if it is not known.
     pub(crate) fn address_mut(&mut self) -> &mut [u8] {
         &mut self.octets[..usize::from(self.length)]
+    }
+
+    /// Whether anything is known.
+    pub(crate) fn is_known(&self) -> bool {
+        self.length != 0 || self.port != 0
+    }
+
+    /// Whether the addresses of both may be the same: one that is not known may be any.
+    pub(crate) fn may_be_at(&self, other: &Self) -> bool {
+        self.length == 0
+            || other.length == 0
+            || (self.length == other.length && self.octets == other.octets)
     }
 
     /// The address, if it is known.

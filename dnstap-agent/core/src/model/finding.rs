@@ -16,3 +16,12 @@ pub struct Finding {
     /// When the response passed.
     pub response_time_ns: Option<u64>,
 }
+
+impl Finding {
+    /// Number of the dnstap type: [`Kind::message_type`] as the format has it.
+    #[must_use]
+    #[inline]
+    pub fn number(&self) -> u8 {
+        2 * self.kind as u8 + u8::from(self.response) + 1
+    }
+}

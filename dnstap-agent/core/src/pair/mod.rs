@@ -22,14 +22,14 @@
 //!
 //! A response that finds nothing may be one that nobody asked for. `Found::Forgotten` says when that cannot be told.
 
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, Hasher as _};
 
 // Peers choose ids, ports and names, so the hash must be seeded; this one is, and takes a few nanoseconds.
 use foldhash::fast::RandomState;
 
 use crate::{
     counters::counters,
-    dns::{LONGEST_NAME, Message},
+    dns::Message,
     model::{
         Asked, Direction, Endpoint, Envelope, Family, Kind, Notice, Protocol, Proxied, Role,
         Subject,
@@ -103,7 +103,7 @@ impl PairCounters {
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct PairLimits {
-    /// Queries remembered; about 200 bytes each, allocated as needed.
+    /// Queries remembered; about 160 bytes each, allocated as needed.
     pub entries: usize,
     /// Nanoseconds for which a query waits.
     pub age_ns: u64,
@@ -127,8 +127,6 @@ pub struct Query {
     pub offset_ns: i64,
     /// Address family of both ends.
     pub family: Family,
-    /// The ends that a proxy told.
-    pub proxied: Option<Proxied>,
     /// Family of types.
     pub kind: Kind,
     /// What it is about.
@@ -139,15 +137,15 @@ pub struct Query {
     pub ticket: Option<u64>,
 }
 
+/// Where a query is that was found. It can be seen there until the next query comes, even if it has left the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(u32);
+
 /// What a response finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Its query, with both ends as the query showed them.
-    Query {
-        query: Query,
-        local: Endpoint,
-        peer: Endpoint,
-    },
+    /// Its query, to be seen by [`Pairs::found`].
+    Query(Slot),
     /// Nothing, but it may have been asked for: its query has counted as unanswered since, or was given up to make room; or one with its
     /// key waits, and asks something else.
     Forgotten,
@@ -183,6 +181,8 @@ pub struct Pairs {
     now_ktime_ns: u64,
     /// By slot: queries to be reported; shorter than `entries` if there are none.
     asked: Vec<Option<Asked>>,
+    /// By slot: the ends that a proxy told; shorter than `entries` if there are none.
+    proxied: Vec<Option<Proxied>>,
     /// Queries to be reported that stayed without answer.
     notices: Vec<Notice>,
     counters: PairCounters,
@@ -252,20 +252,16 @@ impl Key {
                     && (self.socket == other.socket || self.program_id == other.program_id)
             }
         };
-        let same_address = match (self.local.address(), other.local.address()) {
-            (Some(own), Some(others)) => own == others,
-            _ => true,
-        };
         self.id == other.id
             && self.role == other.role
             && self.protocol == other.protocol
             && self.peer == other.peer
             && same_end
-            && same_address
+            && self.local.may_be_at(&other.local)
     }
 
     fn has_peer(&self) -> bool {
-        self.peer != Endpoint::default()
+        self.peer.is_known()
     }
 }
 
@@ -288,6 +284,39 @@ struct Entry {
     chain: u32,
     older: u32,
     newer: u32,
+}
+
+impl Entry {
+    const UNUSED: Self = Self {
+        key: Key {
+            socket: 0,
+            program_id: 0,
+            local: Endpoint::UNKNOWN,
+            peer: Endpoint::UNKNOWN,
+            protocol: Protocol::Udp,
+            id: 0,
+            role: Role::Responder,
+        },
+        hash: 0,
+        question: None,
+        exact: None,
+        query: Query {
+            ktime_ns: 0,
+            offset_ns: 0,
+            family: Family::Inet,
+            kind: Kind::Auth,
+            subject: Subject::Query,
+            wanted: false,
+            ticket: None,
+        },
+        answers: Answers::One,
+        unconnected: false,
+        list: Age::Received,
+        used_ktime_ns: 0,
+        chain: NONE,
+        older: NONE,
+        newer: NONE,
+    };
 }
 
 #[derive(Clone, Copy)]
@@ -322,12 +351,14 @@ impl Pairs {
             multicast_ktime_ns: None,
             now_ktime_ns: 0,
             asked: Vec::new(),
+            proxied: Vec::new(),
             notices: Vec::new(),
             counters: PairCounters::default(),
         }
     }
 
     /// Remembers a query; `asked` if it is to be reported when it stays without answer.
+    #[inline]
     pub(crate) fn query(
         &mut self,
         envelope: &Envelope,
@@ -349,26 +380,26 @@ impl Pairs {
             Direction::Received => Age::Received,
             Direction::Sent => Age::Sent,
         };
-        let entry = Entry {
+        let (question, exact) = (self.question(message), self.exact(envelope, message));
+        let chain = self.buckets[bucket];
+        let slot = self.vacant();
+        let at = slot as usize;
+        self.entries[at] = Entry {
             key,
             hash,
-            question: self.question(message),
-            exact: self.exact(envelope, message),
+            question,
+            exact,
             query,
             answers,
             unconnected: envelope.unconnected,
             list,
             used_ktime_ns: envelope.ktime_ns,
-            chain: self.buckets[bucket],
+            chain,
             older: NONE,
             newer: NONE,
         };
-        let slot = self.place(entry);
-        if asked.is_some() {
-            let needed = self.asked.len().max(slot as usize + 1);
-            self.asked.resize(needed, None);
-            self.asked[slot as usize] = asked;
-        }
+        set(&mut self.asked, at, asked);
+        set(&mut self.proxied, at, envelope.proxied);
         self.buckets[bucket] = slot;
         self.link(slot);
         self.waiting += 1;
@@ -384,12 +415,69 @@ impl Pairs {
 
     /// The query that a response answers. The response counts if there is one; else it is for the caller to judge it, and then to
     /// say that it stays [`Self::unmatched`].
+    #[inline]
     pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Found {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
-        let mut key = key(envelope, message);
         let question = self.question(message);
         // Anybody can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
         let exact = self.exact(envelope, message);
+        let slot = match self.sole(envelope, message, question) {
+            Some(slot) => {
+                debug_assert_eq!(self.search(envelope, message, question), Ok(slot));
+                slot
+            }
+            None => match self.search(envelope, message, question) {
+                Ok(slot) => slot,
+                Err(found) => return found,
+            },
+        };
+        let entry = &mut self.entries[slot as usize];
+        if entry.list == Age::Late {
+            self.forget(slot);
+            return Found::Forgotten;
+        }
+        self.counters.responses += 1;
+        self.counters.responses_paired += 1;
+        if entry.answers == Answers::One && (!entry.unconnected || entry.exact == exact) {
+            self.remove(slot, End::Answered);
+        } else {
+            entry.answers = Answers::Some;
+            entry.used_ktime_ns = envelope.ktime_ns;
+            self.unlink(slot);
+            self.link(slot);
+        }
+        Found::Query(Slot(slot))
+    }
+
+    /// The query that [`Self::search`] would come upon, if no other one waits that it would have to look at: as nearly always.
+    #[inline]
+    fn sole(
+        &self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        question: Option<u64>,
+    ) -> Option<u32> {
+        let key = key(envelope, message);
+        let hash = self.hash(&key);
+        let slot = self.buckets[self.bucket(hash)];
+        let entry = self.entries.get(slot as usize)?;
+        let is_found = entry.chain == NONE
+            && entry.hash == hash
+            && entry.key.admits(&key)
+            && key.has_peer()
+            && entry.query.ktime_ns <= envelope.ktime_ns
+            && agree(question, entry.question);
+        is_found.then_some(slot)
+    }
+
+    /// The query that a response answers; or what is known where there is none.
+    fn search(
+        &self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        question: Option<u64>,
+    ) -> Result<u32, Found> {
+        let mut key = key(envelope, message);
         if key.role == Role::Initiator
             && !key.has_peer()
             && let Some(asked) = self.hinted(&key, question)
@@ -410,7 +498,7 @@ impl Pairs {
             };
             sought.slot = found.slot.filter(same).filter(|_| question.is_some());
         }
-        let Some(slot) = sought.slot else {
+        sought.slot.ok_or_else(|| {
             // Where its sender is not known, a query sent later may stand in the way of the one that it answers.
             let hint_lost = self.hint_lost_ktime_ns.filter(|_| !key.has_peer());
             let evicted = self
@@ -418,29 +506,25 @@ impl Pairs {
                 .max(hint_lost)
                 .max(self.multicast_ktime_ns)
                 .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
-            return if sought.same_key || evicted {
+            if sought.same_key || evicted {
                 Found::Forgotten
             } else {
                 Found::Nothing
-            };
-        };
-        let entry = &mut self.entries[slot as usize];
-        let (query, Key { local, peer, .. }) = (entry.query, entry.key);
-        if entry.list == Age::Late {
-            self.forget(slot);
-            return Found::Forgotten;
-        }
-        self.counters.responses += 1;
-        self.counters.responses_paired += 1;
-        if entry.answers == Answers::One && (!entry.unconnected || entry.exact == exact) {
-            self.remove(slot, End::Answered);
-        } else {
-            entry.answers = Answers::Some;
-            entry.used_ktime_ns = envelope.ktime_ns;
-            self.unlink(slot);
-            self.link(slot);
-        }
-        Found::Query { query, local, peer }
+            }
+        })
+    }
+
+    /// The query that a response has found, and the ends that it showed: the process's and the peer's.
+    #[inline]
+    pub(crate) fn found(&self, slot: Slot) -> (&Query, &Endpoint, &Endpoint) {
+        let Entry { query, key, .. } = &self.entries[slot.0 as usize];
+        (query, &key.local, &key.peer)
+    }
+
+    /// The ends that a proxy told with the query that a response has found.
+    #[inline]
+    pub(crate) fn proxied(&self, slot: Slot) -> Option<&Proxied> {
+        self.proxied.get(slot.0 as usize)?.as_ref()
     }
 
     /// A response that was looked up for in vain stays so.
@@ -519,19 +603,20 @@ impl Pairs {
     }
 
     /// What all messages with the same key have in common: not the process's address and program, and not its socket over UDP.
+    #[inline]
     fn hash(&self, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(match key.protocol {
+        let end = match key.protocol {
             Protocol::Tcp => key.socket,
             Protocol::Udp => key.local.port.into(),
-        });
-        hasher.write_u64(
-            u64::from(key.id) << 24
-                | u64::from(key.peer.port) << 8
-                | (key.role as u64) << 4
-                | key.protocol as u64,
-        );
-        key.peer.hash(&mut hasher);
+        };
+        let rest = u64::from(key.id) << 48
+            | u64::from(key.peer.port) << 32
+            | u64::from(key.peer.length) << 16
+            | (key.role as u64) << 8
+            | key.protocol as u64;
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u128(u128::from_le_bytes(*key.peer.octets()));
+        hasher.write_u128(u128::from(end) << 64 | u128::from(rest));
         hasher.finish()
     }
 
@@ -541,16 +626,19 @@ impl Pairs {
         hasher.finish()
     }
 
+    /// A hash of the question, without regard to case and compression.
+    #[inline]
     fn question(&self, message: &Message<'_>) -> Option<u64> {
-        let question = message.question?;
-        let mut name = [0; LONGEST_NAME];
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(message.name(&mut name)?);
-        hasher.write(&question[question.len() - 4..]);
-        Some(hasher.finish())
+        let step = |folded, block| {
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write_u128(block ^ u128::from(folded));
+            hasher.finish()
+        };
+        message.fold_question(0, step)
     }
 
     /// A hash of the question letter by letter, of what passes between the process that asks from an unconnected socket and whom it asks.
+    #[inline]
     fn exact(&self, envelope: &Envelope, message: &Message<'_>) -> Option<u64> {
         let role = Role::of(envelope.direction, message.flags.response());
         if !envelope.unconnected || role != Role::Initiator || !message.well_formed {
@@ -607,6 +695,7 @@ impl Pairs {
 
     /// The oldest query that a response with this key and question at kernel time `ktime_ns` answers; those of the same socket go
     /// first, those that count as unanswered last.
+    #[inline]
     fn find(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Sought {
         let hash = self.hash(key);
         let (mut same, mut other, mut late, mut same_key) = (None, None, None, false);
@@ -643,6 +732,7 @@ impl Pairs {
     }
 
     /// Gives up what stands in the way of one more query with this hash of its key.
+    #[inline]
     fn make_room(&mut self, hash: u64, now_ktime_ns: u64) {
         let (mut same, mut oldest_same) = (0, NONE);
         let mut slot = self.buckets[self.bucket(hash)];
@@ -714,14 +804,13 @@ impl Pairs {
         self.entries.get(self.lists[list as usize].oldest as usize)
     }
 
-    fn place(&mut self, entry: Entry) -> u32 {
-        if let Some(free) = self.entries.get_mut(self.free as usize) {
-            let slot = self.free;
-            self.free = free.chain;
-            *free = entry;
-            return slot;
+    /// A free entry, which nothing leads to any more.
+    #[inline]
+    fn vacant(&mut self) -> u32 {
+        if let Some(free) = self.entries.get(self.free as usize) {
+            return std::mem::replace(&mut self.free, free.chain);
         }
-        self.entries.push(entry);
+        self.entries.push(Entry::UNUSED);
         // The number of entries is clamped to 2^28.
         u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
     }
@@ -756,6 +845,7 @@ impl Pairs {
     }
 
     /// Takes out a query, and counts what became of it.
+    #[inline]
     fn remove(&mut self, slot: u32, end: End) {
         self.settle(slot, end);
         self.take(slot);
@@ -767,6 +857,7 @@ impl Pairs {
         self.take(slot);
     }
 
+    #[inline]
     fn take(&mut self, slot: u32) {
         let Entry {
             key,
@@ -799,6 +890,7 @@ impl Pairs {
     }
 
     /// Counts what became of a query, which waits no longer.
+    #[inline]
     fn settle(&mut self, slot: u32, end: End) {
         let Entry {
             answers,
@@ -851,6 +943,15 @@ fn key(envelope: &Envelope, message: &Message<'_>) -> Key {
         protocol: envelope.protocol,
         id: message.id,
         role: Role::of(envelope.direction, message.flags.response()),
+    }
+}
+
+/// Sets what few slots have, in a vector that is as long as the last of them needs. What the slot had before goes.
+#[inline]
+fn set<T>(by_slot: &mut Vec<Option<T>>, at: usize, value: Option<T>) {
+    if value.is_some() || at < by_slot.len() {
+        by_slot.resize_with(by_slot.len().max(at + 1), || None);
+        by_slot[at] = value;
     }
 }
 

@@ -39,7 +39,6 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
         ktime_ns: envelope.ktime_ns,
         offset_ns: 5,
         family: envelope.family,
-        proxied: None,
         kind: Kind::Client,
         subject: Subject::Query,
         wanted: true,
@@ -60,7 +59,7 @@ fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
 /// The time of the query that the response takes.
 fn respond(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
     match pairs.response(envelope, &Message::parse(bytes).unwrap()) {
-        Found::Query { query, .. } => Some(query.ktime_ns),
+        Found::Query(slot) => Some(pairs.found(slot).0.ktime_ns),
         Found::Forgotten | Found::Nothing => {
             pairs.unmatched();
             None
@@ -472,8 +471,36 @@ fn the_hint_of_a_query_that_has_its_answer_makes_no_room() {
     for round in [10, 110] {
         ask(&mut pairs, &sent(round, "192.0.2.9"), &query);
         let found = look_up(&mut pairs, round + 1, nobody, &response);
-        assert!(matches!(found, Found::Query { .. }), "{found:?}");
+        assert!(matches!(found, Found::Query(_)), "{found:?}");
     }
     let other = message(2, 0x8180, "example", 1);
     assert_eq!(look_up(&mut pairs, 120, nobody, &other), Found::Nothing);
+}
+
+#[test]
+fn ends_that_a_proxy_told_do_not_stay_for_the_next_query_in_their_place() {
+    let mut pairs = pairs(8);
+    let end = |port| Endpoint::from((IpAddr::from([192, 0, 2, 1]), port));
+    let told = Proxied {
+        family: Family::Inet,
+        local: end(53),
+        peer: end(7),
+    };
+    for (port, proxied) in [(1_000, Some(told)), (2_000, None)] {
+        let query = Envelope {
+            proxied,
+            ..envelope(SECOND, port, Protocol::Udp)
+        };
+        ask(&mut pairs, &query, &message(1, 0x0100, "a", 0));
+        let response = Envelope {
+            direction: Direction::Sent,
+            ..envelope(SECOND, port, Protocol::Udp)
+        };
+        let answer = message(1, 0x8180, "a", 0);
+        let found = pairs.response(&response, &Message::parse(&answer).unwrap());
+        let Found::Query(slot) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(pairs.proxied(slot).copied(), proxied);
+    }
 }

@@ -27,6 +27,15 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Whether the `bytes` of one call are plainly one datagram, which is whole.
+    #[inline]
+    pub(super) fn is_one(chunk: &Chunk<'_>, bytes: &[u8]) -> bool {
+        let arrived = chunk.arrived_len as usize;
+        chunk.segment == 0
+            && (arrived == 0 || arrived == bytes.len())
+            && chunk.flags & (EVENT_COALESCED | EVENT_FILLED) == 0
+    }
+
     /// That of the `bytes` of one call; `None` if it cannot be told.
     pub(super) fn of(chunk: &Chunk<'_>, bytes: &[u8]) -> Option<Self> {
         if chunk.flags & EVENT_COALESCED != 0 && dns::extent(bytes) != Some(bytes.len()) {

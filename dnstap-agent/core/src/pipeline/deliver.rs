@@ -12,7 +12,7 @@ use crate::{
     account::DeliverCounters,
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
-    encode::{Extra, append_frame},
+    encode::Extra,
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -39,7 +39,6 @@ const DNS_HEADER: usize = 12;
 /// State of the last stages.
 #[derive(Debug)]
 pub(super) struct Deliver {
-    pub(super) identity: Vec<u8>,
     pub(super) servers: Servers,
     pub(super) extra: Extra,
     /// The `extra` of the message at hand.
@@ -62,6 +61,8 @@ pub(super) struct Deliver {
 /// What the header of a message says.
 #[derive(Clone, Copy)]
 struct Header {
+    /// Place of the server among [`Deliver::servers`].
+    server: usize,
     flags: Flags,
     role: Role,
     subject: Subject,
@@ -81,7 +82,7 @@ impl Deliver {
     ) {
         let header = self.header(envelope, bytes, parsed);
         self.counters.malformed += u64::from(!header.well_formed);
-        let server = self.servers.learn(envelope.origin.program_id);
+        let server = &mut self.servers[header.server];
         server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
         if header.flags.response() {
             self.response(envelope, bytes, header, parsed, batch);
@@ -90,15 +91,23 @@ impl Deliver {
         }
     }
 
-    fn header(&self, envelope: &Envelope, bytes: &[u8], parsed: Option<&Message<'_>>) -> Header {
-        let flags = self.flags(envelope, bytes);
+    #[inline]
+    fn header(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        parsed: Option<&Message<'_>>,
+    ) -> Header {
+        let at = self.servers.find(envelope.origin.program_id);
+        let server = &self.servers[at];
+        let flags = parsed.map_or_else(|| flags(server, envelope, bytes), |message| message.flags);
         let role = Role::of(envelope.direction, flags.response());
-        let naming = &self.servers.of(envelope.origin.program_id).server.naming;
         let subject = match Subject::of(role, flags, parsed) {
-            Subject::Refresh if !naming.has_zones() => Subject::Query,
+            Subject::Refresh if !server.server.naming.has_zones() => Subject::Query,
             subject => subject,
         };
         Header {
+            server: at,
             flags,
             role,
             subject,
@@ -115,7 +124,7 @@ impl Deliver {
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
-        let server = self.servers.of(envelope.origin.program_id);
+        let server = &self.servers[header.server];
         let finding = Finding {
             role: header.role,
             kind: kind(server, header, server.recursion_available),
@@ -137,14 +146,13 @@ impl Deliver {
                 bytes: bytes.to_vec(),
             })
         });
-        let at = finding.kind.message_type(false) as usize - 1;
+        let at = usize::from(finding.number()) - 1;
         let wanted =
             is_logged(&server.server, envelope, header) && self.filter.wants(header.subject, at);
         let query = Query {
             ktime_ns: envelope.ktime_ns,
             offset_ns: self.clock.offset_ns,
             family: envelope.family,
-            proxied: envelope.proxied,
             kind: finding.kind,
             subject: header.subject,
             wanted,
@@ -186,7 +194,7 @@ impl Deliver {
             };
             let parsed = Message::parse(&doubt.bytes);
             let found = parsed.map(|parsed| self.pairs.response(&in_order, &parsed));
-            if let Some(found @ Found::Query { .. }) = found
+            if let Some(found @ Found::Query(_)) = found
                 && let Some(doubt) = self.unasked.take(ticket)
             {
                 let parsed = Message::parse(&doubt.bytes);
@@ -207,8 +215,8 @@ impl Deliver {
         let found = parsed.map_or(Found::Nothing, |message| {
             self.pairs.response(envelope, message)
         });
-        if !matches!(found, Found::Query { .. }) {
-            let server = self.servers.of(envelope.origin.program_id);
+        if !matches!(found, Found::Query(_)) {
+            let server = &self.servers[header.server];
             let (expected_ns, sampled) = (self.pairs.expected_ns(), self.filter.sampled);
             if self
                 .unasked
@@ -257,55 +265,65 @@ impl Deliver {
         found: Found,
         batch: &mut Batch,
     ) {
-        let mut envelope = *envelope;
-        let server = self.servers.learn(envelope.origin.program_id);
-        let mut finding = Finding {
-            role: header.role,
-            kind: kind(server, header, true),
-            response: true,
-            query_time_ns: None,
-            response_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
-        };
+        let server = &mut self.servers[header.server];
         if header.role == Role::Responder {
             server.recursion_available = header.flags.recursion_available();
         }
-        if let Found::Query { query, local, peer } = found {
-            if header.well_formed {
-                match header.role {
-                    Role::Responder => server.ports.learn(envelope.local.port),
-                    Role::Initiator => self.upstreams.learn(envelope.origin.program_id, peer),
-                }
-            }
-            header.subject = query.subject;
-            finding.kind = match server.server.naming {
-                Naming::Bind(_) if header.role == Role::Responder => kind(server, header, true),
-                _ => query.kind,
+        let Found::Query(slot) = found else {
+            let finding = Finding {
+                role: header.role,
+                kind: kind(server, header, true),
+                response: true,
+                query_time_ns: None,
+                response_time_ns: Some(self.clock.wall_ns(envelope.ktime_ns)),
             };
-            if query.subject != Subject::Transfer {
-                let took = envelope.ktime_ns.saturating_sub(query.ktime_ns);
-                self.latencies.record(header.role, query.kind, took);
-            }
-            let clock = Clock {
-                offset_ns: query.offset_ns,
-            };
-            // Where the response was seen first, the query had gone by then.
-            let asked_ns = query.ktime_ns.min(envelope.ktime_ns);
-            finding.query_time_ns = Some(clock.wall_ns(asked_ns));
-            finding.response_time_ns = Some(clock.wall_ns(envelope.ktime_ns));
-            complete(&mut envelope, &query, local, peer);
-            envelope.proxied = envelope.proxied.or(query.proxied);
-            if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
-                self.send_waiting(waiting, batch);
+            return self.send(envelope, &finding, header, bytes, batch);
+        };
+        let (&query, local, peer) = self.pairs.found(slot);
+        if header.well_formed {
+            match header.role {
+                Role::Responder => server.ports.learn(envelope.local.port),
+                Role::Initiator => self.upstreams.learn(envelope.origin.program_id, *peer),
             }
         }
-        let server = self.servers.of(envelope.origin.program_id);
+        header.subject = query.subject;
+        let clock = Clock {
+            offset_ns: query.offset_ns,
+        };
+        // Where the response was seen first, the query had gone by then.
+        let asked_ns = query.ktime_ns.min(envelope.ktime_ns);
+        let mut finding = Finding {
+            role: header.role,
+            kind: query.kind,
+            response: true,
+            query_time_ns: Some(clock.wall_ns(asked_ns)),
+            response_time_ns: Some(clock.wall_ns(envelope.ktime_ns)),
+        };
         if let Naming::Bind(rules) = server.server.naming
             && header.role == Role::Responder
-            && !rules.answers_have_query_time()
         {
-            finding.query_time_ns = None;
+            finding.kind = kind(server, header, true);
+            if !rules.answers_have_query_time() {
+                finding.query_time_ns = None;
+            }
         }
-        self.send(&envelope, &finding, header, bytes, batch);
+        if query.subject != Subject::Transfer {
+            let took = envelope.ktime_ns.saturating_sub(query.ktime_ns);
+            self.latencies.record(header.role, query.kind, took);
+        }
+        let proxied = self.pairs.proxied(slot);
+        let is_complete = envelope.peer.is_known() && envelope.local.address().is_some();
+        let completed = (!is_complete || proxied.is_some()).then(|| {
+            let mut envelope = *envelope;
+            complete(&mut envelope, &query, *local, *peer);
+            envelope.proxied = envelope.proxied.or(proxied.copied());
+            envelope
+        });
+        if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
+            self.send_waiting(waiting, batch);
+        }
+        let envelope = completed.as_ref().unwrap_or(envelope);
+        self.send(envelope, &finding, header, bytes, batch);
     }
 
     /// Names and sends the queries whose answer has not come by kernel time `before`, and those that are too many.
@@ -323,21 +341,24 @@ impl Deliver {
     /// Whether a datagram's or a connection's ports are known for DNS.
     pub(super) fn know(&mut self, envelope: &Envelope) -> bool {
         let program_id = envelope.origin.program_id;
-        let ports = &self.servers.of(program_id).ports;
+        let at = self.servers.find(program_id);
+        let ports = &self.servers[at].ports;
         ports.are_given(envelope)
             || ports.contains(envelope.local.port)
             || self.upstreams.know(program_id, envelope.peer)
     }
 
     fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
+        let at = self.servers.find(waiting.envelope.origin.program_id);
         let header = Header {
+            server: at,
             flags: waiting.flags,
             role: waiting.finding.role,
             subject: waiting.subject,
             well_formed: true,
             unsolicited: false,
         };
-        let server = self.servers.of(waiting.envelope.origin.program_id);
+        let server = &self.servers[at];
         waiting.finding.kind = kind(server, header, server.recursion_available);
         self.send(
             &waiting.envelope,
@@ -349,6 +370,7 @@ impl Deliver {
     }
 
     /// Encodes a message, unless it is excluded.
+    #[inline]
     fn send(
         &mut self,
         envelope: &Envelope,
@@ -357,14 +379,13 @@ impl Deliver {
         bytes: &[u8],
         batch: &mut Batch,
     ) {
-        let at = finding.kind.message_type(finding.response) as usize - 1;
-        let server = &self.servers.of(envelope.origin.program_id).server;
-        if header.unsolicited && matches!(server.naming, Naming::Bind(_)) {
-            // BIND does not log them either.
-            self.counters.excluded_mimic += 1;
-            return;
-        }
-        if !is_logged(server, envelope, header) {
+        let at = usize::from(finding.number()) - 1;
+        let Known {
+            server, encoder, ..
+        } = &mut self.servers[header.server];
+        // BIND does not log what nobody asked for either.
+        let is_bind = matches!(server.naming, Naming::Bind(_));
+        if is_bind && (header.unsolicited || !is_logged(server, envelope, header)) {
             self.counters.excluded_mimic += 1;
             return;
         }
@@ -372,30 +393,41 @@ impl Deliver {
             *reason += 1;
             return;
         }
-        self.extra.write(
-            envelope.origin,
-            server.netns,
-            header.unsolicited,
-            &mut self.extra_bytes,
-        );
         self.counters.unsolicited_delivered += u64::from(header.unsolicited);
         self.counters.message_bytes += bytes.len() as u64;
-        let mut envelope = *envelope;
-        let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
         let before = batch.messages.bytes.len();
-        append_frame(
-            present(&self.identity),
-            present(&server.version),
-            present(&self.extra_bytes),
-            &envelope,
-            finding,
-            shown,
-            &mut batch.messages.bytes,
-        );
+        let frames = &mut batch.messages.bytes;
+        if self.anonymiser.hides() || self.extra.is_wanted(header.unsolicited) {
+            self.encode(envelope, finding, header, bytes, frames);
+        } else {
+            encoder.append(&[], envelope, finding, bytes, frames);
+        }
+        let frame_bytes = batch.messages.bytes.len() - before;
         batch.messages.count += 1;
         self.counters.messages += 1;
-        self.counters.frame_bytes += (batch.messages.bytes.len() - before) as u64;
+        self.counters.frame_bytes += frame_bytes as u64;
         self.by_type[at] += 1;
+    }
+
+    /// Encodes a message of which something is to be hidden, or that has an `extra`.
+    #[cold]
+    fn encode(
+        &mut self,
+        envelope: &Envelope,
+        finding: &Finding,
+        header: Header,
+        bytes: &[u8],
+        frames: &mut Vec<u8>,
+    ) {
+        let Known {
+            server, encoder, ..
+        } = &mut self.servers[header.server];
+        let mut envelope = *envelope;
+        let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
+        let extra = &mut self.extra_bytes;
+        self.extra
+            .write(envelope.origin, server.netns, header.unsolicited, extra);
+        encoder.append(extra, &envelope, finding, shown, frames);
     }
 
     /// Encodes a notice that some output can show; counts any.
@@ -413,11 +445,9 @@ impl Deliver {
         let shown = self
             .anonymiser
             .apply(role, &mut query.envelope, &query.message);
-        let server = &self.servers.of(query.envelope.origin.program_id).server;
-        append_frame(
-            present(&self.identity),
-            present(&server.version),
-            Some(extra.as_bytes()),
+        let at = self.servers.find(query.envelope.origin.program_id);
+        self.servers[at].encoder.append(
+            extra.as_bytes(),
             &query.envelope,
             &query.finding,
             shown,
@@ -426,20 +456,20 @@ impl Deliver {
         batch.notices.count += 1;
         self.counters.events += 1;
     }
+}
 
-    /// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
-    fn flags(&self, envelope: &Envelope, bytes: &[u8]) -> Flags {
-        if let [_, _, high, rest @ ..] = bytes {
-            return Flags(u16::from_be_bytes([
-                *high,
-                rest.first().copied().unwrap_or(0),
-            ]));
-        }
-        let ports = &self.servers.of(envelope.origin.program_id).ports;
-        let asks = !ports.contains(envelope.local.port) && envelope.peer.port == 53;
-        let response = (envelope.direction == Direction::Received) == asks;
-        Flags(if response { 0x8000 } else { 0 })
+/// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
+#[cold]
+fn flags(server: &Known, envelope: &Envelope, bytes: &[u8]) -> Flags {
+    if let [_, _, high, rest @ ..] = bytes {
+        return Flags(u16::from_be_bytes([
+            *high,
+            rest.first().copied().unwrap_or(0),
+        ]));
     }
+    let asks = !server.ports.contains(envelope.local.port) && envelope.peer.port == 53;
+    let response = (envelope.direction == Direction::Received) == asks;
+    Flags(if response { 0x8000 } else { 0 })
 }
 
 /// Gives a response the ends that only its query knows.
@@ -516,9 +546,4 @@ fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
         Naming::Profile(profile) => profile.kind(role, subject, flags.recursion_desired()),
         Naming::Bind(rules) => rules.kind(role, subject, flags, recursion_available),
     }
-}
-
-/// A field that is left out when it is empty.
-fn present(field: &[u8]) -> Option<&[u8]> {
-    (!field.is_empty()).then_some(field)
 }

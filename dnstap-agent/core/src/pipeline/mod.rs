@@ -32,7 +32,7 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    event::{Chunk, Record},
+    event::{Chunk, Recent, Record},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -94,8 +94,12 @@ pub struct Clock {
 impl Clock {
     /// Wall-clock nanoseconds since 1970.
     #[must_use]
+    #[inline]
     pub fn wall_ns(self, ktime_ns: u64) -> u64 {
-        ktime_ns.saturating_add_signed(self.offset_ns)
+        match u64::try_from(self.offset_ns) {
+            Ok(offset_ns) => ktime_ns.saturating_add(offset_ns),
+            Err(_) => ktime_ns.saturating_sub(self.offset_ns.unsigned_abs()),
+        }
     }
 
     /// Replaces the offset.
@@ -157,6 +161,7 @@ impl Default for PipelineConfig {
 /// All stages.
 #[derive(Debug)]
 pub struct Pipeline {
+    recent: Recent,
     assembler: Assembler,
     sockets: Sockets,
     streams: Streams,
@@ -172,6 +177,7 @@ impl Pipeline {
     #[must_use]
     pub fn new(config: PipelineConfig) -> Self {
         Self {
+            recent: Recent::default(),
             assembler: Assembler::default(),
             sockets: Sockets::new(config.udp_sockets),
             streams: Streams::new(
@@ -181,8 +187,7 @@ impl Pipeline {
             ),
             proxies: config.proxies,
             deliver: Deliver {
-                identity: config.identity,
-                servers: Servers::new(config.server),
+                servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
                 filter: config.filter,
@@ -223,12 +228,33 @@ impl Pipeline {
     /// Takes one record of the ring (header, payload, padding) to the door of its kind.
     pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
         self.intake.records += 1;
-        match Record::parse(record) {
-            Ok(Record::Chunk(chunk)) => self.chunk(&chunk, batch),
-            Ok(Record::ConnectionEnd(end)) => self.connection_end(&end, batch),
+        if let Some((envelope, bytes)) = self.recent.datagram(record) {
+            self.intake.udp_records += 1;
+            self.intake.udp_bytes += bytes.len() as u64;
+            self.intake.udp_messages += 1;
+            let mut datagrams = Datagrams {
+                sockets: &mut self.sockets,
+                proxies: &self.proxies,
+                deliver: &mut self.deliver,
+                intake: &mut self.intake,
+                batch,
+            };
+            return datagrams.take(envelope, bytes, |_| false);
+        }
+        self.decode(record, batch);
+    }
+
+    /// Takes a record that does not resemble the last one.
+    fn decode(&mut self, record: &[u8], batch: &mut Batch) {
+        match &Record::parse(record) {
+            Ok(Record::Chunk(chunk)) => {
+                self.recent.note(record, chunk);
+                self.chunk(chunk, batch);
+            }
+            Ok(Record::ConnectionEnd(end)) => self.connection_end(end, batch),
             Ok(Record::Message(envelope, bytes)) => {
                 self.intake.message_records += 1;
-                self.message(&envelope, bytes, batch);
+                self.message(envelope, bytes, batch);
             }
             Ok(Record::Notice(..)) => {
                 self.intake.notice_records += 1;
@@ -239,57 +265,57 @@ impl Pipeline {
     }
 
     /// The first door: takes a chunk of what passed a socket, and appends the messages that it completes.
+    #[inline]
     fn chunk(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
+        match chunk.envelope.protocol {
+            Protocol::Udp => self.datagrams(chunk, batch),
+            Protocol::Tcp => self.piece(chunk, batch),
+        }
+    }
+
+    #[inline]
+    fn datagrams(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
         let Self {
             assembler,
             sockets,
-            streams,
             proxies,
             deliver,
             intake,
             ..
         } = self;
-        match chunk.envelope.protocol {
-            Protocol::Udp => {
-                intake.udp_records += 1;
-                intake.udp_bytes += chunk.payload.len() as u64;
-                deliver.unasked.note_losses(chunk);
-                let datagram = if chunk.is_whole() {
-                    Some(chunk.payload)
-                } else {
-                    assembler.push(chunk)
-                };
-                if let Some(bytes) = datagram {
-                    intake.udp_messages += 1;
-                    let Some(layout) = Layout::of(chunk, bytes) else {
-                        intake.udp_unclear += 1;
-                        return;
-                    };
-                    intake.udp_segments += layout.datagrams as u64 - 1;
-                    intake.udp_truncated += layout.absent as u64;
-                    // An empty datagram is one, too.
-                    let empty = bytes.is_empty().then_some(bytes);
-                    for (index, datagram) in bytes.chunks(layout.size).chain(empty).enumerate() {
-                        let mut envelope = chunk.envelope;
-                        let datagram =
-                            without_proxy_header(proxies, intake, &mut envelope, datagram);
-                        if layout.is_cut(index, datagram) {
-                            intake.udp_truncated += 1;
-                            continue;
-                        }
-                        deliver_datagram(sockets, deliver, intake, &envelope, datagram, batch);
-                    }
-                }
-            }
-            Protocol::Tcp => {
-                intake.tcp_records += 1;
-                intake.tcp_bytes += chunk.payload.len() as u64;
-                let dns_port = deliver.know(&chunk.envelope);
-                streams.push(chunk, dns_port, &mut |envelope, bytes| {
-                    deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
-                });
-            }
+        intake.udp_records += 1;
+        intake.udp_bytes += chunk.payload.len() as u64;
+        deliver.unasked.note_losses(chunk);
+        let mut bytes = chunk.payload;
+        if !chunk.is_whole() {
+            let Some(whole) = assembler.push(chunk) else {
+                return;
+            };
+            bytes = whole;
         }
+        intake.udp_messages += 1;
+        let mut intake = Datagrams {
+            sockets,
+            proxies,
+            deliver,
+            intake,
+            batch,
+        };
+        if Layout::is_one(chunk, bytes) {
+            intake.take(&chunk.envelope, bytes, |_| false);
+        } else {
+            intake.take_several(chunk, bytes);
+        }
+    }
+
+    fn piece(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
+        self.intake.tcp_records += 1;
+        self.intake.tcp_bytes += chunk.payload.len() as u64;
+        let deliver = &mut self.deliver;
+        let dns_port = deliver.know(&chunk.envelope);
+        self.streams.push(chunk, dns_port, &mut |envelope, bytes| {
+            deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
+        });
     }
 
     /// Takes the end of a connection, which belongs to its chunks.
@@ -424,48 +450,100 @@ impl Pipeline {
     }
 }
 
-/// Takes off what a proxy says in front of a datagram, if it is one to be believed.
-fn without_proxy_header<'d>(
-    proxies: &Proxies,
-    intake: &mut IntakeCounters,
-    envelope: &mut Envelope,
-    datagram: &'d [u8],
-) -> &'d [u8] {
-    let ProxyHeader::Whole { length, proxied } = proxy::header(datagram) else {
-        return datagram;
-    };
-    if !proxies.vouch_for(envelope) {
-        intake.proxy_headers_refused_udp += 1;
-        return datagram;
-    }
-    // A header that the process sends names a client to another server. The ends of this datagram stay the same.
-    if envelope.direction == Direction::Received {
-        envelope.proxied = proxied;
-    }
-    intake.udp_proxy_headers += 1;
-    &datagram[length..]
+/// What datagrams pass.
+struct Datagrams<'p> {
+    sockets: &'p mut Sockets,
+    proxies: &'p Proxies,
+    deliver: &'p mut Deliver,
+    intake: &'p mut IntakeCounters,
+    batch: &'p mut Batch,
 }
 
-fn deliver_datagram(
-    sockets: &mut Sockets,
-    deliver: &mut Deliver,
-    intake: &mut IntakeCounters,
-    envelope: &Envelope,
-    datagram: &[u8],
-    batch: &mut Batch,
-) {
-    let parsed = Message::parse(datagram);
-    let well_formed = parsed.is_some_and(|message| message.well_formed);
-    let ports = &deliver.servers.of(envelope.origin.program_id).ports;
-    let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
-    if !well_formed && !is_given && sockets::is_encrypted(envelope, datagram) {
-        // It may show that the socket carries nothing else.
-        sockets.accept(envelope, parsed.as_ref());
-        intake.udp_encrypted += 1;
-    } else if given || deliver.know(envelope) || sockets.accept(envelope, parsed.as_ref()) {
-        intake.udp_delivered += 1;
-        deliver.message(envelope, datagram, parsed.as_ref(), batch);
-    } else {
-        intake.udp_not_dns += 1;
+impl Datagrams<'_> {
+    /// Takes what one call moved, of which it is not plain that it is one datagram.
+    fn take_several(&mut self, chunk: &Chunk<'_>, mut bytes: &[u8]) {
+        let Some(layout) = Layout::of(chunk, bytes) else {
+            self.intake.udp_unclear += 1;
+            return;
+        };
+        self.intake.udp_segments += layout.datagrams as u64 - 1;
+        self.intake.udp_truncated += layout.absent as u64;
+        // An empty datagram is one, too.
+        for index in 0..layout.datagrams - layout.absent {
+            let (datagram, behind) = bytes.split_at(layout.size.min(bytes.len()));
+            self.take(&chunk.envelope, datagram, |message| {
+                layout.is_cut(index, message)
+            });
+            bytes = behind;
+        }
+    }
+
+    /// Takes a datagram; `is_cut` says of the message in it whether its end is missing.
+    #[inline]
+    fn take(&mut self, envelope: &Envelope, datagram: &[u8], is_cut: impl FnOnce(&[u8]) -> bool) {
+        let mut told;
+        let (mut envelope, mut message) = (envelope, datagram);
+        if proxy::has_signature(datagram) {
+            told = *envelope;
+            message = self.without_proxy_header(&mut told, datagram);
+            envelope = &told;
+        }
+        if is_cut(message) {
+            self.intake.udp_truncated += 1;
+        } else {
+            self.take_message(envelope, message);
+        }
+    }
+
+    /// Takes off what a proxy says in front of a datagram, if it is one to be believed.
+    fn without_proxy_header<'d>(
+        &mut self,
+        envelope: &mut Envelope,
+        datagram: &'d [u8],
+    ) -> &'d [u8] {
+        let ProxyHeader::Whole { length, proxied } = proxy::header(datagram) else {
+            return datagram;
+        };
+        if !self.proxies.vouch_for(envelope) {
+            self.intake.proxy_headers_refused_udp += 1;
+            return datagram;
+        }
+        // A header that the process sends names a client to another server. The ends of this datagram stay the same.
+        if envelope.direction == Direction::Received {
+            envelope.proxied = proxied;
+        }
+        self.intake.udp_proxy_headers += 1;
+        &datagram[length..]
+    }
+
+    #[expect(
+        clippy::inline_always,
+        reason = "every datagram passes here; a call costs 25 instructions"
+    )]
+    #[inline(always)]
+    fn take_message(&mut self, envelope: &Envelope, bytes: &[u8]) {
+        let Self {
+            sockets,
+            deliver,
+            intake,
+            batch,
+            ..
+        } = self;
+        let parsed = Message::parse(bytes);
+        let parsed = parsed.as_ref();
+        let well_formed = parsed.is_some_and(|message| message.well_formed);
+        let at = deliver.servers.find(envelope.origin.program_id);
+        let ports = &deliver.servers[at].ports;
+        let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
+        if !well_formed && !is_given && sockets::is_encrypted(envelope, bytes) {
+            // It may show that the socket carries nothing else.
+            sockets.accept(envelope, parsed);
+            intake.udp_encrypted += 1;
+        } else if given || deliver.know(envelope) || sockets.accept(envelope, parsed) {
+            intake.udp_delivered += 1;
+            deliver.message(envelope, bytes, parsed, batch);
+        } else {
+            intake.udp_not_dns += 1;
+        }
     }
 }

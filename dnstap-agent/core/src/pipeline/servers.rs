@@ -4,7 +4,9 @@
 //! Bounded: where there are [`SERVERS`], the one that was silent for longest makes room. The owner is asked again for it, should it
 //! come back ([`Pipeline::is_unknown_server`](crate::pipeline::Pipeline::is_unknown_server)).
 
-use crate::{classify::Naming, pipeline::sockets::Ports};
+use std::ops::{Index, IndexMut};
+
+use crate::{classify::Naming, encode::Encoder, pipeline::sockets::Ports};
 
 /// Servers known at a time. Each restart makes a new one.
 const SERVERS: usize = 64;
@@ -29,6 +31,7 @@ pub(super) struct Known {
     program_id: u32,
     pub(super) server: Server,
     pub(super) ports: Ports,
+    pub(super) encoder: Encoder,
     /// RA bit of the last answer to a client.
     pub(super) recursion_available: bool,
     /// Kernel time of its first message.
@@ -38,9 +41,10 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn new(program_id: u32, server: Server) -> Self {
+    fn new(program_id: u32, server: Server, identity: &[u8]) -> Self {
         Self {
             program_id,
+            encoder: Encoder::new(identity, &server.version),
             ports: Ports::new(&server.dns_ports),
             server,
             recursion_available: true,
@@ -53,65 +57,88 @@ impl Known {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// Stands in for servers that nothing is known about.
-    default: Known,
+    /// dnstap `identity` of all; empty: left out.
+    identity: Vec<u8>,
+    /// The first one stands in for servers that nothing is known about.
     known: Vec<Known>,
+    /// What was looked for last, and where it was found.
+    last: (u32, usize),
     /// Messages heard.
     heard: u64,
 }
 
+/// Where the one that stands in for others is.
+const DEFAULT: usize = 0;
+
 impl Servers {
     /// None yet; `default` stands in.
-    pub(super) fn new(default: Server) -> Self {
+    pub(super) fn new(identity: Vec<u8>, default: Server) -> Self {
         Self {
-            default: Known::new(0, default),
-            known: Vec::new(),
+            known: vec![Known::new(0, default, &identity)],
+            identity,
+            last: (0, DEFAULT),
             heard: 0,
         }
     }
 
     /// A message of the server that runs `program_id` has come. Whether something is known of it.
+    #[inline]
     pub(super) fn touch(&mut self, program_id: u32) -> bool {
         self.heard += 1;
-        let known = self
-            .known
-            .iter_mut()
-            .find(|known| known.program_id == program_id);
-        known.map(|known| known.heard = self.heard).is_some()
+        let heard = self.heard;
+        let at = self.find(program_id);
+        self[at].heard = heard;
+        at != DEFAULT
     }
 
-    /// Takes in what is known of the server that runs `program_id`, in place of what was.
+    /// Takes in what is known of the server that runs `program_id`, in place of what was. All places are others then.
     pub(super) fn insert(&mut self, program_id: u32, server: Server) {
-        self.known.retain(|known| known.program_id != program_id);
-        if self.known.len() >= SERVERS {
-            let silent = (0..SERVERS).min_by_key(|&at| self.known[at].heard);
-            self.known.swap_remove(silent.unwrap_or_default());
+        let mut told = self.known.split_off(DEFAULT + 1);
+        told.retain(|known| known.program_id != program_id);
+        if told.len() >= SERVERS {
+            let silent = (0..SERVERS).min_by_key(|&at| told[at].heard);
+            told.swap_remove(silent.unwrap_or_default());
         }
-        self.known.push(Known::new(program_id, server));
+        told.push(Known::new(program_id, server, &self.identity));
+        self.known.append(&mut told);
+        self.last = (program_id, self.known.len() - 1);
     }
 
     /// All that the pipeline was told about; the one that stands in for others, if there are none.
     pub(super) fn all(&self) -> impl Iterator<Item = &Server> + Clone {
-        let default = self.known.is_empty().then_some(&self.default);
-        self.known.iter().chain(default).map(|known| &known.server)
+        let from = usize::from(self.known.len() > DEFAULT + 1);
+        self.known[from..].iter().map(|known| &known.server)
     }
 
-    /// What is known of the server that runs `program_id`.
-    pub(super) fn of(&self, program_id: u32) -> &Known {
-        let known = self
-            .known
-            .iter()
-            .find(|known| known.program_id == program_id);
-        known.unwrap_or(&self.default)
+    /// The place of the server that runs `program_id`, or of the one that stands in for it. Most messages are of the same one as that before.
+    #[inline]
+    pub(super) fn find(&mut self, program_id: u32) -> usize {
+        if self.last.0 != program_id {
+            self.last = (program_id, self.search(program_id));
+        }
+        self.last.1
     }
 
-    /// As [`Self::of`], to learn.
-    pub(super) fn learn(&mut self, program_id: u32) -> &mut Known {
-        let known = self
-            .known
-            .iter_mut()
-            .find(|known| known.program_id == program_id);
-        known.unwrap_or(&mut self.default)
+    fn search(&self, program_id: u32) -> usize {
+        let mut told = self.known.iter().skip(DEFAULT + 1);
+        let at = told.position(|known| known.program_id == program_id);
+        at.map_or(DEFAULT, |at| DEFAULT + 1 + at)
+    }
+}
+
+impl Index<usize> for Servers {
+    type Output = Known;
+
+    #[inline]
+    fn index(&self, at: usize) -> &Known {
+        &self.known[at]
+    }
+}
+
+impl IndexMut<usize> for Servers {
+    #[inline]
+    fn index_mut(&mut self, at: usize) -> &mut Known {
+        &mut self.known[at]
     }
 }
 
@@ -128,7 +155,7 @@ mod tests {
 
     #[test]
     fn server_that_was_silent_for_longest_makes_room() {
-        let mut servers = Servers::new(server("unknown"));
+        let mut servers = Servers::new(Vec::new(), server("unknown"));
         for program_id in 1..=64 {
             servers.insert(program_id, server("old"));
         }
@@ -137,14 +164,15 @@ mod tests {
         }
         servers.insert(65, server("new"));
         assert!(!servers.touch(64));
-        assert_eq!(servers.of(64).server.version, b"unknown");
-        assert_eq!(servers.of(63).server.version, b"old");
-        assert_eq!(servers.of(65).server.version, b"new");
+        for (program_id, version) in [(64, "unknown"), (63, "old"), (65, "new")] {
+            let at = servers.find(program_id);
+            assert_eq!(servers[at].server.version, version.as_bytes());
+        }
     }
 
     #[test]
     fn ports_learned_from_one_server_are_not_known_of_another() {
-        let mut servers = Servers::new(Server::default());
+        let mut servers = Servers::new(Vec::new(), Server::default());
         servers.insert(1, server("a"));
         servers.insert(
             2,
@@ -160,7 +188,10 @@ mod tests {
                 ..server("a")
             },
         );
-        let contains = |program_id, port| servers.of(program_id).ports.contains(port);
+        let mut contains = |program_id, port| {
+            let at = servers.find(program_id);
+            servers[at].ports.contains(port)
+        };
         assert!(contains(1, 5_301) && contains(2, 5_300) && contains(3, 53));
         assert!(!contains(1, 5_300) && !contains(2, 5_301) && !contains(3, 5_300));
     }

@@ -90,13 +90,17 @@ impl Default for Unasked {
 
 impl Unasked {
     /// Takes note of what a record says about losses before it.
+    #[inline]
     pub(super) fn note_losses(&mut self, chunk: &Chunk<'_>) {
+        if chunk.lost != 0 {
+            self.note_lost(chunk);
+        }
+    }
+
+    fn note_lost(&mut self, chunk: &Chunk<'_>) {
         let Envelope {
             socket, ktime_ns, ..
         } = chunk.envelope;
-        if chunk.lost == 0 {
-            return;
-        }
         match self.losses.get(socket) {
             Some(losses) if losses.count == chunk.lost => {}
             _ => {

@@ -87,6 +87,13 @@ impl Anonymiser {
         }
     }
 
+    /// Whether anything is to be hidden.
+    #[must_use]
+    #[inline]
+    pub fn hides(&self) -> bool {
+        self.privacy.addresses.is_some() || self.privacy.no_names
+    }
+
     /// Hides what is to be hidden in the envelope; the message with what is to be hidden there.
     pub fn apply<'a>(
         &'a mut self,

@@ -363,9 +363,12 @@ impl Stream {
 
     /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
-        let held = self.held.iter().chain(&self.parked);
-        let held = held.map(|held| held.bytes.capacity());
-        self.framer.memory() + held.sum::<usize>()
+        let mut memory = self.framer.memory();
+        if self.is_holding() {
+            let held = self.held.iter().chain(&self.parked);
+            memory += held.map(|held| held.bytes.capacity()).sum::<usize>();
+        }
+        memory
     }
 
     /// Gives up the buffers; the number of bytes that they held.

@@ -112,6 +112,7 @@ pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Whether bytes begin like a PROXY header, as no DNS message does.
+#[inline]
 pub(crate) fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
 }
