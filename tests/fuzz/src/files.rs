@@ -42,12 +42,7 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(read(&path, usize::from(size).max(1)), at_once);
     let followed = follow(&path);
     if !at_once.iter().chain(&followed).any(is_refusal) {
-        assert!(
-            followed
-                .iter()
-                .filter(is_frame)
-                .eq(at_once.iter().filter(is_frame))
-        );
+        assert!(frames(&followed).eq(frames(&at_once)));
     }
 }
 
@@ -69,8 +64,8 @@ enum Seen {
     Refusal,
 }
 
-const fn is_frame(seen: &&Seen) -> bool {
-    matches!(seen, Seen::Frame(..))
+fn frames(seen: &[Seen]) -> impl Iterator<Item = &Seen> {
+    seen.iter().filter(|seen| matches!(seen, Seen::Frame(..)))
 }
 
 const fn is_refusal(seen: &Seen) -> bool {

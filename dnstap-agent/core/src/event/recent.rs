@@ -2,18 +2,20 @@
 //!
 //! Most records are whole datagrams of one server. What each of them repeats of the last one with the same direction and family is
 //! compared at once, and was decoded and checked then. Anything else, and anything unusual, is for [`Record::parse`], which finds the same in
-//! all of them.
+//! all of them. A socket of which a message was lost is unusual for the rest of its life.
 
 use std::mem::offset_of;
 
-use dnstap_ebpf::{AF_INET6, EVENT_COALESCED, EVENT_FILLED, EventHeader, MAX_DNS_MESSAGE};
+use dnstap_ebpf::{
+    AF_INET6, EVENT_COALESCED, EVENT_FILLED, EVENT_UNCONNECTED, EventHeader, MAX_DNS_MESSAGE,
+};
 
 use super::{Chunk, HEADER, field, u32_at};
 use crate::model::{Endpoint, Envelope, Protocol};
 
-/// The last datagrams, by direction and family.
+/// The last datagrams, by direction, family and whether the socket is connected.
 #[derive(Debug, Default)]
-pub(crate) struct Recent([Option<Last>; 4]);
+pub(crate) struct Recent([Option<Last>; 8]);
 
 #[derive(Debug)]
 struct Last {
@@ -95,12 +97,13 @@ impl Recent {
     }
 }
 
-/// Where records with this direction and family are.
+/// Where records with this direction and family are; a resolver's clients, whose socket is not connected, apart from its servers.
 #[inline]
 fn place(header: &[u8; HEADER]) -> usize {
     let direction = header[offset_of!(EventHeader, direction)] & 1;
     let is_inet6 = header[offset_of!(EventHeader, family)] == AF_INET6;
-    usize::from(direction) + 2 * usize::from(is_inet6)
+    let is_unconnected = header[offset_of!(EventHeader, flags)] & EVENT_UNCONNECTED != 0;
+    usize::from(direction) + 2 * usize::from(is_inet6) + 4 * usize::from(is_unconnected)
 }
 
 const _: () = assert!(
