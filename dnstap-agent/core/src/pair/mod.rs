@@ -18,9 +18,9 @@
 //! Within those the oldest goes first; but what was received goes before what was sent, so that no stranger's flood makes the tap forget
 //! what the process has asked. Entries live in one vector and are linked by index, in order of arrival
 //! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
-//! without answer (`Asked`) hold memory of their own.
+//! without answer (`Asked`), and those that came through a proxy, hold memory of their own.
 //!
-//! A response that finds nothing may be one that nobody asked for. `Found::Forgotten` says when that cannot be told.
+//! A response that finds nothing may be one without a query. `Found::Forgotten` says when that cannot be told.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
