@@ -7,7 +7,7 @@
 //! config     command line, environment and file together
 //! cli        what may be typed
 //! observe    summary, metrics, status socket, systemd
-//! sources    where messages come from: the socket tap, and the processes to tap
+//! sources    where messages come from: the tap, programs that send dnstap, files
 //! sinks      where frames go: files, collectors, functions of this process
 //! report     the page of `report`: what it counts, and how it looks
 //! tally      counts of messages, for `top` and `report`

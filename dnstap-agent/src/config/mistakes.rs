@@ -4,6 +4,7 @@
 //! words go together. Then each value is read by itself.
 
 use std::{
+    collections::HashSet,
     error::Error as _,
     ffi::{OsStr, OsString},
     fmt,
@@ -94,6 +95,7 @@ fn raw(command: &Command) -> Command {
 fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Option<ArgMatches>) {
     let mut raw = raw.clone();
     let mut errors: Vec<clap::Error> = Vec::new();
+    let mut met = HashSet::new();
     loop {
         let error = match raw.clone().try_get_matches_from(&arguments) {
             Ok(matches) => return (errors, Some(matches)),
@@ -111,6 +113,8 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
         };
         let place = arguments.iter().rposition(is_it);
         let relaxed = relaxed(&raw, &error);
+        // An error that is met again did not become right.
+        let is_new = met.insert((arguments.len(), error.to_string()));
         // After an unknown option it is not clear what a word without dashes is, or what is missing.
         let is_clear = match &unknown {
             Some(word) => errors.is_empty() || word.starts_with('-'),
@@ -118,8 +122,6 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
                 .iter()
                 .all(|error| error.kind() != ErrorKind::UnknownArgument),
         };
-        let text = error.to_string();
-        let is_new = errors.iter().all(|error| error.to_string() != text);
         if is_clear && is_new {
             errors.push(error);
         }
@@ -134,55 +136,67 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
     }
 }
 
-/// The command without the rule that this error is about: options that exclude each other, or that are missing.
+/// The command without the rule that this error is about, if it is one of those on which options exclude each other or are missing.
 fn relaxed(command: &Command, error: &clap::Error) -> Option<Command> {
-    let named: Vec<_> = [ContextKind::InvalidArg, ContextKind::PriorArg]
-        .iter()
-        .filter_map(|kind| error.get(*kind))
-        .flat_map(|value| match value {
-            ContextValue::String(name) => vec![name.clone()],
-            ContextValue::Strings(names) => names.clone(),
-            _ => Vec::new(),
-        })
-        .collect();
-    let mut built = command.clone();
-    built.build();
-    let options = built.get_subcommands().flat_map(Command::get_arguments);
-    let exclusive: Vec<Id> = options
-        .filter(|option| named.contains(&option.to_string()))
-        .map(|option| option.get_id().clone())
-        .collect();
-    let relax: &dyn Fn(Arg) -> Arg = match error.kind() {
-        ErrorKind::ArgumentConflict => &|option| {
-            if exclusive.contains(option.get_id()) {
-                option.conflicts_with(Resettable::Reset)
-            } else {
-                option
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    match error.kind() {
+        ErrorKind::ArgumentConflict => {
+            let pair = [named(ContextKind::InvalidArg), named(ContextKind::PriorArg)];
+            if pair[0] == pair[1] {
+                // Given twice.
+                return Some(command.clone().args_override_self(true));
             }
-        },
-        ErrorKind::MissingRequiredArgument => {
-            &|option| option.required(false).requires(Resettable::Reset)
+            let mut built = command.clone();
+            built.build();
+            let relaxed = together(command.clone(), &built, &pair);
+            Some(relaxed.mut_subcommands(|subcommand| {
+                match built.find_subcommand(subcommand.get_name()) {
+                    Some(built) => together(subcommand, built, &pair),
+                    None => subcommand,
+                }
+            }))
         }
-        _ => return None,
-    };
-    let groups = |command: Command| {
-        let ids: Vec<_> = command
-            .get_groups()
-            .map(|group| group.get_id().clone())
-            .collect();
-        let required = error.kind() != ErrorKind::MissingRequiredArgument;
-        ids.into_iter().fold(command, |command, id| {
-            command.mut_group(id, |group| {
-                let required = required && group.is_required_set();
-                group.required(required)
-            })
+        ErrorKind::MissingRequiredArgument => Some(command.clone().mut_subcommands(optional)),
+        _ => None,
+    }
+}
+
+/// The command where an option of the first names and one of the second no longer exclude each other. `built` is the same, complete.
+fn together(command: Command, built: &Command, [ones, others]: &[Vec<String>; 2]) -> Command {
+    let is_one_of = |option: &Arg, names: &[String]| names.contains(&option.to_string());
+    built.get_arguments().fold(command, |command, option| {
+        let against = match (is_one_of(option, ones), is_one_of(option, others)) {
+            (true, _) => others,
+            (_, true) => ones,
+            _ => return command,
+        };
+        let id = option.get_id();
+        if command.get_arguments().all(|own| own.get_id() != id) {
+            return command;
+        }
+        let kept = built.get_arg_conflicts_with(option).into_iter();
+        let kept = kept.filter(|other| !is_one_of(other, against));
+        let kept: Vec<Id> = kept.map(|other| other.get_id().clone()).collect();
+        command.mut_arg(id.clone(), |option| {
+            option
+                .conflicts_with(Resettable::Reset)
+                .conflicts_with_all(kept)
         })
-    };
-    Some(
-        command
-            .clone()
-            .mut_subcommands(|command| groups(command.mut_args(relax))),
-    )
+    })
+}
+
+/// The command where nothing is required.
+fn optional(command: Command) -> Command {
+    let command = command.mut_args(|option| option.required(false).requires(Resettable::Reset));
+    let groups = command.get_groups().map(|group| group.get_id().clone());
+    let groups: Vec<Id> = groups.collect();
+    groups.into_iter().fold(command, |command, id| {
+        command.mut_group(id, |group| group.required(false))
+    })
 }
 
 /// What is wrong with the values of an option.

@@ -361,7 +361,12 @@ mod tests {
 
     #[rstest]
     #[case::missing_and_exclusive("read --count --format json", &["--count", "<FILE>"])]
-    #[case::two_pairs("top --listen a --pid 1 --sample 2 f", &["--listen", "[FILE]"])]
+    #[case::pairs("top --listen unix:/a --pid 1 --sample 2 f", &[": --listen", ": --pid <PID>: [FILE]", ": --sample <N>: [FILE]"])]
+    #[case::of_all_commands("read -v -q", &["--verbose", "<FILE>"])]
+    #[case::given_twice("read --count --count", &["--count", "<FILE>"])]
+    #[case::unknown_first("read --no-such --count --count f", &["--no-such"])]
+    #[case::unknown_and_exclusive("read --no-such -v -q f", &["--no-such"])]
+    #[case::unknown_and_twice("attach --no-such --ring perf --ring perf --pid 1", &["--no-such"])]
     #[case::values_too("read --count --format jsno", &["--count", "<FILE>", "'jsno'"])]
     fn mistakes_of_the_words_come_at_once(#[case] line: &str, #[case] parts: &[&str]) {
         let Err(Refused::Mistakes(mistakes)) = resolve(&arguments(&format!("dnstap-agent {line}")))

@@ -8,7 +8,7 @@
 //! order that makes them run so: raw tracepoints run their programs in the order of attachment, trampolines in the opposite one
 //! (`hlist_add_head` in kernel/bpf/trampoline.c; the tests on each kernel would see every message twice if it changed).
 //!
-//! Left over: a message for which neither can run, and one for which the first cannot right after one for which the second could not
+//! Left over: a message for which neither can run, and one for which the first cannot as the next one after one for which the second could not
 //! (the mark is still there). The smaller of the two programs' counts of runs that the kernel left out bounds both.
 
 /// Which of the two programs of a hook runs.

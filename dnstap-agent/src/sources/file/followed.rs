@@ -34,9 +34,11 @@ use crate::{
 ///
 /// ```text
 /// reading ──(end for now)──► waiting ──(it has changed)──► reading
-///                               ├──(it has not, and looks damaged)──► over
+///                               ├──(it has not, and looks damaged; or it cannot be read)──► over
 ///                               └──(it has not, and was replaced)──► reading its successor
 /// ```
+///
+/// It begins with waiting.
 pub struct Followed {
     path: PathBuf,
     /// Bytes of the longest frame.

@@ -31,7 +31,7 @@ pub enum Fault {
     Unread(anyhow::Error),
     /// A frame is longer than the limit. The frames behind it follow.
     TooLong(ReadError),
-    /// It is no Frame Streams from this place on, or ends there before its end.
+    /// From this place on it is not Frame Streams, or it ends there without STOP.
     Damaged {
         /// What the reader has met, and where.
         error: ReadError,

@@ -9,7 +9,7 @@ use std::{
     cell::LazyCell,
     collections::HashMap,
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, ErrorKind, Read as _},
 };
 
 use procfs::{ConfigSetting, FromRead as _, KernelConfig, ProcError};
@@ -35,7 +35,12 @@ pub(super) fn is_possible() -> bool {
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
     // Each of these is asked only if it comes to that.
     let mode = LazyCell::new(|| {
-        let mode = fs::read_to_string(MODE).or_else(|_| mode_in_debugfs());
+        let mode = fs::read_to_string(MODE).or_else(|error| match error.kind() {
+            ErrorKind::NotFound if release_is_from(&release, DEBUGFS_STAYS) == Some(true) => {
+                mode_in_debugfs()
+            }
+            _ => Err(error),
+        });
         mode.inspect_err(
             |error| tracing::debug!(%error, "the preemption model in force is not known"),
         )
@@ -54,14 +59,14 @@ pub(super) fn is_possible() -> bool {
 }
 
 /// [`MODE`] where debugfs is not mounted, as in small systems and in containers. The file system is opened without being mounted
-/// anywhere (Linux 5.2), which nobody else sees, and is closed again.
+/// anywhere (Linux 5.2), and is closed again. Not before [`DEBUGFS_STAYS`].
 fn mode_in_debugfs() -> io::Result<String> {
     // Where system calls are filtered, the ones below may be the end of a process that has no use for them anyway.
     if !capabilities(None)?
         .effective
         .contains(CapabilitySet::SYS_ADMIN)
     {
-        return Err(io::ErrorKind::PermissionDenied.into());
+        return Err(ErrorKind::PermissionDenied.into());
     }
     let context = fsopen("debugfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
@@ -94,7 +99,18 @@ fn kernel_config() -> HashMap<String, ConfigSetting> {
 }
 
 /// First major release of Linux that ignores a boot line which names one of the two models without preemption (7.2 does, on x86).
-const ALWAYS_PREEMPTS: u32 = 7;
+const ALWAYS_PREEMPTS: (u32, u32) = (7, 0);
+
+/// First release of Linux where debugfs can be opened once more without a change of its permissions (b8de524ce46e, "debugfs: Only clobber
+/// mode/uid/gid on remount if asked").
+const DEBUGFS_STAYS: (u32, u32) = (6, 1);
+
+/// Whether this is `first` or a later one, by `uname -r`; none if it cannot be told.
+fn release_is_from(release: &str, first: (u32, u32)) -> Option<bool> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    let mut part = || parts.next()?.parse().ok();
+    Some((part()?, part()?) >= first)
+}
 
 /// By `uname -v`, which names every preemption model but the two without; where it is chosen at boot, by the model in force, or by
 /// what was chosen and what is chosen by default.
@@ -116,13 +132,7 @@ fn judge<'m>(
         .split_whitespace()
         .rev()
         .find_map(|word| word.strip_prefix("preempt="))
-        .filter(|_| {
-            let major = release
-                .split('.')
-                .next()
-                .and_then(|major| major.parse().ok());
-            major.is_some_and(|major: u32| major < ALWAYS_PREEMPTS)
-        });
+        .filter(|_| release_is_from(release, ALWAYS_PREEMPTS) == Some(false));
     match in_force.map(|(model, _)| model).or(chosen) {
         Some(model) => !matches!(model, "none" | "voluntary"),
         None => !["CONFIG_PREEMPT_NONE", "CONFIG_PREEMPT_VOLUNTARY"]
@@ -185,6 +195,16 @@ mod tests {
             judge(version, release, || mode, command_line, is_configured),
             expected
         );
+    }
+
+    #[rstest]
+    #[case::before("5.14.0-427.el9_4.x86_64", Some(false))]
+    #[case::first("6.1.0-49-amd64", Some(true))]
+    #[case::later("7.2.0", Some(true))]
+    #[case::short("6", None)]
+    #[case::no_number("", None)]
+    fn a_release_is_compared_as_numbers(#[case] release: &str, #[case] expected: Option<bool>) {
+        assert_eq!(release_is_from(release, DEBUGFS_STAYS), expected);
     }
 
     #[test]
