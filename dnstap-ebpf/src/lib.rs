@@ -68,7 +68,7 @@ pub const CHANGED_BY_AGENT: u32 = 0;
 /// Slot of the map `CHANGES` that the programs count in.
 pub const CHANGED_BY_PROGRAMS: u32 = 1;
 
-/// What a record is ([`EventHeader::kind`]). 0 is none of them: memory that nobody wrote is no record.
+/// What a record is ([`EventHeader::kind`]). 0 is none of them: memory that was not written is no record.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
@@ -151,7 +151,7 @@ pub struct EventHeader {
 }
 
 /// Bit of [`EventHeader::flags`]: a UDP socket that is not connected, or a datagram from somebody else than whom it is connected to, sent
-/// before it was. Anybody can send to it.
+/// before it was. Any host can send to it.
 pub const EVENT_UNCONNECTED: u8 = 1;
 /// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
 /// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
@@ -418,17 +418,17 @@ pub const NAME_STAYS: u32 = 0;
 pub const NAME_JOINS: u32 = 1;
 
 /// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::program_id`]). Spreads, so
-/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version. [`IMAGE_STAYS`] is not set.
+/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version. [`PROGRAM_STAYS`] is not set.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
 pub const fn program_id(tgid: u32, start: u64) -> u32 {
     (start as u32 ^ (start >> 32) as u32).wrapping_add(tgid.wrapping_mul(0x9e37_79b1))
-        & !IMAGE_STAYS
+        & !PROGRAM_STAYS
 }
 
-/// Bit of [`EventHeader::program_id`]: the process, and what it forks, stays tapped whatever it executes. It belongs to a unit that is
-/// followed.
-pub const IMAGE_STAYS: u32 = 1;
+/// Bit of [`EventHeader::program_id`]: the process, and what it forks, stays tapped with any program that it executes. It belongs to a
+/// unit that is followed.
+pub const PROGRAM_STAYS: u32 = 1;
 
 /// Transport of records to user space ([`Config::transport`]).
 pub const TRANSPORT_BPF: u32 = 0;
@@ -458,7 +458,7 @@ pub struct Filter {
     pub kinds: u32,
     /// Exchanges whose hash is below this are delivered; 0: all are.
     pub sample_below: u32,
-    /// What the hash starts with, so that nobody outside knows what is in the sample.
+    /// What the hash starts with, so that no client can know what is in the sample.
     pub sample_seed: u32,
 }
 

@@ -27,7 +27,7 @@
 )]
 #![expect(
     clippy::let_underscore_must_use,
-    reason = "where a map refuses, there is nobody to tell; each place says why"
+    reason = "where a map refuses, no caller can be told; each place says why"
 )]
 #![expect(
     clippy::map_err_ignore,

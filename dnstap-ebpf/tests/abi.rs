@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dnstap_ebpf::{
-    Counter, IMAGE_STAYS, KernelOffsets, POSSIBLE_SLOTS, RING_CLASSES, RecordKind, possible_slot,
+    Counter, KernelOffsets, POSSIBLE_SLOTS, PROGRAM_STAYS, RING_CLASSES, RecordKind, possible_slot,
     program_id,
 };
 
@@ -14,7 +14,7 @@ fn a_program_id_tells_processes_and_starts_apart_and_leaves_its_bit_free() {
     let ids: Vec<_> = starts
         .flat_map(|start| (1_000..1_100).map(move |tgid| program_id(tgid, start)))
         .collect();
-    assert!(ids.iter().all(|id| id & IMAGE_STAYS == 0));
+    assert!(ids.iter().all(|id| id & PROGRAM_STAYS == 0));
     let distinct: BTreeSet<_> = ids.iter().collect();
     assert!(
         distinct.len() > ids.len() * 999 / 1_000,

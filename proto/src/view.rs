@@ -1,4 +1,4 @@
-//! Reads dnstap messages where they lie, without building a [`Dnstap`]: for whoever looks at millions of them to keep a few.
+//! Reads dnstap messages where they lie, without building a [`Dnstap`]: for programs that look at millions of them to keep a few.
 //!
 //! [`View`] has the fields that tell messages apart. It takes the same bytes for a message as [`lenient`](crate::lenient) does, no more and
 //! no less, and reads the same values from them; what it does not have is passed over.

@@ -50,7 +50,7 @@ const DOCUMENTS: [&str; 18] = [
     "docs/types.md",
 ];
 
-/// Where the service writes until somebody says otherwise: bounded, and nothing is overwritten by a restart.
+/// Where the service writes until it is configured: bounded, and nothing is overwritten by a restart.
 const OUTPUT: &str = "file:/var/log/dnstap-agent/dns.fstrm,rotate-size=256M,keep=8";
 
 /// Builds the agent and both archives; returns the package's path.
@@ -185,7 +185,7 @@ fn compress(path: &Path) -> Result<()> {
     exec::output(Command::new("gzip").args(["--best", "--no-name"]).arg(path)).map(drop)
 }
 
-/// Whoever builds, with whatever umask: all may read, and run the program.
+/// Built by any user, with any umask: all may read, and run the program.
 fn settle_modes(folder: &Path, program: &Path) -> Result<()> {
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?

@@ -1,4 +1,4 @@
-//! A folder for one run of a task, removed when the task is over, in whatever way: also when it is interrupted or killed.
+//! A folder for one run of a task, removed when the task is over, in any way: also when it is interrupted or killed.
 
 use std::{
     fs,

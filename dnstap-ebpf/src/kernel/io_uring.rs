@@ -1,6 +1,6 @@
 //! Whether the current thread can be in the middle of something of `io_uring`.
 //!
-//! A receive that `io_uring` left waiting is finished by the thread that began it, at the end of whatever system call it is in (a
+//! A receive that `io_uring` left waiting is finished by the thread that began it, at the end of any system call that it is in (a
 //! `read` from a pipe, for example), or by a worker thread, whose saved registers are those of its maker. In both cases the call in
 //! the registers is not the one that moved the message.
 

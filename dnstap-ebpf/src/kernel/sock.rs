@@ -425,7 +425,7 @@ unsafe fn set_address(header: &mut EventHeader, offset: usize, address: Address)
     unsafe { start.byte_add(offset).write(address) };
 }
 
-/// As [`set_peer`], of who sent a datagram. Before a socket was connected anybody could send to it, and may come out with it after.
+/// As [`set_peer`], of who sent a datagram. Before a socket was connected any host could send to it, and its datagram may be read after.
 #[inline(always)]
 pub(crate) fn set_sender(
     header: &mut EventHeader,

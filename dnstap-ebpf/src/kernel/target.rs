@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use dnstap_ebpf::{
-    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, IMAGE_STAYS, NAME_JOINS, NAME_LEN,
-    POSSIBLE_SLOTS, possible_slot, program_id as new_image,
+    CHANGED_BY_AGENT, CHANGED_BY_PROGRAMS, Counter, NAME_JOINS, NAME_LEN, POSSIBLE_SLOTS,
+    PROGRAM_STAYS, possible_slot, program_id as new_program_id,
 };
 
 use crate::kernel::counters::{add_atomically, count};
@@ -88,7 +88,7 @@ pub(crate) fn exec(claim: impl FnOnce(u64) -> bool) {
         return;
     };
     let stays = if may_contain(tgid) {
-        program_id(tgid).unwrap_or(0) & IMAGE_STAYS
+        program_id(tgid).unwrap_or(0) & PROGRAM_STAYS
     } else {
         0
     };
@@ -97,7 +97,7 @@ pub(crate) fn exec(claim: impl FnOnce(u64) -> bool) {
     if known == Some(NAME_JOINS) || (known.is_none() && stays != 0) {
         if claim(key) {
             // SAFETY: takes no arguments.
-            let program_id = new_image(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
+            let program_id = new_program_id(tgid, unsafe { bpf_ktime_get_ns() }) | stays;
             // Without it, its name is that of its process, as long as there is one.
             let _ = RUNS.insert(program_id, name, 0);
             insert(tgid, program_id);

@@ -17,8 +17,8 @@ pub(crate) fn keep(state: &mut State, segment: u16, length: u32) {
     state.coalesced = u64::from(length) << 32 | u64::from(segment);
 }
 
-/// What the thread of `state` has just received, for [`complete`]: [`ONE`], [`UNKNOWN`], or what was kept. To be called by whatever sees
-/// the end of a receive: the next one must not find it.
+/// What the thread of `state` has just received, for [`complete`]: [`ONE`], [`UNKNOWN`], or what was kept. To be called by each program that
+/// sees the end of a receive: the next one must not find it.
 #[inline(always)]
 pub(crate) fn take(state: Option<&mut State>) -> u64 {
     let Some(state) = state else {

@@ -171,7 +171,7 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
 /// Counts the message that `header` describes as seen, and as dropped for `reason`.
 ///
 /// The next message of its socket tells of the loss, because a stream has a gap then, or a query is missing to which an answer may come. A
-/// datagram that was received is neither, and anybody can send one that is lost.
+/// datagram that was received is neither, and any host can send one that is lost.
 #[inline(always)]
 pub(crate) fn lost(header: &EventHeader, reason: Counter) {
     count(Counter::Seen);

@@ -37,7 +37,7 @@ pub(crate) fn advance(socket: u64, direction: Direction, length: u32) -> u32 {
     }
 }
 
-/// Bytes have passed on `socket` that nobody counted, in one direction or the other. Both get a gap, as calls do not always tell.
+/// Bytes have passed on `socket` that were not counted, in one direction or the other. Both get a gap, as calls do not always tell.
 #[inline(always)]
 pub(crate) fn leap(socket: u64) {
     advance(socket, Direction::Received, LEAP);

@@ -25,7 +25,7 @@ pub struct Frames {
     pub count: u64,
 }
 
-/// Splits the first frame off `input`, whatever its place in a stream; `None` if `input` does not hold all of it yet.
+/// Splits the first frame off `input`, at any place in a stream; `None` if `input` does not hold all of it yet.
 ///
 /// Control frames of unknown types are passed over. Nothing is copied: the frame shares the memory of `input`. After an
 /// error `input` begins with the frame that is wrong.
@@ -146,7 +146,7 @@ impl Decoder {
         }
     }
 
-    /// A decoder that goes on in the midst of a stream, `offset` bytes from its beginning, where a frame begins behind START.
+    /// A decoder that goes on in the middle of a stream, `offset` bytes from its beginning, where a frame begins behind START.
     #[must_use]
     pub fn resume(content_type: &[u8], offset: u64) -> Self {
         Self {
@@ -223,7 +223,7 @@ impl Decoder {
         self.offset += bytes;
     }
 
-    /// Takes all whole data frames off the beginning of `input`; `None` if there is none, whatever the reason.
+    /// Takes all whole data frames off the beginning of `input`; `None` if there is none, for any reason.
     pub(super) fn decode_row(&mut self, input: &mut BytesMut) -> Option<Frames> {
         if self.state != State::Data {
             return None;
@@ -245,7 +245,7 @@ impl Decoder {
     }
 
     fn take_control(&mut self, input: &mut BytesMut) -> Result<Option<Control>, Malformed> {
-        // Whatever part of the first length is there tells a stream from another kind of file.
+        // Any part of the first length tells a stream from another kind of file.
         if input.iter().take(4).any(|&byte| byte != 0) {
             return match (self.state, be32(input, 0)) {
                 (State::AwaitStart, _) => Err(Malformed::NoStart),

@@ -189,7 +189,7 @@ pub enum SocketError {
     },
 }
 
-/// Printable ASCII, whatever a peer or a file says.
+/// Printable ASCII, for any bytes of a peer or a file.
 fn quoted(content_type: &Bytes) -> String {
     format!("\"{}\"", content_type.escape_ascii())
 }

@@ -42,7 +42,7 @@ impl Row {
 /// Reads the data frames of a stream, START to STOP, and of those behind it.
 ///
 /// The source needs no buffering of its own. The reader's own memory is bounded by twice the sum of the longest data frame and
-/// 256 KiB, whatever the bytes say.
+/// 256 KiB, for any bytes.
 ///
 /// ```
 /// use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader, Writer};
@@ -97,7 +97,7 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// Goes on in the midst of a stream, whose bytes from `offset` on `source` gives: behind START, where a frame begins.
+    /// Goes on in the middle of a stream, whose bytes from `offset` on `source` gives: behind START, where a frame begins.
     pub fn resume(source: R, content_type: &[u8], offset: u64) -> Self {
         Self {
             source,

@@ -112,7 +112,7 @@ impl Server {
     /// it is not whole yet.
     fn greet(&mut self, input: &mut BytesMut, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         loop {
-            // Whatever part of the first length is there tells a stream from something else.
+            // Any part of the first length tells a stream from something else.
             if input.iter().take(4).any(|&byte| byte != 0) {
                 return Err(HandshakeError::Data);
             }

@@ -124,7 +124,7 @@ impl<S: Read + Write> SocketReader<S> {
         self.answer.clear();
         match answered {
             Ok(()) => Ok(()),
-            // All has come: nobody needs to hear it.
+            // All has come: the sender need not hear it.
             Err(_unheard) if self.server.state() == ServerState::Stopped => Ok(()),
             // A sender that has gone does not hear it either, and what it sent before is still to be read.
             Err(error) if is_gone(&error) => Ok(()),

@@ -16,7 +16,7 @@ pub(super) fn frames(agent: &Path, file: &Path) -> Result<u64> {
     counted(Command::new(agent).args(["read", "--count"]).arg(file))
 }
 
-/// Messages that `read --count` counts, with whatever options it has.
+/// Messages that `read --count` counts, with any options.
 pub(super) fn counted(read: &mut Command) -> Result<u64> {
     let text = exec::output(read)?;
     text.lines()

@@ -7,7 +7,7 @@ use std::{
 
 use super::source::{Crate, Place};
 
-/// The children of one module. Whatever is below a child counts as the child.
+/// The children of one module. All that is below a child counts as the child.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     pub(super) parent: Place,

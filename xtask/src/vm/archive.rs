@@ -1,4 +1,4 @@
-//! A view of one Debian release's archive, whatever the machine itself runs: lists, state and downloads of its own, so that
+//! A view of one Debian release's archive, on a machine with any release: lists, state and downloads of its own, so that
 //! the machine's package manager neither sees nor is changed by it. Needs no root, installs nothing.
 //!
 //! The mirror is the one that the machine's own sources name. apt checks the archive's signature against Debian's keyring and

@@ -35,7 +35,7 @@ const WITHOUT_SOCKET: [&str; 2] = ["fentry", "syscall"];
 pub(super) const WHY_NO_SOCKET: &str =
     "the tracepoints sock_send_length and sock_recv_length came with Linux 6.3";
 
-/// All kernels, oldest first. `newest` is whatever Debian's unstable release has.
+/// All kernels, oldest first. `newest` is the one of Debian's unstable release.
 pub(super) const KERNELS: [KernelSource; 4] = [
     KernelSource {
         name: "5.10",

@@ -113,9 +113,9 @@ counters! {
         excluded_other,
         /// Left out: the server's own dnstap would not have it.
         excluded_mimic,
-        /// Left out: responses that nobody asked for (`--unsolicited`).
+        /// Left out: unsolicited responses (`--unsolicited`).
         unsolicited,
-        /// Responses that nobody asked for and that were delivered, on request.
+        /// Unsolicited responses that were delivered, on request.
         unsolicited_delivered,
         /// Queries without answer that were reported.
         events,

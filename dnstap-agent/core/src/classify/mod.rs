@@ -54,7 +54,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule for one role, whatever the subject.
+    /// A rule for one role and any subject.
     #[must_use]
     pub const fn all(role: Role, kind: Kind) -> Self {
         Self::new(Some(role), None, None, kind)

@@ -26,7 +26,7 @@ const AUTHORITATIVE: &[Rule] = &[
     },
 ];
 
-/// A forwarder or balancer, which passes on what it is asked, whatever RD says.
+/// A forwarder or balancer, which passes on what it is asked, with and without RD.
 const FORWARDER: &[Rule] = &[
     Rule::about(Role::Responder, Subject::Query, Kind::Client),
     Rule::about(Role::Responder, Subject::Other, Kind::Client),

@@ -344,7 +344,7 @@ pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
     }
 }
 
-/// Where the message at the start of `bytes` ends, whatever its bits and types; `None` if it needs more bytes than there are, or is none.
+/// Where the message at the start of `bytes` ends, with any bits and types; `None` if it needs more bytes than there are, or is none.
 pub(crate) fn extent(bytes: &[u8]) -> Option<usize> {
     let counts = Counts::of(bytes.first_chunk()?);
     walk(bytes, bytes.len(), counts, true, &mut 0).ok()

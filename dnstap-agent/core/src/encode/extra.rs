@@ -2,7 +2,7 @@
 //!
 //! One JSON object (RFC 8259) without spaces, members in this order, each only if asked for:
 //! `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode number of the process's network
-//! namespace, as in `/proc/PID/ns/net`. A response that nobody asked for has `"unsolicited":true` as the last member, whatever was
+//! namespace, as in `/proc/PID/ns/net`. An unsolicited response has `"unsolicited":true` as the last member, whatever was
 //! asked for.
 
 use std::{fmt::Arguments, io::Write as _, str::FromStr};
@@ -46,14 +46,14 @@ pub struct Extra {
 }
 
 impl Extra {
-    /// Whether a message may have any; `unsolicited`: nobody asked for it.
+    /// Whether a message may have any; `unsolicited`: it is an unsolicited response.
     #[inline]
     pub(crate) fn is_wanted(&self, unsolicited: bool) -> bool {
         unsolicited || !self.fields.is_empty()
     }
 
     /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known;
-    /// `unsolicited`: nobody asked for the message.
+    /// `unsolicited`: the message is an unsolicited response.
     pub(crate) fn write(
         &self,
         origin: Origin,

@@ -28,7 +28,7 @@ pub const HEADER: usize = size_of::<EventHeader>();
 pub const MAX_PIECE: usize = (1 << 24) - 1;
 
 impl Origin {
-    /// Of a record, whatever else is in it. Nothing of what is too short to be one.
+    /// Of a record of any kind. Nothing of what is too short to be one.
     #[must_use]
     pub fn of_record(record: &[u8]) -> Option<Self> {
         record.first_chunk().map(Self::of)

@@ -50,7 +50,7 @@ pub struct Envelope {
     pub origin: Origin,
     /// The ends that a proxy tells, which is the peer itself then.
     pub proxied: Option<Proxied>,
-    /// Whether this is a UDP socket that is not connected, to which anybody can send.
+    /// Whether this is a UDP socket that is not connected: any host can send to it.
     pub unconnected: bool,
 }
 

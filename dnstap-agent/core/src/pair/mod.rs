@@ -160,7 +160,7 @@ pub struct Pairs {
     hasher: RandomState,
     /// Heads of the hash chains; a power of two of them.
     buckets: Vec<u32>,
-    /// By local port and id: the latest query sent from an unconnected socket. It may have gone: whoever looks compares. Empty before
+    /// By local port and id: the latest query sent from an unconnected socket. It may have gone: each look-up compares. Empty before
     /// the first one.
     hints: Vec<u32>,
     entries: Vec<Entry>,
@@ -419,7 +419,7 @@ impl Pairs {
     pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Found {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
         let question = self.question(message);
-        // Anybody can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
+        // Any host can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
         let exact = self.exact(envelope, message);
         let slot = match self.sole(envelope, message, question) {
             Some(slot) => {
@@ -930,7 +930,7 @@ impl Pairs {
 /// What [`Pairs::find`] came upon.
 struct Sought {
     slot: Option<u32>,
-    /// A query with its key waits, whatever its question.
+    /// A query with its key waits; its question may be another one.
     same_key: bool,
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Deliver {
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
     pub(super) held: Held<Waiting>,
-    /// Whether responses that nobody asked for are delivered.
+    /// Whether unsolicited responses are delivered.
     pub(super) unsolicited: bool,
     pub(super) unasked: Unasked,
     pub(super) upstreams: Upstreams,
@@ -67,7 +67,7 @@ struct Header {
     role: Role,
     subject: Subject,
     well_formed: bool,
-    /// Nobody asked for it.
+    /// It is an unsolicited response.
     unsolicited: bool,
 }
 
@@ -383,7 +383,7 @@ impl Deliver {
         let Known {
             server, encoder, ..
         } = &mut self.servers[header.server];
-        // BIND does not log what nobody asked for either.
+        // BIND does not log unsolicited responses either.
         let is_bind = matches!(server.naming, Naming::Bind(_));
         if is_bind && (header.unsolicited || !is_logged(server, envelope, header)) {
             self.counters.excluded_mimic += 1;

@@ -6,7 +6,7 @@
 //!                  └─ TCP ─► reassemble::tcp ──────────────────┘
 //! ```
 //!
-//! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; whatever is not
+//! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; what is not
 //! delivered is counted, and [`account`](crate::account) states the laws that the counters obey. In steady state nothing is allocated:
 //! buffers and tables grow to their bounds and are reused.
 //!
@@ -126,7 +126,7 @@ pub struct PipelineConfig {
     pub filter: Filter,
     /// What is hidden.
     pub privacy: Privacy,
-    /// Whether responses that nobody asked for are delivered, with an `extra` that says so.
+    /// Whether unsolicited responses are delivered, with an `extra` that says so.
     pub unsolicited: bool,
     /// Whether queries without answer are reported: as frames of the queries, with an `extra` that says so. They are for
     /// text and JSON alone; readers of dnstap would take them for queries.

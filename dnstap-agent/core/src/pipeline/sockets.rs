@@ -2,11 +2,11 @@
 //!
 //! A local port carries DNS if it is 53, if the configuration says so, or if the process has answered a query on it; so do the other
 //! servers' port 53, and the very address and port from which an answer to the process's own query has come. A query teaches nothing
-//! before that: anybody can send one, and the process may ask whom it likes. On such ports everything is delivered, malformed or not.
+//! before that: any host can send one, and the process may ask any server. On such ports everything is delivered, malformed or not.
 //!
 //! Elsewhere a well-formed message is delivered, and a malformed one only if the process has sent a well-formed one through the same
 //! socket. A socket that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else. For
-//! a while: the datagrams may have been anybody's. Of a socket that is not connected only those count that the process itself has
+//! a while: the datagrams may have come from any host. Of a socket that is not connected only those count that the process itself has
 //! sent: what strangers send there decides nothing for others. Nor does what may be an answer to them: some servers send back what they
 //! could not read.
 //!

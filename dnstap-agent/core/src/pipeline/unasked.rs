@@ -1,6 +1,6 @@
-//! Responses that nobody asked for, as far as that can be told.
+//! Unsolicited responses, as far as that can be told.
 //!
-//! Anybody can send a datagram with the QR bit to a socket that is not connected. It is a response to the process only if the process has
+//! Any host can send a datagram with the QR bit to a socket that is not connected. It is a response to the process only if the process has
 //! asked: from that port, that peer, with that id ([`pair`](crate::pair)). The second answer to a question is none, and may
 //! well be forged. What comes over TCP, or over a socket that the process has connected, comes from whom it chose to talk to.
 //!
@@ -38,7 +38,7 @@ const OVERTAKES_NS: u64 = 20_000_000;
 /// Sockets with losses that are remembered.
 const SOCKETS: usize = 4_096;
 
-/// A response that nobody seems to have asked for.
+/// A response that seems to be unsolicited.
 #[derive(Debug)]
 pub(super) struct Doubt {
     pub(super) envelope: Envelope,

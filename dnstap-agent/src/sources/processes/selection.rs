@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use dnstap_ebpf::{IMAGE_STAYS, program_id};
+use dnstap_ebpf::{PROGRAM_STAYS, program_id};
 use tracing::warn;
 
 use super::{
@@ -70,7 +70,7 @@ impl Search {
         &self.selection
     }
 
-    /// The processes that are meant and are not among the `tapped`, which have images. That one of `pids` is not there is an
+    /// The processes that are meant and are not among the `tapped`, which have program ids. That one of `pids` is not there is an
     /// error.
     pub fn find(&mut self, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
         let Selection { pids, names, .. } = self.selection.clone();
@@ -133,7 +133,7 @@ impl Search {
             };
             if self.selection.follow && members.contains(&pid) {
                 // Each program that it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
-                new.program_id |= IMAGE_STAYS;
+                new.program_id |= PROGRAM_STAYS;
             }
             if let Err(error) = new.target.check_word_size() {
                 // A process that was named by its id must be tapped. One that was found by its name or unit may be left out.

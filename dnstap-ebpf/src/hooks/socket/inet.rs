@@ -195,7 +195,7 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
     if name.is_null() || length <= 0 {
         return Ok(());
     }
-    // SAFETY: integers. The read is within `struct sockaddr_storage`, whatever the family.
+    // SAFETY: integers. The read is within `struct sockaddr_storage`, for any family.
     let name: Name = unsafe { memory::kernel(name, 0)? };
     set_sender(header, name.family, name.port_be, name.ipv4, name.ipv6);
     Ok(())

@@ -141,7 +141,7 @@ impl Tapped {
         Ok(())
     }
 
-    /// Whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`): nobody gets them. Counts it.
+    /// Whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`): no process gets them. Counts it.
     #[inline(always)]
     fn is_discard(&self, direction: Direction, flags: u64) -> bool {
         let discards = direction == Direction::Received

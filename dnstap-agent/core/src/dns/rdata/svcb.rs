@@ -1,6 +1,6 @@
 //! Owns the parameters of SVCB and HTTPS records (RFC 9460 section 2.1 and appendix A).
 //!
-//! Values that a reader might split are in quotes: lists of strings, and whatever has no form of its own.
+//! Values that a reader might split are in quotes: lists of strings, and values without a form of their own.
 
 use std::fmt::{self, Write as _};
 

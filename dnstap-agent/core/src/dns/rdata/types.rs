@@ -13,7 +13,7 @@ pub(super) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// Types up to 127, as NXT has them. Bit 0 stands for a format that nobody has defined.
+    /// Types up to 127, as NXT has them. Bit 0 stands for a format that is not defined.
     pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
         let fits = bytes.len() <= 16 && bytes.first()? & 0x80 == 0;
         Self::without_padding(bytes).filter(|_| fits)

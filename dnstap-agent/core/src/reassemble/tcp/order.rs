@@ -91,7 +91,7 @@ impl Held {
 /// Whole messages that were sent at the same time as others, and delivered out of their turn.
 ///
 /// Each place is too high or right, and each byte comes once. So when the bytes up to the furthest place are as many as have come, all of
-/// them have come, whatever the places were.
+/// them have come, also if places were too high.
 #[derive(Debug)]
 struct Beside {
     /// Whether bytes up to `end` are outstanding.
@@ -198,7 +198,7 @@ impl Stream {
         } = piece;
         if !self.started {
             if work.lossy {
-                // Somebody else reads from the connection, and may have sent the first bytes.
+                // Another process reads from the connection, and may have sent the first bytes.
                 self.framer.join_midway();
             }
             self.started = true;

@@ -21,7 +21,7 @@ const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const COMMANDS: [u8; 2] = [LOCAL, PROXY];
 
-/// Peers whose PROXY headers are believed. From anybody else a PROXY header is bytes like any other: a client could name whom it liked.
+/// Peers whose PROXY headers are believed. From other peers a PROXY header is bytes like any other: a client could name any address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxies(Vec<Net>);
 
@@ -38,7 +38,7 @@ impl Proxies {
     }
 }
 
-/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which nobody has who comes from elsewhere.
+/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which hosts of other networks do not have.
 const PRIVATE: [&str; 8] = [
     "127.0.0.0/8",
     "10.0.0.0/8",

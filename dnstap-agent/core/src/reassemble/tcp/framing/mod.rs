@@ -96,7 +96,7 @@ pub(in crate::reassemble::tcp) struct Framer {
     kept: Option<Box<Kept>>,
 }
 
-/// Whether bytes begin with a message that ends where the `available` ones do, and may be an answer, whatever its records are.
+/// Whether bytes begin with a message that ends where the `available` ones do, and may be an answer, with any records.
 fn may_answer(bytes: &[u8], available: usize) -> bool {
     let message = bytes.get(2..).and_then(Message::parse);
     length(bytes) == Some(available) && message.is_some_and(|message| message.may_answer())
