@@ -1,4 +1,7 @@
 //! The Debian package: its control files beside the tree, and `dpkg-deb`.
+//!
+//! cargo-deb makes such a package, too. It is not used: it would have to be built first, and it takes the list of files from a place of its
+//! own, while the tree here is the one that the archive has.
 
 use std::{
     env,
