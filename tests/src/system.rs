@@ -55,9 +55,24 @@ pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
     };
     // SAFETY: `step` outlives the call, which writes nothing else.
     check(unsafe { libc::clock_getres(clock, &raw mut step) })?;
+    duration(step)
+}
+
+/// What a clock shows.
+pub(crate) fn time(clock: libc::clockid_t) -> io::Result<Duration> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` outlives the call, which writes nothing else.
+    check(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
+    duration(time)
+}
+
+fn duration(time: libc::timespec) -> io::Result<Duration> {
     Ok(Duration::new(
-        step.tv_sec.cast_unsigned(),
-        u32::try_from(step.tv_nsec).map_err(io::Error::other)?,
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec).map_err(io::Error::other)?,
     ))
 }
 

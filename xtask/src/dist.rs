@@ -29,11 +29,12 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 18] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
     "docs/benchmarks/cpu.svg",
+    "docs/benchmarks/instructions.md",
     "docs/benchmarks/profile.md",
     "docs/benchmarks/results.md",
     "docs/contributing.md",
