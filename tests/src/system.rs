@@ -13,12 +13,12 @@ pub(crate) mod processors;
 use std::{
     collections::BTreeSet,
     ffi::{CStr, CString},
-    io,
+    fs, io,
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
-    ptr,
-    time::Duration,
+    ptr, thread,
+    time::{Duration, Instant},
 };
 
 /// Makes the kernel end the command's process when this one ends, however it ends.
@@ -56,6 +56,39 @@ pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
     // SAFETY: `step` outlives the call, which writes nothing else.
     check(unsafe { libc::clock_getres(clock, &raw mut step) })?;
     duration(step)
+}
+
+/// Waits until no datagram waits in the UDP sockets at this port.
+pub(crate) fn until_read(port: u16) -> io::Result<()> {
+    /// As long as a busy machine may take.
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let begun = Instant::now();
+    while unread(port)? > 0 {
+        if begun.elapsed() > PATIENCE {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Bytes of memory that datagrams take which wait in the UDP sockets at this port. Of a socket's line the second word is its address
+/// and the fifth its queues, `tx:rx`, all in hexadecimal (`udp4_format_sock` in net/ipv4/udp.c).
+fn unread(port: u16) -> io::Result<u64> {
+    let mut bytes = 0;
+    for file in ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"] {
+        for line in fs::read_to_string(file)?.lines().skip(1) {
+            let mut words = line.split_whitespace();
+            let behind_colon = |word: Option<&str>| {
+                let (_, number) = word?.rsplit_once(':')?;
+                u64::from_str_radix(number, 16).ok()
+            };
+            if behind_colon(words.nth(1)) == Some(port.into()) {
+                bytes += behind_colon(words.nth(2)).unwrap_or_default();
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// What a clock shows.
@@ -138,7 +171,7 @@ pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
 
 /// The most memory that a process has had so far, in bytes.
 pub(crate) fn memory_peak(pid: u32) -> io::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| {
         let size = line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?;
         size.parse::<u64>().ok()
