@@ -21,7 +21,8 @@ use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
 
 use super::{
     Fault,
-    bytes::{Bytes, Format, skip_long},
+    bytes::{Bytes, skip_long},
+    format::Format,
     named, open,
     unzstd::Place,
 };

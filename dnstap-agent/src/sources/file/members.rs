@@ -9,7 +9,7 @@ use lz4_flex::frame::FrameDecoder;
 use lzma_rust2::{Action, Status, XzStream};
 
 use super::{
-    bytes::{Format, MEMORY, skip_frames},
+    format::{Format, MEMORY, skip_frames},
     input::Input,
 };
 

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod followed;
+mod format;
 mod input;
 mod members;
 mod unzstd;

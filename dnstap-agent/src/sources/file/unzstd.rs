@@ -5,7 +5,7 @@ use std::io::{self, Error, ErrorKind, Read};
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
-use super::bytes::MEMORY;
+use super::format::MEMORY;
 
 /// Bytes asked of the file at once.
 const PIECE: usize = 128 * 1024;
