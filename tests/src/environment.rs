@@ -2,16 +2,20 @@
 //! try. What is missing makes a test a [`Skip`] with a reason, never a silent pass.
 
 use std::{
-    env, fmt,
+    env, fmt, io,
     num::ParseIntError,
     path::{Path, PathBuf},
     process::Command,
     str::FromStr,
-    thread,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::system;
 
@@ -130,23 +134,46 @@ pub(crate) fn named_version() -> Result<(u32, u32)> {
     }
 }
 
-/// How far named's clock is behind at most. It moves with the kernel's tick, which adds what it could not add before, so it is behind
-/// by less than two ticks, and by what the tick itself comes late on this machine. An emulated machine's ticks come late: `DNSTAP_LAG_MS`.
-pub(crate) fn clock_lag() -> Result<Duration> {
-    /// Ticks that are looked at.
-    const TICKS: u32 = 100;
-    let tick = system::resolution(libc::CLOCK_REALTIME_COARSE)?;
-    let begun = Instant::now();
-    let mut late = Duration::ZERO;
-    while begun.elapsed() < TICKS * tick {
-        let coarse = system::time(libc::CLOCK_REALTIME_COARSE)?;
-        let behind = system::time(libc::CLOCK_REALTIME)?.saturating_sub(coarse);
-        late = late.max(behind.saturating_sub(tick));
-        thread::sleep(tick / 7);
+/// Looks how far named's clock is behind, while a load runs: it moves with the kernel's tick (`CLOCK_REALTIME_COARSE`), and on a busy or
+/// an emulated machine ticks come late.
+pub(crate) struct ClockWatch {
+    tick: Duration,
+    ended: Arc<AtomicBool>,
+    furthest: JoinHandle<io::Result<Duration>>,
+}
+
+impl ClockWatch {
+    pub(crate) fn start() -> Result<Self> {
+        let tick = system::resolution(libc::CLOCK_REALTIME_COARSE)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&ended);
+        let furthest = thread::spawn(move || {
+            let mut furthest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let coarse = system::time(libc::CLOCK_REALTIME_COARSE)?;
+                let now = system::time(libc::CLOCK_REALTIME)?;
+                furthest = furthest.max(now.saturating_sub(coarse));
+                thread::sleep(tick / 8);
+            }
+            Ok(furthest)
+        });
+        Ok(Self {
+            tick,
+            ended,
+            furthest,
+        })
     }
-    let lag = 2 * tick + late;
-    let lag = number("DNSTAP_LAG_MS", &lag.as_millis().to_string())?;
-    Ok(Duration::from_millis(lag))
+
+    /// How far it was behind at most: as far as was seen, and a tick more, as a tick adds what the one before could not add. An emulated
+    /// machine is looked at too seldom: `DNSTAP_LAG_MS`.
+    pub(crate) fn lag(self) -> Result<Duration> {
+        self.ended.store(true, Ordering::Relaxed);
+        let furthest = self.furthest.join();
+        let furthest = furthest.map_err(|_panic| anyhow!("the clock's thread panicked"))??;
+        let lag = furthest.max(self.tick) + self.tick;
+        let lag = number("DNSTAP_LAG_MS", &lag.as_millis().to_string())?;
+        Ok(Duration::from_millis(lag))
+    }
 }
 
 /// A program of the path, or of the administrator's folders, which `PATH` may leave out.

@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 use super::{note, trial};
 use crate::{
     compare::{Rules, Unknown, compare},
-    environment::{self, Combination, combinations},
+    environment::{ClockWatch, Combination, combinations},
     lab::{Lab, Wanted},
     load::mixed,
     record::Record,
@@ -47,8 +47,9 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         .iter()
         .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
         .collect::<Result<_>>()?;
+    let clock = ClockWatch::start()?;
     mixed::run(&mut lab)?;
-    let lag = environment::clock_lag()?;
+    let lag = clock.lag()?;
     let mut ours = Vec::new();
     for tap in taps {
         let tapped = tap.stop()?;

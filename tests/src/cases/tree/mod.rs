@@ -3,6 +3,8 @@
 
 mod documented;
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
@@ -10,7 +12,7 @@ use libtest_mimic::Trial;
 use super::{for_each_hook, note};
 use crate::{
     compare::{Rules, Unknown, compare},
-    environment::{self, Combination},
+    environment::{self, ClockWatch, Combination},
     load::{
         self,
         proxied::CLIENTS,
@@ -30,7 +32,9 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn six_servers(how: &Combination) -> Result<()> {
     let mut tree = Tree::start(how)?;
+    let clock = ClockWatch::start()?;
     let sent = load::tree::run(&mut tree)?;
+    let lag = clock.lag()?;
     let recorded = tree.finish()?;
     let mut failures = Vec::new();
     let mut outcome = |of: &str, result: Result<()>| {
@@ -40,7 +44,7 @@ fn six_servers(how: &Combination) -> Result<()> {
     };
     for server in &recorded {
         let name = server.role.name();
-        outcome(name, same_as_named(how, server));
+        outcome(name, same_as_named(how, server, lag));
         outcome(name, documented::check(server));
         outcome(name, encrypted_bytes(server));
         for other in recorded.iter().filter(|other| other.role != server.role) {
@@ -153,7 +157,7 @@ fn encrypted_bytes(server: &Recorded) -> Result<()> {
 }
 
 /// The tap that names messages as BIND does has what BIND has.
-fn same_as_named(how: &Combination, server: &Recorded) -> Result<()> {
+fn same_as_named(how: &Combination, server: &Recorded, lag: Duration) -> Result<()> {
     expect_a_full_reference(server)?;
     let (records, summary) = &server.mimic;
     summary.expect_nothing_dropped()?;
@@ -169,7 +173,6 @@ fn same_as_named(how: &Combination, server: &Recorded) -> Result<()> {
         comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= summary.missed()?,
         "{comparison}"
     );
-    let lag = environment::clock_lag()?;
     ensure!(
         comparison.times.are_within(lag),
         "clocks differ: {comparison}"
