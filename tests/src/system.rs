@@ -49,13 +49,27 @@ pub(crate) fn is_root() -> bool {
 
 /// How far a clock moves at a time.
 pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
-    let mut step = libc::timespec {
+    // SAFETY: the pointer is to a `timespec`, and the call writes nothing else.
+    duration(|step| unsafe { libc::clock_getres(clock, step) })
+}
+
+/// What a clock shows.
+pub(crate) fn time(clock: libc::clockid_t) -> io::Result<Duration> {
+    // SAFETY: as above.
+    duration(|time| unsafe { libc::clock_gettime(clock, time) })
+}
+
+/// What a system call writes.
+fn duration(call: impl FnOnce(&mut libc::timespec) -> libc::c_int) -> io::Result<Duration> {
+    let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `step` outlives the call, which writes nothing else.
-    check(unsafe { libc::clock_getres(clock, &raw mut step) })?;
-    duration(step)
+    check(call(&mut time))?;
+    Ok(Duration::new(
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec).map_err(io::Error::other)?,
+    ))
 }
 
 /// Waits until no datagram waits in the UDP sockets at this port.
@@ -89,24 +103,6 @@ fn unread(port: u16) -> io::Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-/// What a clock shows.
-pub(crate) fn time(clock: libc::clockid_t) -> io::Result<Duration> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` outlives the call, which writes nothing else.
-    check(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
-    duration(time)
-}
-
-fn duration(time: libc::timespec) -> io::Result<Duration> {
-    Ok(Duration::new(
-        time.tv_sec.cast_unsigned(),
-        u32::try_from(time.tv_nsec).map_err(io::Error::other)?,
-    ))
 }
 
 /// Sets the time of the day, since 1970, of the whole machine.
