@@ -421,12 +421,13 @@ impl Pairs {
         let question = self.question(message);
         // Any host can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
         let exact = self.exact(envelope, message);
-        let slot = match self.sole(envelope, message, question) {
+        let (key, ktime_ns) = (key(envelope, message), envelope.ktime_ns);
+        let slot = match self.sole(&key, question, ktime_ns) {
             Some(slot) => {
-                debug_assert_eq!(self.search(envelope, message, question), Ok(slot));
+                debug_assert_eq!(self.search(key, question, ktime_ns), Ok(slot));
                 slot
             }
-            None => match self.search(envelope, message, question) {
+            None => match self.search(key, question, ktime_ns) {
                 Ok(slot) => slot,
                 Err(found) => return found,
             },
@@ -451,46 +452,34 @@ impl Pairs {
 
     /// The query that [`Self::search`] would come upon, if no other one waits that it would have to look at: as nearly always.
     #[inline]
-    fn sole(
-        &self,
-        envelope: &Envelope,
-        message: &Message<'_>,
-        question: Option<u64>,
-    ) -> Option<u32> {
-        let key = key(envelope, message);
-        let hash = self.hash(&key);
+    fn sole(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Option<u32> {
+        let hash = self.hash(key);
         let slot = self.buckets[self.bucket(hash)];
         let entry = self.entries.get(slot as usize)?;
         let is_found = entry.chain == NONE
             && entry.hash == hash
-            && entry.key.admits(&key)
+            && entry.key.admits(key)
             && key.has_peer()
-            && entry.query.ktime_ns <= envelope.ktime_ns
+            && entry.query.ktime_ns <= ktime_ns
             && agree(question, entry.question);
         is_found.then_some(slot)
     }
 
     /// The query that a response answers; or what is known where there is none.
-    fn search(
-        &self,
-        envelope: &Envelope,
-        message: &Message<'_>,
-        question: Option<u64>,
-    ) -> Result<u32, Found> {
-        let mut key = key(envelope, message);
+    fn search(&self, mut key: Key, question: Option<u64>, ktime_ns: u64) -> Result<u32, Found> {
         if key.role == Role::Initiator
             && !key.has_peer()
             && let Some(asked) = self.hinted(&key, question)
         {
             key.peer = asked;
         }
-        let mut sought = self.find(&key, question, envelope.ktime_ns);
+        let mut sought = self.find(&key, question, ktime_ns);
         if sought.slot.is_none() && key.role == Role::Responder && self.without_peer > 0 {
             let nobody = Key {
                 peer: Endpoint::default(),
                 ..key
             };
-            let found = self.find(&nobody, question, envelope.ktime_ns);
+            let found = self.find(&nobody, question, ktime_ns);
             // As little as possible is guessed: the very socket, and the same question.
             let same = |slot: &u32| {
                 let entry = &self.entries[*slot as usize];
@@ -505,7 +494,7 @@ impl Pairs {
                 .evicted_ktime_ns
                 .max(hint_lost)
                 .max(self.multicast_ktime_ns)
-                .is_some_and(|at| envelope.ktime_ns <= at.saturating_add(self.expected_ns()));
+                .is_some_and(|at| ktime_ns <= at.saturating_add(self.expected_ns()));
             if sought.same_key || evicted {
                 Found::Forgotten
             } else {

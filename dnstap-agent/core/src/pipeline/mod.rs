@@ -294,7 +294,7 @@ impl Pipeline {
             bytes = whole;
         }
         intake.udp_messages += 1;
-        let mut intake = Datagrams {
+        let mut datagrams = Datagrams {
             sockets,
             proxies,
             deliver,
@@ -302,9 +302,9 @@ impl Pipeline {
             batch,
         };
         if Layout::is_one(chunk, bytes) {
-            intake.take(&chunk.envelope, bytes, |_| false);
+            datagrams.take(&chunk.envelope, bytes, |_| false);
         } else {
-            intake.take_several(chunk, bytes);
+            datagrams.take_several(chunk, bytes);
         }
     }
 
