@@ -82,6 +82,10 @@ pub enum RecordKind {
     Message = 3,
     /// Something else that a probe saw. No payload has a meaning yet.
     Notice = 4,
+    /// What the server itself says about a message that it receives or sends: the payload is a [`Remark`], its last bytes those of the zone
+    /// alone. Of the header the direction and the peer are set, the local port where the server knows it, and the thread. The protocol is not
+    /// known (`IPPROTO_UDP` stands there).
+    Remark = 5,
 }
 
 impl RecordKind {
@@ -93,10 +97,75 @@ impl RecordKind {
             2 => Self::ConnectionEnd,
             3 => Self::Message,
             4 => Self::Notice,
+            5 => Self::Remark,
             _ => return None,
         })
     }
 }
+
+/// First bytes of a message by which a [`Remark`] is known to be about it: id, flags, and most or all of the question.
+pub const REMARK_PREFIX: usize = 64;
+
+/// Longest domain name on the wire (RFC 1035 section 2.3.4).
+pub const MAX_NAME: usize = 255;
+
+/// Bytes of a [`Remark`] in front of the zone.
+pub const REMARK_HEAD: usize = 80;
+
+/// What a server says about a message: the arguments of its own dnstap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The server's own type of the message: one of the bits `SERVER_*`.
+    pub message_type: u32,
+    /// Bytes of the message.
+    pub message_len: u32,
+    /// The transport, as the server has it: `bool` TCP (BIND 9.16 and 9.18), or 1 UDP, 2 TCP, 3 TLS, 4 HTTP (9.20).
+    pub transport: u32,
+    /// Bytes of [`Self::prefix`].
+    pub prefix_len: u16,
+    /// Bytes of [`Self::zone`]; 0: the server names no zone.
+    pub zone_len: u16,
+    /// The message's first bytes; what is behind them has no meaning.
+    pub prefix: [u8; REMARK_PREFIX],
+    /// The zone's name in wire format.
+    pub zone: [u8; MAX_NAME + 1],
+}
+
+const _: () = assert!(offset_of!(Remark, zone) == REMARK_HEAD);
+const _: () = assert!(size_of::<Remark>() == REMARK_HEAD + 256 && align_of::<Remark>() == 4);
+
+/// [`Remark::message_type`], as in BIND's `dns_dtmsgtype_t` (lib/dns/include/dns/dnstap.h, the same in 9.16 to 9.20).
+pub const SERVER_CLIENT_QUERY: u32 = 0x4;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_CLIENT_RESPONSE: u32 = 0x8;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_AUTH_QUERY: u32 = 0x10;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_AUTH_RESPONSE: u32 = 0x20;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_RESOLVER_QUERY: u32 = 0x40;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_RESOLVER_RESPONSE: u32 = 0x80;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_FORWARDER_QUERY: u32 = 0x100;
+/// See [`SERVER_CLIENT_QUERY`].
+pub const SERVER_FORWARDER_RESPONSE: u32 = 0x200;
+
+/// The types whose messages the server has sent itself as one who asks, or received as one who is answered.
+pub const SERVER_ASKS: u32 = SERVER_RESOLVER_QUERY
+    | SERVER_RESOLVER_RESPONSE
+    | SERVER_FORWARDER_QUERY
+    | SERVER_FORWARDER_RESPONSE;
+
+/// The types that may have a zone in dnstap.
+pub const SERVER_WITH_ZONE: u32 = SERVER_ASKS | SERVER_AUTH_RESPONSE;
+
+/// The types of messages that the server has sent.
+pub const SERVER_SENT: u32 = SERVER_CLIENT_RESPONSE
+    | SERVER_AUTH_RESPONSE
+    | SERVER_RESOLVER_QUERY
+    | SERVER_FORWARDER_QUERY;
 
 /// What the tap sends: this header, then `chunk_len` bytes of payload. [`Self::kind`] says what they are.
 #[repr(C)]
@@ -281,11 +350,20 @@ pub enum Counter {
     Unfollowed = 20,
     /// Calls of `io_uring_enter` with hook `syscall`: the messages that they moved, if any, are in no other counter. Not messages.
     IoUringCalls = 21,
+    /// Calls of a probed function in a tapped process. Not messages. `ProbeCalls` = records of the kind [`RecordKind::Remark`] + the other
+    /// `Probe*` counters.
+    ProbeCalls = 22,
+    /// Calls of a probed function for a message whose type is not asked for ([`Config::remarks`]). Not messages.
+    ProbeUnwanted = 23,
+    /// Calls of a probed function whose record found no room in the ring. Not messages.
+    ProbeRingFull = 24,
+    /// Calls of a probed function whose arguments could not be read, or are not what they have to be. Not messages.
+    ProbeFault = 25,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 26;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -311,6 +389,10 @@ impl Counter {
         Self::SampledOut,
         Self::Unfollowed,
         Self::IoUringCalls,
+        Self::ProbeCalls,
+        Self::ProbeUnwanted,
+        Self::ProbeRingFull,
+        Self::ProbeFault,
     ];
 
     /// The counter's name in summaries and metrics.
@@ -339,6 +421,10 @@ impl Counter {
             Self::SampledOut => "sampled_out",
             Self::Unfollowed => "unfollowed",
             Self::IoUringCalls => "io_uring_calls",
+            Self::ProbeCalls => "probe_calls",
+            Self::ProbeUnwanted => "probe_unwanted",
+            Self::ProbeRingFull => "probe_ring_full",
+            Self::ProbeFault => "probe_fault",
         }
     }
 
@@ -504,11 +590,13 @@ pub struct Config {
     pub udp_gro_mask: u32,
     /// Enumerator `SKB_GSO_UDP_L4`: bit of a packet that is several datagrams.
     pub udp_gso_type: u32,
+    /// Of which messages a probed server's remarks are wanted: bits `SERVER_*`.
+    pub remarks: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 56);
+const _: () = assert!(offset_of!(Config, offsets) == 60);
 
 /// Bytes of `struct udp_sock` that the programs read at [`Config::udp_window`].
 pub const UDP_WINDOW: usize = 48;

@@ -47,7 +47,7 @@ fn a_kind_has_the_number_that_it_is_read_from() {
         let kind = RecordKind::of(number);
         assert_eq!(
             kind.map(|kind| kind as u8),
-            (1..=4).contains(&number).then_some(number)
+            (1..=5).contains(&number).then_some(number)
         );
     }
 }

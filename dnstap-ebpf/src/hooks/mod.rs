@@ -1,4 +1,5 @@
 //! The hooks, one file each.
 
 mod life;
+mod server;
 mod socket;

@@ -16,13 +16,13 @@ use aya_ebpf::{
         generated::{bpf_probe_read_user, bpf_ringbuf_output},
     },
     macros::map,
-    maps::{Array, PerfEventByteArray, RingBuf},
+    maps::{Array, LruHashMap, PerfEventByteArray, RingBuf},
 };
 use aya_log_ebpf::debug;
 use dnstap_ebpf::{
     Counter, DIRECTION_RECEIVED, EVENT_FILLED, EventHeader, GATHERED_CHUNKS, GATHERED_SEGMENTS,
-    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_PERF_CHUNK, MAX_RING_CHUNK, RING_CLASSES, RecordKind,
-    TRANSPORT_PERF,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_CHUNKS, MAX_NAME, MAX_PERF_CHUNK, MAX_RING_CHUNK, REMARK_HEAD,
+    REMARK_PREFIX, RING_CLASSES, RecordKind, TRANSPORT_PERF,
 };
 
 use crate::{
@@ -166,6 +166,165 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     if sent {
         count(Counter::Records);
     }
+}
+
+/// What a server says about a message ([`dnstap_ebpf::Remark`]), with the places of prefix and zone in its memory.
+pub(crate) struct Said {
+    pub message_type: u32,
+    pub message_len: u32,
+    pub transport: u32,
+    pub prefix: u64,
+    /// At most [`REMARK_PREFIX`].
+    pub prefix_len: u16,
+    pub zone: u64,
+    /// At most [`MAX_NAME`].
+    pub zone_len: u16,
+}
+
+/// A remark as it is in the ring, with room for a zone of `ZONE` bytes.
+#[repr(C)]
+struct RemarkRecord<const ZONE: usize> {
+    header: EventHeader,
+    head: RemarkHead,
+    zone: [u8; ZONE],
+}
+
+/// A [`dnstap_ebpf::Remark`] without its zone.
+#[repr(C)]
+struct RemarkHead {
+    message_type: u32,
+    message_len: u32,
+    transport: u32,
+    prefix_len: u16,
+    zone_len: u16,
+    prefix: [u8; REMARK_PREFIX],
+}
+
+const _: () = assert!(size_of::<RemarkHead>() == REMARK_HEAD);
+
+/// Zones of which most are shorter.
+const SHORT_ZONE: usize = 64;
+/// Room for any zone.
+const LONG_ZONE: usize = MAX_NAME + 1;
+
+/// Bits of a length; the compiler knows nothing of them. It would leave out a mask that it knows to change nothing, and the verifier would
+/// not know that the length is that small.
+static PREFIX_BITS: u64 = 2 * REMARK_PREFIX as u64 - 1;
+static SHORT_BITS: u64 = SHORT_ZONE as u64 - 1;
+static LONG_BITS: u64 = LONG_ZONE as u64 - 1;
+
+/// Where perf records of remarks are put together: one for each thread. A CPU's would not do, because newer kernels may preempt a thread in
+/// such a program, and run the program for another one.
+#[map]
+static REMARKS: LruHashMap<u64, RemarkRecord<LONG_ZONE>> = LruHashMap::with_max_entries(1024, 0);
+
+// SAFETY: integers, for which zero is a value.
+static EMPTY: RemarkRecord<LONG_ZONE> = unsafe { core::mem::zeroed() };
+
+/// Sends a remark, which wakes nobody: the reader waits for messages.
+#[inline(always)]
+pub(crate) fn remark<C: EbpfContext>(
+    ctx: &C,
+    header: &EventHeader,
+    said: &Said,
+) -> Result<(), Counter> {
+    if config!(transport) == TRANSPORT_PERF as usize {
+        return perf_remark(ctx, header, said);
+    }
+    if (said.zone_len as usize) < SHORT_ZONE {
+        ring_remark::<SHORT_ZONE>(header, said, &SHORT_BITS)
+    } else {
+        ring_remark::<LONG_ZONE>(header, said, &LONG_BITS)
+    }
+}
+
+#[inline(always)]
+fn ring_remark<const ZONE: usize>(
+    header: &EventHeader,
+    said: &Said,
+    bits: &u64,
+) -> Result<(), Counter> {
+    let bytes = size_of::<RemarkRecord<ZONE>>();
+    let Some(mut record) = EVENTS_RING.reserve_bytes(bytes, 0) else {
+        return Err(Counter::ProbeRingFull);
+    };
+    // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
+    let written = unsafe { write_remark::<ZONE>(record.as_mut_ptr().cast(), header, said, bits) };
+    if written.is_ok() {
+        record.submit(BPF_RB_NO_WAKEUP as u64);
+        count(Counter::Records);
+    } else {
+        record.discard(BPF_RB_NO_WAKEUP as u64);
+    }
+    written
+}
+
+#[inline(always)]
+fn perf_remark<C: EbpfContext>(ctx: &C, header: &EventHeader, said: &Said) -> Result<(), Counter> {
+    let key = u64::from(header.tgid) << 32 | u64::from(header.tid);
+    let place = if let Some(place) = REMARKS.get_ptr_mut(key) {
+        place
+    } else {
+        // A failure shows in the next line.
+        let _ = REMARKS.insert(key, &EMPTY, 0);
+        REMARKS.get_ptr_mut(key).ok_or(Counter::ProbeRingFull)?
+    };
+    // SAFETY: an entry of the map, which is this thread's.
+    unsafe { write_remark::<LONG_ZONE>(place, header, said, &LONG_BITS)? };
+    // SAFETY: a static.
+    let mask = unsafe { (&raw const LONG_BITS).read_volatile() };
+    let bytes = (HEADER + REMARK_HEAD) as u64 + (u64::from(said.zone_len) & mask);
+    // SAFETY: not more than the entry has.
+    let error = unsafe {
+        bpf_perf_event_output(
+            ctx.as_ptr(),
+            ptr::from_ref(&EVENTS_PERF).cast_mut().cast(),
+            BPF_F_CURRENT_CPU,
+            place.cast(),
+            bytes,
+        )
+    };
+    if error == 0 {
+        count(Counter::Records);
+        Ok(())
+    } else {
+        Err(Counter::ProbeRingFull)
+    }
+}
+
+/// Writes a remark. `bits`: all of the length of a zone that there is room for.
+///
+/// # Safety
+///
+/// `record` must be writable and aligned to 8.
+#[inline(always)]
+unsafe fn write_remark<const ZONE: usize>(
+    record: *mut RemarkRecord<ZONE>,
+    header: &EventHeader,
+    said: &Said,
+    bits: &u64,
+) -> Result<(), Counter> {
+    // SAFETY: members of the record, and statics. What is read is no more than `PREFIX_BITS` and `bits` allow; behind the prefix there is room
+    // for what the one allows too much.
+    unsafe {
+        (&raw mut (*record).header).write(*header);
+        let head = &raw mut (*record).head;
+        (&raw mut (*head).message_type).write(said.message_type);
+        (&raw mut (*head).message_len).write(said.message_len);
+        (&raw mut (*head).transport).write(said.transport);
+        (&raw mut (*head).prefix_len).write(said.prefix_len);
+        (&raw mut (*head).zone_len).write(said.zone_len);
+        let prefix_len = u64::from(said.prefix_len) & (&raw const PREFIX_BITS).read_volatile();
+        let zone_len = u64::from(said.zone_len) & ptr::from_ref(bits).read_volatile();
+        let prefix = (&raw mut (*head).prefix).cast();
+        let zone = (&raw mut (*record).zone).cast();
+        if bpf_probe_read_user(prefix, prefix_len as u32, said.prefix as *const _) != 0
+            || bpf_probe_read_user(zone, zone_len as u32, said.zone as *const _) != 0
+        {
+            return Err(Counter::ProbeFault);
+        }
+    }
+    Ok(())
 }
 
 /// Counts the message that `header` describes as seen, and as dropped for `reason`.

@@ -1,0 +1,203 @@
+//! Function `dns_dt_send` of BIND's libdns: the zone that the server has in mind, and its own type, of each message.
+//!
+//! ```c
+//! void dns_dt_send(dns_view_t *view, dns_dtmsgtype_t msgtype, isc_sockaddr_t *qaddr, isc_sockaddr_t *raddr,
+//!                  bool tcp, isc_region_t *zone, isc_time_t *qtime, isc_time_t *rtime, isc_buffer_t *buf);
+//! ```
+//!
+//! BIND 9.16 to 9.20, of which 9.20 has `dns_transport_type_t` instead of `bool tcp`. The server calls it for each message, with dnstap
+//! configured or not, if it was built with dnstap (lib/dns/dnstap.c). On x86-64 the first six arguments are in registers, the others on the
+//! stack, above the address to return to.
+//!
+//! The order in one thread: a query to another server is sent before the call, its response is received before the call, and an answer to a
+//! client is sent after the call.
+//!
+//! The address of a query's sender is not known here where the server asks: it has `0.0.0.0` there, and over TCP no port either.
+//!
+//! What is behind the pointers is taken for what it is only if its magic number says so (`ISC_MAGIC` in lib/isc/include/isc/magic.h).
+//! Nothing is written to the server.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::uprobe, programs::ProbeContext};
+use dnstap_ebpf::{
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_UDP,
+    MAX_DNS_MESSAGE, MAX_NAME, REMARK_HEAD, REMARK_PREFIX, RecordKind, SERVER_ASKS, SERVER_SENT,
+};
+
+use crate::{
+    kernel::{
+        config::config,
+        counters::count,
+        memory,
+        target::{self, Thread},
+    },
+    message::emit::{self, Said},
+    thread::threads,
+};
+
+/// `View`, the first member of `dns_view_t`.
+const VIEW: u32 = 0x5669_6577;
+/// `Buf!`, the first member of `isc_buffer_t`.
+const BUFFER: u32 = 0x4275_6621;
+
+/// The seventh argument to the ninth on the stack, behind the address to return to. The ninth is the message.
+const MESSAGE_ON_STACK: u64 = 24;
+
+/// Start of `isc_buffer_t` (lib/isc/include/isc/buffer.h).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Buffer {
+    magic: u32,
+    _pad: u32,
+    base: u64,
+    length: u32,
+    used: u32,
+}
+
+/// `isc_region_t` (lib/isc/include/isc/region.h).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Region {
+    base: u64,
+    length: u32,
+    _pad: u32,
+}
+
+/// Start of `isc_sockaddr_t`: a `struct sockaddr_in` or `struct sockaddr_in6`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Address {
+    family: u16,
+    port_be: [u8; 2],
+    inet: [u8; 4],
+    inet6: [u8; 16],
+}
+
+/// The server has a message to log.
+#[uprobe]
+fn dns_dt_send(ctx: ProbeContext) -> u32 {
+    let Some(key) = threads::possible() else {
+        return 0;
+    };
+    let tgid = (key >> 32) as u32;
+    let Some(program_id) = target::program_id(tgid) else {
+        return 0;
+    };
+    let thread = Thread {
+        tgid,
+        tid: key as u32,
+        program_id,
+    };
+    count(Counter::ProbeCalls);
+    if let Err(reason) = try_send(&ctx, thread) {
+        count(reason);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
+    let argument = |n| ctx.arg::<u64>(n).ok_or(Counter::ProbeFault);
+    let message_type = argument(1)? as u32;
+    if message_type & config!(remarks) as u32 == 0 {
+        return Err(Counter::ProbeUnwanted);
+    }
+    // SAFETY: integers, as all that is read here.
+    let view: u32 = unsafe { read(argument(0)?)? };
+    // SAFETY: the context is that of the thread at the call.
+    let stack = unsafe { (*ctx.regs).rsp };
+    // SAFETY: as above.
+    let buffer: u64 = unsafe { read(stack.wrapping_add(MESSAGE_ON_STACK))? };
+    // SAFETY: as above.
+    let buffer: Buffer = unsafe { read(buffer)? };
+    if view != VIEW
+        || buffer.magic != BUFFER
+        || buffer.used > buffer.length
+        || buffer.used as usize > MAX_DNS_MESSAGE
+        || !message_type.is_power_of_two()
+    {
+        return Err(Counter::ProbeFault);
+    }
+    let zone = argument(5)?;
+    let zone = if zone == 0 {
+        // SAFETY: integers, for which zero is a value.
+        unsafe { core::mem::zeroed() }
+    } else {
+        // SAFETY: as above.
+        unsafe { read::<Region>(zone)? }
+    };
+    if zone.length as usize > MAX_NAME {
+        return Err(Counter::ProbeFault);
+    }
+    let (query_end, response_end) = (argument(2)?, argument(3)?);
+    let (local, peer) = if message_type & SERVER_ASKS != 0 {
+        (query_end, response_end)
+    } else {
+        (response_end, query_end)
+    };
+    // SAFETY: as above.
+    let peer: Address = unsafe { read(peer)? };
+    let local_port = if local == 0 {
+        0
+    } else {
+        // SAFETY: as above; the port is in the same place of both kinds of addresses.
+        u16::from_be_bytes(unsafe { read(local.wrapping_add(2))? })
+    };
+    let mut header = EventHeader {
+        // SAFETY: takes no arguments.
+        ktime_ns: unsafe { bpf_ktime_get_ns() },
+        tgid: thread.tgid,
+        tid: thread.tid,
+        program_id: thread.program_id,
+        message_len: REMARK_HEAD as u32 + zone.length,
+        chunk_len: REMARK_HEAD as u32 + zone.length,
+        local_port,
+        peer_port: u16::from_be_bytes(peer.port_be),
+        protocol: IPPROTO_UDP,
+        direction: if message_type & SERVER_SENT != 0 {
+            DIRECTION_SENT
+        } else {
+            DIRECTION_RECEIVED
+        },
+        kind: RecordKind::Remark as u8,
+        // SAFETY: integers, for which zero is a value.
+        ..unsafe { core::mem::zeroed() }
+    };
+    if peer.family == AF_INET as u16 {
+        header.family = AF_INET;
+        header.peer_addr[..4].copy_from_slice(&peer.inet);
+    } else if peer.family == AF_INET6 as u16 {
+        header.family = AF_INET6;
+        header.peer_addr = peer.inet6;
+    } else {
+        return Err(Counter::ProbeFault);
+    }
+    let prefix_len = if (buffer.used as usize) < REMARK_PREFIX {
+        buffer.used as u16
+    } else {
+        REMARK_PREFIX as u16
+    };
+    emit::remark(
+        ctx,
+        &header,
+        &Said {
+            message_type,
+            message_len: buffer.used,
+            transport: argument(4)? as u32 & 0xff,
+            prefix: buffer.base,
+            prefix_len,
+            zone: zone.base,
+            zone_len: zone.length as u16,
+        },
+    )
+}
+
+/// Reads a `T` of the server.
+///
+/// # Safety
+///
+/// Any bytes must be a valid `T`.
+#[inline(always)]
+unsafe fn read<T>(address: u64) -> Result<T, Counter> {
+    // SAFETY: the caller vouches for `T`.
+    unsafe { memory::user(address, 0) }.map_err(|_| Counter::ProbeFault)
+}
