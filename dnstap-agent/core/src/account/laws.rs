@@ -40,7 +40,7 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
 
 /// The pure stages, which count on one thread: the laws of [`account`](crate::account).
 #[must_use]
-pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
+pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 12] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
     let unanswered: u64 = pair
         .table()
@@ -55,7 +55,8 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
                 + intake.udp_records
                 + intake.tcp_records
                 + intake.message_records
-                + intake.notice_records,
+                + intake.notice_records
+                + intake.remark_records,
             0,
         ),
         exact(
@@ -96,6 +97,20 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
             intake.notices,
             all.deliver.events + all.deliver.notices_unknown,
             0,
+        ),
+        exact(
+            "remarks",
+            intake.remark_records,
+            all.deliver.remarks_malformed
+                + all.deliver.remarks_joined
+                + all.deliver.remarks_unjoined,
+            pending.remarks,
+        ),
+        exact(
+            "remarked_messages",
+            all.deliver.remarks_expected,
+            all.deliver.remarks_joined + all.deliver.remarks_missing,
+            pending.unremarked,
         ),
         exact("types", all.deliver.messages, all.by_type.iter().sum(), 0),
         exact(

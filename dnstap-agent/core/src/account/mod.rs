@@ -6,7 +6,7 @@
 //! [`Pipeline::finish`](crate::pipeline::Pipeline::finish)), these hold after every call, for any input:
 //!
 //! ```text
-//! records        = event_errors + udp_records + tcp_records + message_records + notice_records
+//! records        = event_errors + udp_records + tcp_records + message_records + notice_records + remark_records
 //! udp_records    = udp_messages - assembled_messages + assembled_chunks + incomplete_chunks + pending chunks
 //! udp_messages + udp_segments = udp_delivered + udp_not_dns + udp_encrypted + udp_truncated + udp_unclear
 //! tcp_bytes      = stream_framed_bytes + stream_skipped_bytes + stream_duplicate_bytes
@@ -15,6 +15,8 @@
 //! messages       = sum over the fourteen dnstap types
 //!                = udp_delivered + stream_messages + whole_messages - sum of excluded_* - unsolicited - pending held
 //! notices        = events + notices_unknown
+//! remark_records = remarks_malformed + remarks_joined + remarks_unjoined + pending remarks
+//! remarks_expected = remarks_joined + remarks_missing + pending unremarked
 //! responses      = responses_paired + responses_unmatched
 //! queries_unanswered = sum of unanswered_*
 //! queries        = queries_answered + queries_unanswered + queries_displaced + queries_evicted + pending queries
@@ -55,6 +57,8 @@ counters! {
         message_records,
         /// Records of notices.
         notice_records,
+        /// Records of what a probed server says about a message (`--probe`).
+        remark_records,
         /// Payload bytes of UDP records.
         udp_bytes,
         /// Payload bytes of TCP records.
@@ -121,6 +125,18 @@ counters! {
         events,
         /// Notices of which no stage knows the meaning.
         notices_unknown,
+        /// Messages of probed servers about which the server may say something: what it asks and is answered, and answers with type AUTH.
+        remarks_expected,
+        /// Remarks of probed servers that have found their message.
+        remarks_joined,
+        /// Messages of probed servers whose remark has not come; delivered without a zone.
+        remarks_missing,
+        /// Remarks of probed servers whose message has not come, such as one that was encrypted.
+        remarks_unjoined,
+        /// Remarks of probed servers that contradict themselves.
+        remarks_malformed,
+        /// Messages delivered with the zone that the server had in mind (`query_zone`).
+        zones,
     }
 }
 

@@ -194,6 +194,11 @@ impl<'m> Room<'m> {
         self.put(nanoseconds.behind(fixed32_key(number + 1)));
     }
 
+    /// All that was put.
+    pub(super) fn bytes(self) -> &'m [u8] {
+        &self.bytes[Self::FRONT..self.end]
+    }
+
     /// All that was put, behind the key and length of a byte string that it begins, and that has `more` bytes.
     #[inline]
     pub(super) fn behind_length(self, number: u8, more: usize) -> &'m [u8] {

@@ -61,37 +61,13 @@ impl Encoder {
         message: &[u8],
         out: &mut Vec<u8>,
     ) {
-        let (family, local, peer) = match &envelope.proxied {
-            Some(ends) => (ends.family, &ends.local, &ends.peer),
-            None => (envelope.family, &envelope.local, &envelope.peer),
-        };
-        let (initiator, responder) = match finding.role {
-            Role::Responder => (peer, local),
-            Role::Initiator => (local, peer),
-        };
-        let family = match family {
-            Family::Inet => SocketFamily::Inet,
-            Family::Inet6 => SocketFamily::Inet6,
-        };
-        let protocol = match envelope.protocol {
-            Protocol::Udp => SocketProtocol::Udp,
-            Protocol::Tcp => SocketProtocol::Tcp,
-        };
-        let kind = finding.number();
         let Self {
             start,
             memory,
             second,
         } = self;
         let mut room = Room::new(memory);
-        room.put(Field::enums([kind, family as u8, protocol as u8]));
-        room.put_address(4, initiator);
-        room.put_address(5, responder);
-        room.put(Field::port(6, initiator.port));
-        room.put(Field::port(7, responder.port));
-        if let Some(time) = finding.query_time_ns {
-            room.put_time(8, time, second);
-        }
+        put_context(&mut room, envelope, finding, second);
         let content = if finding.response {
             if let Some(time) = finding.response_time_ns {
                 room.put_time(12, time, second);
@@ -102,20 +78,114 @@ impl Encoder {
         };
         room.put(Field::length(content, message.len()));
         let head = room.behind_length(14, message.len());
-
-        let rest = extra_len(extra) + head.len() + message.len() + END.len();
-        let length = u32::try_from(start.len() - LENGTH + rest);
-        let length = length.expect("a dnstap payload is below 4 GiB");
-        if let Some(place) = start.first_chunk_mut() {
-            *place = length.to_be_bytes();
-        }
-        out.reserve(start.len() + rest);
-        out.extend_from_slice(start);
-        append_bytes(3, extra, out);
+        begin(start, extra, head.len() + message.len(), out);
         out.extend_from_slice(head);
         out.extend_from_slice(message);
         out.extend_from_slice(&END);
     }
+
+    /// The same for a message of which the server has told the `zone` (`query_zone`), a name in wire format; an empty one is left out.
+    ///
+    /// # Panics
+    ///
+    /// If the frame is longer than its length can tell (4 GiB).
+    pub fn append_with_zone(
+        &mut self,
+        extra: &[u8],
+        envelope: &Envelope,
+        finding: &Finding,
+        (zone, message): (&[u8], &[u8]),
+        out: &mut Vec<u8>,
+    ) {
+        if zone.is_empty() {
+            return self.append(extra, envelope, finding, message, out);
+        }
+        let Self {
+            start,
+            memory,
+            second,
+        } = self;
+        let mut room = Room::new(memory);
+        put_context(&mut room, envelope, finding, second);
+        // The zone's number is between that of a query and those of a response and its time.
+        let mut behind = Room::EMPTY;
+        let mut behind = Room::new(&mut behind);
+        if finding.response {
+            if let Some(time) = finding.response_time_ns {
+                behind.put_time(12, time, second);
+            }
+            behind.put(Field::length(14, message.len()));
+        } else {
+            room.put(Field::length(10, message.len()));
+        }
+        let behind = behind.bytes();
+        let key = Field::length(11, zone.len());
+        let more = key.len + zone.len() + behind.len() + message.len();
+        let head = room.behind_length(14, more);
+        begin(start, extra, head.len() + more, out);
+        out.extend_from_slice(head);
+        if !finding.response {
+            out.extend_from_slice(message);
+        }
+        append_bytes(11, zone, out);
+        if finding.response {
+            out.extend_from_slice(behind);
+            out.extend_from_slice(message);
+        }
+        out.extend_from_slice(&END);
+    }
+}
+
+/// Puts all that a query and a response have alike: type, ends, and the time of the query.
+#[expect(
+    clippy::inline_always,
+    reason = "every message passes here; a call costs more than what it does"
+)]
+#[inline(always)]
+fn put_context(room: &mut Room<'_>, envelope: &Envelope, finding: &Finding, second: &mut Second) {
+    let (family, local, peer) = match &envelope.proxied {
+        Some(ends) => (ends.family, &ends.local, &ends.peer),
+        None => (envelope.family, &envelope.local, &envelope.peer),
+    };
+    let (initiator, responder) = match finding.role {
+        Role::Responder => (peer, local),
+        Role::Initiator => (local, peer),
+    };
+    let family = match family {
+        Family::Inet => SocketFamily::Inet,
+        Family::Inet6 => SocketFamily::Inet6,
+    };
+    let protocol = match envelope.protocol {
+        Protocol::Udp => SocketProtocol::Udp,
+        Protocol::Tcp => SocketProtocol::Tcp,
+    };
+    let kind = finding.number();
+    room.put(Field::enums([kind, family as u8, protocol as u8]));
+    room.put_address(4, initiator);
+    room.put_address(5, responder);
+    room.put(Field::port(6, initiator.port));
+    room.put(Field::port(7, responder.port));
+    if let Some(time) = finding.query_time_ns {
+        room.put_time(8, time, second);
+    }
+}
+
+/// Begins a frame: its length, identity, version and `extra`. `more`: bytes of the rest but for [`END`].
+#[expect(
+    clippy::inline_always,
+    reason = "every message passes here; a call costs more than what it does"
+)]
+#[inline(always)]
+fn begin(start: &mut [u8], extra: &[u8], more: usize, out: &mut Vec<u8>) {
+    let rest = extra_len(extra) + more + END.len();
+    let length = u32::try_from(start.len() - LENGTH + rest);
+    let length = length.expect("a dnstap payload is below 4 GiB");
+    if let Some(place) = start.first_chunk_mut() {
+        *place = length.to_be_bytes();
+    }
+    out.reserve(start.len() + rest);
+    out.extend_from_slice(start);
+    append_bytes(3, extra, out);
 }
 
 /// Appends a byte string as a field, unless it is empty.
@@ -150,7 +220,7 @@ mod tests {
         [identity, version, extra]: [&[u8]; 3],
         envelope: &Envelope,
         finding: &Finding,
-        message: &[u8],
+        (zone, message): (&[u8], &[u8]),
     ) -> Vec<u8> {
         let (family, local, peer) = envelope
             .proxied
@@ -188,6 +258,7 @@ mod tests {
                 response_port: port(responder.port),
                 query_time: finding.query_time_ns.map(time),
                 query_message: (!finding.response).then_some(message),
+                query_zone: (!zone.is_empty()).then_some(zone),
                 response_time: finding.response_time_ns.map(time),
                 response_message: finding.response.then_some(message),
                 ..MessageRef::new(finding.kind.message_type(finding.response))
@@ -281,8 +352,13 @@ mod tests {
             for (envelope, finding, message, extra) in &messages {
                 let mut frame = b"before".to_vec();
                 encoder.append(extra, envelope, finding, message, &mut frame);
-                let expected = reference([identity, version, extra], envelope, finding, message);
+                let expected = reference([identity, version, extra], envelope, finding, (&[], message));
                 prop_assert_eq!(&frame[6..], &expected[..]);
+                frame.clear();
+                let zone = &extra[..extra.len().min(255)];
+                encoder.append_with_zone(extra, envelope, finding, (zone, message), &mut frame);
+                let expected = reference([identity, version, extra], envelope, finding, (zone, message));
+                prop_assert_eq!(frame, expected);
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::mem::offset_of;
 
-use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, RecordKind};
+use dnstap_ebpf::{
+    AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, REMARK_HEAD, REMARK_PREFIX, RecordKind,
+};
 
 use super::{Chunk, Record};
 
@@ -116,6 +118,27 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     );
     record.extend_from_slice(payload);
     record
+}
+
+/// The payload of a remark about `message` ([`dnstap_ebpf::Remark`]).
+///
+/// # Panics
+///
+/// If a length is more than its field holds.
+#[must_use]
+pub fn remark(message_type: u32, message: &[u8], zone: &[u8]) -> Vec<u8> {
+    let short = |length: usize| u16::try_from(length).expect("it is short").to_ne_bytes();
+    let prefix = &message[..message.len().min(REMARK_PREFIX)];
+    let mut payload = message_type.to_ne_bytes().to_vec();
+    payload.extend(length(message).to_ne_bytes());
+    payload.extend(0_u32.to_ne_bytes());
+    payload.extend(short(prefix.len()));
+    payload.extend(short(zone.len()));
+    payload.extend(prefix);
+    // What has no meaning.
+    payload.resize(REMARK_HEAD, 0xee);
+    payload.extend(zone);
+    payload
 }
 
 /// The chunk that a record is.

@@ -9,8 +9,10 @@
 
 pub mod fixture;
 mod recent;
+mod remark;
 
 pub(crate) use self::recent::Recent;
+pub use self::remark::{Remark, prefix_of};
 
 use std::mem::{offset_of, size_of};
 
@@ -55,6 +57,8 @@ pub enum Record<'a> {
     Message(Envelope, &'a [u8]),
     /// What a probe says that is no message.
     Notice(Envelope, &'a [u8]),
+    /// What the server says about a message ([`Remark`]); of the envelope the time, direction, peer, local port and origin are set.
+    Remark(Envelope, &'a [u8]),
 }
 
 /// One chunk of a message as the kernel saw it.
@@ -225,9 +229,10 @@ impl<'a> Record<'a> {
             (RecordKind::ConnectionEnd, Protocol::Udp) => Err(RecordError::Protocol(IPPROTO_UDP)),
             (RecordKind::ConnectionEnd, Protocol::Tcp) if message != 0 => Err(outside),
             (RecordKind::ConnectionEnd, Protocol::Tcp) => Ok(Self::ConnectionEnd(chunk.envelope)),
-            (RecordKind::Message | RecordKind::Notice, _) if !chunk.is_whole() => Err(outside),
+            (RecordKind::Message | RecordKind::Notice | RecordKind::Remark, _) if !chunk.is_whole() => Err(outside),
             (RecordKind::Message, _) => Ok(Self::Message(chunk.envelope, payload)),
             (RecordKind::Notice, _) => Ok(Self::Notice(chunk.envelope, payload)),
+            (RecordKind::Remark, _) => Ok(Self::Remark(chunk.envelope, payload)),
         }
     }
 }
@@ -334,6 +339,7 @@ mod tests {
                 Record::ConnectionEnd(_) => ("end", 0),
                 Record::Message(_, bytes) => ("message", bytes.len()),
                 Record::Notice(_, bytes) => ("notice", bytes.len()),
+                Record::Remark(_, bytes) => ("remark", bytes.len()),
             };
             Record::parse(&record).map(name)
         };
@@ -356,10 +362,11 @@ mod tests {
             Err(RecordError::Length(65_536))
         );
         assert_eq!(of_kind(4, udp, b"xyz"), Ok(("notice", 3)));
-        for unknown in [0, 5, u8::MAX] {
+        assert_eq!(of_kind(5, udp, b"wxyz"), Ok(("remark", 4)));
+        for unknown in [0, 6, u8::MAX] {
             assert_eq!(of_kind(unknown, udp, b"x"), Err(RecordError::Kind(unknown)));
         }
-        for kind in [RecordKind::Message, RecordKind::Notice] {
+        for kind in [RecordKind::Message, RecordKind::Notice, RecordKind::Remark] {
             let header = EventHeader {
                 kind: kind as u8,
                 message_len: 2,

@@ -11,8 +11,12 @@ counters! {
         bytes,
         /// Queries without response.
         queries,
-        /// Messages that wait to be named.
+        /// Messages that wait to be named, or for what the server says about them.
         held,
+        /// Messages among them that wait for what the server says.
+        unremarked,
+        /// What a server has said about messages that have not come.
+        remarks,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
+    event::Remark,
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -21,6 +22,7 @@ use crate::{
         filter::Filter,
         held::{Held, Waiting},
         latency::Latencies,
+        remarks::{Outcome, Remarks},
         servers::{Known, Server, Servers},
         unasked::{Doubt, Unasked},
     },
@@ -49,6 +51,7 @@ pub(super) struct Deliver {
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
     pub(super) held: Held<Waiting>,
+    pub(super) remarks: Remarks<Finished>,
     /// Whether unsolicited responses are delivered.
     pub(super) unsolicited: bool,
     pub(super) unasked: Unasked,
@@ -58,8 +61,17 @@ pub(super) struct Deliver {
     pub(super) latencies: Latencies,
 }
 
+/// A message that is ready to be sent.
+#[derive(Debug)]
+pub(super) struct Finished {
+    envelope: Envelope,
+    finding: Finding,
+    header: Header,
+    bytes: Vec<u8>,
+}
+
 /// What the header of a message says.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Header {
     /// Place of the server among [`Deliver::servers`].
     server: usize,
@@ -333,9 +345,9 @@ impl Deliver {
         }
     }
 
-    /// Messages that wait: queries for their answers, and responses for their queries.
+    /// Messages that wait: queries for their answers, responses for their queries, and both for what the server says about them.
     pub(super) fn waiting(&self) -> u64 {
-        self.held.waiting() + self.unasked.waiting()
+        self.held.waiting() + self.unasked.waiting() + self.remarks.messages()
     }
 
     /// Whether a datagram's or a connection's ports are known for DNS.
@@ -369,7 +381,7 @@ impl Deliver {
         );
     }
 
-    /// Encodes a message, unless it is excluded.
+    /// Encodes a message, unless it is excluded, or waits for what the server says about it.
     #[inline]
     fn send(
         &mut self,
@@ -381,7 +393,10 @@ impl Deliver {
     ) {
         let at = usize::from(finding.number()) - 1;
         let Known {
-            server, encoder, ..
+            server,
+            encoder,
+            is_probed,
+            ..
         } = &mut self.servers[header.server];
         // BIND does not log unsolicited responses either.
         let is_bind = matches!(server.naming, Naming::Bind(_));
@@ -393,41 +408,154 @@ impl Deliver {
             *reason += 1;
             return;
         }
-        self.counters.unsolicited_delivered += u64::from(header.unsolicited);
-        self.counters.message_bytes += bytes.len() as u64;
+        if *is_probed {
+            return self.ask(envelope, finding, header, bytes, batch);
+        }
         let before = batch.messages.bytes.len();
         let frames = &mut batch.messages.bytes;
         if self.anonymiser.hides() || self.extra.is_wanted(header.unsolicited) {
-            self.encode(envelope, finding, header, bytes, frames);
+            self.encode(envelope, finding, header, (&[], bytes), frames);
         } else {
             encoder.append(&[], envelope, finding, bytes, frames);
         }
-        let frame_bytes = batch.messages.bytes.len() - before;
-        batch.messages.count += 1;
-        self.counters.messages += 1;
-        self.counters.frame_bytes += frame_bytes as u64;
-        self.by_type[at] += 1;
+        self.sent(finding, header, bytes, before, batch);
     }
 
-    /// Encodes a message of which something is to be hidden, or that has an `extra`.
+    /// Counts a message whose frame is at the end of the batch, from `before` on.
+    #[inline]
+    fn sent(
+        &mut self,
+        finding: &Finding,
+        header: Header,
+        bytes: &[u8],
+        before: usize,
+        batch: &mut Batch,
+    ) {
+        let frame_bytes = batch.messages.bytes.len() - before;
+        batch.messages.count += 1;
+        self.counters.unsolicited_delivered += u64::from(header.unsolicited);
+        self.counters.message_bytes += bytes.len() as u64;
+        self.counters.messages += 1;
+        self.counters.frame_bytes += frame_bytes as u64;
+        self.by_type[usize::from(finding.number()) - 1] += 1;
+    }
+
+    /// Sends a message of a probed server with what the server says about it, or has it wait for that.
+    #[cold]
+    fn ask(
+        &mut self,
+        envelope: &Envelope,
+        finding: &Finding,
+        header: Header,
+        bytes: &[u8],
+        batch: &mut Batch,
+    ) {
+        let asks = header.role == Role::Initiator;
+        let may_have_one = if asks {
+            matches!(header.subject, Subject::Query | Subject::Refresh) && !header.unsolicited
+        } else {
+            finding.response && finding.kind == Kind::Auth
+        };
+        self.counters.remarks_expected += u64::from(may_have_one);
+        let outcome = match may_have_one {
+            false => Some(Outcome::Without),
+            true => match self.remarks.about(envelope, bytes) {
+                Some(said) => Some(Outcome::Joined(said)),
+                None if asks => None,
+                None => Some(Outcome::Missing),
+            },
+        };
+        let message = Finished {
+            envelope: *envelope,
+            finding: *finding,
+            header,
+            bytes: bytes.to_vec(),
+        };
+        match outcome {
+            Some(outcome) if !asks || self.remarks.is_idle() => {
+                self.finish(&message, &outcome, batch);
+            }
+            outcome => {
+                self.remarks.put(message, envelope, bytes, outcome);
+                self.settle(0, batch);
+            }
+        }
+    }
+
+    /// Takes what a probed server says about a message.
+    pub(super) fn remark(&mut self, envelope: &Envelope, payload: &[u8], batch: &mut Batch) {
+        let Some(remark) = Remark::parse(payload) else {
+            self.counters.remarks_malformed += 1;
+            return;
+        };
+        self.remarks.say(envelope, &remark);
+        self.settle(0, batch);
+    }
+
+    /// Sends the messages that wait for nothing any more, or since before kernel time `before`.
+    pub(super) fn settle(&mut self, before: u64, batch: &mut Batch) {
+        while let Some((message, outcome)) = self.remarks.next(before) {
+            self.finish(&message, &outcome, batch);
+        }
+        self.counters.remarks_unjoined += self.remarks.forget(before);
+    }
+
+    /// Encodes a message of a probed server.
+    fn finish(&mut self, message: &Finished, outcome: &Outcome, batch: &mut Batch) {
+        let Finished {
+            envelope,
+            finding,
+            header,
+            bytes,
+        } = message;
+        let zone = match outcome {
+            Outcome::Joined(said) => {
+                self.counters.remarks_joined += 1;
+                &said.zone[..]
+            }
+            Outcome::Missing => {
+                self.counters.remarks_missing += 1;
+                &[]
+            }
+            Outcome::Without => &[],
+        };
+        self.counters.zones += u64::from(!zone.is_empty());
+        // Servers may have come and gone while it waited.
+        let header = Header {
+            server: self.servers.find(envelope.origin.program_id),
+            ..*header
+        };
+        let before = batch.messages.bytes.len();
+        let frames = &mut batch.messages.bytes;
+        self.encode(envelope, finding, header, (zone, bytes), frames);
+        self.sent(finding, header, bytes, before, batch);
+    }
+
+    /// Encodes a message of which something is to be hidden, or that has an `extra` or a zone.
     #[cold]
     fn encode(
         &mut self,
         envelope: &Envelope,
         finding: &Finding,
         header: Header,
-        bytes: &[u8],
+        (zone, bytes): (&[u8], &[u8]),
         frames: &mut Vec<u8>,
     ) {
         let Known {
             server, encoder, ..
         } = &mut self.servers[header.server];
         let mut envelope = *envelope;
+        // A zone is a name.
+        let zone = if self.anonymiser.hides_names() {
+            &[]
+        } else {
+            zone
+        };
         let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
         let extra = &mut self.extra_bytes;
         self.extra
             .write(envelope.origin, server.netns, header.unsolicited, extra);
-        encoder.append(extra, &envelope, finding, shown, frames);
+        encoder.append_with_zone(extra, &envelope, finding, (zone, shown), frames);
     }
 
     /// Encodes a notice that some output can show; counts any.

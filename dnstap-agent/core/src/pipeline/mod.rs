@@ -19,6 +19,7 @@ mod deliver;
 mod filter;
 mod held;
 mod latency;
+mod remarks;
 mod servers;
 mod sockets;
 mod unasked;
@@ -39,6 +40,7 @@ use crate::{
         datagrams::Layout,
         deliver::{Deliver, Upstreams},
         held::Held,
+        remarks::Remarks,
         servers::Servers,
         sockets::Sockets,
         unasked::{PATIENCE_NS, Unasked},
@@ -55,6 +57,9 @@ use crate::{
 
 /// Most bytes of dnstap `identity` and `version`.
 pub const MAX_LABEL: usize = 1024;
+
+/// Longest time, in nanoseconds of the kernel's clock, for which a message of a probed server waits for what the server says about it.
+pub const REMARK_PATIENCE_NS: u64 = remarks::PATIENCE_NS;
 
 /// What was encoded, by what it is; reused by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,6 +199,7 @@ impl Pipeline {
                 anonymiser: Anonymiser::new(config.privacy),
                 report_unanswered: config.report_unanswered,
                 held: Held::default(),
+                remarks: Remarks::default(),
                 unsolicited: config.unsolicited,
                 unasked: Unasked::default(),
                 upstreams: Upstreams::default(),
@@ -217,6 +223,12 @@ impl Pipeline {
     /// Tells about the server that runs `program_id`.
     pub fn register_server(&mut self, program_id: u32, server: Server) {
         self.deliver.servers.insert(program_id, server);
+    }
+
+    /// Tells whether the server that runs `program_id` is probed, so that its messages wait for what it says about them
+    /// ([`REMARK_PATIENCE_NS`] at most).
+    pub fn probe(&mut self, program_id: u32, is_probed: bool) {
+        self.deliver.servers.probe(program_id, is_probed);
     }
 
     /// Tells about the sockets of a process that was running when it was taken in: TCP streams on them are joined midway. To be told
@@ -255,6 +267,10 @@ impl Pipeline {
             Ok(Record::Message(envelope, bytes)) => {
                 self.intake.message_records += 1;
                 self.message(envelope, bytes, batch);
+            }
+            Ok(Record::Remark(envelope, payload)) => {
+                self.intake.remark_records += 1;
+                self.deliver.remark(envelope, payload, batch);
             }
             Ok(Record::Notice(..)) => {
                 self.intake.notice_records += 1;
@@ -365,6 +381,16 @@ impl Pipeline {
         self.deliver.clock.set_offset(offset_ns);
     }
 
+    /// Lets go what has waited for a probe's remark since before kernel time `now_ktime_ns` less [`REMARK_PATIENCE_NS`]. To be called
+    /// whenever the reader has caught up with that time.
+    #[inline]
+    pub fn settle(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        if self.deliver.servers.any_is_probed() || !self.deliver.remarks.is_empty() {
+            self.deliver
+                .settle(now_ktime_ns.saturating_sub(REMARK_PATIENCE_NS), batch);
+        }
+    }
+
     /// Lets time pass: gives up what has waited too long at kernel time `now_ktime_ns`. To be called about every
     /// 100 ms, with a time that the reader has caught up with.
     pub fn tick(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
@@ -380,6 +406,7 @@ impl Pipeline {
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
         self.deliver
             .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
+        self.settle(now_ktime_ns, batch);
     }
 
     /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
@@ -393,6 +420,7 @@ impl Pipeline {
         self.notices(batch);
         self.deliver.release(u64::MAX, batch);
         self.deliver.judge(u64::MAX, batch);
+        self.deliver.settle(u64::MAX, batch);
     }
 
     /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
@@ -446,6 +474,8 @@ impl Pipeline {
             bytes: self.streams.pending_bytes(),
             queries: self.deliver.pairs.waiting(),
             held: self.deliver.waiting(),
+            unremarked: self.deliver.remarks.expected(),
+            remarks: self.deliver.remarks.remarks(),
         }
     }
 }

@@ -4,7 +4,10 @@
 //! Bounded: where there are [`SERVERS`], the one that was silent for longest makes room. The owner is asked again for it, should it
 //! come back ([`Pipeline::is_unknown_server`](crate::pipeline::Pipeline::is_unknown_server)).
 
-use std::ops::{Index, IndexMut};
+use std::{
+    collections::BTreeSet,
+    ops::{Index, IndexMut},
+};
 
 use crate::{classify::Naming, encode::Encoder, pipeline::sockets::Ports};
 
@@ -34,6 +37,8 @@ pub(super) struct Known {
     pub(super) encoder: Encoder,
     /// RA bit of the last answer to a client.
     pub(super) recursion_available: bool,
+    /// It says what it knows of its messages.
+    pub(super) is_probed: bool,
     /// Kernel time of its first message.
     pub(super) since_ktime_ns: Option<u64>,
     /// When it was last heard, in messages of all.
@@ -48,6 +53,7 @@ impl Known {
             ports: Ports::new(&server.dns_ports),
             server,
             recursion_available: true,
+            is_probed: false,
             since_ktime_ns: None,
             heard: 0,
         }
@@ -65,6 +71,8 @@ pub(super) struct Servers {
     last: (u32, usize),
     /// Messages heard.
     heard: u64,
+    /// What runs in processes that are probed.
+    probed: BTreeSet<u32>,
 }
 
 /// Where the one that stands in for others is.
@@ -78,6 +86,7 @@ impl Servers {
             identity,
             last: (0, DEFAULT),
             heard: 0,
+            probed: BTreeSet::new(),
         }
     }
 
@@ -99,9 +108,30 @@ impl Servers {
             let silent = (0..SERVERS).min_by_key(|&at| told[at].heard);
             told.swap_remove(silent.unwrap_or_default());
         }
-        told.push(Known::new(program_id, server, &self.identity));
+        told.push(Known {
+            is_probed: self.probed.contains(&program_id),
+            ..Known::new(program_id, server, &self.identity)
+        });
         self.known.append(&mut told);
         self.last = (program_id, self.known.len() - 1);
+    }
+
+    /// Takes note of whether the server that runs `program_id` is probed, known or not.
+    pub(super) fn probe(&mut self, program_id: u32, is_probed: bool) {
+        if is_probed {
+            self.probed.insert(program_id);
+        } else {
+            self.probed.remove(&program_id);
+        }
+        for known in &mut self.known[DEFAULT + 1..] {
+            known.is_probed = self.probed.contains(&known.program_id);
+        }
+    }
+
+    /// Whether any server is probed.
+    #[inline]
+    pub(super) fn any_is_probed(&self) -> bool {
+        !self.probed.is_empty()
     }
 
     /// All that the pipeline was told about; the one that stands in for others, if there are none.

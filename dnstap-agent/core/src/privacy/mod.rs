@@ -94,6 +94,12 @@ impl Anonymiser {
         self.privacy.addresses.is_some() || self.privacy.no_names
     }
 
+    /// Whether names are to be hidden.
+    #[must_use]
+    pub fn hides_names(&self) -> bool {
+        self.privacy.no_names
+    }
+
     /// Hides what is to be hidden in the envelope; the message with what is to be hidden there.
     pub fn apply<'a>(
         &'a mut self,
