@@ -3,7 +3,10 @@
 use clap::Args;
 
 use crate::host::units::parse_bytes;
-use crate::sources::socket::{HookChoice, RingChoice};
+use crate::sources::{
+    probes::Probe,
+    socket::{HookChoice, RingChoice},
+};
 
 /// Options of all commands that tap.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +23,12 @@ pub struct Tapping {
     /// ring drops messages and counts them
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = parse_ring)]
     pub ring_size: usize,
+
+    /// Also ask the server itself, by probes of its functions: `zone` (the zone that BIND has in mind, as dnstap's `query_zone`, in
+    /// RESOLVER and FORWARDER messages and in AUTH responses). What cannot be probed is tapped without. The messages of a probed
+    /// server that it asks, and their responses, come up to 50 ms later
+    #[arg(long = "probe", value_enum, value_name = "PROBE,...", value_delimiter = ',')]
+    pub probes: Vec<Probe>,
 
     /// Tap the process even if it has no IPv4 or IPv6 sockets yet
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 pub mod dnstap;
 pub mod file;
+pub mod probes;
 pub mod processes;
 pub mod socket;
 

@@ -12,9 +12,11 @@ use std::{
 };
 
 use anyhow::Result;
+use dnstap_ebpf::Counter;
 use tracing::{info, warn};
 
 use crate::sources::{
+    probes::Probes,
     processes::{Found, Search, open_sockets},
     socket::ProcessSet,
 };
@@ -26,8 +28,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Members {
     set: ProcessSet,
     search: Search,
-    /// To the ring's reader, which is told of the TCP connections of processes that were running when they joined.
-    joined: SyncSender<Vec<u64>>,
+    probes: Probes,
+    /// To the ring's reader.
+    joined: SyncSender<News>,
     /// Processes with what they run.
     known: BTreeMap<u32, u32>,
     /// Names that the kernel knows.
@@ -35,6 +38,29 @@ pub(super) struct Members {
     missed: Missed,
     /// It was told that new members cannot be looked for.
     told: bool,
+}
+
+/// What the ring's reader is told.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The TCP connections of a process that was running when it joined.
+    Connections(Vec<u64>),
+    /// Whether what runs `program_id` is probed from now on.
+    Probed {
+        /// See [`dnstap_ebpf::EventHeader::program_id`].
+        program_id: u32,
+        /// Whether it is.
+        is_probed: bool,
+    },
+}
+
+/// Of a probe's calls so many may be unreadable before there is something wrong: one of so many, and in the beginning so many together.
+const FAULTS: u64 = 16;
+const CALLS_OF_A_FAULT: u64 = 1_000;
+
+/// Whether so many calls of a probe were unreadable that the server's structures must be others than the probe takes them for.
+fn are_too_many(faults: u64, calls: u64) -> bool {
+    faults > (calls / CALLS_OF_A_FAULT).max(FAULTS)
 }
 
 /// Whether processes found no room in the set and were not looked for since.
@@ -69,11 +95,13 @@ impl Members {
     pub(super) fn start(
         set: ProcessSet,
         search: Search,
-        joined: SyncSender<Vec<u64>>,
+        probes: Probes,
+        joined: SyncSender<News>,
     ) -> Result<Self> {
         let mut members = Self {
             set,
             search,
+            probes,
             joined,
             missed: Missed::default(),
             known: BTreeMap::new(),
@@ -95,6 +123,8 @@ impl Members {
                 break;
             }
             for process in found {
+                // Before its messages come.
+                members.probes.add(process.target.pid, process.program_id, false);
                 members.add(&process)?;
             }
         }
@@ -119,9 +149,10 @@ impl Members {
         Ok(())
     }
 
-    /// Catches up with what has changed; `unfollowed` processes were not taken in for want of room.
-    pub(super) fn look(&mut self, unfollowed: u64) {
+    /// Catches up with what has changed; `counters` are the kernel side's.
+    pub(super) fn look(&mut self, counters: &[u64; Counter::COUNT]) {
         let now = self.set.list();
+        self.probe(&now, counters);
         for (&pid, program_id) in &now {
             if self.known.get(&pid) != Some(program_id) {
                 info!(pid, "tapping a new process");
@@ -135,6 +166,7 @@ impl Members {
             }
         }
         self.known = now;
+        let unfollowed = counters[Counter::Unfollowed as usize];
         let missed = self.missed.is_worth_a_look(unfollowed, some_ended);
         let asked = self.search.selection();
         if asked.follow && (missed || !asked.units.is_empty()) {
@@ -151,6 +183,42 @@ impl Members {
                 }
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Probes the processes that have come, lets go of those that have ended, and gives up where the probes do not understand the server.
+    fn probe(&mut self, now: &BTreeMap<u32, u32>, counters: &[u64; Counter::COUNT]) {
+        let mut probed = Vec::new();
+        let mut gone = Vec::new();
+        for (&pid, program_id) in &self.known {
+            if now.get(&pid) != Some(program_id) {
+                gone.extend(self.probes.remove(pid));
+            }
+        }
+        for (&pid, &program_id) in now {
+            if self.known.get(&pid) != Some(&program_id) && self.probes.add(pid, program_id, true) {
+                probed.push(program_id);
+            }
+        }
+        probed.extend(self.probes.again());
+        let [faults, calls] =
+            [Counter::ProbeFault, Counter::ProbeCalls].map(|counter| counters[counter as usize]);
+        if are_too_many(faults, calls) {
+            let reason = format!(
+                "{faults} of {calls} calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
+            );
+            gone.extend(self.probes.shut(&reason));
+        }
+        // Another process may run the same, and be probed.
+        gone.retain(|gone| self.probes.program_ids().all(|probed| probed != *gone));
+        let news = probed.into_iter().map(|program_id| (program_id, true));
+        let gone = gone.into_iter().map(|program_id| (program_id, false));
+        for (program_id, is_probed) in news.chain(gone) {
+            // The receiver is gone when the reader has ended, and then the tap has ended, too.
+            let _unheard = self.joined.send(News::Probed {
+                program_id,
+                is_probed,
+            });
         }
     }
 
@@ -179,13 +247,18 @@ impl Members {
             .collect();
         if !tcp.is_empty() {
             // The receiver is gone when the reader has ended, and then the tap has ended, too.
-            let _unheard = self.joined.send(tcp);
+            let _unheard = self.joined.send(News::Connections(tcp));
         }
     }
 
     /// Ids of the processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.known.keys().copied()
+    }
+
+    /// What runs in the processes that are probed.
+    pub(super) fn probed(&self) -> impl Iterator<Item = u32> + '_ {
+        self.probes.program_ids()
     }
 
     /// Whether nothing is tapped, and nothing will be.
@@ -208,6 +281,14 @@ mod tests {
         missed.looked(true);
         assert!(!missed.is_worth_a_look(3, true));
         assert!(missed.is_worth_a_look(4, false));
+    }
+
+    #[test]
+    fn a_probe_is_given_up_when_more_than_one_call_of_a_thousand_is_unreadable() {
+        assert!(!are_too_many(16, 16), "they may be the first");
+        assert!(are_too_many(17, 17));
+        assert!(!are_too_many(100, 100_000));
+        assert!(are_too_many(101, 100_000));
     }
 
     #[test]

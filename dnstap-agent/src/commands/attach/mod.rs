@@ -56,6 +56,7 @@ use crate::{
     },
     sinks::{OutputSpec, SinkOptions},
     sources::{
+        probes::{self, Probes},
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
         socket::{HookChoice, Tap, TapOptions, perf_rings},
     },
@@ -135,7 +136,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut config = pipeline_config(job)?;
     // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
-    let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
+    let (mut tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook.name());
     }
@@ -143,7 +144,9 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
-    let mut members = Members::start(set, search, joined)?;
+    let probes = Probes::new(tap.take_probe());
+    let probe_states = probes.states();
+    let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();
     let (hook, ring) = (tap.hook().name(), tap.ring_name());
     // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
@@ -157,6 +160,9 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut pipeline = Pipeline::new(config);
     for (program_id, server) in servers {
         pipeline.register_server(program_id, server);
+    }
+    for program_id in members.probed() {
+        pipeline.probe(program_id, true);
     }
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -174,6 +180,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         publisher,
         job.interval,
         (find_server, theirs, selection.follow),
+        probe_states,
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -228,6 +235,7 @@ fn tap_options<'s>(
         kernel_log: job.tapping.kernel_log,
         filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
         filter_changes: job.reloadable,
+        remarks: probes::remarks(&job.tapping.probes, job.messages.mimic.is_some()),
     }
 }
 
@@ -284,7 +292,8 @@ fn give_up_privileges(
     let events = job.messages.unanswered_events.as_slice();
     let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
     privileges.paths |= job.paths;
-    privileges.processes = job.target.follow;
+    privileges.probes = !job.tapping.probes.is_empty();
+    privileges.processes = job.target.follow || privileges.probes;
     sandbox::enter(privileges, || tap.counters().is_ok())?;
     Ok(Some(privileges))
 }
@@ -361,7 +370,7 @@ fn wait_for_end<E: Future<Output = String>>(
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !members.are_over() {
                 ticks.tick().await;
-                members.look(unfollowed(&counted));
+                members.look(&kernel_counters(&counted));
             }
         };
         Ok(tokio::select! {
@@ -376,10 +385,10 @@ fn wait_for_end<E: Future<Output = String>>(
     })
 }
 
-/// Processes that found no room in the set, as the reader has last counted them.
-fn unfollowed(newest: &Newest) -> u64 {
+/// The kernel side's counters as the reader has last read them.
+fn kernel_counters(newest: &Newest) -> [u64; Counter::COUNT] {
     match newest.borrow().as_ref().map(|counted| &counted.now.source) {
-        Some(Source::Tap(tapped)) => tapped.kernel[Counter::Unfollowed as usize],
-        _ => 0,
+        Some(Source::Tap(tapped)) => tapped.kernel,
+        _ => [0; Counter::COUNT],
     }
 }

@@ -20,6 +20,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     config::{kernel_filter, pipeline_filter},
+    members::News,
     outputs::Outputs,
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
         summary::{self, RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
-    sources::{Item, Source, socket::Tap},
+    sources::{Item, Source, probes::ProbeStates, socket::Tap},
 };
 
 /// How often clocks are compared, waiting messages expired and outputs looked after.
@@ -73,10 +74,11 @@ pub(super) struct Reader {
     joined: Joined,
     /// Servers may come of which nothing is known.
     followed: bool,
+    probe_states: ProbeStates,
 }
 
-/// Sockets of processes that were running when they were taken in, from [`Members`](super::members::Members), which waits for room.
-pub(super) type Joined = Receiver<Vec<u64>>;
+/// What [`Members`](super::members::Members) tells, which waits for room.
+pub(super) type Joined = Receiver<News>;
 
 /// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
 pub(super) type FindServer = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
@@ -90,11 +92,13 @@ impl Reader {
         publisher: Publisher,
         interval: Duration,
         (find_server, joined, followed): (FindServer, Joined, bool),
+        probe_states: ProbeStates,
     ) -> Self {
         Self {
             find_server,
             joined,
             followed,
+            probe_states,
             publisher,
             started: Instant::now(),
             ring_use: RingUse::default(),
@@ -119,7 +123,7 @@ impl Reader {
             self.wait(self.interval)?;
             // Records up to now come in this drain or in the next. So those from before the last drain have all been seen.
             let caught_up = clock::monotonic_ns();
-            self.drain(false);
+            self.drain(false, caught_up);
             if let Some(filters) = self.outputs.update() {
                 self.filter(&filters);
             }
@@ -159,8 +163,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes what has come through the pipeline to the outputs.
-    fn drain(&mut self, last: bool) {
+    /// Takes what has come through the pipeline to the outputs. `caught_up`: all records from before that kernel time have come then.
+    fn drain(&mut self, last: bool, caught_up: u64) {
         let Self {
             tap,
             pipeline,
@@ -204,6 +208,7 @@ impl Reader {
                 }
             });
         }
+        pipeline.settle(caught_up, batch);
         self.flush();
     }
 
@@ -264,6 +269,7 @@ impl Reader {
                 .map(|(hook, reason)| (hook.name(), reason.clone()))
                 .collect(),
             degraded: self.tap.degraded().to_vec(),
+            probes: self.probe_states.list(),
             kernel,
             settled,
             sockets: self.pipeline.socket_counts(),
@@ -286,7 +292,7 @@ impl Reader {
         self.tap.flush_log();
         let deadline = Instant::now() + LAST_RECORDS;
         loop {
-            self.drain(true);
+            self.drain(true, 0);
             let kernel = self.tap.counters()?;
             let missing = kernel[Counter::Records as usize]
                 .saturating_sub(self.pipeline.counters().intake.records);
@@ -319,7 +325,13 @@ fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
 }
 
 fn take_joined(joined: &Joined, pipeline: &mut Pipeline) {
-    for sockets in joined.try_iter() {
-        pipeline.join_midway(sockets);
+    for news in joined.try_iter() {
+        match news {
+            News::Connections(sockets) => pipeline.join_midway(sockets),
+            News::Probed {
+                program_id,
+                is_probed,
+            } => pipeline.probe(program_id, is_probed),
+        }
     }
 }

@@ -41,6 +41,10 @@ fn needed(privileges: NeededPrivileges) -> CapabilitySet {
             privileges.processes,
             CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
         ),
+        (
+            privileges.probes,
+            CapabilitySet::PERFMON | CapabilitySet::CHECKPOINT_RESTORE,
+        ),
     ];
     needs
         .into_iter()
@@ -129,10 +133,11 @@ mod tests {
             modes: true,
             commands: true,
             processes: true,
+            probes: true,
         };
         assert_eq!(
             names(needed(all)),
-            "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE"
+            "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE, CAP_PERFMON, CAP_CHECKPOINT_RESTORE"
         );
     }
 

@@ -28,8 +28,6 @@ const REFUSED: &[c_long] = &[
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
-    // More of the kernel's tracing: all programs are loaded and attached (bpf(2): see below).
-    libc::SYS_perf_event_open,
     // Ways around this filter, and other large parts of the kernel that the agent has no use for.
     libc::SYS_io_uring_setup,
     libc::SYS_userfaultfd,
@@ -88,6 +86,10 @@ const REFUSED: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// More of the kernel's tracing is refused as well, unless probes are to be attached to processes to come. All programs are loaded (bpf(2):
+/// see below).
+const TRACING: c_long = libc::SYS_perf_event_open;
+
 /// Refused as well, unless programs are to be run.
 const PROGRAMS: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
 
@@ -121,6 +123,9 @@ fn programs(privileges: NeededPrivileges) -> Result<[BpfProgram; 2]> {
     let mut refusals = refusals()?;
     if !privileges.commands {
         refusals.extend(PROGRAMS.map(|call| (call, vec![])));
+    }
+    if !privileges.probes {
+        refusals.insert(TRACING, vec![]);
     }
     let refused = program(refusals, libc::EPERM)?;
     let missing = program([(libc::SYS_clone3, vec![])].into(), libc::ENOSYS)?;
@@ -212,6 +217,22 @@ mod tests {
             ..NeededPrivileges::default()
         };
         assert!(within(commands, start).expect("allowed").success());
+    }
+
+    #[test]
+    fn probes_are_attached_where_that_is_asked_for_alone() {
+        #[expect(unsafe_code, reason = "a system call without an attribute")]
+        let open = || {
+            // SAFETY: the kernel refuses the null pointer.
+            unsafe { libc::syscall(libc::SYS_perf_event_open, 0, 0, -1, -1, 0) };
+            io::Error::last_os_error().raw_os_error()
+        };
+        assert_eq!(within(NeededPrivileges::default(), open), Some(libc::EPERM));
+        let probes = NeededPrivileges {
+            probes: true,
+            ..NeededPrivileges::default()
+        };
+        assert_eq!(within(probes, open), Some(libc::EFAULT));
     }
 
     #[test]

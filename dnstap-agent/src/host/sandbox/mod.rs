@@ -30,6 +30,8 @@ pub struct NeededPrivileges {
     pub commands: bool,
     /// Look at processes that are not known yet.
     pub processes: bool,
+    /// Attach probes to such processes.
+    pub probes: bool,
 }
 
 impl NeededPrivileges {
@@ -42,6 +44,7 @@ impl NeededPrivileges {
             modes: self.modes || other.modes,
             commands: self.commands || other.commands,
             processes: self.processes || other.processes,
+            probes: self.probes || other.probes,
         }
     }
 

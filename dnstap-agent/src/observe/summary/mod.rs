@@ -24,7 +24,7 @@ use crate::{
         log,
     },
     sinks::{SinkReport, SinkState, Takes},
-    sources::socket::ProgramStats,
+    sources::{probes::ProbeState, socket::ProgramStats},
 };
 
 /// Every hop's counters.
@@ -60,6 +60,8 @@ pub struct Tapped {
     pub refused: Vec<(&'static str, String)>,
     /// What the hook in use cannot do on this kernel.
     pub degraded: Vec<String>,
+    /// The probes of the tapped processes, if any were asked for.
+    pub probes: Vec<ProbeState>,
     /// The kernel side's counters.
     pub kernel: [u64; Counter::COUNT],
     /// Some of them as they were a while before.
@@ -228,6 +230,7 @@ impl Tapped {
             "ring": self.ring,
             "refused_hooks": refused,
             "degraded": self.degraded,
+            "probes": self.probes,
             "kernel": object(self.kernel_counts(|_| true).into_iter()),
             "programs": programs,
             "pipeline": object(self.pipeline.table()),

@@ -1,6 +1,10 @@
 //! Attaches a hook: the first of the candidates that the kernel accepts whole.
 
-use std::{any::Any, fs::File};
+use std::{
+    any::Any,
+    fs::File,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -8,7 +12,7 @@ use aya::{
     maps::ProgramArray,
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSockAddr, FEntry, FExit, Program, ProgramError,
-        RawTracePoint,
+        RawTracePoint, UProbe,
     },
 };
 use dnstap_ebpf::Hook;
@@ -20,9 +24,12 @@ use super::{
     programs::{all, load},
     take,
 };
-use crate::host::{
-    cgroup,
-    exit::{Exit, ExitWith},
+use crate::{
+    host::{
+        cgroup,
+        exit::{Exit, ExitWith},
+    },
+    sources::probes::DNS_DT_SEND,
 };
 
 /// The raw tracepoint by which the end of connections is known, and its program.
@@ -97,8 +104,13 @@ pub(super) fn attach(
 
 /// A reason without the verifier's log behind it, which may have megabytes.
 fn in_one_line((hook, reason): (Hook, String)) -> (Hook, String) {
+    (hook, one_line(&reason))
+}
+
+/// The same of the reason alone.
+pub(super) fn one_line(reason: &str) -> String {
     let line = reason.lines().next().unwrap_or_default();
-    (hook, line.chars().take(300).collect())
+    line.chars().take(300).collect()
 }
 
 /// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
@@ -250,6 +262,13 @@ fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
 pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
     all(load(ebpf, &[(CONNECTIONS.to_owned(), CONNECTIONS)], None))?;
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
+}
+
+/// Loads the program of [`DNS_DT_SEND`], for whoever attaches it.
+pub(super) fn probe(ebpf: &mut Ebpf) -> Result<OwnedFd> {
+    all(load(ebpf, &[(DNS_DT_SEND.to_owned(), DNS_DT_SEND)], None))?;
+    let program: &mut UProbe = program(ebpf, DNS_DT_SEND)?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 /// How many programs stand ready for each message (`thread/once.rs` of the eBPF side).

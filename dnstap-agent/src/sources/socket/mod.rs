@@ -16,7 +16,7 @@ mod ring;
 use std::{
     any::Any,
     collections::BTreeMap,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -49,7 +49,7 @@ use crate::{
         exit::{Exit, ExitWith},
         memory,
     },
-    sources::{Item, Source},
+    sources::{Item, Source, probes::DNS_DT_SEND},
 };
 
 /// The eBPF object, empty in a build without it.
@@ -95,6 +95,8 @@ pub struct TapOptions {
     pub filter: KernelFilter,
     /// Whether that may change while it is attached.
     pub filter_changes: bool,
+    /// Of which messages probed servers are to say what they know ([`Config::remarks`]); 0: no server is probed.
+    pub remarks: u32,
 }
 
 /// An attached tap.
@@ -112,6 +114,8 @@ pub struct Tap {
     refused: Vec<(Hook, String)>,
     degraded: Vec<String>,
     flush_log: Option<Box<dyn FnMut() + Send>>,
+    /// The program of the probes, until it is taken.
+    probe: Option<Result<OwnedFd, String>>,
     /// Maps that the kernel empties when their last descriptor is closed.
     _kept: Vec<Map>,
 }
@@ -135,6 +139,7 @@ impl Tap {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
             filtered: filtered.into(),
+            remarks: options.remarks,
             ..types.config(&btf)?
         };
         let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
@@ -158,6 +163,10 @@ impl Tap {
             Exit::NoPermission,
             "the kernel does not tell which connections end".into(),
         ))?);
+        let probe = (options.remarks != 0).then(|| {
+            let loaded = hooks::probe(&mut ebpf);
+            loaded.map_err(|error| hooks::one_line(&format!("{error:#}")))
+        });
         let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
             let mut log =
                 EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
@@ -202,6 +211,7 @@ impl Tap {
             refused,
             degraded,
             flush_log,
+            probe,
             _kept: kept,
         };
         drop(types);
@@ -242,6 +252,11 @@ impl Tap {
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
+    }
+
+    /// The program of the probes, if servers are to be probed; why it could not be loaded.
+    pub fn take_probe(&mut self) -> Option<Result<OwnedFd, String>> {
+        self.probe.take()
     }
 
     /// Hands what the kernel side has logged to the agent's log.
@@ -295,8 +310,8 @@ impl Tap {
                 continue;
             };
             let name = hooks::first_of(name);
-            let stats = if name == hooks::CONNECTIONS {
-                // No message is missed if an end is.
+            let stats = if [hooks::CONNECTIONS, DNS_DT_SEND].contains(&name) {
+                // No message is missed if an end is, or what a server says about a message.
                 ProgramStats { missed: 0, ..stats }
             } else {
                 stats

@@ -64,6 +64,7 @@ fn load_one(
         (Program::BtfTracePoint(program), Some(btf)) => program.load(attached_to, btf),
         (Program::RawTracePoint(program), _) => program.load(),
         (Program::CgroupSockAddr(program), _) => program.load(),
+        (Program::UProbe(program), _) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     match done {

@@ -1,0 +1,237 @@
+//! The library that a running process has mapped, and a function in it.
+//!
+//! Found by the process's own mappings (`/proc/PID/maps`), and opened through them (`/proc/PID/map_files`, proc(5)): so it is the very file
+//! that the process runs, in whatever mount namespace, and also if it was deleted or replaced since. Only what the dynamic linker needs is
+//! read of it: packages have no other symbols.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
+
+use super::place::LOOKED_AT;
+
+/// What the names of files begin with that may have the functions of BIND's libdns; the executable may have them, too.
+const LIBRARY: &str = "libdns";
+
+/// Pointer to the name of the root, which each libdns exports.
+const ROOT_NAME: &str = "dns_rootname";
+
+/// First member of a `dns_name_t` (`DNSn`, lib/dns/include/dns/name.h).
+const NAME_MAGIC: [u8; 4] = 0x444e_536e_u32.to_le_bytes();
+
+/// A function in a file that a process has mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Function {
+    /// The file, through the mapping.
+    pub(super) path: PathBuf,
+    /// Its name when it was mapped, without folders.
+    pub(super) library: String,
+    /// Where in the file the function begins.
+    pub(super) offset: u64,
+    /// Its first bytes.
+    pub(super) code: Vec<u8>,
+}
+
+/// Why there is no such function.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Missing {
+    /// The process has no such library, maybe not yet.
+    #[error("it has not loaded BIND's libdns")]
+    Library,
+    /// The library is there, and cannot be used.
+    #[error("{0:#}")]
+    Other(anyhow::Error),
+}
+
+/// Finds a function of BIND's libdns in process `pid`.
+pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
+    let files = candidates(pid).map_err(Missing::Other)?;
+    let mut found = Err(Missing::Library);
+    for (path, library) in files {
+        match look(&path, function) {
+            Ok(Some((offset, code))) => {
+                return Ok(Function {
+                    path,
+                    library,
+                    offset,
+                    code,
+                });
+            }
+            // The executable of another server.
+            Ok(None) => {}
+            Err(error) => {
+                let error = error.context(format!("cannot use {library} of process {pid}"));
+                found = Err(Missing::Other(error));
+            }
+        }
+    }
+    found
+}
+
+/// Files with code that may be the library, each with its name: first those that are called so, then the executable.
+fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
+    let what = || format!("cannot read the mappings of process {pid}");
+    let process = Process::new(i32::try_from(pid)?).with_context(what)?;
+    let executable = process.exe().unwrap_or_default();
+    let is_code = |map: &MemoryMap| {
+        map.perms
+            .contains(MMPermissions::EXECUTE | MMPermissions::READ)
+            && !map.perms.contains(MMPermissions::WRITE)
+    };
+    let mut libraries = Vec::new();
+    let mut others = Vec::new();
+    for map in process.maps().with_context(what)? {
+        let MMapPath::Path(path) = &map.pathname else {
+            continue;
+        };
+        let name = file_name(path);
+        let (start, end) = map.address;
+        let place = (
+            PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}")),
+            name.clone(),
+        );
+        if !is_code(&map) {
+        } else if name.starts_with(LIBRARY) {
+            libraries.push(place);
+        } else if *path == executable {
+            others.push(place);
+        }
+    }
+    libraries.append(&mut others);
+    Ok(libraries)
+}
+
+/// Name of a mapped file, without the kernel's mark of one that was deleted.
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
+}
+
+/// The place of a function in an ELF file, and its first bytes; nothing if the file is not a libdns.
+fn look(path: &Path, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+    let file = File::open(path).with_context(|| {
+        format!(
+            "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+            path.display()
+        )
+    })?;
+    let cache = ReadCache::new(file);
+    look_into(&cache, function)
+}
+
+fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+    let file = object::File::parse(data).context("it is no ELF file")?;
+    let symbol = |name: &str| {
+        let mut symbols = file.dynamic_symbols().chain(file.symbols());
+        symbols.find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))
+    };
+    let Some(root) = symbol(ROOT_NAME) else {
+        return Ok(None);
+    };
+    let root = pointer(&file, root.address()).and_then(|name| bytes(&file, name, NAME_MAGIC.len()));
+    if root.is_none_or(|magic| magic != NAME_MAGIC) {
+        return Err(anyhow!("its names have another layout than BIND's"));
+    }
+    let Some(symbol) = symbol(function) else {
+        return Err(anyhow!(
+            "it has no function {function}: this BIND was built without dnstap"
+        ));
+    };
+    let address = symbol.address();
+    let offset = file.segments().find_map(|segment| {
+        let (start, size) = segment.file_range();
+        let at = address.checked_sub(segment.address())?;
+        (at < size).then_some(start + at)
+    });
+    let code = bytes(&file, address, LOOKED_AT);
+    match (offset, code) {
+        (Some(offset), Some(code)) => Ok(Some((offset, code.to_vec()))),
+        _ => Err(anyhow!("its function {function} is in no part of the file")),
+    }
+}
+
+/// What the file has at this address of its memory.
+fn bytes<'d, R: ReadRef<'d>>(
+    file: &object::File<'d, R>,
+    address: u64,
+    length: usize,
+) -> Option<&'d [u8]> {
+    let length = length as u64;
+    file.segments()
+        .find_map(|segment| segment.data_range(address, length).ok().flatten())
+}
+
+/// Where a pointer at this address points to, before the library is loaded to some place.
+fn pointer<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Option<u64> {
+    let (_, relocation) = file
+        .dynamic_relocations()?
+        .find(|(place, _)| *place == address)?;
+    u64::try_from(relocation.addend()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_process_without_the_library_is_told_from_one_that_cannot_be_read() {
+        let own = find(std::process::id(), "dns_dt_send");
+        assert!(matches!(own, Err(Missing::Library)), "{own:?}");
+        let none = find(u32::MAX / 4, "dns_dt_send");
+        assert!(matches!(none, Err(Missing::Other(_))), "{none:?}");
+    }
+
+    #[test]
+    fn what_is_no_library_of_bind_is_left() {
+        let executable = fs::read("/proc/self/exe").unwrap();
+        assert_eq!(look_into(&executable[..], "main").unwrap(), None);
+        assert!(look_into(&b"#!/bin/sh\n"[..], "main").is_err());
+        assert!(look_into(&executable[..100], "main").is_err());
+    }
+
+    #[test]
+    fn the_mark_of_a_deleted_file_is_no_part_of_its_name() {
+        let name = |path: &str| file_name(Path::new(path));
+        assert_eq!(
+            name("/usr/lib/libdns-9.18.so (deleted)"),
+            "libdns-9.18.so"
+        );
+        assert_eq!(name("/usr/lib/libdns-9.18.so"), "libdns-9.18.so");
+    }
+
+    /// The mapping of a running process, of which the file is gone.
+    #[test]
+    fn a_file_is_read_through_its_mapping_when_it_was_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("libdns-sleep");
+        let copied = Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.unwrap().success());
+        let mut child = Command::new(&program).arg("60").spawn().unwrap();
+        let exec_done = || process_runs(child.id(), &program);
+        while !exec_done() {
+            std::thread::yield_now();
+        }
+        fs::remove_file(&program).unwrap();
+        let files = candidates(child.id()).unwrap();
+        let name = files.first().map(|(_, name)| name.as_str());
+        assert_eq!(name, Some("libdns-sleep"));
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(look(&files[0].0, "dns_dt_send").unwrap(), None);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn process_runs(pid: u32, program: &Path) -> bool {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|link| link == program)
+            && fs::read_to_string(format!("/proc/{pid}/maps"))
+                .is_ok_and(|maps| maps.contains("libdns-sleep"))
+    }
+}

@@ -1,0 +1,346 @@
+//! Probes: functions of the tapped servers themselves, which say what no socket shows.
+//!
+//! A probe is attached to one process, and to nothing that it does not run: to the first instruction of an exported function that the kernel
+//! emulates, and only at its entry. Nothing is written to the process, but for the breakpoint that the kernel puts there and takes out again.
+//! What cannot be probed is tapped all the same. It is said once in the log, and for as long as it holds in the status.
+
+mod library;
+mod place;
+mod uprobe;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use dnstap_ebpf::{SERVER_AUTH_QUERY, SERVER_CLIENT_QUERY, SERVER_WITH_ZONE};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use self::library::{Function, Missing};
+
+/// What may be asked of a server itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Probe {
+    /// The zone that the server has in mind, as dnstap's `query_zone`: BIND (`named`) with its own libdns, built with dnstap, as all
+    /// distributions have it.
+    Zone,
+}
+
+impl Probe {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+        }
+    }
+}
+
+/// Of which messages the remarks of a server are needed for these probes; `names_queries`: also of those whose type the server decides.
+#[must_use]
+pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
+    match probes {
+        [] => 0,
+        _ if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
+        _ => SERVER_WITH_ZONE,
+    }
+}
+
+/// The function of [`Probe::Zone`], which is also the name of its program.
+pub const DNS_DT_SEND: &str = "dns_dt_send";
+
+/// For how long a process that has just begun may be without its libraries.
+const LOADING: Duration = Duration::from_secs(5);
+
+/// A probe in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeState {
+    /// Name of the probe.
+    pub probe: &'static str,
+    /// The process.
+    pub pid: u32,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Where: function, bytes behind its beginning, and library.
+    pub place: Option<String>,
+    /// Whether the process has to step over an instruction each time, which takes some ten microseconds.
+    pub single_stepped: bool,
+    /// Why it is not attached.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for ProbeState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { probe, pid, .. } = self;
+        write!(formatter, "probe {probe} of process {pid}: ")?;
+        match (&self.place, &self.reason) {
+            (_, Some(reason)) => write!(formatter, "off, {reason}"),
+            (Some(place), None) => write!(formatter, "attached to {place}"),
+            (None, None) => write!(formatter, "not yet attached"),
+        }?;
+        if self.single_stepped {
+            write!(formatter, ", single-stepped")?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of the probes, for whoever tells about them.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeStates(Arc<Mutex<BTreeMap<u32, ProbeState>>>);
+
+impl ProbeStates {
+    /// Of all processes that are tapped now.
+    #[must_use]
+    pub fn list(&self) -> Vec<ProbeState> {
+        self.with(|states| states.values().cloned().collect())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<u32, ProbeState>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, state: ProbeState) {
+        self.with(|states| drop(states.insert(state.pid, state)));
+    }
+}
+
+/// The probes of the tapped processes.
+#[derive(Debug)]
+pub struct Probes {
+    /// The program in the kernel; none: nothing is probed. The error says why it could not be loaded.
+    program: Option<Result<OwnedFd, String>>,
+    attached: BTreeMap<u32, Attached>,
+    /// Processes that may yet load their libraries, and since when.
+    loading: BTreeMap<u32, (u32, Instant)>,
+    /// Why no more is probed.
+    shut: Option<String>,
+    states: ProbeStates,
+}
+
+#[derive(Debug)]
+struct Attached {
+    program_id: u32,
+    _event: OwnedFd,
+}
+
+impl Probes {
+    /// Probes by this program, if there is one.
+    #[must_use]
+    pub fn new(program: Option<Result<OwnedFd, String>>) -> Self {
+        Self {
+            program,
+            attached: BTreeMap::new(),
+            loading: BTreeMap::new(),
+            shut: None,
+            states: ProbeStates::default(),
+        }
+    }
+
+    /// What became of them, from now on.
+    #[must_use]
+    pub fn states(&self) -> ProbeStates {
+        self.states.clone()
+    }
+
+    /// What runs in the processes that are probed.
+    pub fn program_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.attached.values().map(|attached| attached.program_id)
+    }
+
+    /// Probes process `pid`, which runs `program_id`. Whether it is probed now. `is_new`: it may not have loaded its libraries yet, and
+    /// [`Self::again`] will try again.
+    pub fn add(&mut self, pid: u32, program_id: u32, is_new: bool) -> bool {
+        if self.program.is_none() || self.is_attached(pid, program_id) {
+            return self.program.is_some();
+        }
+        self.attached.remove(&pid);
+        let reason = match (self.try_add(pid, program_id), &self.shut) {
+            (Ok(()), _) => return true,
+            (Err(Missing::Library), None) if is_new => {
+                self.loading
+                    .entry(pid)
+                    .or_insert((program_id, Instant::now()));
+                self.states.set(ProbeState::off(pid, None));
+                return false;
+            }
+            (Err(missing), _) => missing.to_string(),
+        };
+        let state = ProbeState::off(pid, Some(reason));
+        warn!(
+            "{state}; its messages have no zone. `--probe zone` is for BIND (`named`) that was built with dnstap"
+        );
+        self.states.set(state);
+        false
+    }
+
+    /// Tries again what had not loaded its libraries. What is probed now.
+    pub fn again(&mut self) -> Vec<u32> {
+        let mut added = Vec::new();
+        for (pid, (program_id, since)) in self.loading.clone() {
+            let is_new = since.elapsed() < LOADING;
+            if self.add(pid, program_id, is_new) {
+                added.push(program_id);
+            }
+            if !is_new {
+                self.loading.remove(&pid);
+            }
+        }
+        added
+    }
+
+    /// Forgets a process that has ended. What it ran.
+    pub fn remove(&mut self, pid: u32) -> Option<u32> {
+        self.loading.remove(&pid);
+        self.states.with(|states| drop(states.remove(&pid)));
+        self.attached.remove(&pid).map(|gone| gone.program_id)
+    }
+
+    /// Takes all probes out for good, and says why. What was probed.
+    pub fn shut(&mut self, reason: &str) -> Vec<u32> {
+        if self.attached.is_empty() {
+            return Vec::new();
+        }
+        let shut = self.program_ids().collect();
+        for pid in self.attached.keys() {
+            let state = ProbeState::off(*pid, Some(reason.to_owned()));
+            warn!("{state}; messages have no zone from now on");
+            self.states.set(state);
+        }
+        self.shut = Some(reason.to_owned());
+        self.attached.clear();
+        self.loading.clear();
+        shut
+    }
+
+    fn is_attached(&self, pid: u32, program_id: u32) -> bool {
+        let known = self.attached.get(&pid);
+        known.is_some_and(|known| known.program_id == program_id)
+    }
+
+    fn try_add(&mut self, pid: u32, program_id: u32) -> Result<(), Missing> {
+        let refused = |error: String| Missing::Other(anyhow::anyhow!(error));
+        if let Some(reason) = &self.shut {
+            return Err(refused(reason.clone()));
+        }
+        let program = match &self.program {
+            Some(Ok(program)) => program,
+            Some(Err(error)) => return Err(refused(error.clone())),
+            None => return Err(refused("not asked for".to_owned())),
+        };
+        let function = library::find(pid, DNS_DT_SEND)?;
+        let place = place::find(&function.code, true);
+        let Function {
+            path,
+            library,
+            offset,
+            ..
+        } = function;
+        let event = uprobe::attach(program.as_fd(), &path, offset + place.offset, pid);
+        let event = event.map_err(|error| refused(remedy(&error)))?;
+        let at = format!("{DNS_DT_SEND}+{} in {library}", place.offset);
+        let state = ProbeState {
+            probe: Probe::Zone.name(),
+            pid,
+            attached: true,
+            place: Some(at),
+            single_stepped: !place.is_emulated,
+            reason: None,
+        };
+        if state.single_stepped {
+            warn!("{state}: each message costs the server some ten microseconds");
+        } else {
+            info!("{state}");
+        }
+        self.states.set(state);
+        self.loading.remove(&pid);
+        self.attached.insert(
+            pid,
+            Attached {
+                program_id,
+                _event: event,
+            },
+        );
+        Ok(())
+    }
+}
+
+impl ProbeState {
+    fn off(pid: u32, reason: Option<String>) -> Self {
+        Self {
+            probe: Probe::Zone.name(),
+            pid,
+            attached: false,
+            place: None,
+            single_stepped: false,
+            reason,
+        }
+    }
+}
+
+/// Why the kernel does not attach, and what to do.
+fn remedy(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("this kernel has no uprobes ({error}): one with CONFIG_UPROBE_EVENTS=y has")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "the kernel refuses the probe ({error}): it takes CAP_PERFMON and CAP_CHECKPOINT_RESTORE, or CAP_SYS_ADMIN"
+        ),
+        _ => format!("the kernel refuses the probe ({error})"),
+    }
+}
+
+/// Whether this kernel has probes at all; why not, and what to do.
+pub fn check() -> Result<(), String> {
+    uprobe::check_unit().map_err(|error| remedy(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_probed_without_being_asked_for() {
+        let mut probes = Probes::new(None);
+        assert!(!probes.add(std::process::id(), 1, false));
+        assert_eq!((probes.states().list(), probes.again()), (vec![], vec![]));
+        assert_eq!(remarks(&[], true), 0);
+        assert_eq!(remarks(&[Probe::Zone], false) & SERVER_CLIENT_QUERY, 0);
+        assert_ne!(remarks(&[Probe::Zone], true) & SERVER_CLIENT_QUERY, 0);
+    }
+
+    #[test]
+    fn a_process_that_is_new_is_tried_again_and_one_that_is_not_is_told_why() {
+        let Ok(program) = std::fs::File::open("/dev/null") else {
+            panic!("there is none");
+        };
+        let mut probes = Probes::new(Some(Ok(program.into())));
+        let pid = std::process::id();
+        assert!(!probes.add(pid, 1, true));
+        let states = probes.states();
+        assert_eq!(states.list()[0].reason, None, "it may come");
+        assert_eq!(probes.again(), [0; 0]);
+        assert!(!probes.add(pid, 1, false));
+        let state = states.list().remove(0);
+        assert!(
+            state.to_string().contains("off, it has not loaded"),
+            "{state}"
+        );
+        assert_eq!(probes.remove(pid), None);
+        assert_eq!(states.list(), []);
+    }
+
+    #[test]
+    fn a_program_that_the_kernel_refuses_is_the_reason() {
+        let mut probes = Probes::new(Some(Err("no such thing".to_owned())));
+        assert!(!probes.add(std::process::id(), 1, false));
+        let state = probes.states().list().remove(0);
+        assert_eq!(state.reason.as_deref(), Some("no such thing"));
+        assert_eq!(probes.shut("late"), [0; 0], "nothing was attached");
+    }
+}

@@ -1,0 +1,80 @@
+//! A program attached to a place in a file, for one process: perf_event_open(2) with the kernel's `uprobe` unit.
+//!
+//! The kernel puts a breakpoint into the memory of that process alone (`kernel/events/uprobes.c`, `kernel/trace/trace_uprobe.c`), and takes it
+//! out when the descriptor is closed, also by the end of this process. It needs no tracefs.
+#![expect(
+    unsafe_code,
+    reason = "perf_event_open(2) and its ioctl(2), which no crate offers for a program that is loaded elsewhere"
+)]
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, perf_event_attr};
+
+/// Number of the unit in this kernel.
+const UNIT: &str = "/sys/bus/event_source/devices/uprobe/type";
+
+/// `PERF_EVENT_IOC_SET_BPF` and `PERF_EVENT_IOC_ENABLE` (`include/uapi/linux/perf_event.h`).
+const SET_BPF: libc::Ioctl = 0x4004_2408;
+const ENABLE: libc::Ioctl = 0x2400;
+
+/// Runs `program` whenever process `pid` comes to the instruction at `offset` of the file at `path`, until the descriptor is closed.
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    path: &Path,
+    offset: u64,
+    pid: u32,
+) -> io::Result<OwnedFd> {
+    let unit = fs::read_to_string(UNIT)?;
+    let unit: u32 = unit.trim().parse().map_err(io::Error::other)?;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain data for which zero is the default of every member.
+    let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.type_ = unit;
+    attr.__bindgen_anon_3.config1 = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.config2 = offset;
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: the attribute and the path live until the call returns.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            pid,
+            -1,
+            -1,
+            libc::c_ulong::from(PERF_FLAG_FD_CLOEXEC),
+        )
+    };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which nobody else has.
+    let event = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: takes a descriptor and nothing else.
+    check(unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) })?;
+    // SAFETY: takes nothing.
+    check(unsafe { libc::ioctl(event.as_raw_fd(), ENABLE, 0) })?;
+    Ok(event)
+}
+
+/// Whether this kernel has such a unit.
+pub(super) fn check_unit() -> io::Result<()> {
+    fs::read_to_string(UNIT).map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
