@@ -142,6 +142,8 @@ impl fmt::Display for Comparison {
 struct Left<'a> {
     records: &'a [Record],
     taken: Vec<bool>,
+    /// Ours has zones; a tap without probes has none at all.
+    zones: bool,
     by_message: HashMap<&'a [u8], Vec<usize>>,
 }
 
@@ -154,6 +156,7 @@ impl<'a> Left<'a> {
         Self {
             records,
             taken: vec![false; records.len()],
+            zones: records.iter().any(|record| record.zone.is_some()),
             by_message,
         }
     }
@@ -163,6 +166,7 @@ impl<'a> Left<'a> {
         let index = self
             .candidates(wanted)
             .filter(|&index| same(wanted, &self.records[index], unknown))
+            .filter(|&index| !self.zones || self.records[index].zone == wanted.zone)
             .min_by_key(|&index| wanted.time.abs_diff(self.records[index].time))?;
         self.taken[index] = true;
         Some(&self.records[index])
@@ -242,6 +246,20 @@ mod tests {
         };
         let comparison = compare(&[at(9), at(5)], &[at(5), at(9)], &STRICT);
         assert!(comparison.holds() && comparison.times.are_within(Duration::ZERO));
+    }
+
+    #[test]
+    fn zones_count_once_there_are_any() {
+        let of = |zone: Option<&[u8]>| Record {
+            zone: zone.map(<[u8]>::to_vec),
+            ..record(1)
+        };
+        let (root, lab) = (of(Some(b"\x00")), of(Some(b"\x03lab\x00")));
+        let holds = |theirs: &[Record], ours: &[Record]| compare(theirs, ours, &STRICT).holds();
+        assert!(holds(&[lab.clone()], &[lab.clone()]));
+        assert!(!holds(&[lab.clone()], &[root.clone()]));
+        assert!(!holds(&[lab.clone(), lab.clone()], &[lab.clone(), of(None)]));
+        assert!(holds(&[lab, root], &[of(None), of(None)]), "no probe");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Record {
     pub(crate) response_address: Option<IpAddr>,
     /// The answering port.
     pub(crate) response_port: u16,
+    /// The zone that the server had in mind, a name in wire format.
+    pub(crate) zone: Option<Vec<u8>>,
     /// The DNS message that the record is about: the query of a `*_QUERY`, the response of a `*_RESPONSE`.
     pub(crate) message: Vec<u8>,
     /// When that message was seen, since 1970.
@@ -60,6 +62,7 @@ impl Record {
             query_port: client.port(),
             response_address: Some(server.ip().to_canonical()),
             response_port: server.port(),
+            zone: None,
             message,
             time: Duration::ZERO,
             query_time: None,
@@ -131,6 +134,7 @@ impl Record {
             response_address: address(family, body.response_address.as_deref())
                 .context("response_address")?,
             response_port: u16::try_from(body.response_port()).context("response_port")?,
+            zone: body.query_zone.as_ref().map(|zone| zone.to_vec()),
             message: bytes
                 .with_context(|| format!("{} without its DNS message", kind.as_str_name()))?
                 .into(),
@@ -155,7 +159,11 @@ impl fmt::Display for Record {
             address(self.response_address),
             self.response_port,
             wire::describe(&self.message),
-        )
+        )?;
+        match &self.zone {
+            Some(zone) => write!(formatter, " zone {}", zone.escape_ascii()),
+            None => Ok(()),
+        }
     }
 }
 

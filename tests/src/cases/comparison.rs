@@ -16,7 +16,7 @@ use crate::{
     lab::{Lab, Wanted},
     load::mixed,
     record::Record,
-    tap::Tap,
+    tap::{Summary, Tap},
     wire,
 };
 
@@ -26,26 +26,32 @@ pub(super) fn trials() -> Vec<Trial> {
         .map(|how| {
             trial(
                 format!("{how}: every message that named records is in our file"),
-                move || same_as_named(&[how]),
+                move || same_as_named(&[how], &[]),
             )
         })
         .collect();
+    trials.extend(combinations().into_iter().map(|how| {
+        trial(
+            format!("{how}: zones are those that named records"),
+            move || same_as_named(&[how], &["--probe", "zone"]),
+        )
+    }));
     trials.push(trial(
         "all hooks and rings at once record the same messages".into(),
-        || same_as_named(&combinations()),
+        || same_as_named(&combinations(), &[]),
     ));
     trials
 }
 
 /// Runs the mixed load with the given taps attached at the same time and compares each with named's own dnstap.
-fn same_as_named(ways: &[Combination]) -> Result<()> {
+fn same_as_named(ways: &[Combination], options: &[&str]) -> Result<()> {
     let mut lab = Lab::start(Wanted {
         upstream: true,
         reference: true,
     })?;
     let taps: Vec<_> = ways
         .iter()
-        .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, &[]))
+        .map(|how| Tap::attach(lab.folder(), lab.tapped.pid(), how, options))
         .collect::<Result<_>>()?;
     let clock = ClockWatch::start()?;
     mixed::run(&mut lab)?;
@@ -56,6 +62,9 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
         let records = tapped.records()?;
         tapped.summary.expect_nothing_dropped()?;
         tapped.summary.expect_written(records.len())?;
+        if !options.is_empty() {
+            expect_zones(&tapped.summary, &records)?;
+        }
         ours.push((records, tapped.summary.missed()?));
     }
     let upstream = lab.upstream_server();
@@ -78,8 +87,42 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
             comparison.times.are_within(lag),
             "{how}: clocks differ: {comparison}"
         );
+        if !options.is_empty() {
+            let [theirs, mine] = [&reference, records].map(|records| zones(records));
+            ensure!(theirs == mine, "{how}: {mine} zones of {theirs}");
+        }
         note(format!("{how}: {comparison}"));
     }
+    Ok(())
+}
+
+fn zones(records: &[Record]) -> usize {
+    records.iter().filter(|record| record.zone.is_some()).count()
+}
+
+/// There are zones in all types that may have one, and the account of the probe has no fault.
+fn expect_zones(summary: &Summary, records: &[Record]) -> Result<()> {
+    for kind in [
+        Type::ResolverQuery,
+        Type::ResolverResponse,
+        Type::AuthResponse,
+    ] {
+        let has_one = |record: &Record| record.kind == kind && record.zone.is_some();
+        let found = records.iter().any(has_one);
+        ensure!(found, "no {} has a zone", kind.as_str_name());
+    }
+    let kernel = |counter| summary.kernel(counter);
+    let remarks = summary.pipeline("remark_records")?;
+    let faults = kernel("probe_fault")? + kernel("probe_ring_full")?;
+    ensure!(
+        faults == 0 && kernel("probe_calls")? == remarks + kernel("probe_unwanted")?,
+        "calls of the probe: {summary}"
+    );
+    let unjoined = summary.pipeline("remarks_unjoined")? + summary.pipeline("remarks_malformed")?;
+    ensure!(
+        unjoined == 0 && summary.pipeline("zones")? == zones(records) as u64,
+        "remarks without their messages: {summary}"
+    );
     Ok(())
 }
 
