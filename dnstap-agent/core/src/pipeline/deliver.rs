@@ -460,7 +460,10 @@ impl Deliver {
         let outcome = match may_have_one {
             false => Some(Outcome::Without),
             true => match self.remarks.about(envelope, bytes) {
-                Some(said) => Some(Outcome::Joined(said)),
+                Some(said) => {
+                    self.counters.remarks_joined += 1;
+                    Some(Outcome::Joined(said))
+                }
                 None if asks => None,
                 None => Some(Outcome::Missing),
             },
@@ -488,7 +491,8 @@ impl Deliver {
             self.counters.remarks_malformed += 1;
             return;
         };
-        self.remarks.say(envelope, &remark);
+        let is_joined = self.remarks.say(envelope, &remark);
+        self.counters.remarks_joined += u64::from(is_joined);
         self.settle(0, batch);
     }
 
@@ -509,10 +513,7 @@ impl Deliver {
             bytes,
         } = message;
         let zone = match outcome {
-            Outcome::Joined(said) => {
-                self.counters.remarks_joined += 1;
-                &said.zone[..]
-            }
+            Outcome::Joined(said) => &said.zone[..],
             Outcome::Missing => {
                 self.counters.remarks_missing += 1;
                 &[]

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod mutations;
+mod remarks;
 mod roles;
 mod strangers;
 
@@ -466,7 +467,7 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
                 header.lost = u32::from(noise % 50 == 0);
                 header.flags = u8::from(noise % 4 != 0);
                 if noise % 5 == 0 {
-                    header.kind = (noise >> 8) as u8 % 6;
+                    header.kind = (noise >> 8) as u8 % 7;
                 }
                 if noise % 7 == 0 {
                     (header.peer_addr, header.peer_port) = ([0; 16], 0);

@@ -1,0 +1,320 @@
+//! Probed servers: what they say about their messages finds these, and nothing is lost, late or out of order.
+
+use dnstap_ebpf::{
+    SERVER_AUTH_RESPONSE, SERVER_RESOLVER_QUERY as ASKED, SERVER_RESOLVER_RESPONSE as ANSWERED,
+};
+use proptest::collection::vec;
+use rstest::rstest;
+
+use super::*;
+use crate::event::fixture::remark;
+
+const SENT: u8 = DIRECTION_SENT;
+const ZONE: &[u8] = b"\x04test\x00";
+const PATIENCE: u64 = REMARK_PATIENCE_NS;
+
+fn probed() -> Pipeline {
+    let mut pipeline = pipeline();
+    pipeline.register_server(
+        7,
+        Server {
+            version: b"tap".to_vec(),
+            ..Server::default()
+        },
+    );
+    pipeline.probe(7, true);
+    pipeline
+}
+
+/// At the end of a resolver that asks from this port.
+fn asking(ktime_ns: u64, direction: u8, local_port: u16) -> EventHeader {
+    EventHeader {
+        program_id: 7,
+        socket: local_port.into(),
+        local_port,
+        peer_port: 53,
+        ..at(ktime_ns, direction)
+    }
+}
+
+/// At the end of a server that a client asks.
+fn asked(ktime_ns: u64, direction: u8) -> EventHeader {
+    EventHeader {
+        program_id: 7,
+        ..at(ktime_ns, direction)
+    }
+}
+
+/// What the server says about a message that passes at this end.
+fn said(header: EventHeader, message_type: u32, message: &[u8], zone: &[u8]) -> Vec<u8> {
+    let header = EventHeader {
+        kind: RecordKind::Remark as u8,
+        socket: 0,
+        local_addr: [0; 16],
+        protocol: 17,
+        hook: 0,
+        ..header
+    };
+    whole(header, &remark(message_type, message, zone))
+}
+
+fn zones(messages: &[dnstap_proto::Message]) -> Vec<Option<&[u8]>> {
+    messages
+        .iter()
+        .map(|message| message.query_zone.as_deref())
+        .collect()
+}
+
+#[test]
+fn what_a_server_asks_and_is_answered_has_its_zone_whichever_comes_first() {
+    let mut pipeline = probed();
+    let (query, response) = (message(1, 0, "a", 0), message(1, 0x8000, "a", 1));
+    assert_eq!(run(&mut pipeline, &[whole(asking(10, SENT, 4_000), &query)]), []);
+    assert_eq!((pipeline.pending().held, pipeline.pending().unremarked), (1, 1));
+    let messages = run(
+        &mut pipeline,
+        &[
+            said(asking(11, SENT, 4_000), ASKED, &query, ZONE),
+            said(asking(19, 0, 4_000), ANSWERED, &response, ZONE),
+            whole(asking(20, 0, 4_000), &response),
+        ],
+    );
+    assert_eq!(zones(&messages), [Some(ZONE), Some(ZONE)]);
+    assert_eq!(messages[0].r#type(), Type::ResolverQuery);
+    assert_eq!(messages[1].r#type(), Type::ResolverResponse);
+    assert_eq!(messages[1].response_message(), response);
+    assert_eq!(pipeline.counters().deliver.zones, 2);
+}
+
+#[test]
+fn an_answer_to_a_client_never_waits() {
+    let mut pipeline = probed();
+    let (query, response) = (message(1, 0, "a", 0), message(1, 0x8400, "a", 1));
+    let records = [
+        whole(asked(1, 0), &query),
+        said(asked(2, SENT), SERVER_AUTH_RESPONSE, &response, ZONE),
+        whole(asked(3, SENT), &response),
+        whole(asked(4, 0), &query),
+        whole(asked(5, SENT), &response),
+    ];
+    let messages = run(&mut pipeline, &records);
+    assert_eq!(zones(&messages), [None, Some(ZONE), None, None]);
+    let counters = pipeline.counters().deliver;
+    assert_eq!((counters.remarks_expected, counters.remarks_missing), (2, 1));
+}
+
+#[test]
+fn a_server_that_has_no_zone_in_mind_says_so() {
+    let mut pipeline = probed();
+    let response = message(1, 0x8405, "a", 0);
+    let records = [
+        said(asked(2, SENT), SERVER_AUTH_RESPONSE, &response, b""),
+        whole(asked(3, SENT), &response),
+    ];
+    assert_eq!(zones(&run(&mut pipeline, &records)), [None]);
+    let counters = pipeline.counters().deliver;
+    assert_eq!((counters.remarks_joined, counters.zones), (1, 0));
+}
+
+#[rstest]
+#[case::another_port(|header: &mut EventHeader| header.local_port = 4_001)]
+#[case::another_peer(|header: &mut EventHeader| header.peer_addr[3] = 9)]
+#[case::another_port_of_the_peer(|header: &mut EventHeader| header.peer_port = 54)]
+#[case::another_process(|header: &mut EventHeader| header.tgid += 1)]
+#[case::another_direction(|header: &mut EventHeader| header.direction = 0)]
+#[case::too_late(|header: &mut EventHeader| header.ktime_ns += PATIENCE)]
+fn a_remark_about_another_message_is_left(#[case] change: fn(&mut EventHeader)) {
+    let mut pipeline = probed();
+    let query = message(1, 0, "a", 0);
+    let mut header = asking(10, SENT, 4_000);
+    let mut batch = Batch::default();
+    pipeline.push(&whole(header, &query), &mut batch);
+    header.ktime_ns += 1;
+    change(&mut header);
+    pipeline.push(&said(header, ASKED, &query, ZONE), &mut batch);
+    let pending = pipeline.pending();
+    assert_eq!((pending.unremarked, pending.remarks), (1, 1));
+    pipeline.finish(&mut batch);
+    check(&pipeline);
+    assert_eq!(zones(&decoded(&batch)), [None]);
+    let counters = pipeline.counters().deliver;
+    assert_eq!((counters.remarks_missing, counters.remarks_unjoined), (1, 1));
+}
+
+#[test]
+fn other_bytes_are_another_message() {
+    let query = message(1, 0, "a", 0);
+    for other in [message(2, 0, "a", 0), message(1, 0, "b", 0), message(1, 0, "a", 1)] {
+        let mut pipeline = probed();
+        let records = [
+            whole(asking(10, SENT, 4_000), &query),
+            said(asking(11, SENT, 4_000), ASKED, &other, ZONE),
+        ];
+        assert_eq!(run(&mut pipeline, &records), []);
+    }
+}
+
+#[test]
+fn without_a_port_the_thread_decides() {
+    let mut pipeline = probed();
+    let query = message(1, 0, "a", 0);
+    let of = |header: EventHeader, tid| EventHeader { tid, ..header };
+    let records = [
+        whole(of(asking(10, SENT, 4_000), 1), &query),
+        whole(of(asking(10, SENT, 4_001), 2), &query),
+        said(of(asking(11, SENT, 0), 2), ASKED, &query, b"\x00"),
+        said(of(asking(11, SENT, 0), 1), ASKED, &query, ZONE),
+    ];
+    let messages = run(&mut pipeline, &records);
+    let ports: Vec<_> = messages.iter().map(|message| message.query_port()).collect();
+    assert_eq!(ports, [4_000, 4_001], "the order of the messages");
+    assert_eq!(zones(&messages), [Some(ZONE), Some(&b"\x00"[..])]);
+}
+
+#[test]
+fn no_message_waits_longer_than_it_may() {
+    let mut pipeline = probed();
+    let mut batch = Batch::default();
+    let (early, late) = (message(1, 0, "a", 0), message(2, 0, "b", 0));
+    pipeline.push(&whole(asking(10, SENT, 4_000), &early), &mut batch);
+    pipeline.push(&whole(asking(20, SENT, 4_001), &late), &mut batch);
+    pipeline.push(&said(asking(21, SENT, 4_001), ASKED, &late, ZONE), &mut batch);
+    pipeline.settle(10 + PATIENCE, &mut batch);
+    assert_eq!(batch.messages.count, 0, "the first may wait");
+    pipeline.settle(11 + PATIENCE, &mut batch);
+    assert_eq!(zones(&decoded(&batch)), [None, Some(ZONE)]);
+    assert_eq!(pipeline.pending().held, 0);
+    check(&pipeline);
+}
+
+#[test]
+fn what_is_not_probed_does_not_wait_and_what_is_no_more_is_let_go() {
+    let query = message(1, 0, "a", 0);
+    let record = whole(asking(10, SENT, 4_000), &query);
+    assert_eq!(run(&mut pipeline(), &[record.clone()]).len(), 1);
+    let mut pipeline = probed();
+    assert_eq!(run(&mut pipeline, &[record.clone()]), []);
+    pipeline.probe(7, false);
+    let mut batch = Batch::default();
+    pipeline.settle(11 + PATIENCE, &mut batch);
+    assert_eq!(batch.messages.count, 1);
+    assert_eq!(run(&mut pipeline, &[record]).len(), 1);
+}
+
+#[test]
+fn a_server_that_is_told_of_later_is_probed_from_the_beginning() {
+    let mut pipeline = pipeline();
+    pipeline.probe(7, true);
+    pipeline.register_server(7, Server::default());
+    let query = whole(asking(10, SENT, 4_000), &message(1, 0, "a", 0));
+    assert_eq!(run(&mut pipeline, &[query]), []);
+}
+
+#[test]
+fn what_cannot_have_a_remark_keeps_its_place_and_expects_none() {
+    let mut pipeline = probed();
+    let query = message(1, 0, "a", 0);
+    let notify = message(2, 0x2400, "a", 0);
+    let records = [
+        whole(asking(10, SENT, 4_000), &query),
+        whole(asking(11, SENT, 4_000), &notify),
+        said(asking(12, SENT, 4_000), ASKED, &query, ZONE),
+    ];
+    let messages = run(&mut pipeline, &records);
+    assert_eq!(messages[1].query_message(), notify);
+    assert_eq!(zones(&messages), [Some(ZONE), None]);
+    assert_eq!(pipeline.counters().deliver.remarks_expected, 1);
+}
+
+#[test]
+fn no_zone_is_shown_where_names_are_hidden() {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        privacy: Privacy {
+            addresses: None,
+            no_names: true,
+        },
+        ..config()
+    });
+    pipeline.register_server(7, Server { version: b"tap".to_vec(), ..Server::default() });
+    pipeline.probe(7, true);
+    let query = message(1, 0, "a", 0);
+    let records = [
+        whole(asking(10, SENT, 4_000), &query),
+        said(asking(11, SENT, 4_000), ASKED, &query, ZONE),
+    ];
+    assert_eq!(zones(&run(&mut pipeline, &records)), [None]);
+}
+
+#[test]
+fn a_remark_that_contradicts_itself_is_counted() {
+    let mut pipeline = probed();
+    let header = EventHeader {
+        kind: RecordKind::Remark as u8,
+        ..asking(1, SENT, 4_000)
+    };
+    assert_eq!(run(&mut pipeline, &[whole(header, b"?")]), []);
+    assert_eq!(pipeline.counters().deliver.remarks_malformed, 1);
+}
+
+/// Messages and remarks of few ports and ids, so that they meet and are mistaken for each other.
+#[derive(Clone, Debug)]
+struct Event {
+    port: u16,
+    id: u16,
+    response: bool,
+    is_remark: bool,
+    without_port: bool,
+    after_ns: u64,
+    settles: bool,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let after = prop_oneof![0..3_u64, Just(PATIENCE / 3), Just(2 * PATIENCE)];
+    (4_000..4_003_u16, 0..3_u16, any::<[bool; 4]>(), after).prop_map(|(port, id, flags, after_ns)| {
+        let [response, is_remark, without_port, settles] = flags;
+        Event { port, id, response, is_remark, without_port, after_ns, settles }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_message_comes_once_in_order_and_in_time(events in vec(event(), 0..60)) {
+        let mut pipeline = probed();
+        let mut batch = Batch::default();
+        let mut now = 1;
+        let mut sent = Vec::new();
+        for event in &events {
+            now += event.after_ns;
+            let (direction, flags, kind) = if event.response { (0, 0x8000, ANSWERED) } else { (SENT, 0, ASKED) };
+            let mut header = asking(now, direction, event.port);
+            let dns = message(event.id, flags, "a", 0);
+            if event.is_remark {
+                if event.without_port {
+                    header.local_port = 0;
+                }
+                pipeline.push(&said(header, kind, &dns, ZONE), &mut batch);
+            } else {
+                sent.push((event.port, now, dns.clone()));
+                pipeline.push(&whole(header, &dns), &mut batch);
+            }
+            check(&pipeline);
+            if event.settles {
+                pipeline.settle(now, &mut batch);
+                check(&pipeline);
+                let late = sent.iter().filter(|(_, at, _)| at + PATIENCE < now).count() as u64;
+                prop_assert!(batch.messages.count >= late, "{} of {late}", batch.messages.count);
+            }
+        }
+        pipeline.finish(&mut batch);
+        check(&pipeline);
+        prop_assert_eq!(pipeline.pending(), Pending::default());
+        let came: Vec<_> = decoded(&batch).iter().map(|out| {
+            let dns = if out.query_message.is_some() { out.query_message() } else { out.response_message() };
+            (out.query_port() as u16, dns.to_vec())
+        }).collect();
+        let sent: Vec<_> = sent.into_iter().map(|(port, _, dns)| (port, dns)).collect();
+        prop_assert_eq!(came, sent);
+        let counters = pipeline.counters().deliver;
+        prop_assert_eq!(counters.zones, counters.remarks_joined);
+    }
+}
