@@ -155,7 +155,7 @@ pub(crate) fn isolated<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Resu
 
 impl Tree {
     /// Starts all servers; each is tapped, twice, as soon as it answers.
-    pub(crate) fn start(how: &Combination) -> Result<Self> {
+    pub(crate) fn start(how: &Combination, options: &[&str]) -> Result<Self> {
         if environment::named_version()? < (9, 18) {
             return Err(Skip("BIND before 9.18 serves neither TLS nor HTTPS".into()).into());
         }
@@ -178,7 +178,8 @@ impl Tree {
                     more,
                 )
             };
-            let (mimic, plain) = (tap("mimic", &["--mimic", "bind"])?, tap("plain", &[])?);
+            let as_bind = [&["--mimic", "bind"], options].concat();
+            let (mimic, plain) = (tap("mimic", &as_bind)?, tap("plain", options)?);
             tree.servers.push(Server {
                 role,
                 named,

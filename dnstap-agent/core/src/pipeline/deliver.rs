@@ -6,6 +6,11 @@
 
 use std::hash::BuildHasher as _;
 
+use dnstap_ebpf::{
+    SERVER_AUTH_QUERY, SERVER_AUTH_RESPONSE, SERVER_CLIENT_QUERY, SERVER_CLIENT_RESPONSE,
+    SERVER_FORWARDER_QUERY, SERVER_FORWARDER_RESPONSE, SERVER_RESOLVER_QUERY,
+    SERVER_RESOLVER_RESPONSE,
+};
 use foldhash::fast::RandomState;
 
 use crate::{
@@ -22,7 +27,7 @@ use crate::{
         filter::Filter,
         held::{Held, Waiting},
         latency::Latencies,
-        remarks::{Outcome, Remarks},
+        remarks::{Outcome, Remarks, Use},
         servers::{Known, Server, Servers},
         unasked::{Doubt, Unasked},
     },
@@ -158,6 +163,11 @@ impl Deliver {
                 bytes: bytes.to_vec(),
             })
         });
+        // One without a name of its own here may have another one in the server's view.
+        let named_by_server = server.is_probed
+            && header.role == Role::Responder
+            && matches!(header.subject, Subject::Query | Subject::Transfer)
+            && matches!(server.server.naming, Naming::Bind(_));
         let at = usize::from(finding.number()) - 1;
         let wanted =
             is_logged(&server.server, envelope, header) && self.filter.wants(header.subject, at);
@@ -176,6 +186,10 @@ impl Deliver {
             message: reported(bytes, message).to_vec(),
         });
         self.pairs.query(envelope, message, query, asked);
+        if named_by_server {
+            self.counters.remarks_expected += 1;
+            self.remarks.expect(envelope, bytes, ticket);
+        }
         if ticket.is_some() {
             self.release(0, batch);
         } else {
@@ -332,7 +346,7 @@ impl Deliver {
             envelope
         });
         if let Some(waiting) = query.ticket.and_then(|ticket| self.held.take(ticket)) {
-            self.send_waiting(waiting, batch);
+            self.send_waiting(waiting, None, batch);
         }
         let envelope = completed.as_ref().unwrap_or(envelope);
         self.send(envelope, &finding, header, bytes, batch);
@@ -341,7 +355,7 @@ impl Deliver {
     /// Names and sends the queries whose answer has not come by kernel time `before`, and those that are too many.
     pub(super) fn release(&mut self, before: u64, batch: &mut Batch) {
         while let Some(waiting) = self.held.overdue(before) {
-            self.send_waiting(waiting, batch);
+            self.send_waiting(waiting, None, batch);
         }
     }
 
@@ -360,7 +374,8 @@ impl Deliver {
             || self.upstreams.know(program_id, envelope.peer)
     }
 
-    fn send_waiting(&mut self, mut waiting: Waiting, batch: &mut Batch) {
+    /// Sends a query that was held back; `named`: as the server names it.
+    fn send_waiting(&mut self, mut waiting: Waiting, named: Option<Kind>, batch: &mut Batch) {
         let at = self.servers.find(waiting.envelope.origin.program_id);
         let header = Header {
             server: at,
@@ -371,7 +386,8 @@ impl Deliver {
             unsolicited: false,
         };
         let server = &self.servers[at];
-        waiting.finding.kind = kind(server, header, server.recursion_available);
+        waiting.finding.kind =
+            named.unwrap_or_else(|| kind(server, header, server.recursion_available));
         self.send(
             &waiting.envelope,
             &waiting.finding,
@@ -491,8 +507,17 @@ impl Deliver {
             self.counters.remarks_malformed += 1;
             return;
         };
-        let is_joined = self.remarks.say(envelope, &remark);
-        self.counters.remarks_joined += u64::from(is_joined);
+        match self.remarks.say(envelope, &remark) {
+            Use::Kept => {}
+            Use::Queued => self.counters.remarks_joined += 1,
+            Use::Names(ticket, said) => {
+                self.counters.remarks_joined += 1;
+                let waiting = ticket.and_then(|ticket| self.held.take(ticket));
+                if let (Some(waiting), Some(kind)) = (waiting, kind_of(said.message_type)) {
+                    self.send_waiting(waiting, Some(kind), batch);
+                }
+            }
+        }
         self.settle(0, batch);
     }
 
@@ -502,6 +527,7 @@ impl Deliver {
             self.finish(&message, &outcome, batch);
         }
         self.counters.remarks_unjoined += self.remarks.forget(before);
+        self.counters.remarks_missing += self.remarks.forget_unnamed(before);
     }
 
     /// Encodes a message of a probed server.
@@ -512,8 +538,16 @@ impl Deliver {
             header,
             bytes,
         } = message;
+        let mut finding = *finding;
         let zone = match outcome {
-            Outcome::Joined(said) => &said.zone[..],
+            Outcome::Joined(said) => {
+                let at = self.servers.find(envelope.origin.program_id);
+                let is_bind = matches!(self.servers[at].server.naming, Naming::Bind(_));
+                if is_bind && let Some(kind) = kind_of(said.message_type) {
+                    finding.kind = kind;
+                }
+                &said.zone[..]
+            }
             Outcome::Missing => {
                 self.counters.remarks_missing += 1;
                 &[]
@@ -528,8 +562,8 @@ impl Deliver {
         };
         let before = batch.messages.bytes.len();
         let frames = &mut batch.messages.bytes;
-        self.encode(envelope, finding, header, (zone, bytes), frames);
-        self.sent(finding, header, bytes, before, batch);
+        self.encode(envelope, &finding, header, (zone, bytes), frames);
+        self.sent(&finding, header, bytes, before, batch);
     }
 
     /// Encodes a message of which something is to be hidden, or that has an `extra` or a zone.
@@ -661,6 +695,17 @@ fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
 fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
     !matches!(server.naming, Naming::Bind(_))
         || BindRules::logs(header.role, header.subject, envelope.protocol, header.flags)
+}
+
+/// The family that a server's own type of a message belongs to.
+fn kind_of(message_type: u32) -> Option<Kind> {
+    Some(match message_type {
+        SERVER_CLIENT_QUERY | SERVER_CLIENT_RESPONSE => Kind::Client,
+        SERVER_AUTH_QUERY | SERVER_AUTH_RESPONSE => Kind::Auth,
+        SERVER_RESOLVER_QUERY | SERVER_RESOLVER_RESPONSE => Kind::Resolver,
+        SERVER_FORWARDER_QUERY | SERVER_FORWARDER_RESPONSE => Kind::Forwarder,
+        _ => return None,
+    })
 }
 
 /// The family of a message of `server`.

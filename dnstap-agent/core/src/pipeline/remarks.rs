@@ -4,6 +4,7 @@
 //! message of one who asks ──► queue ──┬─ its remark has come, or comes ─────────► out, in the order of the queue
 //!                                     └─ PATIENCE_NS are over ──────────────────► out, without
 //! answer to a client      ──► its remark has come before it, or never will ─────► out
+//! query of a client       ──► out, or held back by its owner; its remark names it, if it comes within PATIENCE_NS
 //! remark                  ──► a message waits for it, or it waits PATIENCE_NS ──► gone
 //! ```
 //!
@@ -55,6 +56,17 @@ pub(super) enum Outcome {
     Without,
 }
 
+/// What a remark was for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A message in the queue, which may go now.
+    Queued,
+    /// A query of a client, which its owner may hold back under this ticket.
+    Names(Option<u64>, Said),
+    /// Nothing yet.
+    Kept,
+}
+
 /// Where a message and its remark meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meeting {
@@ -73,6 +85,8 @@ pub(super) struct Remarks<M> {
     remarks: Table<Said>,
     /// Messages in the queue that wait, by their ticket.
     expected: Table<u64>,
+    /// Queries of clients that are to be named, by the ticket of their owner, if they are held back.
+    unnamed: Table<Option<u64>>,
     queue: VecDeque<Queued<M>>,
     /// Ticket of the first one.
     first: u64,
@@ -94,6 +108,7 @@ impl<M> Default for Remarks<M> {
             hasher: RandomState::default(),
             remarks: Table::default(),
             expected: Table::default(),
+            unnamed: Table::default(),
             queue: VecDeque::new(),
             first: 0,
             bytes: 0,
@@ -102,21 +117,30 @@ impl<M> Default for Remarks<M> {
 }
 
 impl<M> Remarks<M> {
-    /// Takes a remark. True if a message has waited for it, and may go now.
-    pub(super) fn say(&mut self, envelope: &Envelope, remark: &Remark<'_>) -> bool {
+    /// Takes a remark; what it was for.
+    pub(super) fn say(&mut self, envelope: &Envelope, remark: &Remark<'_>) -> Use {
         let meeting = self.meeting(envelope, remark.message_len, remark.prefix);
         let said = Said {
             message_type: remark.message_type,
             zone: remark.zone.into(),
         };
+        if let Some(ticket) = self.unnamed.take(&meeting) {
+            return Use::Names(ticket, said);
+        }
         let Some(ticket) = self.expected.take(&meeting) else {
             self.remarks.put(meeting, said);
-            return false;
+            return Use::Kept;
         };
         if let Some(queued) = self.queued(ticket) {
             queued.outcome = Some(Outcome::Joined(said));
         }
-        true
+        Use::Queued
+    }
+
+    /// Expects a remark about a query of a client, which its owner may hold back under this ticket.
+    pub(super) fn expect(&mut self, envelope: &Envelope, bytes: &[u8], ticket: Option<u64>) {
+        let meeting = self.meeting(envelope, bytes.len(), &bytes[..prefix_of(bytes.len())]);
+        self.unnamed.put(meeting, ticket);
     }
 
     /// The remark about a message, if it has come before.
@@ -132,7 +156,9 @@ impl<M> Remarks<M> {
 
     /// Whether nothing waits at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.remarks.entries.is_empty()
+        self.queue.is_empty()
+            && self.remarks.entries.is_empty()
+            && self.unnamed.entries.is_empty()
     }
 
     /// Puts a message at the end of the queue; with an outcome it waits for its turn alone.
@@ -178,6 +204,11 @@ impl<M> Remarks<M> {
         self.remarks.forget(before)
     }
 
+    /// Expects no remarks any more about queries of clients from before kernel time `before`, or that are too many; how many.
+    pub(super) fn forget_unnamed(&mut self, before: u64) -> u64 {
+        self.unnamed.forget(before)
+    }
+
     /// Remarks that wait.
     pub(super) fn remarks(&self) -> u64 {
         self.remarks.entries.len() as u64
@@ -190,7 +221,7 @@ impl<M> Remarks<M> {
 
     /// Messages that wait for a remark.
     pub(super) fn expected(&self) -> u64 {
-        self.expected.entries.len() as u64
+        (self.expected.entries.len() + self.unnamed.entries.len()) as u64
     }
 
     fn queued(&mut self, ticket: u64) -> Option<&mut Queued<M>> {

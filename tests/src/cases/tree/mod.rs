@@ -24,14 +24,19 @@ use crate::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    for_each_hook(
+    let mut trials = for_each_hook(
         "six servers in their roles record what named records",
-        |how| tree::isolated(|| six_servers(how)),
-    )
+        |how| tree::isolated(|| six_servers(how, &[])),
+    );
+    trials.extend(for_each_hook(
+        "six probed servers in their roles record what named records, with its zones",
+        |how| tree::isolated(|| six_servers(how, &["--probe", "zone"])),
+    ));
+    trials
 }
 
-fn six_servers(how: &Combination) -> Result<()> {
-    let mut tree = Tree::start(how)?;
+fn six_servers(how: &Combination, options: &[&str]) -> Result<()> {
+    let mut tree = Tree::start(how, options)?;
     let clock = ClockWatch::start()?;
     let sent = load::tree::run(&mut tree)?;
     let lag = clock.lag()?;
@@ -55,6 +60,11 @@ fn six_servers(how: &Combination) -> Result<()> {
         let records = &recorded[role as usize].plain.0;
         outcome(role.name(), whole_transfers(role, records, &sent));
     }
+    if !options.is_empty() {
+        for server in &recorded {
+            outcome(server.role.name(), zones_of(server));
+        }
+    }
     let zone = &recorded[Role::Zone as usize];
     outcome("zone", behind_proxies(&zone.plain.0, &sent));
     if !failures.is_empty() {
@@ -65,6 +75,20 @@ fn six_servers(how: &Combination) -> Result<()> {
         failures.extend(accounts);
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// Where named has recorded zones, so have we; the comparison asks for equal ones then.
+fn zones_of(server: &Recorded) -> Result<()> {
+    let zones = |records: &[Record]| {
+        let in_clear = records.iter().filter(|one| encrypted(one).is_none());
+        in_clear.filter(|one| one.zone.is_some()).count()
+    };
+    let (theirs, ours) = (zones(&server.reference), zones(&server.mimic.0));
+    note(format!("{}: {ours} zones of {theirs}", server.role.name()));
+    // All that the secondary is asked is asked with RD, so its answers are no AUTH for named.
+    let has_some = theirs > 0 || server.role == Role::Secondary;
+    ensure!(ours == theirs && has_some, "{ours} zones of {theirs}");
     Ok(())
 }
 

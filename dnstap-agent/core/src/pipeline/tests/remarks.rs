@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use rstest::rstest;
 
 use super::*;
-use crate::event::fixture::remark;
+use crate::{classify::bind::BindRules, event::fixture::remark};
 
 const SENT: u8 = DIRECTION_SENT;
 const ZONE: &[u8] = b"\x04test\x00";
@@ -254,6 +254,62 @@ fn a_remark_that_contradicts_itself_is_counted() {
     };
     assert_eq!(run(&mut pipeline, &[whole(header, b"?")]), []);
     assert_eq!(pipeline.counters().deliver.remarks_malformed, 1);
+}
+
+#[rstest]
+#[case::recursion_is_not_for_this_client(0x10, Type::AuthQuery)]
+#[case::recursion_is(0x4, Type::ClientQuery)]
+fn a_server_that_is_mimicked_names_a_query_before_its_answer_comes(
+    #[case] message_type: u32,
+    #[case] expected: Type,
+) {
+    let mut pipeline = pipeline();
+    pipeline.register_server(
+        7,
+        Server {
+            version: b"tap".to_vec(),
+            naming: Naming::Bind(BindRules::of_version("9.18.49")),
+            ..Server::default()
+        },
+    );
+    pipeline.probe(7, true);
+    let query = message(1, 0x0100, "a", 0);
+    assert_eq!(run(&mut pipeline, &[whole(asked(1, 0), &query)]), []);
+    let records = [
+        said(asked(2, 0), message_type, &query, b""),
+        // Without RD it has one name only, which the server gives, too.
+        whole(asked(3, 0), &message(2, 0, "b", 0)),
+        said(asked(4, 0), 0x10, &message(2, 0, "b", 0), b""),
+        whole(asked(5, SENT), &message(1, 0x8180, "a", 1)),
+    ];
+    let messages = run(&mut pipeline, &records);
+    let types: Vec<_> = messages.iter().map(|message| message.r#type()).collect();
+    assert_eq!(types, [expected, Type::AuthQuery, Type::ClientResponse]);
+    let counters = pipeline.counters().deliver;
+    assert_eq!((counters.remarks_expected, counters.remarks_joined), (2, 2));
+}
+
+#[test]
+fn a_query_that_the_server_does_not_name_waits_for_its_answer() {
+    let mut pipeline = pipeline();
+    pipeline.register_server(
+        7,
+        Server {
+            version: b"tap".to_vec(),
+            naming: Naming::Bind(BindRules::of_version("9.18.49")),
+            ..Server::default()
+        },
+    );
+    pipeline.probe(7, true);
+    let mut batch = Batch::default();
+    pipeline.push(&whole(asked(1, 0), &message(1, 0x0100, "a", 0)), &mut batch);
+    pipeline.settle(2 + PATIENCE, &mut batch);
+    check(&pipeline);
+    assert_eq!((batch.messages.count, pipeline.pending().held), (0, 1));
+    assert_eq!(pipeline.counters().deliver.remarks_missing, 1);
+    let answer = whole(asked(5, SENT), &message(1, 0x8180, "a", 1));
+    let messages = run(&mut pipeline, &[answer]);
+    assert_eq!(messages[0].r#type(), Type::ClientQuery);
 }
 
 /// Messages and remarks of few ports and ids, so that they meet and are mistaken for each other.
