@@ -230,8 +230,9 @@ impl<M> Remarks<M> {
     }
 
     fn meeting(&self, envelope: &Envelope, length: usize, prefix: &[u8]) -> Meeting {
-        // A server that believes a proxy takes the client for its peer.
-        let peer = envelope.proxied.map_or(envelope.peer, |ends| ends.peer);
+        // A server that believes a proxy takes the client for its peer, and where the client connected to for its own end.
+        let ends = envelope.proxied.map(|ends| (ends.local, ends.peer));
+        let (local, peer) = ends.unwrap_or((envelope.local, envelope.peer));
         let key = (
             envelope.origin.tgid,
             envelope.direction,
@@ -242,7 +243,7 @@ impl<M> Remarks<M> {
         Meeting {
             key: self.hasher.hash_one(key),
             ktime_ns: envelope.ktime_ns,
-            port: envelope.local.port,
+            port: local.port,
             tid: envelope.origin.tid,
         }
     }

@@ -134,6 +134,11 @@ pub(super) fn same_at_both_ends(one: &Recorded, other: &Recorded) -> Result<usiz
             .filter(|record| ends(record) && record.time > from)
             .cloned()
             .map(Record::with_plain_kind)
+            // The zone that one of them has in mind is another matter.
+            .map(|record| Record {
+                zone: None,
+                ..record
+            })
             .collect()
     };
     // Whether one that had come was missed shows beside the server's own record.

@@ -7,7 +7,9 @@ use proptest::collection::vec;
 use rstest::rstest;
 
 use super::*;
-use crate::{classify::bind::BindRules, event::fixture::remark};
+use crate::{
+    classify::bind::BindRules, event::fixture::remark, reassemble::tcp::proxy::fixture::client,
+};
 
 const SENT: u8 = DIRECTION_SENT;
 const ZONE: &[u8] = b"\x04test\x00";
@@ -101,6 +103,26 @@ fn an_answer_to_a_client_never_waits() {
     assert_eq!(zones(&messages), [None, Some(ZONE), None, None]);
     let counters = pipeline.counters().deliver;
     assert_eq!((counters.remarks_expected, counters.remarks_missing), (2, 1));
+}
+
+/// The proxy's word comes with the query; the server answers to the proxy, and speaks of the client.
+#[test]
+fn an_answer_through_a_proxy_is_known_by_the_client() {
+    let mut pipeline = probed();
+    let (query, response) = (message(1, 0, "a", 0), message(1, 0x8400, "a", 1));
+    let at_proxy = |ktime_ns, direction| EventHeader {
+        local_port: 5_300,
+        ..asked(ktime_ns, direction)
+    };
+    let mut of_client = asked(2, SENT);
+    of_client.peer_addr[..4].copy_from_slice(&[192, 0, 2, 1]);
+    of_client.peer_port = 4_660;
+    let records = [
+        whole(at_proxy(1, 0), &[client(), query].concat()),
+        said(of_client, SERVER_AUTH_RESPONSE, &response, ZONE),
+        whole(at_proxy(3, SENT), &response),
+    ];
+    assert_eq!(zones(&run(&mut pipeline, &records)), [None, Some(ZONE)]);
 }
 
 #[test]
