@@ -12,9 +12,12 @@ use serde::Serialize;
 use crate::{
     cli::Check,
     host::{exit::Exit, preflight},
-    sources::socket::{
-        self, HookChoice,
-        offsets::{self, KernelTypes},
+    sources::{
+        probes::{self, Probe},
+        socket::{
+            self, HookChoice,
+            offsets::{self, KernelTypes},
+        },
     },
 };
 
@@ -174,6 +177,24 @@ fn look() -> Report {
             },
         });
     }
+    let probed = match descriptors {
+        Ok(()) => socket::probe_program().and_then(|program| probes::check(&program)),
+        Err(_) => Err(anyhow!("not tried with so few open files")),
+    };
+    findings.push(Finding {
+        name: format!("probe {}", Probe::Zone.name()),
+        ok: probed.is_ok(),
+        required: false,
+        detail: match &probed {
+            Ok(()) => "loads and attaches; whether a server can be probed, `attach` finds out".into(),
+            Err(error) => first_line(&format!("{error:#}")),
+        },
+        remedy: if probed.is_ok() {
+            String::new()
+        } else {
+            "only --probe needs it: a kernel with CONFIG_UPROBE_EVENTS=y, CAP_PERFMON and CAP_CHECKPOINT_RESTORE".into()
+        },
+    });
     // As `attach` does: without one of these it tries no hook.
     let refused = findings
         .iter()

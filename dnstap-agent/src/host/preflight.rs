@@ -24,7 +24,7 @@ enum Need {
 }
 
 /// Capabilities that the tap needs, what for, and when.
-const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 5] = [
+const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 6] = [
     (
         CapabilitySet::BPF,
         "CAP_BPF",
@@ -53,6 +53,12 @@ const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 5] = [
         CapabilitySet::DAC_READ_SEARCH,
         "CAP_DAC_READ_SEARCH",
         "do so if the server runs as another user than the agent",
+        Need::Sometimes,
+    ),
+    (
+        CapabilitySet::CHECKPOINT_RESTORE,
+        "CAP_CHECKPOINT_RESTORE",
+        "open the libraries that the server has loaded, for --probe",
         Need::Sometimes,
     ),
 ];
@@ -175,7 +181,9 @@ fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
         .map(|&(capability, name, purpose, need)| {
             // Some others hold what they were split from, or include them.
             let implied = match capability {
-                CapabilitySet::BPF | CapabilitySet::PERFMON => CapabilitySet::SYS_ADMIN,
+                CapabilitySet::BPF
+                | CapabilitySet::PERFMON
+                | CapabilitySet::CHECKPOINT_RESTORE => CapabilitySet::SYS_ADMIN,
                 CapabilitySet::DAC_READ_SEARCH => CapabilitySet::DAC_OVERRIDE,
                 _ => CapabilitySet::empty(),
             };

@@ -72,6 +72,16 @@ fn tap(all: &mut Families, tapped: &Tapped) {
         "How many things the hook in use cannot do on this kernel; the log and the status socket name them.",
         alone(float(tapped.degraded.len() as u64)),
     );
+    let probes = tapped.probes.iter();
+    let pids: Vec<_> = probes.clone().map(|probe| probe.pid.to_string()).collect();
+    all.gauge(
+        "probe_attached",
+        "Whether a tapped process is probed; the log and the status socket say why one is not.",
+        probes.zip(&pids).map(|(probe, pid)| {
+            let labels = vec![("probe", probe.probe), ("pid", pid.as_str())];
+            (labels, float(probe.attached.into()))
+        }),
+    );
     kernel(all, tapped);
     for (name, help, count) in tapped.pipeline.documented() {
         all.counter(&format!("pipeline_{name}"), help, alone(float(count)));
@@ -138,6 +148,22 @@ fn kernel(all: &mut Families, tapped: &Tapped) {
         (
             Counter::IoUringCalls,
             "Calls of io_uring_enter with hook syscall, which does not see the messages that they move.",
+        ),
+        (
+            Counter::ProbeCalls,
+            "Calls of probed functions in tapped servers (--probe).",
+        ),
+        (
+            Counter::ProbeUnwanted,
+            "Calls of probed functions about messages of which nothing is asked for.",
+        ),
+        (
+            Counter::ProbeRingFull,
+            "Calls of probed functions whose record found no room in the ring.",
+        ),
+        (
+            Counter::ProbeFault,
+            "Calls of probed functions whose arguments could not be read, or are not what they have to be.",
         ),
     ] {
         let name = format!("kernel_{}", counter.name());

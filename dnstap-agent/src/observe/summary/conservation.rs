@@ -95,6 +95,17 @@ fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
             decoded,
             at_rest,
         ),
+        // The calls are counted before what becomes of them.
+        flow(
+            "probes",
+            kernel(Counter::ProbeCalls),
+            0,
+            kernel(Counter::ProbeUnwanted)
+                + kernel(Counter::ProbeRingFull)
+                + kernel(Counter::ProbeFault)
+                + tapped.pipeline.intake.remark_records,
+            at_rest,
+        ),
     ];
     hops.extend(stages(&tapped.pipeline, tapped.pending));
     hops
@@ -136,15 +147,18 @@ pub(crate) mod tests {
         for (counter, count) in [
             (Counter::Seen, 110),
             (Counter::Emitted, 90),
-            (Counter::Records, 95),
+            (Counter::Records, 103),
             (Counter::RingFull, 7),
             (Counter::NotDns, 3),
+            (Counter::ProbeCalls, 12),
+            (Counter::ProbeUnwanted, 3),
+            (Counter::ProbeFault, 1),
         ] {
             tapped.kernel[counter as usize] = count;
         }
         tapped.settled = Settled {
             seen: 100,
-            records: 84,
+            records: 92,
         };
         let all = &mut tapped.pipeline;
         all.intake.records = 90;
@@ -162,6 +176,12 @@ pub(crate) mod tests {
         all.stream.stream_framed_bytes = 2_500;
         all.stream.stream_skipped_bytes = 400;
         all.intake.notices = 5;
+        all.intake.remark_records = 8;
+        all.intake.records += 8;
+        all.deliver.remarks_expected = 9;
+        all.deliver.remarks_joined = 5;
+        all.deliver.remarks_missing = 3;
+        all.deliver.remarks_unjoined = 1;
         all.deliver.events = 4;
         all.deliver.notices_unknown = 1;
         all.deliver.messages = 66;
@@ -180,6 +200,8 @@ pub(crate) mod tests {
             bytes: 100,
             queries: 10,
             held: 1,
+            unremarked: 1,
+            remarks: 2,
         };
         Snapshot {
             elapsed: Duration::from_secs(10),
@@ -241,6 +263,8 @@ pub(crate) mod tests {
                 ("assemble", 2),
                 ("stream_bytes", 100),
                 ("encode", 1),
+                ("remarks", 2),
+                ("remarked_messages", 1),
                 ("queries", 10),
                 ("output", 6),
             ]

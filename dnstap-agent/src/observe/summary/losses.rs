@@ -50,7 +50,12 @@ impl Tapped {
     fn losses(&self) -> Vec<Loss> {
         let kernel = self.kernel_counts(Counter::is_drop);
         let missed = self.programs.values().map(|program| program.missed).sum();
-        let beside = [Counter::Unfollowed, Counter::IoUringCalls];
+        let beside = [
+            Counter::Unfollowed,
+            Counter::IoUringCalls,
+            Counter::ProbeRingFull,
+            Counter::ProbeFault,
+        ];
         let beside = beside.map(|counter| (counter.name(), self.kernel[counter as usize]));
         let pipeline = self
             .pipeline

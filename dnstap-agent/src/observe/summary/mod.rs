@@ -319,6 +319,7 @@ impl Tapped {
         for missing in &self.degraded {
             writeln!(formatter, "degraded: {missing}")?;
         }
+        self.describe_probes(formatter)?;
         let unfollowed = self.kernel[Counter::Unfollowed as usize];
         if unfollowed != 0 {
             writeln!(
@@ -374,6 +375,40 @@ impl Tapped {
             writeln!(
                 formatter,
                 "left out: {unsolicited} responses without a query (--unsolicited)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Tapped {
+    /// What was probed, and what became of what the servers said.
+    fn describe_probes(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for probe in &self.probes {
+            writeln!(formatter, "{probe}")?;
+        }
+        let [calls, full, faults] = [
+            Counter::ProbeCalls,
+            Counter::ProbeRingFull,
+            Counter::ProbeFault,
+        ]
+        .map(|counter| self.kernel[counter as usize]);
+        if calls == 0 {
+            return Ok(());
+        }
+        let deliver = &self.pipeline.deliver;
+        writeln!(
+            formatter,
+            "probes: {calls} calls; {} messages with a zone, {} of {} without what the server says about them; {} remarks without their message",
+            deliver.zones,
+            deliver.remarks_missing,
+            deliver.remarks_expected,
+            deliver.remarks_unjoined,
+        )?;
+        if full + faults != 0 {
+            writeln!(
+                formatter,
+                "probes: {full} calls found no room in the ring, {faults} could not be read"
             )?;
         }
         Ok(())

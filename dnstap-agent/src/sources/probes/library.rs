@@ -73,6 +73,24 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
     found
 }
 
+/// Where this very program began: an instruction that is not executed again.
+pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
+    for (path, _) in candidates(std::process::id())? {
+        let file = File::open(&path).with_context(|| {
+            format!(
+                "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+                path.display()
+            )
+        })?;
+        let cache = ReadCache::new(file);
+        let file = object::File::parse(&cache).context("it is no ELF file")?;
+        if let Some(offset) = offset_of(&file, file.entry()) {
+            return Ok((path, offset));
+        }
+    }
+    Err(anyhow!("this program does not know where it began"))
+}
+
 /// Files with code that may be the library, each with its name: first those that are called so, then the executable.
 fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
     let what = || format!("cannot read the mappings of process {pid}");
@@ -143,16 +161,21 @@ fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, 
         ));
     };
     let address = symbol.address();
-    let offset = file.segments().find_map(|segment| {
-        let (start, size) = segment.file_range();
-        let at = address.checked_sub(segment.address())?;
-        (at < size).then_some(start + at)
-    });
+    let offset = offset_of(&file, address);
     let code = bytes(&file, address, LOOKED_AT);
     match (offset, code) {
         (Some(offset), Some(code)) => Ok(Some((offset, code.to_vec()))),
         _ => Err(anyhow!("its function {function} is in no part of the file")),
     }
+}
+
+/// Where in the file this address of its memory is.
+fn offset_of<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Option<u64> {
+    file.segments().find_map(|segment| {
+        let (start, size) = segment.file_range();
+        let at = address.checked_sub(segment.address())?;
+        (at < size).then_some(start + at)
+    })
 }
 
 /// What the file has at this address of its memory.

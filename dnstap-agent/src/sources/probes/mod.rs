@@ -295,9 +295,12 @@ fn remedy(error: &io::Error) -> String {
     }
 }
 
-/// Whether this kernel has probes at all; why not, and what to do.
-pub fn check() -> Result<(), String> {
-    uprobe::check_unit().map_err(|error| remedy(&error))
+/// Tries a probe on this very process, with the program of the probes: whether this kernel and these privileges are enough.
+pub fn check(program: &OwnedFd) -> anyhow::Result<()> {
+    let (path, offset) = library::own_entry()?;
+    uprobe::attach(program.as_fd(), &path, offset, std::process::id())
+        .map(drop)
+        .map_err(|error| anyhow::anyhow!(remedy(&error)))
 }
 
 #[cfg(test)]

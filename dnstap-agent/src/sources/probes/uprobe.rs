@@ -67,11 +67,6 @@ pub(super) fn attach(
     Ok(event)
 }
 
-/// Whether this kernel has such a unit.
-pub(super) fn check_unit() -> io::Result<()> {
-    fs::read_to_string(UNIT).map(drop)
-}
-
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());

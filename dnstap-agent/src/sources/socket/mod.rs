@@ -363,6 +363,18 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     Ok(attached.degraded)
 }
 
+/// Loads the program of the probes alone, for a try.
+pub fn probe_program() -> Result<OwnedFd> {
+    let loader = loader();
+    let types = KernelTypes::read()?;
+    let config = Config {
+        transport: TRANSPORT_BPF,
+        ..types.config(&types.parse()?)?
+    };
+    let mut ebpf = load(loader, &config, false, page_size(), false)?;
+    hooks::probe(&mut ebpf)
+}
+
 /// aya's loader, without the kernel's BTF, which it reads for relocations. The object has none, and the whole of it takes more memory
 /// than all else that the agent does: it goes before anything else comes.
 fn loader() -> EbpfLoader<'static> {
