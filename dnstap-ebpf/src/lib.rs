@@ -162,10 +162,8 @@ pub const SERVER_ASKS: u32 = SERVER_RESOLVER_QUERY
 pub const SERVER_WITH_ZONE: u32 = SERVER_ASKS | SERVER_AUTH_RESPONSE;
 
 /// The types of messages that the server has sent.
-pub const SERVER_SENT: u32 = SERVER_CLIENT_RESPONSE
-    | SERVER_AUTH_RESPONSE
-    | SERVER_RESOLVER_QUERY
-    | SERVER_FORWARDER_QUERY;
+pub const SERVER_SENT: u32 =
+    SERVER_CLIENT_RESPONSE | SERVER_AUTH_RESPONSE | SERVER_RESOLVER_QUERY | SERVER_FORWARDER_QUERY;
 
 /// What the tap sends: this header, then `chunk_len` bytes of payload. [`Self::kind`] says what they are.
 #[repr(C)]

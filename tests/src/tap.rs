@@ -251,6 +251,11 @@ impl Summary {
         Self(summary)
     }
 
+    /// A member of the object, null if there is none.
+    pub(crate) fn member(&self, name: &str) -> &Value {
+        &self.0[name]
+    }
+
     /// A counter of the kernel side, by its name in the ABI.
     pub(crate) fn kernel(&self, counter: &str) -> Result<u64> {
         self.0["kernel"][counter]

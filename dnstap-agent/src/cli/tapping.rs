@@ -27,7 +27,12 @@ pub struct Tapping {
     /// Also ask the server itself, by probes of its functions: `zone` (the zone that BIND has in mind, as dnstap's `query_zone`, in
     /// RESOLVER and FORWARDER messages and in AUTH responses). What cannot be probed is tapped without. The messages of a probed
     /// server that it asks, and their responses, come up to 50 ms later
-    #[arg(long = "probe", value_enum, value_name = "PROBE,...", value_delimiter = ',')]
+    #[arg(
+        long = "probe",
+        value_enum,
+        value_name = "PROBE,...",
+        value_delimiter = ','
+    )]
     pub probes: Vec<Probe>,
 
     /// Tap the process even if it has no IPv4 or IPv6 sockets yet

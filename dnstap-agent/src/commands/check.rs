@@ -192,7 +192,7 @@ fn look() -> Report {
         remedy: if probed.is_ok() {
             String::new()
         } else {
-            "only --probe needs it: a kernel with CONFIG_UPROBE_EVENTS=y, CAP_PERFMON and CAP_CHECKPOINT_RESTORE".into()
+            "only --probe needs it: a kernel with CONFIG_UPROBE_EVENTS=y, and CAP_SYS_ADMIN (some kernels are content with CAP_PERFMON and CAP_CHECKPOINT_RESTORE)".into()
         },
     });
     // As `attach` does: without one of these it tries no hook.

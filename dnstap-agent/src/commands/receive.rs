@@ -250,6 +250,6 @@ fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<Ne
     let file = |address: &Address| matches!(address, Address::Unix(_));
     let mut privileges = OutputSpec::privileges(outputs);
     privileges.paths |= job.paths || job.listen.iter().any(file);
-    sandbox::enter(privileges, || true)?;
+    sandbox::enter(privileges, || true, || true)?;
     Ok(Some(privileges))
 }

@@ -181,9 +181,9 @@ fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
         .map(|&(capability, name, purpose, need)| {
             // Some others hold what they were split from, or include them.
             let implied = match capability {
-                CapabilitySet::BPF
-                | CapabilitySet::PERFMON
-                | CapabilitySet::CHECKPOINT_RESTORE => CapabilitySet::SYS_ADMIN,
+                CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::CHECKPOINT_RESTORE => {
+                    CapabilitySet::SYS_ADMIN
+                }
                 CapabilitySet::DAC_READ_SEARCH => CapabilitySet::DAC_OVERRIDE,
                 _ => CapabilitySet::empty(),
             };

@@ -97,7 +97,10 @@ fn same_as_named(ways: &[Combination], options: &[&str]) -> Result<()> {
 }
 
 fn zones(records: &[Record]) -> usize {
-    records.iter().filter(|record| record.zone.is_some()).count()
+    records
+        .iter()
+        .filter(|record| record.zone.is_some())
+        .count()
 }
 
 /// There are zones in all types that may have one, and the account of the probe has no fault.

@@ -40,6 +40,7 @@ mod outputs;
 mod package;
 mod presentation;
 mod privileges;
+mod probes;
 mod processes;
 mod readers;
 mod reattach;
@@ -146,6 +147,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         midstream::trials(),
         comparison::trials(),
         tree::trials(),
+        probes::trials(),
         foreign::trials(),
         referee::trials(),
         native::trials(),

@@ -473,16 +473,15 @@ impl Deliver {
             finding.response && finding.kind == Kind::Auth
         };
         self.counters.remarks_expected += u64::from(may_have_one);
-        let outcome = match may_have_one {
-            false => Some(Outcome::Without),
-            true => match self.remarks.about(envelope, bytes) {
-                Some(said) => {
-                    self.counters.remarks_joined += 1;
-                    Some(Outcome::Joined(said))
-                }
-                None if asks => None,
-                None => Some(Outcome::Missing),
-            },
+        let outcome = if !may_have_one {
+            Some(Outcome::Without)
+        } else if let Some(said) = self.remarks.about(envelope, bytes) {
+            self.counters.remarks_joined += 1;
+            Some(Outcome::Joined(said))
+        } else if asks {
+            None
+        } else {
+            Some(Outcome::Missing)
         };
         let message = Finished {
             envelope: *envelope,

@@ -82,7 +82,7 @@ struct Meeting {
 #[derive(Debug)]
 pub(super) struct Remarks<M> {
     hasher: RandomState,
-    remarks: Table<Said>,
+    said: Table<Said>,
     /// Messages in the queue that wait, by their ticket.
     expected: Table<u64>,
     /// Queries of clients that are to be named, by the ticket of their owner, if they are held back.
@@ -106,7 +106,7 @@ impl<M> Default for Remarks<M> {
     fn default() -> Self {
         Self {
             hasher: RandomState::default(),
-            remarks: Table::default(),
+            said: Table::default(),
             expected: Table::default(),
             unnamed: Table::default(),
             queue: VecDeque::new(),
@@ -128,7 +128,7 @@ impl<M> Remarks<M> {
             return Use::Names(ticket, said);
         }
         let Some(ticket) = self.expected.take(&meeting) else {
-            self.remarks.put(meeting, said);
+            self.said.put(meeting, said);
             return Use::Kept;
         };
         if let Some(queued) = self.queued(ticket) {
@@ -146,7 +146,7 @@ impl<M> Remarks<M> {
     /// The remark about a message, if it has come before.
     pub(super) fn about(&mut self, envelope: &Envelope, bytes: &[u8]) -> Option<Said> {
         let meeting = self.meeting(envelope, bytes.len(), &bytes[..prefix_of(bytes.len())]);
-        self.remarks.take(&meeting)
+        self.said.take(&meeting)
     }
 
     /// Whether a message may go at once, without being out of order.
@@ -156,9 +156,7 @@ impl<M> Remarks<M> {
 
     /// Whether nothing waits at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-            && self.remarks.entries.is_empty()
-            && self.unnamed.entries.is_empty()
+        self.queue.is_empty() && self.said.entries.is_empty() && self.unnamed.entries.is_empty()
     }
 
     /// Puts a message at the end of the queue; with an outcome it waits for its turn alone.
@@ -201,7 +199,7 @@ impl<M> Remarks<M> {
 
     /// Forgets the remarks from before kernel time `before`, and those that are too many; how many.
     pub(super) fn forget(&mut self, before: u64) -> u64 {
-        self.remarks.forget(before)
+        self.said.forget(before)
     }
 
     /// Expects no remarks any more about queries of clients from before kernel time `before`, or that are too many; how many.
@@ -211,7 +209,7 @@ impl<M> Remarks<M> {
 
     /// Remarks that wait.
     pub(super) fn remarks(&self) -> u64 {
-        self.remarks.entries.len() as u64
+        self.said.entries.len() as u64
     }
 
     /// Messages in the queue.
@@ -280,7 +278,9 @@ impl<T> Table<T> {
 
     /// Takes what fits `meeting` best.
     fn take(&mut self, meeting: &Meeting) -> Option<T> {
-        let at_key = self.entries.range((meeting.key, 0)..=(meeting.key, u64::MAX));
+        let at_key = self
+            .entries
+            .range((meeting.key, 0)..=(meeting.key, u64::MAX));
         let fits = |there: &Meeting| {
             (there.port == meeting.port || there.port == 0 || meeting.port == 0)
                 && there.ktime_ns.abs_diff(meeting.ktime_ns) <= PATIENCE_NS
@@ -330,7 +330,10 @@ impl Table<u64> {
     fn remove(&mut self, ticket: u64) {
         self.trim();
         if let Some(place) = self.order.front()
-            && self.entries.get(place).is_some_and(|(_, known)| *known == ticket)
+            && self
+                .entries
+                .get(place)
+                .is_some_and(|(_, known)| *known == ticket)
         {
             self.entries.remove(place);
             self.order.pop_front();

@@ -124,7 +124,9 @@ impl Members {
             }
             for process in found {
                 // Before its messages come.
-                members.probes.add(process.target.pid, process.program_id, false);
+                members
+                    .probes
+                    .add(process.target.pid, process.program_id, false);
                 members.add(&process)?;
             }
         }
@@ -254,6 +256,11 @@ impl Members {
     /// Ids of the processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.known.keys().copied()
+    }
+
+    /// Whether a process that comes now could be probed.
+    pub(super) fn can_probe(&self) -> bool {
+        self.probes.work()
     }
 
     /// What runs in the processes that are probed.

@@ -155,7 +155,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
         .collect();
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
-    let privileges = give_up_privileges(job, outputs, &tap)?;
+    let privileges = give_up_privileges(job, outputs, &tap, &members)?;
     let (outputs, reloading) = Outputs::open(job, outputs, privileges)?;
     let mut pipeline = Pipeline::new(config);
     for (program_id, server) in servers {
@@ -285,6 +285,7 @@ fn give_up_privileges(
     job: &Job<'_>,
     outputs: &[OutputSpec],
     tap: &Tap,
+    members: &Members,
 ) -> Result<Option<NeededPrivileges>> {
     if job.tapping.no_sandbox {
         return Ok(None);
@@ -292,9 +293,13 @@ fn give_up_privileges(
     let events = job.messages.unanswered_events.as_slice();
     let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
     privileges.paths |= job.paths;
-    privileges.probes = !job.tapping.probes.is_empty();
-    privileges.processes = job.target.follow || privileges.probes;
-    sandbox::enter(privileges, || tap.counters().is_ok())?;
+    privileges.processes = job.target.follow;
+    privileges.probes = job.target.follow && !job.tapping.probes.is_empty();
+    sandbox::enter(
+        privileges,
+        || tap.counters().is_ok(),
+        || members.can_probe(),
+    )?;
     Ok(Some(privileges))
 }
 

@@ -9,11 +9,15 @@ use super::NeededPrivileges;
 /// Either of them opens eBPF maps.
 const MAPS: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN);
 
-/// Reduces this thread's capabilities to those of its own that `privileges` need; with [`MAPS`], too, if `maps_work` fails without.
-/// Returns what is left.
+/// What attaches probes, where the kernel is content with it. Else it takes `CAP_SYS_ADMIN`, which includes these.
+const PROBES: CapabilitySet = CapabilitySet::PERFMON.union(CapabilitySet::CHECKPOINT_RESTORE);
+
+/// Reduces this thread's capabilities to those of its own that `privileges` need; with [`MAPS`], too, if `maps_work` fails without, and with
+/// `CAP_SYS_ADMIN` in place of [`PROBES`], if these are needed and `probes_work` fails without. Returns what is left.
 pub(super) fn give_up(
     privileges: NeededPrivileges,
     mut maps_work: impl FnMut() -> bool,
+    mut probes_work: impl FnMut() -> bool,
 ) -> io::Result<CapabilitySet> {
     let held = capabilities(None)?.permitted;
     let mut kept = held & needed(privileges);
@@ -26,6 +30,12 @@ pub(super) fn give_up(
             } else {
                 MAPS
             };
+    }
+    if privileges.probes {
+        set(kept, held)?;
+        if !probes_work() && held.contains(CapabilitySet::SYS_ADMIN) {
+            kept = (kept - PROBES) | CapabilitySet::SYS_ADMIN;
+        }
     }
     set(kept, kept)?;
     Ok(kept)
@@ -41,10 +51,7 @@ fn needed(privileges: NeededPrivileges) -> CapabilitySet {
             privileges.processes,
             CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH,
         ),
-        (
-            privileges.probes,
-            CapabilitySet::PERFMON | CapabilitySet::CHECKPOINT_RESTORE,
-        ),
+        (privileges.probes, PROBES),
     ];
     needs
         .into_iter()
@@ -87,6 +94,16 @@ mod tests {
         privileges: NeededPrivileges,
         maps_need: CapabilitySet,
     ) -> Option<CapabilitySet> {
+        kept_with_probes(held, privileges, maps_need, NONE)
+    }
+
+    /// The same where the kernel wants `probes_need` for probes.
+    fn kept_with_probes(
+        held: CapabilitySet,
+        privileges: NeededPrivileges,
+        maps_need: CapabilitySet,
+        probes_need: CapabilitySet,
+    ) -> Option<CapabilitySet> {
         let thread = std::thread::spawn(move || {
             set(held, held).ok()?;
             let works = || {
@@ -96,7 +113,11 @@ mod tests {
                         .effective
                         .intersects(maps_need)
             };
-            let kept = give_up(privileges, works).expect("fewer is always allowed");
+            let probes_work = || {
+                let own = capabilities(None).expect("own").effective;
+                own.contains(probes_need)
+            };
+            let kept = give_up(privileges, works, probes_work).expect("fewer is always allowed");
             let left = capabilities(None).expect("own");
             assert_eq!((left.effective, left.permitted), (kept, kept));
             assert_eq!(left.inheritable, NONE);
@@ -139,6 +160,23 @@ mod tests {
             names(needed(all)),
             "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE, CAP_PERFMON, CAP_CHECKPOINT_RESTORE"
         );
+    }
+
+    #[test]
+    fn probes_keep_the_large_privilege_only_where_the_kernel_wants_it() {
+        let admin = CapabilitySet::SYS_ADMIN;
+        let probes = NeededPrivileges {
+            probes: true,
+            ..NeededPrivileges::default()
+        };
+        let kept = |needed| kept_with_probes(PROBES | admin, probes, NONE, needed);
+        let Some(left) = kept(PROBES) else {
+            return crate::host::skip("only root has capabilities to give up");
+        };
+        assert_eq!(left, PROBES);
+        assert_eq!(kept(admin), Some(admin));
+        let none = kept_with_probes(PROBES | admin, NeededPrivileges::default(), NONE, admin);
+        assert_eq!(none, Some(NONE), "nothing is to be attached");
     }
 
     #[test]

@@ -58,8 +58,13 @@ impl NeededPrivileges {
 /// Gives up everything that `privileges` do not need, for good and for all threads to come.
 ///
 /// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is
-/// set) want `CAP_BPF` for that, and there it is kept.
-pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> Result<()> {
+/// set) want `CAP_BPF` for that, and there it is kept. `probes_work` says whether a probe can be attached: some kernels (6.18 is one) want
+/// `CAP_SYS_ADMIN` for that; it is asked, and that is kept, only where probes are to be attached later.
+pub fn enter(
+    privileges: NeededPrivileges,
+    maps_work: impl FnMut() -> bool,
+    probes_work: impl FnMut() -> bool,
+) -> Result<()> {
     let threads = fs::read_dir("/proc/self/task")
         .context("cannot see this process's threads")?
         .count();
@@ -67,7 +72,7 @@ pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> R
         threads == 1,
         "privileges are to be given up before threads are started, and there are {threads}"
     );
-    let kept = capabilities::give_up(privileges, maps_work)
+    let kept = capabilities::give_up(privileges, maps_work, probes_work)
         .context("cannot give up this process's capabilities")?;
     set_no_new_privs(true).context("cannot forbid new privileges")?;
     let filtered = filter::install(privileges);

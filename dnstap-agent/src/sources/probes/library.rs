@@ -222,10 +222,7 @@ mod tests {
     #[test]
     fn the_mark_of_a_deleted_file_is_no_part_of_its_name() {
         let name = |path: &str| file_name(Path::new(path));
-        assert_eq!(
-            name("/usr/lib/libdns-9.18.so (deleted)"),
-            "libdns-9.18.so"
-        );
+        assert_eq!(name("/usr/lib/libdns-9.18.so (deleted)"), "libdns-9.18.so");
         assert_eq!(name("/usr/lib/libdns-9.18.so"), "libdns-9.18.so");
     }
 

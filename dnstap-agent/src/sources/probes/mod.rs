@@ -79,8 +79,8 @@ impl fmt::Display for ProbeState {
         write!(formatter, "probe {probe} of process {pid}: ")?;
         match (&self.place, &self.reason) {
             (_, Some(reason)) => write!(formatter, "off, {reason}"),
-            (Some(place), None) => write!(formatter, "attached to {place}"),
-            (None, None) => write!(formatter, "not yet attached"),
+            (Some(place), None) => write!(formatter, "on, at {place}"),
+            (None, None) => write!(formatter, "waits for the library"),
         }?;
         if self.single_stepped {
             write!(formatter, ", single-stepped")?;
@@ -138,6 +138,15 @@ impl Probes {
             loading: BTreeMap::new(),
             shut: None,
             states: ProbeStates::default(),
+        }
+    }
+
+    /// Whether they can be attached with the privileges that there are now; true if there are none.
+    #[must_use]
+    pub fn work(&self) -> bool {
+        match &self.program {
+            Some(Ok(program)) => check(program).is_ok(),
+            _ => true,
         }
     }
 
@@ -289,7 +298,7 @@ fn remedy(error: &io::Error) -> String {
             format!("this kernel has no uprobes ({error}): one with CONFIG_UPROBE_EVENTS=y has")
         }
         io::ErrorKind::PermissionDenied => format!(
-            "the kernel refuses the probe ({error}): it takes CAP_PERFMON and CAP_CHECKPOINT_RESTORE, or CAP_SYS_ADMIN"
+            "the kernel refuses the probe ({error}): it takes CAP_SYS_ADMIN, or, on some kernels, CAP_PERFMON and CAP_CHECKPOINT_RESTORE; without --follow, the agent gives them up after attaching"
         ),
         _ => format!("the kernel refuses the probe ({error})"),
     }

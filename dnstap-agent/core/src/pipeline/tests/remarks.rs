@@ -71,8 +71,14 @@ fn zones(messages: &[dnstap_proto::Message]) -> Vec<Option<&[u8]>> {
 fn what_a_server_asks_and_is_answered_has_its_zone_whichever_comes_first() {
     let mut pipeline = probed();
     let (query, response) = (message(1, 0, "a", 0), message(1, 0x8000, "a", 1));
-    assert_eq!(run(&mut pipeline, &[whole(asking(10, SENT, 4_000), &query)]), []);
-    assert_eq!((pipeline.pending().held, pipeline.pending().unremarked), (1, 1));
+    assert_eq!(
+        run(&mut pipeline, &[whole(asking(10, SENT, 4_000), &query)]),
+        []
+    );
+    assert_eq!(
+        (pipeline.pending().held, pipeline.pending().unremarked),
+        (1, 1)
+    );
     let messages = run(
         &mut pipeline,
         &[
@@ -102,7 +108,10 @@ fn an_answer_to_a_client_never_waits() {
     let messages = run(&mut pipeline, &records);
     assert_eq!(zones(&messages), [None, Some(ZONE), None, None]);
     let counters = pipeline.counters().deliver;
-    assert_eq!((counters.remarks_expected, counters.remarks_missing), (2, 1));
+    assert_eq!(
+        (counters.remarks_expected, counters.remarks_missing),
+        (2, 1)
+    );
 }
 
 /// The proxy's word comes with the query; the server answers to the proxy, and speaks of the client.
@@ -160,13 +169,20 @@ fn a_remark_about_another_message_is_left(#[case] change: fn(&mut EventHeader)) 
     check(&pipeline);
     assert_eq!(zones(&decoded(&batch)), [None]);
     let counters = pipeline.counters().deliver;
-    assert_eq!((counters.remarks_missing, counters.remarks_unjoined), (1, 1));
+    assert_eq!(
+        (counters.remarks_missing, counters.remarks_unjoined),
+        (1, 1)
+    );
 }
 
 #[test]
 fn other_bytes_are_another_message() {
     let query = message(1, 0, "a", 0);
-    for other in [message(2, 0, "a", 0), message(1, 0, "b", 0), message(1, 0, "a", 1)] {
+    for other in [
+        message(2, 0, "a", 0),
+        message(1, 0, "b", 0),
+        message(1, 0, "a", 1),
+    ] {
         let mut pipeline = probed();
         let records = [
             whole(asking(10, SENT, 4_000), &query),
@@ -188,7 +204,10 @@ fn without_a_port_the_thread_decides() {
         said(of(asking(11, SENT, 0), 1), ASKED, &query, ZONE),
     ];
     let messages = run(&mut pipeline, &records);
-    let ports: Vec<_> = messages.iter().map(|message| message.query_port()).collect();
+    let ports: Vec<_> = messages
+        .iter()
+        .map(dnstap_proto::Message::query_port)
+        .collect();
     assert_eq!(ports, [4_000, 4_001], "the order of the messages");
     assert_eq!(zones(&messages), [Some(ZONE), Some(&b"\x00"[..])]);
 }
@@ -200,7 +219,10 @@ fn no_message_waits_longer_than_it_may() {
     let (early, late) = (message(1, 0, "a", 0), message(2, 0, "b", 0));
     pipeline.push(&whole(asking(10, SENT, 4_000), &early), &mut batch);
     pipeline.push(&whole(asking(20, SENT, 4_001), &late), &mut batch);
-    pipeline.push(&said(asking(21, SENT, 4_001), ASKED, &late, ZONE), &mut batch);
+    pipeline.push(
+        &said(asking(21, SENT, 4_001), ASKED, &late, ZONE),
+        &mut batch,
+    );
     pipeline.settle(10 + PATIENCE, &mut batch);
     assert_eq!(batch.messages.count, 0, "the first may wait");
     pipeline.settle(11 + PATIENCE, &mut batch);
@@ -213,9 +235,9 @@ fn no_message_waits_longer_than_it_may() {
 fn what_is_not_probed_does_not_wait_and_what_is_no_more_is_let_go() {
     let query = message(1, 0, "a", 0);
     let record = whole(asking(10, SENT, 4_000), &query);
-    assert_eq!(run(&mut pipeline(), &[record.clone()]).len(), 1);
+    assert_eq!(run(&mut pipeline(), std::slice::from_ref(&record)).len(), 1);
     let mut pipeline = probed();
-    assert_eq!(run(&mut pipeline, &[record.clone()]), []);
+    assert_eq!(run(&mut pipeline, std::slice::from_ref(&record)), []);
     pipeline.probe(7, false);
     let mut batch = Batch::default();
     pipeline.settle(11 + PATIENCE, &mut batch);
@@ -257,7 +279,13 @@ fn no_zone_is_shown_where_names_are_hidden() {
         },
         ..config()
     });
-    pipeline.register_server(7, Server { version: b"tap".to_vec(), ..Server::default() });
+    pipeline.register_server(
+        7,
+        Server {
+            version: b"tap".to_vec(),
+            ..Server::default()
+        },
+    );
     pipeline.probe(7, true);
     let query = message(1, 0, "a", 0);
     let records = [
@@ -305,7 +333,7 @@ fn a_server_that_is_mimicked_names_a_query_before_its_answer_comes(
         whole(asked(5, SENT), &message(1, 0x8180, "a", 1)),
     ];
     let messages = run(&mut pipeline, &records);
-    let types: Vec<_> = messages.iter().map(|message| message.r#type()).collect();
+    let types: Vec<_> = messages.iter().map(dnstap_proto::Message::r#type).collect();
     assert_eq!(types, [expected, Type::AuthQuery, Type::ClientResponse]);
     let counters = pipeline.counters().deliver;
     assert_eq!((counters.remarks_expected, counters.remarks_joined), (2, 2));
@@ -335,6 +363,7 @@ fn a_query_that_the_server_does_not_name_waits_for_its_answer() {
 }
 
 /// Messages and remarks of few ports and ids, so that they meet and are mistaken for each other.
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Debug)]
 struct Event {
     port: u16,
@@ -348,10 +377,20 @@ struct Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let after = prop_oneof![0..3_u64, Just(PATIENCE / 3), Just(2 * PATIENCE)];
-    (4_000..4_003_u16, 0..3_u16, any::<[bool; 4]>(), after).prop_map(|(port, id, flags, after_ns)| {
-        let [response, is_remark, without_port, settles] = flags;
-        Event { port, id, response, is_remark, without_port, after_ns, settles }
-    })
+    (4_000..4_003_u16, 0..3_u16, any::<[bool; 4]>(), after).prop_map(
+        |(port, id, flags, after_ns)| {
+            let [response, is_remark, without_port, settles] = flags;
+            Event {
+                port,
+                id,
+                response,
+                is_remark,
+                without_port,
+                after_ns,
+                settles,
+            }
+        },
+    )
 }
 
 proptest! {
