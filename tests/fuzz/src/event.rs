@@ -7,7 +7,7 @@
 use dnstap_core::{
     classify::{Naming, bind::BindRules, profile::ProfileChoice},
     encode::{Extra, ExtraField},
-    event::fixture::{chunk, header, whole},
+    event::fixture::{chunk, header, remark, whole},
     model::Subject,
     pair::PairLimits,
     pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
@@ -36,12 +36,16 @@ pub const TAKE: u8 = 6;
 pub const ANSWER: u8 = 7;
 
 /// Kinds of records beside chunks, and one that there is not.
-const OTHERS: [u8; 4] = [
+const OTHERS: [u8; 5] = [
     RecordKind::Message as u8,
     RecordKind::Notice as u8,
     RecordKind::ConnectionEnd as u8,
+    RecordKind::Remark as u8,
     u8::MAX,
 ];
+
+/// What runs in the process that may be probed.
+const PROBED: u32 = 1;
 
 /// Bytes that the streams may hold in these tests.
 const STREAM_BYTES: usize = 128 << 10;
@@ -57,6 +61,10 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let choices = input.byte();
     let mut pipeline = Pipeline::new(config(choices));
+    if bit(choices, 5) {
+        pipeline.register_server(PROBED, config(choices).server);
+        pipeline.probe(PROBED, true);
+    }
     let mut kernel = Kernel::default();
     let mut seen = Seen::default();
     let mut batch = Batch::default();
@@ -164,6 +172,7 @@ impl Kernel {
         let shape = input.byte();
         let place = input.byte();
         self.now = self.now.saturating_add(u64::from(input.byte()) << 18);
+        let before = self.last.clone();
         let (mut fields, payload) = match self.last.take() {
             Some((fields, payload)) if step == ANSWER => answer(fields, payload),
             _ => (fields(shape, place), payload(shape, input)),
@@ -184,6 +193,13 @@ impl Kernel {
         fields.lost = self.lost[socket];
         if bit(shape, 6) {
             fields.kind = OTHERS[payload.len() % OTHERS.len()];
+            if fields.kind == RecordKind::Remark as u8
+                && let Some((about, message)) = before
+            {
+                let said = about_message(&about, &message, place, self.now);
+                self.last = Some((about, message));
+                return vec![said];
+            }
         }
         let records = if bit(shape, 4) && payload.len() > 1 {
             chunks(fields, &payload, input.byte())
@@ -195,8 +211,20 @@ impl Kernel {
     }
 }
 
+/// What the server says about a message; in one of eight cases, nothing that makes sense.
+fn about_message(about: &EventHeader, message: &[u8], place: u8, now: u64) -> Vec<u8> {
+    let fields = EventHeader {
+        kind: RecordKind::Remark as u8,
+        ktime_ns: now,
+        ..*about
+    };
+    let zone: &[u8] = if place & 7 == 7 { b"?" } else { b"\x04test\x00" };
+    whole(fields, &remark(4 << (place >> 3 & 7), message, zone))
+}
+
 fn fields(shape: u8, place: u8) -> EventHeader {
     let mut fields = header();
+    fields.program_id = PROBED * u32::from(bit(place, 0));
     fields.socket = u64::from(place & 7);
     fields.local_port = [53, 5_300, 853, 40_000][usize::from(place >> 3 & 3)];
     fields.peer_port = [40_000, 53, 0, 5_300][usize::from(place >> 5 & 3)];
