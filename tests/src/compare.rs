@@ -279,7 +279,7 @@ mod tests {
         for (index, change) in changes.iter().enumerate() {
             let mut ours = record(1);
             change(&mut ours);
-            let comparison = compare(&[record(1)], std::slice::from_ref(&ours), &STRICT);
+            let comparison = compare(&[record(1)], from_ref(&ours), &STRICT);
             assert_eq!(
                 (comparison.missing.len(), comparison.unexplained.len()),
                 (1, 1),
@@ -332,7 +332,7 @@ mod tests {
         };
         let mut ours = record(1);
         ours.kind = dnstap_proto::message::Type::ClientQuery;
-        assert!(compare(&[record(1)], std::slice::from_ref(&ours), &rules).holds());
+        assert!(compare(&[record(1)], from_ref(&ours), &rules).holds());
         ours.kind = dnstap_proto::message::Type::ClientResponse;
         assert!(!compare(&[record(1)], &[ours], &rules).holds());
     }

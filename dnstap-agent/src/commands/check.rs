@@ -177,24 +177,7 @@ fn look() -> Report {
             },
         });
     }
-    let probed = match descriptors {
-        Ok(()) => socket::probe_program().and_then(|program| probes::check(&program)),
-        Err(_) => Err(anyhow!("not tried with so few open files")),
-    };
-    findings.push(Finding {
-        name: format!("probe {}", Probe::Zone.name()),
-        ok: probed.is_ok(),
-        required: false,
-        detail: match &probed {
-            Ok(()) => "loads and attaches; whether a server can be probed, `attach` finds out".into(),
-            Err(error) => first_line(&format!("{error:#}")),
-        },
-        remedy: if probed.is_ok() {
-            String::new()
-        } else {
-            "only --probe needs it: a kernel with CONFIG_UPROBE_EVENTS=y, and CAP_SYS_ADMIN (some kernels are content with CAP_PERFMON and CAP_CHECKPOINT_RESTORE)".into()
-        },
-    });
+    findings.push(probe(&descriptors));
     // As `attach` does: without one of these it tries no hook.
     let refused = findings
         .iter()
@@ -208,6 +191,30 @@ fn look() -> Report {
         findings,
         hook,
         ring: hook.map(|_| "bpf"),
+    }
+}
+
+/// Tries a probe on this process.
+fn probe(descriptors: &Result<()>) -> Finding {
+    let probed = match descriptors {
+        Ok(()) => socket::probe_program().and_then(|program| probes::check(&program)),
+        Err(_) => Err(anyhow!("not tried with so few open files")),
+    };
+    Finding {
+        name: format!("probe {}", Probe::Zone.name()),
+        ok: probed.is_ok(),
+        required: false,
+        detail: match &probed {
+            Ok(()) => {
+                "loads and attaches; whether a server can be probed, `attach` finds out".into()
+            }
+            Err(error) => first_line(&format!("{error:#}")),
+        },
+        remedy: if probed.is_ok() {
+            String::new()
+        } else {
+            "only --probe needs it: a kernel with CONFIG_UPROBE_EVENTS=y, and CAP_SYS_ADMIN (some kernels are content with CAP_PERFMON and CAP_CHECKPOINT_RESTORE)".into()
+        },
     }
 }
 

@@ -218,7 +218,11 @@ fn about_message(about: &EventHeader, message: &[u8], place: u8, now: u64) -> Ve
         ktime_ns: now,
         ..*about
     };
-    let zone: &[u8] = if place & 7 == 7 { b"?" } else { b"\x04test\x00" };
+    let zone: &[u8] = if place & 7 == 7 {
+        b"?"
+    } else {
+        b"\x04test\x00"
+    };
     whole(fields, &remark(4 << (place >> 3 & 7), message, zone))
 }
 

@@ -229,11 +229,7 @@ impl<'a> Record<'a> {
             (RecordKind::ConnectionEnd, Protocol::Udp) => Err(RecordError::Protocol(IPPROTO_UDP)),
             (RecordKind::ConnectionEnd, Protocol::Tcp) if message != 0 => Err(outside),
             (RecordKind::ConnectionEnd, Protocol::Tcp) => Ok(Self::ConnectionEnd(chunk.envelope)),
-            (RecordKind::Message | RecordKind::Notice | RecordKind::Remark, _)
-                if !chunk.is_whole() =>
-            {
-                Err(outside)
-            }
+            _ if !chunk.is_whole() => Err(outside),
             (RecordKind::Message, _) => Ok(Self::Message(chunk.envelope, payload)),
             (RecordKind::Notice, _) => Ok(Self::Notice(chunk.envelope, payload)),
             (RecordKind::Remark, _) => Ok(Self::Remark(chunk.envelope, payload)),

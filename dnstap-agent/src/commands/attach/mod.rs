@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_core::pipeline::{Pipeline, Server};
+use dnstap_core::pipeline::{Pipeline, PipelineConfig, Server};
 use dnstap_ebpf::Counter;
 use tokio::{
     sync::oneshot,
@@ -157,13 +157,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     config.existing_sockets = sockets.iter().map(|socket| socket.inode).collect();
     let privileges = give_up_privileges(job, outputs, &tap, &members)?;
     let (outputs, reloading) = Outputs::open(job, outputs, privileges)?;
-    let mut pipeline = Pipeline::new(config);
-    for (program_id, server) in servers {
-        pipeline.register_server(program_id, server);
-    }
-    for program_id in members.probed() {
-        pipeline.probe(program_id, true);
-    }
+    let pipeline = new_pipeline(config, servers, &members);
 
     let stop = Arc::new(AtomicBool::new(false));
     let (publisher, newest) = Publisher::new();
@@ -173,14 +167,13 @@ pub(crate) fn tap<E: Future<Output = String>>(
         find_server(&messages, origin.tgid).or_else(ended)
     });
     let reader = Reader::new(
-        tap,
+        (tap, probe_states),
         pipeline,
         outputs,
         Arc::clone(&stop),
         publisher,
         job.interval,
         (find_server, theirs, selection.follow),
-        probe_states,
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -278,6 +271,22 @@ fn known_servers(
         }
     }
     servers
+}
+
+/// A pipeline that knows the servers that are there, and which of them are probed.
+fn new_pipeline(
+    config: PipelineConfig,
+    servers: BTreeMap<u32, Server>,
+    members: &Members,
+) -> Pipeline {
+    let mut pipeline = Pipeline::new(config);
+    for (program_id, server) in servers {
+        pipeline.register_server(program_id, server);
+    }
+    for program_id in members.probed() {
+        pipeline.probe(program_id, true);
+    }
+    pipeline
 }
 
 /// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.

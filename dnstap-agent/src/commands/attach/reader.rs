@@ -85,14 +85,13 @@ pub(super) type FindServer = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
 
 impl Reader {
     pub(super) fn new(
-        tap: Tap,
+        (tap, probe_states): (Tap, ProbeStates),
         pipeline: Pipeline,
         outputs: Outputs,
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
         (find_server, joined, followed): (FindServer, Joined, bool),
-        probe_states: ProbeStates,
     ) -> Self {
         Self {
             find_server,

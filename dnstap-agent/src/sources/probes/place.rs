@@ -58,13 +58,15 @@ pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
 
 /// Whether the kernel emulates the instruction that begins here. Those of its list that a function may begin with.
 fn is_emulated(code: &[u8]) -> bool {
-    matches!(
-        code,
-        // push of a register, the upper eight with the one prefix that the kernel takes
-        [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..]
-        // jcc, nop, call, jmp
-        | [0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] | [0x0f, 0x80..=0x8f, ..]
-    )
+    match code {
+        // push of a register, jcc, nop, call, jmp
+        [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] => true,
+        // push of one of the upper eight registers, with the one prefix that the kernel takes
+        [0x41, second, ..] => matches!(second, 0x50..=0x57),
+        // jcc with a longer way
+        [0x0f, second, ..] => matches!(second, 0x80..=0x8f),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

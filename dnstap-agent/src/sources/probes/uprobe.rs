@@ -1,4 +1,4 @@
-//! A program attached to a place in a file, for one process: perf_event_open(2) with the kernel's `uprobe` unit.
+//! A program attached to a place in a file, for one process: `perf_event_open(2)` with the kernel's `uprobe` unit.
 //!
 //! The kernel puts a breakpoint into the memory of that process alone (`kernel/events/uprobes.c`, `kernel/trace/trace_uprobe.c`), and takes it
 //! out when the descriptor is closed, also by the end of this process. It needs no tracefs.
@@ -38,7 +38,7 @@ pub(super) fn attach(
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: plain data for which zero is the default of every member.
     let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
-    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.size = u32::try_from(size_of::<perf_event_attr>()).map_err(io::Error::other)?;
     attr.type_ = unit;
     attr.__bindgen_anon_3.config1 = path.as_ptr() as u64;
     attr.__bindgen_anon_4.config2 = offset;
