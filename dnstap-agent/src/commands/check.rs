@@ -81,7 +81,7 @@ const HOOKS: [(HookChoice, Hook, &str); 3] = [
 ];
 
 /// Looks, prints, and says by the exit code whether `attach` would work.
-pub fn run(args: Check) -> Result<Exit> {
+pub(super) fn run(args: Check) -> Result<Exit> {
     let report = look();
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&report)?)

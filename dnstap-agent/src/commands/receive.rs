@@ -5,7 +5,7 @@
 //!
 //! The law: `received = malformed + sent to each output`, where `sent` is accounted for by the output.
 
-use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -30,12 +30,12 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Received, Snapshot, Source, conclude},
+        summary::{Snapshot, conclude},
     },
     sinks::{Batch, OutputSpec, SinkOptions, SinkReport, SinkSet},
     sources::{
         Item, Source as _,
-        dnstap::{self, Bound, HasRoom, Limits, Senders},
+        dnstap::{self, Bound, HasRoom, Limits, Received, Senders},
     },
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct Job<'a> {
 }
 
 /// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
-pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
     let job = Job {
         origin,
         listen: &args.listen,
@@ -129,7 +129,7 @@ async fn serve<E: Future<Output = String>>(
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
-                    source: Source::Received(senders.received()),
+                    source: Arc::new(senders.received()),
                     outputs: health.sinks,
                 });
             }
@@ -197,7 +197,7 @@ fn conclusion(
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Received(received),
+        source: Arc::new(received),
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(

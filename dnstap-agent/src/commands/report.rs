@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Runs `report`. An error carries [`ExitWith`].
-pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
+pub(super) fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     // Before the files are read, which may take long.
     let output = open(options)?;
     let mut report = Report::default();

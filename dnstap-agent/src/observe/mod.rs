@@ -9,12 +9,13 @@
 //! Each client gets the newest snapshot. No client can make the reader wait. All of it shows counts alone, never a name or
 //! an address of a DNS message.
 
+mod families;
 mod http;
-pub mod metrics;
+pub(crate) mod metrics;
 mod notify;
 mod published;
 mod socket;
-pub mod summary;
+pub(crate) mod summary;
 
 use std::{io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -24,7 +25,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 pub(crate) use self::socket::sockets;
-pub use self::{
+pub(crate) use self::{
     notify::{reloaded, reloading, stopping},
     published::{Published, Publisher},
     socket::folder,
@@ -35,7 +36,7 @@ use crate::host::{
 };
 
 /// The newest snapshot; none before the first.
-pub type Newest = watch::Receiver<Option<Arc<Published>>>;
+pub(crate) type Newest = watch::Receiver<Option<Arc<Published>>>;
 
 /// Options on who may watch.
 #[derive(Clone, Debug, Default, Args)]
@@ -75,7 +76,7 @@ impl FromStr for StatusSocket {
 
 /// The sockets, bound: what is wrong with them is known before anything is attached.
 #[derive(Debug)]
-pub struct Observer {
+pub(crate) struct Observer {
     subject: String,
     metrics: Option<std::net::TcpListener>,
     status: Option<(std::os::unix::net::UnixListener, SocketFile)>,
@@ -83,7 +84,7 @@ pub struct Observer {
 
 /// The tasks at work, which end when this is dropped; so does the status socket.
 #[derive(Debug)]
-pub struct Watching {
+pub(crate) struct Watching {
     _tasks: JoinSet<()>,
     _file: Option<SocketFile>,
 }
@@ -91,7 +92,7 @@ pub struct Watching {
 impl Observer {
     /// Binds what the options ask for. `name` distinguishes the status socket in its folder, `subject` says in words what is
     /// observed.
-    pub fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
+    pub(crate) fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
         let metrics = options.metrics.map(listen).transpose()?;
         let status = match &options.status_socket {
             Some(StatusSocket::None) => None,
@@ -121,7 +122,7 @@ impl Observer {
     }
 
     /// Answers from now on, on the current runtime, and says that the work has begun.
-    pub fn serve(self, newest: &Newest) -> io::Result<Watching> {
+    pub(crate) fn serve(self, newest: &Newest) -> io::Result<Watching> {
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.metrics {
             info!("metrics on http://{}/metrics", listener.local_addr()?);

@@ -19,7 +19,7 @@ pub(super) fn ready(subject: &str) {
 }
 
 /// Says that the configuration is being read again.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => say(&[NotifyState::Reloading, now]),
         Err(error) => debug!(%error, "no time to tell systemd"),
@@ -27,12 +27,12 @@ pub fn reloading() {
 }
 
 /// Says that this is done.
-pub fn reloaded() {
+pub(crate) fn reloaded() {
     say(&[NotifyState::Ready]);
 }
 
 /// Says that the end has begun. To be said before anything that takes time.
-pub fn stopping(reason: &dyn fmt::Display) {
+pub(crate) fn stopping(reason: &dyn fmt::Display) {
     say(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!("ending: {reason}")),

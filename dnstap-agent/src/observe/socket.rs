@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where status sockets are unless told otherwise: systemd's `RuntimeDirectory=`, else `/run/dnstap-agent`.
 #[must_use]
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| "/run/dnstap-agent".into(), PathBuf::from)
 }
 

@@ -37,7 +37,7 @@ use crate::{
 
 /// How reading ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Frames that hold a dnstap message.
     pub messages: u64,
     /// Of these: those that were asked for.
@@ -64,7 +64,7 @@ impl Outcome {
     /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame was skipped. It
     /// is [`Exit::Ok`] if all files were read to their end, or the reader of the output went away before.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         if !self.unread.is_empty() {
             Exit::NoInput
         } else if self.skipped() > 0 || !self.damaged.is_empty() {
@@ -77,7 +77,7 @@ impl Outcome {
 
 /// Where a file stopped making sense; everything before was printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Damage {
+pub(super) enum Damage {
     /// The file ends there: cut off, or still being written.
     Truncated {
         /// As it was named.
@@ -99,7 +99,7 @@ pub enum Damage {
 /// An error is the only file if it cannot be opened or read (of several the others are read), or an output that fails otherwise than by
 /// its reader going away.
 /// It carries [`ExitWith`].
-pub fn run(args: &Options) -> Result<Outcome> {
+pub(super) fn run(args: &Options) -> Result<Outcome> {
     let terminal = io::stdout().is_terminal();
     if args.format.is_binary() && terminal {
         return Err(anyhow!(ExitWith(
