@@ -98,7 +98,7 @@ fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !text.ends_with([':', ' '])
-        && !yaml::is_known(text)
+        && !yaml::is_known(text.as_bytes())
         && !text.contains(": ")
         && !text.contains(" #")
 }

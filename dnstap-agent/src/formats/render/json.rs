@@ -76,8 +76,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{edns::Edns, extra, socket, time::Clock};
 
-/// Appends the line of a message.
-pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
+/// The line of a message, ready to be written: JSON by [`write`], YAML by `yaml`.
+pub(super) fn message<'a>(dnstap: &'a Dnstap, clock: &mut Clock) -> Line<'a> {
     let mut line = Line {
         identity: dnstap.identity.as_deref().map(extra::text),
         version: dnstap.version.as_deref().map(extra::text),
@@ -95,23 +95,20 @@ pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
         Some(message) => line.fill(message, clock),
         None => line.malformed = Some("a dnstap frame without a message".to_owned()),
     }
-    write(&line, out);
+    line
 }
 
-/// Appends the line of something that is not a dnstap message; `size` is that of the frame.
-pub(super) fn broken(size: usize, error: &impl Display, out: &mut Vec<u8>) {
-    let malformed = Some(format!("not a dnstap message: {error}"));
-    write(
-        &Line {
-            size: Some(size),
-            malformed,
-            ..Line::default()
-        },
-        out,
-    );
+/// The line of something that is not a dnstap message; `size` is that of the frame.
+pub(super) fn broken(size: usize, error: &impl Display) -> Line<'static> {
+    Line {
+        size: Some(size),
+        malformed: Some(format!("not a dnstap message: {error}")),
+        ..Line::default()
+    }
 }
 
-fn write(line: &Line<'_>, out: &mut Vec<u8>) {
+/// Appends a line as JSON.
+pub(super) fn write(line: &Line<'_>, out: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii);
     // The values are strings, numbers and booleans, and a Vec takes all.
     line.serialize(&mut serializer)
@@ -119,8 +116,9 @@ fn write(line: &Line<'_>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// All that is said of a message. `None` is left out.
 #[derive(Debug, Default, Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -30,8 +30,6 @@ pub struct Renderer {
     /// Whether text tells the identity.
     identity: bool,
     clock: time::Clock,
-    /// JSON on its way to YAML.
-    json: Vec<u8>,
     /// For YAML as BIND writes it: whether a document was written. None for ours.
     bind_yaml: Option<bool>,
 }
@@ -45,7 +43,6 @@ impl Renderer {
             colours: Colours(colours),
             identity: false,
             clock: time::Clock::default(),
-            json: Vec::new(),
             bind_yaml: None,
         }
     }
@@ -71,12 +68,8 @@ impl Renderer {
         match lenient::decode(payload) {
             Ok(dnstap) => self.message(&dnstap, out),
             Err(error) => match self.content {
-                Content::Json => json::broken(size, &error, out),
-                Content::Yaml => {
-                    self.json.clear();
-                    json::broken(size, &error, &mut self.json);
-                    yaml::document(&self.json, out);
-                }
+                Content::Json => json::write(&json::broken(size, &error), out),
+                Content::Yaml => yaml::document(&json::broken(size, &error), out),
                 _ => text::broken(size, &error, out),
             },
         }
@@ -85,16 +78,12 @@ impl Renderer {
     /// Appends what a message becomes that is decoded already.
     pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) {
         match self.content {
-            Content::Json => json::message(dnstap, &mut self.clock, out),
+            Content::Json => json::write(&json::message(dnstap, &mut self.clock), out),
             Content::Yaml if let Some(has_written) = &mut self.bind_yaml => {
                 bind_yaml::document(dnstap, &mut self.clock, !*has_written, out);
                 *has_written = true;
             }
-            Content::Yaml => {
-                self.json.clear();
-                json::message(dnstap, &mut self.clock, &mut self.json);
-                yaml::document(&self.json, out);
-            }
+            Content::Yaml => yaml::document(&json::message(dnstap, &mut self.clock), out),
             content => {
                 text::message(dnstap, self.identity, &mut self.clock, self.colours, out);
                 if content == Content::Full {
