@@ -198,8 +198,8 @@ fn fold(bytes: &[u8], from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64>
     Some(step(folded, last >> (8 * foreign)))
 }
 
-/// Converts bytes to lower case (RFC 4343 section 3). Most are so already, which a quick test
-/// finds: every byte with bit 0x40 also has the lower-case bit 0x20.
+/// Converts bytes to lower case (RFC 4343 section 3). Most blocks have no upper-case letter, which a
+/// quick test finds: every byte with bit 0x40 also has bit 0x20, the bit of lower case.
 #[inline]
 fn lower(block: u128) -> u128 {
     const LARGE: u64 = u64::from_ne_bytes([0x40; 8]);

@@ -1,5 +1,5 @@
-//! Every hop's counters at one moment, while running and at the end: what was seen, delivered and lost, for people and as
-//! JSON. Owns the names under which everything else shows them.
+//! A snapshot of all counters, while running and at the end: messages seen, delivered and lost, as
+//! text and as JSON. The names of the counters in this module are used everywhere.
 
 pub mod conservation;
 mod losses;
@@ -27,20 +27,20 @@ use crate::{
     sources::socket::ProgramStats,
 };
 
-/// Every hop's counters.
+/// Counters of every stage.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// How long the command has been at work.
+    /// Run time of the command.
     pub elapsed: Duration,
-    /// Whether everything has come to its end: nothing is under way any more.
+    /// Whether all work has ended, so that no message is on its way.
     pub at_rest: bool,
-    /// Where the messages come from.
+    /// Source of the messages.
     pub source: Source,
-    /// The outputs' accounts.
+    /// Accounts of the outputs.
     pub outputs: Vec<SinkReport>,
 }
 
-/// Where messages come from.
+/// Sources of messages.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A tapped process.
@@ -49,47 +49,49 @@ pub enum Source {
     Received(Received),
 }
 
-/// What a tap has counted.
+/// Counters of a tap.
 #[derive(Clone, Debug, Default)]
 pub struct Tapped {
-    /// Hook and ring, as on the command line.
+    /// Hook, as on the command line.
     pub hook: &'static str,
-    /// Hook and ring, as on the command line.
+    /// Ring, as on the command line.
     pub ring: &'static str,
-    /// Hooks that the kernel refused before the one in use, and why, each in one line.
+    /// Hooks that the kernel refused before the one in use, each with a reason of one line.
     pub refused: Vec<(&'static str, String)>,
-    /// What the hook in use cannot do on this kernel.
+    /// Limits of the hook in use on this kernel.
     pub degraded: Vec<String>,
-    /// The kernel side's counters.
+    /// Counters of the kernel side.
     pub kernel: [u64; Counter::COUNT],
-    /// Some of them as they were a while before.
+    /// Some kernel counters from a while before.
     pub settled: Settled,
-    /// What the kernel has counted about the programs, by name.
+    /// Run statistics of the kernel for each program, by name.
     pub programs: BTreeMap<String, ProgramStats>,
-    /// The pure stages' counters.
+    /// Counters of the pipeline.
     pub pipeline: PipelineCounters,
-    /// What the pure stages hold.
+    /// Messages and bytes that the pipeline holds.
     pub pending: Pending,
     /// Sockets by verdict.
     pub sockets: SocketCounts,
-    /// How long answers took.
+    /// Response times.
     pub latencies: Latencies,
-    /// The ring.
+    /// State of the ring.
     pub ring_use: RingUse,
 }
 
-/// The ring since the snapshot before.
+/// State of the ring since the previous snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingUse {
-    /// Its size in bytes; with several buffers underneath, that of one.
+    /// Size in bytes; if there are several buffers, that of one.
     pub size_bytes: u64,
-    /// Most that waited in it when it was looked at; with several buffers underneath, in the fullest.
+    /// Most bytes that waited when the ring was read; if there are several buffers, in the fullest
+    /// one.
     pub used_bytes: u64,
-    /// Longest that a record had waited when it was read, in nanoseconds.
+    /// Longest time that a record had waited when it was read, in nanoseconds.
     pub lag_ns: u64,
 }
 
-/// Counters of the kernel side so long ago that everything they counted must have arrived by now, unless it was lost.
+/// Kernel counters from so long ago that everything they counted must have arrived by now, unless
+/// it was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Messages that the hooks had seen.
@@ -99,7 +101,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// What these counters will have settled a while later.
+    /// Takes the counters that will be settled a while later.
     #[must_use]
     pub fn of(kernel: &[u64; Counter::COUNT]) -> Self {
         Self {
@@ -109,8 +111,8 @@ impl Settled {
     }
 }
 
-/// Ends a command that wrote to outputs: the account goes to standard error, and as JSON to `path` if there is one; each output
-/// that failed is named. The exit code tells whether one has.
+/// Ends a command that wrote to outputs: prints the account to standard error and writes it as JSON
+/// to `path`, if given. Names each output that failed; the exit code is an error if there is one.
 pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
     log::say(snapshot);
     if let Some(path) = path {
@@ -132,13 +134,14 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
 }
 
 impl Snapshot {
-    /// The accounts of the outputs that take this.
+    /// Returns the accounts of the outputs that accept `takes`.
     pub(crate) fn outputs_of(&self, takes: Takes) -> impl Iterator<Item = &SinkReport> {
         let outputs = self.outputs.iter();
         outputs.filter(move |output| output.takes == takes)
     }
 
-    /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
+    /// Returns a few totals of messages that came, were delivered and were lost. A command always
+    /// has the same ones.
     #[must_use]
     pub fn totals(&self) -> Vec<(&'static str, u64)> {
         let dropped = self.outputs.iter().map(|output| output.dropped.total());
@@ -166,7 +169,7 @@ impl Snapshot {
         totals
     }
 
-    /// As one JSON object; see `docs/operations.md` for the members.
+    /// Returns the snapshot as a JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut all = match &self.source {
@@ -188,7 +191,7 @@ impl Snapshot {
     }
 }
 
-/// Names and counts as a JSON object.
+/// Builds a JSON object from names and counts.
 fn object<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Value {
     let members: serde_json::Map<_, _> = counts
         .map(|(name, count)| (name.to_owned(), count.into()))
@@ -243,7 +246,7 @@ impl Tapped {
         })
     }
 
-    /// Messages by dnstap type.
+    /// Returns the number of messages by dnstap type.
     pub(crate) fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
         MESSAGE_TYPES
             .iter()
@@ -251,7 +254,7 @@ impl Tapped {
             .zip(self.pipeline.by_type)
     }
 
-    /// The pure stages' counters whose names begin with `prefix`, named without it.
+    /// Returns the pipeline counters whose names begin with `prefix`, without that prefix.
     fn pipeline_counts(&self, prefix: &str) -> Vec<(&'static str, u64)> {
         self.pipeline
             .table()
@@ -259,7 +262,7 @@ impl Tapped {
             .collect()
     }
 
-    /// The kernel side's counters for which `matches` holds.
+    /// Returns the kernel counters for which `matches` returns true.
     fn kernel_counts(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
         Counter::ALL
             .iter()
@@ -377,7 +380,7 @@ impl Tapped {
     }
 }
 
-/// `name 3, other 4`, without what is zero.
+/// Prints `name 3, other 4`, without zero counts.
 fn list(counts: impl IntoIterator<Item = (&'static str, u64)>, nothing: &str) -> String {
     let parts: Vec<_> = counts
         .into_iter()
