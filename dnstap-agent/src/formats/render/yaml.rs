@@ -1,8 +1,9 @@
-//! Owns YAML: the same fields as JSON (see `json`), in block style, a document for each message.
+//! YAML with the same fields as JSON (see `json`), in block style, one document per message.
 //!
-//! It is made from the line of JSON, so that both say the same, and written while that is read. Our JSON has no empty object, no
-//! `null` and no fraction. Strings that are not plain words stand in double quotes, with the
-//! escapes of YAML 1.2; nothing that a reader could take for a number, a boolean or a time stands without.
+//! It is generated from the JSON line, so that both have the same content, and written while the
+//! JSON is parsed. Our JSON has no empty object, no `null` and no fraction. Strings that are not
+//! plain words are written in double quotes, with the escapes of YAML 1.2. No string without quotes
+//! can be taken for a number, a boolean or a time.
 
 use std::{
     fmt::{self, Display},
@@ -12,7 +13,7 @@ use std::{
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Appends the document of one line of our JSON.
+/// Appends the document for one line of our JSON.
 pub(super) fn document(json: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"---");
     let node = Node {
@@ -24,19 +25,19 @@ pub(super) fn document(json: &[u8], out: &mut Vec<u8>) {
         .unwrap_or_else(|error| unreachable!("it is our JSON, and a Vec takes all: {error}"));
 }
 
-/// A value on its way: what is read is written at once, and nothing is kept.
+/// A value being converted: it is written while it is read, and nothing is stored.
 struct Node<'o> {
     indent: usize,
     place: Place,
     out: &'o mut Vec<u8>,
 }
 
-/// What stands before a node in its line.
+/// Text in front of a node in its line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// A key and a colon: blocks begin on the next line.
+    /// A key and a colon: a block begins on the next line.
     Value,
-    /// A dash: blocks begin behind it.
+    /// A dash: a block begins behind it.
     Item,
 }
 
@@ -126,7 +127,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 }
 
-/// Writes a string, in quotes where it would be something else without.
+/// Writes a string, in quotes if it would be another type without.
 pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     if is_plain(text) {
         return out.write_all(text.as_bytes());
@@ -155,7 +156,8 @@ pub(super) fn write_quoted(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether every reader takes it for a string: a word that no version of YAML knows.
+/// Returns whether every reader takes the text for a string: a word without meaning in any version
+/// of YAML.
 fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text
@@ -164,9 +166,9 @@ fn is_plain(text: &str) -> bool {
         && !is_known(text)
 }
 
-/// Whether some version of YAML takes the word for something else than a string.
+/// Returns whether some version of YAML gives the word another meaning than a string.
 pub(super) fn is_known(text: &str) -> bool {
-    /// Those of YAML 1.1 among them, such as `n`.
+    /// Includes the words of YAML 1.1, such as `n`.
     const KNOWN: [&str; 11] = [
         "true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf",
     ];
