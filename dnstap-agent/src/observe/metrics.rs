@@ -1,5 +1,5 @@
-//! A snapshot as Prometheus metrics. The names are those of the summary; what they count is told by the documentation of the
-//! counters themselves.
+//! A snapshot as Prometheus metrics. The names are those of the summary; the help texts are the doc
+//! comments of the counters.
 
 use dnstap_core::model::{Pending, SocketCounts};
 use dnstap_ebpf::Counter;
@@ -13,15 +13,15 @@ use crate::{
     sinks::SinkReport,
 };
 
-/// What a scraper is told about the text.
+/// Content type for scrapers.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The text format of a snapshot.
+/// Encodes a snapshot in the text format.
 pub fn encode(snapshot: &Snapshot) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families(snapshot))
 }
 
-/// One labelled value.
+/// A value with labels.
 type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
 
 /// A value without labels.
@@ -202,7 +202,7 @@ fn latencies(all: &mut Families, tapped: &Tapped) {
     );
 }
 
-/// What they count are messages, and of the output of unanswered queries its events.
+/// Adds the metrics of outputs. They count messages; for the output of unanswered queries, events.
 fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     type Member = fn(&SinkReport) -> u64;
     let each = |member: Member| {
@@ -324,7 +324,7 @@ impl Families {
         self.add(name, help, MetricType::GAUGE, metrics);
     }
 
-    /// A family without samples is none.
+    /// Adds a family, unless it has no samples.
     fn add(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
             return;
