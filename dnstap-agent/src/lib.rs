@@ -1,6 +1,7 @@
 //! The agent's library: from the records of the kernel's ring to dnstap outputs.
 //!
-//! From the top down; a module imports only modules below it (`cargo xtask modules --graph`):
+//! The modules, from the top down. A module imports only modules below it (`cargo xtask modules
+//! --graph`):
 //!
 //! ```text
 //! commands   what each command does: attach, receive, read, report, top, status, check
@@ -16,9 +17,9 @@
 //! host       what the agent needs of the machine: log, exit codes, privileges, clocks, sockets
 //! ```
 //!
-//! What happens to a message between a source and a sink is in the crate `dnstap-core`.
+//! The crate `dnstap-core` handles messages between a source and a sink.
 
-// They panic when the reader is gone; `log::say` does not.
+// `print!` and `eprint!` panic if the reader is gone; `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;

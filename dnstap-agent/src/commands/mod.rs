@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 pub mod attach;
 pub mod check;

@@ -1,10 +1,10 @@
-//! The conservation laws, as one pure function: at every hop, what came in is what went on, what was lost or left out with
-//! a reason, and what is under way.
+//! The conservation laws as one pure function: at every hop, everything that came in has gone on,
+//! was lost or left out with a reason, or is still being processed.
 //!
-//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is taken. Where another thread
-//! or the kernel counts, the law of a running tap is therefore that everything which came in *a while before* is accounted
-//! for by now, or that nothing has vanished; the rest is under way. At rest, and wherever one thread does all the counting,
-//! the two sides must be equal.
+//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is
+//! taken. If another thread or the kernel counts, the law for a running tap is weaker: everything
+//! that came in *a while before* must be accounted for by now; the rest is still being processed.
+//! At rest, and wherever one thread does all the counting, the two sides must be equal.
 
 use dnstap_core::account::{Hop, flow, stages};
 use dnstap_ebpf::Counter;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Snapshot, Source, Tapped};
 use crate::sinks::{SinkReport, Takes};
 
-/// The balance of every hop.
+/// Returns the balance of every hop.
 #[must_use]
 pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     let at_rest = snapshot.at_rest;
@@ -22,7 +22,8 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
         Source::Received(_) => Vec::new(),
     };
     for output in &snapshot.outputs {
-        // What is encoded is handed over before a snapshot is taken; what is received may wait for room.
+        // Encoded messages are handed over before a snapshot is taken; received ones may wait for
+        // room.
         let (encoded, handed_over) = match (&snapshot.source, output.takes) {
             (Source::Tap(tapped), takes) => {
                 let encoded = match takes {
@@ -53,7 +54,7 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     hops
 }
 
-/// The hops' balances as a JSON object.
+/// Returns the hops' balances as a JSON object.
 pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     let balances: Vec<_> = hops
         .iter()
@@ -69,7 +70,7 @@ pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     balances.into()
 }
 
-/// Kernel, ring and pure stages.
+/// Returns the balances of kernel, ring and pipeline.
 fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
     let kernel = |counter: Counter| tapped.kernel[counter as usize];
     let left: u64 = Counter::ALL
@@ -100,8 +101,9 @@ fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
     hops
 }
 
-/// One output: `sent = written + dropped + queued`. Its thread counts a message as written or dropped before it takes it out of
-/// the queue, so a message may be seen in both for a moment, and never in none.
+/// Returns the balance of one output: `sent = written + dropped + queued`. The output's thread
+/// counts a message as written or dropped before it removes it from the queue. So a message may be
+/// in both counts for a moment, but never in neither.
 fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
     let accounted = report.written + report.dropped.total() + report.queued;
     let unaccounted = if at_rest {
@@ -130,7 +132,7 @@ pub(crate) mod tests {
         sinks::{Dropped, Files, SinkState},
     };
 
-    /// A running tap in balance, with something under way at every hop that can hold anything.
+    /// A balanced running tap, with something in progress at every hop that can hold something.
     pub(crate) fn snapshot() -> Snapshot {
         let mut tapped = Tapped::default();
         for (counter, count) in [
@@ -214,7 +216,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Hops with something unaccounted for.
+    /// Returns the hops with something unaccounted for.
     fn wrong(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
         hops(snapshot)
             .into_iter()

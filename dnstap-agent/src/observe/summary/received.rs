@@ -1,4 +1,4 @@
-//! What came in over the sockets of `receive`.
+//! Summary of what `receive` got over its sockets.
 
 use std::fmt;
 
