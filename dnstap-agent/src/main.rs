@@ -13,7 +13,8 @@ use dnstap_agent::{
     host::{exit::Exit, log, sandbox},
 };
 
-/// Gives back what a queue held while its collector was away. See [`dnstap_agent::host::memory`], too.
+/// Returns memory to the system after a queue has been emptied (its collector was away). See also
+/// [`dnstap_agent::host::memory`].
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Ok(Resolved {
             print: Some(text), ..
         }) => {
-            // A closed pipe has seen enough.
+            // The pipe may be closed, which is no error.
             let _unprinted = io::stdout().write_all(text.as_bytes());
             return Exit::Ok.into();
         }
@@ -53,9 +54,9 @@ fn main() -> ExitCode {
     .into()
 }
 
-/// Says what is wrong with the options, or prints the help that was asked for.
+/// Prints the mistakes in the options, or the help that was asked for.
 fn refuse(refused: &Refused) -> Exit {
-    // A closed terminal is no reason for another code.
+    // A closed terminal does not change the exit code.
     let mistakes = match refused {
         Refused::Asked(text) => {
             let _unprinted = text.print();

@@ -1,9 +1,9 @@
-//! Owns the JSON line. Field names are stable; a field whose value is not known is left out, unless said otherwise.
-//! `docs/dnstap-json.schema.json` says the same to programs.
+//! The JSON line. Field names are stable. A field whose value is unknown is left out, unless said
+//! otherwise. `docs/dnstap-json.schema.json` describes the same for programs.
 //!
-//! A field has the same JSON type in every line, and integers fit into 64 bits with sign, as do nanoseconds
-//! since 1970: databases that make columns of fields
-//! (`ClickHouse`, `DuckDB`) refuse a file in which that is not so. A number that has no word is a string with its prefix, such as
+//! A field has the same JSON type in every line. Integers, including nanoseconds since 1970, fit
+//! into 64 bits with sign. Databases that convert fields to columns (`ClickHouse`, `DuckDB`) refuse
+//! a file in which this is not so. A number without a mnemonic is a string with a prefix, such as
 //! `TYPE42`.
 //!
 //! | field | value |
@@ -37,7 +37,8 @@
 //! | `response_message` | of a query: the response that the frame has, too, like `message` |
 //! | `malformed` | what is wrong with the frame |
 //!
-//! Members of EDNS options, by name and code; `hex` has bytes in hexadecimal, also those of options that are malformed or not listed:
+//! Members of EDNS options, by name and code. `hex` has bytes in hexadecimal, also for options that
+//! are malformed or not listed:
 //!
 //! | option | members |
 //! |---|---|
@@ -98,7 +99,7 @@ pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
     write(&line, out);
 }
 
-/// Appends the line of something that is not a dnstap message; `size` is that of the frame.
+/// Appends the line for a frame that is no dnstap message; `size` is that of the frame.
 pub(super) fn broken(size: usize, error: &impl Display, out: &mut Vec<u8>) {
     let malformed = Some(format!("not a dnstap message: {error}"));
     write(
@@ -113,7 +114,7 @@ pub(super) fn broken(size: usize, error: &impl Display, out: &mut Vec<u8>) {
 
 fn write(line: &Line<'_>, out: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii);
-    // The values are strings, numbers and booleans, and a Vec takes all.
+    // The values are strings, numbers and booleans, and writing to a Vec does not fail.
     line.serialize(&mut serializer)
         .unwrap_or_else(|error| unreachable!("{error}"));
     out.push(b'\n');
@@ -193,7 +194,8 @@ impl<'a> Line<'a> {
         self.response_port = message.response_port;
         self.query_time = self.time("query", socket::query_time(message), clock);
         self.response_time = self.time("response", socket::response_time(message), clock);
-        // The other one only if its own is not there, not if it is none.
+        // The time of the other message is used only if this message's time is missing, not if it
+        // is invalid.
         let by_response = if socket::is_response(message) {
             message.response_time_sec.is_some()
         } else {
@@ -233,11 +235,11 @@ impl<'a> Line<'a> {
         } = other;
     }
 
-    /// A time as RFC 3339 has it. What is none becomes a note.
+    /// Formats a time as in RFC 3339. An invalid time is noted in `malformed`.
     fn time(&mut self, of: &str, time: Option<socket::Time>, clock: &mut Clock) -> Option<String> {
         let (seconds, nanoseconds) = time?;
         let mut text = Vec::with_capacity(30);
-        // Databases keep nanoseconds since 1970 in 64 bits with sign.
+        // Databases store nanoseconds since 1970 in 64 bits with sign.
         let fits = seconds
             .checked_mul(1_000_000_000)
             .and_then(|whole| whole.checked_add(nanoseconds.into()))
@@ -259,7 +261,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// An enum's value: its word, or its number behind a prefix if it has none.
+/// Value of an enum: its name, or its number behind a prefix if it has no name.
 type Word = Cow<'static, str>;
 
 fn word<E: TryFrom<i32>>(
@@ -461,7 +463,7 @@ struct Counts {
     ar: u16,
 }
 
-/// Every flag by its name.
+/// Serializes every flag by its name.
 #[derive(Debug)]
 struct Flags<'a>(Dns<'a>);
 
@@ -475,7 +477,7 @@ impl Serialize for Flags<'_> {
     }
 }
 
-/// A value that can be printed becomes a string.
+/// Serializes a value as the string that it prints.
 #[derive(Debug)]
 struct Shown<T>(T);
 
@@ -485,7 +487,8 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Compact JSON whose strings are printable ASCII: `serde_json` escapes controls below U+0020, this the rest.
+/// Compact JSON whose strings are printable ASCII. `serde_json` escapes controls below U+0020; this
+/// formatter escapes the rest.
 struct Ascii;
 
 impl serde_json::ser::Formatter for Ascii {

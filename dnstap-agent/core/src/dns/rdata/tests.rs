@@ -1,4 +1,5 @@
-//! Data of each type against its text: examples of the RFCs, edges of the fields, and what must hold for any bytes.
+//! Compares data of each type with its text: examples from RFCs, limits of the fields, and
+//! properties that hold for any bytes.
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -6,10 +7,11 @@ use rstest::rstest;
 use super::{fields, *};
 use crate::dns::mnemonics::Class;
 
-/// Where the data begins: behind 12 bytes of a header and the name `a.`, which pointers (`c00c`) may lead to.
+/// Offset of the data, behind a header of 12 bytes and the name `a.`, to which pointers (`c00c`)
+/// may lead.
 const DATA: usize = 15;
 
-/// The text of data of that class and type.
+/// Prints data of that class and type.
 fn print(class: u16, kind: u16, data: &[u8]) -> String {
     printed(class, kind, data, |data| data.to_string())
 }
@@ -251,7 +253,7 @@ fn generic_of(hex: &str) -> String {
     format!("\\# {} {}", bytes.len(), HEXUPPER.encode(&bytes))
 }
 
-/// RFC 9460 appendix D, and the keys that were registered since.
+/// Examples of RFC 9460 appendix D, and keys that were registered later.
 #[rstest]
 #[case("0000 c00c", "0 a.")]
 #[case("0001 00", "1 .")]
@@ -373,7 +375,7 @@ fn data_that_does_not_fit_its_type_is_generic(
     assert_eq!(print(class, kind, &bytes(data)), generic_of(data));
 }
 
-/// As BIND's `dnstap-read -y` has them.
+/// The text is that of BIND's `dnstap-read -y`.
 #[rstest]
 #[case::base64_of_56(48, [&[1, 0, 3, 8][..], &[0; 42]].concat(), format!("256 3 8 {}", "A".repeat(56)))]
 #[case::base64_of_60(48, [&[1, 0, 3, 8][..], &[0; 43]].concat(), format!("256 3 8 {} AA==", "A".repeat(56)))]
@@ -389,7 +391,7 @@ fn the_alternate_form_is_in_pieces(#[case] kind: u16, #[case] data: Vec<u8>, #[c
 fn classes_have_addresses_of_their_own() {
     assert_eq!(print(3, 1, &bytes("c00c 007f")), "a. 177");
     assert_eq!(print(4, 1, &bytes("c0000201")), "192.0.2.1");
-    // A dynamic update takes a record away, or all of a type.
+    // A dynamic update removes a record, or all records of a type.
     assert_eq!(print(254, 1, &bytes("c0000201")), "192.0.2.1");
     for class in [1, 254, 255] {
         assert_eq!(print(class, 1, b""), r"\# 0");
@@ -397,7 +399,7 @@ fn classes_have_addresses_of_their_own() {
     }
 }
 
-/// Bytes that the fields take, some of them cut or spoilt.
+/// Builds bytes that fit the fields; some are cut or damaged.
 fn data_of(fields: &'static [Field]) -> impl Strategy<Value = Vec<u8>> {
     let name = || {
         prop_oneof![
@@ -446,7 +448,7 @@ proptest! {
         prop_assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
         prop_assert_eq!(text.trim(), &text);
         prop_assert!(!text.is_empty());
-        // Up to ten characters for each bit of a bitmap; and names, which are short here.
+        // A bitmap takes up to ten characters per bit. Names are short here.
         prop_assert!(text.len() < 200 + 80 * data.len());
     }
 }
