@@ -27,7 +27,7 @@ pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
     )
 }
 
-/// Like [`dns`], for a view.
+/// Like [`dns()`], for a view.
 pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
     own(view.kind(), view.query_message, view.response_message)
 }
