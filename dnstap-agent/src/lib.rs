@@ -23,13 +23,15 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
-pub mod commands;
+mod commands;
 pub mod config;
 pub mod formats;
 pub mod host;
-pub mod observe;
+mod observe;
 mod report;
 pub mod select;
 pub mod sinks;
 pub mod sources;
 mod tally;
+
+pub use commands::run;

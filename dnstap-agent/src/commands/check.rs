@@ -82,7 +82,7 @@ const HOOKS: [(HookChoice, Hook, &str); 3] = [
 ];
 
 /// Runs all checks and prints them. The exit code says whether `attach` would work.
-pub fn run(args: Check) -> Result<Exit> {
+pub(super) fn run(args: Check) -> Result<Exit> {
     let report = look();
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&report)?)

@@ -13,7 +13,7 @@ use crate::cli::Generate;
 use crate::{config, host::exit::Exit};
 
 /// Writes man pages and completions.
-pub fn run(args: &Generate) -> Result<Exit> {
+pub(super) fn run(args: &Generate) -> Result<Exit> {
     let man = made(&args.folder.join("man"))?;
     clap_mangen::generate_to(config::command(), man).context("cannot write the man pages")?;
     let completions = made(&args.folder.join("completions"))?;

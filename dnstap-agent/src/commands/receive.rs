@@ -8,7 +8,7 @@
 //! This equation holds: `received = malformed + sent to each output`. Each output accounts for
 //! `sent`.
 
-use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -33,12 +33,12 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Received, Snapshot, Source, conclude},
+        summary::{Snapshot, conclude},
     },
     sinks::{Batch, OutputSpec, SinkOptions, SinkReport, SinkSet},
     sources::{
         Item, Source as _,
-        dnstap::{self, Bound, HasRoom, Limits, Senders},
+        dnstap::{self, Bound, HasRoom, Limits, Received, Senders},
     },
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct Job<'a> {
 
 /// Runs `receive` until SIGINT, SIGTERM, or until no output is left. The summary goes to standard
 /// error.
-pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
     let job = Job {
         origin,
         listen: &args.listen,
@@ -134,7 +134,7 @@ async fn serve<E: Future<Output = String>>(
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
-                    source: Source::Received(senders.received()),
+                    source: Arc::new(senders.received()),
                     outputs: health.sinks,
                 });
             }
@@ -202,7 +202,7 @@ fn conclusion(
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Received(received),
+        source: Arc::new(received),
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Runs `report`. Its errors carry [`ExitWith`].
-pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
+pub(super) fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     // The output is opened before the files are read, which may take long.
     let output = open(options)?;
     let mut report = Report::default();

@@ -19,7 +19,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs `status`: prints each agent's answer to standard output.
-pub fn run(args: &Status) -> Result<Exit> {
+pub(super) fn run(args: &Status) -> Result<Exit> {
     let folder = observe::folder();
     let sockets = match &args.socket {
         Some(socket) => vec![socket.clone()],

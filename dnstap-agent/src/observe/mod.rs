@@ -10,12 +10,13 @@
 //! Each client gets the newest snapshot. No client can make the reader wait. Only counts are shown,
 //! never a name or an address from a DNS message.
 
+mod families;
 mod http;
-pub mod metrics;
+pub(crate) mod metrics;
 mod notify;
 mod published;
 mod socket;
-pub mod summary;
+pub(crate) mod summary;
 
 use std::{io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -25,7 +26,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 pub(crate) use self::socket::sockets;
-pub use self::{
+pub(crate) use self::{
     notify::{reloaded, reloading, stopping},
     published::{Published, Publisher},
     socket::folder,
@@ -36,7 +37,7 @@ use crate::host::{
 };
 
 /// Receiver of the newest snapshot; `None` before the first.
-pub type Newest = watch::Receiver<Option<Arc<Published>>>;
+pub(crate) type Newest = watch::Receiver<Option<Arc<Published>>>;
 
 /// Options on who may watch.
 #[derive(Clone, Debug, Default, Args)]
@@ -76,7 +77,7 @@ impl FromStr for StatusSocket {
 
 /// The bound sockets. They are bound first, so that problems are known before anything is attached.
 #[derive(Debug)]
-pub struct Observer {
+pub(crate) struct Observer {
     subject: String,
     metrics: Option<std::net::TcpListener>,
     status: Option<(std::os::unix::net::UnixListener, SocketFile)>,
@@ -84,7 +85,7 @@ pub struct Observer {
 
 /// The running tasks. Dropping this ends them and removes the status socket.
 #[derive(Debug)]
-pub struct Watching {
+pub(crate) struct Watching {
     _tasks: JoinSet<()>,
     _file: Option<SocketFile>,
 }
@@ -92,7 +93,7 @@ pub struct Watching {
 impl Observer {
     /// Binds the sockets that the options ask for. `name` distinguishes the status socket in its
     /// folder; `subject` describes in words what is observed.
-    pub fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
+    pub(crate) fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
         let metrics = options.metrics.map(listen).transpose()?;
         let status = match &options.status_socket {
             Some(StatusSocket::None) => None,
@@ -122,7 +123,7 @@ impl Observer {
     }
 
     /// Starts to answer on the current runtime, and notifies systemd that the command is ready.
-    pub fn serve(self, newest: &Newest) -> io::Result<Watching> {
+    pub(crate) fn serve(self, newest: &Newest) -> io::Result<Watching> {
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.metrics {
             info!("metrics on http://{}/metrics", listener.local_addr()?);

@@ -19,7 +19,7 @@ pub(super) fn ready(subject: &str) {
 }
 
 /// Notifies that the configuration is being read again.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => say(&[NotifyState::Reloading, now]),
         Err(error) => debug!(%error, "no time to tell systemd"),
@@ -27,12 +27,12 @@ pub fn reloading() {
 }
 
 /// Notifies that reloading is done.
-pub fn reloaded() {
+pub(crate) fn reloaded() {
     say(&[NotifyState::Ready]);
 }
 
 /// Notifies that the command is ending. Call this before anything that takes time.
-pub fn stopping(reason: &dyn fmt::Display) {
+pub(crate) fn stopping(reason: &dyn fmt::Display) {
     say(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!("ending: {reason}")),

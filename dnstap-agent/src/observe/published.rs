@@ -7,19 +7,19 @@ use tokio::sync::watch;
 
 use super::Newest;
 use crate::{
-    observe::summary::{Snapshot, Source, conservation},
+    observe::summary::{Snapshot, conservation},
     sinks::Takes,
 };
 
 /// Publishes snapshots; never waits for readers.
 #[derive(Debug)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     newest: watch::Sender<Option<Arc<Published>>>,
 }
 
 /// Snapshots for readers.
 #[derive(Debug)]
-pub struct Published {
+pub(crate) struct Published {
     /// Newest snapshot.
     pub now: Arc<Snapshot>,
     /// Previous snapshot; the same one if there is none.
@@ -29,13 +29,13 @@ pub struct Published {
 impl Publisher {
     /// Creates both sides; nothing is published yet.
     #[must_use]
-    pub fn new() -> (Self, Newest) {
+    pub(crate) fn new() -> (Self, Newest) {
         let (newest, watching) = watch::channel(None);
         (Self { newest }, watching)
     }
 
     /// Publishes a snapshot.
-    pub fn publish(&self, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
         let now = Arc::new(snapshot);
         let before = self
             .newest
@@ -103,29 +103,7 @@ impl Published {
 impl fmt::Display for Published {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.now)?;
-        if let Source::Tap(tapped) = &self.now.source {
-            for (role, family, took) in tapped.latencies.table() {
-                let bound = |share| {
-                    took.quantile(share)
-                        .map_or_else(|| "more".to_owned(), |bound| format!("{bound:?}"))
-                };
-                writeln!(
-                    formatter,
-                    "answers as {role}, {family}: {}, half of them within {}, 99 % within {}",
-                    took.count(),
-                    bound(0.5),
-                    bound(0.99)
-                )?;
-            }
-            let ring = &tapped.ring_use;
-            writeln!(
-                formatter,
-                "ring: at most {} of {} bytes used, {:.1} ms waited",
-                ring.used_bytes,
-                ring.size_bytes,
-                std::time::Duration::from_nanos(ring.lag_ns).as_secs_f64() * 1e3
-            )?;
-        }
+        self.now.source.describe_running(formatter)?;
         for output in self.now.outputs_of(Takes::Messages) {
             writeln!(
                 formatter,

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Returns the default folder of status sockets: systemd's `RuntimeDirectory=`, otherwise
 /// `/run/dnstap-agent`.
 #[must_use]
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| "/run/dnstap-agent".into(), PathBuf::from)
 }
 

@@ -53,7 +53,7 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Snapshot, Source, conclude},
+        summary::{Loss, Snapshot, conclude},
     },
     sinks::{OutputSpec, SinkOptions},
     sources::{
@@ -90,7 +90,7 @@ pub(crate) struct Job<'a> {
 }
 
 /// Runs `attach`. The summary goes to standard error.
-pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     options.place.take()?;
     let job = Job {
         origin,
@@ -212,7 +212,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Tap(Box::new(drained.tapped)),
+        source: Arc::new(drained.tapped),
         outputs: drained.outputs.health().sinks,
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
@@ -385,8 +385,10 @@ fn wait_for_end<E: Future<Output = String>>(
 
 /// Returns the number of processes that found no room in the set, as the reader last counted them.
 fn unfollowed(newest: &Newest) -> u64 {
-    match newest.borrow().as_ref().map(|counted| &counted.now.source) {
-        Some(Source::Tap(tapped)) => tapped.kernel[Counter::Unfollowed as usize],
-        _ => 0,
-    }
+    let losses = match newest.borrow().as_ref() {
+        Some(counted) => counted.now.losses(),
+        None => return 0,
+    };
+    let unfollowed = |loss: &&Loss| loss.reason == Counter::Unfollowed.name();
+    losses.iter().find(unfollowed).map_or(0, |loss| loss.count)
 }

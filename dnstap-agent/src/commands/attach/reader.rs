@@ -27,7 +27,7 @@ use crate::{
     host::{clock, memory::MemoryTrimmer, poll::poll_readable},
     observe::{
         Publisher,
-        summary::{self, RingUse, Settled, Snapshot, Tapped},
+        summary::{RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
     sources::{Item, Source, socket::Tap},
@@ -237,7 +237,7 @@ impl Reader {
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
             at_rest: false,
-            source: summary::Source::Tap(Box::new(tapped)),
+            source: Arc::new(tapped),
             outputs,
         });
         Ok(())

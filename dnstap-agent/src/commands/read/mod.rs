@@ -39,7 +39,7 @@ use crate::{
 
 /// Result of reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Frames that hold a dnstap message.
     pub messages: u64,
     /// Of these: messages that pass the filter.
@@ -67,7 +67,7 @@ impl Outcome {
     /// [`Exit::Data`] if one was damaged or a frame was skipped. It is [`Exit::Ok`] if all files
     /// were read to their end, or the reader of the output went away before.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         if !self.unread.is_empty() {
             Exit::NoInput
         } else if self.skipped() > 0 || !self.damaged.is_empty() {
@@ -80,7 +80,7 @@ impl Outcome {
 
 /// Damage of a file. Everything before it was printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Damage {
+pub(super) enum Damage {
     /// The file ends there: it was cut off, or is still being written.
     Truncated {
         /// Path as the user named it.
@@ -103,7 +103,7 @@ pub enum Damage {
 ///
 /// Fails if the only file cannot be opened or read (of several files, the others are read), or if
 /// writing fails for another reason than that the reader went away. The error carries [`ExitWith`].
-pub fn run(args: &Options) -> Result<Outcome> {
+pub(super) fn run(args: &Options) -> Result<Outcome> {
     let terminal = io::stdout().is_terminal();
     if args.format.is_binary() && terminal {
         return Err(anyhow!(ExitWith(

@@ -47,7 +47,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const NAME: &str = "top";
 
 /// Runs `top`.
-pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     if !args.files.is_empty() {
         return files::run(args);
     }

@@ -33,11 +33,11 @@ fn each_gap_counts_what_is_missing_at_least() {
     let stream = stream_of(&messages);
     let size = messages[0].len() + 2;
     for (from, to, lost) in [
-        (size, 2 * size, 1), // a whole message
-        (size + 5, size + 9, 1), // within a message
+        (size, 2 * size, 1),         // a whole message
+        (size + 5, size + 9, 1),     // within a message
         (size + 5, 3 * size + 5, 2), // from one message into another
-        (size - 5, 2 * size, 2), // the end of a message, and a whole one
-        (size, size + 1, 1), // the start of a message
+        (size - 5, 2 * size, 2),     // the end of a message, and a whole one
+        (size, size + 1, 1),         // the start of a message
     ] {
         let mut tap = Tap::new(&[]);
         tap.piece(SOCKET, 0, &stream[..from]);
