@@ -1,11 +1,12 @@
-//! Prometheus metric families under construction: names, help and values, without knowledge of what they count.
+//! Construction of Prometheus metric families: names, help and values, without knowledge of what
+//! they count.
 
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 /// A value with labels.
 pub(super) type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
 
-/// A value without labels.
+/// Wraps a value without labels.
 pub(super) fn alone(value: f64) -> Vec<Sample<'static>> {
     vec![(Vec::new(), value)]
 }

@@ -93,7 +93,7 @@ pub(crate) mod tests {
         snapshot_of(balanced())
     }
 
-    /// The counters of such a tap.
+    /// Returns the counters of such a tap.
     pub(crate) fn balanced() -> Tapped {
         let mut tapped = Tapped::default();
         for (counter, count) in [
@@ -147,7 +147,8 @@ pub(crate) mod tests {
         tapped
     }
 
-    /// A running tap with these counters, and one output that has received what a balanced one delivers.
+    /// Returns a running tap with these counters, and one output that has received as many messages
+    /// as a balanced tap delivers.
     pub(crate) fn snapshot_of(tapped: Tapped) -> Snapshot {
         Snapshot {
             elapsed: Duration::from_secs(10),

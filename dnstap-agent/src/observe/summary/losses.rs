@@ -28,7 +28,7 @@ impl Snapshot {
     }
 }
 
-/// A loss at a hop.
+/// Builds a loss at a hop.
 pub(super) fn loss(hop: &str, reason: &'static str, count: u64) -> Loss {
     Loss {
         hop: hop.to_owned(),

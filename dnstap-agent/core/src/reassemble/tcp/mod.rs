@@ -22,7 +22,6 @@
 //!
 //! Lost messages are counted as the least number that is certain, and each connection with losses
 //! is counted once: `docs/architecture.md`.
-//! Where messages are missing, so many as there must be at least are counted, and each such connection once: `docs/architecture.md`.
 
 mod framing;
 mod kept;
