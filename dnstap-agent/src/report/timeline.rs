@@ -100,9 +100,9 @@ impl Timeline {
         }
     }
 
-    /// Returns the period of nearly all messages. At most one message in a hundred (or one in five,
-    /// if there are few) is left out. Those left out are further away from the others than the
-    /// others are from each other.
+    /// Returns the period of nearly all messages. At most one message in a hundred is left out, but
+    /// always up to one of five or more messages. Those left out are further away from the others
+    /// than the others are from each other.
     pub(super) fn bulk(&self) -> Bulk {
         let buckets: Vec<_> = self.buckets.iter().collect();
         let Some(core) = core(&buckets) else {

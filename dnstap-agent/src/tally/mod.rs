@@ -143,7 +143,7 @@ impl Tally {
         self.name = name;
     }
 
-    /// Messages since the start.
+    /// Returns the number of messages since the start.
     pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
@@ -327,7 +327,7 @@ pub(crate) mod tests {
     const SECOND: u64 = 1_000_000_000;
     const START: u64 = 1_800_000_000 * SECOND;
 
-    /// `A?` of `name` (one label, or none for the root), as a message of that type.
+    /// Builds `A?` of `name` (one label, or none for the root), as a message of that type.
     pub(crate) fn message(kind: Type, name: &str, rcode: u8, took_ns: u64) -> Dnstap {
         let is_response = kind.as_str_name().ends_with("_RESPONSE");
         let mut dns = vec![

@@ -448,7 +448,7 @@ mod tests {
 
     use super::{super::message::Dns, *};
 
-    /// A message with an OPT record of this TTL and data.
+    /// Builds a message with an OPT record of this TTL and data.
     fn message(ttl: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = b"\0\x01\x80\0\0\0\0\0\0\0\0\x01\0\0\x29\x04\xd0".to_vec();
         bytes.extend(ttl.to_be_bytes());

@@ -493,7 +493,8 @@ fn word(bytes: &[u8], at: usize) -> u16 {
 /// Messages for the tests of this and the other stages.
 #[cfg(test)]
 pub(crate) mod fixture {
-    /// A query or response for `name` (labels without dots) with `flags` and as many TXT answers of 100 bytes.
+    /// Builds a query or response for `name` (labels without dots) with `flags` and `answers` TXT
+    /// answers of 100 bytes.
     pub(crate) fn message(id: u16, flags: u16, name: &str, answers: u16) -> Vec<u8> {
         let mut bytes = Vec::new();
         for word in [id, flags, 1, answers, 0, 0] {

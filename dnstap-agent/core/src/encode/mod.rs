@@ -53,7 +53,7 @@ impl Encoder {
     ///
     /// # Panics
     ///
-    /// If the frame is longer than its length can tell (4 GiB).
+    /// Panics if the frame is longer than its length field allows (4 GiB).
     #[inline]
     pub fn append(
         &mut self,

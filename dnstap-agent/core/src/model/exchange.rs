@@ -61,7 +61,7 @@ impl Subject {
         Self::Other,
     ];
 
-    /// Name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

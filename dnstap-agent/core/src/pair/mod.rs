@@ -97,7 +97,7 @@ counters! {
 }
 
 impl PairCounters {
-    /// The queries without answer of a family.
+    /// Returns the counter of unanswered queries of a family.
     pub fn unanswered(&mut self, kind: Kind) -> &mut u64 {
         match kind {
             Kind::Auth => &mut self.unanswered_auth,
@@ -255,7 +255,7 @@ struct Key {
 }
 
 impl Key {
-    /// Whether a response with key `other` may answer a query with this one.
+    /// Returns whether a response with key `other` may answer a query with this one.
     fn admits(&self, other: &Self) -> bool {
         let same_end = match self.protocol {
             Protocol::Tcp => self.socket == other.socket,
@@ -558,7 +558,7 @@ impl Pairs {
         self.hash_of_hint(&key(envelope, message))
     }
 
-    /// Nanoseconds for which a response is expected.
+    /// Returns the nanoseconds for which a response is expected.
     pub(crate) fn expected_ns(&self) -> u64 {
         self.limits.age_ns.max(EXPECTED_NS)
     }

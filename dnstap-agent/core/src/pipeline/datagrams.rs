@@ -18,7 +18,7 @@ use crate::{dns, event::Chunk};
 /// Layout of the datagrams in the bytes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Bytes of each datagram but the last; the length of the bytes if there is one datagram.
+    /// Bytes of each datagram but the last. If there is one datagram: the bytes that arrived.
     pub(super) size: usize,
     /// Number of datagrams that arrived, at least one. Those that found no room are included.
     pub(super) datagrams: usize,

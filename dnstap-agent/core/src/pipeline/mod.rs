@@ -12,8 +12,8 @@
 //! allocated: buffers and tables grow to their bounds and are reused.
 //!
 //! The reader should pass records of one socket in the order of their time, as far as it can.
-//! [`stream`](crate::reassemble::tcp) says which inversions are repaired. For UDP see
-//! [`pair`](crate::pair): a response that comes before its query is delivered without it.
+//! [`stream`](crate::reassemble::tcp) says which inversions are repaired. If a response comes before
+//! its query, [`pair`](crate::pair) cannot connect them, and the response is delivered unpaired.
 
 mod datagrams;
 mod deliver;

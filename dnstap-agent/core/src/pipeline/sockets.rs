@@ -8,7 +8,7 @@
 //!
 //! On other ports a well-formed message is delivered. A malformed one is delivered only if the
 //! process has sent a well-formed one through the same socket. A socket gets the verdict that it
-//! carries something else if [`PATIENCE`] datagrams on it are not DNS and none is. The verdict is
+//! carries something else if it shows [`PATIENCE`] datagrams, none of which is DNS. The verdict is
 //! temporary, because the datagrams may have come from any host. On an unconnected socket only
 //! datagrams that the process itself has sent are counted, so that other hosts cannot affect the
 //! verdict. A sent datagram that may be an answer is not counted either: some servers send back

@@ -41,7 +41,7 @@ const SECTIONS: [[&str; 4]; 2] = [
     ["ZONE", "PREREQUISITE", "UPDATE", "ADDITIONAL"],
 ];
 
-/// Appends the document of a message.
+/// Appends the YAML document of a message.
 pub(super) fn document(dnstap: &Dnstap, clock: &mut Clock, is_first: bool, out: &mut Vec<u8>) {
     if !is_first {
         out.extend_from_slice(b"---\n");

@@ -36,8 +36,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// Converts a field to text. Bytes that are not UTF-8 become `\xNN`, and backslashes are doubled if
-/// there are any such bytes or backslashes.
+/// Converts a field to text. A byte that is not UTF-8 becomes `\xNN`, and a backslash becomes two.
 pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = str::from_utf8(bytes)
         && !text.contains('\\')

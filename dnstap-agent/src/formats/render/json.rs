@@ -8,7 +8,7 @@
 //!
 //! | field | value |
 //! |---|---|
-//! | `time` | when this message was seen: `response_time` of a response, `query_time` of a query; the other one if only that is there |
+//! | `time` | time of this message: `response_time` of a response, `query_time` of a query; the other time if only that is present |
 //! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto`; `TYPE42` if it is not there |
 //! | `identity`, `version` | of the recording server, as text; bytes that are not UTF-8 as `\\xNN`, a backslash as two |
 //! | `extra` | an object, if the field is one that this agent writes: `pid`, `tid`, `hook`, `netns`, `unsolicited`; `event`, `waited_ns` |
@@ -16,7 +16,7 @@
 //! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`, `FAMILY42`; `UDP`, `TCP`, `DOT`, ..., `PROTOCOL42`; `HTTP2` ..., `PROTOCOL42` |
 //! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
 //! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds; left out if the frame has none, or one that is no time up to 2262-04-11 |
-//! | `latency_ns` | the one from the other |
+//! | `latency_ns` | `response_time` less `query_time` |
 //! | `query_zone` | absolute name |
 //! | `policy` | object: `type`, `action` (`NXDOMAIN` ..., `ACTION42`), `match` (`QNAME` ..., `MATCH42`), `rule`, `value`; left out if it has none |
 //! | `size` | bytes of the DNS message |
@@ -31,11 +31,11 @@
 //! | `.edns.options` | array, in the order of the message, of objects: `code`, `name` if it has one, members by their code (below), `malformed` |
 //! | `.more_edns` | array of further OPT records, which RFC 6891 forbids |
 //! | `.trailing_bytes` | bytes behind the last record that the header counts |
-//! | `.malformed` | what is wrong with it, from where on nothing was read |
+//! | `.malformed` | the error in the DNS message; nothing was read from its position on |
 //! | `.bytes` | all its bytes in hexadecimal, if it is malformed |
-//! | `query_message` | of a response: the query that the frame has, too, like `message` |
-//! | `response_message` | of a query: the response that the frame has, too, like `message` |
-//! | `malformed` | what is wrong with the frame |
+//! | `query_message` | for a response: the query, if it is in the same frame; has the members of `message` |
+//! | `response_message` | for a query: the response, if it is in the same frame; has the members of `message` |
+//! | `malformed` | the error in the frame |
 //!
 //! Members of EDNS options, by name and code. `hex` has bytes in hexadecimal, also for options that
 //! are malformed or not listed:

@@ -695,7 +695,8 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
 /// `[]`.
 static TYPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
 
-/// Each path has one type in all lines, and integers fit into 64 bits: otherwise databases refuse a file.
+/// Checks that each path has one type in all lines and that integers fit into 64 bits. Databases
+/// refuse other files.
 fn check_types(path: &str, value: &Value) -> Result<(), TestCaseError> {
     let kind = match value {
         Value::Object(members) => {

@@ -72,7 +72,8 @@ pub(super) struct RotatedFiles {
 ///            └──┘ cut by others: the same file, from its start (mend)
 /// ```
 ///
-/// Impossible: a full disk, a missing permission. From `Overdue` a SIGHUP leads where it leads from `Current`.
+/// Impossible means for example a full disk or a missing permission. A SIGHUP in `Overdue` has the
+/// same effect as in `Current`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// The file has its name, and its time is not over.

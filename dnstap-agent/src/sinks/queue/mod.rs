@@ -357,7 +357,7 @@ mod tests {
     }
 
     proptest! {
-        /// sent = taken + dropped + queued, after every step, and the bound holds.
+        /// After every step sent = taken + dropped + queued, and the bound holds.
         #[test]
         fn every_message_is_somewhere(
             oldest: bool,

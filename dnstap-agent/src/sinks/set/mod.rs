@@ -32,7 +32,7 @@ pub struct SinkOptions {
 }
 
 impl Default for SinkOptions {
-    /// 64 MiB: some seconds of a busy server.
+    /// Returns a queue of 64 MiB, which holds some seconds of a busy server.
     fn default() -> Self {
         Self {
             queue_bytes: 64 << 20,

@@ -6,7 +6,7 @@ use dnstap_core::classify::profile::known_executable;
 
 use super::OpenSocket;
 
-/// First letters of the names of script interpreters.
+/// Beginnings of the names of script interpreters.
 const INTERPRETERS: [&str; 3] = ["python", "perl", "ruby"];
 
 /// Returns the name of a process's executable without folders, [`printable`]. Returns `comm`, which

@@ -113,8 +113,9 @@ impl Group {
 
 /// Returns the folders with this name that are nearest to the root, ordered by path.
 ///
-/// The search goes down only into folders that have the owner of the root folder, which is root. A delegated cgroup (`user@.service`, a
-/// container) belongs to another user, who can make a folder of any name in it.
+/// Only folders with the same owner as the root folder (root) are searched. A delegated cgroup
+/// (`user@.service`, a container) belongs to another user, who can create a folder of any name in
+/// it.
 fn nearest(root: &Path, name: &str) -> Vec<PathBuf> {
     let owner = |folder: &Path| Some(fs::metadata(folder).ok()?.uid());
     let trusted = owner(root);

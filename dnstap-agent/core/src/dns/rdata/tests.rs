@@ -290,7 +290,8 @@ fn generic_of(hex: &str) -> String {
 )]
 #[case("0001 00 000a 0004 01 61 01 2c", r#"1 . docpath="a,\\,""#)]
 #[case("0001 00 03e8 0000", "1 . key1000")]
-// Out of order, twice, cut; a list that names itself, or is not in order; values that do not fit their keys.
+// Keys out of order or given twice; parameters that are cut; a `mandatory` list that names itself, or
+// is not in order; values that do not fit their keys.
 #[case("0001 00 0003 0002 0035 0002 0000", "")]
 #[case("0001 00 0003 0002 0035 0003 0002 0035", "")]
 #[case("0001 00 0003 0002 00", "")]
@@ -337,7 +338,8 @@ fn service_parameters_are_printed_or_the_data_is_generic(#[case] data: &str, #[c
 #[case(1, 25, "c000 03 05 ff")]
 // A name that leaves its record
 #[case(1, 14, "c00c c0")]
-// What text could not tell: padding of bitmaps, prefixes and numbers, windows out of order, empty windows
+// Data that the text could not show: padding of bitmaps, prefixes and numbers, windows out of order,
+// empty windows
 #[case(1, 47, "c00c 0002 4000")]
 #[case(1, 47, "c00c 0000")]
 #[case(1, 47, "c00c 0101 40 0001 40")]
@@ -351,7 +353,7 @@ fn service_parameters_are_printed_or_the_data_is_generic(#[case] data: &str, #[c
 #[case(1, 42, "0001 20 05 0a01020304")]
 #[case(1, 38, "07 02000000000000000000000000000000 00")]
 #[case(1, 38, "81 00")]
-// LOC of another version, too far north, of sizes that are none
+// LOC of another version, too far north, with invalid sizes
 #[case(1, 29, "01 33 16 13 8917 2dd0 70be 15f0 0098 8d20")]
 #[case(1, 29, "00 33 16 13 ffffffff 70be 15f0 0098 8d20")]
 #[case(1, 29, "00 a3 16 13 8917 2dd0 70be 15f0 0098 8d20")]

@@ -18,7 +18,7 @@ const QR: usize = 4;
 /// Bytes of a question's type and class.
 const TYPE_AND_CLASS: usize = 4;
 
-/// Pieces whose times are kept. If there are more, the last piece's time replaces the others.
+/// Most pieces that are stored. Further pieces extend the last one, which gets their time.
 const KEPT_PIECES: usize = 64;
 
 /// An undecided stream: the pieces in the buffer, and the framing of the bytes that found no room
@@ -142,7 +142,7 @@ impl Kept {
         })
     }
 
-    /// Whether a search may find a message with this id.
+    /// Returns whether a search may find a message with this id.
     fn holds(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> bool {
         let closed: Vec<_> = self
             .starts()

@@ -335,7 +335,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Envelope of a piece that waits, if there is any.
+    /// Returns the envelope of a waiting piece, if there is one.
     pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
         let beside = self.beside.as_ref().filter(|beside| beside.open);
         let held = self.parked.front().or(self.held.first());
@@ -344,7 +344,7 @@ impl Stream {
             .or_else(|| self.framer.kept_envelope())
     }
 
-    /// Whether pieces wait for others.
+    /// Returns whether pieces wait for others.
     pub(super) fn is_holding(&self) -> bool {
         !self.parked.is_empty() || self.is_out_of_order()
     }
@@ -598,7 +598,7 @@ impl Stream {
         self.ahead(end).max(held).max(0).unsigned_abs()
     }
 
-    /// Moves on to the furthest place if all bytes up to there have come.
+    /// Moves on to the furthest position if all bytes up to there have come.
     fn balance<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -716,7 +716,7 @@ impl Gap {
     }
 }
 
-/// A piece is at most 1 MiB.
+/// Returns the length of a piece, which is at most 1 MiB.
 fn length(piece: &[u8]) -> u32 {
     u32::try_from(piece.len()).unwrap_or(0)
 }

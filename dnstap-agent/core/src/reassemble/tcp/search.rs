@@ -2,16 +2,16 @@
 
 use crate::dns::{Fit, fit_in};
 
-/// What a stream without DNS carries.
+/// Content of a stream that is not DNS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
-    /// Something else in the clear: control channel, HTTP.
+    /// Another protocol without encryption: BIND's control channel, HTTP.
     NotDns,
     /// TLS records.
     Encrypted,
 }
 
-/// What [`scan`] found.
+/// Result of [`scan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
     /// A message, with its length, occupies these bytes.
