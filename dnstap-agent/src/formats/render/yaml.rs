@@ -1,4 +1,4 @@
-//! Owns YAML: the same fields as JSON (see `json`), in block style, a document for each message.
+//! YAML with the same fields as JSON (see `json`), in block style, one document per message.
 //!
 //! It is a serializer of the same line that JSON is made from, so both say the same. The line has no empty object, no `null`
 //! and no fraction. Strings that are not plain words stand in double quotes, with the escapes of YAML 1.2. Nothing that a
@@ -35,14 +35,14 @@ struct Node<'o> {
     out: &'o mut Vec<u8>,
 }
 
-/// What stands before a node in its line.
+/// Text in front of a node in its line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Indentation; the node is a key.
     Key,
     /// A key and a colon: blocks begin on the next line.
     Value,
-    /// A dash: blocks begin behind it.
+    /// A dash: a block begins behind it.
     Item,
 }
 
@@ -152,7 +152,11 @@ impl SerializeStruct for Block<'_> {
         key: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        self.serialize_entry(key, value)
+        // The names of our fields are plain words.
+        debug_assert!(is_plain(key.as_bytes()), "{key}");
+        self.begin();
+        self.out.extend_from_slice(key.as_bytes());
+        self.serialize_value(value)
     }
 
     fn end(self) -> Result<(), Error> {
@@ -345,7 +349,7 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Writes a string, in quotes where it would be something else without.
+/// Writes a string, in quotes if it would be another type without.
 pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     if is_plain(text.as_bytes()) {
         return out.write_all(text.as_bytes());
@@ -374,19 +378,29 @@ pub(super) fn write_quoted(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether every reader takes it for a string: a word that no version of YAML knows.
+/// Whether every reader takes the text for a string: it is a word that no version of YAML knows.
 fn is_plain(text: &[u8]) -> bool {
+    /// Bytes that a plain word may have. A table, because each byte of each string is looked at.
+    const IN_WORD: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128_u8 {
+            table[byte as usize] =
+                byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+            byte += 1;
+        }
+        table
+    };
     text.first().is_some_and(u8::is_ascii_alphabetic)
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+        && text.iter().all(|&byte| IN_WORD[usize::from(byte)])
         && !is_known(text)
 }
 
-/// Whether some version of YAML takes the word for something else than a string.
+/// Whether some version of YAML takes the word for something other than a string.
 pub(super) fn is_known(text: &[u8]) -> bool {
-    /// Those of YAML 1.1 among them, such as `n`.
+    /// Length of the longest of them.
     const LONGEST: usize = 5;
+    /// Words of YAML 1.1 are among them, such as `n`.
     const KNOWN: [&str; 11] = [
         "true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf",
     ];
