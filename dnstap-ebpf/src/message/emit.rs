@@ -44,6 +44,10 @@ const HEADER: usize = size_of::<EventHeader>();
 static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// The perf ring buffers, one per CPU.
+/// One value: 1 while the reader sleeps longer than its interval, and wants to be woken by the next record.
+#[map]
+static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
+
 #[map]
 static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
 
@@ -444,15 +448,31 @@ fn ring_output(record: *mut Scratch, work: &Work) -> Result<(), Counter> {
 ///
 /// A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken when much is
 /// waiting, by the record that passes the mark or another multiple of it. Otherwise the reader wakes up by its timer, also when two CPUs pass
-/// the mark at once and neither of them sees that.
+/// the mark at once and neither of them sees that. A reader that sleeps because nothing came is woken by the next record.
 #[inline(always)]
 fn wakeup(bytes: u64) -> u64 {
     let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
     let mark = config!(wakeup_bytes) as u64;
-    if waiting >= mark && waiting & (mark - 1) < bytes {
+    if waiting >= mark && waiting & (mark - 1) < bytes || is_asleep() {
         BPF_RB_FORCE_WAKEUP as u64
     } else {
         BPF_RB_NO_WAKEUP as u64
+    }
+}
+
+/// Whether the reader sleeps. It is awake from then on: one record wakes it, not each that comes before it runs.
+#[inline(always)]
+fn is_asleep() -> bool {
+    let Some(asleep) = ASLEEP.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a live, aligned value of the map, which is read and written whole. Two CPUs that read it at once both wake the reader.
+    unsafe {
+        let is_asleep = asleep.read_volatile() != 0;
+        if is_asleep {
+            asleep.write_volatile(0);
+        }
+        is_asleep
     }
 }
 
