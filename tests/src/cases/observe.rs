@@ -12,7 +12,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,10 +22,10 @@ use serde_json::Value;
 
 use super::trial;
 use crate::{
-    environment::{self, Combination, combinations},
+    environment::{self, Combination, Skip, combinations},
     lab,
     process::{PATIENCE, Running, Watch},
-    tap::{self, Summary},
+    tap::{self, Summary, Tap},
     toy::{Calls, Toy},
 };
 
@@ -37,7 +38,11 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 5] = [
+        (
+            "an agent sleeps while its server has nothing to do, and records what comes then",
+            idle,
+        ),
         (
             "metrics, status and systemd are told what the summary says at the end",
             all_agree,
@@ -279,6 +284,46 @@ fn several(how: &Combination) -> Result<()> {
         "{none:?}"
     );
     Ok(())
+}
+
+fn idle(how: &Combination) -> Result<()> {
+    /// Longest part of the test in which nothing is sent.
+    const QUIET: Duration = Duration::from_secs(4);
+    /// Largest number of times per second that all its threads are woken: some ten. An agent that looks at its ring after each
+    /// interval is woken more than 60 times.
+    const WAKES: u64 = 25;
+
+    if how.ring != "bpf" {
+        // The kernel decides alone when it wakes the reader of a perf ring buffer.
+        return Err(Skip("the agent sleeps with the ring bpf only".to_owned()).into());
+    }
+    let scratch = lab::scratch()?;
+    let mut toy = Toy::start(Calls::Address)?;
+    let tap = Tap::attach(scratch.path(), toy.pid(), how, &[])?;
+    let (first, _) = toy.talk()?;
+    // It looks at the ring for some more intervals, and compares the clocks.
+    thread::sleep(QUIET / 4);
+    let before = wakes(tap.pid())?;
+    thread::sleep(QUIET);
+    let woken = (wakes(tap.pid())? - before) / QUIET.as_secs();
+    ensure!(woken <= WAKES, "woken {woken} times per second");
+    let (second, _) = toy.talk()?;
+    let tapped = tap.stop()?;
+    tapped.summary.expect_nothing_dropped()?;
+    tapped.summary.expect_written(first.len() + second.len())
+}
+
+/// Returns how often the threads of a process have been woken so far.
+fn wakes(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let switches = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += switches.context("no switches")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
 }
 
 fn promtool(how: &Combination) -> Result<()> {
