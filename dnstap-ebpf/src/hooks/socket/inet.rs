@@ -1,5 +1,5 @@
-//! Code that the fexit programs on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings share: it reads `struct
-//! msghdr` and its iterator.
+//! Code that the fexit programs on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings share. It reads
+//! `struct msghdr` and its iterator.
 //!
 //! At the exit the iterator has moved past the transferred bytes, so the program finds the start by walking back. This
 //! needs no program at the entry, and no state between entry and exit: the descriptions of the segments, which the
