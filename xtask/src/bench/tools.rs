@@ -1,4 +1,5 @@
-//! Speed of the agent's other commands, next to other programs that do the same: `read --count` and `receive`.
+//! Measures the speed of the agent's other commands, and of other programs that do the same: `read --count` and
+//! `receive`.
 
 use std::{
     fs,
@@ -21,9 +22,9 @@ use crate::{
     exec, ui,
 };
 
-/// Messages in the file that is read and sent.
+/// Number of messages in the file that is read and sent.
 const MESSAGES: u64 = 1_000_000;
-/// Without filters, and with two for which it looks into the DNS part of every message.
+/// Commands without filters, and with two filters that need the DNS part of every message.
 const READ: &str = "dnstap-agent read --count";
 const READ_FILTERED: &str = "dnstap-agent read --count --qtype A --suffix here.test";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const READY: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x04\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
 const START: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x02\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
 const STOP: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x03";
-/// Bytes of ACCEPT and FINISH, as this receiver answers.
+/// Sizes of this receiver's ACCEPT and FINISH in bytes.
 const ACCEPT_BYTES: usize = 42;
 const FINISH_BYTES: usize = 12;
 
@@ -100,7 +101,7 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
     ))
 }
 
-/// The frames of a dnstap file over and over, as a file of [`MESSAGES`].
+/// Repeats the frames of a dnstap file to make a file of [`MESSAGES`].
 fn many(sample: &Path) -> Result<Vec<u8>> {
     let sample = fs::read(sample).context("no dnstap file to begin with")?;
     let frames = sample
@@ -124,7 +125,7 @@ fn many(sample: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// How long a program takes.
+/// Measures the run time of a program.
 fn run(command: &mut Command) -> Result<Duration> {
     let line = exec::display(command);
     let started = Instant::now();
@@ -137,7 +138,7 @@ fn run(command: &mut Command) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// How long a receiver takes for all frames of the file, from the first byte to FINISH.
+/// Measures the time that a receiver needs for all frames of the file, from the first byte to FINISH.
 fn send(receiver: &Command, socket: &PathBuf, file: &Path) -> Result<Duration> {
     let child = Child::spawn(receiver, Log::Kept)?;
     wait_until("the receiver listens", PATIENCE, || {
@@ -155,7 +156,7 @@ fn send(receiver: &Command, socket: &PathBuf, file: &Path) -> Result<Duration> {
     let took = started.elapsed();
     child.signal("INT")?;
     child.finish(PATIENCE)?;
-    // fstrm_capture leaves its socket behind.
+    // fstrm_capture does not remove its socket.
     if socket.exists() {
         fs::remove_file(socket)?;
     }
