@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// READY, ACCEPT, START, data, STOP, FINISH: returns when the receiver has confirmed that it has received everything.
 pub(crate) fn send(socket: TcpStream) -> Result<(), Box<dyn Error>> {
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?; // a receiver that says nothing is not waited for
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?; // do not wait for ever for a silent receiver
     let mut writer = SocketWriter::new(socket, DNSTAP_CONTENT_TYPE)?;
     writer.write_frame(&query().encode_to_vec())?;
     writer.finish()?;

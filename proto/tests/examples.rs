@@ -79,7 +79,7 @@ fn what_is_sent_over_tcp_is_received_with_a_handshake_and_without() {
 #[test]
 fn the_first_program_of_the_readme_is_write_file_in_twenty_lines() {
     let example = include_str!("../examples/write_file.rs");
-    let (_, program) = example.split_once("\n\n").unwrap(); // behind the line that says what it does
+    let (_, program) = example.split_once("\n\n").unwrap(); // after the line that describes it
     let first = README.split("```rust\n").nth(1).unwrap();
     let (first, _) = first.split_once("```").unwrap();
     assert_eq!(first, program);

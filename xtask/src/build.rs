@@ -70,7 +70,7 @@ fn ebpf() -> Result<PathBuf> {
     let folder = paths::target().join("ebpf");
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
-        "-Cdebuginfo=2".to_owned(), // what the linker makes BTF of
+        "-Cdebuginfo=2".to_owned(), // the linker makes BTF from this
         "-Clink-arg=--btf".to_owned(),
     ];
     let build = [

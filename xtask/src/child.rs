@@ -63,7 +63,7 @@ impl Child {
                     eprintln!("{line}");
                 }
                 if sender.send(line).is_err() {
-                    break; // its handle is gone, so the program is too
+                    break; // the handle was dropped, so the program has ended
                 }
             }
         });

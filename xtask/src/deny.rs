@@ -19,11 +19,11 @@ const LICENCES: &[&str] = &[
     "BSD-3-Clause",
     "ISC",
     "MIT",
-    "MIT-0", // a crate of the JSON schema validator, which is in no release
-    "NCSA",  // libFuzzer, which is in no release
+    "MIT-0", // a crate of the JSON schema validator, which is not in releases
+    "NCSA",  // libFuzzer, which is not in releases
     "Unicode-3.0",
     "Zlib",
-    "bzip2-1.0.6", // libbzip2's own: as BSD-3-Clause, and altered versions have to say so
+    "bzip2-1.0.6", // libbzip2's own licence: like BSD-3-Clause, and altered versions must be marked
 ];
 
 /// Crates with more than one version, and the reason.

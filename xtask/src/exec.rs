@@ -117,7 +117,7 @@ pub(crate) fn watched(command: &mut Command, mut see: impl FnMut(&str)) -> Resul
     for text in BufReader::new(stdout).split(b'\n') {
         let text = text.with_context(|| format!("cannot read the output of `{line}`"))?;
         let text = String::from_utf8_lossy(&text);
-        println!("{text}"); // not a locked stdout: a test of this captures what it prints
+        println!("{text}"); // no locked stdout: a test captures the output of this function
         see(&text);
     }
     let status = child

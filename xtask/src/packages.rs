@@ -142,7 +142,7 @@ fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-o",
-        "DPkg::Lock::Timeout=300", // another apt-get may be at work, for example a machine's first boot
+        "DPkg::Lock::Timeout=300", // another apt-get may be running, for example at a machine's first boot
         "-o",
         "Dpkg::Use-Pty=0",
     ]);

@@ -118,7 +118,7 @@ impl Client {
                 return Ok(self.state);
             };
             let Control::Known(control) = control else {
-                input.advance(len); // of a later version
+                input.advance(len); // a frame of a later version
                 continue;
             };
             self.state = match (self.state, control) {

@@ -174,8 +174,8 @@ impl Kernel {
         if fields.protocol == IPPROTO_TCP {
             let next = &mut self.next[socket][usize::from(fields.direction)];
             match step {
-                1 => *next = next.wrapping_add(input.word().into()), // bytes that never came
-                2 => *next = next.wrapping_sub(input.byte().into()), // bytes that come again
+                1 => *next = next.wrapping_add(input.word().into()), // bytes that never arrive
+                2 => *next = next.wrapping_sub(input.byte().into()), // bytes that are repeated
                 3 => self.lost[socket] += 1,
                 _ => {}
             }

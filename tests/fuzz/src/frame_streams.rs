@@ -153,7 +153,7 @@ fn serve<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Served {
         loop {
             let before = input.len();
             match server.decode(&mut input, &mut out) {
-                Ok(None) if input.len() < before => {} // behind STOP
+                Ok(None) if input.len() < before => {} // after STOP
                 Ok(Some(row)) => {
                     assert!(row.count > 0);
                     count += row.count;

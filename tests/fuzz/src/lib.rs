@@ -52,7 +52,7 @@ mod tests {
             let mut seeds = 0;
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
-                println!("{}", path.display()); // the last one printed is the one that failed
+                println!("{}", path.display()); // the last file printed is the one that fails
                 run(&fs::read(path).unwrap());
                 seeds += 1;
             }

@@ -545,7 +545,7 @@ fn restarts() -> Result<()> {
         collector
             .process
             .wait_for("the agent", |line| line.contains("connected connection="))?;
-        thread::sleep(Duration::from_millis(200)); // a life
+        thread::sleep(Duration::from_millis(200)); // one life of the collector
         if life + 1 == LIVES {
             // The stream ends while this collector listens, so all queued messages are delivered.
             files.push(file);

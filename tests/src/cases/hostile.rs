@@ -152,7 +152,7 @@ fn streams(how: &Combination) -> Result<()> {
         largest[..40_000].to_vec(),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), // the mark of the PROXY protocol, a client that is not there
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), // the signature of a PROXY header, without a client
     ];
     hostile.extend(malformed().iter().map(|message| wire::framed(message)));
     for _ in 0..50 {

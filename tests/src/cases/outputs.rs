@@ -153,7 +153,7 @@ fn followed() -> Result<()> {
     // The reader has printed everything after one more look at the file; the file holds whole frames.
     while (payloads_up_to_the_end(File::open(&copy)?)?.0.len() as u64) < sent {
         ensure!(Instant::now() < deadline, "not all of {sent} messages");
-        thread::sleep(Duration::from_millis(50)); // until it looks
+        thread::sleep(Duration::from_millis(50)); // until the reader looks again
     }
     let ended = follower.stop(libc::SIGINT)?;
     ensure!(
@@ -405,7 +405,7 @@ fn restarts() -> Result<()> {
         command.stdout(Stdio::null());
         let mut collector = Running::start("fstrm_capture", command, Watch::Stderr)?;
         collector.wait_for("a connection", |line| line.contains("accepted "))?;
-        thread::sleep(Duration::from_millis(200)); // a life
+        thread::sleep(Duration::from_millis(200)); // one life of the collector
         files.push(file);
         last = Some(collector);
     }
@@ -485,7 +485,7 @@ fn given_back() -> Result<()> {
             began.elapsed() < SOON,
             "resident before {before}, with a full queue {full}, in the end {after}"
         );
-        thread::sleep(Duration::from_millis(10)); // until it has done more
+        thread::sleep(Duration::from_millis(10)); // until the agent has processed more
     }
     let sent = sender.finish()?;
     let summary = agent.stop()?;

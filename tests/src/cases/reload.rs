@@ -153,7 +153,7 @@ fn received() -> Result<()> {
     let stream = Stream::start(Sender::connect(&socket)?, 2);
     let mut slowest = Duration::ZERO;
     for reload in 1..=RELOADS {
-        thread::sleep(Duration::from_millis(50)); // for some messages to come
+        thread::sleep(Duration::from_millis(50)); // some messages pass
         agent.write(&receive(&["kept", &reload.to_string()]))?;
         let began = Instant::now();
         agent.reload(&["the configuration has changed"])?;

@@ -160,7 +160,7 @@ impl<'a> Inside<'a> {
         let head = bytes.first_chunk::<20>().context("a short IPv4 header")?;
         let length = usize::from(head[0] & 0xf) * 4;
         let total = match usize::from(u16::from_be_bytes([head[2], head[3]])) {
-            0 => bytes.len(), // so large that the field cannot say it
+            0 => bytes.len(), // too large for the field
             total => total,
         };
         ensure!(

@@ -478,11 +478,11 @@ mod tests {
     fn whatever_is_not_is_found() {
         type Change = fn(&mut Vec<Record>);
         let cases: [(Change, [usize; 3]); 8] = [
-            (|records| drop(records.remove(0)), [1, 0, 1]), // the answer's query is gone, its time is not
+            (|records| drop(records.remove(0)), [1, 0, 1]), // the query is missing, the response has its time
             (|records| drop(records.remove(1)), [1, 0, 0]),
             (|records| records.push(records[0].clone()), [0, 1, 0]),
             (|records| records[1].message[11] ^= 1, [1, 1, 0]),
-            (|records| records[1].query_port += 1, [0, 0, 2]), // and so its query is not found
+            (|records| records[1].query_port += 1, [0, 0, 2]), // so the query is not found
             (|records| records[0].kind = Type::AuthQuery, [0, 0, 1]),
             (|records| records[1].query_time = None, [0, 0, 1]),
             (

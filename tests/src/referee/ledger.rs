@@ -216,7 +216,7 @@ impl Ledger {
                 let start = at + 2;
                 let end = start + usize::from(u16::from_be_bytes([high, low]));
                 let Some(message) = readable.bytes.get(start..end) else {
-                    break; // its sender never finished it
+                    break; // the sender never finished this message
                 };
                 at = end;
                 if message.is_empty() {

@@ -401,10 +401,10 @@ impl Load<'_> {
         let framed = |id| wire::framed(&self.query(id, &Self::host(420 + id), wire::TYPE_A));
         for rest in [
             &[0_u8][..],               // half a length
-            &[0, 200, 1, 2, 3],        // a message that does not come
+            &[0, 200, 1, 2, 3],        // a length without its message
             &[0, 0],                   // an empty message
-            &[0, 5, 1, 2, 3, 4, 5],    // one without a header
-            &[0xff, 0xff, 1, 2, 3, 4], // the longest one, of which little comes
+            &[0, 5, 1, 2, 3, 4, 5],    // a message without a header
+            &[0xff, 0xff, 1, 2, 3, 4], // the beginning of the longest message
         ] {
             let mut stream = self.connect()?;
             stream.set_read_timeout(Some(2 * MOMENT))?;

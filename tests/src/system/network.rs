@@ -83,7 +83,7 @@ fn ask(kernel: &mut Socket, kind: u16, body: &[u8]) -> io::Result<()> {
     let length = u32::from(low(HEADER + body.len()));
     let mut message = length.to_ne_bytes().to_vec();
     message.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
-    message.extend([0; 8]); // sequence and port: there is one request at a time
+    message.extend([0; 8]); // sequence and port are 0: there is one request at a time
     message.extend(body);
     kernel.write_all(&message)?;
     let mut answer = [0; 512];

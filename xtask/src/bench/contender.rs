@@ -165,7 +165,7 @@ impl Surroundings<'_> {
                 let mut dnscap = named::on_cpu(self.cpu, Path::new("dnscap"));
                 dnscap
                     .args([
-                        "-N", // else it may not write here
+                        "-N", // without this it may not write here
                         "-i",
                         "lo",
                         "-s",

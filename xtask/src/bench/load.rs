@@ -71,7 +71,7 @@ impl Load {
     ) -> Result<Sent> {
         let names = self.names(folder)?;
         let dnsperf = named::on_cpu(cpu, Path::new("dnsperf"));
-        let mut guarded = Command::new("setpriv"); // so that it ends with this process
+        let mut guarded = Command::new("setpriv"); // it ends with this process
         guarded
             .args(["--pdeathsig", "TERM", "--"])
             .arg(dnsperf.get_program())

@@ -21,7 +21,7 @@ pub(super) fn ask(lab: &Lab) -> Result<()> {
         (SERVER, &[&local, "AAAA", "+tcp"]),
         (SERVER, &[&missing, "A"]),
         (SERVER, &[BIG, "TXT", "+bufsize=512"]), // truncated, so dig asks again over TCP
-        (SERVER, &[&far, "A"]),                  // the resolver has to ask upstream
+        (SERVER, &[&far, "A"]),                  // the resolver asks the upstream
         (SERVER_V6, &[&far_too, "A"]),
         (SERVER_V6, &[HERE, "SOA", "+tcp"]),
     ];

@@ -133,7 +133,7 @@ fn libraries(listed: &str) -> Result<Vec<(String, PathBuf)>> {
             [name, "=>", path, _] | [name @ path, _] if path.starts_with('/') => {
                 found.push((name.to_owned(), PathBuf::from(path)));
             }
-            _ => {} // the kernel's own, which is no file
+            _ => {} // the kernel's own library, which is not a file
         }
     }
     Ok(found)

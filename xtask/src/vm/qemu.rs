@@ -183,7 +183,7 @@ fn pass_on(from: impl std::io::Read, prefix: &str, to: &mpsc::Sender<String>) {
     for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         if to.send(format!("{prefix}{}", line.trim_end())).is_err() {
-            break; // the receiver is gone
+            break; // the receiver was dropped
         }
     }
 }

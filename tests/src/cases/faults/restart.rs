@@ -70,7 +70,7 @@ fn restarted(how: &Combination) -> Result<()> {
             Instant::now() < deadline,
             "{before} descriptors before, {after} after"
         );
-        thread::sleep(Duration::from_millis(10)); // until it has looked
+        thread::sleep(Duration::from_millis(10)); // until the agent has searched again
     }
     let tapped = stop(tap)?;
     tapped.summary.expect_nothing_dropped()?;

@@ -264,7 +264,7 @@ impl Deaf {
         let deadline = std::time::Instant::now() + crate::process::PATIENCE;
         while self.taken.load(Ordering::Relaxed) < connections {
             ensure!(std::time::Instant::now() < deadline, "not tried again");
-            thread::sleep(Duration::from_millis(5)); // until it comes
+            thread::sleep(Duration::from_millis(5)); // until a connection arrives
         }
         Ok(())
     }

@@ -123,7 +123,7 @@ impl Job {
             include_str!("guest.sh")
         );
         for contender in &self.contenders {
-            writeln!(text, "count {contender}").unwrap_or_default(); // a string takes all
+            writeln!(text, "count {contender}").unwrap_or_default(); // writing to a string does not fail
         }
         text
     }
