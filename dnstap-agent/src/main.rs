@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Gives back what a queue held while its collector was away. See [`dnstap_agent::host::memory`], too.
+/// Returns memory to the system after a queue has been emptied (its collector was away). See also
+/// [`dnstap_agent::host::memory`].
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

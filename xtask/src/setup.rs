@@ -26,6 +26,7 @@ const TEST_PACKAGES: &[&str] = &[
 
 /// The benchmark's other programs, and its load.
 const BENCH_PACKAGES: &[&str] = &[
+    "bind9-dnsutils",
     "dnscap",
     "dnsperf",
     "fstrm-bin",

@@ -1,11 +1,12 @@
-//! Prometheus metric families under construction: names, help and values, without knowledge of what they count.
+//! Construction of Prometheus metric families: names, help and values, without knowledge of what
+//! they count.
 
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-/// One labelled value.
+/// A value with labels.
 pub(super) type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
 
-/// A value without labels.
+/// Wraps a value without labels.
 pub(super) fn alone(value: f64) -> Vec<Sample<'static>> {
     vec![(Vec::new(), value)]
 }
@@ -49,7 +50,7 @@ impl Families {
         self.add(name, help, MetricType::GAUGE, metrics);
     }
 
-    /// A family without samples is none.
+    /// Adds a family, unless it has no samples.
     pub(super) fn add(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! A snapshot as Prometheus metrics. The names are those of the summary; what they count is told by the documentation of the
-//! counters themselves.
+//! A snapshot as Prometheus metrics. The names are those of the summary; the help texts are the doc
+//! comments of the counters.
 
 use prometheus::{TextEncoder, proto::MetricFamily};
 
@@ -9,10 +9,10 @@ use crate::{
     sinks::SinkReport,
 };
 
-/// What a scraper is told about the text.
+/// Content type for scrapers.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The text format of a snapshot.
+/// Encodes a snapshot in the text format.
 pub(crate) fn encode(snapshot: &Snapshot) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families(snapshot))
 }
@@ -36,7 +36,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     all.0
 }
 
-/// What they count are messages, and of the output of unanswered queries its events.
+/// Adds the metrics of outputs. They count messages; for the output of unanswered queries, events.
 fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     type Member = fn(&SinkReport) -> u64;
     let each = |member: Member| {

@@ -1,4 +1,5 @@
-//! Shows a running command to operators: metrics over HTTP, `status` over a unix socket, and word to systemd.
+//! Observation of a running command: metrics over HTTP, `status` over a unix socket, and
+//! notifications to systemd.
 //!
 //! ```text
 //! reader thread ── snapshot, once a second ──► watch ─┬─► metrics   (TCP, HTTP)
@@ -6,8 +7,8 @@
 //!                                                     └─► sd_notify (WATCHDOG=1, STATUS=)
 //! ```
 //!
-//! Each client gets the newest snapshot. No client can make the reader wait. All of it shows counts alone, never a name or
-//! an address of a DNS message.
+//! Each client gets the newest snapshot. No client can make the reader wait. Only counts are shown,
+//! never a name or an address from a DNS message.
 
 mod families;
 mod http;
@@ -35,7 +36,7 @@ use crate::host::{
     net::SocketFile,
 };
 
-/// The newest snapshot; none before the first.
+/// Receiver of the newest snapshot; `None` before the first.
 pub(crate) type Newest = watch::Receiver<Option<Arc<Published>>>;
 
 /// Options on who may watch.
@@ -53,12 +54,12 @@ pub struct Observe {
     pub status_socket: Option<StatusSocket>,
 }
 
-/// Where the status socket is.
+/// Place of the status socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatusSocket {
-    /// Nowhere.
+    /// No status socket.
     None,
-    /// At this path.
+    /// A socket at this path.
     Path(PathBuf),
 }
 
@@ -74,7 +75,7 @@ impl FromStr for StatusSocket {
     }
 }
 
-/// The sockets, bound: what is wrong with them is known before anything is attached.
+/// The bound sockets. They are bound first, so that problems are known before anything is attached.
 #[derive(Debug)]
 pub(crate) struct Observer {
     subject: String,
@@ -82,7 +83,7 @@ pub(crate) struct Observer {
     status: Option<(std::os::unix::net::UnixListener, SocketFile)>,
 }
 
-/// The tasks at work, which end when this is dropped; so does the status socket.
+/// The running tasks. Dropping this ends them and removes the status socket.
 #[derive(Debug)]
 pub(crate) struct Watching {
     _tasks: JoinSet<()>,
@@ -90,8 +91,8 @@ pub(crate) struct Watching {
 }
 
 impl Observer {
-    /// Binds what the options ask for. `name` distinguishes the status socket in its folder, `subject` says in words what is
-    /// observed.
+    /// Binds the sockets that the options ask for. `name` distinguishes the status socket in its
+    /// folder; `subject` describes in words what is observed.
     pub(crate) fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
         let metrics = options.metrics.map(listen).transpose()?;
         let status = match &options.status_socket {
@@ -105,7 +106,7 @@ impl Observer {
                     )
                 ))
             })?),
-            // The user did not ask for it: without it the command does its work all the same.
+            // The default socket was not asked for, so its failure is no error.
             None => match socket::listen_in(&folder(), name) {
                 Ok(bound) => Some(bound),
                 Err(problem) => {
@@ -121,7 +122,7 @@ impl Observer {
         })
     }
 
-    /// Answers from now on, on the current runtime, and says that the work has begun.
+    /// Starts to answer on the current runtime, and notifies systemd that the command is ready.
     pub(crate) fn serve(self, newest: &Newest) -> io::Result<Watching> {
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.metrics {

@@ -8,15 +8,17 @@ use serde_json::Value;
 use super::Loss;
 use crate::{observe::families::Families, sinks::Takes};
 
-/// What a source of messages has counted. Each source has one implementation; nothing else knows which sources there are.
+/// Account of a source of messages. Each source has one implementation; no other code knows which
+/// sources exist.
 pub(crate) trait SourceAccount: fmt::Debug + Send + Sync {
-    /// What came and what was lost, in few figures: the same names, in the same order, for each account of a source.
+    /// Returns a few totals of messages that came and were lost. All accounts of a source have the
+    /// same names in the same order.
     fn totals(&self) -> Vec<(&'static str, u64)>;
 
-    /// The members of the summary's JSON object that belong to the source.
+    /// Returns the source's members of the summary's JSON object.
     fn to_json(&self) -> Value;
 
-    /// Writes the account for people, in lines. `seconds` is how long the command has been at work.
+    /// Writes the account for people, in lines. `seconds`: run time of the command.
     fn describe(&self, seconds: f64, formatter: &mut fmt::Formatter<'_>) -> fmt::Result;
 
     /// Writes the lines that only a running command shows.
@@ -24,31 +26,33 @@ pub(crate) trait SourceAccount: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// All losses, in the order of the journey; counts of 0 may be among them.
+    /// Returns all losses in the order of the stages. Counts may be 0.
     fn losses(&self) -> Vec<Loss>;
 
-    /// The balances of the hops between the source and the outputs. `at_rest`: nothing is under way any more.
+    /// Returns the balances of the hops between the source and the outputs. `at_rest`: no message
+    /// is on its way any more.
     fn hops(&self, _at_rest: bool) -> Vec<Hop<'static>> {
         Vec::new()
     }
 
-    /// What there was for each output that takes `takes`.
+    /// Returns the amounts for an output that accepts `takes`.
     fn offered(&self, takes: Takes) -> Offered;
 
     /// Adds the metric families of the source.
     fn metrics(&self, all: &mut Families);
 }
 
-/// What a source had for an output: messages, or notices.
+/// Messages or notices that a source had for an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offered {
-    /// Those that were ready for the output.
+    /// Number that was ready for the output.
     pub ready: u64,
-    /// Those of them that must have been handed over already, though the command is still running.
+    /// Number of these that must have been handed over already, even if the command is still
+    /// running.
     pub handed_over: u64,
 }
 
-/// Names and counts as a JSON object.
+/// Builds a JSON object from names and counts.
 pub(super) fn object<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Value {
     let members: serde_json::Map<_, _> = counts
         .map(|(name, count)| (name.to_owned(), count.into()))
@@ -56,7 +60,7 @@ pub(super) fn object<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Value 
     members.into()
 }
 
-/// `name 3, other 4`, without what is zero.
+/// Prints `name 3, other 4`, without zero counts.
 pub(super) fn list(counts: impl IntoIterator<Item = (&'static str, u64)>, nothing: &str) -> String {
     let parts: Vec<_> = counts
         .into_iter()

@@ -1,10 +1,10 @@
-//! The conservation laws, as one pure function: at every hop, what came in is what went on, what was lost or left out with
-//! a reason, and what is under way.
+//! The conservation laws as one pure function: at every hop, everything that came in has gone on,
+//! was lost or left out with a reason, or is still being processed.
 //!
-//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is taken. Where another thread
-//! or the kernel counts, the law of a running tap is therefore that everything which came in *a while before* is accounted
-//! for by now, or that nothing has vanished; the rest is under way. At rest, and wherever one thread does all the counting,
-//! the two sides must be equal.
+//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is
+//! taken. If another thread or the kernel counts, the law for a running tap is weaker: everything
+//! that came in *a while before* must be accounted for by now; the rest is still being processed.
+//! At rest, and wherever one thread does all the counting, the two sides must be equal.
 
 use dnstap_core::account::{Hop, flow};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Offered, Snapshot};
 use crate::sinks::SinkReport;
 
-/// The balance of every hop.
+/// Returns the balance of every hop.
 #[must_use]
 pub(crate) fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     let at_rest = snapshot.at_rest;
@@ -39,7 +39,7 @@ pub(crate) fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     hops
 }
 
-/// The hops' balances as a JSON object.
+/// Returns the hops' balances as a JSON object.
 pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     let balances: Vec<_> = hops
         .iter()
@@ -55,8 +55,9 @@ pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     balances.into()
 }
 
-/// One output: `sent = written + dropped + queued`. Its thread counts a message as written or dropped before it takes it out of
-/// the queue, so a message may be seen in both for a moment, and never in none.
+/// Returns the balance of one output: `sent = written + dropped + queued`. The output's thread
+/// counts a message as written or dropped before it removes it from the queue. So a message may be
+/// in both counts for a moment, but never in neither.
 fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
     let accounted = report.written + report.dropped.total() + report.queued;
     let unaccounted = if at_rest {
@@ -87,12 +88,12 @@ pub(crate) mod tests {
         sources::dnstap::Received,
     };
 
-    /// A running tap in balance, with something under way at every hop that can hold anything.
+    /// A balanced running tap, with something in progress at every hop that can hold something.
     pub(crate) fn snapshot() -> Snapshot {
         snapshot_of(balanced())
     }
 
-    /// The counters of such a tap.
+    /// Returns the counters of such a tap.
     pub(crate) fn balanced() -> Tapped {
         let mut tapped = Tapped::default();
         for (counter, count) in [
@@ -146,7 +147,8 @@ pub(crate) mod tests {
         tapped
     }
 
-    /// A running tap with these counters, and one output that has received what a balanced one delivers.
+    /// Returns a running tap with these counters, and one output that has received as many messages
+    /// as a balanced tap delivers.
     pub(crate) fn snapshot_of(tapped: Tapped) -> Snapshot {
         Snapshot {
             elapsed: Duration::from_secs(10),
@@ -174,7 +176,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Hops with something unaccounted for.
+    /// Returns the hops with something unaccounted for.
     fn wrong(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
         hops(snapshot)
             .into_iter()

@@ -1,20 +1,21 @@
-//! What was lost on the way, in one list: what a viewer must know to trust what it sees.
+//! List of all losses, which a viewer needs in order to trust the data.
 
 use super::Snapshot;
 
-/// One way in which something was lost, and how much; see `docs/architecture.md` for what helps.
+/// One kind of loss and its amount; see `docs/architecture.md` for remedies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
-    /// Where: `kernel`, `pipeline`, `receiver`, or an output as the operator named it.
+    /// Place of the loss: `kernel`, `pipeline`, `receiver`, or an output as the operator named it.
     pub hop: String,
-    /// The counter's name.
+    /// Name of the counter.
     pub reason: &'static str,
-    /// Messages; bytes, connections or processes if the reason says so; events, of their output.
+    /// Number of messages; of bytes, connections or processes if the reason says so; for the output
+    /// of events, number of events.
     pub count: u64,
 }
 
 impl Snapshot {
-    /// All losses, in the order of the journey; those that did not happen are not in it.
+    /// Returns all losses that occurred, in the order of the stages.
     #[must_use]
     pub(crate) fn losses(&self) -> Vec<Loss> {
         let mut losses = self.source.losses();
@@ -27,7 +28,7 @@ impl Snapshot {
     }
 }
 
-/// A loss at a hop.
+/// Builds a loss at a hop.
 pub(super) fn loss(hop: &str, reason: &'static str, count: u64) -> Loss {
     Loss {
         hop: hop.to_owned(),

@@ -1,5 +1,5 @@
-//! Every hop's counters at one moment, while running and at the end: what was seen, delivered and lost, for people and as
-//! JSON. Owns the names under which everything else shows them.
+//! A snapshot of all counters, while running and at the end: messages seen, delivered and lost, as
+//! text and as JSON. The names of the counters in this module are used everywhere.
 
 mod account;
 pub(crate) mod conservation;
@@ -25,21 +25,21 @@ use crate::{
     sinks::{SinkReport, SinkState, Takes},
 };
 
-/// Every hop's counters.
+/// Counters of every stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
-    /// How long the command has been at work.
+    /// Run time of the command.
     pub elapsed: Duration,
-    /// Whether everything has come to its end: nothing is under way any more.
+    /// Whether all work has ended, so that no message is on its way.
     pub at_rest: bool,
     /// The account of the source of the messages.
     pub source: Arc<dyn SourceAccount>,
-    /// The outputs' accounts.
+    /// Accounts of the outputs.
     pub outputs: Vec<SinkReport>,
 }
 
-/// Ends a command that wrote to outputs: the account goes to standard error, and as JSON to `path` if there is one; each output
-/// that failed is named. The exit code tells whether one has.
+/// Ends a command that wrote to outputs: prints the account to standard error and writes it as JSON
+/// to `path`, if given. Names each output that failed; the exit code is an error if there is one.
 pub(crate) fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
     log::say(snapshot);
     if let Some(path) = path {
@@ -61,13 +61,14 @@ pub(crate) fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit>
 }
 
 impl Snapshot {
-    /// The accounts of the outputs that take this.
+    /// Returns the accounts of the outputs that accept `takes`.
     pub(crate) fn outputs_of(&self, takes: Takes) -> impl Iterator<Item = &SinkReport> {
         let outputs = self.outputs.iter();
         outputs.filter(move |output| output.takes == takes)
     }
 
-    /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
+    /// Returns a few totals of messages that came, were delivered and were lost. A command always
+    /// has the same ones.
     #[must_use]
     pub(crate) fn totals(&self) -> Vec<(&'static str, u64)> {
         let dropped = self.outputs.iter().map(|output| output.dropped.total());
@@ -76,7 +77,7 @@ impl Snapshot {
         totals
     }
 
-    /// As one JSON object; see `docs/operations.md` for the members.
+    /// Returns the snapshot as a JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub(crate) fn to_json(&self) -> Value {
         let mut all = self.source.to_json();

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{observe::families::Families, sinks::Takes, sources::socket::ProgramStats};
 
-/// The pure stages' counters of what did not become a message and should have.
+/// Counters of the pipeline for what should have become a message and did not.
 const PIPELINE: [&str; 7] = [
     "event_errors",
     "incomplete_messages",
@@ -29,47 +29,49 @@ const PIPELINE: [&str; 7] = [
     "stream_evicted",
 ];
 
-/// What a tap has counted.
+/// Counters of a tap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tapped {
-    /// Hook and ring, as on the command line.
+    /// Hook, as on the command line.
     pub hook: &'static str,
-    /// Hook and ring, as on the command line.
+    /// Ring, as on the command line.
     pub ring: &'static str,
-    /// Hooks that the kernel refused before the one in use, and why, each in one line.
+    /// Hooks that the kernel refused before the one in use, each with a reason of one line.
     pub refused: Vec<(&'static str, String)>,
-    /// What the hook in use cannot do on this kernel.
+    /// Limits of the hook in use on this kernel.
     pub degraded: Vec<String>,
-    /// The kernel side's counters.
+    /// Counters of the kernel side.
     pub kernel: [u64; Counter::COUNT],
-    /// Some of them as they were a while before.
+    /// Some kernel counters from a while before.
     pub settled: Settled,
-    /// What the kernel has counted about the programs, by name.
+    /// Run statistics of the kernel for each program, by name.
     pub programs: BTreeMap<String, ProgramStats>,
-    /// The pure stages' counters.
+    /// Counters of the pipeline.
     pub pipeline: PipelineCounters,
-    /// What the pure stages hold.
+    /// Messages and bytes that the pipeline holds.
     pub pending: Pending,
     /// Sockets by verdict.
     pub sockets: SocketCounts,
-    /// How long answers took.
+    /// Response times.
     pub latencies: Latencies,
-    /// The ring.
+    /// State of the ring.
     pub ring_use: RingUse,
 }
 
-/// The ring since the snapshot before.
+/// State of the ring since the previous snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RingUse {
-    /// Its size in bytes; with several buffers underneath, that of one.
+    /// Size in bytes; if there are several buffers, that of one.
     pub size_bytes: u64,
-    /// Most that waited in it when it was looked at; with several buffers underneath, in the fullest.
+    /// Most bytes that waited when the ring was read; if there are several buffers, in the fullest
+    /// one.
     pub used_bytes: u64,
-    /// Longest that a record had waited when it was read, in nanoseconds.
+    /// Longest time that a record had waited when it was read, in nanoseconds.
     pub lag_ns: u64,
 }
 
-/// Counters of the kernel side so long ago that everything they counted must have arrived by now, unless it was lost.
+/// Kernel counters from so long ago that everything they counted must have arrived by now, unless
+/// it was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// Messages that the hooks had seen.
@@ -79,7 +81,7 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// What these counters will have settled a while later.
+    /// Takes the counters that will be settled a while later.
     #[must_use]
     pub(crate) fn of(kernel: &[u64; Counter::COUNT]) -> Self {
         Self {
@@ -322,7 +324,7 @@ impl SourceAccount for Tapped {
 }
 
 impl Tapped {
-    /// Messages by dnstap type.
+    /// Returns the number of messages by dnstap type.
     pub(crate) fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
         MESSAGE_TYPES
             .iter()
@@ -330,7 +332,7 @@ impl Tapped {
             .zip(self.pipeline.by_type)
     }
 
-    /// The pure stages' counters whose names begin with `prefix`, named without it.
+    /// Returns the pipeline counters whose names begin with `prefix`, without that prefix.
     fn pipeline_counts(&self, prefix: &str) -> Vec<(&'static str, u64)> {
         self.pipeline
             .table()
@@ -338,7 +340,7 @@ impl Tapped {
             .collect()
     }
 
-    /// The kernel side's counters for which `matches` holds.
+    /// Returns the kernel counters for which `matches` returns true.
     fn kernel_counts(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
         Counter::ALL
             .iter()
