@@ -153,8 +153,8 @@ impl Sock {
         unsafe { self.read(config!(offsets.sock_protocol)) }
     }
 
-    /// Returns whether this is a connection of Multipath TCP (RFC 8684). Its sequence numbers are not in `struct
-    /// tcp_sock`. `false` if the protocol cannot be read.
+    /// Returns whether this is a connection of Multipath TCP (RFC 8684). Its sequence numbers are not in
+    /// `struct tcp_sock`. `false` if the protocol cannot be read.
     #[inline(always)]
     pub(crate) fn is_multipath(self) -> bool {
         self.protocol() == Ok(IPPROTO_MPTCP)

@@ -103,8 +103,8 @@ pub(crate) fn is_peek(flags: u64, protocol: u8) -> bool {
 #[repr(u32)]
 enum Form {
     /// Not a call that sends or receives. This is a variant, and not an `Option` around the call, because the call's
-    /// members would be undefined for `None`: the compiler copies undefined registers, which the verifier refuses (`R4
-    /// !read_ok`).
+    /// members would be undefined for `None`: the compiler copies undefined registers, which the verifier refuses
+    /// (`R4 !read_ok`).
     Other,
     /// One buffer: `pointer`, `length`.
     Buffer,
