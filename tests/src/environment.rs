@@ -164,8 +164,9 @@ impl ClockWatch {
         })
     }
 
-    /// Returns the largest lag of the clock: the largest measured lag and one tick more, because a late tick may add up
-    /// to one more. An emulated machine is measured too seldom for this; it sets `DNSTAP_LAG_MS`.
+    /// Returns the largest lag of the clock: the largest measured lag (at least a tick), and one tick more, because a
+    /// tick may leave a remainder for the next one. An emulated machine is measured too seldom for this; it sets
+    /// `DNSTAP_LAG_MS`.
     pub(crate) fn lag(self) -> Result<Duration> {
         self.ended.store(true, Ordering::Relaxed);
         let furthest = self.furthest.join();

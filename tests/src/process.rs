@@ -117,8 +117,7 @@ impl Running {
         }
     }
 
-    /// Waits until each of several lines has arrived, in any order. If one line matches several, the first one in the
-    /// list takes it. Skips the lines up to the last of them.
+    /// Waits until each of several lines has arrived, in any order. Skips the lines up to the last of them.
     pub(crate) fn wait_for_each(&mut self, lines: &[Line]) -> Result<()> {
         let start = self.looked;
         let mut end = start;

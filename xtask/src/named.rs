@@ -40,7 +40,7 @@ pub(crate) fn start(
         .args(["-g", "-n", "1", "-c"])
         .arg(folder.join("named.conf"));
     let mut server = Child::spawn(&command, Log::Kept)?;
-    // The whole end of the line is compared, because its first line at start has the words "running on Linux".
+    // The end of the line is compared, because an early line contains "running on Linux".
     server.wait_for("running", PATIENCE, |line| line.ends_with(" running"))?;
     Ok(server)
 }

@@ -72,7 +72,7 @@ impl Event {
         Self::ConnectionsTorn,
     ];
 
-    /// The event in the report's words.
+    /// Returns the name of the event in the report.
     fn words(self) -> &'static str {
         match self {
             Self::ServerRestarted => "server restarted",
