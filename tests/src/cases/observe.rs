@@ -1,5 +1,5 @@
-//! Watching a running agent: metrics over HTTP, `status` over its socket, and word to systemd. All must show the same counts as
-//! the summary at the end, and nothing unaccounted for.
+//! Watches a running agent: metrics over HTTP, `status` over its socket, and notifications to systemd. All must show
+//! the same counts as the summary at the end, and account for everything.
 
 use std::{
     collections::BTreeSet,
@@ -71,14 +71,14 @@ struct Watched {
     process: Running,
     folder: PathBuf,
     summary: PathBuf,
-    /// Where its metrics are.
+    /// Address of its metrics.
     metrics: String,
-    /// What systemd would be told.
+    /// Socket that receives its notifications to systemd.
     systemd: UnixDatagram,
 }
 
 impl Watched {
-    /// Attaches to `pid`; files and sockets go to `folder`, named by `name`.
+    /// Attaches to `pid`. Files and sockets go to `folder`, with names that begin with `name`.
     fn attach(folder: &Path, name: &str, pid: u32, how: &Combination) -> Result<Self> {
         let notify = folder.join(format!("{name}.notify"));
         let systemd = UnixDatagram::bind(&notify)?;
@@ -110,7 +110,7 @@ impl Watched {
         })
     }
 
-    /// The next thing that systemd is told.
+    /// Receives the next notification to systemd.
     fn told(&self) -> Result<String> {
         let mut bytes = [0; 4096];
         let length = self
@@ -120,7 +120,8 @@ impl Watched {
         Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 
-    /// The metrics, as soon as `wanted` is among their lines: a snapshot is made each second, and systemd hears of it.
+    /// Reads the metrics until `wanted` is among their lines. The agent makes a snapshot each second, and notifies
+    /// systemd of it.
     fn scrape_until(&self, wanted: &str) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -174,7 +175,7 @@ fn status(folder: &Path, arguments: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// What every running agent says of itself.
+/// Returns the status of every running agent.
 fn status_json(folder: &Path) -> Result<Vec<Value>> {
     let output = status(folder, &["--json"])?;
     ensure!(output.status.success(), "{output:?}");
@@ -259,7 +260,7 @@ fn all_agree(how: &Combination) -> Result<()> {
 fn several(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
-    // Left behind by an agent that was killed.
+    // This socket is like one that a killed agent has left.
     drop(UnixListener::bind(folder.join("toy-1.sock"))?);
     let toy = Toy::start(Calls::Address)?;
     let first = Watched::attach(folder, "first", toy.pid(), how)?;
@@ -353,7 +354,7 @@ fn log(how: &Combination) -> Result<()> {
     let folder = scratch.path();
     let mut toy = Toy::start(Calls::Address)?;
     let mut command = tap::command(&environment::agent()?, toy.pid(), how);
-    // Something to complain of: nobody listens there.
+    // This output gives errors, because no collector listens there.
     command
         .arg("-o")
         .arg(format!("unix:{}", folder.join("nobody").display()))
@@ -372,7 +373,7 @@ fn log(how: &Combination) -> Result<()> {
     for line in &finished.lines {
         ensure!(!line.contains("toy.lab"), "a name in: {line}");
         let Ok(object) = serde_json::from_str::<Value>(line) else {
-            // The summary, which is no part of the log.
+            // The summary is not part of the log.
             continue;
         };
         ensure!(
