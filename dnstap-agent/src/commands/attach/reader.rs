@@ -136,9 +136,10 @@ impl Reader {
             // Records up to now come in this drain or in the next. So those from before the last
             // drain have all been seen.
             let caught_up = clock::monotonic_ns();
-            quiet = match self.drain(false) {
-                true => 0,
-                false => quiet.saturating_add(1),
+            quiet = if self.drain(false) {
+                0
+            } else {
+                quiet.saturating_add(1)
             };
             // One more look follows before the first sleep: see `Tap::wake_by_next`.
             if quiet == QUIET_LOOKS && !self.can_sleep() {

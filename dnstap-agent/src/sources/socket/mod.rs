@@ -177,9 +177,10 @@ impl Tap {
         };
         let runs = Runs(HashMap::try_from(take(&mut ebpf, "RUNS")?)?);
         let sockets = HashMap::try_from(take(&mut ebpf, "SOCKETS")?)?;
-        let asleep = match perf {
-            true => None,
-            false => Some(Array::try_from(take(&mut ebpf, "ASLEEP")?)?),
+        let asleep = if perf {
+            None
+        } else {
+            Some(Array::try_from(take(&mut ebpf, "ASLEEP")?)?)
         };
         let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
