@@ -1,4 +1,4 @@
-//! `cargo xtask generate`: programs of socket calls that a machine thinks up, until one of them is not in the record as it was.
+//! `cargo xtask generate`: runs random programs of socket calls until the record of one is wrong.
 //!
 //! The generator itself is a part of the integration tests' program (`tests/src/generator`); here it is built and started.
 
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     ring: String,
 }
 
-/// Builds what it needs and runs it; the first finding ends it.
+/// Builds the programs that it needs and runs it. The first finding ends it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     let agent = build::release()?;

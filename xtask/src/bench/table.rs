@@ -7,7 +7,7 @@ use super::{
     stats::{Ratio, Summary},
 };
 
-/// What the columns are that do not explain themselves.
+/// Explanation of columns.
 const LEGEND: &str = "\
 **above untapped**: CPU of server and helper, less that of the untapped server in the same round. **of own dnstap's**: the median of
 that, divided by the one of the server's own dnstap; **server of own**: the same of the server's CPU alone. In brackets the smallest and the
@@ -29,7 +29,7 @@ const COLUMNS: [&str; 13] = [
     "start ms",
 ];
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn markdown(report: &Report) -> String {
     let mut text = "<!-- written by `cargo xtask bench` -->\n".to_owned();
     write(&mut text, report).unwrap_or_default(); // writing to a string does not fail
@@ -62,7 +62,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(speeds) = &report.tools {
         writeln!(
             text,
-            "\n## Reading and receiving\n\nA file of a million messages, and the same over a unix socket. Messages per second.\n\n| | median (smallest to largest) |\n|---|--:|"
+            "\n## Reading and receiving\n\nMessages per second: a file of a million messages counted, one of 200,000 printed, and a million received. `dnstap` is\ngolang-dnstap, `dnstap-read` is BIND's.\n\n| | median (smallest to largest) |\n|---|--:|"
         )?;
         for (name, speed) in &speeds.0 {
             writeln!(text, "| `{name}` | {} |", ranged(Some(*speed), 0))?;

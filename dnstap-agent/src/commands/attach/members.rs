@@ -1,8 +1,9 @@
-//! The tapped processes while they come and go.
+//! The set of tapped processes while processes start and end.
 //!
-//! The kernel keeps the set by itself where it can: forks join, exits leave, and what executes a file of a name that is followed
-//! joins before it runs. Here is the rest: the first members, the ones of control groups, the ones that found no room in the set, and word
-//! of every change to the log.
+//! The kernel side maintains the set where it can: forked processes join, ended ones leave, and a
+//! process that executes a file with a selected name joins before it runs. This module does the
+//! rest: it adds the first members, processes in cgroups, and those that found no room in the set.
+//! It also logs every change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,6 @@ use std::{
 };
 
 use anyhow::Result;
-use dnstap_ebpf::Counter;
 use tracing::{info, warn};
 
 use crate::sources::{
@@ -21,10 +21,10 @@ use crate::sources::{
     socket::ProcessSet,
 };
 
-/// How long after a look that failed the next one may be, also if something has changed.
+/// Time after a failed search before the next one, even if something has changed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The set in the kernel, and what is known of it here.
+/// The set in the kernel, and a copy of it.
 pub(super) struct Members {
     set: ProcessSet,
     search: Search,
@@ -33,10 +33,10 @@ pub(super) struct Members {
     joined: SyncSender<News>,
     /// Processes with what they run.
     known: BTreeMap<u32, u32>,
-    /// Names that the kernel knows.
+    /// Names that the kernel side knows.
     names: BTreeSet<String>,
     missed: Missed,
-    /// It was told that new members cannot be looked for.
+    /// Whether it was logged that searching fails.
     told: bool,
 }
 
@@ -54,27 +54,19 @@ pub(super) enum News {
     },
 }
 
-/// Of a probe's calls so many may be unreadable before there is something wrong: one of so many, and in the beginning so many together.
-const FAULTS: u64 = 16;
-const CALLS_OF_A_FAULT: u64 = 1_000;
-
-/// Whether so many calls of a probe were unreadable that the server's structures must be others than the probe takes them for.
-fn are_too_many(faults: u64, calls: u64) -> bool {
-    faults > (calls / CALLS_OF_A_FAULT).max(FAULTS)
-}
-
-/// Whether processes found no room in the set and were not looked for since.
+/// Whether processes found no room in the set, and have not been searched for since.
 #[derive(Debug, Default)]
 struct Missed {
-    /// How many there were up to the last look.
+    /// Number of such processes up to the last search.
     unfollowed: u64,
     any: bool,
-    /// When a look for them failed, if the last one did.
+    /// Time of the last search for them, if it failed.
     failed: Option<Instant>,
 }
 
 impl Missed {
-    /// Whether to look for them, now that there have been `unfollowed`: not while there can be no more room than before.
+    /// Returns whether to search for them now that there have been `unfollowed`. A search is
+    /// useless while there cannot be more room than before.
     fn is_worth_a_look(&mut self, unfollowed: u64, some_ended: bool) -> bool {
         let more = mem::replace(&mut self.unfollowed, unfollowed) < unfollowed;
         self.any |= more;
@@ -82,7 +74,7 @@ impl Missed {
         more || (self.any && (some_ended || again))
     }
 
-    /// They were looked for.
+    /// Notes that they were searched for.
     fn looked(&mut self, found_all: bool) {
         self.any &= !found_all;
         self.failed = (!found_all).then(Instant::now);
@@ -90,8 +82,9 @@ impl Missed {
 }
 
 impl Members {
-    /// Taps all that is selected now. Returns when nothing can have slipped in between: what was forked before its parent was
-    /// tapped is found by another look, what is forked later is tapped by the kernel.
+    /// Taps all selected processes. Returns when none can have been missed: a process that was
+    /// forked before its parent was tapped is found by another search, and one that is forked later
+    /// is tapped by the kernel side.
     pub(super) fn start(
         set: ProcessSet,
         search: Search,
@@ -114,7 +107,7 @@ impl Members {
             members.names.insert(name);
         }
         loop {
-            // A process of --pid that has ended since the first look is none to complain of.
+            // A process of --pid may have ended since the first search; this is no error.
             let found = match members.search.find(&members.known) {
                 Err(_) if !members.known.is_empty() => break,
                 found => found?,
@@ -133,8 +126,13 @@ impl Members {
         Ok(members)
     }
 
+    /// Returns whether processes may join that only a look finds: those of a cgroup.
+    pub(super) fn has_units(&self) -> bool {
+        !self.search.selection().units.is_empty()
+    }
+
     fn add(&mut self, found: &Found) -> Result<()> {
-        // What was started through a link has the link's name, until it renames itself.
+        // A process that was started through a link has the link's name until it renames itself.
         for name in [&found.executable, &found.target.name] {
             if !self.names.contains(name) {
                 self.set.know(name, false)?;
@@ -144,17 +142,17 @@ impl Members {
         let pid = found.target.pid;
         self.set.add(pid, found.program_id)?;
         if found.target.has_ended()? {
-            // The kernel may have told of the end before it was told of the process.
+            // The kernel may have reported the end of the process before it was added.
             return self.set.remove(pid);
         }
         self.known.insert(pid, found.program_id);
         Ok(())
     }
 
-    /// Catches up with what has changed; `counters` are the kernel side's.
-    pub(super) fn look(&mut self, counters: &[u64; Counter::COUNT]) {
+    /// Catches up with changes; `unfollowed` processes were not added because the set had no room.
+    pub(super) fn look(&mut self, unfollowed: u64) {
         let now = self.set.list();
-        self.probe(&now, counters);
+        self.probe(&now);
         for (&pid, program_id) in &now {
             if self.known.get(&pid) != Some(program_id) {
                 info!(pid, "tapping a new process");
@@ -168,7 +166,6 @@ impl Members {
             }
         }
         self.known = now;
-        let unfollowed = counters[Counter::Unfollowed as usize];
         let missed = self.missed.is_worth_a_look(unfollowed, some_ended);
         let asked = self.search.selection();
         if asked.follow && (missed || !asked.units.is_empty()) {
@@ -178,7 +175,7 @@ impl Members {
             }
             match joined {
                 Ok(()) => self.told = false,
-                // Those that are tapped go on being tapped, and the next look may succeed.
+                // The tapped processes stay tapped, and the next search may succeed.
                 Err(error) if !self.told => {
                     warn!("cannot look for new processes to tap, trying again: {error:#}");
                     self.told = true;
@@ -189,7 +186,7 @@ impl Members {
     }
 
     /// Probes the processes that have come, lets go of those that have ended, and gives up where the probes do not understand the server.
-    fn probe(&mut self, now: &BTreeMap<u32, u32>, counters: &[u64; Counter::COUNT]) {
+    fn probe(&mut self, now: &BTreeMap<u32, u32>) {
         let mut probed = Vec::new();
         let mut gone = Vec::new();
         for (&pid, program_id) in &self.known {
@@ -203,14 +200,7 @@ impl Members {
             }
         }
         probed.extend(self.probes.again());
-        let [faults, calls] =
-            [Counter::ProbeFault, Counter::ProbeCalls].map(|counter| counters[counter as usize]);
-        if are_too_many(faults, calls) {
-            let reason = format!(
-                "{faults} of {calls} calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
-            );
-            gone.extend(self.probes.shut(&reason));
-        }
+        gone.extend(self.probes.judge());
         // Another process may run the same, and be probed.
         gone.retain(|gone| self.probes.program_ids().all(|probed| probed != *gone));
         let news = probed.into_iter().map(|program_id| (program_id, true));
@@ -224,10 +214,12 @@ impl Members {
         }
     }
 
-    /// Taps what has joined the control groups and, if it `missed` some, what has the names.
+    /// Taps processes that have joined the cgroups and, if some were `missed`, those with the
+    /// names.
     fn join(&mut self, missed: bool) -> Result<()> {
         let new = self.search.find_later(missed, &self.known)?;
-        // Before, so that the reader knows of a connection when its first piece comes; and those that came meanwhile.
+        // Sent before adding, so that the reader knows a connection when its first piece comes, and
+        // again for connections opened meanwhile.
         self.tell_connections(&new);
         let added = new.iter().try_for_each(|process| {
             self.add(process)?;
@@ -238,7 +230,8 @@ impl Members {
         added
     }
 
-    /// Tells the reader which TCP connections processes have: else it takes the first piece that comes for the start of a stream.
+    /// Sends the TCP connections of processes to the reader. Without this, it takes the first piece
+    /// for the start of a stream.
     fn tell_connections(&self, processes: &[Found]) {
         let sockets = processes
             .iter()
@@ -253,7 +246,7 @@ impl Members {
         }
     }
 
-    /// Ids of the processes.
+    /// Returns the ids of the processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.known.keys().copied()
     }
@@ -268,7 +261,7 @@ impl Members {
         self.probes.program_ids()
     }
 
-    /// Whether nothing is tapped, and nothing will be.
+    /// Returns whether nothing is tapped and nothing will be.
     pub(super) fn are_over(&self) -> bool {
         self.known.is_empty() && !self.search.selection().follow
     }
@@ -288,14 +281,6 @@ mod tests {
         missed.looked(true);
         assert!(!missed.is_worth_a_look(3, true));
         assert!(missed.is_worth_a_look(4, false));
-    }
-
-    #[test]
-    fn a_probe_is_given_up_when_more_than_one_call_of_a_thousand_is_unreadable() {
-        assert!(!are_too_many(16, 16), "they may be the first");
-        assert!(are_too_many(17, 17));
-        assert!(!are_too_many(100, 100_000));
-        assert!(are_too_many(101, 100_000));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The thread between the ring and the outputs: it never waits for anything but the ring.
+//! The thread between the ring and the outputs. It waits only for the ring.
 
 use std::{
     mem,
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dnstap_core::{
-    model::Origin,
+    model::{Origin, Pending},
     pipeline::{self, Pipeline, Server},
 };
 use dnstap_ebpf::Counter;
@@ -28,59 +28,67 @@ use crate::{
     host::{clock, memory::MemoryTrimmer, poll::poll_readable},
     observe::{
         Publisher,
-        summary::{self, RingUse, Settled, Snapshot, Tapped},
+        summary::{RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
     sources::{Item, Source, probes::ProbeStates, socket::Tap},
 };
 
-/// How often clocks are compared, waiting messages expired and outputs looked after.
+/// Interval at which clocks are compared, waiting messages expire and outputs are checked.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
-/// How often a snapshot is published.
+/// Interval at which snapshots are published.
 const PUBLISH: Duration = Duration::from_secs(1);
 
-/// A batch goes to the outputs when it has this many bytes, or when the ring is empty.
+/// Number of looks at the ring, one after the other, that find nothing before the reader sleeps.
+const QUIET_LOOKS: u32 = 8;
+
+/// Longest sleep while nothing comes. The next record ends it. A stop, a reload and the timers wait
+/// for it at most this long.
+const SLEEP: Duration = Duration::from_millis(250);
+
+/// Bytes at which a batch goes to the outputs. It also goes when the ring is empty.
 const BATCH: usize = 256 * 1024;
 
-/// How long to wait, after detaching, for a hook that is still running to finish its record.
+/// Time to wait, after detaching, for a running hook to finish its record.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// What is left when the reader is done.
+/// Result of a reader that has ended.
 pub(super) struct Drained {
-    /// The outputs, with what is still queued.
+    /// The outputs, which may still have messages in their queues.
     pub(super) outputs: Outputs,
-    /// What was counted up to there.
+    /// Final counters.
     pub(super) tapped: Tapped,
 }
 
-/// Everything between kernel and queues.
+/// Everything between the kernel and the queues.
 pub(super) struct Reader {
     tap: Tap,
     pipeline: Pipeline,
     outputs: Outputs,
     stop: Arc<AtomicBool>,
-    /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
-    /// to output.
+    /// Interval at which the ring is read if the kernel does not wake the reader. This is the
+    /// largest part of the delay from message to output.
     interval: Duration,
     batch: pipeline::Batch,
     publisher: Publisher,
     started: Instant,
-    /// The kernel side's counters of the snapshot before.
+    /// Kernel counters of the previous snapshot.
     settled: Settled,
     ring_use: RingUse,
     trimmer: MemoryTrimmer,
     find_server: FindServer,
     joined: Joined,
-    /// Servers may come of which nothing is known.
+    /// Whether unknown servers may be added later.
     followed: bool,
     probe_states: ProbeStates,
 }
 
-/// What [`Members`](super::members::Members) tells, which waits for room.
+/// What [`Members`](super::members::Members) tells, which waits if the channel is full.
 pub(super) type Joined = Receiver<News>;
 
-/// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
+/// Returns facts about the server that a process runs; `None` if the process has ended and nothing
+/// is known about it.
 pub(super) type FindServer = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
 
 impl Reader {
@@ -112,17 +120,33 @@ impl Reader {
         }
     }
 
-    /// Reads until `stop` is set or no output is left; then detaches, reads the rest and ends the pipeline.
+    /// Reads until `stop` is set or no output is left. Then detaches, reads the rest and ends the
+    /// pipeline.
     pub(super) fn run(mut self) -> Result<Drained> {
         let mut housekeeping = Instant::now();
         let mut published = Instant::now();
         self.publish()?;
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+        let mut quiet = 0_u32;
         while !self.stop.load(Ordering::Acquire) {
-            self.wait(self.interval)?;
-            // Records up to now come in this drain or in the next. So those from before the last drain have all been seen.
+            if quiet > QUIET_LOOKS {
+                self.wait(self.interval.max(SLEEP))?;
+                self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+            } else {
+                self.wait(self.interval)?;
+            }
+            // Records up to now come in this drain or in the next. So those from before the last
+            // drain have all been seen.
             let caught_up = clock::monotonic_ns();
-            self.drain(false, caught_up);
+            quiet = if self.drain(false, caught_up) {
+                0
+            } else {
+                quiet.saturating_add(1)
+            };
+            // One more look follows before the first sleep: see `Tap::wake_by_next`.
+            if quiet == QUIET_LOOKS && !self.can_sleep() {
+                quiet = 0;
+            }
             if let Some(filters) = self.outputs.update() {
                 self.filter(&filters);
             }
@@ -145,7 +169,7 @@ impl Reader {
         self.end()
     }
 
-    /// Leaves out other messages from now on.
+    /// Changes the filters.
     fn filter(&mut self, filters: &Filters) {
         let kernel = kernel_filter(filters, self.followed, &self.pipeline.servers());
         if let Err(error) = self.tap.set_filter(&kernel) {
@@ -162,8 +186,19 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes what has come through the pipeline to the outputs. `caught_up`: all records from before that kernel time have come then.
-    fn drain(&mut self, last: bool, caught_up: u64) {
+    /// Returns whether no message is held up, and the kernel wakes the reader by the next record.
+    /// A query without answer may wait: it expires a little later.
+    fn can_sleep(&mut self) -> bool {
+        let pending = Pending {
+            queries: 0,
+            ..self.pipeline.pending()
+        };
+        pending == Pending::default() && self.tap.wake_by_next()
+    }
+
+    /// Passes items from the sources through the pipeline to the outputs. Returns whether there
+    /// were any. `caught_up`: kernel time before which all records have come then.
+    fn drain(&mut self, last: bool, caught_up: u64) -> bool {
         let Self {
             tap,
             pipeline,
@@ -174,19 +209,21 @@ impl Reader {
             joined,
             ..
         } = self;
-        // Also when nothing is in the ring, so that there is room for more.
+        // Done even if the ring is empty, so that the channel has room again.
         take_joined(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
+        let mut any = false;
         for source in sources(tap) {
             let mut first = true;
             source.drain(last, &mut |item| {
                 if mem::take(&mut first) {
-                    // The oldest, so one look at the clock will do for all.
+                    any = true;
+                    // The first item is the oldest, so one reading of the clock is enough.
                     let now = clock::monotonic_ns();
                     let waited = now.saturating_sub(item.ktime_ns().unwrap_or(now));
                     ring_use.lag_ns = ring_use.lag_ns.max(waited);
                 }
-                // What was said of a process was said before its first record.
+                // Sockets of a process are sent before its first record.
                 take_joined(joined, pipeline);
                 if let Some(origin) = item.origin()
                     && pipeline.is_unknown_server(origin)
@@ -209,13 +246,14 @@ impl Reader {
         }
         pipeline.settle(caught_up, batch);
         self.flush();
+        any
     }
 
     fn flush(&mut self) {
         self.outputs.send(&mut self.batch);
     }
 
-    /// Tells the kernel which sockets it may skip.
+    /// Tells the kernel which sockets it can skip.
     fn send_verdicts(&mut self) {
         for (socket, verdict) in self.pipeline.verdicts() {
             match self.tap.set_verdict(socket, verdict.to_abi()) {
@@ -227,9 +265,9 @@ impl Reader {
         }
     }
 
-    /// Publishes what was counted so far.
+    /// Publishes a snapshot of the counters.
     fn publish(&mut self) -> Result<()> {
-        // What is encoded belongs to the outputs before the two are compared.
+        // Encoded messages must be in the outputs before the two are compared.
         self.flush();
         let outputs = self.outputs.health().sinks;
         self.trimmer.look(SinkReport::queued_in(&outputs));
@@ -237,18 +275,19 @@ impl Reader {
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
             at_rest: false,
-            source: summary::Source::Tap(Box::new(tapped)),
+            source: Arc::new(tapped),
             outputs,
         });
         Ok(())
     }
 
-    /// What was counted so far.
+    /// Returns the current counters.
     fn tapped(&mut self) -> Result<Tapped> {
         let mut kernel = self.tap.counters()?;
         let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
         let pipeline = self.pipeline.counters();
-        // The hooks count a call once. Of what was in it only its bytes tell; what is lost of that is lost like all else.
+        // The hooks count a call once. Only its bytes show how many datagrams it had. Datagrams
+        // that are missing there are lost like all others.
         let intake = &pipeline.intake;
         for counter in [Counter::Seen, Counter::Emitted] {
             kernel[counter as usize] += intake.udp_segments;
@@ -257,6 +296,10 @@ impl Reader {
         kernel[Counter::UnsupportedCall as usize] += intake.udp_unclear;
         let emitted = &mut kernel[Counter::Emitted as usize];
         *emitted = emitted.saturating_sub(intake.udp_truncated + intake.udp_unclear);
+        let [calls, faults] =
+            [Counter::ProbeCalls, Counter::ProbeFault].map(|counter| kernel[counter as usize]);
+        self.probe_states.count(calls, faults);
+        let probes = self.probe_states.list();
         let ring_use = mem::take(&mut self.ring_use);
         Ok(Tapped {
             hook: self.tap.hook().name(),
@@ -268,7 +311,7 @@ impl Reader {
                 .map(|(hook, reason)| (hook.name(), reason.clone()))
                 .collect(),
             degraded: self.tap.degraded().to_vec(),
-            probes: self.probe_states.list(),
+            probes,
             kernel,
             settled,
             sockets: self.pipeline.socket_counts(),
@@ -283,7 +326,8 @@ impl Reader {
         })
     }
 
-    /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
+    /// Detaches, waits until each record that the hooks have counted has arrived, and ends the
+    /// pipeline.
     fn end(mut self) -> Result<Drained> {
         for source in sources(&mut self.tap) {
             source.stop();
@@ -318,7 +362,7 @@ impl Reader {
     }
 }
 
-/// What messages come from, in the order in which they are drained: a line for each.
+/// Returns the sources in the order in which they are drained.
 fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
     [tap]
 }

@@ -91,21 +91,44 @@ impl fmt::Display for ProbeState {
 
 /// What became of the probes, for whoever tells about them.
 #[derive(Clone, Debug, Default)]
-pub struct ProbeStates(Arc<Mutex<BTreeMap<u32, ProbeState>>>);
+pub struct ProbeStates(Arc<Mutex<States>>);
+
+#[derive(Debug, Default)]
+struct States {
+    of: BTreeMap<u32, ProbeState>,
+    calls: u64,
+    faults: u64,
+}
+
+/// Of a probe's calls so many may be unreadable before there is something wrong: one of so many, and
+/// in the beginning so many together.
+const FAULTS: u64 = 16;
+const CALLS_OF_A_FAULT: u64 = 1_000;
+
+/// Whether so many calls of a probe were unreadable that the server's structures must be others than
+/// the probe takes them for.
+fn are_too_many(faults: u64, calls: u64) -> bool {
+    faults > (calls / CALLS_OF_A_FAULT).max(FAULTS)
+}
 
 impl ProbeStates {
     /// Of all processes that are tapped now.
     #[must_use]
     pub fn list(&self) -> Vec<ProbeState> {
-        self.with(|states| states.values().cloned().collect())
+        self.with(|states| states.of.values().cloned().collect())
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<u32, ProbeState>) -> T) -> T {
+    /// Takes note of what the kernel side has counted: calls, and those that could not be read.
+    pub fn count(&self, calls: u64, faults: u64) {
+        self.with(|states| (states.calls, states.faults) = (calls, faults));
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut States) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set(&self, state: ProbeState) {
-        self.with(|states| drop(states.insert(state.pid, state)));
+        self.with(|states| drop(states.of.insert(state.pid, state)));
     }
 }
 
@@ -205,15 +228,23 @@ impl Probes {
     /// Forgets a process that has ended. What it ran.
     pub fn remove(&mut self, pid: u32) -> Option<u32> {
         self.loading.remove(&pid);
-        self.states.with(|states| drop(states.remove(&pid)));
+        self.states.with(|states| drop(states.of.remove(&pid)));
         self.attached.remove(&pid).map(|gone| gone.program_id)
     }
 
-    /// Takes all probes out for good, and says why. What was probed.
-    pub fn shut(&mut self, reason: &str) -> Vec<u32> {
-        if self.attached.is_empty() {
+    /// Gives up if the probes do not understand the servers. What was probed until then.
+    pub fn judge(&mut self) -> Vec<u32> {
+        let (calls, faults) = self.states.with(|states| (states.calls, states.faults));
+        if self.attached.is_empty() || !are_too_many(faults, calls) {
             return Vec::new();
         }
+        self.shut(&format!(
+            "{faults} of {calls} calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
+        ))
+    }
+
+    /// Takes all probes out for good, and says why. What was probed.
+    fn shut(&mut self, reason: &str) -> Vec<u32> {
         let shut = self.program_ids().collect();
         for pid in self.attached.keys() {
             let state = ProbeState::off(*pid, Some(reason.to_owned()));
@@ -353,6 +384,33 @@ mod tests {
         assert!(!probes.add(std::process::id(), 1, false));
         let state = probes.states().list().remove(0);
         assert_eq!(state.reason.as_deref(), Some("no such thing"));
-        assert_eq!(probes.shut("late"), [0; 0], "nothing was attached");
+        probes.states().count(100, 100);
+        assert_eq!(probes.judge(), [0; 0], "nothing was attached");
+    }
+
+    #[test]
+    fn a_probe_is_given_up_when_more_than_one_call_of_a_thousand_is_unreadable() {
+        assert!(!are_too_many(16, 16), "they may be the first");
+        assert!(are_too_many(17, 17));
+        assert!(!are_too_many(100, 100_000));
+        assert!(are_too_many(101, 100_000));
+        let Ok(event) = std::fs::File::open("/dev/null") else {
+            panic!("there is none");
+        };
+        let mut probes = Probes::new(Some(Err("none".to_owned())));
+        let _event = event.into();
+        let program_id = 7;
+        probes.attached.insert(1, Attached { program_id, _event });
+        probes.states().count(1_000, 16);
+        assert_eq!(probes.judge(), [0; 0]);
+        probes.states().count(1_000, 17);
+        assert_eq!(probes.judge(), [7]);
+        let state = probes.states().list().remove(0);
+        assert!(
+            state.to_string().contains("off, 17 of 1000 calls"),
+            "{state}"
+        );
+        assert_eq!(probes.judge(), [0; 0], "once");
+        assert!(!probes.add(1, 7, false), "it stays off");
     }
 }
