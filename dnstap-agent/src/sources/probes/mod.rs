@@ -398,9 +398,11 @@ mod tests {
             panic!("there is none");
         };
         let mut probes = Probes::new(Some(Err("none".to_owned())));
-        let _event = event.into();
-        let program_id = 7;
-        probes.attached.insert(1, Attached { program_id, _event });
+        let attached = Attached {
+            program_id: 7,
+            _event: event.into(),
+        };
+        probes.attached.insert(1, attached);
         probes.states().count(1_000, 16);
         assert_eq!(probes.judge(), [0; 0]);
         probes.states().count(1_000, 17);
