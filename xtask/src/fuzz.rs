@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Seconds for each
     #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "input")]
     seconds: u32,
-    /// Give the target this input and no other
+    /// Run the target with this input alone
     #[arg(long, value_name = "FILE", requires = "targets")]
     input: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// How long; with 0, one program for each hook and ring
     #[arg(long, value_name = "N", default_value_t = 60.0)]
     seconds: f64,
-    /// What the first program follows from [default: another one each time]
+    /// Seed of the random programs [default: another one each time]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Hooks to try, in turn

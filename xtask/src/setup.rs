@@ -37,7 +37,7 @@ const BENCH_PACKAGES: &[&str] = &[
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What the machine shall be able to do
+    /// Purpose for which packages and tools are installed
     #[arg(long = "for", value_name = "PURPOSE", value_enum, default_value_t = Purpose::All)]
     pub(crate) purpose: Purpose,
 }

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// How long
     #[arg(long, value_name = "N", default_value_t = 60.0)]
     minutes: f64,
-    /// What the order of events follows from [default: another one each time]
+    /// Seed of the order of events [default: another one each time]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Write the report to this file, too

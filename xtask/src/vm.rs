@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// Give a shell in the machine instead of running tests
     #[arg(long)]
     shell: bool,
-    /// Keep what the machines said even when nothing failed
+    /// Keep the machines' output also when nothing failed
     #[arg(long)]
     keep: bool,
 }

@@ -45,13 +45,13 @@ static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 static NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * (MAX_NETS + 1), 0);
 
 /// Signature of a PROXY header, version 2: the first four bytes, and the rest.
-const PREFACE: [u8; 4] = *b"\r\n\r\n";
+const HEADER_START: [u8; 4] = *b"\r\n\r\n";
 const SIGNATURE: [u8; 8] = *b"\0\r\nQUIT\n";
 
 /// Offset of the length field in a PROXY header, and size of the header's fixed part. The length field counts the bytes
 /// after the fixed part.
-const PREFACE_LENGTH: usize = 14;
-const PREFACE_FIXED: usize = 16;
+const HEADER_EXTENT: usize = 14;
+const HEADER_FIXED: usize = 16;
 
 /// The first bytes of a DNS message: the id, and the byte with the QR bit.
 type Start = [u8; 4];
@@ -160,20 +160,20 @@ fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
     }
     // SAFETY: bytes.
     let start: Start = unsafe { memory::user(base, 0) }.ok()?;
-    if start != PREFACE {
+    if start != HEADER_START {
         return Some(start);
     }
     // SAFETY: bytes, and an integer.
     let (signature, extent): ([u8; 8], u16) = unsafe {
         (
-            memory::user(base, PREFACE.len() as u64).ok()?,
-            memory::user(base, PREFACE_LENGTH as u64).ok()?,
+            memory::user(base, HEADER_START.len() as u64).ok()?,
+            memory::user(base, HEADER_EXTENT as u64).ok()?,
         )
     };
     if signature != SIGNATURE {
         return Some(start);
     }
-    let behind = (PREFACE_FIXED + usize::from(u16::from_be(extent))) as u64;
+    let behind = (HEADER_FIXED + usize::from(u16::from_be(extent))) as u64;
     if length < behind + size_of::<Start>() as u64 {
         return None;
     }

@@ -96,14 +96,14 @@ pub(crate) fn of<'a>(slot: Slot) -> Option<&'a mut Work> {
 
 /// Reads a value from memory, so that neither the verifier nor the compiler knows anything about it.
 #[inline(always)]
-pub(crate) fn forget(value: &u64) -> u64 {
+pub(crate) fn volatile_load(value: &u64) -> u64 {
     // SAFETY: a live reference.
     unsafe { ptr::read_volatile(value) }
 }
 
-/// Stores a value where [`forget`] reads it.
+/// Stores a value where [`volatile_load`] reads it.
 #[inline(always)]
-pub(crate) fn keep(place: &mut u64, value: u64) {
+pub(crate) fn volatile_store(place: &mut u64, value: u64) {
     // SAFETY: a live reference.
     unsafe { ptr::write_volatile(place, value) };
 }
@@ -128,12 +128,12 @@ impl Work {
     #[inline(always)]
     pub(crate) fn begin(&mut self, payload: Payload) {
         self.header.chunk_offset = 0;
-        keep(&mut self.left, u64::from(self.header.message_len));
-        keep(&mut self.payload.base, payload.base);
-        keep(&mut self.payload.length, payload.length);
-        keep(&mut self.payload.vector, payload.vector);
-        keep(&mut self.payload.segments, payload.segments);
-        keep(&mut self.gathered, 0);
+        volatile_store(&mut self.left, u64::from(self.header.message_len));
+        volatile_store(&mut self.payload.base, payload.base);
+        volatile_store(&mut self.payload.length, payload.length);
+        volatile_store(&mut self.payload.vector, payload.vector);
+        volatile_store(&mut self.payload.segments, payload.segments);
+        volatile_store(&mut self.gathered, 0);
         // If no segment has been read yet, the first one is among `segments`. TCP may have the length prefix as a
         // segment of its own.
         let unread = payload.length == 0 && payload.segments != 0;
@@ -145,88 +145,91 @@ impl Work {
         } else {
             length > LARGEST_STRAIGHT
         };
-        keep(&mut self.scattered, u64::from(is_scattered));
+        volatile_store(&mut self.scattered, u64::from(is_scattered));
     }
 
     /// Returns whether the message is large or has more segments than one and a length prefix.
     #[inline(always)]
     pub(crate) fn is_scattered(&self) -> bool {
-        forget(&self.scattered) != 0
+        volatile_load(&self.scattered) != 0
     }
 
     /// Returns the number of bytes of the message that are not yet sent.
     #[inline(always)]
     pub(crate) fn left(&self) -> u64 {
-        forget(&self.left)
+        volatile_load(&self.left)
     }
 
     /// Returns the number of payload bytes in the record that is being gathered.
     #[inline(always)]
     pub(crate) fn gathered(&self) -> u64 {
-        forget(&self.gathered)
+        volatile_load(&self.gathered)
     }
 
     /// Sets [`Self::gathered`].
     #[inline(always)]
     pub(crate) fn set_gathered(&mut self, bytes: u64) {
-        keep(&mut self.gathered, bytes);
+        volatile_store(&mut self.gathered, bytes);
     }
 
     /// Begins a walk back of `bytes` bytes from the start of `segment`.
     #[inline(always)]
     pub(crate) fn begin_walk(&mut self, segment: u64, bytes: u64) {
-        keep(&mut self.walk.segment, segment);
-        keep(&mut self.walk.bytes, bytes);
-        keep(&mut self.walk.passed, 0);
+        volatile_store(&mut self.walk.segment, segment);
+        volatile_store(&mut self.walk.bytes, bytes);
+        volatile_store(&mut self.walk.passed, 0);
     }
 
     /// Returns the position of the walk back: the segment, and the bytes that are still to go before its start.
     #[inline(always)]
     pub(crate) fn walk(&self) -> (u64, u64) {
-        (forget(&self.walk.segment), forget(&self.walk.bytes))
+        (
+            volatile_load(&self.walk.segment),
+            volatile_load(&self.walk.bytes),
+        )
     }
 
     /// Goes back to the start of the previous segment.
     #[inline(always)]
     pub(crate) fn walk_to(&mut self, segment: u64, bytes: u64) {
-        keep(&mut self.walk.segment, segment);
-        keep(&mut self.walk.bytes, bytes);
+        volatile_store(&mut self.walk.segment, segment);
+        volatile_store(&mut self.walk.bytes, bytes);
         let passed = self.walked_segments() + 1;
-        keep(&mut self.walk.passed, passed);
+        volatile_store(&mut self.walk.passed, passed);
     }
 
     /// Returns the number of segments that the walk back has passed.
     #[inline(always)]
     pub(crate) fn walked_segments(&self) -> u64 {
-        forget(&self.walk.passed)
+        volatile_load(&self.walk.passed)
     }
 
     /// Returns the number of segments behind the current one.
     #[inline(always)]
     pub(crate) fn segments_behind(&self) -> u64 {
-        forget(&self.payload.segments)
+        volatile_load(&self.payload.segments)
     }
 
     /// Returns the number of bytes left in the current segment, whether or not they belong to the message.
     #[inline(always)]
     pub(crate) fn room(&self) -> u64 {
-        forget(&self.payload.length)
+        volatile_load(&self.payload.length)
     }
 
     /// Gives up on the message. It is not known how much of its segments was transferred.
     #[inline(always)]
     pub(crate) fn abandon(&mut self) {
-        keep(&mut self.left, 0);
-        keep(&mut self.payload.length, 0);
-        keep(&mut self.payload.segments, 0);
+        volatile_store(&mut self.left, 0);
+        volatile_store(&mut self.payload.length, 0);
+        volatile_store(&mut self.payload.segments, 0);
     }
 
     /// Returns address and length of the rest of the current segment, but not more than the rest of the message.
     #[inline(always)]
     pub(crate) fn segment(&self) -> (u64, u64) {
-        let (length, left) = (forget(&self.payload.length), self.left());
+        let (length, left) = (volatile_load(&self.payload.length), self.left());
         (
-            forget(&self.payload.base),
+            volatile_load(&self.payload.base),
             if length < left { length } else { left },
         )
     }
@@ -234,7 +237,7 @@ impl Work {
     /// Returns the address of the rest of the current segment.
     #[inline(always)]
     pub(crate) fn base(&self) -> u64 {
-        forget(&self.payload.base)
+        volatile_load(&self.payload.base)
     }
 
     /// Consumes the rest of the current segment, but at most `most` bytes, and not more than the rest of the message.
@@ -243,8 +246,8 @@ impl Work {
     pub(crate) fn take_up_to(&mut self, most: u64) -> u64 {
         // The value passes through memory, so that the verifier has one state after the two choices.
         let (_, length) = self.segment();
-        keep(&mut self.taken, if length < most { length } else { most });
-        let length = forget(&self.taken);
+        volatile_store(&mut self.taken, if length < most { length } else { most });
+        let length = volatile_load(&self.taken);
         self.consume(length);
         length
     }
@@ -253,11 +256,11 @@ impl Work {
     #[inline(always)]
     pub(crate) fn consume(&mut self, length: u64) {
         let left = self.left().wrapping_sub(length);
-        keep(&mut self.left, left);
-        let base = forget(&self.payload.base).wrapping_add(length);
-        keep(&mut self.payload.base, base);
-        let rest = forget(&self.payload.length).wrapping_sub(length);
-        keep(&mut self.payload.length, rest);
+        volatile_store(&mut self.left, left);
+        let base = volatile_load(&self.payload.base).wrapping_add(length);
+        volatile_store(&mut self.payload.base, base);
+        let rest = volatile_load(&self.payload.length).wrapping_sub(length);
+        volatile_store(&mut self.payload.length, rest);
     }
 
     /// Goes on to the next segment. [`Counter::Truncated`] if there is none: the call reported more bytes than its
@@ -268,12 +271,12 @@ impl Work {
         if segments == 0 {
             return Err(Counter::Truncated);
         }
-        let vector = forget(&self.payload.vector);
+        let vector = volatile_load(&self.payload.vector);
         let (base, length) = vectors.segment(vector)?;
-        keep(&mut self.payload.base, base);
-        keep(&mut self.payload.length, length);
-        keep(&mut self.payload.vector, vector.wrapping_add(16));
-        keep(&mut self.payload.segments, segments - 1);
+        volatile_store(&mut self.payload.base, base);
+        volatile_store(&mut self.payload.length, length);
+        volatile_store(&mut self.payload.vector, vector.wrapping_add(16));
+        volatile_store(&mut self.payload.segments, segments - 1);
         Ok(())
     }
 }

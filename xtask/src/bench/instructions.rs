@@ -37,7 +37,7 @@ pub(super) struct Options {
     /// Only this kernel, 5.10, 6.1, 6.12 or newest; repeatable
     #[arg(long = "kernel", value_name = "KERNEL", requires = "instructions")]
     kernels: Vec<String>,
-    /// Record what the gate of `cargo xtask test` compares with
+    /// Record the values that the gate of `cargo xtask test` compares with
     #[arg(long, requires = "instructions", conflicts_with_all = ["kernels", "load", "contender", "out", "agent"])]
     record: bool,
 }

@@ -22,7 +22,7 @@ use crate::{
         call::{self, TRUNCATED},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, Work, forget, keep},
+        work::{self, Slot, Work, volatile_load, volatile_store},
     },
     thread::{
         locals,
@@ -248,8 +248,8 @@ fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
 fn address(work: &mut Work, iterator: *const u8, offset: usize) -> Result<u64, Counter> {
     // SAFETY: an integer, and the iterator is a member of the message, which is typed.
     let pointer = unsafe { Reach::Typed.read(iterator, offset)? };
-    keep(&mut work.untyped, pointer);
-    Ok(forget(&work.untyped))
+    volatile_store(&mut work.untyped, pointer);
+    Ok(volatile_load(&work.untyped))
 }
 
 /// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.

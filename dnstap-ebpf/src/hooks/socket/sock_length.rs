@@ -32,7 +32,7 @@ use crate::{
         call::{Call, Message, MessageHeader},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, forget, keep},
+        work::{self, Slot, volatile_load, volatile_store},
     },
     thread::{
         once::{self, Turn},
@@ -154,11 +154,11 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     // This is in map memory, like all values that are used after the loops in `emit::message`.
     let ends_when_full =
         call.is_batch() && direction == Direction::Sent && tapped.kind.1 == IPPROTO_TCP;
-    keep(&mut work.next, u64::from(ends_when_full));
+    volatile_store(&mut work.next, u64::from(ends_when_full));
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::User, work);
     }
-    if forget(&work.next) != 0
+    if volatile_load(&work.next) != 0
         && (work.room() != 0 || work.segments_behind() != 0)
         && let Some(state) = threads::possible().and_then(threads::known)
     {

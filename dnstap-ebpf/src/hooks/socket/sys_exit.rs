@@ -30,7 +30,7 @@ use crate::{
         call::{Call, is_io_uring, moved},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, Work, forget, keep},
+        work::{self, Slot, Work, volatile_load, volatile_store},
     },
     thread::{
         once::{self, Turn},
@@ -126,13 +126,13 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     let Some(work) = work::of(role.slot) else {
         return;
     };
-    keep(&mut work.next, 0);
-    keep(
+    volatile_store(&mut work.next, 0);
+    volatile_store(
         &mut work.messages,
         if call.is_batch() { result as u64 } else { 1 },
     );
-    keep(&mut work.result, result as u64);
-    keep(
+    volatile_store(&mut work.result, result as u64);
+    volatile_store(
         &mut work.rest,
         if call.is_batch() {
             batch_bytes(&call, result as u64)
@@ -183,7 +183,7 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
     if work.left() != 0 {
         emit::lost(&work.header, Counter::TooManyChunks);
     }
-    let rest = forget(&work.messages).wrapping_sub(forget(&work.next));
+    let rest = volatile_load(&work.messages).wrapping_sub(volatile_load(&work.next));
     if rest != 0 {
         add(Counter::Seen, rest);
         add(Counter::BatchTooLong, rest);
@@ -198,11 +198,11 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
 /// next round, the verifier would walk through the whole loop for each kind of socket.
 #[inline(always)]
 fn next(thread: Thread, work: &mut Work) -> bool {
-    let index = forget(&work.next);
-    if index >= forget(&work.messages) {
+    let index = volatile_load(&work.next);
+    if index >= volatile_load(&work.messages) {
         return false;
     }
-    keep(&mut work.next, index + 1);
+    volatile_store(&mut work.next, index + 1);
     let call = work.call();
     let Some(tapped) = Sock::of_descriptor(call.descriptor).and_then(admit) else {
         return false;
@@ -217,7 +217,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     let length = if call.is_batch() {
         call.reported_length(index as u32)
     } else {
-        Ok(forget(&work.result) as u32)
+        Ok(volatile_load(&work.result) as u32)
     };
     match length {
         Ok(0) => {}
@@ -244,12 +244,12 @@ fn next(thread: Thread, work: &mut Work) -> bool {
 /// another socket.
 #[inline(always)]
 fn behind(work: &mut Work, length: u32) -> u32 {
-    let rest = forget(&work.rest);
+    let rest = volatile_load(&work.rest);
     if rest == 0 {
         return 0;
     }
     let behind = rest.wrapping_sub(u64::from(length));
-    keep(&mut work.rest, behind);
+    volatile_store(&mut work.rest, behind);
     behind as u32
 }
 
