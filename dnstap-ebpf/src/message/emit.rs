@@ -235,6 +235,10 @@ pub(crate) fn remark<C: EbpfContext>(
     if config!(transport) == TRANSPORT_PERF as usize {
         return perf_remark(ctx, header, said);
     }
+    // The other half is for messages: what a server says about them must not displace any.
+    if EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) > 2 * config!(wakeup_bytes) as u64 {
+        return Err(Counter::ProbeRingFull);
+    }
     if (said.zone_len as usize) < SHORT_ZONE {
         ring_remark::<SHORT_ZONE>(header, said, &SHORT_BITS)
     } else {

@@ -64,7 +64,7 @@ pub fn run(bytes: &[u8]) {
     let mut pipeline = Pipeline::new(config(choices));
     if bit(choices, 5) {
         pipeline.register_server(PROBED, config(choices).server);
-        pipeline.probe(PROBED, true);
+        pipeline.probe(PROBED, true, &mut Batch::default());
     }
     let mut kernel = Kernel::default();
     let mut seen = Seen::default();

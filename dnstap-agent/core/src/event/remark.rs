@@ -4,7 +4,10 @@
 
 use std::mem::offset_of;
 
-use dnstap_ebpf::{MAX_DNS_MESSAGE, MAX_NAME, REMARK_HEAD, REMARK_PREFIX, Remark as Abi};
+use dnstap_ebpf::{
+    MAX_DNS_MESSAGE, MAX_NAME, REMARK_HEAD, REMARK_PREFIX, Remark as Abi, SERVER_AUTH_QUERY,
+    SERVER_CLIENT_QUERY, SERVER_CLIENT_RESPONSE, SERVER_WITH_ZONE,
+};
 
 /// What a server says about a message that it receives or sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ impl<'a> Remark<'a> {
         let prefix_len = usize::from(short(offset_of!(Abi, prefix_len)));
         let zone_len = usize::from(short(offset_of!(Abi, zone_len)));
         let is_sound = message_type.is_power_of_two()
+            && message_type & KNOWN_TYPES != 0
             && message_len <= MAX_DNS_MESSAGE
             && prefix_len == prefix_of(message_len)
             && zone_len == zone.len()
@@ -47,6 +51,10 @@ impl<'a> Remark<'a> {
         })
     }
 }
+
+/// Types that a remark may be about.
+const KNOWN_TYPES: u32 =
+    SERVER_WITH_ZONE | SERVER_CLIENT_QUERY | SERVER_CLIENT_RESPONSE | SERVER_AUTH_QUERY;
 
 /// Bytes of a message of this length by which it is known.
 #[must_use]
@@ -114,6 +122,10 @@ mod tests {
             let mut payload = payload.clone();
             payload[at] = 1;
             assert_eq!(Remark::parse(&payload), None, "byte {at}");
+        }
+        for message_type in [0, 1, 0x400, 0x1000, 0x2000] {
+            let payload = remark(message_type, &[0; 20], b"\x00");
+            assert_eq!(Remark::parse(&payload), None, "type {message_type:#x}");
         }
         for length in 0..payload.len() {
             assert_eq!(Remark::parse(&payload[..length]), None, "{length}");

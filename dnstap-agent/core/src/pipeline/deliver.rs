@@ -424,7 +424,11 @@ impl Deliver {
             self.counters.excluded_mimic += 1;
             return;
         }
-        if let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters) {
+        // The server itself may name it otherwise: then that name is filtered.
+        let is_named_later = *is_probed && is_bind && header.role == Role::Initiator;
+        if !is_named_later
+            && let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters)
+        {
             *reason += 1;
             return;
         }
@@ -515,9 +519,8 @@ impl Deliver {
             Use::Queued => self.counters.remarks_joined += 1,
             Use::Names(ticket, said) => {
                 self.counters.remarks_joined += 1;
-                let waiting = ticket.and_then(|ticket| self.held.take(ticket));
-                if let (Some(waiting), Some(kind)) = (waiting, kind_of(said.message_type)) {
-                    self.send_waiting(waiting, Some(kind), batch);
+                if let Some(waiting) = ticket.and_then(|ticket| self.held.take(ticket)) {
+                    self.send_waiting(waiting, kind_of(said.message_type), batch);
                 }
             }
         }
@@ -542,10 +545,10 @@ impl Deliver {
             bytes,
         } = message;
         let mut finding = *finding;
+        let at = self.servers.find(envelope.origin.program_id);
+        let is_bind = matches!(self.servers[at].server.naming, Naming::Bind(_));
         let zone = match outcome {
             Outcome::Joined(said) => {
-                let at = self.servers.find(envelope.origin.program_id);
-                let is_bind = matches!(self.servers[at].server.naming, Naming::Bind(_));
                 if is_bind && let Some(kind) = kind_of(said.message_type) {
                     finding.kind = kind;
                 }
@@ -557,10 +560,23 @@ impl Deliver {
             }
             Outcome::Without => &[],
         };
+        if is_bind && header.role == Role::Initiator {
+            let at = usize::from(finding.number()) - 1;
+            if let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters) {
+                *reason += 1;
+                return;
+            }
+        }
+        // A zone is a name.
+        let zone = if self.anonymiser.hides_names() {
+            &[]
+        } else {
+            zone
+        };
         self.counters.zones += u64::from(!zone.is_empty());
         // Servers may have come and gone while it waited.
         let header = Header {
-            server: self.servers.find(envelope.origin.program_id),
+            server: at,
             ..*header
         };
         let before = batch.messages.bytes.len();
@@ -583,12 +599,6 @@ impl Deliver {
             server, encoder, ..
         } = &mut self.servers[header.server];
         let mut envelope = *envelope;
-        // A zone is a name.
-        let zone = if self.anonymiser.hides_names() {
-            &[]
-        } else {
-            zone
-        };
         let shown = self.anonymiser.apply(header.role, &mut envelope, bytes);
         let extra = &mut self.extra_bytes;
         self.extra

@@ -230,8 +230,12 @@ impl Pipeline {
 
     /// Tells whether the server that runs `program_id` is probed, so that its messages wait for what it says about them
     /// ([`REMARK_PATIENCE_NS`] at most).
-    pub fn probe(&mut self, program_id: u32, is_probed: bool) {
+    pub fn probe(&mut self, program_id: u32, is_probed: bool, batch: &mut Batch) {
         self.deliver.servers.probe(program_id, is_probed);
+        if !is_probed {
+            // Before what comes later on the same sockets.
+            self.deliver.settle(u64::MAX, batch);
+        }
     }
 
     /// Marks the sockets of a process that was already running when it was added: TCP streams on

@@ -251,6 +251,11 @@ impl Members {
         self.known.keys().copied()
     }
 
+    /// Takes all probes out: no function is called any more that is counted.
+    pub(super) fn unprobe(&mut self) {
+        self.probes.end();
+    }
+
     /// Whether a process that comes now could be probed.
     pub(super) fn can_probe(&self) -> bool {
         self.probes.work()

@@ -24,7 +24,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_core::pipeline::{Pipeline, PipelineConfig, Server};
+use dnstap_core::pipeline::{Batch, Pipeline, PipelineConfig, Server};
 use dnstap_ebpf::Counter;
 use tokio::{
     sync::oneshot,
@@ -206,6 +206,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     info!("detaching: {reason}");
     observe::stopping(&reason);
     let deadline = shutdown::deadline();
+    // Before the reader's last look, so that it finds what became of each call.
+    members.unprobe();
     stop.store(true, Ordering::Release);
     let drained = reader
         .join()
@@ -292,7 +294,7 @@ fn new_pipeline(
         pipeline.register_server(program_id, server);
     }
     for program_id in members.probed() {
-        pipeline.probe(program_id, true);
+        pipeline.probe(program_id, true, &mut Batch::default());
     }
     pipeline
 }

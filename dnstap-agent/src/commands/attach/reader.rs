@@ -210,7 +210,7 @@ impl Reader {
             ..
         } = self;
         // Done even if the ring is empty, so that the channel has room again.
-        take_joined(joined, pipeline);
+        take_joined(joined, pipeline, batch);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
         let mut any = false;
         for source in sources(tap) {
@@ -224,7 +224,7 @@ impl Reader {
                     ring_use.lag_ns = ring_use.lag_ns.max(waited);
                 }
                 // Sockets of a process are sent before its first record.
-                take_joined(joined, pipeline);
+                take_joined(joined, pipeline, batch);
                 if let Some(origin) = item.origin()
                     && pipeline.is_unknown_server(origin)
                     && let Some(server) = find_server(origin)
@@ -367,14 +367,14 @@ fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
     [tap]
 }
 
-fn take_joined(joined: &Joined, pipeline: &mut Pipeline) {
+fn take_joined(joined: &Joined, pipeline: &mut Pipeline, batch: &mut pipeline::Batch) {
     for news in joined.try_iter() {
         match news {
             News::Connections(sockets) => pipeline.join_midway(sockets),
             News::Probed {
                 program_id,
                 is_probed,
-            } => pipeline.probe(program_id, is_probed),
+            } => pipeline.probe(program_id, is_probed, batch),
         }
     }
 }

@@ -34,7 +34,12 @@ pub(super) fn give_up(
     if privileges.probes {
         set(kept, held)?;
         if !probes_work() && held.contains(CapabilitySet::SYS_ADMIN) {
-            kept = (kept - PROBES) | CapabilitySet::SYS_ADMIN;
+            set(kept | CapabilitySet::SYS_ADMIN, held)?;
+            // If that is not the cause either, it is not kept for nothing.
+            kept -= PROBES;
+            if probes_work() {
+                kept |= CapabilitySet::SYS_ADMIN;
+            }
         }
     }
     set(kept, kept)?;
@@ -177,6 +182,8 @@ mod tests {
         };
         assert_eq!(left, PROBES);
         assert_eq!(kept(admin), Some(admin));
+        let beyond = CapabilitySet::SYS_BOOT;
+        assert_eq!(kept(beyond), Some(NONE), "it would not help");
         let none = kept_with_probes(PROBES | admin, NeededPrivileges::default(), NONE, admin);
         assert_eq!(none, Some(NONE), "nothing is to be attached");
     }

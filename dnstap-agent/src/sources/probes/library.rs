@@ -5,6 +5,7 @@
 //! read of it: packages have no other symbols.
 
 use std::{
+    collections::HashSet,
     fs::File,
     path::{Path, PathBuf},
 };
@@ -17,6 +18,12 @@ use super::place::LOOKED_AT;
 
 /// What the names of files begin with that may have the functions of BIND's libdns; the executable may have them, too.
 const LIBRARY: &str = "libdns";
+
+/// Files of a process that are looked at.
+const FILES: usize = 4;
+
+/// Bytes of the largest file that is looked at. BIND's have some megabytes.
+const LARGEST: u64 = 64 << 20;
 
 /// Pointer to the name of the root, which each libdns exports.
 const ROOT_NAME: &str = "dns_rootname";
@@ -82,6 +89,7 @@ pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
                 path.display()
             )
         })?;
+        // Its own file is trusted, however large a build with all symbols is.
         let cache = ReadCache::new(file);
         let file = object::File::parse(&cache).context("it is no ELF file")?;
         if let Some(offset) = offset_of(&file, file.entry()) {
@@ -103,6 +111,7 @@ fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
     };
     let mut libraries = Vec::new();
     let mut others = Vec::new();
+    let mut seen = HashSet::new();
     for map in process.maps().with_context(what)? {
         let MMapPath::Path(path) = &map.pathname else {
             continue;
@@ -113,7 +122,7 @@ fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
             PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}")),
             name.clone(),
         );
-        if !is_code(&map) {
+        if !is_code(&map) || !seen.insert((map.dev, map.inode)) {
         } else if name.starts_with(LIBRARY) {
             libraries.push(place);
         } else if *path == executable {
@@ -121,6 +130,7 @@ fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
         }
     }
     libraries.append(&mut others);
+    libraries.truncate(FILES);
     Ok(libraries)
 }
 
@@ -132,14 +142,23 @@ fn file_name(path: &Path) -> String {
 
 /// The place of a function in an ELF file, and its first bytes; nothing if the file is not a libdns.
 fn look(path: &Path, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+    look_into(&open(path)?, function)
+}
+
+/// A mapped file, to be read in parts. Anybody may run a program with the name of a server, and a file of any size.
+fn open(path: &Path) -> Result<ReadCache<File>> {
     let file = File::open(path).with_context(|| {
         format!(
             "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
             path.display()
         )
     })?;
-    let cache = ReadCache::new(file);
-    look_into(&cache, function)
+    let bytes = file.metadata()?.len();
+    anyhow::ensure!(
+        bytes <= LARGEST,
+        "it has {bytes} bytes, which no library of BIND has"
+    );
+    Ok(ReadCache::new(file))
 }
 
 fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
@@ -174,7 +193,7 @@ fn offset_of<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Op
     file.segments().find_map(|segment| {
         let (start, size) = segment.file_range();
         let at = address.checked_sub(segment.address())?;
-        (at < size).then_some(start + at)
+        (at < size).then(|| start.checked_add(at)).flatten()
     })
 }
 

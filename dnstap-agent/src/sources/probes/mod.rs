@@ -232,6 +232,12 @@ impl Probes {
         self.attached.remove(&pid).map(|gone| gone.program_id)
     }
 
+    /// Takes all probes out, because the tap ends. The states stay as they were.
+    pub fn end(&mut self) {
+        self.attached.clear();
+        self.loading.clear();
+    }
+
     /// Gives up if the probes do not understand the servers. What was probed until then.
     pub fn judge(&mut self) -> Vec<u32> {
         let (calls, faults) = self.states.with(|states| (states.calls, states.faults));
@@ -246,7 +252,7 @@ impl Probes {
     /// Takes all probes out for good, and says why. What was probed.
     fn shut(&mut self, reason: &str) -> Vec<u32> {
         let shut = self.program_ids().collect();
-        for pid in self.attached.keys() {
+        for pid in self.attached.keys().chain(self.loading.keys()) {
             let state = ProbeState::off(*pid, Some(reason.to_owned()));
             warn!("{state}; messages have no zone from now on");
             self.states.set(state);
@@ -280,7 +286,9 @@ impl Probes {
             offset,
             ..
         } = function;
-        let event = uprobe::attach(program.as_fd(), &path, offset + place.offset, pid);
+        let at = offset.checked_add(place.offset);
+        let at = at.ok_or_else(|| refused("the function is in no part of the file".to_owned()))?;
+        let event = uprobe::attach(program.as_fd(), &path, at, pid);
         let event = event.map_err(|error| refused(remedy(&error)))?;
         let at = format!("{DNS_DT_SEND}+{} in {library}", place.offset);
         let state = ProbeState {

@@ -405,6 +405,9 @@ fn loader() -> EbpfLoader<'static> {
     loader
 }
 
+/// Threads of probed servers that put records of the perf ring together.
+const REMARKS: u32 = 1024;
+
 /// Loads the object with its read-only data and the sizes of its maps set.
 fn load<'c>(
     mut loader: EbpfLoader<'c>,
@@ -422,6 +425,14 @@ fn load<'c>(
         .override_global("AYA_LOG_LEVEL", log_level, true)
         .map_max_entries("EVENTS_RING", if perf { page_size() } else { ring_bytes })
         .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS)
+        .map_max_entries(
+            "REMARKS",
+            if perf && config.remarks != 0 {
+                REMARKS
+            } else {
+                1
+            },
+        )
         .load(OBJECT)
         .context(ExitWith(
             Exit::NoPermission,

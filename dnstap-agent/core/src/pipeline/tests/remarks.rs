@@ -24,7 +24,7 @@ fn probed() -> Pipeline {
             ..Server::default()
         },
     );
-    pipeline.probe(7, true);
+    pipeline.probe(7, true, &mut Batch::default());
     pipeline
 }
 
@@ -238,17 +238,17 @@ fn what_is_not_probed_does_not_wait_and_what_is_no_more_is_let_go() {
     assert_eq!(run(&mut pipeline(), std::slice::from_ref(&record)).len(), 1);
     let mut pipeline = probed();
     assert_eq!(run(&mut pipeline, std::slice::from_ref(&record)), []);
-    pipeline.probe(7, false);
     let mut batch = Batch::default();
-    pipeline.settle(11 + PATIENCE, &mut batch);
-    assert_eq!(batch.messages.count, 1);
+    pipeline.probe(7, false, &mut batch);
+    assert_eq!(batch.messages.count, 1, "it goes first");
+    check(&pipeline);
     assert_eq!(run(&mut pipeline, &[record]).len(), 1);
 }
 
 #[test]
 fn a_server_that_is_told_of_later_is_probed_from_the_beginning() {
     let mut pipeline = pipeline();
-    pipeline.probe(7, true);
+    pipeline.probe(7, true, &mut Batch::default());
     pipeline.register_server(7, Server::default());
     let query = whole(asking(10, SENT, 4_000), &message(1, 0, "a", 0));
     assert_eq!(run(&mut pipeline, &[query]), []);
@@ -286,13 +286,44 @@ fn no_zone_is_shown_where_names_are_hidden() {
             ..Server::default()
         },
     );
-    pipeline.probe(7, true);
+    pipeline.probe(7, true, &mut Batch::default());
     let query = message(1, 0, "a", 0);
     let records = [
         whole(asking(10, SENT, 4_000), &query),
         said(asking(11, SENT, 4_000), ASKED, &query, ZONE),
     ];
     assert_eq!(zones(&run(&mut pipeline, &records)), [None]);
+    assert_eq!(pipeline.counters().deliver.zones, 0);
+}
+
+#[rstest]
+#[case::wanted(0x100, 1)]
+#[case::not_wanted(ASKED, 0)]
+fn the_servers_own_type_is_filtered(#[case] message_type: u32, #[case] delivered: usize) {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        filter: Filter {
+            only: "forwarder".parse().unwrap(),
+            ..Filter::default()
+        },
+        ..config()
+    });
+    pipeline.register_server(
+        7,
+        Server {
+            version: b"tap".to_vec(),
+            naming: Naming::Bind(BindRules::of_version("9.18.49")),
+            ..Server::default()
+        },
+    );
+    pipeline.probe(7, true, &mut Batch::default());
+    let query = message(1, 0x0100, "a", 0);
+    let records = [
+        whole(asking(10, SENT, 4_000), &query),
+        said(asking(11, SENT, 4_000), message_type, &query, ZONE),
+    ];
+    assert_eq!(run(&mut pipeline, &records).len(), delivered);
+    let excluded = pipeline.counters().deliver.excluded_type;
+    assert_eq!(excluded, 1 - delivered as u64);
 }
 
 #[test]
@@ -322,7 +353,7 @@ fn a_server_that_is_mimicked_names_a_query_before_its_answer_comes(
             ..Server::default()
         },
     );
-    pipeline.probe(7, true);
+    pipeline.probe(7, true, &mut Batch::default());
     let query = message(1, 0x0100, "a", 0);
     assert_eq!(run(&mut pipeline, &[whole(asked(1, 0), &query)]), []);
     let records = [
@@ -350,7 +381,7 @@ fn a_query_that_the_server_does_not_name_waits_for_its_answer() {
             ..Server::default()
         },
     );
-    pipeline.probe(7, true);
+    pipeline.probe(7, true, &mut Batch::default());
     let mut batch = Batch::default();
     pipeline.push(&whole(asked(1, 0), &message(1, 0x0100, "a", 0)), &mut batch);
     pipeline.settle(2 + PATIENCE, &mut batch);
