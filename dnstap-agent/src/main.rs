@@ -8,7 +8,7 @@ use std::{
 
 use dnstap_agent::{
     cli::Command,
-    commands::{attach, check, generate, read, receive, report, status, top},
+    commands::{attach, check, generate, pdns, read, receive, report, status, top},
     config::{self, Mistake, Refused, Resolved},
     host::{exit::Exit, log, sandbox},
 };
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Attach(options) => attach::run(options, &origin),
         Command::Check(options) => check::run(*options),
         Command::Generate(options) => generate::run(options),
+        Command::Pdns(options) => pdns::run(options),
         Command::Receive(options) => receive::run(options, &origin),
         Command::Status(options) => status::run(options),
         Command::Top(options) => top::run(options, &origin),

@@ -181,7 +181,7 @@ pub(crate) mod fixture {
         sections: [&[Rr<'_>]; 3],
     ) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut word = |bytes: &mut Vec<u8>, word: usize| {
+        let word = |bytes: &mut Vec<u8>, word: usize| {
             bytes.extend(u16::try_from(word).expect("a word").to_be_bytes());
         };
         word(&mut bytes, id.into());
@@ -234,8 +234,8 @@ mod tests {
             ],
         );
         let expected = vec![
-            (wire("b"), 2, vec![wire("ns.b")]),
             (wire("a.b"), 1, vec![one.to_vec(), two.to_vec()]),
+            (wire("b"), 2, vec![wire("ns.b")]),
             (wire("ns.b"), 1, vec![one.to_vec()]),
         ];
         assert_eq!(sets(&message), Some(expected));

@@ -243,6 +243,6 @@ mod tests {
         assert_eq!(unknown["rdata"], json!(["\\# 1 0A"]));
         assert_eq!(unknown["rrname"], json!("a\\010b"));
         let text = Format::Csv.write(&answer("x", 16, &[b"\x01\""]));
-        assert!(text.ends_with(",\"\"\"\\\"\"\"\"\n"), "{text}");
+        assert!(text.ends_with(",\"\"\"\\\"\"\"\"\"\n"), "{text}");
     }
 }

@@ -424,11 +424,10 @@ impl SortKey {
     }
 }
 
-/// Sorts by these keys, each in its direction (true: the greatest first), then by the others.
-pub fn sort(answers: &mut [Answer], keys: &[(SortKey, bool)]) {
+/// Sorts by these keys, each in its direction (true: the greatest first), then by the others, in the direction `falling`.
+pub fn sort(answers: &mut [Answer], keys: &[(SortKey, bool)], falling: bool) {
     let others = SortKey::ALL.into_iter();
     let others = others.filter(|key| keys.iter().all(|(named, _)| named != key));
-    let falling = keys.first().is_some_and(|(_, falling)| *falling);
     let keys: Vec<_> = keys
         .iter()
         .copied()

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod check;
 pub mod generate;
+pub mod pdns;
 mod progress;
 pub mod read;
 pub mod receive;

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! `forms` has the table of all kinds of output, `sink` what each of them has to say. `queue` takes the messages to a sink's
-//! thread, `report` has its account, `set` all sinks of a command while they come and go. `file`, `collector`, `page` and
-//! `function` are the kinds.
+//! thread, `report` has its account, `set` all sinks of a command while they come and go. `file`, `collector`, `page`,
+//! `passive` and `function` are the kinds.
 //!
 //! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent ([`SinkReport`]):
 //! `sent = written + dropped (by reason) + still queued`.
@@ -23,6 +23,7 @@ mod file;
 mod forms;
 mod function;
 mod page;
+mod passive;
 mod queue;
 mod report;
 mod set;
