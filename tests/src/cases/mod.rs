@@ -38,6 +38,7 @@ mod native;
 mod observe;
 mod outputs;
 mod package;
+mod pdns;
 mod presentation;
 mod privileges;
 mod processes;
@@ -160,6 +161,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         top::trials(),
         report::trials(),
         privileges::trials(),
+        pdns::trials(),
         package::trials(),
         hostile::trials(),
         hostile_peers::trials(),
