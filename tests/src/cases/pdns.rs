@@ -203,7 +203,8 @@ fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
     let plain = |text: &str| {
         let line = |line: &str| match line.split_once("  ") {
             Some((owner, rest)) => format!("{}  {rest}", owner.trim_end_matches('.')),
-            None => line.trim_end_matches('.').replace("\"\"", "\"").replace(".\",", "\","),
+            // dnsdbq leaves quotes within quotes as they are.
+            None => line.replace('"', "").replace(".,", ",").trim_end_matches('.').to_owned(),
         };
         text.lines().map(line).collect::<Vec<_>>()
     };
