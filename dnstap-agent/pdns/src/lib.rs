@@ -11,7 +11,8 @@
 //!                 an answer to the resolver's own question, whole
 //! ```
 //!
-//! `collect` puts the first half together. Below all are `name` and `rdata`.
+//! `collect` puts the first half together. `exchange` reads and writes what other stores do, with `presentation`. Below all are `name` and
+//! `rdata`.
 //!
 //! No address of a client, a resolver or a server is kept.
 
@@ -20,10 +21,12 @@
 mod accept;
 mod bailiwick;
 mod collect;
+pub mod exchange;
 mod front;
 mod message;
 mod name;
 mod output;
+mod presentation;
 mod query;
 mod rdata;
 mod store;
@@ -34,6 +37,7 @@ pub use self::{
     collect::{Collector, Counts, Options},
     name::{Name, NameError},
     output::{Format, cof},
+    presentation::parse as parse_rdata,
     query::{Answer, Answers, Fence, Kinds, Names, Query, SortKey, What, addresses, sort},
     rdata::text as rdata_text,
     store::{Mark, Removed, Retention, Rrset, Seen, Stats, Store, StoreError},

@@ -26,6 +26,12 @@ pub enum PdnsCommand {
     Stats(Stats),
     /// Remove what is too old or too much, and bring the store into its smallest form
     Compact(Compact),
+    /// Write all that is in a store to standard output, in Common Output Format
+    Export(Export),
+    /// Read Common Output Format into a store
+    Import(Import),
+    /// Add what is in other stores to one
+    Merge(Merge),
 }
 
 /// Who has seen to it that responses belong to queries.
@@ -179,12 +185,55 @@ pub struct Compact {
     pub keep_size: Option<usize>,
 }
 
+/// Write all that is in a store.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Folder of the store
+    #[arg(long, value_name = "DIR")]
+    pub db: PathBuf,
+}
+
+/// Read Common Output Format into a store.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Folder of the store; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub db: PathBuf,
+
+    /// Who has seen what lines without `sensor_id` say; without it, each file is an origin of its own, by what is in it
+    #[arg(long, value_name = "TEXT")]
+    pub origin: Option<String>,
+
+    /// Files with an object on each line; `-` is standard input, and wants --origin
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// Add what is in other stores to one.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Folder of the store; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub db: PathBuf,
+
+    /// Folders of the other stores, which stay as they are
+    #[arg(required = true, value_name = "DIR")]
+    pub from: Vec<PathBuf>,
+}
+
 impl Pdns {
     /// What is wrong with the options together.
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
-        let PdnsCommand::Query(query) = &self.command else {
-            return Vec::new();
+        let query = match &self.command {
+            PdnsCommand::Query(query) => query,
+            PdnsCommand::Import(options) => {
+                let is_nameless = options.origin.is_none()
+                    && options.files.iter().any(|file| file.as_os_str() == "-");
+                let text = "standard input has no name of its own; add --origin";
+                return is_nameless.then(|| text.to_owned()).into_iter().collect();
+            }
+            _ => return Vec::new(),
         };
         let by_owner = query.owner.is_some() || query.owner_hex.is_some();
         let sorted = query.ascending || query.descending;

@@ -1,6 +1,7 @@
 //! `pdns`: passive DNS in a store on disk. The crate `dnstap-pdns` has all that it is; here are files, options and texts.
 
 mod collect;
+mod exchange;
 mod query;
 mod times;
 
@@ -28,6 +29,9 @@ pub fn run(options: &Pdns) -> Result<Exit> {
         PdnsCommand::Query(options) => query::run(options),
         PdnsCommand::Stats(options) => stats(options),
         PdnsCommand::Compact(options) => compact(options),
+        PdnsCommand::Export(options) => exchange::export(options),
+        PdnsCommand::Import(options) => exchange::import(options),
+        PdnsCommand::Merge(options) => exchange::merge(options),
     }
 }
 
