@@ -1,5 +1,6 @@
-//! Runs one stage as often as it is told, for valgrind to count its instructions: `cargo xtask bench --stages`. Without
-//! arguments, or with those of `cargo test` and `cargo bench`, it runs every stage once.
+//! Runs one stage a given number of times, so that valgrind can count its instructions: `cargo
+//! xtask bench --stages`. Without arguments, or with those of `cargo test` and `cargo bench`, it
+//! runs every stage once.
 
 mod recorded;
 

@@ -14,7 +14,7 @@ fn main() {
         .measurement_time(Duration::from_secs(3))
         .warm_up_time(Duration::from_secs(1))
         .configure_from_args();
-    // In memory, where there is such a place, so that no disk has a part in it.
+    // The folder is in memory if possible, so that no disk affects the result.
     let shared = Path::new("/dev/shm");
     let folder = if shared.is_dir() {
         tempfile::tempdir_in(shared)

@@ -1,34 +1,37 @@
 //! The agent's library: from the records of the kernel's ring to dnstap outputs.
 //!
-//! From the top down; a module imports only modules below it (`cargo xtask modules --graph`):
+//! The modules, from the top down. A module imports only modules below it, which
+//! `cargo xtask modules --graph` shows:
 //!
 //! ```text
-//! commands   what each command does: attach, receive, read, report, top, status, check
+//! commands   the commands: attach, receive, read, report, top, status, check
 //! config     command line, environment and file together
-//! cli        what may be typed
+//! cli        definition of the command line
 //! observe    summary, metrics, status socket, systemd
-//! sources    where messages come from: the tap, programs that send dnstap, files
-//! sinks      where frames go: files, collectors, functions of this process
-//! report     the page of `report`: what it counts, and how it looks
+//! sources    sources of messages: the tap, programs that send dnstap, files
+//! sinks      outputs for frames: files, collectors, functions of this process
+//! report     the page of `report`: its counts and its layout
 //! tally      counts of messages, for `top` and `report`
-//! select     which messages `read` and `report` are asked for
+//! select     selection of messages for `read` and `report`
 //! formats    text, JSON, YAML, packets
-//! host       what the agent needs of the machine: log, exit codes, privileges, clocks, sockets
+//! host       services of the host: log, exit codes, privileges, clocks, sockets
 //! ```
 //!
-//! What happens to a message between a source and a sink is in the crate `dnstap-core`.
+//! The crate `dnstap-core` handles messages between a source and a sink.
 
-// They panic when the reader is gone; `log::say` does not.
+// `print!` and `eprint!` panic if the reader is gone; `log::say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
-pub mod commands;
+mod commands;
 pub mod config;
 pub mod formats;
 pub mod host;
-pub mod observe;
+mod observe;
 mod report;
 pub mod select;
 pub mod sinks;
 pub mod sources;
 mod tally;
+
+pub use commands::run;

@@ -1,5 +1,6 @@
-//! In steady state nothing is allocated for a message: the pipeline allocates nothing at all, the way to a file some things for a
-//! batch. A test program of its own, because its allocator counts.
+//! In steady state nothing is allocated per message: the pipeline allocates nothing at all, and
+//! writing to a file allocates a few times per batch. This is a test program of its own, because
+//! its allocator counts.
 
 #[path = "../benches/recorded/mod.rs"]
 #[expect(dead_code, reason = "the benchmarks use the rest")]
@@ -26,10 +27,10 @@ use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, IPPROTO_TCP};
 
 use recorded::{MESSAGES, Recorded};
 
-/// Connections among which the messages of one pass are divided.
+/// Number of connections that share the messages of one pass.
 const CONNECTIONS: usize = 100;
 
-/// The system's, counting.
+/// The system's allocator with a counter.
 struct Counting;
 
 impl Counting {
@@ -43,15 +44,16 @@ impl Counting {
 static ALL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Allocations of this thread. Needs none itself: it is there from the start, and nothing has to be done at the end.
+    /// Allocations of this thread. The counter itself allocates nothing: it is initialised at
+    /// compile time and needs no destructor.
     static HERE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Held by each test: one counts what all threads allocate.
+/// Held by each test, because one test counts the allocations of all threads.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
-// SAFETY: hands everything on to the system's allocator.
+// SAFETY: all calls are passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::count();
@@ -97,7 +99,7 @@ fn in_steady_state_no_message_of_a_stream_is_allocated_for() {
 fn to_a_file_nothing_is_allocated_for_a_message() {
     const FEW: u64 = 20;
     const MANY: u64 = 100;
-    /// Of a batch; the queue's own memory, say. A batch has some hundred messages.
+    /// Allocations per batch, for example of the queue. A batch has some hundred messages.
     const AT_MOST: u64 = 8;
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
@@ -110,7 +112,7 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     });
     let batch = batches.first().expect("a full one");
     assert!(batch.messages > 100 * AT_MOST, "{}", batch.messages);
-    // What opening and closing take is in both.
+    // Both numbers include opening and closing.
     let [few, many] = [FEW, MANY].map(|times| write(batch, times, folder.path()));
     assert!(
         many - few <= AT_MOST * (MANY - FEW),
@@ -119,7 +121,7 @@ fn to_a_file_nothing_is_allocated_for_a_message() {
     );
 }
 
-/// Takes three passes through a pipeline, each with all messages; only the first may make room.
+/// Runs three passes through a pipeline, each with all messages. Only the first pass may allocate.
 fn expect_nothing_allocated(passes: &[Vec<Vec<u8>>; 3]) {
     let mut pipeline = Pipeline::new(PipelineConfig::default());
     let mut batch = Batch::default();
@@ -147,11 +149,11 @@ fn expect_nothing_allocated(passes: &[Vec<Vec<u8>>; 3]) {
     );
 }
 
-/// A client's connection, which outlasts a pass.
+/// A client's connection, which lasts longer than a pass.
 struct Connection {
     socket: u64,
     port: u16,
-    /// Bytes so far of what was received and what was sent.
+    /// Bytes received and sent so far.
     passed: [u32; 2],
 }
 
@@ -165,7 +167,8 @@ impl Connection {
     }
 }
 
-/// The messages as streams: on each connection two queries at once and then both answers, cut in all the ways in which servers read.
+/// Converts the messages to streams: on each connection two queries at once and then both answers,
+/// cut in all the ways in which servers read.
 fn in_streams(recorded: &Recorded, connections: &mut [Connection; CONNECTIONS]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     for (turn, messages) in recorded.messages.chunks_exact(4).enumerate() {
@@ -177,7 +180,7 @@ fn in_streams(recorded: &Recorded, connections: &mut [Connection; CONNECTIONS]) 
                 stream.extend(length.to_be_bytes());
                 stream.extend(message);
             }
-            // Nowhere, within a length, behind it, within the first message, within the second.
+            // Cut nowhere, within a length, behind it, within the first message, within the second.
             let cuts = [0, 1, 2, 20, stream.len() - 20];
             let (first, second) = stream.split_at(cuts[turn / CONNECTIONS % cuts.len()]);
             for piece in [first, second]
@@ -199,7 +202,7 @@ fn in_streams(recorded: &Recorded, connections: &mut [Connection; CONNECTIONS]) 
     records
 }
 
-/// Writes the batch to a file so many times; what all threads allocated for that.
+/// Writes the batch to a file this many times. Returns the allocations of all threads.
 fn write(batch: &sinks::Batch, times: u64, folder: &Path) -> u64 {
     let spec = format!("file:{}", folder.join("file.fstrm").display());
     let spec: OutputSpec = spec.parse().expect("a path");

@@ -20,7 +20,11 @@ fn program() -> Command {
 }
 
 fn pdns(arguments: &[&str]) -> Output {
-    program().arg("pdns").args(arguments).output().expect("the agent starts")
+    program()
+        .arg("pdns")
+        .args(arguments)
+        .output()
+        .expect("the agent starts")
 }
 
 fn stdout(output: &Output) -> String {
@@ -35,16 +39,27 @@ fn stderr(output: &Output) -> String {
 fn file(folder: &Path, name: &str, questions: u32) -> PathBuf {
     let mut frames = Vec::new();
     for nth in 0..questions {
-        let name = if nth % 3 == 0 { format!("n{nth}") } else { format!("again{}", nth % 50) };
-        let time = Timestamp { seconds: 1_700_000_000 + u64::from(nth), nanoseconds: nth };
+        let name = if nth % 3 == 0 {
+            format!("n{nth}")
+        } else {
+            format!("again{}", nth % 50)
+        };
+        let time = Timestamp {
+            seconds: 1_700_000_000 + u64::from(nth),
+            nanoseconds: nth,
+        };
         let mut question = vec![u8::try_from(name.len()).expect("short")];
         question.extend(name.bytes());
         question.extend(b"\x07example\0\0\x01\0\x01");
         let [.., high, low] = nth.to_be_bytes();
         let query = [&[high, low, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &question[..]].concat();
         let answer = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
-        let response =
-            [&[high, low, 0x84, 0, 0, 1, 0, 1, 0, 0, 0, 0], &question[..], &answer].concat();
+        let response = [
+            &[high, low, 0x84, 0, 0, 1, 0, 1, 0, 0, 0, 0],
+            &question[..],
+            &answer,
+        ]
+        .concat();
         let common = |kind| MessageRef {
             response_address: Some(&[192, 0, 2, 53]),
             response_port: Some(53),
@@ -52,7 +67,10 @@ fn file(folder: &Path, name: &str, questions: u32) -> PathBuf {
             query_time: Some(time),
             ..MessageRef::new(kind)
         };
-        let query = MessageRef { query_message: Some(&query), ..common(Type::ResolverQuery) };
+        let query = MessageRef {
+            query_message: Some(&query),
+            ..common(Type::ResolverQuery)
+        };
         let response = MessageRef {
             response_message: Some(&response),
             response_time: Some(time),
@@ -80,13 +98,24 @@ fn all(db: &str) -> String {
 fn killed_at_any_moment_it_goes_on_where_it_was_and_counts_nothing_twice() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).display().to_string();
-    let path = file(folder.path(), "frames.fstrm", 30_000).display().to_string();
+    let path = file(folder.path(), "frames.fstrm", 30_000)
+        .display()
+        .to_string();
     let whole = pdns(&["collect", "--db", &at("whole"), &path]);
     assert!(whole.status.success(), "{whole:?}");
     let truth = all(&at("whole"));
     assert_eq!(truth.lines().count(), 10_000 + 50);
     let db = at("killed");
-    let collect = ["collect", "--db", &db, "--memory", "1M", "--write-every", "0.01s", &path];
+    let collect = [
+        "collect",
+        "--db",
+        &db,
+        "--memory",
+        "1M",
+        "--write-every",
+        "0.01s",
+        &path,
+    ];
     let (mut killed, mut at_work, mut last) = (0, 0, 0);
     for time in 0..50 {
         let mut child = program()
@@ -109,7 +138,10 @@ fn killed_at_any_moment_it_goes_on_where_it_was_and_counts_nothing_twice() {
             last = count;
         }
     }
-    assert!(killed >= 5 && at_work >= 2, "killed {killed} times, at work {at_work} times");
+    assert!(
+        killed >= 5 && at_work >= 2,
+        "killed {killed} times, at work {at_work} times"
+    );
     let done = pdns(&collect);
     assert!(done.status.success(), "{done:?}");
     assert_eq!(all(&db), truth);
@@ -134,7 +166,11 @@ fn a_file_is_known_again_by_its_frames() {
     let moved = folder.path().join("b.fstrm");
     fs::copy(&path, &moved).expect("copied");
     let compressed = folder.path().join("b.zst");
-    fs::write(&compressed, zstd::encode_all(&bytes[..], 1).expect("compressed")).expect("written");
+    fs::write(
+        &compressed,
+        zstd::encode_all(&bytes[..], 1).expect("compressed"),
+    )
+    .expect("written");
     for path in [&path, &moved, &compressed, &half] {
         collect(path);
         assert_eq!(all(&db), truth, "{}", path.display());
@@ -145,9 +181,18 @@ fn a_file_is_known_again_by_its_frames() {
     other[end] ^= 1;
     fs::write(&moved, other).expect("written");
     let done = collect(&moved);
-    assert!(done.status.code() == Some(65) && stderr(&done).contains("--again"), "{done:?}");
+    assert!(
+        done.status.code() == Some(65) && stderr(&done).contains("--again"),
+        "{done:?}"
+    );
     assert_eq!(all(&db), truth);
-    let again = pdns(&["collect", "--db", &db, "--again", &path.display().to_string()]);
+    let again = pdns(&[
+        "collect",
+        "--db",
+        &db,
+        "--again",
+        &path.display().to_string(),
+    ]);
     assert!(again.status.success() && all(&db) != truth, "{again:?}");
 }
 
@@ -163,7 +208,11 @@ fn new_rrsets_are_told_once_with_their_registered_domain() {
         .collect();
     assert_eq!(lines.len(), 10 + 20, "{told:?}");
     // `example` is no public suffix.
-    assert!(lines.iter().all(|line| line["bailiwick"] == "example" && line["domain"].is_null()));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["bailiwick"] == "example" && line["domain"].is_null())
+    );
     let again = pdns(&["collect", "--db", &at("db"), "--again", "--new", "-", &path]);
     assert_eq!(stdout(&again), "");
 }
@@ -179,13 +228,38 @@ fn what_cannot_be_is_said_with_its_exit_code() {
         assert!(stderr(&done).contains(text), "{arguments:?}: {done:?}");
     };
     expect(&["stats", "--db", &at("none")], 66, "there is no store");
-    expect(&["collect", "--db", &folder.path().display().to_string(), &path], 73, "not empty");
-    expect(&["query", "--db", &at("none"), "-r", "a..b"], 64, "a label is empty");
-    assert!(pdns(&["collect", "--db", &at("db"), &path]).status.success());
+    expect(
+        &[
+            "collect",
+            "--db",
+            &folder.path().display().to_string(),
+            &path,
+        ],
+        73,
+        "not empty",
+    );
+    expect(
+        &["query", "--db", &at("none"), "-r", "a..b"],
+        64,
+        "a label is empty",
+    );
+    assert!(
+        pdns(&["collect", "--db", &at("db"), &path])
+            .status
+            .success()
+    );
     // Another process has it.
     let store = Store::open(Path::new(&at("db"))).expect("the store");
-    expect(&["query", "--db", &at("db"), "-r", "a.example"], 66, "another process");
-    expect(&["collect", "--db", &at("db"), &path], 66, "another process");
+    expect(
+        &["query", "--db", &at("db"), "-r", "a.example"],
+        66,
+        "another process",
+    );
+    expect(
+        &["collect", "--db", &at("db"), &path],
+        66,
+        "another process",
+    );
     store.compact(Retention::default()).expect("compacted");
     drop(store);
     // A byte is wrong in what is read.
@@ -211,7 +285,11 @@ fn what_cannot_be_is_said_with_its_exit_code() {
             let done = pdns(&["stats", "--db", &at("db")]);
             // What is not read is not missed; what is read is right or refused. Never a panic.
             let code = done.status.code();
-            assert!(matches!(code, Some(0 | 65)), "byte {at_byte} of {}: {done:?}", table.display());
+            assert!(
+                matches!(code, Some(0 | 65)),
+                "byte {at_byte} of {}: {done:?}",
+                table.display()
+            );
         }
         fs::write(table, bytes).expect("written");
     }

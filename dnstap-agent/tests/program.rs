@@ -1,5 +1,4 @@
-//! What belongs to a process as a whole, and tests within one process cannot set for themselves alone: its environment and its
-//! standard error.
+//! Tests that need a process of their own, because they set its environment or its standard error.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,7 +24,7 @@ fn agent(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         .expect("the agent starts")
 }
 
-/// A place that takes nothing, as a full disk or a pipe that nobody reads any more.
+/// Opens a file that accepts nothing, like a full disk or a pipe without reader.
 fn full() -> File {
     let full = OpenOptions::new().write(true).open("/dev/full");
     full.expect("every Linux has it")
@@ -97,7 +96,7 @@ fn the_command_line_overrules_what_it_excludes_in_the_environment() {
         let done = agent(&arguments, &environment);
         assert_eq!(done.status.code(), Some(66), "{done:?}");
     }
-    // `check` tells what it finds, which depends on the machine; and the command line still has to make sense by itself.
+    // The findings of `check` depend on the machine. The command line must be valid in any case.
     let done = agent(&["check", "--quiet"], &environment);
     assert_ne!(done.status.code(), Some(64), "{done:?}");
     let done = agent(&["check", "-v", "--log-level=info"], &environment);
@@ -119,7 +118,8 @@ fn an_error_that_nobody_can_be_told_has_its_exit_code_all_the_same() {
 fn a_second_signal_ends_a_reader_whose_output_nobody_takes() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("file");
-    // Of type MESSAGE, in it a message of type CLIENT_QUERY: far more text than a pipe holds.
+    // A Dnstap of type MESSAGE with a message of type CLIENT_QUERY. The text is far longer than a
+    // pipe can hold.
     let frame = [0, 0, 0, 6, 0x72, 2, 8, 5, 0x78, 1];
     let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("memory");
     writer.write_frames(&frame.repeat(50_000)).expect("memory");
@@ -137,7 +137,7 @@ fn a_second_signal_ends_a_reader_whose_output_nobody_takes() {
         kill_process(Pid::from_child(&reader), Signal::TERM).ok();
         thread::sleep(Duration::from_millis(10));
     }
-    // Has no effect but where it would wait for ever.
+    // Only needed if the program would otherwise wait for ever.
     reader.kill().ok();
     let status = reader.wait().expect("a child");
     assert_eq!(status.code(), Some(74), "{status}");
@@ -157,7 +157,7 @@ fn a_log_that_cannot_be_written_ends_nothing() {
         .spawn()
         .expect("it starts");
     let patience = Instant::now() + Duration::from_secs(20);
-    // By then it has logged that it listens; that a sender goes without a word is logged, too.
+    // By then it has logged that it listens. It also logs that a sender disconnects without a word.
     let mut connected = false;
     while !connected && Instant::now() < patience && matches!(receiver.try_wait(), Ok(None)) {
         thread::sleep(Duration::from_millis(10));

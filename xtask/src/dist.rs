@@ -29,7 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
@@ -45,6 +45,7 @@ const DOCUMENTS: [&str; 19] = [
     "docs/kernel-support.md",
     "docs/odd-input.md",
     "docs/operations.md",
+    "docs/passive-dns.md",
     "docs/reliability.md",
     "docs/servers.md",
     "docs/soak.md",

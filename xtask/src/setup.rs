@@ -27,6 +27,7 @@ const TEST_PACKAGES: &[&str] = &[
 
 /// What the benchmark compares with, and its load.
 const BENCH_PACKAGES: &[&str] = &[
+    "bind9-dnsutils",
     "dnscap",
     "dnsperf",
     "fstrm-bin",

@@ -1,6 +1,6 @@
-//! What the benchmarks run on, and the stages that they measure: records of the ring as a busy server makes them, each query
-//! of 44 bytes followed by its answer of 108, from clients that take turns, so that the journey can be measured without a kernel; the
-//! same messages over IPv6 and over TCP, too.
+//! Data and stages of the benchmarks. The data are ring records as a busy server produces them:
+//! queries of 44 bytes, each followed by its answer of 108 bytes, from clients that take turns. So
+//! the stages can be measured without a kernel. The same messages exist over IPv6 and over TCP.
 
 use std::{
     hint::black_box,
@@ -34,26 +34,28 @@ use prost::Message as _;
 const IDENTITY: &[u8] = b"ns1.example.com";
 const VERSION: &[u8] = b"BIND 9.18.49-1~deb12u3-Debian";
 
-/// Messages of one pass.
+/// Number of messages in one pass.
 pub(crate) const MESSAGES: usize = 20_000;
 
-/// Bytes that are collected before they are handed on.
+/// Bytes that are collected before a batch is passed on.
 const FULL: usize = 256 * 1024;
 
-/// Clients; each has a TCP connection that stays open.
+/// Number of clients; each has a TCP connection that stays open.
 const CLIENTS: usize = 16;
 
-/// What the server runs ([`EventHeader::program_id`]).
+/// Program id of the server ([`EventHeader::program_id`]).
 const PROGRAM: u32 = 4_711;
 
-/// Queries that may wait: enough for one, and little memory that has to be cleared at the start.
+/// Most queries that wait. One would be enough, and a small table is cleared quickly at the start.
 const WAITING: usize = 1_024;
 
-/// A stage at work on one pass.
+/// A stage, run for one pass.
 type Stage = fn(&Recorded);
 
-/// The stages by name; each takes the messages of one pass. A message becomes a frame by `classify`, `pair` and `encode`, an event (by the
-/// last alone) with what the others find given; `read` makes of a frame a view, a choice with `--qtype` and `--suffix`, or text.
+/// Stages by name; each handles the messages of one pass. `classify`, `pair` and `encode` convert a
+/// message to a frame, and the last alone converts an event when the results of the others are
+/// given. `read` converts a frame to a view, to a selection with `--qtype` and `--suffix`, or to
+/// text.
 pub(crate) const STAGES: [(&str, Stage); 13] = [
     ("record to event", |recorded| {
         for record in &recorded.records {
@@ -168,7 +170,7 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Makes them; `folder` is for what the stages write.
+    /// Builds the data; `folder` is for files that the stages write.
     pub(crate) fn new(folder: &Path) -> Self {
         let (mut records, mut messages) = (Vec::new(), Vec::new());
         let (mut inet6_records, mut tcp_records) = (Vec::new(), Vec::new());
@@ -218,18 +220,19 @@ impl Recorded {
     }
 }
 
-/// The same between addresses of IPv6.
+/// Changes a header's addresses to IPv6.
 fn over_inet6(mut header: EventHeader) -> EventHeader {
     header.family = AF_INET6;
     for address in [&mut header.local_addr, &mut header.peer_addr] {
-        // 2001:db8::, and the four bytes at the end.
+        // Put 2001:db8:: in front, and the four bytes at the end.
         address.rotate_left(4);
         address[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
     }
     header
 }
 
-/// The record of a message with its length, where the stream has come to `sequence`; and where it is then.
+/// Builds the record of a message with its length, at position `sequence` of the stream. Also
+/// returns the next position.
 fn tcp_record(
     mut header: EventHeader,
     client: usize,
@@ -247,7 +250,7 @@ fn tcp_record(
     (fixture::whole(header, &piece), next)
 }
 
-/// A query for `wwwNNNNN.customer.example.com`, or its answer with four addresses.
+/// Builds a query for `wwwNNNNN.customer.example.com`, or its answer with four addresses.
 fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();
     bytes.extend(if answer { [0x81, 0x80] } else { [0x01, 0x00] });
@@ -263,7 +266,7 @@ fn message(id: u16, number: usize, answer: bool) -> Vec<u8> {
     bytes
 }
 
-/// Takes all records through the pipeline; `full` gets each batch of 256 KiB, and the last.
+/// Runs all records through the pipeline; `full` gets each batch of 256 KiB, and the last one.
 pub(crate) fn pipeline(records: &[Vec<u8>], full: &mut dyn FnMut(&mut Batch)) {
     let mut pipeline = new_pipeline();
     push(&mut pipeline, records, &mut Batch::default(), full);
@@ -291,7 +294,7 @@ fn new_pipeline() -> Pipeline {
     pipeline
 }
 
-/// Takes all records through a pipeline that lives on.
+/// Runs all records through an existing pipeline.
 pub(crate) fn push(
     pipeline: &mut Pipeline,
     records: &[Vec<u8>],
@@ -309,7 +312,7 @@ pub(crate) fn push(
     batch.clear();
 }
 
-/// Takes all records through the pipeline and to a file, `times` over.
+/// Runs all records through the pipeline and into a file, `times` times.
 pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     let spec: OutputSpec = format!("file:{}", path.display()).parse().expect("a path");
     let mut sinks = SinkSet::open(&[spec], SinkOptions::default()).expect("a place to write");
@@ -324,7 +327,7 @@ pub(crate) fn to_file(recorded: &Recorded, path: &Path, times: usize) {
     }
 }
 
-/// Gives each payload of the file to `take`.
+/// Passes each payload of the file to `take`.
 fn decode(recorded: &Recorded, take: &mut dyn FnMut(bytes::Bytes)) {
     let mut input = recorded.file.clone();
     let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE);

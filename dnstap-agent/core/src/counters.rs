@@ -1,4 +1,4 @@
-//! How stages count: plain integers with names.
+//! Counters of the stages: plain integers with names.
 
 /// Defines a struct of `u64` counters together with the table of their names.
 #[macro_export]
@@ -13,12 +13,12 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// Each counter's name and value, in order.
+            /// Returns each counter's name and value, in order.
             pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($field), self.$field)),+].into_iter()
             }
 
-            /// As [`Self::table`], with what each counts between name and value.
+            /// Like [`Self::table`], with each counter's description between name and value.
             pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
                 [$((stringify!($field), concat!($($field_doc),*), self.$field)),+].into_iter()
             }

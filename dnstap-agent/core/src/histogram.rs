@@ -1,11 +1,12 @@
-//! Durations counted in buckets that double: a fixed array, nothing allocated.
+//! Durations counted in buckets whose bounds double: a fixed array without allocation.
 
 use std::time::Duration;
 
-/// Buckets with a bound; the last ends at 2^24 µs, which is 16.8 seconds. Longer durations count in one without.
+/// Number of buckets with a bound. The last one ends at 2^24 µs, which is 16.8 seconds. Longer
+/// durations are counted without a bound.
 pub const BUCKETS: usize = 25;
 
-/// How many durations were how long.
+/// Numbers of durations by length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; BUCKETS],
@@ -16,7 +17,8 @@ pub struct Histogram {
 impl Histogram {
     /// Counts a duration in nanoseconds.
     pub fn record(&mut self, nanoseconds: u64) {
-        // The smallest n for which the duration is at most 2^n µs: as many bits as the whole µs below it have.
+        // Find the smallest n for which the duration is at most 2^n µs: the number of bits of (ns -
+        // 1) / 1000.
         let below = nanoseconds.saturating_sub(1) / 1_000;
         let doublings = u64::BITS - below.leading_zeros();
         *self
@@ -26,7 +28,7 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(nanoseconds);
     }
 
-    /// Counts those of another one, too.
+    /// Adds the counts of another histogram.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
@@ -35,19 +37,19 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
     }
 
-    /// Durations counted.
+    /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum::<u64>() + self.beyond
     }
 
-    /// All of them together.
+    /// Returns the sum of all durations.
     #[must_use]
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
-    /// For each bound how many durations are at most so long.
+    /// Returns each bound with the number of durations up to it.
     pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let mut count = 0;
         self.counts.iter().enumerate().map(move |(at, more)| {
@@ -56,7 +58,8 @@ impl Histogram {
         })
     }
 
-    /// The bound that a share of the durations keeps, 0.5 for the median; `None` if there are none, or it is beyond.
+    /// Returns the bound below which this share of the durations lies; 0.5 gives the median.
+    /// Returns `None` if there are no durations, or the result is beyond the last bound.
     #[must_use]
     #[expect(
         clippy::cast_precision_loss,

@@ -1,15 +1,18 @@
-//! The pure core of the agent: from a record of the kernel's ring to a dnstap frame, and the account of both.
+//! The pure core of the agent: converts records of the kernel's ring to dnstap frames, and accounts
+//! for both.
 //!
-//! Everything here takes bytes and times and returns values. There are no sockets, files, maps, threads or clocks, so
-//! all of it can be tested, measured and fuzzed without a kernel. The modules, in the order of a message's journey:
+//! All functions take bytes and times and return values. There are no sockets, files, maps, threads
+//! or clocks, so everything can be tested, measured and fuzzed without a kernel. The modules, in
+//! the order in which a message passes them:
 //!
 //! ```text
 //! record -> event -> reassemble -> classify -> pair -> privacy -> encode -> frame
 //!           \______________________ pipeline _______________________/
 //! ```
 //!
-//! Below them are the modules that they share: [`model`] (the values), [`dns`] (the reader of DNS messages), [`lru`],
-//! [`histogram`] and `counters`. Above them is [`account`]: the sum of all counters, and the laws that they obey.
+//! Below them are the modules that they share: [`model`] (values), [`dns`] (the parser of DNS
+//! messages), [`lru`], [`histogram`] and `counters`. Above them is [`account`]: all counters
+//! together, and the laws that they obey.
 
 #![forbid(unsafe_code)]
 

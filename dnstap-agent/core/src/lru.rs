@@ -1,7 +1,7 @@
-//! A bounded table of sockets that gives up the one used least recently.
+//! A bounded table of sockets that drops the one used least recently.
 //!
-//! Entries live in one vector and are linked by index in order of use, so a look-up that moves an entry to the front
-//! costs a few stores, and a full table neither allocates nor frees.
+//! Entries live in one vector and are linked by index in order of use. A look-up that moves an
+//! entry to the front costs a few stores, and a full table neither allocates nor frees.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ struct Slot<V> {
 }
 
 impl<V> Lru<V> {
-    /// A table of at most `capacity` entries (at least 1).
+    /// Creates a table of at most `capacity` entries (at least 1).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.clamp(1, NONE as usize - 1);
@@ -43,32 +43,33 @@ impl<V> Lru<V> {
         }
     }
 
-    /// Entries in the table.
+    /// Returns the number of entries.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Whether a new entry has to displace one.
+    /// Returns whether a new entry would displace another one.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= self.capacity
     }
 
-    /// The entry for `key`, now the newest.
+    /// Returns the entry for `key` and makes it the newest.
     pub fn get(&mut self, key: u64) -> Option<&mut V> {
         let slot = *self.index.get(&key)?;
         self.touch(slot);
         self.slots[slot as usize].value.as_mut()
     }
 
-    /// The entry for `key` without making it the newest.
+    /// Returns the entry for `key` without making it the newest.
     pub fn peek(&mut self, key: u64) -> Option<&mut V> {
         let slot = *self.index.get(&key)?;
         self.slots[slot as usize].value.as_mut()
     }
 
-    /// Adds an entry as the newest; gives back what it displaced: the previous value of `key` or the oldest entry.
+    /// Adds an entry as the newest. Returns what it displaced: the previous value of `key` or the
+    /// oldest entry.
     pub fn insert(&mut self, key: u64, value: V) -> Option<(u64, V)> {
         let displaced = match self.remove(key) {
             Some(previous) => Some((key, previous)),
@@ -101,12 +102,12 @@ impl<V> Lru<V> {
         self.slots[slot as usize].value.take()
     }
 
-    /// All values in no particular order.
+    /// Returns all values in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
-    /// The entry used least recently.
+    /// Returns the entry used least recently.
     #[must_use]
     pub fn oldest(&self) -> Option<(u64, &V)> {
         let slot = self.slots.get(self.oldest as usize)?;

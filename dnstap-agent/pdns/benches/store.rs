@@ -3,7 +3,12 @@
 //! Frames are decoded as they come from a file. Each response has four RRsets: the answer, the zone's servers, and their addresses.
 //! What is measured is one thread with what fjall does in its own.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    missing_docs,
+    reason = "a benchmark"
+)]
 
 use std::{
     env, fs,
@@ -12,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dnstap_pdns::{Collector, Fence, Kinds, Name, Names, Options, Pairing, Query, Retention, Store, What, addresses};
+use dnstap_pdns::{
+    Collector, Fence, Kinds, Name, Names, Options, Pairing, Query, Retention, Store, What,
+    addresses,
+};
 use dnstap_proto::{DnstapRef, MessageRef, Timestamp, lenient, message::Type};
 
 fn main() {
@@ -31,7 +39,14 @@ fn repeats(responses: u64) {
     let frames: Vec<_> = (0..responses)
         .map(|nth| {
             let is_new = chance.below(100) < 5;
-            frame(if is_new { 1 << 40 | nth } else { chance.below(20_000) }, nth)
+            frame(
+                if is_new {
+                    1 << 40 | nth
+                } else {
+                    chance.below(20_000)
+                },
+                nth,
+            )
         })
         .collect();
     let begun = Instant::now();
@@ -61,7 +76,12 @@ fn fresh(rrsets: u64) {
         spent += begun.elapsed();
     }
     let new = collector.counts().new;
-    report("new RRsets", new, spent, &format!("{:.0?} with the making of frames", begun.elapsed()));
+    report(
+        "new RRsets",
+        new,
+        spent,
+        &format!("{:.0?} with the making of frames", begun.elapsed()),
+    );
     let store = collector.store();
     let before = store.stats().unwrap();
     let begun = Instant::now();
@@ -83,20 +103,31 @@ fn fresh(rrsets: u64) {
     for (what, times) in [("first", 2_000), ("again", 2_000)] {
         chance.0 = 7;
         let owners = (0..times).map(|_| owner(chance.below(rrsets / 4)));
-        ask(&store, &format!("owner, {what}"), owners.map(|name| What::Owner(Names::Exactly(name))));
+        ask(
+            &store,
+            &format!("owner, {what}"),
+            owners.map(|name| What::Owner(Names::Exactly(name))),
+        );
     }
     let networks = (0..200).map(|_| {
-        let [_, a, b, _] = u32::try_from(chance.below(rrsets / 4)).unwrap().to_be_bytes();
+        let [_, a, b, _] = u32::try_from(chance.below(rrsets / 4))
+            .unwrap()
+            .to_be_bytes();
         What::Address(addresses(&format!("10.{a}.{b}.0/24")).unwrap())
     });
     ask(&store, "/24", networks);
-    let query = query(What::Owner(Names::Below("example".parse::<Name>().unwrap())));
+    let query = query(What::Owner(Names::Below(
+        "example".parse::<Name>().unwrap(),
+    )));
     let begun = Instant::now();
     let mut answers = store.ask(&query);
     black_box(answers.next().unwrap().unwrap());
     let first = begun.elapsed();
     let count = 1 + answers.take(9_999).map(Result::unwrap).count();
-    println!("*.example: first answer after {first:.2?}, {count} after {:.2?}", begun.elapsed());
+    println!(
+        "*.example: first answer after {first:.2?}, {count} after {:.2?}",
+        begun.elapsed()
+    );
     println!("resident: {}", resident());
 }
 
@@ -111,15 +142,29 @@ fn ask(store: &Store, what: &str, queries: impl Iterator<Item = What>) {
     }
     times.sort_unstable();
     let at = |part: usize| times[times.len() * part / 100];
-    println!("look-up by {what}: {} queries, {answers} answers, p50 {:.2?}, p99 {:.2?}", times.len(), at(50), at(99));
+    println!(
+        "look-up by {what}: {} queries, {answers} answers, p50 {:.2?}, p99 {:.2?}",
+        times.len(),
+        at(50),
+        at(99)
+    );
 }
 
 fn query(what: What) -> Query {
-    Query { what, kinds: Kinds::Any, bailiwick: None, fence: Fence::default() }
+    Query {
+        what,
+        kinds: Kinds::Any,
+        bailiwick: None,
+        fence: Fence::default(),
+    }
 }
 
 fn collector(folder: &tempfile::TempDir) -> Collector {
-    let options = Options { memory: 32 << 20, pairing: Pairing::ByWriter, roots: Vec::new() };
+    let options = Options {
+        memory: 32 << 20,
+        pairing: Pairing::ByWriter,
+        roots: Vec::new(),
+    };
     Collector::new(Store::create(folder.path()).unwrap(), &options)
 }
 
@@ -136,12 +181,17 @@ fn take(collector: &mut Collector, frames: &[Vec<u8>]) {
 
 fn report(what: &str, count: u64, took: Duration, more: &str) {
     let rate = count as f64 / took.as_secs_f64();
-    println!("{count} {what}: {took:.2?}, {rate:.0}/s; {more}; resident: {}", resident());
+    println!(
+        "{count} {what}: {took:.2?}, {rate:.0}/s; {more}; resident: {}",
+        resident()
+    );
 }
 
 fn resident() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let lines = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
+    let lines = status
+        .lines()
+        .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
     lines.collect::<Vec<_>>().join(" ").replace('\t', " ")
 }
 
@@ -160,7 +210,18 @@ fn frame(nth: u64, time: u64) -> Vec<u8> {
     let address = Ipv4Addr::from(0x0a00_0000 | u32::try_from(nth & 0xff_ffff).unwrap()).octets();
     let mut record = |owner: &[u8], kind: u8, data: &[u8]| {
         message.extend(owner);
-        message.extend([0, kind, 0, 1, 0, 0, 1, 44, 0, u8::try_from(data.len()).unwrap()]);
+        message.extend([
+            0,
+            kind,
+            0,
+            1,
+            0,
+            0,
+            1,
+            44,
+            0,
+            u8::try_from(data.len()).unwrap(),
+        ]);
         message.extend(data);
     };
     record(&[0xc0, 12], 1, &address);
@@ -170,7 +231,10 @@ fn frame(nth: u64, time: u64) -> Vec<u8> {
     for server in [b"\x03ns1", b"\x03ns2"] {
         record(&[&server[..], &[0xc0, zone]].concat(), 1, &address);
     }
-    let time = Some(Timestamp { seconds: 1_700_000_000 + time / 1000, nanoseconds: 0 });
+    let time = Some(Timestamp {
+        seconds: 1_700_000_000 + time / 1000,
+        nanoseconds: 0,
+    });
     let message = MessageRef {
         response_address: Some(&[192, 0, 2, 53]),
         query_zone: Some(b"\x07example\0"),
@@ -188,7 +252,10 @@ struct Chance(u64);
 
 impl Chance {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }

@@ -3,7 +3,7 @@
 //! A response counts if the frames show that it answers a question:
 //!
 //! - its own frame also holds the query, with the same id and question; or
-//! - a frame of type RESOLVER_QUERY came before, not longer than [`PATIENCE`] ago, with the same id, question and server's address and port
+//! - a frame of type `RESOLVER_QUERY` came before, not longer than [`PATIENCE`] ago, with the same id, question and server's address and port
 //!   (and the same port of the resolver, if both say it), and no response has been taken for it yet; or
 //! - the operator says that whoever wrote the frames has paired them ([`Pairing::ByWriter`]).
 //!
@@ -35,7 +35,7 @@ pub enum Pairing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Discard {
-    /// A response of another server that resolves (FORWARDER_RESPONSE): it does not speak for the zone.
+    /// A response of another server that resolves (`FORWARDER_RESPONSE`): it does not speak for the zone.
     Forwarder,
     /// It cannot be read to the last byte, is no response, or has no time.
     Malformed,
@@ -176,7 +176,11 @@ impl Acceptor {
             let Some((key, nth)) = self.order.pop_front() else {
                 break;
             };
-            if self.waiting.get(&key).is_some_and(|waiting| waiting.nth == nth) {
+            if self
+                .waiting
+                .get(&key)
+                .is_some_and(|waiting| waiting.nth == nth)
+            {
                 self.waiting.remove(&key);
             }
         }
@@ -318,7 +322,11 @@ mod tests {
         assert_eq!(judged(&[query(7, 6), response(7, 0x8400, 101)]), unmatched);
         assert_eq!(judged(&[query(7, 5), response(7, 0x8400, 161)]), unmatched);
         assert_eq!(judged(&[query(7, 5), response(7, 0x8400, 98)]), unmatched);
-        let again = [query(7, 5), response(7, 0x8400, 101), response(7, 0x8400, 101)];
+        let again = [
+            query(7, 5),
+            response(7, 0x8400, 101),
+            response(7, 0x8400, 101),
+        ];
         assert_eq!(judged(&again), unmatched);
         let mut other = response(7, 0x8400, 101);
         other.response_address = Some(vec![192, 0, 2, 2].into());
@@ -365,6 +373,9 @@ mod tests {
             query.response_address = Some(nth.to_be_bytes().to_vec().into());
             acceptor.judge(&query);
         }
-        assert_eq!((acceptor.waiting.len(), acceptor.order.len()), (WAITING, WAITING));
+        assert_eq!(
+            (acceptor.waiting.len(), acceptor.order.len()),
+            (WAITING, WAITING)
+        );
     }
 }

@@ -80,7 +80,10 @@ impl Servers {
     /// That knows the root's servers alone; those of the real root if none are given.
     pub(crate) fn new(roots: &[IpAddr]) -> Self {
         let roots = if roots.is_empty() {
-            ROOT_SERVERS.iter().filter_map(|text| text.parse().ok()).collect()
+            ROOT_SERVERS
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect()
         } else {
             roots.to_vec()
         };
@@ -96,7 +99,9 @@ impl Servers {
     /// Labels of the zone of the owner that the server at this address serves, the closest one.
     pub(crate) fn zone_of(&mut self, owner: &[u8], server: IpAddr) -> Option<usize> {
         let count = labels(owner).count();
-        (0..=count).rev().find(|&labels| self.serves(suffix(owner, labels), server))
+        (0..=count)
+            .rev()
+            .find(|&labels| self.serves(suffix(owner, labels), server))
     }
 
     fn serves(&mut self, zone: &[u8], server: IpAddr) -> bool {
@@ -118,7 +123,8 @@ impl Servers {
         match set.kind() {
             kind::NS => {
                 let servers = set.data().take(MOST).map(Box::from).collect();
-                self.known.change(set.owner(), |known| known.servers = servers);
+                self.known
+                    .change(set.owner(), |known| known.servers = servers);
             }
             kind::A | kind::AAAA => {
                 let is_v4 = set.kind() == kind::A;
@@ -178,7 +184,8 @@ mod tests {
     fn learn(servers: &mut Servers, records: &[Rr<'_>]) {
         let message = message(1, 0x8400, (".", 2), [records, &[], &[]]);
         let mut read = Records::default();
-        read.read(Dns::parse(&message).expect("a header")).expect("sound");
+        read.read(Dns::parse(&message).expect("a header"))
+            .expect("sound");
         read.sets().for_each(|set| servers.learn(set));
     }
 

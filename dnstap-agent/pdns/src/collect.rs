@@ -187,7 +187,9 @@ impl Collector {
             let labels = match (&zone, server) {
                 (Some(zone), _) => {
                     let is_within = is_within(set.owner(), zone.wire());
-                    is_within.then(|| zone.labels()).ok_or(Discard::OutOfBailiwick)
+                    is_within
+                        .then(|| zone.labels())
+                        .ok_or(Discard::OutOfBailiwick)
                 }
                 (None, Some(server)) => {
                     let zone = self.servers.zone_of(set.owner(), server);
@@ -213,7 +215,9 @@ impl Collector {
             }
         }
         // After all of them: a response cannot vouch for itself.
-        learnt.into_iter().for_each(|set| self.servers.learn(set));
+        for set in learnt {
+            self.servers.learn(set);
+        }
         Ok(())
     }
 }

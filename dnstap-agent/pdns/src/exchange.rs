@@ -10,18 +10,13 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use crate::{
-    Answer, Name, Rrset, Seen,
-    output::cof,
-    presentation::parse,
-    rdata,
-};
+use crate::{Answer, Counted, Name, Rrset, Seen, output::cof, presentation::parse, rdata};
 
 /// Which store or program has seen something.
 pub type Origin = [u8; 16];
 
 /// What a line says.
-pub type Sighting = (Rrset, Seen, Origin);
+pub type Sighting = Counted;
 
 /// Why a line is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -79,7 +74,9 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
     let owner = name("rrname")?;
     let kind = match &object["rrtype"] {
         Value::String(word) => word.parse::<Type>().ok().map(|kind| kind.0),
-        Value::Number(number) => number.as_u64().and_then(|number| u16::try_from(number).ok()),
+        Value::Number(number) => number
+            .as_u64()
+            .and_then(|number| u16::try_from(number).ok()),
         _ => None,
     };
     let kind = kind.ok_or(LineError::Field("rrtype"))?;
@@ -88,7 +85,9 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
         Value::Array(texts) => texts.iter().map(Value::as_str).collect(),
         _ => None,
     };
-    let texts = texts.filter(|texts| !texts.is_empty()).ok_or(LineError::Field("rdata"))?;
+    let texts = texts
+        .filter(|texts| !texts.is_empty())
+        .ok_or(LineError::Field("rdata"))?;
     let data = texts.into_iter().map(|text| {
         let unread = || LineError::Data(Type(kind).to_string(), text.to_owned());
         parse(kind, text).ok_or_else(unread)
@@ -102,19 +101,28 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
         let time = object[field].as_u64().or_else(|| object[of_zone].as_u64());
         time.ok_or(LineError::Field(field))
     };
-    let (first, last) = (time("time_first", "zone_time_first")?, time("time_last", "zone_time_last")?);
+    let (first, last) = (
+        time("time_first", "zone_time_first")?,
+        time("time_last", "zone_time_last")?,
+    );
     if first > last {
         return Err(LineError::Field("time_last"));
     }
     let count = match &object["count"] {
         Value::Null => 1,
-        count => count.as_u64().filter(|count| *count > 0).ok_or(LineError::Field("count"))?,
+        count => count
+            .as_u64()
+            .filter(|count| *count > 0)
+            .ok_or(LineError::Field("count"))?,
     };
     let bailiwick = match &object["bailiwick"] {
         Value::Null => None,
         _ => Some(name("bailiwick")?),
     };
-    if bailiwick.as_ref().is_some_and(|zone| !owner.is_within(zone)) {
+    if bailiwick
+        .as_ref()
+        .is_some_and(|zone| !owner.is_within(zone))
+    {
         return Err(LineError::Field("bailiwick"));
     }
     let set = Rrset {
@@ -188,8 +196,21 @@ mod tests {
     fn lines_of_others_may_leave_out_what_they_may() {
         let line = r#"{"rrname":"WWW.example.com.","rrtype":"A","rdata":"192.0.2.1","zone_time_first":5,"zone_time_last":7}"#;
         let (set, seen, origin) = read(line, [9; 16]).expect("sound");
-        assert_eq!((set.owner.to_string().as_str(), set.bailiwick), ("www.example.com.", None));
-        assert_eq!((seen, origin), (Seen { first: 5, last: 7, count: 1 }, [9; 16]));
+        assert_eq!(
+            (set.owner.to_string().as_str(), set.bailiwick),
+            ("www.example.com.", None)
+        );
+        assert_eq!(
+            (seen, origin),
+            (
+                Seen {
+                    first: 5,
+                    last: 7,
+                    count: 1
+                },
+                [9; 16]
+            )
+        );
     }
 
     #[rstest]
@@ -199,9 +220,18 @@ mod tests {
     #[case(r#"{"rrname":"a","rrtype":"NOTYPE"}"#, LineError::Field("rrtype"))]
     #[case(r#"{"rrname":"a","rrtype":70000}"#, LineError::Field("rrtype"))]
     #[case(r#"{"rrname":"a","rrtype":"A","rdata":[]}"#, LineError::Field("rdata"))]
-    #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":"5"}"#, LineError::Field("time_first"))]
-    #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":4}"#, LineError::Field("time_last"))]
-    #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"count":0}"#, LineError::Field("count"))]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":"5"}"#,
+        LineError::Field("time_first")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":4}"#,
+        LineError::Field("time_last")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"count":0}"#,
+        LineError::Field("count")
+    )]
     #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"bailiwick":"b"}"#, LineError::Field("bailiwick"))]
     #[case(r#"{"rrname":"a","rrtype":"A","rdata":["x"]}"#, LineError::Data("A".into(), "x".into()))]
     fn a_line_that_is_wrong_is_told_why(#[case] line: &str, #[case] error: LineError) {

@@ -114,7 +114,10 @@ mod tests {
         assert_eq!(front.unwritten(), vec![]);
         assert_eq!((front.entries.len(), front.bytes()), (1, size(b"b", b"")));
         front.note(b"b", b"", 20);
-        assert_eq!(front.unwritten(), vec![(&b"b"[..], &b""[..], seen(20, 20, 1))]);
+        assert_eq!(
+            front.unwritten(),
+            vec![(&b"b"[..], &b""[..], seen(20, 20, 1))]
+        );
     }
 
     #[test]

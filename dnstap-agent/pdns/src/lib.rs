@@ -40,5 +40,5 @@ pub use self::{
     presentation::parse as parse_rdata,
     query::{Answer, Answers, Fence, Kinds, Names, Query, SortKey, What, addresses, sort},
     rdata::text as rdata_text,
-    store::{Mark, Removed, Retention, Rrset, Seen, Stats, Store, StoreError},
+    store::{Counted, Mark, Removed, Retention, Rrset, Seen, Stats, Store, StoreError},
 };

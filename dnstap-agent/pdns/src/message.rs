@@ -55,9 +55,7 @@ impl<'a> Set<'a> {
     }
 
     fn is_same(self, other: Self) -> bool {
-        self.kind() == other.kind()
-            && self.owner() == other.owner()
-            && self.data().eq(other.data())
+        self.kind() == other.kind() && self.owner() == other.owner() && self.data().eq(other.data())
     }
 }
 
@@ -69,7 +67,7 @@ impl Records {
         self.records.clear();
         let message = dns.bytes();
         let mut records = dns.records();
-        while let Some(record) = records.next() {
+        for record in records.by_ref() {
             let (section, record) = record.ok()?;
             if is_meta(record.kind.0) || record.class.0 != IN {
                 continue;
@@ -156,7 +154,8 @@ impl Records {
 }
 
 fn covered(data: &[u8]) -> u16 {
-    data.first_chunk().map_or(0, |kind| u16::from_be_bytes(*kind))
+    data.first_chunk()
+        .map_or(0, |kind| u16::from_be_bytes(*kind))
 }
 
 #[cfg(test)]
@@ -209,7 +208,9 @@ pub(crate) mod fixture {
 mod tests {
     use super::{fixture::*, *};
 
-    fn sets(message: &[u8]) -> Option<Vec<(Vec<u8>, u16, Vec<Vec<u8>>)>> {
+    type Told = (Vec<u8>, u16, Vec<Vec<u8>>);
+
+    fn sets(message: &[u8]) -> Option<Vec<Told>> {
         let mut records = Records::default();
         records.read(Dns::parse(message).ok()?)?;
         let of = |set: Set<'_>| {
@@ -245,7 +246,12 @@ mod tests {
     fn a_signature_is_a_set_for_each_type_that_it_covers() {
         let signature = |covered: u8| [&[0, covered][..], &[0; 16], b"\0sig"].concat();
         let (a, ns) = (signature(1), signature(2));
-        let message = message(1, 0x8400, ("b", 1), [&[("b", 46, &a), ("b", 46, &ns)], &[], &[]]);
+        let message = message(
+            1,
+            0x8400,
+            ("b", 1),
+            [&[("b", 46, &a), ("b", 46, &ns)], &[], &[]],
+        );
         assert_eq!(sets(&message).expect("sound").len(), 2);
     }
 
@@ -265,7 +271,11 @@ mod tests {
             1,
             0x8400,
             ("b", 1),
-            [&[], &[], &[("", 41, b""), ("b", 250, b"x"), ("b", 24, b"\0\0")]],
+            [
+                &[],
+                &[],
+                &[("", 41, b""), ("b", 250, b"x"), ("b", 24, b"\0\0")],
+            ],
         );
         assert_eq!(sets(&message), Some(vec![]));
     }

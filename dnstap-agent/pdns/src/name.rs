@@ -109,7 +109,9 @@ pub enum NameError {
     #[error("it is longer than 255 bytes")]
     Long,
     /// Behind a backslash must be three digits up to 255, or what is no digit.
-    #[error("a backslash has to be followed by three digits up to 255, or by one character that is no digit")]
+    #[error(
+        "a backslash has to be followed by three digits up to 255, or by one character that is no digit"
+    )]
     Escape,
 }
 

@@ -102,7 +102,11 @@ pub fn cof(answer: &Answer) -> Value {
 
 fn data(answer: &Answer) -> impl Iterator<Item = String> {
     let kind = answer.set.kind;
-    answer.set.data.iter().map(move |data| rdata::text(kind, data))
+    answer
+        .set
+        .data
+        .iter()
+        .map(move |data| rdata::text(kind, data))
 }
 
 fn text(answer: &Answer) -> String {
@@ -155,7 +159,10 @@ fn quoted(text: &str) -> String {
 fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| seconds.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+    time.map_or_else(
+        || seconds.to_string(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
 }
 
 /// As `dnsdbq` says how long something was seen: years and days are about, and leave out what is far smaller.
@@ -218,7 +225,11 @@ mod tests {
 
     #[test]
     fn an_rrset_is_written_in_each_format() {
-        let answer = answer("fsi.io", 2, &[b"\x03ns1\x03fsi\x02io\0", b"\x03ns2\x03fsi\x02io\0"]);
+        let answer = answer(
+            "fsi.io",
+            2,
+            &[b"\x03ns1\x03fsi\x02io\0", b"\x03ns2\x03fsi\x02io\0"],
+        );
         assert_eq!(
             Format::Text.write(&answer),
             ";; record times: 2011-03-13 07:06:40 .. 2017-07-14 02:40:00 (~6y ~124d)\n\
@@ -230,7 +241,8 @@ mod tests {
             json!({"rrname": "fsi.io", "rrtype": "NS", "rdata": ["ns1.fsi.io.", "ns2.fsi.io."],
                    "time_first": 1_300_000_000, "time_last": 1_500_000_000, "count": 12, "bailiwick": "io"})
         );
-        let line = "\"2011-03-13 07:06:40\",\"2017-07-14 02:40:00\",,,12,\"io.\",\"fsi.io.\",\"NS\",";
+        let line =
+            "\"2011-03-13 07:06:40\",\"2017-07-14 02:40:00\",,,12,\"io.\",\"fsi.io.\",\"NS\",";
         let csv = format!("{line}\"ns1.fsi.io.\"\n{line}\"ns2.fsi.io.\"\n");
         assert_eq!(Format::Csv.write(&answer), csv);
         assert_eq!(Format::Minimal.write(&answer), "ns1.fsi.io.\nns2.fsi.io.\n");

@@ -56,7 +56,17 @@ fn fields(kind: u16) -> Option<&'static [Field]> {
         35 => &[F::U16, F::U16, F::Text, F::Text, F::Text, F::Name],
         43 | 59 | 32768 | 32769 => &[F::U16, F::U8, F::U8, F::Hex],
         44 => &[F::U8, F::U8, F::Hex],
-        46 => &[F::Type, F::U8, F::U8, F::U32, F::Time, F::Time, F::U16, F::Name, F::Base64],
+        46 => &[
+            F::Type,
+            F::U8,
+            F::U8,
+            F::U32,
+            F::Time,
+            F::Time,
+            F::U16,
+            F::Name,
+            F::Base64,
+        ],
         47 => &[F::Name, F::Types],
         25 | 48 | 60 => &[F::U16, F::U8, F::U8, F::Base64],
         50 => &[F::U8, F::U8, F::U16, F::Salt, F::Hash, F::Types],
@@ -134,7 +144,9 @@ fn words(text: &str) -> Option<Vec<Word<'_>>> {
                 }
                 Some(b' ') if !is_quoted => break,
                 Some(b'\\') => {
-                    let digits = bytes.get(at + 1..at + 4).filter(|digits| digits.iter().all(u8::is_ascii_digit));
+                    let digits = bytes
+                        .get(at + 1..at + 4)
+                        .filter(|digits| digits.iter().all(u8::is_ascii_digit));
                     if let Some(digits) = digits {
                         let number = str::from_utf8(digits).ok()?.parse::<u8>().ok()?;
                         word.push(number);
@@ -174,7 +186,10 @@ fn read(field: Field, rest: &mut &[Word<'_>], out: &mut Vec<u8>) -> Option<()> {
             return Some(());
         }
         Field::Base64 => {
-            let digits: Vec<u8> = std::mem::take(rest).iter().flat_map(|word| word.bytes.clone()).collect();
+            let digits: Vec<u8> = std::mem::take(rest)
+                .iter()
+                .flat_map(|word| word.bytes.clone())
+                .collect();
             out.extend(BASE64.decode(&digits).ok()?);
             return Some(());
         }

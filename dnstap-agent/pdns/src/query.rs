@@ -5,11 +5,7 @@
 //!
 //! Answers come one by one, in the order of the store's keys. Nothing is gathered but the RRsets of one owner and type.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use crate::{
     name::{Name, reverse},
@@ -126,9 +122,10 @@ impl Fence {
     /// Whether what was seen then is in it.
     #[must_use]
     pub fn has(&self, seen: Seen) -> bool {
-        let (late, early) = match self.complete {
-            true => (seen.first, seen.last),
-            false => (seen.last, seen.first),
+        let (late, early) = if self.complete {
+            (seen.first, seen.last)
+        } else {
+            (seen.last, seen.first)
         };
         self.after.is_none_or(|after| late >= after)
             && self.before.is_none_or(|before| early <= before)
@@ -139,8 +136,7 @@ impl Store {
     /// Answers a query.
     #[must_use]
     pub fn ask<'a>(&'a self, query: &Query) -> Answers<'a> {
-        let (kinds, fence, bailiwick) =
-            (query.kinds.clone(), query.fence, query.bailiwick.clone());
+        let (kinds, fence, bailiwick) = (query.kinds.clone(), query.fence, query.bailiwick.clone());
         let found: Answers<'a> = match &query.what {
             What::Owner(names) => {
                 let of_zone = move |answer: &Answer| {
@@ -192,11 +188,13 @@ impl Store {
     ) -> impl Iterator<Item = Result<Name, StoreError>> + use<'_> {
         let prefix = forward(entry, name.wire());
         let length = prefix.len();
-        let items = self.index(&prefix, &prefix).filter_map(move |key| match key {
-            Ok(key) if key.len() == length => None,
-            Ok(key) => Name::from_wire(&[&key[1..], &[0]].concat()).map(Ok),
-            Err(error) => Some(Err(error)),
-        });
+        let items = self
+            .index(&prefix, &prefix)
+            .filter_map(move |key| match key {
+                Ok(key) if key.len() == length => None,
+                Ok(key) => Name::from_wire(&[&key[1..], &[0]].concat()).map(Ok),
+                Err(error) => Some(Err(error)),
+            });
         items.into_iter()
     }
 
@@ -227,22 +225,30 @@ impl Store {
     fn by_names_at(&self, prefix: &[u8], names: Names) -> Answers<'_> {
         let entries = self.index(prefix, prefix);
         Box::new(entries.flat_map(move |entry| {
-            self.entry(entry, |entry| {
-                let (name, rest) = split_reversed(&entry[1..])?;
-                let (kind, owner) = rest.split_first_chunk::<2>()?;
-                Some((Name::from_reversed(name)?, u16::from_be_bytes(*kind), owner.to_vec()))
-            }, |(name, kind, owner)| {
-                let is_meant = |data: &[u8]| {
-                    let mut first = None;
-                    rdata::names(kind, data, |wire| {
-                        if first.is_none() {
-                            first = Name::from_wire(wire).filter(|name| names.has(name));
-                        }
-                    });
-                    first.as_ref() == Some(&name)
-                };
-                self.records(&owner, kind, is_meant)
-            })
+            self.entry(
+                entry,
+                |entry| {
+                    let (name, rest) = split_reversed(&entry[1..])?;
+                    let (kind, owner) = rest.split_first_chunk::<2>()?;
+                    Some((
+                        Name::from_reversed(name)?,
+                        u16::from_be_bytes(*kind),
+                        owner.to_vec(),
+                    ))
+                },
+                |(name, kind, owner)| {
+                    let is_meant = |data: &[u8]| {
+                        let mut first = None;
+                        rdata::names(kind, data, |wire| {
+                            if first.is_none() {
+                                first = Name::from_wire(wire).filter(|name| names.has(name));
+                            }
+                        });
+                        first.as_ref() == Some(&name)
+                    };
+                    self.records(&owner, kind, is_meant)
+                },
+            )
         }))
     }
 
@@ -253,15 +259,19 @@ impl Store {
         };
         let entries = self.index(&key(range.start()), &key(range.end()));
         Box::new(entries.flat_map(move |entry| {
-            self.entry(entry, |entry| {
-                let (kind, length) = match entry.first()? {
-                    &V4 => (kind::A, 4),
-                    _ => (kind::AAAA, 16),
-                };
-                let (address, rest) = entry[1..].split_at_checked(length)?;
-                let (owner, _) = split_reversed(rest)?;
-                Some((address.to_vec(), kind, owner.to_vec()))
-            }, |(address, kind, owner)| self.records(&owner, kind, |data| data == address))
+            self.entry(
+                entry,
+                |entry| {
+                    let (kind, length) = match entry.first()? {
+                        &V4 => (kind::A, 4),
+                        _ => (kind::AAAA, 16),
+                    };
+                    let (address, rest) = entry[1..].split_at_checked(length)?;
+                    let (owner, _) = split_reversed(rest)?;
+                    Some((address.to_vec(), kind, owner.to_vec()))
+                },
+                |(address, kind, owner)| self.records(&owner, kind, |data| data == address),
+            )
         }))
     }
 
@@ -288,18 +298,22 @@ impl Store {
         Box::new(prefixes.into_iter().flat_map(move |prefix| {
             let data = data.clone();
             self.index(&prefix, &prefix).flat_map(move |entry| {
-                self.entry(entry, |entry| {
-                    let (kind, owner) = match *entry.first()? {
-                        V4 => (kind::A, entry.get(5..)?),
-                        V6 => (kind::AAAA, entry.get(17..)?),
-                        DATA => (kind_at(entry, 9)?, entry.get(11..)?),
-                        _ => {
-                            let (_, rest) = split_reversed(&entry[1..])?;
-                            (kind_at(rest, 0)?, rest.get(2..)?)
-                        }
-                    };
-                    Some((kind, split_reversed(owner)?.0.to_vec()))
-                }, |(kind, owner)| self.records(&owner, kind, |other| other == data))
+                self.entry(
+                    entry,
+                    |entry| {
+                        let (kind, owner) = match *entry.first()? {
+                            V4 => (kind::A, entry.get(5..)?),
+                            V6 => (kind::AAAA, entry.get(17..)?),
+                            DATA => (kind_at(entry, 9)?, entry.get(11..)?),
+                            _ => {
+                                let (_, rest) = split_reversed(&entry[1..])?;
+                                (kind_at(rest, 0)?, rest.get(2..)?)
+                            }
+                        };
+                        Some((kind, split_reversed(owner)?.0.to_vec()))
+                    },
+                    |(kind, owner)| self.records(&owner, kind, |other| other == data),
+                )
             })
         }))
     }
@@ -335,10 +349,7 @@ impl Store {
             };
             for data in set.data.into_iter().filter(|data| is_meant(data)) {
                 let entry = records.entry(data).or_insert_with(|| {
-                    let none = Seen {
-                        count: 0,
-                        ..seen
-                    };
+                    let none = Seen { count: 0, ..seen };
                     (set.owner.clone(), none)
                 });
                 entry.1 = entry.1.and(seen);
@@ -455,17 +466,18 @@ fn from_right(name: &Name) -> Vec<Vec<u8>> {
 }
 
 fn sortable(set: &Rrset) -> Vec<Vec<Vec<u8>>> {
-    let of = |data: &Box<[u8]>| {
+    let of = |data: &[u8]| {
         let mut names = Vec::new();
         rdata::names(set.kind, data, |name| {
             names.extend(Name::from_wire(name).iter().flat_map(from_right));
         });
-        match names.is_empty() {
-            true => vec![data.to_vec()],
-            false => names,
+        if names.is_empty() {
+            vec![data.to_vec()]
+        } else {
+            names
         }
     };
-    set.data.iter().map(of).collect()
+    set.data.iter().map(|data| of(data)).collect()
 }
 
 /// The first and last address of a network, or of one from one to another; `None` if they are of two families or the wrong way round.
@@ -481,4 +493,3 @@ pub fn addresses(text: &str) -> Option<RangeInclusive<IpAddr>> {
     let network: ipnet::IpNet = text.replacen(',', "/", 1).parse().ok()?;
     Some(network.network()..=network.broadcast())
 }
-

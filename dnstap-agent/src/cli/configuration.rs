@@ -1,4 +1,4 @@
-//! Options on where the other options come from.
+//! Options for the sources of the other options.
 
 use std::path::PathBuf;
 

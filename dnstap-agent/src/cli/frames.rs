@@ -1,11 +1,12 @@
-//! Options on frames, wherever they are read.
+//! Options for reading frames.
 
 use crate::host::units::parse_bytes;
 
-/// Most that can be asked for: what is read of one frame is kept in memory.
+/// Largest limit that can be set: a frame is held in memory.
 const LARGEST: u32 = 64 << 20;
 
-/// What `fstrm_capture` takes: two DNS messages of the longest and as much again. Each connection may hold one in memory.
+/// Default limit for sockets, as in `fstrm_capture`: two DNS messages of the greatest length, and
+/// as much again. Each connection may hold one frame in memory.
 const USUAL: u32 = 256 << 10;
 
 /// Options on frames.
@@ -18,13 +19,14 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The limit for files. Without the option there is none, so that files of a `receive` with any limit can be read.
+    /// Returns the limit for files. The default is the largest, so that files written by `receive`
+    /// with any limit can be read.
     #[must_use]
     pub fn in_files(self) -> u32 {
         self.max_frame.unwrap_or(LARGEST)
     }
 
-    /// The limit for connections, of which there may be many.
+    /// Returns the limit for connections, which may be many.
     #[must_use]
     pub fn over_sockets(self) -> u32 {
         self.max_frame.unwrap_or(USUAL)

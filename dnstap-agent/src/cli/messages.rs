@@ -104,7 +104,7 @@ pub struct Filters {
 }
 
 impl Messages {
-    /// What is wrong with them together.
+    /// Returns mistakes in the combination of these options.
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         let key = match (&self.anonymise, &self.anonymise_key) {
@@ -123,7 +123,7 @@ impl Filters {
     /// The long names of these options.
     pub const NAMES: [&str; 5] = ["only", "exclude", "port", "net", "sample"];
 
-    /// What is wrong with them together.
+    /// Returns a mistake in the combination of these options.
     #[must_use]
     pub fn mistake(&self) -> Option<String> {
         let (nets, most) = (self.nets.len(), MAX_NETS as usize);
@@ -131,7 +131,7 @@ impl Filters {
     }
 }
 
-/// An output of lines.
+/// Parses an output that writes lines.
 fn parse_lines(text: &str) -> Result<OutputSpec, String> {
     match text.parse::<OutputSpec>() {
         Ok(output) if output.writes_lines() => Ok(output),
@@ -140,7 +140,7 @@ fn parse_lines(text: &str) -> Result<OutputSpec, String> {
     }
 }
 
-/// Whose dnstap to mimic: BIND's, of a version if one is given.
+/// Server whose dnstap is mimicked: BIND, of a version if one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mimic {
     /// Version of BIND, such as `9.18.49`.

@@ -183,7 +183,7 @@ pub struct Attach {
 }
 
 impl Cli {
-    /// What is wrong with the options together, other than what excludes what.
+    /// Returns mistakes in the combination of options that the parser does not find.
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         match &self.command {
@@ -209,7 +209,8 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
     wait.ok_or_else(|| format!("{text} is not between 1ms and 1s"))
 }
 
-/// A text that goes into each message: short enough that no frame becomes longer than receivers take.
+/// Parses a text that goes into each message. The text must be short enough that no frame exceeds
+/// what receivers accept.
 pub(crate) fn parse_label(text: &str) -> Result<String, String> {
     if text.len() <= MAX_LABEL {
         Ok(text.to_owned())

@@ -108,7 +108,12 @@ pub struct Query {
     pub address: Option<String>,
 
     /// Types; ANY are all but those of DNSSEC, which are ANY-DNSSEC [default: ANY]
-    #[arg(short = 't', long = "type", value_name = "TYPE[,...]", value_delimiter = ',')]
+    #[arg(
+        short = 't',
+        long = "type",
+        value_name = "TYPE[,...]",
+        value_delimiter = ','
+    )]
     pub types: Vec<String>,
 
     /// RRsets that were taken on the word of this zone; with -r or -R

@@ -1,4 +1,4 @@
-//! Where and how eagerly the agent runs, so that it does not compete with the server for its CPUs.
+//! CPUs and niceness of the agent, so that it does not compete with the server for CPU time.
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -20,7 +20,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Moves the calling thread there; the threads that it starts from then on come along.
+    /// Moves the calling thread to these CPUs and niceness. Threads that it starts later inherit
+    /// both.
     pub fn take(&self) -> Result<()> {
         if let Some(cpus) = &self.cpus {
             sched_setaffinity(None, cpus).context("cannot run on the CPUs of --cpus")?;
@@ -34,7 +35,8 @@ impl Place {
     }
 }
 
-/// Numbers and ranges of numbers, separated by commas, as in `/sys/devices/system/cpu/online`.
+/// Parses numbers and ranges of numbers, separated by commas, as in
+/// `/sys/devices/system/cpu/online`.
 fn parse_cpus(text: &str) -> Result<CpuSet, String> {
     let wrong = || format!("{text:?} is no list of CPUs, such as 2,4-7");
     let mut cpus = CpuSet::new();
@@ -81,7 +83,7 @@ mod tests {
             cpus: Some(parse_cpus(cpus).expect("a list")),
             nice: Some(1),
         };
-        // A thread of its own: niceness cannot be taken back.
+        // Use another thread, because niceness cannot be lowered again.
         let told = std::thread::spawn(move || {
             let before = getpriority_process(None).expect("of this thread");
             place("0").take().expect("there is a CPU");

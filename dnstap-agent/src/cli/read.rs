@@ -57,7 +57,7 @@ pub struct Read {
 }
 
 impl Read {
-    /// What is wrong with them together.
+    /// Returns mistakes in the combination of these options.
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         let is_one_file = self.files.len() == 1 && self.files[0].as_os_str() != "-";

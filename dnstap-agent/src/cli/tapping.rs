@@ -1,4 +1,4 @@
-//! Options on how processes are tapped.
+//! Options for tapping processes.
 
 use clap::Args;
 

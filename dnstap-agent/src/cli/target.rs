@@ -1,4 +1,4 @@
-//! Which processes to tap, as it is typed.
+//! Options that select the processes to tap.
 
 use clap::{ArgGroup, Args};
 
@@ -28,7 +28,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// What is asked for.
+    /// Returns the selection.
     #[must_use]
     pub fn selection(&self) -> Selection {
         Selection {
@@ -40,7 +40,7 @@ impl Target {
     }
 }
 
-/// A file's name; a path would never be found.
+/// Parses a file name; a path would never be found.
 fn parse_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
         return Err("an executable's name without folders is needed, such as named".to_owned());

@@ -13,7 +13,7 @@ use crate::{
     select::Identities,
 };
 
-/// So long that not only drawing is done.
+/// Shortest interval. A shorter one would leave time only for drawing.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Options of `top`.

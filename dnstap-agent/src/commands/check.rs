@@ -1,4 +1,5 @@
-//! `dnstap-agent check`: what this machine offers to the tap, found by trying, and the remedy for what is missing.
+//! `dnstap-agent check`: probes what a tap can use on this machine, and prints a remedy for what is
+//! missing.
 
 use std::{
     fmt,
@@ -18,23 +19,23 @@ use crate::{
     },
 };
 
-/// One thing that was looked for.
+/// Result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// What was looked for.
+    /// Name of what was checked.
     name: String,
-    /// Whether it is there.
+    /// Whether it is available.
     ok: bool,
-    /// Whether nothing works without it.
+    /// Whether a tap is impossible without it.
     required: bool,
-    /// What was found; why it is missing.
+    /// Description of what was found, or why it is missing.
     detail: String,
-    /// What to do about it; empty if it is there.
+    /// Remedy; empty if it is available.
     remedy: String,
 }
 
 impl Finding {
-    /// What a check found without which nothing works; its error ends with what to do about it.
+    /// Builds the finding of a required check. The root cause of its error is the remedy.
     fn of(name: &str, fine: &str, checked: &Result<()>) -> Self {
         let (detail, remedy) = match checked {
             Ok(()) => (fine.to_owned(), String::new()),
@@ -50,18 +51,18 @@ impl Finding {
     }
 }
 
-/// Everything that was looked for, and what follows.
+/// All findings, and what follows from them.
 #[derive(Debug, Serialize)]
 struct Report {
     kernel: String,
     findings: Vec<Finding>,
-    /// The hook that `attach` would use.
+    /// Hook that `attach` would use.
     hook: Option<&'static str>,
-    /// The ring that `attach` would use.
+    /// Ring that `attach` would use.
     ring: Option<&'static str>,
 }
 
-/// Hooks in the order in which `attach` tries them, with what to do when one is refused.
+/// Hooks in the order in which `attach` tries them, each with the remedy if it is refused.
 const HOOKS: [(HookChoice, Hook, &str); 3] = [
     (
         HookChoice::Fentry,
@@ -80,8 +81,8 @@ const HOOKS: [(HookChoice, Hook, &str); 3] = [
     ),
 ];
 
-/// Looks, prints, and says by the exit code whether `attach` would work.
-pub fn run(args: Check) -> Result<Exit> {
+/// Runs all checks and prints them. The exit code says whether `attach` would work.
+pub(super) fn run(args: Check) -> Result<Exit> {
     let report = look();
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&report)?)
@@ -89,7 +90,7 @@ pub fn run(args: Check) -> Result<Exit> {
         report.to_string()
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // The reader of the output went away: it has seen enough.
+        // The reader of the output went away, which is no error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -120,7 +121,8 @@ fn look() -> Report {
         "process ids are those that the kernel side knows",
         &preflight::check_pid_namespace(),
     ));
-    // Before the hooks, which would fail for want of descriptors; a soft limit is raised, as `attach` does it.
+    // This check comes before the hooks, which would fail without descriptors. It raises a soft
+    // limit, as `attach` does.
     let descriptors = preflight::check_descriptors(1, 0);
     findings.push(Finding::of(
         "open files",
@@ -174,7 +176,7 @@ fn look() -> Report {
             },
         });
     }
-    // As `attach` does: without one of these it tries no hook.
+    // Without one of these `attach` tries no hook.
     let refused = findings
         .iter()
         .any(|finding| finding.required && !finding.ok);
@@ -209,7 +211,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The verifier's log, if there is one, is for `attach`.
+/// Returns the first line of an error. The verifier's log behind it is shown only by `attach`.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }

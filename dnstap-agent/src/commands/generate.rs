@@ -1,5 +1,5 @@
-//! `dnstap-agent generate`, hidden: man pages and completions out of the command line's own definition, so that they cannot
-//! differ from the program that they come with.
+//! `dnstap-agent generate` (hidden): man pages and completions from the definition of the command
+//! line, so that they always match the program.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use clap_complete::Shell;
 use crate::cli::Generate;
 use crate::{config, host::exit::Exit};
 
-/// Writes all of them.
-pub fn run(args: &Generate) -> Result<Exit> {
+/// Writes man pages and completions.
+pub(super) fn run(args: &Generate) -> Result<Exit> {
     let man = made(&args.folder.join("man"))?;
     clap_mangen::generate_to(config::command(), man).context("cannot write the man pages")?;
     let completions = made(&args.folder.join("completions"))?;

@@ -1,5 +1,5 @@
-//! Progress on a terminal: bytes, messages by second, and how long it will take. Nothing if standard error is no terminal, and nothing of
-//! what is done within a second.
+//! Progress on a terminal: bytes, messages per second, and the time left. Shows nothing if standard
+//! error is no terminal, or if the work takes less than a second.
 
 use std::{
     fs,
@@ -10,27 +10,27 @@ use std::{
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Shorter work has no progress bar.
+/// Shorter work shows no progress bar.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How often the rate is told.
+/// Interval at which the rate is updated.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What is shown if the number of bytes is known, and if it is not.
+/// Text if the number of bytes is known, and if it is not.
 const KNOWN: &str = "{percent:>3} %  {bytes} of {total_bytes}  {msg}  {eta} left";
 const UNKNOWN: &str = "{bytes}  {msg}  {elapsed}";
 
-/// The reading of some files.
+/// Progress of reading files.
 pub(super) struct Progress {
     bar: ProgressBar,
     begun: Instant,
-    /// When the next change is due; none if nothing is shown.
+    /// Time of the next update; `None` if nothing is shown.
     next: Option<Instant>,
     is_shown: bool,
 }
 
 impl Progress {
-    /// Nothing is shown.
+    /// Creates a progress that shows nothing.
     pub(super) fn none() -> Self {
         Self {
             bar: ProgressBar::hidden(),
@@ -40,7 +40,8 @@ impl Progress {
         }
     }
 
-    /// Shown on standard error if that is a terminal, and unless `-q` is given. The time left is known if all are regular files.
+    /// Creates a progress on standard error, if that is a terminal and `-q` is not given. The time
+    /// left is known if all files are regular.
     pub(super) fn over(files: &[PathBuf]) -> Self {
         if !io::stderr().is_terminal() || !tracing::enabled!(tracing::Level::INFO) {
             return Self::none();
@@ -51,7 +52,7 @@ impl Progress {
         let template = if total.is_some() { KNOWN } else { UNKNOWN };
         let begun = Instant::now();
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
-        // Both are sound, as a test has seen.
+        // Both templates are valid; a test checks that.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -63,13 +64,13 @@ impl Progress {
         }
     }
 
-    /// What counts bytes as they are read, and leaves them as they are.
+    /// Returns a wrapper for readers that counts the bytes read.
     pub(super) fn counter<R: Read + 'static>(&self) -> impl Fn(R) -> Box<dyn Read> + use<R> {
         let bar = self.bar.clone();
         move |bytes| Box::new(bar.wrap_read(bytes))
     }
 
-    /// So many messages have been read.
+    /// Shows the number of messages read so far.
     pub(super) fn messages(&mut self, messages: u64) {
         let Some(next) = self.next else {
             return;
@@ -90,7 +91,7 @@ impl Progress {
             .set_message(format!("{messages} messages  {rate}/s"));
     }
 
-    /// Does what writes on the same terminal.
+    /// Hides the progress while `work` writes to the same terminal.
     pub(super) fn aside(&self, work: impl FnOnce()) {
         self.bar.suspend(work);
     }

@@ -1,11 +1,14 @@
-//! `receive`: takes dnstap from any sender over sockets and writes it to the same outputs as a tap does.
+//! `receive`: accepts dnstap from any sender over sockets and writes it to the same outputs as a
+//! tap does.
 //!
-//! One thread. What has come over a connection (`Senders`) is handed to the outputs at once, which drop and count what they cannot take; or
-//! with `--wait` only when all outputs have room, so that the sender waits (or drops, and counts, itself).
+//! It runs on one thread. Frames from a connection (`Senders`) are handed to the outputs at once,
+//! which drop and count what they cannot accept. With `--wait` they are handed on only when all
+//! outputs have room, so the sender waits (or drops and counts messages itself).
 //!
-//! The law: `received = malformed + sent to each output`, where `sent` is accounted for by the output.
+//! This equation holds: `received = malformed + sent to each output`. Each output accounts for
+//! `sent`.
 
-use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -30,31 +33,32 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Received, Snapshot, Source, conclude},
+        summary::{Snapshot, conclude},
     },
     sinks::{Batch, OutputSpec, SinkOptions, SinkReport, SinkSet},
     sources::{
         Item, Source as _,
-        dnstap::{self, Bound, HasRoom, Limits, Senders},
+        dnstap::{self, Bound, HasRoom, Limits, Received, Senders},
     },
 };
 
-/// How often the outputs are looked at.
+/// Interval at which the outputs are checked.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// What is received, and who watches.
+/// Settings of receiving and of observation.
 pub(crate) struct Job<'a> {
     pub(crate) origin: &'a Origin,
     pub(crate) listen: &'a [Address],
     pub(crate) connections: &'a Connections,
     pub(crate) observe: &'a Observe,
     pub(crate) no_sandbox: bool,
-    /// Files are opened later than the outputs.
+    /// Whether files are opened later than the outputs.
     pub(crate) paths: bool,
 }
 
-/// Runs `receive` until SIGINT, SIGTERM, or no output is left. The summary goes to standard error.
-pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
+/// Runs `receive` until SIGINT, SIGTERM, or until no output is left. The summary goes to standard
+/// error.
+pub(super) fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
     let job = Job {
         origin,
         listen: &args.listen,
@@ -67,8 +71,9 @@ pub fn run(args: &Receive, origin: &Origin) -> Result<Exit> {
     conclude(&summary, args.summary_json.as_deref())
 }
 
-/// Receives until a signal, or the end of the future that `begin` gives, which says why; gives the final account. `begin` is
-/// called as soon as connections are taken, on a runtime, with what is listened on and the counters.
+/// Receives until a signal, or until the future from `begin` returns a reason to end. Returns the
+/// final account. `begin` is called on a runtime as soon as connections are accepted, with a
+/// description of the sockets and the counters.
 pub(crate) fn take<E: Future<Output = String>>(
     job: &Job<'_>,
     outputs: &[OutputSpec],
@@ -86,7 +91,7 @@ async fn serve<E: Future<Output = String>>(
     outputs: &[OutputSpec],
     begin: impl FnOnce(&str, Newest) -> Result<E>,
 ) -> Result<Snapshot> {
-    // Before anything that a signal should not leave behind.
+    // Listen to signals before creating anything that must be cleaned up.
     let mut shutdown = Shutdown::listen()?;
     let bound = dnstap::bind(job.listen, job.connections.socket_mode)
         .map_err(|problems| anyhow!(ExitWith(Exit::NoInput, problems)))?;
@@ -129,15 +134,15 @@ async fn serve<E: Future<Output = String>>(
                 publisher.publish(Snapshot {
                     elapsed: started.elapsed(),
                     at_rest: false,
-                    source: Source::Received(senders.received()),
+                    source: Arc::new(senders.received()),
                     outputs: health.sinks,
                 });
             }
             ready = senders.ready() => ready?,
         }
-        // Each time: while messages come, what is due in a while never is.
+        // Checked in every round: while messages keep coming, the timer branch might never run.
         drop(inbox.apply(&mut sinks.borrow_mut()));
-        // Each time, because an output that has ended does not notify.
+        // Checked in every round, because an output that has ended does not notify.
         senders.drain(false, &mut hand_over);
     };
     info!("ending: {reason}");
@@ -164,7 +169,7 @@ async fn serve<E: Future<Output = String>>(
     Ok(summary)
 }
 
-/// Takes connections from now on.
+/// Starts to accept connections.
 fn accept(connections: &Connections, bound: Vec<Bound>, sinks: &Rc<RefCell<SinkSet>>) -> Senders {
     let limits = Limits {
         connections: connections.max_connections as usize,
@@ -185,7 +190,7 @@ fn accept(connections: &Connections, bound: Vec<Bound>, sinks: &Rc<RefCell<SinkS
     Senders::accept(bound, limits, has_room, room)
 }
 
-/// Tells pages what was lost up to here, and lets all outputs end.
+/// Passes the losses so far to pages, and ends all outputs.
 fn conclusion(
     job: &Job<'_>,
     subject: &str,
@@ -197,7 +202,7 @@ fn conclusion(
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Received(received),
+        source: Arc::new(received),
         outputs: sinks.health().sinks,
     };
     sinks.tell(&report::live(
@@ -210,13 +215,13 @@ fn conclusion(
     summary
 }
 
-/// What is listened on, in words.
+/// Describes the sockets in words.
 fn subject(bound: &[Bound]) -> String {
     let names: Vec<_> = bound.iter().map(|socket| socket.name.as_str()).collect();
     format!("listens on {}", names.join(", "))
 }
 
-/// Opens the outputs; with them come what changes them and where the changes arrive.
+/// Opens the outputs, with their reloader and the inbox for its changes.
 fn open_outputs(
     job: &Job<'_>,
     outputs: &[OutputSpec],
@@ -241,12 +246,13 @@ fn open_outputs(
     Ok((sinks, inbox, reloading))
 }
 
-/// Gives up what is not needed once all sockets are listened on, and tells what that is; `None`: everything is kept.
+/// Gives up privileges that are not needed once all sockets are bound. Returns those that are kept;
+/// `None`: all.
 fn give_up_privileges(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<Option<NeededPrivileges>> {
     if job.no_sandbox {
         return Ok(None);
     }
-    // Files of sockets are removed at the end.
+    // Socket files are removed at the end.
     let file = |address: &Address| matches!(address, Address::Unix(_));
     let mut privileges = OutputSpec::privileges(outputs);
     privileges.paths |= job.paths || job.listen.iter().any(file);

@@ -1,5 +1,5 @@
-//! What SIGHUP does: files that were renamed begin anew, and the configuration is read again. What can change without detaching
-//! changes, and no message is lost by that.
+//! The reaction to SIGHUP: renamed files are reopened, and the configuration is read again.
+//! Settings that can change without detaching are changed, and no message is lost by that.
 //!
 //! ```text
 //! main: SIGHUP ─► reloader (a thread): reopen, read, compare, open what is new
@@ -8,9 +8,9 @@
 //!                 Inbox (the owner of the outputs): between two batches
 //! ```
 //!
-//! One mistake, in the file or in opening an output, and everything stays as it was. New outputs are open before any
-//! message is handed to them, and those that go write all that they have got. A second signal waits until the first is done with;
-//! of more, one is left.
+//! If there is one mistake, in the file or in opening an output, nothing changes. New outputs are
+//! open before any message is handed to them, and removed outputs write everything that they have
+//! got. A second signal waits until the first one has been handled; further signals count as one.
 
 use std::{
     convert::Infallible,
@@ -37,35 +37,36 @@ use crate::{
     sinks::{OutputSpec, Reopener, SinkOptions, SinkSet},
 };
 
-/// How often it is looked whether outputs that are taken out are gone.
+/// Interval at which to look whether removed outputs have ended.
 const PARTING: Duration = Duration::from_millis(20);
 
-/// The option beside [`Filters::NAMES`] that changes without detaching.
+/// Name of the option that, like those in [`Filters::NAMES`], changes without detaching.
 const OUTPUT: &str = "output";
 
-/// What is to change.
+/// Changes to make.
 #[derive(Debug)]
 struct Change {
     added: SinkSet,
     removed: Vec<OutputSpec>,
-    /// What is delivered from now on; `None`: as before.
+    /// Filters from now on; `None`: no change.
     filters: Option<Filters>,
-    /// Dropped when all that was removed is gone, and the filters are in force.
+    /// Dropped when all removed outputs have ended and the filters are in force.
     gone: mpsc::Sender<Infallible>,
 }
 
-/// Where changes arrive, at the owner of the outputs.
+/// Receives changes for the owner of the outputs.
 #[derive(Debug)]
 pub(super) struct Inbox {
     changes: channel::Receiver<Change>,
-    /// A change that was waited for.
+    /// A change that was received while waiting.
     next: Option<Change>,
     parting: Option<mpsc::Sender<Infallible>>,
 }
 
 impl Inbox {
-    /// Makes the changes that have come, and tells the filters that are in force from now on, if they are among them: to be put in
-    /// force before the next call. To be called between two batches, at least every second. Never blocks.
+    /// Makes the changes that have arrived. Returns new filters, if there are any; the caller must
+    /// put them into force before the next call. Call this between two batches, at least every
+    /// second. Never blocks.
     pub(super) fn apply(&mut self, sinks: &mut SinkSet) -> Option<Filters> {
         if self.parting.is_some() && sinks.are_parted() {
             self.parting = None;
@@ -80,7 +81,7 @@ impl Inbox {
         filters
     }
 
-    /// Waits until [`Self::apply`] has something to do. Nothing is lost if the future is dropped.
+    /// Waits until [`Self::apply`] has something to do. Dropping the future loses nothing.
     pub(super) async fn due(&mut self) {
         if self.parting.is_some() {
             tokio::time::sleep(PARTING).await;
@@ -92,54 +93,54 @@ impl Inbox {
         }
     }
 
-    /// Takes no more changes, and makes those that have come.
+    /// Accepts no more changes, and makes those that have arrived.
     pub(super) fn close(&mut self, sinks: &mut SinkSet) {
         self.changes.close();
-        // Nothing is left to be left out.
+        // No message comes any more, so filters do not matter.
         let _filters = self.apply(sinks);
         self.parting = None;
     }
 }
 
-/// Reads the configuration again.
+/// Reads the configuration again on request.
 #[derive(Debug)]
 pub(super) struct Reloader {
     origin: Origin,
     outputs: Vec<OutputSpec>,
-    /// Outputs that do not change.
+    /// Outputs that cannot change.
     fixed: Vec<OutputSpec>,
     options: SinkOptions,
-    /// What new outputs may need; `None`: anything.
+    /// Privileges that new outputs may need; `None`: any.
     privileges: Option<NeededPrivileges>,
     room: Arc<Notify>,
     reopener: Reopener,
     changes: channel::Sender<Change>,
 }
 
-/// The reloader at work.
+/// A running reloader.
 #[derive(Debug)]
 pub(super) struct Reloading {
     wake: SyncSender<()>,
-    /// Nothing is ever sent: it closes when the thread ends.
+    /// Closes when the thread ends; nothing is ever sent.
     ended: mpsc::Receiver<Infallible>,
 }
 
-/// What a reloader starts from.
+/// Arguments of [`reloader`].
 #[derive(Debug)]
 pub(super) struct Start<'a> {
-    /// Where the options come from.
+    /// Origin of the options.
     pub origin: &'a Origin,
-    /// Outputs that may come and go: those of `sinks`.
+    /// Outputs that may be added and removed: those of `sinks`.
     pub outputs: &'a [OutputSpec],
-    /// Other outputs, which nothing else may write to.
+    /// Other outputs, whose places must not be shared.
     pub fixed: &'a [OutputSpec],
-    /// What applies to each output.
+    /// Options of every output.
     pub options: SinkOptions,
-    /// What new outputs may need; `None`: anything.
+    /// Privileges that new outputs may need; `None`: any.
     pub privileges: Option<NeededPrivileges>,
 }
 
-/// A reloader for the outputs of `sinks`, and where it sends its changes.
+/// Creates a reloader for the outputs of `sinks`, and the inbox for its changes.
 #[must_use]
 pub(super) fn reloader(start: &Start<'_>, sinks: &SinkSet) -> (Reloader, Inbox) {
     let (changes, arriving) = channel::channel(1);
@@ -161,29 +162,29 @@ pub(super) fn reloader(start: &Start<'_>, sinks: &SinkSet) -> (Reloader, Inbox) 
     (reloader, inbox)
 }
 
-/// How long a reloader that has nothing to do may take to end.
+/// Time that an idle reloader may take to end.
 const IDLE: Duration = Duration::from_millis(100);
 
 impl Reloading {
-    /// Has it done at each SIGHUP from now on; never ends. Fails if the system takes no handler.
+    /// Reloads at each SIGHUP from now on; never ends. Fails if the system accepts no handler.
     pub(super) fn on_hangup(&self) -> io::Result<impl Future<Output = Infallible> + use<>> {
         let mut hangup = signal(SignalKind::hangup())?;
         let wake = self.wake.clone();
         Ok(async move {
             while hangup.recv().await.is_some() {
-                // Full: one that has not begun will do.
+                // If the channel is full, a reload that has not begun yet covers this signal, too.
                 let _one_is_left = wake.try_send(());
             }
             std::future::pending().await
         })
     }
 
-    /// Ends when the reload that is under way is done, or at `deadline`. To be called when the owner of the outputs takes no more
-    /// changes.
+    /// Ends when the current reload is done, or at `deadline`. Call this when the owner of the
+    /// outputs accepts no more changes.
     pub(super) fn stop(self, deadline: Instant) {
         drop(self.wake);
         let left = deadline.saturating_duration_since(Instant::now()).max(IDLE);
-        // It may wait for the reader of a named pipe.
+        // The reload may be waiting for the reader of a named pipe.
         if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             warn!("a new output is still not open; it is given up");
         }
@@ -191,7 +192,7 @@ impl Reloading {
 }
 
 impl Reloader {
-    /// Starts to wait for signals. Fails when the system gives no thread.
+    /// Starts to wait for signals. Fails if the system creates no thread.
     pub(super) fn start(mut self) -> io::Result<Reloading> {
         let (wake, woken) = mpsc::sync_channel(1);
         let (alive, ended) = mpsc::channel();
@@ -214,7 +215,7 @@ impl Reloader {
         Ok(Reloading { wake, ended })
     }
 
-    /// Makes the options as they are now the ones in force, or tells all that is wrong with them.
+    /// Puts the current options into force, or returns all mistakes in them.
     fn reload(&mut self) -> Result<(), Vec<String>> {
         let Resolved { cli, origin, .. } =
             self.origin.again().map_err(|refused| match refused {
@@ -262,7 +263,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// Why outputs cannot be added, as far as it is known without opening them.
+    /// Returns why outputs cannot be added, as far as this is known without opening them.
     fn mistakes(&self, added: &[OutputSpec]) -> Vec<String> {
         let mut mistakes = Vec::new();
         for spec in added {
@@ -283,7 +284,7 @@ impl Reloader {
         mistakes
     }
 
-    /// Opens what is new, has the change made, and waits until what is to go is gone.
+    /// Opens new outputs, has the change made, and waits until removed outputs have ended.
     fn change(
         &self,
         added: &[OutputSpec],
@@ -305,7 +306,7 @@ impl Reloader {
             gone,
         };
         match self.changes.blocking_send(change) {
-            // Ends with an error, as nothing is sent.
+            // `recv` returns an error when the sender is dropped, because nothing is ever sent.
             Ok(()) => drop(waiting.recv()),
             Err(channel::error::SendError(change)) => {
                 drop(change.added.finish(Instant::now() + GRACE));
@@ -420,7 +421,7 @@ mod tests {
         );
     }
 
-    /// A reloader and what it works on.
+    /// A reloader with its folder and outputs.
     struct Lab {
         folder: tempfile::TempDir,
         reloader: Reloader,
@@ -473,7 +474,7 @@ mod tests {
             self.reload_text(&self.text(outputs))
         }
 
-        /// Reloads while the owner of the outputs looks into its inbox.
+        /// Reloads while the owner of the outputs reads its inbox.
         fn reload_text(&mut self, text: &str) -> Result<(), Vec<String>> {
             fs::write(self.path("agent.toml"), text).expect("written");
             let (mut sinks, mut inbox) = self.owner.take().expect("there");

@@ -1,4 +1,5 @@
-//! Owns `dnstap-agent report`: reads files as `read` does, and writes one page about all of their messages.
+//! `dnstap-agent report`: reads files as `read` does, and writes one page about all of their
+//! messages.
 
 use std::{
     fs::{self, File, Metadata},
@@ -26,9 +27,9 @@ use crate::{
     sources::file::{self, named},
 };
 
-/// Runs `report`. An error carries [`ExitWith`].
-pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
-    // Before the files are read, which may take long.
+/// Runs `report`. Its errors carry [`ExitWith`].
+pub(super) fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
+    // The output is opened before the files are read, which may take long.
     let output = open(options)?;
     let mut report = Report::default();
     let mut outcome = read::consume(
@@ -75,11 +76,11 @@ pub fn run(options: &Options, origin: &Origin) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The option that leaves out long frames, wherever they come from.
+/// Name of the option that leaves out long frames.
 pub(super) const LIMIT: &str = "max-frame";
 
-/// Opens where the page goes, if that is there; what is in it stays until the page is written. A new file is created only then: without a
-/// page there is none.
+/// Opens the page's file, if it exists; its content stays until the page is written. A new file is
+/// created only when the page is written, so there is no file without a page.
 fn open(options: &Options) -> Result<Option<File>> {
     let path = &options.output;
     let message = || format!("cannot create {}", named(path));
@@ -132,7 +133,7 @@ fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// What a page states of messages that have just come.
+/// Returns the facts for a page about live messages.
 pub(super) fn live(subject: &str, origin: &Origin, filters_of: &[&str], losses: &[Loss]) -> Facts {
     let loss = |loss: &Loss| format!("{} {}: {}", loss.hop, loss.reason, loss.count);
     Facts {
@@ -143,7 +144,7 @@ pub(super) fn live(subject: &str, origin: &Origin, filters_of: &[&str], losses: 
     }
 }
 
-/// Those of these options that have a value, as they could be typed.
+/// Returns those of the named options that have a value, as they could be typed.
 fn filters(origin: &Origin, names: &[&str]) -> Vec<String> {
     let typed = |name: &&str| {
         let values = origin.values(name)?.iter();
@@ -153,7 +154,7 @@ fn filters(origin: &Origin, names: &[&str]) -> Vec<String> {
     names.iter().filter_map(typed).collect()
 }
 
-/// What is missing of the files, in words.
+/// Describes the losses in the files in words.
 fn losses(outcome: &Outcome) -> Vec<String> {
     let damaged = outcome.damaged.iter().map(|damage| match damage {
         Damage::Truncated { file, offset } => {
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
     use crate::{cli::Command, config};
 
-    /// Makes a report of a file in the folder.
+    /// Writes a report about a file in the folder.
     fn reported(folder: &Path, file: &str, output: &Path) -> Result<Outcome> {
         let file = folder.join(file);
         let words: [&OsStr; 5] = [
@@ -211,7 +212,7 @@ mod tests {
         let error = reported(folder.path(), "missing", &page).expect_err("nothing to read");
         assert_eq!(Exit::of(&error), Exit::NoInput);
         assert!(!page.exists());
-        // Before the files are read, which may take long.
+        // An output that cannot be created fails before the files are read, which may take long.
         let nowhere = folder.path().join("none/new.html");
         let error = reported(folder.path(), "missing", &nowhere).expect_err("no such folder");
         assert_eq!(Exit::of(&error), Exit::CannotCreate);

@@ -1,4 +1,4 @@
-//! `dnstap-agent status`: asks running agents what they are doing.
+//! `dnstap-agent status`: asks running agents for their state.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -15,11 +15,11 @@ use crate::{
     observe,
 };
 
-/// How long an agent may take to answer.
+/// Time that an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs `status`: what each agent says goes to standard output.
-pub fn run(args: &Status) -> Result<Exit> {
+/// Runs `status`: prints each agent's answer to standard output.
+pub(super) fn run(args: &Status) -> Result<Exit> {
     let folder = observe::folder();
     let sockets = match &args.socket {
         Some(socket) => vec![socket.clone()],
@@ -40,11 +40,11 @@ pub fn run(args: &Status) -> Result<Exit> {
     }
     let gap = if args.json { "" } else { "\n" };
     match tell(&answers, gap, &mut io::stdout().lock()) {
-        // The reader of the output went away: it has seen enough.
+        // The reader of the output went away, which is no error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Ok),
         told => told?,
     }
-    // One that does not answer hides no other, but is told.
+    // An agent that does not answer is reported after the answers of the others.
     let silent = |answer: &&Answer| args.socket.is_some() || !is_left_behind(answer);
     for (socket, said) in answers.iter().filter(silent) {
         if let Err(error) = said {
@@ -54,7 +54,7 @@ pub fn run(args: &Status) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// What came from a socket.
+/// Answer from a socket.
 type Answer = (PathBuf, io::Result<String>);
 
 fn ask_all(sockets: &[PathBuf], word: &str) -> Vec<Answer> {
@@ -62,7 +62,7 @@ fn ask_all(sockets: &[PathBuf], word: &str) -> Vec<Answer> {
     sockets.iter().map(answer).collect()
 }
 
-/// Whether it is the socket of an agent that was killed.
+/// Returns whether the socket belongs to an agent that was killed.
 fn is_left_behind((_, said): &Answer) -> bool {
     matches!(said, Err(error) if matches!(
         error.kind(),
@@ -70,7 +70,7 @@ fn is_left_behind((_, said): &Answer) -> bool {
     ))
 }
 
-/// Writes what was said, with a gap between two.
+/// Writes the answers, with a gap between two.
 fn tell(answers: &[Answer], gap: &str, out: &mut impl io::Write) -> io::Result<()> {
     let mut before = "";
     for said in answers.iter().filter_map(|(_, said)| said.as_ref().ok()) {

@@ -1,4 +1,4 @@
-//! The configuration file: what it sets, or everything that is wrong with it.
+//! The configuration file: reads its settings, or returns everything that is wrong with it.
 //!
 //! ```toml
 //! [attach]
@@ -21,23 +21,23 @@ use super::{
     mistakes::{self, Mistake},
 };
 
-/// Options that make no sense in a file.
+/// Options that are not allowed in a file.
 const ELSEWHERE: [&str; 2] = ["config", "print_config"];
 
 /// Options whose numbers are typed in octal.
 const OCTAL: [&str; 1] = ["socket_mode"];
 
-/// What a file says about one option.
+/// The file's setting for one option.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Setting {
-    /// The option's id.
+    /// Id of the option.
     pub(super) id: String,
-    /// As it would be typed.
+    /// Arguments as they would be typed.
     pub(super) arguments: Vec<OsString>,
 }
 
-/// Reads what the file sets for the command of that `definition`. All of the file is checked, as far as it concerns that command:
-/// the mistakes come in the order of lines.
+/// Reads the file's settings for the command of that `definition`. The parts that concern that
+/// command are checked completely. Mistakes are returned in the order of lines.
 pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, Vec<Mistake>> {
     let name = path.display();
     let unreadable = |error| Mistake::new(format!("cannot read the configuration {name}: {error}"));
@@ -53,7 +53,7 @@ pub(super) fn read(path: &Path, definition: &Command) -> Result<Vec<Setting>, Ve
         let start = error.span().map_or(0, |span| span.start);
         checked.wrong(start, error.message().to_owned());
     }
-    // What follows from broken syntax is no help.
+    // After a syntax error, further mistakes would only confuse.
     if checked.mistakes.is_empty() {
         checked.document(document.get_ref());
     }
@@ -73,7 +73,7 @@ struct Checked<'a> {
     text: &'a str,
     definition: &'a Command,
     settings: Vec<Setting>,
-    /// With their lines, from 1.
+    /// Mistakes with their lines, from 1.
     mistakes: Vec<(usize, String)>,
 }
 
@@ -130,7 +130,8 @@ impl Checked<'_> {
     }
 }
 
-/// Whether the option is about the file itself, ends the program at once, or is short for another one.
+/// Returns whether the option is about the file itself, ends the program at once, or is short for
+/// another one.
 pub(super) fn is_elsewhere(option: &Arg) -> bool {
     ELSEWHERE.contains(&option.get_id().as_str())
         || matches!(
@@ -143,7 +144,7 @@ pub(super) fn is_elsewhere(option: &Arg) -> bool {
         )
 }
 
-/// The option as it would be typed, or what is wrong with it and where.
+/// Returns the option as it would be typed, or its mistakes with their positions.
 fn arguments(
     option: &Arg,
     name: &str,
@@ -192,8 +193,8 @@ fn scalar(option: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> 
     }
 }
 
-/// As the option has it typed: `port = 0x35` means 53, `socket-mode = 0o660` means 660. Without a prefix the digits are those that would
-/// be typed, also of `socket-mode = 660`.
+/// Converts an integer to the digits that would be typed: `port = 0x35` means 53, `socket-mode =
+/// 0o660` means 660. Digits without a prefix are taken as typed, also in `socket-mode = 660`.
 fn integer(option: &Arg, number: &DeInteger<'_>) -> Result<String, String> {
     let digits = number.as_str();
     if number.radix() == 10 {
@@ -208,7 +209,7 @@ fn integer(option: &Arg, number: &DeInteger<'_>) -> Result<String, String> {
     })
 }
 
-/// The argument, if the option takes that value.
+/// Returns the argument, if the option accepts that value.
 fn checked(option: &Arg, name: &str, value: &str) -> Result<OsString, String> {
     match mistakes::wrong(option, value.as_ref()) {
         None => Ok(format!("--{name}={value}").into()),
@@ -216,7 +217,7 @@ fn checked(option: &Arg, name: &str, value: &str) -> Result<OsString, String> {
     }
 }
 
-/// The option that was probably meant.
+/// Returns the option that was probably meant.
 fn similar(definition: &Command, name: &str) -> Option<String> {
     let error = definition
         .clone()

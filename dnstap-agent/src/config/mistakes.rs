@@ -1,7 +1,8 @@
-//! What is wrong with the options, wherever they come from: everything at once, each with its place.
+//! Finds all mistakes in the options at once, each with its place.
 //!
-//! The parser ends at the first mistake. So the command line is read a second time, with any text for a value: that finds how the
-//! words go together. Then each value is read by itself.
+//! The parser stops at the first mistake. So the command line is parsed a second time with any text
+//! allowed as a value, which finds mistakes in the combination of words. Then each value is parsed
+//! by itself.
 
 use std::{
     collections::HashSet,
@@ -24,13 +25,13 @@ use super::subcommand;
 /// One mistake.
 #[derive(Debug)]
 pub enum Mistake {
-    /// Words that are unknown, missing, or do not go together.
+    /// Words that are unknown or missing, or that exclude each other.
     Words(clap::Error),
     /// Anything else.
     Other {
-        /// Its line, if it is in a configuration file that could be read.
+        /// Line of the mistake, if it is in a configuration file that could be read.
         line: Option<usize>,
-        /// Where it is, what is wrong, and what would be right.
+        /// Place of the mistake, what is wrong, and what would be right.
         text: String,
     },
 }
@@ -41,7 +42,7 @@ impl Mistake {
     }
 }
 
-/// In one line.
+/// Prints the mistake in one line.
 impl fmt::Display for Mistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,8 +57,8 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What is wrong with these words, and with the environment, for the command. `complete` says whether nothing is to be added to them:
-/// else what is missing is no mistake.
+/// Returns the mistakes in these words and in the environment for the command. If `complete` is
+/// false, more words may be added, so a missing option is no mistake.
 pub(super) fn typed(command: &Command, arguments: &[OsString], complete: bool) -> Vec<Mistake> {
     let (errors, matches) = words(&raw(command), arguments.to_vec());
     let missing = |error: &clap::Error| error.kind() == ErrorKind::MissingRequiredArgument;
@@ -76,12 +77,12 @@ pub(super) fn typed(command: &Command, arguments: &[OsString], complete: bool) -
     mistakes
 }
 
-/// What can be told of the words, with any text for a value.
+/// Parses the words as far as possible, with any text for a value.
 pub(super) fn as_far_as_sound(command: &Command, arguments: &[OsString]) -> Option<ArgMatches> {
     words(&raw(command), arguments.to_vec()).1
 }
 
-/// The command with any text for a value.
+/// Returns the command with any text allowed for a value.
 fn raw(command: &Command) -> Command {
     let any = |option: Arg| match option.get_action() {
         ArgAction::Set | ArgAction::Append => option.value_parser(ValueParser::os_string()),
@@ -91,7 +92,7 @@ fn raw(command: &Command) -> Command {
     command.mut_subcommands(|command| command.mut_args(any))
 }
 
-/// Each way in which the words do not go together; and what the rest of the words says.
+/// Returns each mistake in the combination of words, and what the rest of the words says.
 fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Option<ArgMatches>) {
     let mut raw = raw.clone();
     let mut errors: Vec<clap::Error> = Vec::new();
@@ -102,7 +103,7 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
             Err(asked) if !asked.use_stderr() => return (errors, None),
             Err(error) => error,
         };
-        // What was found is made right, so that the parser finds the next one.
+        // Each mistake is corrected, so that the parser finds the next one.
         let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
             (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => Some(word.clone()),
             _ => None,
@@ -113,9 +114,10 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
         };
         let place = arguments.iter().rposition(is_it);
         let relaxed = relaxed(&raw, &error);
-        // An error that is met again did not become right.
+        // An error that occurs again was not corrected.
         let is_new = met.insert((arguments.len(), error.to_string()));
-        // After an unknown option it is not clear what a word without dashes is, or what is missing.
+        // After an unknown option it is not certain what a word without dashes means, or what is
+        // missing.
         let is_clear = match &unknown {
             Some(word) => errors.is_empty() || word.starts_with('-'),
             None => errors
@@ -136,7 +138,8 @@ fn words(raw: &Command, mut arguments: Vec<OsString>) -> (Vec<clap::Error>, Opti
     }
 }
 
-/// The command without the rule that this error is about, if it is one of those on which options exclude each other or are missing.
+/// Returns the command without the rule that this error is about, if the rule says that options
+/// exclude each other or are required.
 fn relaxed(command: &Command, error: &clap::Error) -> Option<Command> {
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(name)) => vec![name.clone()],
@@ -147,7 +150,7 @@ fn relaxed(command: &Command, error: &clap::Error) -> Option<Command> {
         ErrorKind::ArgumentConflict => {
             let pair = [named(ContextKind::InvalidArg), named(ContextKind::PriorArg)];
             if pair[0] == pair[1] {
-                // Given twice.
+                // The option was given twice.
                 return Some(command.clone().args_override_self(true));
             }
             let mut built = command.clone();
@@ -165,7 +168,8 @@ fn relaxed(command: &Command, error: &clap::Error) -> Option<Command> {
     }
 }
 
-/// The command where an option of the first names and one of the second no longer exclude each other. `built` is the same, complete.
+/// Returns the command in which options of the first names and of the second no longer exclude each
+/// other. `built` is the same command, built.
 fn together(command: Command, built: &Command, [ones, others]: &[Vec<String>; 2]) -> Command {
     let is_one_of = |option: &Arg, names: &[String]| names.contains(&option.to_string());
     built.get_arguments().fold(command, |command, option| {
@@ -189,7 +193,7 @@ fn together(command: Command, built: &Command, [ones, others]: &[Vec<String>; 2]
     })
 }
 
-/// The command where nothing is required.
+/// Returns the command with all required options made optional.
 fn optional(command: Command) -> Command {
     let command = command.mut_args(|option| option.required(false).requires(Resettable::Reset));
     let groups = command.get_groups().map(|group| group.get_id().clone());
@@ -199,7 +203,7 @@ fn optional(command: Command) -> Command {
     })
 }
 
-/// What is wrong with the values of an option.
+/// Returns the mistakes in the values of an option.
 fn values(option: &Arg, options: &ArgMatches) -> Vec<Mistake> {
     let id = option.get_id().as_str();
     let place = match (options.value_source(id), option.get_env()) {
@@ -216,9 +220,10 @@ fn values(option: &Arg, options: &ArgMatches) -> Vec<Mistake> {
         .collect()
 }
 
-/// Why the option does not take that value: the value that is wrong, and the reason with what stands in front of it.
+/// Returns why the option does not accept that value: the wrong value, and the reason with the text
+/// in front of it.
 pub(super) fn wrong(option: &Arg, value: &OsStr) -> Option<(String, String)> {
-    // The option alone: what it says about others is seen with the whole command line.
+    // The option is parsed alone. Its relation to others is checked with the whole command line.
     let mut alone = Arg::new("option")
         .long("option")
         .value_parser(option.get_value_parser().clone())

@@ -1,9 +1,11 @@
-//! Where an option has its value from: command line, environment, configuration file, default. The first that has it wins.
+//! Values of options come from the command line, the environment, the configuration file, or the
+//! default. The first source that has a value wins.
 //!
-//! An option is defined once, for the command line. The other two follow from that: the environment has it as `DNSTAP_AGENT_` and
-//! its name in capitals, the file has it under its long name in the table of its command. What the file says is put in front
-//! of the command line, for options that have no value there, and the whole is read as one command line. An option also decides
-//! about the options that it excludes: those from a weaker place are ignored.
+//! An option is defined once, for the command line. The other sources follow from that: its
+//! environment variable is `DNSTAP_AGENT_` and its name in capitals; the file has it under its long
+//! name in the table of its command. Values from the file are put in front of the command line, for
+//! options without a value there, and the whole is parsed as one command line. An option also
+//! overrides the options that it excludes: those from a weaker source are ignored.
 
 mod file;
 mod mistakes;
@@ -26,12 +28,12 @@ use crate::cli::Cli;
 /// Commands that can be configured by the environment and by a file.
 pub const CONFIGURABLE: [&str; 2] = ["attach", "receive"];
 
-/// Why no command came out.
+/// Reasons why there is no command.
 #[derive(Debug)]
 pub enum Refused {
-    /// Help or the version was asked for.
+    /// The user asked for help or the version.
     Asked(clap::Error),
-    /// All that is wrong with the options; never empty.
+    /// Mistakes in the options; never empty.
     Mistakes(Vec<Mistake>),
 }
 
@@ -40,13 +42,13 @@ pub enum Refused {
 pub struct Resolved {
     /// The command and its options.
     pub cli: Cli,
-    /// What `--print-config` asks for.
+    /// Text that `--print-config` prints.
     pub print: Option<String>,
-    /// Where the options come from.
+    /// Sources of the options.
     pub origin: Origin,
 }
 
-/// Where options come from, to look there again.
+/// Sources of options, to read them again.
 #[derive(Clone, Debug)]
 pub struct Origin {
     arguments: Vec<OsString>,
@@ -55,16 +57,16 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The options as they are now.
+    /// Reads the current options.
     ///
     /// # Errors
     ///
-    /// As of [`resolve`].
+    /// Fails like [`resolve`].
     pub fn again(&self) -> Result<Resolved, Refused> {
         resolve(&self.arguments)
     }
 
-    /// Long names of the options that do not have the same value in both.
+    /// Returns the long names of the options whose values differ.
     pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
         let names: BTreeSet<_> = self.values.keys().chain(other.values.keys()).collect();
         names
@@ -73,13 +75,13 @@ impl Origin {
             .map(String::as_str)
     }
 
-    /// The values of the option with this long name, if it has any.
+    /// Returns the values of the option with this long name, if it has any.
     #[must_use]
     pub fn values(&self, name: &str) -> Option<&[OsString]> {
         self.values.get(name).map(Vec::as_slice)
     }
 
-    /// Takes over the values of these options.
+    /// Copies the values of these options.
     pub fn adopt(&mut self, other: &Self, names: &[&str]) {
         for name in names {
             match other.values.get(*name) {
@@ -90,12 +92,13 @@ impl Origin {
     }
 }
 
-/// Reads `arguments`, the program's name first, the environment, and the configuration file that they name. What comes out is
-/// valid: nothing but the machine can be in its way.
+/// Reads `arguments` (which begin with the program's name), the environment, and the configuration
+/// file that they name. The result is valid; only the machine's state can still prevent it from
+/// working.
 ///
 /// # Errors
 ///
-/// With all mistakes at once.
+/// Returns all mistakes at once.
 pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     let command = command_without(&excluded(arguments));
     let (completed, filed, mut mistakes) = with_file(&command, arguments);
@@ -135,8 +138,9 @@ pub fn resolve(arguments: &[OsString]) -> Result<Resolved, Refused> {
     })
 }
 
-/// The ids of options that one on the command line excludes. The environment is not asked for them: what it has is as good as typed
-/// to the parser, which would refuse the two together.
+/// Returns the ids of options that an option on the command line excludes. The environment is
+/// ignored for them: to the parser its values are like typed ones, so it would refuse both
+/// together.
 fn excluded(arguments: &[OsString]) -> Vec<Id> {
     let Some(matches) = mistakes::as_far_as_sound(&Cli::command(), arguments) else {
         return Vec::new();
@@ -156,7 +160,8 @@ fn excluded(arguments: &[OsString]) -> Vec<Id> {
     ids().filter(is_excluded).cloned().collect()
 }
 
-/// The arguments with what the configuration file adds to them, the ids of the options that it sets, and what is wrong with it.
+/// Returns the arguments with those from the configuration file, the ids of the options that the
+/// file sets, and the mistakes in the file.
 fn with_file(
     command: &Command,
     arguments: &[OsString],
@@ -187,7 +192,8 @@ fn with_file(
     (arguments, ids, Vec::new())
 }
 
-/// Whether the command line or the environment has the option, or another one that excludes it.
+/// Returns whether the command line or the environment sets the option, or another one that
+/// excludes it.
 fn is_decided(definition: &Command, options: &ArgMatches, id: &str) -> bool {
     let is_typed = |id: &str| {
         matches!(
@@ -202,7 +208,8 @@ fn is_decided(definition: &Command, options: &ArgMatches, id: &str) -> bool {
         .any(|other| is_typed(other.as_str()))
 }
 
-/// Whether the command takes only one of the two options: by their group, or because one of them says so.
+/// Returns whether the command accepts only one of the two options, because of their group or
+/// because one excludes the other.
 fn are_exclusive(definition: &Command, one: &str, other: &str) -> bool {
     let excludes = |one: &str, other: &str| {
         definition
@@ -227,13 +234,13 @@ fn is_configurable(name: &str) -> bool {
     CONFIGURABLE.contains(&name)
 }
 
-/// The command line's definition, with the environment.
+/// Returns the command line's definition, with environment variables.
 #[must_use]
 pub fn command() -> Command {
     command_without(&[])
 }
 
-/// As [`command`], where the environment does not have the options with these ids.
+/// Like [`command`], but without environment variables for the options with these ids.
 fn command_without(ids: &[Id]) -> Command {
     let with_variable = |option: Arg| {
         if ids.contains(option.get_id()) {
@@ -242,7 +249,7 @@ fn command_without(ids: &[Id]) -> Command {
             with_variable(option)
         }
     };
-    // Options of all commands are defined here, and come to each command when it is built.
+    // Options of all commands are defined here; clap copies them to each command when it is built.
     let mut command = Cli::command().mut_args(with_variable);
     for name in CONFIGURABLE {
         command = command.mut_subcommand(name, |command| {
@@ -254,7 +261,7 @@ fn command_without(ids: &[Id]) -> Command {
     command
 }
 
-/// The option, which the environment may set, too.
+/// Adds the environment variable to the option.
 fn with_variable(option: Arg) -> Arg {
     match option.get_long().map(variable) {
         Some(name) if !matches!(option.get_action(), ArgAction::Count) => {
@@ -264,12 +271,12 @@ fn with_variable(option: Arg) -> Arg {
     }
 }
 
-/// For the long help.
+/// Text for the long help.
 const ENVIRONMENT: &str = "\
 Each option can also be set by the environment, --ring-size by DNSTAP_AGENT_RING_SIZE and so on, or in a file, see --config. The command \
 line overrules the environment, the environment overrules the file.";
 
-/// The environment's name of an option.
+/// Returns the environment variable of an option.
 fn variable(option: &str) -> String {
     format!(
         "DNSTAP_AGENT_{}",
@@ -277,7 +284,7 @@ fn variable(option: &str) -> String {
     )
 }
 
-/// The definition of a command, with the options that all commands have.
+/// Returns the definition of a command, including the options that all commands have.
 fn subcommand(name: &str) -> Command {
     let mut command = command();
     command.build();
@@ -300,7 +307,7 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    /// What the command line comes to with that configuration file.
+    /// Resolves the command line with that configuration file.
     fn with(file: &str, line: &str) -> Result<Resolved, Refused> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
@@ -318,7 +325,7 @@ mod tests {
         }
     }
 
-    /// The mistakes of the file: lines and texts.
+    /// Returns the mistakes in the file: lines and texts.
     fn mistakes(refused: Refused) -> Vec<(usize, String)> {
         let Refused::Mistakes(mistakes) = refused else {
             panic!("no mistakes: {refused:?}")

@@ -1,4 +1,4 @@
-//! Options written as a configuration file: those in force, and the commented example.
+//! Prints options as a configuration file: the current ones, and the commented example.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +11,8 @@ use toml::Value;
 
 use super::{CONFIGURABLE, file::is_elsewhere, subcommand};
 
-/// Every option of the command with its value in force; a comment tells where that comes from. Those with the ids `filed` come from the
-/// file.
+/// Prints every option of the command with its current value, and its source in a comment. Options
+/// with the ids `filed` come from the file.
 pub(super) fn effective(definition: &Command, options: &ArgMatches, filed: &[String]) -> String {
     let mut text = format!("[{}]\n", definition.get_name());
     for option in configurable(definition) {
@@ -38,7 +38,7 @@ pub(super) fn effective(definition: &Command, options: &ArgMatches, filed: &[Str
     text
 }
 
-/// The values of all options that have any, by their long names.
+/// Returns the values of all options that have any, by their long names.
 pub(super) fn values(
     definition: &Command,
     options: &ArgMatches,
@@ -51,7 +51,8 @@ pub(super) fn values(
     configurable(definition).filter_map(values).collect()
 }
 
-/// A configuration file that says what the defaults are: each option with its help; one without default is a comment.
+/// Returns a configuration file with the defaults: each option with its help. An option without
+/// default is commented out.
 #[must_use]
 pub fn example() -> String {
     let mut text = EXAMPLE.to_owned();
@@ -66,7 +67,7 @@ pub fn example() -> String {
     text
 }
 
-/// What the example begins with.
+/// Head of the example.
 const EXAMPLE: &str = "\
 # Configuration of dnstap-agent, for `dnstap-agent attach --config FILE` and `dnstap-agent receive --config FILE`.
 #
@@ -114,14 +115,15 @@ fn describe(option: &Arg, text: &mut String) {
     };
 }
 
-/// Options that a file may have, in the order of the help.
+/// Returns the options that a file may have, in the order of the help.
 fn configurable(definition: &Command) -> impl Iterator<Item = &Arg> {
     definition.get_arguments().filter(|option| {
         option.get_long().is_some() && !is_elsewhere(option) && !option.is_hide_set()
     })
 }
 
-/// The option's value as TOML: a number only if that is read as the same text again, which `007` is not.
+/// Returns the option's value as TOML. It is a number only if it prints as the same text again,
+/// which `007` does not.
 fn value(option: &Arg, mut values: impl Iterator<Item = String>) -> Value {
     let scalar = |text: String| match text.parse::<i64>() {
         Ok(number) if number.to_string() == text => Value::Integer(number),
@@ -134,7 +136,7 @@ fn value(option: &Arg, mut values: impl Iterator<Item = String>) -> Value {
     }
 }
 
-/// Lines of up to 110 characters.
+/// Wraps text into lines of up to 110 characters.
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

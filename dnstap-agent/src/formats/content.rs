@@ -1,6 +1,6 @@
-//! The kinds of content that dnstap can be turned into.
+//! Formats for dnstap messages.
 
-/// What a message looks like.
+/// Format of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Content {
     /// A readable line per message
@@ -18,7 +18,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Whether it is not for a terminal.
+    /// Returns whether the format is not meant for a terminal.
     #[must_use]
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Pcap | Self::Dnstap)

@@ -1,5 +1,5 @@
-//! Owns the kinds of content that dnstap can be turned into, for outputs and for `read`: what a file begins with, what each message
-//! becomes, what it ends with.
+//! Encoders for outputs and for `read`: the beginning of a file, each message, and the end, in
+//! every format.
 
 use bytes::Bytes;
 use dnstap_proto::{
@@ -9,7 +9,7 @@ use dnstap_proto::{
 
 use super::{content::Content, pcap, render::Renderer};
 
-/// Turns messages into content, one after the other.
+/// Encodes messages in a format, one after the other.
 #[derive(Debug)]
 pub enum Encoder {
     /// Text, JSON, YAML.
@@ -21,7 +21,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// An encoder of this content; text has `colours` if it is for a terminal.
+    /// Creates an encoder for this format; text has `colours` if it is for a terminal.
     #[must_use]
     pub fn new(content: Content, colours: bool) -> Self {
         match content {
@@ -31,7 +31,7 @@ impl Encoder {
         }
     }
 
-    /// Text tells the identity of each message.
+    /// Includes the identity of each message in text.
     #[must_use]
     pub fn with_identity(self) -> Self {
         match self {
@@ -40,7 +40,7 @@ impl Encoder {
         }
     }
 
-    /// YAML is what BIND's `dnstap-read -y` writes.
+    /// Writes YAML in the format of BIND's `dnstap-read -y`.
     #[must_use]
     pub fn with_bind_yaml(self) -> Self {
         match self {
@@ -49,7 +49,7 @@ impl Encoder {
         }
     }
 
-    /// What a file begins with.
+    /// Returns the beginning of a file.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
         match self {
@@ -61,7 +61,7 @@ impl Encoder {
         }
     }
 
-    /// What a file ends with.
+    /// Returns the end of a file.
     #[must_use]
     pub fn foot(&self) -> Vec<u8> {
         match self {
@@ -70,11 +70,11 @@ impl Encoder {
         }
     }
 
-    /// Appends the payload of a frame, in this format; false if the format cannot show it.
+    /// Appends the payload of a frame in this format. Returns false if the format cannot show it.
     pub fn frame(&mut self, payload: &Bytes, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Frames => {
-                // A payload came in a frame, so its length fits.
+                // The payload came in a frame, so its length fits.
                 let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
                 out.extend_from_slice(payload);

@@ -1,4 +1,4 @@
-//! What messages look like: text, JSON, YAML, packets.
+//! Formats of messages: text, JSON, YAML, packets.
 
 mod content;
 mod encoder;
@@ -7,7 +7,7 @@ pub mod render;
 
 pub use self::{content::Content, encoder::Encoder};
 
-/// How many of a thing: `1 file`, `2 files`.
+/// Prints a number of things: `1 file`, `2 files`.
 pub(crate) fn counted(count: u64, thing: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{plural}")

@@ -1,14 +1,17 @@
-//! Owns packets made of dnstap messages, for Wireshark, tshark and others: pcap with nanoseconds, raw IP, the headers made up.
+//! Packets made of dnstap messages, for Wireshark, tshark and others: pcap with nanoseconds, raw
+//! IP, and made-up headers.
 //!
-//! The DNS message, its time, addresses and ports are true; the rest is the least that is valid:
+//! The DNS message, its time, addresses and ports are real. The rest is the minimum that is valid:
 //!
-//! - a frame with a query and a response becomes packets of both, at their times;
-//! - a query goes from the query address to the response address, a response back;
-//! - UDP: one datagram, its checksum right. What no datagram can hold goes as TCP;
-//! - TCP, DNS over TLS and HTTPS (there without the encryption): a length in front of the message, in segments of at most 32 KiB;
-//!   sequence numbers go on from message to message of a connection, without the handshake;
-//! - DNS over QUIC and DNSCrypt over UDP: as UDP;
-//! - an address that is not known is `0.0.0.0` or `::`, a port that is not known 0.
+//! - A frame with a query and a response becomes packets of both, at their times.
+//! - A query goes from the query address to the response address, a response the other way.
+//! - UDP: one datagram with a correct checksum. A message too large for a datagram is written as
+//!   TCP.
+//! - TCP, DNS over TLS and HTTPS (written without encryption): a length in front of the message, in
+//!   segments of at most 32 KiB. Sequence numbers continue from message to message of a connection;
+//!   there is no handshake.
+//! - DNS over QUIC and DNSCrypt over UDP: written as UDP.
+//! - An unknown address is `0.0.0.0` or `::`, an unknown port 0.
 //!
 //! Layouts: `draft-ietf-opsawg-pcap`, RFC 791, RFC 8200, RFC 768, RFC 9293.
 
@@ -26,10 +29,11 @@ pub const FILE_HEADER: [u8; 24] = [
     0xa1, 0xb2, 0x3c, 0x4d, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 101,
 ];
 
-/// Longest part of a TCP stream in one packet; far below what an IP packet can hold.
+/// Longest part of a TCP stream in one packet; far below the limit of an IP packet.
 const SEGMENT: usize = 32 * 1024;
 
-/// Largest payload of a UDP datagram over IPv4: 65,535 less the headers of IP and UDP. Over IPv6 it is larger, and not needed.
+/// Largest payload of a UDP datagram over IPv4: 65,535 less the headers of IP and UDP. The larger
+/// limit of IPv6 is not needed.
 const DATAGRAM: usize = 65_535 - 20 - 8;
 
 /// Connections whose sequence numbers are remembered.
@@ -38,10 +42,10 @@ const CONNECTIONS: usize = 65_536;
 /// Time to live and hop limit.
 const HOPS: u8 = 64;
 
-/// Makes packets, one message after the other.
+/// Converts messages to packets, one after the other.
 #[derive(Debug)]
 pub struct Writer {
-    /// The next sequence number of either side: of the one with the lower address and port first.
+    /// Next sequence numbers of both sides; the side with the lower address and port comes first.
     connections: Lru<[u32; 2]>,
 }
 
@@ -56,7 +60,7 @@ impl Default for Writer {
 /// One side of a packet.
 type Side = (IpAddr, u16);
 
-/// What a segment's header says beyond its ports.
+/// Fields of a segment's header besides its ports.
 #[derive(Clone, Copy)]
 struct Place {
     sequence: u32,
@@ -66,7 +70,8 @@ struct Place {
 }
 
 impl Writer {
-    /// Appends the packets of a frame's query and response, as far as they are there; false if neither is.
+    /// Appends the packets of a frame's query and response, as far as it has them. Returns false if
+    /// it has neither.
     pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) -> bool {
         let Some(message) = &dnstap.message else {
             return false;
@@ -88,7 +93,7 @@ impl Writer {
         is_shown
     }
 
-    /// The packets of one DNS message.
+    /// Appends the packets of one DNS message.
     fn packets(
         &mut self,
         message: &Message,
@@ -109,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// The segments of a message.
+    /// Appends the segments of a message.
     fn stream(&mut self, time: socket::Time, from: Side, to: Side, dns: &[u8], out: &mut Vec<u8>) {
         let length = u16::try_from(dns.len()).unwrap_or(u16::MAX);
         let data = [&length.to_be_bytes(), dns].concat();
@@ -119,7 +124,8 @@ impl Writer {
             FixedState::default().hash_one(if from <= to { (from, to) } else { (to, from) })
         };
         if self.connections.get(key).is_none() {
-            // As RFC 9293 section 3.4.1 has it, from the clock: one that was forgotten goes on further up, not behind.
+            // The initial number follows the clock, as in RFC 9293 section 3.4.1. If a connection
+            // was removed from the table, its numbers continue higher, never lower.
             let start = time
                 .0
                 .wrapping_mul(250_000)
@@ -143,7 +149,7 @@ impl Writer {
     }
 }
 
-/// The asking and the answering side, both of the same family.
+/// Returns the asking and the answering side, both with the same address family.
 fn sides(message: &Message) -> (Side, Side) {
     let address = |bytes: &Option<bytes::Bytes>| socket::address(bytes.as_deref());
     let (query, response) = (
@@ -172,7 +178,7 @@ fn sides(message: &Message) -> (Side, Side) {
     )
 }
 
-/// The record of a packet: its header, then a datagram, or a segment at its place.
+/// Appends the record of a packet: its header, then a datagram, or a segment if there is a `place`.
 fn packet(
     (seconds, nanoseconds): socket::Time,
     from: Side,
@@ -181,7 +187,7 @@ fn packet(
     data: &[u8],
     out: &mut Vec<u8>,
 ) {
-    // The field has 32 bits, until 2106.
+    // The 32-bit field lasts until 2106.
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
     let start = out.len();
     for field in [seconds, nanoseconds.min(999_999_999), 0, 0] {
@@ -199,7 +205,8 @@ fn packet(
     }
 }
 
-/// The headers of IP and of the transport. None if the data is too long for a packet, and it is not: see [`DATAGRAM`] and [`SEGMENT`].
+/// Appends the headers of IP and of the transport. Returns `None` if the data is too long for a
+/// packet, which [`DATAGRAM`] and [`SEGMENT`] prevent.
 fn headers(
     from: Side,
     to: Side,
@@ -207,7 +214,7 @@ fn headers(
     data: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<()> {
-    // Not by etherparse's builder: for each packet it takes half as long again.
+    // etherparse's builder is not used, because it takes half as long again for each packet.
     let (protocol, mut transport) = match place {
         None => {
             let udp = UdpHeader::without_ipv4_checksum(from.1, to.1, data.len()).ok()?;
@@ -380,7 +387,7 @@ mod tests {
         }
     }
 
-    /// The packets, each with the right lengths and checksums.
+    /// Returns the packets, after checking the lengths and checksums.
     fn check(mut records: &[u8]) -> Vec<&[u8]> {
         let mut packets = Vec::new();
         while !records.is_empty() {
@@ -410,7 +417,8 @@ mod tests {
         packets
     }
 
-    /// The one's complement sum of 16-bit words: all ones where a checksum is right (RFC 1071).
+    /// Returns the one's complement sum of 16-bit words: all ones if the checksum is correct (RFC
+    /// 1071).
     fn sum(parts: &[&[u8]]) -> u64 {
         let words = parts.iter().flat_map(|part| part.chunks(2));
         let mut sum: u64 = words

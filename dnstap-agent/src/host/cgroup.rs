@@ -1,10 +1,10 @@
-//! Where control groups are.
+//! Location of control groups.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// The root of the cgroup v2 hierarchy.
+/// Returns the root of the cgroup v2 hierarchy.
 pub fn root() -> Result<PathBuf> {
     let mounts =
         fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;

@@ -1,27 +1,30 @@
-//! The clocks: the hooks stamp with `CLOCK_MONOTONIC`, dnstap wants the time of day.
+//! Clocks: hooks read `CLOCK_MONOTONIC`, and dnstap needs the time of day.
 //!
-//! In a time namespace `CLOCK_MONOTONIC` is not the kernel's own, which is the one that the hooks read (`time_namespaces(7)`).
+//! In a time namespace `CLOCK_MONOTONIC` differs from the kernel's own clock, which the hooks read
+//! (`time_namespaces(7)`).
 
 use std::{fs, sync::LazyLock};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// By how much this process's `CLOCK_MONOTONIC` is ahead of the kernel's, in nanoseconds.
+/// Nanoseconds by which this process's `CLOCK_MONOTONIC` is ahead of the kernel's.
 static AHEAD: LazyLock<i64> = LazyLock::new(|| {
     // Kernels without time namespaces have no such file.
     let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
     monotonic_offset_ns(&offsets).unwrap_or(0)
 });
 
-/// `CLOCK_MONOTONIC` as the kernel itself has it, the clock of `bpf_ktime_get_ns`, in nanoseconds.
+/// Returns the kernel's own `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`, in nanoseconds.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     nanoseconds(ClockId::Monotonic).wrapping_sub(AHEAD.cast_unsigned())
 }
 
-/// Nanoseconds to add to a `CLOCK_MONOTONIC` time to get nanoseconds since the epoch, as the clocks stand now.
+/// Returns the nanoseconds to add to a `CLOCK_MONOTONIC` time to get nanoseconds since the epoch,
+/// according to the clocks now.
 ///
-/// The two clocks cannot be read at once: the reading whose two monotonic neighbours are closest together is taken.
+/// The two clocks cannot be read at the same moment. Of several readings, the one with the smallest
+/// distance between the monotonic readings before and after it is used.
 #[must_use]
 pub fn realtime_offset_ns() -> i64 {
     let mut best = (u64::MAX, 0);
@@ -36,12 +39,13 @@ pub fn realtime_offset_ns() -> i64 {
     best.1
 }
 
-/// The offset of `CLOCK_MONOTONIC` in `/proc/PID/timens_offsets`: a line with the clock's name, seconds and nanoseconds.
+/// Returns the offset of `CLOCK_MONOTONIC` in `/proc/PID/timens_offsets`, whose lines have a
+/// clock's name, seconds and nanoseconds.
 fn monotonic_offset_ns(offsets: &str) -> Option<i64> {
     offsets.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let (clock, seconds, nanoseconds) = (words.next()?, words.next()?, words.next()?);
-        // Kernels before 5.7 name it by its number.
+        // Kernels before 5.7 use the clock's number.
         if !matches!(clock, "monotonic" | "1") {
             return None;
         }

@@ -1,22 +1,22 @@
-//! Exit codes of the agent, after sysexits.h where it has one.
+//! Exit codes of the agent, taken from sysexits.h where it has a suitable one.
 
 use std::process::ExitCode;
 
-/// Why the agent ended.
+/// Reason why the agent ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Done as asked, or ended by SIGINT, SIGTERM or the end of the tapped process.
     Ok = 0,
-    /// Something failed that no other code names.
+    /// Something failed that has no code of its own.
     Failure = 1,
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,
-    /// An input file is not what it should be, or is cut off (`EX_DATAERR`).
+    /// An input file has wrong content, or is cut off (`EX_DATAERR`).
     Data = 65,
     /// An input file cannot be opened (`EX_NOINPUT`).
     NoInput = 66,
-    /// The process to tap does not exist, or is none that could be tapped (`EX_UNAVAILABLE`).
+    /// The process to tap does not exist, or cannot be tapped (`EX_UNAVAILABLE`).
     NoTarget = 69,
     /// An output cannot be created (`EX_CANTCREAT`).
     CannotCreate = 73,
@@ -32,7 +32,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error that knows the exit code it should lead to; attach it with [`anyhow::Error::context`].
+/// An error with an exit code; attach it with [`anyhow::Error::context`].
 #[derive(Debug)]
 pub struct ExitWith(pub Exit, pub String);
 
@@ -45,7 +45,8 @@ impl std::fmt::Display for ExitWith {
 impl std::error::Error for ExitWith {}
 
 impl Exit {
-    /// The code for an error: that of the outermost [`ExitWith`] in it, else [`Exit::Failure`].
+    /// Returns the code for an error: that of the outermost [`ExitWith`] in it, otherwise
+    /// [`Exit::Failure`].
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         error

@@ -1,6 +1,6 @@
-//! The log: lines or JSON objects on standard error, for people, collectors and the journal.
+//! The log: lines or JSON objects on standard error, for people, log collectors and the journal.
 //!
-//! Nothing of a DNS message, neither a name nor an address, is logged above level `debug`.
+//! Names and addresses from DNS messages are never logged above level `debug`.
 
 use std::{
     env, fmt,
@@ -67,7 +67,7 @@ pub enum LogLevel {
 }
 
 impl LogOptions {
-    /// The level that the options ask for, if they do.
+    /// Returns the level that the options set, if they set one.
     fn level(self) -> Option<LogLevel> {
         match (self.log_level, self.verbose, self.quiet) {
             (Some(level), ..) => Some(level),
@@ -111,7 +111,7 @@ pub fn start(options: LogOptions) {
     let prefixed = is_journal();
     match options.log_format {
         LogFormat::Text if prefixed => {
-            // The journal has its own times.
+            // The journal adds its own times.
             let format = format::format()
                 .without_time()
                 .with_level(false)
@@ -136,13 +136,13 @@ pub fn start(options: LogOptions) {
     }
 }
 
-/// What is logged while a screen is up, and would be drawn across it.
+/// Log lines that are held back while a full-screen display is shown.
 static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
-/// Most bytes that are held; what is more is lost.
+/// Most bytes that are held back; more are lost.
 const MOST_HELD: usize = 64 * 1024;
 
-/// Standard error, or what holds it back.
+/// Writes to standard error, or to the buffer while the log is held back.
 struct Held;
 
 impl io::Write for Held {
@@ -152,7 +152,7 @@ impl io::Write for Held {
                 held.extend_from_slice(bytes);
             }
         } else {
-            // The caller would panic if it got an error here: its `eprintln!` cannot be written either.
+            // The caller would panic on an error here, because its `eprintln!` would fail, too.
             io::stderr().write_all(bytes).ok();
         }
         Ok(bytes.len())
@@ -163,8 +163,8 @@ impl io::Write for Held {
     }
 }
 
-/// Text that moves no terminal's cursor and begins no line: control characters, which names of files may have, are escaped as in
-/// Rust (`\u{1b}`).
+/// Escapes control characters, which file names may contain, as Rust does (`\u{1b}`). The text then
+/// cannot move a terminal's cursor or begin a new line.
 pub(crate) fn printable(text: &str) -> String {
     let shown = |char: char| -> String {
         if char.is_control() {
@@ -176,19 +176,19 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Writes text that is not part of the log to standard error, with control characters escaped. If the reader is gone or there is no room,
-/// the text is lost, and the exit code stays the same.
+/// Writes text that is not part of the log to standard error, with control characters escaped. If
+/// the reader is gone or there is no room, the text is lost, and the exit code stays the same.
 pub fn say(text: impl fmt::Display) {
     let text = text.to_string();
     let lines: Vec<_> = text.split('\n').map(printable).collect();
     io::stderr().write_all(lines.join("\n").as_bytes()).ok();
 }
 
-/// Until this is dropped, the log is held back.
+/// Holds the log back until it is dropped.
 #[derive(Debug)]
 pub struct Hold(());
 
-/// Holds back what is logged from now on, if that would go to a terminal.
+/// Starts to hold the log back, if it goes to a terminal.
 #[must_use]
 pub fn hold() -> Option<Hold> {
     io::stderr().is_terminal().then(|| {
@@ -200,12 +200,13 @@ pub fn hold() -> Option<Hold> {
 impl Drop for Hold {
     fn drop(&mut self) {
         let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A terminal that is gone takes no log.
+        // Ignore errors: the terminal may be gone.
         io::stderr().write_all(&held.unwrap_or_default()).ok();
     }
 }
 
-/// Whether standard error goes to the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
+/// Returns whether standard error goes to the journal: `JOURNAL_STREAM` names its device and inode
+/// (systemd.exec(5)).
 fn is_journal() -> bool {
     let named = env::var("JOURNAL_STREAM").ok();
     let own = io::stderr()
@@ -215,7 +216,7 @@ fn is_journal() -> bool {
     own.is_ok_and(|own| named == Some(format!("{}:{}", own.dev(), own.ino())))
 }
 
-/// Begins each line with its priority, as the journal takes it (sd-daemon(3)).
+/// Begins each line with its priority, in the format of the journal (sd-daemon(3)).
 struct Prioritised<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Prioritised<F>

@@ -1,24 +1,27 @@
-//! The program's allocator: what it keeps for later, and does not need.
+//! Returns memory that the allocator holds but the program no longer needs.
 #![expect(
     unsafe_code,
     reason = "a function of the allocator that its crate does not wrap"
 )]
 
-/// Gives free memory of this thread back to the system, which the allocator would do only in the course of later allocations: after
-/// something large that does not come again. Elsewhere than in the program, whose allocator it is, it does nothing.
+/// Gives free memory of this thread back to the system; the allocator would do so only during later
+/// allocations. Use it after a large amount of memory that is not needed again. Does nothing in
+/// programs that use another allocator.
 pub fn give_back() {
     // SAFETY: may be called at any time, by any thread; touches nothing that is in use.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-/// What is queued at some time for its memory to be worth a look later. Bytes.
+/// Bytes in queues above which their memory is worth giving back later.
 const LARGE: u64 = 4 << 20;
 
-/// How often in a row little must be queued: a queue that fills and empties all the time needs its memory.
+/// Number of consecutive calls with little in the queues before memory is given back. Queues that
+/// fill and empty all the time need their memory.
 const CALM: u8 = 2;
 
-/// Watches what is queued, to give its memory back when it has gone. Other threads free what this one has allocated, and the allocator
-/// looks for that only in the course of many more allocations, which on a quiet server never come.
+/// Watches the amount in the queues and gives memory back when it has become small. Other threads
+/// free what this one has allocated. The allocator notices this only during many later allocations,
+/// which a quiet server never makes.
 #[derive(Debug, Default)]
 pub struct MemoryTrimmer {
     was_large: bool,
@@ -26,7 +29,8 @@ pub struct MemoryTrimmer {
 }
 
 impl MemoryTrimmer {
-    /// Takes how many bytes are queued now. To be called about once a second by the thread that has allocated them.
+    /// Takes the current number of queued bytes. Call this about once a second, on the thread that
+    /// has allocated them.
     pub fn look(&mut self, queued: u64) {
         if self.is_past_peak(queued) {
             give_back();

@@ -1,4 +1,4 @@
-//! What the agent needs of the machine it runs on: exit codes, log, privileges, clocks, memory, sockets.
+//! Services of the host: exit codes, log, privileges, clocks, memory, sockets.
 
 pub mod cgroup;
 pub mod clock;
@@ -13,7 +13,8 @@ pub mod shutdown;
 pub mod units;
 pub mod version;
 
-/// Tells that the test of this thread cannot run here, past the harness, which would keep the text for itself.
+/// Reports that this thread's test cannot run here. Writes past the test harness, which would hide
+/// the text.
 #[cfg(test)]
 pub(crate) fn skip(why: &str) {
     use std::io::Write as _;

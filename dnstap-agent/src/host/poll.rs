@@ -1,4 +1,4 @@
-//! Waits for descriptors.
+//! Waiting for descriptors.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 
@@ -7,7 +7,8 @@ use rustix::{
     io::Errno,
 };
 
-/// Waits until one of `fds` becomes readable, or `timeout` is over; whether one has. A signal ends the wait like the timeout does.
+/// Waits until one of `fds` becomes readable, or until `timeout`. Returns whether one has. A signal
+/// ends the wait like the timeout.
 pub fn poll_readable<'f>(
     fds: impl IntoIterator<Item = BorrowedFd<'f>>,
     timeout: Duration,
@@ -16,7 +17,7 @@ pub fn poll_readable<'f>(
         .into_iter()
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
-    // A timeout that no kernel can count is none.
+    // A timeout that the kernel cannot represent means no timeout.
     let timeout = Timespec::try_from(timeout).ok();
     match poll(&mut fds, timeout.as_ref()) {
         Ok(ready) => Ok(ready > 0),

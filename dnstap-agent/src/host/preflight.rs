@@ -1,4 +1,4 @@
-//! What must be true before anything is loaded, so that failures name their remedy.
+//! Checks before anything is loaded, so that failures name their remedy.
 
 use std::{fs, path::Path};
 
@@ -10,20 +10,20 @@ use rustix::{
 
 use crate::host::exit::{Exit, ExitWith};
 
-/// Who needs a capability.
+/// Condition under which a capability is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// Every tap.
+    /// For every tap.
     Always,
-    /// Hook `socket`. The kernel wants `CAP_NET_ADMIN` for programs of type `CGROUP_SOCK_ADDR` when they are loaded
-    /// (`is_net_admin_prog_type`), and for none of those of the other hooks.
+    /// For hook `socket`. When programs are loaded, the kernel requires `CAP_NET_ADMIN` for type
+    /// `CGROUP_SOCK_ADDR` (`is_net_admin_prog_type`), but not for the types of the other hooks.
     /// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>
     HookSocket,
-    /// Some taps.
+    /// For some taps.
     Sometimes,
 }
 
-/// Capabilities that the tap needs, what for, and when.
+/// Capabilities that the tap needs, with purpose and condition.
 const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 5] = [
     (
         CapabilitySet::BPF,
@@ -62,16 +62,16 @@ const CAPABILITIES: [(CapabilitySet, &str, &str, Need); 5] = [
 pub struct Capability {
     /// Name, as in capabilities(7).
     pub name: &'static str,
-    /// What the tap needs it for: "to ...".
+    /// Purpose in the tap: "to ...".
     pub purpose: &'static str,
-    /// Whether nothing works without it.
+    /// Whether no tap works without it.
     pub required: bool,
     need: Need,
-    /// Whether it is there.
+    /// Whether this process has it.
     pub held: bool,
 }
 
-/// Refuses to go on without the privileges that attaching needs, by hook `socket` alone if that is asked for.
+/// Fails if privileges for attaching are missing. `hook_socket`: only hook `socket` is used.
 pub fn check_privileges(hook_socket: bool) -> Result<()> {
     refuse_without(&capabilities()?, hook_socket)
 }
@@ -96,12 +96,12 @@ fn refuse_without(capabilities: &[Capability], hook_socket: bool) -> Result<()> 
     ))
 }
 
-/// The initial PID namespace, whose inode number is fixed: `PROC_PID_INIT_INO`, 0xEFFFFFFC.
+/// Link of the initial PID namespace, whose inode number is fixed: `PROC_PID_INIT_INO`, 0xEFFFFFFC.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/linux/proc_ns.h>
 const INITIAL_PIDS: &str = "pid:[4026531836]";
 
-/// Refuses to go on in a PID namespace of its own: the kernel side knows processes by their ids in the initial one, where the same number
-/// is another process.
+/// Fails in a PID namespace other than the initial one. The kernel side uses process ids of the
+/// initial namespace, in which the same number means another process.
 pub fn check_pid_namespace() -> Result<()> {
     // A kernel without this link has no PID namespaces.
     fs::read_link("/proc/self/ns/pid").map_or(Ok(()), |own| is_initial(&own))
@@ -121,13 +121,15 @@ fn is_initial(own: &Path) -> Result<()> {
     ))
 }
 
-/// Descriptors that a tap needs beside those of its outputs and, with the perf ring, one for each CPU: maps, programs, links, sockets,
-/// and what is open for a moment.
+/// Descriptors that a tap needs for maps, programs, links, sockets, and files that are open for a
+/// moment. Those of outputs, and one per CPU with the perf ring, are extra.
 const DESCRIPTORS: u64 = 128;
-/// Descriptors of one output: its file, and the new ones while it is renewed; or its connection, and what its thread waits on.
+/// Descriptors of one output: its file, and a new one during rotation; or its connection, and its
+/// thread's event loop.
 const DESCRIPTORS_OF_OUTPUT: u64 = 6;
 
-/// Refuses to go on if this process may not open as many files as the tap needs; a soft limit that is too low is raised.
+/// Fails if this process may not open as many files as the tap needs. Raises a soft limit that is
+/// too low.
 pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
     let more = u64::try_from(outputs)? * DESCRIPTORS_OF_OUTPUT + u64::try_from(perf_rings)?;
     let needed = DESCRIPTORS + more;
@@ -139,7 +141,7 @@ pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
         .with_context(|| format!("cannot raise the limit of open files to {needed}"))
 }
 
-/// The limit to set, if another is needed.
+/// Returns the limit to set, if the current one is too low.
 fn enough(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>> {
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(None);
@@ -161,19 +163,19 @@ fn enough(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>> {
     }))
 }
 
-/// Each capability that the tap may need.
+/// Returns all capabilities that the tap may need.
 pub fn capabilities() -> Result<Vec<Capability>> {
     let own =
         rustix::thread::capabilities(None).context("cannot read this process's capabilities")?;
     Ok(held_capabilities(own.effective))
 }
 
-/// Each capability that the tap may need, and whether it is in the `effective` set.
+/// Returns all capabilities that the tap may need, with those in the `effective` set marked.
 fn held_capabilities(effective: CapabilitySet) -> Vec<Capability> {
     CAPABILITIES
         .iter()
         .map(|&(capability, name, purpose, need)| {
-            // Some others hold what they were split from, or include them.
+            // Some older capabilities imply newer ones that were split from them.
             let implied = match capability {
                 CapabilitySet::BPF | CapabilitySet::PERFMON => CapabilitySet::SYS_ADMIN,
                 CapabilitySet::DAC_READ_SEARCH => CapabilitySet::DAC_OVERRIDE,

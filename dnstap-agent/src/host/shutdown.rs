@@ -1,4 +1,4 @@
-//! Owns the end of a command: the signals that ask for it, and the one deadline by which everything is to be over.
+//! The end of a command: the signals that ask for it, and the common deadline.
 
 use std::{
     io,
@@ -7,16 +7,18 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the end may take altogether: less than `TimeoutStopSec` of the unit, after which systemd kills.
+/// Time for the whole end: less than `TimeoutStopSec` of the unit, after which systemd kills the
+/// process.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// The moment by which a command that begins to end now has to be over. It is handed to each part that may wait.
+/// Returns the time by which a command that begins to end now must have ended. It is passed to each
+/// part that may wait.
 #[must_use]
 pub fn deadline() -> Instant {
     Instant::now() + GRACE
 }
 
-/// SIGINT and SIGTERM, which ask for an end in order.
+/// SIGINT and SIGTERM, which ask for an orderly end.
 #[derive(Debug)]
 pub struct Shutdown {
     interrupt: Signal,
@@ -24,8 +26,9 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// From now on these signals do not end the process by themselves. To be called on a runtime, and before anything that a
-    /// signal should not leave behind. Fails if the system takes no handler.
+    /// Installs handlers, so that these signals no longer end the process by themselves. Call this
+    /// on a runtime, before creating anything that must be cleaned up. Fails if the system accepts
+    /// no handler.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -33,7 +36,7 @@ impl Shutdown {
         })
     }
 
-    /// Waits for one of them, and says which has come. Nothing is lost if the future is dropped.
+    /// Waits for a signal and returns its description. Dropping the future loses nothing.
     pub async fn asked(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted (SIGINT)",
@@ -53,7 +56,7 @@ mod tests {
             .lines()
             .find_map(|line| line.strip_prefix("TimeoutStopSec="));
         let limit = limit.expect("it has one").parse().expect("seconds");
-        // Threads that take no notice of the deadline are left behind within a second.
+        // Threads that ignore the deadline are left behind within a second.
         assert!(GRACE + Duration::from_secs(1) < Duration::from_secs(limit));
     }
 

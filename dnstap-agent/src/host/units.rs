@@ -1,18 +1,18 @@
-//! How sizes and lengths of time are written, everywhere on the command line.
+//! Parsers for sizes and durations on the command line.
 
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-/// A length of time with its unit, such as `500ms`, `15s`, `1.5h`, `1h 30m` or `2d`; a day has 24 hours. None if it is none, or has
-/// no unit.
+/// Parses a duration with its unit, such as `500ms`, `15s`, `1.5h`, `1h 30m` or `2d`; a day has 24
+/// hours. Returns `None` if the text is no duration or has no unit.
 pub(crate) fn parse_length(text: &str) -> Option<Duration> {
     let span: Span = text.parse().ok()?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(length).ok()
 }
 
-/// A length of time; a number without unit is so many seconds.
+/// Parses a duration; a number without unit means seconds.
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
     seconds(text).or_else(|| parse_length(text)).ok_or_else(|| {
@@ -20,7 +20,7 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// As [`parse_seconds`], where no time is shorter than `least`.
+/// Like [`parse_seconds`], but refuses durations shorter than `least`.
 pub(crate) fn seconds_from(
     least: Duration,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
@@ -30,7 +30,7 @@ pub(crate) fn seconds_from(
     }
 }
 
-/// A length of time; a number without unit is so many milliseconds.
+/// Parses a duration; a number without unit means milliseconds.
 pub(crate) fn parse_milliseconds(text: &str) -> Result<Duration, String> {
     let milliseconds = text.parse().ok().map(Duration::from_millis);
     milliseconds.or_else(|| parse_length(text)).ok_or_else(|| {
@@ -38,7 +38,7 @@ pub(crate) fn parse_milliseconds(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// A number of bytes: `65536`, `64K`, `8M`, `1G` (powers of 1024).
+/// Parses a number of bytes: `65536`, `64K`, `8M`, `1G` (powers of 1024).
 pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.char_indices().last() {
         Some((end, 'k' | 'K')) => (&text[..end], 10),

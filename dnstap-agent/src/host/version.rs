@@ -1,23 +1,25 @@
-//! A server's version, read from its executable, which is never run.
+//! Version of a server, read from its executable, which is never run.
 //!
-//! Servers keep the text that they print for `-V` among their constants (`unbound 1.17.1`, `NSD 4.6.1`), each a
-//! zero-terminated string in the file. BIND's is not everywhere, but the names of its libraries carry it, and the
-//! executable names those it needs: `libisc-9.18.49-1~deb12u3-Debian.so`. Its own dnstap says `BIND 9.18.49-...`, and so
-//! does this.
+//! Servers have the text that they print for `-V` among their constants (`unbound 1.17.1`, `NSD
+//! 4.6.1`), as a zero-terminated string in the file. BIND does not always have it, but the names of
+//! its libraries contain the version, and the executable lists the libraries that it needs:
+//! `libisc-9.18.49-1~deb12u3-Debian.so`. BIND's own dnstap says `BIND 9.18.49-...`, and this module
+//! returns the same.
 
 use std::{
     fs::File,
     io::{self, Read},
 };
 
-/// Most bytes of an executable that are searched. The servers below have a few MiB. A limit, because any program can have the name of a
-/// server, and the thread that reads the ring does the search.
+/// Most bytes of an executable that are searched. The servers below have a few MiB. There is a
+/// limit, because any program can have the name of a server, and the search runs on the thread that
+/// reads the ring.
 const LARGEST: u64 = 64 << 20;
 
 /// Longest text in front of a version, and longest version.
 const LONGEST: usize = 64;
 
-/// Text in front of a version in an executable, and what takes its place in dnstap.
+/// Executable, text in front of the version in it, and text that replaces this in dnstap.
 const MARKS: &[(&str, &str, &str)] = &[
     ("named", "libisc-", "BIND "),
     ("unbound", "unbound ", "unbound "),
@@ -29,8 +31,8 @@ const MARKS: &[(&str, &str, &str)] = &[
     ("systemd-resolved", "libsystemd-shared-", "systemd "),
 ];
 
-/// Product and version of the server that process `pid` runs, by the name of its executable; `None` if it is not known
-/// where to look, or not found there.
+/// Returns product and version of the server that process `pid` runs, by the name of its
+/// executable. Returns `None` if the executable is not known, or has no version.
 #[must_use]
 pub fn server_version(pid: u32, executable: &str) -> Option<String> {
     let (_, mark, product) = MARKS.iter().find(|(name, _, _)| *name == executable)?;
@@ -39,17 +41,18 @@ pub fn server_version(pid: u32, executable: &str) -> Option<String> {
     Some(format!("{product}{version}"))
 }
 
-/// The version behind the first string that begins with `mark`.
+/// Returns the version behind the first string that begins with `mark`.
 fn search(file: impl Read, mark: &[u8]) -> io::Result<Option<String>> {
     let mut file = file.take(LARGEST);
     let mut buffer = vec![0; 1 << 20];
-    // A string is preceded by the end of another; so is the file's beginning, for this purpose.
+    // A string must follow a zero byte. The buffer begins with one, so that the beginning of the
+    // file counts, too.
     let mut held = 1;
     loop {
         let read = file.read(&mut buffer[held..])?;
         let filled = held + read;
         let bytes = &buffer[..filled];
-        // The last bytes are looked at again with what follows them.
+        // The last bytes are searched again, together with the bytes that follow them.
         let sure = if read == 0 {
             filled
         } else {
@@ -66,14 +69,15 @@ fn search(file: impl Read, mark: &[u8]) -> io::Result<Option<String>> {
         if found.is_some() || read == 0 {
             return Ok(found);
         }
-        // From `sure` on, with the byte before: whether it ends a string matters.
+        // Keep the bytes from `sure` on and the one before, which may end a string.
         let keep = sure.saturating_sub(1);
         buffer.copy_within(keep..filled, 0);
         held = filled - keep;
     }
 }
 
-/// A version is all of the string, but for the ending of a library's name, and begins with a digit.
+/// Returns the version. It must begin with a digit and fill the string, except for the ending of a
+/// library's name.
 fn version(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().take(LONGEST).position(|byte| *byte == 0)?;
     let text = std::str::from_utf8(&bytes[..end]).ok()?;

@@ -1,4 +1,5 @@
-//! The metrics endpoint: HTTP/1.1, one answer for each connection, few connections at a time and none for long.
+//! The metrics endpoint: HTTP/1.1 with one answer per connection, few connections at a time, and a
+//! time limit.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -16,13 +17,13 @@ use tracing::{debug, warn};
 
 use super::{Newest, metrics, published};
 
-/// Connections at a time; others wait to be taken.
+/// Most connections at a time; further ones wait.
 const CONNECTIONS: usize = 16;
 
-/// How long one may take for its request, and to read the answer.
+/// Time limit for a request and for reading the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers until it is dropped.
+/// Answers requests until it is dropped.
 pub(super) async fn serve(listener: TcpListener, newest: Newest) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -32,7 +33,8 @@ pub(super) async fn serve(listener: TcpListener, newest: Newest) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Most likely no descriptors are left; one that is closed elsewhere makes room.
+                // Most likely there are no descriptors left. Room appears when one is closed
+                // elsewhere.
                 warn!(%error, "cannot take a connection for metrics");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;

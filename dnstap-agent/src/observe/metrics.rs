@@ -1,32 +1,20 @@
-//! A snapshot as Prometheus metrics. The names are those of the summary; what they count is told by the documentation of the
-//! counters themselves.
+//! A snapshot as Prometheus metrics. The names are those of the summary; the help texts are the doc
+//! comments of the counters.
 
-use dnstap_core::model::{Pending, SocketCounts};
-use dnstap_ebpf::Counter;
-use prometheus::{
-    TextEncoder,
-    proto::{self, LabelPair, Metric, MetricFamily, MetricType},
-};
+use prometheus::{TextEncoder, proto::MetricFamily};
 
+use super::families::{Families, alone, float};
 use crate::{
-    observe::summary::{Snapshot, Source, Tapped, conservation},
+    observe::summary::{Snapshot, conservation},
     sinks::SinkReport,
 };
 
-/// What a scraper is told about the text.
+/// Content type for scrapers.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The text format of a snapshot.
-pub fn encode(snapshot: &Snapshot) -> prometheus::Result<String> {
+/// Encodes a snapshot in the text format.
+pub(crate) fn encode(snapshot: &Snapshot) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families(snapshot))
-}
-
-/// One labelled value.
-type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
-
-/// A value without labels.
-fn alone(value: f64) -> Vec<Sample<'static>> {
-    vec![(Vec::new(), value)]
 }
 
 fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
@@ -42,167 +30,13 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         "How long the command has been at work.",
         alone(snapshot.elapsed.as_secs_f64()),
     );
-    match &snapshot.source {
-        Source::Tap(tapped) => tap(&mut all, tapped),
-        Source::Received(received) => {
-            for (name, help, count) in received.documented() {
-                all.counter(&format!("received_{name}"), help, alone(float(count)));
-            }
-        }
-    }
+    snapshot.source.metrics(&mut all);
     outputs(&mut all, &snapshot.outputs);
     balance(&mut all, snapshot);
     all.0
 }
 
-fn tap(all: &mut Families, tapped: &Tapped) {
-    all.gauge(
-        "tap_info",
-        "The hook and the ring in use.",
-        [(vec![("hook", tapped.hook), ("ring", tapped.ring)], 1.0)],
-    );
-    let refused = tapped.refused.iter();
-    all.gauge(
-        "hook_refused",
-        "Hooks that the kernel refused before the one in use; the log and the status socket have the reasons.",
-        refused.map(|(hook, _)| (vec![("hook", *hook)], 1.0)),
-    );
-    all.gauge(
-        "degraded",
-        "How many things the hook in use cannot do on this kernel; the log and the status socket name them.",
-        alone(float(tapped.degraded.len() as u64)),
-    );
-    kernel(all, tapped);
-    for (name, help, count) in tapped.pipeline.documented() {
-        all.counter(&format!("pipeline_{name}"), help, alone(float(count)));
-    }
-    let types = tapped.types();
-    all.counter(
-        "messages",
-        "Messages encoded, by dnstap type.",
-        types.map(|(name, count)| (vec![("type", name)], float(count))),
-    );
-    for (name, help, count) in Pending::documented(&tapped.pending) {
-        let help = format!("Held by the stages:{help}");
-        all.gauge(&format!("pending_{name}"), &help, alone(float(count)));
-    }
-    let sockets = SocketCounts::table(&tapped.sockets);
-    all.gauge(
-        "sockets",
-        "Sockets that are remembered, by protocol and by what they carry.",
-        sockets.filter_map(|(name, count)| {
-            let (protocol, verdict) = name.split_once('_')?;
-            let labels = vec![("protocol", protocol), ("verdict", verdict)];
-            Some((labels, float(count)))
-        }),
-    );
-    let ring = &tapped.ring_use;
-    for (name, help, value) in [
-        (
-            "ring_size_bytes",
-            "Size of the ring, or of one of its buffers.",
-            float(ring.size_bytes),
-        ),
-        (
-            "ring_used_bytes",
-            "Most that waited in the ring, or in one of its buffers, within a second.",
-            float(ring.used_bytes),
-        ),
-        (
-            "ring_lag_seconds",
-            "Longest that a record waited in the ring, within a second.",
-            float(ring.lag_ns) / 1e9,
-        ),
-    ] {
-        all.gauge(name, help, alone(value));
-    }
-    latencies(all, tapped);
-}
-
-fn kernel(all: &mut Families, tapped: &Tapped) {
-    let count = |counter: Counter| float(tapped.kernel[counter as usize]);
-    for (counter, help) in [
-        (Counter::Seen, "Messages that the hooks have seen."),
-        (Counter::Emitted, "Messages handed to the ring whole."),
-        (Counter::Records, "Records handed to the ring."),
-        (Counter::Bytes, "Payload bytes handed to the ring."),
-        (Counter::Peek, "Peeks, which are no messages."),
-        (
-            Counter::NoPeer,
-            "Messages emitted without the sender's address.",
-        ),
-        (
-            Counter::Unfollowed,
-            "Processes, such as those forked by a tapped one, that found no room in the set: their messages are not seen until there is some.",
-        ),
-        (
-            Counter::IoUringCalls,
-            "Calls of io_uring_enter with hook syscall, which does not see the messages that they move.",
-        ),
-    ] {
-        let name = format!("kernel_{}", counter.name());
-        all.counter(&name, help, alone(count(counter)));
-    }
-    let by_reason = |matches: fn(Counter) -> bool| {
-        let counters = Counter::ALL.into_iter().filter(move |&one| matches(one));
-        counters.map(move |counter| (vec![("reason", counter.name())], count(counter)))
-    };
-    all.counter(
-        "kernel_dropped",
-        "Messages seen and lost in the kernel, by reason.",
-        by_reason(Counter::is_drop),
-    );
-    all.counter(
-        "kernel_skipped",
-        "Messages seen and left out on purpose, by reason.",
-        by_reason(Counter::is_skip),
-    );
-    let programs = || tapped.programs.iter();
-    all.counter(
-        "program_runs",
-        "Runs of a kernel program while the kernel counted them.",
-        programs().map(|(name, stats)| (vec![("program", name.as_str())], float(stats.runs))),
-    );
-    all.counter(
-        "program_run_time_seconds",
-        "Time in a kernel program while the kernel counted it.",
-        programs().map(|(name, stats)| {
-            let seconds = float(stats.run_time_ns) / 1e9;
-            (vec![("program", name.as_str())], seconds)
-        }),
-    );
-    all.counter(
-        "program_missed",
-        "Times that the kernel kept a program from running: at most so many messages were missed.",
-        programs().map(|(name, stats)| (vec![("program", name.as_str())], float(stats.missed))),
-    );
-}
-
-fn latencies(all: &mut Families, tapped: &Tapped) {
-    let metrics = tapped.latencies.table().map(|(role, family, took)| {
-        let mut histogram = proto::Histogram::default();
-        let buckets = took.cumulative().map(|(bound, count)| {
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(bound.as_secs_f64());
-            bucket.set_cumulative_count(count);
-            bucket
-        });
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(took.count());
-        histogram.set_sample_sum(took.sum().as_secs_f64());
-        let mut metric = Metric::from_label(labels(&[("role", role), ("type", family)]));
-        metric.set_histogram(histogram);
-        metric
-    });
-    all.add(
-        "query_duration_seconds",
-        "From a query to its answer, by the tapped process's role and the family of dnstap types; zone transfers left out.",
-        MetricType::HISTOGRAM,
-        metrics.collect(),
-    );
-}
-
-/// What they count are messages, and of the output of unanswered queries its events.
+/// Adds the metrics of outputs. They count messages; for the output of unanswered queries, events.
 fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     type Member = fn(&SinkReport) -> u64;
     let each = |member: Member| {
@@ -290,83 +124,21 @@ fn balance(all: &mut Families, snapshot: &Snapshot) {
     );
 }
 
-/// Metric families under construction.
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
-impl Families {
-    fn counter<'a>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = Sample<'a>>,
-    ) {
-        let metrics = samples.into_iter().map(|(pairs, value)| {
-            let mut counter = proto::Counter::default();
-            counter.set_value(value);
-            let mut metric = Metric::from_label(labels(&pairs));
-            metric.set_counter(counter);
-            metric
-        });
-        let metrics = metrics.collect();
-        self.add(&format!("{name}_total"), help, MetricType::COUNTER, metrics);
-    }
-
-    fn gauge<'a>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample<'a>>) {
-        let metrics = samples.into_iter().map(|(pairs, value)| {
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
-            let mut metric = Metric::from_label(labels(&pairs));
-            metric.set_gauge(gauge);
-            metric
-        });
-        let metrics = metrics.collect();
-        self.add(name, help, MetricType::GAUGE, metrics);
-    }
-
-    /// A family without samples is none.
-    fn add(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
-        if metrics.is_empty() {
-            return;
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(format!("dnstap_agent_{name}"));
-        family.set_help(help.trim().to_owned());
-        family.set_field_type(kind);
-        family.set_metric(metrics);
-        self.0.push(family);
-    }
-}
-
-fn labels(pairs: &[(&'static str, &str)]) -> Vec<LabelPair> {
-    let pairs = pairs.iter().map(|&(name, value)| {
-        let mut label = LabelPair::default();
-        label.set_name(name.to_owned());
-        label.set_value(value.to_owned());
-        label
-    });
-    pairs.collect()
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "the format has floating point numbers only; they are exact up to 2^53"
-)]
-fn float(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use dnstap_core::model::{Kind, Role};
+    use dnstap_ebpf::Counter;
 
     use super::*;
     use crate::{
-        observe::summary::{Received, conservation::tests::snapshot},
+        observe::summary::{
+            Tapped,
+            conservation::tests::{balanced, snapshot, snapshot_of},
+        },
         sinks::Takes,
-        sources::socket::ProgramStats,
+        sources::{dnstap::Received, socket::ProgramStats},
     };
 
     #[test]
@@ -409,11 +181,11 @@ mod tests {
 
     #[test]
     fn hooks_that_were_refused_and_what_is_missing_are_everywhere() {
-        let mut snapshot = snapshot();
-        if let Source::Tap(tapped) = &mut snapshot.source {
-            tapped.refused = vec![("fentry", "not allowed\nthe verifier's log".to_owned())];
-            tapped.degraded = vec!["no local address".to_owned()];
-        }
+        let snapshot = snapshot_of(Tapped {
+            refused: vec![("fentry", "not allowed\nthe verifier's log".to_owned())],
+            degraded: vec!["no local address".to_owned()],
+            ..balanced()
+        });
         let metrics = encode(&snapshot).expect("encoded");
         for line in [
             "dnstap_agent_hook_refused{hook=\"fentry\"} 1\n",
@@ -456,17 +228,16 @@ mod tests {
     #[test]
     fn the_dashboard_shows_metrics_that_there_are() {
         const DASHBOARD: &str = include_str!("../../../docs/grafana/dnstap-agent.json");
-        let mut tap = snapshot();
-        if let Source::Tap(tapped) = &mut tap.source {
-            tapped
-                .latencies
-                .record(Role::Responder, Kind::Client, 1_000_000);
-            tapped
-                .programs
-                .insert("a_program".into(), ProgramStats::default());
-        }
+        let mut tapped = balanced();
+        tapped
+            .latencies
+            .record(Role::Responder, Kind::Client, 1_000_000);
+        tapped
+            .programs
+            .insert("a_program".into(), ProgramStats::default());
+        let tap = snapshot_of(tapped);
         let received = Snapshot {
-            source: Source::Received(Received::default()),
+            source: Arc::new(Received::default()),
             ..snapshot()
         };
         let there: BTreeSet<_> = [tap, received]

@@ -1,4 +1,5 @@
-//! Shows a running command to operators: metrics over HTTP, `status` over a unix socket, and word to systemd.
+//! Observation of a running command: metrics over HTTP, `status` over a unix socket, and
+//! notifications to systemd.
 //!
 //! ```text
 //! reader thread ── snapshot, once a second ──► watch ─┬─► metrics   (TCP, HTTP)
@@ -6,15 +7,16 @@
 //!                                                     └─► sd_notify (WATCHDOG=1, STATUS=)
 //! ```
 //!
-//! Each client gets the newest snapshot. No client can make the reader wait. All of it shows counts alone, never a name or
-//! an address of a DNS message.
+//! Each client gets the newest snapshot. No client can make the reader wait. Only counts are shown,
+//! never a name or an address from a DNS message.
 
+mod families;
 mod http;
-pub mod metrics;
+pub(crate) mod metrics;
 mod notify;
 mod published;
 mod socket;
-pub mod summary;
+pub(crate) mod summary;
 
 use std::{io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -24,7 +26,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 pub(crate) use self::socket::sockets;
-pub use self::{
+pub(crate) use self::{
     notify::{reloaded, reloading, stopping},
     published::{Published, Publisher},
     socket::folder,
@@ -34,8 +36,8 @@ use crate::host::{
     net::SocketFile,
 };
 
-/// The newest snapshot; none before the first.
-pub type Newest = watch::Receiver<Option<Arc<Published>>>;
+/// Receiver of the newest snapshot; `None` before the first.
+pub(crate) type Newest = watch::Receiver<Option<Arc<Published>>>;
 
 /// Options on who may watch.
 #[derive(Clone, Debug, Default, Args)]
@@ -52,12 +54,12 @@ pub struct Observe {
     pub status_socket: Option<StatusSocket>,
 }
 
-/// Where the status socket is.
+/// Place of the status socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatusSocket {
-    /// Nowhere.
+    /// No status socket.
     None,
-    /// At this path.
+    /// A socket at this path.
     Path(PathBuf),
 }
 
@@ -73,25 +75,25 @@ impl FromStr for StatusSocket {
     }
 }
 
-/// The sockets, bound: what is wrong with them is known before anything is attached.
+/// The bound sockets. They are bound first, so that problems are known before anything is attached.
 #[derive(Debug)]
-pub struct Observer {
+pub(crate) struct Observer {
     subject: String,
     metrics: Option<std::net::TcpListener>,
     status: Option<(std::os::unix::net::UnixListener, SocketFile)>,
 }
 
-/// The tasks at work, which end when this is dropped; so does the status socket.
+/// The running tasks. Dropping this ends them and removes the status socket.
 #[derive(Debug)]
-pub struct Watching {
+pub(crate) struct Watching {
     _tasks: JoinSet<()>,
     _file: Option<SocketFile>,
 }
 
 impl Observer {
-    /// Binds what the options ask for. `name` distinguishes the status socket in its folder, `subject` says in words what is
-    /// observed.
-    pub fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
+    /// Binds the sockets that the options ask for. `name` distinguishes the status socket in its
+    /// folder; `subject` describes in words what is observed.
+    pub(crate) fn bind(options: &Observe, name: &str, subject: String) -> Result<Self> {
         let metrics = options.metrics.map(listen).transpose()?;
         let status = match &options.status_socket {
             Some(StatusSocket::None) => None,
@@ -104,7 +106,7 @@ impl Observer {
                     )
                 ))
             })?),
-            // The user did not ask for it: without it the command does its work all the same.
+            // The default socket was not asked for, so its failure is no error.
             None => match socket::listen_in(&folder(), name) {
                 Ok(bound) => Some(bound),
                 Err(problem) => {
@@ -120,8 +122,8 @@ impl Observer {
         })
     }
 
-    /// Answers from now on, on the current runtime, and says that the work has begun.
-    pub fn serve(self, newest: &Newest) -> io::Result<Watching> {
+    /// Starts to answer on the current runtime, and notifies systemd that the command is ready.
+    pub(crate) fn serve(self, newest: &Newest) -> io::Result<Watching> {
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.metrics {
             info!("metrics on http://{}/metrics", listener.local_addr()?);

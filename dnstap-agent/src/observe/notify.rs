@@ -1,5 +1,5 @@
-//! What systemd is told over `NOTIFY_SOCKET` (`sd_notify(3)`): ready, how things are, alive, ending. Without that variable nothing
-//! happens.
+//! Notifications to systemd over `NOTIFY_SOCKET` (`sd_notify(3)`): ready, status, watchdog,
+//! stopping. Without that variable nothing is sent.
 
 use std::{fmt, time::Duration};
 
@@ -10,36 +10,37 @@ use tracing::debug;
 use super::Newest;
 use crate::sources::processes::executable::printable;
 
-/// How often the text of `systemctl status` is renewed.
+/// Interval at which the text of `systemctl status` is updated.
 const STATUS: Duration = Duration::from_secs(10);
 
-/// Says that the work has begun.
+/// Notifies that the command is ready.
 pub(super) fn ready(subject: &str) {
     say(&[NotifyState::Ready, NotifyState::Status(subject)]);
 }
 
-/// Says that the configuration is being read again.
-pub fn reloading() {
+/// Notifies that the configuration is being read again.
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => say(&[NotifyState::Reloading, now]),
         Err(error) => debug!(%error, "no time to tell systemd"),
     }
 }
 
-/// Says that this is done.
-pub fn reloaded() {
+/// Notifies that reloading is done.
+pub(crate) fn reloaded() {
     say(&[NotifyState::Ready]);
 }
 
-/// Says that the end has begun. To be said before anything that takes time.
-pub fn stopping(reason: &dyn fmt::Display) {
+/// Notifies that the command is ending. Call this before anything that takes time.
+pub(crate) fn stopping(reason: &dyn fmt::Display) {
     say(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!("ending: {reason}")),
     ]);
 }
 
-/// Says that the work goes on, each time that it shows a new snapshot: when the thread that makes them hangs, so does this.
+/// Notifies the watchdog with each new snapshot. If the thread that makes snapshots hangs, the
+/// notifications stop, too.
 pub(super) async fn serve(mut newest: Newest) {
     let mut next = Instant::now() + STATUS;
     while newest.changed().await.is_ok() {
@@ -62,7 +63,8 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Each line is an order to systemd, and what is told may hold names that others have given.
+/// Formats a notification. Each line is a command to systemd, and the text may contain names chosen
+/// by others, so it is escaped.
 fn line(state: &NotifyState<'_>) -> String {
     printable(&state.to_string())
 }

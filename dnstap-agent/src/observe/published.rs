@@ -1,4 +1,4 @@
-//! The newest snapshot and the one before, from which rates follow.
+//! The newest snapshot and the previous one, which together give rates.
 
 use std::{fmt, process, sync::Arc};
 
@@ -7,35 +7,35 @@ use tokio::sync::watch;
 
 use super::Newest;
 use crate::{
-    observe::summary::{Snapshot, Source, conservation},
+    observe::summary::{Snapshot, conservation},
     sinks::Takes,
 };
 
-/// The side that publishes; it never waits for those who watch.
+/// Publishes snapshots; never waits for readers.
 #[derive(Debug)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     newest: watch::Sender<Option<Arc<Published>>>,
 }
 
-/// What those who watch see.
+/// Snapshots for readers.
 #[derive(Debug)]
-pub struct Published {
-    /// The newest.
+pub(crate) struct Published {
+    /// Newest snapshot.
     pub now: Arc<Snapshot>,
-    /// The one before; the same if there is none.
+    /// Previous snapshot; the same one if there is none.
     pub before: Arc<Snapshot>,
 }
 
 impl Publisher {
-    /// Both sides; nothing is published yet.
+    /// Creates both sides; nothing is published yet.
     #[must_use]
-    pub fn new() -> (Self, Newest) {
+    pub(crate) fn new() -> (Self, Newest) {
         let (newest, watching) = watch::channel(None);
         (Self { newest }, watching)
     }
 
-    /// Shows a snapshot from now on.
-    pub fn publish(&self, snapshot: Snapshot) {
+    /// Publishes a snapshot.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
         let now = Arc::new(snapshot);
         let before = self
             .newest
@@ -48,7 +48,7 @@ impl Publisher {
 }
 
 impl Published {
-    /// Rates per second of what came and what was lost, between the two snapshots.
+    /// Returns rates per second of messages that came and were lost, between the two snapshots.
     fn rates(&self) -> Vec<(&'static str, f64)> {
         let seconds = (self.now.elapsed.saturating_sub(self.before.elapsed)).as_secs_f64();
         let pairs = self.now.totals().into_iter().zip(self.before.totals());
@@ -64,7 +64,7 @@ impl Published {
             .collect()
     }
 
-    /// As one JSON object: the snapshot, and what only a running command has.
+    /// Returns a JSON object: the snapshot, and members that only a running command has.
     pub(super) fn to_json(&self, subject: &str) -> Value {
         let mut all = self.now.to_json();
         all["version"] = env!("CARGO_PKG_VERSION").into();
@@ -79,7 +79,7 @@ impl Published {
         all
     }
 
-    /// For people.
+    /// Returns the text for people.
     pub(super) fn to_text(&self, subject: &str) -> String {
         format!(
             "dnstap-agent {} (pid {}): {subject}\n{}\n{self}",
@@ -89,7 +89,7 @@ impl Published {
         )
     }
 
-    /// The rates in one line.
+    /// Returns the rates in one line.
     pub(super) fn line(&self) -> String {
         let rates: Vec<_> = self
             .rates()
@@ -103,29 +103,7 @@ impl Published {
 impl fmt::Display for Published {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.now)?;
-        if let Source::Tap(tapped) = &self.now.source {
-            for (role, family, took) in tapped.latencies.table() {
-                let bound = |share| {
-                    took.quantile(share)
-                        .map_or_else(|| "more".to_owned(), |bound| format!("{bound:?}"))
-                };
-                writeln!(
-                    formatter,
-                    "answers as {role}, {family}: {}, half of them within {}, 99 % within {}",
-                    took.count(),
-                    bound(0.5),
-                    bound(0.99)
-                )?;
-            }
-            let ring = &tapped.ring_use;
-            writeln!(
-                formatter,
-                "ring: at most {} of {} bytes used, {:.1} ms waited",
-                ring.used_bytes,
-                ring.size_bytes,
-                std::time::Duration::from_nanos(ring.lag_ns).as_secs_f64() * 1e3
-            )?;
-        }
+        self.now.source.describe_running(formatter)?;
         for output in self.now.outputs_of(Takes::Messages) {
             writeln!(
                 formatter,
@@ -142,7 +120,7 @@ impl fmt::Display for Published {
     }
 }
 
-/// A snapshot of nothing would be a lie, so what is asked before the first is told to wait.
+/// Waits for the first snapshot: an empty one would give wrong figures.
 pub(super) async fn first(mut newest: Newest) -> Option<Arc<Published>> {
     let published = newest.wait_for(Option::is_some).await.ok()?;
     published.clone()

@@ -1,4 +1,5 @@
-//! The status socket: one word in (`text` or `json`), one answer out. Its file is its owner's alone.
+//! The status socket: it reads one word (`text` or `json`) and writes one answer. Only the owner
+//! can use its file.
 
 use std::{
     fs, io,
@@ -18,23 +19,26 @@ use tracing::{debug, warn};
 use super::{Newest, published};
 use crate::host::net::{SocketFile, explain_unix, is_left_behind, listen_unix};
 
-/// How long one who asks may take.
+/// Time limit for a client.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where status sockets are unless told otherwise: systemd's `RuntimeDirectory=`, else `/run/dnstap-agent`.
+/// Returns the default folder of status sockets: systemd's `RuntimeDirectory=`, otherwise
+/// `/run/dnstap-agent`.
 #[must_use]
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| "/run/dnstap-agent".into(), PathBuf::from)
 }
 
 pub(super) type Bound = (std::os::unix::net::UnixListener, SocketFile);
 
-/// Binds the socket at `path`; a file left behind is replaced, a live socket is not. The problem in words otherwise.
+/// Binds the socket at `path`. A file left behind is replaced, a live socket is not. The error says
+/// the problem in words.
 pub(super) fn listen(path: &Path) -> Result<Bound, String> {
     listen_unix(path, 0o600).map_err(|error| explain_unix(path, &error))
 }
 
-/// Binds a socket with a name of its own in `folder`, after removing what ended processes have left there.
+/// Binds a socket with a name of its own in `folder`, after removing sockets of ended processes
+/// there.
 pub(super) fn listen_in(folder: &Path, name: &str) -> Result<Bound, String> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -43,14 +47,14 @@ pub(super) fn listen_in(folder: &Path, name: &str) -> Result<Bound, String> {
         .map_err(|error| error.to_string())?;
     for path in sockets(folder).unwrap_or_default() {
         if is_left_behind(&path) {
-            // Another process has removed it already.
+            // Another process may have removed it already.
             let _removed = fs::remove_file(path);
         }
     }
     listen(&folder.join(format!("{name}-{}.sock", process::id())))
 }
 
-/// The status sockets in a folder.
+/// Returns the status sockets in a folder.
 pub(crate) fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -63,7 +67,8 @@ pub(crate) fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Answers until it is dropped; one at a time, for there are few who ask and none may take long.
+/// Answers clients until it is dropped. It serves one at a time, because there are few and each has
+/// a time limit.
 pub(super) async fn serve(listener: UnixListener, newest: Newest, subject: String) {
     loop {
         match listener.accept().await {

@@ -1,20 +1,21 @@
-//! The registered domain of a name: the public suffix that it is below (publicsuffix.org), and one label more.
+//! The registered domain of a name: its public suffix (publicsuffix.org) and one more label.
 
 use std::fmt::Write as _;
 
 use dnstap_core::dns::{Label, Name};
 use psl::{List, Psl as _};
 
-/// Finds registered domains; keeps its memory from one name to the next.
+/// Finds registered domains; reuses its memory for the next name.
 #[derive(Debug, Default)]
 pub(super) struct Registered {
-    /// Labels in lower case, the top level first.
+    /// Labels in lower case, top level first.
     labels: Vec<Vec<u8>>,
     text: String,
 }
 
 impl Registered {
-    /// The registered domain of the name as text, such as `example.co.uk.`; a public suffix itself and the root are their own.
+    /// Returns the registered domain of the name as text, such as `example.co.uk.`. For a public
+    /// suffix or the root, this is the name itself.
     pub(super) fn of(&mut self, name: Name<'_>) -> &str {
         let mut labels: Vec<&[u8]> = name.labels().collect();
         labels.reverse();
@@ -26,7 +27,8 @@ impl Registered {
         }
         let labels = &self.labels[..labels.len()];
         let suffix = List.find(labels.iter().map(Vec::as_slice)).len;
-        // Its length counts dots between labels, but not those within: so labels are counted, not bytes.
+        // The suffix's length includes dots between labels. Labels are counted rather than bytes,
+        // because a label may contain dots, too.
         let mut length = 0;
         let mut taken = 0;
         for label in labels {

@@ -1,31 +1,31 @@
-//! What messages say by EDNS (RFC 6891): sizes, DO, options, extended errors (RFC 8914).
+//! Counts of EDNS data in messages (RFC 6891): sizes, DO, options, extended errors (RFC 8914).
 
 use dnstap_core::dns::{Dns, Opt, error_purpose, option_name};
 
 use crate::tally::Frequent;
 
-/// The option of extended errors.
+/// Option code of extended errors.
 const EXTENDED_ERROR: u16 = 15;
 
-/// What the OPT records of queries say, or of responses.
+/// Counts from the OPT records of queries, or of responses.
 #[derive(Debug, Default)]
 pub(super) struct Edns {
     /// Messages with a readable OPT record.
     pub(super) messages: u64,
-    /// Of these: those that want DNSSEC records.
+    /// Of these: messages that want DNSSEC records.
     pub(super) dnssec: u64,
-    /// Of these: those of another version than 0.
+    /// Of these: messages of another version than 0.
     pub(super) other_version: u64,
     /// UDP payload sizes.
     pub(super) sizes: Frequent<u16>,
-    /// Options by code, as often as they come.
+    /// Options by code; an option counts each time it occurs.
     pub(super) options: Frequent<u16>,
     /// Extended errors by code.
     pub(super) errors: Frequent<u16>,
 }
 
 impl Edns {
-    /// Counts what the first OPT record of the message says, if there is one.
+    /// Counts the first OPT record of the message, if there is one.
     pub(super) fn count(&mut self, dns: Dns<'_>) {
         let Some(opt) = dns.first_opt() else {
             return;
@@ -49,12 +49,12 @@ impl Edns {
     }
 }
 
-/// An option's name, behind its number.
+/// Returns an option's number and name.
 pub(super) fn option_label(code: u16) -> String {
     named(code, option_name(code))
 }
 
-/// An extended error's meaning, behind its number.
+/// Returns an extended error's number and meaning.
 pub(super) fn error_label(code: u16) -> String {
     named(code, error_purpose(code))
 }
@@ -70,7 +70,7 @@ fn named(code: u16, name: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    /// A query without question, and an OPT record of these options.
+    /// Builds a query without question, with an OPT record of these options.
     fn message(ttl: u32, options: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208];
         bytes.extend(ttl.to_be_bytes());

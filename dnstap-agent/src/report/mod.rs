@@ -1,4 +1,5 @@
-//! Owns the report: what is counted of messages beyond what [`Tally`] counts, and the page that shows all of it.
+//! The report: counts of messages in addition to those of [`Tally`], and the page that shows all of
+//! them.
 //!
 //! ```text
 //! message ─┬─► tally     types, names, question types, clients, servers, outcomes, response times: as in `top`
@@ -7,8 +8,8 @@
 //!          └─► domains, edns, transports, sizes          ─► page: HTML with plots
 //! ```
 //!
-//! Memory does not grow with the number of messages: buckets of time are merged, rankings hold their most frequent keys
-//! ([`Frequent`]), and a bounded number of queries waits for responses.
+//! Memory does not grow with the number of messages: time buckets are merged, rankings store only
+//! their most frequent keys ([`Frequent`]), and a bounded number of queries waits for responses.
 
 mod domains;
 mod edns;
@@ -33,53 +34,55 @@ use crate::{
     tally::{Frequent, Tally},
 };
 
-/// Bytes of an identity that are kept.
+/// Most bytes of an identity that are stored.
 const LONGEST_IDENTITY: usize = 255;
 
-/// Largest DNS messages of each row of the sizes, in bytes. 512: RFC 1035; 1232, 1452 and 4096: usual limits of EDNS.
+/// Largest DNS message of each row of the size table, in bytes. 512: RFC 1035; 1232, 1452 and 4096:
+/// usual EDNS limits.
 const SIZES: [usize; 11] = [
     32, 64, 128, 256, 512, 1232, 1452, 4096, 16_384, 32_768, 65_535,
 ];
 
-/// Transports by their number in dnstap, from 1 on; 0 is for none and unknown ones.
+/// Number of transports. The index is dnstap's number, from 1 on; 0 stands for missing and unknown
+/// ones.
 const TRANSPORTS: usize = 8;
 
-/// Everything that is known of the messages.
+/// All counts of the messages.
 #[derive(Debug)]
 pub(crate) struct Report {
     tally: Tally,
     timeline: Timeline,
     pairs: Pairs,
-    /// Queries and responses, as all pairs below.
+    /// Counts of queries and of responses, in this order (like all pairs below).
     sides: [Side; 2],
-    /// Identities of servers, as they are.
+    /// Identities of servers, unchanged.
     identities: Frequent<Vec<u8>>,
     /// Times of the first and the last message, in nanoseconds since 1970.
     span: Option<(u64, u64)>,
-    /// Messages that do not tell their time.
+    /// Messages without a time.
     timeless: u64,
-    /// Messages that this agent has marked in `extra`: the server did not ask for them.
+    /// Messages that this agent has marked in `extra` as unsolicited.
     unsolicited: u64,
     registered: Registered,
-    /// A name on its way to a key.
+    /// Buffer for the text of a name.
     name: String,
 }
 
-/// What is counted of queries and of responses alike.
+/// Counts kept both for queries and for responses.
 #[derive(Debug, Default)]
 struct Side {
-    /// With a DNS message that has a header.
+    /// Messages with a readable DNS header.
     messages: u64,
     domains: Frequent<String>,
     edns: Edns,
     transports: [u64; TRANSPORTS],
-    /// By the rows of [`SIZES`].
+    /// Messages by the rows of [`SIZES`].
     sizes: [u64; SIZES.len()],
     /// Bytes of all DNS messages.
     bytes: u64,
-    /// Larger than any other.
+    /// Size of the largest DNS message.
     largest: usize,
-    /// DNS messages that say that they were cut.
+    /// DNS messages with the TC bit.
     truncated: u64,
 }
 
@@ -118,7 +121,7 @@ impl Report {
             None => self.timeless += 1,
         }
         if let Some(identity) = dnstap.identity.as_deref().filter(|text| !text.is_empty()) {
-            // The end of a long one tells nothing, and would fill memory and page.
+            // Long identities are cut: their ends are of no use and would fill memory and page.
             self.identities
                 .count(identity.get(..LONGEST_IDENTITY).unwrap_or(identity));
         }
@@ -164,7 +167,7 @@ impl Report {
         }
     }
 
-    /// The page, with what is known of where the messages come from.
+    /// Renders the page, with `facts` about the source of the messages.
     pub(crate) fn page(&self, facts: &Facts) -> String {
         page::render(self, facts)
     }
@@ -183,14 +186,14 @@ impl Side {
     }
 }
 
-/// Whether `extra` is this agent's, and says so.
+/// Returns whether `extra` was written by this agent and marks an unsolicited response.
 fn is_unsolicited(extra: Option<&[u8]>) -> bool {
     extra
         .and_then(extra::Own::of)
         .is_some_and(|own| own.unsolicited == Some(true))
 }
 
-/// The name of the transport of that number.
+/// Returns the name of the transport with this number.
 fn transport_name(number: usize) -> &'static str {
     i32::try_from(number)
         .ok()
@@ -224,7 +227,7 @@ mod tests {
         let [queries, responses] = &report.sides;
         assert_eq!(queries.transports[..3], [0, 1, 1]);
         assert_eq!(responses.transports[..3], [1, 0, 1]);
-        // Header 12, name 6, type and class 4.
+        // A message has a header of 12 bytes, a name of 6, and 4 for type and class.
         assert_eq!((queries.bytes, queries.largest), (44, 22));
         assert_eq!(queries.sizes[0], 2);
     }

@@ -1,9 +1,10 @@
-//! Which queries got no response in the files: each query waits for its response, in bounded memory.
+//! Finds queries without a response in files: each query waits for its response, in bounded memory.
 //!
-//! A query and its response have the same family of types, client, id and question. Either may come first, because threads
-//! write messages in any order. A message that has waited for [`PATIENCE`], by the times of the messages, has no partner. If
-//! time goes back by more than that, or forwards by more than [`LEAP`], another file has begun: the partners of messages that
-//! still wait will not come. One message alone that leaps forwards had a wrong clock, and changes nothing for the others.
+//! A query and its response have the same family of types, client, id and question. Either may come
+//! first, because threads write messages in any order. A message that has waited for [`PATIENCE`],
+//! by the times of the messages, has no partner. If time goes back by more than that, or forward by
+//! more than [`LEAP`], another file has begun: the partners of waiting messages will not come. A
+//! single message that leaps forward had a wrong clock, and does not affect the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,35 +17,37 @@ use foldhash::fast::RandomState;
 
 use crate::tally::Frequent;
 
-/// How long a query waits, in nanoseconds: 10 s, longer than resolvers ask.
+/// Nanoseconds for which a query waits: 10 s, longer than resolvers go on asking.
 const PATIENCE: u64 = 10_000_000_000;
 
-/// Nanoseconds by which time does not go forwards from message to message, unless the next one does, too: a day.
+/// Nanoseconds by which time may go forward from one message to the next: a day. A larger leap
+/// needs a second message to confirm it.
 const LEAP: u64 = 86_400_000_000_000;
 
-/// Messages that wait at most. Then the oldest goes, and it is not known whether it would have been answered.
+/// Most messages that wait. Above that the oldest is dropped, and it is unknown whether it would
+/// have been answered.
 const MOST: usize = 1 << 16;
 
-/// Families of types: a query's and its response's are one.
+/// Number of families of types: a query and its response belong to one family.
 const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
 
-/// What became of queries, by family.
+/// Outcomes of queries, for one family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fates {
     /// Queries with a response.
     pub(super) answered: u64,
-    /// Queries that came again before their response: same client, id and question.
+    /// Queries that were repeated before their response: same client, id and question.
     pub(super) repeated: u64,
-    /// Queries that waited in vain.
+    /// Queries that got no response.
     pub(super) unanswered: u64,
-    /// Queries of which that is not known: the files end too early, or too many were waiting.
+    /// Queries with an unknown outcome: the files end too early, or too many queries were waiting.
     pub(super) unknown: u64,
     /// Responses without a query.
     pub(super) unasked: u64,
 }
 
 impl Fates {
-    /// Counts a message that has not met the other one, and now never will.
+    /// Counts a message that has no partner so far and will not get one.
     fn leave_open(&mut self, is_response: bool) {
         if is_response {
             self.unasked += 1;
@@ -75,27 +78,28 @@ struct Waiting {
     number: u64,
     family: usize,
     is_response: bool,
-    /// Only of queries.
+    /// Name in question; only for queries.
     name: Option<Box<str>>,
     server: Option<IpAddr>,
 }
 
-/// Brings queries and responses together.
+/// Pairs queries with responses.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     waiting: ByKey,
-    /// Time, number and key of those that wait, and of some that do not any more; in the order in which they came.
+    /// Times, numbers and keys of waiting messages, and of some that no longer wait, in the order
+    /// in which they came.
     order: VecDeque<(u64, u64, u64)>,
-    /// Of the message that came last.
+    /// Number of the last message.
     number: u64,
-    /// The newest time of a message.
+    /// Latest time of a message.
     now: u64,
-    /// Time of the last message, if that has leapt.
+    /// Time of the last message, if it leapt.
     leap: Option<u64>,
     fates: [Fates; FAMILIES],
-    /// Names of queries that waited in vain.
+    /// Names of queries without a response.
     pub(super) names: Frequent<String>,
-    /// Servers of queries that waited in vain.
+    /// Servers of queries without a response.
     pub(super) servers: Frequent<IpAddr>,
 }
 
@@ -125,14 +129,15 @@ impl Pairs {
         self.give_up();
     }
 
-    /// What became of the queries of each family that had any, as far as that is known now.
+    /// Returns the outcomes so far for each family that has queries.
     pub(super) fn fates(&self) -> impl Iterator<Item = (&'static str, Fates)> {
         let mut fates = self.fates;
         for waiting in self.waiting.values() {
             fates[waiting.family].leave_open(waiting.is_response);
         }
         for fates in &mut fates {
-            // Without any response none was recorded: that says nothing of the queries.
+            // If there is no response at all, none were recorded, which says nothing about the
+            // queries.
             if fates.answered + fates.unasked == 0 {
                 fates.unknown += std::mem::take(&mut fates.unanswered);
             }
@@ -144,7 +149,7 @@ impl Pairs {
             .map(|(query, fates)| (query.long.trim_end_matches("_QUERY"), fates))
     }
 
-    /// No message that waits now will meet its partner.
+    /// Starts over for another file: no waiting message will meet its partner.
     fn begin_anew(&mut self) {
         for (_, waiting) in self.waiting.drain() {
             self.fates[waiting.family].leave_open(waiting.is_response);
@@ -174,7 +179,7 @@ impl Pairs {
         );
     }
 
-    /// Lets those go that have waited long enough, and the oldest if there are too many.
+    /// Drops messages that have waited long enough, and the oldest one if there are too many.
     fn give_up(&mut self) {
         if self.order.len() > 2 * MOST {
             let waiting = &self.waiting;
@@ -211,7 +216,7 @@ impl Pairs {
 
 type ByKey = HashMap<u64, Waiting, RandomState>;
 
-/// Whether it is that message, and not a later one with the same key, that waits.
+/// Returns whether this message still waits, and not a later one with the same key.
 fn is_waiting(waiting: &ByKey, key: u64, number: u64) -> bool {
     waiting
         .get(&key)
@@ -327,7 +332,7 @@ mod tests {
             ..Fates::default()
         };
         assert_eq!(fates(&halves), expected);
-        // Of two the second is believed: another file.
+        // If two messages leap, the second is believed: another file has begun.
         let halves = [
             half(false, 1, 1),
             wrong,

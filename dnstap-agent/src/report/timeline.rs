@@ -1,42 +1,44 @@
-//! Counts over time in a bounded number of buckets: when there are too many, each becomes twice as long. Only buckets with messages are
-//! kept, so one message with a wrong time costs one of them, and does not make the others longer.
+//! Counts over time in a bounded number of buckets. When there are too many, the buckets become
+//! longer. Only buckets with messages are stored, so one message with a wrong time takes one bucket
+//! and does not lengthen the others.
 
 use std::collections::BTreeMap;
 
 use dnstap_core::model::KindCounts;
 use dnstap_proto::message::Type;
 
-/// Buckets of a plot at most: more than it has room for would not be seen.
+/// Most buckets of a plot. More would be too narrow to see.
 const SHOWN: u64 = 240;
 
-/// Buckets that are kept at most. More than are shown, so that a few far away leave enough for the others.
+/// Most buckets that are stored. They are more than the shown ones, so that a few outliers leave
+/// enough for the rest.
 const MOST: usize = 4 * 240;
 
 /// Length of the first buckets, in nanoseconds: 1 ms.
 const SHORTEST: u64 = 1_000_000;
 
-/// Who is no further from the others than this is one of them, in nanoseconds: a minute.
+/// Distance in nanoseconds within which messages always belong together: a minute.
 const NEAR: u64 = 60_000_000_000;
 
-/// Response codes that are counted by themselves; those from here on count together.
+/// Number of response codes with a count of their own. All higher codes are counted together.
 const RCODES: usize = 24;
 
 /// Messages by type and by response code over time.
 #[derive(Debug)]
 pub(super) struct Timeline {
     width_ns: u64,
-    /// By how many of this length there are before it since 1970.
+    /// Buckets by their number, counted in buckets of this length since 1970.
     buckets: BTreeMap<u64, Bucket>,
 }
 
-/// What happened in one bucket.
+/// Counts of one bucket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
     /// Messages by type.
     pub(super) kinds: KindCounts,
     /// Responses by response code; the last one is for all that are larger.
     pub(super) rcodes: [u64; RCODES + 1],
-    /// Times of the first and the last message, unless there is none.
+    /// Times of the first and the last message; `None` if there is no message.
     span: Option<(u64, u64)>,
 }
 
@@ -60,14 +62,15 @@ impl Bucket {
     }
 }
 
-/// The time that nearly all messages share, for plots.
+/// The period of nearly all messages, for plots.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
     /// Length of each bucket, in nanoseconds.
     pub(super) width_ns: u64,
-    /// All buckets with the times at which they begin (nanoseconds since 1970), without gaps.
+    /// All buckets with their start times (nanoseconds since 1970), without gaps.
     pub(super) buckets: Vec<(u64, Bucket)>,
-    /// Messages before and behind that: how many, and the times of the first and the last.
+    /// Messages before and after that period: their number, and the times of the first and the
+    /// last.
     pub(super) outside: Vec<(u64, u64, u64)>,
 }
 
@@ -81,7 +84,8 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// Counts a message of that time (nanoseconds since 1970), and its response code if it is a response.
+    /// Counts a message with this time (nanoseconds since 1970), and its response code if it is a
+    /// response.
     pub(super) fn count(&mut self, at: u64, kind: Type, rcode: Option<u16>) {
         let bucket = self.buckets.entry(at / self.width_ns).or_default();
         bucket.kinds.count(kind);
@@ -96,15 +100,16 @@ impl Timeline {
         }
     }
 
-    /// The time that nearly all messages share. What is left out is one message of a hundred at most (or a single one of five), and
-    /// further away from the others than they are from each other.
+    /// Returns the period of nearly all messages. At most one message in a hundred is left out, but
+    /// always up to one of five or more messages. Those left out are further away from the others
+    /// than the others are from each other.
     pub(super) fn bulk(&self) -> Bulk {
         let buckets: Vec<_> = self.buckets.iter().collect();
         let Some(core) = core(&buckets) else {
             return Bulk::default();
         };
         let (mut from, mut to) = core;
-        // Who is near to those that belong to it belongs to it, too.
+        // Buckets near the period belong to it, too.
         loop {
             let (first, last) = (*buckets[from].0, *buckets[to].0);
             let reach = (last - first + 1).max(NEAR / self.width_ns);
@@ -140,7 +145,8 @@ impl Timeline {
     }
 }
 
-/// The shortest run of these buckets that has enough of all messages, by the places of the first and the last.
+/// Returns the shortest run of buckets that has enough of all messages, as the indices of its first
+/// and last bucket.
 fn core(buckets: &[(&u64, &Bucket)]) -> Option<(usize, usize)> {
     let count = |place: usize| buckets[place].1.kinds.total();
     let total: u64 = (0..buckets.len()).map(count).sum();
@@ -161,7 +167,7 @@ fn core(buckets: &[(&u64, &Bucket)]) -> Option<(usize, usize)> {
     best
 }
 
-/// Buckets that are so many times as long.
+/// Merges buckets into ones that are `factor` times as long.
 fn merged<'b>(
     buckets: impl Iterator<Item = (&'b u64, &'b Bucket)>,
     factor: u64,
@@ -173,7 +179,7 @@ fn merged<'b>(
     merged
 }
 
-/// How many messages there are in buckets, and the times of the first and the last.
+/// Returns the number of messages in the buckets, and the times of the first and the last.
 fn together(buckets: &[(&u64, &Bucket)]) -> Option<(u64, u64, u64)> {
     let mut sum = Bucket::default();
     for (_, bucket) in buckets {
@@ -199,7 +205,7 @@ mod tests {
         timeline
     }
 
-    /// The seconds in which there are messages, and how many.
+    /// Returns the seconds that have messages, with their numbers.
     fn seconds(bulk: &Bulk) -> Vec<(u64, u64)> {
         let all = bulk.buckets.iter();
         all.map(|(begin, bucket)| (begin / SECOND, bucket.kinds.total()))

@@ -1,9 +1,11 @@
-//! Owns the choice of messages by what is in them: from the command line to one test of each message.
+//! Selection of messages by their content: turns command line options into one test of each
+//! message.
 //!
-//! A [`Filter`] looks at a [`View`], where the message lies, and asks the cheapest questions first: numbers of dnstap's own fields, then
-//! times and addresses, then the header of the DNS message, its question, and last what lies behind that. Where a filter has several
-//! values, one of them must match; where there are several filters, all must. A message without what a filter asks for is not
-//! meant by it.
+//! A [`Filter`] reads a [`View`] in place and checks the cheapest conditions first: numbers in
+//! dnstap's own fields, then times and addresses, then the header of the DNS message, its question,
+//! and last the bytes behind that. If a filter has several values, one of them must match. If there
+//! are several filters, all must match. A message without the field that a filter asks for does not
+//! match.
 
 mod name;
 mod time;
@@ -103,7 +105,8 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Whether a message with this identity is meant. All are, if none is named.
+    /// Returns whether messages with this identity are selected. All are selected if the options
+    /// name none.
     #[must_use]
     pub fn has(&self, identity: Option<&[u8]>) -> bool {
         any(&self.identities, |named| {
@@ -157,7 +160,7 @@ fn parse_type(text: &str) -> Result<u16, String> {
 }
 
 impl Select {
-    /// The test of each message.
+    /// Builds the test of each message.
     #[must_use]
     pub fn compile(&self) -> Filter {
         let patterns = |arguments: &[DomainNames], below| {
@@ -201,23 +204,23 @@ impl Select {
     }
 }
 
-/// A test of messages. The default takes all.
+/// A test of messages. The default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     types: Option<TypeSet>,
-    /// A bit for each transport's number.
+    /// One bit per transport number.
     protocols: Option<u32>,
     ports: Vec<u32>,
-    /// From, and before.
+    /// Start and end of the time range.
     time: Option<(Time, Option<Time>)>,
-    /// Nanoseconds.
+    /// Range of response times in nanoseconds.
     latency: Option<std::ops::Range<i64>>,
     nets: Vec<Net>,
     client: Vec<Net>,
     server: Vec<Net>,
-    /// Whether the DNS message matters.
+    /// Whether the DNS message has to be read.
     dns: bool,
-    /// A bit for the lower four bits of each of `rcodes`: those that the header has.
+    /// One bit for the lower four bits of each of `rcodes`; the header has only these bits.
     low_rcodes: u16,
     rcodes: Vec<u16>,
     types_asked: Vec<u16>,
@@ -226,7 +229,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether the message is meant.
+    /// Returns whether the message matches.
     #[must_use]
     pub fn matches(&self, view: &View<'_>) -> bool {
         self.types
@@ -291,12 +294,12 @@ impl Filter {
                 }
             }
         }
-        // The upper bits of the code lie behind all records.
+        // The upper bits of the response code are behind all other records.
         self.rcodes.is_empty() || self.rcodes.contains(&dns.full_rcode().0)
     }
 }
 
-/// Whether one of them matches, or there is none.
+/// Returns whether one of the values matches, or there are no values.
 fn any<T>(wanted: &[T], matches: impl FnMut(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(matches)
 }

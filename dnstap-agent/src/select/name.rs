@@ -1,16 +1,17 @@
-//! Owns patterns for names: a name itself, or a name and all below it, compared on the wire without regard to case.
+//! Patterns for names: a name alone, or with all names below it. They are compared in wire format,
+//! without regard to case.
 
 use std::str::{Chars, FromStr};
 
 use dnstap_core::dns::{LONGEST_NAME, Name};
 use hickory_proto::rr::domain::Label;
 
-/// Names that are meant.
+/// A pattern for names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     /// Uncompressed wire format, in lower case.
     wire: Vec<u8>,
-    /// Names below it are meant, too.
+    /// Whether names below it match, too.
     below: bool,
 }
 
@@ -20,7 +21,7 @@ impl Pattern {
         Self { wire, below }
     }
 
-    /// Whether the name is meant.
+    /// Returns whether the name matches.
     pub(super) fn matches(&self, name: &Lowered) -> bool {
         let name = name.wire();
         if name.len() == self.wire.len() || !self.below {
@@ -33,7 +34,7 @@ impl Pattern {
     }
 }
 
-/// Whether a label begins at `cut`.
+/// Returns whether a label begins at `cut`.
 fn is_label_end(name: &[u8], cut: usize) -> bool {
     let mut at = 0;
     while at < cut {
@@ -42,7 +43,7 @@ fn is_label_end(name: &[u8], cut: usize) -> bool {
     at == cut
 }
 
-/// A name of a message as patterns want it.
+/// A name from a message, prepared for comparison.
 pub(super) struct Lowered {
     bytes: [u8; LONGEST_NAME],
     length: usize,
@@ -63,8 +64,9 @@ impl Lowered {
 
 /// Names in one argument, separated by commas. A comma within a name is written `\,`.
 ///
-/// `read` prints such a comma as it is. So an argument is one name where a dot ends it and none of the parts before, as in
-/// `a,b.example.`. Only a label that begins with a comma has to be written otherwise than `read` prints it.
+/// `read` prints such a comma without a backslash. Therefore an argument is taken as one name if it
+/// ends with a dot and no part before a comma does, as in `a,b.example.`. Only the comma at the
+/// beginning of a label must always be escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainNames(pub Vec<DomainName>);
 
@@ -95,7 +97,8 @@ impl FromStr for DomainNames {
     }
 }
 
-/// Whether a text ends with the dot behind a label, not with one that belongs to the label (`\.`).
+/// Returns whether a text ends with the dot behind a label, not with an escaped dot of the label
+/// (`\.`).
 fn is_absolute(text: &str) -> bool {
     let label = text.strip_suffix('.');
     label.is_some_and(|label| (label.len() - label.trim_end_matches('\\').len()).is_multiple_of(2))
@@ -103,8 +106,9 @@ fn is_absolute(text: &str) -> bool {
 
 /// A name as an operator writes it or as `read` prints it, absolute or not.
 ///
-/// The escapes are those of zone files (RFC 1035 section 5.1): `\DDD` is a byte by its decimal number, and `\X` is X. Every other
-/// character stands for itself. A label in other characters than ASCII is taken in its ASCII form, `xn--...` (RFC 5891).
+/// The escapes are those of zone files (RFC 1035 section 5.1): `\DDD` is a byte by its decimal
+/// number, and `\X` is X. Every other character stands for itself. A label with non-ASCII
+/// characters is converted to its ASCII form, `xn--...` (RFC 5891).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainName(Vec<u8>);
 
@@ -118,7 +122,7 @@ impl FromStr for DomainName {
     }
 }
 
-/// The name in wire format and lower case.
+/// Returns the name in wire format and lower case.
 fn wire(text: &str) -> Result<Vec<u8>, String> {
     let mut wire = Vec::with_capacity(text.len() + 2);
     let mut rest = if text == "." { "" } else { text };
@@ -143,7 +147,7 @@ fn wire(text: &str) -> Result<Vec<u8>, String> {
     Ok(wire)
 }
 
-/// The first label, and what stands behind its dot.
+/// Splits off the first label. Returns it and the text behind its dot.
 fn label(text: &str) -> Result<(Vec<u8>, &str), String> {
     let (mut label, mut is_ascii) = (Vec::new(), true);
     let mut characters = text.chars();
@@ -166,7 +170,7 @@ fn label(text: &str) -> Result<(Vec<u8>, &str), String> {
     Ok((label, characters.as_str()))
 }
 
-/// The byte that is meant behind a backslash.
+/// Reads the byte behind a backslash.
 fn escaped(characters: &mut Chars<'_>) -> Result<u8, String> {
     let text = characters.as_str();
     let (byte, length) = if text.starts_with(|first: char| first.is_ascii_digit()) {

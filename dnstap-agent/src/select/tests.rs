@@ -10,7 +10,7 @@ struct CommandLine {
     select: Select,
 }
 
-/// A response of an hour past 2026-11-24T03:00:00Z, 20 ms after its query.
+/// Time of a response, 2026-11-24T04:00:00.02Z, 20 ms after its query.
 const RESPONSE: Timestamp = Timestamp {
     seconds: 1_795_492_800,
     nanoseconds: 20_000_000,

@@ -1,4 +1,4 @@
-//! Owns moments and lengths of time as an operator writes them.
+//! Times and durations on the command line.
 
 use std::str::FromStr;
 
@@ -6,7 +6,8 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 
 use crate::{formats::render::socket::Time, host::units::parse_length};
 
-/// A moment: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or `15m`, so long ago, also with the word.
+/// A time: `2026-11-24T03:00:00Z`, `2026-11-24 03:00` or `2026-11-24` (UTC), or a duration before
+/// now, such as `15m` or `15m ago`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub(super) Time);
 
@@ -39,7 +40,7 @@ impl FromStr for Moment {
     }
 }
 
-/// A length of time, such as `100ms` or `1.5s`.
+/// A duration, such as `100ms` or `1.5s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length {
     pub(super) nanoseconds: i64,

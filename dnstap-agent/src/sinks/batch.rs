@@ -1,4 +1,4 @@
-//! Owns what passes through the queues: encoded messages, and beside them their parsed view where the source has it.
+//! Content of the queues: encoded messages, and their parsed views if the source has them.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use dnstap_proto::{Dnstap, lenient};
 /// Encoded messages on their way out: whole Frame Streams data frames, back to back. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
-    /// For each message a big-endian `u32` length and the dnstap protobuf.
+    /// Frames: for each message a big-endian `u32` length and the dnstap protobuf.
     pub frames: Bytes,
-    /// How many these are.
+    /// Number of messages.
     pub messages: u64,
-    /// The same messages as the source has parsed them, in their order. Only sinks that ask for it get it
-    /// ([`SinkSet::wants_views`](super::SinkSet::wants_views)).
+    /// The same messages in their order, as the source has parsed them. Only sinks that need views
+    /// get them ([`SinkSet::wants_views`](super::SinkSet::wants_views)).
     pub views: Option<Arc<[Dnstap]>>,
 }
 
 impl Batch {
-    /// Frames of so many messages, of which the source has no view.
+    /// Creates a batch from frames with this number of messages, without views.
     #[must_use]
     pub fn new(frames: impl Into<Bytes>, messages: u64) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Batch {
         }
     }
 
-    /// The same with views, if each frame is a message.
+    /// Adds views, if each frame is a message.
     pub(crate) fn with_views(self) -> Self {
         let views: Result<Arc<[Dnstap]>, _> = payloads(&self.frames).map(lenient::decode).collect();
         Self {
@@ -37,20 +37,21 @@ impl Batch {
         }
     }
 
-    /// Bytes that it takes in a queue, without its place there.
+    /// Returns the bytes that the batch takes in a queue, without its slot.
     pub(crate) fn size(&self) -> usize {
         let with_views = self.views.is_some();
         Self::size_of(self.frames.len(), self.messages, with_views)
     }
 
-    /// The size of a batch of so many bytes and messages.
+    /// Returns the size of a batch with this number of bytes and messages.
     pub(crate) fn size_of(bytes: usize, messages: u64, with_views: bool) -> usize {
         let views = if with_views { messages } else { 0 };
         let views = usize::try_from(views).unwrap_or(usize::MAX);
         bytes.saturating_add(views.saturating_mul(size_of::<Dnstap>()))
     }
 
-    /// Gives each message to `take`: the source's view, or else the frame decoded here. `None` stands for a frame without a message.
+    /// Passes each message to `take`: its view, or else the frame decoded here. `None` stands for a
+    /// frame without a message.
     pub(super) fn for_each(&self, mut take: impl FnMut(Option<&Dnstap>)) {
         if let Some(views) = &self.views {
             return views.iter().for_each(|view| take(Some(view)));
@@ -61,7 +62,7 @@ impl Batch {
     }
 }
 
-/// Where each frame ends; up to the first that is not whole.
+/// Returns the end of each frame, up to the first that is not whole.
 pub(super) fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -73,7 +74,7 @@ pub(super) fn frame_ends(frames: &[u8]) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What is in each frame, without a copy.
+/// Returns the payload of each frame, without a copy.
 pub(super) fn payloads(frames: &Bytes) -> impl Iterator<Item = Bytes> {
     let mut start = 0;
     frame_ends(frames).map(move |end| {

@@ -1,7 +1,7 @@
-//! Owns what an operator may write after `-o`: the table of forms, and the specification of one output.
+//! The forms of `-o`: the table of output kinds, and the specification of one output.
 //!
-//! It parses and prints, and opens nothing; that is the task of `set`. As other programs write their outputs, `//` may follow the
-//! form's colon: `file:///tmp/a` is `file:/tmp/a`.
+//! This module parses and prints; `set` opens outputs. `//` may follow the form's colon, as other
+//! programs write it: `file:///tmp/a` is `file:/tmp/a`.
 
 use std::{
     any::Any,
@@ -22,7 +22,8 @@ use super::{
 };
 use crate::host::sandbox::NeededPrivileges;
 
-/// All kinds of output. A new one is a module with a [`Typed`] [`Sink`], and a line here: its forms, and how they are explained.
+/// All kinds of output. To add one, write a module with a [`Typed`] [`Sink`], and add its forms and
+/// their help here.
 const FORMS: &[Form] = &[
     form::<FileSink>(
         &["text", "json", "yaml", "pcap", "file"],
@@ -39,7 +40,7 @@ const FORMS: &[Form] = &[
 
 /// One kind of output.
 struct Form {
-    /// What stands before the colon.
+    /// Names before the colon.
     names: &'static [&'static str],
     help: &'static str,
     parse: fn(&str, &str) -> Result<OutputSpec, Mistake>,
@@ -68,7 +69,8 @@ const fn form<S: Typed>(names: &'static [&'static str], help: &'static str) -> F
 pub struct OutputSpec(pub(super) Arc<dyn Sink>);
 
 impl OutputSpec {
-    /// A function of this process, by that name: it gets all messages, on a thread of its own.
+    /// Creates an output that passes all messages to a function of this process, on a thread of its
+    /// own.
     #[must_use]
     pub fn function(name: &'static str, consumer: Consumer) -> Self {
         Self(Arc::new(Function {
@@ -77,21 +79,23 @@ impl OutputSpec {
         }))
     }
 
-    /// What writing to all of them takes.
+    /// Returns the privileges that writing to all of these outputs needs.
     #[must_use]
     pub fn privileges(specs: &[Self]) -> NeededPrivileges {
         let privileges = specs.iter().map(|spec| spec.0.privileges());
         privileges.fold(NeededPrivileges::default(), NeededPrivileges::and)
     }
 
-    /// Whether both cannot be open at a time: they write to one place, or reports could not tell them apart.
+    /// Returns whether the two outputs cannot be open together: they write to one place, or have
+    /// the same name in reports.
     #[must_use]
     pub fn shares_place(&self, other: &Self) -> bool {
         let place: Option<&Place> = self.0.place();
         (place.is_some() && place == other.0.place()) || self.0.name() == other.0.name()
     }
 
-    /// Why it cannot be opened beside the outputs `before` it, if one of them has the same place.
+    /// Returns why this output cannot be opened together with the outputs `before` it, if one of
+    /// them has the same place.
     pub(super) fn conflict<'s>(
         &self,
         before: impl IntoIterator<Item = &'s Self>,
@@ -106,7 +110,7 @@ impl OutputSpec {
         })
     }
 
-    /// What is wrong with outputs together: a line for each that shares its place with one before.
+    /// Returns one line for each output that shares its place with an earlier one.
     #[must_use]
     pub fn mistakes(specs: &[Self]) -> Vec<String> {
         let each = specs.iter().enumerate();
@@ -117,7 +121,7 @@ impl OutputSpec {
         .collect()
     }
 
-    /// Whether it writes lines, and so can report events.
+    /// Returns whether the output writes lines, and so can report events.
     #[must_use]
     pub fn writes_lines(&self) -> bool {
         self.0.writes_lines()
@@ -131,32 +135,32 @@ impl PartialEq for OutputSpec {
     }
 }
 
-/// Without its options: the name that reports give it.
+/// Prints the name in reports, without options.
 impl fmt::Display for OutputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.name())
     }
 }
 
-/// What is wrong with the text after `-o`.
+/// Mistakes in the text after `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SpecError {
-    /// No known form, or none at all before the colon.
+    /// The text has no known form, or no form before the colon.
     #[error(
         "`{0}` is not an output; {valid}{hint}",
         valid = valid(),
         hint = if .0.is_empty() || .0.contains("://") { String::new() } else { format!(" (a file? then `file:{}`)", .0.escape_debug()) }
     )]
     UnknownForm(String),
-    /// A form with nothing after the colon.
+    /// The text has a form with nothing after the colon.
     #[error("`{0}` does not say where to; {valid}", valid = valid())]
     NoPlace(String),
-    /// What the form does not take.
+    /// The text has an option or a value that the form does not accept.
     #[error("{0}")]
     Other(String),
 }
 
-/// The valid forms, for messages.
+/// Lists the valid forms, for messages.
 fn valid() -> String {
     let helps: Vec<_> = FORMS.iter().map(|form| form.help).collect();
     let (last, others) = helps.split_last().unwrap_or((&"", &[]));

@@ -1,4 +1,4 @@
-//! Owns an output within this process: a function on the sink's own thread.
+//! An output within this process: a function that runs on the sink's own thread.
 
 use std::{
     fmt, io,
@@ -11,10 +11,10 @@ use super::{
     sink::{About, Opened, Sink},
 };
 
-/// Takes batches; may block, for it has a queue before it and a thread of its own.
+/// Takes batches. It may block, because it has a queue and a thread of its own.
 pub type Consumer = Box<dyn FnMut(&Batch) + Send>;
 
-/// A function, by its name, until it is opened.
+/// A named function that is taken when the output is opened.
 pub(super) struct Function {
     pub(super) name: &'static str,
     pub(super) consumer: Mutex<Option<Consumer>>,

@@ -1,4 +1,5 @@
-//! Owns the outputs: files of several forms, collectors behind sockets; several at once, none able to harm another or the tap.
+//! The outputs: files in several formats, and collectors behind sockets. Several run at once; none
+//! can disturb another or the tap.
 //!
 //! ```text
 //! ring's reader, or receive: send -+-> queue (bytes-bounded) -> thread: sink
@@ -6,16 +7,18 @@
 //!                                  \-> full: dropped and counted, for that sink only
 //! ```
 //!
-//! `forms` has the table of all kinds of output, `sink` what each of them has to say. `queue` takes the messages to a sink's
-//! thread, `report` has its account, `set` all sinks of a command while they come and go. `file`, `collector`, `page`,
-//! `passive` and `function` are the kinds.
+//! `forms` has the table of all kinds of output, and `sink` the interface of a kind. `queue` passes
+//! the messages to a sink's thread, `report` has the sink's account, and `set` all sinks of a
+//! command while they are added and removed. `file`, `collector`, `page`, `passive` and
+//! `function` are the kinds.
 //!
-//! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent ([`SinkReport`]):
-//! `sent = written + dropped (by reason) + still queued`.
+//! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent
+//! ([`SinkReport`]): `sent = written + dropped (by reason) + still queued`.
 //!
-//! It refuses to guess: an output that cannot be opened is an error before the tap starts, with the cause and the fix.
-//! An output that fails later ends for good, says why in its report, and counts what it misses; but a full disk may get
-//! room again. A collector need not be there at the start, and may go and come back.
+//! An output that cannot be opened is an error before the tap starts, with cause and remedy. An
+//! output that fails later ends permanently, gives the reason in its report, and counts the
+//! messages that it misses. A full disk is different: it may get room again. A collector need not
+//! be reachable at the start, and may go away and return.
 
 mod batch;
 mod collector;

@@ -1,4 +1,5 @@
-//! Owns an output that is one page: it counts messages as they come, and writes the report at the end.
+//! An output that writes one page: it counts messages as they come, and writes the report at the
+//! end.
 
 use std::{
     fs::File,
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{host::sandbox::NeededPrivileges, report::Report};
 
-/// `html:PATH`.
+/// The output `html:PATH`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Page(pub(super) Place);
 
@@ -59,10 +60,10 @@ impl Sink for Page {
     }
 }
 
-/// A report on its way to a file.
+/// A report that is written to a file at the end.
 struct PageOutput {
     report: Report,
-    /// What is in it now is overwritten at the end.
+    /// File whose content is overwritten at the end.
     file: File,
     about: About,
 }

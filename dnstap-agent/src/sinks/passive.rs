@@ -95,7 +95,9 @@ impl Options {
                     }
                 }
                 "root" => {
-                    let address = value.parse().map_err(|_invalid| wrong("no address".to_owned()))?;
+                    let address = value
+                        .parse()
+                        .map_err(|_invalid| wrong("no address".to_owned()))?;
                     options.roots.push(address);
                 }
                 "keep-age" => options.keep_age = Some(parse_seconds(value).map_err(wrong)?),
@@ -182,14 +184,21 @@ impl PassiveOutput {
 
     fn thin(&mut self) {
         let is_asked = self.options.keep_age.is_some() || self.options.keep_size.is_some();
-        let is_due = self.thinned.is_none_or(|then| then.elapsed() >= RETENTION_EVERY);
+        let is_due = self
+            .thinned
+            .is_none_or(|then| then.elapsed() >= RETENTION_EVERY);
         if !is_asked || !is_due {
             return;
         }
         self.thinned = Some(Instant::now());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let retention = Retention {
-            since: self.options.keep_age.map(|age| now.saturating_sub(age).as_secs()),
+            since: self
+                .options
+                .keep_age
+                .map(|age| now.saturating_sub(age).as_secs()),
             bytes: self.options.keep_size.map(|bytes| bytes as u64),
         };
         match self.collector.store().compact(retention) {
@@ -281,10 +290,16 @@ mod tests {
 
     #[test]
     fn options_follow_the_folder() {
-        let parsed = Passive::parse("pdns", "a,memory=8M,write=5s,paired-by=writer,root=192.0.2.1,root=::1,keep-age=7d,keep-size=1G");
+        let parsed = Passive::parse(
+            "pdns",
+            "a,memory=8M,write=5s,paired-by=writer,root=192.0.2.1,root=::1,keep-age=7d,keep-size=1G",
+        );
         let options = parsed.expect("valid").options;
         assert_eq!((options.memory, options.write.as_secs()), (8 << 20, 5));
-        assert_eq!((options.pairing, options.roots.len()), (Pairing::ByWriter, 2));
+        assert_eq!(
+            (options.pairing, options.roots.len()),
+            (Pairing::ByWriter, 2)
+        );
         assert_eq!(options.keep_age, Some(Duration::from_hours(168)));
         assert_eq!(options.keep_size, Some(1 << 30));
         let spec: OutputSpec = "pdns:/a,write=5s".parse().expect("valid");

@@ -1,4 +1,4 @@
-//! Owns what a kind of output is: all that the rest of the agent knows of it. `forms` has the table of them.
+//! The interface of an output kind. The table of kinds is in `forms`.
 
 use std::{
     any::Any,
@@ -18,61 +18,63 @@ use crate::{host::sandbox::NeededPrivileges, report::Facts};
 /// ```text
 /// parse ─► specification ── open ──► all outputs are open ── start ──► Work: a thread that takes what is queued
 /// ```
-///
-/// The `Work` is a function over the queue's end and the account. For a sink that blocks, `queue::blocking` has it: what is
-/// left to write is an `Output`.
+/// `Work` is a function of the queue's receiver and the account. `queue::blocking` provides it for
+/// a sink that blocks, which then needs only an `Output`.
 pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
-    /// `form:place`, without options: what reports call it.
+    /// Returns `form:place` without options, the name in reports.
     fn name(&self) -> String;
 
-    /// Where it writes to, if that is a file or standard output. No two outputs can have the same place, or the same name.
+    /// Returns where the output writes to, if that is a file or standard output. No two outputs can
+    /// have the same place, or the same name.
     fn place(&self) -> Option<&Place> {
         None
     }
 
-    /// What it may have to do when privileges have been given up.
+    /// Returns the privileges that the output may need after the agent has given up its own.
     fn privileges(&self) -> NeededPrivileges {
         NeededPrivileges::default()
     }
 
-    /// Whether it writes lines for people or programs, and so can report events.
+    /// Returns whether the output writes lines for people or programs, and so can report events.
     fn writes_lines(&self) -> bool {
         false
     }
 
-    /// Whether it looks at messages, and so is better off with their parsed views beside their frames.
+    /// Returns whether the output reads messages, and so needs parsed views in addition to frames.
     fn wants_views(&self) -> bool {
         false
     }
 
-    /// What is dropped when its queue is full.
+    /// Returns what is dropped when the queue is full.
     fn policy(&self) -> Policy {
         Policy::DropNewest
     }
 
-    /// Opens it, or says why not and what to do about it; and harms nothing that is there: another output may turn out to be impossible.
+    /// Opens the output, or returns the reason for failure and a remedy. Must not change existing
+    /// data, because another output may still fail to open.
     fn open(&self, about: &About) -> Result<Opened, String>;
 }
 
 /// An output that an operator can write after `-o`.
 pub(super) trait Typed: Sink + Sized {
-    /// Understands one of the output's forms, and what is behind its colon. Opens nothing.
+    /// Parses a form and the text behind its colon. Opens nothing.
     fn parse(form: &str, rest: &str) -> Result<Self, Mistake>;
 }
 
-/// What begins an output once all are open: it may overwrite what was there. Gives what runs on its thread.
+/// Starts an output once all are open. It may overwrite existing data. Returns the work of its
+/// thread.
 pub(super) type Opened = Box<dyn FnOnce(&Arc<Account>) -> Result<Work, String>>;
 
-/// What is wrong with a specification.
+/// Mistakes in a specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mistake {
-    /// Nothing says where to.
+    /// The place is missing.
     NoPlace,
-    /// Anything else, in words.
+    /// Any other mistake, in words.
     Other(String),
 }
 
-/// Where an output's bytes go.
+/// Destination of an output.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     /// Standard output, written `-`.
@@ -82,7 +84,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Splits what is behind a form's colon into the place and what follows its first comma.
+    /// Splits the text behind a form's colon into the place and the text after the first comma.
     pub(super) fn parse(rest: &str) -> Result<(Self, Option<&str>), Mistake> {
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (place, options) = rest
@@ -101,7 +103,8 @@ impl fmt::Display for Place {
         match self {
             Self::Stdout => f.write_str("-"),
             Self::Path(path) => {
-                // Read again, the first two slashes would belong to the form.
+                // When the name is parsed again, the first two slashes would be taken as part of
+                // the form.
                 if path.as_os_str().as_encoded_bytes().starts_with(b"//") {
                     f.write_str("//")?;
                 }
@@ -113,7 +116,7 @@ impl fmt::Display for Place {
 
 /// Compares sinks of any kind.
 pub(super) trait Same: Any {
-    /// Whether both are the same kind of sink, with the same specification.
+    /// Returns whether both are the same kind of sink with the same specification.
     fn is_same(&self, other: &dyn Any) -> bool;
 }
 
@@ -123,7 +126,7 @@ impl<T: Any + PartialEq> Same for T {
     }
 }
 
-/// What a page states of the messages; it is told before the outputs end.
+/// Facts about the messages for the head of a page. They are set before the outputs end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct About(Arc<Mutex<Facts>>);
 

@@ -1,4 +1,4 @@
-//! Where messages come from, and which processes are tapped.
+//! Sources of messages, and the selection of tapped processes.
 
 pub mod dnstap;
 pub mod file;
@@ -15,38 +15,41 @@ use dnstap_proto::frame_streams::{Frames, Row};
 
 use self::file::Fault;
 
-/// Something that messages come from.
+/// A source of messages.
 pub trait Source {
-    /// What becomes readable when much has come; nothing, if it is waited for in another way.
+    /// Returns descriptors that become readable when much has come; none if the source is waited
+    /// for in another way.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Hands over what has come, oldest first, but no more than there was room for: what comes as fast as it is taken does not keep the
-    /// caller. The newest may stay for the next time, so that order is kept; `last` asks for all.
+    /// Passes on what has come, oldest first. It passes on at most one full buffer, so that a fast
+    /// source does not occupy the caller for ever. The newest items may stay until the next call,
+    /// so that order is kept; `last` asks for all.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>));
 
-    /// Takes in nothing more. What has come can still be drained.
+    /// Accepts nothing more. What has come can still be drained.
     fn stop(&mut self);
 }
 
-/// What a source hands over: for a door of the [`Pipeline`](dnstap_core::pipeline::Pipeline), but for frames.
+/// An item of a source. All but frames, rows and faults are for the
+/// [`Pipeline`](dnstap_core::pipeline::Pipeline).
 #[derive(Debug)]
 pub enum Item<'a> {
-    /// A record of a ring, which says itself what it is.
+    /// A record of a ring, with its kind in its header.
     Record(&'a [u8]),
     /// A whole message.
     Message(&'a Envelope, &'a [u8]),
-    /// What is no message.
+    /// An event that is no message.
     Notice(Notice),
-    /// Messages that are dnstap already, for the outputs.
+    /// Messages that are already dnstap, for the outputs.
     Frames(Frames),
-    /// Messages of a file that are dnstap already, with their place in it.
+    /// Messages of a file that are already dnstap, with their position in it.
     Row(&'a Path, &'a Row),
-    /// What a file has instead of messages.
+    /// A fault in a file.
     Fault(&'a Path, Fault),
 }
 
 impl Item<'_> {
-    /// Whose it is, as far as it says.
+    /// Returns the origin of the item, if it has one.
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         match self {
@@ -56,7 +59,7 @@ impl Item<'_> {
         }
     }
 
-    /// Its kernel time, as far as it says.
+    /// Returns the kernel time of the item, if it has one.
     #[must_use]
     pub fn ktime_ns(&self) -> Option<u64> {
         match self {

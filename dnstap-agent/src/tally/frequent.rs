@@ -1,18 +1,20 @@
-//! Counts what is most frequent among more keys than there is memory for (Misra and Gries, "Finding repeated elements", 1982).
+//! Counts the most frequent keys among more keys than fit into memory (Misra and Gries, "Finding
+//! repeated elements", 1982).
 //!
-//! At most [`MOST`] keys are held. When there are more, what the [`KEPT`]th most frequent one has is taken from every count, and
-//! who has nothing left goes: a flood of names that come once each cannot push out those that come often. Until then the
-//! counts are exact; afterwards a count may be too low by what was taken, never too high, and what was taken is at most
-//! the number of all that were counted, divided by [`KEPT`].
+//! At most [`MOST`] keys are stored. When there are more, the count of the [`KEPT`]th most frequent
+//! key is subtracted from every count, and keys with nothing left are removed. So a flood of names
+//! that occur once each cannot push out frequent ones. Until the first such reduction the counts
+//! are exact. Afterwards a count may be too low by the sum of the subtracted amounts, never too
+//! high. This sum is at most the number of all counted occurrences divided by [`KEPT`].
 
 use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 use foldhash::fast::RandomState;
 
-/// Keys that a reduction leaves at most.
+/// Most keys that remain after a reduction.
 pub(crate) const KEPT: usize = 512;
 
-/// Keys held at most.
+/// Most keys stored.
 pub(crate) const MOST: usize = 2 * KEPT;
 
 /// Counts by key.
@@ -34,7 +36,7 @@ impl<K> Default for Frequent<K> {
 }
 
 impl<K: Hash + Eq + Ord> Frequent<K> {
-    /// Counts one; a key is made only of what is not known yet.
+    /// Counts an occurrence. An owned key is made only if the key is new.
     pub(crate) fn count<Q>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -61,7 +63,7 @@ impl<K: Hash + Eq + Ord> Frequent<K> {
         self.taken += kept;
     }
 
-    /// What these have counted together, the most frequent first; as text, and no more than `most` of them.
+    /// Returns the combined counts as text, the most frequent first, at most `most` of them.
     pub(crate) fn ranking<'a>(
         all: impl Iterator<Item = &'a Self>,
         most: usize,
@@ -80,7 +82,7 @@ impl<K: Hash + Eq + Ord> Frequent<K> {
             }
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
-        // By key where the counts are equal, or rows would dance.
+        // Order equal counts by key; otherwise rows would change places at each update.
         let order = |one: &(&K, u64), other: &(&K, u64)| {
             other.1.cmp(&one.1).then_with(|| one.0.cmp(other.0))
         };
@@ -100,14 +102,14 @@ impl<K: Hash + Eq + Ord> Frequent<K> {
     }
 }
 
-/// The most frequent ones.
+/// The most frequent keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ranking {
-    /// With their counts, the largest first.
+    /// Keys with their counts, the largest first.
     pub(crate) rows: Vec<(String, u64)>,
-    /// All that were counted, whether they have a row or not.
+    /// Number of all counted occurrences, including those without a row.
     pub(crate) total: u64,
-    /// How much too low each count may be.
+    /// Amount by which each count may be too low.
     pub(crate) short_by: u64,
 }
 

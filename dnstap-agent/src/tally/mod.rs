@@ -1,8 +1,9 @@
-//! Counts messages over a sliding window, and since the start: messages and times in, a [`View`] out.
+//! Counts messages over a sliding window and since the start. Takes messages with times, returns a
+//! [`View`].
 //!
-//! The window is made of [`SLOTS`] slots; the oldest is given up when a new one begins. What a slot holds is bounded by what
-//! [`Frequent`] holds, so the whole is: some MB for usual names, and at most 25 MB if all names are as long as names can be.
-//! Without a window there is one slot, for everything.
+//! The window consists of [`SLOTS`] slots; the oldest is dropped when a new one begins. The size of
+//! a slot is bounded because [`Frequent`] is: the whole takes some MB for usual names, and at most
+//! 25 MB if all names have the greatest length. Without a window there is one slot for everything.
 
 mod frequent;
 pub(crate) mod tables;
@@ -19,37 +20,37 @@ use dnstap_proto::{Dnstap, Message, message::Type};
 pub(crate) use self::frequent::{Frequent, Ranking};
 use crate::formats::render::socket;
 
-/// Parts of the window: how smoothly it slides.
+/// Number of slots of the window; more make it slide more smoothly.
 const SLOTS: u64 = 10;
 
-/// Families of types: a query's and its response's are one.
+/// Families of types: a query and its response belong to one family.
 const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
 
-/// Queries and responses, as indices.
+/// Queries and responses, used as indices.
 const SIDES: usize = 2;
 
-/// The count of messages.
+/// Counts of messages.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Length of a slot in nanoseconds; `None` if there is one for everything.
+    /// Length of a slot in nanoseconds; `None` if one slot holds everything.
     slot_ns: Option<u64>,
-    /// When the first message came, or when counting began.
+    /// Time of the first message, or the time when counting began.
     since: Option<u64>,
-    /// The newest moment that it was told of.
+    /// Latest time seen.
     now: u64,
-    /// The oldest first.
+    /// Slots, oldest first.
     slots: VecDeque<Slot>,
-    /// Since the start.
+    /// Messages by type since the start.
     all: KindCounts,
-    /// Since the start.
+    /// Messages since the start.
     messages: u64,
-    /// A name on its way to a key.
+    /// Buffer for the text of a name.
     name: String,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Slots of this length before it since 1970.
+    /// Number of the slot, counted in slots of this length since 1970.
     number: u64,
     messages: u64,
     kinds: KindCounts,
@@ -59,7 +60,7 @@ struct Slot {
     latencies: [Histogram; FAMILIES],
 }
 
-/// What is counted of queries and of responses alike.
+/// Counts kept both for queries and for responses.
 #[derive(Debug, Default)]
 struct Side {
     names: Frequent<String>,
@@ -68,41 +69,41 @@ struct Side {
     servers: Frequent<IpAddr>,
 }
 
-/// What the window holds at one moment.
+/// Content of the window at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
-    /// How long it is; `None` if that is not known.
+    /// Length of the window; `None` if it is not known.
     pub(crate) span: Option<Duration>,
-    /// Messages in it.
+    /// Messages in the window.
     pub(crate) messages: u64,
     /// Messages since the start.
     pub(crate) all: u64,
-    /// Of those in the window: DNS messages of which header or question cannot be read.
+    /// Of the messages in the window: DNS messages whose header or question cannot be read.
     pub(crate) malformed: u64,
     /// Types with the messages in the window and since the start.
     pub(crate) kinds: Vec<(Type, u64, u64)>,
     /// Names, types and ends of queries and of responses.
     pub(crate) sides: [Ends; SIDES],
-    /// Outcomes of responses.
+    /// Response codes.
     pub(crate) rcodes: Ranking,
-    /// How long answers took, by family.
+    /// Response times, by family.
     pub(crate) latencies: Vec<(&'static str, Histogram)>,
 }
 
-/// What queries asked for and between whom they went, or responses.
+/// Names, types, clients and servers of queries, or of responses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ends {
     pub(crate) names: Ranking,
     pub(crate) types: Ranking,
-    /// Those that ask the server.
+    /// Clients that ask the server.
     pub(crate) clients: Ranking,
-    /// Those that it asks.
+    /// Servers that the process asks.
     pub(crate) servers: Ranking,
 }
 
 impl Tally {
-    /// Counts over `window`; over everything if there is none. `since` is when counting begins, in nanoseconds since 1970; `None`: with
-    /// the first message.
+    /// Counts over `window`, or over everything without one. `since` is the start of counting in
+    /// nanoseconds since 1970; `None` means the first message.
     pub(crate) fn new(window: Option<Duration>, since: Option<u64>) -> Self {
         Self {
             slot_ns: window.map(|window| (nanoseconds(window) / SLOTS).max(1)),
@@ -115,12 +116,12 @@ impl Tally {
         }
     }
 
-    /// Counts a message of that time, in nanoseconds since 1970. One that is older than the window counts among all alone;
-    /// one that does not tell its time counts as one of now.
+    /// Counts a message with this time, in nanoseconds since 1970. A message older than the window
+    /// counts only in the totals since the start. A message without a time counts as one of now.
     pub(crate) fn count(&mut self, at: impl Into<Option<u64>>, dnstap: &Dnstap) {
         let at: Option<u64> = at.into();
         if let Some(at) = at {
-            // Messages of a file are not quite in the order of their times.
+            // Messages of a file are not exactly in the order of their times.
             self.since = Some(self.since.map_or(at, |since| since.min(at)));
             self.advance(at);
         }
@@ -142,12 +143,12 @@ impl Tally {
         self.name = name;
     }
 
-    /// Messages since the start.
+    /// Returns the number of messages since the start.
     pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// What has gone by at this moment is in the window no longer.
+    /// Moves the window on to this time and drops older slots.
     pub(crate) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         let oldest = self.oldest();
@@ -162,12 +163,12 @@ impl Tally {
         self.slot_ns.map_or(0, |slot_ns| at / slot_ns)
     }
 
-    /// The number of the oldest slot in the window.
+    /// Returns the number of the oldest slot in the window.
     fn oldest(&self) -> u64 {
         self.number(self.now).saturating_sub(SLOTS - 1)
     }
 
-    /// The slot of that number, if it is in the window.
+    /// Returns the slot with that number, if it is in the window.
     fn slot(&mut self, number: u64) -> Option<&mut Slot> {
         if number < self.oldest() {
             return None;
@@ -186,7 +187,7 @@ impl Tally {
         self.slots.get_mut(place)
     }
 
-    /// What the window holds, with at most `most` rows in each ranking.
+    /// Returns the content of the window, with at most `most` rows in each ranking.
     pub(crate) fn view(&self, most: usize) -> View {
         let mut kinds = KindCounts::default();
         let mut latencies = [Histogram::default(); FAMILIES];
@@ -244,7 +245,8 @@ impl Tally {
         }
     }
 
-    /// From the beginning of the window, or of the count if that is later, up to now.
+    /// Returns the time from the beginning of the window, or of counting if that is later, until
+    /// now.
     fn span(&self) -> Option<Duration> {
         let begun = self.slot_ns.map_or(0, |slot_ns| self.oldest() * slot_ns);
         let span = self.now.saturating_sub(begun.max(self.since?));
@@ -253,7 +255,8 @@ impl Tally {
 }
 
 impl Slot {
-    /// Of a message whose type is not known, what does not depend on it.
+    /// Counts a message. If its type is unknown, only the counts that do not depend on the type
+    /// change.
     fn count(&mut self, message: &Message, kind: Option<Type>, name: &mut String) {
         if let Some(kind) = kind {
             self.kinds.count(kind);
@@ -296,7 +299,7 @@ impl Slot {
             side.names.count(name.as_str());
             side.types.count(&question.kind.0);
         }
-        // How long a zone transfer takes tells of the zone.
+        // The duration of a zone transfer depends on the zone, not on the server.
         let is_transfer = question.is_some_and(|question| question.kind.is_transfer());
         if let Some(took) = socket::latency(message)
             && let Ok(took) = u64::try_from(took)
@@ -309,7 +312,7 @@ impl Slot {
     }
 }
 
-/// As a number, which is good for 584 years.
+/// Converts to a number of nanoseconds, which suffices for 584 years.
 pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -324,7 +327,7 @@ pub(crate) mod tests {
     const SECOND: u64 = 1_000_000_000;
     const START: u64 = 1_800_000_000 * SECOND;
 
-    /// `A?` of `name` (one label, or none for the root), as a message of that type.
+    /// Builds `A?` of `name` (one label, or none for the root), as a message of that type.
     pub(crate) fn message(kind: Type, name: &str, rcode: u8, took_ns: u64) -> Dnstap {
         let is_response = kind.as_str_name().ends_with("_RESPONSE");
         let mut dns = vec![
@@ -367,7 +370,7 @@ pub(crate) mod tests {
         Dnstap::decode(&bytes[4..]).expect("a message")
     }
 
-    /// So long after the queries.
+    /// Time this long after the queries.
     fn time(after_ns: u64) -> Timestamp {
         Timestamp {
             seconds: 1_800_000_000 + after_ns / SECOND,
@@ -426,7 +429,7 @@ pub(crate) mod tests {
         assert_eq!((view.messages, view.all), (1, 2));
         assert_eq!(view.kinds, [(Type::AuthQuery, 1, 2)]);
         assert_eq!(view.sides[0].names.rows, [("new.".to_owned(), 1)]);
-        // Late, but not too late; and too late.
+        // One message is late but in the window; the other one is too late.
         tally.count(START + 5 * SECOND, &message(Type::AuthQuery, "late", 0, 0));
         tally.count(START, &message(Type::AuthQuery, "old", 0, 0));
         let view = tally.view(10);
@@ -464,7 +467,7 @@ pub(crate) mod tests {
         let view = tally.view(10);
         assert_eq!((view.messages, view.malformed), (3, 1));
         assert_eq!(view.kinds, [(Type::ClientQuery, 1, 1)]);
-        // What was asked does not depend on the type; who is the client does.
+        // The name does not depend on the type, but the client does.
         assert_eq!(view.sides[0].names.rows.len(), 1);
         assert_eq!(view.sides[0].clients.total, 1);
     }

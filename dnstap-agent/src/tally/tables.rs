@@ -1,4 +1,4 @@
-//! What is shown, as tables of text: the same ones on a terminal, for scripts, and in a report.
+//! Text tables, used on a terminal, for scripts, and in a report.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::{Ends, Ranking, View};
 /// A table. The first column is text, the others are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// What it is about, and what is to be known of it.
+    /// Title, with notes on the content.
     pub(crate) title: String,
     /// Names of the columns.
     pub(crate) columns: &'static [&'static str],
-    /// As many cells as there are columns.
+    /// Rows; each has as many cells as there are columns.
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// Which of the two is counted where a table counts one of them.
+/// Which side is counted in tables that count one side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Queries, or responses if there are no queries: a server may record these alone.
+    /// Queries. If there are none, responses, because a server may record only these.
     #[default]
     Queries,
     /// Responses.
@@ -28,13 +28,13 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// Those, and what they are called.
+    /// Returns the side's counts and its name.
     fn of(self, view: &View) -> (&Ends, &'static str) {
         let (nth, what) = self.index(view);
         (&view.sides[nth], what)
     }
 
-    /// Which of a pair of queries and responses those are, and what they are called.
+    /// Returns the side's index in a pair of queries and responses, and its name.
     pub(crate) fn index(self, view: &View) -> (usize, &'static str) {
         let [queries, responses] = &view.sides;
         let is_empty =
@@ -64,7 +64,7 @@ pub(crate) fn types(view: &View) -> Table {
     }
 }
 
-/// Names that are asked for.
+/// Names in questions.
 pub(crate) fn names(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking("Names", what, &["NAME", "COUNT", "SHARE"], &ends.names)
@@ -81,7 +81,7 @@ pub(crate) fn questions(view: &View, side: Side) -> Table {
     )
 }
 
-/// Who asks.
+/// Clients.
 pub(crate) fn clients(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking(
@@ -92,7 +92,7 @@ pub(crate) fn clients(view: &View, side: Side) -> Table {
     )
 }
 
-/// Who is asked.
+/// Servers that are asked.
 pub(crate) fn servers(view: &View, side: Side) -> Table {
     let (ends, what) = side.of(view);
     ranking(
@@ -103,7 +103,7 @@ pub(crate) fn servers(view: &View, side: Side) -> Table {
     )
 }
 
-/// Outcomes.
+/// Response codes.
 pub(crate) fn rcodes(view: &View) -> Table {
     ranking(
         "Outcomes",
@@ -113,7 +113,7 @@ pub(crate) fn rcodes(view: &View) -> Table {
     )
 }
 
-/// How long answers took.
+/// Response times.
 pub(crate) fn latencies(view: &View) -> Table {
     let rows = view.latencies.iter().map(|(family, took)| {
         let mut row = vec![(*family).to_owned(), took.count().to_string()];
@@ -127,7 +127,7 @@ pub(crate) fn latencies(view: &View) -> Table {
     }
 }
 
-/// The most frequent ones with their shares.
+/// Most frequent entries with their shares.
 pub(crate) fn ranking(
     title: &str,
     what: &str,
@@ -149,7 +149,7 @@ pub(crate) fn ranking(
     }
 }
 
-/// Messages by second, with one digit behind the point.
+/// Messages per second, with one decimal.
 pub(crate) fn rate(count: u64, span: Option<Duration>) -> String {
     span.map_or_else(
         || "-".to_owned(),
@@ -157,7 +157,7 @@ pub(crate) fn rate(count: u64, span: Option<Duration>) -> String {
     )
 }
 
-/// Percent of the total.
+/// Percentage of the total.
 pub(crate) fn share(count: u64, total: u64) -> String {
     if total == 0 {
         return "-".to_owned();
@@ -165,7 +165,7 @@ pub(crate) fn share(count: u64, total: u64) -> String {
     format!("{:.1}%", float(count) * 100.0 / float(total))
 }
 
-/// Milliseconds within which that share of the answers came.
+/// Milliseconds within which this share of the responses came.
 fn bound(took: &Histogram, share: f64) -> String {
     took.quantile(share).map_or_else(
         || ">16777".to_owned(),

@@ -101,7 +101,11 @@ fn key(owner: &str, kind: &str, data: &str) -> Key {
         "RRSIG" => data.split(' ').next().unwrap_or_default(),
         _ => "",
     };
-    (undotted(&owner.to_lowercase()), kind.to_owned(), covered.to_owned())
+    (
+        undotted(&owner.to_lowercase()),
+        kind.to_owned(),
+        covered.to_owned(),
+    )
 }
 
 fn undotted(name: &str) -> String {
@@ -116,14 +120,20 @@ fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
     let is_of_zone = |(zone, (owner, kind, _)): &(String, Key)| {
         let below = ZONES.iter().map(|(other, _)| undotted(other));
         let mut below = below.filter(|other| {
-            other != zone && (owner == other || owner.ends_with(&format!(".{other}")))
+            other != zone
+                && (owner == other || owner.ends_with(&format!(".{other}")))
                 && (zone == "." || other.ends_with(&format!(".{zone}")))
         });
         // What zones below have, and zones that nobody is asked about; a signature that does not hold gets no answer.
-        let is_elsewhere = below.next().is_some() || owner.ends_with("big.lab") || owner.ends_with("dyn.lab");
+        let is_elsewhere =
+            below.next().is_some() || owner.ends_with("big.lab") || owner.ends_with("dyn.lab");
         !is_elsewhere && !matches!(&**kind, "RRSIG" | "NSEC") && !owner.starts_with("changed.")
     };
-    let asked: BTreeSet<_> = truth.keys().filter(|set| is_of_zone(set)).cloned().collect();
+    let asked: BTreeSet<_> = truth
+        .keys()
+        .filter(|set| is_of_zone(set))
+        .cloned()
+        .collect();
     let questions: String = asked
         .iter()
         .map(|(_, (owner, kind, _))| format!("{owner} {kind} +dnssec\n"))
@@ -137,10 +147,27 @@ fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
 fn stored(store: &Path) -> Result<Sets> {
     let mut sets = Sets::new();
     for kinds in ["ANY", "ANY-DNSSEC"] {
-        let (lines, _) = agent(&["pdns", "query", "--db", &text(store), "-r", "*.", "-t", kinds, "-l", "0", "-p", "json"])?;
+        let (lines, _) = agent(&[
+            "pdns",
+            "query",
+            "--db",
+            &text(store),
+            "-r",
+            "*.",
+            "-t",
+            kinds,
+            "-l",
+            "0",
+            "-p",
+            "json",
+        ])?;
         for line in lines.lines() {
             let set: Value = serde_json::from_str(line)?;
-            let word = |field: &str| set[field].as_str().with_context(|| format!("{field} of {line}"));
+            let word = |field: &str| {
+                set[field]
+                    .as_str()
+                    .with_context(|| format!("{field} of {line}"))
+            };
             let data: Option<BTreeSet<_>> = set["rdata"]
                 .as_array()
                 .context("rdata")?
@@ -150,7 +177,11 @@ fn stored(store: &Path) -> Result<Sets> {
             let data = data.context("rdata")?;
             let first = data.first().map_or("", String::as_str);
             let key = key(word("rrname")?, word("rrtype")?, first);
-            ensure!(set["time_first"].as_u64() <= set["time_last"].as_u64() && set["count"].as_u64() >= Some(1), "{line}");
+            ensure!(
+                set["time_first"].as_u64() <= set["time_last"].as_u64()
+                    && set["count"].as_u64() >= Some(1),
+                "{line}"
+            );
             let was = sets.insert((word("bailiwick")?.to_owned(), key), data);
             ensure!(was.is_none(), "a second set with the same name: {line}");
         }
@@ -166,9 +197,23 @@ fn same(stored: &Sets, truth: &Sets, asked: &BTreeSet<(String, Key)>) -> Result<
         .filter(|((zone, _), _)| is_looked_at(zone))
         .filter(|(set, data)| truth.get(*set) != Some(*data))
         .collect();
-    ensure!(wrong.is_empty(), "{} stored that no zone has: {:?}", wrong.len(), wrong.first());
-    let missing: Vec<_> = asked.iter().filter(|set| !stored.contains_key(*set)).collect();
-    ensure!(missing.is_empty(), "{} of {} not stored: {:?}", missing.len(), asked.len(), missing.first());
+    ensure!(
+        wrong.is_empty(),
+        "{} stored that no zone has: {:?}",
+        wrong.len(),
+        wrong.first()
+    );
+    let missing: Vec<_> = asked
+        .iter()
+        .filter(|set| !stored.contains_key(*set))
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "{} of {} not stored: {:?}",
+        missing.len(),
+        asked.len(),
+        missing.first()
+    );
     // A delegation is there on the word of both zones.
     for (parent, child) in [(".", "lab"), ("lab", "plain.lab"), ("lab", "signed.lab")] {
         for zone in [parent, child] {
@@ -183,47 +228,97 @@ fn same(stored: &Sets, truth: &Sets, asked: &BTreeSet<(String, Key)>) -> Result<
 fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
     let dnsdbq = environment::tool("dnsdbq")?;
     let ask = |format: &str| {
-        agent(&["pdns", "query", "--db", &text(store), "-r", "*.plain.lab", "-p", format]).map(|said| said.0)
+        agent(&[
+            "pdns",
+            "query",
+            "--db",
+            &text(store),
+            "-r",
+            "*.plain.lab",
+            "-p",
+            format,
+        ])
+        .map(|said| said.0)
     };
     let exported = lab::write(folder, "exported.json", &ask("json")?)?;
     let theirs = |more: &[&str]| -> Result<String> {
         let mut command = Command::new(&dnsdbq);
         // It wants a key, although it asks nobody.
-        command.env("DNSDB_API_KEY", "none").arg("-J").arg(&exported).args(more);
+        command
+            .env("DNSDB_API_KEY", "none")
+            .arg("-J")
+            .arg(&exported)
+            .args(more);
         let output = command.output()?;
         ensure!(output.status.success(), "{command:?}: {output:?}");
         Ok(String::from_utf8(output.stdout)?)
     };
     let objects = |text: &str| -> Result<Vec<Value>> {
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        text.lines()
+            .map(|line| Ok(serde_json::from_str(line)?))
+            .collect()
     };
     let json = ask("json")?;
-    ensure!(objects(&json)? == objects(&theirs(&["-p", "json"])?)?, "JSON differs");
+    ensure!(
+        objects(&json)? == objects(&theirs(&["-p", "json"])?)?,
+        "JSON differs"
+    );
     // Common Output Format has no dots at the end of owners and zones, so dnsdbq has none either.
     let plain = |text: &str| {
         let line = |line: &str| match line.split_once("  ") {
             Some((owner, rest)) => format!("{}  {rest}", owner.trim_end_matches('.')),
             // dnsdbq leaves quotes within quotes as they are.
-            None => line.replace('"', "").replace(".,", ",").trim_end_matches('.').to_owned(),
+            None => line
+                .replace('"', "")
+                .replace(".,", ",")
+                .trim_end_matches('.')
+                .to_owned(),
         };
         text.lines().map(line).collect::<Vec<_>>()
     };
     for format in ["text", "csv"] {
         let (ours, theirs) = (plain(&ask(format)?), plain(&theirs(&["-p", format])?));
-        let differing = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
-        ensure!(ours.len() > 200 && ours == theirs, "{format} differs: {differing:?}");
+        let differing = ours
+            .iter()
+            .zip(&theirs)
+            .find(|(ours, theirs)| ours != theirs);
+        ensure!(
+            ours.len() > 200 && ours == theirs,
+            "{format} differs: {differing:?}"
+        );
     }
     let limited = theirs(&["-p", "json", "-L", "7"])?;
-    let ours = agent(&["pdns", "query", "--db", &text(store), "-r", "*.plain.lab", "-p", "json", "-L", "7"])?.0;
-    ensure!(objects(&limited)? == objects(&ours)? && ours.lines().count() == 7, "-L differs");
+    let ours = agent(&[
+        "pdns",
+        "query",
+        "--db",
+        &text(store),
+        "-r",
+        "*.plain.lab",
+        "-p",
+        "json",
+        "-L",
+        "7",
+    ])?
+    .0;
+    ensure!(
+        objects(&limited)? == objects(&ours)? && ours.lines().count() == 7,
+        "-L differs"
+    );
     Ok(())
 }
 
 /// What the agent printed and said.
 fn agent(arguments: &[&str]) -> Result<(String, String)> {
-    let output = Command::new(environment::agent()?).args(arguments).output()?;
+    let output = Command::new(environment::agent()?)
+        .args(arguments)
+        .output()?;
     let said = String::from_utf8(output.stderr)?;
-    ensure!(output.status.success(), "{arguments:?}: {}\n{said}", output.status);
+    ensure!(
+        output.status.success(),
+        "{arguments:?}: {}\n{said}",
+        output.status
+    );
     Ok((String::from_utf8(output.stdout)?, said))
 }
 

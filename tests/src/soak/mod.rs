@@ -70,6 +70,21 @@ impl Event {
         Self::CollectorRestarted,
         Self::ConnectionsTorn,
     ];
+
+    /// The event in the report's words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::ServerRestarted => "server restarted",
+            Self::AgentRestarted => "agent restarted",
+            Self::AgentKilled => "agent killed",
+            Self::AgentPaused => "agent stopped for a while, and continued",
+            Self::Reloaded => "configuration reloaded",
+            Self::Rotated => "file rotated",
+            Self::CollectorKilled => "collector killed",
+            Self::CollectorRestarted => "collector restarted",
+            Self::ConnectionsTorn => "clients' connections reset",
+        }
+    }
 }
 
 /// Runs it for `words`: minutes and seed.

@@ -200,7 +200,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "| event | times |\n|---|---|")?;
         for (event, times) in &self.events {
-            writeln!(f, "| {event:?} | {times} |")?;
+            writeln!(f, "| {} | {times} |", event.words())?;
         }
         writeln!(
             f,

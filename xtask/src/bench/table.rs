@@ -62,7 +62,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(speeds) = &report.tools {
         writeln!(
             text,
-            "\n## Reading and receiving\n\nA file of a million messages, and the same over a unix socket. Messages per second.\n\n| | median (smallest to largest) |\n|---|--:|"
+            "\n## Reading and receiving\n\nMessages per second: a file of a million messages counted, one of 200,000 printed, and a million received. `dnstap` is\ngolang-dnstap, `dnstap-read` is BIND's.\n\n| | median (smallest to largest) |\n|---|--:|"
         )?;
         for (name, speed) in &speeds.0 {
             writeln!(text, "| `{name}` | {} |", ranged(Some(*speed), 0))?;

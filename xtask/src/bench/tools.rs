@@ -21,11 +21,31 @@ use crate::{
     exec, ui,
 };
 
-/// Messages in the file that is read and sent.
-const MESSAGES: u64 = 1_000_000;
+/// Messages in the file that is counted and sent.
+const MESSAGES: usize = 1_000_000;
+/// Messages in the file that is printed.
+const PRINTED: usize = 200_000;
 /// Without filters, and with two for which it looks into the DNS part of every message.
 const READ: &str = "dnstap-agent read --count";
 const READ_FILTERED: &str = "dnstap-agent read --count --qtype A --suffix here.test";
+/// Programs that count; the name of the file is their last argument.
+const COUNTERS: [&str; 2] = [READ, READ_FILTERED];
+/// Programs that print each message; the name of the file is their last argument. For each form of ours, those of others
+/// that print as much follow.
+const PRINTERS: [&str; 10] = [
+    "dnstap-agent read --format text",
+    "dnstap -q -r",
+    "dnstap-read",
+    "dnstap-agent read --format full",
+    "dnstap-read -p",
+    "dnstap-agent read --format json",
+    "dnstap -j -r",
+    "dnstap-agent read --format yaml",
+    "dnstap -y -r",
+    "dnstap-read -y",
+];
+/// Connections of a busy receiver, each with an equal share of the messages.
+const CONNECTIONS: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// READY and START of dnstap, STOP (Frame Streams control frames with their escapes).
@@ -42,54 +62,78 @@ pub(super) struct Speeds(pub(super) Vec<(&'static str, Summary)>);
 /// Measures each in turn, `rounds` times.
 pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -> Result<Speeds> {
     ui::step("reading and receiving");
-    let file = folder.join("million.fstrm");
-    fs::write(&file, many(sample)?).with_context(|| format!("cannot write {}", file.display()))?;
-    let read = |line: &str| {
-        let mut command = Command::new(agent);
-        command.args(line.split(' ').skip(1)).arg(&file);
-        command
+    let sample = fs::read(sample).context("no dnstap file to begin with")?;
+    let frames = frames_of(&sample)?;
+    let written = |name: &str, messages| -> Result<PathBuf> {
+        let path = folder.join(name);
+        fs::write(&path, file_of(&frames, 0, messages))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     };
-    let selected = count::counted(&mut read(READ_FILTERED))?;
+    let (counted, printed) = (
+        written("counted.fstrm", MESSAGES)?,
+        written("printed.fstrm", PRINTED)?,
+    );
+    let whole = [file_of(&frames, 0, MESSAGES)];
+    let share = MESSAGES / CONNECTIONS;
+    let shares: Vec<_> = (0..CONNECTIONS)
+        .map(|number| file_of(&frames, number * share, share))
+        .collect();
+    let selected = count::counted(&mut command(READ_FILTERED, agent, &counted))?;
     ensure!(
-        (1..MESSAGES).contains(&selected),
+        (1..MESSAGES as u64).contains(&selected),
         "`{READ_FILTERED}` counts {selected} of {MESSAGES} messages, which is no choice"
     );
-    let mut figures = vec![
-        (READ, Vec::new()),
-        (READ_FILTERED, Vec::new()),
-        ("dnstap -q -r (golang-dnstap)", Vec::new()),
-        ("dnstap-agent receive, unix socket to file", Vec::new()),
-        ("fstrm_capture, unix socket to file", Vec::new()),
+    let (socket, output) = (folder.join("tools.sock"), folder.join("tools.fstrm"));
+    let mut receive = Command::new(agent);
+    receive
+        .args(["receive", "--wait", "--max-connections"])
+        // One more connection asks whether it listens.
+        .arg((CONNECTIONS + 1).to_string())
+        .arg("--listen")
+        .arg(format!("unix:{}", socket.display()))
+        .arg("-o")
+        .arg(format!("file:{}", output.display()));
+    let mut capture = Command::new("fstrm_capture");
+    capture
+        .args(["-t", "protobuf:dnstap.Dnstap", "-u"])
+        .arg(&socket)
+        .arg("-w")
+        .arg(&output);
+    let receivers: [(&str, &Command, &[Vec<u8>]); 3] = [
+        (
+            "dnstap-agent receive, unix socket to file",
+            &receive,
+            &whole,
+        ),
+        (
+            "dnstap-agent receive, 1,000 unix sockets to file",
+            &receive,
+            &shares,
+        ),
+        ("fstrm_capture, unix socket to file", &capture, &whole),
     ];
+    let mut figures: Vec<(&str, Vec<f64>)> = Vec::new();
     for round in 1..=rounds {
-        let mut golang = Command::new("dnstap");
-        golang.args(["-q", "-r"]).arg(&file);
-        let (socket, output) = (folder.join("tools.sock"), folder.join("tools.fstrm"));
-        let mut receive = Command::new(agent);
-        receive
-            .args(["receive", "--wait", "--listen"])
-            .arg(format!("unix:{}", socket.display()))
-            .arg("-o")
-            .arg(format!("file:{}", output.display()));
-        let mut capture = Command::new("fstrm_capture");
-        capture
-            .args(["-t", "protobuf:dnstap.Dnstap", "-u"])
-            .arg(&socket)
-            .arg("-w")
-            .arg(&output);
-        let times = [
-            run(&mut read(READ))?,
-            run(&mut read(READ_FILTERED))?,
-            run(&mut golang)?,
-            send(&receive, &socket, &file)?,
-            send(&capture, &socket, &file)?,
-        ];
-        for ((name, speeds), time) in figures.iter_mut().zip(times) {
-            let speed = MESSAGES as f64 / time.as_secs_f64();
+        let mut speeds = Vec::new();
+        for line in COUNTERS {
+            speeds.push((line, MESSAGES, run(&mut command(line, agent, &counted))?));
+        }
+        for line in PRINTERS {
+            speeds.push((line, PRINTED, run(&mut command(line, agent, &printed))?));
+        }
+        for (name, receiver, files) in receivers {
+            speeds.push((name, MESSAGES, send(receiver, &socket, files)?));
+        }
+        for (place, (name, messages, time)) in speeds.into_iter().enumerate() {
+            let speed = messages as f64 / time.as_secs_f64();
             ui::note(format_args!(
                 "{round}/{rounds} {name}: {speed:.0} messages/s"
             ));
-            speeds.push(speed);
+            if figures.len() == place {
+                figures.push((name, Vec::new()));
+            }
+            figures[place].1.push(speed);
         }
     }
     Ok(Speeds(
@@ -100,28 +144,45 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
     ))
 }
 
-/// The frames of a dnstap file over and over, as a file of [`MESSAGES`].
-fn many(sample: &Path) -> Result<Vec<u8>> {
-    let sample = fs::read(sample).context("no dnstap file to begin with")?;
+/// The program of a line of [`COUNTERS`] or [`PRINTERS`], for a file.
+fn command(line: &str, agent: &Path, file: &Path) -> Command {
+    let mut words = line.split(' ');
+    let mut command = match words.next() {
+        Some("dnstap-agent") => Command::new(agent),
+        program => Command::new(program.unwrap_or_default()),
+    };
+    command.args(words).arg(file);
+    command
+}
+
+/// The data frames of a dnstap file, each with its length before it.
+fn frames_of(sample: &[u8]) -> Result<Vec<&[u8]>> {
     let frames = sample
         .get(START.len()..)
-        .filter(|rest| rest.len() > STOP.len())
-        .context("an empty dnstap file")?;
-    let frames = &frames[..frames.len() - STOP.len()];
-    let mut file = START.to_vec();
+        .and_then(|rest| rest.len().checked_sub(STOP.len()).map(|end| &rest[..end]))
+        .context("a dnstap file without an end")?;
+    let mut all = Vec::new();
     let mut rest = frames;
-    for _ in 0..MESSAGES {
-        if rest.is_empty() {
-            rest = frames;
-        }
-        let (length, behind) = rest.split_first_chunk::<4>().context("a cut frame")?;
-        let end = u32::from_be_bytes(*length) as usize;
-        ensure!(end > 0 && end <= behind.len(), "a cut frame");
-        file.extend_from_slice(&rest[..4 + end]);
-        rest = &behind[end..];
+    while let Some(length) = rest.first_chunk::<4>() {
+        let end = 4 + u32::from_be_bytes(*length) as usize;
+        ensure!(end > 4 && end <= rest.len(), "a cut frame");
+        let (frame, behind) = rest.split_at(end);
+        all.push(frame);
+        rest = behind;
+    }
+    ensure!(!all.is_empty(), "an empty dnstap file");
+    Ok(all)
+}
+
+/// A dnstap file of `messages` of these frames, from `first` on, over and over.
+fn file_of(frames: &[&[u8]], first: usize, messages: usize) -> Vec<u8> {
+    let repeated = frames.iter().cycle().skip(first % frames.len());
+    let mut file = START.to_vec();
+    for frame in repeated.take(messages) {
+        file.extend_from_slice(frame);
     }
     file.extend_from_slice(STOP);
-    Ok(file)
+    file
 }
 
 /// How long a program takes.
@@ -137,21 +198,29 @@ fn run(command: &mut Command) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// How long a receiver takes for all frames of the file, from the first byte to FINISH.
-fn send(receiver: &Command, socket: &PathBuf, file: &Path) -> Result<Duration> {
+/// How long a receiver takes for some files, each over a connection of its own, from the first byte of the first to the last
+/// FINISH. All connections are open before.
+fn send(receiver: &Command, socket: &Path, files: &[Vec<u8>]) -> Result<Duration> {
     let child = Child::spawn(receiver, Log::Kept)?;
     wait_until("the receiver listens", PATIENCE, || {
         UnixStream::connect(socket).is_ok()
     })?;
-    let frames = fs::read(file)?;
-    let mut stream = UnixStream::connect(socket).context("the receiver does not listen")?;
+    let mut streams = Vec::new();
+    for _file in files {
+        let mut stream = UnixStream::connect(socket).context("the receiver does not listen")?;
+        stream.write_all(READY)?;
+        stream.read_exact(&mut [0; ACCEPT_BYTES])?;
+        streams.push(stream);
+    }
     let started = Instant::now();
-    stream.write_all(READY)?;
-    stream.read_exact(&mut [0; ACCEPT_BYTES])?;
-    stream.write_all(&frames)?;
-    stream
-        .read_exact(&mut [0; FINISH_BYTES])
-        .context("the receiver did not finish")?;
+    for (stream, file) in streams.iter_mut().zip(files) {
+        stream.write_all(file)?;
+    }
+    for stream in &mut streams {
+        stream
+            .read_exact(&mut [0; FINISH_BYTES])
+            .context("the receiver did not finish")?;
+    }
     let took = started.elapsed();
     child.signal("INT")?;
     child.finish(PATIENCE)?;
@@ -167,15 +236,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_repeated_whole() {
-        let path = std::env::temp_dir().join(format!("sample-{}", std::process::id()));
-        let frames = b"\0\0\0\x01a\0\0\0\x02bc";
-        fs::write(&path, [START, frames, STOP].concat()).expect("written");
-        let file = many(&path);
-        fs::remove_file(&path).expect("removed");
-        let file = file.expect("sound");
-        let frames = usize::try_from(MESSAGES / 2).expect("small") * frames.len();
-        assert_eq!(file.len(), START.len() + frames + STOP.len());
-        assert!(file.ends_with(&[&b"\0\0\0\x02bc"[..], STOP].concat()));
+    fn frames_are_repeated_whole_from_any_of_them_on() {
+        let (one, two) = (&b"\0\0\0\x01a"[..], &b"\0\0\0\x02bc"[..]);
+        let sample = [START, one, two, STOP].concat();
+        let frames = frames_of(&sample).expect("sound");
+        assert_eq!(frames, [one, two]);
+        assert_eq!(
+            file_of(&frames, 3, 3),
+            [START, two, one, two, STOP].concat()
+        );
+        assert!(frames_of(&sample[..sample.len() - 1]).is_err());
     }
 }

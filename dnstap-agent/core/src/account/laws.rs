@@ -5,16 +5,16 @@ use std::fmt;
 use super::PipelineCounters;
 use crate::model::Pending;
 
-/// The balance of one hop.
+/// Balance of one hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop<'a> {
-    /// Which one.
+    /// Name of the hop.
     pub name: &'static str,
-    /// Of which output, if there is one for each.
+    /// Output of the hop, if there is one hop per output.
     pub output: Option<&'a str>,
-    /// What came in and is still under way: messages, or bytes of streams.
+    /// Amount that came in and is still being processed: messages, or bytes of streams.
     pub in_flight: u64,
-    /// What the counters cannot explain. Anything but 0 is a defect of the agent.
+    /// Amount that the counters cannot explain. Anything but 0 is a defect of the agent.
     pub unaccounted: u64,
 }
 
@@ -32,13 +32,14 @@ impl fmt::Display for Hop<'_> {
     }
 }
 
-/// What all hops together cannot explain.
+/// Returns the sum of what all hops cannot explain.
 #[must_use]
 pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
     hops.iter().map(|hop| hop.unaccounted).sum()
 }
 
-/// The pure stages, which count on one thread: the laws of [`account`](crate::account).
+/// Returns the balances of the pure stages, which count on one thread: the laws of
+/// [`account`](crate::account).
 #[must_use]
 pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
@@ -117,7 +118,7 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 10] {
     ]
 }
 
-/// A hop whose two sides are counted at one moment.
+/// Builds a hop whose two sides are counted at the same moment.
 #[must_use]
 pub fn exact(name: &'static str, came: u64, went: u64, pending: u64) -> Hop<'static> {
     Hop {
@@ -128,7 +129,8 @@ pub fn exact(name: &'static str, came: u64, went: u64, pending: u64) -> Hop<'sta
     }
 }
 
-/// A hop whose two sides go on counting; `settled` is what had come a while before.
+/// Builds a hop whose two sides go on counting; `settled` is the incoming count from a while
+/// before.
 #[must_use]
 pub fn flow(name: &'static str, came: u64, settled: u64, went: u64, at_rest: bool) -> Hop<'static> {
     let unaccounted = if at_rest {

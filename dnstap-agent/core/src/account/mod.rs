@@ -1,9 +1,10 @@
-//! Counters of the pure stages: plain integers with names, one struct for each stage, one table for all.
+//! Counters of the pure stages: plain integers with names, one struct per stage, one table for all.
 //!
 //! # Conservation
 //!
-//! With `pending` for what a stage still holds ([`Pending`](crate::model::Pending); nothing after
-//! [`Pipeline::finish`](crate::pipeline::Pipeline::finish)), these hold after every call, for any input:
+//! In these equations, `pending` is what a stage still holds ([`Pending`](crate::model::Pending);
+//! nothing after [`Pipeline::finish`](crate::pipeline::Pipeline::finish)). They hold after every
+//! call, for any input:
 //!
 //! ```text
 //! records        = event_errors + udp_records + tcp_records + message_records + notice_records
@@ -27,8 +28,9 @@
 //! stream_connections_with_loss <= stream_messages_lost_at_least; the one is 0 if and only if the other is
 //! ```
 //!
-//! Here `queries` and `responses` are those with a header that `pair` can key. A response that waits for its query (`pending held`) is not
-//! among the responses yet. `unsolicited_delivered` are among the messages.
+//! Here `queries` and `responses` are those with a header that `pair` can key. A response that
+//! waits for its query (`pending held`) is not yet counted as a response. `unsolicited_delivered`
+//! are counted in `messages`.
 
 mod laws;
 
@@ -125,7 +127,7 @@ counters! {
 }
 
 impl DeliverCounters {
-    /// Messages left out on purpose.
+    /// Returns the number of messages left out on purpose.
     #[must_use]
     pub fn excluded(&self) -> u64 {
         self.excluded_type
@@ -157,7 +159,7 @@ pub struct PipelineCounters {
 }
 
 impl PipelineCounters {
-    /// Every counter but the types, with what it counts between name and value.
+    /// Returns every counter except the types, as name, description and value.
     pub fn documented(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
         self.intake
             .documented()
@@ -167,7 +169,7 @@ impl PipelineCounters {
             .chain(self.deliver.documented())
     }
 
-    /// Every counter's name and value in the order of the journey, types last.
+    /// Returns every counter's name and value in the order of the stages, with the types last.
     pub fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let types = self.by_type;
         self.intake

@@ -1,29 +1,35 @@
-//! BIND's own choices: what `named` would have logged for a message, and under which type.
+//! The rules of BIND's own dnstap: which messages `named` would have logged, and under which type.
 //!
-//! For exact comparisons with BIND's built-in dnstap. Its rules, as observed and read in 9.16 to 9.21:
-//! - a received query (opcode QUERY) is CLIENT if RD is set and recursion is available to this client, else AUTH; its
-//!   answer is CLIENT if RD is set, else AUTH: an authoritative server asked with RD logs AUTH queries and CLIENT answers;
-//! - sent queries are RESOLVER; those to forwarders, which have RD set, are FORWARDER from 9.20.20 and 9.21.19 on;
-//! - answers to clients carry the time of their query from the same versions on;
-//! - what `named` sends and receives for its zones (NOTIFY, refresh, transfers, forwarded updates) does not pass its
-//!   resolver and is not logged; of what others ask of its zones, the data of transfers over TCP are not; nor are received
-//!   NOTIFY and other opcodes, but their answers are.
+//! They allow exact comparisons with BIND's built-in dnstap. The rules, as observed and read in
+//! 9.16 to 9.21:
+//! - A received query (opcode QUERY) is CLIENT if RD is set and recursion is available to this
+//!   client, otherwise AUTH. Its response is CLIENT if RD is set, otherwise AUTH. So an
+//!   authoritative server that is asked with RD logs AUTH queries and CLIENT responses.
+//! - Sent queries are RESOLVER. From 9.20.20 and 9.21.19 on, those to forwarders, which have RD
+//!   set, are FORWARDER.
+//! - From the same versions on, responses to clients have the time of their query.
+//! - Messages that `named` exchanges for its zones (NOTIFY, refresh, transfers, forwarded updates)
+//!   do not pass its resolver and are not logged. Of the requests of others for its zones, the data
+//!   of transfers over TCP are not logged. Received NOTIFY and other opcodes are not logged, but
+//!   their responses are.
 //!
-//! Whether recursion is available is not in the query. The answer says so in its RA bit (RFC 1035 section 4.1.1), which
-//! is why `pipeline` holds a query back until then.
+//! The query does not show whether recursion is available. The response does, in its RA bit (RFC
+//! 1035 section 4.1.1). Therefore `pipeline` holds a query back until its response.
 
 use crate::model::{Kind, Role, Subject};
 use crate::{dns::Flags, model::Protocol};
 
-/// The rules of one version.
+/// Rules of one version of BIND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindRules {
-    /// Queries to forwarders are FORWARDER, and answers to clients carry their query's time.
+    /// Whether queries to forwarders are FORWARDER, and responses to clients have their query's
+    /// time.
     corrected: bool,
 }
 
 impl BindRules {
-    /// The rules of a version such as `9.18.49` or `BIND 9.18.49-1~deb12u3-Debian`. Without one, the newest.
+    /// Returns the rules of a version such as `9.18.49` or `BIND 9.18.49-1~deb12u3-Debian`. Without
+    /// a version number, those of the newest.
     #[must_use]
     pub fn of_version(version: &str) -> Self {
         let start = version
@@ -48,13 +54,13 @@ impl BindRules {
         }
     }
 
-    /// Whether answers to clients carry their query's time.
+    /// Returns whether responses to clients have their query's time.
     #[must_use]
     pub fn answers_have_query_time(self) -> bool {
         self.corrected
     }
 
-    /// Whether `named` logs the message.
+    /// Returns whether `named` logs the message.
     pub(crate) fn logs(role: Role, subject: Subject, protocol: Protocol, flags: Flags) -> bool {
         match (role, flags.response()) {
             (Role::Initiator, _) => subject == Subject::Query,
@@ -66,7 +72,7 @@ impl BindRules {
         }
     }
 
-    /// Whether the type of a received query depends on the answer.
+    /// Returns whether the type of a received query depends on the response.
     pub(crate) fn waits_for_answer(role: Role, subject: Subject, flags: Flags) -> bool {
         role == Role::Responder
             && !flags.response()
@@ -74,7 +80,8 @@ impl BindRules {
             && !matches!(subject, Subject::Update | Subject::Notify | Subject::Other)
     }
 
-    /// The family of a message. `recursion_available`: to the client, for received queries.
+    /// Returns the family of a message. `recursion_available` applies to received queries: whether
+    /// the client may use recursion.
     pub(crate) fn kind(
         self,
         role: Role,

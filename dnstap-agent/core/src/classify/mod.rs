@@ -1,11 +1,13 @@
-//! Who asked whom, what about, and what dnstap calls it.
+//! Classifies messages: who asked whom, about what, and the dnstap type.
 //!
-//! Owns the mapping from what is visible at the socket (direction; QR bit, opcode and RD bit: RFC 1035 section 4.1.1;
-//! type of the question) to the fourteen dnstap types. Direction and QR bit give the [`Role`]: a received query or a sent
-//! response makes the process the responder, a sent query or a received response the initiator. Opcode and question give
-//! the [`Subject`]. Role, subject and RD select the family by a [`Profile`]: a list of rules, of which the first that applies
-//! decides; `profile` has the lists. A response takes the family of its query where `pair` knows it; otherwise the same
-//! rules apply to it, since a response repeats the opcode, the question and RD of its query.
+//! The input is what the socket shows: direction; QR bit, opcode and RD bit (RFC 1035 section
+//! 4.1.1); type of the question. The output is one of the fourteen dnstap types. Direction and QR
+//! bit give the [`Role`]: a received query or a sent response makes the process the responder, a
+//! sent query or a received response the initiator. Opcode and question give the [`Subject`]. Role,
+//! subject and RD select the family by a [`Profile`]: a list of rules, of which the first that
+//! matches decides; `profile` has the lists. A response takes the family of its query if `pair`
+//! knows the query. Otherwise the same rules apply to it, because a response repeats the opcode,
+//! the question and RD of its query.
 //!
 //! `docs/types.md` has the rules for readers of the output. [`bind`] has those of BIND's own dnstap.
 
@@ -19,7 +21,8 @@ use crate::{
 };
 
 impl Subject {
-    /// What a message is about; `message` is [`Message::parse`]'s view of it, where it has one.
+    /// Returns the subject of a message; `message` is the result of [`Message::parse`], if it
+    /// succeeded.
     pub(crate) fn of(role: Role, flags: Flags, message: Option<&Message<'_>>) -> Self {
         let asked = message.and_then(Message::question_type);
         match (flags.opcode(), asked) {
@@ -40,27 +43,27 @@ impl Subject {
     }
 }
 
-/// One rule: applies where all that it names agrees.
+/// A rule: it matches if all conditions that it has are met.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Role, if it is of importance.
+    /// Required role; `None`: any.
     pub role: Option<Role>,
-    /// Subject, if it is of importance.
+    /// Required subject; `None`: any.
     pub subject: Option<Subject>,
-    /// RD bit, if it is of importance.
+    /// Required RD bit; `None`: any.
     pub recursion_desired: Option<bool>,
-    /// The answer.
+    /// Resulting family.
     pub kind: Kind,
 }
 
 impl Rule {
-    /// A rule for one role and any subject.
+    /// Creates a rule for one role and any subject.
     #[must_use]
     pub const fn all(role: Role, kind: Kind) -> Self {
         Self::new(Some(role), None, None, kind)
     }
 
-    /// A rule for one role and subject.
+    /// Creates a rule for one role and one subject.
     #[must_use]
     pub const fn about(role: Role, subject: Subject, kind: Kind) -> Self {
         Self::new(Some(role), Some(subject), None, kind)
@@ -89,11 +92,11 @@ impl Rule {
     }
 }
 
-/// The rule that no profile changes.
+/// Rules that no profile can override.
 const ALWAYS: &[Rule] = &[Rule::new(None, Some(Subject::Update), None, Kind::Update)];
 
-/// Rules for a server that answers for its zones and resolves for its clients; also right for one that does only one
-/// of these.
+/// Rules for a server that answers for its zones and resolves for its clients. They are also right
+/// for a server that does only one of these.
 pub const GENERIC: &[Rule] = &[
     Rule::about(Role::Responder, Subject::Transfer, Kind::Auth),
     Rule::about(Role::Responder, Subject::Notify, Kind::Auth),
@@ -105,17 +108,17 @@ pub const GENERIC: &[Rule] = &[
     Rule::new(Some(Role::Initiator), None, Some(false), Kind::Resolver),
 ];
 
-/// How messages are named and selected.
+/// How messages are classified and selected.
 #[derive(Clone, Debug)]
 pub enum Naming {
-    /// By a profile.
+    /// By the rules of a profile.
     Profile(Profile),
-    /// As BIND's own dnstap would.
+    /// As BIND's own dnstap does.
     Bind(BindRules),
 }
 
 impl Naming {
-    /// Whether the process may be a secondary, which asks for the serials of its zones.
+    /// Returns whether the process may be a secondary, which asks for the serials of its zones.
     pub(crate) fn has_zones(&self) -> bool {
         match self {
             Self::Profile(profile) => profile.has_zones,
@@ -123,9 +126,10 @@ impl Naming {
         }
     }
 
-    /// The families that messages may have in which the process has this role; one may come several times.
+    /// Returns the families that messages can have if the process has this role. A family may occur
+    /// several times.
     pub(crate) fn kinds(&self, role: Role) -> impl Iterator<Item = Kind> + use<'_> {
-        // RD; and what tells more to BIND's rules: QR, and whether recursion is available.
+        // Cases: RD; and for BIND's rules also QR, and whether recursion is available.
         let cases = (0..8).map(|case: u16| (case & 1 << 0, case & 1 << 1, case & 1 << 2 != 0));
         Subject::ALL.into_iter().flat_map(move |subject| {
             cases
@@ -147,7 +151,7 @@ impl Default for Naming {
     }
 }
 
-/// A server's rules, worked out for every combination of role, subject and RD.
+/// Rules of a server, expanded for every combination of role, subject and RD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     kinds: [Kind; 2 * 2 * Subject::COUNT],
@@ -155,7 +159,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Works the rules out. UPDATE is UPDATE in all of them; what no rule covers follows [`GENERIC`].
+    /// Expands the rules. UPDATE is always UPDATE; cases without a rule follow [`GENERIC`].
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
         let mut kinds = [Kind::Auth; 2 * 2 * Subject::COUNT];
@@ -179,7 +183,7 @@ impl Profile {
         }
     }
 
-    /// Of a process that has no zones: its questions for SOA are like all others.
+    /// Returns the profile of a process without zones: its questions for SOA are ordinary queries.
     #[must_use]
     pub fn without_zones(self) -> Self {
         Self {
@@ -188,13 +192,13 @@ impl Profile {
         }
     }
 
-    /// Whether the process may be a secondary.
+    /// Returns whether the process may be a secondary.
     #[must_use]
     pub fn has_zones(&self) -> bool {
         self.has_zones
     }
 
-    /// The family of a message.
+    /// Returns the family of a message.
     #[must_use]
     pub fn kind(&self, role: Role, subject: Subject, recursion_desired: bool) -> Kind {
         self.kinds[index(role, subject, recursion_desired)]

@@ -1,8 +1,9 @@
-//! Which rules of [`classify`](crate::classify) suit a process: the lists of rules by name, the servers that they are for,
-//! and the choice by the name of the executable.
+//! Profiles: lists of rules for [`classify`](crate::classify), the servers that they suit, and the
+//! choice by the name of the executable.
 //!
-//! Where a server has a dnstap of its own (unbound, knotd, dnsdist, coredns, ...) its profile names things as that does,
-//! as far as the socket shows the difference. `docs/types.md` has the table for readers of the output.
+//! If a server has a dnstap of its own (unbound, knotd, dnsdist, coredns, ...), its profile uses
+//! the same types, as far as the socket shows the difference. `docs/types.md` has the table for
+//! readers of the output.
 
 use std::{fmt, str::FromStr};
 
@@ -11,13 +12,14 @@ use crate::{
     model::{Kind, Role, Subject},
 };
 
-/// A resolver for its clients: all that it is asked is theirs, what it asks follows RD.
+/// A resolver: all received queries come from its clients; the type of sent queries follows RD.
 const RECURSIVE: &[Rule] = &[
     Rule::about(Role::Responder, Subject::Query, Kind::Client),
     Rule::about(Role::Responder, Subject::Other, Kind::Client),
 ];
 
-/// A server for its zones, which does not resolve. What it asks with RD it asks of a resolver, as a stub does.
+/// An authoritative server, which does not resolve. Queries that it sends with RD go to a resolver,
+/// as a stub's do.
 const AUTHORITATIVE: &[Rule] = &[
     Rule::all(Role::Responder, Kind::Auth),
     Rule {
@@ -26,7 +28,7 @@ const AUTHORITATIVE: &[Rule] = &[
     },
 ];
 
-/// A forwarder or balancer, which passes on what it is asked, with and without RD.
+/// A forwarder or load balancer, which passes on the queries that it receives, with and without RD.
 const FORWARDER: &[Rule] = &[
     Rule::about(Role::Responder, Subject::Query, Kind::Client),
     Rule::about(Role::Responder, Subject::Other, Kind::Client),
@@ -34,7 +36,7 @@ const FORWARDER: &[Rule] = &[
     Rule::about(Role::Initiator, Subject::Other, Kind::Forwarder),
 ];
 
-/// A program that asks for its own needs, or a host's stub resolver that asks for others.
+/// A program that asks for itself, or a host's stub resolver that asks for others.
 const STUB: &[Rule] = &[
     Rule::about(Role::Responder, Subject::Query, Kind::Client),
     Rule::about(Role::Responder, Subject::Other, Kind::Client),
@@ -44,7 +46,8 @@ const STUB: &[Rule] = &[
 /// A tool for tests and measurements.
 const TOOL: &[Rule] = &[Rule::all(Role::Initiator, Kind::Tool)];
 
-/// The profiles by name, and whether such a process may have zones to refresh. A resolver may: Unbound has some (`auth-zone`).
+/// Profiles by name, and whether such a process may have zones to refresh. A resolver may: Unbound
+/// has some (`auth-zone`).
 const PROFILES: &[(&str, &[Rule], bool)] = &[
     ("generic", GENERIC, true),
     ("recursive", RECURSIVE, true),
@@ -54,8 +57,9 @@ const PROFILES: &[(&str, &[Rule], bool)] = &[
     ("tool", TOOL, false),
 ];
 
-/// Executables and their profiles: the servers of Debian's archive, and some that are not in it; the tools that ask by hand or in numbers.
-/// Scripts are known by the name that the kernel keeps of them ([`executable_name`]).
+/// Executables and their profiles: the servers in Debian's archive and some others, and tools that
+/// send single or many queries. Scripts are known by the name that the kernel stores
+/// ([`executable_name`]).
 const EXECUTABLES: &[(&str, &str)] = &[
     ("named", "generic"),
     ("hickory-dns", "generic"),
@@ -142,7 +146,8 @@ const EXECUTABLES: &[(&str, &str)] = &[
     ("flame", "tool"),
 ];
 
-/// The name of an executable that has a profile, from its name in the kernel, which keeps 15 bytes of it; `None` if it has none.
+/// Returns the name of an executable that has a profile, from the name in the kernel, which has at
+/// most 15 bytes. Returns `None` if it has no profile.
 #[must_use]
 pub fn known_executable(name: &str) -> Option<&'static str> {
     let is = |known: &str| known == name || name.len() == 15 && known.starts_with(name);
@@ -155,7 +160,7 @@ pub fn known_executable(name: &str) -> Option<&'static str> {
 /// A chosen profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// Its name.
+    /// Name of the profile.
     pub name: &'static str,
     at: usize,
 }
@@ -169,7 +174,8 @@ impl Chosen {
         })
     }
 
-    /// For an executable: by its name; else [`GENERIC`] if the process serves DNS and `stub` if it does not.
+    /// Chooses the profile of an executable by its name. Without a known name, [`GENERIC`] if the
+    /// process serves DNS, otherwise `stub`.
     fn of_executable(name: &str, serves: bool) -> Self {
         let known = EXECUTABLES.iter().find(|(known, _)| *known == name);
         let other = if serves { "generic" } else { "stub" };
@@ -180,7 +186,7 @@ impl Chosen {
         })
     }
 
-    /// Its rules, worked out.
+    /// Returns the expanded rules of the profile.
     #[must_use]
     pub fn profile(self) -> Profile {
         let (_, rules, has_zones) = PROFILES[self.at];
@@ -193,18 +199,18 @@ impl Chosen {
     }
 }
 
-/// What was asked for: `auto`, a profile's name, or that of an executable which has one.
+/// The user's choice: `auto`, a profile's name, or the name of an executable that has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProfileChoice {
-    /// By the name of the process's executable.
+    /// Choose by the name of the process's executable.
     #[default]
     Auto,
-    /// This one.
+    /// Use this profile.
     Named(Chosen),
 }
 
 impl ProfileChoice {
-    /// The profile for a process: `executable` is its file's name without folders.
+    /// Returns the profile for a process; `executable` is its file's name without folders.
     #[must_use]
     pub fn choose(self, executable: &str, serves: bool) -> Chosen {
         match self {

@@ -1,7 +1,8 @@
-//! Owns the OPT record (RFC 6891 section 6.1) and its options: each as a name and as members with values.
+//! The OPT record (RFC 6891 section 6.1) and its options. Each option is read into a name and into
+//! members with values.
 //!
-//! An option whose data is not what its code promises, or is cut, has no members; [`OptOption::malformed`] says what is wrong, and its
-//! bytes are still there.
+//! An option without members has data that is cut or does not follow its code's format.
+//! [`OptOption::malformed`] then says what is wrong, and the bytes are still available.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -10,79 +11,81 @@ use std::{
 
 use super::{message::Record, name::Name};
 
-/// An OPT record: what a sender says about itself, and options.
+/// An OPT record: the sender's EDNS parameters and options.
 #[derive(Clone, Copy, Debug)]
 pub struct Opt<'a> {
     record: Record<'a>,
 }
 
 impl<'a> Opt<'a> {
-    /// Of an OPT record; class and time to live mean other things there than elsewhere.
+    /// Wraps an OPT record, whose class and time to live have special meanings.
     #[must_use]
     pub fn of(record: Record<'a>) -> Self {
         Self { record }
     }
 
-    /// Its owner, which has to be the root.
+    /// Returns the owner name, which has to be the root.
     #[must_use]
     pub fn name(&self) -> Name<'a> {
         self.record.name
     }
 
-    /// Bytes of the largest UDP payload that the sender takes.
+    /// Returns the largest UDP payload that the sender accepts, in bytes.
     #[must_use]
     pub fn udp_size(&self) -> u16 {
         self.record.class.0
     }
 
-    /// The upper eight bits of the response code.
+    /// Returns the upper eight bits of the response code.
     #[must_use]
     pub fn extended_rcode(&self) -> u8 {
         self.record.ttl.to_be_bytes()[0]
     }
 
-    /// Version of EDNS; 0 is the only one.
+    /// Returns the EDNS version; 0 is the only one defined.
     #[must_use]
     pub fn version(&self) -> u8 {
         self.record.ttl.to_be_bytes()[1]
     }
 
-    /// DO: wants DNSSEC records (RFC 3225).
+    /// Returns the DO bit: the sender wants DNSSEC records (RFC 3225).
     #[must_use]
     pub fn dnssec_ok(&self) -> bool {
         self.record.ttl & 0x8000 != 0
     }
 
-    /// CO: takes compact answers about names that do not exist (RFC 9824 section 5.1).
+    /// Returns the CO bit: the sender accepts compact answers about names that do not exist (RFC
+    /// 9824 section 5.1).
     #[must_use]
     pub fn compact_ok(&self) -> bool {
         self.record.ttl & 0x4000 != 0
     }
 
-    /// The other flags, which have no meaning yet.
+    /// Returns the other flags, which have no meaning yet.
     #[must_use]
     pub fn z(&self) -> u16 {
         (self.record.ttl & 0x3fff) as u16
     }
 
-    /// Its options, in their order. One that is cut is the last.
+    /// Returns the options in their order. An option that is cut is the last.
     pub fn options(&self) -> impl Iterator<Item = OptOption<'a>> + use<'a> {
         let bytes = self.record.bytes();
         option_places(bytes).map(|place| OptOption::at(place, bytes))
     }
 }
 
-/// An option as it lies in the data of an OPT record.
+/// Position of an option in the data of an OPT record.
 pub(crate) struct OptionPlace {
-    /// Its code, unless that is cut.
+    /// Option code, unless it is cut.
     pub(crate) code: Option<u16>,
-    /// Its data; of a cut one, what is left.
+    /// Range of the option's data. If the option is cut: the bytes that are left.
     pub(crate) data: Range<usize>,
-    /// Why it is cut.
+    /// Reason why the option is cut.
     cut: Option<&'static str>,
 }
 
-/// The options in the data of an OPT record, in their order. One that is cut is the last.
+/// Returns the options in the data of an OPT record, in their order. An option that is cut is the
+/// last.
 pub(crate) fn option_places(record: &[u8]) -> impl Iterator<Item = OptionPlace> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -110,11 +113,11 @@ pub(crate) fn option_places(record: &[u8]) -> impl Iterator<Item = OptionPlace> 
 /// An option.
 #[derive(Clone, Copy, Debug)]
 pub struct OptOption<'a> {
-    /// Its code, unless that is cut.
+    /// Option code, unless it is cut.
     pub code: Option<u16>,
-    /// Its data; of a cut one, what is left.
+    /// Data of the option. If the option is cut: the bytes that are left.
     pub data: &'a [u8],
-    /// What is wrong with it.
+    /// Description of the format error, if there is one.
     pub malformed: Option<&'static str>,
     members: [Option<Member<'a>>; 5],
 }
@@ -135,37 +138,38 @@ pub enum Value<'a> {
     Hex(&'a [u8]),
     /// Text from the network.
     Text(&'a str),
-    /// A word of ours.
+    /// A fixed English text.
     Word(&'static str),
-    /// Address and length of the prefix.
+    /// Address and prefix length.
     Subnet(IpAddr, u8),
     /// A name.
     Name(Name<'a>),
 }
 
 impl<'a> OptOption<'a> {
-    /// Its name, if its code has one.
+    /// Returns the option's name, if its code has one.
     #[must_use]
     pub fn name(&self) -> Option<&'static str> {
         option_name(self.code?)
     }
 
-    /// Its parts, in the order of its data. None of a malformed one, and none of one of which nothing but the code is known.
+    /// Returns the parts of the option, in the order of its data. A malformed option has none, nor
+    /// has one whose format is not known.
     pub fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
         self.members.into_iter().flatten()
     }
 
-    /// Whether its members do not say all that its data says.
+    /// Returns whether the data says more than the members do.
     #[must_use]
     pub fn needs_hex(&self) -> bool {
         match self.code {
-            // Padding is zeros (RFC 7830 section 3), and then its length says all.
+            // Padding consists of zeros (RFC 7830 section 3); then its length says all.
             Some(12) => self.data.iter().any(|byte| *byte != 0),
             _ => self.members[0].is_none() && !self.data.is_empty(),
         }
     }
 
-    /// The option at this place of an OPT record's data.
+    /// Reads the option at this position of an OPT record's data.
     fn at(place: OptionPlace, record: &'a [u8]) -> Self {
         let mut option = Self {
             code: place.code,
@@ -182,7 +186,7 @@ impl<'a> OptOption<'a> {
         option
     }
 
-    /// `None` if the data is not what the code promises.
+    /// Decodes the members. Returns `None` if the data does not follow the code's format.
     fn decode(&self) -> Option<[Option<Member<'a>>; 5]> {
         let data = self.data;
         Some(match self.code? {
@@ -207,7 +211,7 @@ impl<'a> OptOption<'a> {
                 };
                 [Some(("lease", long(lease)?)), key_lease, None, None, None]
             }
-            // NSID, RFC 5001; vendors' identities of devices
+            // NSID (RFC 5001). Vendors also put identities of devices here.
             3 if !data.is_empty() => {
                 let text = as_text(data).map(|text| ("text", Value::Text(text)));
                 [Some(("hex", Value::Hex(data))), text, None, None, None]
@@ -215,7 +219,7 @@ impl<'a> OptOption<'a> {
             // RFC 6975
             5..=7 => one("algorithms", Value::Octets(data)),
             8 => subnet(data)?,
-            // Queries have no value.
+            // In queries these options have no value.
             9 | 11 | 19 if data.is_empty() => [None; 5],
             // RFC 7314
             9 => one("expire", long(data)?),
@@ -276,13 +280,13 @@ fn one<'a>(name: &'static str, value: Value<'a>) -> [Option<Member<'a>>; 5] {
     [Some((name, value)), None, None, None, None]
 }
 
-/// RFC 7871 section 6: family, length of the prefix that was asked with, of the one that the answer is for, and the address as far as the
-/// first prefix goes.
+/// Decodes RFC 7871 section 6: address family, source prefix length, scope prefix length, and as
+/// many address bytes as the source prefix length needs.
 fn subnet(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     let ([high, low, source, scope], address) = data.split_first_chunk()?;
     let family = u16::from_be_bytes([*high, *low]);
     let most = match family {
-        // `dig +subnet=0` asks for no address of any family.
+        // `dig +subnet=0` sends family 0 and no address.
         0 => 0,
         1 => 32,
         2 => 128,
@@ -311,7 +315,7 @@ fn subnet(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     ])
 }
 
-/// RFC 8914 section 2: a code, and text in UTF-8.
+/// Decodes RFC 8914 section 2: a code, and text in UTF-8.
 fn error(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     let (code, text) = data.split_first_chunk()?;
     let code = u16::from_be_bytes(*code);
@@ -335,7 +339,7 @@ fn error(data: &[u8]) -> Option<[Option<Member<'_>>; 5]> {
     ])
 }
 
-/// Name of an option, by its code (IANA "DNS EDNS0 Option Codes (OPT)").
+/// Returns the name of an option by its code (IANA "DNS EDNS0 Option Codes (OPT)").
 #[must_use]
 pub fn option_name(code: u16) -> Option<&'static str> {
     Some(match code {
@@ -363,7 +367,8 @@ pub fn option_name(code: u16) -> Option<&'static str> {
     })
 }
 
-/// What an extended error means, by its code (RFC 8914; IANA "Extended DNS Error Codes").
+/// Returns the meaning of an extended error by its code (RFC 8914; IANA "Extended DNS Error
+/// Codes").
 #[must_use]
 pub fn error_purpose(code: u16) -> Option<&'static str> {
     const PURPOSES: [&str; 31] = [
@@ -402,7 +407,7 @@ pub fn error_purpose(code: u16) -> Option<&'static str> {
     PURPOSES.get(usize::from(code)).copied()
 }
 
-/// The text, if it is printable ASCII.
+/// Returns the bytes as text, if they are printable ASCII.
 fn as_text(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     text.chars()
@@ -410,13 +415,14 @@ fn as_text(bytes: &[u8]) -> Option<&str> {
         .then_some(text)
 }
 
-/// A name that is all of these bytes. It is not compressed: an option is not part of any message that a pointer could mean.
+/// Returns the name that fills these bytes. It must not be compressed, because an option is in no
+/// message that a pointer could refer to.
 fn whole_name(bytes: &[u8]) -> Option<Value<'_>> {
     let (name, behind) = Name::parse(bytes, 0).ok()?;
     (behind == bytes.len() && name.length() == behind).then_some(Value::Name(name))
 }
 
-/// Numbers of 16 bits at the start of bytes, and what is behind them.
+/// Splits 16-bit numbers off the start of the bytes. Returns them and the rest.
 fn words<const N: usize>(mut bytes: &[u8]) -> Option<([Value<'_>; N], &[u8])> {
     let mut words = [Value::Number(0); N];
     for word in &mut words {
@@ -427,7 +433,7 @@ fn words<const N: usize>(mut bytes: &[u8]) -> Option<([Value<'_>; N], &[u8])> {
     Some((words, bytes))
 }
 
-/// A number of 32 bits that is all of these bytes.
+/// Returns the 32-bit number that fills these bytes.
 fn long(bytes: &[u8]) -> Option<Value<'_>> {
     let number = u32::from_be_bytes(bytes.try_into().ok()?);
     Some(Value::Number(number.into()))
@@ -442,7 +448,7 @@ mod tests {
 
     use super::{super::message::Dns, *};
 
-    /// A message with an OPT record of this TTL and data.
+    /// Builds a message with an OPT record of this TTL and data.
     fn message(ttl: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = b"\0\x01\x80\0\0\0\0\0\0\0\0\x01\0\0\x29\x04\xd0".to_vec();
         bytes.extend(ttl.to_be_bytes());
@@ -462,7 +468,7 @@ mod tests {
         [&code.to_be_bytes()[..], &length.to_be_bytes(), data].concat()
     }
 
-    /// Options as code, name, members, whether bytes are needed, and what is wrong.
+    /// Prints options as code, name, members, whether bytes are needed, and format error.
     fn told(data: &[u8]) -> String {
         let mut told = String::new();
         for option in opt(&message(0, data)).options() {
@@ -578,7 +584,8 @@ mod tests {
         assert_eq!(told(&option(code, data)), expected);
     }
 
-    /// Of a wrong length; not in the order that its own fields ask for; a name that is cut, followed by something, or compressed.
+    /// Wrong lengths; fields in conflict with each other; names that are cut, followed by other
+    /// bytes, or compressed.
     #[rstest]
     #[case(1, &[0; 17])]
     #[case(2, &[0; 5])]
@@ -633,7 +640,7 @@ mod tests {
                 .options()
                 .map(|option| option.data.len() + if option.code.is_some() { 4 } else { 0 })
                 .sum();
-            // Every byte is in one of them.
+            // Every byte is in one of the options.
             prop_assert_eq!(told, data.len());
         }
     }

@@ -1,15 +1,19 @@
-//! Owns the judgement whether bytes are a DNS message, as far as the tap has to know.
+//! Decides whether bytes are a DNS message, as far as the tap has to know.
 //!
-//! Two judgements of different strictness:
-//! - [`Message::parse`] reads header and question. A message whose header and question cannot be read, or whose counts
-//!   cannot fit into its length, is malformed; it is still delivered where DNS is expected.
-//! - [`fit`] decides whether bytes at an *unknown* place of a TCP stream can be a length and a message. It walks every
-//!   record to the exact end, because a wrong yes would cut frames out of the middle of messages. Of what only asks, the structure alone
-//!   decides: an odd opcode, class, type or bit is no reason to say no. A client could hide its query from the tap then, or have the tap take
-//!   what the query contains for messages. Where records are announced, as by many a place in a zone transfer, those have to be of the usual
-//!   kinds.
+//! There are two checks of different strictness:
+//! - [`Message::parse`] reads header and question. A message is malformed if its header or question
+//!   cannot be read, or if its counts cannot fit into its length. It is still delivered where DNS
+//!   is expected.
+//! - [`fit`] decides whether bytes at an *unknown* position of a TCP stream can be a length and a
+//!   message. It walks every record to the exact end, because a wrong yes would cut frames out of
+//!   the middle of messages. For a message that only asks, the structure alone decides: an odd
+//!   opcode, class, type or bit is no reason to say no. Otherwise a client could hide its query
+//!   from the tap, or make the tap take the query's content for messages. Records, if announced,
+//!   must be of the usual kinds, because many positions in a zone transfer look as if they
+//!   announced some.
 //!
-//! [`Message::fold_question`] follows the compression pointers of a question, as some servers do. [`fit`] does not: only their form matters there.
+//! [`Message::fold_question`] follows the compression pointers of a question, as some servers do.
+//! [`fit`] checks only their form.
 
 use super::{
     mnemonics::{Opcode, Type},
@@ -19,7 +23,7 @@ use super::{
 /// Bytes of the header.
 pub(crate) const HEADER: usize = 12;
 
-/// Bytes from the start of a length field that [`fit`] needs for the header's verdict.
+/// Bytes from the start of a length field that [`fit`] needs to judge the header.
 pub(crate) const PREFIX: usize = 2 + HEADER;
 
 /// Least bytes of a question and of a resource record (root name).
@@ -32,10 +36,11 @@ const TYPE_AND_CLASS: usize = 4;
 /// Bytes of a block of [`Message::fold_question`].
 const BLOCK: usize = 16;
 
-/// In the last block, the bytes of the name; behind them are type and class, which have no case.
+/// Mask of the last block: the bytes of the name. Behind them are type and class, which have no
+/// case.
 const NAME_OF_LAST: u128 = u128::MAX >> (8 * TYPE_AND_CLASS);
 
-/// First bytes from here on begin a pointer.
+/// First bytes of this value or above begin a compression pointer.
 const POINTER: u8 = 0xc0;
 
 /// Flag word of a header (RFC 1035 section 4.1.1, RFC 2535 section 6.1).
@@ -73,19 +78,19 @@ impl Flags {
 pub(crate) struct Message<'a> {
     pub(crate) id: u16,
     pub(crate) flags: Flags,
-    /// Name, type and class of the question as on the wire; `None` if there is none or it cannot be read. The name may end in a pointer,
-    /// or be too long: what the question is about is known all the same.
+    /// Name, type and class of the question as on the wire; `None` if there is none or it cannot be
+    /// read. The name may end in a pointer or be too long.
     pub(crate) question: Option<&'a [u8]>,
     /// Whether the question's name is neither compressed nor too long.
     plain: bool,
-    /// The whole message, into which pointers point.
+    /// The whole message, for compression pointers.
     bytes: &'a [u8],
     /// Whether header and question make sense together.
     pub(crate) well_formed: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Reads the header and the question; `None` if there are not even 12 bytes.
+    /// Reads the header and the question. Returns `None` if there are fewer than 12 bytes.
     #[expect(
         clippy::inline_always,
         reason = "every message passes here; a call costs 25 instructions"
@@ -101,8 +106,9 @@ impl<'a> Message<'a> {
         };
         let sensible = match (counts.questions, flags.opcode().0) {
             (1, 0..=2 | 4..=6) => plain,
-            // Without a question: cookie queries (RFC 7873 section 5.4), later messages of a transfer, terse errors,
-            // DNS stateful operations (RFC 8490). Twelve zero bytes are none of these.
+            // Valid messages without a question: cookie queries (RFC 7873 section 5.4), later
+            // messages of a transfer, terse errors, and DNS stateful operations (RFC 8490). Twelve
+            // zero bytes are none of these.
             (0, 6) => true,
             (0, 0..=2 | 4..=5) => counts.records() > 0 || (flags.response() && flags.rcode() != 0),
             _ => false,
@@ -117,8 +123,8 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// DO bit (RFC 4035 section 3.2.1), as far as it can be told without walking records: of a query with a question
-    /// and an OPT record (RFC 6891 section 6.1.2) right behind it.
+    /// Returns the DO bit (RFC 4035 section 3.2.1) of a query whose OPT record (RFC 6891 section
+    /// 6.1.2) directly follows its one question. Other records are not walked.
     pub(crate) fn dnssec_ok(&self) -> bool {
         let counts = self.bytes.first_chunk().map(Counts::of);
         let behind = |question: &[u8]| self.bytes.get(HEADER + question.len()..);
@@ -126,7 +132,8 @@ impl<'a> Message<'a> {
             && self.question.and_then(behind).is_some_and(dnssec_ok)
     }
 
-    /// Whether this may answer something, well-formed or not: a server may send back what it could not read.
+    /// Returns whether this may be a response, well-formed or not: a server may send back what it
+    /// could not read.
     pub(crate) fn may_answer(&self) -> bool {
         let counts = self.bytes.first_chunk().map(Counts::of);
         self.flags.response()
@@ -134,18 +141,19 @@ impl<'a> Message<'a> {
                 || counts.is_some_and(|counts| counts.fit_into(self.bytes.len())))
     }
 
-    /// Type of the question.
+    /// Returns the type of the question.
     pub(crate) fn question_type(&self) -> Option<Type> {
         let question = self.question?;
         Some(Type(word(question, question.len() - 4)))
     }
 
-    /// Folds the question into a number by `step`, block by block: its name in lower case (RFC 4343) and without pointers (RFC 1035
-    /// section 4.1.4), its type and class. Questions are the same if their blocks are: a name tells where it ends. `None` if there is no
+    /// Folds the question into a number by `step`, block by block: its name in lower case (RFC
+    /// 4343) and without pointers (RFC 1035 section 4.1.4), its type and its class. Questions with
+    /// equal blocks are equal, because a name marks its own end. Returns `None` if there is no
     /// question, or its name cannot be expanded.
     ///
-    /// A pointer may lead into the header, which is no place for a name: BIND takes such questions. It has to lead further back than
-    /// the one before it, so that there is an end.
+    /// A pointer may lead into the header, although no name can be there: BIND accepts such
+    /// questions. Each pointer has to lead further back than the one before it, so the walk ends.
     #[inline]
     pub(crate) fn fold_question(&self, from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64> {
         let question = self.question?;
@@ -163,7 +171,7 @@ impl<'a> Message<'a> {
         from: u64,
         step: &dyn Fn(u64, u128) -> u64,
     ) -> Option<u64> {
-        // Behind what stands for a header.
+        // The question is placed behind room for a header, as `fold` expects.
         let mut bytes = [0; HEADER + LONGEST_NAME + TYPE_AND_CLASS];
         let (name, _) = Name::parse(self.bytes, HEADER).ok()?;
         let room = bytes[HEADER..].first_chunk_mut()?;
@@ -174,8 +182,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Folds what stands behind a header, a question, in blocks of 16 bytes. The last one ends where the question does; of a question that is
-/// shorter it is the last part.
+/// Folds the question behind a header in blocks of 16 bytes. The last block ends where the question
+/// ends; a question shorter than a block fills only a part of it.
 #[inline]
 fn fold(bytes: &[u8], from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64> {
     let mut folded = from;
@@ -190,7 +198,8 @@ fn fold(bytes: &[u8], from: u64, step: impl Fn(u64, u128) -> u64) -> Option<u64>
     Some(step(folded, last >> (8 * foreign)))
 }
 
-/// Bytes in lower case (RFC 4343 section 3), which most of them are: then nothing is as large as 64, but for what has the bit of lower case.
+/// Converts bytes to lower case (RFC 4343 section 3). Most blocks have no upper-case letter, which a
+/// quick test finds: every byte with bit 0x40 also has bit 0x20, the bit of lower case.
 #[inline]
 fn lower(block: u128) -> u128 {
     const LARGE: u64 = u64::from_ne_bytes([0x40; 8]);
@@ -237,7 +246,7 @@ impl Counts {
         self.sections.iter().map(|count| usize::from(*count)).sum()
     }
 
-    /// One question and only additional records.
+    /// Returns whether there is one question and only additional records.
     fn is_query(self) -> bool {
         self.questions == 1 && self.sections[..2] == [0, 0]
     }
@@ -246,12 +255,13 @@ impl Counts {
         self.questions == 0 && self.records() == 0
     }
 
-    /// Whether so few records are announced that it is hardly an accident.
+    /// Returns whether few enough records are announced that this is hardly an accident.
     fn are_few(self) -> bool {
         self.records() <= 24
     }
 
-    /// A question, or a few, and no records but those that say how to answer (OPT, TSIG).
+    /// Returns whether there are only a few questions, and no records but those that say how to
+    /// answer (OPT, TSIG).
     fn only_ask(self) -> bool {
         let [answers, authorities, additional] = self.sections;
         self.questions <= 4 && (answers, authorities) == (0, 0) && additional <= 2
@@ -262,9 +272,10 @@ impl Counts {
     }
 }
 
-/// The first question at the start of `bytes`: a name that ends in the root or in a pointer, type and class; and whether the name is
-/// plain: not compressed, not too long. Wherever a pointer leads, and however long the name is: a server that takes it reads the
-/// type from here.
+/// Reads the first question at the start of `bytes`: a name that ends in the root or in a pointer,
+/// type and class. Also returns whether the name is plain, that is neither compressed nor too long.
+/// The pointer's target and the name's length do not matter here: a server that accepts them reads
+/// the type from the same position.
 fn question(bytes: &[u8]) -> Option<(&[u8], bool)> {
     let mut at = 0;
     loop {
@@ -277,31 +288,32 @@ fn question(bytes: &[u8]) -> Option<(&[u8], bool)> {
     }
 }
 
-/// The DO bit of an OPT record at the start of `bytes`.
+/// Returns the DO bit of an OPT record at the start of `bytes`.
 fn dnssec_ok(bytes: &[u8]) -> bool {
     matches!(bytes, [0, 0, kind, _, _, _, _, flags, ..] if u16::from(*kind) == Type::OPT.0 && flags & 0x80 != 0)
 }
 
-/// Whether bytes can be a 2-byte length and a DNS message.
+/// Result of judging whether bytes can be a 2-byte length and a DNS message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// They are one; it ends this many bytes after the start.
+    /// The bytes are a message that ends this many bytes after the start.
     Whole(usize),
-    /// They are a query with something behind it, which many servers do not mind; it ends this many bytes after the start. Weaker than the
-    /// exact end, and not enough to believe in it, but enough to believe nothing that lies in it.
+    /// The bytes are a query followed by more bytes, which many servers accept. The message ends
+    /// this many bytes after the start. This is weaker evidence than an exact end: not enough to
+    /// deliver the message, but enough to reject messages inside it.
     Loose(usize),
-    /// Nothing speaks against it so far; more bytes are needed.
+    /// Nothing speaks against a message so far; more bytes are needed.
     Partly,
-    /// They are not.
+    /// The bytes are no message.
     Not,
 }
 
-/// Judges the bytes from what may be a length field on. See the module's documentation.
+/// Judges the bytes from a possible length field on. See the module's documentation.
 pub(crate) fn fit(bytes: &[u8]) -> Fit {
     fit_in(bytes, &mut 0)
 }
 
-/// As [`fit`]; adds what it cost, in labels and records walked.
+/// Like [`fit`], and adds the cost to `steps`, in labels and records walked.
 pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
     *steps += 1;
     let Some((prefix, rest)) = bytes.split_first_chunk::<2>() else {
@@ -317,7 +329,7 @@ pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
     };
     let counts = Counts::of(header);
     if counts.are_zero() {
-        // Servers answer what they cannot read with a header alone.
+        // Servers answer an unreadable query with a header alone.
         let is_answer = length == HEADER && Flags(word(header, 2)).response();
         return if is_answer {
             Fit::Whole(2 + HEADER)
@@ -344,13 +356,14 @@ pub(crate) fn fit_in(bytes: &[u8], steps: &mut i64) -> Fit {
     }
 }
 
-/// Where the message at the start of `bytes` ends, with any bits and types; `None` if it needs more bytes than there are, or is none.
+/// Returns the end of the message at the start of `bytes`, with any bits and types. Returns `None`
+/// if it needs more bytes than there are, or is no message.
 pub(crate) fn extent(bytes: &[u8]) -> Option<usize> {
     let counts = Counts::of(bytes.first_chunk()?);
     walk(bytes, bytes.len(), counts, true, &mut 0).ok()
 }
 
-/// Whether flags are such as messages have. Of an answer with few records less is asked.
+/// Returns whether flags are plausible. A response with few records has to meet fewer conditions.
 fn plausible_flags(flags: Flags, few: bool) -> bool {
     let opcode = matches!(
         flags.opcode(),
@@ -368,13 +381,13 @@ fn plausible_class(class: u16) -> bool {
     matches!(class, 1 | 3 | 4 | 254 | 255)
 }
 
-/// Bytes of a length and of the message behind it, if the length is there.
+/// Returns the size of a length field and of the message behind it, if the length is there.
 pub(crate) fn frame(bytes: &[u8]) -> Option<usize> {
     let (prefix, _) = bytes.split_first_chunk::<2>()?;
     Some(2 + usize::from(u16::from_be_bytes(*prefix)))
 }
 
-/// Whether bytes are nothing but whole messages, each behind its length, and those messages fit.
+/// Returns whether bytes consist of whole messages that fit, each behind its length.
 pub(crate) fn are_messages(mut bytes: &[u8]) -> bool {
     while let Fit::Whole(total) = fit(bytes) {
         if total == bytes.len() {
@@ -385,7 +398,8 @@ pub(crate) fn are_messages(mut bytes: &[u8]) -> bool {
     false
 }
 
-/// The message at the start of such bytes behind its length, and how many bytes both take.
+/// Splits off the first message of such bytes. Returns the size of length and message together, and
+/// the message.
 pub(crate) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let total = frame(bytes)?;
     Some((total, bytes.get(2..total)?))
@@ -396,7 +410,8 @@ enum Stop {
     Wrong,
 }
 
-/// Walks questions and records; the place behind the last. `message` may hold less than `length` bytes.
+/// Walks questions and records and returns the position behind the last one. `message` may hold
+/// fewer than `length` bytes.
 fn walk(
     message: &[u8],
     length: usize,
@@ -448,7 +463,7 @@ fn skip_name(message: &[u8], start: usize, length: usize, steps: &mut i64) -> Re
             high @ 192..=255 => {
                 let low = *message.get(at + 1).ok_or(Stop::Short)?;
                 let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
-                // Some servers do not mind names that point into the header.
+                // Some servers accept names that point into the header.
                 return if target < at {
                     Ok(at + 2)
                 } else {
@@ -478,7 +493,8 @@ fn word(bytes: &[u8], at: usize) -> u16 {
 /// Messages for the tests of this and the other stages.
 #[cfg(test)]
 pub(crate) mod fixture {
-    /// A query or response for `name` (labels without dots) with `flags` and as many TXT answers of 100 bytes.
+    /// Builds a query or response for `name` (labels without dots) with `flags` and `answers` TXT
+    /// answers of 100 bytes.
     pub(crate) fn message(id: u16, flags: u16, name: &str, answers: u16) -> Vec<u8> {
         let mut bytes = Vec::new();
         for word in [id, flags, 1, answers, 0, 0] {
@@ -494,7 +510,7 @@ pub(crate) mod fixture {
         bytes
     }
 
-    /// A query with these flags whose question is of this type.
+    /// Builds a query with these flags and a question of this type.
     pub(crate) fn asking(kind: u16, flags: u16) -> Vec<u8> {
         let mut bytes = message(7, flags, "zone", 0);
         let at = bytes.len() - 4;
@@ -502,7 +518,7 @@ pub(crate) mod fixture {
         bytes
     }
 
-    /// The query with an OPT record with these flags.
+    /// Adds an OPT record with these flags to the query.
     pub(crate) fn with_opt(mut query: Vec<u8>, flags: u16) -> Vec<u8> {
         query[11] += 1;
         query.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0]);
@@ -511,7 +527,7 @@ pub(crate) mod fixture {
         query
     }
 
-    /// The message behind its length.
+    /// Puts the length in front of the message.
     pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
         let mut bytes = u16::try_from(message.len()).unwrap().to_be_bytes().to_vec();
         bytes.extend_from_slice(message);
@@ -638,7 +654,7 @@ mod tests {
         assert_eq!(Message::parse(bytes).unwrap().well_formed, expected);
     }
 
-    /// A question for AXFR whose name is these bytes.
+    /// Builds a question for AXFR whose name is these bytes.
     fn transfer_of(name: &[u8]) -> Vec<u8> {
         [
             &[0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..],
@@ -648,7 +664,7 @@ mod tests {
         .concat()
     }
 
-    /// The question's blocks.
+    /// Returns the question's blocks.
     fn folded(bytes: &[u8]) -> Option<Vec<u128>> {
         let blocks = RefCell::default();
         let message = Message::parse(bytes)?;
@@ -712,7 +728,7 @@ mod tests {
             other[2..4].copy_from_slice(&flags.to_be_bytes());
             if let Some((at, byte)) = changed {
                 let at = HEADER + at.index(name.len() + TYPE_AND_CLASS);
-                // Mostly the other case of a letter.
+                // Usually this changes only the case of a letter.
                 other[at] = byte.unwrap_or(other[at] ^ 0x20);
             }
             let one = transfer_of(&name);

@@ -1,4 +1,5 @@
-//! Owns reading a DNS message where it lies (RFC 1035 section 4): header, questions, record headers. Copies nothing.
+//! Reads a DNS message in place (RFC 1035 section 4): header, questions, record headers. Copies
+//! nothing.
 //!
 //! Every function is total: any bytes give a value or a [`WireError`].
 
@@ -29,49 +30,49 @@ impl<'a> Dns<'a> {
         })
     }
 
-    /// The whole message.
+    /// Returns the whole message.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Its id.
+    /// Returns the message id.
     #[must_use]
     pub fn id(&self) -> u16 {
         u16_at(self.bytes, 0).unwrap_or_default()
     }
 
-    /// The kind of request.
+    /// Returns the kind of request.
     #[must_use]
     pub fn opcode(&self) -> Opcode {
         Opcode(self.flags >> 11 & 15)
     }
 
-    /// Whether it says that it is a response.
+    /// Returns whether the QR bit marks a response.
     #[must_use]
     pub fn is_response(&self) -> bool {
         self.has(0x8000)
     }
 
-    /// The four bits of the header.
+    /// Returns the four-bit response code of the header.
     #[must_use]
     pub fn rcode(&self) -> Rcode {
         Rcode(self.flags & 15)
     }
 
-    /// One bit of the header's flags word.
+    /// Returns whether one bit of the header's flags word is set.
     #[must_use]
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
-    /// Entries that the header announces in section 0 to 3.
+    /// Returns the number of entries that the header announces for section 0 to 3.
     #[must_use]
     pub fn count(&self, section: usize) -> u16 {
         u16_at(self.bytes, 4 + 2 * section).unwrap_or_default()
     }
 
-    /// The first question, if the header announces any.
+    /// Returns the first question, if the header announces one.
     pub fn question(&self) -> Result<Option<Question<'a>>, WireError> {
         if self.count(0) == 0 {
             return Ok(None);
@@ -79,14 +80,14 @@ impl<'a> Dns<'a> {
         Question::parse(self.bytes, 12).map(|(question, _)| Some(question))
     }
 
-    /// The name of the first question, also if nothing can be read behind it.
+    /// Returns the name of the first question, even if the bytes behind it cannot be read.
     #[must_use]
     pub fn first_name(&self) -> Option<Name<'a>> {
         let name = Name::parse(self.bytes, 12).ok();
         name.filter(|_| self.count(0) > 0).map(|(name, _)| name)
     }
 
-    /// All questions; ends after an error.
+    /// Returns all questions; ends after an error.
     pub fn questions(&self) -> impl Iterator<Item = Result<Question<'a>, WireError>> {
         let bytes = self.bytes;
         let mut at = Ok(12);
@@ -97,7 +98,8 @@ impl<'a> Dns<'a> {
         })
     }
 
-    /// All records behind the questions, with their section (1 answer, 2 authority, 3 additional); ends after an error.
+    /// Returns all records behind the questions, with their section (1 answer, 2 authority, 3
+    /// additional); ends after an error.
     #[must_use]
     pub fn records(&self) -> Records<'a> {
         Records {
@@ -108,8 +110,9 @@ impl<'a> Dns<'a> {
         }
     }
 
-    /// Where the data of each record lies, with its type: as far as names can be passed over, wherever their pointers lead. The last one may
-    /// be cut.
+    /// Returns the position of each record's data, with its type. Names are skipped, wherever their
+    /// pointers lead; the iterator ends at the first name that cannot be skipped. The last record
+    /// may be cut.
     pub(crate) fn places(&self) -> Places<'a> {
         Places {
             bytes: self.bytes,
@@ -119,7 +122,8 @@ impl<'a> Dns<'a> {
         }
     }
 
-    /// The first OPT record of the additional section (RFC 6891 section 6.1.1), if it can be read.
+    /// Returns the first OPT record of the additional section (RFC 6891 section 6.1.1), if it can
+    /// be read.
     #[must_use]
     pub fn first_opt(&self) -> Option<Record<'a>> {
         if self.count(3) == 0 {
@@ -130,7 +134,8 @@ impl<'a> Dns<'a> {
         opt.map(|(_, record)| record)
     }
 
-    /// The rcode with the upper bits of the OPT record, if there is a readable one.
+    /// Returns the response code, with the upper bits from the OPT record if there is a readable
+    /// one.
     #[must_use]
     pub fn full_rcode(&self) -> Rcode {
         self.first_opt()
@@ -152,16 +157,16 @@ pub const FLAGS: [(&str, u16); 7] = [
 /// An entry of the question section.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// What is asked about.
+    /// Name in question.
     pub name: Name<'a>,
-    /// Which records are asked for.
+    /// Type of the records asked for.
     pub kind: Type,
-    /// Of which class.
+    /// Class of the records asked for.
     pub class: Class,
 }
 
 impl<'a> Question<'a> {
-    /// The question at `at`, and the offset behind it.
+    /// Reads the question at `at`; also returns the offset behind it.
     fn parse(bytes: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
         let (name, at) = Name::parse(bytes, at)?;
         let question = Self {
@@ -176,35 +181,36 @@ impl<'a> Question<'a> {
 /// A record; its data is `message[data..data + length]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
-    /// Its owner.
+    /// Owner name.
     pub name: Name<'a>,
-    /// Its type.
+    /// Record type.
     pub kind: Type,
-    /// Its class; of an OPT record, a size.
+    /// Record class; for an OPT record, a size.
     pub class: Class,
-    /// Seconds; of an OPT record, flags.
+    /// Time to live in seconds; for an OPT record, flags.
     pub ttl: u32,
-    /// Where its data begins.
+    /// Offset of the data in the message.
     pub data: usize,
-    /// Bytes of its data.
+    /// Length of the data in bytes.
     pub length: u16,
 }
 
 impl<'a> Record<'a> {
-    /// The bytes of its data.
+    /// Returns the bytes of the data.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         let end = self.data + usize::from(self.length);
         self.name.message().get(self.data..end).unwrap_or_default()
     }
 
-    /// Whether it is an OPT record (RFC 6891).
+    /// Returns whether this is an OPT record (RFC 6891).
     #[must_use]
     pub fn is_opt(&self) -> bool {
         self.kind == Type::OPT
     }
 
-    /// Of an OPT record, whose TTL is extended rcode, version and flags (RFC 6891 section 6.1.3).
+    /// Returns the extended response code of an OPT record, whose TTL holds its upper bits, version
+    /// and flags (RFC 6891 section 6.1.3).
     #[must_use]
     pub fn extended_rcode(&self, rcode: Rcode) -> Rcode {
         let [upper, ..] = self.ttl.to_be_bytes();
@@ -212,7 +218,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// See [`Dns::records`].
+/// Iterator over records; see [`Dns::records`].
 #[derive(Debug)]
 pub struct Records<'a> {
     dns: Dns<'a>,
@@ -252,7 +258,8 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// What lies behind the entries that were read so far. After the last one that is what no count of the header announces.
+    /// Returns the bytes behind the entries read so far. After the last entry these are bytes that
+    /// no count of the header announces.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         self.dns.bytes.get(self.at..).unwrap_or_default()
@@ -285,7 +292,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// See [`Dns::places`].
+/// Iterator over positions of records; see [`Dns::places`].
 pub(crate) struct Places<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -294,7 +301,8 @@ pub(crate) struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Where the entries that were passed over end: behind the last one, or where the first begins that cannot be read.
+    /// Returns the end of the entries that were skipped: behind the last one, or at the first one
+    /// that cannot be read.
     pub(crate) fn end(&self) -> usize {
         self.at
     }

@@ -1,6 +1,8 @@
-//! Owns the words for DNS numbers: types, classes, opcodes, rcodes (IANA "Domain Name System (DNS) Parameters").
+//! Mnemonics of DNS numbers: types, classes, opcodes, rcodes (IANA "Domain Name System (DNS)
+//! Parameters").
 //!
-//! A number without a word prints as RFC 3597 says: `TYPE65280`, `CLASS42`; opcodes and rcodes as `OPCODE7`, `RCODE12`.
+//! A number without a mnemonic prints as in RFC 3597: `TYPE65280`, `CLASS42`; opcodes and rcodes as
+//! `OPCODE7`, `RCODE12`.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
@@ -11,7 +13,7 @@ macro_rules! words {
         pub struct $name(pub u16);
 
         impl $name {
-            /// Whether it has a word.
+            /// Returns whether the number has a mnemonic.
             #[must_use]
             pub fn is_known(self) -> bool {
                 matches!(self.0, $($number)|+)
@@ -21,7 +23,7 @@ macro_rules! words {
         impl FromStr for $name {
             type Err = ParseIntError;
 
-            /// Reads a word, of any case, or a number with or without its prefix.
+            /// Parses a mnemonic in any case, or a number with or without its prefix.
             fn from_str(text: &str) -> Result<Self, ParseIntError> {
                 let text = text.to_ascii_uppercase();
                 match text.as_str() {
@@ -73,7 +75,7 @@ impl Type {
     /// Zone transfer (RFC 5936).
     pub const AXFR: Self = Self(252);
 
-    /// Whether it asks for a zone transfer.
+    /// Returns whether the type asks for a zone transfer.
     #[must_use]
     pub fn is_transfer(self) -> bool {
         matches!(self, Self::IXFR | Self::AXFR)
@@ -91,7 +93,7 @@ words!(
 );
 
 impl Opcode {
-    /// A question (RFC 1035 section 4.1.1).
+    /// A standard query (RFC 1035 section 4.1.1).
     pub const QUERY: Self = Self(0);
     /// A notice that a zone has changed (RFC 1996).
     pub const NOTIFY: Self = Self(4);
@@ -100,7 +102,8 @@ impl Opcode {
 }
 
 words!(
-    /// Outcomes, with the bits that EDNS adds (RFC 6891 section 6.1.3). 16 is BADVERS there; as BADSIG it is in TSIG records.
+    /// Response codes, including the bits that EDNS adds (RFC 6891 section 6.1.3). 16 is BADVERS
+    /// there; in TSIG records it means BADSIG.
     Rcode, "RCODE", {
         0 => "NOERROR", 1 => "FORMERR", 2 => "SERVFAIL", 3 => "NXDOMAIN", 4 => "NOTIMP", 5 => "REFUSED", 6 => "YXDOMAIN",
         7 => "YXRRSET", 8 => "NXRRSET", 9 => "NOTAUTH", 10 => "NOTZONE", 11 => "DSOTYPENI", 16 => "BADVERS", 17 => "BADKEY",

@@ -1,10 +1,13 @@
-//! The reader of DNS messages (RFC 1035 section 4). It borrows the bytes, and takes any bytes without a panic.
+//! The parser of DNS messages (RFC 1035 section 4). It borrows the bytes, and accepts any bytes
+//! without a panic.
 //!
-//! - `judge`: is this a DNS message at all, and what does it ask? For the tap, which sees bytes at unknown places.
-//! - `message`: header, questions and records of a message, where they lie. For those that show or choose messages.
-//! - `name`: names, compressed or not.
-//! - `rdata`: record data in presentation form. `edns`: the OPT record and its options.
-//! - `mnemonics`: words for types, classes, opcodes and response codes.
+//! - `judge` decides whether bytes are a DNS message, and what it asks. The tap uses it, because it
+//!   sees bytes at unknown positions.
+//! - `message` reads header, questions and records of a message in place. It serves code that shows
+//!   or selects messages.
+//! - `name` reads names, compressed or not.
+//! - `rdata` prints record data in presentation form. `edns` reads the OPT record and its options.
+//! - `mnemonics` has the mnemonics of types, classes, opcodes and response codes.
 
 mod edns;
 mod judge;

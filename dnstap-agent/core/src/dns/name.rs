@@ -1,7 +1,8 @@
-//! Owns names as they lie in a message (RFC 1035 section 4.1.4), and how they print (RFC 1035 section 5.1, RFC 4343 section 2.1).
+//! Names in a message (RFC 1035 section 4.1.4), and their printing (RFC 1035 section 5.1, RFC 4343
+//! section 2.1).
 //!
-//! Compression pointers must point backwards, and a name may follow at most [`MAX_POINTERS`], so that no name takes more than a
-//! bounded time.
+//! Compression pointers must point backwards, and a name may follow at most [`MAX_POINTERS`], so
+//! the time for a name is bounded.
 
 use std::fmt::{self, Write as _};
 
@@ -10,12 +11,13 @@ use super::wire::{WireError, u16_at};
 /// Longest name (RFC 1035 section 2.3.4).
 pub const LONGEST_NAME: usize = 255;
 
-/// A name has at most 127 labels, and each may come from another place.
+/// Most pointers in a name. A name has at most 127 labels, and each may be in another place.
 const MAX_POINTERS: usize = 127;
 
-/// A name that was checked once and can be printed any number of times.
+/// A name that was checked when it was parsed, so it can be printed without errors.
 ///
-/// It prints absolute, with the escapes of RFC 1035 section 5.1 and RFC 4343 section 2.1: only printable ASCII comes out.
+/// It prints as an absolute name with the escapes of RFC 1035 section 5.1 and RFC 4343 section 2.1,
+/// in printable ASCII only.
 #[derive(Debug, Clone, Copy)]
 pub struct Name<'a> {
     message: &'a [u8],
@@ -23,7 +25,7 @@ pub struct Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// The name at `at`, and the offset behind it.
+    /// Parses the name at `at`. Also returns the offset behind it.
     pub fn parse(message: &'a [u8], at: usize) -> Result<(Self, usize), WireError> {
         let mut labels = Labels::new(message, at);
         let mut size = 1;
@@ -36,7 +38,8 @@ impl<'a> Name<'a> {
         Ok((Self { message, at }, labels.end))
     }
 
-    /// Where the name at `at` ends, a pointer included, wherever that leads.
+    /// Returns the end of the name at `at`. A pointer is part of the name; its target is not
+    /// checked.
     pub(super) fn end(message: &[u8], mut at: usize) -> Option<usize> {
         loop {
             match *message.get(at)? {
@@ -48,12 +51,12 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// The message that it lies in.
+    /// Returns the message that contains the name.
     pub(super) fn message(self) -> &'a [u8] {
         self.message
     }
 
-    /// Writes it without pointers into `wire`; how many bytes it has.
+    /// Writes the uncompressed name into `wire`. Returns its length.
     pub fn write_wire(self, wire: &mut [u8; LONGEST_NAME]) -> usize {
         let mut end = 0;
         for label in self.labels().chain([&b""[..]]) {
@@ -61,7 +64,7 @@ impl<'a> Name<'a> {
                 u8::try_from(label.len()),
                 wire.get_mut(end..=end + label.len()),
             ) else {
-                break; // a name that was read is never too long
+                break; // a parsed name is never too long
             };
             room[0] = length;
             room[1..].copy_from_slice(label);
@@ -70,12 +73,12 @@ impl<'a> Name<'a> {
         end
     }
 
-    /// Bytes without compression.
+    /// Returns the length without compression.
     pub(super) fn length(self) -> usize {
         1 + self.labels().map(|label| 1 + label.len()).sum::<usize>()
     }
 
-    /// Its labels, without the root's.
+    /// Returns the labels, without the root's.
     pub fn labels(self) -> impl Iterator<Item = &'a [u8]> {
         let mut labels = Labels::new(self.message, self.at);
         std::iter::from_fn(move || labels.next().ok().flatten())
@@ -117,7 +120,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A character-string in quotes (RFC 1035 section 5.1).
+/// Writes a character-string in quotes (RFC 1035 section 5.1).
 pub(super) fn write_quoted(f: &mut impl fmt::Write, text: &[u8]) -> fmt::Result {
     f.write_char('"')?;
     write_escaped(f, text, |byte| {
@@ -126,7 +129,8 @@ pub(super) fn write_quoted(f: &mut impl fmt::Write, text: &[u8]) -> fmt::Result 
     f.write_char('"')
 }
 
-/// Plain bytes as they are, other printable ones behind a backslash, all others as `\DDD`. Plain ones must be ASCII.
+/// Writes plain bytes as they are, other printable ones behind a backslash, and all others as
+/// `\DDD`. Plain bytes must be ASCII.
 pub(super) fn write_escaped(
     f: &mut impl fmt::Write,
     bytes: &[u8],
@@ -142,14 +146,14 @@ pub(super) fn write_escaped(
     Ok(())
 }
 
-/// Walks labels through pointers.
+/// Iterates over labels and follows pointers.
 struct Labels<'a> {
     message: &'a [u8],
     at: usize,
-    /// Pointers must lead before this.
+    /// Position before which the next pointer must lead.
     before: usize,
     pointers: usize,
-    /// Behind the name where it started: behind its root label or its first pointer.
+    /// Position behind the name at its start: behind its root label or its first pointer.
     end: usize,
 }
 

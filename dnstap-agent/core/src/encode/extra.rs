@@ -1,9 +1,9 @@
-//! The dnstap `extra` field: which process and thread, on request.
+//! The dnstap `extra` field: process, thread and more, on request.
 //!
-//! One JSON object (RFC 8259) without spaces, members in this order, each only if asked for:
-//! `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode number of the process's network
-//! namespace, as in `/proc/PID/ns/net`. An unsolicited response has `"unsolicited":true` as the last member, whatever was
-//! asked for.
+//! It is one JSON object (RFC 8259) without spaces. The members are in this order, each only if
+//! asked for: `{"pid":1234,"tid":1240,"hook":"fentry","netns":4026531840}`. `netns` is the inode
+//! number of the process's network namespace, as in `/proc/PID/ns/net`. An unsolicited response
+//! always has `"unsolicited":true` as the last member.
 
 use std::{fmt::Arguments, io::Write as _, str::FromStr};
 
@@ -18,7 +18,7 @@ pub enum ExtraField {
     Pid,
     /// Thread id.
     Tid,
-    /// Which hook saw the message.
+    /// Name of the hook that saw the message.
     Hook,
     /// Network namespace.
     Netns,
@@ -38,22 +38,22 @@ impl FromStr for ExtraField {
     }
 }
 
-/// Which members there are.
+/// Choice of members.
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
-    /// These; none: the field is left out.
+    /// Members to write; if empty, the field is left out.
     pub fields: Vec<ExtraField>,
 }
 
 impl Extra {
-    /// Whether a message may have any; `unsolicited`: it is an unsolicited response.
+    /// Returns whether a message may have members; `unsolicited`: it is an unsolicited response.
     #[inline]
     pub(crate) fn is_wanted(&self, unsolicited: bool) -> bool {
         unsolicited || !self.fields.is_empty()
     }
 
-    /// Writes the object of one message over `out`; nothing if no member is known. `netns`: of the process, if it is known;
-    /// `unsolicited`: the message is an unsolicited response.
+    /// Replaces `out` by the object of one message; empty if no member is known. `netns`: network
+    /// namespace of the process, if known. `unsolicited`: the message is an unsolicited response.
     pub(crate) fn write(
         &self,
         origin: Origin,

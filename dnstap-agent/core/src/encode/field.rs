@@ -1,12 +1,13 @@
-//! Fields of protobuf that are short: a number, a time, an address. Each is one or two stores of a fixed width, of which the next one
-//! overwrites what is too much.
+//! Short protobuf fields: a number, a time, an address. Each takes one or two stores of a fixed
+//! width. The next store overwrites the excess bytes.
 //!
-//! Wire format: <https://protobuf.dev/programming-guides/encoding/>. All fields of dnstap that are written here have numbers below 16,
-//! so a key is one byte.
+//! Wire format: <https://protobuf.dev/programming-guides/encoding/>. All dnstap fields written here
+//! have numbers below 16, so a key is one byte.
 
 use crate::model::Endpoint;
 
-/// Most bytes that are put in a [`Room`]: three enums, two addresses, two ports, two times, key and length of the DNS message.
+/// Most bytes in a [`Room`]: three enums, two addresses, two ports, two times, key and length of
+/// the DNS message.
 const MOST: usize = 6 + 2 * 18 + 2 * 4 + 2 * 11 + 6;
 
 /// Bytes of the widest store.
@@ -14,22 +15,22 @@ const WIDTH: usize = 18;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Key of a field that is a number.
+/// Returns the key of a number field.
 pub(super) const fn varint_key(number: u8) -> u8 {
     number << 3
 }
 
-/// Key of a field that is a byte string.
+/// Returns the key of a byte string field.
 const fn bytes_key(number: u8) -> u8 {
     number << 3 | 2
 }
 
-/// Key of a field that is a number in four bytes, little-endian.
+/// Returns the key of a field with four little-endian bytes.
 const fn fixed32_key(number: u8) -> u8 {
     number << 3 | 5
 }
 
-/// A field, or its key and length: the first `len` bytes, the lowest first.
+/// A field, or its key and length: the first `len` bytes, lowest first.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Field {
     pub(super) bytes: u64,
@@ -37,7 +38,8 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// A number in groups of seven bits, the lowest first; all but the last have the high bit set.
+    /// Encodes a number in groups of seven bits, lowest first. All groups but the last have the
+    /// high bit set.
     #[inline]
     fn varint(value: u64) -> Self {
         debug_assert!(value < 1 << 35, "five groups at most");
@@ -58,7 +60,7 @@ impl Field {
         Self { bytes, len }
     }
 
-    /// The same behind a key.
+    /// Puts a key in front of the field.
     #[inline]
     fn behind(self, key: u8) -> Self {
         Self {
@@ -67,13 +69,13 @@ impl Field {
         }
     }
 
-    /// Key and length of a byte string.
+    /// Encodes key and length of a byte string.
     #[inline]
     pub(super) fn length(number: u8, len: usize) -> Self {
         Self::varint(len as u64).behind(bytes_key(number))
     }
 
-    /// A port, unless it is 0.
+    /// Encodes a port, unless it is 0.
     #[inline]
     pub(super) fn port(number: u8, port: u16) -> Self {
         match port {
@@ -82,7 +84,7 @@ impl Field {
         }
     }
 
-    /// The fields 1, 2 and 3: small numbers.
+    /// Encodes the fields 1, 2 and 3, which are small numbers.
     #[inline]
     pub(super) fn enums(values: [u8; 3]) -> Self {
         let [one, two, three] = values;
@@ -94,7 +96,7 @@ impl Field {
     }
 }
 
-/// The second of which there was a time last, and what it looks like.
+/// Second of the last time, with its encoding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Second {
     start_ns: u64,
@@ -117,7 +119,7 @@ impl Second {
         }
     }
 
-    /// The second that a time is in, as a number, and the nanoseconds since then.
+    /// Splits a time into its encoded second and the nanoseconds since then.
     #[inline]
     fn split(&mut self, time_ns: u64) -> (Field, u64) {
         let mut nanoseconds = time_ns.wrapping_sub(self.start_ns);
@@ -132,20 +134,21 @@ impl Second {
 /// Memory of a [`Room`].
 pub(super) type Memory = [u8; Room::LAST + 1 + WIDTH];
 
-/// Where fields are put one after the other, behind room for what says how long they are.
+/// Collects fields one after the other. Room in front is reserved for their common key and length.
 pub(super) struct Room<'m> {
     bytes: &'m mut Memory,
     end: usize,
 }
 
 impl<'m> Room<'m> {
-    /// Bytes for key and length in front.
+    /// Bytes in front for key and length.
     const FRONT: usize = size_of::<u64>();
 
-    /// A power of two less one, so that `end` masked with it is a place with room for any field. It never is beyond.
+    /// A power of two less one: `end` masked with it is always a position with room for any field.
+    /// `end` never exceeds it.
     const LAST: usize = 127;
 
-    /// Memory that nothing was put in.
+    /// Unused memory.
     pub(super) const EMPTY: Memory = [0; _];
 
     #[inline]
@@ -169,7 +172,7 @@ impl<'m> Room<'m> {
         self.end += field.len;
     }
 
-    /// An address, unless it is not known.
+    /// Writes an address, unless it is unknown.
     #[inline]
     pub(super) fn put_address(&mut self, number: u8, endpoint: &Endpoint) {
         let length = endpoint.length;
@@ -182,7 +185,8 @@ impl<'m> Room<'m> {
         }
     }
 
-    /// A time in nanoseconds since 1970: its seconds as a number, and as the field behind it its nanoseconds in four bytes.
+    /// Writes a time in nanoseconds since 1970: its seconds as a number, and in the next field its
+    /// nanoseconds in four bytes.
     #[inline]
     pub(super) fn put_time(&mut self, number: u8, time_ns: u64, second: &mut Second) {
         let (seconds, nanoseconds) = second.split(time_ns);
@@ -194,7 +198,8 @@ impl<'m> Room<'m> {
         self.put(nanoseconds.behind(fixed32_key(number + 1)));
     }
 
-    /// All that was put, behind the key and length of a byte string that it begins, and that has `more` bytes.
+    /// Returns all fields, behind key and length of a byte string that begins with them and has
+    /// `more` bytes.
     #[inline]
     pub(super) fn behind_length(self, number: u8, more: usize) -> &'m [u8] {
         let field = Field::length(number, self.end - Self::FRONT + more);

@@ -1,12 +1,13 @@
-//! A message and its context as a dnstap frame.
+//! Encodes a message and its context as a dnstap frame.
 //!
-//! Owns which fields of dnstap are set: `query_address` is always the initiator's and `response_address` the
-//! responder's, whichever of them is the tapped process; an unknown address or port is left out; a response carries
-//! the time of its query when that is known. Behind a proxy that says so the ends are the client's.
+//! This module decides which dnstap fields are set. `query_address` is always the initiator's and
+//! `response_address` the responder's, whichever of them is the tapped process. An unknown address
+//! or port is left out. A response has the time of its query if that is known. If a PROXY header
+//! names the client's ends, these are used.
 //!
-//! Every message of a tap passes here, so this is written for few instructions: identity and version are encoded once, a second
-//! once in that second, and a short field is stored at a fixed width. The bytes are those of [`dnstap_proto::DnstapRef`], with
-//! which the tests compare them.
+//! Every message of a tap passes here, so the code is written for few instructions: identity and
+//! version are encoded once, each second is encoded once, and a short field is stored at a fixed
+//! width. The bytes are those of [`dnstap_proto::DnstapRef`], and the tests compare them.
 
 mod extra;
 mod field;
@@ -20,21 +21,22 @@ use crate::model::{Envelope, Family, Finding, Protocol, Role};
 /// Bytes of the frame's length, big-endian.
 const LENGTH: usize = 4;
 
-/// What ends a frame: the type of the `Dnstap`, which is a message.
+/// End of a frame: the type of the `Dnstap`, which is a message.
 const END: [u8; 2] = [field::varint_key(15), dnstap::Type::Message as u8];
 
-/// The frames of a server.
+/// Encoder for the frames of one server.
 #[derive(Debug)]
 pub struct Encoder {
-    /// What each frame begins with: its length, identity and version.
+    /// Start of each frame: its length, identity and version.
     start: Vec<u8>,
-    /// Where what stands before the DNS message is put together.
+    /// Buffer for the bytes in front of the DNS message.
     memory: Memory,
     second: Second,
 }
 
 impl Encoder {
-    /// For a server that is named `identity` and runs `version`; an empty one is left out.
+    /// Creates an encoder for a server named `identity` that runs `version`; an empty value is left
+    /// out.
     #[must_use]
     pub fn new(identity: &[u8], version: &[u8]) -> Self {
         let mut start = vec![0; LENGTH];
@@ -51,7 +53,7 @@ impl Encoder {
     ///
     /// # Panics
     ///
-    /// If the frame is longer than its length can tell (4 GiB).
+    /// Panics if the frame is longer than its length field allows (4 GiB).
     #[inline]
     pub fn append(
         &mut self,
@@ -127,7 +129,7 @@ fn append_bytes(number: u8, value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// What [`append_bytes`] appends of `extra`.
+/// Returns the number of bytes that [`append_bytes`] appends for `extra`.
 fn extra_len(extra: &[u8]) -> usize {
     match extra.len() {
         0 => 0,
@@ -145,7 +147,7 @@ mod tests {
     use super::*;
     use crate::model::{Direction, Endpoint, Kind, Origin, Proxied};
 
-    /// The frame as the format's own crate writes it.
+    /// Encodes the frame with the format's own crate.
     fn reference(
         [identity, version, extra]: [&[u8]; 3],
         envelope: &Envelope,
@@ -197,7 +199,7 @@ mod tests {
         frame
     }
 
-    /// Lengths around those from which a varint has one more byte.
+    /// Lengths around those at which a varint gets one more byte.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let length = prop_oneof![0..150_usize, 16_200..16_400_usize, 65_400..65_536_usize];
         length.prop_flat_map(|length| vec(any::<u8>(), length))
@@ -214,7 +216,7 @@ mod tests {
         prop_oneof![Just(Family::Inet), Just(Family::Inet6)]
     }
 
-    /// The start of 1970, now, a second later, and any.
+    /// Times at the start of 1970, now, a second later, and any.
     fn time() -> impl Strategy<Value = u64> {
         let now = 1_790_000_000_000_000_000..1_790_000_002_000_000_000_u64;
         prop_oneof![0..300_000_000_000_u64, now, any::<u64>()]

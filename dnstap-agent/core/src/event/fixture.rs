@@ -6,7 +6,7 @@ use dnstap_ebpf::{AF_INET, DIRECTION_RECEIVED, EventHeader, IPPROTO_UDP, RecordK
 
 use super::{Chunk, Record};
 
-/// A header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
+/// Builds a header for a UDP datagram received by 127.0.0.1:53 from 127.0.0.1:40000.
 #[must_use]
 pub fn header() -> EventHeader {
     let mut loopback = [0; 16];
@@ -37,11 +37,11 @@ pub fn header() -> EventHeader {
     }
 }
 
-/// The record of a message that fits into one chunk.
+/// Builds the record of a message that fits into one chunk.
 ///
 /// # Panics
 ///
-/// If the payload is longer than a header can say (4 GiB).
+/// Panics if the payload is longer than the header's field allows (4 GiB).
 #[must_use]
 pub fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     header.message_len = length(payload);
@@ -49,11 +49,11 @@ pub fn whole(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     chunk(header, payload)
 }
 
-/// The record of a chunk; `header` has the message's length and the chunk's offset.
+/// Builds the record of a chunk; `header` has the message's length and the chunk's offset.
 ///
 /// # Panics
 ///
-/// If the payload is longer than a header can say (4 GiB).
+/// Panics if the payload is longer than the header's field allows (4 GiB).
 #[must_use]
 pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     header.chunk_len = length(payload);
@@ -118,11 +118,11 @@ pub fn chunk(mut header: EventHeader, payload: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The chunk that a record is.
+/// Parses a record as a chunk.
 ///
 /// # Panics
 ///
-/// If it is none.
+/// Panics if the record is no chunk.
 #[must_use]
 pub fn parsed(record: &[u8]) -> Chunk<'_> {
     match Record::parse(record) {

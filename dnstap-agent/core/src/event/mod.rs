@@ -1,11 +1,12 @@
 //! One record of the kernel's ring, decoded.
 //!
-//! Owns the step from raw bytes to typed values. The record is the other side's memory, so decoding is total: any byte
-//! string gives a [`Record`] or a [`RecordError`], and nothing is transmuted. Refuses what the ABI
-//! ([`dnstap_ebpf::EventHeader`]) does not allow, so that later stages need not check again.
+//! Decodes raw bytes into typed values. The kernel side wrote the record, so decoding is total: any
+//! byte string gives a [`Record`] or a [`RecordError`], and nothing is transmuted. Records that the
+//! ABI ([`dnstap_ebpf::EventHeader`]) does not allow are refused, so later stages need not check
+//! again.
 //!
-//! IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2), which `AF_INET6` sockets show for IPv4 peers, become IPv4
-//! here; wildcard addresses become "unknown".
+//! `AF_INET6` sockets show IPv4 peers as IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
+//! These become IPv4 here. Wildcard addresses become "unknown".
 
 pub mod fixture;
 mod recent;
@@ -23,12 +24,12 @@ use dnstap_ebpf::{
 /// Bytes of the header before the payload.
 pub const HEADER: usize = size_of::<EventHeader>();
 
-/// Largest number of bytes that one call on a TCP socket may move: less than what the streams take for a jump. The kernel side gives up calls
-/// whose records are too many, which is long before.
+/// Most bytes that one call on a TCP socket may move. A larger distance counts as a jump of the
+/// stream. The kernel side gives up calls with too many records, which happens long before.
 pub const MAX_PIECE: usize = (1 << 24) - 1;
 
 impl Origin {
-    /// Of a record of any kind. Nothing of what is too short to be one.
+    /// Reads the origin of a record of any kind. Returns `None` if the record is too short.
     #[must_use]
     pub fn of_record(record: &[u8]) -> Option<Self> {
         record.first_chunk().map(Self::of)
@@ -47,13 +48,13 @@ impl Origin {
 /// A record, by its kind ([`RecordKind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// A chunk of what one socket call transferred.
+    /// A chunk of the bytes that one socket call transferred.
     Chunk(Chunk<'a>),
     /// The connection of a socket has ended; only the time and the socket are known.
     ConnectionEnd(Envelope),
     /// A whole message.
     Message(Envelope, &'a [u8]),
-    /// What a probe says that is no message.
+    /// Content of a probe's record that is no message.
     Notice(Envelope, &'a [u8]),
 }
 
@@ -64,32 +65,34 @@ pub struct Chunk<'a> {
     pub envelope: Envelope,
     /// Bytes of the whole message (UDP) or of the whole call (TCP).
     pub message_len: u32,
-    /// Where the payload starts within those.
+    /// Position of the payload within those bytes.
     pub chunk_offset: u32,
-    /// TCP: sequence number of the first byte of the *payload* (of the call's first byte plus `chunk_offset`).
+    /// For TCP, sequence number of the first byte of the *payload* (that of the call's first byte,
+    /// plus `chunk_offset`).
     pub sequence: u32,
     /// Messages of this socket that the kernel side dropped so far; wraps.
     pub lost: u32,
     /// `EVENT_*` bits ([`EventHeader::flags`]).
     pub flags: u8,
-    /// Bytes of each datagram but the last if one call moved several; else 0.
+    /// Bytes of each datagram except the last, if one call moved several; otherwise 0.
     pub segment: u16,
-    /// Bytes of what arrived, with those that found no room, at least; 0 if not known ([`EventHeader::arrived_len`]).
+    /// Least number of bytes that arrived, including those that found no room; 0 if unknown
+    /// ([`EventHeader::arrived_len`]).
     pub arrived_len: u32,
     /// The chunk's bytes.
     pub payload: &'a [u8],
 }
 
-/// Why a record does not follow the ABI.
+/// Violations of the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Shorter than the header.
+    /// The record is shorter than the header.
     #[error("record of {0} bytes is shorter than its header of {HEADER} bytes")]
     Short(usize),
-    /// None of [`RecordKind`].
+    /// The kind is not in [`RecordKind`].
     #[error("record of kind {0}")]
     Kind(u8),
-    /// `chunk_len` points past the record's end.
+    /// The chunk length points past the record's end.
     #[error("chunk of {chunk} bytes in a record with {held} bytes of payload")]
     Chunk {
         /// Bytes announced.
@@ -97,7 +100,8 @@ pub enum RecordError {
         /// Bytes present.
         held: usize,
     },
-    /// The chunk lies outside of its message, is empty without need, or is not the whole of what comes in one piece.
+    /// The chunk lies outside its message, is empty without need, or is only a part of a message
+    /// that must come in one piece.
     #[error("chunk of {chunk} bytes at {offset} of a message of {message} bytes")]
     Extent {
         /// `chunk_len`.
@@ -110,18 +114,18 @@ pub enum RecordError {
     /// The message is larger than its transport allows.
     #[error("message of {0} bytes")]
     Length(u32),
-    /// Neither IPv4 nor IPv6.
+    /// The family is neither IPv4 nor IPv6.
     #[error("address family {0}")]
     Family(u8),
-    /// Neither UDP nor TCP.
+    /// The protocol is neither UDP nor TCP.
     #[error("protocol {0}")]
     Protocol(u8),
-    /// Neither received nor sent.
+    /// The direction is neither received nor sent.
     #[error("direction {0}")]
     Direction(u8),
 }
 
-/// Kernel time of a record, without a look at the rest of it.
+/// Reads the kernel time of a record without decoding the rest.
 #[must_use]
 pub fn ktime_ns(record: &[u8]) -> Option<u64> {
     let bytes = record.get(offset_of!(EventHeader, ktime_ns)..)?;
@@ -233,13 +237,13 @@ impl<'a> Record<'a> {
 }
 
 impl Chunk<'_> {
-    /// Whether this chunk is the whole message.
+    /// Returns whether this chunk is the whole message.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.payload.len() == self.message_len as usize
     }
 
-    /// Whether this chunk ends the message.
+    /// Returns whether this chunk ends the message.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.chunk_offset as usize + self.payload.len() == self.message_len as usize

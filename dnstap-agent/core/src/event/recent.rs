@@ -1,8 +1,9 @@
-//! Decodes what differs from the record before.
+//! A fast path that decodes only what differs from the previous record.
 //!
-//! Most records are whole datagrams of one server. What each of them repeats of the last one with the same direction and family is
-//! compared at once, and was decoded and checked then. Anything else, and anything unusual, is for [`Record::parse`], which finds the same in
-//! all of them. A socket of which a message was lost is unusual for the rest of its life.
+//! Most records are whole datagrams of one server. Fields that repeat those of the last datagram
+//! with the same direction and family are compared in one step; they were decoded and checked then.
+//! All other records, and all unusual ones, go to [`Record::parse`]. Both ways give the same
+//! result. A socket that has lost a message is unusual for the rest of its life.
 
 use std::mem::offset_of;
 
@@ -13,7 +14,7 @@ use dnstap_ebpf::{
 use super::{Chunk, HEADER, field, u32_at};
 use crate::model::{Endpoint, Envelope, Protocol};
 
-/// The last datagrams, by direction, family and whether the socket is connected.
+/// Last datagrams, by direction, family and whether the socket is connected.
 #[derive(Debug, Default)]
 pub(crate) struct Recent([Option<Last>; 8]);
 
@@ -23,15 +24,16 @@ struct Last {
     envelope: Envelope,
 }
 
-/// What two records have in common if they differ in their time, thread, socket, ports, peer and length alone.
+/// Fields that must be equal for the fast path. Time, thread, socket, ports, peer and length may
+/// differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shared {
     local_address: u128,
-    /// `tcp_seq` and `lost`, which are 0.
+    /// Fields `tcp_seq` and `lost`, which are 0.
     zeroes: u64,
-    /// From `family` to `program_id`.
+    /// Fields from `family` to `program_id`.
     kind_of_socket: u64,
-    /// `flags`, `kind` and `segment`.
+    /// Fields `flags`, `kind` and `segment`.
     kind_of_record: u32,
 }
 
@@ -48,7 +50,7 @@ impl Shared {
 }
 
 impl Recent {
-    /// The envelope and the bytes of a datagram that came whole and alone, if it resembles the last one.
+    /// Returns the envelope and the bytes of a single whole datagram, if it resembles the last one.
     #[inline]
     pub(crate) fn datagram<'a>(&mut self, record: &'a [u8]) -> Option<(&Envelope, &'a [u8])> {
         let (header, rest) = record.split_first_chunk::<HEADER>()?;
@@ -80,7 +82,7 @@ impl Recent {
         Some((envelope, bytes))
     }
 
-    /// Takes note of a record and of what was decoded from it.
+    /// Stores a record and what was decoded from it.
     pub(crate) fn note(&mut self, record: &[u8], chunk: &Chunk<'_>) {
         let is_plain = chunk.envelope.protocol == Protocol::Udp
             && chunk.segment == 0
@@ -97,7 +99,8 @@ impl Recent {
     }
 }
 
-/// Where records with this direction and family are; a resolver's clients, whose socket is not connected, apart from its servers.
+/// Returns the index for records with this direction and family. A resolver's clients (unconnected
+/// sockets) and its servers have different ones.
 #[inline]
 fn place(header: &[u8; HEADER]) -> usize {
     let direction = header[offset_of!(EventHeader, direction)] & 1;
@@ -122,7 +125,8 @@ mod tests {
         *,
     };
 
-    /// Records that differ from one another in a few fields; some peers are unknown, or have a mapped address.
+    /// Records that differ from one another in a few fields; some peers are unknown or have a
+    /// mapped address.
     fn records() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let field = (
             any::<prop::sample::Index>(),

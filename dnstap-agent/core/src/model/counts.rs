@@ -1,4 +1,4 @@
-//! What the stages hold at one moment.
+//! Amounts that the stages hold at one moment.
 
 use crate::counters::counters;
 

@@ -14,17 +14,19 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// One of which nothing is known.
+    /// An endpoint without address and port.
     pub(crate) const UNKNOWN: Self = Self {
         octets: [0; 16],
         length: 0,
         port: 0,
     };
 
-    /// An endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], of a socket of `family`.
+    /// Creates an endpoint from the ABI's form: `octets` as in [`EventHeader::peer_addr`], from a
+    /// socket of `family`.
     #[inline]
     pub(crate) fn from_abi(family: u8, octets: [u8; 16], port: u16) -> Self {
-        // RFC 4291 section 2.5.5.2: ten bytes of zeroes and two of ones come first.
+        // A mapped address begins with ten bytes of zeros and two of ones (RFC 4291 section
+        // 2.5.5.2).
         const PREFIX: u128 = u128::MAX >> 32;
         const MAPPED: u128 = 0xffff << 80;
         let address = u128::from_le_bytes(octets);
@@ -40,7 +42,7 @@ impl Endpoint {
         }
     }
 
-    /// The address's 4 or 16 bytes in network order; `None` if it is not known.
+    /// Returns the address's 4 or 16 bytes in network order; `None` if it is unknown.
     #[must_use]
     pub fn address(&self) -> Option<&[u8]> {
         match self.length {
@@ -49,29 +51,29 @@ impl Endpoint {
         }
     }
 
-    /// The address, and zeroes behind it.
+    /// Returns the address, padded with zeros.
     pub(crate) fn octets(&self) -> &[u8; 16] {
         &self.octets
     }
 
-    /// The address's bytes, to be replaced; empty if it is not known.
+    /// Returns the address's bytes for modification; empty if it is unknown.
     pub(crate) fn address_mut(&mut self) -> &mut [u8] {
         &mut self.octets[..usize::from(self.length)]
     }
 
-    /// Whether anything is known.
+    /// Returns whether the address or the port is known.
     pub(crate) fn is_known(&self) -> bool {
         self.length != 0 || self.port != 0
     }
 
-    /// Whether the addresses of both may be the same: one that is not known may be any.
+    /// Returns whether both addresses may be the same. An unknown address may be any.
     pub(crate) fn may_be_at(&self, other: &Self) -> bool {
         self.length == 0
             || other.length == 0
             || (self.length == other.length && self.octets == other.octets)
     }
 
-    /// The address, if it is known.
+    /// Returns the address, if it is known.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         match self.length {
@@ -86,7 +88,7 @@ impl Endpoint {
         }
     }
 
-    /// Forgets the address and keeps the port.
+    /// Returns the endpoint with its port only.
     #[must_use]
     pub fn without_address(self) -> Self {
         Self {

@@ -2,7 +2,7 @@
 
 use super::Endpoint;
 
-/// Which way a message went, seen from the tapped process.
+/// Direction of a message, seen from the tapped process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The process received it.
@@ -29,10 +29,11 @@ pub enum Family {
     Inet6,
 }
 
-/// What is known about a message besides its bytes. Travels with it from here to the encoder.
+/// Context of a message. It travels with the message from decoding to the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// `CLOCK_MONOTONIC` in nanoseconds. A message of a TCP stream carries the time of the call that completed it.
+    /// Time from `CLOCK_MONOTONIC` in nanoseconds. A message of a TCP stream has the time of the
+    /// call that completed it.
     pub ktime_ns: u64,
     /// Inode number of the socket.
     pub socket: u64,
@@ -46,34 +47,34 @@ pub struct Envelope {
     pub local: Endpoint,
     /// The other end.
     pub peer: Endpoint,
-    /// Who saw it.
+    /// Process, thread and hook.
     pub origin: Origin,
-    /// The ends that a proxy tells, which is the peer itself then.
+    /// Ends that the PROXY header names; the peer is then the proxy itself.
     pub proxied: Option<Proxied>,
     /// Whether this is a UDP socket that is not connected: any host can send to it.
     pub unconnected: bool,
 }
 
-/// Where in the tapped process a message was seen; of a message of a TCP stream, where it was completed.
+/// Origin of a message in the tapped process. For a TCP message: where it was completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// Process id.
     pub tgid: u32,
     /// Thread id.
     pub tid: u32,
-    /// Which hook, as in [`dnstap_ebpf::EventHeader::hook`].
+    /// Number of the hook, as in [`dnstap_ebpf::EventHeader::hook`].
     pub hook: u8,
-    /// What the process runs, as in [`dnstap_ebpf::EventHeader::program_id`].
+    /// Program id of the process, as in [`dnstap_ebpf::EventHeader::program_id`].
     pub program_id: u32,
 }
 
-/// The two ends of the connection that a proxy passes on.
+/// The two ends of a connection, as a PROXY header names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// Family of both.
+    /// Family of both ends.
     pub family: Family,
-    /// Where the client connected to.
+    /// Address and port that the client connected to.
     pub local: Endpoint,
-    /// The client.
+    /// Address and port of the client.
     pub peer: Endpoint,
 }

@@ -1,4 +1,4 @@
-//! What an exchange of a query and its responses is, seen from the tapped process.
+//! The exchange of a query and its responses, seen from the tapped process.
 
 use std::str::FromStr;
 
@@ -6,17 +6,17 @@ use dnstap_proto::message::Type;
 
 use super::{Direction, MESSAGE_TYPES};
 
-/// The process's part in an exchange.
+/// Role of the process in an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// It is asked and answers.
+    /// The process is asked and answers.
     Responder,
-    /// It asks.
+    /// The process asks.
     Initiator,
 }
 
 impl Role {
-    /// The role in a message that went in `direction` and is a `response` or a query.
+    /// Returns the role for a message in this `direction` that is a `response` or a query.
     #[must_use]
     pub fn of(direction: Direction, response: bool) -> Self {
         if (direction == Direction::Received) == response {
@@ -27,14 +27,15 @@ impl Role {
     }
 }
 
-/// What an exchange is about.
+/// Subject of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// A question about a name (opcode QUERY) that is none of the following.
+    /// A question for a name (opcode QUERY) that is none of the following.
     Query,
-    /// A secondary's question for the serial of a zone (RFC 1034 section 4.3.5), as far as it can be told from a
-    /// resolver's: asked by the process, for SOA, without recursion (RD) and without DNSSEC (DO), which resolvers set. A process
-    /// without zones has none to refresh (`Naming::has_zones`).
+    /// A secondary's query for the serial of a zone (RFC 1034 section 4.3.5): sent by the process,
+    /// for SOA, without recursion (RD) and without DNSSEC (DO). A resolver's query for SOA can only
+    /// be told apart by DO, which resolvers set. A process without zones has none to refresh
+    /// (`Naming::has_zones`).
     Refresh,
     /// A zone transfer: type AXFR (RFC 5936) or IXFR (RFC 1995).
     Transfer,
@@ -42,15 +43,15 @@ pub enum Subject {
     Notify,
     /// Opcode UPDATE (RFC 2136).
     Update,
-    /// Any other opcode, and what is too short to have one.
+    /// Any other opcode, and messages too short to have one.
     Other,
 }
 
 impl Subject {
-    /// How many there are.
+    /// Number of subjects.
     pub const COUNT: usize = 6;
 
-    /// All of them.
+    /// All subjects.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Query,
         Self::Refresh,
@@ -60,7 +61,7 @@ impl Subject {
         Self::Other,
     ];
 
-    /// Name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -102,7 +103,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The dnstap type of a query or response of this family.
+    /// Returns the dnstap type of a query or response of this family.
     #[must_use]
     pub fn message_type(self, response: bool) -> Type {
         MESSAGE_TYPES[2 * self as usize + usize::from(response)].kind

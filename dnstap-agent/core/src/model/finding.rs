@@ -1,24 +1,24 @@
-//! What the stages find out about a message.
+//! Classification of a message.
 
 use super::{Kind, Role};
 
-/// What the stages before found out about a message. Times are wall-clock nanoseconds since 1970.
+/// Result of the earlier stages for a message. Times are wall-clock nanoseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Finding {
-    /// The process's role.
+    /// Role of the process.
     pub role: Role,
     /// Family of types.
     pub kind: Kind,
-    /// Query or response.
+    /// Whether it is a response.
     pub response: bool,
-    /// When the query passed.
+    /// Time of the query.
     pub query_time_ns: Option<u64>,
-    /// When the response passed.
+    /// Time of the response.
     pub response_time_ns: Option<u64>,
 }
 
 impl Finding {
-    /// Number of the dnstap type: [`Kind::message_type`] as the format has it.
+    /// Returns the number of the dnstap type, which is that of [`Kind::message_type`].
     #[must_use]
     #[inline]
     pub fn number(&self) -> u8 {

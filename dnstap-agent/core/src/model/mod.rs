@@ -1,4 +1,4 @@
-//! The values that all stages share. Nothing here imports a stage.
+//! Values that all stages share. Nothing here imports a stage.
 
 mod counts;
 mod endpoint;

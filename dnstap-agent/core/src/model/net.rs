@@ -16,13 +16,14 @@ impl Net {
     /// All addresses of IPv4.
     pub const ALL_OF_IPV4: Self = Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)));
 
-    /// Whether the address lies in it. `::/0` has no IPv4 addresses.
+    /// Returns whether the address is in the subnet. `::/0` contains no IPv4 addresses.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 
-    /// Its address and the number of bits that count; IPv4 in the IPv4-mapped form (RFC 4291 section 2.5.5.2).
+    /// Returns the address and the prefix length. IPv4 is in the IPv4-mapped form (RFC 4291 section
+    /// 2.5.5.2).
     #[must_use]
     pub fn mapped(&self) -> (Ipv6Addr, u32) {
         match self.0 {
@@ -49,7 +50,7 @@ impl FromStr for Net {
             return Err(format!("{text}: the address has bits behind the prefix"));
         }
         let (address, prefix) = Self(net).mapped();
-        // An IPv4 subnet, however it is written.
+        // Both ways to write an IPv4 subnet give the same value.
         if let Some(address) = address.to_ipv4_mapped().filter(|_| prefix >= MAPPED_PREFIX) {
             let length = u8::try_from(prefix - MAPPED_PREFIX).unwrap_or_default();
             return Ok(Self(Ipv4Net::new_assert(address, length).into()));

@@ -1,29 +1,29 @@
-//! What is no message and is reported all the same.
+//! Events that are reported in addition to messages.
 
 use super::{Envelope, Finding};
 
-/// What a source or a stage has to report beside messages. It goes to outputs of its own, for readers of dnstap take each frame for a
-/// message.
+/// An event that a source or a stage reports in addition to messages. Notices go to outputs of
+/// their own, because readers of dnstap take each frame for a message.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// A query stayed without response.
+    /// A query got no response.
     Unanswered {
         /// The query.
         query: Asked,
         /// Nanoseconds for which it waited.
         waited_ns: u64,
     },
-    /// Something of which no stage knows the meaning.
+    /// An event whose meaning no stage knows.
     Unknown,
 }
 
-/// A query as it is reported.
+/// A query in a notice.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Its context.
+    /// Context of the query.
     pub envelope: Envelope,
-    /// What was found out about it.
+    /// Classification of the query.
     pub finding: Finding,
-    /// Its first bytes.
+    /// First bytes of the query.
     pub message: Vec<u8>,
 }

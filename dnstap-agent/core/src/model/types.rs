@@ -1,4 +1,4 @@
-//! Owns the names of the fourteen dnstap message types, and counts by type for summaries.
+//! Names of the fourteen dnstap message types, and counts by type for summaries.
 
 use std::{fmt, str::FromStr};
 
@@ -9,16 +9,16 @@ use dnstap_proto::message::Type;
 pub struct MessageType {
     /// The type.
     pub kind: Type,
-    /// As `dnstap-read` and golang-dnstap print it.
+    /// Name as `dnstap-read` and golang-dnstap print it.
     pub short: &'static str,
-    /// As `dnstap.proto` has it.
+    /// Name in `dnstap.proto`.
     pub long: &'static str,
-    /// As summaries, metrics and the command line have it.
+    /// Name in summaries, metrics and on the command line.
     pub name: &'static str,
 }
 
 impl MessageType {
-    /// What its query and its response have in common, such as `client`.
+    /// Returns the part of the name that a query and its response share, such as `client`.
     #[must_use]
     pub fn family(&self) -> &'static str {
         self.name.split('_').next().unwrap_or_default()
@@ -87,19 +87,19 @@ const fn message_type(
     }
 }
 
-/// `CQ` for `CLIENT_QUERY` and so on.
+/// Returns the short name: `CQ` for `CLIENT_QUERY` and so on.
 #[must_use]
 pub fn short_name(kind: Type) -> &'static str {
     MESSAGE_TYPES[index(kind)].short
 }
 
-/// `CLIENT_QUERY` and so on.
+/// Returns the long name: `CLIENT_QUERY` and so on.
 #[must_use]
 pub fn long_name(kind: Type) -> &'static str {
     MESSAGE_TYPES[index(kind)].long
 }
 
-/// Queries have odd numbers, responses even ones.
+/// Returns whether the type is a response. Queries have odd numbers, responses even ones.
 #[must_use]
 pub fn is_response(kind: Type) -> bool {
     (kind as usize).is_multiple_of(2)
@@ -109,7 +109,7 @@ fn index(kind: Type) -> usize {
     kind as usize - 1
 }
 
-/// How many messages of each type. Prints as `CLIENT_QUERY 12, CLIENT_RESPONSE 12`, or `none`.
+/// Number of messages of each type. Prints as `CLIENT_QUERY 12, CLIENT_RESPONSE 12`, or `none`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KindCounts([u64; 14]);
 
@@ -119,18 +119,18 @@ impl KindCounts {
         self.add(kind, 1);
     }
 
-    /// Counts several at once.
+    /// Counts several messages.
     pub fn add(&mut self, kind: Type, messages: u64) {
         self.0[index(kind)] += messages;
     }
 
-    /// How many of that type.
+    /// Returns the number of messages of that type.
     #[must_use]
     pub fn of(&self, kind: Type) -> u64 {
         self.0[index(kind)]
     }
 
-    /// The types that occurred, in the order of their numbers, with their counts.
+    /// Returns the types that occurred, with their counts, in the order of the types' numbers.
     pub fn iter(&self) -> impl Iterator<Item = (Type, u64)> {
         MESSAGE_TYPES
             .iter()
@@ -139,7 +139,7 @@ impl KindCounts {
             .map(|(known, count)| (known.kind, count))
     }
 
-    /// All messages.
+    /// Returns the number of all messages.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
@@ -161,30 +161,30 @@ impl fmt::Display for KindCounts {
     }
 }
 
-/// Some of the fourteen dnstap types.
+/// A set of dnstap types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TypeSet(u16);
 
 impl TypeSet {
-    /// Those in any of the sets.
+    /// Returns the union of the sets.
     #[must_use]
     pub fn union(sets: &[Self]) -> Self {
         Self(sets.iter().fold(0, |all, set| all | set.0))
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the type is among them.
+    /// Returns whether the set contains the type.
     #[must_use]
     pub fn has(self, kind: Type) -> bool {
         self.contains(kind as usize - 1)
     }
 
-    /// Whether the type at this place of [`MESSAGE_TYPES`] is among them.
+    /// Returns whether the set contains the type at this index of [`MESSAGE_TYPES`].
     pub(crate) fn contains(self, at: usize) -> bool {
         self.0 & 1 << at != 0
     }
@@ -193,7 +193,7 @@ impl TypeSet {
 impl FromStr for TypeSet {
     type Err = String;
 
-    /// A family (`client`), or one of its types (`client-query`, `CQ`).
+    /// Parses a family (`client`), or one of its types (`client-query`, `CQ`).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.replace('-', "_").to_ascii_lowercase();
         let mut set = 0;

@@ -1,30 +1,40 @@
 //! Queries that wait for their responses.
 //!
-//! Owns a table of queries keyed by peer, transport, DNS id and the process's end, with a hash of the question (name without
-//! compression and without regard to case, RFC 4343; type; class) to tell apart what shares an id. A response takes its oldest
-//! matching query: retransmissions are answered in their order. A response without a question (terse errors, later messages of a zone
-//! transfer) matches by key alone. The query of a zone transfer over TCP stays, since many messages answer it (RFC 5936
-//! section 2.2), and ages from the last of them.
+//! [`Pairs`] is a table of queries. Its key is the peer, the transport, the DNS id and the
+//! process's end. A hash of the question tells queries with the same key apart. The hash covers the
+//! name (uncompressed and without regard to case, RFC 4343), the type and the class. A response
+//! takes the oldest query that matches, so retransmissions are answered in their order. A response
+//! without a question (a terse error, or a later message of a zone transfer) matches by the key
+//! alone. Many messages answer the query of a zone transfer over TCP (RFC 5936 section 2.2). Such a
+//! query therefore stays in the table and ages from its last response.
 //!
-//! The process's end is the socket for TCP. For UDP it is the local port: an answer may leave through another socket with that port
-//! (`SO_REUSEPORT`, another thread, another process of the family), as long as it is the same socket or the same program. The same socket
-//! goes first. The local address counts where query and response both have one.
+//! Over TCP the process's end is the socket. Over UDP it is the local port, because a response may
+//! leave through another socket with the same port (`SO_REUSEPORT`, another thread, another process
+//! of the family). That socket must be the same one or belong to the same program. A query of the
+//! same socket is preferred. The local address is compared if query and response both have one.
 //!
-//! The peer may be unknown on one side (`recv` and `read` on an unconnected socket name no sender):
-//! - a response without a peer takes a query from its port with its id, which `hints` finds; the query says who was asked;
-//! - a response to a known peer takes a query without a peer that the very socket received, if there is none of that peer.
+//! The peer may be unknown on one side, because `recv` and `read` on an unconnected socket name no
+//! sender:
+//! - A response without a peer takes a query with the same local port and id. `hints` finds that
+//!   query, and the query names the peer.
+//! - A response to a known peer takes a query without a peer if the same socket received it and no
+//!   query of that peer matches.
 //!
-//! Bounded: entries; age; and queries with one key, so that a peer that repeats one id cannot make look-ups slow.
-//! Within those the oldest goes first; but what was received goes before what was sent, so that no stranger's flood makes the tap forget
-//! what the process has asked. Entries live in one vector and are linked by index, in order of arrival
-//! and in hash chains: nothing is allocated once the vector has grown. Only queries that are to be reported when they stay
-//! without answer (`Asked`), and those that came through a proxy, hold memory of their own.
+//! The table is bounded in three ways: entries, age, and queries with one key. The last bound keeps
+//! look-ups fast when a peer repeats one id. The oldest query goes first, but received queries go
+//! before sent ones. A flood from outside therefore cannot push out the queries that the process
+//! has sent. Entries live in one vector. They are linked by index, in order of arrival and in hash
+//! chains, so nothing is allocated once the vector has grown. Only two kinds of queries own memory:
+//! those that are reported when they stay unanswered (`Asked`), and those that came through a
+//! proxy.
 //!
-//! A response that finds nothing may be one without a query. `Found::Forgotten` says when that cannot be told.
+//! A response without a match may be one that nobody asked for. `Found::Forgotten` says that this
+//! is not certain.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
-// Peers choose ids, ports and names, so the hash must be seeded; this one is, and takes a few nanoseconds.
+// Peers choose ids, ports and names, so the hash must be seeded. This hasher is seeded and takes a
+// few nanoseconds.
 use foldhash::fast::RandomState;
 
 use crate::{
@@ -38,13 +48,14 @@ use crate::{
 
 const NONE: u32 = u32::MAX;
 
-/// Queries with the same peer, transport, id and socket or local port.
+/// Most queries with the same peer, transport, id, and socket or local port.
 const SAME_KEY: usize = 16;
 
 /// Slots of [`Pairs::hints`].
 const HINTS: usize = 65_536;
 
-/// Nanoseconds for which a response to what the process asked is still expected, even if it counts as unanswered before.
+/// Nanoseconds for which a response to a sent query is expected, even if the query already counts
+/// as unanswered.
 pub(crate) const EXPECTED_NS: u64 = 15_000_000_000;
 
 counters! {
@@ -86,7 +97,7 @@ counters! {
 }
 
 impl PairCounters {
-    /// The queries without answer of a family.
+    /// Returns the counter of unanswered queries of a family.
     pub fn unanswered(&mut self, kind: Kind) -> &mut u64 {
         match kind {
             Kind::Auth => &mut self.unanswered_auth,
@@ -118,72 +129,73 @@ impl Default for PairLimits {
     }
 }
 
-/// What a response needs to know of its query.
+/// What the table stores about a query, for its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Kernel time.
     pub ktime_ns: u64,
-    /// The clock's offset then, so that both times of a pair follow one clock.
+    /// Offset of the clock when the query was seen. Both times of a pair use this offset.
     pub offset_ns: i64,
     /// Address family of both ends.
     pub family: Family,
-    /// Family of types.
+    /// Family of dnstap message types.
     pub kind: Kind,
-    /// What it is about.
+    /// Subject of the exchange.
     pub subject: Subject,
-    /// Whether it is delivered, and not left out on purpose.
+    /// Whether the query is delivered (false if it is left out on purpose).
     pub wanted: bool,
-    /// Names the query while it is held back until its answer.
+    /// Identifies the query while it is held back until its response.
     pub ticket: Option<u64>,
 }
 
-/// Where a query is that was found. It can be seen there until the next query comes, even if it has left the table.
+/// Index of a query that was found. The entry can be read until the next query is added, even if it
+/// has left the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(u32);
 
-/// What a response finds.
+/// Result of looking for a response's query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Its query, to be seen by [`Pairs::found`].
+    /// A query was found; [`Pairs::found`] returns it.
     Query(Slot),
-    /// Nothing, but it may have been asked for: its query has counted as unanswered since, or was given up to make room; or one with its
-    /// key waits, and asks something else.
+    /// No query was found, but there may have been one: it already counted as unanswered, or was
+    /// given up to make room, or a query with the same key but another question waits.
     Forgotten,
-    /// Nothing.
+    /// No query was found, and there was none.
     Nothing,
 }
 
-/// The table.
+/// Table of queries that wait for their responses.
 #[derive(Debug)]
 pub struct Pairs {
     limits: PairLimits,
     hasher: RandomState,
     /// Heads of the hash chains; a power of two of them.
     buckets: Vec<u32>,
-    /// By local port and id: the latest query sent from an unconnected socket. It may have gone: each look-up compares. Empty before
-    /// the first one.
+    /// Latest query that was sent from an unconnected socket, by local port and id. The query may
+    /// have left the table, so each look-up compares. Empty before the first such query.
     hints: Vec<u32>,
     entries: Vec<Entry>,
     free: u32,
     waiting: usize,
-    /// Queries that count as unanswered and are still here.
+    /// Queries that count as unanswered but are still in the table.
     late: usize,
     lists: [List; Age::ALL.len()],
-    /// Queries that were received without their peer.
+    /// Received queries whose peer is unknown.
     without_peer: usize,
-    /// When a query that the process had sent was last given up to make room.
+    /// When a sent query was last given up to make room.
     evicted_ktime_ns: Option<u64>,
-    /// When the hint of a query that waits last made room for another one.
+    /// When the hint of a waiting query was last overwritten by another hint.
     hint_lost_ktime_ns: Option<u64>,
     /// When a query was last sent to a multicast address.
     multicast_ktime_ns: Option<u64>,
-    /// The latest kernel time that was seen.
+    /// Latest kernel time seen.
     now_ktime_ns: u64,
-    /// By slot: queries to be reported; shorter than `entries` if there are none.
+    /// Queries to be reported, by slot. Shorter than `entries` if there are none.
     asked: Vec<Option<Asked>>,
-    /// By slot: the ends that a proxy told; shorter than `entries` if there are none.
+    /// Ends from PROXY headers, by slot. Shorter than `entries` if there are none.
     proxied: Vec<Option<Proxied>>,
-    /// Queries to be reported that stayed without answer.
+    /// Queries to be reported that stayed unanswered.
     notices: Vec<Notice>,
     counters: PairCounters,
 }
@@ -202,10 +214,10 @@ impl List {
     };
 }
 
-/// The lists, in the order in which their entries make room.
+/// Lists of entries by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Age {
-    /// Sent queries that count as unanswered, and whose response is still expected.
+    /// Sent queries that count as unanswered but whose response is still expected.
     Late,
     /// Received queries.
     Received,
@@ -214,36 +226,36 @@ enum Age {
 }
 
 impl Age {
-    /// In the order in which they make room.
+    /// Order in which the lists make room.
     const ALL: [Self; 3] = [Self::Received, Self::Late, Self::Sent];
 }
 
-/// What has answered a query.
+/// Responses that a query has and expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answers {
-    /// Nothing; the first response will be the only one.
+    /// No response yet; one is expected.
     One,
-    /// Nothing; many responses will be.
+    /// No response yet; many are expected.
     Many,
-    /// Some of many.
+    /// Some of many responses have come.
     Some,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Key {
     socket: u64,
-    /// What the process runs.
+    /// Program id of the process.
     program_id: u32,
     local: Endpoint,
     peer: Endpoint,
     protocol: Protocol,
     id: u16,
-    /// Who asks whom: a response answers what went the other way.
+    /// Role of the process. A response answers a query with the same role.
     role: Role,
 }
 
 impl Key {
-    /// Whether a response with key `other` may answer a query with this one.
+    /// Returns whether a response with key `other` may answer a query with this one.
     fn admits(&self, other: &Self) -> bool {
         let same_end = match self.protocol {
             Protocol::Tcp => self.socket == other.socket,
@@ -270,17 +282,18 @@ struct Entry {
     key: Key,
     hash: u64,
     question: Option<u64>,
-    /// Of a query sent from an unconnected socket, its question letter by letter.
+    /// Hash of the question letter by letter, for a query from an unconnected socket.
     exact: Option<u64>,
     query: Query,
     answers: Answers,
-    /// The socket was not connected.
+    /// Whether the socket was not connected.
     unconnected: bool,
-    /// Which of the lists it is in.
+    /// List that the entry is in.
     list: Age,
-    /// Kernel time from which it ages.
+    /// Kernel time from which the entry ages.
     used_ktime_ns: u64,
-    /// Next in the hash chain, from the newest on; the next free entry if this one is free.
+    /// Next entry in the hash chain, which runs from new to old. If this entry is free: the next
+    /// free entry.
     chain: u32,
     older: u32,
     newer: u32,
@@ -328,7 +341,7 @@ enum End {
 }
 
 impl Pairs {
-    /// An empty table.
+    /// Creates an empty table.
     #[must_use]
     pub fn new(limits: PairLimits) -> Self {
         let limits = PairLimits {
@@ -357,7 +370,7 @@ impl Pairs {
         }
     }
 
-    /// Remembers a query; `asked` if it is to be reported when it stays without answer.
+    /// Adds a query. `asked` is set if the query is reported when it stays unanswered.
     #[inline]
     pub(crate) fn query(
         &mut self,
@@ -405,7 +418,8 @@ impl Pairs {
         self.waiting += 1;
         if list == Age::Sent && envelope.unconnected {
             self.hint(&key, slot);
-            // Who answers a question to a group of hosts (RFC 4795, RFC 6762) does it by his own address.
+            // A host that answers a question to a multicast group (RFC 4795, RFC 6762) uses its own
+            // address.
             if key.peer.ip().is_some_and(|address| address.is_multicast()) {
                 self.multicast_ktime_ns = Some(self.now_ktime_ns);
             }
@@ -413,13 +427,15 @@ impl Pairs {
         self.without_peer += usize::from(list == Age::Received && !key.has_peer());
     }
 
-    /// The query that a response answers. The response counts if there is one; else it is for the caller to judge it, and then to
-    /// say that it stays [`Self::unmatched`].
+    /// Finds the query that a response answers, and counts the response if there is one. If there
+    /// is none, the caller judges the response and calls [`Self::unmatched`] if it stays without a
+    /// query.
     #[inline]
     pub(crate) fn response(&mut self, envelope: &Envelope, message: &Message<'_>) -> Found {
         self.now_ktime_ns = self.now_ktime_ns.max(envelope.ktime_ns);
         let question = self.question(message);
-        // Any host can send to a socket that is not connected, and the process may reject what differs in the least: then it goes on waiting.
+        // Any host can send to an unconnected socket. The process may reject a response that
+        // differs in one letter and go on waiting.
         let exact = self.exact(envelope, message);
         let (key, ktime_ns) = (key(envelope, message), envelope.ktime_ns);
         let slot = match self.sole(&key, question, ktime_ns) {
@@ -450,7 +466,8 @@ impl Pairs {
         Found::Query(Slot(slot))
     }
 
-    /// The query that [`Self::search`] would come upon, if no other one waits that it would have to look at: as nearly always.
+    /// Returns the query that [`Self::search`] would find, if it is alone in its hash chain (which
+    /// is nearly always so).
     #[inline]
     fn sole(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Option<u32> {
         let hash = self.hash(key);
@@ -465,7 +482,7 @@ impl Pairs {
         is_found.then_some(slot)
     }
 
-    /// The query that a response answers; or what is known where there is none.
+    /// Finds the query that a response answers, or says why there is none.
     fn search(&self, mut key: Key, question: Option<u64>, ktime_ns: u64) -> Result<u32, Found> {
         if key.role == Role::Initiator
             && !key.has_peer()
@@ -480,7 +497,7 @@ impl Pairs {
                 ..key
             };
             let found = self.find(&nobody, question, ktime_ns);
-            // As little as possible is guessed: the very socket, and the same question.
+            // Guess as little as possible: require the same socket and the same question.
             let same = |slot: &u32| {
                 let entry = &self.entries[*slot as usize];
                 entry.key.socket == key.socket && entry.question.is_some()
@@ -488,7 +505,8 @@ impl Pairs {
             sought.slot = found.slot.filter(same).filter(|_| question.is_some());
         }
         sought.slot.ok_or_else(|| {
-            // Where its sender is not known, a query sent later may stand in the way of the one that it answers.
+            // If the sender is unknown, the hint of a later query may hide the query that this
+            // response answers.
             let hint_lost = self.hint_lost_ktime_ns.filter(|_| !key.has_peer());
             let evicted = self
                 .evicted_ktime_ns
@@ -503,27 +521,29 @@ impl Pairs {
         })
     }
 
-    /// The query that a response has found, and the ends that it showed: the process's and the peer's.
+    /// Returns the query that a response has found, with the process's end and the peer's end as
+    /// the query showed them.
     #[inline]
     pub(crate) fn found(&self, slot: Slot) -> (&Query, &Endpoint, &Endpoint) {
         let Entry { query, key, .. } = &self.entries[slot.0 as usize];
         (query, &key.local, &key.peer)
     }
 
-    /// The ends that a proxy told with the query that a response has found.
+    /// Returns the ends that the PROXY header of the query named.
     #[inline]
     pub(crate) fn proxied(&self, slot: Slot) -> Option<&Proxied> {
         self.proxied.get(slot.0 as usize)?.as_ref()
     }
 
-    /// A response that was looked up for in vain stays so.
+    /// Counts a response for which no query was found.
     pub(crate) fn unmatched(&mut self) {
         self.counters.responses += 1;
         self.counters.responses_unmatched += 1;
     }
 
-    /// What a response and the query that it may answer have in common, as far as both tell it; 0 for a message that is no concern of
-    /// this. One without a peer has it in common with those of all peers.
+    /// Returns a hash that a response shares with the query that it may answer, from the fields
+    /// that both have. A response without a peer shares it with the queries to all peers. 0 if the
+    /// message needs no such hash.
     pub(crate) fn meeting(&self, envelope: &Envelope, message: &Message<'_>) -> u64 {
         let key = key(envelope, message);
         if key.has_peer() {
@@ -533,17 +553,17 @@ impl Pairs {
         }
     }
 
-    /// As [`Self::meeting`], of a query that meets a response without a peer.
+    /// Like [`Self::meeting`], for a query that meets a response without a peer.
     pub(crate) fn meeting_without_peer(&self, envelope: &Envelope, message: &Message<'_>) -> u64 {
         self.hash_of_hint(&key(envelope, message))
     }
 
-    /// Nanoseconds for which a response is expected.
+    /// Returns the nanoseconds for which a response is expected.
     pub(crate) fn expected_ns(&self) -> u64 {
         self.limits.age_ns.max(EXPECTED_NS)
     }
 
-    /// The latest kernel time that was seen.
+    /// Returns the latest kernel time seen.
     pub(crate) fn now_ktime_ns(&self) -> u64 {
         self.now_ktime_ns
     }
@@ -574,24 +594,25 @@ impl Pairs {
         }
     }
 
-    /// Queries to be reported that stayed without answer since the last call.
+    /// Returns the queries to be reported that stayed unanswered since the last call.
     pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
 
-    /// Queries in the table.
+    /// Number of queries in the table.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.waiting as u64
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> &PairCounters {
         &self.counters
     }
 
-    /// What all messages with the same key have in common: not the process's address and program, and not its socket over UDP.
+    /// Hashes the part of a key that all matching messages share. The process's address and program
+    /// are not part of it, nor is the socket over UDP.
     #[inline]
     fn hash(&self, key: &Key) -> u64 {
         let end = match key.protocol {
@@ -615,7 +636,7 @@ impl Pairs {
         hasher.finish()
     }
 
-    /// A hash of the question, without regard to case and compression.
+    /// Hashes the question without regard to case and compression.
     #[inline]
     fn question(&self, message: &Message<'_>) -> Option<u64> {
         let step = |folded, block| {
@@ -626,7 +647,8 @@ impl Pairs {
         message.fold_question(0, step)
     }
 
-    /// A hash of the question letter by letter, of what passes between the process that asks from an unconnected socket and whom it asks.
+    /// Hashes the question letter by letter, for messages between a process that asks from an
+    /// unconnected socket and its peer.
     #[inline]
     fn exact(&self, envelope: &Envelope, message: &Message<'_>) -> Option<u64> {
         let role = Role::of(envelope.direction, message.flags.response());
@@ -639,7 +661,7 @@ impl Pairs {
         Some(hasher.finish())
     }
 
-    /// Notes where the query in `slot` can be found without its peer.
+    /// Stores a hint so that the query in `slot` can be found without its peer.
     fn hint(&mut self, key: &Key, slot: u32) {
         if self.hints.is_empty() {
             self.hints = vec![NONE; HINTS];
@@ -651,7 +673,7 @@ impl Pairs {
         }
     }
 
-    /// The query in `slot` has gone.
+    /// Removes the hint of the query in `slot`, which leaves the table.
     fn forget_hint(&mut self, slot: u32) {
         let entry = &self.entries[slot as usize];
         if !entry.unconnected || entry.key.role != Role::Initiator || self.hints.is_empty() {
@@ -663,7 +685,7 @@ impl Pairs {
         }
     }
 
-    /// The peer of the latest query with this id that was sent from this port.
+    /// Returns the peer of the latest query with this id that was sent from this port.
     fn hinted(&self, key: &Key, question: Option<u64>) -> Option<Endpoint> {
         let slot = *self.hints.get(self.hint_of(key))?;
         let entry = self.entries.get(slot as usize)?;
@@ -682,8 +704,9 @@ impl Pairs {
         self.hash_of_hint(key) as usize % HINTS
     }
 
-    /// The oldest query that a response with this key and question at kernel time `ktime_ns` answers; those of the same socket go
-    /// first, those that count as unanswered last.
+    /// Finds the oldest query that a response with this key and question at kernel time `ktime_ns`
+    /// answers. Queries of the same socket are preferred; queries that count as unanswered come
+    /// last.
     #[inline]
     fn find(&self, key: &Key, question: Option<u64>, ktime_ns: u64) -> Sought {
         let hash = self.hash(key);
@@ -720,7 +743,7 @@ impl Pairs {
         hash as usize & (self.buckets.len() - 1)
     }
 
-    /// Gives up what stands in the way of one more query with this hash of its key.
+    /// Gives up queries so that one more with this hash of its key has room.
     #[inline]
     fn make_room(&mut self, hash: u64, now_ktime_ns: u64) {
         let (mut same, mut oldest_same) = (0, NONE);
@@ -754,7 +777,7 @@ impl Pairs {
         self.waiting + self.late >= self.limits.entries
     }
 
-    /// Takes out an entry that has not been answered; a late one was counted before.
+    /// Removes an unanswered entry. A late one was counted before.
     fn give_up(&mut self, slot: u32, end: End) {
         if self.entries[slot as usize].list == Age::Late {
             self.forget(slot);
@@ -763,7 +786,8 @@ impl Pairs {
         }
     }
 
-    /// The time of an entry is over. What was sent stays in the table while a response is still expected.
+    /// Ends the wait of an entry. A sent query stays in the table while a response is still
+    /// expected.
     fn expire(&mut self, slot: u32, now_ktime_ns: u64) {
         let Entry {
             list,
@@ -793,7 +817,7 @@ impl Pairs {
         self.entries.get(self.lists[list as usize].oldest as usize)
     }
 
-    /// A free entry, which nothing leads to any more.
+    /// Returns a free entry that nothing links to.
     #[inline]
     fn vacant(&mut self) -> u32 {
         if let Some(free) = self.entries.get(self.free as usize) {
@@ -817,7 +841,7 @@ impl Pairs {
         (entry.older, entry.newer) = (previous, NONE);
     }
 
-    /// Takes an entry out of the order of age.
+    /// Removes an entry from the order of age.
     fn unlink(&mut self, slot: u32) {
         let Entry {
             older, newer, list, ..
@@ -833,14 +857,14 @@ impl Pairs {
         }
     }
 
-    /// Takes out a query, and counts what became of it.
+    /// Removes a query and counts its outcome.
     #[inline]
     fn remove(&mut self, slot: u32, end: End) {
         self.settle(slot, end);
         self.take(slot);
     }
 
-    /// Takes out a query that was counted before.
+    /// Removes a query that was counted before.
     fn forget(&mut self, slot: u32) {
         self.late -= 1;
         self.take(slot);
@@ -872,13 +896,13 @@ impl Pairs {
         self.forget_hint(slot);
         self.without_peer -= usize::from(list == Age::Received && !key.has_peer());
         let entry = &mut self.entries[slot as usize];
-        // No hint may take it for a query that waits.
+        // A hint that still points here must not match.
         entry.unconnected = false;
         entry.chain = self.free;
         self.free = slot;
     }
 
-    /// Counts what became of a query, which waits no longer.
+    /// Counts the outcome of a query that no longer waits.
     #[inline]
     fn settle(&mut self, slot: u32, end: End) {
         let Entry {
@@ -916,10 +940,10 @@ impl Pairs {
     }
 }
 
-/// What [`Pairs::find`] came upon.
+/// Result of [`Pairs::find`].
 struct Sought {
     slot: Option<u32>,
-    /// A query with its key waits; its question may be another one.
+    /// Whether a query with the same key waits, perhaps with another question.
     same_key: bool,
 }
 
@@ -935,7 +959,8 @@ fn key(envelope: &Envelope, message: &Message<'_>) -> Key {
     }
 }
 
-/// Sets what few slots have, in a vector that is as long as the last of them needs. What the slot had before goes.
+/// Sets a value that few slots have, in a vector that is only as long as its last value needs. The
+/// previous value of the slot is dropped.
 #[inline]
 fn set<T>(by_slot: &mut Vec<Option<T>>, at: usize, value: Option<T>) {
     if value.is_some() || at < by_slot.len() {
@@ -944,7 +969,7 @@ fn set<T>(by_slot: &mut Vec<Option<T>>, at: usize, value: Option<T>) {
     }
 }
 
-/// Whether two questions are the same, as far as both are there.
+/// Returns whether two questions are equal. A missing question equals every other one.
 fn agree(one: Option<u64>, other: Option<u64>) -> bool {
     one.is_none() || other.is_none() || one == other
 }

@@ -47,7 +47,7 @@ fn ask(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) {
     pairs.query(envelope, &Message::parse(bytes).unwrap(), query, None);
 }
 
-/// The time of the query that the response takes, which goes the other way.
+/// Returns the time of the query that the response finds. The response goes the other way.
 fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
     let back = Envelope {
         direction: Direction::Sent,
@@ -56,7 +56,7 @@ fn answer(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
     respond(pairs, &back, bytes)
 }
 
-/// The time of the query that the response takes.
+/// Returns the time of the query that the response finds.
 fn respond(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> {
     match pairs.response(envelope, &Message::parse(bytes).unwrap()) {
         Found::Query(slot) => Some(pairs.found(slot).0.ktime_ns),
@@ -67,7 +67,7 @@ fn respond(pairs: &mut Pairs, envelope: &Envelope, bytes: &[u8]) -> Option<u64> 
     }
 }
 
-/// A message whose question has this type.
+/// Builds a message with a question of this type.
 fn typed(id: u16, flags: u16, kind: u16) -> Vec<u8> {
     let mut bytes = message(id, flags, "zone", 0);
     let at = bytes.len() - 4;
@@ -75,7 +75,7 @@ fn typed(id: u16, flags: u16, kind: u16) -> Vec<u8> {
     bytes
 }
 
-/// Header alone, as in terse errors.
+/// Builds a header alone, as in terse errors.
 fn terse(id: u16) -> [u8; 12] {
     let [high, low] = id.to_be_bytes();
     [high, low, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]
@@ -328,7 +328,7 @@ fn peer_that_repeats_one_id_displaces_its_own_queries_only() {
     );
 }
 
-/// The table as a plain list.
+/// Model of the table: a plain list.
 #[derive(Default)]
 struct Model(Vec<(u64, u16, u16, String)>);
 
@@ -390,7 +390,7 @@ proptest! {
     }
 }
 
-/// A query sent from a socket that is not connected, and the way back.
+/// Envelope of a query sent from an unconnected socket.
 fn sent(ktime_ns: u64, peer: &str) -> Envelope {
     Envelope {
         direction: Direction::Sent,
@@ -432,7 +432,7 @@ fn whoever_answers_a_question_to_a_group_may_have_been_asked(
         Found::Nothing
     };
     assert_eq!(look_up(&mut pairs, 20, host, &response), expected);
-    // For as long as a response is expected.
+    // This lasts as long as a response is expected.
     let late = 11 + EXPECTED_NS;
     assert_eq!(look_up(&mut pairs, late, host, &response), Found::Nothing);
 }
@@ -452,7 +452,8 @@ fn a_hint_that_made_room_is_remembered_for_responses_without_a_peer() {
     let other = message(2, 0x8180, "example", 1);
     ask(&mut pairs, 10, "192.0.2.9");
     assert_eq!(look_up(&mut pairs, 20, nobody, &other), Found::Nothing);
-    // The same id from the same port to somebody else: the first query can no longer be found without its peer.
+    // A query with the same id and port goes to another peer, so the first one can no longer be
+    // found without its peer.
     ask(&mut pairs, 30, "192.0.2.10");
     assert_eq!(look_up(&mut pairs, 40, nobody, &other), Found::Forgotten);
     assert_eq!(look_up(&mut pairs, 40, host, &other), Found::Nothing);

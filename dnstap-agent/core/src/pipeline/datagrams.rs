@@ -1,33 +1,37 @@
-//! Datagrams as they were on the wire. One call may carry several of them, or less than one.
+//! Finds the datagrams in the bytes of one call. A call may carry several datagrams, or only a part
+//! of one.
 //!
-//! - The kernel cuts a send into datagrams of one size, the last of which may be shorter (`UDP_SEGMENT`). The size comes with the record.
-//! - The kernel may hand over several datagrams of one size in one receive (`UDP_GRO`). The kernel says so, and the size comes with the
-//!   record, unless the process gave no room for it (hook `syscall`). Then bytes that are one whole message were one datagram, for the
-//!   process too. Of other bytes it is not known which datagrams they were.
-//! - A datagram that is longer than the buffers of the process is cut. How much arrived comes with the record where the kernel tells it.
-//!   Where it does not, and the buffers were filled to the last byte, the DNS message tells whether something is missing.
+//! - The kernel splits a send into datagrams of one size, of which the last may be shorter
+//!   (`UDP_SEGMENT`). The size is in the record.
+//! - The kernel may return several datagrams of one size from one receive (`UDP_GRO`). A flag in
+//!   the record says so. The size is in the record, too, unless the process left no room for it
+//!   (hook `syscall`). In that case bytes that are one whole message were one datagram, also to the
+//!   process. Other bytes cannot be split.
+//! - A datagram that is longer than the buffers of the process is cut. If the kernel tells how many
+//!   bytes arrived, the record has their number. If not, and the buffers were filled to the last
+//!   byte, the DNS message tells whether something is missing.
 
 use dnstap_ebpf::{EVENT_COALESCED, EVENT_FILLED};
 
 use crate::{dns, event::Chunk};
 
-/// The datagrams in the bytes that one call transferred.
+/// Layout of the datagrams in the bytes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Bytes of each but the last; their number if they are one.
+    /// Bytes of each datagram but the last. If there is one datagram: the bytes that arrived.
     pub(super) size: usize,
-    /// Datagrams that arrived, with those that found no room; one at least.
+    /// Number of datagrams that arrived, at least one. Those that found no room are included.
     pub(super) datagrams: usize,
-    /// Those of which there is not a byte.
+    /// Number of datagrams of which no byte is there.
     pub(super) absent: usize,
-    /// Whether the last one that is there lacks its end.
+    /// Whether the last datagram that is there is cut.
     last_is_cut: bool,
-    /// Whether the kernel has not told that.
+    /// Whether it is unknown if a datagram is cut.
     may_be_cut: bool,
 }
 
 impl Layout {
-    /// Whether the `bytes` of one call are plainly one datagram, which is whole.
+    /// Returns whether the `bytes` of one call are certainly one whole datagram.
     #[inline]
     pub(super) fn is_one(chunk: &Chunk<'_>, bytes: &[u8]) -> bool {
         let arrived = chunk.arrived_len as usize;
@@ -36,7 +40,7 @@ impl Layout {
             && chunk.flags & (EVENT_COALESCED | EVENT_FILLED) == 0
     }
 
-    /// That of the `bytes` of one call; `None` if it cannot be told.
+    /// Returns the layout of the `bytes` of one call; `None` if it cannot be determined.
     pub(super) fn of(chunk: &Chunk<'_>, bytes: &[u8]) -> Option<Self> {
         if chunk.flags & EVENT_COALESCED != 0 && dns::extent(bytes) != Some(bytes.len()) {
             return None;
@@ -60,7 +64,7 @@ impl Layout {
         })
     }
 
-    /// Whether the datagram number `index` lacks its end; `message` is what it carries.
+    /// Returns whether the datagram with this `index` is cut; `message` is its content.
     pub(super) fn is_cut(&self, index: usize, message: &[u8]) -> bool {
         let is_last = index + 1 + self.absent == self.datagrams;
         (self.last_is_cut && is_last) || (self.may_be_cut && dns::extent(message).is_none())
@@ -83,12 +87,12 @@ mod tests {
         Layout::of(&parsed(&whole(header, bytes)), bytes)
     }
 
-    /// A query of 29 bytes.
+    /// Builds a query of 29 bytes.
     fn query() -> Vec<u8> {
         message(7, 0x0100, "elevenbytes", 0)
     }
 
-    /// Sizes of the datagrams that are there and whole, and how many are not.
+    /// Sizes of the whole datagrams, and the number of those that are cut or absent.
     #[rstest]
     #[case::one(0, 0, 58, &[58], 0)]
     #[case::one_that_came_whole(0, 58, 58, &[58], 0)]
@@ -110,7 +114,8 @@ mod tests {
     ) {
         let bytes = [query(), query()].concat();
         let bytes = &bytes[..length];
-        // Two messages do not make two datagrams, nor does a full buffer make a cut one, where the kernel has told.
+        // If the kernel has told the sizes, two messages do not make two datagrams, and a full
+        // buffer does not make a cut one.
         let flags = if arrived == 0 { 0 } else { EVENT_FILLED };
         let layout = layout(flags, segment, arrived, bytes).unwrap();
         let whole: Vec<_> = bytes

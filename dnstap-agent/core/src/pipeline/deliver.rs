@@ -1,7 +1,9 @@
-//! The last part of the journey, from a whole DNS message to its frame: `classify`, `pair` and `encode` in turn.
+//! The last stages, from a whole DNS message to its frame: `classify`, `pair` and `encode`.
 //!
-//! Every message handed in becomes exactly one frame, unless it is excluded on purpose, which is counted, or waits for
-//! another: a query for its answer, to be named; a response that finds no query for that query, which may be under way. What cannot be read as DNS is counted as malformed and delivered all the same, byte for byte:
+//! Every message becomes exactly one frame, with two exceptions. It may be excluded on purpose,
+//! which is counted. Or it may wait for another message: a query for its response, which determines
+//! its type, or a response without a query for that query, which may still be on its way. A message
+//! that cannot be read as DNS is counted as malformed and still delivered, byte for byte, because
 //! operators want to see attacks.
 
 use std::hash::BuildHasher as _;
@@ -27,10 +29,10 @@ use crate::{
     privacy::Anonymiser,
 };
 
-/// Largest query that is reported whole: more than any but updates have.
+/// Largest query that is reported completely. Only updates are larger.
 const REPORTED: usize = 512;
 
-/// Servers of [`Upstreams`].
+/// Most servers in [`Upstreams`].
 const UPSTREAMS: usize = 1_024;
 
 /// Bytes in front of the question (RFC 1035 section 4.1.1).
@@ -41,7 +43,7 @@ const DNS_HEADER: usize = 12;
 pub(super) struct Deliver {
     pub(super) servers: Servers,
     pub(super) extra: Extra,
-    /// The `extra` of the message at hand.
+    /// Content of `extra` for the current message.
     pub(super) extra_bytes: Vec<u8>,
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
@@ -58,21 +60,21 @@ pub(super) struct Deliver {
     pub(super) latencies: Latencies,
 }
 
-/// What the header of a message says.
+/// Properties of a message from its header.
 #[derive(Clone, Copy)]
 struct Header {
-    /// Place of the server among [`Deliver::servers`].
+    /// Index of the server in [`Deliver::servers`].
     server: usize,
     flags: Flags,
     role: Role,
     subject: Subject,
     well_formed: bool,
-    /// It is an unsolicited response.
+    /// Whether it is an unsolicited response.
     unsolicited: bool,
 }
 
 impl Deliver {
-    /// Takes a message; `parsed` is what [`Message::parse`] made of it.
+    /// Takes a message; `parsed` is the result of [`Message::parse`].
     pub(super) fn message(
         &mut self,
         envelope: &Envelope,
@@ -174,8 +176,8 @@ impl Deliver {
         }
     }
 
-    /// Gives a query the response that has come before it, if there is one: threads that send and receive come to their hooks in
-    /// any order.
+    /// Pairs a query with a response that came before it, if there is one. Threads that send and
+    /// receive reach their hooks in any order.
     fn meet(&mut self, query: &Envelope, message: &Message<'_>, batch: &mut Batch) {
         if (query.direction, query.protocol) != (Direction::Sent, Protocol::Udp) {
             return;
@@ -222,7 +224,7 @@ impl Deliver {
                 .unasked
                 .suspects(envelope, found, server, expected_ns, sampled)
             {
-                // One without a header has no query to wait for, and meets none.
+                // A response without a header has no query to wait for.
                 let meeting = parsed.map_or(0, |message| self.pairs.meeting(envelope, message));
                 self.unasked.put(envelope, bytes, meeting);
                 return self.judge(0, batch);
@@ -234,7 +236,8 @@ impl Deliver {
         self.answer(envelope, bytes, header, found, batch);
     }
 
-    /// Judges the responses whose query has not come by kernel time `before`, and those that are too many.
+    /// Judges the responses whose query has not come by kernel time `before`, and those above the
+    /// limit.
     pub(super) fn judge(&mut self, before: u64, batch: &mut Batch) {
         while let Some(Doubt {
             envelope, bytes, ..
@@ -256,7 +259,7 @@ impl Deliver {
         }
     }
 
-    /// Sends a response, named and timed by what it has found.
+    /// Sends a response, with type and time from the query that was found.
     fn answer(
         &mut self,
         envelope: &Envelope,
@@ -290,7 +293,7 @@ impl Deliver {
         let clock = Clock {
             offset_ns: query.offset_ns,
         };
-        // Where the response was seen first, the query had gone by then.
+        // If the response was seen first, the query had been sent before it.
         let asked_ns = query.ktime_ns.min(envelope.ktime_ns);
         let mut finding = Finding {
             role: header.role,
@@ -326,19 +329,21 @@ impl Deliver {
         self.send(envelope, &finding, header, bytes, batch);
     }
 
-    /// Names and sends the queries whose answer has not come by kernel time `before`, and those that are too many.
+    /// Classifies and sends the queries whose response has not come by kernel time `before`, and
+    /// those above the limit.
     pub(super) fn release(&mut self, before: u64, batch: &mut Batch) {
         while let Some(waiting) = self.held.overdue(before) {
             self.send_waiting(waiting, batch);
         }
     }
 
-    /// Messages that wait: queries for their answers, and responses for their queries.
+    /// Returns the number of waiting messages: queries that wait for responses, and responses that
+    /// wait for queries.
     pub(super) fn waiting(&self) -> u64 {
         self.held.waiting() + self.unasked.waiting()
     }
 
-    /// Whether a datagram's or a connection's ports are known for DNS.
+    /// Returns whether a datagram's or a connection's ports are known for DNS.
     pub(super) fn know(&mut self, envelope: &Envelope) -> bool {
         let program_id = envelope.origin.program_id;
         let at = self.servers.find(program_id);
@@ -409,7 +414,7 @@ impl Deliver {
         self.by_type[at] += 1;
     }
 
-    /// Encodes a message of which something is to be hidden, or that has an `extra`.
+    /// Encodes a message that has an `extra`, or of which something is hidden.
     #[cold]
     fn encode(
         &mut self,
@@ -430,7 +435,7 @@ impl Deliver {
         encoder.append(extra, &envelope, finding, shown, frames);
     }
 
-    /// Encodes a notice that some output can show; counts any.
+    /// Encodes a notice if an output can show it, and counts it in any case.
     pub(super) fn notice(&mut self, notice: Notice, batch: &mut Batch) {
         let Notice::Unanswered {
             mut query,
@@ -458,7 +463,8 @@ impl Deliver {
     }
 }
 
-/// The message's flags. One too short to have any is a query or a response by the port that it came to or from.
+/// Returns the message's flags. If a message is too short for flags, its port tells whether it is a
+/// query or a response.
 #[cold]
 fn flags(server: &Known, envelope: &Envelope, bytes: &[u8]) -> Flags {
     if let [_, _, high, rest @ ..] = bytes {
@@ -472,7 +478,7 @@ fn flags(server: &Known, envelope: &Envelope, bytes: &[u8]) -> Flags {
     Flags(if response { 0x8000 } else { 0 })
 }
 
-/// Gives a response the ends that only its query knows.
+/// Adds the ends to a response that only its query knows.
 fn complete(envelope: &mut Envelope, query: &Query, local: Endpoint, peer: Endpoint) {
     let same_family = envelope.family == query.family;
     if envelope.peer == Endpoint::default() && peer.address().is_some() {
@@ -485,8 +491,8 @@ fn complete(envelope: &mut Envelope, query: &Query, local: Endpoint, peer: Endpo
     }
 }
 
-/// Ends of other servers that have answered the process, on ports other than 53. Not their ports alone: those of others may be
-/// anything.
+/// Ends of other servers that have answered the process, on ports other than 53. The port alone is
+/// not enough: the same port of another host may carry anything.
 #[derive(Debug)]
 pub(super) struct Upstreams {
     known: Lru<()>,
@@ -519,7 +525,8 @@ impl Upstreams {
     }
 }
 
-/// What a report has of a query: of a large one header and question, so that no record is cut in two.
+/// Returns the part of a query that is reported. For a large query this is header and question, so
+/// that no record is cut in two.
 fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
     let question = message.question.map_or(0, <[u8]>::len);
     match bytes.get(..DNS_HEADER + question) {
@@ -528,13 +535,13 @@ fn reported<'b>(bytes: &'b [u8], message: &Message<'_>) -> &'b [u8] {
     }
 }
 
-/// Whether the server's own dnstap would have the message, if that is what is wanted.
+/// Returns whether the server's own dnstap would log the message, if that is to be mimicked.
 fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
     !matches!(server.naming, Naming::Bind(_))
         || BindRules::logs(header.role, header.subject, envelope.protocol, header.flags)
 }
 
-/// The family of a message of `server`.
+/// Returns the family of a message of `server`.
 fn kind(server: &Known, header: Header, recursion_available: bool) -> Kind {
     let Header {
         flags,

@@ -1,5 +1,5 @@
-//! What is left out on purpose, by type and by subject. It comes after pairing, so that what remains is named and timed as
-//! it would be without.
+//! Messages that are left out on purpose, by type and by subject. This comes after pairing, so that
+//! the filter does not change types and times of the other messages.
 
 use crate::{
     account::DeliverCounters,
@@ -7,20 +7,21 @@ use crate::{
     model::{Role, Subject, TypeSet},
 };
 
-/// What is left out.
+/// Messages to leave out.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Types to deliver; none: all.
+    /// Types to deliver; empty: all.
     pub only: TypeSet,
-    /// Matters to leave out.
+    /// Subjects to leave out.
     pub exclude: Vec<Subject>,
-    /// The kernel side delivers a sample only, chosen by the peer among others.
+    /// Whether the kernel side delivers only a sample, chosen by the peer and other values.
     pub sampled: bool,
 }
 
 impl Filter {
-    /// Whether messages of exchanges in which the process has this role may be delivered. If not, neither queries nor
-    /// responses are of any use: an exchange has one role.
+    /// Returns whether messages of exchanges in which the process has this role can be delivered.
+    /// If not, neither their queries nor their responses are needed, because an exchange has one
+    /// role.
     #[must_use]
     pub fn wants_role(&self, naming: &Naming, role: Role) -> bool {
         self.only.is_empty()
@@ -31,12 +32,14 @@ impl Filter {
             })
     }
 
-    /// Whether a message about this subject, of the type at this place of [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES), is delivered.
+    /// Returns whether a message is delivered that has this subject and the type at this index of
+    /// [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES).
     pub(super) fn wants(&self, subject: Subject, at: usize) -> bool {
         !self.exclude.contains(&subject) && (self.only.is_empty() || self.only.contains(at))
     }
 
-    /// The counter of the reason to leave a message out, if there is one. `at`: its type's place in [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES).
+    /// Returns the counter of the reason to leave a message out, if there is one. `at`: index of
+    /// its type in [`MESSAGE_TYPES`](crate::model::MESSAGE_TYPES).
     pub(super) fn reason<'c>(
         &self,
         subject: Subject,

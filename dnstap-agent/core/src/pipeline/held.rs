@@ -1,8 +1,8 @@
-//! Messages that wait for others before it is known what they are: queries for their answers
-//! ([`bind`](crate::classify::bind)), responses for the query that may come behind them ([`unasked`](super::unasked)).
+//! Messages that wait for others: queries for their responses ([`bind`](crate::classify::bind)),
+//! and responses for a query that may come later ([`unasked`](super::unasked)).
 //!
-//! Bounded by number, bytes and age; the oldest goes first, judged by what is known then. A ticket finds a message when what it waits
-//! for comes.
+//! The queue is bounded by number, bytes and age. The oldest message is released first, with what
+//! is known then. A ticket finds a message when the awaited one comes.
 
 use std::collections::VecDeque;
 
@@ -14,15 +14,15 @@ use crate::{
 const ENTRIES: usize = 65_536;
 const BYTES: usize = 16 << 20;
 
-/// What can wait.
+/// A message that can wait.
 pub(super) trait Waits {
-    /// Its own bytes.
+    /// Returns its size in bytes.
     fn bytes(&self) -> usize;
-    /// Kernel time since which it waits.
+    /// Returns the kernel time since which it waits.
     fn ktime_ns(&self) -> u64;
 }
 
-/// A query without a name.
+/// A query that is not classified yet.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) envelope: Envelope,
@@ -42,11 +42,11 @@ impl Waits for Waiting {
     }
 }
 
-/// The messages that wait, in the order of arrival.
+/// Queue of waiting messages, in order of arrival.
 #[derive(Debug)]
 pub(super) struct Held<W> {
     queue: VecDeque<Option<W>>,
-    /// Ticket of the queue's first place.
+    /// Ticket of the queue's first slot.
     first: u64,
     waiting: u64,
     bytes: usize,
@@ -64,7 +64,7 @@ impl<W> Default for Held<W> {
 }
 
 impl<W: Waits> Held<W> {
-    /// Takes a message; its ticket.
+    /// Adds a message. Returns its ticket.
     pub(super) fn put(&mut self, waiting: W) -> u64 {
         self.waiting += 1;
         self.bytes += waiting.bytes();
@@ -72,13 +72,13 @@ impl<W: Waits> Held<W> {
         self.first + self.queue.len() as u64 - 1
     }
 
-    /// The message of a ticket, unless it has gone.
+    /// Returns the message of a ticket, if it still waits.
     pub(super) fn get(&self, ticket: u64) -> Option<&W> {
         let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
         self.queue.get(at)?.as_ref()
     }
 
-    /// Gives the message of a ticket back, unless it has gone.
+    /// Removes and returns the message of a ticket, if it still waits.
     pub(super) fn take(&mut self, ticket: u64) -> Option<W> {
         let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
         let waiting = self.queue.get_mut(at)?.take()?;
@@ -87,7 +87,8 @@ impl<W: Waits> Held<W> {
         Some(waiting)
     }
 
-    /// Gives the oldest message if there are too many, or if it is from before kernel time `before`.
+    /// Removes and returns the oldest message if there are too many, or if it is older than kernel
+    /// time `before`.
     pub(super) fn overdue(&mut self, before: u64) -> Option<W> {
         let oldest = self.queue.front()?.as_ref()?;
         let full = self.queue.len() > ENTRIES || self.bytes > BYTES;
@@ -101,7 +102,7 @@ impl<W: Waits> Held<W> {
         Some(waiting)
     }
 
-    /// Messages that wait.
+    /// Returns the number of waiting messages.
     pub(super) fn waiting(&self) -> u64 {
         self.waiting
     }
@@ -111,7 +112,7 @@ impl<W: Waits> Held<W> {
         self.bytes -= waiting.bytes();
     }
 
-    /// Drops the places in front whose messages have gone: the first place, if any, is taken.
+    /// Removes empty slots at the front, so that the first slot, if any, has a message.
     fn trim(&mut self) {
         while let Some(None) = self.queue.front() {
             self.queue.pop_front();

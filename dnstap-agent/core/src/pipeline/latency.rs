@@ -1,30 +1,31 @@
-//! How long answers took, by the process's role and the family of types.
+//! Response times, by the process's role and the family of types.
 //!
-//! As the responder: from the query's arrival to its answer. As the initiator: what other servers took. Zone transfers are
-//! not among them: many messages answer one query, and how long that takes tells of the zone.
+//! If the process is the responder, the time from the arrival of a query to its response. If it is
+//! the initiator, the time that other servers took. Zone transfers are left out: many messages
+//! answer one query, and their duration depends on the zone.
 
 use crate::{
     histogram::Histogram,
     model::{Kind, MESSAGE_TYPES, Role},
 };
 
-/// Families of types: two types each.
+/// Number of families; each has two types.
 const FAMILIES: usize = MESSAGE_TYPES.len() / 2;
 
 /// Names of the roles in the order of [`Role`].
 const ROLES: [&str; 2] = ["responder", "initiator"];
 
-/// A histogram for each role and family.
+/// Histograms for each role and family.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latencies([[Histogram; FAMILIES]; ROLES.len()]);
 
 impl Latencies {
-    /// Counts an answer that took this long.
+    /// Counts a response that took this long.
     pub fn record(&mut self, role: Role, kind: Kind, nanoseconds: u64) {
         self.0[role as usize][kind as usize].record(nanoseconds);
     }
 
-    /// Role, family and histogram, where anything was answered.
+    /// Returns role, family and histogram for each combination with responses.
     pub fn table(&self) -> impl Iterator<Item = (&'static str, &'static str, &Histogram)> {
         let rows = self.0.iter().zip(ROLES);
         rows.flat_map(|(row, role)| {

@@ -1,4 +1,4 @@
-//! The pure stages in a row: records of the ring in, Frame Streams data frames out.
+//! The pure stages in sequence: takes records of the ring, returns Frame Streams data frames.
 //!
 //! ```text
 //! record ─► event ─┬─ UDP ─► reassemble::datagrams ─► sockets ─┐
@@ -6,13 +6,14 @@
 //!                  └─ TCP ─► reassemble::tcp ──────────────────┘
 //! ```
 //!
-//! No sockets, maps or clocks: bytes and kernel times in, bytes and verdicts out. Nothing fails; what is not
-//! delivered is counted, and [`account`](crate::account) states the laws that the counters obey. In steady state nothing is allocated:
-//! buffers and tables grow to their bounds and are reused.
+//! There are no sockets, maps or clocks here: the input is bytes and kernel times, the output bytes
+//! and verdicts. Nothing fails. Messages that are not delivered are counted, and
+//! [`account`](crate::account) states the laws of the counters. In steady state nothing is
+//! allocated: buffers and tables grow to their bounds and are reused.
 //!
-//! The reader owes the pipeline order: records of one socket in the order of their time, as far as it can. See
-//! [`stream`](crate::reassemble::tcp) for what is repaired, and [`pair`](crate::pair): a response that comes before its query
-//! goes out unpaired.
+//! The reader should pass records of one socket in the order of their time, as far as it can.
+//! [`stream`](crate::reassemble::tcp) says which inversions are repaired. If a response comes before
+//! its query, [`pair`](crate::pair) cannot connect them, and the response is delivered unpaired.
 
 mod datagrams;
 mod deliver;
@@ -56,12 +57,13 @@ use crate::{
 /// Most bytes of dnstap `identity` and `version`.
 pub const MAX_LABEL: usize = 1024;
 
-/// What was encoded, by what it is; reused by the caller.
+/// Encoded frames by kind; reused by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Messages.
     pub messages: Frames,
-    /// Notices that were asked for, in the same form; see [`PipelineConfig::report_unanswered`].
+    /// Notices, if they were asked for, in the same form; see
+    /// [`PipelineConfig::report_unanswered`].
     pub notices: Frames,
 }
 
@@ -70,12 +72,12 @@ pub struct Batch {
 pub struct Frames {
     /// The frames.
     pub bytes: Vec<u8>,
-    /// Their number.
+    /// Number of frames.
     pub count: u64,
 }
 
 impl Batch {
-    /// Empties the batch and keeps its memory.
+    /// Empties the batch but keeps its memory.
     pub fn clear(&mut self) {
         for frames in [&mut self.messages, &mut self.notices] {
             frames.bytes.clear();
@@ -84,7 +86,7 @@ impl Batch {
     }
 }
 
-/// Turns kernel time (`CLOCK_MONOTONIC`) into wall-clock time.
+/// Converts kernel time (`CLOCK_MONOTONIC`) to wall-clock time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
     /// Nanoseconds between 1970 and the kernel clock's zero.
@@ -92,7 +94,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Wall-clock nanoseconds since 1970.
+    /// Returns wall-clock nanoseconds since 1970.
     #[must_use]
     #[inline]
     pub fn wall_ns(self, ktime_ns: u64) -> u64 {
@@ -108,34 +110,35 @@ impl Clock {
     }
 }
 
-/// What the pipeline is told at its start.
+/// Configuration of the pipeline.
 #[derive(Clone, Debug)]
 pub struct PipelineConfig {
     /// dnstap `identity`; empty: left out.
     pub identity: Vec<u8>,
-    /// What holds for a server of which nothing else is known.
+    /// Server that stands in for servers that are not registered.
     pub server: Server,
-    /// Inode numbers of the sockets that existed at attach: TCP streams on them are joined midway. To be listed after
-    /// the hooks are attached, so that none is missed; a socket too many does no harm.
+    /// Inode numbers of the sockets that existed at attach; TCP streams on them are joined midway.
+    /// List them after the hooks are attached, so that none is missed. Additional sockets do no
+    /// harm.
     pub existing_sockets: Vec<u64>,
     /// Peers whose PROXY headers are believed.
     pub proxies: Proxies,
-    /// What goes into dnstap `extra`.
+    /// Members of dnstap `extra`.
     pub extra: Extra,
-    /// What is left out.
+    /// Messages to leave out.
     pub filter: Filter,
-    /// What is hidden.
+    /// Addresses and names to hide.
     pub privacy: Privacy,
-    /// Whether unsolicited responses are delivered, with an `extra` that says so.
+    /// Whether unsolicited responses are delivered, marked in `extra`.
     pub unsolicited: bool,
-    /// Whether queries without answer are reported: as frames of the queries, with an `extra` that says so. They are for
-    /// text and JSON alone; readers of dnstap would take them for queries.
+    /// Whether unanswered queries are reported, as frames of the queries marked in `extra`. They
+    /// are only for text, JSON and YAML, because readers of dnstap would take them for queries.
     pub report_unanswered: bool,
     /// Bounds of the table of queries.
     pub pair_limits: PairLimits,
     /// Bounds of the table of TCP connections.
     pub stream_limits: StreamLimits,
-    /// UDP sockets on ports not known for DNS that are remembered.
+    /// Most UDP sockets on unknown ports that are remembered.
     pub udp_sockets: usize,
 }
 
@@ -158,7 +161,7 @@ impl Default for PipelineConfig {
     }
 }
 
-/// All stages.
+/// The pipeline with all its stages.
 #[derive(Debug)]
 pub struct Pipeline {
     recent: Recent,
@@ -168,12 +171,12 @@ pub struct Pipeline {
     proxies: Proxies,
     deliver: Deliver,
     intake: IntakeCounters,
-    /// Nanoseconds for which a query waits for its answer.
+    /// Nanoseconds for which a query waits for its response.
     patience_ns: u64,
 }
 
 impl Pipeline {
-    /// Stages that have seen nothing yet.
+    /// Creates a pipeline that has seen nothing yet.
     #[must_use]
     pub fn new(config: PipelineConfig) -> Self {
         Self {
@@ -208,24 +211,25 @@ impl Pipeline {
         }
     }
 
-    /// Whether what comes from there is of a server that the pipeline has not been told about.
+    /// Returns whether a record with this origin comes from a server that is not registered.
     pub fn is_unknown_server(&mut self, origin: Origin) -> bool {
         // The end of a connection belongs to no process.
         origin.tgid != 0 && !self.deliver.servers.touch(origin.program_id)
     }
 
-    /// Tells about the server that runs `program_id`.
+    /// Registers the server that runs `program_id`.
     pub fn register_server(&mut self, program_id: u32, server: Server) {
         self.deliver.servers.insert(program_id, server);
     }
 
-    /// Tells about the sockets of a process that was running when it was taken in: TCP streams on them are joined midway. To be told
-    /// before its first record; a socket too many does no harm.
+    /// Marks the sockets of a process that was already running when it was added: TCP streams on
+    /// them are joined midway. Call this before the process's first record. Additional sockets do
+    /// no harm.
     pub fn join_midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
         self.streams.midway(sockets);
     }
 
-    /// Takes one record of the ring (header, payload, padding) to the door of its kind.
+    /// Takes one record of the ring (header, payload, padding).
     pub fn push(&mut self, record: &[u8], batch: &mut Batch) {
         self.intake.records += 1;
         if let Some((envelope, bytes)) = self.recent.datagram(record) {
@@ -264,7 +268,7 @@ impl Pipeline {
         }
     }
 
-    /// The first door: takes a chunk of what passed a socket, and appends the messages that it completes.
+    /// Takes a chunk of what passed a socket, and appends the messages that it completes.
     #[inline]
     fn chunk(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
         match chunk.envelope.protocol {
@@ -318,7 +322,7 @@ impl Pipeline {
         });
     }
 
-    /// Takes the end of a connection, which belongs to its chunks.
+    /// Takes the end of a connection.
     fn connection_end(&mut self, end: &Envelope, batch: &mut Batch) {
         self.intake.tcp_records += 1;
         let deliver = &mut self.deliver;
@@ -327,46 +331,47 @@ impl Pipeline {
         });
     }
 
-    /// The second door: takes a whole message of a source that sees messages and not sockets. The stages before `classify` are left out.
+    /// Takes a whole message from a source that sees messages rather than sockets. The stages
+    /// before `classify` are skipped.
     pub fn message(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
         self.intake.whole_messages += 1;
         self.deliver
             .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
     }
 
-    /// The third door: takes what is no message, of a source or of a stage.
+    /// Takes a notice from a source or a stage.
     pub fn notice(&mut self, notice: Notice, batch: &mut Batch) {
         self.intake.notices += 1;
         self.deliver.notice(notice, batch);
     }
 
-    /// Takes what the table of queries has to report.
+    /// Takes the notices of the table of queries.
     fn notices(&mut self, batch: &mut Batch) {
         for notice in self.deliver.pairs.take_notices() {
             self.notice(notice, batch);
         }
     }
 
-    /// The servers that it was told about.
+    /// Returns the registered servers.
     pub fn servers(&self) -> impl Iterator<Item = &Server> + Clone {
         self.deliver.servers.all()
     }
 
-    /// Leaves out other messages from now on.
+    /// Changes the filter for later messages.
     pub fn set_filter(&mut self, filter: Filter) {
         self.deliver.filter = filter;
-        // Responses are delivered from now on whose queries were left out.
+        // From now on responses may be delivered whose queries were left out.
         let now = self.deliver.pairs.now_ktime_ns();
         self.deliver.unasked.note_blindness(now);
     }
 
-    /// Sets the difference between wall-clock time and kernel time for messages from now on.
+    /// Sets the difference between wall-clock time and kernel time for later messages.
     pub fn set_clock_offset(&mut self, offset_ns: i64) {
         self.deliver.clock.set_offset(offset_ns);
     }
 
-    /// Lets time pass: gives up what has waited too long at kernel time `now_ktime_ns`. To be called about every
-    /// 100 ms, with a time that the reader has caught up with.
+    /// Advances the time: gives up entries that have waited too long at kernel time `now_ktime_ns`.
+    /// Call this about every 100 ms, with a time up to which the reader has read all records.
     pub fn tick(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
         let deliver = &mut self.deliver;
         self.streams.tick(now_ktime_ns, &mut |envelope, bytes| {
@@ -382,7 +387,8 @@ impl Pipeline {
             .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
     }
 
-    /// Ends: delivers what only waited for its turn, counts all else as incomplete or unanswered.
+    /// Ends the pipeline: delivers messages that only waited for their turn, and counts all others
+    /// as incomplete or unanswered.
     pub fn finish(&mut self, batch: &mut Batch) {
         let deliver = &mut self.deliver;
         self.streams.finish(&mut |envelope, bytes| {
@@ -395,7 +401,8 @@ impl Pipeline {
         self.deliver.judge(u64::MAX, batch);
     }
 
-    /// Decisions on sockets since the last call, for the kernel's map; names sockets by inode number.
+    /// Returns the verdicts on sockets since the last call, for the kernel's map. Sockets are
+    /// identified by inode number.
     pub fn verdicts(&mut self) -> impl Iterator<Item = (u64, Verdict)> + '_ {
         let intake = &mut self.intake;
         let streams = self
@@ -410,7 +417,7 @@ impl Pipeline {
             .chain(streams)
     }
 
-    /// All counters.
+    /// Returns all counters.
     #[must_use]
     pub fn counters(&self) -> PipelineCounters {
         PipelineCounters {
@@ -423,13 +430,13 @@ impl Pipeline {
         }
     }
 
-    /// How long answers took.
+    /// Returns the response times.
     #[must_use]
     pub fn latencies(&self) -> &Latencies {
         &self.deliver.latencies
     }
 
-    /// The sockets by verdict; walks all of them.
+    /// Returns the number of sockets by verdict. Walks all of them.
     #[must_use]
     pub fn socket_counts(&self) -> SocketCounts {
         let mut counts = SocketCounts::default();
@@ -438,7 +445,7 @@ impl Pipeline {
         counts
     }
 
-    /// What the stages hold; walks all connections.
+    /// Returns the amounts that the stages hold. Walks all connections.
     #[must_use]
     pub fn pending(&self) -> Pending {
         Pending {
@@ -450,7 +457,7 @@ impl Pipeline {
     }
 }
 
-/// What datagrams pass.
+/// The stages that datagrams pass.
 struct Datagrams<'p> {
     sockets: &'p mut Sockets,
     proxies: &'p Proxies,
@@ -460,7 +467,7 @@ struct Datagrams<'p> {
 }
 
 impl Datagrams<'_> {
-    /// Takes what one call moved, of which it is not plain that it is one datagram.
+    /// Takes the bytes of one call, which may be several datagrams.
     fn take_several(&mut self, chunk: &Chunk<'_>, mut bytes: &[u8]) {
         let Some(layout) = Layout::of(chunk, bytes) else {
             self.intake.udp_unclear += 1;
@@ -468,7 +475,7 @@ impl Datagrams<'_> {
         };
         self.intake.udp_segments += layout.datagrams as u64 - 1;
         self.intake.udp_truncated += layout.absent as u64;
-        // An empty datagram is one, too.
+        // An empty datagram counts, too.
         for index in 0..layout.datagrams - layout.absent {
             let (datagram, behind) = bytes.split_at(layout.size.min(bytes.len()));
             self.take(&chunk.envelope, datagram, |message| {
@@ -478,7 +485,7 @@ impl Datagrams<'_> {
         }
     }
 
-    /// Takes a datagram; `is_cut` says of the message in it whether its end is missing.
+    /// Takes a datagram; `is_cut` returns whether the end of the message in it is missing.
     #[inline]
     fn take(&mut self, envelope: &Envelope, datagram: &[u8], is_cut: impl FnOnce(&[u8]) -> bool) {
         let mut told;
@@ -495,7 +502,7 @@ impl Datagrams<'_> {
         }
     }
 
-    /// Takes off what a proxy says in front of a datagram, if it is one to be believed.
+    /// Removes the PROXY header in front of a datagram, if there is one and its peer is believed.
     fn without_proxy_header<'d>(
         &mut self,
         envelope: &mut Envelope,
@@ -508,7 +515,8 @@ impl Datagrams<'_> {
             self.intake.proxy_headers_refused_udp += 1;
             return datagram;
         }
-        // A header that the process sends names a client to another server. The ends of this datagram stay the same.
+        // A header that the process sends names a client to another server. The ends of this
+        // datagram stay the same.
         if envelope.direction == Direction::Received {
             envelope.proxied = proxied;
         }
@@ -536,7 +544,7 @@ impl Datagrams<'_> {
         let ports = &deliver.servers[at].ports;
         let (given, is_given) = (ports.are_given(envelope), ports.is_given(envelope));
         if !well_formed && !is_given && sockets::is_encrypted(envelope, bytes) {
-            // It may show that the socket carries nothing else.
+            // The datagram may show that the socket carries nothing else.
             sockets.accept(envelope, parsed);
             intake.udp_encrypted += 1;
         } else if given || deliver.know(envelope) || sockets.accept(envelope, parsed) {

@@ -1,42 +1,43 @@
-//! What is known about the servers whose messages pass, each by the number of what it runs
-//! ([`dnstap_ebpf::EventHeader::program_id`]): its version, its rules of naming, its network namespace, its DNS ports.
+//! The servers whose messages pass, by program id ([`dnstap_ebpf::EventHeader::program_id`]):
+//! version, classification rules, network namespace and DNS ports.
 //!
-//! Bounded: where there are [`SERVERS`], the one that was silent for longest makes room. The owner is asked again for it, should it
-//! come back ([`Pipeline::is_unknown_server`](crate::pipeline::Pipeline::is_unknown_server)).
+//! The table is bounded. If there are [`SERVERS`], the one that was silent for longest is dropped.
+//! If it comes back, the owner is asked for it again
+//! ([`Pipeline::is_unknown_server`](crate::pipeline::Pipeline::is_unknown_server)).
 
 use std::ops::{Index, IndexMut};
 
 use crate::{classify::Naming, encode::Encoder, pipeline::sockets::Ports};
 
-/// Servers known at a time. Each restart makes a new one.
+/// Most servers known at a time. Each restart adds a new one.
 const SERVERS: usize = 64;
 
-/// What the pipeline is told about a server.
+/// Facts about a server.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     /// dnstap `version`; empty: left out.
     pub version: Vec<u8>,
-    /// How its messages are named and selected.
+    /// Rules by which its messages are classified and selected.
     pub naming: Naming,
-    /// Inode number of its network namespace, if it is known.
+    /// Inode number of its network namespace, if known.
     pub netns: Option<u64>,
-    /// Ports known to carry DNS besides 53, such as those on which it is configured to listen. Others are learned from its answers
-    /// to queries on them.
+    /// Ports besides 53 that are known to carry DNS, such as those on which it is configured to
+    /// listen. Others are learned from its answers to queries on them.
     pub dns_ports: Vec<u16>,
 }
 
-/// What is known about a server, and was learned of it.
+/// A server with what was learned about it.
 #[derive(Debug)]
 pub(super) struct Known {
     program_id: u32,
     pub(super) server: Server,
     pub(super) ports: Ports,
     pub(super) encoder: Encoder,
-    /// RA bit of the last answer to a client.
+    /// RA bit of its last response to a client.
     pub(super) recursion_available: bool,
     /// Kernel time of its first message.
     pub(super) since_ktime_ns: Option<u64>,
-    /// When it was last heard, in messages of all.
+    /// Time of its last message, counted in messages of all servers.
     heard: u64,
 }
 
@@ -54,24 +55,24 @@ impl Known {
     }
 }
 
-/// All of them.
+/// All known servers.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// dnstap `identity` of all; empty: left out.
+    /// dnstap `identity` of all servers; empty: left out.
     identity: Vec<u8>,
-    /// The first one stands in for servers that nothing is known about.
+    /// The first entry stands in for servers that are not registered.
     known: Vec<Known>,
-    /// What was looked for last, and where it was found.
+    /// Program id of the last look-up, and its index.
     last: (u32, usize),
-    /// Messages heard.
+    /// Number of messages seen.
     heard: u64,
 }
 
-/// Where the one that stands in for others is.
+/// Index of the entry that stands in for others.
 const DEFAULT: usize = 0;
 
 impl Servers {
-    /// None yet; `default` stands in.
+    /// Creates an empty table; `default` stands in for unknown servers.
     pub(super) fn new(identity: Vec<u8>, default: Server) -> Self {
         Self {
             known: vec![Known::new(0, default, &identity)],
@@ -81,7 +82,8 @@ impl Servers {
         }
     }
 
-    /// A message of the server that runs `program_id` has come. Whether something is known of it.
+    /// Notes a message of the server that runs `program_id`. Returns whether the server is
+    /// registered.
     #[inline]
     pub(super) fn touch(&mut self, program_id: u32) -> bool {
         self.heard += 1;
@@ -91,7 +93,7 @@ impl Servers {
         at != DEFAULT
     }
 
-    /// Takes in what is known of the server that runs `program_id`, in place of what was. All places are others then.
+    /// Adds or replaces the server that runs `program_id`. All indices change.
     pub(super) fn insert(&mut self, program_id: u32, server: Server) {
         let mut told = self.known.split_off(DEFAULT + 1);
         told.retain(|known| known.program_id != program_id);
@@ -104,13 +106,14 @@ impl Servers {
         self.last = (program_id, self.known.len() - 1);
     }
 
-    /// All that the pipeline was told about; the one that stands in for others, if there are none.
+    /// Returns the registered servers, or the stand-in if there are none.
     pub(super) fn all(&self) -> impl Iterator<Item = &Server> + Clone {
         let from = usize::from(self.known.len() > DEFAULT + 1);
         self.known[from..].iter().map(|known| &known.server)
     }
 
-    /// The place of the server that runs `program_id`, or of the one that stands in for it. Most messages are of the same one as that before.
+    /// Returns the index of the server that runs `program_id`, or of the stand-in. Most messages
+    /// belong to the same server as the previous one.
     #[inline]
     pub(super) fn find(&mut self, program_id: u32) -> usize {
         if self.last.0 != program_id {

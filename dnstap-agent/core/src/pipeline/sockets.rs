@@ -1,16 +1,21 @@
-//! What is known about UDP sockets and about ports: whether they carry DNS.
+//! Decides whether UDP sockets and ports carry DNS.
 //!
-//! A local port carries DNS if it is 53, if the configuration says so, or if the process has answered a query on it; so do the other
-//! servers' port 53, and the very address and port from which an answer to the process's own query has come. A query teaches nothing
-//! before that: any host can send one, and the process may ask any server. On such ports everything is delivered, malformed or not.
+//! A local port carries DNS if it is 53, if the configuration says so, or if the process has
+//! answered a query on it. So does port 53 of other servers, and an address and port from which an
+//! answer to the process's own query has come. A query alone proves nothing, because any host can
+//! send one, and the process may ask any server. On such ports every datagram is delivered,
+//! malformed or not.
 //!
-//! Elsewhere a well-formed message is delivered, and a malformed one only if the process has sent a well-formed one through the same
-//! socket. A socket that shows [`PATIENCE`] datagrams and not one of them is DNS gets the verdict that it carries something else. For
-//! a while: the datagrams may have come from any host. Of a socket that is not connected only those count that the process itself has
-//! sent: what strangers send there decides nothing for others. Nor does what may be an answer to them: some servers send back what they
-//! could not read.
+//! On other ports a well-formed message is delivered. A malformed one is delivered only if the
+//! process has sent a well-formed one through the same socket. A socket gets the verdict that it
+//! carries something else if it shows [`PATIENCE`] datagrams, none of which is DNS. The verdict is
+//! temporary, because the datagrams may have come from any host. On an unconnected socket only
+//! datagrams that the process itself has sent are counted, so that other hosts cannot affect the
+//! verdict. A sent datagram that may be an answer is not counted either: some servers send back
+//! what they could not read.
 //!
-//! What is plainly encrypted is never delivered, unless the port is one that carries DNS by number or configuration.
+//! Datagrams that are certainly encrypted are never delivered, unless the port carries DNS by
+//! number or configuration.
 
 use crate::{
     dns::Message,
@@ -18,29 +23,31 @@ use crate::{
     model::{Direction, Envelope, SocketCounts},
 };
 
-/// Datagrams that are not DNS after which a socket on an unknown port is given up.
+/// Number of datagrams without DNS after which a socket on an unknown port is given up.
 const PATIENCE: u8 = 8;
 
-/// Nanoseconds after which sockets that were given up are looked at again.
+/// Nanoseconds after which given-up sockets are checked again.
 const GIVEN_UP_NS: u64 = 60_000_000_000;
 
 /// Port of encrypted DNS: over TLS (RFC 7858), DTLS (RFC 8094) and QUIC (RFC 9250).
 const ENCRYPTED: u16 = 853;
 
-/// Verdicts that may wait to be collected; a socket whose verdict finds no room is judged again later.
+/// Most verdicts that wait to be collected. A socket whose verdict finds no room is judged again
+/// later.
 const VERDICTS: usize = 65_536;
 
-/// What the kernel side is told about a socket.
+/// Verdict about a socket, for the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It carries DNS after all, or is to be looked at again; only said of sockets that were [`Verdict::NotDns`].
+    /// The socket carries DNS after all, or has to be checked again. Only for sockets that were
+    /// [`Verdict::NotDns`].
     Dns,
-    /// It carries something else: its messages need not be copied any more.
+    /// The socket carries something else, so its messages need not be copied any more.
     NotDns,
 }
 
 impl Verdict {
-    /// The value for [`dnstap_ebpf::SocketState::verdict`].
+    /// Returns the value for [`dnstap_ebpf::SocketState::verdict`].
     #[must_use]
     pub fn to_abi(self) -> u32 {
         match self {
@@ -50,7 +57,7 @@ impl Verdict {
     }
 }
 
-/// One bit for each port.
+/// A set of ports, with one bit per port.
 #[derive(Debug)]
 struct PortSet(Box<[u64; 1_024]>);
 
@@ -71,14 +78,14 @@ impl PortSet {
 /// Local ports of a server that carry DNS.
 #[derive(Debug)]
 pub(super) struct Ports {
-    /// By number or configuration.
+    /// Ports by number or configuration.
     given: PortSet,
-    /// The process has answered a query there.
+    /// Ports on which the process has answered a query.
     learned: PortSet,
 }
 
 impl Ports {
-    /// Port 53 and `known` ones.
+    /// Starts with port 53 and the `known` ports.
     pub(super) fn new(known: &[u16]) -> Self {
         let mut given = PortSet::new();
         for port in known.iter().copied().chain([53]) {
@@ -92,32 +99,34 @@ impl Ports {
         }
     }
 
-    /// Whether one end's port carries DNS by number or configuration.
+    /// Returns whether one of the two ports carries DNS by number or configuration.
     pub(super) fn are_given(&self, envelope: &Envelope) -> bool {
         self.given.contains(envelope.local.port) || envelope.peer.port == 53
     }
 
-    /// Whether the local port carries DNS by number or configuration. The peer's says nothing of what a peer sends: he may choose it.
+    /// Returns whether the local port carries DNS by number or configuration. The peer's port
+    /// proves nothing about what the peer sends, because the peer chooses it.
     pub(super) fn is_given(&self, envelope: &Envelope) -> bool {
         self.given.contains(envelope.local.port)
     }
 
-    /// Whether a local port is known for DNS: the process waits for queries there.
+    /// Returns whether a local port is known for DNS, so that the process expects queries there.
     pub(super) fn contains(&self, port: u16) -> bool {
         self.given.contains(port) || self.learned.contains(port)
     }
 
-    /// The process has answered a query on a local port.
+    /// Notes that the process has answered a query on a local port.
     pub(super) fn learn(&mut self, port: u16) {
-        // There, what is encrypted and what is not differ by datagram.
+        // On port 853 each datagram may be encrypted or not.
         if port != 0 && port != ENCRYPTED {
             self.learned.add(port);
         }
     }
 }
 
-/// Whether a datagram that is no well-formed message is encrypted: a DTLS record (RFC 9147 section 4, RFC 6347 section 4.1) or a QUIC
-/// packet with a long header and a version that is known (RFC 9000 section 17.2, RFC 9369); on port 853, any QUIC packet (the fixed
+/// Returns whether a datagram that is no well-formed message is encrypted. It is if it is a DTLS
+/// record (RFC 9147 section 4, RFC 6347 section 4.1), or a QUIC packet with a long header and a
+/// known version (RFC 9000 section 17.2, RFC 9369). On port 853 any QUIC packet counts (the fixed
 /// bit). No well-formed message begins like the first two.
 pub(super) fn is_encrypted(envelope: &Envelope, datagram: &[u8]) -> bool {
     let any_quic = envelope.local.port == ENCRYPTED || envelope.peer.port == ENCRYPTED;
@@ -153,7 +162,7 @@ pub(super) fn is_encrypted(envelope: &Envelope, datagram: &[u8]) -> bool {
 pub(super) struct Sockets {
     table: Lru<Socket>,
     verdicts: Vec<(u64, Verdict)>,
-    /// Sockets that are given up, and the kernel time of the last look at them.
+    /// Sockets that are given up, and the kernel time of the last check.
     given_up: Vec<u64>,
     looked_ktime_ns: u64,
 }
@@ -175,7 +184,8 @@ impl Sockets {
         }
     }
 
-    /// Has the sockets that were given up looked at again from time to time: of some, it was not their own traffic that was strange.
+    /// Has given-up sockets checked again from time to time. For some of them, the datagrams
+    /// without DNS came from other hosts.
     pub(super) fn tick(&mut self, now_ktime_ns: u64) {
         if now_ktime_ns < self.looked_ktime_ns.saturating_add(GIVEN_UP_NS) {
             return;
@@ -190,13 +200,14 @@ impl Sockets {
         }
     }
 
-    /// Whether a datagram on a port that is not known is DNS; `message` is what [`Message::parse`] made of it.
+    /// Returns whether a datagram on an unknown port is DNS; `message` is the result of
+    /// [`Message::parse`].
     pub(super) fn accept(&mut self, envelope: &Envelope, message: Option<&Message<'_>>) -> bool {
         let socket = envelope.socket;
         let well_formed = message.is_some_and(|message| message.well_formed);
         let own = envelope.direction == Direction::Sent;
         if self.table.get(socket).is_none() {
-            // What strangers send leaves no trace.
+            // Datagrams from any host leave no trace.
             if envelope.unconnected && !own {
                 return well_formed;
             }
@@ -256,7 +267,7 @@ mod tests {
     use super::*;
     use crate::{dns::fixture::message, event::fixture};
 
-    /// What `own` of the two ends sent through a socket.
+    /// Builds an envelope; `own`: the process sent the datagram.
     fn envelope(unconnected: bool, own: bool, port: u16) -> Envelope {
         let mut header = fixture::header();
         header.local_port = port;
@@ -265,7 +276,7 @@ mod tests {
         fixture::parsed(&fixture::whole(header, b"x")).envelope
     }
 
-    /// Whether a datagram is delivered.
+    /// Returns whether a datagram is delivered.
     fn show(sockets: &mut Sockets, envelope: &Envelope, datagram: &[u8]) -> bool {
         sockets.accept(envelope, Message::parse(datagram).as_ref())
     }
@@ -322,7 +333,8 @@ mod tests {
         assert_eq!(verdicts(&mut sockets), [Verdict::NotDns]);
     }
 
-    /// Servers answer what they cannot read in ways of their own: Unbound sends the bytes back, with QR and a code.
+    /// Servers answer unreadable queries in different ways. Unbound sends the bytes back, with QR
+    /// and an error code.
     #[test]
     fn a_server_that_sends_garbage_back_is_not_condemned_for_it() {
         let mut sockets = Sockets::new(4);

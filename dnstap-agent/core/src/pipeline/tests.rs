@@ -1,4 +1,4 @@
-//! The stages together: what comes out for known records, and the laws of the counters for any records.
+//! All stages together: the output for known records, and the laws of the counters for any records.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -93,14 +93,15 @@ fn at(ktime_ns: u64, direction: u8) -> EventHeader {
     }
 }
 
-/// The laws stated in [`counters`].
+/// Checks the laws of the counters.
 fn check(pipeline: &Pipeline) {
     for hop in stages(&pipeline.counters(), pipeline.pending()) {
         assert_eq!(hop.unaccounted, 0, "{hop}: {:?}", pipeline.counters());
     }
 }
 
-/// 96 KiB are the least that a receiver is known to take, golang-dnstap; see [`dnstap_proto::frame_streams`].
+/// 96 KiB is the smallest known limit of a receiver, that of golang-dnstap; see
+/// [`dnstap_proto::frame_streams`].
 #[test]
 fn longest_message_with_the_longest_texts_fits_every_receiver() {
     let text = vec![b'x'; MAX_LABEL];
@@ -265,7 +266,7 @@ fn sent_queries_are_the_resolvers_and_addresses_follow_the_initiator() {
         whole(upstream(1, DIRECTION_SENT), &message(1, 0, "a", 0)),
         whole(upstream(2, 0), &message(1, 0x8000, "a", 1)),
         whole(upstream(3, DIRECTION_SENT), &message(2, 0x0100, "b", 0)),
-        // The answer drops RD, and stays in the family of its query.
+        // The answer has no RD bit, and stays in the family of its query.
         whole(upstream(4, 0), &message(2, 0x8080, "b", 1)),
         whole(upstream(5, DIRECTION_SENT), &message(3, 0x2800, "c", 0)),
     ];
@@ -380,7 +381,7 @@ fn stream_of_a_process_that_was_running_when_it_joined_is_not_read_from_its_star
     for (joined, expected) in [(vec![5, 6], &messages[1..]), (vec![6], &[])] {
         let mut pipeline = pipeline();
         pipeline.join_midway(joined);
-        // Amid the first message.
+        // In the middle of the first message.
         let answer = EventHeader {
             direction: DIRECTION_SENT,
             ..tcp(5)
@@ -437,7 +438,7 @@ fn every_counter_has_one_name() {
     assert_eq!(size_of::<PipelineCounters>(), 8 * table.len());
 }
 
-/// A record that is mostly right: few sockets, ports and ids, so that they meet.
+/// Records that are mostly valid. There are few sockets, ports and ids, so that records match.
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let fields = (
         0..6u64,

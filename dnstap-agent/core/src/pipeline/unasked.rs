@@ -1,18 +1,22 @@
-//! Unsolicited responses, as far as that can be told.
+//! Detects unsolicited responses.
 //!
-//! Any host can send a datagram with the QR bit to a socket that is not connected. It is a response to the process only if the process has
-//! asked: from that port, that peer, with that id ([`pair`](crate::pair)). The second answer to a question is none, and may
-//! well be forged. What comes over TCP, or over a socket that the process has connected, comes from whom it chose to talk to.
+//! Any host can send a datagram with the QR bit to an unconnected socket. It is a response to the
+//! process only if the process has sent a query with that id from that port to that peer
+//! ([`pair`](crate::pair)). A second answer to a query does not count and may well be forged.
+//! Messages over TCP, or over a socket that the process has connected, come from a peer that the
+//! process has chosen.
 //!
-//! Nothing is left out that may have been asked for after all. The tap cannot tell
-//! - where messages of the socket were lost in the kernel, where the table of queries was full, and when the filters have changed: for as
-//!   long as a response is expected;
-//! - in the first seconds of a server, on ports from which it only asks: it may have asked before it was tapped. On a port on which it
-//!   waits for queries strangers are the rule, and nothing is forgiven;
-//! - where the kernel's sample depends on the peer and the response has none.
+//! A response that may have been asked for is never treated as unsolicited. The tap cannot be
+//! certain in these cases:
+//! - Messages of the socket were lost in the kernel, the table of queries was full, or the filters
+//!   have changed. This holds for as long as a response is expected.
+//! - A server has been tapped for only a few seconds, and the port is one from which it only asks:
+//!   it may have asked before it was tapped. On a port on which it expects queries, datagrams from
+//!   any host are normal, so there is no such exception.
+//! - The kernel's sample depends on the peer, and the response has none.
 //!
-//! A thread may receive a response before the one that has sent the query comes to its hook. So a response waits [`PATIENCE_NS`] for its
-//! query before it is judged.
+//! A thread may receive a response before the thread that has sent the query reaches its hook. So a
+//! response waits [`PATIENCE_NS`] for its query before it is judged.
 
 use std::collections::HashMap;
 
@@ -32,10 +36,11 @@ use crate::{
 /// Nanoseconds for which a response waits for its query.
 pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
 
-/// Nanoseconds by which a response may be seen before its query was sent: a thread that was kept from its hook. No thread overtakes itself.
+/// Nanoseconds by which a response may be seen before its query was sent, because a thread was
+/// delayed on the way to its hook. Within one thread the order is always right.
 const OVERTAKES_NS: u64 = 20_000_000;
 
-/// Sockets with losses that are remembered.
+/// Most sockets with losses that are remembered.
 const SOCKETS: usize = 4_096;
 
 /// A response that seems to be unsolicited.
@@ -43,9 +48,9 @@ const SOCKETS: usize = 4_096;
 pub(super) struct Doubt {
     pub(super) envelope: Envelope,
     pub(super) bytes: Vec<u8>,
-    /// What it has in common with its query.
+    /// Hash that the response shares with its query.
     meeting: u64,
-    /// Whether a query finds it; of several with the same query the first is the one that the process took.
+    /// Whether a query finds it. Of several responses to one query, the process used the first.
     is_found: bool,
 }
 
@@ -59,21 +64,21 @@ impl Waits for Doubt {
     }
 }
 
-/// Messages of a socket that were lost in the kernel.
+/// Losses of a socket's messages in the kernel.
 #[derive(Debug)]
 struct Losses {
-    /// How many, as the kernel counts them.
+    /// Count of the losses from the kernel side.
     count: u32,
     ktime_ns: u64,
 }
 
-/// The responses that wait, and what has to be known to judge them.
+/// The waiting responses, and the facts needed to judge them.
 #[derive(Debug)]
 pub(super) struct Unasked {
     held: Held<Doubt>,
     tickets: HashMap<u64, u64, RandomState>,
     losses: Lru<Losses>,
-    /// When queries may last have gone unseen, on any socket.
+    /// Last time at which queries may have been missed, on any socket.
     blind_ktime_ns: Option<u64>,
 }
 
@@ -89,7 +94,7 @@ impl Default for Unasked {
 }
 
 impl Unasked {
-    /// Takes note of what a record says about losses before it.
+    /// Notes the count of losses in a record.
     #[inline]
     pub(super) fn note_losses(&mut self, chunk: &Chunk<'_>) {
         if chunk.lost != 0 {
@@ -119,13 +124,14 @@ impl Unasked {
         }
     }
 
-    /// At this time queries may have gone unseen.
+    /// Notes that queries may have been missed at this time.
     pub(super) fn note_blindness(&mut self, ktime_ns: u64) {
         self.blind_ktime_ns = self.blind_ktime_ns.max(Some(ktime_ns));
     }
 
-    /// Whether a response that found no query was not asked for. `expected_ns`: how long after its query it may come; `sampled`: the
-    /// kernel leaves out queries by their peer.
+    /// Returns whether a response that found no query is unsolicited. `expected_ns`: time after a
+    /// query in which its response may come. `sampled`: the kernel side leaves out queries by their
+    /// peer.
     pub(super) fn suspects(
         &mut self,
         envelope: &Envelope,
@@ -153,7 +159,7 @@ impl Unasked {
             && !is_alone
     }
 
-    /// Holds a response back, which has `meeting` in common with its query.
+    /// Holds a response back; `meeting` is the hash that it shares with its query.
     pub(super) fn put(&mut self, envelope: &Envelope, bytes: &[u8], meeting: u64) {
         let is_found = !self.tickets.contains_key(&meeting);
         let ticket = self.held.put(Doubt {
@@ -167,7 +173,8 @@ impl Unasked {
         }
     }
 
-    /// The response that a query sent with this envelope and `meeting` may have, and its ticket.
+    /// Returns the waiting response to a query with this envelope and `meeting`, if there is one,
+    /// and its ticket.
     pub(super) fn meets(&self, meeting: u64, query: &Envelope) -> Option<(u64, &Doubt)> {
         let ticket = *self.tickets.get(&meeting)?;
         let doubt = self.held.get(ticket)?;
@@ -177,21 +184,22 @@ impl Unasked {
         overtakes.then_some((ticket, doubt))
     }
 
-    /// Gives back the response of a ticket.
+    /// Removes and returns the response of a ticket.
     pub(super) fn take(&mut self, ticket: u64) -> Option<Doubt> {
         let doubt = self.held.take(ticket)?;
         self.gone(&doubt);
         Some(doubt)
     }
 
-    /// A response whose query has not come by kernel time `before`, or that finds no room.
+    /// Removes and returns a response whose query has not come by kernel time `before`, or that
+    /// finds no room.
     pub(super) fn overdue(&mut self, before: u64) -> Option<Doubt> {
         let doubt = self.held.overdue(before)?;
         self.gone(&doubt);
         Some(doubt)
     }
 
-    /// Responses that wait.
+    /// Returns the number of waiting responses.
     pub(super) fn waiting(&self) -> u64 {
         self.held.waiting()
     }

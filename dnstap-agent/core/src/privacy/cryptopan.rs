@@ -1,9 +1,12 @@
-//! Crypto-PAn: a keyed replacement of addresses that keeps prefixes, after Xu, Fan, Ammar and Moon, "Prefix-Preserving IP Address
-//! Anonymization" (ICNP 2002), with AES-128 as the paper's cipher; for IPv6 over all 128 bits in the same way.
+//! Crypto-PAn: keyed replacement of addresses that preserves prefixes, after Xu, Fan, Ammar and
+//! Moon, "Prefix-Preserving IP Address Anonymization" (ICNP 2002). It uses AES-128, the paper's
+//! cipher, and treats all 128 bits of IPv6 in the same way.
 //!
-//! Bit n of the address is turned over if the first bit of the cipher of the n bits before it, filled up with a secret pad, is
-//! set. So two addresses that share n bits share n bits afterwards, and nothing else is told without the key. (What the paper
-//! says of attacks holds here: who can make the server see addresses of his choice learns what their prefixes become.)
+//! The n bits before bit n of the address are filled up with a secret pad and encrypted. Bit n is
+//! inverted if the first bit of the result is set. So two addresses with n common first bits have n
+//! common first bits afterwards. Without the key nothing else can be learnt. (The attacks in the
+//! paper apply here, too: an attacker who can make the server see chosen addresses learns the
+//! replacements of their prefixes.)
 
 use std::fmt;
 
@@ -12,7 +15,7 @@ use aes::{
     cipher::{Block, BlockEncrypt as _, KeyInit as _},
 };
 
-/// Bytes of a key: 16 of the cipher's, 16 from which the pad is made.
+/// Bytes of a key: 16 for the cipher, 16 for the pad.
 pub const KEY: usize = 32;
 
 /// A key, ready for use.
@@ -23,14 +26,14 @@ pub struct CryptoPan {
 }
 
 impl fmt::Debug for CryptoPan {
-    /// Shows nothing of the key.
+    /// Prints nothing of the key.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("CryptoPan")
     }
 }
 
 impl CryptoPan {
-    /// Takes a key.
+    /// Creates the cipher and the pad from a key.
     #[must_use]
     pub fn new(key: &[u8; KEY]) -> Self {
         let (cipher, pad) = key.split_at(16);
@@ -43,7 +46,7 @@ impl CryptoPan {
         }
     }
 
-    /// Reads a key as it is in a file: 32 bytes, or 64 hexadecimal digits.
+    /// Reads a key from a file's content: 32 bytes, or 64 hexadecimal digits.
     pub fn from_file(bytes: &[u8]) -> Result<Self, String> {
         if let Ok(key) = bytes.try_into() {
             return Ok(Self::new(key));
@@ -76,10 +79,11 @@ impl CryptoPan {
         let mut whole = [0; 16];
         whole[..bits / 8].copy_from_slice(&address[..bits / 8]);
         let whole = u128::from_be_bytes(whole);
-        // All inputs at once: the cipher works on several blocks side by side.
+        // All inputs are encrypted together, because the cipher processes several blocks in
+        // parallel.
         let mut blocks = [Block::<Aes128>::default(); 128];
         for (before, block) in blocks[..bits].iter_mut().enumerate() {
-            // The bits before this one from the address, the others from the pad.
+            // The bits before this one come from the address, the others from the pad.
             let rest = u128::MAX >> before;
             *block = ((whole & !rest) | (self.pad & rest)).to_be_bytes().into();
         }
@@ -99,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// The key of the sample that comes with the authors' implementation.
+    /// Key of the sample in the authors' implementation.
     const SAMPLE: [u8; KEY] = [
         21, 34, 23, 141, 51, 164, 207, 128, 19, 10, 91, 22, 73, 144, 125, 16, 216, 152, 143, 131,
         121, 121, 101, 39, 98, 87, 76, 45, 42, 132, 34, 2,
@@ -121,7 +125,8 @@ mod tests {
         }
     }
 
-    /// IPv4: from the authors' sample trace. IPv6: from other implementations' tests with the same key.
+    /// IPv4 cases come from the authors' sample trace, IPv6 cases from other implementations' tests
+    /// with the same key.
     #[rstest]
     #[case("128.11.68.132", "135.242.180.132")]
     #[case("129.118.74.4", "134.136.186.123")]
@@ -172,7 +177,7 @@ mod tests {
         #[test]
         fn addresses_share_as_many_bits_as_before(key: [u8; KEY], one: [u8; 16], other: [u8; 16], common in 0..=128_u32) {
             let keyed = CryptoPan::new(&key);
-            // A second address that shares some bits with the first.
+            // The second address shares some bits with the first.
             let mask = u128::MAX.checked_shr(common).unwrap_or(0);
             let other = (u128::from_be_bytes(one) & !mask | u128::from_be_bytes(other) & mask).to_be_bytes();
             for length in [4, 16] {

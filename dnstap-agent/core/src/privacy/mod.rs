@@ -1,14 +1,18 @@
 //! Privacy: hides clients' addresses, or names, before a message is encoded.
 //!
-//! What is hidden, and where:
-//! - The address of the querier, where the tapped process is the one that is asked (AUTH, CLIENT, UPDATE): the peer, or the client
-//!   that a proxy tells. Where it asks (RESOLVER, FORWARDER, STUB, TOOL) the querier is the process itself, and nothing is hidden.
-//! - The subnet of EDNS Client Subnet (RFC 7871) in every message, since a resolver passes its clients' on.
+//! Two kinds of addresses are hidden:
+//! - The address of the querier, if the tapped process is the responder (AUTH, CLIENT, UPDATE): the
+//!   peer, or the client that a PROXY header names. If the process is the initiator (RESOLVER,
+//!   FORWARDER, STUB, TOOL), it is the querier itself, and nothing is hidden.
+//! - The subnet of EDNS Client Subnet (RFC 7871) in every message, because a resolver passes its
+//!   clients' subnets on.
 //!
-//! Ports stay. A message is otherwise the same to the byte: no length changes. It is no longer verbatim: a signature over it
-//! (TSIG, SIG(0)) does not hold any more. With names hidden, only the header is left of a message ([`Privacy::no_names`]).
+//! Ports stay. All other bytes of a message stay the same, and no length changes. The message is no
+//! longer verbatim: a signature over it (TSIG, SIG(0)) no longer verifies. If names are hidden,
+//! only the header is left of a message ([`Privacy::no_names`]).
 //!
-//! Pure, and allocates nothing in steady state: a message is copied, to a buffer that is reused, only where it changes.
+//! This module is pure and allocates nothing in steady state: a message is copied, to a reused
+//! buffer, only if it changes.
 
 mod cryptopan;
 mod subnet;
@@ -21,30 +25,30 @@ use crate::{
     model::{Envelope, Role},
 };
 
-/// What is to be hidden.
+/// What to hide.
 #[derive(Clone, Debug, Default)]
 pub struct Privacy {
     /// How clients' addresses are replaced.
     pub addresses: Option<Method>,
-    /// Whether nothing but its header is left of each message, with all counts at zero: no names, no data.
+    /// Whether only the header is left of each message, with all counts zero: no names, no data.
     pub no_names: bool,
 }
 
-/// How an address is replaced.
+/// Method by which an address is replaced.
 #[derive(Clone, Debug)]
 pub enum Method {
-    /// The first bits are kept, the others are zero.
+    /// Keeps the first bits and sets the others to zero.
     Truncate(Prefixes),
-    /// A keyed replacement under which two addresses share as many first bits as before.
+    /// Encrypts with a key so that two addresses have as long a common prefix as before.
     CryptoPan(Box<CryptoPan>),
 }
 
-/// Bits to keep.
+/// Numbers of bits to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
-    /// Of IPv4 addresses, at most 32.
+    /// Bits of IPv4 addresses, at most 32.
     pub v4: u8,
-    /// Of IPv6 addresses, at most 128.
+    /// Bits of IPv6 addresses, at most 128.
     pub v6: u8,
 }
 
@@ -61,16 +65,16 @@ impl Method {
     }
 }
 
-/// Clears the bits from this one on, counted from the first.
+/// Clears all bits from this one on, counted from the first.
 fn clear_from(address: &mut [u8], bit: usize) {
     for (at, byte) in address.iter_mut().enumerate() {
         let kept = bit.saturating_sub(8 * at).min(8);
-        // The highest `kept` bits of the byte.
+        // Keep the highest `kept` bits of the byte.
         *byte &= !(0xff_u16 >> kept).to_be_bytes()[1];
     }
 }
 
-/// The stage.
+/// The stage that hides addresses and names.
 #[derive(Debug, Default)]
 pub struct Anonymiser {
     privacy: Privacy,
@@ -78,7 +82,7 @@ pub struct Anonymiser {
 }
 
 impl Anonymiser {
-    /// The stage for what is to be hidden.
+    /// Creates the stage.
     #[must_use]
     pub fn new(privacy: Privacy) -> Self {
         Self {
@@ -87,14 +91,14 @@ impl Anonymiser {
         }
     }
 
-    /// Whether anything is to be hidden.
+    /// Returns whether anything is hidden.
     #[must_use]
     #[inline]
     pub fn hides(&self) -> bool {
         self.privacy.addresses.is_some() || self.privacy.no_names
     }
 
-    /// Hides what is to be hidden in the envelope; the message with what is to be hidden there.
+    /// Hides addresses in the envelope. Returns the message with the hidden parts replaced.
     pub fn apply<'a>(
         &'a mut self,
         role: Role,
@@ -119,7 +123,8 @@ impl Anonymiser {
     }
 }
 
-/// The header alone, which counts nothing behind it; nothing of a message too short to have one.
+/// Returns the header alone, with all counts zero. Returns nothing for a message without a whole
+/// header.
 fn header<'a>(message: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch.clear();
     if let Some(header) = message.get(..dns::HEADER) {
@@ -129,7 +134,7 @@ fn header<'a>(message: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch
 }
 
-/// How addresses are to be hidden, as on the command line.
+/// Method of hiding addresses, as on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodName {
     /// `truncate:V4,V6`

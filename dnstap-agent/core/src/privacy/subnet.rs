@@ -1,8 +1,10 @@
-//! The client subnets in a message: option 8 of its OPT records (RFC 6891 section 6.1.2, RFC 7871 section 6).
+//! Hides the client subnets in a message: option 8 of its OPT records (RFC 6891 section 6.1.2, RFC
+//! 7871 section 6).
 //!
-//! As far as the message can be walked, every subnet in an OPT record is hidden, in any section, also one that breaks the RFC's rules.
-//! Behind that (behind a record that cannot be read, in bytes that the header does not count) everything is hidden that has the form of a
-//! subnet option. That may change other bytes of a message that is broken; a subnet that stays would be worse.
+//! As far as the message can be parsed, every subnet in an OPT record is hidden, in any section,
+//! even if the option breaks the RFC's rules. Behind that (behind a record that cannot be read, or
+//! in bytes that the header does not count) all bytes with the form of a subnet option are hidden.
+//! This may change other bytes of a broken message, but a subnet that stays would be worse.
 
 use std::ops::Range;
 
@@ -10,7 +12,7 @@ use super::{Method, clear_from};
 use crate::dns::{Dns, Type, option_places};
 
 const OPTION_SUBNET: u16 = 8;
-/// The same before it had a number of its own; some still send it.
+/// Experimental code of the option, which some programs still send.
 const OPTION_SUBNET_BEFORE: u16 = 0x50fa;
 
 /// Bytes of an option's code and length.
@@ -19,7 +21,7 @@ const OPTION_HEADER: usize = 4;
 const FAMILY_IPV4: u16 = 1;
 const FAMILY_IPV6: u16 = 2;
 
-/// The message with its subnets hidden; itself if it has none.
+/// Returns the message with its subnets hidden, or the message itself if it has none.
 pub(super) fn hide<'a>(method: &Method, message: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     let mut found = false;
     for_each(message, |subnet| {
@@ -32,7 +34,7 @@ pub(super) fn hide<'a>(method: &Method, message: &'a [u8], scratch: &'a mut Vec<
     if found { scratch } else { message }
 }
 
-/// Replaces the address of an option's data: family, source prefix, scope prefix, address.
+/// Replaces the address in an option's data: family, source prefix, scope prefix, address.
 fn replace(method: &Method, data: &mut [u8]) {
     let Some(([high, low, source, _scope], address)) = data.split_first_chunk_mut::<4>() else {
         return;
@@ -40,10 +42,10 @@ fn replace(method: &Method, data: &mut [u8]) {
     let length = match u16::from_be_bytes([*high, *low]) {
         FAMILY_IPV4 => 4,
         FAMILY_IPV6 => 16,
-        // No address that could be hidden in part.
+        // The family is unknown, so the whole address is hidden.
         _ => return address.fill(0),
     };
-    // The address is cut off behind the prefix; what is longer than an address is none.
+    // Cut the address off behind the prefix, and clear bytes beyond the length of an address.
     let mut whole = [0; 16];
     let given = address.len().min(length);
     whole[..given].copy_from_slice(&address[..given]);
@@ -53,7 +55,7 @@ fn replace(method: &Method, data: &mut [u8]) {
     address[..given].copy_from_slice(&whole[..given]);
 }
 
-/// Calls `take` with the place of each subnet option's data.
+/// Calls `take` with the range of each subnet option's data.
 fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
     let mut at = 0;
     if let Ok(dns) = Dns::parse(message) {
@@ -74,7 +76,8 @@ fn for_each(message: &[u8], mut take: impl FnMut(Range<usize>)) {
     }
 }
 
-/// The data of a subnet option at `at`, if what is there has the form of one with an address.
+/// Returns the range of a subnet option's data, if the bytes at `at` have the form of such an
+/// option with an address.
 fn subnet_at(message: &[u8], at: usize) -> Option<Range<usize>> {
     word(message, at).filter(|code| is_subnet(*code))?;
     let data = at + OPTION_HEADER;
@@ -111,7 +114,8 @@ mod tests {
 
     const KEEP: Method = Method::Truncate(Prefixes { v4: 16, v6: 32 });
 
-    /// A message with answers and an OPT record with a cookie, these options, and a cookie again.
+    /// Builds a message with answers and an OPT record. The record has a cookie, these options, and
+    /// a cookie again.
     fn with_subnets(answers: u16, subnets: &[&[u8]]) -> Vec<u8> {
         const COOKIE: &[u8] = &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
         let mut options = COOKIE.to_vec();
@@ -186,7 +190,8 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_subnet_in_a_record_stays() {
-        // MX with a time to live, a length and a preference that are an option's code, its length and a family.
+        // An MX record whose TTL, length and preference look like an option's code, its length and
+        // a family.
         let mut bytes = message(7, 0x8180, "example", 0);
         bytes[7] = 1;
         bytes.extend([
@@ -216,7 +221,7 @@ mod tests {
         fn nothing_but_the_address_changes(source in 0..=32_u8, address: [u8; 4], at in 0..200_usize, byte: u8) {
             let given = usize::from(source).div_ceil(8);
             let mut bytes = with_subnets(1, &[&[&[0, 1, source, 0][..], &address[..given]].concat()]);
-            // Damaged somewhere, it must not be changed elsewhere than in an option either.
+            // Even if the message is damaged, only options may be changed.
             let place = at % bytes.len();
             bytes[place] = byte;
             let mut scratch = Vec::new();

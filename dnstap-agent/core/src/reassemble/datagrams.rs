@@ -1,21 +1,24 @@
-//! Chunks of a datagram back into one message.
+//! Joins the chunks of a datagram into one message.
 //!
-//! A record of the perf ring holds at most 32 KiB of payload, so a larger datagram arrives as several chunks; so may one
-//! that the process gathers from several segments. Nearly always the message is whole in one chunk and never comes here.
-//! TCP chunks do not come here either: they are pieces of a byte stream, and `stream` puts them in order.
+//! A record of the perf ring holds at most 32 KiB of payload, so a larger datagram arrives as
+//! several chunks. So may one that the process gathers from several segments. Nearly always a
+//! message is whole in one chunk and does not pass this stage. TCP chunks do not pass it either:
+//! they are pieces of a byte stream, which `tcp` puts in order.
 //!
-//! The chunks of one message are written by one thread on one CPU, so they arrive in order; chunks of other threads may
-//! lie between. A chunk that is missing condemns its message: all its chunks are counted and none is delivered.
+//! The chunks of one message are written by one thread on one CPU, so they arrive in order. Chunks
+//! of other threads may lie between. If a chunk is missing, its message is given up: all its chunks
+//! are counted and none is delivered.
 //!
 //! Conservation: every chunk pushed is joined, discarded or still pending.
 
 use crate::{counters::counters, event::Chunk, model::Direction};
 
-/// Messages that may be in progress at once. Each tapped thread has at most one; beyond it the oldest is given up.
+/// Most messages that may be in progress at once. Each tapped thread has at most one; above the
+/// limit the oldest is given up.
 const PENDING: usize = 64;
 
-/// Nanoseconds of kernel time after which a message in progress is given up. Its chunks are written microseconds apart,
-/// the reader's polling interval is far below.
+/// Nanoseconds of kernel time after which a message in progress is given up. Its chunks are written
+/// microseconds apart, and the reader polls far more often.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
 counters! {
@@ -41,7 +44,7 @@ pub struct Assembler {
     counters: AssembleCounters,
 }
 
-/// What the chunks of one message share.
+/// Fields that all chunks of one message share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     ktime_ns: u64,
@@ -60,7 +63,8 @@ struct Partial {
 }
 
 impl Assembler {
-    /// Takes a chunk; gives the message when it was the last one. The message stays valid until the next call.
+    /// Takes a chunk. Returns the message if this was the last one; it stays valid until the next
+    /// call.
     pub fn push(&mut self, chunk: &Chunk<'_>) -> Option<&[u8]> {
         let key = Key {
             ktime_ns: chunk.envelope.ktime_ns,
@@ -107,20 +111,20 @@ impl Assembler {
         }
     }
 
-    /// Gives up all that is left.
+    /// Gives up all messages in progress.
     pub fn finish(&mut self) {
         while !self.pending.is_empty() {
             self.give_up(0);
         }
     }
 
-    /// Chunks of messages still in progress.
+    /// Number of chunks of messages in progress.
     #[must_use]
     pub fn pending_chunks(&self) -> u64 {
         self.pending.iter().map(|partial| partial.chunks).sum()
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> &AssembleCounters {
         &self.counters

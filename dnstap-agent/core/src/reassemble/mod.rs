@@ -1,4 +1,4 @@
-//! Puts messages together again: datagrams of several records, and the messages of TCP streams.
+//! Reassembles messages: datagrams of several records, and messages in TCP streams.
 
 pub mod datagrams;
 pub mod tcp;

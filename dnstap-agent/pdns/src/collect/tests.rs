@@ -39,7 +39,10 @@ fn stored(collector: &mut Collector) -> Vec<(String, String)> {
     collector.write(None, &mut |_, _| {}).expect("written");
     let sets = collector.store().rrsets(&[]);
     let named = |(set, _): (Rrset, Seen)| {
-        (set.owner.to_string(), set.bailiwick.expect("known").to_string())
+        (
+            set.owner.to_string(),
+            set.bailiwick.expect("known").to_string(),
+        )
     };
     sets.map(|item| named(item.expect("sound"))).collect()
 }
@@ -59,7 +62,10 @@ fn what_is_in_the_zone_of_the_frame_is_kept_and_all_else_left_out() {
             &[("ns.example.org", 1, a), ("a.badexample.com", 1, a)],
         ],
     ));
-    let expected = [("example.com.", "example.com."), ("www.example.com.", "example.com.")];
+    let expected = [
+        ("example.com.", "example.com."),
+        ("www.example.com.", "example.com."),
+    ];
     let expected = expected.map(|(owner, zone)| (owner.to_owned(), zone.to_owned()));
     assert_eq!(stored(&mut collector), expected);
     let counts = collector.counts();
@@ -67,7 +73,11 @@ fn what_is_in_the_zone_of_the_frame_is_kept_and_all_else_left_out() {
     assert_eq!(counts.discarded(Discard::OutOfBailiwick), 4);
     assert!(counts.are_balanced());
     // A zone that the question cannot be in.
-    collector.take(&frame(Some("bank.test"), "www.example.com", [&[("bank.test", 1, a)], &[], &[]]));
+    collector.take(&frame(
+        Some("bank.test"),
+        "www.example.com",
+        [&[("bank.test", 1, a)], &[], &[]],
+    ));
     assert_eq!(collector.counts().discarded(Discard::WrongZone), 1);
     assert_eq!(stored(&mut collector).len(), 2);
 }
@@ -100,7 +110,10 @@ fn without_a_zone_the_servers_that_were_delegated_to_decide() {
     let answer: [&[Rr<'_>]; 3] = [&[("www.com", 1, a)], &[], &[("www.org", 1, a)]];
     // Nobody has said yet that this server serves com.
     collector.take(&from([192, 0, 2, 7], answer));
-    collector.take(&from(SERVER, [&[], &[("com", 2, &ns)], &[("ns.com", 1, a)]]));
+    collector.take(&from(
+        SERVER,
+        [&[], &[("com", 2, &ns)], &[("ns.com", 1, a)]],
+    ));
     collector.take(&from([192, 0, 2, 7], answer));
     let expected = [("com.", "."), ("ns.com.", "."), ("www.com.", "com.")];
     let expected = expected.map(|(owner, zone)| (owner.to_owned(), zone.to_owned()));
@@ -130,7 +143,10 @@ fn no_address_of_a_peer_is_in_the_store() {
             }
             let bytes = std::fs::read(&path).expect("read");
             for address in [client, server] {
-                assert!(!bytes.windows(4).any(|window| window == address), "{path:?}");
+                assert!(
+                    !bytes.windows(4).any(|window| window == address),
+                    "{path:?}"
+                );
             }
         }
     }
@@ -151,21 +167,29 @@ fn the_same_place_in_a_file_is_not_written_twice() {
     }
     let mut new = Vec::new();
     collector
-        .write(Some(&mark), &mut |set, seen| new.push((set.owner.to_string(), seen.count)))
+        .write(Some(&mark), &mut |set, seen| {
+            new.push((set.owner.to_string(), seen.count));
+        })
         .expect("written");
     assert_eq!(new, [("a.b.".to_owned(), 5)]);
     drop(collector);
     let store = Store::open(folder.path()).expect("the store");
     assert_eq!(store.mark([1; 32]).expect("read"), Some(mark));
     assert_eq!(store.mark([3; 32]).expect("read"), None);
-    let seen: Vec<_> = store.rrsets(&[]).map(|item| item.expect("sound").1.count).collect();
+    let seen: Vec<_> = store
+        .rrsets(&[])
+        .map(|item| item.expect("sound").1.count)
+        .collect();
     assert_eq!(seen, [5]);
 }
 
 /// A name of a few labels, so that zones and owners meet often.
 fn name() -> impl Strategy<Value = String> {
-    vec(prop::sample::select(vec!["a", "b", "aa", "bank", "com"]), 0..4)
-        .prop_map(|labels| format!("{}.", labels.join(".")))
+    vec(
+        prop::sample::select(vec!["a", "b", "aa", "bank", "com"]),
+        0..4,
+    )
+    .prop_map(|labels| format!("{}.", labels.join(".")))
 }
 
 proptest! {

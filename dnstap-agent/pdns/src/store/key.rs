@@ -122,7 +122,11 @@ impl Rrset {
     pub(crate) fn read(key: &[u8], body: &[u8]) -> Option<Self> {
         let (owner, rest) = split_reversed(key)?;
         let ([high, low, bailiwick], rest) = rest.split_first_chunk()?;
-        let mut rest = if rest.starts_with(&HASHED) { body } else { rest };
+        let mut rest = if rest.starts_with(&HASHED) {
+            body
+        } else {
+            rest
+        };
         let mut data = Vec::new();
         while !rest.is_empty() {
             let length = usize::try_from(pull(&mut rest)?).ok()?;
@@ -258,7 +262,10 @@ impl Value {
 
     /// Takes what an origin has counted: the most that it ever said.
     pub(crate) fn count_of(&mut self, origin: u64, count: u64) {
-        match self.others.binary_search_by_key(&origin, |(origin, _)| *origin) {
+        match self
+            .others
+            .binary_search_by_key(&origin, |(origin, _)| *origin)
+        {
             Ok(at) => self.others[at].1 = self.others[at].1.max(count),
             Err(at) => self.others.insert(at, (origin, count)),
         }

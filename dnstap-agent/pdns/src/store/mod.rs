@@ -82,6 +82,9 @@ pub struct Mark {
     pub digest: [u8; 32],
 }
 
+/// What an origin has seen of an RRset.
+pub type Counted = (Rrset, Seen, [u8; 16]);
+
 /// Sightings that are to be written: key, data that is too long for it, what was seen.
 pub(crate) type Sightings<'a> = [(&'a [u8], &'a [u8], Seen)];
 
@@ -141,9 +144,10 @@ impl Store {
         }
         let is_foreign = fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
         let folder = folder.to_path_buf();
-        Err(match is_foreign {
-            true => StoreError::Foreign(folder),
-            false => StoreError::None(folder),
+        Err(if is_foreign {
+            StoreError::Foreign(folder)
+        } else {
+            StoreError::None(folder)
         })
     }
 
@@ -179,7 +183,11 @@ impl Store {
 
     /// Reads which store it is, or gives a new one its name.
     fn introduce(&mut self) -> Result<(), StoreError> {
-        if let Some(format) = self.meta.get("format").map_err(|error| self.failed(error))? {
+        if let Some(format) = self
+            .meta
+            .get("format")
+            .map_err(|error| self.failed(error))?
+        {
             if *format != *FORMAT {
                 let format = String::from_utf8_lossy(&format).into_owned();
                 return Err(StoreError::Format(self.folder.clone(), format));
@@ -189,7 +197,9 @@ impl Store {
             self.id = id.ok_or_else(|| self.damaged("it has no name"))?;
             return Ok(());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let folder = self.folder.as_os_str().as_encoded_bytes();
         let boot = fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
         let hash: [u8; 32] = Sha256::new()
@@ -223,24 +233,21 @@ impl Store {
         let mut fresh = Vec::new();
         for &(key, body, seen) in sightings {
             let is_hashed = is_hashed(key);
-            let value = match self.value(key)? {
-                Some(mut value) => {
-                    value.first = value.first.min(seen.first);
-                    value.last = value.last.max(seen.last);
-                    value.own = value.own.saturating_add(seen.count);
-                    value
-                }
-                None => {
-                    let set = self.read_key(key, body)?;
-                    set.index(|entry| batch.insert(&self.index, entry, ""));
-                    fresh.push((set, seen));
-                    Value {
-                        first: seen.first,
-                        last: seen.last,
-                        own: seen.count,
-                        others: Vec::new(),
-                        body: body.to_vec(),
-                    }
+            let value = if let Some(mut value) = self.value(key)? {
+                value.first = value.first.min(seen.first);
+                value.last = value.last.max(seen.last);
+                value.own = value.own.saturating_add(seen.count);
+                value
+            } else {
+                let set = self.read_key(key, body)?;
+                set.index(|entry| batch.insert(&self.index, entry, ""));
+                fresh.push((set, seen));
+                Value {
+                    first: seen.first,
+                    last: seen.last,
+                    own: seen.count,
+                    others: Vec::new(),
+                    body: body.to_vec(),
                 }
             };
             batch.insert(&self.rrsets, key, value.write(is_hashed));
@@ -253,7 +260,9 @@ impl Store {
         }
         batch.commit().map_err(|error| self.failed(error))?;
         let count = fresh.len() as u64;
-        fresh.into_iter().for_each(|(set, seen)| new(set, seen));
+        for (set, seen) in fresh {
+            new(set, seen);
+        }
         Ok(count)
     }
 
@@ -271,7 +280,8 @@ impl Store {
             frames,
             digest,
         });
-        mark.ok_or_else(|| self.damaged("a file's place cannot be read")).map(Some)
+        mark.ok_or_else(|| self.damaged("a file's place cannot be read"))
+            .map(Some)
     }
 
     /// RRsets whose keys begin so, in the order of their keys.
@@ -314,32 +324,30 @@ impl Store {
     /// What an origin has seen of an RRset, whatever of it was known before: counts become the greatest that it ever said.
     ///
     /// `origin` names a store or a file; a store's own is its [`id`](Self::id). What comes twice, or by another way, changes nothing.
-    pub fn merge(&self, sets: &[(Rrset, Seen, [u8; 16])]) -> Result<(), StoreError> {
+    pub fn merge(&self, sets: &[Counted]) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         let mut changed: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
         let mut numbers = BTreeMap::new();
         for (set, seen, origin) in sets {
             let (key, body) = set.key();
-            let number = match numbers.get(origin) {
-                Some(number) => *number,
-                None => {
-                    let number = self.number_of(*origin, numbers.len() as u64, &mut batch)?;
-                    numbers.insert(*origin, number);
-                    number
-                }
+            let number = if let Some(number) = numbers.get(origin) {
+                *number
+            } else {
+                let number = self.number_of(*origin, numbers.len() as u64, &mut batch)?;
+                numbers.insert(*origin, number);
+                number
             };
             if !changed.contains_key(&key) {
-                let value = match self.value(&key)? {
-                    Some(value) => value,
-                    None => {
-                        set.index(|entry| batch.insert(&self.index, entry, ""));
-                        Value {
-                            first: seen.first,
-                            last: seen.last,
-                            own: 0,
-                            others: Vec::new(),
-                            body,
-                        }
+                let value = if let Some(value) = self.value(&key)? {
+                    value
+                } else {
+                    set.index(|entry| batch.insert(&self.index, entry, ""));
+                    Value {
+                        first: seen.first,
+                        last: seen.last,
+                        own: 0,
+                        others: Vec::new(),
+                        body,
                     }
                 };
                 changed.insert(key.clone(), value);
@@ -395,8 +403,7 @@ impl Store {
     /// Every RRset with what each origin has seen of it.
     pub fn sightings(
         &self,
-    ) -> Result<impl Iterator<Item = Result<(Rrset, Seen, [u8; 16]), StoreError>> + use<'_>, StoreError>
-    {
+    ) -> Result<impl Iterator<Item = Result<Counted, StoreError>> + use<'_>, StoreError> {
         let origins = self.origins()?;
         let each = self.values(&[]).flat_map(move |item| {
             let (set, value) = match item {
@@ -429,7 +436,11 @@ impl Store {
             let (set, seen) = item?;
             stats.rrsets += 1;
             stats.count = stats.count.saturating_add(seen.count);
-            stats.first = Some(stats.first.map_or(seen.first, |first| first.min(seen.first)));
+            stats.first = Some(
+                stats
+                    .first
+                    .map_or(seen.first, |first| first.min(seen.first)),
+            );
             stats.last = Some(stats.last.map_or(seen.last, |last| last.max(seen.last)));
             *types.entry(set.kind).or_default() += 1;
             if owner.as_ref() != Some(&set.owner) {
@@ -450,7 +461,9 @@ impl Store {
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
-        self.database.disk_space().map_err(|error| self.failed(error))
+        self.database
+            .disk_space()
+            .map_err(|error| self.failed(error))
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {

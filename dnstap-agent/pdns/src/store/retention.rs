@@ -106,7 +106,9 @@ impl Store {
         loop {
             let next = values.next().transpose()?;
             let is_same = next.as_ref().is_some_and(|(set, _)| {
-                of_owner.last().is_none_or(|(last, _)| last.owner == set.owner)
+                of_owner
+                    .last()
+                    .is_none_or(|(last, _)| last.owner == set.owner)
             });
             if !is_same {
                 removed += self.remove_of(&of_owner, since, &mut batch, &mut names);
@@ -135,8 +137,7 @@ impl Store {
         batch: &mut fjall::OwnedWriteBatch,
         names: &mut BTreeSet<Vec<u8>>,
     ) -> u64 {
-        let (old, kept): (Vec<_>, Vec<_>) =
-            sets.iter().partition(|(_, value)| value.last < since);
+        let (old, kept): (Vec<_>, Vec<_>) = sets.iter().partition(|(_, value)| value.last < since);
         if old.is_empty() {
             return 0;
         }
@@ -169,7 +170,11 @@ impl Store {
             let mut backward = vec![NAME];
             reverse(name.wire(), &mut backward);
             let is_used = self.index.prefix(backward).next();
-            if is_used.map(fjall::Guard::key).transpose().map_err(|error| self.failed(error))?.is_none()
+            if is_used
+                .map(fjall::Guard::key)
+                .transpose()
+                .map_err(|error| self.failed(error))?
+                .is_none()
             {
                 batch.remove(&self.index, forward(NAME_FORWARD, name.wire()));
             }

@@ -17,9 +17,13 @@ fn seen(first: u64, last: u64, count: u64) -> Seen {
 
 fn add(store: &Store, sets: &[(Rrset, Seen)]) -> u64 {
     let keys: Vec<_> = sets.iter().map(|(set, seen)| (set.key(), *seen)).collect();
-    let keys = keys.iter().map(|((key, body), seen)| (&key[..], &body[..], *seen));
+    let keys = keys
+        .iter()
+        .map(|((key, body), seen)| (&key[..], &body[..], *seen));
     let sightings: Vec<_> = keys.collect();
-    store.add(&sightings, None, &mut |_, _| {}).expect("written")
+    store
+        .add(&sightings, None, &mut |_, _| {})
+        .expect("written")
 }
 
 fn all(store: &Store) -> Vec<(Rrset, Seen)> {
@@ -31,9 +35,21 @@ fn sightings_are_added_up_also_those_of_long_data() {
     let folder = tempfile::tempdir().expect("a folder");
     let (short, long) = (set("a.b", 1, &[1, 2, 3, 4]), set("a.b", 16, &[7; 5000]));
     let store = Store::create(folder.path()).expect("a store");
-    let once = [(short.clone(), seen(5, 9, 2)), (long.clone(), seen(6, 6, 1))];
+    let once = [
+        (short.clone(), seen(5, 9, 2)),
+        (long.clone(), seen(6, 6, 1)),
+    ];
     assert_eq!(add(&store, &once), 2);
-    assert_eq!(add(&store, &[(short.clone(), seen(3, 7, 4)), (long.clone(), seen(8, 8, 1))]), 0);
+    assert_eq!(
+        add(
+            &store,
+            &[
+                (short.clone(), seen(3, 7, 4)),
+                (long.clone(), seen(8, 8, 1))
+            ]
+        ),
+        0
+    );
     drop(store);
     let store = Store::open(folder.path()).expect("the store");
     assert_eq!(all(&store), [(short, seen(3, 9, 6)), (long, seen(6, 8, 2))]);
@@ -50,8 +66,14 @@ fn what_is_no_store_is_refused_and_left_as_it_is() {
     assert!(!absent.exists());
     fs::write(folder.path().join("lock"), "mine").expect("written");
     fs::write(folder.path().join("other"), "mine").expect("written");
-    assert!(matches!(Store::create(folder.path()), Err(StoreError::Foreign(_))));
-    assert!(matches!(Store::open(folder.path()), Err(StoreError::Foreign(_))));
+    assert!(matches!(
+        Store::create(folder.path()),
+        Err(StoreError::Foreign(_))
+    ));
+    assert!(matches!(
+        Store::open(folder.path()),
+        Err(StoreError::Foreign(_))
+    ));
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
 }
 
@@ -69,7 +91,10 @@ fn only_one_has_the_store_open() {
     let store = Store::create(folder.path()).expect("a store");
     let error = Store::open(folder.path()).err().expect("refused");
     assert!(matches!(error, StoreError::InUse(_)), "{error}");
-    assert!(matches!(Store::create(folder.path()), Err(StoreError::InUse(_))));
+    assert!(matches!(
+        Store::create(folder.path()),
+        Err(StoreError::InUse(_))
+    ));
     drop(store);
     Store::open(folder.path()).expect("the store");
 }
@@ -79,9 +104,19 @@ fn merging_is_commutative_and_idempotent() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| Store::create(&folder.path().join(name)).expect("a store");
     let (one, other) = (at("one"), at("other"));
-    let (x, y, z) = (set("x.b", 1, &[1; 4]), set("y.b", 1, &[2; 4]), set("z.b", 1, &[3; 4]));
-    add(&one, &[(x.clone(), seen(5, 9, 2)), (y.clone(), seen(1, 1, 1))]);
-    add(&other, &[(x.clone(), seen(2, 7, 10)), (z.clone(), seen(4, 4, 4))]);
+    let (x, y, z) = (
+        set("x.b", 1, &[1; 4]),
+        set("y.b", 1, &[2; 4]),
+        set("z.b", 1, &[3; 4]),
+    );
+    add(
+        &one,
+        &[(x.clone(), seen(5, 9, 2)), (y.clone(), seen(1, 1, 1))],
+    );
+    add(
+        &other,
+        &[(x.clone(), seen(2, 7, 10)), (z.clone(), seen(4, 4, 4))],
+    );
     let merge = |from: &Store, into: &Store| {
         let sightings: Result<Vec<_>, _> = from.sightings().expect("read").collect();
         into.merge(&sightings.expect("sound")).expect("merged");
@@ -140,9 +175,14 @@ fn a_store_becomes_as_small_as_it_has_to() {
     let mut chance = 1_u64;
     let sets: Vec<_> = (0..20_000_u64)
         .map(|nth| {
-            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let time = nth * 600;
-            (set(&format!("a{nth}.b"), 16, &chance.to_be_bytes().repeat(4)), seen(time, time, 1))
+            (
+                set(&format!("a{nth}.b"), 16, &chance.to_be_bytes().repeat(4)),
+                seen(time, time, 1),
+            )
         })
         .collect();
     add(&store, &sets);
@@ -162,7 +202,10 @@ fn a_store_becomes_as_small_as_it_has_to() {
     assert!((5_000..12_000).contains(&left.len()), "{}", left.len());
     // The latest ones.
     let oldest = left.iter().map(|(_, seen)| seen.last).min();
-    assert!(oldest >= Some((20_000 - left.len() as u64) * 600), "{oldest:?}");
+    assert!(
+        oldest >= Some((20_000 - left.len() as u64) * 600),
+        "{oldest:?}"
+    );
 }
 
 #[test]
@@ -180,13 +223,16 @@ fn a_damaged_store_is_called_so() {
     while let Some(folder) = folders.pop() {
         for file in fs::read_dir(folder).expect("a folder") {
             let path = file.expect("a file").path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => files.push(path),
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
             }
         }
     }
-    let largest = files.iter().max_by_key(|path| fs::metadata(path).expect("there").len());
+    let largest = files
+        .iter()
+        .max_by_key(|path| fs::metadata(path).expect("there").len());
     let largest = files
         .iter()
         .filter(|path| path.extension().is_none())

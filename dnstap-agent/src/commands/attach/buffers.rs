@@ -1,18 +1,19 @@
-//! The memory of batches, used again when every output is done with it: in steady state no batch is allocated, or grown.
+//! Memory of batches. It is reused when every output has finished with it, so in steady state no
+//! batch is allocated or grown.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Buffers that are kept for use again; the others are freed by the outputs.
+/// Most buffers that are kept for reuse; the outputs free the others.
 const KEPT: usize = 4;
 
-/// Buffers on their way through the outputs, the oldest first.
+/// Buffers that outputs use, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(VecDeque<Bytes>);
 
 impl Buffers {
-    /// An empty buffer.
+    /// Returns an empty buffer.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let free = self.0.pop_front_if(|oldest| oldest.is_unique());
         match free.map(Bytes::try_into_mut) {
@@ -24,7 +25,7 @@ impl Buffers {
         }
     }
 
-    /// What is in the buffer, for the outputs.
+    /// Returns the content of a buffer for the outputs.
     pub(super) fn lend(&mut self, frames: Vec<u8>) -> Bytes {
         let frames = Bytes::from(frames);
         if self.0.len() == KEPT {

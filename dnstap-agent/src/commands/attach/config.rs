@@ -1,4 +1,4 @@
-//! What the pipeline is told by the command line, and about each server.
+//! Configuration of the pipeline from the command line, and facts about each server.
 
 use std::{collections::BTreeSet, fs};
 
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The pipeline's configuration, but for what differs from server to server.
+/// Returns the pipeline's configuration, except for what differs between servers.
 pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
     let messages = job.messages;
     let pair_limits = PairLimits::default();
@@ -62,7 +62,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
     })
 }
 
-/// What is to be hidden; reads the key.
+/// Returns the privacy settings. Reads the key.
 fn privacy(messages: &Messages) -> Result<Privacy> {
     let addresses = match messages.anonymise {
         None => None,
@@ -87,7 +87,7 @@ fn privacy(messages: &Messages) -> Result<Privacy> {
     })
 }
 
-/// What the pipeline leaves out.
+/// Returns the filter of the pipeline.
 pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
     Filter {
         only: TypeSet::union(&filters.only),
@@ -96,8 +96,8 @@ pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
     }
 }
 
-/// What the kernel side leaves out. A role is left out if none of the `servers` has messages in it that are wanted; if they are
-/// `followed`, nothing is known of those that are to come.
+/// Returns the filter of the kernel side. A role is left out if none of the `servers` has wanted
+/// messages in it. If processes are `followed`, future servers are unknown, so no role is left out.
 pub(super) fn kernel_filter<'s>(
     filters: &Filters,
     followed: bool,
@@ -117,11 +117,12 @@ pub(super) fn kernel_filter<'s>(
     }
 }
 
-/// Descriptors of a process among which its listening sockets are looked for. Servers open these first, so they have low numbers. A limit,
-/// because any program can have the name of a server, and the thread that reads the ring does the search.
+/// Most descriptors of a process that are searched for listening sockets. Servers open these first,
+/// so they have low numbers. There is a limit, because any program can have the name of a server,
+/// and the search runs on the thread that reads the ring.
 const DESCRIPTORS: usize = 4_096;
 
-/// What the pipeline is to know of the server that process `pid` runs; nothing if the process has ended.
+/// Returns the facts about the server that process `pid` runs; `None` if the process has ended.
 pub(super) fn find_server(messages: &Messages, pid: u32) -> Option<Server> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let executable = executable_name(pid, comm.trim_end());
@@ -137,10 +138,10 @@ pub(super) fn find_server(messages: &Messages, pid: u32) -> Option<Server> {
     })
 }
 
-/// The same where the process has ended, and its executable's name is all that is left.
+/// Returns the facts about a server that has ended, of which only its executable's name is known.
 pub(super) fn find_ended_server(messages: &Messages, name: &str) -> Server {
     Server {
-        // No server ends before it can be looked at.
+        // A process that has ended so soon is no server.
         naming: naming(messages, &completed(name), false, None),
         version: version(messages.server_version.clone()),
         ..Server::default()
@@ -166,21 +167,23 @@ fn bind_naming(mimic: &Mimic, found: Option<String>) -> Naming {
     Naming::Bind(BindRules::of_version(&version))
 }
 
-/// A server's version, or the agent's own.
+/// Returns the server's version, or the agent's own.
 fn version(server: Option<String>) -> Vec<u8> {
     server
         .unwrap_or_else(|| concat!("dnstap-agent ", env!("CARGO_PKG_VERSION")).to_owned())
         .into_bytes()
 }
 
-/// Inode number of a process's network namespace: `/proc/PID/ns/net` is a link to `net:[NUMBER]`.
+/// Returns the inode number of a process's network namespace: `/proc/PID/ns/net` is a link to
+/// `net:[NUMBER]`.
 fn network_namespace(pid: u32) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
     let number = link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
     number.parse().ok()
 }
 
-/// Ports on which the process serves DNS: those where it waits for both datagrams and connections (RFC 7766 section 5).
+/// Returns the ports on which the process serves DNS: those with both a bound UDP socket and a
+/// listening TCP socket (RFC 7766 section 5).
 fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
     let waits = |port: u16, tcp: bool| {
         sockets
@@ -194,7 +197,7 @@ fn dns_ports(sockets: &[OpenSocket]) -> Vec<u16> {
         .collect()
 }
 
-/// The dnstap identity: what the option says, else the host's name.
+/// Returns the dnstap identity: the option's value, otherwise the host's name.
 fn identity(given: Option<&str>) -> Vec<u8> {
     let host = || {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

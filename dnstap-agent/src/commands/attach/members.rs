@@ -1,8 +1,9 @@
-//! The tapped processes while they come and go.
+//! The set of tapped processes while processes start and end.
 //!
-//! The kernel keeps the set by itself where it can: forks join, exits leave, and what executes a file of a name that is followed
-//! joins before it runs. Here is the rest: the first members, the ones of control groups, the ones that found no room in the set, and word
-//! of every change to the log.
+//! The kernel side maintains the set where it can: forked processes join, ended ones leave, and a
+//! process that executes a file with a selected name joins before it runs. This module does the
+//! rest: it adds the first members, processes in cgroups, and those that found no room in the set.
+//! It also logs every change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,36 +20,38 @@ use crate::sources::{
     socket::ProcessSet,
 };
 
-/// How long after a look that failed the next one may be, also if something has changed.
+/// Time after a failed search before the next one, even if something has changed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The set in the kernel, and what is known of it here.
+/// The set in the kernel, and a copy of it.
 pub(super) struct Members {
     set: ProcessSet,
     search: Search,
-    /// To the ring's reader, which is told of the TCP connections of processes that were running when they joined.
+    /// Sends the TCP connections of processes that were running when they joined to the ring's
+    /// reader.
     joined: SyncSender<Vec<u64>>,
-    /// Processes with what they run.
+    /// Processes with their program ids.
     known: BTreeMap<u32, u32>,
-    /// Names that the kernel knows.
+    /// Names that the kernel side knows.
     names: BTreeSet<String>,
     missed: Missed,
-    /// It was told that new members cannot be looked for.
+    /// Whether it was logged that searching fails.
     told: bool,
 }
 
-/// Whether processes found no room in the set and were not looked for since.
+/// Whether processes found no room in the set, and have not been searched for since.
 #[derive(Debug, Default)]
 struct Missed {
-    /// How many there were up to the last look.
+    /// Number of such processes up to the last search.
     unfollowed: u64,
     any: bool,
-    /// When a look for them failed, if the last one did.
+    /// Time of the last search for them, if it failed.
     failed: Option<Instant>,
 }
 
 impl Missed {
-    /// Whether to look for them, now that there have been `unfollowed`: not while there can be no more room than before.
+    /// Returns whether to search for them now that there have been `unfollowed`. A search is
+    /// useless while there cannot be more room than before.
     fn is_worth_a_look(&mut self, unfollowed: u64, some_ended: bool) -> bool {
         let more = mem::replace(&mut self.unfollowed, unfollowed) < unfollowed;
         self.any |= more;
@@ -56,7 +59,7 @@ impl Missed {
         more || (self.any && (some_ended || again))
     }
 
-    /// They were looked for.
+    /// Notes that they were searched for.
     fn looked(&mut self, found_all: bool) {
         self.any &= !found_all;
         self.failed = (!found_all).then(Instant::now);
@@ -64,8 +67,9 @@ impl Missed {
 }
 
 impl Members {
-    /// Taps all that is selected now. Returns when nothing can have slipped in between: what was forked before its parent was
-    /// tapped is found by another look, what is forked later is tapped by the kernel.
+    /// Taps all selected processes. Returns when none can have been missed: a process that was
+    /// forked before its parent was tapped is found by another search, and one that is forked later
+    /// is tapped by the kernel side.
     pub(super) fn start(
         set: ProcessSet,
         search: Search,
@@ -86,7 +90,7 @@ impl Members {
             members.names.insert(name);
         }
         loop {
-            // A process of --pid that has ended since the first look is none to complain of.
+            // A process of --pid may have ended since the first search; this is no error.
             let found = match members.search.find(&members.known) {
                 Err(_) if !members.known.is_empty() => break,
                 found => found?,
@@ -102,7 +106,7 @@ impl Members {
     }
 
     fn add(&mut self, found: &Found) -> Result<()> {
-        // What was started through a link has the link's name, until it renames itself.
+        // A process that was started through a link has the link's name until it renames itself.
         for name in [&found.executable, &found.target.name] {
             if !self.names.contains(name) {
                 self.set.know(name, false)?;
@@ -112,14 +116,14 @@ impl Members {
         let pid = found.target.pid;
         self.set.add(pid, found.program_id)?;
         if found.target.has_ended()? {
-            // The kernel may have told of the end before it was told of the process.
+            // The kernel may have reported the end of the process before it was added.
             return self.set.remove(pid);
         }
         self.known.insert(pid, found.program_id);
         Ok(())
     }
 
-    /// Catches up with what has changed; `unfollowed` processes were not taken in for want of room.
+    /// Catches up with changes; `unfollowed` processes were not added because the set had no room.
     pub(super) fn look(&mut self, unfollowed: u64) {
         let now = self.set.list();
         for (&pid, program_id) in &now {
@@ -144,7 +148,7 @@ impl Members {
             }
             match joined {
                 Ok(()) => self.told = false,
-                // Those that are tapped go on being tapped, and the next look may succeed.
+                // The tapped processes stay tapped, and the next search may succeed.
                 Err(error) if !self.told => {
                     warn!("cannot look for new processes to tap, trying again: {error:#}");
                     self.told = true;
@@ -154,10 +158,12 @@ impl Members {
         }
     }
 
-    /// Taps what has joined the control groups and, if it `missed` some, what has the names.
+    /// Taps processes that have joined the cgroups and, if some were `missed`, those with the
+    /// names.
     fn join(&mut self, missed: bool) -> Result<()> {
         let new = self.search.find_later(missed, &self.known)?;
-        // Before, so that the reader knows of a connection when its first piece comes; and those that came meanwhile.
+        // Sent before adding, so that the reader knows a connection when its first piece comes, and
+        // again for connections opened meanwhile.
         self.tell_connections(&new);
         let added = new.iter().try_for_each(|process| {
             self.add(process)?;
@@ -168,7 +174,8 @@ impl Members {
         added
     }
 
-    /// Tells the reader which TCP connections processes have: else it takes the first piece that comes for the start of a stream.
+    /// Sends the TCP connections of processes to the reader. Without this, it takes the first piece
+    /// for the start of a stream.
     fn tell_connections(&self, processes: &[Found]) {
         let sockets = processes
             .iter()
@@ -178,17 +185,17 @@ impl Members {
             .map(|socket| socket.inode)
             .collect();
         if !tcp.is_empty() {
-            // The receiver is gone when the reader has ended, and then the tap has ended, too.
+            // The receiver is gone when the reader has ended; then the tap has ended, too.
             let _unheard = self.joined.send(tcp);
         }
     }
 
-    /// Ids of the processes.
+    /// Returns the ids of the processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.known.keys().copied()
     }
 
-    /// Whether nothing is tapped, and nothing will be.
+    /// Returns whether nothing is tapped and nothing will be.
     pub(super) fn are_over(&self) -> bool {
         self.known.is_empty() && !self.search.selection().follow
     }

@@ -1,4 +1,5 @@
-//! `dnstap-agent attach`: check, attach, give up privileges, open the outputs, run until something ends it, drain, account.
+//! `dnstap-agent attach`: check, attach, give up privileges, open the outputs, run until something
+//! ends it, drain, and print the account.
 //!
 //! ```text
 //! main thread: signals, end of the process, --duration ─── stop ──►
@@ -52,7 +53,7 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Snapshot, Source, conclude},
+        summary::{Loss, Snapshot, conclude},
     },
     sinks::{OutputSpec, SinkOptions},
     sources::{
@@ -61,34 +62,35 @@ use crate::{
     },
 };
 
-/// How often the set of tapped processes is looked at.
+/// Interval at which the set of tapped processes is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Lists of the connections of joined processes that may wait for the reader, which takes them each time that it looks at the ring.
+/// Lists of connections that may wait for the reader, which takes them each time that it reads the
+/// ring.
 const JOINED: usize = 64;
 
-/// What is tapped, how, and for whom.
+/// Settings of a tap.
 pub(crate) struct Job<'a> {
     pub(crate) origin: &'a Origin,
     pub(crate) target: &'a cli::Target,
     pub(crate) tapping: &'a Tapping,
     pub(crate) messages: &'a Messages,
     pub(crate) observe: &'a Observe,
-    /// The dnstap identity; the host's name if there is none.
+    /// The dnstap identity; the host's name if `None`.
     pub(crate) identity: Option<&'a str>,
-    /// How long a message may wait in the ring.
+    /// Time that a message may wait in the ring.
     pub(crate) interval: Duration,
-    /// What each output may have waiting.
+    /// Options of the outputs' queues.
     pub(crate) queues: SinkOptions,
     pub(crate) duration: Option<Duration>,
-    /// Files are opened later than the outputs.
+    /// Whether files are opened later than the outputs.
     pub(crate) paths: bool,
-    /// Options may be others when they are read again.
+    /// Whether the options can change when they are read again.
     pub(crate) reloadable: bool,
 }
 
 /// Runs `attach`. The summary goes to standard error.
-pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     options.place.take()?;
     let job = Job {
         origin,
@@ -109,8 +111,9 @@ pub fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     conclude(&summary, options.summary_json.as_deref())
 }
 
-/// Taps until the job's end, or that of the future that `begin` gives, which says why; gives the final account. `begin` is called as
-/// soon as the tap is attached, on a runtime, with what is tapped and the counters.
+/// Taps until the job's end, or until the future from `begin` returns a reason to end. Returns the
+/// final account. `begin` is called on a runtime as soon as the tap is attached, with a description
+/// of the tapped processes and the counters.
 pub(crate) fn tap<E: Future<Output = String>>(
     job: &Job<'_>,
     outputs: &[OutputSpec],
@@ -133,7 +136,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     };
     let observer = Observer::bind(job.observe, selection.label(&found), subject.clone())?;
     let mut config = pipeline_config(job)?;
-    // Looks into the servers' executables, which may take a while: before the hooks fill the ring.
+    // This reads the servers' executables, which may take a while, so it is done before the hooks
+    // fill the ring.
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
     let (tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
     for (hook, reason) in tap.refused() {
@@ -146,7 +150,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut members = Members::start(set, search, joined)?;
     let started = Instant::now();
     let (hook, ring) = (tap.hook().name(), tap.ring_name());
-    // Only now: a connection that came between this look and the hooks would be taken for a new one, seen from its start.
+    // Listed only after attaching. Otherwise a connection opened between this listing and attaching
+    // would seem to be seen from its start.
     let sockets: Vec<OpenSocket> = members
         .pids()
         .flat_map(|pid| open_sockets(pid).unwrap_or_default())
@@ -207,7 +212,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let mut summary = Snapshot {
         elapsed,
         at_rest: true,
-        source: Source::Tap(Box::new(drained.tapped)),
+        source: Arc::new(drained.tapped),
         outputs: drained.outputs.health().sinks,
     };
     let facts = report::live(&subject, job.origin, &Filters::NAMES, &summary.losses());
@@ -231,13 +236,13 @@ fn tap_options<'s>(
     }
 }
 
-/// Refuses to begin what would end for want of descriptors.
+/// Fails if there are too few descriptors for the whole run.
 fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
     let events = job.messages.unanswered_events.as_slice();
     preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
 }
 
-/// Starts the reader's thread, which tells why it ends by itself.
+/// Starts the reader's thread. The receiver gets the reason if the thread ends by itself.
 fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiver<&'static str>)> {
     let (over, reader_over) = oneshot::channel();
     let thread = thread::Builder::new()
@@ -256,7 +261,7 @@ fn start(reader: Reader) -> Result<(JoinHandle<Result<Drained>>, oneshot::Receiv
     Ok((thread, reader_over))
 }
 
-/// What the pipeline is to know of the servers that are there, by what they run.
+/// Returns the facts about the running servers, by program id.
 fn known_servers(
     found: &[Found],
     find_server: impl Fn(u32) -> Option<Server>,
@@ -272,7 +277,8 @@ fn known_servers(
     servers
 }
 
-/// Gives up what the rest of the run does not need, and tells what that is; `None`: everything is kept.
+/// Gives up privileges that the rest of the run does not need. Returns those that are kept; `None`:
+/// all.
 fn give_up_privileges(
     job: &Job<'_>,
     outputs: &[OutputSpec],
@@ -289,7 +295,7 @@ fn give_up_privileges(
     Ok(Some(privileges))
 }
 
-/// Refuses processes that have nothing to be tapped.
+/// Fails if no process has a socket that can be tapped.
 fn check_sockets(selection: &Selection, found: &[Found]) -> Result<()> {
     for process in found {
         match process.target.sockets() {
@@ -312,7 +318,7 @@ fn check_sockets(selection: &Selection, found: &[Found]) -> Result<()> {
     ))
 }
 
-/// `named (pid 12), nsd (pids 20, 21, 22)`.
+/// Describes processes: `named (pid 12), nsd (pids 20, 21, 22)`.
 fn describe_processes(found: &[Found]) -> String {
     let mut pids: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for process in found {
@@ -329,7 +335,8 @@ fn describe_processes(found: &[Found]) -> String {
     parts.join(", ")
 }
 
-/// Says that the tap is `attached` as soon as it can be ended in order; waits until it is to end, and says why.
+/// Reports that the tap is `attached` as soon as it can be ended in an orderly way. Then waits for
+/// the end and returns the reason.
 fn wait_for_end<E: Future<Output = String>>(
     members: &mut Members,
     duration: Option<Duration>,
@@ -357,7 +364,7 @@ fn wait_for_end<E: Future<Output = String>>(
         };
         let ended = async {
             let mut ticks = interval(LOOK);
-            // A look that takes long is not made up for by others at once.
+            // After a slow check, missed ticks are not made up for.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !members.are_over() {
                 ticks.tick().await;
@@ -370,16 +377,18 @@ fn wait_for_end<E: Future<Output = String>>(
             never = hangups => match never {},
             reason = enough => reason,
             () = timer => "the time given by --duration is over".to_owned(),
-            // It panics rather than say nothing.
+            // The channel closes without a reason if the reader panics.
             reason = reader => reason.unwrap_or("the ring's reader is gone").to_owned(),
         })
     })
 }
 
-/// Processes that found no room in the set, as the reader has last counted them.
+/// Returns the number of processes that found no room in the set, as the reader last counted them.
 fn unfollowed(newest: &Newest) -> u64 {
-    match newest.borrow().as_ref().map(|counted| &counted.now.source) {
-        Some(Source::Tap(tapped)) => tapped.kernel[Counter::Unfollowed as usize],
-        _ => 0,
-    }
+    let losses = match newest.borrow().as_ref() {
+        Some(counted) => counted.now.losses(),
+        None => return 0,
+    };
+    let unfollowed = |loss: &&Loss| loss.reason == Counter::Unfollowed.name();
+    losses.iter().find(unfollowed).map_or(0, |loss| loss.count)
 }

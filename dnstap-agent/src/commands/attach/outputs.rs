@@ -1,4 +1,5 @@
-//! Where the tap's batches go: messages to the outputs of `--output`, notices to their own.
+//! Destinations of the tap's batches: messages go to the outputs of `--output`, notices to their
+//! own.
 
 use std::{mem, time::Instant};
 
@@ -17,7 +18,7 @@ use crate::{
     sinks::{self, Health, OutputSpec, SinkReport, SinkSet},
 };
 
-/// All outputs of the tap.
+/// Outputs of the tap.
 pub(super) struct Outputs {
     sinks: SinkSet,
     inbox: Inbox,
@@ -25,8 +26,8 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens those of messages, and that of notices if there is one; with them comes what has them reloaded. `privileges` is what the
-    /// process can still do.
+    /// Opens the outputs of messages, and that of notices if there is one. Also returns their
+    /// reloader. `privileges`: what the process can still do.
     pub(super) fn open(
         job: &Job<'_>,
         outputs: &[OutputSpec],
@@ -57,18 +58,18 @@ impl Outputs {
         Ok((outputs, reloading))
     }
 
-    /// Makes the changes that were asked for, and tells the filters that are in force from now on, if they are among them. To be
-    /// called between two batches. Never waits.
+    /// Makes requested changes of outputs. Returns the new filters, if there are any. Call this
+    /// between two batches. Never waits.
     pub(super) fn update(&mut self) -> Option<Filters> {
         self.inbox.apply(&mut self.sinks)
     }
 
-    /// The same for the last time.
+    /// Makes requested changes for the last time.
     pub(super) fn settle(&mut self) {
         self.inbox.close(&mut self.sinks);
     }
 
-    /// Hands over what is in the batch and takes it out. Never waits.
+    /// Passes on the content of the batch and removes it. Never waits.
     pub(super) fn send(&mut self, batch: &mut Batch) {
         let notices = &mut batch.notices;
         if notices.count > 0 {
@@ -85,17 +86,18 @@ impl Outputs {
         }
     }
 
-    /// How they do.
+    /// Returns the outputs' accounts.
     pub(super) fn health(&self) -> Health {
         self.sinks.health()
     }
 
-    /// What pages are to state when they end.
+    /// Stores the facts that pages show when they end.
     pub(super) fn tell(&self, facts: &Facts) {
         self.sinks.tell(facts);
     }
 
-    /// Closes them; all have up to `deadline` to write what is queued. The last reports.
+    /// Closes all outputs. They have until `deadline` to write what is queued. Returns their final
+    /// accounts.
     pub(super) fn finish(self, deadline: Instant) -> Vec<SinkReport> {
         self.sinks.finish(deadline)
     }

@@ -1,4 +1,4 @@
-//! The thread between the ring and the outputs: it never waits for anything but the ring.
+//! The thread between the ring and the outputs. It waits only for the ring.
 
 use std::{
     mem,
@@ -27,58 +27,60 @@ use crate::{
     host::{clock, memory::MemoryTrimmer, poll::poll_readable},
     observe::{
         Publisher,
-        summary::{self, RingUse, Settled, Snapshot, Tapped},
+        summary::{RingUse, Settled, Snapshot, Tapped},
     },
     sinks::SinkReport,
     sources::{Item, Source, socket::Tap},
 };
 
-/// How often clocks are compared, waiting messages expired and outputs looked after.
+/// Interval at which clocks are compared, waiting messages expire and outputs are checked.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
-/// How often a snapshot is published.
+/// Interval at which snapshots are published.
 const PUBLISH: Duration = Duration::from_secs(1);
 
-/// A batch goes to the outputs when it has this many bytes, or when the ring is empty.
+/// Bytes at which a batch goes to the outputs. It also goes when the ring is empty.
 const BATCH: usize = 256 * 1024;
 
-/// How long to wait, after detaching, for a hook that is still running to finish its record.
+/// Time to wait, after detaching, for a running hook to finish its record.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// What is left when the reader is done.
+/// Result of a reader that has ended.
 pub(super) struct Drained {
-    /// The outputs, with what is still queued.
+    /// The outputs, which may still have messages in their queues.
     pub(super) outputs: Outputs,
-    /// What was counted up to there.
+    /// Final counters.
     pub(super) tapped: Tapped,
 }
 
-/// Everything between kernel and queues.
+/// Everything between the kernel and the queues.
 pub(super) struct Reader {
     tap: Tap,
     pipeline: Pipeline,
     outputs: Outputs,
     stop: Arc<AtomicBool>,
-    /// How often the ring is looked at when the kernel does not wake the reader: the largest part of the delay from message
-    /// to output.
+    /// Interval at which the ring is read if the kernel does not wake the reader. This is the
+    /// largest part of the delay from message to output.
     interval: Duration,
     batch: pipeline::Batch,
     publisher: Publisher,
     started: Instant,
-    /// The kernel side's counters of the snapshot before.
+    /// Kernel counters of the previous snapshot.
     settled: Settled,
     ring_use: RingUse,
     trimmer: MemoryTrimmer,
     find_server: FindServer,
     joined: Joined,
-    /// Servers may come of which nothing is known.
+    /// Whether unknown servers may be added later.
     followed: bool,
 }
 
-/// Sockets of processes that were running when they were taken in, from [`Members`](super::members::Members), which waits for room.
+/// Sockets of processes that were already running when they were added, from
+/// [`Members`](super::members::Members), which waits if the channel is full.
 pub(super) type Joined = Receiver<Vec<u64>>;
 
-/// Finds out about the server that a process runs; nothing if the process has ended and nothing is known of it.
+/// Returns facts about the server that a process runs; `None` if the process has ended and nothing
+/// is known about it.
 pub(super) type FindServer = Box<dyn FnMut(Origin) -> Option<Server> + Send>;
 
 impl Reader {
@@ -109,7 +111,8 @@ impl Reader {
         }
     }
 
-    /// Reads until `stop` is set or no output is left; then detaches, reads the rest and ends the pipeline.
+    /// Reads until `stop` is set or no output is left. Then detaches, reads the rest and ends the
+    /// pipeline.
     pub(super) fn run(mut self) -> Result<Drained> {
         let mut housekeeping = Instant::now();
         let mut published = Instant::now();
@@ -117,7 +120,8 @@ impl Reader {
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
         while !self.stop.load(Ordering::Acquire) {
             self.wait(self.interval)?;
-            // Records up to now come in this drain or in the next. So those from before the last drain have all been seen.
+            // Records up to now come in this drain or in the next. So those from before the last
+            // drain have all been seen.
             let caught_up = clock::monotonic_ns();
             self.drain(false);
             if let Some(filters) = self.outputs.update() {
@@ -142,7 +146,7 @@ impl Reader {
         self.end()
     }
 
-    /// Leaves out other messages from now on.
+    /// Changes the filters.
     fn filter(&mut self, filters: &Filters) {
         let kernel = kernel_filter(filters, self.followed, &self.pipeline.servers());
         if let Err(error) = self.tap.set_filter(&kernel) {
@@ -159,7 +163,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes what has come through the pipeline to the outputs.
+    /// Passes items from the sources through the pipeline to the outputs.
     fn drain(&mut self, last: bool) {
         let Self {
             tap,
@@ -171,19 +175,19 @@ impl Reader {
             joined,
             ..
         } = self;
-        // Also when nothing is in the ring, so that there is room for more.
+        // Done even if the ring is empty, so that the channel has room again.
         take_joined(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
         for source in sources(tap) {
             let mut first = true;
             source.drain(last, &mut |item| {
                 if mem::take(&mut first) {
-                    // The oldest, so one look at the clock will do for all.
+                    // The first item is the oldest, so one reading of the clock is enough.
                     let now = clock::monotonic_ns();
                     let waited = now.saturating_sub(item.ktime_ns().unwrap_or(now));
                     ring_use.lag_ns = ring_use.lag_ns.max(waited);
                 }
-                // What was said of a process was said before its first record.
+                // Sockets of a process are sent before its first record.
                 take_joined(joined, pipeline);
                 if let Some(origin) = item.origin()
                     && pipeline.is_unknown_server(origin)
@@ -211,7 +215,7 @@ impl Reader {
         self.outputs.send(&mut self.batch);
     }
 
-    /// Tells the kernel which sockets it may skip.
+    /// Tells the kernel which sockets it can skip.
     fn send_verdicts(&mut self) {
         for (socket, verdict) in self.pipeline.verdicts() {
             match self.tap.set_verdict(socket, verdict.to_abi()) {
@@ -223,9 +227,9 @@ impl Reader {
         }
     }
 
-    /// Publishes what was counted so far.
+    /// Publishes a snapshot of the counters.
     fn publish(&mut self) -> Result<()> {
-        // What is encoded belongs to the outputs before the two are compared.
+        // Encoded messages must be in the outputs before the two are compared.
         self.flush();
         let outputs = self.outputs.health().sinks;
         self.trimmer.look(SinkReport::queued_in(&outputs));
@@ -233,18 +237,19 @@ impl Reader {
         self.publisher.publish(Snapshot {
             elapsed: self.started.elapsed(),
             at_rest: false,
-            source: summary::Source::Tap(Box::new(tapped)),
+            source: Arc::new(tapped),
             outputs,
         });
         Ok(())
     }
 
-    /// What was counted so far.
+    /// Returns the current counters.
     fn tapped(&mut self) -> Result<Tapped> {
         let mut kernel = self.tap.counters()?;
         let settled = mem::replace(&mut self.settled, Settled::of(&kernel));
         let pipeline = self.pipeline.counters();
-        // The hooks count a call once. Of what was in it only its bytes tell; what is lost of that is lost like all else.
+        // The hooks count a call once. Only its bytes show how many datagrams it had. Datagrams
+        // that are missing there are lost like all others.
         let intake = &pipeline.intake;
         for counter in [Counter::Seen, Counter::Emitted] {
             kernel[counter as usize] += intake.udp_segments;
@@ -278,7 +283,8 @@ impl Reader {
         })
     }
 
-    /// Detaches, waits until each record that the hooks have counted is here, and ends the pipeline.
+    /// Detaches, waits until each record that the hooks have counted has arrived, and ends the
+    /// pipeline.
     fn end(mut self) -> Result<Drained> {
         for source in sources(&mut self.tap) {
             source.stop();
@@ -313,7 +319,7 @@ impl Reader {
     }
 }
 
-/// What messages come from, in the order in which they are drained: a line for each.
+/// Returns the sources in the order in which they are drained.
 fn sources(tap: &mut Tap) -> [&mut dyn Source; 1] {
     [tap]
 }

@@ -12,7 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dnstap_pdns::{Answer, Collector, Counts, Discard, Mark, Options as How, Pairing, Rrset, Seen, Store, cof};
+use dnstap_pdns::{
+    Answer, Collector, Counts, Discard, Mark, Options as How, Pairing, Rrset, Seen, Store, cof,
+};
 use dnstap_proto::{frame_streams::Row, lenient};
 use sha2::{Digest as _, Sha256};
 
@@ -120,7 +122,9 @@ impl Work<'_> {
         for (_, payload) in row.payloads() {
             let hashed = |digest: Sha256| {
                 let length = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-                digest.chain_update(length.to_be_bytes()).chain_update(payload)
+                digest
+                    .chain_update(length.to_be_bytes())
+                    .chain_update(payload)
             };
             let mut current = match self.file.take() {
                 Some(current) => current,
@@ -149,11 +153,10 @@ impl Work<'_> {
                     Ok(dnstap) if is_known => self.collector.look(&dnstap),
                     Ok(dnstap) => self.collector.take(&dnstap),
                     Err(_) if is_known => {}
-                    Err(error) => self.warn(Exit::Data, format_args!(
-                        "{}: skipped frame {}: {error}",
-                        named(path),
-                        current.frames
-                    )),
+                    Err(error) => self.warn(
+                        Exit::Data,
+                        format_args!("{}: skipped frame {}: {error}", named(path), current.frames),
+                    ),
                 }
             }
             self.file = Some(current);
@@ -169,9 +172,10 @@ impl Work<'_> {
     }
 
     fn begin(&self, path: &Path, first: [u8; 32]) -> Result<Current> {
-        let known = match self.options.again {
-            true => None,
-            false => self.collector.store().mark(first).map_err(refused)?,
+        let known = if self.options.again {
+            None
+        } else {
+            self.collector.store().mark(first).map_err(refused)?
         };
         Ok(Current {
             path: path.to_path_buf(),
@@ -223,7 +227,10 @@ impl Work<'_> {
             Fault::Unread(error) if self.options.files.len() == 1 => return Err(error),
             Fault::Unread(error) => self.warn(Exit::NoInput, format_args!("{error:#}")),
             Fault::TooLong(error) => {
-                self.warn(Exit::Data, format_args!("{}: skipped the {error}", named(path)));
+                self.warn(
+                    Exit::Data,
+                    format_args!("{}: skipped the {error}", named(path)),
+                );
             }
             Fault::Damaged { error, .. } => {
                 self.warn(Exit::Data, format_args!("{}: {error}", named(path)));
@@ -255,7 +262,9 @@ impl Work<'_> {
 /// What became of the messages, in lines.
 fn summary(counts: &Counts) -> String {
     let left_out = |of_rrset: bool| {
-        let these = Discard::ALL.into_iter().filter(move |why| why.is_of_rrset() == of_rrset);
+        let these = Discard::ALL
+            .into_iter()
+            .filter(move |why| why.is_of_rrset() == of_rrset);
         let these = these.filter(|why| counts.discarded(*why) > 0);
         let these: Vec<_> = these
             .map(|why| format!(", {} {}", counts.discarded(why), why.name()))
@@ -282,7 +291,10 @@ fn open_new(path: &Path) -> Result<Box<dyn io::Write>> {
     }
     let file = File::options().append(true).create(true).open(path);
     let file = file.with_context(|| {
-        ExitWith(Exit::CannotCreate, format!("cannot open {} for new RRsets", named(path)))
+        ExitWith(
+            Exit::CannotCreate,
+            format!("cannot open {} for new RRsets", named(path)),
+        )
     })?;
     Ok(Box::new(file))
 }
@@ -292,11 +304,16 @@ fn write_new(output: &mut dyn io::Write, new: Vec<(Rrset, Seen)>) -> Result<()> 
     let mut text = String::new();
     for (set, seen) in new {
         let domain = registered(&set);
-        let mut object = cof(&Answer { set, seen, by_data: false });
+        let mut object = cof(&Answer {
+            set,
+            seen,
+            by_data: false,
+        });
         if let Some(domain) = domain {
             object["domain"] = domain.into();
         }
-        text += &format!("{object}\n");
+        text.push_str(&object.to_string());
+        text.push('\n');
     }
     output
         .write_all(text.as_bytes())

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead as _, BufReader, BufWriter, Read, Seek as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _},
     path::Path,
 };
 
@@ -167,7 +167,9 @@ impl Importing {
         self.left_out += 1;
         if self.left_out <= TOLD {
             let name = named(path);
-            log::say(format_args!("dnstap-agent: warning: {name}: line {number} left out: {why}\n"));
+            log::say(format_args!(
+                "dnstap-agent: warning: {name}: line {number} left out: {why}\n"
+            ));
         }
     }
 }

@@ -6,6 +6,7 @@ mod query;
 mod times;
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Runs `pdns`. An error carries [`ExitWith`].
-pub fn run(options: &Pdns) -> Result<Exit> {
+pub(super) fn run(options: &Pdns) -> Result<Exit> {
     match &options.command {
         PdnsCommand::Collect(options) => collect::run(options),
         PdnsCommand::Query(options) => query::run(options),
@@ -58,7 +59,7 @@ fn stats(options: &Stats) -> Result<Exit> {
             stats.journal_bytes,
         );
         for (kind, count) in &stats.types {
-            text += &format!("  {kind:<12} {count}\n");
+            writeln!(text, "  {kind:<12} {count}").context("cannot write the numbers")?;
         }
         text
     };
@@ -96,17 +97,22 @@ fn print(text: &str) -> Result<Exit> {
 
 /// Whether there is still a reader.
 fn write_out(output: &mut impl Write, text: &str) -> Result<bool> {
-    let done = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    let done = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
     match done {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).with_context(|| {
-            ExitWith(Exit::Output, "cannot write to standard output".to_owned())
-        }),
+        Err(error) => Err(error)
+            .with_context(|| ExitWith(Exit::Output, "cannot write to standard output".to_owned())),
         Ok(()) => Ok(true),
     }
 }
 
 /// The error with the exit code that belongs to it.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it takes what map_err hands over"
+)]
 fn refused(error: StoreError) -> anyhow::Error {
     let exit = match &error {
         StoreError::None(_) | StoreError::InUse(_) => Exit::NoInput,

@@ -20,7 +20,11 @@ use crate::{
 pub(super) fn run(options: &Options) -> Result<Exit> {
     let query = query(options).map_err(|wrong| anyhow!(ExitWith(Exit::Usage, wrong)))?;
     let store = Store::open(&options.db).map_err(refused)?;
-    let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+    let limit = if options.limit == 0 {
+        usize::MAX
+    } else {
+        options.limit
+    };
     let answers = store.ask(&query).skip(options.offset).take(limit);
     let most = options.output_limit.unwrap_or(usize::MAX);
     let mut output = Printer {
@@ -33,7 +37,11 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
     if options.ascending || options.descending {
         let answers: Result<Vec<_>, _> = answers.collect();
         let mut answers = answers.map_err(refused)?;
-        let keys: Vec<_> = options.keys.iter().map(|key| (*key, options.descending)).collect();
+        let keys: Vec<_> = options
+            .keys
+            .iter()
+            .map(|key| (*key, options.descending))
+            .collect();
         sort(&mut answers, &keys, options.descending);
         for answer in &answers {
             if !output.print(answer)? {
@@ -69,8 +77,10 @@ impl<W: io::Write> Printer<W> {
         self.most -= 1;
         let mut text = self.format.write(answer);
         if self.format == Format::Minimal {
-            let lines = text.lines().filter(|line| self.told.insert((*line).to_owned()));
-            text = lines.map(|line| format!("{line}\n")).collect();
+            let lines = text
+                .lines()
+                .filter(|line| self.told.insert((*line).to_owned()));
+            text = lines.flat_map(|line| [line, "\n"]).collect();
         }
         if std::mem::take(&mut self.is_first) {
             text.insert_str(0, self.format.head());
@@ -80,7 +90,11 @@ impl<W: io::Write> Printer<W> {
     }
 
     fn end(mut self) -> Result<()> {
-        let text = if self.is_first { self.format.head() } else { "" };
+        let text = if self.is_first {
+            self.format.head()
+        } else {
+            ""
+        };
         write_out(&mut self.output, text).map(|_reader| ())
     }
 }
@@ -92,11 +106,13 @@ fn query(options: &Options) -> Result<Query, String> {
     words.extend(type_words.iter().flat_map(|words| words.split(',')));
     let zone = zone.as_deref().or(options.bailiwick.as_deref());
     let now = now();
-    let time = |text: &Option<String>| match text {
+    let time = |text: &Option<String>| {
+        match text {
         Some(text) => times::parse(text, now).map(Some).ok_or_else(|| {
             format!("{text:?} is no time, such as 1300000000, -3600, 1w2d, 2026-11-30 or \"2026-11-30 12:00:00\"")
         }),
         None => Ok(None),
+    }
     };
     Ok(Query {
         what,
@@ -117,10 +133,21 @@ fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), Str
         let range = range.ok_or_else(|| format!("{text:?} is no address, network or range"))?;
         return Ok((What::Address(range), None, None));
     }
-    let given = [&options.owner, &options.owner_hex, &options.name, &options.data_hex];
-    let text = given.into_iter().flatten().next().map_or("", String::as_str);
+    let given = [
+        &options.owner,
+        &options.owner_hex,
+        &options.name,
+        &options.data_hex,
+    ];
+    let text = given
+        .into_iter()
+        .flatten()
+        .next()
+        .map_or("", String::as_str);
     let by_owner = options.owner.is_some() || options.owner_hex.is_some();
-    let mut parts = text.splitn(if by_owner { 3 } else { 2 }, '/').map(str::to_owned);
+    let mut parts = text
+        .splitn(if by_owner { 3 } else { 2 }, '/')
+        .map(str::to_owned);
     let subject = parts.next().unwrap_or_default();
     let (kinds, zone) = (parts.next(), parts.next());
     let what = if options.owner.is_some() {
@@ -130,13 +157,12 @@ fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), Str
     } else {
         let bytes = HEXLOWER_PERMISSIVE.decode(subject.as_bytes());
         let bytes = bytes.map_err(|_invalid| format!("{subject:?} is no hexadecimal"))?;
-        match by_owner {
-            true => {
-                let name = Name::from_wire(&bytes);
-                let name = name.ok_or_else(|| format!("{subject:?} is no name in wire form"))?;
-                What::Owner(Names::Exactly(name))
-            }
-            false => What::Data(bytes),
+        if by_owner {
+            let name = Name::from_wire(&bytes);
+            let name = name.ok_or_else(|| format!("{subject:?} is no name in wire form"))?;
+            What::Owner(Names::Exactly(name))
+        } else {
+            What::Data(bytes)
         }
     };
     Ok((what, kinds, zone))
@@ -153,7 +179,8 @@ fn names(text: &str) -> Result<Names, String> {
 }
 
 fn name(text: &str) -> Result<Name, String> {
-    text.parse().map_err(|error| format!("{text:?} is no name: {error}"))
+    text.parse()
+        .map_err(|error| format!("{text:?} is no name: {error}"))
 }
 
 fn kinds(words: &[&str]) -> Result<Kinds, String> {
@@ -171,7 +198,11 @@ fn kinds(words: &[&str]) -> Result<Kinds, String> {
             }
         }
     }
-    Ok(if kinds.is_empty() { Kinds::Any } else { Kinds::These(kinds) })
+    Ok(if kinds.is_empty() {
+        Kinds::Any
+    } else {
+        Kinds::These(kinds)
+    })
 }
 
 #[cfg(test)]
@@ -184,12 +215,17 @@ mod tests {
 
     fn asked(line: &str) -> Result<Query, String> {
         let words = ["dnstap-agent", "pdns", "query", "--db", "x"].into_iter();
-        let cli = Cli::try_parse_from(words.chain(line.split(' '))).map_err(|error| error.to_string())?;
-        let Command::Pdns(pdns) = cli.command else { panic!("not pdns") };
+        let cli =
+            Cli::try_parse_from(words.chain(line.split(' '))).map_err(|error| error.to_string())?;
+        let Command::Pdns(pdns) = cli.command else {
+            panic!("not pdns")
+        };
         if let Some(mistake) = pdns.mistakes().into_iter().next() {
             return Err(mistake);
         }
-        let PdnsCommand::Query(options) = pdns.command else { panic!("not query") };
+        let PdnsCommand::Query(options) = pdns.command else {
+            panic!("not query")
+        };
         query(&options)
     }
 
@@ -198,10 +234,16 @@ mod tests {
     }
 
     #[rstest]
-    #[case("-r WWW.example.com", What::Owner(Names::Exactly(name("www.example.com"))))]
+    #[case(
+        "-r WWW.example.com",
+        What::Owner(Names::Exactly(name("www.example.com")))
+    )]
     #[case("-r *.example.com/A", What::Owner(Names::Below(name("example.com"))))]
     #[case("-r www.example.*", What::Owner(Names::Beginning(name("www.example"))))]
-    #[case("-n ns.example.com/NS,MX", What::DataName(Names::Exactly(name("ns.example.com"))))]
+    #[case(
+        "-n ns.example.com/NS,MX",
+        What::DataName(Names::Exactly(name("ns.example.com")))
+    )]
     #[case("-i 192.0.2.0/30", What::Address([192, 0, 2, 0].into()..=[192, 0, 2, 3].into()))]
     #[case("-i 192.0.2.0,30", What::Address([192, 0, 2, 0].into()..=[192, 0, 2, 3].into()))]
     #[case("-i 192.0.2.1-192.0.2.9", What::Address([192, 0, 2, 1].into()..=[192, 0, 2, 9].into()))]
@@ -216,9 +258,16 @@ mod tests {
         let query = asked("-r a.b/NS,A/b -A 5 -B 1970-01-02 -c").expect("a query");
         assert_eq!(query.kinds, Kinds::These(vec![2, 1]));
         assert_eq!(query.bailiwick, Some(name("b")));
-        let fence = Fence { after: Some(5), before: Some(86_400), complete: true };
+        let fence = Fence {
+            after: Some(5),
+            before: Some(86_400),
+            complete: true,
+        };
         assert_eq!(query.fence, fence);
-        assert_eq!(asked("-r a.b/ANY-DNSSEC").expect("a query").kinds, Kinds::AnyDnssec);
+        assert_eq!(
+            asked("-r a.b/ANY-DNSSEC").expect("a query").kinds,
+            Kinds::AnyDnssec
+        );
     }
 
     #[rstest]

@@ -1,4 +1,4 @@
-//! Owns `read --follow`: when the file is looked at, and when it is enough.
+//! `read --follow`: when the file is read again, and when to stop.
 
 use std::{
     convert::Infallible,
@@ -16,15 +16,15 @@ use crate::{
     sources::file::Followed,
 };
 
-/// How often the file is looked at.
+/// Interval at which the file is read.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells when it is time to end.
+/// Signals to stop.
 ///
-/// The first SIGINT or SIGTERM ends it in order, with everything that belongs to the end of what was printed. That has to wait until what is
-/// being written is taken; who does not want to wait sends a second one, which ends the process at once.
+/// The first SIGINT or SIGTERM ends the command in order, with the end of the output. This has to
+/// wait until pending writes succeed. A second signal ends the process at once.
 pub(super) struct Signals {
-    /// Nothing is ever sent: it closes with the first signal.
+    /// Closes with the first signal; nothing is ever sent.
     first: mpsc::Receiver<Infallible>,
 }
 
@@ -37,7 +37,8 @@ impl Signals {
         let mut shutdown = Shutdown::listen()?;
         drop(within);
         let (waiting, first) = mpsc::channel();
-        // A thread of its own, because this one may be where only the reader of standard output can free it.
+        // Signals need a thread of their own, because this one may be blocked until the reader of
+        // standard output reads.
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
@@ -49,14 +50,15 @@ impl Signals {
         Ok(Self { first })
     }
 
-    /// False once a signal has come, which is waited for so long.
+    /// Waits for a signal for this time. Returns false once a signal has come.
     pub(super) fn none_within(&self, patience: Duration) -> bool {
         self.first.recv_timeout(patience) == Err(RecvTimeoutError::Timeout)
     }
 }
 
-/// Prints what is in the file and what is added to it, until `goes_on` says that it is enough. That is asked between any two rows, and
-/// after each look at the file with a pause to wait for; once it has said so, it says so always.
+/// Prints the content of the file and what is added to it, until `goes_on` returns false. `goes_on`
+/// is called between any two rows, and after each read of the file with a pause to wait. Once it
+/// has returned false, it always must.
 pub(super) fn follow(
     path: &Path,
     limit: u32,
@@ -100,7 +102,7 @@ mod tests {
         select::Filter,
     };
 
-    /// Makes the bytes of a piece: plain, or a zstd frame of its own.
+    /// Encodes the bytes of a piece: plain, or as a zstd frame of its own.
     type Form = fn(&[u8]) -> Vec<u8>;
 
     fn plain(bytes: &[u8]) -> Vec<u8> {
@@ -111,7 +113,7 @@ mod tests {
         zstd::encode_all(bytes, 1).expect("memory")
     }
 
-    /// START, a frame for each message, STOP.
+    /// Builds START, a frame for each message, and STOP.
     fn parts(messages: usize) -> [Vec<u8>; 3] {
         let empty = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).and_then(Writer::finish);
         let empty = empty.expect("memory");
@@ -130,7 +132,8 @@ mod tests {
         ]
     }
 
-    /// A step of the writer, and how many messages must have been printed when the next one begins.
+    /// A step of the writer, and the number of messages that must have been printed before the next
+    /// one.
     type Step<'a> = (&'a dyn Fn(), usize);
 
     fn followed(path: &Path, steps: &[Step<'_>]) -> Outcome {
@@ -145,7 +148,7 @@ mod tests {
             if patience.is_zero() {
                 return true;
             }
-            // The first pause after a step is where the change is seen; then there may be another file.
+            // The change is seen in the first pause after a step. Then there may be another file.
             pauses += 1;
             if pauses % 4 != 0 {
                 return true;
@@ -247,7 +250,8 @@ mod tests {
         assert_eq!((asked, warnings.as_slice()), (1, &b""[..]));
     }
 
-    /// The beginning of a file may be written piece by piece, and so may skippable frames before, between and behind others.
+    /// The beginning of a file may be written piece by piece. The same holds for skippable frames
+    /// before, between and behind others.
     #[test]
     fn what_tells_the_format_is_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");

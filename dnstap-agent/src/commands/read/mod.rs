@@ -1,12 +1,14 @@
-//! Owns `dnstap-agent read`: prints Frame Streams files of dnstap, this agent's or any other's, as text, JSON, packets or counts.
+//! `dnstap-agent read`: prints Frame Streams files with dnstap, of this agent or any other program,
+//! as text, JSON, packets or counts.
 //!
 //! ```text
 //! file ─► source (decompressed frames) ─► filter ─► content ─► standard output
 //! ```
 //!
-//! A file that was cut off (its writer died, the disk was full) is printed up to its last whole frame; a frame that is not a
-//! dnstap message is reported with its offset and skipped. Both go to standard error and into the [`Outcome`]: the caller
-//! chooses the exit code. When the reader of standard output goes away, it ends quietly.
+//! A file that was cut off (its writer died, the disk was full) is printed up to its last whole
+//! frame. A frame that is no dnstap message is reported with its offset and skipped. Both go to
+//! standard error and into the [`Outcome`], and the caller chooses the exit code. When the reader
+//! of standard output goes away, the command ends quietly.
 
 mod follow;
 mod printer;
@@ -35,24 +37,24 @@ use crate::{
     sources::file::{self, Files, Opened},
 };
 
-/// How reading ended.
+/// Result of reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Frames that hold a dnstap message.
     pub messages: u64,
-    /// Of these: those that were asked for.
+    /// Of these: messages that pass the filter.
     pub selected: u64,
-    /// Of these: those that the format cannot show.
+    /// Of the selected messages: those that the format cannot show.
     pub unfit: u64,
-    /// Frames that do not; they were reported and skipped.
+    /// Frames that hold no dnstap message; they were reported and skipped.
     pub broken: u64,
     /// Frames that are longer than the limit; they were reported and skipped.
     pub long: u64,
-    /// Files that end before STOP, or from some offset on are no Frame Streams, in their order.
+    /// Files that end before STOP, or are no Frame Streams from some offset on, in their order.
     pub damaged: Vec<Damage>,
-    /// Files that cannot be opened or read, beside others that can.
+    /// Files that could not be opened or read; the other files were read.
     pub unread: Vec<PathBuf>,
-    /// The reader of standard output went away before the end.
+    /// Whether the reader of standard output went away before the end.
     pub output_closed: bool,
 }
 
@@ -61,10 +63,11 @@ impl Outcome {
         self.broken + self.long
     }
 
-    /// The exit code: [`Exit::NoInput`] if a file could not be read, else [`Exit::Data`] if one was damaged or a frame was skipped. It
-    /// is [`Exit::Ok`] if all files were read to their end, or the reader of the output went away before.
+    /// Returns the exit code: [`Exit::NoInput`] if a file could not be read, otherwise
+    /// [`Exit::Data`] if one was damaged or a frame was skipped. It is [`Exit::Ok`] if all files
+    /// were read to their end, or the reader of the output went away before.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         if !self.unread.is_empty() {
             Exit::NoInput
         } else if self.skipped() > 0 || !self.damaged.is_empty() {
@@ -75,19 +78,19 @@ impl Outcome {
     }
 }
 
-/// Where a file stopped making sense; everything before was printed.
+/// Damage of a file. Everything before it was printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Damage {
-    /// The file ends there: cut off, or still being written.
+pub(super) enum Damage {
+    /// The file ends there: it was cut off, or is still being written.
     Truncated {
-        /// As it was named.
+        /// Path as the user named it.
         file: PathBuf,
         /// Bytes of the file that are whole frames.
         offset: u64,
     },
-    /// What follows is no frame.
+    /// The bytes that follow are no frame.
     Malformed {
-        /// As it was named.
+        /// Path as the user named it.
         file: PathBuf,
         /// Bytes of the file that are whole frames.
         offset: u64,
@@ -96,10 +99,11 @@ pub enum Damage {
 
 /// Prints the files to standard output and the warnings to standard error.
 ///
-/// An error is the only file if it cannot be opened or read (of several the others are read), or an output that fails otherwise than by
-/// its reader going away.
-/// It carries [`ExitWith`].
-pub fn run(args: &Options) -> Result<Outcome> {
+/// # Errors
+///
+/// Fails if the only file cannot be opened or read (of several files, the others are read), or if
+/// writing fails for another reason than that the reader went away. The error carries [`ExitWith`].
+pub(super) fn run(args: &Options) -> Result<Outcome> {
     let terminal = io::stdout().is_terminal();
     if args.format.is_binary() && terminal {
         return Err(anyhow!(ExitWith(
@@ -114,13 +118,13 @@ pub fn run(args: &Options) -> Result<Outcome> {
             terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         }
     };
-    // Not through the standard library's own buffer, which looks for ends of lines.
+    // The standard library's own buffer would look for ends of lines.
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     print(args, colours, &mut output, &mut io::stderr())
 }
 
-/// Reads the files for something else than to print them. Frames longer than `limit` are passed over. Ends when all have been read, or
-/// when `take` has enough. An error is as of [`run`].
+/// Reads the files for another purpose than printing. Frames longer than `limit` are skipped. Ends
+/// when all files have been read, or when `take` needs no more. Fails like [`run`].
 pub(super) fn consume(
     inputs: impl ExactSizeIterator<Item = Opened>,
     limit: u32,
@@ -173,7 +177,7 @@ fn print(
             ));
         }
         Err(Stop::Input(error)) => {
-            // What was read before belongs to the user all the same.
+            // The messages that were read before the error are still printed.
             return Err(match printer.flush() {
                 Err(Stop::Output(output)) if output.kind() != ErrorKind::BrokenPipe => {
                     error.context(output)
@@ -185,7 +189,8 @@ fn print(
     Ok(printer.outcome)
 }
 
-/// Whether standard output is a file. What is shown beside a pipe could mix with what another program shows, such as `less`.
+/// Returns whether standard output is a file. If it is a pipe, progress could mix with the display
+/// of another program, such as `less`.
 fn is_written_to_file() -> bool {
     let output = io::stdout().as_fd().try_clone_to_owned().map(File::from);
     let metadata = output.and_then(|output| output.metadata());

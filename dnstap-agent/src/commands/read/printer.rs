@@ -1,4 +1,5 @@
-//! Owns the way of each frame: looked at where it lies, and only if it is meant, turned into content or counted.
+//! Handling of each frame: it is parsed in place, and only if it passes the filter it is printed or
+//! counted.
 
 use std::{
     fmt,
@@ -25,15 +26,15 @@ use crate::{
     },
 };
 
-/// Skipped frames that are told one by one.
+/// Number of skipped frames that are reported one by one.
 const TOLD: u64 = 100;
 
-/// Content is collected up to this many bytes before it is written.
+/// Size at which collected output is written.
 const CHUNK: usize = 64 * 1024;
 
-/// Why it cannot go on.
+/// Reasons to stop.
 pub(super) enum Stop {
-    /// The consumer has enough.
+    /// The consumer needs no more.
     Enough,
     Input(anyhow::Error),
     Output(io::Error),
@@ -45,35 +46,36 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Gets each message that is meant, and `None` for each frame that holds no message; false if it has enough.
+/// Receives each message that passes the filter, and `None` for each frame without a message.
+/// Returns false if it needs no more.
 pub(in crate::commands) type Consumer<'a> = dyn FnMut(Option<&Dnstap>) -> bool + 'a;
 
-/// Where warnings go.
+/// Destination of warnings.
 pub(in crate::commands) trait Warn {
-    /// Tells one, in a line.
+    /// Writes a warning as a line.
     fn warn(&mut self, message: &str);
 }
 
-/// A warning that cannot be written is lost; the outcome still has it.
+/// A warning that cannot be written is lost; the outcome still records the problem.
 impl<W: Write> Warn for W {
     fn warn(&mut self, message: &str) {
         writeln!(self, "dnstap-agent: warning: {message}").ok();
     }
 }
 
-/// What is done with frames.
+/// Prints or counts frames.
 pub(super) struct Printer<'a> {
     output: &'a mut dyn Write,
     warnings: &'a mut dyn Warn,
     filter: Filter,
-    /// None: only count.
+    /// Encoder of the output format; `None`: only count.
     encoder: Option<Encoder>,
-    /// Whether there is one file alone.
+    /// Whether there is only one file.
     pub(super) is_only: bool,
-    /// Gets the messages instead.
+    /// Receives the messages instead of the output.
     pub(super) consumer: Option<&'a mut Consumer<'a>>,
     pub(super) progress: Progress,
-    /// Not yet written.
+    /// Output that is not yet written.
     content: Vec<u8>,
     counts: KindCounts,
     pub(super) outcome: Outcome,
@@ -100,7 +102,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Takes the next thing that a source of files has.
+    /// Handles the next item of a source of files.
     pub(super) fn next_of(&mut self, source: &mut impl Source) -> Result<(), Stop> {
         let mut done = Ok(());
         source.drain(false, &mut |item| {
@@ -113,7 +115,7 @@ impl<'a> Printer<'a> {
         done
     }
 
-    /// Tells of it, and goes on. What a single file cannot go on after is an error.
+    /// Reports a fault and goes on. If the only file cannot be read, returns an error.
     fn fault(&mut self, file: &Path, fault: Fault) -> Result<(), Stop> {
         match fault {
             Fault::TooLong(error) => self.skipped(file, &error),
@@ -126,7 +128,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Takes frames and writes what they become: what comes next may have to be waited for.
+    /// Handles the frames of a row and writes the output, because the next row may take long.
     fn row(&mut self, file: &Path, row: &Row) -> Result<(), Stop> {
         for (offset, payload) in row.payloads() {
             let Some(view) = View::parse(payload) else {
@@ -173,7 +175,7 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    /// Tells of a frame that is longer than the limit, which was passed over.
+    /// Reports a frame that was skipped because it is longer than the limit.
     fn skipped(&mut self, file: &Path, error: &ReadError) -> Result<(), Stop> {
         let name = named(file);
         self.outcome.long += 1;
@@ -191,7 +193,8 @@ impl<'a> Printer<'a> {
         ))
     }
 
-    /// Tells of a frame that was skipped, if not too many were: a damaged file may have one for every few bytes.
+    /// Reports a skipped frame, unless there were too many: a damaged file may have one every few
+    /// bytes.
     fn skip(&mut self, what: fmt::Arguments<'_>) -> Result<(), Stop> {
         let skipped = self.outcome.skipped();
         if skipped > TOLD {
@@ -206,7 +209,7 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    /// Tells why a stream ended before its end.
+    /// Reports why a stream ended too early.
     fn damaged(&mut self, file: &Path, error: ReadError, compressed: bool) -> Result<(), Stop> {
         let name = named(file);
         let decompressed = if compressed { " (decompressed)" } else { "" };
@@ -246,7 +249,7 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    /// Writes what comes at the end.
+    /// Writes the end of the output.
     pub(super) fn finish(&mut self) -> Result<(), Stop> {
         match &self.encoder {
             Some(encoder) => self.content.extend(encoder.foot()),
@@ -277,7 +280,7 @@ impl<'a> Printer<'a> {
         writeln!(self.content, "total {}", self.outcome.selected)
     }
 
-    /// Writes everything up to here.
+    /// Writes all collected output.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
         let result = self
             .output
@@ -287,7 +290,7 @@ impl<'a> Printer<'a> {
         result.map_err(Stop::Output)
     }
 
-    /// Warns, behind what it is about.
+    /// Writes a warning after the output that it refers to.
     fn warn(&mut self, message: fmt::Arguments<'_>) -> Result<(), Stop> {
         self.flush()?;
         let warnings = &mut self.warnings;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const LINE: &str = "- CQ -:- -> -:- - - no DNS message\n";
-/// START, then each frame: length, type CQ in a message, type MESSAGE.
+/// Sizes of START and of each frame: length, type CQ in a message, type MESSAGE.
 const START: u64 = 42;
 const FRAME: u64 = 4 + 6;
 
@@ -128,7 +128,7 @@ fn only_what_is_asked_for_is_printed_and_counted() {
 fn compressed_files_are_read_as_what_was_compressed(#[case] cut: usize, #[case] whole: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let plain = fs::read(written(folder.path(), "plain", &[true; 3])).expect("read");
-    // Compressed piece by piece: the third message and the end are the last piece.
+    // Compressed in two pieces: the last one has the third message and the end.
     let end = usize::try_from(START + 2 * FRAME).expect("small");
     let mut pieces = [&plain[..end], &plain[end..]]
         .map(|piece| zstd::encode_all(piece, 1).expect("memory"))
@@ -171,7 +171,7 @@ fn streams_and_compressed_members_behind_each_other_are_all_read() {
             skippable,
         ]
         .concat(),
-        // The first writer died: no STOP.
+        // The first writer died, so its STOP is missing.
         [&plain[..plain.len() - 12], &plain].concat(),
     ] {
         let file = folder.path().join("file.txt");
@@ -187,7 +187,7 @@ fn a_frame_beyond_the_limit_is_told_and_those_behind_it_are_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
     let mut bytes = fs::read(written(folder.path(), "plain", &[true; 2])).expect("read");
-    // A field of 2,000,000 bytes that the schema does not have: more than fstrm takes.
+    // An unknown field of 2,000,000 bytes, which is more than fstrm accepts.
     let mut long = vec![0xa2, 0x06, 0x80, 0x89, 0x7a];
     long.resize(2_000_005, 7);
     let mut frame = u32::try_from(long.len())
@@ -215,7 +215,8 @@ fn a_frame_beyond_the_limit_is_told_and_those_behind_it_are_read() {
 fn a_wrong_field_costs_that_field_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
-    // Of a message CLIENT_QUERY: a policy whose type is "\xe9"; a port of 64 bits; the type as a string.
+    // Messages of type CLIENT_QUERY: a policy whose type is "\xe9"; a port of 64 bits; the type as
+    // a string.
     let messages: [&[u8]; 3] = [
         b"\x08\x05\x7a\x03\x0a\x01\xe9",
         b"\x08\x05\x31\x01\x01\x01\x01\x01\x01\x01\x01",
@@ -406,7 +407,7 @@ fn a_reader_that_went_away_is_a_quiet_end_and_a_full_disk_is_not(
     }
 }
 
-/// A file with a message (true) or something else (false) in each frame.
+/// Writes a file with a message (true) or other bytes (false) in each frame.
 fn written(folder: &Path, name: &str, frames: &[bool]) -> PathBuf {
     let file = folder.join(name);
     let mut writer =

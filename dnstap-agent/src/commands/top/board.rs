@@ -1,4 +1,4 @@
-//! What the source writes and the view reads: the tally behind a lock that neither holds for long.
+//! The tally that the source writes and the view reads, behind a lock that neither holds for long.
 
 use std::{
     sync::{
@@ -18,31 +18,31 @@ use crate::{
     tally::{Tally, View, nanoseconds},
 };
 
-/// Shared by the source's thread and the view's.
+/// State shared by the source's thread and the view's thread.
 #[derive(Debug)]
 pub(super) struct Board {
     tally: Mutex<Tally>,
-    /// Whose messages count.
+    /// Servers whose messages count.
     identities: Identities,
-    /// Whether a message counts when it comes, or for the time that it tells.
+    /// Whether messages count at the time when they come, rather than at their own times.
     live: bool,
-    /// How many messages are enough.
+    /// Number of messages after which counting ends.
     limit: u64,
     enough: Notify,
-    /// Frames that are no dnstap.
+    /// Frames that hold no dnstap message.
     broken: AtomicU64,
-    /// Nothing more is to come.
+    /// Whether the source has ended.
     ended: AtomicBool,
 }
 
 impl Board {
-    /// For messages that come now, over that window; without one over the time from now on. What comes after `limit` messages is
-    /// not looked at.
+    /// Creates a board for messages that come now. It counts over `window`, or from now on without
+    /// one. Messages after the first `limit` are ignored.
     pub(super) fn live(window: Option<Duration>, limit: Option<u64>) -> Self {
         Self::new(Tally::new(window, Some(now())), true, limit)
     }
 
-    /// For messages of the past, which tell their own times.
+    /// Creates a board for recorded messages, which have their own times.
     pub(super) fn past(window: Option<Duration>, limit: Option<u64>) -> Self {
         Self::new(Tally::new(window, None), false, limit)
     }
@@ -59,7 +59,7 @@ impl Board {
         }
     }
 
-    /// Only messages of these servers count.
+    /// Restricts counting to messages of these servers.
     pub(super) fn of(mut self, identities: &Identities) -> Self {
         self.identities = identities.clone();
         self
@@ -76,7 +76,7 @@ impl Board {
         }
     }
 
-    /// Counts a message, or a frame that holds none; false if there are enough.
+    /// Counts a message, or a frame that holds none. Returns false if there are enough.
     pub(super) fn take_one(&self, dnstap: Option<&Dnstap>) -> bool {
         let mut tally = self.tally();
         self.count(&mut tally, now(), dnstap);
@@ -106,7 +106,7 @@ impl Board {
         }
     }
 
-    /// What is in the window now.
+    /// Returns the content of the window.
     pub(super) fn view(&self, most: usize) -> View {
         let mut tally = self.tally();
         if self.live && !self.has_ended() {
@@ -115,17 +115,17 @@ impl Board {
         tally.view(most)
     }
 
-    /// Frames that are no dnstap.
+    /// Returns the number of frames that hold no dnstap message.
     pub(super) fn broken(&self) -> u64 {
         self.broken.load(Relaxed)
     }
 
-    /// Ends when there are as many messages as were asked for.
+    /// Waits until there are as many messages as were asked for.
     pub(super) async fn has_enough(&self) {
         self.enough.notified().await;
     }
 
-    /// Nothing more is to come.
+    /// Notes that the source has ended.
     pub(super) fn finish(&self) {
         self.ended.store(true, Relaxed);
     }
@@ -134,13 +134,14 @@ impl Board {
         self.ended.load(Relaxed)
     }
 
-    /// A panic of the other side ends the process, with or without what it was about to count.
+    /// Locks the tally. A poisoned lock is used anyway, because a panic of the other thread ends
+    /// the process.
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Nanoseconds since 1970.
+/// Returns the current time in nanoseconds since 1970.
 fn now() -> u64 {
     nanoseconds(
         SystemTime::now()

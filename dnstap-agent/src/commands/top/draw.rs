@@ -1,4 +1,4 @@
-//! The picture: a pure function of the [`State`].
+//! Drawing, as a pure function of the [`State`].
 //!
 //! ```text
 //! subject                                 now and then: PAUSED
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::tally::tables::{self, Table};
 
-/// Lines of a table around its rows: title and names of the columns.
+/// Lines of a table besides its rows: title and column names.
 const FRAME: u16 = 2;
 
-/// A terminal of fewer columns has the tables of the overview below each other.
+/// Terminal width below which the overview has its tables below each other.
 const TWO_COLUMNS: u16 = 90;
 
 const KEYS: &str = "q quit  p pause  tab, 1-7 page  s queries/responses  +/- interval";
 
-/// Draws all of it.
+/// Draws the whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let [subject, headline, pages, body, keys] = Layout::vertical([
         Constraint::Length(1),
@@ -70,7 +70,7 @@ const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// What has a colour, and what it has without: never colour alone.
+/// Chooses styles: a colour, or another attribute without colours. Colour is never the only mark.
 #[derive(Clone, Copy)]
 struct Look(bool);
 
@@ -139,7 +139,7 @@ fn draw_page(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
     }
 }
 
-/// Those that have anything in them; a page of one table has it in any case.
+/// Draws the tables that have rows. A page with one table shows it in any case.
 fn draw_below_each_other(frame: &mut Frame<'_>, tables: &[Table], look: Look, area: Rect) {
     let shown: Vec<_> = tables
         .iter()
@@ -163,7 +163,7 @@ fn draw_below_each_other(frame: &mut Frame<'_>, tables: &[Table], look: Look, ar
     }
 }
 
-/// Each table has what it needs as long as there is room; what is too little is shared evenly.
+/// Returns the height of each table: what it needs if there is room, otherwise an even share.
 fn heights(tables: &[&Table], room: u16) -> Vec<u16> {
     let mut heights = vec![0; tables.len()];
     let mut room = room;
@@ -173,7 +173,7 @@ fn heights(tables: &[&Table], room: u16) -> Vec<u16> {
             let wanted = u16::try_from(table.rows.len().max(1))
                 .unwrap_or(u16::MAX)
                 .saturating_add(FRAME);
-            // The first line of all is of no use without a row.
+            // A table without room for one row gets no lines at all.
             let step = if *height == 0 { FRAME + 1 } else { 1 };
             if *height < wanted && step <= room {
                 *height += step;

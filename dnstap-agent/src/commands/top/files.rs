@@ -1,4 +1,4 @@
-//! Files as the source: read as fast as they can be, on a thread of their own.
+//! Files as the source: read as fast as possible, on a thread of their own.
 
 use std::{fs::File, sync::Arc, thread};
 
@@ -18,9 +18,9 @@ use crate::{
     sources::file::{self, Opened},
 };
 
-/// Shows what is in the files.
+/// Shows the content of the files.
 pub(super) fn run(args: &Top) -> Result<Exit> {
-    // Before anything is shown.
+    // Open the files before anything is shown.
     let mut inputs: Vec<_> = args.files.iter().map(file::open).collect();
     if let [(_, Err(_))] = &inputs[..] {
         return inputs
@@ -29,7 +29,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
             .map(|_file| unreachable!("it could not be opened"));
     }
     let is_one_missing = inputs.iter().any(|(_, opened)| opened.is_err());
-    // A pipe: a program may be writing to it now.
+    // A pipe counts as live, because a program may be writing to it now.
     let is_pipe = |file: &File| file.metadata().is_ok_and(|metadata| !metadata.is_file());
     let grows = inputs
         .iter()
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
             let read = reading.await;
             board.finish();
             if kind == Kind::Terminal {
-                // What there was can be looked at as long as the user likes.
+                // The user can look at the final state for any time.
                 std::future::pending::<()>().await;
             }
             read.ok()
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Top) -> Result<Exit> {
     }
 }
 
-/// Warnings go to the log, which is held back while a screen is up.
+/// Writes warnings to the log, which is held back while a full-screen display is shown.
 struct Log;
 
 impl Warn for Log {
@@ -91,7 +91,7 @@ impl Warn for Log {
     }
 }
 
-/// Reads them one after the other on a thread that is left behind when the view is closed.
+/// Reads the files one after the other, on a thread that is left behind when the view is closed.
 fn read_all(
     inputs: Vec<Opened>,
     limit: u32,

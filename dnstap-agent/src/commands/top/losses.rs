@@ -1,4 +1,4 @@
-//! What is missing in what is shown, and the line above all tables that says so.
+//! Losses in the shown data, and the line above all tables that sums them up.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// What is missing in all of this.
+/// Builds the table of losses.
 pub(super) fn table(losses: &[Loss]) -> Table {
     let rows = losses.iter().map(|loss| {
         vec![
@@ -25,7 +25,7 @@ pub(super) fn table(losses: &[Loss]) -> Table {
     }
 }
 
-/// `2000 messages in 30.0 s (66.7 per second), 4000 in all; lost: none`.
+/// Builds the headline: `2000 messages in 30.0 s (66.7 per second), 4000 in all; lost: none`.
 pub(super) fn headline(view: &View, losses: &[Loss]) -> String {
     let View {
         messages,

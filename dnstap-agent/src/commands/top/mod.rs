@@ -1,4 +1,4 @@
-//! `dnstap-agent top`: what goes on at a DNS server, or in dnstap that comes from elsewhere, for people to look at.
+//! `dnstap-agent top`: a live view of a DNS server, or of dnstap from elsewhere.
 //!
 //! ```text
 //! tap ─────┐ queue of a sink                        ┌─► draw (terminal)
@@ -7,8 +7,9 @@
 //!                               held while drawing)
 //! ```
 //!
-//! The view is a sink like others: it has a bounded queue and a thread of its own, drops what is too much, and counts it. The terminal
-//! has another thread; as long as it takes nothing, only the picture stands still.
+//! The view is a sink like others: it has a bounded queue and a thread of its own, and it drops and
+//! counts messages that are too many. The terminal has another thread. While the terminal accepts
+//! no output, only the display stands still.
 
 mod board;
 mod draw;
@@ -39,14 +40,14 @@ use crate::{
     sinks::{Batch, Consumer, OutputSpec, SinkOptions},
 };
 
-/// The window, if none is asked for and it is not everything.
+/// Default window of a live view.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// What the view is called among outputs.
+/// Name of the view among outputs.
 const NAME: &str = "top";
 
 /// Runs `top`.
-pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
+pub(super) fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     if !args.files.is_empty() {
         return files::run(args);
     }
@@ -66,7 +67,7 @@ pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     } else {
         receive::take(&args.receive_job(origin), &[view], begin)
     };
-    // In any case the terminal is given back first.
+    // The terminal is restored first in any case.
     match (viewer, summary) {
         (Some(viewer), Ok(summary)) => viewer.finish(&summary.losses()),
         (Some(viewer), Err(error)) => {
@@ -77,7 +78,8 @@ pub fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     }
 }
 
-/// Why the view ends, other than by what the source knows itself.
+/// Waits for a reason to end the view, other than those that the source knows itself. Returns the
+/// reason.
 fn end(
     board: Arc<Board>,
     ended: viewer::Ended,
@@ -109,12 +111,12 @@ fn consumer(board: &Arc<Board>) -> Consumer {
 }
 
 impl Top {
-    /// The window over what comes now: all of it if it is shown once.
+    /// Returns the window for live messages: the whole time if the view is shown once.
     fn live_window(&self) -> Option<Duration> {
         self.window.or((!self.once).then_some(WINDOW))
     }
 
-    /// Whether pictures are drawn on a terminal.
+    /// Returns whether the view is drawn on a terminal.
     fn draws(&self) -> bool {
         let terminal =
             io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|is| is != "dumb");
@@ -164,13 +166,13 @@ impl Top {
     }
 }
 
-/// Who looks at it sees it already.
+/// The view has no metrics and no status socket, because its user sees everything already.
 static UNOBSERVED: Observe = Observe {
     metrics: None,
     status_socket: Some(StatusSocket::None),
 };
 
-/// What an output that cannot be written to ends with.
+/// Builds the error for an output that cannot be written to.
 fn cannot_print(error: io::Error) -> anyhow::Error {
     anyhow::Error::from(error).context(ExitWith(
         Exit::Output,

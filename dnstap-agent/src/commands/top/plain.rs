@@ -1,11 +1,11 @@
-//! The tables as lines of text, for scripts and for terminals that cannot move their cursor.
+//! Tables as lines of text, for scripts and for terminals without cursor control.
 
 use std::io::{self, Write};
 
 use super::{losses, state::State};
 use crate::tally::tables::{self, Table};
 
-/// Writes all tables that have anything in them.
+/// Writes all tables that have rows.
 pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
     let (view, side) = (&state.view, state.controls.side);
     writeln!(

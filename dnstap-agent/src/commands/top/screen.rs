@@ -1,4 +1,4 @@
-//! The terminal: taken at the start, given back as it was at the end, also after a panic.
+//! The terminal: initialised at the start and restored at the end, also after a panic.
 
 use std::{
     env, io, panic,
@@ -26,13 +26,14 @@ use super::{
 };
 use crate::host::log;
 
-/// How soon the end is noticed.
+/// Time within which the end is noticed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Rows of each ranking: more than terminals have.
+/// Rows of each ranking; more than terminals have.
 const ROWS: usize = 200;
 
-/// Draws what `now` says, with so many rows, until the user has seen enough, or `stopped` is closed.
+/// Draws the state that `now` returns for this number of rows, until the user quits or `stopped` is
+/// closed.
 pub(super) fn run(
     interval: Duration,
     now: impl Fn(usize) -> State,
@@ -92,13 +93,14 @@ fn pictures(
     Ok(())
 }
 
-/// Takes the terminal; from now on a panic of any thread gives it back before it is told.
+/// Initialises the terminal. From now on a panic of any thread restores it before the panic is
+/// reported.
 fn enter() -> io::Result<()> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let told = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            // The panic is what matters.
+            // An error here would hide the panic.
             leave().ok();
             told(panic);
         }));
@@ -107,14 +109,14 @@ fn enter() -> io::Result<()> {
     execute!(io::stdout(), EnterAlternateScreen)
 }
 
-/// Gives the terminal back; no harm if it was not taken.
+/// Restores the terminal; harmless if it was not initialised.
 fn leave() -> io::Result<()> {
     let shown = execute!(io::stdout(), LeaveAlternateScreen, Show);
     disable_raw_mode().and(shown)
 }
 
-/// As far as that is possible while the terminal takes nothing.
+/// Restores what can be restored while the terminal accepts no output.
 pub(super) fn give_up() {
-    // There is no place left for a message.
+    // Ignore errors, because they could not be shown.
     disable_raw_mode().ok();
 }

@@ -1,4 +1,4 @@
-//! Everything that a picture is made of, and what keys change of it.
+//! State of the display, and the part of it that keys change.
 
 use std::time::Duration;
 
@@ -9,40 +9,40 @@ use crate::{
     tally::{View, tables::Side},
 };
 
-/// What is shown.
+/// Everything that is drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    /// Where the messages come from.
+    /// Source of the messages.
     pub(super) subject: String,
-    /// What was counted.
+    /// Counts of the messages.
     pub(super) view: View,
-    /// What was lost.
+    /// Counts of losses.
     pub(super) losses: Vec<Loss>,
-    /// Nothing more is to come.
+    /// Whether the source has ended.
     pub(super) ended: bool,
-    /// What the user has chosen.
+    /// Settings chosen by the user.
     pub(super) controls: Controls,
     /// Whether colours are wanted.
     pub(super) colours: bool,
 }
 
-/// What keys change.
+/// Settings that keys change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Controls {
-    /// What fills the screen.
+    /// Page on the screen.
     pub(super) page: Page,
-    /// What is counted.
+    /// Whether queries or responses are counted.
     pub(super) side: Side,
-    /// The picture stays as it is; counting goes on.
+    /// Whether the display is paused; counting goes on.
     pub(super) paused: bool,
-    /// How long a picture stays.
+    /// Time between two redraws.
     pub(super) interval: Duration,
 }
 
-/// What can fill the screen.
+/// Pages that can fill the screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Page {
-    /// Something of everything.
+    /// Overview: the first rows of everything.
     #[default]
     Overview,
     Names,
@@ -68,7 +68,7 @@ impl Default for Controls {
 }
 
 impl Page {
-    /// All, in the order of the tab key.
+    /// All pages, in the order of the tab key.
     pub(super) const ALL: [Self; 7] = [
         Self::Overview,
         Self::Names,
@@ -79,7 +79,7 @@ impl Page {
         Self::Losses,
     ];
 
-    /// As shown.
+    /// Returns the name on the screen.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Overview => "Overview",
@@ -97,19 +97,19 @@ impl Page {
     }
 }
 
-/// What a key asks for beyond another picture.
+/// Request of a key beyond a changed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     /// Go on.
     Nothing,
-    /// Draw everything anew: something else has written on the terminal.
+    /// Redraw the whole screen: another program may have written to the terminal.
     Redraw,
-    /// End.
+    /// Quit.
     Quit,
 }
 
 impl Controls {
-    /// Does what the key is for.
+    /// Handles a key.
     pub(super) fn press(&mut self, key: KeyEvent) -> Wish {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {

@@ -1,4 +1,4 @@
-//! The thread that shows the board, on a terminal or as text, and its end.
+//! The thread that shows the board on a terminal or as text, and how it ends.
 
 use std::{
     io::{self, ErrorKind, Write as _},
@@ -23,33 +23,34 @@ use crate::{
     observe::{Newest, summary::Loss},
 };
 
-/// How long the thread may take to give the terminal back: one that was stopped takes nothing.
+/// Time that the thread may take to restore the terminal. Normally it needs none once it was
+/// stopped.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What shows the board, and how.
+/// Settings of the thread that shows the board.
 #[derive(Debug)]
 pub(super) struct Viewer {
     pub(super) board: Arc<Board>,
     pub(super) subject: String,
-    /// Where losses are told, if there are any to be told there.
+    /// Source of losses, if losses are shown.
     pub(super) newest: Option<Newest>,
     pub(super) interval: Duration,
-    /// Of each table of text.
+    /// Most rows of each text table.
     pub(super) rows: usize,
     pub(super) kind: Kind,
 }
 
-/// How the board is shown.
+/// Ways to show the board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Terminal,
-    /// As text after each interval.
+    /// As text, after each interval.
     Plain,
-    /// As text at the end.
+    /// As text, once at the end.
     Once,
 }
 
-/// Ends when the thread has.
+/// Resolves when the thread has ended.
 pub(super) struct Ended(oneshot::Receiver<()>);
 
 impl Ended {
@@ -58,16 +59,16 @@ impl Ended {
     }
 }
 
-/// The thread at work.
+/// A running viewer thread.
 pub(super) struct Running {
     viewer: Arc<Viewer>,
-    /// Nothing is ever sent: the thread ends when this is dropped.
+    /// Stops the thread when dropped; nothing is ever sent.
     stop: mpsc::Sender<()>,
     done: mpsc::Receiver<io::Result<()>>,
 }
 
 impl Viewer {
-    /// Shows the board from now on.
+    /// Starts to show the board.
     pub(super) fn start(self) -> Result<(Ended, Running)> {
         let (over, ended) = oneshot::channel::<()>();
         let (stop, stopped) = mpsc::channel();
@@ -78,7 +79,7 @@ impl Viewer {
             .name("view".to_owned())
             .spawn(move || {
                 let outcome = shown.run(&stopped);
-                // The receivers are gone at the end.
+                // At the end the receivers may be gone.
                 finished.send(outcome).ok();
                 drop(over);
             })
@@ -86,7 +87,7 @@ impl Viewer {
         Ok((Ended(ended), Running { viewer, stop, done }))
     }
 
-    /// Until the user has seen enough, the output is closed, or `stopped` is.
+    /// Shows the board until the user quits, the output is closed, or `stopped` is.
     fn run(&self, stopped: &mpsc::Receiver<()>) -> io::Result<()> {
         match self.kind {
             Kind::Terminal => screen::run(self.interval, |rows| self.state(rows), stopped),
@@ -105,7 +106,7 @@ impl Viewer {
         }
     }
 
-    /// What is to be shown now, with rankings of at most so many rows.
+    /// Returns the state to show, with rankings of at most this many rows.
     pub(super) fn state(&self, rows: usize) -> State {
         let published = self
             .newest
@@ -150,7 +151,7 @@ impl Viewer {
 }
 
 impl Running {
-    /// Ends the thread, and shows as text what has come up to the end, unless that was on a terminal.
+    /// Ends the thread. Prints the final state as text, unless the board was shown on a terminal.
     pub(super) fn finish(self, losses: &[Loss]) -> Result<Exit> {
         let viewer = Arc::clone(&self.viewer);
         let shown = self.end().and_then(|()| {
@@ -161,7 +162,7 @@ impl Running {
         });
         match shown {
             Ok(()) => Ok(Exit::Ok),
-            // Who reads has seen enough.
+            // The reader has gone away, which is no error.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Ok),
             Err(error) if viewer.kind == Kind::Terminal => {
                 Err(anyhow!(error).context("cannot use the terminal; --plain does without"))
@@ -170,9 +171,9 @@ impl Running {
         }
     }
 
-    /// Ends the thread after something else has failed.
+    /// Ends the thread after another failure.
     pub(super) fn abandon(self) {
-        // What has failed first is what is told.
+        // The first failure is the one that is reported.
         self.end().ok();
     }
 

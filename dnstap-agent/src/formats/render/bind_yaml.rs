@@ -1,9 +1,10 @@
-//! Owns the YAML that BIND's `dnstap-read -y` writes, for scripts that parse it: the same keys in the same order, and the DNS message a
-//! second time as a block of text.
+//! YAML as BIND's `dnstap-read -y` writes it, for scripts that parse that: the same keys in the
+//! same order, and the DNS message a second time as a block of text.
 //!
-//! Documents are separated as BIND does it, by `---` behind each but the last: here it stands before each but the first. What BIND cannot
-//! parse has no message in its YAML, and what it does not know of is left out here, too. Texts are quoted where they would not be
-//! YAML otherwise; BIND writes them as they are.
+//! BIND separates documents by `---` behind each but the last. Here it is written before each but
+//! the first, with the same result. If BIND cannot parse a message, its YAML has no message. Fields
+//! that BIND does not know are left out here, too. Texts are quoted if they would not be YAML
+//! otherwise; BIND never quotes them.
 
 use std::io::{self, Write as _};
 
@@ -17,10 +18,11 @@ use dnstap_proto::{Dnstap, Message, SocketFamily, SocketProtocol};
 use super::{edns::Shown, extra, socket, time::Clock, yaml};
 use crate::formats::counted;
 
-/// Spaces before the lines of the DNS message.
+/// Indentation of the DNS message's lines.
 const INDENT: &str = "    ";
 
-/// Columns where class, type and data begin in a record's line of text, after the time to live (RFC 1035 section 5.1 leaves them open).
+/// Columns at which TTL, class, type and data begin in a record's line of text (RFC 1035 section
+/// 5.1 does not define any).
 const TTL: usize = 24;
 const CLASS: usize = 32;
 const TYPE: usize = 40;
@@ -29,7 +31,7 @@ const DATA: usize = 48;
 /// Columns of a tab.
 const TAB: usize = 8;
 
-/// What the counts and sections are called, in ordinary messages and in updates (RFC 2136 section 2).
+/// Names of the counts and sections, in ordinary messages and in updates (RFC 2136 section 2).
 const COUNTS: [[&str; 4]; 2] = [
     ["QUESTION", "ANSWER", "AUTHORITY", "ADDITIONAL"],
     ["ZONE", "PREREQ", "UPDATE", "ADDITIONAL"],
@@ -39,7 +41,7 @@ const SECTIONS: [[&str; 4]; 2] = [
     ["ZONE", "PREREQUISITE", "UPDATE", "ADDITIONAL"],
 ];
 
-/// Appends the document of a message.
+/// Appends the YAML document of a message.
 pub(super) fn document(dnstap: &Dnstap, clock: &mut Clock, is_first: bool, out: &mut Vec<u8>) {
     if !is_first {
         out.extend_from_slice(b"---\n");
@@ -84,7 +86,7 @@ fn write(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()
     Ok(())
 }
 
-/// A string: as it is where that is one in YAML.
+/// Writes a string, without quotes if it is a string in YAML anyway.
 fn scalar(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     if is_plain(text) {
         out.write_all(text.as_bytes())
@@ -93,17 +95,18 @@ fn scalar(text: &str, out: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Whether it is a string in YAML as it is, or a number of seconds and the like, which BIND has plain, too.
+/// Returns whether the text needs no quotes in YAML. Numbers of seconds and the like count, because
+/// BIND does not quote them either.
 fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !text.ends_with([':', ' '])
-        && !yaml::is_known(text)
+        && !yaml::is_known(text.as_bytes())
         && !text.contains(": ")
         && !text.contains(" #")
 }
 
-/// What dnstap says about the message.
+/// Writes dnstap's own fields of the message.
 fn envelope(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Result<()> {
     match socket::kind(message) {
         Some(kind) => writeln!(out, "  type: {}", model::long_name(kind))?,
@@ -157,10 +160,10 @@ fn envelope(message: &Message, clock: &mut Clock, out: &mut Vec<u8>) -> io::Resu
     Ok(())
 }
 
-/// A message that could be read to its end.
+/// A message that could be parsed to its end.
 struct View<'a> {
     dns: Dns<'a>,
-    /// With their sections.
+    /// Records with their sections.
     records: Vec<(usize, Record<'a>)>,
 }
 
@@ -173,7 +176,7 @@ impl<'a> View<'a> {
         self.dns.first_opt().map(Opt::of)
     }
 
-    /// The sections by their names, with lines for what is in them.
+    /// Returns the sections' names and their lines.
     fn sections(
         &self,
         of_question: fn(&Question<'_>) -> String,
@@ -189,7 +192,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Lines for the signatures, which have a section of their own.
+    /// Returns lines for the signatures, which have a section of their own.
     fn signatures(&self, of_record: fn(&Record<'_>) -> String) -> Vec<String> {
         let records = self.records.iter();
         let signatures =
@@ -197,7 +200,7 @@ impl<'a> View<'a> {
         signatures.map(|(_, record)| of_record(record)).collect()
     }
 
-    /// The records of a section, without those that have a section of their own.
+    /// Returns the records of a section, without those that have a section of their own.
     fn section(&self, section: usize) -> impl Iterator<Item = Record<'a>> {
         let of = self.records.iter().filter(move |(of, _)| *of == section);
         of.map(|(_, record)| *record).filter(move |record| {
@@ -214,7 +217,7 @@ impl<'a> View<'a> {
         self.dns.full_rcode()
     }
 
-    /// As members.
+    /// Writes the message as YAML members.
     fn data(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let dns = &self.dns;
         writeln!(out, "{INDENT}opcode: {}", dns.opcode())?;
@@ -247,7 +250,7 @@ impl<'a> View<'a> {
         list("TSIG_PSEUDOSECTION", &self.signatures(line), out)
     }
 
-    /// As `dig` would print it.
+    /// Writes the message as `dig` prints it.
     fn text(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let dns = &self.dns;
         let (opcode, rcode, id) = (dns.opcode(), self.rcode(), dns.id());
@@ -299,7 +302,7 @@ fn opt_flags(opt: &Opt<'_>) -> String {
         .collect()
 }
 
-/// A list of strings under a key; nothing if there are none.
+/// Writes a list of strings under a key; nothing if the list is empty.
 fn list(key: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     if !lines.is_empty() {
         writeln!(out, "{INDENT}{key}:")?;
@@ -310,7 +313,7 @@ fn list(key: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// A section of the text; nothing if it is empty.
+/// Writes a section of the text; nothing if it is empty.
 fn block(name: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     if lines.is_empty() {
         return Ok(());
@@ -324,12 +327,13 @@ fn block(name: &str, lines: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "{INDENT}")
 }
 
-/// A question in a line.
+/// Returns a question as a line.
 fn question_line(question: &Question<'_>) -> String {
     format!("{} {} {}", question.name, question.class, question.kind)
 }
 
-/// A question in a line, its parts below those of records. The semicolon is no column.
+/// Returns a question as a line whose columns match those of records. The leading semicolon takes
+/// no column.
 fn aligned_question(question: &Question<'_>) -> String {
     let line = columns(
         &question.name.to_string(),
@@ -341,7 +345,7 @@ fn aligned_question(question: &Question<'_>) -> String {
     format!(";{line}")
 }
 
-/// A record in a line.
+/// Returns a record as a line.
 fn line(record: &Record<'_>) -> String {
     let data = data(record);
     format!(
@@ -350,7 +354,7 @@ fn line(record: &Record<'_>) -> String {
     )
 }
 
-/// A record in a line, its parts below those of others.
+/// Returns a record as a line with aligned columns.
 fn aligned(record: &Record<'_>) -> String {
     columns(
         &record.name.to_string(),
@@ -363,7 +367,8 @@ fn aligned(record: &Record<'_>) -> String {
     )
 }
 
-/// The data. BIND leaves the place of empty data empty where updates have it: with class ANY or NONE (RFC 2136 section 2.4).
+/// Returns the data. BIND prints nothing for empty data in updates: with class ANY or NONE (RFC
+/// 2136 section 2.4).
 fn data(record: &Record<'_>) -> String {
     if record.length == 0 && matches!(record.class, Class(254 | 255)) {
         return String::new();
@@ -371,7 +376,7 @@ fn data(record: &Record<'_>) -> String {
     format!("{:#}", Rdata::of(record))
 }
 
-/// Texts at their columns, by tabs. One that begins too late follows in the next column.
+/// Puts texts at their columns with tabs. A text that comes too late starts in the next column.
 fn columns(first: &str, others: &[(usize, String)]) -> String {
     let mut line = first.to_owned();
     let mut at = line.len();
@@ -388,7 +393,8 @@ fn columns(first: &str, others: &[(usize, String)]) -> String {
     line
 }
 
-/// An option's name and value, the same in both forms but for [`option_data`] and [`option_text`].
+/// Returns an option's name and value. Both forms use them, except for options with [`option_data`]
+/// and [`option_text`].
 fn option(option: &OptOption<'_>) -> (String, String) {
     let hex: Vec<_> = option
         .data
@@ -448,7 +454,7 @@ fn option(option: &OptOption<'_>) -> (String, String) {
     }
 }
 
-/// Extended errors are an object in one form and a line in the other (RFC 8914).
+/// Formats an extended error (RFC 8914): an object in one form, a line in the other.
 fn error(option: &OptOption<'_>) -> Option<(String, Option<String>)> {
     if option.code != Some(15) {
         return None;
@@ -499,7 +505,7 @@ fn option_text(of: &OptOption<'_>, out: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Seconds in words: `1 day 3 hours 46 minutes 40 seconds`.
+/// Spells out seconds: `1 day 3 hours 46 minutes 40 seconds`.
 fn lasting(mut seconds: u32) -> String {
     let mut words = Vec::new();
     for (unit, length) in [
@@ -527,7 +533,7 @@ mod tests {
 
     use super::*;
 
-    /// Columns as BIND counts them: the next one is a tab where it is a multiple of eight.
+    /// Columns as BIND counts them: a tab follows if the next column is a multiple of eight.
     #[rstest]
     #[case("a.", "a.\t\t\t60\tIN")]
     #[case("a.name.of.23.characters", "a.name.of.23.characters\t60\tIN")]

@@ -1,11 +1,11 @@
-//! Owns the colours of text on a terminal (ECMA-48 "select graphic rendition").
+//! Colours of text on a terminal (ECMA-48 "select graphic rendition").
 
 use std::fmt;
 
 use dnstap_core::{dns::Rcode, model};
 use dnstap_proto::message::Type;
 
-/// Whether there are any.
+/// Whether text has colours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Colours(pub(super) bool);
 
@@ -32,7 +32,7 @@ impl Colours {
     pub(super) fn rcode(self, rcode: Rcode) -> Coloured<Rcode> {
         let colour = match rcode {
             Rcode(0) => GREEN,
-            Rcode(3) => YELLOW, // NXDOMAIN is an answer like others
+            Rcode(3) => YELLOW, // NXDOMAIN is a normal answer
             _ => RED,
         };
         self.with(colour, rcode)
@@ -46,7 +46,7 @@ impl Colours {
     }
 }
 
-/// Something that prints, in its colour.
+/// A value that prints in its colour.
 pub(super) struct Coloured<T> {
     colour: Option<&'static str>,
     shown: T,

@@ -1,6 +1,7 @@
-//! Owns how the OPT record is told (RFC 6891 section 6.1.3): an object of JSON, and lines of text.
+//! Rendering of the OPT record (RFC 6891 section 6.1.3): as a JSON object, and as lines of text.
 //!
-//! An option has its members from `dnstap_core::dns`, the same in both. Where these do not say everything, its bytes follow in hexadecimal.
+//! An option's members come from `dnstap_core::dns` and are the same in both. If they do not show
+//! everything, the option's bytes follow in hexadecimal.
 
 use std::fmt::{self, Display};
 
@@ -51,7 +52,7 @@ impl Display for Edns<'_> {
     }
 }
 
-/// An option as a line.
+/// An option, which prints as a line.
 struct Line<'o>(&'o OptOption<'o>);
 
 impl Display for Line<'_> {
@@ -84,7 +85,7 @@ impl Display for Line<'_> {
     }
 }
 
-/// A value as text.
+/// A value, which prints as text.
 pub(super) struct Shown<'a>(pub(super) OptValue<'a>);
 
 impl Display for Shown<'_> {
@@ -145,7 +146,7 @@ impl Serialize for Options<'_> {
     }
 }
 
-/// An option as an object.
+/// An option, which serializes as an object.
 struct Object<'a>(OptOption<'a>);
 
 impl Serialize for Object<'_> {

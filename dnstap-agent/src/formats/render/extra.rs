@@ -1,11 +1,12 @@
-//! Owns how fields of bytes are shown in which programs put what they like: `extra`, where this agent puts a JSON object, `identity`,
-//! `version` and the texts of a policy.
+//! Rendering of byte fields with arbitrary content: `extra`, in which this agent puts a JSON
+//! object, `identity`, `version` and texts of a policy.
 
 use std::{borrow::Cow, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-/// What this agent writes into `extra` (`encode/extra.rs` of the core, and its reports of unanswered queries), each member if it is there.
+/// Members that this agent writes into `extra` (`encode/extra.rs` of the core, and reports of
+/// unanswered queries); all are optional.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Own<'a> {
@@ -26,7 +27,8 @@ pub(crate) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    /// `None` if the field is anything else, to the last byte: then members would not say all that it says.
+    /// Parses the field. Returns `None` if it is not exactly such an object, because the members
+    /// would then not show everything in it.
     pub(crate) fn of(extra: &'a [u8]) -> Option<Self> {
         let own = serde_json::from_slice(extra).ok()?;
         let written = serde_json::to_vec(&own).ok()?;
@@ -34,7 +36,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// A field that should be text: as it is, or with each byte that is not UTF-8 as `\xNN`, and a backslash as two.
+/// Converts a field to text. A byte that is not UTF-8 becomes `\xNN`, and a backslash becomes two.
 pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = str::from_utf8(bytes)
         && !text.contains('\\')
@@ -52,7 +54,7 @@ pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     shown.into()
 }
 
-/// A field as printable ASCII: other bytes as `\xNN`, a backslash as two.
+/// Converts a field to printable ASCII: other bytes become `\xNN`, backslashes are doubled.
 pub(crate) fn escaped(extra: &[u8]) -> String {
     let mut text = String::with_capacity(extra.len());
     for byte in extra {

@@ -1,5 +1,5 @@
-//! Owns the lines below the line of text: every question and record, two spaces in. The other message of a frame that has a query and a
-//! response follows, four spaces in.
+//! The lines below the line of text: every question and record, indented by two spaces. If a frame
+//! has a query and a response, the other message follows, indented by four.
 //!
 //! ```text
 //!   question example.com. IN A
@@ -19,7 +19,7 @@ use crate::formats::counted;
 
 const SECTIONS: [&str; 4] = ["question", "answer", "authority", "additional"];
 
-/// Appends the lines of the records of a frame's messages.
+/// Appends the lines for all records in a frame's messages.
 pub(super) fn records(dnstap: &Dnstap, colours: Colours, out: &mut Vec<u8>) {
     let Some(message) = &dnstap.message else {
         return;
@@ -33,7 +33,7 @@ pub(super) fn records(dnstap: &Dnstap, colours: Colours, out: &mut Vec<u8>) {
         .unwrap_or_else(|_| unreachable!("a Vec takes all"));
 }
 
-/// The query of a response, or the response of a query, which the same frame has.
+/// Appends the other message of the frame: the query of a response, or the response of a query.
 fn write_other(
     is_query: bool,
     bytes: &[u8],
@@ -61,7 +61,7 @@ fn write(indent: &str, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// The bytes behind the last record, or what is wrong.
+/// Appends the records. Returns the number of bytes behind the last record, or the error.
 fn write_records(
     indent: &str,
     bytes: &[u8],

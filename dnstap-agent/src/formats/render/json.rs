@@ -1,14 +1,14 @@
-//! Owns the JSON line. Field names are stable; a field whose value is not known is left out, unless said otherwise.
-//! `docs/dnstap-json.schema.json` says the same to programs.
+//! The JSON line. Field names are stable. A field whose value is unknown is left out, unless said
+//! otherwise. `docs/dnstap-json.schema.json` describes the same for programs.
 //!
-//! A field has the same JSON type in every line, and integers fit into 64 bits with sign, as do nanoseconds
-//! since 1970: databases that make columns of fields
-//! (`ClickHouse`, `DuckDB`) refuse a file in which that is not so. A number that has no word is a string with its prefix, such as
+//! A field has the same JSON type in every line. Integers, including nanoseconds since 1970, fit
+//! into 64 bits with sign. Databases that convert fields to columns (`ClickHouse`, `DuckDB`) refuse
+//! a file in which this is not so. A number without a mnemonic is a string with a prefix, such as
 //! `TYPE42`.
 //!
 //! | field | value |
 //! |---|---|
-//! | `time` | when this message was seen: `response_time` of a response, `query_time` of a query; the other one if only that is there |
+//! | `time` | time of this message: `response_time` of a response, `query_time` of a query; the other time if only that is present |
 //! | `type` | `CLIENT_QUERY` ..., as in `dnstap.proto`; `TYPE42` if it is not there |
 //! | `identity`, `version` | of the recording server, as text; bytes that are not UTF-8 as `\\xNN`, a backslash as two |
 //! | `extra` | an object, if the field is one that this agent writes: `pid`, `tid`, `hook`, `netns`, `unsolicited`; `event`, `waited_ns` |
@@ -16,7 +16,7 @@
 //! | `socket_family`, `socket_protocol`, `http_protocol` | `INET`, `INET6`, `FAMILY42`; `UDP`, `TCP`, `DOT`, ..., `PROTOCOL42`; `HTTP2` ..., `PROTOCOL42` |
 //! | `query_address`, `query_port`, `response_address`, `response_port` | initiator and responder |
 //! | `query_time`, `response_time` | RFC 3339, UTC, nanoseconds; left out if the frame has none, or one that is no time up to 2262-04-11 |
-//! | `latency_ns` | the one from the other |
+//! | `latency_ns` | `response_time` less `query_time` |
 //! | `query_zone` | absolute name |
 //! | `policy` | object: `type`, `action` (`NXDOMAIN` ..., `ACTION42`), `match` (`QNAME` ..., `MATCH42`), `rule`, `value`; left out if it has none |
 //! | `size` | bytes of the DNS message |
@@ -31,13 +31,14 @@
 //! | `.edns.options` | array, in the order of the message, of objects: `code`, `name` if it has one, members by their code (below), `malformed` |
 //! | `.more_edns` | array of further OPT records, which RFC 6891 forbids |
 //! | `.trailing_bytes` | bytes behind the last record that the header counts |
-//! | `.malformed` | what is wrong with it, from where on nothing was read |
+//! | `.malformed` | the error in the DNS message; nothing was read from its position on |
 //! | `.bytes` | all its bytes in hexadecimal, if it is malformed |
-//! | `query_message` | of a response: the query that the frame has, too, like `message` |
-//! | `response_message` | of a query: the response that the frame has, too, like `message` |
-//! | `malformed` | what is wrong with the frame |
+//! | `query_message` | for a response: the query, if it is in the same frame; has the members of `message` |
+//! | `response_message` | for a query: the response, if it is in the same frame; has the members of `message` |
+//! | `malformed` | the error in the frame |
 //!
-//! Members of EDNS options, by name and code; `hex` has bytes in hexadecimal, also those of options that are malformed or not listed:
+//! Members of EDNS options, by name and code. `hex` has bytes in hexadecimal, also for options that
+//! are malformed or not listed:
 //!
 //! | option | members |
 //! |---|---|
@@ -76,8 +77,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{edns::Edns, extra, socket, time::Clock};
 
-/// Appends the line of a message.
-pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
+/// The line of a message, ready to be written: JSON by [`write`], YAML by `yaml`.
+pub(super) fn message<'a>(dnstap: &'a Dnstap, clock: &mut Clock) -> Line<'a> {
     let mut line = Line {
         identity: dnstap.identity.as_deref().map(extra::text),
         version: dnstap.version.as_deref().map(extra::text),
@@ -95,32 +96,30 @@ pub(super) fn message(dnstap: &Dnstap, clock: &mut Clock, out: &mut Vec<u8>) {
         Some(message) => line.fill(message, clock),
         None => line.malformed = Some("a dnstap frame without a message".to_owned()),
     }
-    write(&line, out);
+    line
 }
 
-/// Appends the line of something that is not a dnstap message; `size` is that of the frame.
-pub(super) fn broken(size: usize, error: &impl Display, out: &mut Vec<u8>) {
-    let malformed = Some(format!("not a dnstap message: {error}"));
-    write(
-        &Line {
-            size: Some(size),
-            malformed,
-            ..Line::default()
-        },
-        out,
-    );
+/// The line of something that is not a dnstap message; `size` is that of the frame.
+pub(super) fn broken(size: usize, error: &impl Display) -> Line<'static> {
+    Line {
+        size: Some(size),
+        malformed: Some(format!("not a dnstap message: {error}")),
+        ..Line::default()
+    }
 }
 
-fn write(line: &Line<'_>, out: &mut Vec<u8>) {
+/// Appends a line as JSON.
+pub(super) fn write(line: &Line<'_>, out: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii);
-    // The values are strings, numbers and booleans, and a Vec takes all.
+    // The values are strings, numbers and booleans, and writing to a Vec does not fail.
     line.serialize(&mut serializer)
         .unwrap_or_else(|error| unreachable!("{error}"));
     out.push(b'\n');
 }
 
+/// All that is said of a message. `None` is left out.
 #[derive(Debug, Default, Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,7 +192,8 @@ impl<'a> Line<'a> {
         self.response_port = message.response_port;
         self.query_time = self.time("query", socket::query_time(message), clock);
         self.response_time = self.time("response", socket::response_time(message), clock);
-        // The other one only if its own is not there, not if it is none.
+        // The time of the other message is used only if this message's time is missing, not if it
+        // is invalid.
         let by_response = if socket::is_response(message) {
             message.response_time_sec.is_some()
         } else {
@@ -233,11 +233,11 @@ impl<'a> Line<'a> {
         } = other;
     }
 
-    /// A time as RFC 3339 has it. What is none becomes a note.
+    /// Formats a time as in RFC 3339. An invalid time is noted in `malformed`.
     fn time(&mut self, of: &str, time: Option<socket::Time>, clock: &mut Clock) -> Option<String> {
         let (seconds, nanoseconds) = time?;
         let mut text = Vec::with_capacity(30);
-        // Databases keep nanoseconds since 1970 in 64 bits with sign.
+        // Databases store nanoseconds since 1970 in 64 bits with sign.
         let fits = seconds
             .checked_mul(1_000_000_000)
             .and_then(|whole| whole.checked_add(nanoseconds.into()))
@@ -259,7 +259,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// An enum's value: its word, or its number behind a prefix if it has none.
+/// Value of an enum: its name, or its number behind a prefix if it has no name.
 type Word = Cow<'static, str>;
 
 fn word<E: TryFrom<i32>>(
@@ -461,7 +461,7 @@ struct Counts {
     ar: u16,
 }
 
-/// Every flag by its name.
+/// Serializes every flag by its name.
 #[derive(Debug)]
 struct Flags<'a>(Dns<'a>);
 
@@ -475,7 +475,7 @@ impl Serialize for Flags<'_> {
     }
 }
 
-/// A value that can be printed becomes a string.
+/// Serializes a value as the string that it prints.
 #[derive(Debug)]
 struct Shown<T>(T);
 
@@ -485,7 +485,8 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Compact JSON whose strings are printable ASCII: `serde_json` escapes controls below U+0020, this the rest.
+/// Compact JSON whose strings are printable ASCII. `serde_json` escapes controls below U+0020; this
+/// formatter escapes the rest.
 struct Ascii;
 
 impl serde_json::ser::Formatter for Ascii {

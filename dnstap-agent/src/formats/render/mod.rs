@@ -1,9 +1,9 @@
-//! Owns how a dnstap message looks to people and programs: a line of text, with all records below it if asked for, a JSON object on
-//! a line, a YAML document.
+//! Rendering of a dnstap message for people and programs: a line of text (optionally followed by
+//! all records), a JSON object on a line, or a YAML document.
 //!
-//! It takes the payload of a frame, however broken, and always gives lines of printable ASCII: names and texts out of
-//! the network are escaped, so that no message can move a terminal's cursor or break a line in two.
-//! What cannot be understood is shown as such, with its size and the error.
+//! The input is the payload of a frame, valid or not. The output is always lines of printable
+//! ASCII: names and texts from the network are escaped, so no message can move a terminal's cursor
+//! or break a line in two. A payload that cannot be decoded is shown with its size and the error.
 
 mod bind_yaml;
 mod colour;
@@ -22,22 +22,21 @@ use dnstap_proto::{Dnstap, lenient};
 use self::colour::Colours;
 use crate::formats::content::Content;
 
-/// Renders messages one after the other; keeps what neighbours share (the second they happened in).
+/// Renders messages one after the other. Caches the formatted second, which neighbouring messages
+/// share.
 #[derive(Debug)]
 pub struct Renderer {
     content: Content,
     colours: Colours,
-    /// Whether text tells the identity.
+    /// Whether text includes the identity.
     identity: bool,
     clock: time::Clock,
-    /// JSON on its way to YAML.
-    json: Vec<u8>,
-    /// For YAML as BIND writes it: whether a document was written. None for ours.
+    /// For YAML in BIND's format: whether a document was written. `None` for our YAML.
     bind_yaml: Option<bool>,
 }
 
 impl Renderer {
-    /// A renderer of that content, which is text in some form; `colours` is for terminals.
+    /// Creates a renderer for text, JSON or YAML; `colours` is for terminals.
     #[must_use]
     pub fn new(content: Content, colours: bool) -> Self {
         Self {
@@ -45,56 +44,47 @@ impl Renderer {
             colours: Colours(colours),
             identity: false,
             clock: time::Clock::default(),
-            json: Vec::new(),
             bind_yaml: None,
         }
     }
 
-    /// Text tells the identity of each message.
+    /// Includes the identity of each message in text.
     #[must_use]
     pub fn with_identity(mut self) -> Self {
         self.identity = true;
         self
     }
 
-    /// YAML is what BIND's `dnstap-read -y` writes.
+    /// Writes YAML in the format of BIND's `dnstap-read -y`.
     #[must_use]
     pub fn with_bind_yaml(mut self) -> Self {
         self.bind_yaml = Some(false);
         self
     }
 
-    /// Appends what one frame's payload becomes to `out`. A payload that is not a dnstap message becomes
-    /// a line that says so.
+    /// Appends the rendering of one frame's payload to `out`. A payload that is no dnstap message
+    /// is rendered as a line that says so.
     pub fn line(&mut self, payload: Bytes, out: &mut Vec<u8>) {
         let size = payload.len();
         match lenient::decode(payload) {
             Ok(dnstap) => self.message(&dnstap, out),
             Err(error) => match self.content {
-                Content::Json => json::broken(size, &error, out),
-                Content::Yaml => {
-                    self.json.clear();
-                    json::broken(size, &error, &mut self.json);
-                    yaml::document(&self.json, out);
-                }
+                Content::Json => json::write(&json::broken(size, &error), out),
+                Content::Yaml => yaml::document(&json::broken(size, &error), out),
                 _ => text::broken(size, &error, out),
             },
         }
     }
 
-    /// Appends what a message becomes that is decoded already.
+    /// Appends the rendering of a decoded message.
     pub fn message(&mut self, dnstap: &Dnstap, out: &mut Vec<u8>) {
         match self.content {
-            Content::Json => json::message(dnstap, &mut self.clock, out),
+            Content::Json => json::write(&json::message(dnstap, &mut self.clock), out),
             Content::Yaml if let Some(has_written) = &mut self.bind_yaml => {
                 bind_yaml::document(dnstap, &mut self.clock, !*has_written, out);
                 *has_written = true;
             }
-            Content::Yaml => {
-                self.json.clear();
-                json::message(dnstap, &mut self.clock, &mut self.json);
-                yaml::document(&self.json, out);
-            }
+            Content::Yaml => yaml::document(&json::message(dnstap, &mut self.clock), out),
             content => {
                 text::message(dnstap, self.identity, &mut self.clock, self.colours, out);
                 if content == Content::Full {

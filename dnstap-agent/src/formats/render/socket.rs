@@ -1,21 +1,24 @@
-//! Owns the reading of a dnstap message's own fields: which DNS message it is about, addresses, times.
+//! Accessors for a dnstap message's own fields: its DNS message, addresses, times.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dnstap_core::{dns::Name, model};
 use dnstap_proto::{Message, SocketProtocol, Timestamp, View, message::Type};
 
-/// The message's type, if it has a known one. (prost's own accessor would take an unknown one for the first.)
+/// Returns the message's type, if it is known. (prost's own accessor would return the first type
+/// for an unknown one.)
 pub(crate) fn kind(message: &Message) -> Option<Type> {
     Type::try_from(message.r#type).ok()
 }
 
-/// Whether it is about a response. An unknown type is, if there is a response in it.
+/// Returns whether the dnstap message is for a response. If its type is unknown, it is if it
+/// contains a response.
 pub(crate) fn is_response(message: &Message) -> bool {
     kind(message).map_or(message.response_message.is_some(), model::is_response)
 }
 
-/// The DNS message that this is about: a query's own, a response's own; the other one if only that is there.
+/// Returns the DNS message that matches the type: the query or the response. If only the other one
+/// is present, returns that.
 pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
     own(
         kind(message),
@@ -24,18 +27,19 @@ pub(crate) fn dns(message: &Message) -> Option<&[u8]> {
     )
 }
 
-/// The same of a view.
+/// Like [`dns()`], for a view.
 pub(crate) fn dns_of<'a>(view: &View<'a>) -> Option<&'a [u8]> {
     own(view.kind(), view.query_message, view.response_message)
 }
 
-/// The zone that the query is about, if it is there and a name.
+/// Returns the zone of the query, if it is present and a valid name.
 pub(crate) fn zone(message: &Message) -> Option<Name<'_>> {
     let zone = Name::parse(message.query_zone.as_deref()?, 0).ok();
     zone.map(|(name, _)| name)
 }
 
-/// The other DNS message, if a query and a response are there: the one that this is not about.
+/// Returns the other DNS message, if a query and a response are present: the one that does not
+/// match the type.
 pub(crate) fn other_dns(message: &Message) -> Option<&[u8]> {
     let query = message.query_message.as_deref()?;
     let response = message.response_message.as_deref()?;
@@ -46,7 +50,8 @@ pub(crate) fn other_dns(message: &Message) -> Option<&[u8]> {
     })
 }
 
-/// What a message of this type is about, of what a query and a response have; the other's if it has none.
+/// Returns the query's or the response's value, whichever matches the type; the other one if that
+/// is missing.
 fn own<T>(kind: Option<Type>, query: Option<T>, response: Option<T>) -> Option<T> {
     match kind {
         Some(kind) if !model::is_response(kind) => query.or(response),
@@ -54,7 +59,7 @@ fn own<T>(kind: Option<Type>, query: Option<T>, response: Option<T>) -> Option<T
     }
 }
 
-/// Seconds and nanoseconds since 1970, if the seconds are there.
+/// Seconds and nanoseconds since 1970.
 pub(crate) type Time = (u64, u32);
 
 pub(crate) fn query_time(message: &Message) -> Option<Time> {
@@ -69,12 +74,12 @@ pub(crate) fn response_time(message: &Message) -> Option<Time> {
         .map(|seconds| (seconds, message.response_time_nsec.unwrap_or(0)))
 }
 
-/// When the DNS message itself was seen, or else the other of the pair.
+/// Returns the time of the DNS message itself, or else of the other one of the pair.
 pub(crate) fn own_time(message: &Message) -> Option<Time> {
     own(kind(message), query_time(message), response_time(message))
 }
 
-/// The same of a view.
+/// Like [`own_time`], for a view.
 pub(crate) fn own_time_of(view: &View<'_>) -> Option<Time> {
     own(view.kind(), view.query_time(), view.response_time()).map(time)
 }
@@ -83,12 +88,12 @@ fn time(timestamp: Timestamp) -> Time {
     (timestamp.seconds, timestamp.nanoseconds)
 }
 
-/// Nanoseconds from query to response; negative if a clock was set back between them.
+/// Returns the nanoseconds from query to response; negative if a clock was set back between them.
 pub(crate) fn latency(message: &Message) -> Option<i64> {
     between(query_time(message)?, response_time(message)?)
 }
 
-/// The same of a view.
+/// Like [`latency`], for a view.
 pub(crate) fn latency_of(view: &View<'_>) -> Option<i64> {
     between(time(view.query_time()?), time(view.response_time()?))
 }
@@ -99,7 +104,7 @@ fn between((q_sec, q_nsec): Time, (r_sec, r_nsec): Time) -> Option<i64> {
     i64::try_from(nanoseconds).ok()
 }
 
-/// An address of 4 or 16 bytes; any other length is none.
+/// Converts 4 or 16 bytes to an address. Returns `None` for other lengths.
 pub(crate) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
     let bytes = bytes?;
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
@@ -110,7 +115,7 @@ pub(crate) fn address(bytes: Option<&[u8]>) -> Option<IpAddr> {
         .map(|v6| Ipv6Addr::from(v6).into())
 }
 
-/// The transport as everybody writes it.
+/// Returns the usual name of the transport.
 pub(crate) fn protocol_name(protocol: SocketProtocol) -> &'static str {
     match protocol {
         SocketProtocol::Udp => "UDP",

@@ -1,4 +1,4 @@
-//! Whole lines, and what must hold for any bytes.
+//! Tests of whole lines, and of properties that hold for any bytes.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,8 @@ use crate::formats::content::Content;
 
 /// `example.com. IN A`, RD and AD set, ID 4711.
 const QUERY: &[u8] = b"\x12\x67\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
-/// Its answer: AA, RD, RA; one A record under a compressed name; OPT with DO and 1232 bytes.
+/// Answer to this query: AA, RD, RA; one A record under a compressed name; OPT with DO and 1232
+/// bytes.
 const ANSWER: &[u8] = b"\x12\x67\x85\x80\0\x01\0\x01\0\0\0\x01\x07example\x03com\0\0\x01\0\x01\
     \xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x07\
     \0\0\x29\x04\xd0\0\0\x80\0\0\0";
@@ -431,7 +432,7 @@ fn full_has_every_record_below_the_line() {
     assert_eq!(render(Content::Full, &response()), expected);
 }
 
-/// A response without a question: these records in the answer section, these in the additional one.
+/// Builds a response without a question, with these records in the answer and additional sections.
 fn answer(answers: &[&[u8]], additionals: &[&[u8]]) -> Dnstap {
     let counts = [answers.len(), additionals.len()].map(|count| u8::try_from(count).expect("few"));
     let header = [0, 7, 0x80, 3, 0, 0, 0, counts[0], 0, 0, 0, counts[1]];
@@ -649,7 +650,7 @@ fn every_seed_of_the_fuzz_target_becomes_printable_lines() {
     assert!(checked.count() > 10);
 }
 
-/// What `docs/` promises about the JSON.
+/// Schema of the JSON, as `docs/` promises it.
 const SCHEMA_TEXT: &str = include_str!("../../../../docs/dnstap-json.schema.json");
 
 static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
@@ -690,10 +691,12 @@ fn check(payload: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The JSON type of each path in all lines that were checked; an element of an array has the path of the array and `[]`.
+/// JSON type of each path in all lines checked. An array's elements have the path of the array and
+/// `[]`.
 static TYPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
 
-/// Each path has one type in all lines, and integers fit into 64 bits: otherwise databases refuse a file.
+/// Checks that each path has one type in all lines and that integers fit into 64 bits. Databases
+/// refuse other files.
 fn check_types(path: &str, value: &Value) -> Result<(), TestCaseError> {
     let kind = match value {
         Value::Object(members) => {
@@ -724,7 +727,7 @@ fn check_types(path: &str, value: &Value) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What the schema says of a type is one type, wherever it stands.
+/// A field must have the same type wherever the schema has it.
 #[test]
 fn the_schema_promises_one_type_for_each_field() {
     fn check(schema: &Value, path: &str) {

@@ -1,4 +1,4 @@
-//! Owns the line of text:
+//! The line of text:
 //!
 //! ```text
 //! 2026-11-23T15:53:24.123456Z CQ 192.0.2.1:40000 -> 192.0.2.53:53 UDP 40b example.com. IN A rd ad
@@ -6,10 +6,12 @@
 //! 2026-11-23T15:53:24.130000Z AQ [2001:db8::1]:40001 -> [2001:db8::53]:53 TCP 7b malformed: shorter than a DNS header (12 bytes)
 //! ```
 //!
-//! Time (of this message, UTC), type, who asked whom, transport, size in bytes, question, then for a query its opcode (unless
-//! QUERY) and flags, for a response its opcode (unless QUERY), rcode, flags, records in answer, authority and additional section,
-//! and the milliseconds since its query; then `identity=` if it is asked for; at the end `extra=` and what the recording program added, other bytes than printable
-//! ASCII as `\xNN`. `-` stands for what is not known.
+//! The fields are: time (of this message, UTC), type, client and server, transport, size in bytes,
+//! question. A query then has its opcode (unless QUERY) and flags. A response has its opcode
+//! (unless QUERY), rcode, flags, the number of records in answer, authority and additional section,
+//! and the milliseconds since its query. `identity=` follows if it is asked for. At the end comes
+//! `extra=` with the content that the recording program added; bytes other than printable ASCII are
+//! written as `\xNN`. `-` stands for an unknown value.
 
 use std::{
     fmt,
@@ -22,7 +24,8 @@ use dnstap_proto::{Dnstap, Message, SocketProtocol};
 
 use super::{colour::Colours, extra, socket, time::Clock};
 
-/// Appends the line of a message, with the identity of the recording server if it is wanted and there.
+/// Appends the line of a message, with the identity of the recording server if it is asked for and
+/// present.
 pub(super) fn message(
     dnstap: &Dnstap,
     identity: bool,
@@ -35,7 +38,7 @@ pub(super) fn message(
         None => write!(out, "- - malformed: a dnstap frame without a message"),
     }
     .and_then(|()| match &dnstap.identity {
-        // No space: a hostile name must not be able to add a field behind it.
+        // Escape spaces: a hostile name must not be able to add a field.
         Some(bytes) if identity => {
             write!(
                 out,
@@ -129,7 +132,7 @@ fn write_endpoint(address: Option<IpAddr>, port: Option<u32>, out: &mut Vec<u8>)
     }
 }
 
-/// Question, opcode, response code, flags and counts.
+/// Writes question, opcode, response code, flags and counts.
 pub(super) fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> io::Result<()> {
     let mut malformed: Option<WireError> = None;
     match dns.question() {
@@ -176,7 +179,7 @@ pub(super) fn write_dns(dns: &Dns<'_>, colours: Colours, out: &mut Vec<u8>) -> i
     }
 }
 
-/// Milliseconds with three digits, `0.545ms`.
+/// Writes milliseconds with three decimals, `0.545ms`.
 fn write_latency(nanoseconds: i64, out: &mut Vec<u8>) -> io::Result<()> {
     let sign = if nanoseconds < 0 { "-" } else { "" };
     let microseconds = nanoseconds.unsigned_abs() / 1000;

@@ -1,17 +1,17 @@
-//! Owns times as RFC 3339 text in UTC.
+//! Formatting of times as RFC 3339 text in UTC.
 
 use jiff::Timestamp;
 
-/// Formats times; remembers the last second, which most messages share with their neighbour.
+/// Formats times. Caches the last second, which neighbouring messages share.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     second: Option<u64>,
-    /// `2026-11-23T15:53:24` of `second`.
+    /// Text of `second`, such as `2026-11-23T15:53:24`.
     text: String,
 }
 
 impl Clock {
-    /// Appends the time as [`Self::write_time`] does. One that is none is given as `@SECONDS.NANOSECONDS`.
+    /// Appends the time like [`Self::write_time`], or an invalid one as `@SECONDS.NANOSECONDS`.
     pub(super) fn write(
         &mut self,
         seconds: u64,
@@ -24,9 +24,10 @@ impl Clock {
         }
     }
 
-    /// Appends `2026-11-23T15:53:24.123456Z` with `digits` (0 to 9) of the fraction, the rest cut off.
+    /// Appends `2026-11-23T15:53:24.123456Z` with `digits` (0 to 9) decimals; the rest is cut off.
     ///
-    /// False, and nothing is appended, if it is no time: the nanoseconds are a whole second or more, or the year has five digits.
+    /// Returns false, and appends nothing, if the time is invalid: the nanoseconds are a whole
+    /// second or more, or the year has five digits.
     pub(super) fn write_time(
         &mut self,
         seconds: u64,

@@ -1,5 +1,5 @@
-//! Owns how a socket is named: `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,OPTION=VALUE,...`. Other programs write them as URLs
-//! (`tcp://HOST:PORT`); that means the same.
+//! Names of sockets: `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,OPTION=VALUE,...`. The URLs of
+//! other programs (`tcp://HOST:PORT`) have the same meaning.
 
 use std::{
     fmt,
@@ -25,59 +25,60 @@ use thiserror::Error;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A unix socket's path.
+    /// Path of a unix socket.
     Unix(PathBuf),
     /// A TCP port of a host.
     Tcp {
-        /// A name or an address, this without brackets.
+        /// Host name or address; an address has no brackets.
         host: String,
-        /// Never 0 where a peer is named; 0 to listen on any free port.
+        /// Port; never 0 for a peer. When listening, 0 means any free port.
         port: u16,
     },
     /// TLS on a TCP port of a host.
     Tls(Box<Tls>),
 }
 
-/// A TCP port of a host where TLS is spoken, and what proves who is who. All files hold PEM and are read again for each
-/// connection to a peer.
+/// TLS on a TCP port of a host, with its certificates. All files hold PEM and are read again for
+/// each connection to a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// A name or an address, this without brackets.
+    /// Host name or address; an address has no brackets.
     pub host: String,
-    /// As for TCP.
+    /// Port, as for TCP.
     pub port: u16,
-    /// `ca=`: certificates of the authorities that the peer's must come from. Without it, a server's must come from those
-    /// that the system trusts, and a client's is not asked for.
+    /// `ca=`: certificates of the authorities that must have signed the peer's certificate. Without
+    /// it, a server's certificate is checked against the system's authorities, and a client needs
+    /// no certificate.
     pub ca: Option<PathBuf>,
-    /// `cert=`, `key=`: the own certificate, with those between it and the authority, and its private key.
+    /// `cert=`, `key=`: this side's certificate, with the intermediate ones, and its private key.
     pub own: Option<(PathBuf, PathBuf)>,
-    /// `name=`: the name that the server's certificate must have, if it is not `host`.
+    /// `name=`: name that the server's certificate must have, if it is not `host`.
     pub name: Option<String>,
 }
 
-/// What is wrong with the name of a socket.
+/// Mistakes in the name of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressError {
-    /// Neither of the known kinds.
+    /// The kind is not known.
     #[error("`{0}` is no socket; valid are `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT`")]
     UnknownKind(String),
-    /// `unix:` alone.
+    /// The path is missing.
     #[error(
         "`{0}` does not say which path; valid is `unix:PATH`, for example `unix:/run/dnstap.sock`"
     )]
     NoPath(String),
-    /// A path that no unix socket can have.
+    /// No unix socket can have this path.
     #[error(
         "`{0}` cannot be the path of a unix socket, which has at most 107 bytes, none of them zero"
     )]
     Path(String),
-    /// No host, none that could be, no port, or no port that could be.
+    /// The host or the port is missing or invalid.
     #[error(
         "`{0}` is not HOST:PORT as in `tcp:collector.example:6000` or `tcp:[::1]:6000`: a host is a name or an address (IPv6 in \
          brackets), a port is between 1 and 65535"
     )]
     HostPort(String),
-    /// An option that there is not, has no value, or lacks its companion.
+    /// The option is unknown, has no value, or lacks its companion.
     #[error(
         "`{0}`: valid after tls:HOST:PORT are `,ca=FILE`, `,cert=FILE` together with `,key=FILE`, and `,name=NAME`"
     )]
@@ -104,7 +105,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// The port, unless it is a unix socket.
+    /// Returns the port, unless it is a unix socket.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         match self {
@@ -125,7 +126,7 @@ fn unix(text: &str, path: PathBuf) -> Result<Address, AddressError> {
     }
 }
 
-/// `HOST:PORT,OPTION=VALUE,...`.
+/// Parses `HOST:PORT,OPTION=VALUE,...`.
 fn tls(text: &str) -> Result<Tls, AddressError> {
     let mut parts = text.split(',');
     let (host, port) = host_port(parts.next().unwrap_or_default())?;
@@ -157,7 +158,7 @@ fn tls(text: &str) -> Result<Tls, AddressError> {
     })
 }
 
-/// `HOST:PORT`, `[ADDRESS]:PORT`.
+/// Parses `HOST:PORT` or `[ADDRESS]:PORT`.
 fn host_port(text: &str) -> Result<(String, u16), AddressError> {
     let wrong = || AddressError::HostPort(text.to_owned());
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -176,7 +177,8 @@ fn host_port(text: &str) -> Result<(String, u16), AddressError> {
     }
 }
 
-/// A name that could be looked up, or an IPv4 address; no name ends in a number (RFC 3696 section 2).
+/// Returns whether the text can be a host name or is an IPv4 address. No host name ends in a number
+/// (RFC 3696 section 2).
 fn is_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
@@ -191,7 +193,8 @@ fn is_name(host: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-/// An IPv6 address, which may name its zone (`fe80::1%eth0`, RFC 4007 section 11).
+/// Returns whether the text is an IPv6 address, perhaps with a zone (`fe80::1%eth0`, RFC 4007
+/// section 11).
 fn is_ipv6(text: &str) -> bool {
     let (address, zone) = text.split_once('%').unwrap_or((text, ""));
     let is_zone = |byte: u8| byte.is_ascii_graphic() && !b"[]/".contains(&byte);
@@ -220,7 +223,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A host in front of a port.
+/// Prints a host in front of a port, an IPv6 address in brackets.
 struct Host<'a>(&'a str);
 
 impl fmt::Display for Host<'_> {

@@ -1,8 +1,8 @@
-//! Owns what the outputs and `receive` share about sockets: how an operator names one, and byte streams of every kind
-//! behind one type.
+//! Sockets for outputs and `receive`: their names on the command line, and byte streams of every
+//! kind behind one type.
 //!
-//! It knows nothing of frames; those are `dnstap_proto`'s. What Linux tells about a connection that no protocol says is
-//! asked here, too: whether the peer has taken all that was written ([`Stream::is_drained`]).
+//! This module does not know frames; `dnstap_proto` does. It also asks Linux for state that no
+//! protocol tells: whether the peer has accepted all written bytes ([`Stream::is_drained`]).
 
 mod address;
 mod stream;

@@ -1,4 +1,4 @@
-//! Owns the connections themselves: to a peer, from a listener, and what the system knows of them.
+//! Connections: to a peer, from a listener, and their state in the system.
 
 use std::{
     io,
@@ -18,7 +18,8 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{Address, connector};
 
-/// A peer whose host is gone says nothing; TCP alone would notice after a quarter of an hour or never.
+/// Time after which a peer that no longer answers counts as dead. TCP alone would notice after a
+/// quarter of an hour or never.
 const DEAD_PEER: Duration = Duration::from_mins(1);
 
 /// A connection.
@@ -33,7 +34,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects; of a name with several addresses, to the first that answers.
+    /// Connects. If a name has several addresses, uses the first that answers.
     pub async fn connect(address: &Address) -> io::Result<Self> {
         match address {
             Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
@@ -49,8 +50,9 @@ impl Stream {
         }
     }
 
-    /// Whether all that was written has been taken: over a unix socket read by the peer, over TCP acknowledged by its
-    /// host. False if the connection is broken, or the system does not tell.
+    /// Returns whether all written bytes have been accepted: over a unix socket read by the peer,
+    /// over TCP acknowledged by its host. Returns false if the connection is broken, or the system
+    /// does not tell.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         if let Self::Tls(stream) = self
@@ -58,18 +60,21 @@ impl Stream {
         {
             return false;
         }
-        // In this order: a peer that ends first marks the connection and then throws away what it has not read.
+        // The order matters: a peer that ends first marks the connection and then discards the
+        // bytes that it has not read.
         matches!(unsent(self.as_fd()), Ok(0)) && self.is_silent()
     }
 
-    /// Whether the peer neither said anything nor ended. Asks the system, not the runtime, which may not have heard yet.
+    /// Returns whether the peer has sent nothing and has not ended. Asks the system, because the
+    /// runtime may not have noticed yet.
     fn is_silent(&self) -> bool {
         let descriptor = self.as_fd();
         let peeked = SockRef::from(&descriptor).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Takes no further bytes from the peer; what it has sent can still be read. Over TCP the system goes on taking.
+    /// Stops receiving; bytes that the peer has already sent can still be read. Over TCP the system
+    /// goes on accepting bytes.
     pub fn refuse_more(&self) -> io::Result<()> {
         let descriptor = self.as_fd();
         SockRef::from(&descriptor).shutdown(std::net::Shutdown::Read)
@@ -84,9 +89,10 @@ impl Stream {
     }
 }
 
-/// A TCP connection as all of ours are.
+/// Sets the options of all our TCP connections.
 fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
-    // Messages are gathered before they are written: waiting for more would only delay them.
+    // Messages are already gathered before they are written. Nagle's algorithm would only delay
+    // them.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let idle = DEAD_PEER / 2;
@@ -99,7 +105,8 @@ fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Bytes written and not yet taken: `SIOCOUTQ`, see unix(7) and tcp(7).
+/// Returns the number of bytes that were written but not yet accepted: `SIOCOUTQ`, see unix(7) and
+/// tcp(7).
 #[expect(unsafe_code, reason = "an ioctl that no crate of ours wraps")]
 fn unsent(descriptor: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     let mut bytes: libc::c_int = 0;
@@ -156,7 +163,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A socket that takes connections.
+/// A socket that accepts connections.
 #[expect(missing_debug_implementations, reason = "the acceptor has none")]
 pub enum Listener {
     /// On a unix socket.
@@ -167,12 +174,12 @@ pub enum Listener {
     Tls(TcpListener, TlsAcceptor),
 }
 
-/// A connection that was taken, before it can be used: TLS has to be agreed upon, which the peer may draw out.
+/// An accepted connection before its TLS handshake, which the peer may delay.
 #[expect(missing_debug_implementations, reason = "the acceptor has none")]
 pub struct Arrival(Stream, Option<TlsAcceptor>);
 
 impl Arrival {
-    /// Agrees upon TLS, if that is to be.
+    /// Does the TLS handshake, if the listener uses TLS.
     pub async fn settle(self) -> io::Result<Stream> {
         match self {
             Self(Stream::Tcp(stream), Some(acceptor)) => {
@@ -185,7 +192,7 @@ impl Arrival {
 }
 
 impl Listener {
-    /// The next connection, and who it is from as far as that is known.
+    /// Accepts the next connection. Also returns the peer's name as far as it is known.
     pub async fn accept(&self) -> io::Result<(Arrival, String)> {
         match self {
             Self::Unix(listener) => {
@@ -240,7 +247,7 @@ mod tests {
             .expect("connected");
         let descriptor = stream.as_fd();
         let socket = SockRef::from(&descriptor);
-        // What was written and is not acknowledged, and when nothing is written.
+        // The first limits bytes that are not acknowledged, the others a connection without writes.
         assert_eq!(socket.tcp_user_timeout().ok(), Some(Some(DEAD_PEER)));
         assert_eq!(socket.keepalive().ok(), Some(true));
         let silence = socket.tcp_keepalive_time().expect("told")

@@ -1,7 +1,8 @@
-//! Owns who is trusted over TLS, and what this side proves itself with.
+//! TLS: which authorities are trusted, and the certificate of this side.
 //!
-//! A server is always verified, by its name; there is no way not to. Whether clients must prove themselves is the server's
-//! choice (`ca=`). TLS 1.2 and 1.3, the choices of rustls and ring.
+//! A server's certificate and name are always verified; no option turns this off. A server decides
+//! whether clients need certificates (`ca=`). TLS 1.2 and 1.3, with the defaults of rustls and
+//! ring.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -16,7 +17,8 @@ use tokio_rustls::{
 
 use super::Tls;
 
-/// What connects to a server, and the name that it must prove. Reads the files.
+/// Builds the connector to a server, and the name that the server's certificate must have. Reads
+/// the files.
 pub fn connector(tls: &Tls) -> io::Result<(TlsConnector, ServerName<'static>)> {
     let name = tls.name.as_ref().unwrap_or(&tls.host).clone();
     let name = ServerName::try_from(name).map_err(io::Error::other)?;
@@ -34,7 +36,7 @@ pub fn connector(tls: &Tls) -> io::Result<(TlsConnector, ServerName<'static>)> {
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-/// What takes clients. Reads the files.
+/// Builds the acceptor of clients. Reads the files.
 pub fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
     let Some((certificate, key)) = &tls.own else {
         return Err(io::Error::other(
@@ -66,7 +68,7 @@ fn authorities(file: &Path) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Those that the system trusts, or that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+/// Returns the system's authorities, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
 fn system_authorities() -> io::Result<RootCertStore> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -81,7 +83,7 @@ fn system_authorities() -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// At least one.
+/// Reads the certificates in a file; there must be at least one.
 fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file)
         .map_err(|error| about(file, &error))?

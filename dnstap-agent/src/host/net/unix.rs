@@ -1,8 +1,10 @@
-//! Unix sockets that wait for connections.
+//! Listening unix sockets.
 //!
-//! A socket's file appears under its name only when its mode is set (bound under another name, then renamed), so there
-//! is no moment at which the wrong process could connect. A file left behind by a process that is gone is replaced; a
-//! socket on which a program listens and a file that is no socket are not. At the end the file is removed if it is still ours.
+//! A socket's file appears under its name only after its mode is set (it is bound under another
+//! name, then renamed). So there is no moment at which a process without permission could connect.
+//! A file left by a process that is gone is replaced. A socket on which a program listens is not,
+//! nor is a file that is no socket. At the end the file is removed, if it still belongs to this
+//! socket.
 
 use std::{
     fs,
@@ -21,11 +23,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: the name may have become that of another socket.
+    /// Device and inode, because another socket may have taken the name.
     identity: (u64, u64),
 }
 
-/// Listens at `path`, for those whom the file's `mode` allows. The listener does not block.
+/// Listens at `path`, for users whom the file's `mode` allows to connect. The listener does not
+/// block.
 pub fn listen_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -51,23 +54,23 @@ pub fn listen_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFi
             },
         )),
         Err(error) => {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _unremoved = fs::remove_file(&new);
             Err(error)
         }
     }
 }
 
-/// Whether no program listens at the socket's file any more.
+/// Returns whether no program listens any more at the socket's file.
 #[must_use]
 pub fn is_left_behind(path: &Path) -> bool {
-    // Not blocking: the backlog of a live socket may be full.
+    // The socket does not block, because the backlog of a live socket may be full.
     let connected = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
         .and_then(|socket| socket.connect(&SockAddr::unix(path)?));
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// The cause and the fix in words.
+/// Returns the cause and the remedy in words.
 #[must_use]
 pub fn explain_unix(path: &Path, error: &io::Error) -> String {
     let folder = path
@@ -95,7 +98,7 @@ impl Drop for SocketFile {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if ours {
-            // Another process has removed it in between.
+            // Another process may have removed the file in between.
             let _gone = fs::remove_file(&self.path);
         }
     }

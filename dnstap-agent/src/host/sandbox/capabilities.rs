@@ -1,4 +1,4 @@
-//! Which capabilities are kept, and giving up the others.
+//! Reduces capabilities to those that are needed.
 
 use std::io;
 
@@ -6,18 +6,18 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::NeededPrivileges;
 
-/// Either of them opens eBPF maps.
+/// Either of these capabilities gives access to eBPF maps.
 const MAPS: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN);
 
-/// Reduces this thread's capabilities to those of its own that `privileges` need; with [`MAPS`], too, if `maps_work` fails without.
-/// Returns what is left.
+/// Reduces this thread's capabilities to those that `privileges` need. If `maps_work` returns false
+/// without [`MAPS`], one of these is kept, too. Returns the remaining capabilities.
 pub(super) fn give_up(
     privileges: NeededPrivileges,
     mut maps_work: impl FnMut() -> bool,
 ) -> io::Result<CapabilitySet> {
     let held = capabilities(None)?.permitted;
     let mut kept = held & needed(privileges);
-    // Given up for a try only: what is permitted can be taken back.
+    // Only the effective set is reduced for this test, so permitted capabilities can be taken back.
     set(kept, held)?;
     if !maps_work() {
         kept |= held
@@ -31,7 +31,8 @@ pub(super) fn give_up(
     Ok(kept)
 }
 
-/// The capabilities that are needed, the same for each user. A user who does not have them does not get them.
+/// Returns the capabilities that are needed. They do not depend on the user, and none are added
+/// that the process lacks.
 fn needed(privileges: NeededPrivileges) -> CapabilitySet {
     let needs = [
         (privileges.paths, CapabilitySet::DAC_OVERRIDE),
@@ -48,7 +49,7 @@ fn needed(privileges: NeededPrivileges) -> CapabilitySet {
         .collect()
 }
 
-/// Nothing is inheritable, which empties the ambient set, too.
+/// Sets the capabilities. None are inheritable, which empties the ambient set, too.
 fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
     let sets = CapabilitySets {
         effective,
@@ -58,7 +59,7 @@ fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// For people: `CAP_BPF, CAP_DAC_OVERRIDE`.
+/// Prints capabilities for people: `CAP_BPF, CAP_DAC_OVERRIDE`.
 pub(super) fn names(set: CapabilitySet) -> String {
     let names: Vec<_> = set
         .iter_names()
@@ -77,7 +78,8 @@ mod tests {
 
     const NONE: CapabilitySet = CapabilitySet::empty();
 
-    /// What a thread that holds `held` keeps; `None` where this process may not try (it is not root).
+    /// Returns the capabilities that a thread with `held` keeps; `None` if this process may not
+    /// test it (it is not root).
     fn kept(
         held: CapabilitySet,
         privileges: NeededPrivileges,

@@ -1,12 +1,13 @@
-//! The filter of system calls: a list of those that are refused (EPERM), because no part of the agent makes them once it is attached,
-//! and someone who has taken it over would.
+//! The filter of system calls. It refuses (EPERM) calls that no part of the agent makes once it is
+//! attached, and that an attacker who controls the agent would make.
 //!
-//! Not a list of those that are allowed: what the C library, its name services and TLS call differs by version, and
-//! would fail on some machine after years. All these are refused together with the capabilities, too; the filter makes
-//! also those unreachable that need none, and the defects behind them.
+//! It is not a list of allowed calls: the calls of the C library, its name services and TLS differ
+//! by version, so such a list would fail on some machine after years. All refused calls that need
+//! privileges also fail because the capabilities are gone. The filter refuses those that need none
+//! as well, and makes their defects unreachable.
 //!
-//! Threads stay possible, new namespaces do not: `clone3` hides its flags from the filter, so it is said to be missing
-//! (ENOSYS), and the C library uses `clone`, whose flags are seen.
+//! Threads stay possible, new namespaces do not. `clone3` hides its flags from the filter, so the
+//! filter reports it as missing (ENOSYS). The C library then uses `clone`, whose flags are visible.
 
 use std::{collections::BTreeMap, env::consts::ARCH};
 
@@ -19,18 +20,18 @@ use seccompiler::{
 
 use super::NeededPrivileges;
 
-/// Refused with any arguments.
+/// Calls that are refused with any arguments.
 const REFUSED: &[c_long] = &[
-    // Other processes' memory and descriptors.
+    // Memory and descriptors of other processes.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
-    // More of the kernel's tracing: all programs are loaded and attached (bpf(2): see below).
+    // Further kernel tracing: all programs are already loaded and attached (bpf(2): see below).
     libc::SYS_perf_event_open,
-    // Ways around this filter, and other large parts of the kernel that the agent has no use for.
+    // Ways around this filter, and other large parts of the kernel that the agent does not use.
     libc::SYS_io_uring_setup,
     libc::SYS_userfaultfd,
     libc::SYS_add_key,
@@ -88,11 +89,11 @@ const REFUSED: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Refused as well, unless programs are to be run.
+/// Calls that are refused, too, unless the agent has to run programs.
 const PROGRAMS: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
 
-/// Commands of bpf(2) that read and write maps and tell about programs (`enum bpf_cmd`, linux/bpf.h): `BPF_MAP_LOOKUP_ELEM` to
-/// `BPF_MAP_GET_NEXT_KEY`, and `BPF_OBJ_GET_INFO_BY_FD`.
+/// Allowed commands of bpf(2), which read and write maps and describe programs (`enum bpf_cmd`,
+/// linux/bpf.h): `BPF_MAP_LOOKUP_ELEM` to `BPF_MAP_GET_NEXT_KEY`, and `BPF_OBJ_GET_INFO_BY_FD`.
 const BPF_ELEMENTS: (u64, u64) = (1, 4);
 const BPF_INFO: u64 = 15;
 
@@ -108,7 +109,7 @@ const NEW_NAMESPACES: [i32; 8] = [
     libc::CLONE_NEWTIME,
 ];
 
-/// Puts the filter on all threads, and on those to come.
+/// Installs the filter for all threads, including later ones.
 pub(super) fn install(privileges: NeededPrivileges) -> Result<()> {
     for program in programs(privileges)? {
         apply_filter_all_threads(&program).context("the kernel refuses the filter")?;
@@ -116,7 +117,7 @@ pub(super) fn install(privileges: NeededPrivileges) -> Result<()> {
     Ok(())
 }
 
-/// Two, because each has one answer for all that it refuses.
+/// Builds two filters, because a filter has one error number for all calls that it refuses.
 fn programs(privileges: NeededPrivileges) -> Result<[BpfProgram; 2]> {
     let mut refusals = refusals()?;
     if !privileges.commands {
@@ -127,7 +128,8 @@ fn programs(privileges: NeededPrivileges) -> Result<[BpfProgram; 2]> {
     Ok([refused, missing])
 }
 
-/// For each system call the rules of which one must hold for it to be refused; none: always.
+/// Returns the rules for each refused system call. A call is refused if one of its rules matches,
+/// or always if it has none.
 fn refusals() -> Result<BTreeMap<c_long, Vec<SeccompRule>>> {
     let mut refusals: BTreeMap<_, _> = REFUSED.iter().map(|&call| (call, vec![])).collect();
     // AND within a rule, OR between rules.
@@ -162,7 +164,8 @@ mod tests {
 
     use super::*;
 
-    /// What a system call without memory ends with in a thread that has the filter: an error number, or 0.
+    /// Returns the error number, or 0, of a system call without memory arguments in a thread that
+    /// has the filter.
     #[expect(unsafe_code, reason = "any system call, by its number")]
     fn filtered(call: c_long, arguments: [c_long; 2]) -> i32 {
         within(NeededPrivileges::default(), move || {
@@ -176,7 +179,7 @@ mod tests {
         })
     }
 
-    /// Runs in a thread of its own, which alone has the filter.
+    /// Runs a test in a thread of its own, so that only this thread has the filter.
     fn within<T: Send + 'static>(
         privileges: NeededPrivileges,
         test: impl FnOnce() -> T + Send + 'static,
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_fails_and_the_process_lives_on() {
-        // Without the filter: 0, EFAULT or ENOENT, ESRCH, EINVAL.
+        // Without the filter the results would be 0, EFAULT or ENOENT, ESRCH, EINVAL.
         assert_eq!(filtered(libc::SYS_unshare, [0, 0]), libc::EPERM);
         assert_eq!(filtered(libc::SYS_execve, [0, 0]), libc::EPERM);
         assert_eq!(
@@ -224,7 +227,8 @@ mod tests {
             (4, false),
             (15, false),
         ] {
-            // A size of 0 for the attribute and null for its address: EINVAL or EPERM of the kernel, after the filter.
+            // The attribute has size 0 and a null address: the kernel returns EINVAL or EPERM,
+            // after the filter.
             let error = filtered(libc::SYS_bpf, [command, 0]);
             if refused {
                 assert_eq!(error, libc::EPERM, "{command}");
@@ -239,7 +243,7 @@ mod tests {
         assert!(within(NeededPrivileges::default(), || thread::spawn(|| 7)
             .join()
             .is_ok_and(|seven| seven == 7)));
-        // Without the filter: EINVAL, for a thread shares more than that.
+        // Without the filter the result would be EINVAL, because a thread shares more than that.
         let flags = c_long::from(libc::CLONE_NEWUSER | libc::CLONE_THREAD);
         assert_eq!(filtered(libc::SYS_clone, [flags, 0]), libc::EPERM);
         assert_eq!(filtered(libc::SYS_clone3, [0, 0]), libc::ENOSYS);

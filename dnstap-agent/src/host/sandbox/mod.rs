@@ -1,11 +1,13 @@
-//! Gives up, once everything that needs privileges is done, all that the rest of the run does not need: capabilities, new
-//! privileges (`no_new_privs`), and system calls (seccomp).
+//! Gives up everything that the rest of the run does not need, once all steps that need privileges
+//! are done: capabilities, new privileges (`no_new_privs`), and system calls (seccomp).
 //!
-//! From then on the process only reads what is hostile: messages, streams, frames. What is left is decided by what it was
-//! asked to do, see [`NeededPrivileges`]; what needs privileges later is to be named there.
+//! From then on the process only reads input that may be hostile: messages, streams, frames. The
+//! remaining privileges depend on the options, see [`NeededPrivileges`]; code that needs a
+//! privilege later must request it there.
 //!
-//! Capabilities belong to threads, and new threads inherit them: so this happens while there is only one. That is before
-//! the outputs are opened, with the advantage that what can be opened now can be opened again later.
+//! Capabilities belong to threads, and new threads inherit them. So this happens while there is
+//! only one thread, which is before the outputs are opened. This has an advantage: a file that can
+//! be opened now can also be opened again later.
 
 mod capabilities;
 mod filter;
@@ -16,24 +18,24 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::thread::set_no_new_privs;
 use tracing::{info, warn};
 
-/// What the rest of the run may have to do.
+/// Privileges that the rest of the run may need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub struct NeededPrivileges {
-    /// Create and open files, and connect to unix sockets, that may belong to others.
+    /// Create and open files, and connect to unix sockets, that may belong to other users.
     pub paths: bool,
     /// Give files to other users.
     pub owners: bool,
-    /// Do with files what otherwise their owner alone may, such as setting their modes.
+    /// Do with files what only their owner may do, such as setting their modes.
     pub modes: bool,
     /// Run other programs.
     pub commands: bool,
-    /// Look at processes that are not known yet.
+    /// Inspect processes that are not known yet.
     pub processes: bool,
 }
 
 impl NeededPrivileges {
-    /// What either of them needs.
+    /// Returns the privileges that either of them needs.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -45,17 +47,17 @@ impl NeededPrivileges {
         }
     }
 
-    /// Whether what `other` needs is among what is kept for these.
+    /// Returns whether these privileges include those of `other`.
     #[must_use]
     pub fn cover(self, other: Self) -> bool {
         self.and(other) == self
     }
 }
 
-/// Gives up everything that `privileges` do not need, for good and for all threads to come.
+/// Gives up everything that `privileges` do not need, permanently and for all later threads.
 ///
-/// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is
-/// set) want `CAP_BPF` for that, and there it is kept.
+/// `maps_work` returns whether the eBPF maps can be read. Some kernels (before 5.19, if
+/// `kernel.unprivileged_bpf_disabled` is set) require `CAP_BPF` for that; then it is kept.
 pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> Result<()> {
     let threads = fs::read_dir("/proc/self/task")
         .context("cannot see this process's threads")?
@@ -70,7 +72,7 @@ pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> R
     let filtered = filter::install(privileges);
     match &filtered {
         Ok(()) => {}
-        // Without CONFIG_SECCOMP_FILTER, or refused by a container.
+        // The kernel has no CONFIG_SECCOMP_FILTER, or a container refuses it.
         Err(error) => warn!("system calls are not filtered: {error:#}"),
     }
     info!(
@@ -81,7 +83,7 @@ pub fn enter(privileges: NeededPrivileges, maps_work: impl FnMut() -> bool) -> R
     Ok(())
 }
 
-/// Files that this process creates are for their owner and group: the group may read.
+/// Makes new files accessible only to their owner (read and write) and group (read).
 pub fn restrict_new_files() {
     use rustix::{fs::Mode, process::umask};
     let given = umask(Mode::all());

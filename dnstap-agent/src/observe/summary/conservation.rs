@@ -1,43 +1,29 @@
-//! The conservation laws, as one pure function: at every hop, what came in is what went on, what was lost or left out with
-//! a reason, and what is under way.
+//! The conservation laws as one pure function: at every hop, everything that came in has gone on,
+//! was lost or left out with a reason, or is still being processed.
 //!
-//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is taken. Where another thread
-//! or the kernel counts, the law of a running tap is therefore that everything which came in *a while before* is accounted
-//! for by now, or that nothing has vanished; the rest is under way. At rest, and wherever one thread does all the counting,
-//! the two sides must be equal.
+//! A snapshot of a running tap is not one instant: hooks and outputs go on counting while it is
+//! taken. If another thread or the kernel counts, the law for a running tap is weaker: everything
+//! that came in *a while before* must be accounted for by now; the rest is still being processed.
+//! At rest, and wherever one thread does all the counting, the two sides must be equal.
 
-use dnstap_core::account::{Hop, flow, stages};
-use dnstap_ebpf::Counter;
+use dnstap_core::account::{Hop, flow};
 use serde_json::{Value, json};
 
-use super::{Snapshot, Source, Tapped};
-use crate::sinks::{SinkReport, Takes};
+use super::{Offered, Snapshot};
+use crate::sinks::SinkReport;
 
-/// The balance of every hop.
+/// Returns the balance of every hop.
 #[must_use]
-pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
+pub(crate) fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     let at_rest = snapshot.at_rest;
-    let mut hops = match &snapshot.source {
-        Source::Tap(tapped) => tap(tapped, at_rest),
-        Source::Received(_) => Vec::new(),
-    };
+    let mut hops: Vec<Hop<'_>> = snapshot.source.hops(at_rest);
     for output in &snapshot.outputs {
-        // What is encoded is handed over before a snapshot is taken; what is received may wait for room.
-        let (encoded, handed_over) = match (&snapshot.source, output.takes) {
-            (Source::Tap(tapped), takes) => {
-                let encoded = match takes {
-                    Takes::Messages => tapped.pipeline.deliver.messages,
-                    Takes::Notices => tapped.pipeline.deliver.events,
-                };
-                (encoded, encoded)
-            }
-            (Source::Received(received), _) => (received.messages - received.malformed, 0),
-        };
+        let Offered { ready, handed_over } = snapshot.source.offered(output.takes);
         let name = Some(output.output.as_str());
         for hop in [
             flow(
                 "handed_over",
-                encoded,
+                ready,
                 handed_over,
                 output.sent + output.absent,
                 at_rest,
@@ -53,7 +39,7 @@ pub fn hops(snapshot: &Snapshot) -> Vec<Hop<'_>> {
     hops
 }
 
-/// The hops' balances as a JSON object.
+/// Returns the hops' balances as a JSON object.
 pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     let balances: Vec<_> = hops
         .iter()
@@ -69,39 +55,9 @@ pub(super) fn to_json(hops: &[Hop<'_>]) -> Value {
     balances.into()
 }
 
-/// Kernel, ring and pure stages.
-fn tap(tapped: &Tapped, at_rest: bool) -> Vec<Hop<'static>> {
-    let kernel = |counter: Counter| tapped.kernel[counter as usize];
-    let left: u64 = Counter::ALL
-        .iter()
-        .filter(|counter| {
-            counter.is_drop() || counter.is_skip() || matches!(counter, Counter::Emitted)
-        })
-        .map(|&counter| kernel(counter))
-        .sum();
-    let decoded = tapped.pipeline.intake.records;
-    let mut hops = vec![
-        flow(
-            "hooks",
-            kernel(Counter::Seen),
-            tapped.settled.seen,
-            left,
-            at_rest,
-        ),
-        flow(
-            "ring",
-            kernel(Counter::Records),
-            tapped.settled.records,
-            decoded,
-            at_rest,
-        ),
-    ];
-    hops.extend(stages(&tapped.pipeline, tapped.pending));
-    hops
-}
-
-/// One output: `sent = written + dropped + queued`. Its thread counts a message as written or dropped before it takes it out of
-/// the queue, so a message may be seen in both for a moment, and never in none.
+/// Returns the balance of one output: `sent = written + dropped + queued`. The output's thread
+/// counts a message as written or dropped before it removes it from the queue. So a message may be
+/// in both counts for a moment, but never in neither.
 fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
     let accounted = report.written + report.dropped.total() + report.queued;
     let unaccounted = if at_rest {
@@ -119,19 +75,26 @@ fn balance(report: &SinkReport, at_rest: bool) -> Hop<'static> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use dnstap_core::{account::unaccounted, model::Pending};
+    use dnstap_ebpf::Counter;
     use rstest::rstest;
 
     use super::*;
     use crate::{
-        observe::summary::Settled,
-        sinks::{Dropped, Files, SinkState},
+        observe::summary::{Settled, Tapped},
+        sinks::{Dropped, Files, SinkState, Takes},
+        sources::dnstap::Received,
     };
 
-    /// A running tap in balance, with something under way at every hop that can hold anything.
+    /// A balanced running tap, with something in progress at every hop that can hold something.
     pub(crate) fn snapshot() -> Snapshot {
+        snapshot_of(balanced())
+    }
+
+    /// Returns the counters of such a tap.
+    pub(crate) fn balanced() -> Tapped {
         let mut tapped = Tapped::default();
         for (counter, count) in [
             (Counter::Seen, 110),
@@ -181,10 +144,16 @@ pub(crate) mod tests {
             queries: 10,
             held: 1,
         };
+        tapped
+    }
+
+    /// Returns a running tap with these counters, and one output that has received as many messages
+    /// as a balanced tap delivers.
+    pub(crate) fn snapshot_of(tapped: Tapped) -> Snapshot {
         Snapshot {
             elapsed: Duration::from_secs(10),
             at_rest: false,
-            source: Source::Tap(Box::new(tapped)),
+            source: Arc::new(tapped),
             outputs: vec![SinkReport {
                 takes: Takes::Messages,
                 output: "file:a.fstrm".to_owned(),
@@ -207,14 +176,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn tapped(snapshot: &mut Snapshot) -> &mut Tapped {
-        match &mut snapshot.source {
-            Source::Tap(tapped) => tapped,
-            Source::Received(_) => unreachable!("a tap"),
-        }
-    }
-
-    /// Hops with something unaccounted for.
+    /// Returns the hops with something unaccounted for.
     fn wrong(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
         hops(snapshot)
             .into_iter()
@@ -263,9 +225,9 @@ pub(crate) mod tests {
         #[case] vanish: fn(&mut Tapped),
         #[case] hop: &'static str,
     ) {
-        let mut snapshot = snapshot();
-        vanish(tapped(&mut snapshot));
-        let wrong = wrong(&snapshot);
+        let mut tapped = balanced();
+        vanish(&mut tapped);
+        let wrong = wrong(&snapshot_of(tapped));
         assert!(wrong.len() == 1 && wrong[0].0 == hop, "{wrong:?}");
     }
 
@@ -320,7 +282,7 @@ pub(crate) mod tests {
     #[test]
     fn what_receive_waits_with_is_under_way() {
         let mut snapshot = snapshot();
-        snapshot.source = Source::Received(crate::observe::summary::Received {
+        snapshot.source = Arc::new(Received {
             messages: 70,
             malformed: 1,
             ..Default::default()

@@ -1,117 +1,46 @@
-//! Every hop's counters at one moment, while running and at the end: what was seen, delivered and lost, for people and as
-//! JSON. Owns the names under which everything else shows them.
+//! A snapshot of all counters, while running and at the end: messages seen, delivered and lost, as
+//! text and as JSON. The names of the counters in this module are used everywhere.
 
-pub mod conservation;
+mod account;
+pub(crate) mod conservation;
 mod losses;
 mod received;
+mod tapped;
 
-use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
+use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use dnstap_core::{
-    account::PipelineCounters,
-    model::{MESSAGE_TYPES, Pending, SocketCounts},
-    pipeline::Latencies,
-};
-use dnstap_ebpf::Counter;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-pub use self::losses::Loss;
-pub use crate::sources::dnstap::Received;
+pub(crate) use self::{
+    account::{Offered, SourceAccount},
+    losses::Loss,
+    tapped::{RingUse, Settled, Tapped},
+};
 use crate::{
     host::{
         exit::{Exit, ExitWith},
         log,
     },
     sinks::{SinkReport, SinkState, Takes},
-    sources::socket::ProgramStats,
 };
 
-/// Every hop's counters.
+/// Counters of every stage.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// How long the command has been at work.
+pub(crate) struct Snapshot {
+    /// Run time of the command.
     pub elapsed: Duration,
-    /// Whether everything has come to its end: nothing is under way any more.
+    /// Whether all work has ended, so that no message is on its way.
     pub at_rest: bool,
-    /// Where the messages come from.
-    pub source: Source,
-    /// The outputs' accounts.
+    /// The account of the source of the messages.
+    pub source: Arc<dyn SourceAccount>,
+    /// Accounts of the outputs.
     pub outputs: Vec<SinkReport>,
 }
 
-/// Where messages come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A tapped process.
-    Tap(Box<Tapped>),
-    /// Programs that send dnstap.
-    Received(Received),
-}
-
-/// What a tap has counted.
-#[derive(Clone, Debug, Default)]
-pub struct Tapped {
-    /// Hook and ring, as on the command line.
-    pub hook: &'static str,
-    /// Hook and ring, as on the command line.
-    pub ring: &'static str,
-    /// Hooks that the kernel refused before the one in use, and why, each in one line.
-    pub refused: Vec<(&'static str, String)>,
-    /// What the hook in use cannot do on this kernel.
-    pub degraded: Vec<String>,
-    /// The kernel side's counters.
-    pub kernel: [u64; Counter::COUNT],
-    /// Some of them as they were a while before.
-    pub settled: Settled,
-    /// What the kernel has counted about the programs, by name.
-    pub programs: BTreeMap<String, ProgramStats>,
-    /// The pure stages' counters.
-    pub pipeline: PipelineCounters,
-    /// What the pure stages hold.
-    pub pending: Pending,
-    /// Sockets by verdict.
-    pub sockets: SocketCounts,
-    /// How long answers took.
-    pub latencies: Latencies,
-    /// The ring.
-    pub ring_use: RingUse,
-}
-
-/// The ring since the snapshot before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingUse {
-    /// Its size in bytes; with several buffers underneath, that of one.
-    pub size_bytes: u64,
-    /// Most that waited in it when it was looked at; with several buffers underneath, in the fullest.
-    pub used_bytes: u64,
-    /// Longest that a record had waited when it was read, in nanoseconds.
-    pub lag_ns: u64,
-}
-
-/// Counters of the kernel side so long ago that everything they counted must have arrived by now, unless it was lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Messages that the hooks had seen.
-    pub seen: u64,
-    /// Records that were in the ring or read.
-    pub records: u64,
-}
-
-impl Settled {
-    /// What these counters will have settled a while later.
-    #[must_use]
-    pub fn of(kernel: &[u64; Counter::COUNT]) -> Self {
-        Self {
-            seen: kernel[Counter::Seen as usize],
-            records: kernel[Counter::Records as usize],
-        }
-    }
-}
-
-/// Ends a command that wrote to outputs: the account goes to standard error, and as JSON to `path` if there is one; each output
-/// that failed is named. The exit code tells whether one has.
-pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
+/// Ends a command that wrote to outputs: prints the account to standard error and writes it as JSON
+/// to `path`, if given. Names each output that failed; the exit code is an error if there is one.
+pub(crate) fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
     log::say(snapshot);
     if let Some(path) = path {
         fs::write(path, format!("{}\n", snapshot.to_json())).with_context(|| {
@@ -132,52 +61,29 @@ pub fn conclude(snapshot: &Snapshot, path: Option<&Path>) -> Result<Exit> {
 }
 
 impl Snapshot {
-    /// The accounts of the outputs that take this.
+    /// Returns the accounts of the outputs that accept `takes`.
     pub(crate) fn outputs_of(&self, takes: Takes) -> impl Iterator<Item = &SinkReport> {
         let outputs = self.outputs.iter();
         outputs.filter(move |output| output.takes == takes)
     }
 
-    /// What came, what was delivered and what was lost, in few figures; the same ones for each snapshot of a command.
+    /// Returns a few totals of messages that came, were delivered and were lost. A command always
+    /// has the same ones.
     #[must_use]
-    pub fn totals(&self) -> Vec<(&'static str, u64)> {
+    pub(crate) fn totals(&self) -> Vec<(&'static str, u64)> {
         let dropped = self.outputs.iter().map(|output| output.dropped.total());
-        let mut totals = match &self.source {
-            Source::Tap(tapped) => vec![
-                ("seen", tapped.kernel[Counter::Seen as usize]),
-                ("messages", tapped.pipeline.deliver.messages),
-                ("message_bytes", tapped.pipeline.deliver.message_bytes),
-                (
-                    "lost_in_kernel",
-                    tapped
-                        .kernel_counts(Counter::is_drop)
-                        .iter()
-                        .map(|(_, count)| count)
-                        .sum(),
-                ),
-            ],
-            Source::Received(received) => vec![
-                ("messages", received.messages),
-                ("bytes", received.bytes),
-                ("malformed", received.malformed),
-            ],
-        };
+        let mut totals = self.source.totals();
         totals.push(("dropped_by_outputs", dropped.sum()));
         totals
     }
 
-    /// As one JSON object; see `docs/operations.md` for the members.
+    /// Returns the snapshot as a JSON object; see `docs/operations.md` for the members.
     #[must_use]
-    pub fn to_json(&self) -> Value {
-        let mut all = match &self.source {
-            Source::Tap(tapped) => {
-                let events = self.outputs_of(Takes::Notices).next();
-                let mut all = tapped.to_json();
-                all["events"] = events.map(SinkReport::to_json).into();
-                all
-            }
-            Source::Received(received) => json!({"received": object(received.table())}),
-        };
+    pub(crate) fn to_json(&self) -> Value {
+        let mut all = self.source.to_json();
+        if let Some(events) = self.outputs_of(Takes::Notices).next() {
+            all["events"] = events.to_json();
+        }
         let hops = conservation::hops(self);
         all["seconds"] = self.elapsed.as_secs_f64().into();
         let outputs = self.outputs_of(Takes::Messages);
@@ -188,94 +94,10 @@ impl Snapshot {
     }
 }
 
-/// Names and counts as a JSON object.
-fn object<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Value {
-    let members: serde_json::Map<_, _> = counts
-        .map(|(name, count)| (name.to_owned(), count.into()))
-        .collect();
-    members.into()
-}
-
-impl Tapped {
-    fn to_json(&self) -> Value {
-        let programs: serde_json::Map<_, _> = self
-            .programs
-            .iter()
-            .map(|(name, stats)| {
-                let value = json!({"runs": stats.runs, "run_time_ns": stats.run_time_ns, "missed": stats.missed});
-                (name.clone(), value)
-            })
-            .collect();
-        let latencies: Vec<_> = self
-            .latencies
-            .table()
-            .map(|(role, family, took)| {
-                let quantile = |share| took.quantile(share).map(|bound| bound.as_secs_f64());
-                json!({
-                    "role": role,
-                    "type": family,
-                    "count": took.count(),
-                    "sum_seconds": took.sum().as_secs_f64(),
-                    "median_seconds": quantile(0.5),
-                    "p99_seconds": quantile(0.99),
-                })
-            })
-            .collect();
-        let refused = self.refused.iter();
-        let refused: BTreeMap<_, _> = refused.map(|(hook, reason)| (hook, reason)).collect();
-        json!({
-            "hook": self.hook,
-            "ring": self.ring,
-            "refused_hooks": refused,
-            "degraded": self.degraded,
-            "kernel": object(self.kernel_counts(|_| true).into_iter()),
-            "programs": programs,
-            "pipeline": object(self.pipeline.table()),
-            "types": object(self.types()),
-            "pending": object(self.pending.table()),
-            "sockets": object(self.sockets.table()),
-            "ring_use": {
-                "size_bytes": self.ring_use.size_bytes,
-                "used_bytes": self.ring_use.used_bytes,
-                "lag_ns": self.ring_use.lag_ns,
-            },
-            "latencies": latencies,
-        })
-    }
-
-    /// Messages by dnstap type.
-    pub(crate) fn types(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        MESSAGE_TYPES
-            .iter()
-            .map(|known| known.name)
-            .zip(self.pipeline.by_type)
-    }
-
-    /// The pure stages' counters whose names begin with `prefix`, named without it.
-    fn pipeline_counts(&self, prefix: &str) -> Vec<(&'static str, u64)> {
-        self.pipeline
-            .table()
-            .filter_map(|(name, count)| Some((name.strip_prefix(prefix)?, count)))
-            .collect()
-    }
-
-    /// The kernel side's counters for which `matches` holds.
-    fn kernel_counts(&self, matches: fn(Counter) -> bool) -> Vec<(&'static str, u64)> {
-        Counter::ALL
-            .iter()
-            .filter(|&&counter| matches(counter))
-            .map(|&counter| (counter.name(), self.kernel[counter as usize]))
-            .collect()
-    }
-}
-
 impl fmt::Display for Snapshot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.elapsed.as_secs_f64();
-        match &self.source {
-            Source::Tap(tapped) => tapped.describe(seconds, formatter)?,
-            Source::Received(received) => received.describe(seconds, formatter)?,
-        }
+        self.source.describe(seconds, formatter)?;
         for events in self.outputs_of(Takes::Notices) {
             writeln!(formatter, "events: {events}")?;
         }
@@ -288,105 +110,5 @@ impl fmt::Display for Snapshot {
             }
         }
         Ok(())
-    }
-}
-
-impl Tapped {
-    fn describe(&self, seconds: f64, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let messages: u64 = self.pipeline.by_type.iter().sum();
-        writeln!(
-            formatter,
-            "{messages} messages in {seconds:.1} s (hook {}, ring {}): {}",
-            self.hook,
-            self.ring,
-            list(self.types(), "none"),
-        )?;
-        writeln!(
-            formatter,
-            "kernel: {} seen, {} handed over ({} bytes); dropped: {}; skipped: {}",
-            self.kernel[Counter::Seen as usize],
-            self.kernel[Counter::Emitted as usize],
-            self.kernel[Counter::Bytes as usize],
-            list(self.kernel_counts(Counter::is_drop), "none"),
-            list(self.kernel_counts(Counter::is_skip), "none"),
-        )?;
-        for (hook, reason) in &self.refused {
-            writeln!(formatter, "hook {hook} was refused: {reason}")?;
-        }
-        for missing in &self.degraded {
-            writeln!(formatter, "degraded: {missing}")?;
-        }
-        let unfollowed = self.kernel[Counter::Unfollowed as usize];
-        if unfollowed != 0 {
-            writeln!(
-                formatter,
-                "kernel: {unfollowed} forked processes found no room: their messages were not seen until there was some"
-            )?;
-        }
-        let calls = self.kernel[Counter::IoUringCalls as usize];
-        if calls != 0 {
-            writeln!(
-                formatter,
-                "kernel: {calls} calls of io_uring_enter: hook syscall does not see the messages that they move; hook fentry does"
-            )?;
-        }
-        for (name, stats) in &self.programs {
-            if stats.missed != 0 {
-                writeln!(
-                    formatter,
-                    "kernel: {name} was kept from running: at most {} messages were missed",
-                    stats.missed
-                )?;
-            }
-            if let Some(average) = stats.run_time_ns.checked_div(stats.runs) {
-                writeln!(
-                    formatter,
-                    "kernel: {name} ran {} times, {average} ns each",
-                    stats.runs
-                )?;
-            }
-        }
-        for (what, prefix) in [
-            ("TCP connections", "tcp_sockets_"),
-            ("UDP sockets", "udp_sockets_"),
-            ("queries without answer", "unanswered_"),
-            ("left out on purpose", "excluded_"),
-        ] {
-            let counts = list(self.pipeline_counts(prefix), "");
-            if !counts.is_empty() {
-                writeln!(formatter, "{what}: {counts}")?;
-            }
-        }
-        let connections = self.pipeline.stream.stream_connections_with_loss;
-        if connections != 0 {
-            writeln!(
-                formatter,
-                "lost: of {connections} TCP connection{} at least {} messages are missing",
-                if connections == 1 { "" } else { "s" },
-                self.pipeline.stream.stream_messages_lost_at_least
-            )?;
-        }
-        let unsolicited = self.pipeline.deliver.unsolicited;
-        if unsolicited != 0 {
-            writeln!(
-                formatter,
-                "left out: {unsolicited} responses without a query (--unsolicited)"
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// `name 3, other 4`, without what is zero.
-fn list(counts: impl IntoIterator<Item = (&'static str, u64)>, nothing: &str) -> String {
-    let parts: Vec<_> = counts
-        .into_iter()
-        .filter(|&(_, count)| count != 0)
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
-    if parts.is_empty() {
-        nothing.to_owned()
-    } else {
-        parts.join(", ")
     }
 }

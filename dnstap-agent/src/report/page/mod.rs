@@ -1,7 +1,9 @@
-//! The page: one HTML document with its style, script and plots, which loads nothing and lets nothing be loaded.
+//! The report's page: one HTML document with its style, script and plots. It loads nothing from
+//! elsewhere.
 //!
-//! All text goes through `maud`, which escapes it: names and identities come from the network. The content security policy is a second
-//! wall: only the style and the script with this page's nonce count.
+//! All text goes through `maud`, which escapes it: names and identities come from the network. The
+//! content security policy is a second protection: only the style and the script with this page's
+//! nonce are used.
 
 mod parts;
 mod plot;
@@ -24,21 +26,21 @@ use crate::tally::{
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("sort.js");
 
-/// What the page states beside what was counted.
+/// Facts on the page in addition to the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    /// Where the messages come from: files, or a server.
+    /// Sources of the messages: files, or a server.
     pub(crate) sources: Vec<String>,
-    /// Options that choose messages, as they are typed.
+    /// Options that select messages, as typed.
     pub(crate) filters: Vec<String>,
-    /// What is missing, each as a sentence; `None` if that is not known.
+    /// Losses, each as a sentence; `None` if they are not known.
     pub(crate) losses: Option<Vec<String>>,
-    /// Rows of each table at most.
+    /// Most rows of each table.
     pub(crate) rows: usize,
 }
 
 impl Default for Facts {
-    /// Nothing is known.
+    /// Facts when nothing is known.
     fn default() -> Self {
         Self {
             sources: Vec::new(),
@@ -49,7 +51,7 @@ impl Default for Facts {
     }
 }
 
-/// The whole document.
+/// Renders the whole document.
 pub(super) fn render(report: &Report, facts: &Facts) -> String {
     let view = report.tally.view(facts.rows);
     let bulk = report.timeline.bulk();
@@ -99,7 +101,8 @@ pub(super) fn render(report: &Report, facts: &Facts) -> String {
     page.into_string()
 }
 
-/// A value that an attacker, whose names may be on the page, cannot know. Random, because each state of a hasher has random keys.
+/// Returns a value that an attacker, whose names may be on the page, cannot guess. It is random,
+/// because each hasher state has random keys.
 fn nonce() -> String {
     let random = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", random(), random())
@@ -182,7 +185,7 @@ fn tiles(report: &Report, view: &View) -> Markup {
     }
 }
 
-/// The share of TCP in all messages of which the transport is known.
+/// Returns the share of TCP in all messages with a known transport.
 fn over_tcp(report: &Report) -> String {
     let of = |number: usize| -> u64 {
         report
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
     use crate::tally::tests::message;
 
-    /// The text between the tags of what begins with this tag, without tags.
+    /// Returns the text between the tags `begin` and `end`, without tags.
     fn text_of<'p>(page: &'p str, begin: &str, end: &str) -> &'p str {
         let (_, rest) = page.split_once(begin).expect(begin);
         rest.split_once(end).expect(end).0
@@ -229,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Rows of the table with this caption.
+    /// Returns the rows of the table with this caption.
     fn rows<'p>(page: &'p str, caption: &str) -> Vec<Vec<&'p str>> {
         let table = text_of(page, &format!("<caption>{caption}</caption>"), "</table>");
         let body = text_of(table, "<tbody>", "</tbody>");

@@ -1,4 +1,4 @@
-//! What sections have in common: tables, and how lengths and times are written.
+//! Common parts of sections: tables, and the format of durations and times.
 
 use std::{hash::Hash, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::tally::{
     tables::{Table, float},
 };
 
-/// The most frequent ones as text.
+/// Returns the most frequent keys as text.
 pub(super) fn ranking<K: Hash + Eq + Ord>(
     counts: &Frequent<K>,
     rows: usize,
@@ -19,7 +19,7 @@ pub(super) fn ranking<K: Hash + Eq + Ord>(
     Frequent::ranking([counts].into_iter(), rows, shown)
 }
 
-/// A table with a caption; nothing if it has no rows.
+/// Renders a table with a caption; nothing if it has no rows.
 pub(super) fn table(table: &Table) -> Markup {
     if table.rows.is_empty() {
         return html! {};
@@ -35,13 +35,13 @@ pub(super) fn table(table: &Table) -> Markup {
     }
 }
 
-/// `QUESTION TYPE` as `Question type`.
+/// Converts `QUESTION TYPE` to `Question type`.
 pub(super) fn in_lower_case(column: &str) -> String {
     let (first, rest) = column.split_at_checked(1).unwrap_or((column, ""));
     format!("{first}{}", rest.to_lowercase())
 }
 
-/// `1.024 ms` and the like, with as many digits as powers of two need.
+/// Formats a duration, such as `1.024 ms`, with as many digits as powers of two need.
 pub(super) fn length(nanoseconds: u64) -> String {
     let (value, unit) = match nanoseconds {
         0..1_000_000 => (float(nanoseconds) / 1e3, "µs"),
@@ -56,7 +56,7 @@ pub(super) fn length(nanoseconds: u64) -> String {
     }
 }
 
-/// A time since 1970 in nanoseconds, to the millisecond.
+/// Formats a time since 1970 in nanoseconds, to the millisecond.
 pub(super) fn moment(nanoseconds: u64) -> String {
     Timestamp::from_nanosecond(nanoseconds.into()).map_or_else(
         |_out_of_range| format!("@{nanoseconds}"),

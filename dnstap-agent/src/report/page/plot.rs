@@ -1,4 +1,5 @@
-//! Plots as SVG within HTML. Colours are those of a light page; the style sheet replaces them on a dark one, by their values.
+//! Plots as SVG within HTML. The colours suit a light page; on a dark page the style sheet replaces
+//! them by value.
 
 use std::{fmt::Write as _, ops::Range};
 
@@ -16,11 +17,11 @@ use plotters::{
 /// Width and height in units that scale with the page.
 const SIZE: (u32, u32) = (960, 260);
 
-/// Texts and axes; `style.css` names them, too.
+/// Colours of texts and axes, which `style.css` repeats.
 const INK: RGBColor = RGBColor(0x52, 0x51, 0x4E);
 const GRID: RGBColor = RGBColor(0xE1, 0xE0, 0xD9);
 
-/// Colours of series, in the order of which differ most; `style.css` names them, too.
+/// Colours of series, which `style.css` repeats. The most different ones come first.
 pub(super) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x2A, 0x78, 0xD6),
     RGBColor(0x1B, 0xAF, 0x7A),
@@ -32,17 +33,17 @@ pub(super) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x8A, 0x88, 0x80),
 ];
 
-/// Points of a line that have a dot each, if they are fewer than this.
+/// A line with fewer points than this has a dot for each.
 const FEW: usize = 30;
 
 /// A line, or bars of one colour.
 pub(super) struct Series {
     pub(super) name: String,
-    /// Heights, from the left to the right.
+    /// Heights, from left to right.
     pub(super) values: Vec<f64>,
 }
 
-/// A plot with a legend above it. Without a value above 0 there is none.
+/// Renders a plot with a legend above it; nothing if no value is above 0.
 pub(super) fn lines(title: &str, unit: &str, times: &[f64], series: &[Series]) -> Markup {
     let (Some(begin), Some(end)) = (times.first(), times.last()) else {
         return html! {};
@@ -65,14 +66,14 @@ pub(super) fn lines(title: &str, unit: &str, times: &[f64], series: &[Series]) -
     })
 }
 
-/// Groups of bars, one group for each of the names below.
+/// Renders groups of bars, one group for each of the names.
 pub(super) fn bars(title: &str, unit: &str, names: &[String], series: &[Series]) -> Markup {
     let ticks: Vec<f64> = (0..names.len()).map(|nth| index(nth) + 0.5).collect();
     let axis = Axis {
         range: 0.0..ticks.last().map_or(1.0, |last| last + 0.5),
         ticks: ticks.clone(),
     };
-    // The tick of a group is in its middle.
+    // The tick of a group is at its middle.
     let middles = ticks;
     let name = |at: f64| {
         let nth = middles.iter().position(|middle| (middle - at).abs() < 0.5);
@@ -101,7 +102,7 @@ fn figure(
     }
     let mut svg = String::new();
     let drawn = draw(&mut svg);
-    // The size of the page decides, not that of the picture.
+    // The page determines the size, so the picture must not.
     let fixed = format!("width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1);
     let svg = svg.replacen(&fixed, "aria-hidden=\"true\"", 1);
     html! {
@@ -120,7 +121,7 @@ fn figure(
     }
 }
 
-/// Lines through the values at these times; bars if there are none.
+/// Draws lines through the values at these times, or bars without times.
 fn draw(
     svg: &mut String,
     axis: Axis,
@@ -170,7 +171,7 @@ fn draw(
     area.present()
 }
 
-/// An axis whose labels are where they are wanted.
+/// An axis with labels at given positions.
 struct Axis {
     range: Range<f64>,
     ticks: Vec<f64>,
@@ -198,7 +199,7 @@ impl Ranged for Axis {
     }
 }
 
-/// Seconds between labels of times.
+/// Possible distances between time labels, in seconds.
 const STEPS: [f64; 26] = [
     0.001,
     0.005,
@@ -228,10 +229,10 @@ const STEPS: [f64; 26] = [
     31_536_000.0,
 ];
 
-/// Labels of times at most.
+/// Most time labels.
 const TICKS: f64 = 9.0;
 
-/// Round times between these two, in seconds since 1970.
+/// Returns round times between two times, in seconds since 1970.
 fn time_ticks(begin: f64, end: f64) -> Vec<f64> {
     let span = end - begin;
     let step = STEPS.into_iter().find(|step| span / step <= TICKS);
@@ -244,7 +245,7 @@ fn time_ticks(begin: f64, end: f64) -> Vec<f64> {
         .collect()
 }
 
-/// A time in UTC, as exact as a plot over so many seconds needs it.
+/// Formats a time in UTC, as precisely as a plot over this many seconds needs.
 #[expect(clippy::cast_possible_truncation, reason = "times are near ours")]
 fn time_label(at: f64, span: f64) -> String {
     let Ok(time) = Timestamp::from_millisecond((at * 1e3).round() as i64) else {
@@ -260,7 +261,7 @@ fn time_label(at: f64, span: f64) -> String {
     time.strftime(form).to_string()
 }
 
-/// `1.5k` for 1500, three digits or so.
+/// Formats a value in about three digits, such as `1.5k` for 1500.
 fn short(value: f64) -> String {
     let (value, unit) = match value {
         1e9.. => (value / 1e9, "G"),
@@ -278,7 +279,7 @@ fn short(value: f64) -> String {
     text
 }
 
-/// A small number.
+/// Converts a small number.
 pub(super) fn index(nth: usize) -> f64 {
     u32::try_from(nth).map_or(f64::MAX, f64::from)
 }

@@ -1,4 +1,4 @@
-//! The sections of the page: each takes what was counted, and gives its plots and tables.
+//! Sections of the page: each renders counts as plots and tables.
 
 use dnstap_core::{
     dns::Rcode,
@@ -24,12 +24,12 @@ use crate::{
     },
 };
 
-/// Lines in a plot at most; what has no line of its own is in the last one.
+/// Most lines in a plot. If there are more values, the last line is their sum.
 const LINES: usize = plot::COLOURS.len();
 
 pub(super) fn types(bulk: &Bulk, view: &View) -> Markup {
     let mut counts = tables::types(view);
-    // What is in the window and what there was at all is the same here.
+    // A report has no window, so the count in the window and the total are the same.
     counts.columns = &["TYPE", "PER SECOND", "COUNT"];
     counts.rows.iter_mut().for_each(|row| row.truncate(3));
     let kinds = MESSAGE_TYPES.iter().map(|known| {
@@ -64,13 +64,14 @@ pub(super) fn outcomes(bulk: &Bulk, view: &View) -> Markup {
     }
 }
 
-/// A plot of rates: a line for each of the largest, one for the sum of all others; and all of its numbers.
+/// Renders a plot of rates, and all of its numbers as a table. Each of the largest values has a
+/// line; one line is the sum of all others.
 fn over_time(title: &str, bulk: &Bulk, mut all: Vec<(String, impl Fn(&Bucket) -> u64)>) -> Markup {
     let total = |count: &dyn Fn(&Bucket) -> u64| -> u64 {
         bulk.buckets.iter().map(|(_, bucket)| count(bucket)).sum()
     };
     all.retain(|(_, count)| total(count) > 0);
-    // Stable: equal ones stay in their order.
+    // The sort is stable: equal values stay in their order.
     all.sort_by_key(|(_, count)| std::cmp::Reverse(total(count)));
     let own = if all.len() > LINES {
         LINES - 1

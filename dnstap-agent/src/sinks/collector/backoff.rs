@@ -1,4 +1,4 @@
-//! Owns how long to wait before the next attempt to connect: twice as long each time, and never in step with others.
+//! Waiting time before the next attempt to connect: doubled each time, with a random part.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_millis(200);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Waits of growing length.
+/// Waiting times of growing length.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -22,13 +22,13 @@ impl Backoff {
         Self { next: FIRST }
     }
 
-    /// The connection was a good one: the next failure is the first.
+    /// Starts over after a good connection.
     pub(super) fn reset(&mut self) {
         self.next = FIRST;
     }
 
-    /// How long to wait now. Half of it is by chance, so that agents that lost the same collector do not come back
-    /// to it all at once.
+    /// Returns the next waiting time. Half of it is random, so that agents that lost the same
+    /// collector do not reconnect all at once.
     pub(super) fn wait(&mut self) -> Duration {
         self.wait_by(RandomState::new().hash_one(0))
     }

@@ -1,4 +1,4 @@
-//! Owns one connection to a collector: the handshake, bytes out, and the notice that the collector is gone.
+//! One connection to a collector: handshake, writes, and the detection of its end.
 
 use std::{
     future::poll_fn,
@@ -26,7 +26,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and holds the handshake up to START.
+    /// Connects and does the handshake up to START.
     pub(super) async fn open(address: &Address, patience: Duration) -> io::Result<Self> {
         let opening = async {
             let mut stream = Stream::connect(address).await?;
@@ -51,8 +51,8 @@ impl Connection {
         })
     }
 
-    /// Writes some of `bytes` and says how many the system has taken. The collector has nothing to say while the stream
-    /// is open, so any byte that comes from it ends the connection.
+    /// Writes some of `bytes` and returns how many the system has accepted. The collector must not
+    /// send anything while the stream is open, so any byte from it ends the connection.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         poll_fn(|cx| {
             if let Poll::Ready(reason) = self.poll_ended(cx) {
@@ -66,22 +66,22 @@ impl Connection {
         .await
     }
 
-    /// Hands over what TLS may hold back.
+    /// Flushes bytes that TLS may still hold.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         self.stream.flush().await
     }
 
-    /// Waits for the end of the connection by the collector, and gives the reason.
+    /// Waits until the collector ends the connection. Returns the reason.
     pub(super) async fn ended(&mut self) -> io::Error {
         poll_fn(|cx| self.poll_ended(cx)).await
     }
 
-    /// Whether the collector, or over TCP its host, has taken all that was written.
+    /// Returns whether the collector, or over TCP its host, has accepted all written bytes.
     pub(super) fn is_drained(&self) -> bool {
         self.stream.is_drained()
     }
 
-    /// Says STOP and waits for FINISH: then the collector has read everything.
+    /// Sends STOP and waits for FINISH, after which the collector has read everything.
     pub(super) async fn finish(&mut self, patience: Duration) -> io::Result<()> {
         let finishing = async {
             let mut out = Vec::new();
@@ -89,7 +89,8 @@ impl Connection {
             self.stream.write_all(&out).await?;
             self.stream.flush().await?;
             self.hear_until(ClientState::Finished).await?;
-            // TLS has a word for the end; a collector that is gone already has no need of it.
+            // TLS announces the end of a connection. A collector that has already gone does not
+            // need that.
             let _unheard = self.stream.shutdown().await;
             Ok(())
         };
@@ -103,7 +104,7 @@ impl Connection {
             })
     }
 
-    /// Hears the collector, and answers it, up to this state.
+    /// Handles the collector's control frames until this state is reached.
     async fn hear_until(&mut self, state: ClientState) -> io::Result<()> {
         while self.client.state() != state {
             if self.stream.read_buf(&mut self.input).await? == 0 {

@@ -1,4 +1,5 @@
-//! Owns the collectors behind sockets: what takes Frame Streams over `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT,...`.
+//! Collectors behind sockets, which receive Frame Streams over `unix:PATH`, `tcp:HOST:PORT` and
+//! `tls:HOST:PORT,...`.
 
 mod backoff;
 mod connection;
@@ -20,7 +21,7 @@ use crate::host::{
     sandbox::NeededPrivileges,
 };
 
-/// A collector. It need not be there at the start, and may go and come back.
+/// A collector. It need not be reachable at the start, and may go away and return.
 #[derive(Debug, PartialEq)]
 pub(super) struct Collector(pub(super) Address);
 
@@ -45,7 +46,7 @@ impl Sink for Collector {
         self.0.to_string()
     }
 
-    /// The names of a unix socket, and of certificates.
+    /// Needs file access for unix sockets and certificates.
     fn privileges(&self) -> NeededPrivileges {
         NeededPrivileges {
             paths: !matches!(self.0, Address::Tcp { .. }),
@@ -70,7 +71,7 @@ impl Sink for Collector {
             account.become_state(SinkState::Waiting("not connected yet".to_owned()));
             Ok(Box::new(move |inlet: Inlet| {
                 runtime.block_on(CollectorWriter::run(address, inlet));
-                // Not waiting for what cannot be interrupted: the look-up of a name.
+                // Do not wait for a name look-up, which cannot be interrupted.
                 runtime.shutdown_background();
             }))
         }))

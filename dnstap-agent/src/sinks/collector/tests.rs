@@ -1,4 +1,4 @@
-//! Sinks against collectors that come late, die, stand still or say nothing.
+//! Sinks with collectors that come late, die, stop reading or never answer.
 
 use std::{
     io::{Read as _, Write as _},
@@ -50,8 +50,9 @@ fn what_fits_the_queue_waits_for_a_collector_that_comes_late_and_the_oldest_go()
     assert!(report.is_balanced());
 }
 
-/// Each collector stops in the middle of the load, having read all that it was given: nothing is lost then that is not
-/// counted, nothing comes twice, and no part of a message begins a connection.
+/// Each collector stops in the middle of the load, after reading all that it was given. Every loss
+/// must be counted, no message may come twice, and no connection may begin with a part of a
+/// message.
 #[test]
 fn a_collector_restarted_under_load_gets_every_message_or_it_is_counted() {
     let lab = Lab::new();
@@ -76,16 +77,16 @@ fn a_collector_restarted_under_load_gets_every_message_or_it_is_counted() {
         }
         unreachable!("lives go on")
     });
-    // Batches larger than what the system holds for a socket, so that a connection breaks within one.
+    // Batches are larger than a socket's buffer, so that a connection breaks within one.
     let mut sinks = lab.sinks(2_000_000);
     let mut sent = 0;
     while sinks.health().sinks[0].connections < 5 {
         sinks.send(&numbered(sent, 4000));
         sent += 4000;
-        thread::sleep(Duration::from_millis(1)); // a rate, not a wait
+        thread::sleep(Duration::from_millis(1)); // limits the rate
     }
     drop(done);
-    // The collector of the moment may be one that stops soon; the last one is behind it.
+    // The current collector may stop soon. The last one comes after it.
     for _ in 0..100 {
         sinks.send(&numbered(sent, 20));
         sent += 20;
@@ -115,7 +116,8 @@ fn what_a_dying_collector_leaves_unread_is_counted_as_unconfirmed() {
     greet(&mut stream);
     sinks.send(&numbered(0, 50));
     read_exactly(&mut stream, numbered(0, 50).frames.len());
-    // Read, and known to be: the system is asked before the next batch.
+    // The messages are read and known to be read, because the system is asked before the next
+    // batch.
     sinks.send(&numbered(50, 10));
     while sinks.health().sinks[0].written < 60 {
         thread::yield_now();
@@ -218,12 +220,12 @@ fn finish(sinks: SinkSet) -> SinkReport {
 }
 
 fn listen(path: &Path) -> UnixListener {
-    // It may be there from the collector before, or not yet at all.
+    // The file may be left by the previous collector, or not exist yet.
     let _absent = std::fs::remove_file(path);
     UnixListener::bind(path).expect("a socket")
 }
 
-/// Takes one connection; after `limit` bytes refuses more, reads what is there and ends.
+/// Accepts one connection. After `limit` bytes it refuses more, reads what has arrived and ends.
 struct Collector(thread::JoinHandle<(Vec<u64>, bool)>);
 
 impl Collector {
@@ -237,7 +239,7 @@ impl Collector {
         numbers
     }
 
-    /// The numbers received, and whether the last message was cut.
+    /// Returns the numbers received, and whether the last message was cut.
     fn ended(self) -> (Vec<u64>, bool) {
         self.0.join().expect("no panic")
     }
@@ -282,7 +284,7 @@ fn collect(listener: &UnixListener, limit: usize) -> (Vec<u64>, bool) {
     }
 }
 
-/// The collector's part of the handshake, up to START.
+/// Does the collector's part of the handshake, up to START.
 fn greet(stream: &mut UnixStream) {
     let mut server = Server::new(DNSTAP_CONTENT_TYPE).expect("short");
     let mut answer = Vec::new();
@@ -297,7 +299,7 @@ fn read_exactly(stream: &mut UnixStream, bytes: usize) {
     stream.read_exact(&mut vec![0; bytes]).expect("so many");
 }
 
-/// Messages with these numbers, of different sizes.
+/// Builds messages with these numbers and different sizes.
 fn numbered(from: u64, messages: u64) -> Batch {
     let mut frames = Vec::new();
     for number in from..from + messages {

@@ -1,4 +1,4 @@
-//! Owns the way of a socket's messages from its queue to the collector, through as many connections as it takes.
+//! Sends a queue's messages to the collector, over as many connections as it takes.
 //!
 //! ```text
 //!              handshake                     sender gone and queue empty: STOP, FINISH
@@ -8,11 +8,13 @@
 //!    └─ waiting (backoff, jitter) ──── sender gone: one last attempt, then ──────────────────┘
 //! ```
 //!
-//! **At most once.** Frame Streams has no acknowledgement but FINISH. A message that the system has taken whole counts as
-//! written and is never sent again; one that it has taken a part of is sent again, whole, over the next connection, where the
-//! collector discarded that part. So a collector sees no message twice, and never a part of one after a reconnect. What a
-//! collector that dies leaves unread is lost; how much that is at most is counted as `unconfirmed`, and is kept small by
-//! asking the system whenever possible whether everything has been taken ([`Connection::is_drained`]).
+//! **At most once.** The only acknowledgement in Frame Streams is FINISH. A message that the system
+//! has accepted completely counts as written and is never sent again. A message that was accepted
+//! in part is sent again as a whole over the next connection; the collector discarded the part. So
+//! a collector sees no message twice, and never a part of one after a reconnect. Messages that a
+//! failing collector leaves unread are lost. Their greatest possible number is counted as
+//! `unconfirmed`. It is kept small by asking the system whenever possible whether everything has
+//! been accepted ([`Connection::is_drained`]).
 
 use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -29,33 +31,34 @@ use crate::{
     },
 };
 
-/// How long connecting and each part of the handshake may take.
+/// Time limit for connecting and for each part of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How long after the last write the system is asked whether everything has been taken.
+/// Time after the last write at which the system is asked whether everything has been accepted.
 const CONFIRM: Duration = Duration::from_millis(50);
 
-/// Delivers what is queued for one socket.
+/// Sends the queue of one socket.
 #[derive(Debug)]
 pub(super) struct CollectorWriter {
     address: Address,
     inlet: Inlet,
     /// The batch being written.
     flight: Option<Flight>,
-    /// Messages handed to this connection that may not have been taken.
+    /// Messages written to this connection that may not have been accepted.
     unconfirmed: u64,
 }
 
-/// A batch on its way.
+/// A batch that is being written.
 #[derive(Debug)]
 struct Flight {
     batch: Batch,
-    /// Bytes that the system has taken.
+    /// Bytes that the system has accepted.
     reached: usize,
 }
 
 impl CollectorWriter {
-    /// Delivers until nothing more is to come and nothing is queued, or the deadline has come; accounts for the rest.
+    /// Sends until the sender has ended and the queue is empty, or until the deadline. Accounts for
+    /// the rest.
     pub(super) async fn run(address: Address, inlet: Inlet) {
         let mut writer = Self {
             address,
@@ -91,7 +94,7 @@ impl CollectorWriter {
 
     async fn work(&mut self) -> Result<(), String> {
         let mut backoff = Backoff::new();
-        // Each absence is told once.
+        // Each absence is logged once.
         let mut told = false;
         loop {
             let closing = self.inlet.deadline.borrow().is_some();
@@ -112,7 +115,8 @@ impl CollectorWriter {
                     if closing {
                         return Err(error.to_string());
                     }
-                    // One that takes connections and no messages is not worth coming back to soon.
+                    // If a collector accepts connections but no messages, the waiting time keeps
+                    // growing.
                     if self.inlet.account.written.load(Relaxed) > before {
                         backoff.reset();
                     }
@@ -133,13 +137,13 @@ impl CollectorWriter {
             }
             tokio::select! {
                 () = sleep(wait) => {}
-                // The end is near: no more waiting. An error means the same.
+                // The agent is ending, so stop waiting. An error means the same.
                 _ = self.inlet.deadline.wait_for(Option::is_some) => {}
             }
         }
     }
 
-    /// Hands over what is queued until the sender is gone; then ends the stream in order.
+    /// Sends queued batches until the sender has ended. Then ends the stream in order.
     async fn deliver(&mut self, connection: &mut Connection) -> io::Result<()> {
         loop {
             tokio::select! {
@@ -167,7 +171,7 @@ impl CollectorWriter {
         }
     }
 
-    /// Asks the system whether everything has been taken.
+    /// Asks the system whether everything has been accepted.
     fn confirm(&mut self, connection: &Connection) {
         if self.unconfirmed > 0 && connection.is_drained() {
             self.unconfirmed = 0;
@@ -183,7 +187,8 @@ impl CollectorWriter {
         }
     }
 
-    /// After a connection: what the system has taken is written, the rest goes back.
+    /// Settles the account of a connection that has ended: messages that the system has accepted
+    /// are written, the others go back to the queue.
     fn settle(&mut self) {
         if let Some(rest) = self.settle_written() {
             self.inlet.queue.put_back(rest);
@@ -192,7 +197,7 @@ impl CollectorWriter {
         self.unconfirmed = 0;
     }
 
-    /// Accounts for the messages in flight that the system has taken whole, and returns the others.
+    /// Counts the messages in flight that the system has accepted completely. Returns the others.
     fn settle_written(&mut self) -> Option<Batch> {
         let Flight { mut batch, reached } = self.flight.take()?;
         let (mut messages, mut end) = (batch.messages, batch.frames.len());

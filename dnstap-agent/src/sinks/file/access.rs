@@ -1,4 +1,4 @@
-//! Owns who may read an output's files: `mode=` and `owner=`.
+//! Permissions and owner of an output's files: `mode=` and `owner=`.
 
 use std::{
     fs::{File, Permissions},
@@ -10,7 +10,7 @@ use uzers::{get_group_by_name, get_user_by_name};
 
 use super::options::FileOptions;
 
-/// What new files get; `None` leaves what they have.
+/// Mode and owner of new files; `None` leaves them as they are.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Access {
     mode: Option<u32>,
@@ -19,7 +19,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Looks the names up; the error says which there is not.
+    /// Looks the names up. The error names the one that does not exist.
     pub(super) fn new(options: &FileOptions) -> Result<Self, String> {
         let mut access = Self {
             mode: options.mode,
@@ -36,7 +36,7 @@ impl Access {
         Ok(access)
     }
 
-    /// Gives them to the file.
+    /// Applies mode and owner to the file.
     pub(super) fn apply(&self, file: &File) -> io::Result<()> {
         if self.user.is_some() || self.group.is_some() {
             fchown(file, self.user, self.group)?;
@@ -48,7 +48,7 @@ impl Access {
     }
 }
 
-/// A number, or the number of a name; none of nothing.
+/// Parses a number or looks up a name. Returns `None` for an empty text.
 fn id(kind: &str, name: &str, known: impl Fn(&str) -> Option<u32>) -> Result<Option<u32>, String> {
     if name.is_empty() {
         return Ok(None);

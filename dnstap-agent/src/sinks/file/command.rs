@@ -1,15 +1,18 @@
-//! Owns the program that is run for each complete file: one at a time, on a thread of its own, so that the output never waits.
+//! The program that is run for each complete file: one at a time, on a thread of its own, so that
+//! the output never waits.
 //!
 //! | | |
 //! |---|---|
 //! | sender | the output |
 //! | receiver | the thread |
 //! | capacity | 64 files that wait for the program |
-//! | when full | the file is passed over; logged and counted |
+//! | when full | the file is skipped; logged and counted |
 //!
-//! A file that was handed over belongs to the program until that has ended ([`Runner::holds`]): the agent does not delete it before.
+//! A file that was handed over belongs to the program until that has ended ([`Runner::holds`]). The
+//! agent does not delete it before.
 //!
-//! A program that fails or cannot be run is logged and counted. What waits when the agent ends is not run.
+//! A program that fails or cannot be run is logged and counted. Files that still wait when the
+//! agent ends are not handled.
 
 use std::{
     collections::VecDeque,
@@ -30,7 +33,7 @@ use crate::sinks::report::{FileCounters, add};
 
 const WAITING: usize = 64;
 
-/// The program, and the files that wait for it.
+/// Runs the program; has the files that wait for it.
 #[derive(Debug)]
 pub(super) struct Runner {
     files: SyncSender<PathBuf>,
@@ -38,16 +41,16 @@ pub(super) struct Runner {
     counters: Arc<FileCounters>,
 }
 
-/// The files that were handed over, until the program has ended for them.
+/// Files that were handed over and not yet handled.
 #[derive(Debug, Default)]
 struct Line {
     files: VecDeque<PathBuf>,
-    /// The program runs for the first.
+    /// Whether the program runs for the first file.
     begun: bool,
 }
 
 impl Runner {
-    /// Starts the thread. Fails when the system gives no thread.
+    /// Starts the thread. Fails if the system creates no thread.
     pub(super) fn start(program: &Path, counters: Arc<FileCounters>) -> io::Result<Self> {
         let (files, receiver) = sync_channel(WAITING);
         let line = Arc::<Mutex<Line>>::default();
@@ -63,7 +66,7 @@ impl Runner {
         })
     }
 
-    /// Has the program run for `file`. Never blocks.
+    /// Makes the program run for `file`. Never blocks.
     pub(super) fn complete(&self, file: PathBuf) {
         let mut line = lock(&self.line);
         line.files.push_back(file.clone());
@@ -74,7 +77,7 @@ impl Runner {
         }
     }
 
-    /// Whether the file was handed over and the program has not ended for it.
+    /// Returns whether the file was handed over and the program has not ended for it.
     pub(super) fn holds(&self, file: &Path) -> bool {
         lock(&self.line).files.iter().any(|held| held == file)
     }
@@ -105,7 +108,7 @@ fn run(program: &Path, files: &Receiver<PathBuf>, line: &Mutex<Line>, counters: 
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .process_group(0) // a Ctrl-C is for the agent
+            .process_group(0) // Ctrl-C must not reach the program
             .status();
         let (program, file) = (program.display(), file.display());
         match done {
@@ -156,13 +159,13 @@ mod tests {
         for _ in 0..many {
             runner.complete("/x".into());
         }
-        // One at most was taken by the thread.
+        // The thread has taken one file at most.
         let passed_over = counters.command_errors.load(Relaxed);
         assert!((9..=10).contains(&passed_over), "{passed_over}");
         drop(runner);
         let errors = counters.command_errors.load(Relaxed);
         assert!((many - 1..=many).contains(&errors), "{errors}");
-        // Not for ever: the program that reads finds an end.
+        // Unblock the program: it reads to the end of the pipe and ends.
         std::fs::OpenOptions::new()
             .read(true)
             .write(true)

@@ -1,7 +1,7 @@
-//! Owns the last step, bytes to a file descriptor: large writes, nothing buffered behind the caller's back.
+//! Writing bytes to a file descriptor: large writes, without further buffers.
 //!
-//! A regular file can be rewritten and cut ([`Device::is_rewritable`]); a pipe, a terminal, a device and whatever stands
-//! behind standard output cannot, so offsets mean nothing there.
+//! A regular file can be rewritten and cut ([`Device::is_rewritable`]). A pipe, a terminal, a
+//! device and standard output cannot, so offsets have no meaning there.
 
 use std::{
     fs::File,
@@ -9,27 +9,27 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _},
 };
 
-/// Something to write to. Tests replace it with one that fails.
+/// A destination of writes. Tests replace it with one that fails.
 pub(super) trait Device: Send {
-    /// Writes some of `bytes` and says how many. Only a rewritable device looks at `offset`.
+    /// Writes some of `bytes` and returns their number. Only a rewritable device uses `offset`.
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Cuts a rewritable device to `length` bytes.
     fn cut(&mut self, length: u64) -> io::Result<()>;
-    /// How long a rewritable device is now.
+    /// Returns the current length of a rewritable device.
     fn length(&self) -> io::Result<u64>;
-    /// Whether [`cut`](Self::cut), [`length`](Self::length) and offsets work.
+    /// Returns whether [`cut`](Self::cut), [`length`](Self::length) and offsets work.
     fn is_rewritable(&self) -> bool;
 }
 
-/// A write that stopped before its end.
+/// A write that stopped early.
 #[derive(Debug)]
 pub(super) struct Partial {
-    /// Bytes that were written before.
+    /// Bytes that were written before the error.
     pub(super) written: usize,
     pub(super) error: io::Error,
 }
 
-/// Writes all of `bytes`, or says how far it came.
+/// Writes all of `bytes`, or returns how many were written.
 pub(super) fn write_all_at(
     device: &mut impl Device,
     bytes: &[u8],
@@ -60,7 +60,7 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// A regular file that is ours alone.
+    /// Wraps a regular file that only this output writes.
     pub(super) fn file(file: File) -> Self {
         Self {
             file,
@@ -68,13 +68,13 @@ impl Descriptor {
         }
     }
 
-    /// Device and inode number.
+    /// Returns device and inode number.
     pub(super) fn identity(&self) -> io::Result<(u64, u64)> {
         let metadata = self.file.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// A descriptor that others may share, whose position is theirs too.
+    /// Wraps a descriptor that other processes may share, and with it the position.
     pub(super) fn stream(file: File) -> Self {
         Self {
             file,

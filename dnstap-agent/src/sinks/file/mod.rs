@@ -1,9 +1,11 @@
-//! Owns the outputs to files and to standard output.
+//! Outputs to files and to standard output.
 //!
-//! A file is made of a head, pieces and a foot (`output_file`); a piece is a batch turned into content (`output`); `rotation` has the
-//! files of one output after each other, `names` what they are called, `options` what an operator may say about them.
+//! A file consists of a head, pieces and a foot (`output_file`). A piece is a batch in the file's
+//! format (`output`). `rotation` handles the successive files of one output, `names` their names,
+//! `options` the options that an operator can give.
 //!
-//! New files get mode 0640 unless told otherwise, for they hold names and addresses; descriptors are closed on exec (std does that).
+//! New files get mode 0640 by default, because they hold names and addresses. Descriptors are
+//! closed on exec (std does that).
 
 mod access;
 mod command;
@@ -41,7 +43,7 @@ use super::{
 };
 use crate::{formats::Content, host::sandbox::NeededPrivileges};
 
-/// What stands before the colon.
+/// Format names before the colon.
 const CONTENTS: [(&str, Content); 5] = [
     ("text", Content::Text),
     ("json", Content::Json),
@@ -50,14 +52,14 @@ const CONTENTS: [(&str, Content); 5] = [
     ("file", Content::Dnstap),
 ];
 
-/// What is written where, and how.
+/// A specified file output.
 #[derive(Debug, PartialEq)]
 pub(super) struct FileSink {
-    /// What the file holds.
+    /// Format of the file.
     pub(super) content: Content,
-    /// Where it is.
+    /// Path, or standard output.
     pub(super) place: Place,
-    /// What is behind the first comma.
+    /// Options behind the first comma.
     options: FileOptions,
 }
 
@@ -140,7 +142,7 @@ impl FileSink {
     }
 }
 
-/// What writing there takes: its own names of files.
+/// Returns the privileges for writing there: file names, except for standard output.
 pub(super) fn privileges_at(place: &Place) -> NeededPrivileges {
     NeededPrivileges {
         paths: *place != Place::Stdout,
@@ -148,11 +150,11 @@ pub(super) fn privileges_at(place: &Place) -> NeededPrivileges {
     }
 }
 
-/// Where the bytes of an output go.
+/// Destination of an output's bytes.
 enum Open {
-    /// What can only be written on: a pipe, a device, standard output.
+    /// A pipe, a device or standard output, to which bytes can only be appended.
     Stream(File),
-    /// A regular file that is ours alone, and who may read it.
+    /// A regular file that only this output writes, and its permissions.
     Regular(First, Access),
 }
 
@@ -189,7 +191,7 @@ pub(super) fn open_stdout() -> Result<File, String> {
     Ok(descriptor.into())
 }
 
-/// Not truncated yet: another output may still turn out to be impossible.
+/// Opens the file without truncating it: another output may still fail to open.
 pub(super) fn open_unchanged(path: &Path) -> Result<File, String> {
     open_or_create(path).map_err(|error| explain(path, &error))
 }
@@ -218,7 +220,7 @@ fn open_path(path: &Path, access: Access) -> io::Result<Open> {
     })
 }
 
-/// The cause and the fix in words.
+/// Returns the cause and the remedy in words.
 fn explain(path: &Path, error: &io::Error) -> String {
     let folder = path
         .parent()

@@ -1,8 +1,9 @@
-//! Owns the names of an output's files.
+//! Names of an output's files.
 //!
-//! A path with `%` is a pattern of strftime: each file has its name from the time at which it begins, and keeps it. A path without is the
-//! name of the file that is being written; when it is complete, `.20261124T001500Z` is added, the time at which it was left.
-//! Times are UTC. A name that is taken gets `.1`, `.2`, ...: no file is ever overwritten.
+//! A path with `%` is a strftime pattern: each file is named by the time at which it begins, and
+//! keeps that name. A path without `%` names the file that is being written. When this file is
+//! complete, `.20261124T001500Z` is appended, the time at which it was closed. Times are UTC. If a
+//! name is taken, `.1`, `.2`, ... is appended, so no file is ever overwritten.
 
 use std::{
     ffi::OsString,
@@ -15,20 +16,20 @@ use std::{
 
 use jiff::{Timestamp, fmt::strtime};
 
-/// What is added to the name of a complete file.
+/// Suffix of a complete file's name.
 const LEFT_AT: &str = "%Y%m%dT%H%M%SZ";
 
-/// The names of one output.
+/// Names of one output's files.
 #[derive(Debug)]
 pub(super) struct Names {
     folder: PathBuf,
-    /// The name, or its pattern.
+    /// File name, or its pattern.
     name: OsString,
-    /// Whether it is a pattern.
+    /// Whether the name is a pattern.
     timed: bool,
 }
 
-/// Why a path cannot be one of files to come.
+/// Checks whether a path can be used for future files.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(Path::new(""));
     if folder.as_os_str().as_encoded_bytes().contains(&b'%') {
@@ -40,10 +41,10 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}; write %% for a %", path.display()))
 }
 
-/// Why files with such names cannot be known again, as `keep=` must.
+/// Checks whether files with such names can be recognised later, which `keep=` needs.
 pub(super) fn check_known(path: &Path) -> Result<(), String> {
     let names = Names::new(path);
-    // Two times: with numbers as short and as long as they come.
+    // Two times, whose numbers are as short and as long as possible.
     for second in [0, 1_795_479_330] {
         let then = Timestamp::from_second(second).map_err(|error| error.to_string())?;
         let live = names.live(then).map_err(|error| error.to_string())?;
@@ -73,12 +74,12 @@ impl Names {
         }
     }
 
-    /// Whether each file has its name from the beginning.
+    /// Returns whether each file has its final name from the beginning.
     pub(super) fn is_timed(&self) -> bool {
         self.timed
     }
 
-    /// Path of a file that begins now; it may be taken if it is a pattern.
+    /// Returns the path of a file that begins now. If the name is a pattern, the path may be taken.
     pub(super) fn live(&self, now: Timestamp) -> io::Result<PathBuf> {
         if !self.timed {
             return Ok(self.folder.join(&self.name));
@@ -91,7 +92,7 @@ impl Names {
         Ok(self.folder.join(name))
     }
 
-    /// Where the next file is prepared while the name is still in use.
+    /// Returns the path at which the next file is prepared while the name is still in use.
     pub(super) fn next(&self) -> PathBuf {
         self.folder.join(
             [".".as_ref(), self.name.as_os_str(), ".next".as_ref()]
@@ -100,14 +101,15 @@ impl Names {
         )
     }
 
-    /// Path for a file that has been complete since then; it may be taken.
+    /// Returns the path for a file that was completed at this time; the path may be taken.
     pub(super) fn left(&self, then: Timestamp) -> PathBuf {
         let mut name = self.name.clone();
         name.push(format!(".{}", then.strftime(LEFT_AT)));
         self.folder.join(name)
     }
 
-    /// All complete files of this output, of earlier runs too, the oldest first; not the one at `live`.
+    /// Returns all complete files of this output, also those of earlier runs, oldest first, without
+    /// the one at `live`.
     pub(super) fn complete(&self, live: &Path) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -126,7 +128,8 @@ impl Names {
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
-    /// Whether it is the name of such a file: nothing else may be deleted.
+    /// Returns whether this is the name of a complete file of this output. Only such files may be
+    /// deleted.
     fn is_complete(&self, name: &std::ffi::OsStr) -> bool {
         let Some(name) = name.to_str() else {
             return false;
@@ -150,7 +153,8 @@ impl Names {
     }
 }
 
-/// Makes a new file at `path`, or if that is taken at the first of `path.1`, `path.2`, ... that is not.
+/// Creates a new file at `path`. If that is taken, uses the first of `path.1`, `path.2`, ... that
+/// is free.
 pub(super) fn create_free(path: &Path) -> io::Result<(File, PathBuf)> {
     let mut candidate = path.to_owned();
     for number in 1.. {
@@ -166,7 +170,8 @@ pub(super) fn create_free(path: &Path) -> io::Result<(File, PathBuf)> {
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// Makes a new file for the owner and the group alone: it holds names and addresses.
+/// Creates a new file that only the owner and the group can access, because it holds names and
+/// addresses.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
@@ -175,7 +180,8 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Gives the file at `from` the name `to`, or a numbered one. Nothing is overwritten: the name is taken first.
+/// Renames the file at `from` to `to`, or to a numbered name. The new name is created first, so
+/// nothing is overwritten.
 pub(super) fn move_to_free(from: &Path, to: &Path) -> io::Result<PathBuf> {
     let (_, free) = create_free(to)?;
     match fs::rename(from, &free) {

@@ -1,6 +1,7 @@
-//! Owns what may follow a file's path: `,rotate-size=100M,rotate-time=1h,keep=24,compress=zstd,mode=0640,owner=USER:GROUP,exec=PROGRAM`.
+//! Options behind a file's path:
+//! `,rotate-size=100M,rotate-time=1h,keep=24,compress=zstd,mode=0640,owner=USER:GROUP,exec=PROGRAM`.
 //!
-//! It parses, and touches no file. A path cannot hold a comma.
+//! This module parses them and touches no file. A path cannot contain a comma.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,22 +11,22 @@ use crate::{
     sinks::sink::Place,
 };
 
-/// How a file is written, when the next one begins, and what becomes of the old ones.
+/// Options for writing, rotating and deleting files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct FileOptions {
     /// `rotate-size=`: largest file, in bytes on the disk.
     pub(super) rotate_size: Option<u64>,
     /// `rotate-time=`: a new file begins at each multiple of this time since 1970, UTC.
     pub(super) rotate_time: Option<Duration>,
-    /// `keep=`: so many old files stay, older ones are deleted.
+    /// `keep=`: number of old files that stay; older ones are deleted.
     pub(super) keep: Option<usize>,
     /// `compress=zstd`.
     pub(super) zstd: bool,
-    /// `mode=`: permissions of new files. 0640 without it, less what the umask takes.
+    /// `mode=`: permissions of new files. Without it 0640, reduced by the umask.
     pub(super) mode: Option<u32>,
     /// `owner=`: `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
     pub(super) owner: Option<String>,
-    /// `exec=`: program to run for each file that is complete, with its path as the only argument.
+    /// `exec=`: program to run for each complete file, with its path as the only argument.
     pub(super) exec: Option<PathBuf>,
 }
 
@@ -33,16 +34,16 @@ pub(super) struct FileOptions {
 const VALID: &str = "valid are `rotate-size=BYTES` (with K, M, G), `rotate-time=TIME` (such as 90s, 15m, 1h, 1d), `keep=NUMBER`, \
      `compress=zstd`, `mode=OCTAL`, `owner=USER:GROUP` and `exec=PROGRAM`";
 
-/// Standard output has no name, mode or owner, and ends once.
+/// Standard output has no name, mode or owner, and never rotates.
 const STDOUT: &str = "standard output takes no option but `compress=zstd`";
 
-/// There is no such option, or it has no value.
+/// Error text for an unknown option, or one without a value.
 fn unknown(option: &str) -> String {
     format!("`{option}` is no option of a file; {VALID}")
 }
 
 impl FileOptions {
-    /// The options in `text`, which is what follows the first comma, for a file at `place`.
+    /// Parses the options in `text`, which follows the first comma, for a file at `place`.
     pub(super) fn parse(text: Option<&str>, place: &Place) -> Result<Self, String> {
         let mut options = Self::default();
         let mut seen = Vec::new();
@@ -61,12 +62,13 @@ impl FileOptions {
         Ok(options)
     }
 
-    /// Whether there is more than one file.
+    /// Returns whether there is more than one file.
     pub(super) fn rotates(&self) -> bool {
         self.rotate_size.is_some() || self.rotate_time.is_some()
     }
 
-    /// Whether they are nothing but `compress=zstd`, which alone does not take a regular file.
+    /// Returns whether `compress=zstd` is the only option. This option is allowed for pipes and
+    /// standard output, too.
     pub(super) fn are_plain(&self) -> bool {
         let compressed_alone = Self {
             zstd: self.zstd,
@@ -129,7 +131,7 @@ impl FileOptions {
     }
 }
 
-/// Whole seconds, such as `90s`, `15m`, `1h`, `1d`.
+/// Parses whole seconds, such as `90s`, `15m`, `1h`, `1d`.
 fn parse_time(text: &str) -> Result<Duration, String> {
     parse_length(text)
         .filter(|time| !time.is_zero() && time.subsec_nanos() == 0)

@@ -1,4 +1,5 @@
-//! Owns the way of messages into a file: batches become content, compressed if asked for, and go to one file after the other.
+//! Writes messages to files: batches are formatted, compressed if asked for, and written to
+//! successive files.
 
 use std::{io, time::Duration};
 
@@ -19,18 +20,18 @@ use crate::{
     },
 };
 
-/// What is compressed at once: more is smaller, and later on the disk.
+/// Amount that is compressed together. A larger amount compresses better, but is written later.
 const GATHER: Gather = Gather {
     bytes: 256 * 1024,
     age: Duration::from_secs(1),
 };
 
-/// Turns batches into the bytes of a file.
+/// Formats batches as bytes of a file.
 pub(super) struct Composer {
     encoder: Encoder,
     zstd: Option<Compressor<'static>>,
     plain: Vec<u8>,
-    /// Where in `plain` each message ends.
+    /// End of each message in `plain`.
     ends: Vec<usize>,
     compressed: Vec<u8>,
 }
@@ -53,11 +54,12 @@ impl Composer {
         })
     }
 
-    /// What every file begins and ends with.
+    /// Returns the beginning and the end of every file.
     pub(super) fn frame(&mut self) -> io::Result<Frame> {
         let (mut head, mut foot) = (self.encoder.head(), self.encoder.foot());
         if let Some(zstd) = &mut self.zstd {
-            // An empty head, too: without a zstd frame in it, an empty file would be no zstd file.
+            // An empty head is compressed, too: without a zstd frame, an empty file would be no
+            // zstd file.
             head = zstd.compress(&head)?;
             if !foot.is_empty() {
                 foot = zstd.compress(&foot)?;
@@ -84,7 +86,7 @@ impl Composer {
         let (bytes, ends) = match &mut self.zstd {
             Some(_) if bytes.is_empty() => (bytes, ends),
             Some(zstd) => {
-                // One zstd frame, which can be read without what comes before or behind.
+                // One zstd frame per piece, which can be read without the others.
                 self.compressed.clear();
                 self.compressed
                     .reserve(zstd::zstd_safe::compress_bound(bytes.len()));
@@ -116,7 +118,7 @@ impl Composer {
 pub(super) struct FileOutput {
     pub(super) composer: Composer,
     pub(super) output_file: OutputFile<Descriptor>,
-    /// `None` for what is no regular file.
+    /// Rotation; `None` if the output is no regular file.
     pub(super) rotated: Option<RotatedFiles>,
 }
 
@@ -159,7 +161,7 @@ impl Output for FileOutput {
 
     fn turn(&mut self) {
         if let Some(rotated) = &mut self.rotated {
-            // What cannot be mended now is with the next batch, or at the end.
+            // If mending fails now, it is tried again with the next batch and at the end.
             rotated.mend(&mut self.output_file).ok();
             rotated.turn(&mut self.output_file, 0);
         }
@@ -181,7 +183,7 @@ mod tests {
     use super::{super::FileSink, *};
     use crate::sinks::{report::Account, sink::Typed as _};
 
-    /// A file's output; `form` and what is behind the path.
+    /// Opens a file output from the form and the options behind the path.
     fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
         let rest = format!("{}{options}", path.display());
         let sink = FileSink::parse(form, &rest).expect("valid");
@@ -217,7 +219,7 @@ mod tests {
         assert!(cut == whole, "{} bytes, not {}", cut.len(), whole.len());
     }
 
-    /// As `copytruncate` of logrotate does.
+    /// Truncates like `copytruncate` of logrotate.
     #[rstest]
     fn a_file_that_others_cut_holds_what_came_since(
         #[values("file", "text")] form: &str,

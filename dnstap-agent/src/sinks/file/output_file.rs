@@ -1,10 +1,13 @@
-//! Owns one file: its head, the pieces as they come, its foot.
+//! One file: its head, pieces and foot.
 //!
-//! A regular file is a complete one at every moment between two pieces: each piece is written over the foot of the one before,
-//! and followed by a foot of its own. So a killed agent leaves a file that every reader accepts, and a full disk always has
-//! room for the foot: the bytes under it were ours already. Within a piece, a full disk cuts the file back to its last whole message.
+//! A regular file is complete at every moment between two pieces: each piece is written over the
+//! foot of the one before, and is followed by a foot of its own. So a killed agent leaves a file
+//! that every reader accepts. A full disk always has room for the foot, because the bytes under it
+//! belonged to the file already. If the disk becomes full within a piece, the file is cut back to
+//! its last whole message.
 //!
-//! What others have cut off ([`OutputFile::is_cut`]) is not written behind: the file would begin with a hole, which no reader gets over.
+//! If another process has truncated the file ([`OutputFile::is_cut`]), nothing is written at the
+//! old end. The file would begin with a hole, which no reader accepts.
 //!
 //! On a pipe the foot is written once, at the end.
 
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::sinks::queue::blocking::{Failure, Written};
 
-/// What every file of an output begins and ends with; either may be empty.
+/// Bytes at the beginning and at the end of every file of an output; either may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) head: Vec<u8>,
@@ -28,7 +31,7 @@ pub(super) struct Frame {
 pub(super) struct OutputFile<D> {
     device: D,
     foot: Vec<u8>,
-    /// Just after the last whole message.
+    /// Position just after the last whole message.
     end: u64,
     messages: u64,
 }
@@ -46,23 +49,24 @@ impl<D: Device> OutputFile<D> {
         Ok(output_file)
     }
 
-    /// Whether others have made the file shorter than what was written to it.
+    /// Returns whether another process has made the file shorter than what was written to it.
     pub(super) fn is_cut(&self) -> bool {
         self.device.is_rewritable() && self.device.length().is_ok_and(|length| length < self.end)
     }
 
-    /// Begins again from the file's start; what is left in it goes. After a failure it is still cut.
+    /// Begins again at the file's start and drops the remaining content. After a failure the file
+    /// still counts as cut.
     pub(super) fn begin_anew(&mut self, frame: &Frame) -> io::Result<()> {
         self.device.cut(0)?;
         self.begin(&frame.head)
     }
 
-    /// Bytes without the foot.
+    /// Size in bytes without the foot.
     pub(super) fn size(&self) -> u64 {
         self.end
     }
 
-    /// Whether it holds no message.
+    /// Returns whether the file holds no message.
     pub(super) fn is_empty(&self) -> bool {
         self.messages == 0
     }
@@ -71,7 +75,7 @@ impl<D: Device> OutputFile<D> {
         &self.device
     }
 
-    /// Writes all of the piece, or as many whole messages as there is room for.
+    /// Writes the whole piece, or as many whole messages as there is room for.
     pub(super) fn append(&mut self, piece: &Piece<'_>) -> Result<Written, Failure> {
         let end = self.end + piece.bytes.len() as u64;
         let written = write_all_at(&mut self.device, piece.bytes, self.end);
@@ -91,10 +95,10 @@ impl<D: Device> OutputFile<D> {
         })
     }
 
-    /// The last call: what a pipe still lacks.
+    /// Ends the file: writes the foot if the output is a pipe.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if self.device.is_rewritable() {
-            return Ok(()); // it is there
+            return Ok(()); // the foot is there already
         }
         self.write_foot(self.end).map_err(|partial| partial.error)
     }
@@ -119,23 +123,24 @@ impl<D: Device> OutputFile<D> {
         write_all_at(&mut self.device, &self.foot, at)
     }
 
-    /// After a write that left `reached` bytes behind `end`: keeps the whole messages, cuts the rest off, writes the foot.
-    /// Says what was kept, and whether writing may go on behind it.
+    /// Repairs the file after a write that left `reached` bytes behind `end`: keeps the whole
+    /// messages, cuts the rest off, writes the foot. Returns what was kept, and whether writing may
+    /// go on behind it.
     fn cut_back(&mut self, piece: &Piece<'_>, reached: usize) -> (Written, bool) {
         let mut whole = piece.whole(reached);
         loop {
             let written = whole.last().copied().unwrap_or_default();
             let end = self.end + written.bytes;
             if !self.device.is_rewritable() {
-                // What a pipe has taken stays taken.
+                // Bytes in a pipe cannot be taken back.
                 return (self.accept(written, end), false);
             }
             let cut = self.device.cut(end).is_ok();
-            // A file that cannot be cut is past help, and its messages are in it.
+            // A file that cannot be cut cannot be repaired, and its messages are in it.
             if !cut || self.write_foot(end).is_ok() || whole.pop().is_none() {
                 return (self.accept(written, end), cut);
             }
-            // No room for the foot: one message less makes it.
+            // There is no room for the foot; dropping one more message makes room.
         }
     }
 }
@@ -238,7 +243,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any room, also when it changes: whole messages, the foot, and the count of exactly these.
+        /// For any amount of room, also if it changes: the file holds whole messages and the foot,
+        /// and the count is exact.
         #[test]
         fn a_full_disk_leaves_whole_messages_and_takes_more_when_it_has_room(
             room in 0usize..300,

@@ -1,4 +1,4 @@
-//! Owns what is written at once: some bytes, and how far each of the messages in them reaches.
+//! A piece of a file: bytes that are written at once, and the ends of the messages in them.
 
 use crate::sinks::{batch::frame_ends, queue::blocking::Written};
 
@@ -8,24 +8,24 @@ pub(super) struct Piece<'a> {
     pub(super) bytes: &'a [u8],
     /// Messages that are in `bytes`.
     pub(super) messages: u64,
-    /// Messages of the batch that the content cannot show.
+    /// Messages of the batch that the format cannot show.
     pub(super) unfit: u64,
     pub(super) ends: Ends<'a>,
 }
 
-/// Where a piece can be cut.
+/// Positions at which a piece can be cut.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ends<'a> {
     /// Behind each Frame Streams data frame.
     Frames,
-    /// At these places, one for each message.
+    /// At these positions, one for each message.
     At(&'a [usize]),
-    /// Nowhere: it is compressed.
+    /// Nowhere, because it is compressed.
     Whole,
 }
 
 impl Piece<'_> {
-    /// All of it.
+    /// Returns the whole piece as written.
     pub(super) fn all(&self) -> Written {
         Written {
             messages: self.messages,
@@ -34,7 +34,7 @@ impl Piece<'_> {
         }
     }
 
-    /// The parts that lie whole before `reached`, the smallest first.
+    /// Returns the whole messages before `reached` as parts of growing size.
     pub(super) fn whole(&self, reached: usize) -> Vec<Written> {
         let parts = |ends: &mut dyn Iterator<Item = usize>| {
             ends.take_while(|end| *end <= reached)

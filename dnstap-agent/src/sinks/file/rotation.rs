@@ -1,8 +1,9 @@
-//! Owns the files of one output one after the other: when the next begins, how it takes the name over, which old ones go.
-//! [`State`] has the diagram.
+//! Rotation of one output's files: when the next file begins, how it gets the name, and which old
+//! files are deleted. [`State`] has the diagram.
 //!
-//! The next file is there, with its head, before the old one is left: a full disk or a missing permission costs no message.
-//! Every file is complete whenever nothing is being written to it (see `output_file`), so leaving one takes no more than a rename.
+//! The next file exists, with its head, before the old one is closed, so a full disk or a missing
+//! permission costs no message. Every file is complete whenever nothing is being written to it (see
+//! `output_file`), so closing one takes no more than a rename.
 
 use std::{
     fs::{self, File},
@@ -26,16 +27,16 @@ use super::{
 };
 use crate::sinks::report::{FileCounters, add};
 
-/// How long to go on with the old file when the next cannot be had.
+/// Time for which the old file is continued if the next cannot be created.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
 
-/// How often to look whether the program is done with a file that is to go.
+/// Interval at which to look whether the program has finished with a file that is to be deleted.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Gives the time. Tests have their own.
+/// Clock; tests have their own.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// The first file as it was opened, with what it held before.
+/// The first file as it was opened, with its old content.
 #[derive(Debug)]
 pub(super) struct First {
     pub(super) names: Names,
@@ -50,18 +51,18 @@ pub(super) struct RotatedFiles {
     access: Access,
     frame: Frame,
     clock: Clock,
-    /// The file that is being written.
+    /// Path of the file that is being written.
     live: PathBuf,
-    /// When it has to be left, at the latest.
+    /// Latest time at which the file is closed.
     ends: Option<Timestamp>,
     state: State,
-    /// The first of those that are too old and still the program's.
+    /// First of the old files that the program still uses.
     spared: Option<PathBuf>,
     runner: Option<Runner>,
     counters: Arc<FileCounters>,
 }
 
-/// Where the file that is being written stands. It takes messages in each of these states.
+/// State of the file that is being written. It accepts messages in each state.
 ///
 /// ```text
 /// begin ──► Current ──too large, or its time is over──► the next file: Current
@@ -71,19 +72,23 @@ pub(super) struct RotatedFiles {
 ///            └──┘ cut by others: the same file, from its start (mend)
 /// ```
 ///
-/// Impossible: a full disk, a missing permission. From `Overdue` a SIGHUP leads where it leads from `Current`.
+/// Impossible means for example a full disk or a missing permission. A SIGHUP in `Overdue` has the
+/// same effect as in `Current`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It has its name and its time.
+    /// The file has its name, and its time is not over.
     Current,
-    /// It was to be left, and the next could not be begun. When to try again.
+    /// The file should have been closed, but the next could not be created. Holds the time of the
+    /// next attempt.
     Overdue(Timestamp),
-    /// It may have lost its name, and a new one could not be begun. When to try again.
+    /// The file may have lost its name, and a new one could not be created. Holds the time of the
+    /// next attempt.
     Nameless(Timestamp),
 }
 
 impl State {
-    /// When the next attempt may be made, if not now. That is never far away, unless the clock was set back.
+    /// Returns the time of the next attempt, if it is not now. The time is never far away, unless
+    /// the clock was set back.
     fn put_off(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Current => None,
@@ -95,7 +100,7 @@ impl State {
 }
 
 impl RotatedFiles {
-    /// The first file.
+    /// Begins the first file.
     pub(super) fn begin(
         first: First,
         options: &FileOptions,
@@ -124,7 +129,7 @@ impl RotatedFiles {
         };
         let now = (rotated.clock)();
         let output_file = if options.rotates() && file.metadata()?.len() > 0 {
-            // What an earlier run has left is complete, too.
+            // The file of an earlier run is complete, too.
             let changed = file.metadata()?.modified()?;
             let then = Timestamp::try_from(changed).unwrap_or(now);
             let left = move_to_free(&rotated.live, &rotated.names.left(then))?;
@@ -140,7 +145,7 @@ impl RotatedFiles {
         Ok((rotated, output_file))
     }
 
-    /// Begins the file again if others have cut it.
+    /// Begins the file again if another process has truncated it.
     pub(super) fn mend(&self, output_file: &mut OutputFile<Descriptor>) -> io::Result<()> {
         if output_file.is_cut() {
             output_file.begin_anew(&self.frame)?;
@@ -149,7 +154,7 @@ impl RotatedFiles {
         Ok(())
     }
 
-    /// Does what has become due, before `more` bytes are written.
+    /// Reopens or rotates if either is due, before `more` bytes are written.
     pub(super) fn turn(&mut self, output_file: &mut OutputFile<Descriptor>, more: usize) {
         if matches!(self.state, State::Nameless(_)) && self.state.put_off((self.clock)()).is_none()
         {
@@ -163,7 +168,8 @@ impl RotatedFiles {
         }
     }
 
-    /// Whether `more` bytes do not fit into the file any more, or its time is over. An empty file goes on.
+    /// Returns whether `more` bytes no longer fit into the file, or its time is over. An empty file
+    /// is continued.
     fn is_over(&self, output_file: &OutputFile<Descriptor>, more: usize) -> bool {
         if output_file.is_empty() {
             return false;
@@ -177,7 +183,7 @@ impl RotatedFiles {
             .is_some_and(|end| self.has_come(end, (self.clock)()))
     }
 
-    /// How long until something is due.
+    /// Returns the time until the next rotation or reopening.
     pub(super) fn next_turn(&self, output_file: &OutputFile<Descriptor>) -> Option<Duration> {
         let now = (self.clock)();
         let end = self.ends.filter(|_| !output_file.is_empty());
@@ -191,15 +197,16 @@ impl RotatedFiles {
         next.into_iter().chain(look).min()
     }
 
-    /// Whether the end of the file's time has come, or is further away than it ever was: then the clock was set back, and would take
-    /// as long to come to it. Set back by less, for example by NTP just after a turn, it makes the file last that much longer.
+    /// Returns whether the end of the file's time has come. An end further away than it ever was
+    /// also counts: the clock was set back, and the file would last as much longer. A smaller step
+    /// back, for example by NTP just after a rotation, makes the file last that much longer.
     fn has_come(&self, end: Timestamp, now: Timestamp) -> bool {
         let every = self.options.rotate_time.unwrap_or_default();
         let away = Duration::try_from(end.duration_since(now)).unwrap_or_default();
         away.is_zero() || away > 2 * every
     }
 
-    /// Leaves the file and begins the next, if that is possible.
+    /// Closes the file and begins the next, if that is possible.
     fn rotate(&mut self, output_file: &mut OutputFile<Descriptor>) {
         let now = (self.clock)();
         if self.state.put_off(now).is_some() {
@@ -217,7 +224,7 @@ impl RotatedFiles {
             }
             Err(error) => {
                 let retry = self.failed(now, &error);
-                // What lacks a name comes first.
+                // A file without a name has priority.
                 self.state = match self.state {
                     State::Nameless(_) => State::Nameless(retry),
                     _ => State::Overdue(retry),
@@ -226,7 +233,7 @@ impl RotatedFiles {
         }
     }
 
-    /// Begins a new file if the one that is being written has lost its name.
+    /// Begins a new file if the current one has lost its name.
     pub(super) fn reopen(&mut self, output_file: &mut OutputFile<Descriptor>) {
         let now = (self.clock)();
         match self.renewed(output_file, now) {
@@ -245,7 +252,7 @@ impl RotatedFiles {
         }
     }
 
-    /// The next file, and where the old one lies now.
+    /// Creates the next file. Also returns the old one's new path.
     fn next(&mut self, now: Timestamp) -> io::Result<(OutputFile<Descriptor>, Option<PathBuf>)> {
         if self.names.is_timed() {
             let (file, path) = create_free(&self.names.live(now)?)?;
@@ -254,13 +261,13 @@ impl RotatedFiles {
             return Ok((next, left.exists().then_some(left)));
         }
         let prepared = self.names.next();
-        discard(&prepared); // of a run that was killed just then
+        discard(&prepared); // left by a run that was killed at this point
         let next = create_new(&prepared)
             .and_then(|file| self.start(file))
             .inspect_err(|_| discard(&prepared))?;
         let left = match move_to_free(&self.live, &self.names.left(now)) {
             Ok(left) => Some(left),
-            Err(error) if error.kind() == ErrorKind::NotFound => None, // another process has taken it
+            Err(error) if error.kind() == ErrorKind::NotFound => None, // another process has moved it
             Err(error) => {
                 discard(&prepared);
                 return Err(error);
@@ -270,7 +277,7 @@ impl RotatedFiles {
         Ok((next, left))
     }
 
-    /// A new file if the old one is not where it was.
+    /// Creates a new file if the old one is no longer at its path.
     fn renewed(
         &mut self,
         output_file: &OutputFile<Descriptor>,
@@ -280,7 +287,7 @@ impl RotatedFiles {
             Ok(there) if (there.dev(), there.ino()) == output_file.device().identity()? => {
                 return Ok(None);
             }
-            // A new and empty one is meant for us; another's is not to be lost.
+            // A new empty file is meant for this output. Another file's content must not be lost.
             Ok(there) if there.is_file() && there.len() == 0 && !self.names.is_timed() => {
                 let file = File::options().write(true).open(&self.live)?;
                 return self.start(file).map(Some);
@@ -309,7 +316,7 @@ impl RotatedFiles {
         self.state = State::Current;
     }
 
-    /// Tells that a file could not be begun, and when to try again.
+    /// Warns that a file could not be created. Returns the time of the next attempt.
     fn failed(&self, now: Timestamp, error: &io::Error) -> Timestamp {
         warn!(file = %self.live.display(), %error, "cannot begin a new file; the old one goes on");
         add(&self.counters.rotation_errors, 1);
@@ -322,14 +329,14 @@ impl RotatedFiles {
         }
     }
 
-    /// Whether the program is not done with the file.
+    /// Returns whether the program still uses the file.
     fn holds(&self, file: &Path) -> bool {
         self.runner
             .as_ref()
             .is_some_and(|runner| runner.holds(file))
     }
 
-    /// Deletes what is too old, later what is still the program's.
+    /// Deletes files that are too old; a file that the program still uses is deleted later.
     fn prune(&mut self) {
         let Some(keep) = self.options.keep else {
             return;
@@ -349,14 +356,14 @@ impl RotatedFiles {
     }
 }
 
-/// The next multiple of `every` since 1970.
+/// Returns the next multiple of `every` since 1970.
 fn end_of(now: Timestamp, every: Duration) -> Option<Timestamp> {
     let every = i64::try_from(every.as_secs()).ok()?;
     let next = (now.as_second().div_euclid(every) + 1).checked_mul(every)?;
     Timestamp::from_second(next).ok()
 }
 
-/// Sees to it that the file is gone; the program may have moved or removed it.
+/// Removes the file. It may already be gone, because the program may move or remove it.
 fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -364,7 +371,8 @@ fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that was made in vain. If it stays, it is overwritten by the next attempt or has a name of its own.
+/// Removes a file that is not used after all. If that fails, the next attempt overwrites it, or the
+/// file has a name of its own.
 fn discard(path: &Path) {
     fs::remove_file(path).ok();
 }

@@ -1,4 +1,5 @@
-//! Owns the sinks that block: a thread that gathers batches, writes them, and looks to what is due meanwhile.
+//! The thread of a sink that blocks. It gathers batches, writes them, and calls the output when a
+//! timer is due.
 
 use std::{
     io::{self, ErrorKind},
@@ -16,10 +17,10 @@ use crate::sinks::{
     report::{Account, SinkState, add},
 };
 
-/// How long messages are dropped before a full disk is asked again.
+/// Time for which messages are dropped before the next write to a full disk.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Has everything written to `output`.
+/// Returns the work that writes all batches to `output`.
 pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -40,17 +41,19 @@ pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
     }))
 }
 
-/// Writes batches, and says exactly how far it came when it cannot. Runs on the sink's own thread, and may block there.
+/// Writes batches, and reports exactly what was written when a write fails. Runs on the sink's own
+/// thread, and may block there.
 pub(in crate::sinks) trait Output: Send {
     /// Writes the whole batch, or fails.
     fn write(&mut self, batch: &Batch) -> Result<Written, Failure>;
-    /// The last call after success: writes what belongs at the end of the output.
+    /// Writes the end of the output. This is the last call after success.
     fn finish(&mut self) -> io::Result<()>;
-    /// How much is to be gathered before it is written, for outputs that are better off with much at once. They get frames alone.
+    /// Returns how much to gather before a write, for outputs that prefer large writes. Such
+    /// outputs get only frames.
     fn gather(&self) -> Option<Gather> {
         None
     }
-    /// When it wants [`turn`](Self::turn) to be called if nothing is written until then.
+    /// Returns when [`turn`](Self::turn) is to be called if nothing is written until then.
     fn next_turn(&self) -> Option<Duration> {
         None
     }
@@ -60,48 +63,49 @@ pub(in crate::sinks) trait Output: Send {
     fn reopen(&mut self) {}
 }
 
-/// What is written at once when it has one of both.
+/// Amount and age of gathered messages; they are written when one of the two is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sinks) struct Gather {
     pub(in crate::sinks) bytes: usize,
     pub(in crate::sinks) age: Duration,
 }
 
-/// What arrived whole.
+/// What was written completely.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::sinks) struct Written {
     pub(in crate::sinks) messages: u64,
     pub(in crate::sinks) bytes: u64,
-    /// Messages that the content cannot show, and so are not among those written.
+    /// Messages that the format cannot show, and that are not counted as written.
     pub(in crate::sinks) unfit: u64,
 }
 
-/// A batch that did not arrive whole.
+/// A batch that was not written completely.
 #[derive(Debug)]
 pub(in crate::sinks) struct Failure {
-    /// What of it arrived whole all the same.
+    /// Part of the batch that was written completely.
     pub(in crate::sinks) written: Written,
     pub(in crate::sinks) error: io::Error,
-    /// The output is whole up to there, and could take more if the cause went away.
+    /// Whether the output is complete up to there, and can accept more if the cause goes away.
     pub(in crate::sinks) resumable: bool,
 }
 
-/// What runs on the sink's thread.
+/// State of the sink's thread.
 struct Worker {
     output: Box<dyn Output>,
     inlet: Inlet,
-    /// What is gathered before it is written, and never more than half of the queue.
+    /// How much is gathered before a write; at most half of the queue.
     gather: Option<Gather>,
-    /// Until then the disk is not asked again whether it has room.
+    /// Time until which a full disk is not tried again.
     full_until: Option<Instant>,
 }
 
-/// Messages that wait to be written together. They are copied, so that the memory of their batches is free for others.
+/// Messages that wait to be written together. They are copied, so that their batches' memory is
+/// freed.
 #[derive(Default)]
 struct Gathered {
     frames: BytesMut,
     messages: u64,
-    /// When the first of them came.
+    /// Time at which the first of them came.
     since: Option<Instant>,
 }
 
@@ -172,12 +176,12 @@ impl Worker {
         }
     }
 
-    /// Writes it and accounts for it; false if the sink has ended.
+    /// Writes and counts the batch. Returns false if the sink has ended.
     fn write(&mut self, batch: &Batch) -> bool {
         if batch.messages == 0 && batch.frames.is_empty() {
             return true;
         }
-        // The receiver is gone: no thread waits for it any more.
+        // The receiver may have given up on this thread.
         if self.account().is_over() {
             return false;
         }
@@ -216,7 +220,7 @@ impl Worker {
         !self.account().is_over()
     }
 
-    /// Drops messages for a while instead of asking a full disk for each.
+    /// Drops messages for a while instead of trying a full disk for each batch.
     fn wait_for_room(&mut self, error: &io::Error, lost: u64) {
         if self.full_until.is_none() {
             warn!(output = self.inlet.name, %error, "messages are dropped until there is room");
@@ -258,13 +262,13 @@ impl Worker {
     }
 }
 
-/// What the thread does next.
+/// Next action of the thread.
 enum Next {
     Batch(Batch),
-    /// Something's time has come.
+    /// A timer of the gathered batch or of the output is due.
     Due,
     Reopen,
-    /// Nothing more is to come.
+    /// The sender has ended.
     End,
 }
 
@@ -331,10 +335,10 @@ mod tests {
             thread::yield_now();
         }
         for _ in 0..8 {
-            sink_thread.send(&batch(100, 3)); // far more than the queue takes: the end must be noticed
+            sink_thread.send(&batch(100, 3)); // far more than the queue holds, so that the end must be noticed
         }
         let report = sink_thread.finish(soon());
-        // Four batches whole, one message of the fifth.
+        // Four whole batches, and one message of the fifth.
         assert_eq!((report.sent, report.written), (48, 13));
         assert_eq!(
             (
@@ -364,7 +368,7 @@ mod tests {
                 sink_thread.report()
             );
             sink_thread.send(&batch(100, 3));
-            thread::yield_now(); // more than a pause long
+            thread::yield_now(); // longer than the pause
         }
         let report = sink_thread.finish(soon());
         assert!(
@@ -388,7 +392,7 @@ mod tests {
             bytes: 250,
             age: Duration::from_hours(1),
         });
-        // Two writes: three batches of 100 bytes, and the one that is left.
+        // Two writes: three batches of 100 bytes, and the last batch.
         gate.send(2).expect("it waits");
         drop(gate); // a third would fail
         let mut sink_thread = sink_thread(output, QUEUE);
@@ -492,13 +496,13 @@ mod tests {
         sink_thread
     }
 
-    /// Writes as many batches as it is told to.
+    /// Writes as many batches as the test allows.
     struct Gated {
         gate: mpsc::Receiver<usize>,
         open: usize,
         written: usize,
         fails_after: Option<(usize, ErrorKind)>,
-        /// It fails once and then works again.
+        /// Whether it works again after one failure.
         resumes: bool,
         gathers: Option<Gather>,
     }

@@ -1,4 +1,4 @@
-//! Owns the queue between the sender and one sink, and how a sink's thread takes from it (`sink_thread`, `blocking`).
+//! The queue between the sender and one sink. `sink_thread` and `blocking` take batches from it.
 //!
 //! | | |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | capacity | bytes of batches, the one that is being written included, and [`OVERHEAD`] for each that waits |
 //! | when full | what the sink's [`Policy`] says; the sender counts what is dropped, and never waits |
 //!
-//! A batch larger than the whole capacity is taken when nothing else waits, or it could never pass. A lock is held for the
-//! moment of moving a batch only.
+//! A batch larger than the whole capacity is accepted if nothing else waits; otherwise it could
+//! never pass. The lock is held only while a batch is moved.
 
 pub(super) mod blocking;
 pub(super) mod sink_thread;
@@ -23,30 +23,32 @@ use tokio::sync::Notify;
 
 use super::batch::Batch;
 
-/// What a batch in the queue takes beside its bytes: its place, and the three words through which `Bytes` shares an allocation.
-/// Without it, a queue of messages that come one by one would take many times its capacity.
+/// Bytes that a batch in the queue takes in addition to its frames: its slot, and three words with
+/// which `Bytes` shares an allocation. Without this, a queue of single messages would take many
+/// times its capacity.
 pub(in crate::sinks) const OVERHEAD: usize = size_of::<Batch>() + 3 * size_of::<usize>();
 
 /// What is dropped when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sinks) enum Policy {
-    /// The new batch. A file is in order without it.
+    /// The new batch. A file stays in order without it.
     DropNewest,
-    /// The batches that have waited longest: a collector that comes back after an hour wants to know what is happening,
-    /// not what happened when it went.
+    /// The batches that have waited longest. A collector that returns after an hour needs the
+    /// latest messages, not those from the time when it went away.
     DropOldest,
 }
 
-/// Why a batch was not taken.
+/// Reason why a batch was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sinks) enum Refused {
     /// No room until the sink catches up.
     Full,
-    /// One end is gone.
+    /// The sender or the receiver has ended.
     Closed,
 }
 
-/// The two ends of a queue that takes at most `capacity` bytes; `room` is told each time when there may be more room.
+/// Creates the two ends of a queue of `capacity` bytes. `room` is notified whenever room may have
+/// become free.
 pub(in crate::sinks) fn bounded(
     capacity: usize,
     policy: Policy,
@@ -65,7 +67,7 @@ pub(in crate::sinks) fn bounded(
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when a batch arrives or the sender is gone.
+    /// Notified when a batch arrives or the sender ends.
     arrived: Notify,
     room: Arc<Notify>,
     capacity: usize,
@@ -76,13 +78,13 @@ struct Shared {
 struct State {
     batches: VecDeque<Batch>,
     depth: Depth,
-    /// Nothing more is to come.
+    /// Whether the sender has ended.
     ended: bool,
-    /// Nothing more is taken out.
+    /// Whether the receiver takes no more batches.
     refuses: bool,
 }
 
-/// How much waits: everything taken and not yet [`done`](Receiver::done).
+/// Amount that waits: everything accepted and not yet [`done`](Receiver::done).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::sinks) struct Depth {
     /// Bytes of the batches.
@@ -114,14 +116,15 @@ impl Shared {
 pub(in crate::sinks) struct Sender(Arc<Shared>);
 
 impl Sender {
-    /// Queues the batch and says how many older messages had to go for it, or why it is not taken. Never waits for room.
+    /// Queues the batch. Returns the number of older messages dropped for it, or the reason why it
+    /// was refused. Never waits for room.
     pub(in crate::sinks) fn send(&self, batch: Batch) -> Result<u64, Refused> {
         let Shared {
             capacity, policy, ..
         } = &*self.0;
         let mut gone = Vec::new();
         let mut state = self.0.lock();
-        // Not the same as full: a source that waits for room would wait for ever.
+        // Closed is not the same as full: a source that waits for room would wait for ever.
         if state.ended || state.refuses {
             return Err(Refused::Closed);
         }
@@ -133,7 +136,7 @@ impl Sender {
                         state.done(&oldest);
                         gone.push(oldest);
                     }
-                    // What is being written cannot be dropped.
+                    // The batch that is being written cannot be dropped.
                     None => break,
                 },
             }
@@ -143,11 +146,11 @@ impl Sender {
         state.batches.push_back(batch);
         drop(state);
         self.0.arrived.notify_one();
-        // Their memory is given back without the lock.
+        // The memory of the dropped batches is freed without the lock.
         Ok(gone.iter().map(|oldest| oldest.messages).sum())
     }
 
-    /// Nothing more is to come.
+    /// Tells the receiver that no more batches come.
     pub(in crate::sinks) fn end(&self) {
         self.0.lock().ended = true;
         self.0.arrived.notify_one();
@@ -157,7 +160,7 @@ impl Sender {
         self.0.lock().depth
     }
 
-    /// Whether a batch of so many bytes would be taken with nothing dropped for it.
+    /// Returns whether a batch of this size would be accepted without dropping another one.
     pub(in crate::sinks) fn has_room(&self, size: usize) -> bool {
         self.0.lock().has_room(size, self.0.capacity)
     }
@@ -178,7 +181,8 @@ impl Drop for Sender {
 pub(in crate::sinks) struct Receiver(Arc<Shared>);
 
 impl Receiver {
-    /// The oldest batch; `None` when nothing more is to come and all was taken out. Nothing is lost if the future is dropped.
+    /// Waits for the oldest batch. Returns `None` when the sender has ended and the queue is empty.
+    /// Dropping the future loses nothing.
     pub(in crate::sinks) async fn recv(&mut self) -> Option<Batch> {
         loop {
             {
@@ -196,36 +200,37 @@ impl Receiver {
         }
     }
 
-    /// Bytes that the queue takes.
+    /// Returns the capacity in bytes.
     pub(in crate::sinks) fn capacity(&self) -> usize {
         self.0.capacity
     }
 
-    /// The batch, or a part of it, is accounted for: its room is free again.
+    /// Frees the room of a batch, or of a part of it, that is accounted for.
     pub(in crate::sinks) fn done(&self, batch: &Batch) {
         self.0.lock().done(batch);
         self.0.room.notify_waiters();
     }
 
-    /// Takes back what could not be delivered, as the oldest.
+    /// Puts the rest of a batch that could not be delivered back as the oldest.
     pub(in crate::sinks) fn put_back(&mut self, rest: Batch) {
         self.0.lock().batches.push_front(rest);
     }
 
-    /// Whether nothing waits, and nothing will.
+    /// Returns whether the queue is empty and the sender has ended.
     pub(in crate::sinks) fn is_over(&self) -> bool {
         let state = self.0.lock();
         state.ended && state.batches.is_empty()
     }
 
-    /// Refuses everything from now on, throws away what waits, and says how many messages these were.
+    /// Refuses all batches from now on and drops those that wait. Returns the number of messages
+    /// dropped.
     pub(in crate::sinks) fn abandon(&mut self) -> u64 {
         let rest = {
             let mut state = self.0.lock();
             state.refuses = true;
             mem::take(&mut state.batches)
         };
-        // Without the lock: they may be many, and the sender does not wait.
+        // Sum without the lock: there may be many batches, and the sender must not wait.
         let bytes: usize = rest.iter().map(Batch::size).sum();
         let messages = rest.iter().map(|batch| batch.messages).sum();
         {
@@ -352,7 +357,7 @@ mod tests {
     }
 
     proptest! {
-        /// sent = taken + dropped + queued, after every step, and the bound holds.
+        /// After every step sent = taken + dropped + queued, and the bound holds.
         #[test]
         fn every_message_is_somewhere(
             oldest: bool,
@@ -388,7 +393,7 @@ mod tests {
         bounded(capacity, policy, Arc::default())
     }
 
-    /// What is there without waiting.
+    /// Takes the oldest batch without waiting.
     fn now(rx: &mut Receiver) -> Option<Batch> {
         rx.0.lock().batches.pop_front()
     }

@@ -1,4 +1,5 @@
-//! Owns one sink as the sender sees it: its queue, its account, and the thread that empties the one into the output.
+//! One sink as the sender sees it: its queue, its account, and the thread that writes the queue's
+//! batches to the output.
 
 use std::{
     io, panic,
@@ -15,15 +16,16 @@ use crate::sinks::{
     report::{Account, SinkReport, SinkState, add},
 };
 
-/// What runs on a sink's thread: takes what is queued, writes it, and accounts for it, until nothing more is to come.
+/// Work of a sink's thread: takes queued batches, writes them and counts them, until the sender has
+/// ended.
 pub(in crate::sinks) type Work = Box<dyn FnOnce(Inlet) + Send>;
 
-/// A runtime that the system does not give.
+/// Error text for a runtime that the system could not create.
 pub(in crate::sinks) fn no_runtime(error: &io::Error) -> String {
     format!("the system gives it nothing to wait on: {error}")
 }
 
-/// What a sink may take beyond the deadline, to account for what it has not delivered.
+/// Time beyond the deadline in which a sink may count what it has not delivered.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// The sender's side of one sink.
@@ -34,7 +36,7 @@ pub(in crate::sinks) struct SinkThread {
     account: Arc<Account>,
     deadline: watch::Sender<Option<Instant>>,
     reopen: Arc<Notify>,
-    /// Nothing is ever sent: it closes when the work ends, in any way.
+    /// Closes when the work ends in any way; nothing is ever sent.
     ended: mpsc::Receiver<()>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -42,19 +44,19 @@ pub(in crate::sinks) struct SinkThread {
 /// The sink's side.
 #[derive(Debug)]
 pub(in crate::sinks) struct Inlet {
-    /// The output as the operator named it.
+    /// Name of the output as the operator gave it.
     pub(in crate::sinks) name: String,
     pub(in crate::sinks) queue: Receiver,
     pub(in crate::sinks) account: Arc<Account>,
-    /// Told when the output's files may have been renamed.
+    /// Notified when the output's files may have been renamed.
     pub(in crate::sinks) reopen: Arc<Notify>,
-    /// When to be over, once nothing more is to come.
+    /// Time by which the sink must have ended; set when the sender ends.
     pub(in crate::sinks) deadline: watch::Receiver<Option<Instant>>,
     _alive: mpsc::Sender<()>,
 }
 
 impl SinkThread {
-    /// Starts the thread. Fails when the system gives no thread.
+    /// Starts the thread. Fails if the system creates no thread.
     pub(in crate::sinks) fn start(
         name: String,
         work: Work,
@@ -87,7 +89,8 @@ impl SinkThread {
         })
     }
 
-    /// Queues the batch, and counts what is dropped for it. Never blocks. A panic of the sink's thread is passed on.
+    /// Queues the batch and counts what is dropped for it. Never blocks. Passes on a panic of the
+    /// sink's thread.
     pub(in crate::sinks) fn send(&mut self, batch: &Batch) {
         add(&self.account.sent, batch.messages);
         match self.queue.send(batch.clone()) {
@@ -103,7 +106,7 @@ impl SinkThread {
         }
     }
 
-    /// Why the queue is full.
+    /// Returns the counter for the reason why the queue is full.
     fn reason(&self) -> &AtomicU64 {
         match (self.queue.policy(), self.account.state()) {
             (Policy::DropOldest, SinkState::Waiting(_)) => &self.account.dropped.disconnected,
@@ -111,13 +114,15 @@ impl SinkThread {
         }
     }
 
-    /// What tells it to begin a new file if the old one was renamed or removed.
+    /// Returns the notifier that makes the sink begin a new file if the old one was renamed or
+    /// removed.
     pub(in crate::sinks) fn reopen(&self) -> Arc<Notify> {
         Arc::clone(&self.reopen)
     }
 
     pub(in crate::sinks) fn report(&self) -> SinkReport {
-        // First: what leaves the queue meanwhile is then seen twice rather than not at all.
+        // Read the queue first: a batch that leaves it meanwhile is then counted twice rather than
+        // not at all.
         let depth = self.queue.depth();
         SinkReport {
             queued: depth.messages,
@@ -126,18 +131,20 @@ impl SinkThread {
         }
     }
 
-    /// Whether it takes so many bytes without dropping anything, or never waits for room.
+    /// Returns whether the sink accepts this many bytes without dropping anything, or has ended and
+    /// so never needs room.
     pub(in crate::sinks) fn has_room(&self, size: usize) -> bool {
         self.queue.has_room(size) || self.account.is_over()
     }
 
-    /// Nothing more is to come: the thread may end when it has written what is queued, and has to at `deadline`.
+    /// Tells the thread that no more batches come. It may end when it has written the queue, and
+    /// must end at `deadline`.
     pub(in crate::sinks) fn close(&self, deadline: Instant) {
         self.deadline.send_replace(Some(deadline));
         self.queue.end();
     }
 
-    /// Whether [`Self::finish`] would not wait.
+    /// Returns whether [`Self::finish`] would not wait.
     pub(in crate::sinks) fn is_over(&self, deadline: Instant) -> bool {
         self.has_ended() || Instant::now() >= deadline + SETTLE
     }
@@ -146,7 +153,8 @@ impl SinkThread {
         self.ended.try_recv() == Err(mpsc::TryRecvError::Disconnected)
     }
 
-    /// Waits until the work is over, or has taken too long beyond `deadline`, and gives the final account.
+    /// Waits until the work has ended, or has taken too long beyond `deadline`, and returns the
+    /// final account.
     pub(in crate::sinks) fn finish(mut self, deadline: Instant) -> SinkReport {
         self.close(deadline);
         let left = (deadline + SETTLE).saturating_duration_since(Instant::now());
@@ -154,13 +162,14 @@ impl SinkThread {
             self.join();
             return self.report();
         }
-        // From now on the thread writes no more.
+        // From now on the thread writes nothing more.
         self.account.become_state(SinkState::Failed(format!(
             "{}: did not take its last messages in the time given",
             self.name
         )));
         let mut report = self.report();
-        // What is in flight may still arrive. That is not known, so it counts as dropped.
+        // A write in progress may still succeed. This is not known, so its messages count as
+        // dropped.
         report.dropped.shutdown += report
             .sent
             .saturating_sub(report.written + report.dropped.total());
@@ -168,7 +177,7 @@ impl SinkThread {
         report
     }
 
-    /// A panic of the sink's thread becomes the caller's.
+    /// Joins the thread. A panic of the sink's thread becomes the caller's.
     fn join(&mut self) {
         if let Some(Err(panic)) = self.thread.take().map(thread::JoinHandle::join) {
             panic::resume_unwind(panic);

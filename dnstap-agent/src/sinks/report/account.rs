@@ -1,4 +1,4 @@
-//! Owns the counters of one sink, shared by the sender and the sink's thread.
+//! Counters of one sink, shared by the sender and the sink's thread.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{SinkReport, SinkState, Takes, delay::Delays};
 
-/// Defines counters, and what they came to at one moment.
+/// Defines counters, and a struct for their values at one moment.
 macro_rules! counts {
     ($(#[$doc:meta])* $now:ident, $live:ident { $($(#[$what:meta])* $name:ident,)+ }) => {
         $(#[$doc])*
@@ -19,7 +19,7 @@ macro_rules! counts {
         impl $now {
             pub(super) const COUNT: usize = [$(stringify!($name)),+].len();
 
-            /// The counts with their names, in a fixed order.
+            /// Returns the counts with their names, in a fixed order.
             #[must_use]
             pub fn table(&self) -> [(&'static str, u64); Self::COUNT] {
                 [$((stringify!($name), self.$name)),+]
@@ -77,7 +77,7 @@ counts! {
     }
 }
 
-/// A counter goes up.
+/// Increases a counter.
 pub(in crate::sinks) fn add(counter: &AtomicU64, messages: u64) {
     counter.fetch_add(messages, Relaxed);
 }
@@ -101,7 +101,7 @@ impl Account {
         self.lock().clone()
     }
 
-    /// The next state. The first end is the one that counts.
+    /// Changes the state. The first end is final.
     pub(in crate::sinks) fn become_state(&self, state: SinkState) {
         let mut now = self.lock();
         if !now.is_over() {
@@ -109,7 +109,7 @@ impl Account {
         }
     }
 
-    /// Messages that an ended sink could not take, under the reason of its end.
+    /// Counts messages that an ended sink could not accept, under the reason of its end.
     pub(in crate::sinks) fn lost(&self, messages: u64) {
         let counter = match self.state() {
             SinkState::Closed => &self.dropped.closed,
@@ -121,7 +121,7 @@ impl Account {
         add(counter, messages);
     }
 
-    /// Whether nothing more can be written.
+    /// Returns whether nothing more can be written.
     pub(in crate::sinks) fn is_over(&self) -> bool {
         self.lock().is_over()
     }
@@ -130,7 +130,7 @@ impl Account {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All but what is queued.
+    /// Returns the account without the queued messages.
     pub(in crate::sinks) fn report(&self, output: &str) -> SinkReport {
         SinkReport {
             takes: Takes::default(),

@@ -1,8 +1,8 @@
-//! How long messages take from the server to the output: of each batch the oldest message, whose time stands in its frame, at
-//! the moment when the batch is written.
+//! Measures how long messages take from the server to the output. For each batch it takes the time
+//! in the frame of the oldest message, and compares it with the moment when the batch was written.
 //!
-//! So every figure is an upper bound: the messages behind the oldest have waited less. Times are counted in classes that are an eighth
-//! of their value wide.
+//! So every figure is an upper bound: the messages behind the oldest have waited less. Times are
+//! counted in classes whose width is an eighth of their value.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,16 +13,16 @@ use dnstap_proto::View;
 
 use crate::sinks::batch::Batch;
 
-/// Classes for each power of two, as a power of two.
+/// Binary logarithm of the number of classes for each power of two.
 const FINE: u32 = 3;
-/// The last class holds all times from 2^40 ns (18 minutes) on.
+/// Number of classes. The last class holds all times from 2^40 ns (18 minutes) on.
 const CLASSES: usize = (40 - FINE as usize + 1) << FINE;
 
-/// Times of many messages.
+/// Counts of times by class.
 #[derive(Debug)]
 pub(in crate::sinks) struct Delays([AtomicU64; CLASSES]);
 
-/// What `Delays` come to, in nanoseconds; at most an eighth too large.
+/// Summary of `Delays`, in nanoseconds; each value is at most an eighth too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delay {
     /// Half of the messages took at most this long.
@@ -50,7 +50,7 @@ impl Delays {
         }
     }
 
-    /// What they come to; `None` if no message that was counted has a time.
+    /// Returns the summary; `None` if no counted message has a time.
     pub(in crate::sinks) fn summary(&self) -> Option<Delay> {
         let counts: Vec<u64> = self.0.iter().map(|count| count.load(Relaxed)).collect();
         let all: u64 = counts.iter().sum();
@@ -70,7 +70,7 @@ impl Delays {
     }
 }
 
-/// The time of the first message.
+/// Returns the time of the first message.
 fn oldest(frames: &[u8]) -> Option<Duration> {
     let (length, rest) = frames.split_first_chunk::<4>()?;
     let frame = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
@@ -82,7 +82,8 @@ fn oldest(frames: &[u8]) -> Option<Duration> {
     ))
 }
 
-/// Small times have classes of their own; above, the highest bit and the `FINE` bits behind it make the class.
+/// Returns the class of a time. Small times have classes of their own. For larger ones the class is
+/// made of the highest bit and the `FINE` bits behind it.
 fn class(nanoseconds: u64) -> usize {
     let Some(shift) = nanoseconds
         .checked_ilog2()
@@ -94,7 +95,7 @@ fn class(nanoseconds: u64) -> usize {
     (((shift as usize) << FINE) + fine).min(CLASSES - 1)
 }
 
-/// The largest time of a class.
+/// Returns the largest time of a class.
 fn bound(class: usize) -> u64 {
     let shift = (class >> FINE).saturating_sub(1);
     let fine = class - (shift << FINE);

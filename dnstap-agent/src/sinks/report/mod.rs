@@ -1,6 +1,7 @@
-//! Owns what is known about each sink: messages sent to it, written, dropped by reason, still queued.
+//! The account of each sink: messages sent to it, written, dropped by reason, and still queued.
 //!
-//! The law, at any moment when nothing is being sent or written, and always in the final report:
+//! This equation holds whenever no message is being sent or written, and always in the final
+//! report:
 //! `sent = written + dropped + queued`.
 
 mod account;
@@ -16,7 +17,7 @@ pub use self::{
     delay::Delay,
 };
 
-/// What a sink takes.
+/// What a sink accepts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Takes {
     /// Messages.
@@ -29,51 +30,54 @@ pub enum Takes {
 /// One sink's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkReport {
-    /// What it takes.
+    /// What the sink accepts.
     pub takes: Takes,
     /// The output as the operator named it, `file:/tmp/a.fstrm`.
     pub output: String,
-    /// Whether it still takes messages, and if not, why.
+    /// State of the sink; if it has stopped, with the reason.
     pub state: SinkState,
     /// Messages handed to this sink.
     pub sent: u64,
-    /// Messages that came before this sink was there, or while it was not.
+    /// Messages that came while this sink was not open.
     pub absent: u64,
-    /// Messages that are whole in the output; of a socket: handed whole to the system.
+    /// Messages that are complete in the output. For a socket: handed completely to the system.
     pub written: u64,
     /// Bytes of these in the output (frames or lines, without the Frame Streams control frames).
     pub written_bytes: u64,
-    /// Of those written: at most so many may not have been read by a collector that went away without a word. Over TCP,
-    /// where its host takes what it does not read, more may be.
+    /// Of the written messages: the most that a collector may not have read when it went away
+    /// without a FINISH. Over TCP the number can be higher, because the collector's host may accept
+    /// bytes that the collector never reads.
     pub unconfirmed: u64,
-    /// Connections to the collector that came to be, with the handshake.
+    /// Connections to the collector that were established, handshake included.
     pub connections: u64,
     /// Messages that are not in the output.
     pub dropped: Dropped,
-    /// What became of its files.
+    /// Counters of the output's files.
     pub files: Files,
-    /// Messages taken and not yet written.
+    /// Messages that were accepted and not yet written.
     pub queued: u64,
-    /// Bytes of frames that these hold.
+    /// Bytes of the queued frames.
     pub queued_bytes: u64,
-    /// How long messages took from the server to the output, if it is a file and they tell their times.
+    /// Time that messages took from the server to the output, if it is a file and the messages have
+    /// times.
     pub delay: Option<Delay>,
 }
 
 impl SinkReport {
-    /// Bytes that wait in all of these.
+    /// Returns the bytes that wait in all of these sinks.
     #[must_use]
     pub fn queued_in(reports: &[Self]) -> u64 {
         reports.iter().map(|report| report.queued_bytes).sum()
     }
 
-    /// `sent = written + dropped + queued`.
+    /// Returns whether `sent = written + dropped + queued`.
     #[must_use]
     pub fn is_balanced(&self) -> bool {
         self.sent == self.written + self.dropped.total() + self.queued
     }
 
-    /// The account of a sink that was there before, with that account, and was not there for so many messages.
+    /// Adds the earlier account of a sink that was closed and opened again. `absent`: messages that
+    /// came in between.
     #[must_use]
     pub(in crate::sinks) fn after(self, before: Option<&Self>, absent: u64) -> Self {
         let Some(before) = before else {
@@ -93,14 +97,14 @@ impl SinkReport {
         }
     }
 
-    /// The account after so many messages that came while it was not there.
+    /// Returns the account after this many messages that came while the sink was not open.
     #[must_use]
     pub(in crate::sinks) fn without(self, messages: u64) -> Self {
         let absent = self.absent + messages;
         Self { absent, ..self }
     }
 
-    /// As one JSON object; see `docs/operations.md` for the members.
+    /// Returns the account as a JSON object; see `docs/operations.md` for the members.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let dropped: serde_json::Map<_, _> = self
@@ -136,7 +140,7 @@ impl SinkReport {
 }
 
 impl fmt::Display for SinkReport {
-    /// One line without its end, for the summary.
+    /// Writes one line for the summary, without a line end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             output,
@@ -170,20 +174,20 @@ impl fmt::Display for SinkReport {
 }
 
 impl Dropped {
-    /// The reasons and their counts, in a fixed order, for summaries and metrics.
+    /// Returns the reasons and their counts in a fixed order, for summaries and metrics.
     #[must_use]
     pub fn by_reason(&self) -> [(&'static str, u64); Self::COUNT] {
         self.table()
     }
 
-    /// All of them.
+    /// Returns the sum of all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.table().iter().map(|(_, count)| count).sum()
     }
 }
 
-/// Whether a sink still works.
+/// State of a sink.
 ///
 /// ```text
 /// Running --write fails--> Failed
@@ -193,24 +197,26 @@ impl Dropped {
 /// Waiting --finish--> Finished, or Failed if messages were left or the disk was full
 /// ```
 ///
-/// Sockets wait for their collector, files for room on the disk; what else fails, fails for good.
+/// Sockets wait for their collector, and files wait for room on the disk. Any other failure is
+/// final.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SinkState {
-    /// It takes messages.
+    /// The sink accepts messages.
     #[default]
     Running,
-    /// It has no connection or no room now, for this reason, and tries again. It still takes messages.
+    /// The sink has no connection or no room at the moment, for this reason, and tries again. It
+    /// still accepts messages.
     Waiting(String),
-    /// Drained and ended as asked.
+    /// The sink has written everything and ended as requested.
     Finished,
-    /// The reader of the pipe went away: an end, not an error.
+    /// The reader of the pipe went away. This is a normal end, not an error.
     Closed,
-    /// It takes no more messages, for this reason (names the output and the cause).
+    /// The sink accepts no more messages, for this reason (names the output and the cause).
     Failed(String),
 }
 
 impl SinkState {
-    /// In one word.
+    /// Returns the state as one word.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -222,13 +228,13 @@ impl SinkState {
         }
     }
 
-    /// Whether messages reach the output now, or all have.
+    /// Returns whether messages reach the output now, or all of them have reached it.
     #[must_use]
     pub fn is_well(&self) -> bool {
         matches!(self, Self::Running | Self::Finished)
     }
 
-    /// Whether nothing more can be written.
+    /// Returns whether nothing more can be written.
     #[must_use]
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Running | Self::Waiting(_))
@@ -252,7 +258,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// No output is left that could take a message: the tap has no use any more.
+    /// Returns whether no output is left that accepts messages, so that the tap can end.
     #[must_use]
     pub fn all_over(&self) -> bool {
         let mut sinks = self.sinks.iter();

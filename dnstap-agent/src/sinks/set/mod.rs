@@ -1,4 +1,5 @@
-//! Owns all outputs of a command at one time: they are opened together, may come and go while messages pass, and end together.
+//! All outputs of a command. They are opened together, may be added and removed while messages
+//! pass, and end together.
 
 mod open;
 mod output;
@@ -22,15 +23,16 @@ use super::{
 };
 use crate::report::Facts;
 
-/// What applies to every sink.
+/// Options of every sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkOptions {
-    /// Bytes that each sink may have waiting before messages are dropped: of frames, and some more for each batch.
+    /// Bytes that may wait for each sink before messages are dropped: those of frames, and some
+    /// more for each batch.
     pub queue_bytes: usize,
 }
 
 impl Default for SinkOptions {
-    /// 64 MiB: some seconds of a busy server.
+    /// Returns a queue of 64 MiB, which holds some seconds of a busy server.
     fn default() -> Self {
         Self {
             queue_bytes: 64 << 20,
@@ -38,7 +40,8 @@ impl Default for SinkOptions {
     }
 }
 
-/// All outputs of one tap. They may change while messages pass: see [`Self::join`] and [`Self::part`].
+/// All outputs of one tap. They can change while messages pass: see [`Self::join`] and
+/// [`Self::part`].
 #[derive(Debug)]
 pub struct SinkSet {
     outputs: Vec<ActiveOutput>,
@@ -48,16 +51,16 @@ pub struct SinkSet {
     handed: u64,
     room: Arc<Notify>,
     reopener: Reopener,
-    /// One for the pages of each [`Self::open`].
+    /// One entry for the pages of each [`Self::open`].
     about: Vec<About>,
 }
 
-/// Has files that were renamed or removed begin anew; from any thread.
+/// Makes outputs reopen files that were renamed or removed; usable from any thread.
 #[derive(Debug, Clone, Default)]
 pub struct Reopener(Arc<Mutex<Vec<Arc<Notify>>>>);
 
 impl Reopener {
-    /// Tells all files of the set. Never blocks.
+    /// Notifies all files of the set. Never blocks.
     pub fn reopen(&self) {
         for sink_thread in self.sink_threads().iter() {
             sink_thread.notify_one();
@@ -70,15 +73,16 @@ impl Reopener {
 }
 
 impl SinkSet {
-    /// Opens all outputs, or tells everything that is wrong with them.
+    /// Opens all outputs, or returns everything that is wrong with them.
     ///
-    /// Existing regular files are overwritten, or moved aside by outputs that rotate, once all outputs are open. Standard output and each path can be named once.
-    /// It waits for a named pipe until a program reads from it, as any program does.
+    /// Once all outputs are open, existing regular files are overwritten, or moved aside by outputs
+    /// that rotate. Standard output and each path can be named only once. Opening a named pipe
+    /// waits until a program reads from it.
     pub fn open(specs: &[OutputSpec], options: SinkOptions) -> Result<Self, OpenError> {
         Self::open_with(specs, options, &Arc::default())
     }
 
-    /// Opens outputs that are to [`join`](Self::join) the set with this [`room`](Self::room).
+    /// Opens outputs that will [`join`](Self::join) the set with this [`room`](Self::room).
     pub fn open_with(
         specs: &[OutputSpec],
         options: SinkOptions,
@@ -87,7 +91,7 @@ impl SinkSet {
         Self::open_all([(specs, Takes::Messages)], options, room)
     }
 
-    /// Opens the outputs of messages and those of notices, as [`Self::open`] does.
+    /// Opens the outputs of messages and those of notices, like [`Self::open`].
     pub fn open_both(
         messages: &[OutputSpec],
         notices: &[OutputSpec],
@@ -131,8 +135,8 @@ impl SinkSet {
         Ok(set)
     }
 
-    /// Takes in outputs that have been opened for it; they get all messages from now on. An output that was there before, under the
-    /// same name, goes on with its account.
+    /// Adds outputs that were opened for this set; they get all messages from now on. An earlier
+    /// output of the same name passes its account on.
     pub fn join(&mut self, newcomers: Self) {
         for mut output in newcomers.outputs {
             let name = output.report().output;
@@ -145,15 +149,15 @@ impl SinkSet {
         self.list_files();
     }
 
-    /// What pages are to state of the messages when they end.
+    /// Stores the facts that pages show in their heads when they end.
     pub(crate) fn tell(&self, facts: &Facts) {
         for about in &self.about {
             about.tell(facts.clone());
         }
     }
 
-    /// Lets these outputs go: they get no more messages, and have `grace` to write what is queued for them. Their accounts stay.
-    /// Never blocks; [`Self::are_parted`] tells when they are closed.
+    /// Removes these outputs. They get no more messages, and have `grace` to write what is queued.
+    /// Their accounts stay. Never blocks; [`Self::are_parted`] returns true when they are closed.
     pub fn part(&mut self, specs: &[OutputSpec], grace: Duration) {
         let handed = self.handed;
         let closing = self
@@ -164,7 +168,7 @@ impl SinkSet {
         self.list_files();
     }
 
-    /// Whether all outputs that were let go are closed. Never blocks.
+    /// Returns whether all removed outputs are closed. Never blocks.
     pub fn are_parted(&mut self) -> bool {
         let closed = self.closing.extract_if(.., |closing| closing.is_over());
         let now = Instant::now();
@@ -173,13 +177,14 @@ impl SinkSet {
         self.closing.is_empty()
     }
 
-    /// Hands the batch to every sink of messages. Never blocks; a sink that cannot take it counts it as dropped.
+    /// Hands the batch to every sink of messages. Never blocks; a sink that cannot accept it counts
+    /// it as dropped.
     pub fn send(&mut self, batch: &Batch) {
         self.handed += batch.messages;
         self.send_to(Takes::Messages, batch);
     }
 
-    /// Hands notices to every sink that takes them, in the same way.
+    /// Hands notices to every sink that accepts them, in the same way.
     pub fn notify(&mut self, notices: &Batch) {
         self.send_to(Takes::Notices, notices);
     }
@@ -195,7 +200,8 @@ impl SinkSet {
         }
     }
 
-    /// Whether a sink looks at messages: their parsed views are welcome in batches, if the source has them.
+    /// Returns whether a sink reads messages, so that batches should have parsed views if the
+    /// source has them.
     #[must_use]
     pub fn wants_views(&self) -> bool {
         self.outputs
@@ -203,7 +209,8 @@ impl SinkSet {
             .any(|output| output.spec.0.wants_views())
     }
 
-    /// Whether a batch of so many bytes would be taken by every sink that still works, with nothing dropped for it.
+    /// Returns whether every sink that still works would accept a batch of this size without
+    /// dropping anything.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         self.outputs
@@ -211,13 +218,14 @@ impl SinkSet {
             .all(|output| output.sink_thread.has_room(bytes))
     }
 
-    /// Tells all who wait each time when there may be more room.
+    /// Returns the notifier that fires whenever there may be more room.
     #[must_use]
     pub fn room(&self) -> Arc<Notify> {
         Arc::clone(&self.room)
     }
 
-    /// What tells all files of the set, also of those that come later, that they may have been renamed.
+    /// Returns the handle that notifies all files of the set, also later ones, that they may have
+    /// been renamed.
     #[must_use]
     pub fn reopener(&self) -> Reopener {
         self.reopener.clone()
@@ -231,7 +239,7 @@ impl SinkSet {
             .collect();
     }
 
-    /// Every sink's account now, also of those that are not there any more.
+    /// Returns the current account of every sink, including those that were removed.
     #[must_use]
     pub fn health(&self) -> Health {
         let outputs = self.outputs.iter().map(ActiveOutput::report);
@@ -243,9 +251,11 @@ impl SinkSet {
         }
     }
 
-    /// Writes what is queued, ends each output, and gives the final accounts, in the order of the outputs.
+    /// Writes what is queued, ends each output, and returns the final accounts in the order of the
+    /// outputs.
     ///
-    /// All sinks together have up to `deadline`; what one has not written by then is counted as dropped, and its thread is left behind.
+    /// All sinks together have until `deadline`. What a sink has not written by then counts as
+    /// dropped, and its thread is left behind.
     #[must_use]
     pub fn finish(self, deadline: Instant) -> Vec<SinkReport> {
         self.close(deadline);
@@ -258,8 +268,9 @@ impl SinkSet {
         reports
     }
 
-    /// Nothing more is to come, and all outputs are to end by `deadline`. They end at the same time, so that one that needs the whole
-    /// time leaves as much to the others. Never blocks.
+    /// Tells all outputs that no more messages come and that they have to end by `deadline`. They
+    /// end at the same time, so that an output that needs the whole time leaves the others as much.
+    /// Never blocks.
     pub fn close(&self, deadline: Instant) {
         for output in &self.outputs {
             output.sink_thread.close(deadline);

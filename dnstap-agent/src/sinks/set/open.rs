@@ -1,5 +1,6 @@
-//! Owns opening the outputs: all are tried, every problem is told at once with its cause and its fix, and only when all
-//! are open is an existing file emptied (as `tcpdump -w` does), or left aside if the output rotates.
+//! Opening of outputs: all are tried, and all problems are reported at once, each with cause and
+//! remedy. Only when all are open are existing files emptied (as `tcpdump -w` does), or moved aside
+//! if the output rotates.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use thiserror::Error;
 
 use crate::sinks::{forms::OutputSpec, queue::sink_thread::Work, report::Account, sink::About};
 
-/// Why the outputs could not be opened: a line for each problem, with the output, the cause and the fix. Never empty.
+/// Problems with opening outputs: one line each, with the output, the cause and the remedy. Never
+/// empty.
 #[derive(Debug, Error)]
 #[error("{}", .0.join("\n"))]
 pub struct OpenError(pub Vec<String>);
@@ -18,7 +20,7 @@ impl OpenError {
     }
 }
 
-/// Opens all outputs, in order, and begins them when all are open; `about` is for pages.
+/// Opens all outputs in order, and starts them when all are open; `about` is for pages.
 pub(super) fn open_all(
     specs: &[&OutputSpec],
     about: &About,
@@ -36,7 +38,7 @@ pub(super) fn open_all(
     }))
 }
 
-/// All of them, or everything that is wrong.
+/// Returns all results, or all problems.
 fn all<'a, T>(
     results: impl Iterator<Item = (&'a OutputSpec, Result<T, String>)>,
 ) -> Result<Vec<T>, OpenError> {

@@ -1,4 +1,5 @@
-//! Owns one output's membership of a set: it may come and go while messages pass, and its account goes on under its name.
+//! One output in a set. It can be added and removed while messages pass, and its account continues
+//! under its name.
 //!
 //! ```text
 //!  opened ──► ActiveOutput ── removed ──► ClosingOutput ── drained, or out of time ──► ClosedOutput
@@ -6,7 +7,7 @@
 //!                └──────────────────────── opened again, same name ───────────────────────────┘
 //! ```
 //!
-//! The law of each: `sent + absent = messages handed to the set`.
+//! This equation holds for each: `sent + absent = messages handed to the set`.
 
 use std::time::{Duration, Instant};
 
@@ -17,38 +18,38 @@ use crate::sinks::{
     report::{SinkReport, Takes},
 };
 
-/// An output that takes messages.
+/// An output that accepts messages.
 #[derive(Debug)]
 pub(super) struct ActiveOutput {
-    /// What it was opened from.
+    /// Specification that it was opened from.
     pub(super) spec: OutputSpec,
     pub(super) takes: Takes,
     pub(super) sink_thread: SinkThread,
-    /// Messages that came while it was not there.
+    /// Messages that came while the output was not open.
     absent: u64,
-    /// What became of the messages when it was there before.
+    /// Account from when the output was open before.
     before: Option<SinkReport>,
 }
 
-/// An output that takes no more messages, and has some to write.
+/// A removed output that still writes what is queued.
 #[derive(Debug)]
 pub(super) struct ClosingOutput {
     output: ActiveOutput,
-    /// Messages that the set had been handed when it left.
+    /// Messages handed to the set when the output was removed.
     since: u64,
     deadline: Instant,
 }
 
-/// The account of an output that was there.
+/// Account of a closed output.
 #[derive(Debug)]
 pub(super) struct ClosedOutput {
     report: SinkReport,
-    /// Messages that the set had been handed when it left.
+    /// Messages handed to the set when the output was removed.
     since: u64,
 }
 
 impl ActiveOutput {
-    /// An output that was there from the beginning.
+    /// Creates an output that was open from the beginning.
     pub(super) fn new(spec: OutputSpec, takes: Takes, sink_thread: SinkThread) -> Self {
         Self {
             spec,
@@ -59,7 +60,8 @@ impl ActiveOutput {
         }
     }
 
-    /// It comes when the set has been handed so many messages; `before` is what became of it earlier.
+    /// Adds the output after this many messages were handed to the set; `before` is its earlier
+    /// account.
     pub(super) fn come(&mut self, handed: u64, before: Option<ClosedOutput>) {
         self.absent = handed;
         if let Some(closed) = before {
@@ -68,7 +70,8 @@ impl ActiveOutput {
         }
     }
 
-    /// It goes when the set has been handed so many messages, and has `grace` for what is queued.
+    /// Removes the output after this many messages were handed to the set. It has `grace` to write
+    /// what is queued.
     pub(super) fn leave(self, handed: u64, grace: Duration) -> ClosingOutput {
         let deadline = Instant::now() + grace;
         self.sink_thread.close(deadline);
@@ -79,7 +82,7 @@ impl ActiveOutput {
         }
     }
 
-    /// Hands it the batch, with the views if it wants them. Never blocks.
+    /// Hands the batch to the output, with the views if it needs them. Never blocks.
     pub(super) fn send(&mut self, batch: &Batch) {
         if batch.views.is_none() || self.spec.0.wants_views() {
             return self.sink_thread.send(batch);
@@ -98,7 +101,7 @@ impl ActiveOutput {
         }
     }
 
-    /// Waits until it is closed or out of time, and gives its final account.
+    /// Waits until the output is closed or out of time. Returns the final account.
     pub(super) fn finish(self, deadline: Instant) -> SinkReport {
         let report = self.sink_thread.finish(deadline);
         SinkReport {
@@ -109,7 +112,7 @@ impl ActiveOutput {
 }
 
 impl ClosingOutput {
-    /// Whether its account is final.
+    /// Returns whether the account is final.
     pub(super) fn is_over(&self) -> bool {
         self.output.sink_thread.is_over(self.deadline)
     }
@@ -118,7 +121,8 @@ impl ClosingOutput {
         self.output.report().without(handed - self.since)
     }
 
-    /// Its final account, for which it has no longer than up to `deadline`, if that is earlier than its own.
+    /// Returns the final account. Waits until `deadline` at most, or until the output's own
+    /// deadline if that is earlier.
     pub(super) fn finish(self, deadline: Instant) -> ClosedOutput {
         ClosedOutput {
             report: self.output.finish(deadline.min(self.deadline)),

@@ -1,4 +1,5 @@
-//! Owns the sockets to listen on: all are tried, every problem is told at once with its cause and its fix.
+//! Listening sockets: all are tried, and all problems are reported at once, each with cause and
+//! remedy.
 
 use std::{io, path::Path};
 
@@ -6,16 +7,16 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::host::net::{Address, Listener, SocketFile, Tls, acceptor, explain_unix, listen_unix};
 
-/// A socket that can be connected to.
+/// A listening socket.
 pub(crate) struct Bound {
-    /// As given, with the port that the system chose if it was 0.
+    /// Name as given, with the port that the system chose if it was 0.
     pub(crate) name: String,
     pub(super) listener: Listener,
-    /// Of a unix socket.
+    /// File of a unix socket.
     pub(super) file: Option<SocketFile>,
 }
 
-/// Listens on all of them, or tells what is wrong with each that cannot be.
+/// Listens on all sockets, or reports the problem of each one that fails.
 pub(crate) fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, String> {
     let mut bound = Vec::new();
     let mut problems = Vec::new();
@@ -37,7 +38,8 @@ pub(crate) fn all(addresses: &[Address], mode: u32) -> Result<Vec<Bound>, String
     }
 }
 
-/// The runtime would look the name up in a thread, which would outlive the sandbox's beginning.
+/// Binds synchronously. The runtime would look the name up in a thread, which might still run when
+/// the sandbox starts.
 fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind((host, port))?;
     listener.set_nonblocking(true)?;

@@ -1,7 +1,7 @@
-//! Owns one sender's connection: bytes in, answers out, whole dnstap frames handed over.
+//! One sender's connection: reads bytes, sends answers, and passes on whole dnstap frames.
 //!
-//! Its memory is bounded by the longest frame and one piece read, for any sender. What is no dnstap is counted and
-//! left out, so that an output never holds a frame that readers cannot read.
+//! Its memory is bounded by the longest frame and one piece of input. Frames that are no dnstap are
+//! counted and left out, so that an output never contains a frame that readers cannot read.
 
 use std::{io, rc::Rc, time::Duration};
 
@@ -23,13 +23,14 @@ use tracing::{info, warn};
 use super::Shared;
 use crate::host::net::{Arrival, Stream};
 
-/// How long a sender may take up to START, to take an answer, and to close the connection behind STOP.
+/// Time limit for a sender to send START, to accept an answer, and to close the connection after
+/// STOP.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Bytes to make room for before a read.
+/// Free bytes in the buffer before a read.
 const PIECE: usize = 64 * 1024;
 
-/// Why a connection ended, other than by STOP.
+/// Reasons why a connection ended, other than STOP.
 #[derive(Debug, Error)]
 enum Ended {
     #[error("{0}")]
@@ -46,7 +47,7 @@ enum Ended {
     Ending,
 }
 
-/// Takes everything that comes over a new connection, up to its end.
+/// Handles a new connection until its end.
 pub(super) async fn take(
     number: u64,
     arrival: Arrival,
@@ -76,7 +77,7 @@ pub(super) async fn take(
     }
 }
 
-/// A connection at work.
+/// A running connection.
 struct Connection {
     number: u64,
     peer: String,
@@ -84,7 +85,7 @@ struct Connection {
     server: Server,
     input: BytesMut,
     shared: Rc<Shared>,
-    /// When to be over, once the end has come.
+    /// Time by which the connection must end, once the end has come.
     stop: watch::Receiver<Option<Instant>>,
     messages: u64,
 }
@@ -110,13 +111,14 @@ impl Connection {
         })
     }
 
-    /// Takes everything up to the end of the connection.
+    /// Handles the connection until its end, and logs how it ended.
     async fn run(mut self) {
         info!(connection = self.number, peer = self.peer, "connected");
         let ended = self.receive().await;
         let (connection, messages) = (self.number, self.messages);
         match ended {
-            // Behind STOP nothing is missing, unless what follows is no stream: many senders close without waiting for FINISH.
+            // After STOP nothing is missing, unless the following bytes are no stream. Many senders
+            // close without waiting for FINISH.
             reason
                 if self.server.state() == ServerState::Stopped
                     && !matches!(reason, Ended::Malformed(_)) =>
@@ -134,7 +136,8 @@ impl Connection {
         }
     }
 
-    /// Takes everything up to the end of the connection, and gives why it ended; in order if that is behind STOP.
+    /// Handles the connection until its end. Returns the reason; after STOP the end is an orderly
+    /// one.
     async fn receive(&mut self) -> Ended {
         match self.take_all().await {
             Ok(ended) | Err(ended) => ended,
@@ -145,7 +148,7 @@ impl Connection {
         let started = Instant::now();
         let mut stop = self.stop.clone();
         let mut ending = None;
-        // Up to when another stream may begin.
+        // Time limit for another stream to begin.
         let mut stopped = None;
         let mut has_shut_down = false;
         loop {
@@ -173,7 +176,8 @@ impl Connection {
                 read = self.stream.read_buf(&mut self.input) => read?,
                 at = stop.wait_for(Option::is_some), if ending.is_none() => {
                     ending = Some(at.ok().and_then(|at| *at).unwrap_or_else(Instant::now));
-                    // What has arrived is read; over a unix socket the sender learns that no more is taken.
+                    // Bytes that have arrived are read. Over a unix socket the sender notices that
+                    // no more are accepted.
                     self.stream.refuse_more()?;
                     continue;
                 }
@@ -194,18 +198,19 @@ impl Connection {
             if self.server.state() != ServerState::Stopped {
                 stopped = None;
             } else if stopped.is_none() || self.messages > messages {
-                // Behind each stream, also one that came in one piece.
+                // This is set after each stream, also after one that came in one piece.
                 stopped = Some(Instant::now() + HANDSHAKE);
             }
             if self.server.state() == ServerState::Stopped && !has_shut_down {
                 has_shut_down = true;
-                // Some senders wait for this end; TLS has a word for it. Who is gone already has no need of it.
+                // Some senders wait for this end, which TLS announces. A sender that has already
+                // gone does not need it.
                 let _unheard = in_time(self.stop.clone(), self.stream.shutdown()).await;
             }
         }
     }
 
-    /// Takes what is whole in the input, and answers.
+    /// Handles the whole frames in the input, and answers control frames.
     async fn take_frames(&mut self) -> Result<(), Ended> {
         let mut answers = Vec::new();
         loop {
@@ -217,14 +222,15 @@ impl Connection {
             }
             match decoded? {
                 Some(frames) => self.hand_over(frames).await,
-                // Behind STOP there may be more.
+                // After STOP there may be more.
                 None if self.input.len() < before => {}
                 None => return Ok(()),
             }
         }
     }
 
-    /// Answers a sender that listens. One that is gone has sent what it sent, and behind STOP no FINISH is needed.
+    /// Answers the sender. If the sender has already gone, this is no error: its frames have
+    /// arrived, and after STOP no FINISH is needed.
     async fn answer(&mut self, answers: &[u8]) -> Result<(), Ended> {
         let answering = async {
             self.stream.write_all(answers).await?;
@@ -237,7 +243,7 @@ impl Connection {
         }
     }
 
-    /// Hands over the frames that are dnstap.
+    /// Passes on the frames that are dnstap.
     async fn hand_over(&mut self, frames: Frames) {
         self.messages += frames.count;
         let (count, bytes) = (frames.count, frames.bytes.len() as u64);
@@ -251,7 +257,8 @@ impl Connection {
     }
 }
 
-/// Tells a sender something, for which it has no longer than all connections have once the end has come.
+/// Limits the time for sending something to a sender, once the end has come, to the deadline of all
+/// connections.
 async fn in_time(
     mut stop: watch::Receiver<Option<Instant>>,
     telling: impl Future<Output = io::Result<()>>,
@@ -267,7 +274,7 @@ async fn in_time(
     }
 }
 
-/// The frames that are dnstap; all of them without a copy, as is the rule.
+/// Returns the frames that are dnstap. Normally these are all of them, and nothing is copied.
 fn sound(frames: Frames) -> Frames {
     let mut broken = 0;
     let mut rest = frames.bytes.clone();
@@ -290,7 +297,7 @@ fn sound(frames: Frames) -> Frames {
     }
 }
 
-/// The first frame, with its length.
+/// Splits off the first frame with its length.
 fn split(frames: &mut Bytes) -> Option<Bytes> {
     let len = u32::from_be_bytes(*frames.first_chunk()?) as usize;
     (frames.len() - 4 >= len).then(|| frames.split_to(4 + len))

@@ -6,7 +6,8 @@
 //!             ...  (at most max_connections)               ─┘
 //! ```
 //!
-//! Each connection is a task that owns at most one unfinished frame and one piece read, and reads on when that has been handed over.
+//! Each connection is a task that holds at most one unfinished frame and one piece of input. It
+//! goes on reading when the frames have been taken.
 
 mod bind;
 mod connection;
@@ -32,7 +33,7 @@ use crate::{
     sources::{Item, Source},
 };
 
-/// How long connections may take to hand over what has arrived when the end has come.
+/// Time for connections to pass on what has arrived when the end has come.
 const DRAIN: Duration = Duration::from_secs(2);
 
 counters! {
@@ -53,42 +54,43 @@ counters! {
     }
 }
 
-/// How connections are taken.
+/// Limits on connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Most connections at once.
     pub(crate) connections: usize,
     /// Bytes of the longest frame.
     pub(crate) frame: u32,
-    /// How long a connection may send nothing.
+    /// Time after which an idle connection is closed.
     pub(crate) idle: Option<Duration>,
 }
 
-/// Whether these frames may be handed over now. If not, their sender waits.
+/// Returns whether these frames may be passed on now. If not, their sender waits.
 pub(crate) type HasRoom = Box<dyn Fn(&Frames) -> bool>;
 
-/// All senders. Its tasks run on the current `LocalSet`.
+/// All senders. Their tasks run on the current `LocalSet`.
 pub(crate) struct Senders {
     shared: Rc<Shared>,
     has_room: HasRoom,
-    /// Told each time when there may be more room.
+    /// Notified whenever there may be more room.
     room: Arc<Notify>,
     listeners: JoinSet<()>,
-    /// The files of the sockets.
+    /// Files of the sockets.
     files: Vec<Option<SocketFile>>,
     arrived: mpsc::Receiver<(Arrival, String)>,
     connections: JoinSet<()>,
     number: u64,
-    /// When to be over, once the end has come.
+    /// Time by which all connections must end, once the end has come.
     stop: watch::Sender<Option<Instant>>,
 }
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 struct Shared {
     limits: Limits,
     received: RefCell<Received>,
-    /// What waits to be handed over, at most one piece of each connection, which goes on when the other side is dropped.
+    /// Frames that wait to be passed on, at most one piece per connection. A connection goes on
+    /// when the sender of its channel is dropped.
     waiting: RefCell<VecDeque<(Frames, oneshot::Sender<()>)>>,
     more: Notify,
 }
@@ -98,18 +100,19 @@ impl Shared {
         change(&mut self.received.borrow_mut());
     }
 
-    /// Hands over frames; ends when they have been taken.
+    /// Passes on frames. Returns when they have been taken.
     async fn hand_over(&self, frames: Frames) {
         let (until, taken) = oneshot::channel();
         self.waiting.borrow_mut().push_back((frames, until));
         self.more.notify_one();
-        // Nothing is ever sent.
+        // Nothing is ever sent; the channel closes.
         let _taken = taken.await;
     }
 }
 
 impl Senders {
-    /// Takes connections from now on. `room` tells when `has_room` may say something else.
+    /// Starts to accept connections. `room` notifies when the result of `has_room` may have
+    /// changed.
     pub(crate) fn accept(
         bound: Vec<Bound>,
         limits: Limits,
@@ -143,17 +146,17 @@ impl Senders {
         }
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     pub(crate) fn received(&self) -> Received {
         *self.shared.received.borrow()
     }
 
-    /// Waits until there may be something to hand over. Nothing is lost if the future is dropped. An error is a panic in a task, which is one
-    /// of the whole.
+    /// Waits until there may be something to pass on. Dropping the future loses nothing. Returns an
+    /// error if a task has panicked.
     pub(crate) async fn ready(&mut self) -> Result<()> {
         let shared = Rc::clone(&self.shared);
         let mut room = pin!(Arc::clone(&self.room).notified_owned());
-        // From here on, room that comes is not missed.
+        // From here on, a notification of room is not missed.
         room.as_mut().enable();
         if self.may_hand_over() {
             return Ok(());
@@ -196,9 +199,9 @@ impl Senders {
         ));
     }
 
-    /// After [`Source::stop`]: hands over what still comes, until all connections have ended.
+    /// Passes on what still comes after [`Source::stop`], until all connections have ended.
     pub(crate) async fn finish(&mut self, take: &mut dyn FnMut(Item<'_>)) -> Result<()> {
-        // The ports are closed when the tasks are gone.
+        // The ports are closed when the tasks have ended.
         self.listeners.shutdown().await;
         let deadline = self.stop.borrow().unwrap_or_else(Instant::now);
         while !self.connections.is_empty() {
@@ -214,7 +217,7 @@ impl Senders {
 }
 
 impl Source for Senders {
-    /// It is waited for by [`Self::ready`].
+    /// Returns none: use [`Self::ready`] to wait.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
@@ -239,7 +242,7 @@ impl Source for Senders {
     }
 }
 
-/// Hands on each connection that comes, until the receiver is gone.
+/// Passes on each new connection, until the receiver is gone.
 async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival, String)>) {
     loop {
         match listener.accept().await {
@@ -249,7 +252,8 @@ async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival,
                 }
             }
             Err(error) => {
-                // Most likely no descriptors are left; one that is closed elsewhere makes room.
+                // Most likely there are no descriptors left. Room appears when one is closed
+                // elsewhere.
                 warn!(socket = name, %error, "cannot take a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -257,7 +261,7 @@ async fn accept(name: String, listener: Listener, arrive: mpsc::Sender<(Arrival,
     }
 }
 
-/// A panic in a task is one of the whole.
+/// Converts a panic in a task to an error.
 fn check(ended: Result<(), JoinError>) -> Result<()> {
     ended.context("a connection's task failed")
 }

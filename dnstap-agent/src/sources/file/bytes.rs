@@ -1,5 +1,5 @@
-//! Owns the bytes of a file or a pipe: decompressed if it is zstd, gzip, xz, bzip2 or lz4. That is seen by what it begins with, see
-//! `format`.
+//! Bytes of a file or a pipe, decompressed if they are zstd, gzip, xz, bzip2 or lz4. `format`
+//! recognises the compression by the first bytes.
 
 use std::io::{self, Error, ErrorKind, Read};
 
@@ -14,16 +14,16 @@ use super::{
 
 /// Bytes of Frame Streams.
 pub(super) enum Bytes<R: Read> {
-    /// As they are.
+    /// Uncompressed.
     Plain(Input<R>),
-    /// Decompressed, also from the middle of the file.
+    /// Decompressed; can start in the middle of the file.
     Zstd(Box<Unzstd<Input<R>>>),
     /// Decompressed.
     Others(Members<R>),
 }
 
 impl<R: Read> Bytes<R> {
-    /// From its beginning, in any of the formats.
+    /// Opens the bytes from their beginning, in any of the formats.
     pub(super) fn open(bytes: R) -> io::Result<Self> {
         let mut input = Input::new(bytes);
         let format = match skip_frames(&mut input) {
@@ -33,7 +33,8 @@ impl<R: Read> Bytes<R> {
         Self::new(format.unwrap_or(Format::Plain), input, Place::default())
     }
 
-    /// From that place on, where a zstd frame begins if it is zstd; other compressed files can be read from their beginning alone.
+    /// Continues at that position. In a zstd file, a zstd frame must begin there. Files with
+    /// another compression can only be read from their beginning.
     pub(super) fn resume(bytes: R, format: Format, from: Place) -> io::Result<Self> {
         Self::new(format, Input::new(bytes), from)
     }
@@ -48,12 +49,13 @@ impl<R: Read> Bytes<R> {
         })
     }
 
-    /// Whether offsets are those of what it decompresses to.
+    /// Returns whether offsets refer to decompressed bytes.
     pub(super) const fn is_compressed(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }
 
-    /// The last place before that of the plain bytes from where it can be read again; `None` if it is not known.
+    /// Returns the last position before that of the plain bytes from which reading can be resumed;
+    /// `None` if none is known.
     pub(super) fn last_before(&self, plain: u64) -> Option<Place> {
         match self {
             Self::Plain(_) => Some(Place { file: plain, plain }),
@@ -63,7 +65,8 @@ impl<R: Read> Bytes<R> {
     }
 }
 
-/// What cannot be decompressed is an error of kind `InvalidData`; one that ends too early, of kind `UnexpectedEof`.
+/// Bytes that cannot be decompressed give an error of kind `InvalidData`. Compressed bytes that end
+/// too early give `UnexpectedEof`.
 impl<R: Read> Read for Bytes<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -74,7 +77,8 @@ impl<R: Read> Read for Bytes<R> {
     }
 }
 
-/// Passes over the frame that could not be read because it is longer than the limit, if it is and the file has it whole.
+/// Skips the frame that could not be read because it is longer than the limit. Returns false if the
+/// error is another one, or the frame is not complete.
 pub(super) fn skip_long<R: Read>(reader: &mut Reader<R>, error: &ReadError) -> bool {
     let ReadError::Malformed(DecodeError { kind, .. }) = error else {
         return false;
@@ -82,7 +86,7 @@ pub(super) fn skip_long<R: Read>(reader: &mut Reader<R>, error: &ReadError) -> b
     matches!(kind, Malformed::DataTooLong { .. }) && reader.skip_frame().is_ok_and(|whole| whole)
 }
 
-/// Of the libraries each has its own kinds of errors; those of the system have a number.
+/// Unifies the libraries' error kinds. Errors of the system have a number and stay.
 fn damaged(error: Error) -> Error {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::Interrupted => error,
@@ -92,7 +96,7 @@ fn damaged(error: Error) -> Error {
     }
 }
 
-/// What asks for more than [`MEMORY`].
+/// Error for a file that needs more than [`MEMORY`].
 fn too_large() -> Error {
     let limit = MEMORY >> 20;
     Error::new(

@@ -1,10 +1,13 @@
-//! Owns the reading of a file that is being written: what has been read stays read, also when the end of the file changes.
+//! Reading of a file that is still being written. What has been read stays read, even if the end of
+//! the file changes.
 //!
-//! The end of a file is never final here. This agent's own files have an end mark at every moment, which the next messages overwrite, and
-//! so does each compressed piece; so every look at the file begins again behind the last whole message. What looks
-//! damaged is believed only once the file has stopped changing: it may have been read while it was written.
+//! The end of such a file is never final. The agent's own files have an end mark at every moment,
+//! which the next messages overwrite; so has each compressed piece. Therefore each read of the file
+//! begins behind the last whole message. Apparent damage is reported only if the file has stopped
+//! changing, because the file may have been read while it was written.
 //!
-//! A file that was replaced (rotation) is read to its end, and then its successor from the beginning; one that was cut is begun anew.
+//! If a file was replaced (rotation), it is read to its end, and then its successor from the
+//! beginning. If it was truncated, it is read again from the beginning.
 
 use std::{
     fs::{self, File},
@@ -31,7 +34,7 @@ use crate::{
     sources::{Item, Source},
 };
 
-/// A file that is being written, and its successors of the same name.
+/// A file that is being written, and its successors with the same name.
 ///
 /// ```text
 /// reading ──(end for now)──► waiting ──(it has changed)──► reading
@@ -39,7 +42,7 @@ use crate::{
 ///                               └──(it has not, and was replaced)──► reading its successor
 /// ```
 ///
-/// It begins with waiting.
+/// The first state is waiting.
 pub struct Followed {
     path: PathBuf,
     /// Bytes of the longest frame.
@@ -47,20 +50,21 @@ pub struct Followed {
     file: Arc<File>,
     /// Bytes of the stream that need not be read again.
     read: u64,
-    /// Where to begin to read what comes behind them.
+    /// Position at which reading behind them begins.
     from: Place,
     state: State,
 }
 
 enum State {
-    /// A look at the file, which began when it was as it says.
+    /// The file is being read. The stamp is from the start of this read.
     Reading(Stamp, Reader<Bytes<Arc<File>>>),
-    /// At the end for now, with what looks like damage there. None: it was not yet looked at.
+    /// The end has been reached for now, with the apparent damage there. The stamp is `None` before
+    /// the first read.
     Waiting(Option<Stamp>, Option<Fault>),
     Over,
 }
 
-/// What changes when a file is written to.
+/// Properties that change when a file is written to.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -68,7 +72,7 @@ struct Stamp {
 }
 
 impl Followed {
-    /// Opens it; frames longer than `limit` are passed over. An error carries [`ExitWith`].
+    /// Opens the file; frames longer than `limit` are skipped. An error carries [`ExitWith`].
     pub fn open(path: &Path, limit: u32) -> anyhow::Result<Self> {
         let path = path.to_path_buf();
         Ok(Self {
@@ -81,12 +85,12 @@ impl Followed {
         })
     }
 
-    /// Whether it is at the end of the file for now.
+    /// Returns whether the end of the file has been reached for now.
     pub const fn is_waiting(&self) -> bool {
         matches!(self.state, State::Waiting(..))
     }
 
-    /// Whether nothing comes any more.
+    /// Returns whether nothing more will come.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
@@ -99,16 +103,16 @@ impl Followed {
         })
     }
 
-    /// Whether another file has its name.
+    /// Returns whether another file has the name now.
     fn is_replaced(&self) -> bool {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let named = fs::metadata(&self.path).map(identity).ok();
         named.is_some() && named != self.file.metadata().map(identity).ok()
     }
 
-    /// Looks, at the end of the file, whether there is more to read.
+    /// At the end of the file, checks whether there is more to read.
     fn look(&mut self) -> Result<(), Fault> {
-        // In this order: when it has been replaced, nothing more is added to it.
+        // The order matters: once a file has been replaced, nothing more is added to it.
         let replaced = self.is_replaced();
         let now = self.stamp()?;
         let State::Waiting(before, fault) = &mut self.state else {
@@ -132,7 +136,7 @@ impl Followed {
         if now.size < self.from.file {
             (self.read, self.from) = (0, Place::default());
         }
-        // There may be too few bytes yet to tell how they are compressed.
+        // There may be too few bytes yet to recognise the compression.
         let Some(bytes) = self.bytes()? else {
             self.state = State::Waiting(Some(now), None);
             return Ok(());
@@ -151,7 +155,7 @@ impl Followed {
         Ok(())
     }
 
-    /// Hands over the next row, if there is one.
+    /// Passes on the next row, if there is one.
     fn row(&mut self, take: &mut dyn FnMut(Item<'_>)) {
         let State::Reading(_, reader) = &mut self.state else {
             return;
@@ -162,7 +166,7 @@ impl Followed {
                 self.read = row.offset + row.frames.bytes.len() as u64;
                 return;
             }
-            // No writer puts so large a length there for a moment only.
+            // No writer writes such a large length temporarily.
             Err(error) if skip_long(reader, &error) => {
                 take(Item::Fault(&self.path, Fault::TooLong(error)));
                 self.read = reader.offset();
@@ -179,7 +183,8 @@ impl Followed {
         }
     }
 
-    /// What comes behind what was read; `None` if there are too few bytes yet to tell how they are compressed.
+    /// Returns the bytes behind what was read; `None` if there are too few to recognise the
+    /// compression.
     fn bytes(&self) -> Result<Option<Bytes<Arc<File>>>, Fault> {
         let format = self.format().map_err(|error| self.failed(error))?;
         let Some(format) = format else {
@@ -213,7 +218,7 @@ impl Followed {
         Fault::cannot_read(&self.path, error)
     }
 
-    /// What is none if the file just ends there for now.
+    /// Converts an error to a fault; `None` if the file just ends there for now.
     fn fault(&self, error: ReadError, compressed: bool) -> Option<Fault> {
         match error {
             ReadError::Unfinished { .. } => None,
@@ -224,12 +229,13 @@ impl Followed {
 }
 
 impl Source for Followed {
-    /// None: that a file has grown cannot be waited for. It has to be drained now and then.
+    /// Returns none: one cannot wait for a file to grow, so the caller has to drain it now and
+    /// then.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
 
-    /// Hands over the next row of frames, or the next fault.
+    /// Passes on the next row of frames, or the next fault.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>)) {
         if self.is_waiting()
             && let Err(fault) = self.look()

@@ -1,17 +1,18 @@
-//! Owns how a file is compressed: seen by what it begins with, never by its name.
+//! Compression formats, recognised by a file's first bytes, never by its name.
 
 use std::io::{self, ErrorKind, Read};
 
 use super::input::Input;
 
-/// Most memory that may be needed to decompress a file: the window of zstd (`--ultra --long=27`), the dictionary of xz (`-9`: 64 MiB). A
-/// file that asks for more is refused; few are, and a file must not be able to take all memory.
+/// Most memory for decompressing a file: the window of zstd (`--ultra --long=27`), the dictionary
+/// of xz (`-9`: 64 MiB). Files that need more are refused. They are rare, and a file must not be
+/// able to use all memory.
 pub(super) const MEMORY: usize = 128 << 20;
 
-/// How a file is compressed.
+/// Compression format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Not, or in a way that is not known.
+    /// Not compressed, or in an unknown format.
     Plain,
     /// RFC 8878.
     Zstd,
@@ -25,7 +26,7 @@ pub(super) enum Format {
     Lz4,
 }
 
-/// What files of each format begin with.
+/// First bytes of each format.
 const MAGICS: [(&[u8], Format); 6] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
     (&[0x1f, 0x8b], Format::Gzip),
@@ -35,11 +36,11 @@ const MAGICS: [(&[u8], Format); 6] = [
     (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
 ];
 
-/// Bytes that tell a format; of a skippable frame, magic number and length.
+/// Bytes that identify a format. For a skippable frame: magic number and length.
 const HEAD: usize = 8;
 
 impl Format {
-    /// Its name, for messages to people.
+    /// Returns the name for messages.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Plain => "nothing",
@@ -51,7 +52,7 @@ impl Format {
         }
     }
 
-    /// That of the bytes that come from there; `None` if they end before it is known.
+    /// Recognises the format of these bytes; `None` if there are too few.
     pub(super) fn of(bytes: impl Read) -> io::Result<Option<Self>> {
         let mut input = Input::new(bytes);
         match skip_frames(&mut input) {
@@ -62,7 +63,8 @@ impl Format {
     }
 }
 
-/// Passes over skippable frames, which zstd and lz4 have in common, and tells the format of what follows; `None` at the end.
+/// Skips skippable frames, which zstd and lz4 share. Returns the format of the following bytes;
+/// `None` at the end.
 pub(super) fn skip_frames(input: &mut Input<impl Read>) -> io::Result<Option<Format>> {
     loop {
         let head = input.peek(HEAD)?;

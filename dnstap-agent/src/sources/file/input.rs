@@ -1,18 +1,18 @@
-//! Owns the bytes of a file or a pipe that were read and not yet taken: what comes next can be looked at before it is taken.
+//! A reader with look-ahead for the bytes of a file or a pipe.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
-/// Bytes asked of the source at once.
+/// Bytes that are requested from the source at once.
 const PIECE: usize = 64 * 1024;
 
-/// Who asks for so many is given them without a copy.
+/// Requests of at least this size are read without a copy.
 const MANY: usize = 4 * 1024;
 
-/// A source with a look ahead.
+/// A source with look-ahead.
 #[derive(Debug)]
 pub(crate) struct Input<R> {
     source: R,
-    /// What was read; of it, what is behind `at` is still to be taken.
+    /// Buffered bytes; those from `at` on are not yet consumed.
     bytes: Vec<u8>,
     at: usize,
 }
@@ -26,18 +26,19 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// The next bytes, at least so many unless the source ends before.
+    /// Returns the next bytes without consuming them: at least `count`, unless the source ends
+    /// before.
     pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         while self.bytes.len() - self.at < count && self.fill()? > 0 {}
         Ok(&self.bytes[self.at..])
     }
 
-    /// Passes over bytes; false if the source ends before.
+    /// Skips bytes. Returns false if the source ends before.
     pub(super) fn skip(&mut self, count: u64) -> io::Result<bool> {
         Ok(io::copy(&mut self.take(count), &mut io::sink())? == count)
     }
 
-    /// Reads behind what is there; 0 at the end of the source.
+    /// Reads more bytes into the buffer. Returns 0 at the end of the source.
     fn fill(&mut self) -> io::Result<usize> {
         self.bytes.drain(..self.at);
         self.at = 0;

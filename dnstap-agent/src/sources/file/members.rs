@@ -1,5 +1,6 @@
-//! Owns the way from files of gzip, bzip2, lz4 and xz back to what was compressed, by a library each. Such a file has one or more members
-//! (streams, frames) behind each other, and each may be of another format; skippable frames and zeros between them are passed over.
+//! Decompression of gzip, bzip2, lz4 and xz, with a library for each. A file has one or more
+//! members (streams, frames) in sequence, and each may have another format. Skippable frames and
+//! zeros between them are skipped.
 
 use std::io::{self, BufRead as _, Error, ErrorKind, Read};
 
@@ -13,10 +14,11 @@ use super::{
     input::Input,
 };
 
-/// Decompresses members, one after the other. The end of the file within a member is an error of kind `UnexpectedEof`, after everything
-/// that could be read; only lz4 cannot tell it from an end between members if it is between two blocks.
+/// Decompresses members, one after the other. If the file ends within a member, an error of kind
+/// `UnexpectedEof` follows after all readable bytes. The exception is lz4, which cannot tell an end
+/// between two blocks from an end between members.
 pub(crate) struct Members<R: Read> {
-    /// None once an error has come.
+    /// Current member; `None` after an error.
     member: Option<Member<R>>,
 }
 
@@ -28,7 +30,8 @@ enum Member<R: Read> {
 }
 
 impl<R: Read> Members<R> {
-    /// From a member of this format on; the input again if it is none of those that are read here.
+    /// Starts with a member of this format. Returns the input if it has none of the formats handled
+    /// here.
     pub(super) fn new(format: Format, input: Input<R>) -> Result<Self, Input<R>> {
         Member::new(format, input).map(|member| Self {
             member: Some(member),
@@ -83,7 +86,7 @@ impl<R: Read> Member<R> {
         })
     }
 
-    /// What comes behind it.
+    /// Returns the bytes behind the member.
     fn into_input(self) -> Input<R> {
         match self {
             Self::Gzip(decoder) => decoder.into_inner(),
@@ -105,7 +108,7 @@ impl<R: Read> Read for Member<R> {
     }
 }
 
-/// The IO around the decoder of one xz stream, whose own reader loses what stands before a cut.
+/// IO for the decoder of one xz stream. The library's own reader loses the bytes in front of a cut.
 struct Unxz<R> {
     input: Input<R>,
     decoder: XzStream,

@@ -1,4 +1,5 @@
-//! Dnstap in files: each from its beginning to its end ([`Files`]), or one as it grows ([`Followed`]).
+//! Dnstap in files: whole files one after the other ([`Files`]), or one file as it grows
+//! ([`Followed`]).
 
 mod bytes;
 mod followed;
@@ -25,18 +26,18 @@ use crate::host::{
     log,
 };
 
-/// What a file has instead of messages.
+/// A problem with a file.
 #[derive(Debug)]
 pub enum Fault {
-    /// It cannot be opened or read. The error carries [`ExitWith`].
+    /// The file cannot be opened or read. The error carries [`ExitWith`].
     Unread(anyhow::Error),
     /// A frame is longer than the limit. The frames behind it follow.
     TooLong(ReadError),
-    /// From this place on it is not Frame Streams, or it ends there without STOP.
+    /// The content is no Frame Streams from here on, or it ends without STOP.
     Damaged {
-        /// What the reader has met, and where.
+        /// Error of the reader, with the position.
         error: ReadError,
-        /// Whether the place is one of what the file decompresses to.
+        /// Whether the position refers to decompressed bytes.
         compressed: bool,
     },
 }
@@ -47,7 +48,7 @@ impl Fault {
         Self::Unread(anyhow::Error::from(error).context(ExitWith(Exit::NoInput, message)))
     }
 
-    /// An error of the stream.
+    /// Converts an error of the stream.
     fn of(file: &Path, error: ReadError, compressed: bool) -> Self {
         match error {
             ReadError::Io { source, offset } if !is_of_content(&source) => {
@@ -61,7 +62,7 @@ impl Fault {
     }
 }
 
-/// Whether the error is about what is in the file, and not about the reading.
+/// Returns whether the error is about the file's content rather than about reading it.
 fn is_of_content(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -69,13 +70,13 @@ fn is_of_content(error: &io::Error) -> bool {
     )
 }
 
-/// A file that can be read, as it was named, or why it cannot.
+/// A file as the user named it, opened, or with the error.
 pub type Opened = (PathBuf, Result<File>);
 
 /// Opens a file; `-` is standard input.
 pub(crate) fn open(file: &PathBuf) -> Opened {
     let opened = if file.as_os_str() == OsStr::new("-") {
-        // Not through the standard library's own buffer, which would be a second one.
+        // The standard library's own buffer would be a second one.
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
     } else {
         File::open(file)
@@ -85,7 +86,7 @@ pub(crate) fn open(file: &PathBuf) -> Opened {
     (file.clone(), opened)
 }
 
-/// The name of a file, for people on terminals.
+/// Returns the name of a file in a form that is safe for terminals.
 pub(crate) fn named(file: &Path) -> String {
     log::printable(&file.to_string_lossy())
 }

@@ -1,5 +1,5 @@
-//! Owns the way from a zstd file back to what was compressed, and the places where its zstd frames begin: there reading can begin
-//! again.
+//! Decompression of zstd files, with the positions of their zstd frames, at which reading can be
+//! resumed.
 
 use std::io::{self, Error, ErrorKind, Read};
 
@@ -7,37 +7,38 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer
 
 use super::format::MEMORY;
 
-/// Bytes asked of the file at once.
+/// Bytes that are requested from the file at once.
 const PIECE: usize = 128 * 1024;
 
-/// Where a zstd frame begins.
+/// Position at which a zstd frame begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// In the file.
+    /// Position in the file.
     pub(crate) file: u64,
-    /// In what it decompresses to.
+    /// Position in the decompressed bytes.
     pub(crate) plain: u64,
 }
 
-/// Decompresses zstd frames, one after the other. The end of the file within a frame is an error of kind `UnexpectedEof`, after everything
-/// that could be read; what is no zstd is one of kind `InvalidData`.
+/// Decompresses zstd frames, one after the other. If the file ends within a frame, an error of kind
+/// `UnexpectedEof` follows after all readable bytes. Bytes that are no zstd give an error of kind
+/// `InvalidData`.
 pub(crate) struct Unzstd<R> {
     source: R,
     decoder: Decoder<'static>,
     input: Box<[u8]>,
-    /// What of `input` is still to be decompressed.
+    /// Range of `input` that is still to be decompressed.
     at: usize,
     end: usize,
     here: Place,
-    /// Where the frames that were begun begin.
+    /// Positions of the frames begun so far.
     frames: Vec<Place>,
     within_frame: bool,
-    /// The decoder may have more without being given more.
+    /// Whether the decoder may have more output without more input.
     has_more: bool,
 }
 
 impl<R: Read> Unzstd<R> {
-    /// From there on, where a frame begins.
+    /// Starts at that position, where a frame must begin.
     pub(super) fn new(source: R, from: Place) -> io::Result<Self> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(MEMORY.ilog2()))?;
@@ -54,7 +55,8 @@ impl<R: Read> Unzstd<R> {
         })
     }
 
-    /// Where the last frame begins that has nothing before this place of the plain bytes.
+    /// Returns the position of the last frame that begins at or before this position of the plain
+    /// bytes.
     pub(super) fn last_before(&self, plain: u64) -> Option<Place> {
         let begin = |place: &&Place| place.plain <= plain;
         self.frames.iter().rev().find(begin).copied()
@@ -100,7 +102,7 @@ impl<R: Read> Read for Unzstd<R> {
     }
 }
 
-/// The library tells by text alone that the window is too large.
+/// The library reports a too large window only in the error's text.
 fn explained(error: Error) -> Error {
     if error.to_string().contains("too much memory") {
         return ErrorKind::OutOfMemory.into();

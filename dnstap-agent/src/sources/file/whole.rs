@@ -1,4 +1,4 @@
-//! Owns the reading of files one after the other, each from its beginning to its end.
+//! Reading of files one after the other, each from its beginning to its end.
 
 use std::{
     fs::File,
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::sources::{Item, Source};
 
-/// Files that are there. Each is opened when its turn has come.
+/// Files to read. Each is opened by the iterator when it is next.
 pub struct Files<'a> {
     inputs: Box<dyn Iterator<Item = Opened> + 'a>,
-    /// What the bytes go through on their way, such as a counter.
+    /// Wrapper of each file's bytes, such as a counter.
     through: Box<dyn Fn(File) -> Box<dyn Read> + 'a>,
     /// Bytes of the longest frame.
     limit: u32,
@@ -33,7 +33,7 @@ struct Current {
 }
 
 impl<'a> Files<'a> {
-    /// Frames longer than `limit` are passed over.
+    /// Creates the source. Frames longer than `limit` are skipped.
     pub fn new(
         inputs: impl Iterator<Item = Opened> + 'a,
         through: impl Fn(File) -> Box<dyn Read> + 'a,
@@ -48,7 +48,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Whether all have been read.
+    /// Returns whether all files have been read.
     pub const fn is_over(&self) -> bool {
         self.is_over
     }
@@ -98,12 +98,12 @@ impl<'a> Files<'a> {
 }
 
 impl Source for Files<'_> {
-    /// None: a file is always ready.
+    /// Returns none: a file is always ready.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
 
-    /// Hands over the next row of frames, or the next fault.
+    /// Passes on the next row of frames, or the next fault.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(Item<'_>)) {
         loop {
             self.one(take);

@@ -1,4 +1,4 @@
-//! What a process runs: the name of its executable, and whether it serves DNS.
+//! The program of a process: the name of its executable, and whether it serves DNS.
 
 use std::fs;
 
@@ -6,11 +6,12 @@ use dnstap_core::classify::profile::known_executable;
 
 use super::OpenSocket;
 
-/// Beginnings of the names of programs that run others' scripts.
+/// Beginnings of the names of script interpreters.
 const INTERPRETERS: [&str; 3] = ["python", "perl", "ruby"];
 
-/// Name of a process's executable without folders, [`printable`]; `comm`, which is cut to 15 bytes, if it cannot be read, or is that of
-/// a script which has a profile.
+/// Returns the name of a process's executable without folders, [`printable`]. Returns `comm`, which
+/// has at most 15 bytes, if the executable cannot be read, or if `comm` is that of a script with a
+/// profile.
 #[must_use]
 pub fn executable_name(pid: u32, comm: &str) -> String {
     let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
@@ -20,23 +21,25 @@ pub fn executable_name(pid: u32, comm: &str) -> String {
     if let Some(own) = known_executable(comm).filter(|_| is_script) {
         return own.to_owned();
     }
-    // The kernel's mark of a file that was replaced, by an update for instance.
+    // The kernel marks a file that was replaced, for example by an update.
     completed(name.strip_suffix(" (deleted)").unwrap_or(name))
 }
 
-/// A name that any user may have given to a file or a process, for the log and for systemd: it begins no line of its own.
+/// Makes a name safe for the log and for systemd. Any user may have chosen the name; it must not
+/// begin a new line.
 #[must_use]
 pub fn printable(name: &str) -> String {
     name.replace(char::is_control, "\u{fffd}")
 }
 
-/// The name of an executable of which the kernel keeps 15 bytes, if it is one that has a profile; [`printable`].
+/// Completes the name of an executable of which the kernel stores 15 bytes, if it has a profile;
+/// [`printable`].
 #[must_use]
 pub fn completed(name: &str) -> String {
     printable(known_executable(name).unwrap_or(name))
 }
 
-/// Whether the process serves DNS: it waits on port 53, or on any of `dns_ports`.
+/// Returns whether the process serves DNS: it listens on port 53, or on one of `dns_ports`.
 #[must_use]
 pub fn serves_dns(sockets: &[OpenSocket], dns_ports: &[u16]) -> bool {
     sockets.iter().any(|socket| {
@@ -73,13 +76,14 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// A line end would begin another line of the log, or of what systemd is told.
+    /// A line end would begin a new line in the log, or in a message to systemd.
     #[test]
     fn a_name_of_several_lines_is_one_word() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("x\nWATCHDOG=trigger\ny\u{1b}[2J");
         let name = "x\u{fffd}WATCHDOG=trigger\u{fffd}y\u{fffd}[2J";
-        // Not by this process: while other tests fork, a file that it writes may be open in two, and is not executed.
+        // Another process copies the file. While other tests fork, a file written by this process
+        // may be open in two processes and then cannot be executed.
         let copied = Command::new("cp").arg("/bin/sleep").arg(&program).status();
         assert!(copied.unwrap().success());
         let mut child = Command::new(&program).arg("60").spawn().unwrap();

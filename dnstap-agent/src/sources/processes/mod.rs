@@ -1,6 +1,8 @@
-//! The process to tap: found, pinned so that a reused PID is never taken for it, and described.
+//! The process to tap: it is found, pinned so that a reused PID is never taken for it, and
+//! described.
 //!
-//! Identity is the PID and the start time of the process; a pidfd, opened before both are read, tells its end.
+//! A process is identified by its PID and start time. A pidfd, opened before both are read, tells
+//! its end.
 
 pub mod executable;
 mod seen;
@@ -42,21 +44,21 @@ use crate::{
 /// A running process.
 #[derive(Debug)]
 pub struct Target {
-    /// Process id as this process sees it.
+    /// Process id in this process's PID namespace.
     pub pid: u32,
     /// Start time in clock ticks since boot (`/proc/PID/stat`, field 22).
     pub start_time: u64,
-    /// Name of the executable as the kernel keeps it (`/proc/PID/comm`), or what the process calls itself.
+    /// Name in `/proc/PID/comm`: that of the executable, or one that the process has chosen.
     pub name: String,
     pidfd: OwnedFd,
 }
 
-/// An IPv4 or IPv6 socket that the process had when it was looked at.
+/// An IPv4 or IPv6 socket of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenSocket {
-    /// Inode number; names it in the hooks' events.
+    /// Inode number, which identifies it in the hooks' events.
     pub inode: u64,
-    /// TCP, else UDP.
+    /// Whether it is TCP rather than UDP.
     pub tcp: bool,
     /// Whether any client can reach it: a listening TCP socket or an unconnected UDP socket.
     pub listening: bool,
@@ -65,12 +67,12 @@ pub struct OpenSocket {
 }
 
 impl Target {
-    /// Pins the running process `pid`. The error says what there is instead.
+    /// Pins the running process `pid`. If that fails, the error says what `pid` is instead.
     pub fn open(pid: u32) -> Result<Self> {
         let no_target = |message: String| ExitWith(Exit::NoTarget, message);
         let pidfd = pidfd_open(pid).map_err(|error| match error.raw_os_error() {
             Some(libc::ESRCH) => anyhow!(no_target(format!("there is no process {pid}"))),
-            // Linux answers a thread's id with EINVAL, from 6.15 on with ENOENT.
+            // For a thread's id Linux returns EINVAL, from 6.15 on ENOENT.
             Some(libc::EINVAL | libc::ENOENT) => anyhow!(no_target(thread_message(pid))),
             _ => anyhow!(error).context(no_target(format!("cannot open process {pid}"))),
         })?;
@@ -93,17 +95,18 @@ impl Target {
         Ok(target)
     }
 
-    /// Whether the process has ended.
+    /// Returns whether the process has ended.
     pub fn has_ended(&self) -> Result<bool> {
         poll_readable([self.pidfd.as_fd()], Duration::ZERO)
             .context("cannot ask whether the process has ended")
     }
 
-    /// Refuses a process whose system calls have another layout than the hooks know.
+    /// Fails if the layout of the process's system calls is not the one that the hooks know.
     pub fn check_word_size(&self) -> Result<()> {
         let path = format!("/proc/{}/exe", self.pid);
         let mut identification = [0; 5];
-        // A process without readable executable (a kernel thread) has no sockets either, which is found out later.
+        // A process without readable executable (a kernel thread) has no sockets either, which is
+        // found later.
         let known = File::open(&path).and_then(|mut file| file.read_exact(&mut identification));
         if known.is_ok() && identification == *b"\x7fELF\x01" {
             return Err(anyhow!(
@@ -121,18 +124,19 @@ impl Target {
         Ok(())
     }
 
-    /// The IPv4 and IPv6 sockets of UDP and TCP that the process has open.
+    /// Returns the UDP and TCP sockets of IPv4 and IPv6 that the process has open.
     pub fn sockets(&self) -> Result<Vec<OpenSocket>> {
         open_sockets(self.pid)
     }
 }
 
-/// The IPv4 and IPv6 sockets of UDP and TCP that process `pid` has open.
+/// Returns the UDP and TCP sockets of IPv4 and IPv6 that process `pid` has open.
 pub fn open_sockets(pid: u32) -> Result<Vec<OpenSocket>> {
     open_sockets_among(usize::MAX, pid)
 }
 
-/// The same, but only those among its first so many descriptors, in the order of their numbers.
+/// Like [`open_sockets`], but searches only the first `descriptors` descriptors, in the order of
+/// their numbers.
 pub fn open_sockets_among(descriptors: usize, pid: u32) -> Result<Vec<OpenSocket>> {
     let what = || format!("cannot read the sockets of process {pid} from /proc");
     let process = Process::new(i32::try_from(pid)?).with_context(what)?;
@@ -167,7 +171,7 @@ pub fn open_sockets_among(descriptors: usize, pid: u32) -> Result<Vec<OpenSocket
     };
     let udp = |entry: &UdpNetEntry| entry.remote_address.port() == 0;
     let tcp = |entry: &TcpNetEntry| entry.state == TcpState::Listen;
-    // A kernel without IPv6 has no files for it.
+    // A kernel without IPv6 has no such files.
     for entry in process
         .udp()
         .with_context(what)?
@@ -188,13 +192,14 @@ pub fn open_sockets_among(descriptors: usize, pid: u32) -> Result<Vec<OpenSocket
 }
 
 impl AsFd for Target {
-    /// The pidfd: readable when the process has ended.
+    /// Returns the pidfd, which is readable when the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 }
 
-/// The distinct addresses on which a process waits, for people: `UDP 127.0.0.1:53, TCP 127.0.0.1:53`.
+/// Describes the distinct addresses on which a process listens: `UDP 127.0.0.1:53, TCP
+/// 127.0.0.1:53`.
 #[must_use]
 pub fn describe_listeners(sockets: &[OpenSocket]) -> String {
     let mut names: Vec<String> = Vec::new();
@@ -226,7 +231,7 @@ fn thread_message(pid: u32) -> String {
     }
 }
 
-/// `pidfd_open(2)` (Linux 5.3).
+/// Calls `pidfd_open(2)` (Linux 5.3).
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     Ok(process::pidfd_open(

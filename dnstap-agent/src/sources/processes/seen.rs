@@ -1,4 +1,4 @@
-//! All processes as /proc shows them at one moment, and what they have to do with one another: those of a name, those of a family.
+//! A snapshot of all processes from /proc, and relations between them: same name, same family.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -11,22 +11,22 @@ use procfs::process::{FDTarget, Process, all_processes};
 
 use crate::sources::processes::executable::executable_name;
 
-/// A process as a look at all of them shows it.
+/// A process in the snapshot.
 pub(super) struct Seen {
     pub(super) parent: u32,
-    /// Start time, as that of [`Target`](super::Target).
+    /// Start time, like that of [`Target`](super::Target).
     pub(super) start: u64,
-    /// As the kernel keeps it, cut to 15 bytes.
+    /// Name as the kernel stores it, cut to 15 bytes.
     comm: String,
-    /// File system and inode of the executable; none for a kernel thread.
+    /// File system and inode of the executable; `None` for a kernel thread.
     file: Option<(u64, u64)>,
 }
 
-/// All processes.
+/// Returns all processes.
 pub(super) fn look() -> Result<BTreeMap<u32, Seen>> {
     let mut seen = BTreeMap::new();
     for process in all_processes()? {
-        // One that has ended meanwhile is left out.
+        // A process that has ended meanwhile is left out.
         if let Some(pid) = process
             .ok()
             .and_then(|process| process.pid().try_into().ok())
@@ -38,7 +38,7 @@ pub(super) fn look() -> Result<BTreeMap<u32, Seen>> {
     Ok(seen)
 }
 
-/// One of them, if it is there.
+/// Returns one process, if it exists.
 pub(super) fn see(pid: u32) -> Option<Seen> {
     let stat = Process::new(pid.try_into().ok()?).ok()?.stat().ok()?;
     Some(Seen {
@@ -49,8 +49,9 @@ pub(super) fn see(pid: u32) -> Option<Seen> {
     })
 }
 
-/// Processes whose executable has this name. What renames itself is known by its file, what was started through a link by
-/// what the kernel kept of the link's name.
+/// Returns the processes whose executable has this name. A process that has renamed itself is
+/// recognised by its file. One that was started through a link is recognised by the link's name, as
+/// the kernel stores it.
 pub(super) fn named(name: &str, seen: &BTreeMap<u32, Seen>) -> Vec<u32> {
     let cut = name.get(..15).unwrap_or(name);
     seen.iter()
@@ -62,9 +63,10 @@ pub(super) fn named(name: &str, seen: &BTreeMap<u32, Seen>) -> Vec<u32> {
         .collect()
 }
 
-/// `pid` and the processes of its family: those with the same executable that descend from one of the family through such
-/// processes, or share an open socket with one. A server that forks its successor (NSD at a reload) has workers that descend
-/// from none of the others any more.
+/// Returns `pid` and the processes of its family. A process belongs to the family if it has the
+/// same executable and either descends from a member through such processes, or shares an open
+/// socket with a member. Sockets matter if a server forks its successor (NSD at a reload), because
+/// its workers then no longer descend from each other.
 pub(super) fn kin(pid: u32, seen: &BTreeMap<u32, Seen>) -> BTreeSet<u32> {
     let mut family = BTreeSet::from([pid]);
     let Some(file) = seen.get(&pid).and_then(|process| process.file) else {
@@ -100,13 +102,13 @@ pub(super) fn kin(pid: u32, seen: &BTreeMap<u32, Seen>) -> BTreeSet<u32> {
     }
 }
 
-/// Whether two processes run the same executable.
+/// Returns whether two processes run the same executable.
 pub(super) fn same_file(one: u32, other: u32) -> bool {
     let file = file(one);
     file.is_some() && file == self::file(other)
 }
 
-/// Inode numbers of a process's sockets.
+/// Returns the inode numbers of a process's sockets.
 fn sockets(pid: u32) -> HashSet<u64> {
     i32::try_from(pid)
         .ok()
@@ -120,7 +122,7 @@ fn sockets(pid: u32) -> HashSet<u64> {
         .collect()
 }
 
-/// File system and inode of a process's executable.
+/// Returns file system and inode of a process's executable.
 fn file(pid: u32) -> Option<(u64, u64)> {
     let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
     Some((file.dev(), file.ino()))
@@ -146,7 +148,7 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// Two shells with different parents that hold the same socket as their standard input.
+    /// Two shells with different parents have the same socket as their standard input.
     #[test]
     fn processes_that_share_a_socket_are_of_one_family() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,5 @@
-//! Which processes are meant: by id, by the name of the executable, by control group; and the ones that were forked from them
-//! before anybody looked.
+//! Selection of processes by id, by the name of the executable, or by cgroup, including processes
+//! that were forked from them before the first search.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,41 +20,41 @@ use crate::{
     sources::processes::executable::executable_name,
 };
 
-/// What was asked for.
+/// Processes that the user asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// These processes, and theirs with the same executable.
+    /// Ids of processes; their children with the same executable are included.
     pub pids: Vec<u32>,
-    /// All processes with executables of these names.
+    /// Names of executables.
     pub names: Vec<String>,
-    /// All processes in these control groups.
+    /// Cgroups whose processes are selected.
     pub units: Vec<Unit>,
-    /// Processes may be missing, and come and go.
+    /// Whether processes may be missing, and may end and start.
     pub follow: bool,
 }
 
-/// A process that is meant.
+/// A selected process.
 #[derive(Debug)]
 pub struct Found {
     /// The process, pinned.
     pub target: Target,
     /// Name of its executable.
     pub executable: String,
-    /// What it runs: the same for processes that were forked from one another.
+    /// Program id: the same for processes that were forked from one another.
     pub program_id: u32,
 }
 
-/// A selection, and what was found out while its processes were looked for.
+/// A selection, with the state of searching for its processes.
 #[derive(Debug)]
 pub struct Search {
     selection: Selection,
     groups: Vec<Group>,
-    /// Ids and start times of the processes that the last look found and left out, as it was told.
+    /// Ids and start times of the processes that the last search left out with a warning.
     left_out: BTreeSet<(u32, u64)>,
 }
 
 impl Search {
-    /// Nothing was looked for yet.
+    /// Creates a search that has not looked for processes yet.
     pub fn new(selection: Selection) -> Result<Self> {
         let groups = selection.units.iter().cloned().map(Group::new);
         Ok(Self {
@@ -64,27 +64,27 @@ impl Search {
         })
     }
 
-    /// What is looked for.
+    /// Returns the selection.
     #[must_use]
     pub fn selection(&self) -> &Selection {
         &self.selection
     }
 
-    /// The processes that are meant and are not among the `tapped`, which have program ids. That one of `pids` is not there is an
-    /// error.
+    /// Finds the selected processes that are not among the `tapped`, which are given with their
+    /// program ids. Fails if one of `pids` does not exist.
     pub fn find(&mut self, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
         let Selection { pids, names, .. } = self.selection.clone();
         self.find_of(&pids, &names, tapped)
     }
 
-    /// As [`Self::find`], but only what the kernel side does not take in by itself: what has joined the units and, if it `missed` some,
-    /// what has the names.
+    /// Like [`Self::find`], but only for processes that the kernel side does not add by itself:
+    /// those that have joined the units and, if it has `missed` some, those with the names.
     pub fn find_later(&mut self, missed: bool, tapped: &BTreeMap<u32, u32>) -> Result<Vec<Found>> {
         let names = missed.then(|| self.selection.names.clone());
         self.find_of(&[], &names.unwrap_or_default(), tapped)
     }
 
-    /// As [`Self::find`], but that nothing is there is an error unless processes may be missing.
+    /// Like [`Self::find`], but fails if there are no processes, unless they may be missing.
     pub fn find_first(&mut self) -> Result<Vec<Found>> {
         let found = self.find(&BTreeMap::new())?;
         if !found.is_empty() || self.selection.follow {
@@ -111,7 +111,7 @@ impl Search {
         }
         for &pid in pids {
             if !tapped.contains_key(&pid) {
-                // Says best what is wrong with it.
+                // Its error describes the problem best.
                 Target::open(pid)?;
             }
             wanted.extend(kin(pid, &seen));
@@ -124,7 +124,7 @@ impl Search {
         let mut found: Vec<Found> = Vec::new();
         let mut images = tapped.clone();
         for pid in wanted.union(&members).copied() {
-            // A process of another PID namespace shows as 0.
+            // A process of another PID namespace has id 0 here.
             if pid == 0 || tapped.contains_key(&pid) {
                 continue;
             }
@@ -132,11 +132,13 @@ impl Search {
                 continue;
             };
             if self.selection.follow && members.contains(&pid) {
-                // Each program that it executes belongs to the unit: the kernel keeps it, so that no message is missed until the next look.
+                // Each program that the process executes belongs to the unit. The kernel side keeps
+                // it, so that no message is missed until the next search.
                 new.program_id |= PROGRAM_STAYS;
             }
             if let Err(error) = new.target.check_word_size() {
-                // A process that was named by its id must be tapped. One that was found by its name or unit may be left out.
+                // A process that was named by its id must be tapped. One that was found by its name
+                // or unit may be left out.
                 if pids.contains(&pid) {
                     return Err(error);
                 }
@@ -153,7 +155,7 @@ impl Search {
         if found.is_empty() {
             return Ok(found);
         }
-        // What was read before a process was pinned may be another's that had the same id.
+        // Data read before a process was pinned may belong to an earlier process with the same id.
         let still = self.members()?;
         found.retain(|Found { target, .. }| {
             let same = |seen: &Seen| seen.start == target.start_time;
@@ -163,7 +165,7 @@ impl Search {
         Ok(found)
     }
 
-    /// The processes of the units.
+    /// Returns the processes of the units.
     fn members(&mut self) -> Result<BTreeSet<u32>> {
         let mut members = BTreeSet::new();
         for group in &mut self.groups {
@@ -174,7 +176,7 @@ impl Search {
 }
 
 impl Selection {
-    /// One word for it: the executable's name, if that is known.
+    /// Returns a one-word name: that of the executable, if it is known.
     #[must_use]
     pub fn label<'a>(&'a self, found: &'a [Found]) -> &'a str {
         let executable = found.first().map(|process| process.executable.as_str());
@@ -182,7 +184,7 @@ impl Selection {
         executable.or(name).unwrap_or("attach")
     }
 
-    /// For people: `named, unbound, in nsd.service`.
+    /// Describes the selection for people: `named, unbound, in nsd.service`.
     #[must_use]
     pub fn describe(&self) -> String {
         let pids = self.pids.iter().map(u32::to_string);
@@ -195,7 +197,8 @@ impl Selection {
     }
 }
 
-/// Pins a process; none if it has ended. Children of one that is tapped run what that runs.
+/// Pins a process. Returns `None` if it has ended. A child of a tapped process has the same program
+/// id.
 fn pin(pid: u32, images: &BTreeMap<u32, u32>) -> Result<Option<Found>> {
     let target = match Target::open(pid) {
         Ok(target) => target,
@@ -267,7 +270,8 @@ mod tests {
         assert!(search.find_first().unwrap().is_empty());
     }
 
-    /// An executable for 32-bit x86 that waits for a minute: the header of the file, that of its one segment, and `alarm(60); pause()`.
+    /// Builds an executable for 32-bit x86 that waits for a minute: the file's header, that of its
+    /// one segment, and `alarm(60); pause()`.
     fn program_of_32_bits() -> Vec<u8> {
         const CODE: [u8; 19] = *b"\xb8\x1b\0\0\0\xbb\x3c\0\0\0\xcd\x80\xb8\x1d\0\0\0\xcd\x80";
         const HEADERS: u32 = 52 + 32;
@@ -283,7 +287,7 @@ mod tests {
         for half in [52, 32, 1, 40, 0, 0] {
             bytes.extend(u16::to_le_bytes(half));
         }
-        // PT_LOAD of the whole file, to be read and executed.
+        // PT_LOAD of the whole file, readable and executable.
         for word in [1, 0, BASE, BASE, size, size, 5, 4_096] {
             bytes.extend(u32::to_le_bytes(word));
         }
@@ -301,7 +305,8 @@ mod tests {
         let start = |source: &Path, folder: &Path| {
             fs::create_dir(folder).unwrap();
             let program = folder.join(&name);
-            // By a process of its own: while other tests fork, a file that this one writes may be open in two, and is not executed.
+            // Another process copies the file. While other tests fork, a file written by this
+            // process may be open in two processes and then cannot be executed.
             let copied = Command::new("cp").arg(source).arg(&program).status();
             assert!(copied.unwrap().success());
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,4 +1,5 @@
-//! A control group (cgroup v2) and the processes in it: that of a systemd unit, or one that is named by its path.
+//! A cgroup (version 2) and its processes. The cgroup is that of a systemd unit, or is given by its
+//! path.
 
 use std::{
     fs, mem,
@@ -12,27 +13,31 @@ use tracing::warn;
 
 use crate::host::cgroup;
 
-/// Levels of folders that are looked through for a unit below the root of the hierarchy: `a.slice/a-b.slice/a-b-c.slice/d.service`.
+/// Levels below the cgroup root that are searched for a unit:
+/// `a.slice/a-b.slice/a-b-c.slice/d.service`.
 const DEPTH: usize = 8;
 
-/// A control group, by a name that outlives it: a unit's is made anew when the unit is started.
+/// A cgroup, given by a name that stays valid when the cgroup is created again, as at each start of
+/// a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A path, below the root of the hierarchy or as it is mounted: `/system.slice/named.service`.
+    /// A path, relative to the cgroup root or as it is mounted: `/system.slice/named.service`.
     Path(PathBuf),
-    /// The name of a folder somewhere in the hierarchy, as systemd names it by the unit: `named.service`.
+    /// Name of a cgroup folder anywhere in the hierarchy. systemd names it after the unit:
+    /// `named.service`.
     Name(String),
 }
 
-/// A unit, and where its control group was at the last look.
+/// A unit, and the location of its cgroup at the last search.
 #[derive(Debug)]
 pub(super) struct Group {
     unit: Unit,
-    /// Where the hierarchy is mounted.
+    /// Mount point of the hierarchy.
     root: PathBuf,
-    /// Looking for it takes a walk through all groups of the host, so it is not looked for as long as it is there.
+    /// Folder of the cgroup. Searching it means walking all cgroups of the host, so it is searched
+    /// only when it does not exist any more.
     folder: Option<PathBuf>,
-    /// It was told that several groups have this name.
+    /// Whether it was logged that several cgroups have this name.
     told: bool,
 }
 
@@ -76,7 +81,8 @@ impl Group {
         }
     }
 
-    /// Ids of the processes in the control group and the ones below it; none if there is no such group now.
+    /// Returns the ids of the processes in the cgroup and in those below it; none if the cgroup
+    /// does not exist now.
     pub(super) fn processes(&mut self) -> Result<Vec<u32>> {
         if !self.folder.as_deref().is_some_and(Path::is_dir) {
             self.folder = self.find().filter(|folder| folder.is_dir());
@@ -105,10 +111,11 @@ impl Group {
     }
 }
 
-/// The folders of this name that are nearest to the root, in the order of their paths.
+/// Returns the folders with this name that are nearest to the root, ordered by path.
 ///
-/// The search goes down only into folders that have the owner of the root folder, which is root. A delegated cgroup (`user@.service`, a
-/// container) belongs to another user, who can make a folder of any name in it.
+/// Only folders with the same owner as the root folder (root) are searched. A delegated cgroup
+/// (`user@.service`, a container) belongs to another user, who can create a folder of any name in
+/// it.
 fn nearest(root: &Path, name: &str) -> Vec<PathBuf> {
     let owner = |folder: &Path| Some(fs::metadata(folder).ok()?.uid());
     let trusted = owner(root);
@@ -129,7 +136,8 @@ fn nearest(root: &Path, name: &str) -> Vec<PathBuf> {
 fn collect(folder: &Path, ids: &mut Vec<u32>) -> Result<()> {
     match fs::read_to_string(folder.join("cgroup.procs")) {
         Ok(text) => ids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-        // The group went while it was looked at, or is one of threads, which its processes' group lists as well.
+        // The cgroup was removed meanwhile, or is a threaded one, whose processes are listed in a
+        // cgroup above it.
         Err(error) if !folder.exists() || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => {
             return Err(error)
@@ -139,7 +147,7 @@ fn collect(folder: &Path, ids: &mut Vec<u32>) -> Result<()> {
     below(folder).try_for_each(|folder| collect(&folder, ids))
 }
 
-/// The folders in a folder; none in one that has gone.
+/// Returns the folders in a folder; none if it does not exist any more.
 fn below(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     entries
@@ -160,7 +168,7 @@ mod tests {
     /// User `nobody`.
     const NOBODY: u32 = 65_534;
 
-    /// A hierarchy with these groups, each with one process.
+    /// Creates a hierarchy with these cgroups, each with one process.
     fn hierarchy(groups: &[(&str, u32)]) -> TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, pid) in groups {
@@ -179,7 +187,7 @@ mod tests {
         group(unit, root).processes().unwrap()
     }
 
-    /// Gives a folder to another user, if that is possible.
+    /// Gives a folder to another user. Returns whether that was possible.
     fn given_away(folder: &Path) -> bool {
         let given = chown(folder, Some(NOBODY), None);
         given
@@ -201,7 +209,8 @@ mod tests {
         assert_eq!(found("/system.slice/nsd.service", &root), [0; 0]);
     }
 
-    /// Each folder has its turn to be the right one, so no order in which they are read has all of them right.
+    /// Each folder is the right one once, so no order of reading the folders gives the right result
+    /// by accident.
     #[test]
     fn the_one_nearest_to_the_root_is_the_unit() {
         let slices = ["user.slice", "docker", "system.slice", "a.slice"];
@@ -239,11 +248,11 @@ mod tests {
             return;
         }
         assert_eq!(found("named.service", &root), [20]);
-        // What its owner has named by its path is.
+        // The owner's folder is found if the user gives its path.
         assert_eq!(found("/user.slice/app.slice/named.service", &root), [10]);
     }
 
-    /// systemd gives the group of a unit with `User=` and `Delegate=` to that user.
+    /// systemd gives the cgroup of a unit with `User=` and `Delegate=` to that user.
     #[test]
     fn a_unit_that_was_given_away_is_found() {
         let root = hierarchy(&[("system.slice/named.service", 10)]);

@@ -1,4 +1,4 @@
-//! The `bpf(2)` commands that aya has no call for, or one that may open a file.
+//! Commands of `bpf(2)` for which aya has no function, or one that may open a file.
 #![expect(
     unsafe_code,
     reason = "bpf(2): commands that aya does not wrap as they are needed"
@@ -20,18 +20,19 @@ use aya_obj::generated::{
     bpf_prog_info,
 };
 
-/// What the kernel counts about a loaded program.
+/// The kernel's statistics of a loaded program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramStats {
     /// Runs while `kernel.bpf_stats_enabled` was 1.
     pub runs: u64,
-    /// Nanoseconds that these took together.
+    /// Total time of these runs in nanoseconds.
     pub run_time_ns: u64,
-    /// Times that the program was to run while it already ran on the same CPU, and did not. Kernels from 5.12 on.
+    /// Runs that did not happen because the program was already running on the same CPU. Kernels
+    /// from 5.12 on.
     pub missed: u64,
 }
 
-/// Reads the counters of a program.
+/// Reads the statistics of a program.
 pub(super) fn program_stats(program: BorrowedFd<'_>) -> io::Result<ProgramStats> {
     // SAFETY: plain data for which zero is the default of every member.
     let (mut info, mut attr) =
@@ -48,7 +49,8 @@ pub(super) fn program_stats(program: BorrowedFd<'_>) -> io::Result<ProgramStats>
     })
 }
 
-/// Enters the perf buffer of `cpu` in a perf event array. aya does this only for buffers that it has opened itself.
+/// Registers the perf buffer of `cpu` in a perf event array. aya does this only for buffers that it
+/// has opened itself.
 pub(super) fn set_perf_buffer(
     map: BorrowedFd<'_>,
     cpu: u32,
@@ -64,11 +66,11 @@ pub(super) fn set_perf_buffer(
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }
 }
 
-/// A per-CPU array of `u64`. aya asks the file system for the number of CPUs, once in each thread, which fails when no descriptors
-/// are left; here that is done once.
+/// A per-CPU array of `u64`. aya reads the number of CPUs from the file system, once in each
+/// thread, which fails if no descriptors are left. Here it is read once.
 pub(super) struct PerCpuCounters {
     map: MapData,
-    /// Possible CPUs, each of which has a value of its own in each slot.
+    /// Number of possible CPUs; each has its own value in each slot.
     cpus: usize,
 }
 
@@ -81,7 +83,7 @@ impl PerCpuCounters {
         Ok(Self { map, cpus })
     }
 
-    /// Sum of a slot's values.
+    /// Returns the sum of a slot's values.
     pub(super) fn sum(&self, slot: u32) -> io::Result<u64> {
         let mut values = vec![0_u64; self.cpus];
         // SAFETY: plain data for which zero is the default of every member.
@@ -95,16 +97,16 @@ impl PerCpuCounters {
     }
 }
 
-/// How many CPUs there may be.
+/// Returns the number of possible CPUs.
 pub(super) fn possible_cpus() -> Result<usize> {
     nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))
 }
 
-/// `bpf(2)`.
+/// Calls `bpf(2)`.
 ///
 /// # Safety
 ///
-/// What `attr` points to must be as large as `command` takes it to be.
+/// The memory that `attr` points to must be as large as `command` requires.
 unsafe fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<()> {
     // SAFETY: the attribute outlives the call; the caller vouches for the rest.
     let result = unsafe {

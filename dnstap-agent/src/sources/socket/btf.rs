@@ -1,6 +1,7 @@
-//! Reads BTF, the kernel's description of its own types, as far as byte offsets of structure members need it.
+//! Reader for BTF, the kernel's description of its own types, as far as byte offsets of structure
+//! members need it.
 //!
-//! Format: Documentation/bpf/btf.rst of the kernel. Bytes in, values out; malformed input is an error, never a panic.
+//! Format: Documentation/bpf/btf.rst of the kernel. Malformed input is an error, never a panic.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +10,8 @@ use thiserror::Error;
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 
-/// How many levels of nested types a look-up follows. BTF of a real kernel nests a handful; a cycle ends here.
+/// Levels of nested types that a look-up follows. BTF of a real kernel has a few; a cycle ends
+/// here.
 const MAX_DEPTH: u32 = 32;
 
 /// `BTF_KIND_*` (include/uapi/linux/btf.h).
@@ -33,27 +35,27 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Why a look-up or the parsing of BTF failed.
+/// Errors of parsing BTF or of a look-up.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BtfError {
-    /// Not BTF of this machine's byte order.
+    /// The data is no BTF in this machine's byte order.
     #[error("not BTF: magic {0:#06x}")]
     Magic(u16),
-    /// The data ends within something, or an offset points outside.
+    /// The data is cut off, or an offset points outside.
     #[error("BTF is cut off or inconsistent at byte {0}")]
     Truncated(usize),
-    /// A kind that the reader does not know, whose size it therefore cannot skip.
+    /// The kind is not known, so its size is not known and it cannot be skipped.
     #[error("BTF has a type of unknown kind {0}")]
     Kind(u32),
-    /// No such structure.
+    /// The structure does not exist.
     #[error("this kernel has no struct {0}")]
     NoStruct(String),
-    /// No such member.
+    /// The member does not exist.
     #[error("this kernel's struct {structure} has no member {member}")]
     NoMember {
         /// Name of the outermost structure.
         structure: String,
-        /// Path of the member that is missing.
+        /// Path of the missing member.
         member: String,
     },
     /// The member does not start on a byte.
@@ -84,7 +86,7 @@ struct Type {
     info: u32,
     /// Size, or the id of another type.
     size_or_target: u32,
-    /// Where the kind's own data begins in `types`.
+    /// Position in `types` of the kind's own data.
     data: usize,
 }
 
@@ -103,7 +105,7 @@ impl Type {
 }
 
 impl<'a> Btf<'a> {
-    /// Reads the tables of `data`, as in `/sys/kernel/btf/vmlinux`.
+    /// Parses the tables of `data`, as in `/sys/kernel/btf/vmlinux`.
     pub fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
         let magic = u16::from_ne_bytes(array(data, 0)?);
         if magic != MAGIC {
@@ -133,7 +135,8 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    /// Byte offset of a member of `struct structure`, through nested and anonymous structures and unions.
+    /// Returns the byte offset of a member of `struct structure`, through nested and anonymous
+    /// structures and unions.
     pub fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
         let bits = self.bits(structure, path)?;
         if bits.is_multiple_of(8) {
@@ -146,7 +149,7 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// As [`Self::offset`], in bits.
+    /// Like [`Self::offset`], in bits.
     pub fn bits(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
         let mut id = *self
             .structures
@@ -166,7 +169,8 @@ impl<'a> Btf<'a> {
         Ok(bits)
     }
 
-    /// Number of parameters of a kernel function; `None` if the kernel has no such function.
+    /// Returns the number of parameters of a kernel function; `None` if the kernel has no such
+    /// function.
     pub fn parameters(&self, function: &str) -> Result<Option<usize>, BtfError> {
         let Some(&id) = self.functions.get(function.as_bytes()) else {
             return Ok(None);
@@ -175,7 +179,7 @@ impl<'a> Btf<'a> {
         Ok(Some(prototype.count()))
     }
 
-    /// Value of an enumerator, whichever `enum` it is in.
+    /// Returns the value of an enumerator in any `enum`.
     pub fn enumerator(&self, name: &str) -> Result<Option<u32>, BtfError> {
         for &offset in &self.offsets[1..] {
             let found = self.at(offset as usize)?;
@@ -191,9 +195,9 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// BTF in which these functions and typedefs have the ids that they have here, and every other type has become a forward
-    /// declaration without a name: enough to find an id by its name, in a fraction of the time and memory. It ends with the last
-    /// of them.
+    /// Returns BTF in which these functions and typedefs have the same ids as here. Every other
+    /// type becomes a forward declaration without a name. This is enough to find an id by its name,
+    /// in a fraction of the time and memory. The result ends with the last of the wanted types.
     pub fn names_alone(&self, wanted: &[&str]) -> Result<Vec<u8>, BtfError> {
         let mut strings = vec![0];
         let mut types = Vec::new();
@@ -226,8 +230,9 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    /// Bit offset and type of the member `name` of a structure or union, looking into anonymous ones, once into each: types that name each
-    /// other many times would take a time without end.
+    /// Returns bit offset and type of the member `name` of a structure or union. Searches anonymous
+    /// ones inside, each only once: types that refer to each other many times would otherwise take
+    /// exponential time.
     fn member(
         &self,
         id: u32,
@@ -265,7 +270,7 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// The type behind typedefs and qualifiers.
+    /// Returns the type behind typedefs and qualifiers.
     fn resolve(&self, mut id: u32) -> Result<Type, BtfError> {
         for _ in 0..MAX_DEPTH {
             let found = self.by_id(id)?;
@@ -295,7 +300,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The null-terminated string at `offset`.
+    /// Returns the null-terminated string at `offset`.
     fn string(&self, offset: u32) -> Result<&'a [u8], BtfError> {
         let tail = self
             .strings
@@ -308,7 +313,7 @@ impl<'a> Btf<'a> {
         Ok(&tail[..end])
     }
 
-    /// Walks through all types once.
+    /// Indexes all types.
     fn index(&mut self) -> Result<(), BtfError> {
         let mut offset = 0;
         while offset < self.types.len() {
@@ -334,7 +339,7 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Bytes that follow the first 12 of a type.
+/// Returns the number of bytes behind the first 12 of a type.
 fn data_len(found: &Type) -> Result<usize, BtfError> {
     let count = found.count();
     Ok(match found.kind() {
@@ -424,7 +429,7 @@ mod tests {
         btf(&types, &strings)
     }
 
-    /// Types and strings behind a header.
+    /// Puts a header in front of types and strings.
     #[expect(clippy::cast_possible_truncation, reason = "a small sample")]
     fn btf(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -473,7 +478,7 @@ mod tests {
         assert_eq!(none.len(), HEADER + 1);
     }
 
-    /// Each type holds the next one twice: 2^31 ways down.
+    /// Each type contains the next one twice, so there are 2^31 paths.
     #[test]
     fn types_that_hold_each_other_many_times_are_searched_once() {
         let mut types: Vec<u32> = Vec::new();

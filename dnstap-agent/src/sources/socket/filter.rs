@@ -1,4 +1,5 @@
-//! What the kernel side leaves out, from the options to its maps, before it starts and while it runs.
+//! The filter of the kernel side: converts options to its maps, at the start and while the tap
+//! runs.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -20,21 +21,21 @@ use dnstap_ebpf::{
 
 use super::take;
 
-/// What is delivered; the default is everything.
+/// Conditions for delivery; the default delivers everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelFilter {
-    /// Messages of which one port is among these; none: all.
+    /// Ports, of which a message must have one; empty: any.
     pub ports: Vec<u16>,
-    /// Messages of peers in these; none: all.
+    /// Subnets, one of which must contain the peer; empty: any.
     pub nets: Vec<Net>,
     /// Roles whose datagrams are left out.
     pub without: Vec<Role>,
-    /// One exchange in so many.
+    /// Sampling: one exchange in this many is delivered.
     pub sample: Option<NonZeroU32>,
 }
 
 impl KernelFilter {
-    /// The filter's part in the map `FILTER`.
+    /// Returns the entry of the map `FILTER`.
     fn to_abi(&self, sample_seed: u32) -> Filter {
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         Filter {
@@ -50,7 +51,7 @@ impl KernelFilter {
         }
     }
 
-    /// A bit for each port.
+    /// Returns a bitmap of the ports.
     fn port_words(&self) -> [u64; PORT_WORDS as usize] {
         let mut words = [0; PORT_WORDS as usize];
         for port in &self.ports {
@@ -59,8 +60,8 @@ impl KernelFilter {
         words
     }
 
-    /// Networks, and whether they are wanted: those asked for, and all of IPv4, which lies within `::/0` but is not meant by
-    /// it.
+    /// Returns subnets, each with 1 if it is wanted. The result may include all of IPv4 as
+    /// unwanted, because in the map IPv4 lies within `::/0`, which is meant for IPv6 only.
     fn net_entries(&self) -> Vec<(Net, u32)> {
         let all_of_ipv4 = Net::ALL_OF_IPV4;
         let mut entries: Vec<(Net, u32)> = Vec::new();
@@ -76,7 +77,7 @@ impl KernelFilter {
     }
 }
 
-/// The maps of the kernel side's filter, and what is in them.
+/// The maps of the kernel side's filter, and their content.
 pub(super) struct FilterMaps {
     filter: Array<MapData, Filter>,
     ports: Array<MapData, u64>,
@@ -86,9 +87,9 @@ pub(super) struct FilterMaps {
 }
 
 impl FilterMaps {
-    /// The maps of the object, in which there is nothing.
+    /// Takes the maps of the object, which are empty.
     pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self> {
-        // The low half of the hash of nothing, which is random in each process.
+        // Half of the hash of an empty value, which is random in each process.
         let [seed @ .., _, _, _, _] = RandomState::new().hash_one(()).to_ne_bytes();
         Ok(Self {
             filter: Array::try_from(take(ebpf, "FILTER")?)?,
@@ -99,7 +100,8 @@ impl FilterMaps {
         })
     }
 
-    /// Puts a filter in force. While it changes, messages that either of the two filters lets through are delivered.
+    /// Activates a filter. During the change, messages that either of the two filters accepts are
+    /// delivered.
     pub(super) fn set(&mut self, new: &KernelFilter) -> Result<()> {
         self.try_set(new)
             .context("the kernel does not take the filters")?;
@@ -107,7 +109,8 @@ impl FilterMaps {
         Ok(())
     }
 
-    /// Wider first, then narrower: a filter that is new is filled before it is heeded, one that goes is emptied when it no longer is.
+    /// First widens the filter, then narrows it. A new condition is filled before it is switched
+    /// on, and an old one is emptied after it is switched off.
     fn try_set(&mut self, new: &KernelFilter) -> Result<(), MapError> {
         let (ports, nets) = (new.port_words(), new.net_entries());
         let (old_ports, old_nets) = (self.in_force.port_words(), self.in_force.net_entries());
@@ -130,7 +133,7 @@ impl FilterMaps {
     }
 }
 
-/// A subnet as the kernel side's table has it.
+/// Converts a subnet to a key of the kernel side's table.
 fn key(net: &Net) -> Key<[u8; 16]> {
     let (address, prefix) = net.mapped();
     Key::new(prefix, address.octets())

@@ -1,4 +1,4 @@
-//! Attaches a hook: the first of the candidates that the kernel accepts whole.
+//! Attaching of hooks: chooses the first candidate of which the kernel accepts all programs.
 
 use std::{any::Any, fs::File};
 
@@ -25,29 +25,30 @@ use crate::host::{
     exit::{Exit, ExitWith},
 };
 
-/// The raw tracepoint by which the end of connections is known, and its program.
+/// Raw tracepoint that reports the end of connections; its program has the same name.
 pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
 
-/// What the name of the second program ends with.
+/// Suffix of the second program's name.
 const SECOND: &str = "_second";
 
-/// Where datagrams are taken from their socket, by which hook `fentry` knows their local address.
+/// Function that takes datagrams from their socket; shows their local address to hook `fentry`.
 const SKB_CONSUME_UDP: &str = "skb_consume_udp";
 
-/// Where packets are copied to processes, by which hooks `fentry` and `socket` know several datagrams from one.
+/// Tracepoint at which packets are copied to processes; lets hooks `fentry` and `socket` tell
+/// several datagrams from one.
 const COPIES: &str = "skb_copy_datagram_iovec";
 
 /// Links that keep programs attached; dropping one detaches.
 type Links = Vec<Box<dyn Any + Send>>;
 
-/// What became of the attempts.
+/// Result of attaching.
 pub(super) struct Attached {
     /// The hook in use.
     pub(super) hook: Hook,
     pub(super) links: Links,
-    /// Hooks that were refused before it, with the reason.
+    /// Hooks that were refused before it, with the reasons.
     pub(super) refused: Vec<(Hook, String)>,
-    /// What the hook in use cannot do on this kernel.
+    /// Limits of the hook in use on this kernel.
     pub(super) degraded: Vec<String>,
 }
 
@@ -95,13 +96,14 @@ pub(super) fn attach(
     ))
 }
 
-/// A reason without the verifier's log behind it, which may have megabytes.
+/// Cuts the verifier's log off the reason; it may have megabytes.
 fn in_one_line((hook, reason): (Hook, String)) -> (Hook, String) {
     let line = reason.lines().next().unwrap_or_default();
     (hook, line.chars().take(300).collect())
 }
 
-/// fexit on the four socket functions, and fentry on `skb_consume_udp`, without which wildcard sockets have no local address.
+/// Attaches fexit to the four socket functions, and fentry to `skb_consume_udp`, without which
+/// wildcard sockets have no local address.
 fn fentry(
     ebpf: &mut Ebpf,
     types: &Types<'_>,
@@ -130,7 +132,7 @@ fn fentry(
     all(loaded)?;
     let mut links = tracepoint_with_types(ebpf, COPIES, copies)?;
     for function in functions {
-        // A trampoline runs the program first that was attached last.
+        // A trampoline first runs the program that was attached last.
         for name in copies.of(function).into_iter().rev() {
             let program: &mut FExit = program(ebpf, &name)?;
             let link = program
@@ -159,11 +161,12 @@ fn attach_skb_consume_udp(ebpf: &mut Ebpf) -> Result<Box<dyn Any + Send>> {
     Ok(Box::new(program.take_link(link)?))
 }
 
-/// `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers of received datagrams.
+/// Attaches to `sock_send_length`, `sock_recv_length`, and the cgroup programs that know the peers
+/// of received datagrams.
 fn socket(ebpf: &mut Ebpf, types: &Types<'_>, copies: Copies) -> Result<Links> {
     let mut links = Links::new();
-    // Sockets belong to the cgroup in which they were made, which for an inherited or activated socket is not that of the process:
-    // hence the root.
+    // A socket belongs to the cgroup in which it was created. For an inherited or activated socket
+    // this is not the cgroup of the process, so the programs are attached to the root.
     let root = cgroup::root()?;
     let cgroup = File::open(&root)
         .with_context(|| format!("cannot open the cgroup root {}", root.display()))?;
@@ -198,7 +201,7 @@ fn tracepoint_with_types(ebpf: &mut Ebpf, tracepoint: &str, copies: Copies) -> R
     Ok(links)
 }
 
-/// `sys_exit`, and the programs that go on with long batches.
+/// Attaches to `sys_exit`, with the programs that continue long batches.
 fn syscall(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     let mut array = ProgramArray::try_from(take(ebpf, "CONTINUE")?)?;
     let programs: Vec<_> = copies
@@ -214,12 +217,13 @@ fn syscall(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
         array.set(index, next.fd()?, 0)?;
         links.push(raw_tracepoint(ebpf, &name, "sys_exit")?);
     }
-    // The kernel empties a program array when its last user-space reference goes.
+    // The kernel empties a program array when its last user-space reference is closed.
     links.push(Box::new(array));
     Ok(links)
 }
 
-/// `sched_process_fork`, `sched_process_exec` and `sched_process_exit`, by which the set of tapped processes keeps itself.
+/// Attaches to `sched_process_fork`, `sched_process_exec` and `sched_process_exit`, whose programs
+/// maintain the set of tapped processes.
 pub(super) fn processes(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     let tracepoints = [
         "sched_process_exit",
@@ -240,7 +244,8 @@ pub(super) fn processes(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     Ok(links)
 }
 
-/// The kernel's BTF as far as the programs name it, for aya, which takes long and much memory to read the whole.
+/// Returns the part of the kernel's BTF that the programs name. aya would take long and much memory
+/// to read all of it.
 fn names(types: &Types<'_>, wanted: &[&str]) -> Result<Btf> {
     Btf::parse(&types.names_alone(wanted)?, Endianness::default())
         .context("cannot read the kernel's BTF")
@@ -252,17 +257,17 @@ pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
-/// How many programs stand ready for each message (`thread/once.rs` of the eBPF side).
+/// Number of programs attached for each message (`thread/once.rs` of the eBPF side).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copies {
-    /// One, which the kernel does not interrupt.
+    /// One program, which the kernel does not interrupt.
     One,
-    /// And a second, for when the first is interrupted.
+    /// A second program, which runs when the first one is interrupted.
     Two,
 }
 
 impl Copies {
-    /// As many as this kernel needs.
+    /// Returns the number that this kernel needs.
     pub(super) fn needed() -> Self {
         if preemption::is_possible() {
             Self::Two
@@ -271,7 +276,7 @@ impl Copies {
         }
     }
 
-    /// The programs by the name of the first, in the order in which they are to run.
+    /// Returns the names of the programs by that of the first, in the order in which they must run.
     fn of(self, name: &str) -> Vec<String> {
         let mut copies = vec![name.to_owned()];
         if self == Self::Two {
@@ -280,13 +285,14 @@ impl Copies {
         copies
     }
 
-    /// The programs with what they are attached to, which names them.
+    /// Returns the programs with the function or tracepoint that they are attached to and named
+    /// after.
     fn with_place(self, name: &'static str) -> impl Iterator<Item = (String, &'static str)> {
         self.of(name).into_iter().map(move |copy| (copy, name))
     }
 }
 
-/// Name of the first of the two, for either.
+/// Returns the name of the first program for either of the two.
 pub(super) fn first_of(name: &str) -> &str {
     name.strip_suffix(SECOND).unwrap_or(name)
 }
@@ -307,7 +313,8 @@ fn cgroup_recvmsg(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<Box<dyn 
     Ok(Box::new(program.take_link(link)?))
 }
 
-/// Logs what the kernel's verifier had to walk through to accept the programs, a measure of how long loading takes.
+/// Logs how many instructions the kernel's verifier had to walk, which determines how long loading
+/// takes.
 fn log_verified(ebpf: &Ebpf) {
     for (name, program) in ebpf.programs() {
         if let Ok(info) = program.info() {

@@ -1,4 +1,4 @@
-//! The kernel side as the agent sees it: loads the programs, attaches a hook, hands over the ring's records, counts.
+//! The tap in the kernel: loads the programs, attaches a hook, reads the ring and the counters.
 //!
 //! Which hook and which ring work is found by trying, never from the kernel's version.
 
@@ -79,21 +79,21 @@ pub enum RingChoice {
     Bpf,
 }
 
-/// How to attach.
+/// Options for attaching.
 #[derive(Clone, Debug)]
 pub struct TapOptions {
     /// Which hook to use.
     pub hook: HookChoice,
     /// Which transport to use.
     pub ring: RingChoice,
-    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer. Rounded up to a power of two of
-    /// pages.
+    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer. Rounded up
+    /// to a power of two of pages.
     pub ring_bytes: usize,
     /// Whether the kernel side logs each drop through the agent's log, at debug level.
     pub kernel_log: bool,
-    /// What the kernel side leaves out.
+    /// Messages that the kernel side leaves out.
     pub filter: KernelFilter,
-    /// Whether that may change while it is attached.
+    /// Whether the filter may change while the tap is attached.
     pub filter_changes: bool,
 }
 
@@ -104,7 +104,7 @@ pub struct Tap {
     links: Vec<Box<dyn Any + Send>>,
     counters: PerCpuCounters,
     sockets: HashMap<MapData, u64, SocketState>,
-    /// None in programs from which the filters were removed.
+    /// Filter maps; `None` if the filters were removed from the programs.
     filter: Option<FilterMaps>,
     hook: Hook,
     ring_name: &'static str,
@@ -112,12 +112,12 @@ pub struct Tap {
     refused: Vec<(Hook, String)>,
     degraded: Vec<String>,
     flush_log: Option<Box<dyn FnMut() + Send>>,
-    /// Maps that the kernel empties when their last descriptor is closed.
+    /// Maps that the kernel would empty when their last descriptor is closed.
     _kept: Vec<Map>,
 }
 
 impl Tap {
-    /// Loads the programs and attaches the chosen hook; nothing is tapped until it is in the set.
+    /// Loads the programs and attaches the chosen hook. A process is tapped once it is in the set.
     pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet, Runs)> {
         if OBJECT.is_empty() {
             return Err(anyhow!("build it with `cargo xtask build`")).context(ExitWith(
@@ -209,62 +209,64 @@ impl Tap {
         Ok((tap, processes, runs))
     }
 
-    /// The hook in use.
+    /// Returns the hook in use.
     #[must_use]
     pub fn hook(&self) -> Hook {
         self.hook
     }
 
-    /// The ring in use, as on the command line.
+    /// Returns the ring in use, as on the command line.
     #[must_use]
     pub fn ring_name(&self) -> &'static str {
         self.ring_name
     }
 
-    /// Bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring buffer.
+    /// Returns the bytes of the ring: of the one BPF ring buffer, or of each CPU's perf ring
+    /// buffer.
     #[must_use]
     pub fn ring_bytes(&self) -> u64 {
         self.ring_bytes.into()
     }
 
-    /// Bytes that wait in the ring; of perf ring buffers, in the fullest.
+    /// Returns the bytes that wait in the ring; with perf ring buffers, those in the fullest.
     pub fn ring_used(&mut self) -> u64 {
         self.ring.used()
     }
 
-    /// Hooks that were tried before, and why the kernel refused them.
+    /// Returns the hooks that were tried before, and why the kernel refused them.
     #[must_use]
     pub fn refused(&self) -> &[(Hook, String)] {
         &self.refused
     }
 
-    /// What the hook in use cannot do on this kernel.
+    /// Returns the limits of the hook in use on this kernel.
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
     }
 
-    /// Hands what the kernel side has logged to the agent's log.
+    /// Passes the kernel side's log lines to the agent's log.
     pub fn flush_log(&mut self) {
         if let Some(flush) = &mut self.flush_log {
             flush();
         }
     }
 
-    /// Tells the kernel what was found out about a socket ([`SocketState::verdict`]).
+    /// Stores a verdict about a socket in the kernel's map ([`SocketState::verdict`]).
     pub fn set_verdict(&mut self, socket: u64, verdict: u32) -> Result<(), MapError> {
         let known = self.sockets.get(&socket, 0).unwrap_or_default();
         self.sockets
             .insert(socket, SocketState { verdict, ..known }, 0)
     }
 
-    /// Leaves out other things from now on. Only if [`TapOptions::filter_changes`] or something was left out at the start.
+    /// Changes the filter. Works only with [`TapOptions::filter_changes`], or if there was a filter
+    /// at the start.
     pub fn set_filter(&mut self, filter: &KernelFilter) -> Result<()> {
         let maps = self.filter.as_mut();
         maps.context("the programs have no filters")?.set(filter)
     }
 
-    /// What the kernel side has counted on all CPUs, by [`Counter`].
+    /// Returns the kernel side's counters, summed over all CPUs, by [`Counter`].
     pub fn counters(&self) -> Result<[u64; Counter::COUNT]> {
         let sum = |slot: u32| -> Result<u64> {
             let sum = self.counters.sum(slot);
@@ -281,8 +283,9 @@ impl Tap {
         Ok(sums)
     }
 
-    /// What the kernel has counted about the programs in use, by name. The two that stand ready for each message are one: their
-    /// runs and times together, and as missed the smaller number, which bounds the messages that neither was run for.
+    /// Returns the kernel's statistics of the programs in use, by name. The two programs that are
+    /// attached for each message are combined: runs and times are added, and the smaller number of
+    /// missed runs is taken, which bounds the messages for which neither program ran.
     #[must_use]
     pub fn program_stats(&self) -> BTreeMap<String, ProgramStats> {
         let mut merged: BTreeMap<String, ProgramStats> = BTreeMap::new();
@@ -296,7 +299,7 @@ impl Tap {
             };
             let name = hooks::first_of(name);
             let stats = if name == hooks::CONNECTIONS {
-                // No message is missed if an end is.
+                // A missed run of this program misses no message, only an end.
                 ProgramStats { missed: 0, ..stats }
             } else {
                 stats
@@ -330,8 +333,8 @@ impl Source for Tap {
     }
 }
 
-/// Tries a hook: loads and attaches its programs, and takes them off again at once. What it cannot do on this kernel, or why
-/// the kernel refuses it.
+/// Tries a hook: loads and attaches its programs, and detaches them at once. Returns the hook's
+/// limits on this kernel. The error says why the kernel refuses it.
 pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     let loader = loader();
     let types = KernelTypes::read()?;
@@ -348,8 +351,9 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     Ok(attached.degraded)
 }
 
-/// aya's loader, without the kernel's BTF, which it reads for relocations. The object has none, and the whole of it takes more memory
-/// than all else that the agent does: it goes before anything else comes.
+/// Returns aya's loader without the kernel's BTF, which aya reads for relocations. The object needs
+/// none. Parsing the whole BTF takes more memory than anything else in the agent, so it is freed
+/// first.
 fn loader() -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
     loader.btf(None);
@@ -381,7 +385,7 @@ fn load<'c>(
         ))
 }
 
-/// How many descriptors the rings take.
+/// Returns the number of descriptors that the rings take.
 pub fn perf_rings(ring: RingChoice) -> Result<usize> {
     match ring {
         RingChoice::Perf => possible_cpus(),
@@ -389,13 +393,13 @@ pub fn perf_rings(ring: RingChoice) -> Result<usize> {
     }
 }
 
-/// A map of the object by its name, taken out of it.
+/// Takes a map out of the object by its name.
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name)
         .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
-/// Opens the perf ring buffers of all CPUs and enters them in the kernel's map.
+/// Opens the perf ring buffers of all CPUs and registers them in the kernel's map.
 fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
     let Map::PerfEventArray(map) = map else {
         return Err(anyhow!("EVENTS_PERF is not a perf event array"));
@@ -415,7 +419,7 @@ fn open_perf(map: &Map, ring_bytes: u32) -> Result<PerfRing> {
     })
 }
 
-/// A size that both kinds of ring accept: a power of two of pages.
+/// Returns a size that both kinds of ring accept: a power of two of pages.
 fn ring_bytes(wanted: usize) -> Result<u32> {
     let bytes = wanted.max(page_size() as usize).checked_next_power_of_two();
     bytes
@@ -429,7 +433,8 @@ fn page_size() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
-/// Kernels before 5.11 charge maps to the memory-lock limit. Where raising it is not allowed, loading says what failed.
+/// Raises the memory-lock limit, to which kernels before 5.11 charge maps. If that is not allowed,
+/// loading reports the failure.
 fn raise_memlock() {
     let unlimited = Rlimit {
         current: None,

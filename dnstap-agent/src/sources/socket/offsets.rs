@@ -1,4 +1,4 @@
-//! Where the running kernel keeps what the hooks read: [`KernelOffsets`] from its BTF.
+//! Offsets of kernel members that the hooks read: [`KernelOffsets`] from the running kernel's BTF.
 
 use std::{fs, io::ErrorKind, path::PathBuf};
 
@@ -24,7 +24,7 @@ pub fn from_btf(btf: &Btf<'_>) -> Result<KernelOffsets, BtfError> {
     Ok(KernelOffsets::from_slots(&slots))
 }
 
-/// The configuration for this kernel, but for the transport.
+/// Returns the configuration for this kernel, without the transport.
 pub fn config_from_btf(btf: &Btf<'_>) -> Result<Config, BtfError> {
     let has_separate_direction = btf.offset("iov_iter", &["iter_type"]).is_ok();
     Ok(Config {
@@ -37,11 +37,12 @@ pub fn config_from_btf(btf: &Btf<'_>) -> Result<Config, BtfError> {
     })
 }
 
-/// The members of `struct udp_sock` that say how calls and datagrams belong together, as the programs read them: one window over all.
+/// Returns the members of `struct udp_sock` that connect calls with datagrams. The programs read
+/// them as one window over all of them.
 fn udp_window(btf: &Btf<'_>) -> Result<Config, BtfError> {
     let pending = btf.offset("udp_sock", &["pending"])?;
     let gso_size = btf.offset("udp_sock", &["gso_size"])?;
-    // Bits of an `unsigned long` by number since 6.7, before that members of their own.
+    // Since 6.7 these are numbered bits of an `unsigned long`; before, they were members.
     let flags = btf.bits("udp_sock", &["udp_flags"]).ok();
     let bit = |enumerator: &str, member: &str| match flags {
         Some(flags) => {
@@ -77,7 +78,8 @@ fn udp_window(btf: &Btf<'_>) -> Result<Config, BtfError> {
     })
 }
 
-/// Offset by the first of the slot's paths that exists; else the first path's error.
+/// Returns the offset of the first of the slot's paths that exists, otherwise the first path's
+/// error.
 fn first_offset(btf: &Btf<'_>, slot: &Slot) -> Result<u32, BtfError> {
     let mut offsets = slot
         .paths
@@ -89,15 +91,15 @@ fn first_offset(btf: &Btf<'_>, slot: &Slot) -> Result<u32, BtfError> {
     first.or_else(|error| offsets.find_map(Result::ok).ok_or(error))
 }
 
-/// The running kernel's BTF.
+/// BTF of the running kernel.
 pub struct KernelTypes {
     data: Vec<u8>,
     path: PathBuf,
 }
 
 impl KernelTypes {
-    /// Reads it from where it is: [`VMLINUX`], or what the environment variable `DNSTAP_AGENT_BTF` names (for kernels whose BTF
-    /// is in a file of its own).
+    /// Reads the BTF from [`VMLINUX`], or from the file in the environment variable
+    /// `DNSTAP_AGENT_BTF` (for kernels whose BTF is in a separate file).
     pub fn read() -> Result<Self> {
         let path =
             std::env::var_os("DNSTAP_AGENT_BTF").map_or_else(|| VMLINUX.into(), PathBuf::from);
@@ -116,12 +118,12 @@ impl KernelTypes {
         Ok(Self { data, path })
     }
 
-    /// Its tables.
+    /// Parses the tables.
     pub fn parse(&self) -> Result<Btf<'_>> {
         Btf::parse(&self.data).with_context(|| self.refused())
     }
 
-    /// The configuration for the running kernel, but for the transport.
+    /// Returns the configuration for the running kernel, without the transport.
     pub fn config(&self, btf: &Btf<'_>) -> Result<Config> {
         config_from_btf(btf).with_context(|| self.refused())
     }
@@ -144,14 +146,15 @@ pub const TRACED: [(&str, usize); 5] = [
     ("skb_consume_udp", 3),
 ];
 
-/// Refuses a kernel whose functions take other parameters: their results would be read from the wrong place.
+/// Fails if one of the kernel's functions has another number of parameters: its result would be
+/// read from the wrong place.
 pub fn check_prototypes(btf: &Btf<'_>) -> Result<()> {
     for (function, expected) in TRACED {
         match btf.parameters(function)? {
             Some(parameters) if parameters != expected => {
                 bail!("this kernel's {function} has {parameters} parameters instead of {expected}")
             }
-            // Attaching tells best what is wrong with a function that is not there.
+            // If the function does not exist, attaching reports that best.
             _ => {}
         }
     }
@@ -171,7 +174,7 @@ mod tests {
         };
     }
 
-    /// `iov_iter` as it is known from reading these kernels' sources.
+    /// Values of `iov_iter`, known from these kernels' sources.
     #[rstest]
     #[case::linux_5_10(blob!("5.10"), 4, MISSING, 0xfe, [0, 16, 24], None)]
     #[case::linux_6_1(blob!("6.1"), 0, 6, 0xff, [0, 16, 24], Some(24))]
@@ -198,7 +201,8 @@ mod tests {
             (kind, count, iov)
         );
         assert_eq!(offsets.iter_ubuf, ubuf_offset.unwrap_or(MISSING));
-        // include/net/sock.h: the address pair opens struct sock_common, and that opens struct sock.
+        // include/net/sock.h: the address pair is at the start of struct sock_common, which is at
+        // the start of struct sock.
         assert_eq!(
             (
                 offsets.sock_daddr,
@@ -209,8 +213,8 @@ mod tests {
         );
     }
 
-    /// `gso_size`, and byte and mask of `UDP_CORK` and `UDP_GRO`, from `pending` on. In old kernels the last two are members behind it, in
-    /// others bits of the word in front of it.
+    /// `gso_size`, and byte and mask of `UDP_CORK` and `UDP_GRO`, relative to `pending`. In old
+    /// kernels the last two are members behind it, in newer ones bits of the word in front of it.
     #[rstest]
     #[case::linux_5_10(blob!("5.10"), 12, (4, 1), (9, 8))]
     #[case::linux_6_1(blob!("6.1"), 8, (-8, 1), (-8, 8))]

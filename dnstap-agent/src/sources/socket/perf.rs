@@ -1,7 +1,8 @@
-//! The perf ring buffer: one memory-mapped buffer for each CPU, read in the order of the records' times.
+//! The perf ring buffer: one memory-mapped buffer per CPU, read in the order of the records' times.
 //!
-//! Layout: `include/uapi/linux/perf_event.h`. The kernel moves `data_head` behind each record that it has finished; the reader
-//! moves `data_tail` behind what it has taken. A `PERF_RECORD_SAMPLE` with `PERF_SAMPLE_RAW` is {header, u32 size, bytes}.
+//! Layout: `include/uapi/linux/perf_event.h`. The kernel moves `data_head` behind each record that
+//! it has finished. The reader moves `data_tail` behind the records that it has taken. A
+//! `PERF_RECORD_SAMPLE` with `PERF_SAMPLE_RAW` is {header, u32 size, bytes}.
 #![expect(
     unsafe_code,
     reason = "perf_event_open(2) and the kernel's memory that is mapped for it"
@@ -23,8 +24,9 @@ use aya_obj::generated::{
 use super::ring::Ring;
 use crate::host::clock::monotonic_ns;
 
-/// How far back in time a record may still appear in one buffer after a later one was seen in another: the time between a
-/// hook's clock reading and the end of its record, with room for an interruption.
+/// Nanoseconds by which a record may appear in one buffer after a later one was seen in another:
+/// the time between a hook's clock reading and the end of its record, including a possible
+/// interruption.
 const SETTLE_NS: u64 = 1_000_000;
 
 /// `struct perf_event_header`.
@@ -33,13 +35,14 @@ const RECORD_HEADER: usize = 8;
 /// The buffers of all CPUs.
 pub(super) struct PerfRing {
     buffers: Vec<PerfBuffer>,
-    /// Where a record that wraps around the end of its buffer is put together.
+    /// Buffer for a record that wraps around the end of its ring.
     joined: Vec<u8>,
 }
 
 impl PerfRing {
-    /// Opens a buffer of `bytes` (a power of two of pages) on each of `cpus`, woken at a quarter of it, and hands each
-    /// buffer's descriptor to `register`.
+    /// Opens a buffer of `bytes` (a power of two of pages) on each of `cpus`, and passes each
+    /// buffer's descriptor to `register`. The kernel wakes the reader when a quarter of a buffer is
+    /// filled.
     pub(super) fn open(
         cpus: &[u32],
         bytes: usize,
@@ -83,7 +86,8 @@ impl Ring for PerfRing {
         for buffer in &mut self.buffers {
             buffer.refresh();
         }
-        // Buffers are few, runs from one of them are long: take from the oldest until another one is older.
+        // There are few buffers, and runs from one of them are long. So records are taken from the
+        // oldest buffer until another one is older.
         loop {
             let mut oldest: Option<(u64, usize)> = None;
             let mut next_oldest = until;
@@ -124,7 +128,7 @@ struct PerfBuffer {
     map: NonNull<u8>,
     size: usize,
     page: usize,
-    /// How far this reader has come, and how far the kernel had when it was last asked.
+    /// Position of this reader, and position of the kernel when it was last read.
     tail: u64,
     head: u64,
 }
@@ -193,26 +197,26 @@ impl PerfBuffer {
         })
     }
 
-    /// The kernel's `data_head` or our `data_tail`.
+    /// Returns the kernel's `data_head` or our `data_tail`.
     fn position(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: aligned members of the control page, which stays mapped as long as `self`.
         unsafe { AtomicU64::from_ptr(self.map.as_ptr().add(offset).cast()) }
     }
 
-    /// Asks the kernel how far it has come.
+    /// Reads the kernel's position.
     fn refresh(&mut self) {
         self.head = self
             .position(std::mem::offset_of!(perf_event_mmap_page, data_head))
             .load(Ordering::Acquire);
     }
 
-    /// Gives the room of what was taken back to the kernel.
+    /// Frees the room of the records taken.
     fn release(&self) {
         self.position(std::mem::offset_of!(perf_event_mmap_page, data_tail))
             .store(self.tail, Ordering::Release);
     }
 
-    /// Skips to the next sample and gives the time in its record's first eight bytes.
+    /// Skips to the next sample. Returns the time in the first eight bytes of its record.
     fn next_time(&mut self) -> Option<u64> {
         while self.tail < self.head {
             if self.word(0) == PERF_RECORD_SAMPLE as u32 {
@@ -222,13 +226,14 @@ impl PerfBuffer {
                         | u64::from(self.word(RECORD_HEADER + 8)) << 32,
                 );
             }
-            // PERF_RECORD_LOST tells what the return value of bpf_perf_event_output told the hook.
+            // The hook already knows of a PERF_RECORD_LOST by the return value of
+            // bpf_perf_event_output.
             self.advance();
         }
         None
     }
 
-    /// The current sample's bytes.
+    /// Returns the current sample's bytes.
     fn sample<'a>(&'a self, joined: &'a mut Vec<u8>) -> &'a [u8] {
         let length = (self.word(RECORD_HEADER) as usize)
             .min(self.record_len().saturating_sub(RECORD_HEADER + 4));
@@ -242,24 +247,25 @@ impl PerfBuffer {
         joined
     }
 
-    /// Goes on to the next record.
+    /// Moves on to the next record.
     fn advance(&mut self) {
         self.tail += self.record_len().max(RECORD_HEADER) as u64;
     }
 
-    /// `perf_event_header.size` of the current record.
+    /// Returns `perf_event_header.size` of the current record.
     fn record_len(&self) -> usize {
         (self.word(4) >> 16) as usize
     }
 
-    /// The 32 bits at `offset` in the current record. Records are aligned to 8, so none of them wraps.
+    /// Returns the 32 bits at `offset` in the current record. Records are aligned to 8, so these
+    /// bits never wrap.
     fn word(&self, offset: usize) -> u32 {
         self.bytes(self.index(offset), 4)
             .first_chunk()
             .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     }
 
-    /// Where `offset` in the current record lies in the buffer.
+    /// Returns the index in the buffer of `offset` in the current record.
     fn index(&self, offset: usize) -> usize {
         (self.tail as usize).wrapping_add(offset) & (self.size - 1)
     }

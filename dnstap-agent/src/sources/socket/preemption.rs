@@ -1,9 +1,11 @@
-//! Whether the kernel may take the CPU from a thread that is in the kernel, and so from a program of ours amid its work.
+//! Finds out whether the kernel may preempt a thread in kernel mode, and so interrupt one of our
+//! programs.
 //!
-//! Only then is a second program of use to each hook (`thread/once.rs` of the eBPF side), and only then does the agent attach it: it costs
-//! the server a look-up for each message, and half of the time that attaching takes. A kernel that is told to preempt while it is
-//! tapped (by `sched/preempt` in debugfs) may miss messages, which the kernel counts (`programs` in the summary) like any that no
-//! program could be run for.
+//! Only then is a second program per hook of use (`thread/once.rs` of the eBPF side), and only then
+//! does the agent attach it. The second program costs the server a look-up for each message, and
+//! half of the time that attaching takes. If preemption is enabled while the tap runs (by
+//! `sched/preempt` in debugfs), messages may be missed. The kernel counts them (`programs` in the
+//! summary), like all messages for which no program could run.
 
 use std::{
     cell::LazyCell,
@@ -19,21 +21,22 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-/// `uname -v` and `uname -r`.
+/// Files with the output of `uname -v` and `uname -r`.
 const VERSION: &str = "/proc/sys/kernel/version";
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 
-/// Where a kernel that can do both says what it does, `none (voluntary) full lazy`: where debugfs is mounted as a rule, and in debugfs.
+/// File in which a kernel with selectable preemption shows its mode, such as `none (voluntary) full
+/// lazy`: at the usual mount point of debugfs, and within debugfs.
 const MODE: &str = "/sys/kernel/debug/sched/preempt";
 const MODE_IN_DEBUGFS: &str = "sched/preempt";
 
-/// Whether it may. If that cannot be found out, it may.
+/// Returns whether the kernel may preempt. If this cannot be found out, returns true.
 pub(super) fn is_possible() -> bool {
     let Ok(version) = fs::read_to_string(VERSION) else {
         return true;
     };
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
-    // Each of these is asked only if it comes to that.
+    // Each of these is read only if it is needed.
     let mode = LazyCell::new(|| {
         let mode = fs::read_to_string(MODE).or_else(|error| match error.kind() {
             ErrorKind::NotFound if release_is_from(&release, DEBUGFS_STAYS) == Some(true) => {
@@ -58,10 +61,12 @@ pub(super) fn is_possible() -> bool {
     )
 }
 
-/// [`MODE`] where debugfs is not mounted, as in small systems and in containers. The file system is opened without being mounted
-/// anywhere (Linux 5.2), and is closed again. Not before [`DEBUGFS_STAYS`].
+/// Reads [`MODE`] if debugfs is not mounted, as in small systems and in containers. The file system
+/// is opened without being mounted (Linux 5.2), and closed again. Must not be used before
+/// [`DEBUGFS_STAYS`].
 fn mode_in_debugfs() -> io::Result<String> {
-    // Where system calls are filtered, the ones below may be the end of a process that has no use for them anyway.
+    // If system calls are filtered, the calls below may kill the process. A process without this
+    // capability could not use them anyway.
     if !capabilities(None)?
         .effective
         .contains(CapabilitySet::SYS_ADMIN)
@@ -86,8 +91,8 @@ fn mode_in_debugfs() -> io::Result<String> {
     Ok(mode)
 }
 
-/// How the kernel was configured, some thousand lines: as it says itself, as `/boot` says, or as its modules' folder says, which
-/// containers with eBPF are given more often.
+/// Returns the kernel's configuration (some thousand lines): from the kernel itself, from `/boot`,
+/// or from the folder of its modules, which containers with eBPF have more often.
 fn kernel_config() -> HashMap<String, ConfigSetting> {
     procfs::kernel_config()
         .or_else(|_| {
@@ -98,22 +103,24 @@ fn kernel_config() -> HashMap<String, ConfigSetting> {
         .unwrap_or_default()
 }
 
-/// First major release of Linux that ignores a boot line which names one of the two models without preemption (7.2 does, on x86).
+/// First major release of Linux that ignores a boot option naming one of the two models without
+/// preemption (7.2 does, on x86).
 const ALWAYS_PREEMPTS: (u32, u32) = (7, 0);
 
-/// First release of Linux where debugfs can be opened once more without a change of its permissions (b8de524ce46e, "debugfs: Only clobber
-/// mode/uid/gid on remount if asked").
+/// First release of Linux in which opening debugfs again does not change its permissions
+/// (b8de524ce46e, "debugfs: Only clobber mode/uid/gid on remount if asked").
 const DEBUGFS_STAYS: (u32, u32) = (6, 1);
 
-/// Whether this is `first` or a later one, by `uname -r`; none if it cannot be told.
+/// Returns whether the release in `uname -r` is `first` or later; `None` if it cannot be parsed.
 fn release_is_from(release: &str, first: (u32, u32)) -> Option<bool> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     let mut part = || parts.next()?.parse().ok();
     Some((part()?, part()?) >= first)
 }
 
-/// By `uname -v`, which names every preemption model but the two without; where it is chosen at boot, by the model in force, or by
-/// what was chosen and what is chosen by default.
+/// Decides by `uname -v`, which names every preemption model except the two without preemption. If
+/// the model is selected at boot, decides by the current mode, or else by the boot option and the
+/// configured default.
 fn judge<'m>(
     version: &str,
     release: &str,

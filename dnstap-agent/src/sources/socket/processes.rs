@@ -1,4 +1,4 @@
-//! The set of tapped processes in the kernel: what is in it, and what it takes in by itself.
+//! The kernel's set of tapped processes, and the names by which processes join it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use dnstap_ebpf::{CHANGED_BY_AGENT, NAME_JOINS, NAME_LEN, NAME_STAYS, possible_s
 /// Flag of an insertion that leaves an entry as it is (`include/uapi/linux/bpf.h`).
 const BPF_NOEXIST: u32 = 1;
 
-/// Ids are those of the initial PID namespace.
+/// The set of tapped processes, by their ids in the initial PID namespace.
 pub struct ProcessSet {
     pub(super) targets: HashMap<MapData, u32, u32>,
     pub(super) names: HashMap<MapData, [u8; NAME_LEN], u32>,
@@ -18,8 +18,9 @@ pub struct ProcessSet {
 }
 
 impl ProcessSet {
-    /// Taps process `tgid` and all that it forks from now on. `program_id` stands for what it runs ([`dnstap_ebpf::program_id`]). A process
-    /// that the kernel side has added itself stays as it is: the kernel side knows what it has executed meanwhile.
+    /// Adds process `tgid` and all that it forks from now on, with its `program_id`
+    /// ([`dnstap_ebpf::program_id`]). If the kernel side has already added the process, its entry
+    /// stays, because the kernel side knows what it has executed meanwhile.
     pub fn add(&mut self, tgid: u32, program_id: u32) -> Result<()> {
         self.possible
             .set(possible_slot(tgid), 1, 0)
@@ -33,7 +34,7 @@ impl ProcessSet {
             .with_context(|| format!("cannot tell the kernel to tap process {tgid}"))
     }
 
-    /// Ends the tapping of a process; none is ended that was not tapped.
+    /// Removes a process; does nothing if it is not in the set.
     pub fn remove(&mut self, tgid: u32) -> Result<()> {
         let removed = match self.targets.remove(&tgid) {
             Err(MapError::KeyNotFound) => Ok(()),
@@ -44,20 +45,21 @@ impl ProcessSet {
             .with_context(|| format!("cannot tell the kernel to let go of process {tgid}"))
     }
 
-    /// What the programs remember of tapped processes does not hold any more.
+    /// Invalidates what the programs remember about tapped processes.
     fn note_change(&mut self) -> Result<(), MapError> {
         let changes = self.changes.get(&CHANGED_BY_AGENT, 0)?;
         self.changes.set(CHANGED_BY_AGENT, changes + 1, 0)
     }
 
-    /// The tapped processes with what they run.
+    /// Returns the tapped processes with their program ids.
     pub fn list(&self) -> BTreeMap<u32, u32> {
-        // When an entry goes while it is its turn, the walk begins anew.
+        // If the current entry is removed during the walk, the walk starts again.
         self.targets.iter().filter_map(Result::ok).collect()
     }
 
-    /// What executes a file of this name from now on: a tapped process stays one, and with `joins` every other becomes one. It
-    /// counts what the kernel keeps of the name, 15 bytes.
+    /// Registers a name. A tapped process that executes a file of this name stays tapped; with
+    /// `joins`, every other process that does so joins. Only the first 15 bytes of the name count,
+    /// as the kernel stores no more.
     pub fn know(&mut self, name: &str, joins: bool) -> Result<()> {
         let flags = if joins { NAME_JOINS } else { NAME_STAYS };
         self.names
@@ -70,12 +72,13 @@ fn exists(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AlreadyExists
 }
 
-/// What the processes run that the set has taken in by their names. Outlives them, for the last thousand or so.
+/// Names of the programs of processes that joined by name. The last thousand or so remain after
+/// their processes have ended.
 #[derive(Debug)]
 pub struct Runs(pub(super) HashMap<MapData, u32, [u8; NAME_LEN]>);
 
 impl Runs {
-    /// The name of the file whose execution this number stands for, cut to 15 bytes.
+    /// Returns the name of the executed file that has this program id, cut to 15 bytes.
     #[must_use]
     pub fn name(&self, program_id: u32) -> Option<String> {
         let name = self.0.get(&program_id, 0).ok()?;

@@ -1,5 +1,5 @@
-//! Loads the programs of a hook at the same time, each in a thread: the kernel verifies each by itself, which is most of what attaching
-//! takes.
+//! Loads the programs of a hook in parallel, each in a thread. The kernel verifies each program
+//! separately, which takes most of the time of attaching.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,11 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-/// How often a program is loaded again because a signal came in between; a load takes up to a second.
+/// Most times that a program is loaded again because of a signal; a load takes up to a second.
 const INTERRUPTIONS: usize = 100;
 
-/// Loads programs, each named with what it will be attached to, all at once. What became of each.
+/// Loads programs in parallel; each is given with what it will be attached to. Returns the result
+/// of each.
 pub(super) fn load<'p>(
     ebpf: &mut Ebpf,
     wanted: impl IntoIterator<Item = &'p (String, &'static str)>,
@@ -51,8 +52,8 @@ pub(super) fn load<'p>(
     })
 }
 
-/// Asks the kernel to verify a program that will be attached to `attached_to`, once. A hook that was refused for another program may have
-/// left it loaded.
+/// Makes the kernel verify a program that will be attached to `attached_to`, once. The program may
+/// already be loaded, if a hook was refused because of another program.
 fn load_one(
     program: &mut Program,
     attached_to: &str,
@@ -72,13 +73,14 @@ fn load_one(
     }
 }
 
-/// That all were loaded, or why the first was not.
+/// Returns the first error, if there is one.
 pub(super) fn all(loaded: BTreeMap<&str, Result<()>>) -> Result<()> {
     loaded.into_values().collect()
 }
 
-/// Loads a program. The verifier gives up (`EAGAIN`) when a signal comes, also one that the program ignores, such as SIGCONT
-/// (`bpf_check` in kernel/bpf/verifier.c); then it is asked again, as libbpf does.
+/// Loads a program. The verifier gives up (`EAGAIN`) on a signal, even if the process ignores it,
+/// such as SIGCONT (`bpf_check` in kernel/bpf/verifier.c). Then the program is loaded again, as
+/// libbpf does.
 fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let mut done = load();
     for _ in 0..INTERRUPTIONS {

@@ -1,8 +1,8 @@
-//! The two transports from the kernel behind one interface. The only question a reader asks: what is there, now or within
-//! some milliseconds?
+//! The interface of the two kinds of ring. The reader asks only whether there are records now, or
+//! within some milliseconds.
 //!
-//! The kernel wakes the reader when a ring is filled to its watermark, not for each record; until then the reader comes by
-//! itself, when it has waited for its interval.
+//! The kernel wakes the reader when a ring is filled to its watermark, not for each record.
+//! Otherwise the reader reads the ring after each interval.
 #![expect(
     unsafe_code,
     reason = "the kernel's memory that is mapped for the ring's positions"
@@ -17,20 +17,20 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 
-/// A source of records: header and payload, as [`dnstap_core::event::Record::parse`] takes them.
+/// A source of records: header and payload, for [`dnstap_core::event::Record::parse`].
 pub(super) trait Ring: Send {
-    /// What the kernel wakes the reader by.
+    /// Returns the descriptors by which the kernel wakes the reader.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Hands over records and frees their room, as [`Source::drain`](crate::sources::Source::drain) says: no more than the ring holds, and
-    /// in order across the buffers if there are several.
+    /// Passes on records and frees their room, as [`Source::drain`](crate::sources::Source::drain)
+    /// describes: no more than the ring holds, and in order across several buffers.
     fn drain(&mut self, last: bool, take: &mut dyn FnMut(&[u8]));
 
-    /// Bytes that wait; with several buffers underneath, in the fullest.
+    /// Returns the waiting bytes; if there are several buffers, those in the fullest.
     fn used(&mut self) -> u64;
 }
 
-/// The BPF ring buffer, with a look at how far both sides have come, for which aya has no call.
+/// The BPF ring buffer. It also reads the positions of both sides, for which aya has no function.
 pub(super) struct BpfRing {
     ring: RingBuf<MapData>,
     bytes: u64,
@@ -38,7 +38,7 @@ pub(super) struct BpfRing {
 }
 
 impl BpfRing {
-    /// A ring of so many bytes.
+    /// Creates a ring of this many bytes.
     pub(super) fn new(ring: RingBuf<MapData>, bytes: u32) -> io::Result<Self> {
         let positions = Positions::map(ring.as_raw_fd())?;
         Ok(Self {
@@ -49,8 +49,8 @@ impl BpfRing {
     }
 }
 
-/// The two pages in front of a BPF ring buffer's data, each of which begins with a position: the consumer's and the producer's
-/// (`kernel/bpf/ringbuf.c`, `struct bpf_ringbuf`).
+/// The two pages in front of a BPF ring buffer's data. Each begins with a position: the consumer's
+/// and the producer's (`kernel/bpf/ringbuf.c`, `struct bpf_ringbuf`).
 struct Positions {
     map: NonNull<u8>,
     page: usize,
@@ -129,7 +129,7 @@ impl Ring for BpfRing {
     }
 }
 
-/// Takes one record after the other until there is none, or until so many bytes are `consumed`.
+/// Takes one record after the other until there is none, or until this many bytes are `consumed`.
 fn take_at_most(bytes: u64, consumed: impl Fn() -> u64, mut take_one: impl FnMut() -> bool) {
     let end = consumed().saturating_add(bytes);
     while consumed() < end && take_one() {}

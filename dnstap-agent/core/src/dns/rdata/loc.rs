@@ -1,18 +1,19 @@
-//! Owns places on Earth (RFC 1876).
+//! Positions on Earth (RFC 1876).
 
 use std::fmt;
 
-/// The equator and the prime meridian, and centimetres of altitude at the reference spheroid.
+/// Values of the equator and the prime meridian, and of altitude 0 at the reference spheroid (in
+/// centimetres).
 const MIDDLE: u32 = 1 << 31;
 const SEA_LEVEL: i64 = 10_000_000;
 
-/// Thousandths of a second of arc in a degree.
+/// Thousandths of an arc second in a degree.
 const DEGREE: u32 = 3_600_000;
 
-/// A place.
+/// A position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loc {
-    /// Diameter and precisions, each a power of ten times a digit, in centimetres.
+    /// Size and precisions in centimetres; each is a digit and a power of ten.
     sizes: [u8; 3],
     latitude: u32,
     longitude: u32,
@@ -20,7 +21,7 @@ pub(super) struct Loc {
 }
 
 impl Loc {
-    /// `None` if the version is not 0, or the place is not on Earth.
+    /// Reads a position. Returns `None` if the version is not 0, or the position is not on Earth.
     pub(super) fn of(bytes: &[u8; 16]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<4>();
         let [[0, sizes @ ..], latitude, longitude, altitude] = words else {
@@ -63,7 +64,7 @@ impl fmt::Display for Loc {
     }
 }
 
-/// Degrees, minutes, seconds with three digits, and the side of the middle; and a space.
+/// Writes degrees, minutes, seconds with three decimals, and the hemisphere, followed by a space.
 fn angle(angle: u32, [below, above]: [char; 2], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let side = if angle < MIDDLE { below } else { above };
     let angle = angle.abs_diff(MIDDLE);

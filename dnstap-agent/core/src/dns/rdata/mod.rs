@@ -1,11 +1,15 @@
-//! Owns record data in presentation form (RFC 1035 section 5.1): one line of printable ASCII, as `dig` prints it.
+//! Record data in presentation form (RFC 1035 section 5.1): one line of printable ASCII, as `dig`
+//! prints it.
 //!
-//! A table ([`table`]) says of each type which fields it has. Data that does not fit its type to the last byte, data of an unknown
-//! type, and empty data (RFC 2136 section 2.4) are printed in the generic form of RFC 3597 section 5: `\# LENGTH HEX`. What is printed
-//! reads back to the same bytes; therefore data that only one of several encodings could stand for is generic, too.
+//! A table ([`table`]) lists the fields of each type. Three kinds of data are printed in the
+//! generic form of RFC 3597 section 5, `\# LENGTH HEX`: data that does not fit its type to the last
+//! byte, data of an unknown type, and empty data (RFC 2136 section 2.4). The printed text always
+//! reads back to the same bytes. Therefore data whose text would read back to another encoding is
+//! printed in the generic form, too.
 //!
-//! Names are written out wherever a pointer leads to, also in types that must not be compressed (RFC 3597 section 4): old
-//! servers did so. Names in lists are the exception, so that the text is never much longer than the data.
+//! Compressed names are expanded, also in types that must not be compressed (RFC 3597 section 4),
+//! because old servers compressed them. Names in lists are not, so that the text is never much
+//! longer than the data.
 
 mod address;
 mod loc;
@@ -25,18 +29,18 @@ use self::{
 };
 use super::{message::Record, mnemonics::Type, name::Name};
 
-/// Data of a record; prints in presentation form. The alternate form (`{:#}`) has spaces in long base64 and hexadecimal where BIND's
-/// programs have them.
+/// Data of a record, which prints in presentation form. The alternate form (`{:#}`) has spaces in
+/// long base64 and hexadecimal where BIND's programs put them.
 #[derive(Clone, Copy, Debug)]
 pub struct Rdata<'a> {
     data: &'a [u8],
     cursor: Cursor<'a>,
-    /// None if the data is to be printed in the generic form.
+    /// Fields of the type; empty if the data is printed in the generic form.
     fields: &'static [Field],
 }
 
 impl<'a> Rdata<'a> {
-    /// The data of a record.
+    /// Wraps the data of a record.
     #[must_use]
     pub fn of(record: &Record<'a>) -> Self {
         let data = record.bytes();
@@ -55,7 +59,7 @@ impl<'a> Rdata<'a> {
         }
     }
 
-    /// Whether it prints in the generic form of RFC 3597.
+    /// Returns whether the data prints in the generic form of RFC 3597.
     #[must_use]
     pub fn is_generic(&self) -> bool {
         self.fields.is_empty()
@@ -90,26 +94,26 @@ impl fmt::Display for Rdata<'_> {
     }
 }
 
-/// A place in the data of a record.
+/// A position in the data of a record.
 #[derive(Clone, Copy, Debug)]
 struct Cursor<'a> {
-    /// The message, into which pointers of names lead.
+    /// The message, which pointers of names refer to.
     message: &'a [u8],
-    /// The first byte of the data, and the one behind it.
+    /// Range of the data: its first byte, and the one behind it.
     start: usize,
     end: usize,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// Whether the fields are these bytes, all of them.
+    /// Returns whether the fields fill the data exactly.
     fn fits(mut self, fields: &[Field]) -> bool {
         !fields.is_empty()
             && fields.iter().all(|field| self.read(*field).is_some())
             && self.at == self.end
     }
 
-    /// The next field, or `None` if there is none that fits.
+    /// Reads the next field. Returns `None` if the bytes do not fit it.
     fn read(&mut self, field: Field) -> Option<Value<'a>> {
         Some(match field {
             Field::U8 => Value::Number(self.number(1)?),
@@ -220,7 +224,7 @@ impl<'a> Cursor<'a> {
         self.take(N)?.first_chunk()
     }
 
-    /// A number of so many bytes.
+    /// Reads a number of this many bytes.
     fn number(&mut self, bytes: usize) -> Option<u64> {
         let bytes = self.take(bytes)?;
         Some(
@@ -230,7 +234,7 @@ impl<'a> Cursor<'a> {
         )
     }
 
-    /// Bytes behind a length of so many bytes.
+    /// Reads bytes behind a length of this many bytes.
     fn sized(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let length = usize::try_from(self.number(bytes)?).ok()?;
         self.take(length)
@@ -246,7 +250,8 @@ impl<'a> Cursor<'a> {
         (behind <= self.end).then_some(name)
     }
 
-    /// The key behind flags, protocol and algorithm; there is none if the flags say so (RFC 2535 section 3.1.2).
+    /// Reads the key behind flags, protocol and algorithm. Certain flags say that there is no key
+    /// (RFC 2535 section 3.1.2).
     fn key(&mut self) -> Option<Value<'a>> {
         let has_none = self.message.get(self.start)? & 0xc0 == 0xc0;
         match (has_none, self.rest()) {
@@ -256,7 +261,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A gateway (RFC 4025 section 2.5, RFC 8777 section 4.2.4), whose kind is in the second byte of the data.
+    /// Reads a gateway (RFC 4025 section 2.5, RFC 8777 section 4.2.4). Its kind is in the second
+    /// byte of the data.
     fn gateway(&mut self, mask: u8) -> Option<Value<'a>> {
         Some(match self.message.get(self.start + 1)? & mask {
             0 => Value::Word("."),
@@ -267,7 +273,8 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// RFC 2874 section 3.1: length of the prefix, the bits behind it, and who has the prefix.
+    /// Reads RFC 2874 section 3.1: the prefix length, the bits behind the prefix, and the name that
+    /// has the prefix.
     fn a6(&mut self) -> Option<Value<'a>> {
         let prefix = u8::try_from(self.number(1)?)
             .ok()
@@ -289,7 +296,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// RFC 8005 section 5.
+    /// Reads RFC 8005 section 5.
     fn hip(&mut self) -> Option<Value<'a>> {
         let hit_length = usize::try_from(self.number(1)?).ok()?;
         let algorithm = self.number(1)?;
@@ -300,7 +307,7 @@ impl<'a> Cursor<'a> {
         let mut at = 0;
         while at < servers.len() {
             let (name, behind) = Name::parse(servers, at).ok()?;
-            // A pointer would be one into the message.
+            // A compression pointer is not allowed here: it would refer to the message.
             if name.length() != behind - at {
                 return None;
             }

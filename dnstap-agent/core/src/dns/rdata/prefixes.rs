@@ -1,4 +1,4 @@
-//! Owns lists of address prefixes (RFC 3123): `1:192.0.2.0/24 !2:2001:db8::/32`.
+//! Lists of address prefixes (RFC 3123): `1:192.0.2.0/24 !2:2001:db8::/32`.
 
 use std::fmt;
 
@@ -8,17 +8,18 @@ use super::address::{v4, v6};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prefixes<'a>(&'a [u8]);
 
-/// One of them.
+/// One prefix.
 struct Item<'a> {
     is_negated: bool,
     is_v4: bool,
     prefix: u8,
-    /// The address without the zeros at its end.
+    /// Address without trailing zeros.
     address: &'a [u8],
 }
 
 impl<'a> Prefixes<'a> {
-    /// `None` if one is cut, of an unknown family, longer than an address, or has zeros at its end.
+    /// Reads the list. Returns `None` if a prefix is cut, has an unknown family, is longer than an
+    /// address, or has trailing zeros.
     pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -50,7 +51,7 @@ impl fmt::Display for Prefixes<'_> {
     }
 }
 
-/// The first prefix, and what is behind it.
+/// Splits off the first prefix. Returns it and the rest.
 fn split(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let ([0, family @ 1..=2, prefix, length], rest) = bytes.split_first_chunk()? else {
         return None;

@@ -1,6 +1,7 @@
-//! Owns the parameters of SVCB and HTTPS records (RFC 9460 section 2.1 and appendix A).
+//! Parameters of SVCB and HTTPS records (RFC 9460 section 2.1 and appendix A).
 //!
-//! Values that a reader might split are in quotes: lists of strings, and values without a form of their own.
+//! Values that a reader might split are written in quotes: lists of strings, and values without a
+//! format of their own.
 
 use std::fmt::{self, Write as _};
 
@@ -9,14 +10,14 @@ use data_encoding::BASE64;
 use super::address::{v4, v6};
 use crate::dns::name::{write_escaped, write_quoted};
 
-/// How the value of a parameter is written.
+/// Format of a parameter's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// Keys of parameters, in their order.
+    /// Keys of parameters, in order.
     Keys,
-    /// Character-strings that are not empty, at least one.
+    /// Non-empty character-strings, at least one.
     Texts,
-    /// Character-strings, or nothing.
+    /// Character-strings, possibly none.
     Segments,
     Empty,
     Port,
@@ -27,7 +28,8 @@ enum Form {
     Quoted,
 }
 
-/// IANA "Service Parameter Keys (`SvcParamKeys`)", by their numbers. BIND prints those from 7 on as `keyNNN`.
+/// IANA "Service Parameter Keys (`SvcParamKeys`)", indexed by number. BIND prints those from 7 on
+/// as `keyNNN`.
 const KEYS: [(&str, Form); 11] = [
     ("mandatory", Form::Keys),
     ("alpn", Form::Texts),
@@ -46,14 +48,15 @@ const KEYS: [(&str, Form); 11] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Params<'a>(&'a [u8]);
 
-/// One of them.
+/// One parameter.
 struct Param<'a> {
     key: u16,
     value: &'a [u8],
 }
 
 impl<'a> Params<'a> {
-    /// `None` if one is cut, out of order, or has a value that its key does not allow.
+    /// Reads the list. Returns `None` if a parameter is cut, out of order, or has a value that its
+    /// key does not allow.
     pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes;
         let mut last = None;
@@ -94,7 +97,8 @@ impl Param<'_> {
         match self.form() {
             Form::Keys => {
                 let (keys, rest) = value.as_chunks::<2>();
-                // A parameter must not name itself (RFC 9460 section 8), nor another one twice.
+                // The list must not contain `mandatory` itself (RFC 9460 section 8), nor a key
+                // twice.
                 rest.is_empty()
                     && keys.first().is_some_and(|first| *first != [0, 0])
                     && keys.is_sorted_by(|one, next| one < next)
@@ -169,7 +173,7 @@ fn list<T>(
     Ok(())
 }
 
-/// A string of a list, escaped for the list and then for the quotes (RFC 9460 appendix A.1).
+/// Writes a string of a list, escaped for the list and then for the quotes (RFC 9460 appendix A.1).
 fn write_item(text: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for byte in text {
         match byte {
@@ -183,7 +187,7 @@ fn write_item(text: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Strings behind a length of 8 bits each; ends with `None` if the last one is cut.
+/// Iterates over strings with a length of 8 bits each. Ends with `None` if the last one is cut.
 fn strings(mut bytes: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first()?;
@@ -193,7 +197,7 @@ fn strings(mut bytes: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     })
 }
 
-/// The first parameter, and what is behind it.
+/// Splits off the first parameter. Returns it and the rest.
 fn split(bytes: &[u8]) -> Option<(Param<'_>, &[u8])> {
     let ([a, b, c, d], rest) = bytes.split_first_chunk()?;
     let (value, behind) = rest.split_at_checked(u16::from_be_bytes([*c, *d]).into())?;

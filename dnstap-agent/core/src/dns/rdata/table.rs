@@ -1,11 +1,11 @@
-//! Owns the table of types: which fields the data of each has, in which order.
+//! Table of types: the fields of each type's data, in order.
 
 use crate::dns::mnemonics::{Class, Type};
 
 /// A field of record data.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Field {
-    /// Numbers, by their bits.
+    /// Numbers of this many bits.
     U8,
     U16,
     U32,
@@ -14,30 +14,30 @@ pub(super) enum Field {
     Time,
     /// A type.
     Type,
-    /// A type that is printed as a number if it has no word.
+    /// A type that prints as a number if it has no mnemonic.
     SigType,
     /// 16 bits, printed in octal.
     Octal,
-    /// A number that may have a word.
+    /// A number that may have a mnemonic.
     Coded(Words),
     Name,
     V4,
     V6,
     /// A character-string: a length of 8 bits and bytes.
     Text,
-    /// A character-string, or the end.
+    /// A character-string; absent if the data ends here.
     OptionalText,
-    /// Character-strings until the end, at least one.
+    /// Character-strings until the end of the data, at least one.
     Texts,
-    /// The bytes until the end, in quotes.
+    /// The remaining bytes, in quotes.
     RestText,
     /// A character-string of letters and digits, without quotes.
     Tag,
-    /// The bytes until the end, at least one.
+    /// The remaining bytes, at least one.
     Hex,
     Base64,
     OptionalBase64,
-    /// The bytes until the end, or `-`.
+    /// The remaining bytes, or `-` if there are none.
     DashBase64,
     /// A length of 16 bits and bytes; the length is printed, too.
     SizedBase64,
@@ -45,7 +45,7 @@ pub(super) enum Field {
     Key,
     /// A length of 8 bits and bytes: in hex, or `-` if there are none.
     Salt,
-    /// The same in base32, at least one.
+    /// A length of 8 bits and bytes in base32, at least one.
     Hash,
     /// RFC 1706 section 5.
     Nsap,
@@ -68,7 +68,7 @@ pub(super) enum Field {
     A6,
     /// RFC 9460 section 2.1; may be empty.
     Params,
-    /// An address, a name or `.`; the second byte of the data says which.
+    /// An address, a name or `.`; the second byte of the data tells which.
     Gateway,
     /// Discovery bit and kind of relay (RFC 8777 section 4.2).
     Relay,
@@ -77,7 +77,7 @@ pub(super) enum Field {
     Hip,
 }
 
-/// Words for a number of so many bytes.
+/// Mnemonics for a number of this many bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words {
     pub(super) bytes: usize,
@@ -108,7 +108,7 @@ const CERTIFICATES: Words = Words {
     ],
 };
 
-/// Algorithms of keys, as CERT has them (RFC 4398 section 2.2); other types print the number.
+/// Key algorithms as CERT prints them (RFC 4398 section 2.2). Other types print the number.
 const ALGORITHMS: Words = Words {
     bytes: 1,
     words: &[
@@ -131,7 +131,7 @@ const ALGORITHMS: Words = Words {
     ],
 };
 
-/// Errors of transactions (RFC 8945 section 3); 16 is not what it is in the header.
+/// Errors of transactions (RFC 8945 section 3). 16 has another meaning than in the header.
 const ERRORS: Words = Words {
     bytes: 2,
     words: &[
@@ -162,15 +162,15 @@ const SCHEMES: Words = Words {
     words: &[(1, "NOTIFY")],
 };
 
-/// The fields of data of that type and class; none if they are not known.
+/// Returns the fields of data of that type and class; an empty slice if they are not known.
 ///
-/// Some types mean something in class IN only. Classes NONE and ANY are those of dynamic updates (RFC 2136), which are about the zone's
-/// class; that is IN but for curiosities.
+/// Some types are defined for class IN only. Classes NONE and ANY occur in dynamic updates (RFC
+/// 2136) and refer to the zone's class, which nearly always is IN.
 pub(super) fn fields(kind: Type, class: Class) -> &'static [Field] {
     use Field as F;
     let is_internet = matches!(class.0, 1 | 254 | 255);
     match kind.0 {
-        // A: Chaosnet addresses are a name and an octal number, Hesiod's are the Internet's.
+        // A: a Chaosnet address is a name and an octal number; class HS has Internet addresses.
         1 if class.0 == 3 => &[F::Name, F::Octal],
         1 if is_internet || class.0 == 4 => &[F::V4],
         // NS MD MF CNAME MB MG MR PTR DNAME
@@ -194,8 +194,9 @@ pub(super) fn fields(kind: Type, class: Class) -> &'static [Field] {
         // NSAP, NSAP-PTR
         22 if is_internet => &[F::Nsap],
         23 if is_internet => &[F::Name],
-        // SIG, RRSIG: BIND prints covered types without a word as a number in SIG alone, and a time as the next one to
-        // its clock that has these 32 bits, which is the same from 1970 to 2038.
+        // SIG, RRSIG: only in SIG does BIND print a covered type without mnemonic as a number. BIND
+        // prints the time closest to its clock that has these 32 bits, which gives the same result
+        // from 1970 to 2038.
         24 => &[
             F::SigType,
             F::U8,

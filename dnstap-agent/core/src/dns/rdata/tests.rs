@@ -1,4 +1,5 @@
-//! Data of each type against its text: examples of the RFCs, edges of the fields, and what must hold for any bytes.
+//! Compares data of each type with its text: examples from RFCs, limits of the fields, and
+//! properties that hold for any bytes.
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -6,10 +7,11 @@ use rstest::rstest;
 use super::{fields, *};
 use crate::dns::mnemonics::Class;
 
-/// Where the data begins: behind 12 bytes of a header and the name `a.`, which pointers (`c00c`) may lead to.
+/// Offset of the data, behind a header of 12 bytes and the name `a.`, to which pointers (`c00c`)
+/// may lead.
 const DATA: usize = 15;
 
-/// The text of data of that class and type.
+/// Prints data of that class and type.
 fn print(class: u16, kind: u16, data: &[u8]) -> String {
     printed(class, kind, data, |data| data.to_string())
 }
@@ -251,7 +253,7 @@ fn generic_of(hex: &str) -> String {
     format!("\\# {} {}", bytes.len(), HEXUPPER.encode(&bytes))
 }
 
-/// RFC 9460 appendix D, and the keys that were registered since.
+/// Examples of RFC 9460 appendix D, and keys that were registered later.
 #[rstest]
 #[case("0000 c00c", "0 a.")]
 #[case("0001 00", "1 .")]
@@ -288,7 +290,8 @@ fn generic_of(hex: &str) -> String {
 )]
 #[case("0001 00 000a 0004 01 61 01 2c", r#"1 . docpath="a,\\,""#)]
 #[case("0001 00 03e8 0000", "1 . key1000")]
-// Out of order, twice, cut; a list that names itself, or is not in order; values that do not fit their keys.
+// Keys out of order or given twice; parameters that are cut; a `mandatory` list that names itself, or
+// is not in order; values that do not fit their keys.
 #[case("0001 00 0003 0002 0035 0002 0000", "")]
 #[case("0001 00 0003 0002 0035 0003 0002 0035", "")]
 #[case("0001 00 0003 0002 00", "")]
@@ -335,7 +338,8 @@ fn service_parameters_are_printed_or_the_data_is_generic(#[case] data: &str, #[c
 #[case(1, 25, "c000 03 05 ff")]
 // A name that leaves its record
 #[case(1, 14, "c00c c0")]
-// What text could not tell: padding of bitmaps, prefixes and numbers, windows out of order, empty windows
+// Data that the text could not show: padding of bitmaps, prefixes and numbers, windows out of order,
+// empty windows
 #[case(1, 47, "c00c 0002 4000")]
 #[case(1, 47, "c00c 0000")]
 #[case(1, 47, "c00c 0101 40 0001 40")]
@@ -349,7 +353,7 @@ fn service_parameters_are_printed_or_the_data_is_generic(#[case] data: &str, #[c
 #[case(1, 42, "0001 20 05 0a01020304")]
 #[case(1, 38, "07 02000000000000000000000000000000 00")]
 #[case(1, 38, "81 00")]
-// LOC of another version, too far north, of sizes that are none
+// LOC of another version, too far north, with invalid sizes
 #[case(1, 29, "01 33 16 13 8917 2dd0 70be 15f0 0098 8d20")]
 #[case(1, 29, "00 33 16 13 ffffffff 70be 15f0 0098 8d20")]
 #[case(1, 29, "00 a3 16 13 8917 2dd0 70be 15f0 0098 8d20")]
@@ -373,7 +377,7 @@ fn data_that_does_not_fit_its_type_is_generic(
     assert_eq!(print(class, kind, &bytes(data)), generic_of(data));
 }
 
-/// As BIND's `dnstap-read -y` has them.
+/// The text is that of BIND's `dnstap-read -y`.
 #[rstest]
 #[case::base64_of_56(48, [&[1, 0, 3, 8][..], &[0; 42]].concat(), format!("256 3 8 {}", "A".repeat(56)))]
 #[case::base64_of_60(48, [&[1, 0, 3, 8][..], &[0; 43]].concat(), format!("256 3 8 {} AA==", "A".repeat(56)))]
@@ -389,7 +393,7 @@ fn the_alternate_form_is_in_pieces(#[case] kind: u16, #[case] data: Vec<u8>, #[c
 fn classes_have_addresses_of_their_own() {
     assert_eq!(print(3, 1, &bytes("c00c 007f")), "a. 177");
     assert_eq!(print(4, 1, &bytes("c0000201")), "192.0.2.1");
-    // A dynamic update takes a record away, or all of a type.
+    // A dynamic update removes a record, or all records of a type.
     assert_eq!(print(254, 1, &bytes("c0000201")), "192.0.2.1");
     for class in [1, 254, 255] {
         assert_eq!(print(class, 1, b""), r"\# 0");
@@ -397,7 +401,7 @@ fn classes_have_addresses_of_their_own() {
     }
 }
 
-/// Bytes that the fields take, some of them cut or spoilt.
+/// Builds bytes that fit the fields; some are cut or damaged.
 fn data_of(fields: &'static [Field]) -> impl Strategy<Value = Vec<u8>> {
     let name = || {
         prop_oneof![
@@ -446,7 +450,7 @@ proptest! {
         prop_assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
         prop_assert_eq!(text.trim(), &text);
         prop_assert!(!text.is_empty());
-        // Up to ten characters for each bit of a bitmap; and names, which are short here.
+        // A bitmap takes up to ten characters per bit. Names are short here.
         prop_assert!(text.len() < 200 + 80 * data.len());
     }
 }

@@ -1,4 +1,5 @@
-//! Owns how the fields of record data print. Values have been checked where they were read; printing only fails with its writer.
+//! Printing of the fields of record data. Values were checked when they were read, so printing
+//! fails only if its writer does.
 
 use std::fmt::{self, Display as _, Write as _};
 
@@ -17,10 +18,10 @@ use crate::dns::{
     name::{Name, write_quoted},
 };
 
-/// A field that was read.
+/// A field of record data.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
-    /// An optional field that is not there.
+    /// An optional field that is absent.
     Nothing,
     Number(u64),
     Octal(u16),
@@ -37,13 +38,13 @@ pub(super) enum Value<'a> {
     Plain(&'a [u8]),
     Phone(&'a [u8]),
     Hex(&'a [u8]),
-    /// As `Hex`, always in one piece.
+    /// Like `Hex`, but never split into pieces.
     Salt(&'a [u8]),
     LowerHex(&'a [u8]),
     Nsap(&'a [u8]),
     Base32(&'a [u8]),
     Base64(&'a [u8]),
-    /// As `Base64`, always in one piece.
+    /// Like `Base64`, but never split into pieces.
     Object(&'a [u8]),
     SizedBase64(&'a [u8]),
     Eui(&'a [u8]),
@@ -124,7 +125,7 @@ impl fmt::Display for Value<'_> {
                 name,
             } => {
                 prefix.fmt(f)?;
-                // BIND has a second space here when there is no suffix.
+                // BIND prints a second space here if there is no suffix.
                 if !suffix.is_empty() {
                     let mut address = [0; 16];
                     address[16 - suffix.len()..].copy_from_slice(suffix);
@@ -154,10 +155,10 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-/// Digits of the pieces into which BIND breaks base64 and hexadecimal.
+/// Length of the pieces into which BIND splits base64 and hexadecimal, in digits.
 const PIECE: usize = 56;
 
-/// Bytes as digits; in the alternate form in pieces, with a space between them.
+/// Writes bytes as digits. The alternate form splits them into pieces with spaces between.
 pub(super) fn write_digits(
     encoding: &Encoding,
     bytes: &[u8],
@@ -177,7 +178,7 @@ pub(super) fn write_digits(
     f.write_str(rest)
 }
 
-/// As RFC 4034 section 3.2 writes it; 32 bits last until 2106.
+/// Writes a time as in RFC 4034 section 3.2. A 32-bit value lasts until 2106.
 fn time(seconds: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match Timestamp::from_second(seconds.into()) {
         Ok(time) => time.strftime("%Y%m%d%H%M%S").fmt(f),

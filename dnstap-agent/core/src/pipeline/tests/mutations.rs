@@ -1,6 +1,8 @@
-//! Random mutations of good records: nothing panics, memory stays within its bounds, the counters add up.
+//! Random mutations of valid records: nothing may panic, memory must stay within its bounds, and
+//! the counters must add up.
 //!
-//! `DNSTAP_AGENT_MUTATIONS` sets their number, a million by default: seconds in a release build, about 15 in a debug one.
+//! `DNSTAP_AGENT_MUTATIONS` sets their number, a million by default. This takes seconds in a
+//! release build, about 15 in a debug build.
 
 use super::*;
 use crate::{
@@ -9,10 +11,10 @@ use crate::{
     reassemble::tcp::proxy::fixture::client,
 };
 
-/// Where the socket's number is.
+/// Offset of the socket's number.
 const SOCKET: usize = std::mem::offset_of!(EventHeader, socket);
 
-/// Xorshift, so that each run is the same.
+/// Xorshift generator, so that each run is the same.
 struct Random(u64);
 
 impl Random {
@@ -24,7 +26,8 @@ impl Random {
     }
 }
 
-/// Queries and answers, transfers, PROXY headers, several messages at once, each over UDP and TCP.
+/// Builds queries and answers, transfers, PROXY headers, and several messages at once, each over
+/// UDP and TCP.
 fn originals() -> Vec<Vec<u8>> {
     let payloads = [
         message(1, 0x0100, "example", 0),
@@ -81,7 +84,8 @@ fn a_million_mutations_break_nothing() {
             let choice = random.next();
             let mut record = originals[choice as usize % originals.len()].clone();
             record[..8].copy_from_slice(&round.to_ne_bytes());
-            // New connections now and then: one that was dropped is joined midway ever after.
+            // Use new connections now and then, because a dropped one is joined midway from then
+            // on.
             record[SOCKET] = record[SOCKET].wrapping_add((round >> 2) as u8 & 0xf0);
             record[SOCKET + 1] = (round >> 10) as u8;
             record[SOCKET + 2] = (round >> 18) as u8;

@@ -1,4 +1,5 @@
-//! Names, selection and ends: what BIND would log, filters, `extra`, and clients behind proxies.
+//! Types, selection and ends: messages that BIND would log, filters, `extra`, and clients behind
+//! proxies.
 
 use rstest::rstest;
 
@@ -358,7 +359,7 @@ fn queries_without_answer_are_reported_unless_left_out() {
         })
         .collect();
     let waited = |ns: u64| format!(r#"{{"event":"unanswered","waited_ns":{ns}}}"#);
-    // The latest time that was seen is that of the last query.
+    // The latest time seen is that of the last query.
     assert_eq!(
         said,
         [
@@ -372,7 +373,8 @@ fn queries_without_answer_are_reported_unless_left_out() {
     );
 }
 
-/// What a probe of the server sees passes by the stages that only sockets need, whatever port it names.
+/// Messages from a probe of the server skip the stages that only sockets need, whatever their ports
+/// are.
 #[test]
 fn each_kind_of_record_has_a_door_with_counters_of_its_own() {
     let mut pipeline = pipeline();

@@ -1,4 +1,5 @@
-//! What strangers send, and what other servers do: nobody is hidden or invented by it.
+//! Datagrams from unknown hosts and the behaviour of other servers: no real message may be hidden,
+//! and no false one delivered.
 
 use dnstap_ebpf::EVENT_UNCONNECTED;
 use rstest::rstest;
@@ -14,10 +15,11 @@ use crate::{
 const RECEIVED: u8 = 0;
 const SENT: u8 = DIRECTION_SENT;
 
-/// Once, in nanoseconds, a server has been tapped for long.
+/// Time in nanoseconds at which a server has been tapped for long.
 const LONG: u64 = 100 * SECOND.unsigned_abs();
 
-/// A datagram through an unconnected socket of the process between its port and a peer's.
+/// Header of a datagram through an unconnected socket of the process, between its port and a
+/// peer's.
 fn datagram(ktime_ns: u64, direction: u8, port: u16, peer: u16) -> EventHeader {
     EventHeader {
         local_port: port,
@@ -44,7 +46,7 @@ fn answer(id: u16) -> Vec<u8> {
     message(id, 0x8180, "a", 1)
 }
 
-/// A pipeline that has heard of the server long before [`LONG`].
+/// Returns a pipeline that has known the server since long before [`LONG`].
 fn settled(config: PipelineConfig) -> Pipeline {
     let mut pipeline = Pipeline::new(config);
     let records = [
@@ -55,7 +57,7 @@ fn settled(config: PipelineConfig) -> Pipeline {
     pipeline
 }
 
-/// Judges all that waits; what comes out.
+/// Ends the pipeline, so that all waiting responses are judged. Returns the messages delivered.
 fn end(pipeline: &mut Pipeline) -> Vec<dnstap_proto::Message> {
     let mut batch = Batch::default();
     pipeline.finish(&mut batch);
@@ -151,7 +153,7 @@ fn what_comes_unasked_to_a_port_that_waits_is_no_response(#[case] profile: Profi
         whole(datagram(1, RECEIVED, 53, 1), &query(1)),
         whole(datagram(2, SENT, 53, 1), &answer(1)),
         whole(datagram(3, RECEIVED, 53, 2), &forged),
-        // The process asks from that very port, and is answered twice.
+        // The process asks from the same port, and is answered twice.
         whole(datagram(4, SENT, 53, 53), &query(2)),
         whole(datagram(5, RECEIVED, 53, 53), &answer(2)),
         whole(datagram(6, RECEIVED, 53, 53), &answer(2)),
@@ -296,7 +298,7 @@ fn a_response_that_is_seen_before_its_query_waits_for_it() {
     assert_eq!(pipeline.counters().pair.responses_paired, 2);
 }
 
-/// A forged one could wait for each query that is to come.
+/// A forged response could otherwise wait for any later query.
 #[rstest]
 #[case::by_the_same_thread(0, 500)]
 #[case::long_before(1, 21_000_000)]

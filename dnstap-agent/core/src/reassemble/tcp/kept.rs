@@ -1,9 +1,10 @@
-//! What was received and waits until the process has said what it is.
+//! Received bytes that wait until the process's answer tells what they are.
 //!
-//! Where the framing is not known, several readings of the same bytes may make sense: a message may enclose others, and one that is only
-//! partly there may look like one. The peer chooses the bytes, but not which of them the process answers. So a reading counts if the
-//! process has answered a message in it. Readings that follow the lengths from where a call began come before those that the search
-//! finds: the search knows the usual messages only, and they may lie in an unusual one.
+//! If the framing is unknown, several readings of the same bytes may make sense: a message may
+//! contain others, and an incomplete one may look like one. The peer chooses the bytes, but not
+//! which of them the process answers. So a reading counts if the process has answered a message in
+//! it. Readings that follow the lengths from the start of a call come before those that the search
+//! finds: the search knows only the usual messages, and these may lie inside an unusual one.
 
 use crate::{
     dns::{Fit, HEADER, Message, PREFIX, fit_in, frame},
@@ -11,41 +12,42 @@ use crate::{
     reassemble::tcp::search::Budget,
 };
 
-/// Where the QR bit is (RFC 1035 section 4.1.1), behind the length.
+/// Position of the QR bit (RFC 1035 section 4.1.1), behind the length.
 const QR: usize = 4;
 
 /// Bytes of a question's type and class.
 const TYPE_AND_CLASS: usize = 4;
 
-/// Pieces whose times are kept; of more, those of the last.
+/// Most pieces that are stored. Further pieces extend the last one, which gets their time.
 const KEPT_PIECES: usize = 64;
 
-/// A stream that is undecided: the pieces in the buffer, and where messages would begin in what did not find room there.
+/// An undecided stream: the pieces in the buffer, and the framing of the bytes that found no room
+/// there.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// Where in the buffer each piece ends.
+    /// Position in the buffer at which each piece ends.
     pub(super) pieces: Vec<(usize, Envelope)>,
     pub(super) beyond: Option<Beyond>,
-    /// Ends of pieces behind which bytes may be missing, and what is still to come there of a message whose length is known. Only what
-    /// the process answers tells that none are missing.
+    /// Ends of pieces behind which bytes may be missing. With each: bytes still to come of a
+    /// message whose length is known. Only the process's answer can tell that no bytes are missing.
     holes: Vec<(usize, usize)>,
-    /// What weighing it may cost yet, beside the search.
+    /// Steps that weighing may still take, apart from the search.
     budget: Budget,
 }
 
-/// What an answer of the process says about what is kept.
+/// What an answer of the process says about the kept bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// From this piece on the lengths lead to what was answered.
+    /// The lengths from this piece on lead to the message that was answered.
     Framed(usize),
-    /// The search has to tell.
+    /// The search has to decide.
     Search,
-    /// Nothing.
+    /// The answer says nothing; wait for another one.
     Wait,
 }
 
 impl Kept {
-    /// Takes note of a piece that ends here.
+    /// Notes a piece that ends here.
     pub(super) fn add(&mut self, end: usize, envelope: Envelope) {
         let before = self.pieces.last().map_or(0, |(before, _)| *before);
         self.budget.earn(end.saturating_sub(before));
@@ -57,8 +59,8 @@ impl Kept {
         }
     }
 
-    /// Bytes may be missing behind the last piece, which ends here, amid a message of which `rest` is still to come. False if there is
-    /// no room to take note of that.
+    /// Notes that bytes may be missing behind the last piece, which ends here in the middle of a
+    /// message with `rest` bytes still to come. Returns false if there is no room for the note.
     pub(super) fn add_hole(&mut self, end: usize, rest: usize) -> bool {
         let has_room = self.pieces.len() < KEPT_PIECES;
         let before = self.holes.last().copied();
@@ -69,7 +71,8 @@ impl Kept {
         has_room
     }
 
-    /// Whether bytes may be missing behind the piece that ends here, and what is still to come then of a message.
+    /// Returns whether bytes may be missing behind the piece that ends here, and how many bytes of
+    /// a message are then still to come.
     pub(super) fn hole(&self, end: usize) -> Option<usize> {
         let hole = self.holes.iter().find(|(at, _)| *at == end);
         hole.map(|(_, rest)| *rest)
@@ -81,14 +84,15 @@ impl Kept {
         size_of::<Self>() + self.pieces.capacity() * size_of::<(usize, Envelope)>() + holes
     }
 
-    /// Where the pieces begin.
+    /// Positions at which the pieces begin.
     fn starts(&self) -> impl Iterator<Item = usize> + '_ {
         let ends = self.pieces.iter().map(|(end, _)| *end);
         std::iter::once(0).chain(ends)
     }
 
-    /// Where a message ends that begins at `start`, if the piece ends there that brought what stands behind its length. Then it is one,
-    /// unless the peer has made it look so: a search must not look inside. What is shorter than a header has no inside.
+    /// Returns the end of a message that begins at `start`, if the piece with the bytes behind its
+    /// length ends there, too. Then it is a message, unless the peer made it look so, and a search
+    /// must not look inside. A message shorter than a header has no inside.
     pub(super) fn closed(&self, bytes: &[u8], start: usize) -> Option<usize> {
         let total = frame(bytes.get(start..)?)?;
         let end = start + (total >= PREFIX).then_some(total)?;
@@ -96,14 +100,14 @@ impl Kept {
         (ends.find(|piece| *piece > start + 2) == Some(end)).then_some(end)
     }
 
-    /// Weighs it by a message that the process has sent.
+    /// Weighs the kept bytes by a message that the process has sent.
     pub(super) fn weigh(&mut self, bytes: &[u8], message: &[u8]) -> Verdict {
         let Some(id) = message.first_chunk() else {
             return Verdict::Wait;
         };
         let mut budget = self.budget;
         let framed = self.framed_from(bytes, message, &mut budget);
-        // What a process that asks receives does not depend on what it asks next.
+        // If the process asks, what it receives does not depend on what it asks next.
         let asks = message.get(2).is_some_and(|flags| flags & 0x80 == 0);
         let verdict = match framed {
             Some(start) => Verdict::Framed(start),
@@ -116,7 +120,8 @@ impl Kept {
         verdict
     }
 
-    /// The start of a piece from which the lengths lead to a query that this message may answer, over nothing but queries: a process that answers gets no
+    /// Returns the start of a piece from which the lengths lead to a query that this message may
+    /// answer. All messages on the way must be queries, because a process that answers receives no
     /// responses there.
     fn framed_from(&self, bytes: &[u8], message: &[u8], budget: &mut Budget) -> Option<usize> {
         self.starts().find(|start| {
@@ -137,7 +142,7 @@ impl Kept {
         })
     }
 
-    /// Whether a search may find a message with this id.
+    /// Returns whether a search may find a message with this id.
     fn holds(&self, bytes: &[u8], id: [u8; 2], budget: &mut Budget) -> bool {
         let closed: Vec<_> = self
             .starts()
@@ -155,8 +160,8 @@ impl Kept {
     }
 }
 
-/// Whether a message may be the answer to a query: it has the id, and asks about the same name if it has a question. What else is in an
-/// unusual query a server may not send back.
+/// Returns whether a message may answer a query: it has the same id, and the same name if it has a
+/// question. A server may not send back the other parts of an unusual query.
 fn answers(message: &[u8], query: &[u8]) -> bool {
     let question = Message::parse(message).and_then(|message| message.question);
     message.get(..2) == query.get(..2)
@@ -167,19 +172,19 @@ fn answers(message: &[u8], query: &[u8]) -> bool {
         })
 }
 
-/// The framing of bytes that are not kept.
+/// Framing of bytes that are not kept.
 #[derive(Debug, Default)]
 pub(super) struct Beyond {
-    /// Bytes still to come of the message at hand.
+    /// Bytes still to come of the current message.
     pub(super) rest: usize,
-    /// The first byte of its length, when the other has not come yet.
+    /// First byte of its length, if the second has not come yet.
     pub(super) half: Option<u8>,
-    /// Messages that began here.
+    /// Messages that began in these bytes.
     pub(super) messages: u64,
 }
 
 impl Beyond {
-    /// Behind bytes that are kept.
+    /// Starts behind bytes that are kept.
     pub(super) fn behind(kept: &[u8]) -> Self {
         let mut beyond = Self::default();
         beyond.pass(kept);
@@ -187,7 +192,7 @@ impl Beyond {
         beyond
     }
 
-    /// Goes on behind bytes that begin with a length.
+    /// Continues with bytes that begin with a length.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((&first, behind)) = bytes.split_first() {
             if self.rest > 0 {

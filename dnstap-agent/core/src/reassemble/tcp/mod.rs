@@ -1,23 +1,27 @@
-//! TCP: pieces of byte streams in, whole DNS messages out, for all connections.
+//! TCP: turns pieces of byte streams into whole DNS messages, for all connections.
 //!
-//! Owns the table of connections (by socket), their memory and the verdicts on them. `order` puts the pieces of one
-//! direction in order, `framing` cuts messages out of them, `dns` knows what a DNS message looks like.
+//! Owns the table of connections (by socket), their memory and the verdicts on them. `order` puts
+//! the pieces of one direction in order, `framing` cuts messages out of them, `dns` knows what a
+//! DNS message looks like.
 //!
-//! Order: pieces of a stream should arrive in the order in which the kernel saw them; a reader of several rings merges
-//! them by time. Small inversions are repaired by sequence number, except before the first piece of a stream, whose
-//! sequence number is taken as the start.
+//! Order: pieces of a stream should arrive in the order in which the kernel saw them. A reader of
+//! several rings merges the rings by time. Small inversions are repaired by sequence number, except
+//! before the first piece of a stream, whose sequence number is taken as the start.
 //!
-//! A connection whose beginning was not seen (open at attach, dropped from this table, messages lost before the first
-//! piece) is joined midway: its framing has to be found, see `framing`.
+//! A connection is joined midway if its beginning was not seen: it was open at attach, was dropped
+//! from this table, or lost messages before the first piece. Its framing has to be found, see
+//! `framing`.
 //!
-//! A connection is forgotten soon after it has ended, of which the kernel side tells, or when it has been
-//! idle for long.
+//! A connection leaves the table soon after the kernel side has reported its end, or when it has
+//! been idle for long.
 //!
-//! Bounds: connections, bytes of all buffers, and per direction one message and the pieces held back. Beyond the number of connections the
-//! one used least recently is dropped, beyond the bytes the one that has held some for longest: one that holds none frees none. Their
-//! bytes and messages are counted.
+//! Bounds: connections, bytes of all buffers, and per direction one message and the held pieces.
+//! Above the number of connections, the one used least recently is dropped. Above the number of
+//! bytes, the one that has held bytes for longest is dropped, because a connection without bytes
+//! would free none. The bytes and messages of a dropped connection are counted.
 //!
-//! Where messages are missing, so many as there must be at least are counted, and each such connection once: `docs/architecture.md`.
+//! Lost messages are counted as the least number that is certain, and each connection with losses
+//! is counted once: `docs/architecture.md`.
 
 mod framing;
 mod kept;
@@ -44,7 +48,8 @@ use crate::{
     model::{Direction, Endpoint, Envelope, Proxied, SocketCounts},
 };
 
-/// How long nothing may have come before a connection that has ended is forgotten. What had arrived before may still be read.
+/// Nanoseconds without a piece after which an ended connection is dropped. Bytes that arrived
+/// before the end may still be read.
 const ENDED_NS: u64 = 1_000_000_000;
 
 /// Verdicts that may wait to be collected.
@@ -109,7 +114,7 @@ counters! {
 }
 
 impl StreamCounters {
-    /// A connection that was found to be foreign, and the bytes that were held of it.
+    /// Counts a connection that was found to be foreign, and the bytes that it held.
     fn condemned(&mut self, foreign: Foreign, bytes: usize) {
         self.foreign(foreign, bytes);
         *match foreign {
@@ -147,7 +152,7 @@ impl Default for StreamLimits {
     }
 }
 
-/// All TCP connections.
+/// Reassembles all TCP connections.
 #[derive(Debug)]
 pub struct Streams {
     connections: Lru<Connection>,
@@ -157,11 +162,12 @@ pub struct Streams {
     limits: StreamLimits,
     /// Bytes of all buffers in use.
     memory: usize,
-    /// Sockets that hold bytes, and since when, the first in front. Some have given them up meanwhile.
+    /// Sockets that hold bytes and the time since when, earliest first. Some may have released
+    /// their bytes since.
     heavy: VecDeque<(u64, u64)>,
     /// Sockets with pieces held back.
     holding: Vec<u64>,
-    /// Kernel times at which connections ended and their sockets, the first in front.
+    /// Kernel times at which connections ended, and their sockets, earliest first.
     ended: VecDeque<(u64, u64)>,
     not_dns: Vec<u64>,
     counters: StreamCounters,
@@ -173,35 +179,35 @@ struct Connection {
     peer: Endpoint,
     opened_ktime_ns: u64,
     seen_ktime_ns: u64,
-    /// When it began to hold bytes, if it is among the heavy ones.
+    /// Time at which it began to hold bytes, if it is in `heavy`.
     heavy_ktime_ns: Option<u64>,
-    /// When its end was told.
+    /// Time of its end.
     ended_ktime_ns: Option<u64>,
-    /// What its last piece said of losses.
+    /// Count of losses in its last piece.
     lost: u32,
-    /// Messages of it were lost.
+    /// Whether messages of it were lost.
     lossy: bool,
     dns: bool,
     dns_port: bool,
     foreign: Option<Foreign>,
-    /// The ends that a proxy told at the start.
+    /// Ends that the PROXY header at the start named.
     proxied: Option<Proxied>,
     streams: [Stream; 2],
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Shared<'s> {
     proxies: &'s Proxies,
     pool: &'s mut Pool,
     counters: &'s mut StreamCounters,
 }
 
-/// Why a connection leaves the table.
+/// Reasons why a connection leaves the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
-    /// It has ended, or the tap has, or it has become another one.
+    /// The connection or the tap has ended, or the socket has a new connection.
     Over,
-    /// To make room.
+    /// The table needed room.
     Evicted,
 }
 
@@ -225,7 +231,7 @@ impl Connection {
             .sum()
     }
 
-    /// Has one direction do something on account of a piece with this envelope.
+    /// Runs an operation on one direction, for a piece with this envelope.
     #[inline]
     fn work<F: FnMut(&Envelope, &[u8])>(
         &mut self,
@@ -242,7 +248,7 @@ impl Connection {
         let sends = envelope.direction == Direction::Sent;
         let mut work = Work {
             envelope: *envelope,
-            // What is undecided needs what was sent as its witness.
+            // Undecided bytes need the sent ones as evidence, so those must not wait.
             turn: if sends && other.is_holding() && !other.framer().is_undecided() {
                 Turn::Later
             } else {
@@ -267,14 +273,15 @@ impl Connection {
         done
     }
 
-    /// Delivers what only waited, and counts what is left: messages of which the rest has not come, bytes that are none.
+    /// Delivers held messages, and counts what is left: incomplete messages and bytes that belong
+    /// to none.
     fn leave<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         leaving: Leaving,
         shared: &mut Shared<'_>,
         emit: &mut F,
     ) {
-        // An alert of TLS is shorter than what a stream is judged by.
+        // A TLS alert is shorter than the bytes by which a stream is judged.
         let sent = self.streams[Direction::Sent as usize].framer();
         if let Some(foreign) = sent.begins_as().filter(|_| !self.dns) {
             let bytes = self.abandon(shared.pool);
@@ -321,7 +328,8 @@ impl Connection {
 }
 
 impl Streams {
-    /// No connections yet; those on `existing` sockets will be joined midway, and PROXY headers of `proxies` are believed.
+    /// Creates an empty table. Connections on `existing` sockets are joined midway. PROXY headers
+    /// of `proxies` are believed.
     pub fn new(
         limits: StreamLimits,
         existing: impl IntoIterator<Item = u64>,
@@ -348,15 +356,17 @@ impl Streams {
         }
     }
 
-    /// Connections on these sockets will be joined midway, too, but for those that it knows already.
+    /// Marks connections on these sockets to be joined midway, except for those already in the
+    /// table.
     pub fn midway(&mut self, sockets: impl IntoIterator<Item = u64>) {
         for socket in sockets {
             self.midway.insert(socket, Past::default());
         }
     }
 
-    /// Takes a piece and calls `emit` with every message that it completes. `dns_port`: the connection's port is known
-    /// for DNS, so what cannot be read is malformed DNS rather than something else.
+    /// Takes a piece and calls `emit` with every message that it completes. `dns_port`: the
+    /// connection's port is known for DNS, so unreadable bytes are malformed DNS rather than
+    /// another protocol.
     pub fn push(
         &mut self,
         chunk: &Chunk<'_>,
@@ -410,7 +420,8 @@ impl Streams {
         self.settle(socket, before, emit);
     }
 
-    /// A connection has ended: what had arrived may still be read, and soon nothing more will come.
+    /// Notes the end of a connection. Bytes that arrived before may still be read; then no more
+    /// come.
     pub fn end(&mut self, end: &Envelope, emit: &mut impl FnMut(&Envelope, &[u8])) {
         if let Some(connection) = self.connections.peek(end.socket) {
             connection.ended_ktime_ns = Some(end.ktime_ns);
@@ -421,7 +432,8 @@ impl Streams {
         }
     }
 
-    /// Forgets the connection that ended first, if that was before kernel time `before_ktime_ns` and nothing has come since.
+    /// Drops the connection that ended first, if that was before kernel time `before_ktime_ns` and
+    /// no piece has come since.
     fn forget_ended(
         &mut self,
         before_ktime_ns: u64,
@@ -431,7 +443,7 @@ impl Streams {
             return false;
         };
         match self.connections.peek(socket) {
-            // The socket has been connected anew.
+            // The socket has a new connection.
             Some(connection) if connection.opened_ktime_ns > ended => {}
             Some(connection) if connection.seen_ktime_ns > ended => {
                 let seen = connection.seen_ktime_ns;
@@ -442,7 +454,7 @@ impl Streams {
         true
     }
 
-    /// Delivers what was held back, counts what is left incomplete, and forgets the connection.
+    /// Delivers held pieces, counts incomplete messages, and drops the connection.
     fn forget(&mut self, socket: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
         self.release(socket, u64::MAX, emit);
         let Some(connection) = self.connections.remove(socket) else {
@@ -450,14 +462,14 @@ impl Streams {
         };
         self.counters.stream_ended += 1;
         if !connection.is_between_messages() {
-            // Should more come after all, it is not a beginning.
+            // If more bytes come after all, they are not the beginning of a stream.
             self.midway
                 .insert(socket, Past::of(&connection, Leaving::Over));
         }
         self.retire(connection, Leaving::Over, emit);
     }
 
-    /// Goes on without pieces that are overdue and forgets idle connections, at kernel time `now_ktime_ns`.
+    /// Skips bytes that are overdue and drops idle connections, at kernel time `now_ktime_ns`.
     pub fn tick(&mut self, now_ktime_ns: u64, emit: &mut impl FnMut(&Envelope, &[u8])) {
         for socket in std::mem::take(&mut self.holding) {
             self.release(socket, now_ktime_ns, emit);
@@ -472,7 +484,7 @@ impl Streams {
         }
     }
 
-    /// Delivers what was held back and counts what is left incomplete.
+    /// Delivers held pieces and counts incomplete messages.
     pub fn finish(&mut self, emit: &mut impl FnMut(&Envelope, &[u8])) {
         for socket in std::mem::take(&mut self.holding) {
             self.release(socket, u64::MAX, emit);
@@ -483,12 +495,12 @@ impl Streams {
         }
     }
 
-    /// Sockets found not to carry DNS since the last call.
+    /// Returns the sockets that were found not to carry DNS since the last call.
     pub fn take_not_dns(&mut self) -> impl Iterator<Item = u64> + '_ {
         self.not_dns.drain(..)
     }
 
-    /// Bytes held in buffers that are neither delivered nor counted as lost.
+    /// Bytes in buffers that are neither delivered nor counted as lost.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
         self.connections
@@ -498,7 +510,7 @@ impl Streams {
             .sum()
     }
 
-    /// Counts the connections by what was found out about them.
+    /// Counts the connections by their verdicts.
     pub(crate) fn count_sockets(&self, counts: &mut SocketCounts) {
         for connection in self.connections.values() {
             *match connection.foreign {
@@ -510,18 +522,19 @@ impl Streams {
         }
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> &StreamCounters {
         &self.counters
     }
 
-    /// A connection not seen before, or a socket that changed its peer.
+    /// Adds a connection: a new socket, or one that changed its peer.
     fn open(&mut self, chunk: &Chunk<'_>, emit: &mut impl FnMut(&Envelope, &[u8])) {
         let socket = chunk.envelope.socket;
         let past = self.midway.take(socket);
         let before = self.connections.peek(socket).map(|before| before.lost);
-        // Of a socket that was known the beginning was seen, unless something was lost since.
+        // If the socket was known, the beginning of the new connection was seen, unless something
+        // was lost since.
         let midway = match before {
             Some(lost) => chunk.lost != lost,
             None => past.is_some() || chunk.lost != 0,
@@ -588,7 +601,7 @@ impl Streams {
         self.settle(socket, before, emit);
     }
 
-    /// The connection does not carry DNS, unless it already has.
+    /// Marks the connection as foreign, unless it has shown DNS.
     fn condemn(&mut self, socket: u64, foreign: Foreign) {
         let Some(connection) = self.connections.peek(socket) else {
             return;
@@ -596,13 +609,14 @@ impl Streams {
         let bytes = connection.abandon(&mut self.pool);
         self.counters.condemned(foreign, bytes);
         connection.foreign = Some(foreign);
-        // A verdict that finds no room costs the kernel a few copies, no more.
+        // A verdict that finds no room costs the kernel only a few copies.
         if self.not_dns.len() < VERDICTS {
             self.not_dns.push(socket);
         }
     }
 
-    /// Keeps the books of memory and held pieces after work on a connection, and the bound on memory.
+    /// Updates the accounts of memory and held pieces after work on a connection, and enforces the
+    /// bound on memory.
     fn settle(
         &mut self,
         socket: u64,
@@ -628,7 +642,7 @@ impl Streams {
         }
     }
 
-    /// Takes connections that are gone out of the heavy ones, when those have become many.
+    /// Removes dropped connections from `heavy` when there are many.
     fn tidy_heavy(&mut self) {
         if self.heavy.len() > 2 * self.connections.len() + 64 {
             let connections = &mut self.connections;
@@ -640,8 +654,8 @@ impl Streams {
         }
     }
 
-    /// Drops the connection that has held bytes for longest. One that fills up slowly, and holds what it has got, goes before those that
-    /// come and go.
+    /// Drops the connection that has held bytes for longest. A connection that fills up slowly and
+    /// keeps its bytes goes before those that release them soon.
     fn drop_heaviest(&mut self, emit: &mut impl FnMut(&Envelope, &[u8])) {
         while let Some((socket, since)) = self.heavy.pop_front() {
             let Some(connection) = self.connections.peek(socket) else {
@@ -674,7 +688,7 @@ impl Streams {
         }
     }
 
-    /// Gives up the memory of a connection that is out of the table.
+    /// Releases the memory of a connection that has left the table.
     fn retire(
         &mut self,
         mut connection: Connection,
@@ -691,17 +705,18 @@ impl Streams {
     }
 }
 
-/// What is kept of a connection that was dropped.
+/// What is remembered about a dropped connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Past {
-    /// It showed DNS, so nothing makes it foreign.
+    /// Whether it showed DNS, so that nothing makes it foreign.
     dns: bool,
-    /// Of each direction, whether a message was under way that was counted as lost.
+    /// For each direction, whether its incomplete message was counted as lost.
     paid: [bool; 2],
 }
 
 impl Past {
-    /// `leaving`: messages under way are counted as lost when they make room.
+    /// Builds the record. `leaving`: incomplete messages of an evicted connection are counted as
+    /// lost.
     fn of(connection: &Connection, leaving: Leaving) -> Self {
         let streams = connection.streams.each_ref();
         let evicted = leaving == Leaving::Evicted;
@@ -718,8 +733,8 @@ impl Past {
     }
 }
 
-/// Sockets whose streams must be joined midway: open at attach, or dropped from the table. Two generations, of which
-/// the earlier is forgotten when the recent one is full.
+/// Sockets whose streams must be joined midway: open at attach, or dropped from the table. There
+/// are two generations; the earlier one is discarded when the recent one is full.
 #[derive(Debug)]
 struct Midway {
     recent: HashMap<u64, Past, RandomState>,

@@ -1,20 +1,28 @@
-//! One direction of one connection: pieces with sequence numbers in, their bytes in order to the [`Framer`].
+//! One direction of one connection: takes pieces with sequence numbers and passes their bytes in
+//! order to the [`Framer`].
 //!
-//! Sequence numbers are TCP's, 32 bits and wrapping (RFC 9293 section 3.4). The kernel side takes them from the socket *after* the call: where
-//! the stream stands then, less what the call moved. That is the place of the bytes with these exceptions:
+//! Sequence numbers are those of TCP: 32 bits, wrapping (RFC 9293 section 3.4). The kernel side
+//! reads the socket's position *after* the call and subtracts the bytes that the call moved. The
+//! result is the position of the bytes, with these exceptions:
 //!
-//! - The end of a stream has a sequence number of its own, and so has an urgent byte, which no read returns. Both make gaps in which nothing
-//!   is missing. The kernel side marks pieces that may lie behind one. A gap that nothing dropped is no gap.
-//! - When several threads send at the same time, another send may have come between. The place is too high then, and never too low.
+//! - The end of a stream has a sequence number of its own. So has an urgent byte, which no read
+//!   returns. Both leave gaps in which nothing is missing. The kernel side marks pieces that may
+//!   lie behind one. A gap of this kind without a dropped piece is no gap.
+//! - When several threads send at the same time, another send may have come between. The position
+//!   is then too high, never too low.
 //!
-//! What was received is put in order: a piece that was seen before is dropped, also in part, and one that comes too early waits for those
-//! before it, for a bounded time and in a bounded buffer. After that the bytes between are given up as lost.
+//! Received pieces are put in order. Bytes that were seen before are dropped, also if they are a
+//! part of a piece. A piece that comes too early waits for those before it, for a bounded time and
+//! in a bounded buffer. After that the bytes between are given up as lost.
 //!
-//! What was sent is put in order, too, but for pieces out of place that are nothing but whole messages. Those stand for themselves and are
-//! delivered at once; only their bytes are counted, until all up to the furthest place are accounted for ([`Beside`]). A piece of a message
-//! waits for its turn. If its place has been taken, nothing can be told of it, and it is counted as lost.
+//! Sent pieces are put in order, too, except for pieces out of order that consist of whole
+//! messages. Such pieces are delivered at once; only their bytes are counted, until all bytes up to
+//! the furthest position are accounted for ([`Beside`]). A piece that holds a part of a message
+//! waits for its turn. If its position has been taken, its message cannot be determined, and it is
+//! counted as lost.
 //!
-//! As long as what was received waits for what came before it, what is sent waits as well: it may answer that, and questions come first.
+//! While received pieces wait for earlier ones, sent pieces wait as well: they may be answers, and
+//! queries are delivered first.
 
 use std::collections::VecDeque;
 
@@ -32,27 +40,28 @@ use crate::{
     },
 };
 
-/// Pieces and bytes that arrived ahead of their turn and wait for those before them.
+/// Pieces and bytes that came too early and wait for those before them.
 const HELD_PIECES: usize = 32;
 const HELD_BYTES: usize = 128 * 1024;
 
-/// Pieces that wait for the other direction: a server may answer many queries at once.
+/// Pieces that wait for the other direction; a server may answer many queries at once.
 const PARKED_PIECES: usize = 256;
 
-/// Nanoseconds of kernel time for which they wait. Pieces overtake each other only as long as the reader takes to visit
-/// all rings, which is milliseconds.
+/// Nanoseconds of kernel time for which pieces wait. Pieces overtake each other only within the
+/// time that the reader takes to visit all rings, which is milliseconds.
 pub(super) const HOLD_NS: u64 = 200_000_000;
 
-/// A jump of the sequence number further than this is not a matter of order.
+/// A larger jump of the sequence number is not a matter of order.
 const FAR: u32 = 1 << 24;
 
-/// Nanoseconds for which some bytes have to be outstanding beside the stream, in each moment, before they count as lost. Nothing waits for that.
+/// Nanoseconds for which some bytes must be outstanding at every moment before they count as lost.
+/// No piece waits for this.
 const OUTSTANDING_NS: u64 = 1_000_000_000;
 
-/// Bytes beside the stream after which its place is moved past them.
+/// Bytes delivered out of order after which the stream's position is moved past them.
 const MANY_BESIDE: u32 = 1 << 20;
 
-/// What a call on the socket moved, or a part of it.
+/// Bytes that a call on the socket moved, or a part of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<'p> {
     pub(super) sequence: u32,
@@ -68,7 +77,7 @@ pub(super) struct Piece<'p> {
 struct Held {
     sequence: u32,
     lost: u32,
-    /// None if something was dropped before it.
+    /// Flags of the piece; none if something was dropped before it.
     flags: u8,
     envelope: Envelope,
     bytes: Vec<u8>,
@@ -88,23 +97,24 @@ impl Held {
     }
 }
 
-/// Whole messages that were sent at the same time as others, and delivered out of their turn.
+/// Whole messages that were sent at the same time as others and delivered out of order.
 ///
-/// Each place is too high or right, and each byte comes once. So when the bytes up to the furthest place are as many as have come, all of
-/// them have come, also if places were too high.
+/// Each position is right or too high, and each byte comes once. So if as many bytes have come as
+/// lie before the furthest position, all of them have come, even if some positions were too high.
 #[derive(Debug)]
 struct Beside {
     /// Whether bytes up to `end` are outstanding.
     open: bool,
-    /// Bytes that were delivered, or given up, behind the stream's place.
+    /// Bytes that were delivered or given up behind the stream's position.
     bytes: u32,
-    /// The furthest place behind such a piece.
+    /// Furthest position behind such a piece.
     end: u32,
-    /// Kernel time since which `least` is watched.
+    /// Kernel time since which `least` is measured.
     since: u64,
-    /// Least number of bytes outstanding since then. Some are under way at most times, never the same ones for long.
+    /// Least number of outstanding bytes since then. Some bytes are on their way at most times, but
+    /// never the same ones for long.
     least: u32,
-    /// Of the last piece.
+    /// Envelope of the last piece.
     envelope: Envelope,
 }
 
@@ -115,11 +125,11 @@ pub(super) struct Stream {
     started: bool,
     /// Sequence number of the next byte.
     next: u32,
-    /// What the last piece said of losses.
+    /// Count of losses in the last piece.
     lost: u32,
-    /// Whether something was dropped since the pieces were in order.
+    /// Whether something was dropped since the pieces were last in order.
     lossy: bool,
-    /// The thread of the last piece that was taken in its turn.
+    /// Thread of the last piece that was taken in order.
     thread: u32,
     /// Start and end of the last gap in which nothing was missing.
     hole: Option<(u32, u32)>,
@@ -127,14 +137,14 @@ pub(super) struct Stream {
     held: Vec<Held>,
     /// Pieces that wait for the other direction, in the order in which they came.
     parked: VecDeque<Held>,
-    /// Bytes of those.
+    /// Bytes of the parked pieces.
     parked_bytes: usize,
-    /// Kept once it was needed.
+    /// Allocated when it is first needed.
     beside: Option<Box<Beside>>,
 }
 
 impl Stream {
-    /// A stream of which nothing was seen. `midway`: earlier bytes may have passed unseen.
+    /// Creates a stream of which nothing was seen. `midway`: earlier bytes may have passed unseen.
     pub(super) fn new(midway: bool) -> Self {
         Self {
             framer: Framer::new(midway),
@@ -151,24 +161,24 @@ impl Stream {
         }
     }
 
-    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    /// Marks a stream as dropped in the middle of a message that was counted as lost.
     pub(super) fn is_paid(&mut self) {
         self.framer.is_paid();
     }
 
-    /// Tells a stream that has not begun that bytes were lost before.
+    /// Marks a stream that has not begun: bytes were lost before its first one.
     pub(super) fn join_midway(&mut self) {
         if !self.started {
             self.framer.join_midway();
         }
     }
 
-    /// Whether a piece with this number cannot belong to this stream.
+    /// Returns whether a piece with this sequence number cannot belong to this stream.
     pub(super) fn is_far(&self, sequence: u32) -> bool {
         self.started && self.ahead(sequence).unsigned_abs() >= FAR
     }
 
-    /// Takes a piece. After `Err` the stream is to be abandoned with [`Self::abandon`].
+    /// Takes a piece. After `Err` the caller must abandon the stream with [`Self::abandon`].
     #[inline]
     pub(super) fn push<F: FnMut(&Envelope, &[u8])>(
         &mut self,
@@ -198,7 +208,7 @@ impl Stream {
         } = piece;
         if !self.started {
             if work.lossy {
-                // Another process reads from the connection, and may have sent the first bytes.
+                // Another process also reads from the connection and may have sent the first bytes.
                 self.framer.join_midway();
             }
             self.started = true;
@@ -235,7 +245,7 @@ impl Stream {
         self.overtake(now, work)
     }
 
-    /// Has a piece wait for the other direction, if there is room.
+    /// Makes a piece wait for the other direction. Returns false if there is no room.
     fn park<F>(&mut self, piece: Piece<'_>, work: &mut Work<'_, F>) -> bool {
         let bytes = self.parked_bytes + piece.payload.len();
         let has_room = self.parked.len() < PARKED_PIECES && bytes <= HELD_BYTES;
@@ -271,7 +281,8 @@ impl Stream {
         taken
     }
 
-    /// Goes on without what is missing once the pieces behind it have waited long enough at kernel time `now`.
+    /// Skips missing bytes once the pieces behind them have waited long enough at kernel time
+    /// `now`.
     pub(super) fn release<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         now: u64,
@@ -299,7 +310,8 @@ impl Stream {
             }
             let sequence = first.sequence;
             let gap = sequence.wrapping_sub(self.next);
-            // Whole messages lie neither amid another one nor in less room than the smallest takes.
+            // A gap in the middle of a message, or smaller than the smallest message, cannot be
+            // filled by whole messages.
             let missing = if self.framer.is_amid_message() || (gap as usize) < dns::PREFIX {
                 gap
             } else {
@@ -313,7 +325,7 @@ impl Stream {
         self.give_up_beside(now, work)
     }
 
-    /// At the end: goes on without what is missing, and with what is undecided.
+    /// Ends the stream: skips missing bytes and decides about undecided ones.
     pub(super) fn flush<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -323,7 +335,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Envelope of a piece that waits, if there is any.
+    /// Returns the envelope of a waiting piece, if there is one.
     pub(super) fn waiting_envelope(&self) -> Option<Envelope> {
         let beside = self.beside.as_ref().filter(|beside| beside.open);
         let held = self.parked.front().or(self.held.first());
@@ -332,7 +344,7 @@ impl Stream {
             .or_else(|| self.framer.kept_envelope())
     }
 
-    /// Whether pieces wait for others.
+    /// Returns whether pieces wait for others.
     pub(super) fn is_holding(&self) -> bool {
         !self.parked.is_empty() || self.is_out_of_order()
     }
@@ -341,22 +353,22 @@ impl Stream {
         !self.held.is_empty() || self.beside.as_ref().is_some_and(|beside| beside.open)
     }
 
-    /// What this direction has begun and not ended.
+    /// Returns the state of the message framing in this direction.
     pub(super) fn framer(&self) -> &Framer {
         &self.framer
     }
 
-    /// As [`Self::framer`], to be told what the process has sent.
+    /// Like [`Self::framer`], to pass on what the process has sent.
     pub(super) fn framer_mut(&mut self) -> &mut Framer {
         &mut self.framer
     }
 
-    /// Whether the next byte begins a message for certain, or the stream has not begun.
+    /// Returns whether the next byte certainly begins a message, or the stream has not begun.
     pub(super) fn is_between_messages(&self) -> bool {
         !self.is_holding() && self.framer.is_between_messages()
     }
 
-    /// Bytes taken and not yet accounted for.
+    /// Bytes that were taken but not yet accounted for.
     pub(super) fn pending_bytes(&self) -> usize {
         self.framer.pending_bytes() + self.held_bytes() + self.parked_bytes
     }
@@ -371,7 +383,7 @@ impl Stream {
         memory
     }
 
-    /// Gives up the buffers; the number of bytes that they held.
+    /// Drops the buffers. Returns the number of bytes that they held.
     pub(super) fn abandon(&mut self, pool: &mut Pool) -> usize {
         let bytes = self.pending_bytes();
         self.framer.abandon(pool);
@@ -383,7 +395,7 @@ impl Stream {
         bytes
     }
 
-    /// How far in front of the next byte a place is.
+    /// Returns how far a position is ahead of the next byte.
     fn ahead(&self, sequence: u32) -> i32 {
         sequence.wrapping_sub(self.next).cast_signed()
     }
@@ -392,7 +404,8 @@ impl Stream {
         self.held.iter().map(|held| held.bytes.len()).sum()
     }
 
-    /// Goes on at a place before which nothing is missing for certain, if it is one.
+    /// Goes on at a position before which certainly nothing is missing. Returns false if it is no
+    /// such position.
     fn leap<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         sequence: u32,
@@ -410,7 +423,7 @@ impl Stream {
         leaps
     }
 
-    /// Goes on behind a gap in which nothing is missing for certain.
+    /// Goes on behind a gap in which certainly nothing is missing.
     fn pass<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         sequence: u32,
@@ -434,7 +447,7 @@ impl Stream {
         self.held.insert(at, Held::of(piece, work));
     }
 
-    /// Takes the held pieces whose turn it is.
+    /// Takes the held pieces that are next in order.
     fn catch_up<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -471,7 +484,7 @@ impl Stream {
             return Ok(());
         }
         if stale > 0 && self.fills_hole(sequence, stale) {
-            // Something was missing there after all.
+            // Bytes were missing there after all.
             work.counters.stream_gaps += 1;
             self.framer.lose(usize::MAX, work);
         }
@@ -482,7 +495,7 @@ impl Stream {
         self.framer.accept(piece, work)
     }
 
-    /// Whether bytes have come late that belong where nothing was missing.
+    /// Returns whether late bytes belong to a gap in which nothing seemed to be missing.
     fn fills_hole(&mut self, sequence: u32, stale: usize) -> bool {
         let hits = self.hole.is_some_and(|(start, end)| {
             let last = sequence.wrapping_add(u32::try_from(stale).unwrap_or(u32::MAX));
@@ -496,7 +509,8 @@ impl Stream {
         hits
     }
 
-    /// A part of a message was sent whose place has been taken: what it belongs to cannot be told.
+    /// Counts a sent part of a message whose position has been taken: its message cannot be
+    /// determined.
     fn collide<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         sequence: u32,
@@ -512,15 +526,16 @@ impl Stream {
         }
     }
 
-    /// Whether a piece that was sent is nothing but whole messages, so that its place does not matter. Not if the thread is amid a message,
-    /// of which it may be a part.
+    /// Returns whether a sent piece consists of whole messages, so that its position does not
+    /// matter. Returns false if the thread is in the middle of a message: the piece may be a part
+    /// of that message.
     fn stands_for_itself<F>(&self, payload: &[u8], work: &Work<'_, F>) -> bool {
         let envelope = &work.envelope;
         let is_rest = self.framer.is_amid_message() && self.thread == envelope.origin.tid;
         envelope.direction == Direction::Sent && !is_rest && dns::are_messages(payload)
     }
 
-    /// Delivers whole messages that are out of their turn.
+    /// Delivers whole messages out of order.
     fn take_beside<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         sequence: u32,
@@ -564,7 +579,8 @@ impl Stream {
         }
     }
 
-    /// Bytes between the stream's place and the furthest one that have not come.
+    /// Returns the number of bytes between the stream's position and the furthest one that have not
+    /// come.
     fn outstanding(&self) -> u32 {
         let Some(beside) = self.beside.as_ref().filter(|beside| beside.open) else {
             return 0;
@@ -574,7 +590,7 @@ impl Stream {
         self.furthest(beside.end).saturating_sub(come)
     }
 
-    /// How far from the stream's place the furthest byte is that was seen.
+    /// Returns the distance from the stream's position to the furthest byte seen.
     fn furthest(&self, end: u32) -> u32 {
         let held = self.held.last().map_or(0, |last| {
             self.ahead(last.sequence.wrapping_add(length(&last.bytes)))
@@ -582,7 +598,7 @@ impl Stream {
         self.ahead(end).max(held).max(0).unsigned_abs()
     }
 
-    /// Moves on to the furthest place if all bytes up to there have come.
+    /// Moves on to the furthest position if all bytes up to there have come.
     fn balance<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -599,7 +615,8 @@ impl Stream {
             };
             let sequence = first.sequence;
             let gap = sequence.wrapping_sub(self.next);
-            // The part of a message may be what was dropped. Other bytes, however many, do not stand for it.
+            // The dropped bytes may be the part of a message. Bytes delivered out of order cannot
+            // stand for them.
             if self.lossy && self.framer.is_amid_message() {
                 self.lose(gap, gap as usize, work);
             } else {
@@ -611,7 +628,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Counts bytes that are missing, if any are. `gap`: how many bytes the framing has lost, `usize::MAX` if their place is not known.
+    /// Counts missing bytes, if there are any. `gap`: number of bytes that the framing has lost, or
+    /// `usize::MAX` if their position is unknown.
     fn lose<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         missing: u32,
@@ -625,7 +643,8 @@ impl Stream {
         }
     }
 
-    /// Has bytes beside the stream stand for those of a gap; what is missing then.
+    /// Accounts for a gap with bytes that were delivered out of order. Returns the number of bytes
+    /// that are missing then.
     fn pay(&mut self, gap: u32) -> u32 {
         let Some(beside) = self.beside.as_mut().filter(|beside| beside.open) else {
             return gap;
@@ -635,7 +654,7 @@ impl Stream {
         gap - paid
     }
 
-    /// Goes on without bytes that have been outstanding for long.
+    /// Goes on without bytes that have been outstanding for too long.
     fn give_up_beside<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         now: u64,
@@ -662,11 +681,11 @@ impl Stream {
     }
 }
 
-/// Urgent bytes in a row: the process had read all else before the next one came. Another process that reads from the same connection
-/// leaves larger gaps.
+/// Most urgent bytes in a row: the process had read all other bytes before the next urgent one
+/// came. Larger gaps come from another process that reads the same connection.
 const URGENT_IN_A_ROW: i32 = 64;
 
-/// What a gap before a piece is.
+/// Kinds of gaps before a piece.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gap {
     /// The end of the stream, one urgent byte, or both: nothing is missing.
@@ -681,7 +700,7 @@ impl Gap {
     fn of(ahead: i32, flags: u8, direction: Direction) -> Self {
         let received = direction == Direction::Received;
         let has = |flag| flags & flag != 0;
-        // Of each there is one at most.
+        // There is at most one of each.
         let ends = i32::from(has(EVENT_SHUT_DOWN));
         let urgent = i32::from(received && has(EVENT_URGENT));
         if (1..=ends + urgent).contains(&ahead) {
@@ -697,7 +716,7 @@ impl Gap {
     }
 }
 
-/// A piece is at most 1 MiB.
+/// Returns the length of a piece, which is at most 1 MiB.
 fn length(piece: &[u8]) -> u32 {
     u32::try_from(piece.len()).unwrap_or(0)
 }

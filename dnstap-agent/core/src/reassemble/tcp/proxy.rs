@@ -1,13 +1,14 @@
-//! What a proxy says before it passes a connection or a datagram on: the PROXY protocol, version 2 (section 2.2 of
-//! `proxy-protocol.txt`, which comes with `haproxy`). BIND 9.20, Unbound, Knot and dnsdist understand it.
+//! The header of the PROXY protocol, version 2, which a proxy sends before a connection's bytes or
+//! in front of a datagram (section 2.2 of `proxy-protocol.txt`, which comes with `haproxy`). BIND
+//! 9.20, Unbound, Knot and dnsdist understand it.
 //!
 //! ```text
 //! signature: 12 bytes | version 2, command | family, transport | length: 2 bytes | addresses, ports | TLVs
 //! ```
 //!
-//! Strict, because what follows is taken for DNS and the addresses for the client's: version, command, family and
-//! transport must be known, addresses and TLVs must fill the length to the byte. No DNS message begins with the signature:
-//! it would have 3,338 questions.
+//! Parsing is strict, because the bytes that follow are taken for DNS and the addresses for the
+//! client's: version, command, family and transport must be known, and addresses and TLVs must fill
+//! the length to the byte. No DNS message begins with the signature: it would have 3,338 questions.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -16,29 +17,32 @@ use crate::model::{Direction, Endpoint, Envelope, Family, Net, Proxied};
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = 16;
 
-/// Version 2, and a proxy that speaks for itself, or for a client.
+/// Version 2, with command LOCAL (the proxy's own connection) or PROXY (a client's connection).
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const COMMANDS: [u8; 2] = [LOCAL, PROXY];
 
-/// Peers whose PROXY headers are believed. From other peers a PROXY header is bytes like any other: a client could name any address.
+/// Peers whose PROXY headers are believed. From other peers a PROXY header is ordinary bytes: a
+/// client could name any address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxies(Vec<Net>);
 
 impl Proxies {
-    /// Whether a PROXY header in a message of this envelope is believed: from one of them, or sent by the process itself.
+    /// Returns whether a PROXY header in a message of this envelope is believed: it comes from one
+    /// of these peers, or the process itself sent it.
     pub(crate) fn vouch_for(&self, envelope: &Envelope) -> bool {
         envelope.direction == Direction::Sent || self.have(&envelope.peer)
     }
 
-    /// Whether a peer is among them; one that is not known is not.
+    /// Returns whether a peer is among them. An unknown peer is not.
     fn have(&self, peer: &Endpoint) -> bool {
         peer.ip()
             .is_some_and(|address| self.0.iter().any(|net| net.contains(address)))
     }
 }
 
-/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which hosts of other networks do not have.
+/// Loopback, private (RFC 1918, RFC 4193) and link-local (RFC 3927, RFC 4291) addresses, which hosts
+/// of other networks do not have.
 const PRIVATE: [&str; 8] = [
     "127.0.0.0/8",
     "10.0.0.0/8",
@@ -60,7 +64,8 @@ impl Default for Proxies {
 impl FromStr for Proxies {
     type Err = String;
 
-    /// Subnets and addresses, and `private` for those of [`Proxies::default`], with commas between; or `none`.
+    /// Parses subnets and addresses, separated by commas. `private` stands for those of
+    /// [`Proxies::default`]; `none` alone for no peers.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "none" {
             return Ok(Self(Vec::new()));
@@ -79,25 +84,26 @@ impl FromStr for Proxies {
     }
 }
 
-/// Whether bytes begin with a PROXY header.
+/// Result of looking for a PROXY header at the start of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyHeader {
-    /// They do; it has this length, and names these ends. There are none if the proxy speaks for itself.
+    /// There is one, with this length and these ends. A proxy's own connection (LOCAL) has no ends.
     Whole {
         length: usize,
         proxied: Option<Proxied>,
     },
-    /// They do not, or it is not whole.
+    /// There is none, or it is incomplete.
     Not,
 }
 
-/// Bytes that are needed to judge a PROXY header, if they can be the start of one. To be asked again when they are there.
+/// Returns the number of bytes needed to judge a PROXY header, if `bytes` can be the start of one.
+/// Ask again when that many bytes have come.
 pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes.is_empty() || bytes[..known] != SIGNATURE[..known] {
         return None;
     }
-    // Nothing is waited for that could not be one any more.
+    // Do not wait for bytes that can no longer be a header.
     if let Some(command) = bytes.get(SIGNATURE.len())
         && !COMMANDS.contains(command)
     {
@@ -111,7 +117,7 @@ pub(crate) fn wanted(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether bytes begin like a PROXY header, as no DNS message does.
+/// Returns whether bytes begin with the signature of a PROXY header, as no DNS message does.
 #[inline]
 pub(crate) fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
@@ -129,7 +135,7 @@ fn read(bytes: &[u8]) -> Option<ProxyHeader> {
     if !COMMANDS.contains(&command) {
         return None;
     }
-    // TCP or UDP over IPv4 or IPv6; nothing known; UNIX sockets.
+    // TCP or UDP over IPv4 or IPv6; unspecified; UNIX sockets.
     let (proxied, tlvs) = match transport {
         0x11 | 0x12 => ends::<4>(body)?,
         0x21 | 0x22 => ends::<16>(body)?,
@@ -137,7 +143,7 @@ fn read(bytes: &[u8]) -> Option<ProxyHeader> {
         0x31 | 0x32 => (None, body.get(216..)?),
         _ => return None,
     };
-    // A proxy that knows nothing of the other end need not say so in TLVs: its body is to be skipped.
+    // A header with unspecified addresses need not contain valid TLVs: its body is skipped.
     if transport != 0 && !are_tlvs(tlvs) {
         return None;
     }
@@ -147,7 +153,7 @@ fn read(bytes: &[u8]) -> Option<ProxyHeader> {
     })
 }
 
-/// Source and destination address, source and destination port.
+/// Reads source and destination address, then source and destination port.
 fn ends<const N: usize>(body: &[u8]) -> Option<(Option<Proxied>, &[u8])>
 where
     IpAddr: From<[u8; N]>,
@@ -166,7 +172,8 @@ where
         peer: (source, u16::from_be_bytes([a, b])).into(),
         local: (destination, u16::from_be_bytes([c, d])).into(),
     };
-    // One IPv4-mapped end beside an IPv6 one: no dnstap message can have both.
+    // If only one end is IPv4-mapped, the pair is dropped: no dnstap message can have both
+    // families.
     let both = source.is_ipv4() == destination.is_ipv4();
     Some((both.then_some(proxied), rest))
 }
@@ -181,10 +188,10 @@ fn are_tlvs(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
-/// Prefaces for the tests of this and other stages.
+/// PROXY headers for the tests of this and other stages.
 #[cfg(test)]
 pub(crate) mod fixture {
-    /// A PROXY header with this command, transport and body.
+    /// Builds a PROXY header with this command, transport and body.
     pub(crate) fn header(command: u8, transport: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = super::SIGNATURE.to_vec();
         bytes.extend_from_slice(&[command, transport]);
@@ -193,7 +200,8 @@ pub(crate) mod fixture {
         bytes
     }
 
-    /// A client at 192.0.2.1:4660 that connected to 192.0.2.53:53, with a TLV.
+    /// Builds the header for a client at 192.0.2.1:4660 that connected to 192.0.2.53:53, with a
+    /// TLV.
     pub(crate) fn client() -> Vec<u8> {
         let body = [
             192, 0, 2, 1, 192, 0, 2, 53, 0x12, 0x34, 0, 53, 4, 0, 2, 9, 9,

@@ -1,4 +1,5 @@
-//! Streams of messages, cut, mixed, damaged and lost: what leaves must be what went in.
+//! Streams of messages that are cut, mixed, damaged and lost. The messages delivered must be those
+//! that were sent.
 
 mod ends;
 mod hiding;
@@ -14,7 +15,7 @@ use crate::model::{Family, Origin, Protocol};
 
 const SOCKET: u64 = 7;
 
-/// A tap of one or more sockets and what came out of it.
+/// A tap of one or more sockets, and its output.
 struct Tap {
     streams: Streams,
     out: Vec<(u64, Vec<u8>)>,
@@ -68,7 +69,7 @@ impl Tap {
         self.check();
     }
 
-    /// Hands an chunk to `take`.
+    /// Passes a chunk to `take`.
     fn chunk<R>(
         &mut self,
         direction: Direction,
@@ -145,7 +146,7 @@ impl Tap {
         assert_eq!(self.streams.memory, 0);
     }
 
-    /// The conservation of bytes.
+    /// Checks the conservation of bytes.
     fn check(&self) {
         let c = self.streams.counters();
         assert_eq!(
@@ -180,7 +181,7 @@ impl Tap {
     }
 }
 
-/// Distinct messages: queries, responses, and large ones as of a transfer.
+/// Builds distinct messages: queries, responses, and large ones as in a transfer.
 fn messages(salt: u16, count: u16) -> Vec<Vec<u8>> {
     (0..count)
         .map(|number| {
@@ -203,7 +204,7 @@ fn stream_of(messages: &[Vec<u8>]) -> Vec<u8> {
         .collect()
 }
 
-/// Pieces with their offsets in the stream.
+/// Cuts a stream into pieces. Returns them with their offsets.
 fn pieces<'s>(stream: &'s [u8], sizes: &[usize]) -> Vec<(usize, &'s [u8])> {
     let mut sizes = sizes.iter().cycle();
     let (mut at, mut pieces) = (0, Vec::new());
@@ -219,14 +220,15 @@ fn sequence(start: u32, at: usize) -> u32 {
     start.wrapping_add(u32::try_from(at).unwrap())
 }
 
-/// Whether `part` is `whole` with some left out.
+/// Returns whether `part` is `whole` with some messages left out.
 fn is_in_order(part: &[&[u8]], whole: &[Vec<u8>]) -> bool {
     let mut rest = whole.iter();
     part.iter()
         .all(|message| rest.any(|original| original == message))
 }
 
-/// Piece sizes as servers and networks make them: single bytes, two bytes and then the rest, full buffers.
+/// Sizes of pieces as servers and networks produce them: single bytes, two bytes and then the rest,
+/// full buffers.
 fn sizes() -> impl Strategy<Value = Vec<usize>> {
     prop_oneof![
         Just(vec![1]),
@@ -239,8 +241,9 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     ]
 }
 
-/// The signature of a PROXY header, a version or a transport that there is not, and the largest length: cut as what it is, a stream with
-/// lengths. The second is waited for to its end, and so is in the buffer together with messages.
+/// The bytes have the signature of a PROXY header, an unknown version or transport, and the largest
+/// length. They must be cut by their lengths. The second case is buffered to its end, together with
+/// messages.
 #[test]
 fn what_only_begins_like_a_proxy_header_is_cut_by_its_lengths() {
     let first = 0x0d0a;
@@ -289,7 +292,7 @@ proptest! {
         let mut order = order.into_iter().cycle();
         while queues.iter().any(|queue| !queue.is_empty()) {
             let first = order.next().unwrap();
-            // The chosen one, or the next that has anything left.
+            // Take the chosen socket, or the next one that has pieces left.
             let chosen = (first..first + 4).map(|n| n % 4).find(|n| !queues[*n].is_empty()).unwrap();
             let (at, piece) = queues[chosen].pop_front().unwrap();
             tap.piece(chosen as u64, sequence(9, at), piece);
@@ -312,7 +315,7 @@ proptest! {
         let mut tap = Tap::new(if midway { &[SOCKET] } else { &[] });
         let pieces = pieces(&stream, &sizes);
         for (number, (at, piece)) in pieces.iter().enumerate() {
-            // What a socket loses before its first piece is told by the kernel.
+            // The kernel reports what a socket has lost before its first piece.
             tap.lost += u32::from(lost.contains(&number));
             if !lost.contains(&number) {
                 tap.piece(SOCKET, sequence(start, *at), piece);
@@ -461,7 +464,7 @@ fn message_inside_a_message_is_not_taken_for_one_after_a_loss_inside() {
 
 #[test]
 fn message_inside_a_message_is_not_taken_for_one_by_the_search() {
-    // Behind the inner message, text goes on that cannot be a length.
+    // The text behind the inner message cannot be a length.
     let inner = framed(&message(0xbeef, 0x0100, "inner", 0));
     let mut outer = message(1, 0x8180, "outer", 2);
     let at = outer.len() - 99;
@@ -551,11 +554,12 @@ fn other_protocols_are_condemned_by_what_the_process_answers() {
     }
 }
 
-/// What a server answers that cannot read a question.
+/// Answer of a server that cannot read a question.
 const REFUSAL: [u8; 12] = [0, 9, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// A query of 5,635 bytes whose id makes it begin like a TLS record, and one behind an empty message that begins like a control channel:
-/// with a bit set that no server minds, neither fits.
+/// A query of 5,635 bytes whose id makes it begin like a TLS record, and a query behind an empty
+/// message that begins like a control channel. Neither fits, because a bit is set that servers
+/// ignore.
 #[test]
 fn no_client_of_a_dns_port_hides_what_it_asks_next() {
     let mut padded = message(0x0101, 0x0180, "padded", 0);
@@ -688,7 +692,7 @@ fn ended_connection_is_forgotten_with_its_memory() {
     let stream = stream_of(&messages(4, 8));
     let mut tap = Tap::new(&[]);
     tap.piece(SOCKET, 0, &stream[..100]);
-    // Before its turn: delivered as it can be.
+    // Comes before its turn; it is delivered as far as possible.
     tap.piece(SOCKET, 200, &stream[200..300]);
     assert!(tap.streams.pending_bytes() > 0);
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Rotation by the clock and by size, in a folder, with a clock that stands still until it is told.
+//! Rotation by time and by size, in a folder, with a clock that moves only when the test says so.
 
 use std::{
     process::Command,
@@ -84,7 +84,7 @@ fn a_clock_that_is_set_back_does_not_put_off_the_next_attempt() {
 
 #[test]
 fn a_file_never_grows_beyond_its_size_and_names_never_collide() {
-    // Head 6, foot 6, messages of 10.
+    // Head and foot have 6 bytes, messages 10.
     let mut rig = Rig::new("q.fstrm", "rotate-size=32");
     for _ in 0..7 {
         rig.write();
@@ -165,12 +165,12 @@ fn a_renamed_file_is_opened_anew_and_one_that_was_not_goes_on() {
     let mode = fs::metadata(rig.path("q.fstrm")).expect("there").mode();
     assert_eq!(mode & 0o777, 0o604);
 
-    // logrotate's `create`: an empty file of another's making.
+    // logrotate's `create` makes an empty file.
     fs::rename(rig.path("q.fstrm"), rig.path("q.2")).expect("renamed");
     fs::write(rig.path("q.fstrm"), "").expect("written");
     rig.reopen();
     rig.write();
-    // And one that is not empty.
+    // This file is not empty.
     fs::rename(rig.path("q.fstrm"), rig.path("q.3")).expect("renamed");
     fs::write(rig.path("q.fstrm"), "precious").expect("written");
     rig.reopen();
@@ -189,7 +189,7 @@ fn a_renamed_file_is_opened_anew_and_one_that_was_not_goes_on() {
 fn a_file_that_cannot_be_opened_anew_goes_on_and_it_is_tried_again() {
     let mut rig = Rig::new("q.fstrm", "mode=0640");
     fs::rename(rig.path("q.fstrm"), rig.path("q.1")).expect("renamed");
-    // A folder under the name cannot be moved to where a file would go.
+    // A folder with that name cannot be moved to the name of a file.
     fs::create_dir(rig.path("q.fstrm")).expect("made");
     rig.reopen();
     rig.turn();
@@ -213,7 +213,7 @@ fn a_file_that_cannot_be_opened_anew_goes_on_and_it_is_tried_again() {
 fn when_no_file_can_be_begun_the_old_one_goes_on_and_it_is_tried_again() {
     let mut rig = Rig::new("q.fstrm", "rotate-time=1m");
     rig.write();
-    // A folder in the place of the file to come: it is neither to be removed nor to be created.
+    // A folder has the name of the next file: it can neither be removed nor replaced.
     fs::create_dir_all(rig.path(".q.fstrm.next/in-the-way")).expect("created");
     rig.pass(60);
     rig.write();
@@ -297,7 +297,8 @@ fn an_old_file_is_deleted_when_the_program_is_done_with_it() {
     assert_eq!(rig.counters.rotation_errors.load(Relaxed), 0);
 }
 
-/// Not by this process: while other tests fork, a file that it writes may be open in two, and is not executed.
+/// Another process writes the script. While other tests fork, a file written by this process may be
+/// open in two processes and then cannot be executed.
 fn write_script(path: &Path, text: &str) {
     let write = "printf '#!/bin/sh\\n%s' \"$1\" > \"$2\" && chmod 755 \"$2\"";
     let written = Command::new("sh")
@@ -405,7 +406,7 @@ impl Rig {
         names
     }
 
-    /// All files with their messages; each must be complete.
+    /// Returns all files with their numbers of messages. Each file must be complete.
     fn files(&self) -> Vec<(&'static str, usize)> {
         self.names()
             .into_iter()

@@ -6,7 +6,7 @@ use rstest::rstest;
 
 use super::*;
 
-/// Compresses into one member.
+/// A function that compresses bytes into one member.
 type Compress = fn(&[u8]) -> Vec<u8>;
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -32,7 +32,7 @@ fn lz4(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-/// With a dictionary of that many bytes.
+/// Compresses with a dictionary of that many bytes.
 fn xz_of(bytes: &[u8], dictionary: u32) -> Vec<u8> {
     let mut options = lzma_rust2::XzOptions::with_preset(1);
     options.lzma_options.dict_size = dictionary;
@@ -47,7 +47,7 @@ fn xz(bytes: &[u8]) -> Vec<u8> {
 
 const SKIPPABLE: &[u8] = b"\x5a\x2a\x4d\x18\x03\0\0\0any";
 
-/// What is read of a file, and the kind of the error at its end.
+/// Returns what is read of a file, and the kind of the error at its end.
 fn read(file: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
     let mut source = Bytes::open(file).expect("memory");
     let mut plain = Vec::new();
@@ -55,7 +55,8 @@ fn read(file: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
     (plain, end.err().map(|error| error.kind()))
 }
 
-/// Not to be compressed to nothing, and more than a block of lz4 and bzip2.
+/// Returns bytes that do not compress to almost nothing, and are longer than a block of lz4 and
+/// bzip2.
 fn sample() -> Vec<u8> {
     (0..100_000_u32)
         .flat_map(|number| {
@@ -131,7 +132,7 @@ proptest! {
             let (read, end) = read(&file);
             prop_assert!(plain.starts_with(&read));
             prop_assert!(end == Some(ErrorKind::UnexpectedEof) || (end.is_none() && !told), "{end:?}");
-            // All but the block that was cut, which has 100,000 bytes or less.
+            // Everything is read except the block that was cut, which has at most 100,000 bytes.
             let share = plain.len() * file.len() / whole;
             prop_assert!(read.len() + 200_000 > share, "{} of {share}", read.len());
         }
@@ -157,8 +158,8 @@ fn what_takes_too_much_memory_is_refused_with_a_way_out() {
     let window = |log: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 1, 0, 0];
     assert_eq!(read(&window(27)), (Vec::new(), None));
     let mut file = xz(b"small");
-    // The header of the first block stands behind that of the stream, 12 bytes: size, flags, filter, size of properties, and the
-    // dictionary (37: 1.5 GiB), then zeros and a CRC.
+    // The header of the first block follows that of the stream (12 bytes): size, flags, filter,
+    // size of properties, and the dictionary (37: 1.5 GiB), then zeros and a CRC.
     file[16] = 37;
     let crc = crc32(&file[12..20]);
     file[20..24].copy_from_slice(&crc.to_le_bytes());

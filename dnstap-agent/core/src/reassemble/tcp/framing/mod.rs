@@ -1,7 +1,8 @@
-//! The messages in a stream of bytes, which come in order.
+//! Cuts an ordered stream of bytes into messages.
 //!
-//! RFC 7766 section 8: each message is preceded by its length in two bytes. Reads and writes may split the stream
-//! anywhere. As long as no byte is missing the framing is certain. After a loss nothing is believed before it has been found again.
+//! RFC 7766 section 8: each message is preceded by its length in two bytes. Reads and writes may
+//! split the stream anywhere. As long as no byte is missing, the framing is certain. After a loss
+//! the framing has to be found again.
 //!
 //! ```text
 //!              first bytes judged
@@ -25,13 +26,15 @@
 //!  all ──────── bytes are missing ──────────────────────────────► Opening (midway), behind the rest of the message that was hit
 //! ```
 //!
-//! Only what the process itself sends makes a connection foreign: a peer could hide what it says next by beginning with what looks like
-//! another protocol to us and like a query to the server. What it says meanwhile is kept, and delivered when the process has answered.
-//! Midway the answer tells, too, which of several readings is right: see `kept`.
+//! Only bytes that the process itself sends make a connection foreign. Otherwise a peer could hide
+//! messages: it could begin with bytes that look like another protocol to us and like a query to
+//! the server. Bytes received meanwhile are kept and are delivered when the process has answered.
+//! Midway the answer also tells which of several readings is right: see `kept`.
 //!
-//! A stream may begin with what a proxy says about it (`proxy`): `Opening` takes that off first.
+//! A stream may begin with a PROXY header (`proxy`). `Opening` removes it first.
 //!
-//! In `Trial` and `Searching` only messages that [`fit`] to the last byte leave; what does not is skipped and counted.
+//! In `Trial` and `Searching` only messages that [`fit`] to the last byte are delivered. Other
+//! bytes are skipped and counted.
 
 pub(super) mod work;
 
@@ -49,13 +52,14 @@ use crate::{
 /// Largest length and message.
 const LARGEST: usize = 2 + 65_535;
 
-/// Messages that must fit after a search before the framing counts as certain.
+/// Messages that must fit after a search before the framing is certain.
 const CONFIRMATIONS: u8 = 4;
 
-/// Bytes of messages too short to be judged after which a stream is judged all the same.
+/// Bytes of messages too short to judge, after which the stream is judged anyway.
 const SHORT: usize = 4_096;
 
-/// Bytes searched in vain after which a stream that never showed DNS is given up: four of the largest messages.
+/// Bytes searched without success after which a stream that never showed DNS is given up: four of
+/// the largest messages.
 const GIVE_UP: usize = 4 * LARGEST;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +67,7 @@ enum State {
     Opening {
         midway: bool,
     },
-    /// What was received is kept until the process has sent something.
+    /// Received bytes are kept until the process has sent something.
     Undecided {
         midway: bool,
     },
@@ -76,37 +80,39 @@ enum State {
 #[derive(Debug)]
 pub(in crate::reassemble::tcp) struct Framer {
     state: State,
-    /// Bytes still to come of a message that lost some.
+    /// Bytes still to come of a message that lost some bytes.
     skip: usize,
-    /// What is missing has been counted as a lost message, and no message has been found since.
+    /// Whether the missing bytes have been counted as a lost message, and no message has been found
+    /// since.
     charged: bool,
-    /// Bytes were skipped, and count as a lost message if the stream turns out to be DNS.
+    /// Whether bytes were skipped that count as a lost message if the stream turns out to be DNS.
     owing: bool,
-    /// What was kept is searched, since nothing more can be learnt about it.
+    /// Whether the kept bytes are searched because no more can be learnt about them.
     alone: bool,
-    /// What the search may cost yet.
+    /// Steps that the search may still take.
     budget: Budget,
-    /// Bytes searched in vain since the framing was lost.
+    /// Bytes searched without success since the framing was lost.
     searched: usize,
-    /// While searching: bytes in the buffer at which looking again is worth while.
+    /// While searching: length of the buffer at which the next search is worth while.
     look_at: usize,
-    /// Start of a message, from its length on; while searching, what may be one.
+    /// Start of a message, with its length. While searching: bytes that may be one.
     buffer: Vec<u8>,
-    /// While undecided: what else has to be known to go on.
+    /// While undecided: what else is needed to go on.
     kept: Option<Box<Kept>>,
 }
 
-/// Whether bytes begin with a message that ends where the `available` ones do, and may be an answer, with any records.
+/// Returns whether bytes begin with a message that ends at `available` bytes and may be an answer,
+/// with any records.
 fn may_answer(bytes: &[u8], available: usize) -> bool {
     let message = bytes.get(2..).and_then(Message::parse);
     length(bytes) == Some(available) && message.is_some_and(|message| message.may_answer())
 }
 
-/// The stream turned out not to be DNS; the rest was not looked at.
+/// The stream turned out not to be DNS; the remaining bytes were not looked at.
 type Halt<'p> = (Foreign, &'p [u8]);
 
 impl Framer {
-    /// A stream of which nothing was seen. `midway`: earlier bytes may have passed unseen.
+    /// Creates a stream of which nothing was seen. `midway`: earlier bytes may have passed unseen.
     pub(in crate::reassemble::tcp) fn new(midway: bool) -> Self {
         Self {
             state: State::Opening { midway },
@@ -122,17 +128,18 @@ impl Framer {
         }
     }
 
-    /// A stream that was dropped in the middle of a message, which was counted as lost.
+    /// Marks a stream as dropped in the middle of a message that was counted as lost.
     pub(in crate::reassemble::tcp) fn is_paid(&mut self) {
         self.charged = true;
     }
 
-    /// Tells a stream that has not begun that bytes were lost before.
+    /// Marks a stream that has not begun: bytes were lost before its first one.
     pub(in crate::reassemble::tcp) fn join_midway(&mut self) {
         self.state = State::Opening { midway: true };
     }
 
-    /// A message was delivered beside the stream: what is missing from now on is another loss.
+    /// Notes that a message was delivered out of order, so that bytes missing from now on are
+    /// another loss.
     pub(in crate::reassemble::tcp) fn delivered(&mut self) {
         let certain = matches!(self.state, State::Framed | State::Opening { .. });
         if certain && self.skip == 0 && self.buffer.is_empty() {
@@ -140,18 +147,19 @@ impl Framer {
         }
     }
 
-    /// What a stream is that has ended before enough of it had come to be judged.
+    /// Returns the foreign protocol of a stream that ended before enough bytes had come to judge
+    /// it.
     pub(in crate::reassemble::tcp) fn begins_as(&self) -> Option<Foreign> {
         let opening = matches!(self.state, State::Opening { .. });
         opening.then(|| foreign(&self.buffer)).flatten()
     }
 
-    /// Whether what was received waits for what the process sends.
+    /// Returns whether received bytes wait for what the process sends.
     pub(in crate::reassemble::tcp) fn is_undecided(&self) -> bool {
         matches!(self.state, State::Undecided { .. })
     }
 
-    /// Whether the next byte belongs to a message that has begun.
+    /// Returns whether the next byte belongs to a message that has begun.
     pub(in crate::reassemble::tcp) fn is_amid_message(&self) -> bool {
         let cuts = matches!(
             self.state,
@@ -160,12 +168,13 @@ impl Framer {
         self.skip > 0 || cuts && !self.buffer.is_empty()
     }
 
-    /// Whether the first bytes of the stream have come, and too few of them to be judged.
+    /// Returns whether the first bytes of the stream have come, but too few to judge them.
     pub(in crate::reassemble::tcp) fn has_just_begun(&self) -> bool {
         self.state == State::Opening { midway: false } && !self.buffer.is_empty()
     }
 
-    /// Whether bytes are held that a message is looked for in, or have been skipped and not counted.
+    /// Returns whether the stream holds bytes that may contain a message, or has skipped bytes that
+    /// are not counted.
     pub(in crate::reassemble::tcp) fn is_in_doubt(&self) -> bool {
         let midway = matches!(
             self.state,
@@ -174,23 +183,23 @@ impl Framer {
         self.owing || midway && !self.buffer.is_empty()
     }
 
-    /// Whether the loss of the message at hand, or of what is searched, has been counted.
+    /// Returns whether the loss of the current message, or of the searched bytes, has been counted.
     pub(in crate::reassemble::tcp) fn has_counted(&self) -> bool {
         self.charged && !self.owing
     }
 
-    /// Envelope of the first piece that is kept.
+    /// Returns the envelope of the first kept piece.
     pub(in crate::reassemble::tcp) fn kept_envelope(&self) -> Option<Envelope> {
         let pieces = self.kept.as_ref().map(|kept| &kept.pieces)?;
         pieces.first().map(|(_, envelope)| *envelope)
     }
 
-    /// Bytes taken and not yet accounted for.
+    /// Bytes that were accepted but not yet accounted for.
     pub(in crate::reassemble::tcp) fn pending_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether the next byte begins a message for certain, or the stream has not begun.
+    /// Returns whether the next byte certainly begins a message, or the stream has not begun.
     pub(in crate::reassemble::tcp) fn is_between_messages(&self) -> bool {
         let is_certain = matches!(self.state, State::Framed | State::Opening { midway: false });
         is_certain && self.skip == 0 && self.buffer.is_empty()
@@ -202,13 +211,13 @@ impl Framer {
         self.buffer.capacity() + kept
     }
 
-    /// Gives up the buffer.
+    /// Drops the buffered bytes.
     pub(in crate::reassemble::tcp) fn abandon(&mut self, pool: &mut Pool) {
         pool.give(std::mem::take(&mut self.buffer));
         self.kept = None;
     }
 
-    /// The next `missing` bytes will never come.
+    /// Goes on without the next `missing` bytes, which will never come.
     pub(in crate::reassemble::tcp) fn lose<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         missing: usize,
@@ -216,7 +225,7 @@ impl Framer {
     ) {
         self.conclude(work);
         if self.is_undecided() {
-            // Nothing has shown that it is DNS, so nothing of it is lost.
+            // Nothing has shown that the stream is DNS, so none of it counts as lost.
             work.counters.stream_not_dns_bytes += self.buffer.len() as u64;
             work.pool.give(std::mem::take(&mut self.buffer));
             self.kept = None;
@@ -228,11 +237,12 @@ impl Framer {
             State::Searching | State::Opening { midway: true }
         );
         if midway && self.skip == 0 && !work.expects_dns() {
-            // Nothing has shown that it is DNS.
+            // Nothing has shown that the stream is DNS.
             self.owing = true;
             self.charged = true;
         }
-        // The message that is cut, and the one of which the beginning is missing.
+        // Two messages may be affected: the one that is cut, and the one whose beginning is
+        // missing.
         let amid = !self.buffer.is_empty() || self.skip > 0;
         let cut = u64::from(!self.charged && amid);
         let beyond = if rest > 0 {
@@ -246,20 +256,21 @@ impl Framer {
         work.skip(self.buffer.len());
         work.pool.give(std::mem::take(&mut self.buffer));
         self.kept = None;
-        // Nothing is looked for in the rest of a message that is known.
+        // The rest of a message of known length is not searched.
         self.skip = rest.saturating_sub(missing);
         self.searched = 0;
         self.state = State::Opening { midway: true };
     }
 
-    /// Bytes still to come of a message that has begun, if its length is known for certain.
+    /// Returns the bytes still to come of the current message, if its length is certain.
     fn rest(&self) -> Option<usize> {
         let certain = matches!(self.state, State::Framed | State::Trial(_));
         let total = length(&self.buffer).filter(|_| certain)?;
         Some(total - self.buffer.len())
     }
 
-    /// Some of the next `missing` bytes may never come, or none of them are missing. What the process answers tells.
+    /// Marks a gap that may be no gap: some of the next `missing` bytes may never come, or none are
+    /// missing. The answer of the process will tell.
     pub(in crate::reassemble::tcp) fn question<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         missing: usize,
@@ -278,7 +289,7 @@ impl Framer {
         }
     }
 
-    /// The process has sent a message. It tells what was received before.
+    /// Uses a message that the process has sent as evidence about what was received before.
     pub(in crate::reassemble::tcp) fn testify<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         message: &[u8],
@@ -297,7 +308,8 @@ impl Framer {
         }
     }
 
-    /// Nothing more will be learnt about what is undecided. From the start on it is DNS where that is expected.
+    /// Decides about undecided bytes when no more can be learnt. From the start of a stream they
+    /// are DNS if DNS is expected.
     pub(in crate::reassemble::tcp) fn conclude<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -307,7 +319,7 @@ impl Framer {
         }
     }
 
-    /// What is undecided is DNS.
+    /// Treats undecided bytes as DNS.
     pub(in crate::reassemble::tcp) fn believe<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         work: &mut Work<'_, F>,
@@ -319,7 +331,7 @@ impl Framer {
         }
     }
 
-    /// Searches what is kept.
+    /// Searches the kept bytes.
     fn search_kept<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
         let bytes = std::mem::take(&mut self.buffer);
         let kept = self.kept.take().unwrap_or_default();
@@ -327,7 +339,7 @@ impl Framer {
         work.pool.give(bytes);
     }
 
-    /// Searches what is kept up to the end of a piece.
+    /// Searches the kept bytes up to the end of a piece.
     fn search_up_to<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         end: usize,
@@ -345,7 +357,8 @@ impl Framer {
                 continue;
             }
             work.envelope = *of_piece;
-            // Nor what the search has begun to read before, nor what goes on behind the end.
+            // The search may already have begun a message before, and a message may go on behind
+            // the end. Neither is closed.
             let start = from.saturating_sub(self.buffer.len());
             let closed = kept.closed(bytes, from).filter(|closed| {
                 *closed <= end
@@ -354,16 +367,17 @@ impl Framer {
                     && !matches!(fit(&bytes[start..]), Fit::Whole(_))
             });
             if let Some(closed) = closed {
-                // What lies inside is not looked at.
+                // Bytes inside a closed message are not searched.
                 self.search_behind(closed - from, work);
                 from = closed;
             } else {
-                // What was received is never foreign by itself.
+                // Received bytes alone never make a stream foreign.
                 let _searched = self.go_on(&bytes[from..*piece], work);
                 from = *piece;
             }
             if let Some(rest) = kept.hole(from) {
-                // No message is looked for on both sides of it, nor in the rest of one that is known.
+                // No message is searched for across a hole, nor in the rest of a message of known
+                // length.
                 self.skip = rest;
                 self.search_behind(0, work);
                 self.state = State::Searching;
@@ -373,14 +387,14 @@ impl Framer {
         self.alone = false;
     }
 
-    /// Passes over what the search has begun to read, and so many bytes behind it.
+    /// Skips the bytes that the search has begun to read, and `bytes` more behind them.
     fn search_behind<F: FnMut(&Envelope, &[u8])>(&mut self, bytes: usize, work: &mut Work<'_, F>) {
         self.pass_over(self.buffer.len() + bytes, work);
         self.buffer.clear();
         self.look_at = 0;
     }
 
-    /// Follows the lengths from the start of a piece that is kept. What is before that is searched.
+    /// Follows the lengths from the start of a kept piece. Bytes before that are searched.
     fn frame_kept<F: FnMut(&Envelope, &[u8])>(&mut self, start: usize, work: &mut Work<'_, F>) {
         let Some(kept) = self.kept.take() else {
             self.state = State::Framed;
@@ -399,7 +413,7 @@ impl Framer {
         let mut from = start;
         for (end, of_piece) in kept.pieces.iter().filter(|(end, _)| *end > start) {
             work.envelope = *of_piece;
-            // A stream that is framed is never foreign.
+            // A framed stream is never foreign.
             let _framed = self.go_on(&bytes[from..*end], work);
             from = *end;
         }
@@ -408,7 +422,8 @@ impl Framer {
         let Some(beyond) = kept.beyond else {
             return;
         };
-        // Of what found no room only the framing is known. A message of which but half a length is kept began beyond.
+        // Of bytes that found no room only the framing is known. If only half a length is kept,
+        // that message began beyond.
         let cut = u64::from(self.buffer.len() >= 2);
         work.skip(self.buffer.len());
         work.pool.give(std::mem::take(&mut self.buffer));
@@ -416,13 +431,13 @@ impl Framer {
         self.skip = beyond.rest;
         self.charged = self.skip > 0;
         if let Some(half) = beyond.half {
-            // It was counted when it came.
+            // The byte was counted when it came.
             work.counters.stream_not_dns_bytes -= 1;
             self.buffer_up_to(usize::MAX, &[half], work.pool);
         }
     }
 
-    /// Keeps what was received, as far as there is room. Midway the rest is left: then it is searched.
+    /// Keeps received bytes as far as there is room. Midway the rest is returned, to be searched.
     fn keep<'p, F: FnMut(&Envelope, &[u8])>(
         &mut self,
         piece: &'p [u8],
@@ -447,7 +462,8 @@ impl Framer {
         beyond
     }
 
-    /// Takes the next bytes of the stream. After `Err` the stream is to be abandoned with [`Self::abandon`].
+    /// Takes the next bytes of the stream. After `Err` the caller must abandon the stream with
+    /// [`Self::abandon`].
     pub(in crate::reassemble::tcp) fn accept<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         piece: &[u8],
@@ -491,12 +507,12 @@ impl Framer {
         }
     }
 
-    /// Whether it has become certain meanwhile that the stream is DNS.
+    /// Returns whether the stream has become certain to be DNS in the meantime.
     fn is_decided<F: FnMut(&Envelope, &[u8])>(&self, work: &Work<'_, F>) -> bool {
         work.dns_seen || work.dns_port && foreign(&self.buffer).is_none()
     }
 
-    /// Judges the first bytes. Leaves them where they are: in the piece, or in the buffer.
+    /// Judges the first bytes. They stay where they are: in the piece, or in the buffer.
     fn open<'p, F: FnMut(&Envelope, &[u8])>(
         &mut self,
         mut piece: &'p [u8],
@@ -506,7 +522,7 @@ impl Framer {
         let may_have_proxy_header = !midway && work.proxies.vouch_for(&work.envelope);
         let sent = work.envelope.direction == Direction::Sent;
         let judged_from = |bytes: &[u8]| {
-            // Midway it may as well be the tail of a message.
+            // Midway these bytes may also be the tail of a message.
             if sent && !midway && !work.dns_seen && !work.dns_port {
                 too_short(bytes)
             } else {
@@ -559,14 +575,15 @@ impl Framer {
         self.state = if fits && midway {
             State::Trial(0)
         } else if fits || work.dns_seen && !midway {
-            // What was too short is a message, since there is one behind it.
+            // The short bytes are messages, because a message follows them.
             State::Framed
         } else if let Some(foreign) = other.filter(|_| sent && !work.dns_seen) {
             return Err((foreign, piece));
         } else if !midway && work.dns_port && (sent || other.is_none()) {
             State::Framed
         } else if sent && !midway && may_answer(judged, rest) {
-            // Some servers send back what they could not read, marked as an error. Midway it may be the tail of a record.
+            // Some servers send back a query that they could not read, marked as an error. Midway
+            // such bytes may be the tail of a record.
             State::Framed
         } else if sent && !midway {
             return Err((Foreign::NotDns, piece));
@@ -584,7 +601,8 @@ impl Framer {
         }
         self.kept = None;
         if !self.buffer.is_empty() {
-            // It may hold much more than a message, if it looked like a PROXY header up to its end.
+            // The buffer may hold much more than a message, if all of it looked like a PROXY
+            // header.
             let bytes = std::mem::take(&mut self.buffer);
             let accepted = self.go_on(&bytes, work);
             work.pool.give(bytes);
@@ -593,7 +611,7 @@ impl Framer {
         Ok(piece)
     }
 
-    /// Cuts messages off; buffers the start of the one that is not whole.
+    /// Cuts off whole messages and buffers the start of an incomplete one.
     fn cut<'p, F: FnMut(&Envelope, &[u8])>(
         &mut self,
         mut piece: &'p [u8],
@@ -606,7 +624,8 @@ impl Framer {
             let Some(total) = length(&self.buffer) else {
                 return piece;
             };
-            // Servers read the length by itself and then the message: no need to copy that.
+            // Servers read the length by itself and then the message: such a message need not be
+            // copied.
             if self.buffer.len() == 2 && piece.len() >= total - 2 && self.state == State::Framed {
                 let (message, rest) = piece.split_at(total - 2);
                 self.charged = false;
@@ -652,7 +671,8 @@ impl Framer {
         work.message(whole);
     }
 
-    /// Whether a framed message may leave. In `Trial` it has to fit, and brings the stream nearer to `Framed`. `ends`: so does the piece.
+    /// Returns whether a framed message may be delivered. In `Trial` it has to fit, and then brings
+    /// the stream nearer to `Framed`. `ends`: the piece ends with this message.
     fn confirm<F>(&mut self, whole: &[u8], ends: bool, work: &Work<'_, F>) -> bool {
         let State::Trial(confirmed) = self.state else {
             return true;
@@ -671,7 +691,8 @@ impl Framer {
         true
     }
 
-    /// The message at hand does not fit. What is received is not searched before the process has had a chance to answer it.
+    /// Handles a current message that does not fit. Received bytes are not searched before the
+    /// process had a chance to answer them.
     fn doubt<F>(&mut self, work: &mut Work<'_, F>) {
         work.counters.stream_searches += 1;
         self.look_at = 0;
@@ -686,7 +707,7 @@ impl Framer {
         }
     }
 
-    /// Looks for a whole message that fits and is followed by one, or by nothing yet.
+    /// Looks for a whole message that fits and is followed by another one, or by nothing yet.
     fn search<'p, F: FnMut(&Envelope, &[u8])>(
         &mut self,
         mut piece: &'p [u8],
@@ -752,7 +773,8 @@ impl Framer {
         self.deliver(whole, work);
     }
 
-    /// `skipped` more bytes are no message; decides when to look again, or that there is nothing to find.
+    /// Skips bytes that are no message. Decides when to search again, or that the stream has no
+    /// messages.
     fn vain<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         skipped: usize,
@@ -775,7 +797,7 @@ impl Framer {
         }
     }
 
-    /// The budget is used up: these bytes are not searched to their end.
+    /// Skips bytes that are not searched to their end because the budget is used up.
     fn spend<F: FnMut(&Envelope, &[u8])>(
         &mut self,
         bytes: usize,
@@ -785,7 +807,7 @@ impl Framer {
         self.vain(bytes, work)
     }
 
-    /// Skips bytes in which a message was looked for: they were part of one, at least.
+    /// Skips bytes that were searched without success. They were part of at least one message.
     fn pass_over<F: FnMut(&Envelope, &[u8])>(&mut self, bytes: usize, work: &mut Work<'_, F>) {
         work.skip(bytes);
         if bytes > 0 && !self.charged {
@@ -797,13 +819,14 @@ impl Framer {
         }
     }
 
-    /// Counts what was skipped, now that the stream is DNS.
+    /// Counts the skipped bytes as a lost message, now that the stream is known to be DNS.
     fn settle_debt<F: FnMut(&Envelope, &[u8])>(&mut self, work: &mut Work<'_, F>) {
         work.lose_messages(u64::from(self.owing));
         self.owing = false;
     }
 
-    /// Moves bytes of the piece into the buffer until that holds `target`; the rest of the piece.
+    /// Moves bytes of the piece into the buffer until it holds `target` bytes. Returns the rest of
+    /// the piece.
     fn buffer_up_to<'p>(&mut self, target: usize, piece: &'p [u8], pool: &mut Pool) -> &'p [u8] {
         if self.buffer.capacity() == 0 && !piece.is_empty() {
             self.buffer = pool.take();
@@ -816,7 +839,8 @@ impl Framer {
     }
 }
 
-/// Bytes of whole messages at the start that are too short to tell anything. Some servers send such back as they are.
+/// Returns the bytes of whole messages at the start that are too short to be judged. Some servers
+/// send such messages back unchanged.
 fn too_short(bytes: &[u8]) -> usize {
     let mut at = 0;
     while at < SHORT
@@ -829,13 +853,15 @@ fn too_short(bytes: &[u8]) -> usize {
     at
 }
 
-/// Bytes that [`Framer::open`] wants to see, given those that are there: a message's header, or a PROXY header.
+/// Returns the bytes that [`Framer::open`] needs to judge the stream: a message's header, or a
+/// PROXY header.
 fn judged_by(bytes: &[u8], may_have_proxy_header: bool) -> usize {
     if may_have_proxy_header && let Some(wanted) = proxy::wanted(bytes) {
         return wanted;
     }
     match length(bytes) {
-        // No message by itself. With what follows it may be the start of another protocol.
+        // This length alone is no message. With the bytes behind it, it may be the start of another
+        // protocol.
         Some(2) => PREFIX,
         total => total.map_or(2, |total| total.min(PREFIX)),
     }

@@ -1,18 +1,19 @@
-//! What the streams share while one of them works on a piece: counters, buffers and the way out.
+//! What the streams of a connection share while one of them works on a piece: counters, buffers and
+//! the output.
 
 use crate::{
     model::{Direction, Envelope, Proxied},
     reassemble::tcp::{Proxies, StreamCounters, framing::Framer},
 };
 
-/// The buffers of streams that have none in use.
+/// Spare buffers, for streams that have none.
 #[derive(Debug, Default)]
 pub(in crate::reassemble::tcp) struct Pool(Vec<Vec<u8>>);
 
 impl Pool {
     const SPARE: usize = 32;
 
-    /// An empty buffer, with memory if there is a spare one.
+    /// Returns an empty buffer, with memory if there is a spare one.
     pub(in crate::reassemble::tcp) fn take(&mut self) -> Vec<u8> {
         self.0.pop().unwrap_or_default()
     }
@@ -31,30 +32,31 @@ impl Pool {
     }
 }
 
-/// When a piece may be taken.
+/// When a piece may be processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::reassemble::tcp) enum Turn {
     Now,
-    /// It is sent, and may answer what was received and waits for what came before that.
+    /// After what was received before it: the piece was sent and may answer bytes that still wait
+    /// for earlier ones.
     Later,
 }
 
-/// What a stream needs of the world while it works.
+/// Context of a stream while it works on a piece.
 pub(in crate::reassemble::tcp) struct Work<'w, F> {
-    /// Of the piece at hand.
+    /// Envelope of the current piece.
     pub(in crate::reassemble::tcp) envelope: Envelope,
-    /// DNS was seen on this connection.
+    /// Whether DNS was seen on this connection.
     pub(in crate::reassemble::tcp) dns_seen: bool,
-    /// The other direction, as long as what is delivered may decide what that is.
+    /// The other direction, as long as a delivered message may decide what its bytes are.
     pub(in crate::reassemble::tcp) other: Option<&'w mut Framer>,
     pub(in crate::reassemble::tcp) turn: Turn,
-    /// Messages of this connection were lost.
+    /// Whether messages of this connection were lost.
     pub(in crate::reassemble::tcp) lossy: bool,
-    /// The connection's port is known for DNS.
+    /// Whether the connection's port is known for DNS.
     pub(in crate::reassemble::tcp) dns_port: bool,
-    /// Whose PROXY headers are believed.
+    /// Peers whose PROXY headers are believed.
     pub(in crate::reassemble::tcp) proxies: &'w Proxies,
-    /// The ends that a proxy told.
+    /// Ends that the PROXY header named.
     pub(in crate::reassemble::tcp) proxied: Option<Proxied>,
     pub(in crate::reassemble::tcp) counters: &'w mut StreamCounters,
     pub(in crate::reassemble::tcp) pool: &'w mut Pool,
@@ -62,24 +64,24 @@ pub(in crate::reassemble::tcp) struct Work<'w, F> {
 }
 
 impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
-    /// Whether what cannot be read is malformed DNS rather than something else.
+    /// Returns whether unreadable bytes are malformed DNS rather than another protocol.
     pub(in crate::reassemble::tcp) fn expects_dns(&self) -> bool {
         self.dns_seen || self.dns_port
     }
 
-    /// Hands a message on; `framed` begins with its length.
+    /// Delivers a message; `framed` begins with its length.
     pub(in crate::reassemble::tcp) fn message(&mut self, framed: &[u8]) {
         self.body(&framed[2..]);
     }
 
-    /// Hands a message on, whose length was read before.
+    /// Delivers a message without its length.
     pub(in crate::reassemble::tcp) fn body(&mut self, message: &[u8]) {
         self.counters.stream_framed_bytes += 2 + message.len() as u64;
         if message.is_empty() {
             self.counters.stream_empty_messages += 1;
         } else {
             self.dns_seen = true;
-            // The questions come before their answer.
+            // Queries are delivered before their answer.
             if let Some(other) = self.other.take() {
                 other.testify(message, self);
                 self.other = Some(other).filter(|other| other.is_undecided());
@@ -93,8 +95,8 @@ impl<F: FnMut(&Envelope, &[u8])> Work<'_, F> {
         }
     }
 
-    /// Takes what a proxy says at the start of a stream. One that the process sends is about its own connection, whose
-    /// ends are known.
+    /// Stores the ends that a PROXY header at the start of the stream names. A header that the
+    /// process sends describes its own connection, whose ends are known.
     pub(in crate::reassemble::tcp) fn proxy_header(
         &mut self,
         bytes: usize,

@@ -1,11 +1,11 @@
-//! Sequence numbers that no byte has: the end of a stream, and urgent bytes.
+//! Sequence numbers without a byte: the end of a stream, and urgent bytes.
 
 use dnstap_ebpf::{EVENT_SHUT_DOWN, EVENT_URGENT, EVENT_URGENT_NEXT};
 
 use super::*;
 use crate::dns::fixture::with_opt;
 
-/// Nothing was taken for a loss, and nothing had to wait.
+/// Checks that nothing counted as a loss and no piece was held.
 fn expect_no_messages_lost(tap: &Tap) {
     let c = tap.streams.counters();
     assert_eq!(
@@ -53,7 +53,7 @@ fn the_last_message_before_the_end_is_delivered_at_once() {
     }
 }
 
-/// The kernel hands over one call in chunks, all of which are one place too far then.
+/// The kernel side sends one call in chunks, whose positions are all too high by one.
 #[test]
 fn the_last_call_may_come_in_chunks() {
     let messages = messages(4, 4);
@@ -84,7 +84,8 @@ fn a_gap_before_the_end_is_one_if_something_was_dropped_or_it_is_larger() {
     }
 }
 
-/// The last two reads come in the wrong order; the end counts in the one that comes first.
+/// The last two reads come in the wrong order. The end of the stream is included in the one that
+/// comes first.
 #[test]
 fn the_end_may_be_told_before_its_turn() {
     let messages = messages(1, 3);
@@ -103,7 +104,7 @@ fn the_end_may_be_told_before_its_turn() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A read ends where an urgent byte stands, and the next begins behind it.
+    /// A read ends at an urgent byte, and the next begins behind it.
     #[test]
     fn urgent_bytes_hide_nothing_and_make_nothing_up(
         sizes in sizes(),
@@ -154,7 +155,7 @@ fn urgent_data_excuses_no_gap_in_which_something_was_dropped() {
     assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 10));
 }
 
-/// Both have a sequence number, and the place of the last read is counted back from where both have been passed.
+/// Both have a sequence number. The position of the last read is counted back from behind both.
 #[test]
 fn an_urgent_byte_and_the_end_of_the_stream_make_one_gap() {
     let messages = messages(1, 3);
@@ -167,7 +168,8 @@ fn an_urgent_byte_and_the_end_of_the_stream_make_one_gap() {
     expect_no_loss(&tap);
 }
 
-/// Urgent bytes in a row, amid a query. Other bytes may be missing as well, but the process answers what it has read.
+/// Urgent bytes in a row, in the middle of a query. Other bytes may be missing as well, but the
+/// process answers what it has read.
 #[test]
 fn what_the_process_answers_tells_that_nothing_is_missing_between_urgent_bytes() {
     let queries: Vec<_> = (0..3).map(|id| message(id, 0x0100, "name", 1)).collect();
@@ -187,7 +189,8 @@ fn what_the_process_answers_tells_that_nothing_is_missing_between_urgent_bytes()
     }
 }
 
-/// Another process has read a few bytes, up to an urgent one. What the tapped process answers tells that the framing is another.
+/// Another process has read a few bytes, up to an urgent one. The answer of the tapped process
+/// shows that the framing is another one.
 #[test]
 fn a_message_is_not_made_of_what_stands_around_doubtful_gaps() {
     let messages = messages(2, 12);
@@ -204,7 +207,8 @@ fn a_message_is_not_made_of_what_stands_around_doubtful_gaps() {
     }
 }
 
-/// A message still fits when bytes of its padding (RFC 7830) are missing and as many that follow take their place.
+/// A message still fits if bytes of its padding (RFC 7830) are missing and the same number of
+/// following bytes take their place.
 #[test]
 fn a_message_that_fits_across_a_doubtful_gap_is_not_believed_without_an_answer() {
     const PADDING: [u8; 2] = 300_u16.to_be_bytes();
@@ -226,7 +230,8 @@ fn a_message_that_fits_across_a_doubtful_gap_is_not_believed_without_an_answer()
     assert_eq!(tap.streams.counters().stream_connections_with_loss, 1);
 }
 
-/// Urgent bytes in a row, amid a response that encloses queries: they are no more believed than the response.
+/// Urgent bytes in a row, in the middle of a response that contains queries. These are not
+/// delivered, nor is the response.
 #[test]
 fn what_lies_behind_a_doubtful_gap_in_the_same_message_is_not_looked_at() {
     let inside = framed(&message(5, 0x0100, "inside", 0));
@@ -249,7 +254,7 @@ fn what_lies_behind_a_doubtful_gap_in_the_same_message_is_not_looked_at() {
     }
 }
 
-/// Another process has read what lay there, up to an urgent byte.
+/// Another process has read the missing bytes, up to an urgent byte.
 #[test]
 fn urgent_data_excuses_no_gap_larger_than_urgent_bytes_make() {
     let messages = messages(1, 8);
@@ -264,7 +269,8 @@ fn urgent_data_excuses_no_gap_larger_than_urgent_bytes_make() {
     assert_eq!((c.stream_gaps, c.stream_missing_bytes), (1, 100));
 }
 
-/// Not a gap of urgent bytes after all: what lay there comes late. What was cut meanwhile is not trusted any more.
+/// The gap was no gap of urgent bytes: its bytes come late. The framing found in the meantime is
+/// not trusted any more.
 #[test]
 fn bytes_that_come_late_into_such_a_gap_end_the_trust_in_the_framing() {
     let messages = messages(1, 12);
@@ -286,8 +292,8 @@ fn bytes_that_come_late_into_such_a_gap_end_the_trust_in_the_framing() {
     assert_eq!(tap.streams.counters().stream_connections_with_loss, 1);
 }
 
-/// Another process reads from the same connection: bytes are missing here, and the length that was known is that of a message of which more
-/// than the gap is missing.
+/// Another process reads from the same connection, so bytes are missing here. The known length
+/// belongs to a message of which more than the gap is missing.
 #[test]
 fn the_old_length_is_not_believed_after_a_gap() {
     let messages = messages(2, 12);
@@ -295,7 +301,7 @@ fn the_old_length_is_not_believed_after_a_gap() {
     for at in 1..messages[0].len() {
         let mut tap = Tap::new(&[]);
         tap.piece(SOCKET, 0, &stream[..at]);
-        // So many bytes are gone that the sequence number does not tell of.
+        // This many bytes are missing without a trace in the sequence number.
         tap.piece(SOCKET, sequence(1, at), &stream[at + 9..]);
         tap.finish();
         assert!(is_in_order(&tap.of(SOCKET), &messages), "{at}");

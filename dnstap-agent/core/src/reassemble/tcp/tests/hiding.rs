@@ -1,10 +1,11 @@
-//! What peers say to be left out of the record.
+//! Attempts of peers to hide messages from the tap.
 
 use super::*;
 
 const TLS: u16 = 0x1603;
 
-/// A query that no judgement of ours accepts, and a server may answer: it begins like a TLS record.
+/// Builds a query that no check of ours accepts, but that a server may answer. It begins like a TLS
+/// record.
 fn like_tls() -> Vec<u8> {
     let mut query = message(0x0101, 0x0180, "padded", 0);
     query.resize(usize::from(TLS), 0x80);
@@ -12,7 +13,7 @@ fn like_tls() -> Vec<u8> {
     query
 }
 
-/// As [`like_tls`], like `GET `.
+/// Builds such a query that begins with `GET `.
 fn like_http() -> Vec<u8> {
     let mut query = message(u16::from_be_bytes(*b"T "), 0x0100, "padded", 0);
     query.resize(usize::from(u16::from_be_bytes(*b"GE")), 0x80);
@@ -92,7 +93,8 @@ fn what_was_kept_has_the_times_at_which_it_was_read() {
     assert_eq!(seen, expected);
 }
 
-/// The process sends what the peer can choose: the answer to a query of this size and id begins like a TLS record.
+/// The peer can choose what the process sends: the answer to a query of this size and id begins
+/// like a TLS record.
 #[test]
 fn an_answer_that_looks_like_another_protocol_makes_no_connection_foreign() {
     let mut answer = like_tls();
@@ -136,7 +138,7 @@ fn http_2_in_clear_on_a_dns_port_is_no_dns() {
     }
 }
 
-/// A DNS server reads it by its lengths, as any other bytes.
+/// A DNS server reads other protocols by their lengths, like any other bytes.
 #[test]
 fn what_a_dns_server_makes_of_another_protocol_is_recorded_if_it_answers() {
     let mut asked = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -148,7 +150,7 @@ fn what_a_dns_server_makes_of_another_protocol_is_recorded_if_it_answers() {
     assert_eq!(tap.of(SOCKET), [&asked[2..], &REFUSAL]);
 }
 
-/// More than is kept: the framing goes on, and what is missing is counted.
+/// If more comes than is kept, the framing goes on, and missing messages are counted.
 #[test]
 fn beyond_what_is_kept_only_the_framing_is_known() {
     let first = vec![0xff; 40_000];
@@ -204,7 +206,7 @@ fn half_a_length_is_kept_beyond_too() {
     }
 }
 
-/// Nothing is answered: the server read what it read.
+/// Nothing is answered, but the server has read the messages.
 #[test]
 fn undecided_messages_on_a_dns_port_are_delivered_at_the_end() {
     for (dns_port, expected) in [(true, 2), (false, 0)] {
@@ -247,7 +249,8 @@ fn an_alert_of_tls_tells_what_was_received() {
     );
 }
 
-/// A flood makes the table drop a connection amid an answer whose rest begins as the peer likes.
+/// A flood makes the table drop a connection in the middle of an answer. The rest of the answer
+/// begins with bytes that the peer has chosen.
 #[test]
 fn a_connection_that_showed_dns_is_never_foreign_again() {
     let limits = StreamLimits {
@@ -283,7 +286,7 @@ fn connections_that_hold_for_long_make_room_for_those_that_come_and_go() {
     let (mut at, mut whole) = (0, 0);
     for slow in 100..400 {
         tap.piece(slow, 0, &large[..20_000]);
-        // A busy connection, which has always used the table before the slow one.
+        // A busy connection, which always used the table before the slow one did.
         for piece in [&large[..20_000], &large[20_000..]] {
             tap.piece(SOCKET, sequence(0, at), piece);
             at += piece.len();
@@ -295,7 +298,7 @@ fn connections_that_hold_for_long_make_room_for_those_that_come_and_go() {
     assert!(tap.streams.heavy.len() <= 2 * tap.streams.connections.len() + 65);
 }
 
-/// Messages that do not fit, though servers answer them.
+/// Returns messages that do not fit, but that servers answer.
 fn unusual() -> Vec<Vec<u8>> {
     let base = message(0x4444, 0x0100, "unusual", 0);
     let spoils: [fn(&mut Vec<u8>); 6] = [
@@ -327,7 +330,7 @@ fn unusual() -> Vec<Vec<u8>> {
     spoils.into_iter().map(spoil).collect()
 }
 
-/// Some servers send back what they cannot read, with the bit of a response and a code.
+/// Some servers send back a query that they cannot read, with the QR bit and an error code.
 #[test]
 fn a_query_that_is_sent_back_as_an_error_makes_no_connection_foreign() {
     for query in unusual() {
@@ -340,7 +343,7 @@ fn a_query_that_is_sent_back_as_an_error_makes_no_connection_foreign() {
         let next_answer = message(9, 0x8180, "next", 1);
         for cut in [1, 2, 9_000] {
             if cut == 1 && answer.len() > 3 {
-                // Whether it ends with the call cannot be told.
+                // It is unknown whether the message ends with the call.
                 continue;
             }
             let mut tap = Tap::new(&[]);
@@ -403,7 +406,7 @@ fn nothing_but_short_messages_is_judged_in_the_end() {
     assert_eq!(tap.condemned(), [SOCKET]);
 }
 
-/// Two queries whose framing is that of messages behind their lengths.
+/// Returns two queries, each behind its length.
 fn hidden() -> Vec<u8> {
     stream_of(&[
         message(0x9901, 0x0100, "hidden", 0),
@@ -411,7 +414,7 @@ fn hidden() -> Vec<u8> {
     ])
 }
 
-/// Such messages with others inside.
+/// Returns unusual messages that contain others.
 fn enclosing() -> Vec<Vec<u8>> {
     let with_hidden = |mut query: Vec<u8>| {
         query.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0]);
@@ -431,7 +434,7 @@ fn an_unusual_message_is_believed_midway_once_it_is_answered() {
         REFUSAL_OF_UNUSUAL.to_vec(),
     ];
     for query in [unusual(), enclosing()].concat() {
-        // A name that cannot be read is not sent back.
+        // A server does not send back a name that it cannot read.
         let sends_back = |answer: &&Vec<u8>| {
             let name = &answer[12..answer.len().saturating_sub(4).max(12)];
             query.get(12..).unwrap_or_default().starts_with(name)
@@ -444,7 +447,7 @@ fn an_unusual_message_is_believed_midway_once_it_is_answered() {
                 tap.piece(SOCKET, 0, &tail);
                 let mut answer = answer.clone();
                 answer[..2].copy_from_slice(&query[..2]);
-                // One that was asked for before.
+                // The answer to an earlier query.
                 let earlier = message(1, 0x8180, "earlier", 0);
                 tap.directed(Direction::Sent, SOCKET, 0, &framed(&earlier));
                 for (at, piece) in pieces(&stream_of(&[query.clone(), next.clone()]), &[cut]) {
@@ -464,7 +467,7 @@ fn an_unusual_message_is_believed_midway_once_it_is_answered() {
 
 const REFUSAL_OF_UNUSUAL: [u8; 12] = [0x44, 0x44, 0x80, 4, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// While what was joined midway is on trial, and before.
+/// Tested while the stream joined midway is on trial, and before.
 #[test]
 fn what_an_unusual_message_encloses_is_not_delivered_and_counted() {
     let usual = message(7, 0x0100, "usual", 0);
@@ -478,7 +481,7 @@ fn what_an_unusual_message_encloses_is_not_delivered_and_counted() {
                     tap.piece(SOCKET, sequence(0, at), &framed(message));
                     at += message.len() + 2;
                 }
-                // One with this id was asked for before; that says nothing.
+                // An answer with this id was sent for an earlier query; it is no evidence.
                 if answered {
                     let answer = message(0x9901, 0x8180, "hidden", 0);
                     tap.directed(Direction::Sent, SOCKET, 0, &framed(&answer));
@@ -503,7 +506,7 @@ fn what_an_unusual_message_encloses_is_not_delivered_and_counted() {
     }
 }
 
-/// What the process asks does not tell which of what it receives is right.
+/// Queries of the process are no evidence about what it receives.
 #[test]
 fn a_process_that_asks_waits_for_nothing() {
     let answers = [
@@ -519,7 +522,7 @@ fn a_process_that_asks_waits_for_nothing() {
     assert_eq!(tap.of(SOCKET), [&answers[1][..], &answers[2], &query]);
 }
 
-/// A connection that never shows DNS has lost none.
+/// A connection that never shows DNS has lost no messages.
 #[test]
 fn another_protocol_that_is_joined_midway_has_lost_no_message() {
     let mut tap = Tap::new(&[SOCKET]);
@@ -541,7 +544,7 @@ fn more_than_is_kept_midway_is_searched() {
     assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
 }
 
-/// Answers to what was asked before, as those of a transfer, are as many as they like.
+/// There may be any number of answers to earlier queries, such as those of a transfer.
 #[test]
 fn weighing_what_is_kept_costs_no_more_than_its_bytes_pay_for() {
     let next = message(7, 0x0100, "next", 0);
@@ -556,7 +559,7 @@ fn weighing_what_is_kept_costs_no_more_than_its_bytes_pay_for() {
     assert_eq!(tap.streams.counters().stream_search_given_up_bytes, 0);
 }
 
-/// A gap makes answers wait, but not for a stream that only they can tell about.
+/// A gap makes answers wait, but not if the stream needs them as evidence.
 #[test]
 fn an_answer_tells_of_an_unusual_query_before_a_gap() {
     let mut tap = Tap::new(&[]);
@@ -572,7 +575,7 @@ fn an_answer_tells_of_an_unusual_query_before_a_gap() {
     assert_eq!(tap.streams.counters().stream_messages_lost_at_least, 1);
 }
 
-/// A server reads many queries at once, behind a gap, and answers them one by one.
+/// A server reads many queries at once behind a gap, and answers them one by one.
 #[test]
 fn as_many_answers_wait_for_a_gap_as_a_server_may_send_at_once() {
     let queries: Vec<_> = (0..100).map(|id| message(id, 0x0100, "many", 0)).collect();
@@ -592,7 +595,7 @@ fn as_many_answers_wait_for_a_gap_as_a_server_may_send_at_once() {
     assert_eq!(tap.of(SOCKET), expected);
 }
 
-/// As one gap is given up the next one is there already.
+/// When one gap is given up, the next one exists already.
 #[test]
 fn an_answer_does_not_wait_for_one_gap_after_the_other() {
     let mut tap = Tap::new(&[]);
@@ -613,7 +616,8 @@ fn an_answer_does_not_wait_for_one_gap_after_the_other() {
     assert!(tap.of(SOCKET).iter().eq(expected));
 }
 
-/// The tail of a message that was under way at attach may begin with two bytes that are a length.
+/// The tail of a message that was in progress at attach may begin with two bytes that look like a
+/// length.
 #[test]
 fn a_record_that_begins_with_a_call_is_no_message() {
     let mut tap = Tap::new(&[SOCKET]);

@@ -1,4 +1,4 @@
-//! The search for a message: what lies within others is none, and it costs no more than it may.
+//! The search for a message: it must not find messages inside others, and its cost is limited.
 
 use super::{
     super::search::{Budget, Scan, scan},
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::dns::{Fit, fit, fixture::with_opt};
 
-/// A query in whose OPT record others stand behind their lengths.
+/// Builds a query whose OPT record contains other messages behind their lengths.
 fn enclosing(flags: u16, spoil: fn(&mut Vec<u8>)) -> Vec<u8> {
     let hidden = framed(&messages(0, 2)[0]).repeat(5);
     let mut query = message(0x5151, flags, "enclosing", 0);
@@ -48,7 +48,8 @@ fn what_a_message_encloses_is_not_delivered_however_odd_it_is() {
                     tap.piece(SOCKET, sequence(0, at), piece);
                 }
                 assert_eq!(tap.of(SOCKET), [&query[..], &behind, &query]);
-                // What follows does not fit, so that the enclosing one is not believed by a search; nor is what it encloses.
+                // The following bytes do not fit, so a search does not deliver the enclosing
+                // message, nor the messages inside it.
                 behind.truncate(14);
                 behind.extend([0xff; 30]);
                 let mut stream = vec![0xff; 5];
@@ -64,7 +65,7 @@ fn what_a_message_encloses_is_not_delivered_however_odd_it_is() {
     }
 }
 
-/// Many servers answer a query behind which something else stands within its length.
+/// Many servers answer a query that is followed by other bytes within its length.
 #[test]
 fn what_stands_behind_a_query_within_its_length_is_not_delivered() {
     let mut query = message(0x5151, 0x0100, "enclosing", 0);
@@ -103,7 +104,7 @@ fn odd_queries_are_found_by_the_search() {
     }
 }
 
-/// A message of a transfer, with records of all kinds and this time to live.
+/// Builds a message of a transfer, with records of all kinds and this TTL.
 fn transfer(noise: &mut Noise, ttl: u32, size: usize) -> Vec<u8> {
     let mut bytes = message(7, 0x8400, "zone", 0);
     let mut records = 0u16;
@@ -205,7 +206,8 @@ fn a_transfer_joined_midway_is_found_at_its_next_message() {
     }
 }
 
-/// At each record a message may begin, of which all records are walked in vain.
+/// Builds bytes in which each record may begin a message whose records are all walked without
+/// success.
 fn crafted(length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < length {
@@ -228,7 +230,7 @@ fn a_search_costs_no_more_than_its_bytes_pay_for() {
         let c = tap.streams.counters();
         assert!(c.stream_search_given_up_bytes > 500_000, "{c:?}");
         assert!(c.stream_search_given_up_bytes <= c.stream_skipped_bytes);
-        // It goes on afterwards.
+        // The search goes on afterwards.
         let next = messages(1, 3);
         for (at, piece) in pieces(&stream_of(&next), &[90_000]) {
             tap.piece(SOCKET, sequence(0, bytes.len() + at), piece);

@@ -1,4 +1,4 @@
-//! The account of messages that are missing.
+//! Counts of missing messages.
 
 use super::*;
 
@@ -26,18 +26,18 @@ fn a_message_that_the_peer_never_completed_is_not_lost() {
 
 #[test]
 fn each_gap_counts_what_is_missing_at_least() {
-    // All are 28 bytes and a length.
+    // Each message has 28 bytes and a length.
     let messages: Vec<_> = (0..20)
         .map(|id| message(id, 0x0100, "12345678901", 0))
         .collect();
     let stream = stream_of(&messages);
     let size = messages[0].len() + 2;
     for (from, to, lost) in [
-        (size, 2 * size, 1),         // a whole one
-        (size + 5, size + 9, 1),     // within one
-        (size + 5, 3 * size + 5, 2), // from one into another
-        (size - 5, 2 * size, 2),     // the end of one, and a whole one
-        (size, size + 1, 1),         // the start of one
+        (size, 2 * size, 1),         // a whole message
+        (size + 5, size + 9, 1),     // within a message
+        (size + 5, 3 * size + 5, 2), // from one message into another
+        (size - 5, 2 * size, 2),     // the end of a message, and a whole one
+        (size, size + 1, 1),         // the start of a message
     ] {
         let mut tap = Tap::new(&[]);
         tap.piece(SOCKET, 0, &stream[..from]);
@@ -59,7 +59,7 @@ fn a_message_that_was_under_way_when_the_tap_came_is_lost() {
     tap.piece(SOCKET, 0, &stream_of(&messages)[40..]);
     tap.finish();
     assert_eq!((account(&tap), tap.out.len()), ((1, 1, 0), 7));
-    // At a boundary nothing is.
+    // At a boundary no message is missing.
     let mut tap = Tap::new(&[SOCKET]);
     tap.piece(SOCKET, 0, &stream_of(&messages));
     tap.finish();
@@ -82,7 +82,7 @@ fn a_connection_dropped_amid_a_message_has_lost_it() {
         tap.piece(socket, 0, &stream[..boundary]);
     }
     assert_eq!(account(&tap), (1, 1, 0));
-    // The rest is not another one.
+    // The rest of the message is not counted as another one.
     tap.piece(1, 100, &stream[100..]);
     tap.finish();
     assert_eq!(account(&tap), (1, 1, 0));
@@ -110,7 +110,7 @@ fn what_is_searched_in_vain_counts_as_a_message() {
     let mut stream = stream_of(&messages);
     let mut tap = Tap::new(&[]);
     let at = 2 + messages[0].len();
-    // Behind the gap stands what does not fit.
+    // The bytes behind the gap do not fit.
     stream[at + 12] = 0xff;
     tap.piece(SOCKET, 0, &stream[..at]);
     tap.lost = 1;
@@ -140,7 +140,7 @@ fn a_socket_that_connects_to_the_same_peer_again_begins_anew() {
     assert_eq!(tap.streams.counters().stream_gaps, 0);
 }
 
-/// A piece that came before may still be on its way. What is sent meanwhile may answer what waits.
+/// An earlier piece may still be on its way. Messages sent meanwhile may answer those that wait.
 #[test]
 fn questions_that_wait_behind_a_gap_come_before_their_answers() {
     let queries: Vec<_> = (0..6).map(|id| message(id, 0x0100, "name", 0)).collect();
@@ -187,7 +187,8 @@ fn answers_that_wait_for_questions_are_bounded() {
     assert_eq!(tap.out.len(), 1_002);
 }
 
-/// What is sent behind a gap may begin with the length of a record, and what follows it looks like an error.
+/// Bytes sent behind a gap may begin with the length of a record, and look like an error message
+/// after that.
 #[test]
 fn the_tail_of_a_record_behind_a_gap_is_no_error() {
     let mut tap = Tap::new(&[]);
@@ -218,7 +219,7 @@ fn what_is_sent_first_beside_another_process_is_no_beginning() {
     assert_eq!(account(&tap).1, 2);
 }
 
-/// The tail of an answer reads like a message of one byte.
+/// The tail of an answer looks like a message of one byte.
 #[test]
 fn the_tail_of_what_was_sent_before_is_no_message() {
     let answers = [1, 2].map(|id| message(id, 0x8180, "name", 0));

@@ -1,8 +1,9 @@
-//! Several threads that send on one connection without a lock. Where a message stands is read after the call, so others may have come between.
+//! Several threads that send on one connection without a lock. A message's position is read after
+//! the call, so other messages may have come between.
 
 use super::*;
 
-/// Pseudo-random numbers, always the same ones.
+/// Pseudo-random numbers; the sequence is always the same.
 pub(super) struct Noise(pub(super) u64);
 
 impl Noise {
@@ -15,10 +16,12 @@ impl Noise {
     }
 }
 
-/// Threads that send at the same time, and when each call is told of: up to so many calls later.
+/// Number of threads that send at the same time. A call may be reported up to this many calls
+/// later.
 const THREADS: usize = 4;
 
-/// What the kernel side would tell of calls that came in this order: thread, sequence number, bytes.
+/// Returns what the kernel side would report of calls in this order: thread, sequence number,
+/// bytes.
 fn told(calls: &[Vec<u8>], noise: &mut Noise) -> Vec<(u32, u32, Vec<u8>)> {
     let ends: Vec<usize> = calls
         .iter()
@@ -121,7 +124,7 @@ fn what_is_dropped_of_such_messages_is_counted() {
     assert!((1..=dropped.len() as u64).contains(&lost), "{lost} {c:?}");
 }
 
-/// The rest of a message seems to stand behind another thread's, which had been told of before.
+/// The rest of a message seems to be behind another thread's message, which was reported before.
 #[test]
 fn the_rest_of_a_message_is_told_by_the_number_of_bytes() {
     let long = message(1, 0x8180, "long", 100);
@@ -152,7 +155,8 @@ fn the_rest_of_a_message_is_told_by_the_number_of_bytes() {
     assert_eq!(tap.streams.counters().stream_gaps, 0);
 }
 
-/// One message in three calls of one thread, told of in the wrong order. The second looks like a message, and is none.
+/// One message in three calls of one thread, reported in the wrong order. The second call looks
+/// like a message but is none.
 #[test]
 fn part_of_a_message_does_not_stand_for_itself() {
     let inner = framed(&message(0xbeef, 0x8180, "inner", 0));
@@ -203,7 +207,8 @@ fn a_part_whose_place_is_taken_is_counted_and_the_stream_recovers() {
     assert!(c.stream_messages_lost_at_least >= 1 && c.stream_gaps >= 1);
 }
 
-/// Another process, which is not tapped, wrote three bytes of a message. What other threads send behind it cannot lie there.
+/// Another process, which is not tapped, wrote three bytes of a message. Messages that other
+/// threads send later cannot be in that gap.
 #[test]
 fn bytes_beside_the_stream_do_not_stand_for_a_gap_amid_a_message() {
     let long = message(1, 0x8180, "long", 100);
@@ -228,7 +233,8 @@ fn bytes_beside_the_stream_do_not_stand_for_a_gap_amid_a_message() {
     assert_eq!(c.stream_messages_lost_at_least, 1);
 }
 
-/// A message comes so late that its place was given up. Its bytes are as many as those that are missing amid another message.
+/// A message comes so late that its position was given up. It has as many bytes as are missing in
+/// the middle of another message.
 #[test]
 fn late_bytes_do_not_stand_for_what_was_dropped_amid_a_message() {
     let messages = answers(3);
@@ -252,7 +258,7 @@ fn late_bytes_do_not_stand_for_what_was_dropped_amid_a_message() {
     );
     tap.thread = 1;
     tap.directed(Direction::Sent, SOCKET, 0, &late);
-    // What follows would fill up the message that was cut.
+    // The following bytes would fill up the message that was cut.
     tap.thread = 2;
     let after = cut_at + cut.len();
     tap.directed(Direction::Sent, SOCKET, sequence(0, after), &other[..20]);
@@ -262,7 +268,7 @@ fn late_bytes_do_not_stand_for_what_was_dropped_amid_a_message() {
     assert!(tap.streams.counters().stream_messages_lost_at_least > 0);
 }
 
-/// The first message of a stream, of which too little came to be judged.
+/// Too little of the stream's first message has come to judge it.
 #[test]
 fn whole_messages_do_not_stand_for_what_was_dropped_amid_the_first_one() {
     let messages = answers(3);
