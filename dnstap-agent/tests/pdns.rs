@@ -295,3 +295,67 @@ fn what_cannot_be_is_said_with_its_exit_code() {
     }
     assert!(pdns(&["stats", "--db", &at("db")]).status.success());
 }
+
+#[test]
+fn stores_are_exchanged_by_lines_and_merged_in_any_order_and_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| {
+        let done = pdns(arguments);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        stdout(&done)
+    };
+    let one = file(folder.path(), "one.fstrm", 600).display().to_string();
+    let other = file(folder.path(), "other.fstrm", 900)
+        .display()
+        .to_string();
+    run(&["collect", "--db", &at("one"), &one]);
+    run(&["collect", "--db", &at("other"), &other]);
+    run(&["merge", "--db", &at("left"), &at("one"), &at("other")]);
+    run(&["merge", "--db", &at("right"), &at("other")]);
+    run(&[
+        "merge",
+        "--db",
+        &at("right"),
+        &at("one"),
+        &at("other"),
+        &at("left"),
+    ]);
+    let truth = all(&at("left"));
+    assert_eq!(all(&at("right")), truth);
+    let count = |lines: &str| -> u64 {
+        let object = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
+        lines
+            .lines()
+            .map(|line| object(line)["count"].as_u64().expect("a number"))
+            .sum()
+    };
+    assert_eq!(count(&truth), 600 + 900);
+    // By lines instead, also of what was merged, and more than once.
+    for name in ["one", "other", "left"] {
+        fs::write(
+            at(&format!("{name}.json")),
+            run(&["export", "--db", &at(name)]),
+        )
+        .expect("written");
+    }
+    for names in [["left", "one", "other"], ["other", "left", "one"]] {
+        let db = at(&names.concat());
+        for name in names.iter().chain(&names) {
+            run(&["import", "--db", &db, &at(&format!("{name}.json"))]);
+        }
+        assert_eq!(all(&db), truth);
+    }
+    // Lines of another program, which name no sensor: each file once, whatever it is called.
+    let line = r#"{"rrname":"x.example","rrtype":"A","rdata":["192.0.2.1"],"time_first":5,"time_last":6,"count":7}"#;
+    for name in ["a.json", "b.json"] {
+        fs::write(at(name), format!("{line}\nno line\n")).expect("written");
+        let done = pdns(&["import", "--db", &at("foreign"), &at(name)]);
+        assert_eq!(done.status.code(), Some(65), "{done:?}");
+        assert!(
+            stderr(&done).contains("line 2 left out: no JSON object"),
+            "{done:?}"
+        );
+    }
+    assert_eq!(count(&all(&at("foreign"))), 7);
+}

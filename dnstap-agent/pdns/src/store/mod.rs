@@ -40,10 +40,10 @@ const FORMAT: &[u8] = b"1";
 const COMPLETE: &str = "version";
 
 /// Bytes of records that are written to files at once.
-const MEMTABLE: u64 = 16 << 20;
+const MEMTABLE: u64 = 8 << 20;
 
 /// Bytes of blocks that are kept in memory.
-const CACHE: u64 = 32 << 20;
+const CACHE: u64 = 16 << 20;
 
 /// The journal's most bytes; fjall wants no less.
 const JOURNAL: u64 = 64 << 20;
