@@ -36,7 +36,7 @@ pub use self::{
     bailiwick::ROOT_SERVERS,
     collect::{Collector, Counts, Options},
     name::{Name, NameError},
-    output::{Format, cof},
+    output::{Format, cof, dnsdb},
     presentation::parse as parse_rdata,
     query::{Answer, Answers, Fence, Kinds, Names, Query, SortKey, What, addresses, sort},
     rdata::text as rdata_text,

@@ -82,6 +82,22 @@ impl FromStr for Format {
     }
 }
 
+/// An answer as version 2 of the DNSDB API has it: as Common Output Format, with dots at the end of names, and a single record's data as a
+/// string.
+#[must_use]
+pub fn dnsdb(answer: &Answer) -> Value {
+    let mut object = cof(answer);
+    object["rrname"] = json!(answer.set.owner.to_string());
+    object["rrtype"] = json!(Type(answer.set.kind).to_string());
+    if let Some(zone) = &answer.set.bailiwick {
+        object["bailiwick"] = json!(zone.to_string());
+    }
+    if answer.by_data {
+        object["rdata"] = data(answer).next().into();
+    }
+    object
+}
+
 /// An answer in Common Output Format.
 #[must_use]
 pub fn cof(answer: &Answer) -> Value {

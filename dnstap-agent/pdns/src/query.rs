@@ -65,15 +65,17 @@ pub enum Kinds {
     These(Vec<u16>),
 }
 
-/// Seen when, in seconds since 1970.
+/// Seen when, in seconds since 1970; each bound belongs to what is meant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fence {
-    /// At or after this time.
-    pub after: Option<u64>,
-    /// At or before this time.
-    pub before: Option<u64>,
-    /// From the first to the last time; else a part of it is enough.
-    pub complete: bool,
+    /// First seen at or after this time.
+    pub first_after: Option<u64>,
+    /// First seen at or before this time.
+    pub first_before: Option<u64>,
+    /// Last seen at or after this time.
+    pub last_after: Option<u64>,
+    /// Last seen at or before this time.
+    pub last_before: Option<u64>,
 }
 
 /// An RRset, or a record of which all sightings are put together.
@@ -119,16 +121,31 @@ impl Kinds {
 }
 
 impl Fence {
+    /// Seen within these times: `complete` from the first to the last time, else a part of it is enough.
+    #[must_use]
+    pub fn new(after: Option<u64>, before: Option<u64>, complete: bool) -> Self {
+        if complete {
+            Self {
+                first_after: after,
+                last_before: before,
+                ..Self::default()
+            }
+        } else {
+            Self {
+                last_after: after,
+                first_before: before,
+                ..Self::default()
+            }
+        }
+    }
+
     /// Whether what was seen then is in it.
     #[must_use]
     pub fn has(&self, seen: Seen) -> bool {
-        let (late, early) = if self.complete {
-            (seen.first, seen.last)
-        } else {
-            (seen.last, seen.first)
-        };
-        self.after.is_none_or(|after| late >= after)
-            && self.before.is_none_or(|before| early <= before)
+        self.first_after.is_none_or(|time| seen.first >= time)
+            && self.first_before.is_none_or(|time| seen.first <= time)
+            && self.last_after.is_none_or(|time| seen.last >= time)
+            && self.last_before.is_none_or(|time| seen.last <= time)
     }
 }
 
@@ -492,4 +509,73 @@ pub fn addresses(text: &str) -> Option<RangeInclusive<IpAddr>> {
     }
     let network: ipnet::IpNet = text.replacen(',', "/", 1).parse().ok()?;
     Some(network.network()..=network.broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Some(5), None, false, true)]
+    #[case(Some(9), None, false, true)]
+    #[case(Some(10), None, false, false)]
+    #[case(Some(4), None, true, true)]
+    #[case(Some(5), None, true, false)]
+    #[case(None, Some(4), false, true)]
+    #[case(None, Some(3), false, false)]
+    #[case(None, Some(9), true, true)]
+    #[case(None, Some(8), true, false)]
+    #[case(Some(5), Some(6), false, true)]
+    #[case(Some(5), Some(6), true, false)]
+    fn a_fence_is_about_a_part_or_the_whole(
+        #[case] after: Option<u64>,
+        #[case] before: Option<u64>,
+        #[case] complete: bool,
+        #[case] has: bool,
+    ) {
+        let seen = Seen {
+            first: 4,
+            last: 9,
+            count: 1,
+        };
+        assert_eq!(Fence::new(after, before, complete).has(seen), has);
+    }
+
+    #[test]
+    fn answers_are_sorted_by_the_keys_that_are_named_and_then_by_the_others() {
+        let answer = |owner: &str, count, last| Answer {
+            set: Rrset {
+                owner: owner.parse().expect("a name"),
+                kind: 1,
+                bailiwick: None,
+                data: vec![Box::from([192, 0, 2, 1])],
+            },
+            seen: Seen {
+                first: 1,
+                last,
+                count,
+            },
+            by_data: false,
+        };
+        let mut answers = vec![
+            answer("b.a", 2, 9),
+            answer("a.b", 2, 5),
+            answer("c.a", 3, 5),
+        ];
+        let owners = |answers: &[Answer]| {
+            let owners: Vec<_> = answers
+                .iter()
+                .map(|answer| answer.set.owner.undotted())
+                .collect();
+            owners.join(" ")
+        };
+        sort(&mut answers, &[(SortKey::Count, false)], false);
+        assert_eq!(owners(&answers), "a.b b.a c.a");
+        sort(&mut answers, &[(SortKey::Count, true)], true);
+        assert_eq!(owners(&answers), "c.a b.a a.b");
+        sort(&mut answers, &[(SortKey::Name, false)], false);
+        assert_eq!(owners(&answers), "b.a c.a a.b");
+    }
 }

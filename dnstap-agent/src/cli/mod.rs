@@ -26,7 +26,9 @@ pub use self::{
     frames::Frames,
     generate::Generate,
     messages::{Filters, Messages, Mimic},
-    pdns::{Collect, Compact, Export, Import, Merge, Pairs, Pdns, PdnsCommand, Query, Stats},
+    pdns::{
+        Collect, Compact, Export, Import, Merge, Pairs, Pdns, PdnsCommand, Query, Serve, Stats,
+    },
     place::Place,
     read::{Read, YamlStyle},
     receive::{Connections, Receive},

@@ -1,6 +1,10 @@
 //! Options of `pdns`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use dnstap_pdns::{Format, SortKey};
@@ -32,6 +36,8 @@ pub enum PdnsCommand {
     Import(Import),
     /// Add what is in other stores to one
     Merge(Merge),
+    /// Answer over HTTP as DNSDB (version 2) and CIRCL do, until SIGINT or SIGTERM
+    Serve(Serve),
 }
 
 /// Who has seen to it that responses belong to queries.
@@ -224,6 +230,22 @@ pub struct Merge {
     /// Folders of the other stores, which stay as they are
     #[arg(required = true, value_name = "DIR")]
     pub from: Vec<PathBuf>,
+}
+
+/// Answer over HTTP.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Folder of the store
+    #[arg(long, value_name = "DIR")]
+    pub db: PathBuf,
+
+    /// Where to listen; without --keys a loopback address
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8053")]
+    pub listen: SocketAddr,
+
+    /// File of the keys that may ask, one on each line; without it everybody may who can reach the address
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
 }
 
 impl Pdns {

@@ -86,7 +86,7 @@ fn truth() -> Result<Sets> {
             else {
                 continue;
             };
-            let data = line.splitn(2, kind).nth(1).unwrap_or_default().trim();
+            let data = line.split_once(kind).map_or("", |(_, data)| data.trim());
             let key = key(owner, kind, data);
             let set = sets.entry((undotted(zone), key)).or_default();
             set.insert(data.to_owned());
@@ -134,10 +134,10 @@ fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
         .filter(|set| is_of_zone(set))
         .cloned()
         .collect();
-    let questions: String = asked
+    let questions = asked
         .iter()
-        .map(|(_, (owner, kind, _))| format!("{owner} {kind} +dnssec\n"))
-        .collect();
+        .map(|(_, (owner, kind, _))| format!("{owner} {kind} +dnssec"));
+    let questions = questions.collect::<Vec<_>>().join("\n");
     let file = lab::write(folder, "questions", &questions)?;
     dig(Role::Recursive.server(false), &["-f", &text(&file)])?;
     Ok(asked)

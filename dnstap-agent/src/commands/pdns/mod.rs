@@ -3,6 +3,7 @@
 mod collect;
 mod exchange;
 mod query;
+mod serve;
 mod times;
 
 use std::{
@@ -33,6 +34,7 @@ pub(super) fn run(options: &Pdns) -> Result<Exit> {
         PdnsCommand::Export(options) => exchange::export(options),
         PdnsCommand::Import(options) => exchange::import(options),
         PdnsCommand::Merge(options) => exchange::merge(options),
+        PdnsCommand::Serve(options) => serve::run(options),
     }
 }
 

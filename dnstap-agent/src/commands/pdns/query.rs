@@ -118,11 +118,11 @@ fn query(options: &Options) -> Result<Query, String> {
         what,
         kinds: kinds(&words)?,
         bailiwick: zone.map(name).transpose()?,
-        fence: Fence {
-            after: time(&options.after)?,
-            before: time(&options.before)?,
-            complete: options.complete,
-        },
+        fence: Fence::new(
+            time(&options.after)?,
+            time(&options.before)?,
+            options.complete,
+        ),
     })
 }
 
@@ -155,8 +155,7 @@ fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), Str
     } else if options.name.is_some() {
         What::DataName(names(&subject)?)
     } else {
-        let bytes = HEXLOWER_PERMISSIVE.decode(subject.as_bytes());
-        let bytes = bytes.map_err(|_invalid| format!("{subject:?} is no hexadecimal"))?;
+        let bytes = hex(&subject)?;
         if by_owner {
             let name = Name::from_wire(&bytes);
             let name = name.ok_or_else(|| format!("{subject:?} is no name in wire form"))?;
@@ -168,7 +167,14 @@ fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), Str
     Ok((what, kinds, zone))
 }
 
-fn names(text: &str) -> Result<Names, String> {
+/// Bytes as digits.
+pub(super) fn hex(text: &str) -> Result<Vec<u8>, String> {
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+    bytes.map_err(|_invalid| format!("{text:?} is no hexadecimal"))
+}
+
+/// `*.NAME`, `NAME.*` or NAME.
+pub(super) fn names(text: &str) -> Result<Names, String> {
     if let Some(zone) = text.strip_prefix("*.") {
         return name(zone).map(Names::Below);
     }
@@ -178,12 +184,13 @@ fn names(text: &str) -> Result<Names, String> {
     }
 }
 
-fn name(text: &str) -> Result<Name, String> {
+pub(super) fn name(text: &str) -> Result<Name, String> {
     text.parse()
         .map_err(|error| format!("{text:?} is no name: {error}"))
 }
 
-fn kinds(words: &[&str]) -> Result<Kinds, String> {
+/// Types by their words.
+pub(super) fn kinds(words: &[&str]) -> Result<Kinds, String> {
     let mut kinds = Vec::new();
     for word in words {
         match word.to_ascii_uppercase().as_str() {
@@ -258,11 +265,7 @@ mod tests {
         let query = asked("-r a.b/NS,A/b -A 5 -B 1970-01-02 -c").expect("a query");
         assert_eq!(query.kinds, Kinds::These(vec![2, 1]));
         assert_eq!(query.bailiwick, Some(name("b")));
-        let fence = Fence {
-            after: Some(5),
-            before: Some(86_400),
-            complete: true,
-        };
+        let fence = Fence::new(Some(5), Some(86_400), true);
         assert_eq!(query.fence, fence);
         assert_eq!(
             asked("-r a.b/ANY-DNSSEC").expect("a query").kinds,
