@@ -18,6 +18,7 @@ use crate::{
     environment::{self, Combination},
     lab,
     load::tools::dig,
+    process::{Running, Watch},
     tap::Tap,
     tree::{self, Role, Tree},
 };
@@ -69,6 +70,7 @@ fn the_store_is_the_zones(how: &Combination) -> Result<()> {
             asked.len()
         ));
         as_dnsdbq(store, scratch.path()).with_context(|| what)?;
+        served(store, scratch.path()).with_context(|| what)?;
     }
     Ok(())
 }
@@ -306,6 +308,126 @@ fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
         "-L differs"
     );
     Ok(())
+}
+
+/// `dnsdbq` asks `pdns serve`, by each of its two interfaces, and gets what the agent says of the store.
+fn served(store: &Path, folder: &Path) -> Result<()> {
+    let mine = |arguments: &[&str]| -> Result<Vec<Value>> {
+        let db = text(store);
+        let words = [&["pdns", "query", "--db", &db, "-p", "json"], arguments].concat();
+        agent(&words)?.0.lines().map(plain).collect()
+    };
+    let questions: &[&[&str]] = &[
+        &["-r", "*.plain.lab"],
+        &["-r", "plain.lab/NS/lab"],
+        &["-r", "h1.plain.*"],
+        &["-t", "ANY-DNSSEC", "-r", "*.signed.lab"],
+        &["-n", "ns.plain.lab"],
+        &["-n", "*.lab/NS"],
+        &["-i", "192.0.2.0,28"],
+        &["-i", "192.0.2.1"],
+        &["-i", "2001:db8::5-2001:db8::9"],
+        &["-N", "c0000205"],
+        &["-R", "02683105706c61696e036c616200"],
+        &["-r", "*.plain.lab", "-l", "5", "-O", "3"],
+        &["-r", "*.plain.lab", "-A", "-3600"],
+        &["-r", "*.plain.lab", "-A", "-3600", "-c"],
+        &["-r", "*.plain.lab", "-B", "2020-01-01"],
+        &["-r", "*.lab", "-s", "-k", "name,type,data"],
+    ];
+    let mine: Result<Vec<_>> = questions.iter().map(|question| mine(question)).collect();
+    let mine = mine?;
+    let owner = agent(&[
+        "pdns",
+        "query",
+        "--db",
+        &text(store),
+        "-p",
+        "json",
+        "-r",
+        "h1.plain.lab",
+    ])?
+    .0;
+    let address = agent(&[
+        "pdns",
+        "query",
+        "--db",
+        &text(store),
+        "-p",
+        "json",
+        "-i",
+        "192.0.2.9",
+    ])?
+    .0;
+
+    let port = lab::free_port()?;
+    let mut command = Command::new(environment::agent()?);
+    command
+        .args(["pdns", "serve", "--db", &text(store), "--listen"])
+        .arg(format!("127.0.0.1:{port}"));
+    let mut server = Running::start("pdns serve", command, Watch::Stderr)?;
+    server.wait_for("answers", |line| line.contains("answers"))?;
+    // It reads CIRCL's address from this file alone.
+    let settings = format!(
+        "DNSDB_API_KEY=none\nDNSDB_SERVER=http://127.0.0.1:{port}\nCIRCL_AUTH=a:b\nCIRCL_SERVER=http://127.0.0.1:{port}/pdns/query\n"
+    );
+    lab::write(folder, ".dnsdb-query.conf", &settings)?;
+    let theirs = |system: &str, question: &[&str]| -> Result<Vec<Value>> {
+        let mut command = Command::new(environment::tool("dnsdbq")?);
+        command
+            .env("HOME", folder)
+            .args(["-u", system, "-p", "json"])
+            .args(question);
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success() && (said.is_empty() || said.contains("no results found")),
+            "{command:?}: {output:?}"
+        );
+        String::from_utf8(output.stdout)?
+            .lines()
+            .map(plain)
+            .collect()
+    };
+    let mut told = 0;
+    for (question, mine) in questions.iter().zip(&mine) {
+        let theirs = theirs("dnsdb2", question)?;
+        ensure!(
+            &theirs == mine,
+            "{question:?}: {} and {} answers: {theirs:?}",
+            theirs.len(),
+            mine.len()
+        );
+        told += theirs.len();
+    }
+    ensure!(told > 1000, "{told} answers");
+    for (question, mine) in [
+        (["-r", "h1.plain.lab"], owner),
+        (["-i", "192.0.2.9"], address),
+    ] {
+        let mine: Result<Vec<_>> = mine.lines().map(plain).collect();
+        let mine = mine?;
+        ensure!(
+            !mine.is_empty() && theirs("circl", &question)? == mine,
+            "{question:?}"
+        );
+    }
+    server.stop(libc::SIGTERM)?;
+    Ok(())
+}
+
+/// An object without the dots by which the DNSDB API differs, and with an array of data in any case.
+fn plain(line: &str) -> Result<Value> {
+    let mut object: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    for field in ["rrname", "bailiwick"] {
+        if let Some(name) = object[field].as_str().map(undotted) {
+            object[field] = name.into();
+        }
+    }
+    if object["rdata"].is_string() {
+        object["rdata"] = Value::Array(vec![object["rdata"].take()]);
+    }
+    Ok(object)
 }
 
 /// What the agent printed and said.
