@@ -23,9 +23,9 @@ use core::mem::{align_of, offset_of, size_of};
 /// Largest DNS message over UDP or TCP (RFC 1035 section 4.2.2: a 16-bit length).
 pub const MAX_DNS_MESSAGE: usize = 65_535;
 
-/// Payload bytes of the records of the BPF ring buffer, smallest first. A chunk travels in the smallest that holds it;
-/// the reservation's unused end is dead space until the record is consumed.
-/// The last one holds a whole DNS message over TCP: 65,535 bytes and the 2-byte length, rounded up to 8.
+/// Payload sizes of the records of the BPF ring buffer, in bytes, smallest first. A chunk uses the smallest record that
+/// holds it. The unused end of the record is wasted until the record is consumed. The last size holds a whole DNS
+/// message over TCP: 65,535 bytes and the 2-byte length, rounded up to a multiple of 8.
 pub const RING_CLASSES: [usize; 8] = [64, 128, 256, 512, 1_280, 4_096, 16_384, 65_544];
 
 /// Largest payload of one record of the BPF ring buffer.
@@ -35,18 +35,19 @@ pub const MAX_RING_CHUNK: usize = RING_CLASSES[RING_CLASSES.len() - 1];
 /// (`perf_event_header.size` is 16 bits wide), so larger messages travel in several records there.
 pub const MAX_PERF_CHUNK: usize = 32_768;
 
-/// Most records that a message of one buffer may take whose bytes are read straight to where they go. A larger one is gathered.
+/// Largest number of records for a message in one buffer. The bytes of such a message are read straight into the
+/// records. A larger message is gathered.
 pub const MAX_CHUNKS: usize = 4;
 
-/// Most segments (buffers of one call) that are gathered in one record.
+/// Largest number of segments (buffers of one call) that are gathered in one record.
 pub const GATHERED_SEGMENTS: usize = 16;
 
-/// Most records that a message may take whose segments are gathered. Each is at least half full, or has [`GATHERED_SEGMENTS`]. A call that
-/// moves more is counted as [`Counter::TooManyChunks`].
+/// Largest number of records for a message whose segments are gathered. Each record is at least half full or holds
+/// [`GATHERED_SEGMENTS`]. A call that moves more is counted as [`Counter::TooManyChunks`].
 pub const GATHERED_CHUNKS: usize = 17;
 
-/// Most segments that one message may lie in, with hooks `fentry` and `socket`; hook `syscall` takes as many or more. A message that lies in
-/// more is counted as [`Counter::TooManyChunks`].
+/// Largest number of segments of one message, with hooks `fentry` and `socket`. Hook `syscall` takes at least as many.
+/// A message with more segments is counted as [`Counter::TooManyChunks`].
 pub const MAX_SEGMENTS: usize = GATHERED_CHUNKS * GATHERED_SEGMENTS;
 
 /// Scratch slots for each possible CPU in the map `SCRATCH`, where perf records are put together: one for each program
@@ -56,36 +57,40 @@ pub const SCRATCH_SLOTS: u32 = 8;
 /// Slots of the map `POSSIBLE`; a power of two. See [`possible_slot`].
 pub const POSSIBLE_SLOTS: u32 = 16_384;
 
-/// Slot of a process in the map `POSSIBLE`. Not 0: a process whose `tgid` has this slot may be in `TARGETS`. 0: none is, which
-/// is the answer for nearly all processes of a host, at the cost of one load.
+/// Returns the slot of a process in the map `POSSIBLE`. If the value in the slot is not 0, a process whose `tgid` has
+/// this slot may be in `TARGETS`. If it is 0, no such process is there. For nearly all processes of a host the value is
+/// 0, and one load gives the answer.
 #[must_use]
 pub const fn possible_slot(tgid: u32) -> u32 {
     tgid % POSSIBLE_SLOTS
 }
 
-/// Slot of the map `CHANGES` that the agent counts in whenever it has changed `TARGETS`.
+/// Slot of the map `CHANGES` in which the agent counts its changes of `TARGETS`.
 pub const CHANGED_BY_AGENT: u32 = 0;
-/// Slot of the map `CHANGES` that the programs count in.
+/// Slot of the map `CHANGES` in which the programs count their changes of `TARGETS`.
 pub const CHANGED_BY_PROGRAMS: u32 = 1;
 
-/// What a record is ([`EventHeader::kind`]). 0 is none of them: memory that was not written is no record.
+/// Kind of a record ([`EventHeader::kind`]). 0 is not a kind, so memory that was never written is not taken for a
+/// record.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    /// A chunk of what one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram for UDP, a piece of the byte stream
-    /// for TCP. All chunks of it carry the same `ktime_ns`, `tid` and `message_len`.
+    /// A chunk of the message that one socket call (or one element of `sendmmsg`/`recvmmsg`) transferred: a datagram
+    /// for UDP, a piece of the byte stream for TCP. All chunks of one message carry the same `ktime_ns`, `tid` and
+    /// `message_len`.
     Chunk = 1,
-    /// The TCP connection of `socket` has ended. What had arrived before may still be read. `tgid` is 0, and of the rest only the time, the
-    /// family and the protocol are set.
+    /// The TCP connection of `socket` has ended. The process may still read data that arrived before. `tgid` is 0. Of
+    /// the other members, only the time, the family and the protocol are set.
     ConnectionEnd = 2,
-    /// A whole DNS message that a probe of the server itself saw, without the length in front of it on TCP.
+    /// A whole DNS message that a probe in the server itself saw. On TCP, the length field before the message is left
+    /// out.
     Message = 3,
-    /// Something else that a probe saw. No payload has a meaning yet.
+    /// Another event that a probe saw. No payload has a meaning yet.
     Notice = 4,
 }
 
 impl RecordKind {
-    /// The kind of this number.
+    /// Returns the kind with this number.
     #[must_use]
     pub const fn of(number: u8) -> Option<Self> {
         Some(match number {
@@ -98,13 +103,14 @@ impl RecordKind {
     }
 }
 
-/// What the tap sends: this header, then `chunk_len` bytes of payload. [`Self::kind`] says what they are.
+/// Header of every record of the tap. `chunk_len` bytes of payload follow it; [`Self::kind`] tells what they are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventHeader {
-    /// `CLOCK_MONOTONIC` in nanoseconds when the hook ran (`bpf_ktime_get_ns`).
+    /// Time when the hook ran: `CLOCK_MONOTONIC` in nanoseconds (`bpf_ktime_get_ns`).
     pub ktime_ns: u64,
-    /// Inode number of the socket in sockfs, as in `/proc/PID/fd` and `/proc/net/udp`: names a socket for its lifetime.
+    /// Inode number of the socket in sockfs, as in `/proc/PID/fd` and `/proc/net/udp`. It identifies a socket for its
+    /// lifetime.
     pub socket: u64,
     /// Process (thread group) id in the initial PID namespace.
     pub tgid: u32,
@@ -116,9 +122,10 @@ pub struct EventHeader {
     pub chunk_offset: u32,
     /// Payload bytes that follow this header.
     pub chunk_len: u32,
-    /// TCP: sequence number of the message's first byte (`copied_seq`, `write_seq`), of Multipath TCP a count of bytes; wraps. UDP: 0.
+    /// TCP: sequence number of the message's first byte (from `copied_seq` or `write_seq`); it wraps. Multipath TCP: a
+    /// count of bytes, which wraps, too. UDP: 0.
     pub tcp_seq: u32,
-    /// Messages of this socket that the tap dropped in the kernel so far, both directions; wraps.
+    /// Number of messages of this socket that the tap has dropped in the kernel, both directions together; it wraps.
     pub lost: u32,
     /// Local port in host byte order.
     pub local_port: u16,
@@ -126,7 +133,7 @@ pub struct EventHeader {
     pub peer_port: u16,
     /// Local address: 4 bytes then zeroes for `AF_INET`, 16 bytes for `AF_INET6`; all zero on a wildcard socket.
     pub local_addr: [u8; 16],
-    /// Peer's address, same form; all zero if unknown.
+    /// Peer's address in the same form; all zero if unknown.
     pub peer_addr: [u8; 16],
     /// `AF_INET` (2) or `AF_INET6` (10).
     pub family: u8,
@@ -134,37 +141,38 @@ pub struct EventHeader {
     pub protocol: u8,
     /// [`DIRECTION_RECEIVED`] or [`DIRECTION_SENT`].
     pub direction: u8,
-    /// [`Hook`] that saw it.
+    /// [`Hook`] that saw the message.
     pub hook: u8,
-    /// Names what the process runs: a number that is inherited by forks, and new after an exec ([`program_id`]).
+    /// Number of the program that the process runs ([`program_id`]). Forks inherit it; an exec gives a new one.
     pub program_id: u32,
     /// `EVENT_*` bits.
     pub flags: u8,
     /// [`RecordKind`].
     pub kind: u8,
-    /// Bytes of each datagram but the last, if the kernel cut one send into several (`UDP_SEGMENT`) or handed over several in one receive
-    /// (`UDP_GRO`); else 0.
+    /// Size of each datagram except the last, in bytes, if the kernel cut one send into several datagrams
+    /// (`UDP_SEGMENT`) or returned several in one receive (`UDP_GRO`); else 0.
     pub segment: u16,
-    /// Received UDP: bytes of what arrived, with those that found no room in the buffers of the process, at least; 0 if the hook cannot
-    /// learn it.
+    /// Received UDP: size in bytes of the datagram as it arrived, including bytes that did not fit into the buffers of
+    /// the process. It is a lower bound. 0 if the hook cannot learn it.
     pub arrived_len: u32,
 }
 
-/// Bit of [`EventHeader::flags`]: a UDP socket that is not connected, or a datagram from somebody else than whom it is connected to, sent
-/// before it was. Any host can send to it.
+/// Bit of [`EventHeader::flags`]: any host can send such a message. The UDP socket is not connected, or the sender of
+/// the datagram is not the connected peer because the datagram arrived before the socket was connected.
 pub const EVENT_UNCONNECTED: u8 = 1;
-/// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and nothing comes after this message. The shutdown has
-/// a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
+/// Bit of [`EventHeader::flags`]: the TCP stream was shut down in this direction, and no message follows this one. The
+/// shutdown has a sequence number of its own, which may be counted in [`EventHeader::tcp_seq`].
 pub const EVENT_SHUT_DOWN: u8 = 2;
-/// Bit of [`EventHeader::flags`]: an urgent byte of the peer (`MSG_OOB`) stands right before this piece, and the process has not set
-/// `SO_OOBINLINE`. The byte has a sequence number then, but no read returns it.
+/// Bit of [`EventHeader::flags`]: an urgent byte of the peer (`MSG_OOB`) is right before this piece, and the process
+/// has not set `SO_OOBINLINE`. The urgent byte has a sequence number then, but a normal read does not return it.
 pub const EVENT_URGENT: u8 = 4;
 /// Bit of [`EventHeader::flags`]: a received datagram filled the buffers of the process to the last byte, so it may have been cut.
 pub const EVENT_FILLED: u8 = 8;
-/// Bit of [`EventHeader::flags`]: the process lets the kernel hand over several datagrams of one sender in one call (`UDP_GRO`), and the hook
-/// cannot learn whether they are several.
+/// Bit of [`EventHeader::flags`]: the process allows the kernel to return several datagrams of one sender in one call
+/// (`UDP_GRO`), and the hook cannot learn whether this message is one datagram or several.
 pub const EVENT_COALESCED: u8 = 16;
-/// Bit of [`EventHeader::flags`]: as [`EVENT_URGENT`], but the last urgent byte stands behind this piece. There may have been others before.
+/// Bit of [`EventHeader::flags`]: like [`EVENT_URGENT`], but the last urgent byte is behind this piece. Other urgent
+/// bytes may have come before it.
 pub const EVENT_URGENT_NEXT: u8 = 32;
 
 const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
@@ -185,12 +193,13 @@ pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u8 = 6;
-/// `IPPROTO_MPTCP`. It does not fit into a byte, and its low byte is [`IPPROTO_TCP`], as which its messages are recorded.
+/// `IPPROTO_MPTCP`. It does not fit into a byte. Its low byte equals [`IPPROTO_TCP`], so Multipath TCP messages are
+/// recorded as TCP.
 pub const IPPROTO_MPTCP: u16 = 262;
 /// `IPPROTO_UDP`.
 pub const IPPROTO_UDP: u8 = 17;
 
-/// Which family of hooks saw an event ([`EventHeader::hook`]).
+/// Family of hooks that saw an event ([`EventHeader::hook`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -206,7 +215,7 @@ impl Hook {
     /// All hooks, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Fentry, Self::Socket, Self::Syscall];
 
-    /// The hook of this number.
+    /// Returns the hook with this number.
     #[must_use]
     pub const fn of(number: u8) -> Option<Self> {
         Some(match number {
@@ -217,7 +226,7 @@ impl Hook {
         })
     }
 
-    /// The hook's name on the command line, in `extra`, summaries and metrics.
+    /// Returns the hook's name on the command line, in `extra`, summaries and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -228,33 +237,33 @@ impl Hook {
     }
 }
 
-/// What became of the messages that the hooks saw. Each names a slot of the per-CPU array `COUNTERS`.
+/// Counters of what happened to the messages that the hooks saw. Each names a slot of the per-CPU array `COUNTERS`.
 ///
 /// Conservation: `Seen` = `Emitted` + the counters for which [`Counter::is_drop`] holds + those for which
 /// [`Counter::is_skip`] holds.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// Messages of a target's IPv4 or IPv6 UDP or TCP sockets, with at least one byte, peeks excluded.
+    /// Messages of at least one byte on a target's IPv4 or IPv6 UDP or TCP sockets, without peeks.
     Seen = 0,
-    /// Messages handed to the ring whole.
+    /// Messages that went into the ring completely.
     Emitted = 1,
-    /// Records handed to the ring (chunks).
+    /// Records (chunks) that went into the ring.
     Records = 2,
-    /// Payload bytes handed to the ring.
+    /// Payload bytes that went into the ring.
     Bytes = 3,
     /// Dropped: the ring had no room.
     RingFull = 4,
     /// Dropped: user memory could not be read (`bpf_probe_read_user` failed).
     UserFault = 5,
-    /// Dropped: the call's arguments do not name a buffer that the hook can read (`splice`, `io_uring` and other calls), or the call is
-    /// not one datagram (`MSG_MORE`, `UDP_CORK`).
+    /// Dropped: the hook cannot find the buffer from the call's arguments (`splice`, `io_uring` and other calls), or
+    /// the call transfers only a part of a datagram (`MSG_MORE`, `UDP_CORK`).
     UnsupportedCall = 6,
     /// Dropped: more segments or bytes in one call than [`GATHERED_CHUNKS`] records hold.
     TooManyChunks = 7,
-    /// Dropped: later elements of a batch than the hook can reach in one system call.
+    /// Dropped: elements at the end of a batch that is too long for the hook to process in one system call.
     BatchTooLong = 8,
-    /// Dropped: the datagram was longer than the buffers of the process, which did not get the whole of it either.
+    /// Dropped: the datagram was longer than the buffers of the process, so the process did not get all of it.
     Truncated = 9,
     /// Dropped: an iterator of a kind that the hook cannot read (kernel memory, pages).
     UnsupportedIterator = 10,
@@ -262,24 +271,26 @@ pub enum Counter {
     KernelFault = 11,
     /// Skipped: the agent's verdict on the socket is [`VERDICT_NOT_DNS`].
     NotDns = 12,
-    /// Not a message: peeks at the receive queue (`MSG_PEEK`), the error queue (`MSG_ERRQUEUE`), and an urgent byte of TCP, which is no
-    /// part of the stream (`MSG_OOB`). Outside of `Seen`.
+    /// Not a message: peeks at the receive queue (`MSG_PEEK`), reads of the error queue (`MSG_ERRQUEUE`), and urgent
+    /// bytes of TCP (`MSG_OOB`), which are not part of the stream. Not included in `Seen`.
     Peek = 13,
-    /// Received on an unconnected socket whose peer the hook could not learn; emitted all the same, without peer.
+    /// Messages received on an unconnected socket for which the hook could not learn the peer. They are emitted without
+    /// a peer.
     NoPeer = 14,
-    /// Dropped: the CPU has no perf ring buffer (it came online after the start).
+    /// Dropped: the CPU has no perf ring buffer, because it came online after the start.
     NoRing = 15,
-    /// Skipped: neither port is among those asked for ([`FILTER_PORTS`]).
+    /// Skipped: neither port is wanted ([`FILTER_PORTS`]).
     FilteredPort = 16,
-    /// Skipped: the peer's address is in none of the subnets asked for ([`FILTER_NETS`]).
+    /// Skipped: the peer's address is in no wanted subnet ([`FILTER_NETS`]).
     FilteredNet = 17,
-    /// Skipped: the process's role in the exchange is not asked for ([`FILTER_RESPONDER`], [`FILTER_INITIATOR`]).
+    /// Skipped: the process's role in the exchange is not wanted ([`FILTER_RESPONDER`], [`FILTER_INITIATOR`]).
     FilteredRole = 18,
-    /// Skipped: the exchange, or over TCP the connection, is not in the sample ([`Filter::sample_below`]).
+    /// Skipped: the exchange (over TCP, the connection) is not in the sample ([`Filter::sample_below`]).
     SampledOut = 19,
-    /// Processes that a target has forked and that found no room in `TARGETS`: they go untapped. Not messages.
+    /// Processes that a target forked while `TARGETS` was full: they are not tapped. Not messages.
     Unfollowed = 20,
-    /// Calls of `io_uring_enter` with hook `syscall`: the messages that they moved, if any, are in no other counter. Not messages.
+    /// Calls of `io_uring_enter` with hook `syscall`. No other counter includes the messages that they moved. Not
+    /// messages.
     IoUringCalls = 21,
 }
 
@@ -313,7 +324,7 @@ impl Counter {
         Self::IoUringCalls,
     ];
 
-    /// The counter's name in summaries and metrics.
+    /// Returns the counter's name in summaries and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -342,7 +353,7 @@ impl Counter {
         }
     }
 
-    /// Whether the counter is a reason for which a seen message was lost.
+    /// Returns whether this counter counts messages that were seen and lost.
     #[must_use]
     pub const fn is_drop(self) -> bool {
         matches!(
@@ -359,7 +370,7 @@ impl Counter {
         )
     }
 
-    /// Whether the counter is a reason for which a seen message was left out on purpose.
+    /// Returns whether this counter counts messages that were seen and left out on purpose.
     #[must_use]
     pub const fn is_skip(self) -> bool {
         matches!(
@@ -373,12 +384,12 @@ impl Counter {
     }
 }
 
-/// Slot of `COUNTERS` for messages that were handed over in one record: each counts as [`Counter::Seen`], [`Counter::Emitted`] and
-/// [`Counter::Records`], beside what is in those slots.
+/// Slot of `COUNTERS` for messages that went into the ring in one record. Each counts as one [`Counter::Seen`], one
+/// [`Counter::Emitted`] and one [`Counter::Records`], in addition to the values of those slots.
 #[expect(clippy::cast_possible_truncation, reason = "there are few counters")]
 pub const WHOLE_SLOT: u32 = Counter::COUNT as u32;
 
-/// Slots of `COUNTERS`.
+/// Number of slots of `COUNTERS`.
 pub const COUNTER_SLOTS: u32 = WHOLE_SLOT + 1;
 
 const _: () = {
@@ -389,36 +400,39 @@ const _: () = {
     }
 };
 
-/// What both sides know of a socket; value of the map `SOCKETS`, whose key is [`EventHeader::socket`].
+/// State of a socket that both sides share; value of the map `SOCKETS`, whose key is [`EventHeader::socket`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketState {
     /// [`VERDICT_UNKNOWN`], [`VERDICT_DNS`] or [`VERDICT_NOT_DNS`]; written by the agent.
     pub verdict: u32,
-    /// Messages of this socket dropped in the kernel so far; written by the kernel.
+    /// Number of messages of this socket that were dropped in the kernel; written by the kernel.
     pub lost: u32,
-    /// 1: the last send of this UDP socket began or continued a datagram (`MSG_MORE`), which the next one ends; written by the kernel.
+    /// 1 if the last send of this UDP socket began or continued a datagram (`MSG_MORE`) that the next send ends;
+    /// written by the kernel.
     pub unfinished: u32,
 }
 
 const _: () = assert!(size_of::<SocketState>() == 12 && align_of::<SocketState>() == 4);
 
-/// [`SocketState::verdict`]: nothing known, deliver.
+/// [`SocketState::verdict`]: not known yet; messages are delivered.
 pub const VERDICT_UNKNOWN: u32 = 0;
-/// [`SocketState::verdict`]: carries DNS, deliver.
+/// [`SocketState::verdict`]: the socket carries DNS; messages are delivered.
 pub const VERDICT_DNS: u32 = 1;
-/// [`SocketState::verdict`]: carries something else, skip.
+/// [`SocketState::verdict`]: the socket carries something else; messages are skipped.
 pub const VERDICT_NOT_DNS: u32 = 2;
 
-/// Length of a key of `NAMES` and of a value of `RUNS`: the name of an executable without folders, cut to 15 bytes, then zeroes (`TASK_COMM_LEN`).
+/// Length of a key of `NAMES` and of a value of `RUNS`: the file name of an executable without its path, cut to 15
+/// bytes and padded with zeroes (`TASK_COMM_LEN`).
 pub const NAME_LEN: usize = 16;
-/// Value in `NAMES`: a tapped process stays one when it executes a file of this name.
+/// Value in `NAMES`: a tapped process stays tapped when it executes a file of this name.
 pub const NAME_STAYS: u32 = 0;
 /// Value in `NAMES`: every process that executes a file of this name is tapped from then on.
 pub const NAME_JOINS: u32 = 1;
 
-/// The number that stands for what process `tgid` runs since `start`, whatever that counts ([`EventHeader::program_id`]). Spreads, so
-/// that two that are in use at once are hardly ever the same; the price would be a wrong dnstap version. [`PROGRAM_STAYS`] is not set.
+/// Returns the id of the program that process `tgid` runs since `start` ([`EventHeader::program_id`]). `start` may have
+/// any unit. The ids are spread so that two that are in use at once are hardly ever equal; if they were, a message
+/// would get a wrong dnstap version. [`PROGRAM_STAYS`] is not set.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
 pub const fn program_id(tgid: u32, start: u64) -> u32 {
@@ -426,83 +440,86 @@ pub const fn program_id(tgid: u32, start: u64) -> u32 {
         & !PROGRAM_STAYS
 }
 
-/// Bit of [`EventHeader::program_id`]: the process, and what it forks, stays tapped with any program that it executes. It belongs to a
-/// unit that is followed.
+/// Bit of [`EventHeader::program_id`]: the process and its forks stay tapped whatever program they execute, because
+/// they belong to a unit that is followed.
 pub const PROGRAM_STAYS: u32 = 1;
 
-/// Transport of records to user space ([`Config::transport`]).
+/// [`Config::transport`]: records go through the BPF ring buffer.
 pub const TRANSPORT_BPF: u32 = 0;
-/// Transport of records to user space ([`Config::transport`]).
+/// [`Config::transport`]: records go through the perf ring buffers.
 pub const TRANSPORT_PERF: u32 = 1;
 
-/// Bit of [`Filter::kinds`]: messages of ports that are not in the map `PORTS` are left out.
+/// Bit of [`Filter::kinds`]: messages whose ports are not in the map `PORTS` are left out.
 pub const FILTER_PORTS: u32 = 1;
-/// Bit of [`Filter::kinds`]: messages of peers that are in no net of the map `NETS` are left out.
+/// Bit of [`Filter::kinds`]: messages whose peer is in no wanted network of the map `NETS` are left out.
 pub const FILTER_NETS: u32 = 2;
-/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process answers are left out.
+/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process responds are left out.
 pub const FILTER_RESPONDER: u32 = 4;
-/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process asks are left out.
+/// Bit of [`Filter::kinds`]: datagrams of exchanges in which the process sends the query are left out.
 pub const FILTER_INITIATOR: u32 = 8;
 
 /// Entries of the map `PORTS`: a bit for each port, in words of 64.
 pub const PORT_WORDS: u32 = 1_024;
 
-/// Most subnets that may be asked for. The map `NETS` has room for twice as many: those of before and after a change.
+/// Largest number of wanted subnets. The map `NETS` has room for twice as many: those from before a change and those
+/// from after it.
 pub const MAX_NETS: u32 = 1_023;
 
-/// What is left out: the only entry of the map `FILTER`. The agent may change it while the programs run, a member at a time.
+/// Messages to leave out: the only entry of the map `FILTER`. The agent may change it while the programs run, one
+/// member at a time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// [`FILTER_PORTS`], [`FILTER_NETS`], [`FILTER_RESPONDER`], [`FILTER_INITIATOR`].
     pub kinds: u32,
-    /// Exchanges whose hash is below this are delivered; 0: all are.
+    /// Exchanges with a hash below this number are delivered; 0: all are.
     pub sample_below: u32,
-    /// What the hash starts with, so that no client can know what is in the sample.
+    /// Seed of the hash. It is secret, so that no client can know which exchanges are in the sample.
     pub sample_seed: u32,
 }
 
 const _: () = assert!(size_of::<Filter>() == 12 && align_of::<Filter>() == 4);
 
-/// Prefix length of the IPv4-mapped addresses (`::ffff:0:0/96`), as which the map `NETS` holds IPv4.
+/// Prefix length of IPv4-mapped addresses (`::ffff:0:0/96`), the form in which the map `NETS` holds IPv4.
 pub const MAPPED_PREFIX: u32 = 96;
 
 /// Value of an offset or enumerator that this kernel does not have.
 pub const MISSING: u32 = u32::MAX;
 
-/// What the agent fixes before load: read-only data of the eBPF object. The verifier knows the values and prunes what
-/// they rule out.
+/// Configuration that the agent sets before load: read-only data of the eBPF object. The verifier knows the values and
+/// removes the code that they exclude.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// [`TRANSPORT_BPF`] or [`TRANSPORT_PERF`].
     pub transport: u32,
-    /// BPF ring buffer: wake the reader when this many bytes wait, or a multiple; a power of two. The perf ring has its own watermark.
+    /// BPF ring buffer: the reader is woken when this many bytes wait, and again at each multiple; a power of two. The
+    /// perf ring has its own watermark.
     pub wakeup_bytes: u32,
     /// Enumerator `ITER_IOVEC` of `enum iter_type`.
     pub iter_iovec: u32,
     /// Enumerator `ITER_UBUF`; [`MISSING`] before 6.0.
     pub iter_ubuf: u32,
-    /// Bits of the byte at [`KernelOffsets::iter_type`] that are the type; before 5.14 the lowest one is the direction.
+    /// Mask of the type in the byte at [`KernelOffsets::iter_type`]. Before 5.14 the lowest bit is the direction.
     pub iter_type_mask: u32,
-    /// Whether the map `FILTER` is heeded; 0: nothing is left out, and the verifier removes the filters.
+    /// Whether the programs apply the map `FILTER`. 0: they leave nothing out, and the verifier removes the filters.
     pub filtered: u32,
-    /// Where in `struct udp_sock` the [`UDP_WINDOW`] bytes begin in which the next members lie; a multiple of 8. [`MISSING`] if a kernel
-    /// has them elsewhere.
+    /// Offset in `struct udp_sock` of a window of [`UDP_WINDOW`] bytes that contains the members below; a multiple of
+    /// 8. [`MISSING`] if a kernel has those members elsewhere.
     pub udp_window: u32,
-    /// `pending` in the window: not 0 while a datagram is being put together from several sends.
+    /// Offset of `pending` in the window: not 0 while several sends together build one datagram.
     pub udp_pending: u32,
-    /// `gso_size` in the window: the socket option `UDP_SEGMENT`.
+    /// Offset of `gso_size` in the window: the value of the socket option `UDP_SEGMENT`.
     pub udp_gso_size: u32,
-    /// Byte of the window, and bits of it, that are set by the socket option `UDP_CORK`.
+    /// Byte of the window in which the socket option `UDP_CORK` sets the bits of [`Self::udp_cork_mask`].
     pub udp_cork: u32,
     /// See [`Self::udp_cork`].
     pub udp_cork_mask: u32,
-    /// Byte of the window, and bits of it, that are set by the socket option `UDP_GRO`.
+    /// Byte of the window in which the socket option `UDP_GRO` sets the bits of [`Self::udp_gro_mask`].
     pub udp_gro: u32,
     /// See [`Self::udp_gro`].
     pub udp_gro_mask: u32,
-    /// Enumerator `SKB_GSO_UDP_L4`: bit of a packet that is several datagrams.
+    /// Enumerator `SKB_GSO_UDP_L4`: bit that is set for a packet that holds several datagrams.
     pub udp_gso_type: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
@@ -510,17 +527,17 @@ pub struct Config {
 
 const _: () = assert!(offset_of!(Config, offsets) == 56);
 
-/// Bytes of `struct udp_sock` that the programs read at [`Config::udp_window`].
+/// Number of bytes that the programs read from `struct udp_sock` at [`Config::udp_window`].
 pub const UDP_WINDOW: usize = 48;
 
-/// Where to find the value of a slot of [`KernelOffsets`] in a kernel's BTF.
+/// Place of a slot of [`KernelOffsets`] in a kernel's BTF.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     /// Name of the structure.
     pub structure: &'static str,
-    /// Paths of members through nested structures; the first that the kernel has is taken.
+    /// Paths of members through nested structures. The first path that the kernel has is used.
     pub paths: &'static [&'static [&'static str]],
-    /// Whether a kernel may lack all of them; the slot is [`MISSING`] then.
+    /// Whether a kernel may have none of the paths. The slot is [`MISSING`] then.
     pub optional: bool,
 }
 
@@ -536,7 +553,7 @@ macro_rules! kernel_offsets {
         }
 
         impl KernelOffsets {
-            /// What each slot is, in the order of the slots.
+            /// Place of each slot in BTF, in the order of the slots.
             pub const TABLE: &'static [Slot] = &[$(Slot {
                 structure: $structure,
                 paths: &[&[$($member),+] $(, &[$alternative])*],
@@ -574,7 +591,7 @@ kernel_offsets! {
     sock_v6_rcv_saddr = "sock"."__sk_common"."skc_v6_rcv_saddr";
     /// Transport protocol.
     sock_protocol = "sock"."sk_protocol";
-    /// Directions that were shut down: bits 0 (received) and 1 (sent).
+    /// Directions that were shut down: bit 0 is receiving, bit 1 is sending.
     sock_shutdown = "sock"."sk_shutdown";
     /// Bits of `enum sock_flags`.
     sock_flags = "sock"."__sk_common"."skc_flags";
@@ -598,13 +615,14 @@ kernel_offsets! {
     tcp_write_seq = "tcp_sock"."write_seq";
     /// Thread group id of a task.
     task_tgid = "task_struct"."tgid";
-    /// What the threads of a task's process share.
+    /// `struct signal_struct` of a task, which the threads of its process share.
     task_signal = "task_struct"."signal";
     /// Threads of the process that are still running.
     signal_live = "signal_struct"."live";
     /// `PF_*` flags of a task.
     task_flags = "task_struct"."flags";
-    /// What `io_uring` keeps of a task that has ever used it, else null; not there in kernels without `io_uring`.
+    /// `io_uring` state of a task: null if the task has never used `io_uring`. Kernels without `io_uring` do not have
+    /// this member.
     task_io_uring = "task_struct"."io_uring", optional;
     /// Descriptor table of a task.
     task_files = "task_struct"."files";
@@ -618,7 +636,7 @@ kernel_offsets! {
     file_inode = "file"."f_inode";
     /// `struct socket` of a socket's file.
     file_private_data = "file"."private_data";
-    /// Address of the peer's name in kernel memory, null if the caller has none and wants none.
+    /// Address of the peer's name in kernel memory; null if the caller neither gave nor asked for a name.
     msghdr_name = "msghdr"."msg_name";
     /// Length of the name; 0 if there is none.
     msghdr_namelen = "msghdr"."msg_namelen";
@@ -626,31 +644,31 @@ kernel_offsets! {
     msghdr_control = "msghdr"."msg_control";
     /// Bytes of the control messages.
     msghdr_controllen = "msghdr"."msg_controllen";
-    /// `MSG_*` flags; after a receive, what the kernel says about it.
+    /// `MSG_*` flags; after a receive, the flags that the kernel returns.
     msghdr_flags = "msghdr"."msg_flags";
     /// The iterator over the caller's buffers.
     msghdr_iter = "msghdr"."msg_iter";
-    /// What the iterator runs over; shares its byte with the direction before 5.14.
+    /// Kind of memory that the iterator runs over. Before 5.14 it shares its byte with the direction.
     iter_type = "iov_iter"."iter_type" | "type";
-    /// Bytes into the current segment.
+    /// Offset in the current segment, in bytes.
     iter_iov_offset = "iov_iter"."iov_offset";
     /// Bytes left.
     iter_count = "iov_iter"."count";
     /// The current segment of an `ITER_IOVEC`.
     iter_iov = "iov_iter"."__iov" | "iov";
-    /// The buffer of an `ITER_UBUF`; there is none before 6.0.
+    /// The buffer of an `ITER_UBUF`, which exists from 6.0 on.
     iter_ubuf = "iov_iter"."ubuf", optional;
     /// Bytes of a packet.
     skb_len = "sk_buff"."len";
-    /// Where in a packet's memory its `struct skb_shared_info` is.
+    /// Offset of `struct skb_shared_info` in a packet's memory.
     skb_end = "sk_buff"."end";
-    /// Bytes of each datagram but the last, if a packet is several.
+    /// Size of each datagram except the last, in bytes, if a packet holds several.
     shared_gso_size = "skb_shared_info"."gso_size";
-    /// Of what sort such a packet is.
+    /// `SKB_GSO_*` bits of a packet that holds several datagrams.
     shared_gso_type = "skb_shared_info"."gso_type";
     /// Start of a packet's memory.
     skb_head = "sk_buff"."head";
-    /// Where the network header begins in it.
+    /// Offset of the network header in a packet's memory.
     skb_network_header = "sk_buff"."network_header";
     /// `ETH_P_IP` or `ETH_P_IPV6`, big-endian.
     skb_protocol = "sk_buff"."protocol";

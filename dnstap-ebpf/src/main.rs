@@ -1,9 +1,9 @@
 //! The eBPF programs of the tap: `hook -> sock (addresses) -> call (user buffer) -> emit (ring)`, with a counter for
 //! every way out.
 //!
-//! A hook's entry function only turns its `Result` into a counter; what it does is in a function below it. The
-//! programs run in the context of the tapped process's thread, so what they cost is paid by the server: filters come
-//! first, the payload is copied once, and nothing ever waits.
+//! A hook's entry function only turns its `Result` into a counter; the work is in a function below it. The programs run
+//! in the thread of the tapped process, so the server pays for their cost: filters come first, the payload is copied
+//! once, and no program waits.
 #![no_std]
 #![no_main]
 #![expect(
@@ -40,7 +40,7 @@ mod kernel;
 mod message;
 mod thread;
 
-/// The helpers for reading memory are GPL-only; the kernel wants the licence in this form.
+/// Licence of the programs. The helpers for reading memory are GPL-only, and the kernel requires this form.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! The functions that the eBPF programs and the agent share give the same answers on both sides, and the ones that they count on.
+//! Tests of the functions that the eBPF programs and the agent share: both sides must get the same answers.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use dnstap_ebpf::{
 
 #[test]
 fn a_program_id_tells_processes_and_starts_apart_and_leaves_its_bit_free() {
-    // Neighbours, as a server's workers and its restarts are.
+    // Neighbouring process ids, like those of a server's workers and of its restarts.
     let starts = (0..100).map(|restart| 7_000_000_000_000 + restart * 1_000_003);
     let ids: Vec<_> = starts
         .flat_map(|start| (1_000..1_100).map(move |tgid| program_id(tgid, start)))

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Messages by the number of their type.
+/// Counts the messages of a file by the number of their type.
 pub(crate) fn count(file: impl Read) -> Result<BTreeMap<i32, u64>, Box<dyn Error>> {
     let mut counts = BTreeMap::new();
     for frame in Reader::new(file, DNSTAP_CONTENT_TYPE)? {
@@ -31,7 +31,7 @@ pub(crate) fn count(file: impl Read) -> Result<BTreeMap<i32, u64>, Box<dyn Error
                 let r#type = dnstap.message.map_or(0, |message| message.r#type);
                 *counts.entry(r#type).or_default() += 1;
             }
-            // A file that was cut, or is still being written, counts up to there.
+            // A file that was cut, or is still being written, counts up to its last whole frame.
             Err(cut @ ReadError::Unfinished { .. }) => eprintln!("{cut}"),
             Err(error) => return Err(error.into()),
         }

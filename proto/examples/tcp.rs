@@ -36,16 +36,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// READY, ACCEPT, START, data, STOP, FINISH: returns when the receiver has confirmed that all has arrived.
+/// READY, ACCEPT, START, data, STOP, FINISH: returns when the receiver has confirmed that it has received everything.
 pub(crate) fn send(socket: TcpStream) -> Result<(), Box<dyn Error>> {
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?; // a receiver that says nothing is not waited for
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?; // do not wait for ever for a silent receiver
     let mut writer = SocketWriter::new(socket, DNSTAP_CONTENT_TYPE)?;
     writer.write_frame(&query().encode_to_vec())?;
     writer.finish()?;
     Ok(())
 }
 
-/// START, data, STOP, as in a file: what has arrived is unknown.
+/// START, data, STOP, as in a file: the sender does not learn what has arrived.
 pub(crate) fn send_unidirectional(socket: TcpStream) -> Result<(), Box<dyn Error>> {
     let mut writer = Writer::new(BufWriter::new(socket), DNSTAP_CONTENT_TYPE)?;
     writer.write_frame(&query().encode_to_vec())?;
@@ -53,7 +53,7 @@ pub(crate) fn send_unidirectional(socket: TcpStream) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-/// All messages of one sender, of either form.
+/// Receives all messages of one sender, with or without a handshake.
 pub(crate) fn receive(socket: TcpStream) -> Result<Vec<Dnstap>, Box<dyn Error>> {
     let mut messages = Vec::new();
     for frame in SocketReader::new(socket, DNSTAP_CONTENT_TYPE)? {

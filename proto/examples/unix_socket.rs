@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Returns when the receiver has confirmed that all has arrived.
+/// Sends two messages. Returns when the receiver has confirmed that it has received everything.
 pub(crate) fn send(socket: UnixStream) -> Result<(), Box<dyn Error>> {
     let mut writer = SocketWriter::new(socket, DNSTAP_CONTENT_TYPE)?;
     for r#type in [message::Type::ClientQuery, message::Type::ClientResponse] {
@@ -41,7 +41,7 @@ pub(crate) fn send(socket: UnixStream) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All messages of one sender.
+/// Receives all messages of one sender.
 pub(crate) fn receive(socket: UnixStream) -> Result<Vec<Dnstap>, Box<dyn Error>> {
     let mut messages = Vec::new();
     for frame in SocketReader::new(socket, DNSTAP_CONTENT_TYPE)? {

@@ -1,10 +1,10 @@
 //! Writes dnstap messages from borrowed parts, without building a [`Dnstap`](crate::Dnstap) first.
 //!
-//! The hot path of a tap has every part of a message in some buffer already; owned protobuf types would copy and
+//! The hot path of a tap already has every part of a message in some buffer; owned protobuf types would copy and
 //! allocate for each of them. [`DnstapRef`] writes the same bytes that prost writes for the same values (fields in the
-//! order of their numbers), into a buffer that the caller reuses, at one reservation per message.
+//! order of their numbers). It writes into a buffer that the caller reuses, and reserves memory once per message.
 //!
-//! It knows the fields that a tap can observe. `policy` and `http_protocol` are for prost
+//! It supports the fields that a tap can observe. For `policy` and `http_protocol` use prost
 //! ([`Dnstap::encode`](prost::Message::encode)).
 
 use std::time::{SystemTime, SystemTimeError};
@@ -13,12 +13,12 @@ use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 
 use crate::{SocketFamily, SocketProtocol, dnstap, message};
 
-/// A moment: seconds and nanoseconds since 1970-01-01T00:00:00Z.
+/// A point in time: seconds and nanoseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole seconds.
     pub seconds: u64,
-    /// Nanoseconds within the second, below 1,000,000,000. Encoded as it is, not normalised.
+    /// Nanoseconds within the second, below 1,000,000,000. The value is encoded as it is and not normalised.
     pub nanoseconds: u32,
 }
 
@@ -48,34 +48,34 @@ impl TryFrom<SystemTime> for Timestamp {
 /// [`Message`](crate::Message) with borrowed parts; `None` leaves the field out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageRef<'a> {
-    /// Who asked or answered whom.
+    /// Type of the message: between which roles it passes, and whether it is a query or a response.
     pub r#type: message::Type,
     /// Family of both addresses.
     pub socket_family: Option<SocketFamily>,
     /// Transport of the message.
     pub socket_protocol: Option<SocketProtocol>,
-    /// The asking side's address in network byte order: 4 or 16 bytes.
+    /// Address of the side that sends the query, in network byte order: 4 or 16 bytes.
     pub query_address: Option<&'a [u8]>,
-    /// The answering side's address in network byte order: 4 or 16 bytes.
+    /// Address of the side that sends the response, in network byte order: 4 or 16 bytes.
     pub response_address: Option<&'a [u8]>,
-    /// The asking side's port.
+    /// Port of the side that sends the query.
     pub query_port: Option<u16>,
-    /// The answering side's port.
+    /// Port of the side that sends the response.
     pub response_port: Option<u16>,
-    /// When the query was sent or received.
+    /// Time when the query was sent or received.
     pub query_time: Option<Timestamp>,
     /// The query in wire format (RFC 1035 section 4.1), without the length prefix of TCP.
     pub query_message: Option<&'a [u8]>,
-    /// Zone of the asked server: a name in uncompressed wire format (RFC 1035 section 3.1).
+    /// Zone of the server that gets the query: a name in uncompressed wire format (RFC 1035 section 3.1).
     pub query_zone: Option<&'a [u8]>,
-    /// When the response was sent or received.
+    /// Time when the response was sent or received.
     pub response_time: Option<Timestamp>,
     /// The response in wire format (RFC 1035 section 4.1), without the length prefix of TCP.
     pub response_message: Option<&'a [u8]>,
 }
 
 impl MessageRef<'_> {
-    /// A message of this type with nothing else known.
+    /// Makes a message of this type without any other field.
     #[must_use]
     pub const fn new(r#type: message::Type) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl MessageRef<'_> {
 
     #[inline]
     fn encoded_len(&self) -> usize {
-        // Every value of the three enums is below 128: one byte of key, one of value.
+        // Every value of the three enums is below 128, so each takes one byte for the key and one for the value.
         2 + self.socket_family.map_or(0, |_| 2)
             + self.socket_protocol.map_or(0, |_| 2)
             + bytes_len(self.query_address)
@@ -155,14 +155,14 @@ pub struct DnstapRef<'a> {
     pub identity: Option<&'a [u8]>,
     /// Software and version of the recording server.
     pub version: Option<&'a [u8]>,
-    /// Anything else.
+    /// Any additional data.
     pub extra: Option<&'a [u8]>,
     /// The payload.
     pub message: MessageRef<'a>,
 }
 
 impl<'a> DnstapRef<'a> {
-    /// This message, of a server that is not named: no identity, version or extra.
+    /// Makes a dnstap message without identity, version and extra.
     #[must_use]
     pub const fn new(message: MessageRef<'a>) -> Self {
         Self {
@@ -175,7 +175,7 @@ impl<'a> DnstapRef<'a> {
 }
 
 impl DnstapRef<'_> {
-    /// Bytes that [`encode`](Self::encode) appends.
+    /// Returns the number of bytes that [`encode`](Self::encode) appends.
     #[must_use]
     #[inline]
     pub fn encoded_len(&self) -> usize {
@@ -190,9 +190,9 @@ impl DnstapRef<'_> {
         self.write(message_len, &mut room);
     }
 
-    /// The protobuf encoding alone: the payload of one data frame, as
-    /// [`Writer::write_frame`](crate::frame_streams::Writer::write_frame) takes it. Allocates once;
-    /// [`append_frame`](Self::append_frame) is for callers that reuse a buffer.
+    /// Returns the protobuf encoding without a frame: the payload of one data frame, as
+    /// [`Writer::write_frame`](crate::frame_streams::Writer::write_frame) takes it. Allocates once; callers that reuse
+    /// a buffer use [`append_frame`](Self::append_frame).
     #[must_use]
     pub fn encode_to_vec(&self) -> Vec<u8> {
         let mut payload = Vec::new();
@@ -205,7 +205,7 @@ impl DnstapRef<'_> {
     ///
     /// # Panics
     ///
-    /// If the payload is longer than a frame's length can tell (4 GiB).
+    /// If the payload is longer than the length field of a frame can express (4 GiB).
     #[inline]
     pub fn append_frame(&self, out: &mut Vec<u8>) {
         let message_len = self.message.encoded_len();
@@ -238,8 +238,8 @@ impl DnstapRef<'_> {
     }
 }
 
-/// Key of a field, always evaluated at compile time. All fields written here have numbers up to 15, so that a key is
-/// one byte.
+/// Returns the key of a field, always evaluated at compile time. All fields written here have numbers up to 15, so a
+/// key is one byte.
 const fn key(field: u8, wire_type: WireType) -> u8 {
     assert!(field < 16);
     field << 3 | wire_type as u8
@@ -268,14 +268,14 @@ fn port_len(value: Option<u16>) -> usize {
     value.map_or(0, |port| 1 + encoded_len_varint(u64::from(port)))
 }
 
-/// Seconds as a varint, then nanoseconds as a fixed32, each with its key.
+/// Returns the length of a time: seconds as a varint, then nanoseconds as a fixed32, each with its key.
 #[inline]
 fn time_len(value: Option<Timestamp>) -> usize {
     value.map_or(0, |time| 1 + encoded_len_varint(time.seconds) + 1 + 4)
 }
 
-/// What is left of the room made for a message. Writing into room that is there costs half of pushing onto a `Vec`,
-/// which asks for room with each byte.
+/// The unused rest of the memory reserved for a message. Writing into reserved memory costs half of pushing onto a
+/// `Vec`, which checks its capacity for each byte.
 struct Room<'a>(&'a mut [u8]);
 
 impl<'a> Room<'a> {
@@ -298,7 +298,7 @@ impl<'a> Room<'a> {
         self.0 = tail;
     }
 
-    /// Lengths and ports below 128 are one byte; the loop is for the rest.
+    /// Writes a varint. Lengths and ports below 128 are one byte; the loop is for larger ones.
     #[inline]
     fn varint(&mut self, value: u64) {
         match u8::try_from(value) {
@@ -312,7 +312,7 @@ impl<'a> Room<'a> {
         let Some(bytes) = value else { return };
         self.array([const { bytes_key(FIELD) }]);
         self.varint(bytes.len() as u64);
-        // Addresses are copied as the numbers that they are, without a call.
+        // Addresses are copied as arrays of fixed size, without a function call.
         if let Ok(inet) = <[u8; 4]>::try_from(bytes) {
             self.array(inet);
         } else if let Ok(inet6) = <[u8; 16]>::try_from(bytes) {
@@ -330,7 +330,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// Seconds are `FIELD`, nanoseconds the field after it.
+    /// Writes a time: seconds in `FIELD`, nanoseconds in the field after it.
     #[inline]
     fn time<const FIELD: u8>(&mut self, value: Option<Timestamp>) {
         if let Some(time) = value {
@@ -412,7 +412,7 @@ mod tests {
         times: [Option<Timestamp>; 2],
     }
 
-    /// Lengths around the borders of one, two and three bytes of varint, any port, any time.
+    /// Generates lengths around the borders of one, two and three bytes of varint, any port, any time.
     fn parts() -> impl Strategy<Value = Parts> {
         let length = prop_oneof![0..40_usize, 126..130_usize, 16_382..16_386_usize];
         let bytes = option::of(length.prop_flat_map(|length| vec(any::<u8>(), length)));

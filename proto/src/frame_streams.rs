@@ -1,7 +1,8 @@
 //! Frame Streams, the framing below dnstap, for files and for sockets.
 //!
-//! A stream is a row of frames. A data frame is its length (four bytes, big-endian, not zero), then that many bytes. The
-//! length zero escapes a [`ControlFrame`]: its own length, its type and its fields follow, all numbers as before.
+//! A stream is a sequence of frames. A data frame is its length (four bytes, big-endian, not zero), then that many
+//! bytes. The length zero introduces a [`ControlFrame`]: its own length, its type and its fields follow, with all
+//! numbers in the same format.
 //!
 //! ```text
 //! data     | length > 0 | payload ...                                        |
@@ -11,17 +12,17 @@
 //! socket   READY -> <- ACCEPT  START -> data* -> STOP -> <- FINISH
 //! ```
 //!
-//! From the bottom up: [`ControlFrame`] (bytes to control frames and back), [`split_frame`] (one frame off a buffer),
-//! [`Decoder`] (order of frames from START to STOP, limits, offsets), [`Client`] and [`Server`] (the two sides of a
-//! connection). These do no IO. Around them, with blocking IO: [`Reader`] and [`Writer`] for files, [`SocketReader`]
-//! and [`SocketWriter`] for connections.
+//! From the bottom up: [`ControlFrame`] (encodes and decodes control frames), [`split_frame`] (takes one frame off a
+//! buffer), [`Decoder`] (order of frames from START to STOP, limits, offsets), [`Client`] and [`Server`] (the two sides
+//! of a connection). These do no IO. Around them, with blocking IO: [`Reader`] and [`Writer`] for files,
+//! [`SocketReader`] and [`SocketWriter`] for connections.
 //!
-//! What is malformed is a typed error with the offset of the frame that broke the rules; nothing panics and nothing is
-//! allocated on the word of a length alone.
+//! Malformed input gives a typed error with the offset of the frame that broke the rules. Nothing panics, and no memory
+//! is allocated only because a length field asks for it.
 //!
-//! The rules are those of the reference implementation, fstrm. Like it, readers pass over control frames of unknown types
-//! and those that mean nothing where they stand; and they go on with a stream that follows another. Bytes after STOP that
-//! are no stream are reported.
+//! The rules are those of the reference implementation, fstrm. Like fstrm, readers ignore control frames of unknown
+//! types and control frames that have no meaning at their place, and they go on with a stream that follows another.
+//! Other bytes after STOP are reported.
 
 mod client;
 mod control;
@@ -49,16 +50,16 @@ pub use write::Writer;
 /// Content type of streams whose data frames each hold one [`Dnstap`](crate::Dnstap).
 pub const DNSTAP_CONTENT_TYPE: &[u8] = b"protobuf:dnstap.Dnstap";
 
-/// Longest control frame in bytes, the two lengths before it not counted.
+/// Longest control frame in bytes, without the two lengths before it.
 pub const MAX_CONTROL_FRAME: u32 = 512;
 
 /// Longest content type in bytes.
 pub const MAX_CONTENT_TYPE: u32 = 256;
 
-/// Longest data frame in bytes unless told otherwise: 1 MiB, which is fstrm's limit. A dnstap message holds at most two
-/// DNS messages of 65,535 bytes and some hundred bytes around them, so this never stands in the way, while a length
-/// read from damaged bytes does not make a reader collect gigabytes. Other receivers accept less (`fstrm_capture`
-/// 256 KiB, Vector 100 KiB, golang-dnstap 96 KiB).
+/// Longest data frame in bytes by default: 1 MiB, which is fstrm's limit. A dnstap message holds at most two DNS
+/// messages of 65,535 bytes and a few hundred bytes around them, so valid messages never reach the limit. It keeps a
+/// reader from collecting gigabytes because of a damaged length. Other receivers accept less (`fstrm_capture` 256 KiB,
+/// Vector 100 KiB, golang-dnstap 96 KiB).
 pub const DEFAULT_MAX_DATA_FRAME: u32 = 1 << 20;
 
 /// Reads the four bytes at `at`, big-endian; `None` if there are fewer.

@@ -1,4 +1,4 @@
-//! The types of `dnstap.proto`, generated at build time. The words are in that file.
+//! The types of `dnstap.proto`, generated at build time. Their doc comments come from that file.
 
 #![expect(
     clippy::doc_markdown,

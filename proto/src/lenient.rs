@@ -1,16 +1,17 @@
-//! Decodes dnstap messages of senders that do not quite keep to the schema: what is wrong costs a field, not the message.
+//! Decodes dnstap messages of senders that do not fully follow the schema: a wrong field is left out, and the rest of
+//! the message is kept.
 //!
-//! [`prost`] refuses a whole message for a string that is not UTF-8 or for one field of another wire type, and takes a message without a type
-//! for the first one. Others read such messages: golang-dnstap does not look at strings, and protobuf has a reader pass over an enum's
-//! value that it does not know. Here:
+//! [`prost`] refuses a whole message because of one string that is not UTF-8 or one field of another wire type, and it
+//! treats a message without a type as one of the first type. Other programs read such messages: golang-dnstap does not
+//! check strings, and protobuf tells readers to ignore an unknown value of an enum. Here:
 //!
-//! - a field of another wire type than the schema's is passed over, as is a string that is not UTF-8;
-//! - a type that is not there is 0, which is none, also that of [`Dnstap`];
-//! - bytes that are no fields at all (they end too early, a number is too long) are an error, but within a policy, which is then missing
-//!   from there on.
+//! - a field with a wire type other than the schema's is skipped, and so is a string that is not UTF-8;
+//! - a missing type is 0, which is not a valid type; this includes the type of [`Dnstap`];
+//! - bytes that are not fields (they end too early, or a number is too long) are an error. Only within a policy they
+//!   are not: the rest of the policy is missing then.
 //!
-//! What prost takes is decoded to the same values, but for types that are not there. Nothing is copied: byte strings share the memory of
-//! the payload.
+//! A message that prost accepts is decoded to the same values, except for missing types. Nothing is copied: byte
+//! strings share the memory of the payload.
 
 use bytes::Bytes;
 use prost::{DecodeError, Message as _, encoding::WireType};
@@ -20,8 +21,8 @@ use crate::{
     view::{bytes, fixed32, key, skip, varint},
 };
 
-/// Decodes a frame's payload, without the fields that are wrong. Fails only where [`Dnstap::decode`](prost::Message::decode) does, with its
-/// error.
+/// Decodes a frame's payload, and leaves wrong fields out. Fails only if [`Dnstap::decode`](prost::Message::decode)
+/// fails, with the same error.
 ///
 /// ```
 /// use dnstap_proto::{lenient, message::Type};
@@ -58,7 +59,7 @@ fn dnstap(payload: &Bytes) -> Option<Dnstap> {
                 dnstap.extra = Some(payload.slice_ref(bytes(&mut rest)?));
             }
             (14, WireType::LengthDelimited) => {
-                // One that comes again is added to the first.
+                // A second message field is merged into the first one.
                 let message = dnstap.message.get_or_insert_with(|| Message {
                     r#type: 0,
                     ..Message::default()
@@ -95,7 +96,7 @@ fn merge(message: &mut Message, mut fields: &[u8], payload: &Bytes) -> Option<()
             }
             (15, WireType::LengthDelimited) => {
                 let policy = message.policy.get_or_insert_default();
-                // What cannot be read of it is missing; the message is worth more.
+                // The unreadable part of the policy is left out, so that the message is not lost.
                 let _unread = merge_policy(policy, bytes(rest)?, payload);
             }
             (16, WireType::Varint) => message.http_protocol = Some(number(rest)?),
@@ -124,7 +125,7 @@ fn merge_policy(policy: &mut Policy, mut fields: &[u8], payload: &Bytes) -> Opti
     Some(())
 }
 
-/// An enum's number.
+/// Reads the number of an enum.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "protobuf cuts numbers to the width of their field"
@@ -163,7 +164,7 @@ mod tests {
             }
             if let Ok(mut expected) = Dnstap::decode(&payload[..]) {
                 let read = decode(payload.into()).unwrap();
-                // A type that is missing is not the first one.
+                // A missing type is not decoded as the first type.
                 if read.r#type == 0 {
                     expected.r#type = 0;
                 }
@@ -178,7 +179,7 @@ mod tests {
 
         #[test]
         fn one_field_of_another_wire_type_costs_that_field_alone(dnstap in whole(), field in 1..17_u32) {
-            // The field once more at the end of the message, as a number of 64 bits, which the schema has nowhere.
+            // Add the field again at the end of the message, as a 64-bit number, which the schema uses nowhere.
             let mut message = dnstap.message.clone().unwrap().encode_to_vec();
             prost::encoding::encode_key(field, WireType::SixtyFourBit, &mut message);
             message.extend([7; 8]);

@@ -1,30 +1,31 @@
-//! Reads dnstap messages where they lie, without building a [`Dnstap`]: for programs that look at millions of them to keep a few.
+//! Reads dnstap messages in place, without building a [`Dnstap`], for programs that look at millions of messages to
+//! keep a few.
 //!
-//! [`View`] has the fields that tell messages apart. It takes the same bytes for a message as [`lenient`](crate::lenient) does, no more and
-//! no less, and reads the same values from them; what it does not have is passed over.
+//! [`View`] has the fields that distinguish messages. It accepts exactly the messages that [`lenient`](crate::lenient)
+//! accepts, and reads the same values. All other fields are skipped.
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::{Dnstap, Timestamp, message};
 
-/// Parts of a dnstap message, borrowed from its bytes; `None` for those that are not there.
+/// Parts of a dnstap message, borrowed from its bytes; `None` for missing fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View<'a> {
-    /// [`Dnstap::identity`]: which server it is about.
+    /// Name of the recording server ([`Dnstap::identity`]).
     pub identity: Option<&'a [u8]>,
-    /// Whether there is a [`Message`](crate::Message) in it. Without, nothing of what follows is there.
+    /// Whether it contains a [`Message`](crate::Message). If not, all fields below are missing.
     pub has_message: bool,
-    /// [`message::Type`], as a number; 0, which is none, if it is not there.
+    /// [`message::Type`] as a number; 0 (not a valid type) if it is missing.
     kind: i32,
     /// [`SocketProtocol`](crate::SocketProtocol), as a number.
     pub protocol: Option<i32>,
-    /// The asking side's address.
+    /// Address of the side that sends the query.
     pub query_address: Option<&'a [u8]>,
-    /// The answering side's address.
+    /// Address of the side that sends the response.
     pub response_address: Option<&'a [u8]>,
-    /// The asking side's port.
+    /// Port of the side that sends the query.
     pub query_port: Option<u32>,
-    /// The answering side's port.
+    /// Port of the side that sends the response.
     pub response_port: Option<u32>,
     query_time: Time,
     response_time: Time,
@@ -50,7 +51,8 @@ impl Time {
 }
 
 impl<'a> View<'a> {
-    /// Reads a frame's payload; `None` exactly if [`lenient::decode`](crate::lenient::decode) fails, which tells why.
+    /// Reads a frame's payload. Returns `None` if and only if [`lenient::decode`](crate::lenient::decode) fails; that
+    /// function tells the reason.
     #[inline]
     #[must_use]
     pub fn parse(mut payload: &'a [u8]) -> Option<Self> {
@@ -74,19 +76,19 @@ impl<'a> View<'a> {
         Some(view)
     }
 
-    /// The message's type, if there is a message and its type a known one.
+    /// Returns the message's type, if there is a message and its type is known.
     #[must_use]
     pub fn kind(&self) -> Option<message::Type> {
         message::Type::try_from(self.kind).ok()
     }
 
-    /// When the query was sent or received.
+    /// Returns the time when the query was sent or received.
     #[must_use]
     pub fn query_time(&self) -> Option<Timestamp> {
         self.query_time.get()
     }
 
-    /// When the response was sent or received.
+    /// Returns the time when the response was sent or received.
     #[must_use]
     pub fn response_time(&self) -> Option<Timestamp> {
         self.response_time.get()
@@ -126,7 +128,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The same parts of a message that prost has decoded.
+/// Takes the same parts from a message that prost has decoded.
 impl<'a> From<&'a Dnstap> for View<'a> {
     fn from(dnstap: &'a Dnstap) -> Self {
         let identity = dnstap.identity.as_deref();
@@ -157,7 +159,7 @@ impl<'a> From<&'a Dnstap> for View<'a> {
     }
 }
 
-/// Number and wire type of the next field.
+/// Reads the number and the wire type of the next field.
 #[expect(
     clippy::inline_always,
     reason = "called for each field; with two callers the compiler leaves it out of line, which costs a tenth"
@@ -244,7 +246,7 @@ mod tests {
         Ok(())
     }
 
-    /// A field of any number and wire type, right or wrong.
+    /// Generates a field of any number and wire type, right or wrong.
     fn field() -> impl Strategy<Value = Vec<u8>> {
         (0..20_u8, 0..8_u8, vec(any::<u8>(), 0..12)).prop_map(|(field, kind, value)| {
             let key = field << 3 | kind;

@@ -1,5 +1,5 @@
-//! The examples, run against each other: what one writes, the other one reads. They are compiled in as modules, which costs no process and
-//! works whatever part of the tests is asked for.
+//! Runs the examples against each other: each reads what another one writes. They are compiled in as modules, which
+//! needs no process and works whatever part of the tests is selected.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -15,7 +15,7 @@ use dnstap_proto::{
     prost::Message as _,
 };
 
-/// What a side waits for the other one: a handshake that stands still is to fail, not to hang.
+/// Time that a side waits for the other one, so that a stuck handshake fails and does not hang.
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
 const README: &str = include_str!("../README.md");
@@ -75,11 +75,11 @@ fn what_is_sent_over_tcp_is_received_with_a_handshake_and_without() {
     }
 }
 
-/// The program is run as a test of the documentation as well: the README is the crate's page.
+/// The program is also run as a test of the documentation: the README is the crate's page.
 #[test]
 fn the_first_program_of_the_readme_is_write_file_in_twenty_lines() {
     let example = include_str!("../examples/write_file.rs");
-    let (_, program) = example.split_once("\n\n").unwrap(); // behind the line that says what it does
+    let (_, program) = example.split_once("\n\n").unwrap(); // after the line that describes it
     let first = README.split("```rust\n").nth(1).unwrap();
     let (first, _) = first.split_once("```").unwrap();
     assert_eq!(first, program);

@@ -1,5 +1,5 @@
-//! A file of the reference implementation, byte for byte: read, understood, and written again by both encoders.
-//! `fixtures/README.md` says where it comes from.
+//! Reads a file of the reference implementation, and writes it again with both encoders, byte for byte the same.
+//! `fixtures/README.md` tells the origin of the file.
 
 use std::net::Ipv6Addr;
 

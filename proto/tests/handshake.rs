@@ -1,5 +1,5 @@
-//! Both sides of a connection, byte for byte as fstrm 0.6.1 speaks: what `fstrm_replay` (and `named`, which links the same
-//! library) sends and `fstrm_capture` answers, recorded on a unix socket between the two.
+//! Tests both sides of a connection against bytes of fstrm 0.6.1, recorded on a unix socket: what `fstrm_replay` sends
+//! (and `named`, which links the same library) and what `fstrm_capture` answers.
 
 use bytes::BytesMut;
 use dnstap_proto::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE, Server, ServerState};

@@ -1,5 +1,5 @@
-//! [`SocketWriter`] and [`SocketReader`] against a peer whose words are given, byte for byte as fstrm 0.6.1 speaks, and against one
-//! that ends too early.
+//! Tests [`SocketWriter`] and [`SocketReader`] against a peer with fixed bytes, as fstrm 0.6.1 sends them, and against
+//! a peer that ends too early.
 
 use std::io::{self, Read, Write};
 
@@ -57,7 +57,7 @@ fn a_stream_behind_the_first_is_received_and_answered_too() {
     assert_eq!(reader.next_frame().unwrap(), None);
     assert!(reader.is_closed());
     assert_eq!(reader.get_ref().heard, [ACCEPT, FINISH, FINISH].concat());
-    // What follows is cut, or is none.
+    // The next stream is cut or is not a stream.
     let behind = |what: &'static [u8]| {
         let peer = Peer::saying(&[READY, STREAM, what]);
         let mut reader = SocketReader::new(peer, DNSTAP_CONTENT_TYPE).unwrap();
@@ -172,7 +172,7 @@ fn awaited<T>(result: Result<T, SocketError>) -> &'static str {
     }
 }
 
-/// Says what is given in pieces of 7 bytes, interrupted by a signal before each, and then hangs up.
+/// Peer that sends the given bytes in pieces of 7, interrupted by a signal before each, and then closes.
 #[derive(Debug)]
 struct Peer {
     words: Vec<u8>,

@@ -68,7 +68,7 @@ class Server {
                 if (answer == null) continue;
                 ByteBuffer length = ByteBuffer.allocate(2).putShort((short) answer.length).flip();
                 ByteBuffer[] parts = {length, ByteBuffer.wrap(answer)};
-                // The client reads on: it waits for this.
+                // This loop ends, because the client continues to read.
                 while (parts[1].hasRemaining()) stream.write(parts);
             }
             received.compact();

@@ -1,4 +1,4 @@
-"""What the servers in Python answer: the question, and for a name like t3500 texts of about so many bytes."""
+"""The responses of the servers in Python: the question, and for a name like t3500 texts of about that many bytes."""
 
 
 def stream_answer(query):

@@ -1,5 +1,5 @@
-// A DNS server on Node.js: datagrams and streams, both families. Started with its port. The answers to queries that come together
-// leave in one write of many buffers (cork).
+// A DNS server on Node.js: datagrams and streams, both families. Started with its port. The responses to queries that
+// arrive together are sent in one write of many buffers (cork).
 "use strict";
 const dgram = require("node:dgram");
 const net = require("node:net");

@@ -1,4 +1,4 @@
-//! Random choices that can be made again: all follow from one seed, which is printed.
+//! Random choices that can be repeated: they all depend on one seed, which is printed.
 
 use std::{
     env,
@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 pub(crate) struct Chance(u64);
 
 impl Chance {
-    /// The sequence of this seed.
+    /// Makes the sequence of this seed.
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
@@ -25,20 +25,20 @@ impl Chance {
         (bits ^ (bits >> 31)) % end
     }
 
-    /// A time up to `end`.
+    /// Returns a time up to `end`.
     pub(crate) fn up_to(&mut self, end: Duration) -> Duration {
         let nanoseconds = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX).max(1);
         Duration::from_nanos(self.below(nanoseconds))
     }
 
-    /// One of these.
+    /// Returns one of these choices.
     pub(crate) fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         let at = self.below(choices.len() as u64);
         &choices[usize::try_from(at).unwrap_or(0)]
     }
 }
 
-/// The seed to use: `DNSTAP_SEED`, else another one each time.
+/// Returns the seed to use: `DNSTAP_SEED`, else a different one each time.
 pub(crate) fn seed() -> Result<u64> {
     if let Ok(text) = env::var("DNSTAP_SEED") {
         return text.parse().with_context(|| format!("DNSTAP_SEED={text}"));

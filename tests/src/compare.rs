@@ -1,5 +1,5 @@
-//! The comparison of what a server recorded itself with what the tap recorded: a pure function of two lists of records
-//! and the rules that allow for differences.
+//! Compares the records of a server's own dnstap with those of the tap: a pure function of two lists of records and the
+//! rules that allow for differences.
 //!
 //! ```text
 //! reference ── outside the tap's time? ──► set aside, by rule
@@ -17,49 +17,50 @@ use std::{
 
 use crate::{record::Record, times::Times};
 
-/// Most records that a report shows of each sort.
+/// Largest number of records of each sort that a report shows.
 const SHOWN: usize = 15;
 
 /// Fields that the reference does not know, or names by another rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unknown {
-    /// `query_address` is not compared.
+    /// Whether `query_address` is left out of the comparison.
     pub(crate) query_address: bool,
-    /// `query_port` is not compared.
+    /// Whether `query_port` is left out of the comparison.
     pub(crate) query_port: bool,
-    /// Of the kind, only query or response is compared.
+    /// Whether only "query or response" is compared of the kind.
     pub(crate) role: bool,
 }
 
-/// Why two lists may differ. Each rule returns its reason.
+/// Rules by which two lists may differ. Each rule returns its reason.
 pub(crate) struct Rules<'a> {
-    /// A record of the reference from before the tap was attached.
+    /// For records of the reference from before the tap was attached.
     pub(crate) outside: &'a dyn Fn(&Record) -> Option<&'static str>,
-    /// A record of the reference with fields that the server cannot know.
+    /// For records of the reference with fields that the server cannot know.
     pub(crate) unknown: &'a dyn Fn(&Record) -> Option<(&'static str, Unknown)>,
-    /// A record of ours that the server does not record.
+    /// For our records that the server does not record.
     pub(crate) only_ours: &'a dyn Fn(&Record) -> Option<&'static str>,
 }
 
-/// What the comparison found.
+/// Result of a comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// Records of the reference found in ours.
+    /// Number of records of the reference that are in ours.
     pub(crate) matched: usize,
-    /// How often each rule was used.
+    /// Number of uses of each rule.
     pub(crate) by_rule: BTreeMap<&'static str, usize>,
-    /// Records of the reference that ours lacks, each with the nearest of ours: same bytes, other fields.
+    /// Records of the reference that are missing in ours, each with the nearest of ours that has the same bytes and
+    /// other fields.
     pub(crate) missing: Vec<(Record, Option<Record>)>,
     /// Records of ours that no rule explains.
     pub(crate) unexplained: Vec<Record>,
-    /// Matched responses that have their query's time in both.
+    /// Number of matched responses that have their query's time in both lists.
     pub(crate) timed: usize,
-    /// The times of all that matched.
+    /// Times of all matched records.
     pub(crate) times: Times,
 }
 
 impl Comparison {
-    /// Whether nothing is missing and nothing unexplained.
+    /// Returns whether no record is missing or unexplained.
     pub(crate) fn holds(&self) -> bool {
         self.missing.is_empty() && self.unexplained.is_empty()
     }
@@ -79,7 +80,7 @@ pub(crate) fn compare(reference: &[Record], ours: &[Record], rules: &Rules<'_>) 
             result.settle(record, left.take(record, Unknown::default()), &left);
         }
     }
-    // Last, so that a record with unknown fields cannot take the match of one that knows them.
+    // These come last, so that a record with unknown fields cannot take the match of a record that has them.
     for (record, reason, unknown) in with_unknown {
         *result.by_rule.entry(reason).or_default() += 1;
         result.settle(record, left.take(record, unknown), &left);
@@ -159,7 +160,7 @@ impl<'a> Left<'a> {
     }
 
     fn take(&mut self, wanted: &Record, unknown: Unknown) -> Option<&'a Record> {
-        // Of equal messages, such as queries sent again, the one of the nearest time.
+        // Among equal messages, such as repeated queries, take the one with the nearest time.
         let index = self
             .candidates(wanted)
             .filter(|&index| same(wanted, &self.records[index], unknown))

@@ -1,4 +1,5 @@
-//! A disk that can be made to hang: a file system in a file, frozen by `FIFREEZE` (`ioctl_fsfreeze(2)`): whoever writes waits.
+//! A disk that can be made to hang: a file system in a file. `FIFREEZE` (`ioctl_fsfreeze(2)`) freezes it, and writers
+//! wait.
 #![expect(unsafe_code, reason = "ioctl(2) of a mounted file system, umount(2)")]
 
 use std::{
@@ -19,7 +20,7 @@ use crate::{environment::tool, process::output};
 const FREEZE: libc::c_ulong = 0xC004_5877;
 const THAW: libc::c_ulong = 0xC004_5878;
 
-/// A mounted file system. Unmounted when dropped.
+/// A mounted file system. It is unmounted when dropped.
 pub(crate) struct Disk {
     at: PathBuf,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Disk {
 pub(crate) struct Frozen(File);
 
 impl Disk {
-    /// Makes and mounts one of some megabytes, with its files in `folder`.
+    /// Makes and mounts a disk of this many megabytes, with its files in `folder`.
     pub(crate) fn mount(folder: &Path, megabytes: u64) -> Result<Self> {
         let (image, at) = (folder.join("disk.image"), folder.join("disk"));
         fs::create_dir(&at)?;
@@ -42,12 +43,12 @@ impl Disk {
         Ok(Self { at })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         &self.at
     }
 
-    /// Has it hang.
+    /// Makes the disk hang.
     pub(crate) fn freeze(&self) -> Result<Frozen> {
         let root = File::open(&self.at)?;
         // SAFETY: takes no pointers.

@@ -1,5 +1,5 @@
-//! What the surroundings offer: the agent and the servers under test, the tools on the path, the hooks and rings to
-//! try. What is missing makes a test a [`Skip`] with a reason, never a silent pass.
+//! Finds the test environment: the agent and the servers under test, the tools on the path, the hooks and rings to try.
+//! If something is missing, the test is a [`Skip`] with a reason, never a silent pass.
 
 use std::{
     env, fmt, io,
@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::system;
 
-/// A test cannot run here, and why.
+/// The reason for which a test cannot run here.
 #[derive(Debug)]
 pub(crate) struct Skip(pub(crate) String);
 
@@ -46,7 +46,7 @@ impl fmt::Display for Combination {
     }
 }
 
-/// All hooks (`DNSTAP_HOOKS`, default `socket,syscall`) with all rings (`DNSTAP_RINGS`, default `bpf,perf`).
+/// Returns all hooks (`DNSTAP_HOOKS`, default `socket,syscall`) with all rings (`DNSTAP_RINGS`, default `bpf,perf`).
 pub(crate) fn combinations() -> Vec<Combination> {
     let hooks = list("DNSTAP_HOOKS", "socket,syscall");
     let rings = list("DNSTAP_RINGS", "bpf,perf");
@@ -61,8 +61,8 @@ pub(crate) fn combinations() -> Vec<Combination> {
         .collect()
 }
 
-/// The agent: `DNSTAP_AGENT`, else `dnstap-agent` beside this program. It is what is tested, so without
-/// it tests fail rather than skip.
+/// Returns the agent: `DNSTAP_AGENT`, else `dnstap-agent` in the folder of this program. The agent is the subject of
+/// the tests, so without it they fail and are not skipped.
 pub(crate) fn agent() -> Result<PathBuf> {
     let path = env::var_os("DNSTAP_AGENT").map(PathBuf::from);
     let path = match path {
@@ -77,19 +77,19 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The Debian package: `DNSTAP_PACKAGE`.
+/// Returns the Debian package: `DNSTAP_PACKAGE`.
 pub(crate) fn package() -> Result<PathBuf> {
     let missing = "no package: set DNSTAP_PACKAGE to what `cargo xtask dist` makes";
     let path = env::var_os("DNSTAP_PACKAGE").ok_or_else(|| Skip(missing.into()))?;
     existing(PathBuf::from(path), "DNSTAP_PACKAGE")
 }
 
-/// BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
+/// Finds BIND's `named`: `NAMED`, else on the path, else where `cargo xtask setup` unpacks it.
 pub(crate) fn named() -> Result<PathBuf> {
     server("NAMED", "bind9", "named")
 }
 
-/// A server's program: of this variable, else on the path, else where `cargo xtask setup` unpacks it.
+/// Finds a server's program: from this variable, else on the path, else where `cargo xtask setup` unpacks it.
 pub(crate) fn server(variable: &str, folder: &str, program: &str) -> Result<PathBuf> {
     if let Some(path) = env::var_os(variable) {
         return existing(PathBuf::from(path), variable);
@@ -105,7 +105,7 @@ pub(crate) fn server(variable: &str, folder: &str, program: &str) -> Result<Path
     Ok(path)
 }
 
-/// Where `cargo xtask setup` unpacks a server.
+/// Returns the folder into which `cargo xtask setup` unpacks a server.
 pub(crate) fn server_folder(folder: &str) -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -114,7 +114,7 @@ pub(crate) fn server_folder(folder: &str) -> Result<PathBuf> {
     Ok(cache.join("dnstap-agent/servers").join(folder))
 }
 
-/// Prometheus' `promtool`: `PROMTOOL`, else on the path.
+/// Finds Prometheus' `promtool`: `PROMTOOL`, else on the path.
 pub(crate) fn promtool() -> Result<PathBuf> {
     match env::var_os("PROMTOOL") {
         Some(path) => existing(path.into(), "PROMTOOL"),
@@ -122,7 +122,7 @@ pub(crate) fn promtool() -> Result<PathBuf> {
     }
 }
 
-/// Version of that `named`: major and minor number.
+/// Returns the version of that `named`: major and minor number.
 pub(crate) fn named_version() -> Result<(u32, u32)> {
     let output = Command::new(named()?).arg("-v").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -134,8 +134,8 @@ pub(crate) fn named_version() -> Result<(u32, u32)> {
     }
 }
 
-/// Looks how far named's clock is behind, while a load runs: it moves with the kernel's tick (`CLOCK_REALTIME_COARSE`), and on a busy or
-/// an emulated machine ticks come late.
+/// Measures how far named's clock is behind while a load runs. The clock moves with the kernel's tick
+/// (`CLOCK_REALTIME_COARSE`), and ticks are late on a busy or an emulated machine.
 pub(crate) struct ClockWatch {
     tick: Duration,
     ended: Arc<AtomicBool>,
@@ -164,8 +164,9 @@ impl ClockWatch {
         })
     }
 
-    /// How far it was behind at most: as far as was seen, and a tick more, as a tick adds what the one before could not add. An emulated
-    /// machine is looked at too seldom: `DNSTAP_LAG_MS`.
+    /// Returns the largest lag of the clock: the largest measured lag (at least a tick), and one tick more, because a
+    /// tick may leave a remainder for the next one. An emulated machine is measured too seldom for this; it sets
+    /// `DNSTAP_LAG_MS`.
     pub(crate) fn lag(self) -> Result<Duration> {
         self.ended.store(true, Ordering::Relaxed);
         let furthest = self.furthest.join();
@@ -176,10 +177,10 @@ impl ClockWatch {
     }
 }
 
-/// A program of the path, or of the administrator's folders, which `PATH` may leave out.
+/// Finds a program on the path, or in the administrator's folders, which `PATH` may leave out.
 pub(crate) fn tool(name: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // BIND's own tools are beside a `named` that was unpacked and not installed.
+    // BIND's own tools are next to a `named` that was unpacked and not installed.
     let named = env::var_os("NAMED").map(PathBuf::from);
     let beside_named = named.and_then(|named| Some(named.parent()?.parent()?.join("bin")));
     env::split_paths(&path)
@@ -190,8 +191,8 @@ pub(crate) fn tool(name: &str) -> Result<PathBuf> {
         .ok_or_else(|| Skip(format!("no program `{name}` on the path")).into())
 }
 
-/// Queries of the steady load and their rate per second (`DNSTAP_QUERIES`, default 100000; `DNSTAP_RATE`, default 20000):
-/// an emulated machine cannot answer as many.
+/// Returns the number of queries of the steady load and their rate per second (`DNSTAP_QUERIES`, default 100000;
+/// `DNSTAP_RATE`, default 20000). An emulated machine cannot answer as many.
 pub(crate) fn steady_load() -> Result<(usize, u32)> {
     Ok((
         number("DNSTAP_QUERIES", "100000")?,
@@ -199,7 +200,8 @@ pub(crate) fn steady_load() -> Result<(usize, u32)> {
     ))
 }
 
-/// Records of the large zone (`DNSTAP_ZONE_RECORDS`, default 100000): an emulated machine takes long for as many.
+/// Returns the number of records of the large zone (`DNSTAP_ZONE_RECORDS`, default 100000). An emulated machine needs a
+/// long time for as many.
 pub(crate) fn big_records() -> Result<usize> {
     number("DNSTAP_ZONE_RECORDS", "100000")
 }
@@ -209,7 +211,7 @@ fn number<T: FromStr<Err = ParseIntError>>(variable: &str, default: &str) -> Res
     value.parse().with_context(|| format!("{variable}={value}"))
 }
 
-/// A [`Skip`] unless the machine is the tests' own, so that its clock may be set (`DNSTAP_OWN_MACHINE`).
+/// Returns a [`Skip`] unless the machine belongs to the tests (`DNSTAP_OWN_MACHINE`), so that its clock may be set.
 pub(crate) fn own_machine() -> Result<()> {
     if env::var_os("DNSTAP_OWN_MACHINE").is_none() {
         let others = "it sets the clock of the whole machine: run `cargo xtask vm --filter`";
@@ -218,7 +220,7 @@ pub(crate) fn own_machine() -> Result<()> {
     Ok(())
 }
 
-/// Whether scratch folders are kept for a look afterwards (`DNSTAP_TESTS_KEEP`).
+/// Returns whether scratch folders are kept after the test (`DNSTAP_TESTS_KEEP`).
 pub(crate) fn keep_scratch() -> bool {
     env::var_os("DNSTAP_TESTS_KEEP").is_some()
 }

@@ -1,4 +1,4 @@
-//! What the kernel holds for a tap: BPF programs, maps and links, by their ids.
+//! Objects that the kernel holds for a tap: BPF programs, maps and links, by their ids.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,23 +12,25 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process::PATIENCE, system};
 
-/// How long the objects of all taps may take to go after the last one. The kernel frees a program when each task has been off its
-/// processor, and a task of low priority may wait for that on a busy machine: a minute has been seen.
+/// Time that the objects of all taps may take to disappear after the last tap. The kernel frees a program when each
+/// task has left its processor once, and a task of low priority may wait long for that on a busy machine: a minute has
+/// been seen.
 const PATIENCE_AT_THE_END: Duration = Duration::from_mins(5);
 
-/// What attaches a program.
+/// Sort of the objects that attach a program.
 const LINK: &str = "link_id";
 
-/// Sorts of objects: how `fdinfo` names the id, and the command of bpf(2) that goes through all (linux/bpf.h).
+/// Sorts of objects: the name of the id in `fdinfo`, and the command of bpf(2) that lists all ids (linux/bpf.h).
 const SORTS: [(&str, libc::c_long); 3] = [("prog_id", 11), ("map_id", 12), (LINK, 31)];
 
-/// Objects, each by its sort and its id. The kernel gives no id again until it has counted to 2^31.
+/// Objects, each with its sort and its id. The kernel does not reuse an id before it has counted to 2^31.
 pub(crate) type Objects = BTreeSet<(&'static str, u32)>;
 
-/// What each tap of this run has had in the kernel, by the line in which it said that it is attached.
+/// Objects that each tap of this run had in the kernel. The key is the line with which the tap reported that it is
+/// attached.
 static OF_TAPS: Mutex<BTreeMap<String, Objects>> = Mutex::new(BTreeMap::new());
 
-/// All objects in the kernel.
+/// Returns all objects in the kernel.
 pub(crate) fn all() -> Result<Objects> {
     let mut objects = Objects::new();
     for (sort, command) in SORTS {
@@ -38,16 +40,16 @@ pub(crate) fn all() -> Result<Objects> {
     Ok(objects)
 }
 
-/// The objects that a process holds, from the descriptions of its descriptors.
+/// Returns the objects that a process holds, from the information about its descriptors.
 pub(crate) fn of_process(pid: u32) -> Result<Objects> {
     let mut objects = Objects::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor that was closed since the folder was listed is none.
+        // A descriptor may have been closed since the folder was listed.
         let Ok(text) = fs::read_to_string(entry?.path()) else {
             continue;
         };
         for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
-            // A link tells its program, too.
+            // A link also lists its program.
             if let Some((sort, _)) = SORTS.iter().find(|(sort, _)| *sort == name) {
                 objects.insert((sort, value.trim().parse()?));
             }
@@ -56,8 +58,8 @@ pub(crate) fn of_process(pid: u32) -> Result<Objects> {
     Ok(objects)
 }
 
-/// Notes what an attached agent holds, for [`expect_nothing_of_taps`], and returns its links. What it holds, and not what is there:
-/// others on the machine may have objects that come and go.
+/// Stores the objects that an attached agent holds, for [`expect_nothing_of_taps`], and returns its links. It does not
+/// store all objects of the kernel: other processes on the machine may have objects that appear and disappear.
 pub(crate) fn note_of_tap(pid: u32, said: &str) -> Result<Objects> {
     let held = of_process(pid).with_context(|| format!("what {pid} has in the kernel"))?;
     let mut links = held.clone();
@@ -66,13 +68,13 @@ pub(crate) fn note_of_tap(pid: u32, said: &str) -> Result<Objects> {
     Ok(links)
 }
 
-/// Whether there is anything noted to be expected gone.
+/// Returns whether any objects are stored.
 pub(crate) fn had_taps() -> bool {
     !of_taps().is_empty()
 }
 
-/// Nothing may stay of any tap of this run, however it ended. After the last test, because a grace period for each of some hundred taps
-/// would take longer than the tests do; only links go at once.
+/// Checks that no object of any tap of this run is left, however the tap ended. This runs after the last test, because
+/// a grace period for each of several hundred taps would take longer than the tests. Only links disappear immediately.
 pub(crate) fn expect_nothing_of_taps() -> Result<()> {
     let of_taps = of_taps();
     let ours = of_taps.values().flatten().copied().collect();
@@ -94,14 +96,14 @@ fn of_taps() -> MutexGuard<'static, BTreeMap<String, Objects>> {
     OF_TAPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// None of these may stay. The kernel frees them after grace periods of its own, for which this waits.
+/// Checks that none of these objects is left. The kernel frees them after grace periods; this function waits for that.
 pub(crate) fn expect_gone(ours: &Objects) -> Result<()> {
     let left = wait_until_gone(ours, PATIENCE)?;
     ensure!(left.is_empty(), "left in the kernel: {left:?}");
     Ok(())
 }
 
-/// Waits until all of these are gone; which are not when patience ends.
+/// Waits until all of these objects are gone, up to `patience`. Returns those that are left.
 fn wait_until_gone(ours: &Objects, patience: Duration) -> Result<Objects> {
     let deadline = Instant::now() + patience;
     loop {
@@ -113,7 +115,7 @@ fn wait_until_gone(ours: &Objects, patience: Duration) -> Result<Objects> {
     }
 }
 
-/// A process that has been sent SIGSTOP does nothing any more when this returns.
+/// Waits until a process that was sent SIGSTOP has stopped.
 pub(crate) fn stopped(pid: u32) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -126,12 +128,12 @@ pub(crate) fn stopped(pid: u32) -> Result<()> {
     }
 }
 
-/// Whether a child of this process has ended; it has not been waited for.
+/// Returns whether a child of this process has ended. The child has not been waited for.
 pub(crate) fn has_ended(pid: u32) -> Result<bool> {
     Ok(state(pid)? == b'Z')
 }
 
-/// The letter of a process's state (`proc_pid_stat(5)`).
+/// Returns the letter of a process's state (`proc_pid_stat(5)`).
 fn state(pid: u32) -> Result<u8> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     text.rsplit_once(") ")

@@ -5,16 +5,16 @@
 //!                                   └──────────────► record ─► compare ◄── rules of the cases
 //! ```
 //!
-//! One program with no needs but the agent (`DNSTAP_AGENT`), a `named` (`NAMED`) and the DNS tools, so that it runs on
-//! a development machine and as well in an emulated machine that has nothing else. `UNBOUND`, `KNOTD` and `NSD` are more servers to
-//! tap. Scratch folders are made below
-//! `TMPDIR`. `DNSTAP_PACKAGE` is the Debian package to install. `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the combinations to try,
-//! `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` how far
-//! named's clock may be behind; `DNSTAP_OWN_MACHINE` lets them set the machine's clock; `DNSTAP_TESTS_KEEP` keeps scratch
-//! folders. Arguments are libtest's.
+//! The tests are one program. It needs only the agent (`DNSTAP_AGENT`), a `named` (`NAMED`) and the DNS tools, so it
+//! runs on a development machine and in an emulated machine that has nothing else. `UNBOUND`, `KNOTD` and `NSD` are
+//! more servers to tap. Scratch folders are made below `TMPDIR`. `DNSTAP_PACKAGE` is the Debian package to install.
+//! `DNSTAP_HOOKS` and `DNSTAP_RINGS` select the combinations to try, `DNSTAP_QUERIES` and `DNSTAP_RATE` the steady
+//! load, `DNSTAP_ZONE_RECORDS` the size of a zone, `DNSTAP_LAG_MS` the largest lag of named's clock.
+//! `DNSTAP_OWN_MACHINE` allows the tests to set the machine's clock. `DNSTAP_TESTS_KEEP` keeps scratch folders.
+//! Arguments are libtest's.
 //!
-//! Some cases run beside each other, then most by themselves, then the one about what the others have left: runs of their own, each with
-//! a result line. `cases` says which, and why.
+//! Some cases run at the same time, then most run alone, then one checks what the others have left behind. These are
+//! runs of their own, each with a result line. `cases` tells which cases these are, and why.
 
 mod cases;
 mod chance;
@@ -98,7 +98,7 @@ fn run() -> ExitCode {
         run(1, cases::alone()),
     ];
     if kernel::had_taps() {
-        // It belongs to whichever were chosen.
+        // This trial belongs to any selection of trials.
         (arguments.filter, arguments.skip) = (None, Vec::new());
         conclusions.push(libtest_mimic::run(&arguments, vec![cases::after_all()]));
     }

@@ -1,4 +1,4 @@
-//! Child processes: started, watched line by line, signalled by their own PID, and never left behind.
+//! Child processes: they are started, watched line by line, signalled by their own PID, and never left behind.
 //!
 //! Waiting is always for an event (a line, the end of the process) with a deadline, never for a time to pass. A child
 //! dies with the [`Running`] that owns it, on panic too, and with this process, however that ends (`PR_SET_PDEATHSIG`).
@@ -19,7 +19,7 @@ use crate::system;
 /// Longest wait for anything that should happen at once. Generous, because emulated machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Which of the child's outputs is watched.
+/// Output of the child that is watched.
 #[derive(Clone, Copy)]
 pub(crate) enum Watch {
     /// Standard output; standard error goes where the command says.
@@ -28,7 +28,7 @@ pub(crate) enum Watch {
     Stderr,
 }
 
-/// A line to wait for: what it stands for, and how it is known.
+/// A line to wait for: its meaning, and a function that recognises it.
 pub(crate) type Line = (&'static str, fn(&str) -> bool);
 
 /// A child process and the lines that it has written so far.
@@ -37,12 +37,12 @@ pub(crate) struct Running {
     child: Child,
     incoming: Receiver<String>,
     lines: Vec<String>,
-    /// Lines before this one have been looked at by [`Self::wait_for`].
+    /// Number of lines that [`Self::wait_for`] has already read.
     looked: usize,
     ended: Option<ExitStatus>,
 }
 
-/// How a process ended.
+/// Result of a process that has ended.
 pub(crate) struct Finished {
     /// Its exit status.
     pub(crate) status: ExitStatus,
@@ -90,12 +90,12 @@ impl Running {
         })
     }
 
-    /// The process id.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The next line for which `wanted` holds; lines before it are passed over.
+    /// Returns the next line for which `wanted` is true, and skips the lines before it.
     pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -117,8 +117,7 @@ impl Running {
         }
     }
 
-    /// Waits until each of several lines has come, in whatever order; what is named first is looked for first, and passed over
-    /// are the lines up to the last of them.
+    /// Waits until each of several lines has arrived, in any order. Skips the lines up to the last of them.
     pub(crate) fn wait_for_each(&mut self, lines: &[Line]) -> Result<()> {
         let start = self.looked;
         let mut end = start;
@@ -191,14 +190,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.ended.is_none() {
-            // Both fail only if the process is gone already, which is what is wanted.
+            // Both fail only if the process has already ended, which is the goal.
             self.child.kill().ok();
             self.child.wait().ok();
         }
     }
 }
 
-/// Runs `command` to its end, which must be a success; returns its standard output and error.
+/// Runs `command`, which must succeed. Returns its standard output and error.
 pub(crate) fn output(mut command: Command) -> Result<(String, String)> {
     system::die_with_this_process(&mut command);
     let output = command
@@ -215,7 +214,7 @@ pub(crate) fn output(mut command: Command) -> Result<(String, String)> {
     Ok((output_text, error_text))
 }
 
-/// What of a process's memory is in the machine's, in KiB.
+/// Returns the resident memory of a process in KiB.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -223,7 +222,7 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     Ok(size.context("no VmRSS")?.parse()?)
 }
 
-/// How many descriptors a process has open.
+/// Returns the number of open descriptors of a process.
 pub(crate) fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }

@@ -1,4 +1,4 @@
-//! The agent's `receive` as the thing under test: senders on one side, outputs on the other. No root is needed.
+//! The agent's `receive` as the program under test: senders on one side, outputs on the other. No root is needed.
 
 use std::{
     fs::{self, File},
@@ -37,12 +37,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts it with one unix socket of its own and one output.
+    /// Starts it with one Unix socket of its own and one output.
     pub(crate) fn start(folder: &Path, name: &str, more: &[&str], output: &str) -> Result<Self> {
         Self::start_in(&[], folder, name, more, output)
     }
 
-    /// The same with these variables in the environment.
+    /// Does the same with these variables in the environment.
     pub(crate) fn start_in(
         variables: &[(&str, &str)],
         folder: &Path,
@@ -72,7 +72,7 @@ impl Agent {
         })
     }
 
-    /// Where senders connect.
+    /// Returns the socket to which senders connect.
     pub(crate) fn socket(&self) -> Result<&Path> {
         match &self.input {
             Socket::Unix(path) => Ok(path),
@@ -80,7 +80,7 @@ impl Agent {
         }
     }
 
-    /// Ends it in order and returns its summary.
+    /// Ends it regularly and returns its summary.
     pub(crate) fn stop(self) -> Result<Value> {
         let summary = self.summary.clone();
         let finished = self.process.stop(libc::SIGTERM)?;
@@ -89,7 +89,7 @@ impl Agent {
         Ok(serde_json::from_slice(&fs::read(summary)?)?)
     }
 
-    /// As [`Self::stop`], where its collector does not take its messages.
+    /// Like [`Self::stop`], if its collector does not accept its messages.
     pub(crate) fn stop_with_failure(self) -> Result<Value> {
         let summary = self.summary.clone();
         let finished = self.process.stop(libc::SIGTERM)?;
@@ -153,14 +153,14 @@ impl Sender {
     }
 }
 
-/// A sender at work.
+/// A sender that is running.
 pub(crate) struct Stream {
     over: Arc<AtomicBool>,
     sending: JoinHandle<Result<u64>>,
 }
 
 impl Stream {
-    /// Sends so many messages per millisecond from now on.
+    /// Sends this many messages per millisecond from now on.
     pub(crate) fn start(mut sender: Sender, rate: u64) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
@@ -175,7 +175,7 @@ impl Stream {
         Self { over, sending }
     }
 
-    /// Ends it in order; says how many it has sent.
+    /// Ends it regularly. Returns the number of messages that it has sent.
     pub(crate) fn end(self) -> Result<u64> {
         self.over.store(true, Ordering::Relaxed);
         self.sending
@@ -184,7 +184,7 @@ impl Stream {
     }
 }
 
-/// A file of numbered messages of many sizes, up to the largest that there are.
+/// Writes a file of numbered messages of many sizes, up to the largest possible.
 pub(crate) fn source(folder: &Path, messages: u64) -> Result<PathBuf> {
     let path = folder.join("source.fstrm");
     let mut frames = Vec::new();
@@ -197,7 +197,7 @@ pub(crate) fn source(folder: &Path, messages: u64) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Appends a frame with this number in its time and a size that depends on it.
+/// Appends a frame with this number in its time, and with a size that depends on it.
 pub(crate) fn numbered(number: u64, frames: &mut Vec<u8>) {
     let size = match number {
         4_321 => 65_535,
@@ -227,14 +227,14 @@ pub(crate) fn number_of(payload: &[u8]) -> Result<u64> {
     Ok(dnstap.message.context("a message")?.query_time_sec())
 }
 
-/// The frames of a complete file.
+/// Returns the frames of a complete file.
 pub(crate) fn payloads(file: &Path) -> Result<Vec<Bytes>> {
     let (frames, end) = payloads_up_to_the_end(File::open(file)?)?;
     end.with_context(|| format!("reading {}", file.display()))?;
     Ok(frames)
 }
 
-/// The frames of a file up to where it ends, and whether it ended with STOP.
+/// Returns the frames of a file up to its end, and whether it ended with STOP.
 pub(crate) fn payloads_up_to_the_end(
     source: impl Read,
 ) -> Result<(Vec<Bytes>, Result<(), ReadError>)> {
@@ -248,7 +248,7 @@ pub(crate) fn payloads_up_to_the_end(
     Ok((frames, Ok(())))
 }
 
-/// Where a collector listens.
+/// Address on which a collector listens.
 pub(crate) enum Socket {
     Unix(PathBuf),
     Tcp(u16),
@@ -263,7 +263,7 @@ impl Socket {
         Ok(Self::Tcp(probe.local_addr()?.port()))
     }
 
-    /// As `-o` and `--listen` take it.
+    /// Returns the address in the form for `-o` and `--listen`.
     pub(crate) fn argument(&self) -> String {
         match self {
             Self::Unix(path) => format!("unix:{}", path.display()),

@@ -1,4 +1,4 @@
-//! What a dnstap file says, reduced to what the tests compare: one [`Record`] per frame.
+//! Reads dnstap files and keeps what the tests compare: one [`Record`] per frame.
 //!
 //! Reading is strict: a frame that is not a complete dnstap message of type MESSAGE, with addresses that fit its
 //! socket family and a time, is an error and not a record.
@@ -21,31 +21,31 @@ use prost::Message as _;
 
 use crate::wire;
 
-/// One dnstap message. `None` in an address means that the frame has none; a port that is missing is 0.
+/// One dnstap message. An address is `None` if the frame has none; a missing port is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// `AUTH_QUERY`, `AUTH_RESPONSE`, ...
     pub(crate) kind: message::Type,
-    /// Over UDP or TCP.
+    /// Transport protocol.
     pub(crate) protocol: SocketProtocol,
-    /// Who asked.
+    /// Address of the client.
     pub(crate) query_address: Option<IpAddr>,
-    /// The asking port.
+    /// Port of the client.
     pub(crate) query_port: u16,
-    /// Who answered.
+    /// Address of the server.
     pub(crate) response_address: Option<IpAddr>,
-    /// The answering port.
+    /// Port of the server.
     pub(crate) response_port: u16,
     /// The DNS message that the record is about: the query of a `*_QUERY`, the response of a `*_RESPONSE`.
     pub(crate) message: Vec<u8>,
-    /// When that message was seen, since 1970.
+    /// Time when that message was seen, since 1970.
     pub(crate) time: Duration,
-    /// When the query of a response was seen, since 1970, where the frame says so.
+    /// Time when the query of a response was seen, since 1970, if the frame has it.
     pub(crate) query_time: Option<Duration>,
 }
 
 impl Record {
-    /// The record that `message` should give, from `client` to `server` or back; the kind is `AUTH_QUERY` or
+    /// Makes the record that `message` should give, from `client` to `server` or back. The kind is `AUTH_QUERY` or
     /// `AUTH_RESPONSE` by its QR bit, and the time is zero.
     pub(crate) fn expected(
         protocol: SocketProtocol,
@@ -66,18 +66,18 @@ impl Record {
         }
     }
 
-    /// The same record with nothing left of its kind but query or response, for servers without a known role.
+    /// Reduces the kind to "query" or "response", for servers without a known role.
     pub(crate) fn with_plain_kind(mut self) -> Self {
         self.kind = plain_kind(self.is_response());
         self
     }
 
-    /// Whether the record is of a `*_RESPONSE` type.
+    /// Returns whether the record has a `*_RESPONSE` type.
     pub(crate) fn is_response(&self) -> bool {
         is_response_kind(self.kind)
     }
 
-    /// Whether the tapped server was the one that asked.
+    /// Returns whether the tapped server was the client.
     pub(crate) fn is_initiators(&self) -> bool {
         use message::Type::{
             ForwarderQuery, ForwarderResponse, ResolverQuery, ResolverResponse, StubQuery,
@@ -159,7 +159,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// All records of a complete Frame Streams file.
+/// Returns all records of a complete Frame Streams file.
 pub(crate) fn read(path: &Path) -> Result<Vec<Record>> {
     let (records, end) = read_up_to_the_end(path)?;
     end.with_context(|| {
@@ -172,7 +172,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// The records of a file up to where it ends, and whether it ended as a file should, with STOP.
+/// Returns the records of a file up to its end, and whether it ended correctly, with STOP.
 pub(crate) fn read_up_to_the_end(path: &Path) -> Result<(Vec<Record>, Result<()>)> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut records = Vec::new();
@@ -193,7 +193,7 @@ pub(crate) fn read_up_to_the_end(path: &Path) -> Result<(Vec<Record>, Result<()>
     }
 }
 
-/// `AUTH_QUERY` or `AUTH_RESPONSE`: stands for "a query" and "a response".
+/// Returns `AUTH_QUERY` or `AUTH_RESPONSE`, which stand for "a query" and "a response".
 pub(crate) fn plain_kind(response: bool) -> message::Type {
     if response {
         message::Type::AuthResponse
@@ -202,7 +202,7 @@ pub(crate) fn plain_kind(response: bool) -> message::Type {
     }
 }
 
-/// Responses have the even numbers.
+/// Returns whether the kind is a response: responses have even numbers.
 fn is_response_kind(kind: message::Type) -> bool {
     kind as i32 % 2 == 0
 }

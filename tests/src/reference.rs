@@ -1,4 +1,4 @@
-//! The reference: a server's own dnstap, received by `fstrm_capture` over a unix socket into a file.
+//! The reference: a server's own dnstap, which `fstrm_capture` receives over a Unix socket and writes to a file.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ pub(crate) struct Reference {
 
 impl Reference {
     /// Listens on `socket` and writes to `reference.fstrm` in `folder`. Start it before the server, which then connects
-    /// at once.
+    /// immediately.
     pub(crate) fn start(folder: &Path, socket: &Path) -> Result<Self> {
         let file = folder.join("reference.fstrm");
         let mut command = Command::new(environment::tool("fstrm_capture")?);
@@ -35,7 +35,7 @@ impl Reference {
         Ok(Self { capture, file })
     }
 
-    /// Waits until the server has connected: what it records from then on arrives.
+    /// Waits until the server has connected. All records that it makes from then on arrive.
     pub(crate) fn connected(&mut self) -> Result<()> {
         self.capture
             .wait_for("a connection of the server", |line| {
@@ -44,7 +44,7 @@ impl Reference {
         Ok(())
     }
 
-    /// Everything that the server recorded. The server has ended, and so handed over all that it had queued.
+    /// Returns all records of the server. The server must have ended, and so sent everything that it had queued.
     pub(crate) fn finish(mut self) -> Result<Vec<Record>> {
         self.capture.wait_for("the end of the connection", |line| {
             line.contains(": closing (")

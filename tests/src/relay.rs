@@ -1,4 +1,5 @@
-//! Stands between a sender of dnstap and its collector, and keeps what the sender has written: what arrives can be compared with it.
+//! A relay between a sender of dnstap and its collector. It stores the bytes of the sender, so that they can be
+//! compared with what arrives.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -18,19 +19,19 @@ use crate::receive::{Socket, payloads_up_to_the_end};
 
 /// One connection to a collector.
 pub(crate) struct Relay {
-    /// Where the sender connects.
+    /// Address to which the sender connects.
     pub(crate) front: Socket,
     said: Arc<Mutex<Said>>,
 }
 
-/// What the sender has written, and when it wrote last.
+/// Bytes that the sender has written, and the time of its last write.
 struct Said {
     bytes: Vec<u8>,
     last: Instant,
 }
 
 impl Relay {
-    /// Waits for a sender, at a socket of the same kind as the collector's; `folder` is for its file.
+    /// Waits for a sender, at a socket of the same kind as the collector's. The socket's file is in `folder`.
     pub(crate) fn start(folder: &Path, collector: &Socket) -> Result<Self> {
         let said = Arc::new(Mutex::new(Said {
             bytes: Vec::new(),
@@ -70,7 +71,7 @@ impl Relay {
         Ok(Self { front, said })
     }
 
-    /// The frames that the sender has written, and for how long it has written nothing.
+    /// Returns the frames that the sender has written, and the time since its last write.
     pub(crate) fn said(&self) -> Result<(Vec<Bytes>, Duration)> {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let (frames, _end) = payloads_up_to_the_end(&said.bytes[..])?;
@@ -78,7 +79,7 @@ impl Relay {
     }
 }
 
-/// Passes on what both sides say, until both have ended.
+/// Forwards the bytes of both sides until both have ended.
 fn pass(sender: &Connection, collector: &Connection, said: &Mutex<Said>) -> io::Result<()> {
     let (answers, to) = (collector.try_clone()?, sender.try_clone()?);
     thread::spawn(move || copy(&answers, &to, |_bytes| ()));

@@ -1,5 +1,5 @@
-//! The system calls that the standard library does not wrap: signals, a private mount namespace, a small disk, the
-//! kernel's lists of BPF objects.
+//! Functions for system calls that the standard library does not have: signals, a private mount namespace, a small
+//! disk, the kernel's lists of BPF objects.
 #![expect(
     unsafe_code,
     reason = "system calls for which the standard library has nothing: limits, mounts, bpf(2), signals"
@@ -41,25 +41,25 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
-/// Whether this process may do everything.
+/// Returns whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// How far a clock moves at a time.
+/// Returns the resolution of a clock.
 pub(crate) fn resolution(clock: libc::clockid_t) -> io::Result<Duration> {
     // SAFETY: the pointer is to a `timespec`, and the call writes nothing else.
     duration(|step| unsafe { libc::clock_getres(clock, step) })
 }
 
-/// What a clock shows.
+/// Returns the time of a clock.
 pub(crate) fn time(clock: libc::clockid_t) -> io::Result<Duration> {
     // SAFETY: as above.
     duration(|time| unsafe { libc::clock_gettime(clock, time) })
 }
 
-/// What a system call writes.
+/// Returns the time that a system call writes.
 fn duration(call: impl FnOnce(&mut libc::timespec) -> libc::c_int) -> io::Result<Duration> {
     let mut time = libc::timespec {
         tv_sec: 0,
@@ -74,7 +74,7 @@ fn duration(call: impl FnOnce(&mut libc::timespec) -> libc::c_int) -> io::Result
 
 /// Waits until no datagram waits in the UDP sockets at this port.
 pub(crate) fn until_read(port: u16) -> io::Result<()> {
-    /// As long as a busy machine may take.
+    /// Longest time that a busy machine may need.
     const PATIENCE: Duration = Duration::from_mins(1);
     let begun = Instant::now();
     while unread(port)? > 0 {
@@ -86,8 +86,9 @@ pub(crate) fn until_read(port: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that datagrams take which wait in the UDP sockets at this port. Of a socket's line the second word is its address
-/// and the fifth its queues, `tx:rx`, all in hexadecimal (`udp4_format_sock` in net/ipv4/udp.c).
+/// Returns the memory in bytes of the datagrams that wait in the UDP sockets at this port. In a socket's line the
+/// second word is its address and the fifth its queues, `tx:rx`, all in hexadecimal (`udp4_format_sock` in
+/// net/ipv4/udp.c).
 fn unread(port: u16) -> io::Result<u64> {
     let mut bytes = 0;
     for file in ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"] {
@@ -115,14 +116,14 @@ pub(crate) fn set_clock(time: Duration) -> io::Result<()> {
     check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) })
 }
 
-/// Gives this process and its children a mount table of their own, so that what tests mount vanishes with them.
+/// Gives this process and its children their own mount table, so that the mounts of the tests disappear with them.
 pub(crate) fn private_mounts() -> io::Result<()> {
     // SAFETY: unshare takes an integer and touches no memory.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     mount(None, Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, None)
 }
 
-/// A tmpfs of a given size, unmounted when dropped.
+/// A tmpfs of a given size. It is unmounted when dropped.
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -148,7 +149,8 @@ pub(crate) fn make_pipe(at: &CStr) -> io::Result<()> {
     check(unsafe { libc::mkfifo(at.as_ptr(), 0o600) })
 }
 
-/// Lets this process and its children have `wanted` descriptors and more; an error if the limit cannot be raised to that.
+/// Allows this process and its children at least `wanted` descriptors. It is an error if the limit cannot be raised to
+/// that.
 pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -165,7 +167,7 @@ pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The most memory that a process has had so far, in bytes.
+/// Returns the largest memory use of a process so far, in bytes.
 pub(crate) fn memory_peak(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| {
@@ -176,7 +178,8 @@ pub(crate) fn memory_peak(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("no VmHWM"))
 }
 
-/// Ids of all BPF objects in the kernel of the sort that `command` goes through: `BPF_*_GET_NEXT_ID` of linux/bpf.h.
+/// Returns the ids of all BPF objects of one sort in the kernel. `command` lists them: `BPF_*_GET_NEXT_ID` of
+/// linux/bpf.h.
 pub(crate) fn bpf_ids(command: libc::c_long) -> io::Result<BTreeSet<u32>> {
     /// `union bpf_attr` of `BPF_*_GET_NEXT_ID`, linux/bpf.h.
     #[repr(C)]

@@ -1,4 +1,4 @@
-//! The agent under test: attached to a process, stopped in order, and its summary.
+//! The agent under test: it is attached to a process and stopped regularly, and its summary is read.
 
 use std::{
     fmt, fs,
@@ -25,7 +25,7 @@ pub(crate) struct Tap {
     said: String,
 }
 
-/// What the agent left behind.
+/// Output of an agent that has ended.
 pub(crate) struct Tapped {
     /// Its file of frames.
     pub(crate) file: PathBuf,
@@ -37,7 +37,7 @@ pub(crate) struct Tapped {
 pub(crate) struct Summary(Value);
 
 impl Tap {
-    /// Attaches to `pid` and returns when the agent says that it has. Files go to `folder`.
+    /// Attaches to `pid` and returns when the agent reports that it is attached. Files go to `folder`.
     pub(crate) fn attach(
         folder: &Path,
         pid: u32,
@@ -52,7 +52,7 @@ impl Tap {
         Self::attach_with(&file, &summary, pid, how, more)
     }
 
-    /// Attaches to what `targets` (options of the agent) select.
+    /// Attaches to the targets that `targets` (options of the agent) select.
     pub(crate) fn attach_to(
         folder: &Path,
         targets: &[&str],
@@ -68,7 +68,7 @@ impl Tap {
         Self::start(command, &file, &summary, how, more)
     }
 
-    /// As [`Self::attach`], with the names of both files.
+    /// Like [`Self::attach`], with the names of both files.
     pub(crate) fn attach_with(
         file: &Path,
         summary: &Path,
@@ -80,7 +80,7 @@ impl Tap {
         Self::start(command, file, summary, how, more)
     }
 
-    /// As [`Self::attach`], and it logs its verdicts on sockets.
+    /// Like [`Self::attach`], and the agent logs its verdicts on sockets.
     pub(crate) fn attach_talking(folder: &Path, pid: u32, how: &Combination) -> Result<Self> {
         let mut command = command(&environment::agent()?, pid, how);
         command.env("DNSTAP_AGENT_LOG", "debug");
@@ -88,7 +88,7 @@ impl Tap {
         Self::start(command, &file, &summary, how, &[])
     }
 
-    /// Attaches by a command of the caller's own; files go to `folder` under this name.
+    /// Attaches with a command of the caller. Files go to `folder`, with this name.
     pub(crate) fn attach_by(
         command: Command,
         folder: &Path,
@@ -100,7 +100,8 @@ impl Tap {
         Self::start(command, &at("fstrm"), &at("json"), how, more)
     }
 
-    /// Starts an agent, attached or not; [`Self::attached`] waits for that. `prepare` has the last word about its command.
+    /// Starts an agent and does not wait until it is attached; [`Self::attached`] does. `prepare` may change its
+    /// command last.
     pub(crate) fn launch(
         folder: &Path,
         name: &str,
@@ -127,7 +128,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Waits until it says that it is attached.
+    /// Waits until the agent reports that it is attached.
     pub(crate) fn attached(&mut self) -> Result<()> {
         self.said = self
             .process
@@ -159,7 +160,7 @@ impl Tap {
         })
     }
 
-    /// Waits until the kernel has been told to skip so many sockets more.
+    /// Waits until the agent has told the kernel to skip this many more sockets.
     pub(crate) fn wait_for_verdicts(&mut self, sockets: usize) -> Result<()> {
         for _ in 0..sockets {
             self.process.wait_for("a verdict on a socket", |line| {
@@ -169,27 +170,27 @@ impl Tap {
         Ok(())
     }
 
-    /// The agent's process id.
+    /// Returns the agent's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The line in which it said that it is attached, with the hook and the ring.
+    /// Returns the line with which it reported that it is attached, with the hook and the ring.
     pub(crate) fn said(&self) -> &str {
         &self.said
     }
 
-    /// The next line of its log for which `wanted` holds.
+    /// Returns the next line of its log for which `wanted` is true.
     pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         self.process.wait_for(what, wanted)
     }
 
-    /// The file that it writes.
+    /// Returns the file that it writes.
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Where it writes its summary.
+    /// Returns the file to which it writes its summary.
     pub(crate) fn summary(&self) -> &Path {
         &self.summary
     }
@@ -199,8 +200,8 @@ impl Tap {
         self.process.signal(signal)
     }
 
-    /// Asks it to end (SIGINT) and waits until it has detached, drained its ring and closed its file. Nothing of it may be attached
-    /// then; that its programs and maps go, too, is expected after the last test.
+    /// Asks the agent to end (SIGINT) and waits until it has detached, drained its ring and closed its file. None of
+    /// its links may be left then. Whether its programs and maps are gone is checked after the last test.
     pub(crate) fn stop(self) -> Result<Tapped> {
         let links = kernel::note_of_tap(self.pid(), &self.said)?;
         let Finished { status, lines } = self.process.stop(libc::SIGINT)?;
@@ -225,7 +226,7 @@ impl Tap {
 }
 
 impl Tapped {
-    /// The records of its file.
+    /// Returns the records of its file.
     pub(crate) fn records(&self) -> Result<Vec<Record>> {
         record::read(&self.file)
     }
@@ -246,24 +247,24 @@ impl Summary {
         ))
     }
 
-    /// A summary that was read elsewhere.
+    /// Makes a summary of a value that was read elsewhere.
     pub(crate) const fn of(summary: Value) -> Self {
         Self(summary)
     }
 
-    /// A counter of the kernel side, by its name in the ABI.
+    /// Returns a counter of the kernel side, by its name in the ABI.
     pub(crate) fn kernel(&self, counter: &str) -> Result<u64> {
         self.0["kernel"][counter]
             .as_u64()
             .with_context(|| format!("no kernel.{counter} in {}", self.0))
     }
 
-    /// Messages that the kernel side dropped, all reasons together.
+    /// Returns the number of messages that the kernel side dropped, all reasons together.
     pub(crate) fn kernel_drops(&self) -> Result<u64> {
         self.kernel_sum(Counter::is_drop)
     }
 
-    /// Messages that the kernel side left out on purpose, all reasons together.
+    /// Returns the number of messages that the kernel side left out on purpose, all reasons together.
     pub(crate) fn left_out(&self) -> Result<u64> {
         self.kernel_sum(Counter::is_skip)
     }
@@ -273,20 +274,21 @@ impl Summary {
         counters.map(|counter| self.kernel(counter.name())).sum()
     }
 
-    /// The account of output number `at`.
+    /// Returns the counts of output number `at`.
     pub(crate) fn output(&self, at: usize) -> &Value {
         &self.0["outputs"][at]
     }
 
-    /// A counter of the pure stages.
+    /// Returns a counter of the pipeline.
     pub(crate) fn pipeline(&self, counter: &str) -> Result<u64> {
         self.0["pipeline"][counter]
             .as_u64()
             .with_context(|| format!("no pipeline.{counter} in {}", self.0))
     }
 
-    /// At most so many messages went by while the kernel kept the tap's programs from running, by its own count. 0 on kernels
-    /// that do not preempt in the kernel. Programs that follow processes and connections see no message.
+    /// Returns the largest number of messages that may have passed while the kernel did not run the tap's programs, by
+    /// the kernel's own count. It is 0 on kernels that do not preempt in the kernel. Programs that follow processes and
+    /// connections are not included: they see no messages.
     pub(crate) fn missed(&self) -> Result<u64> {
         let programs = self.0["programs"]
             .as_object()
@@ -298,7 +300,7 @@ impl Summary {
         Ok(missed.map(Option::unwrap_or_default).sum())
     }
 
-    /// Nanoseconds that the kernel spent in the tap's programs; 0 if it does not count them.
+    /// Returns the nanoseconds that the kernel spent in the tap's programs; 0 if it does not count them.
     pub(crate) fn program_time(&self) -> Result<u64> {
         let programs = self.0["programs"]
             .as_object()
@@ -309,14 +311,14 @@ impl Summary {
         Ok(times.map(Option::unwrap_or_default).sum())
     }
 
-    /// Frames written to the one output.
+    /// Returns the number of frames written to the only output.
     pub(crate) fn written(&self) -> Result<u64> {
         self.0["outputs"][0]["written"]
             .as_u64()
             .with_context(|| format!("no outputs[0].written in {}", self.0))
     }
 
-    /// Frames that the one output dropped, all reasons together.
+    /// Returns the number of frames that the only output dropped, all reasons together.
     pub(crate) fn output_drops(&self) -> Result<u64> {
         let dropped = &self.0["outputs"][0]["dropped"];
         let reasons = dropped
@@ -325,7 +327,8 @@ impl Summary {
         Ok(reasons.values().filter_map(Value::as_u64).sum())
     }
 
-    /// Every message must be accounted for at every hop: the agent's own check of the conservation laws, over the final counters.
+    /// Checks that every message is accounted for at every hop: the agent's own check of the conservation laws, over
+    /// the final counters.
     pub(crate) fn expect_accounted(&self) -> Result<()> {
         let hops = self.0["conservation"].as_array().map_or(0, Vec::len);
         ensure!(
@@ -336,7 +339,7 @@ impl Summary {
         Ok(())
     }
 
-    /// Nothing may have been lost anywhere.
+    /// Checks that nothing was lost anywhere.
     pub(crate) fn expect_nothing_dropped(&self) -> Result<()> {
         let drops = (self.kernel_drops()?, self.output_drops()?);
         ensure!(
@@ -347,7 +350,7 @@ impl Summary {
         self.expect_accounted()
     }
 
-    /// The output must say that it wrote the `frames` that are in its file.
+    /// Checks that the output has counted as many frames as its file has.
     pub(crate) fn expect_written(&self, frames: usize) -> Result<()> {
         ensure!(
             self.written()? == frames as u64,
@@ -358,12 +361,12 @@ impl Summary {
     }
 }
 
-/// `dnstap-agent attach` to a process, without outputs.
+/// Returns the command `dnstap-agent attach` for a process, without outputs.
 pub(crate) fn command(agent: &Path, pid: u32, how: &Combination) -> Command {
     command_for(agent, &["--pid", &pid.to_string()], how)
 }
 
-/// `dnstap-agent attach` to what `targets` select, without outputs.
+/// Returns the command `dnstap-agent attach` for the targets that `targets` select, without outputs.
 pub(crate) fn command_for(agent: &Path, targets: &[&str], how: &Combination) -> Command {
     let mut command = Command::new(agent);
     command

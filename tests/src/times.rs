@@ -1,5 +1,5 @@
-//! How a server's own times lie beside ours for the same messages: signed differences, apart for what it received and what it
-//! sent.
+//! Compares a server's own times with ours for the same messages: signed differences, separately for messages that the
+//! server received and sent.
 //!
 //! ```text
 //!   received:   message, our time ──────► named reads its clock       named's is later by its own delay,
@@ -7,14 +7,15 @@
 //!   both:       named's clock is one that moves with the kernel's tick, and so is behind
 //! ```
 //!
-//! The delay has no bound on a busy machine but the time that everything took; the clock has one. So a received message is never
-//! earlier in named's record than by the clock's lag, and a sent one never later than in ours, however busy the machine is.
+//! On a busy machine the delay is bounded only by the duration of the whole recording, but the lag of the clock has a
+//! bound. So a received message is never earlier in named's record than by the clock's lag, and a sent message is never
+//! later than in ours, however busy the machine is.
 
 use std::{fmt, time::Duration};
 
 use crate::record::Record;
 
-/// How exactly the agent's clock and the system's agree: one is computed from the other at intervals.
+/// Largest difference between the agent's clock and the system's: one is computed from the other at intervals.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
 /// The server's times minus ours, in nanoseconds.
@@ -22,12 +23,12 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 pub(crate) struct Times {
     received: Vec<i64>,
     sent: Vec<i64>,
-    /// Our first and last time.
+    /// First and last time of our records.
     recorded: Option<(Duration, Duration)>,
 }
 
 impl Times {
-    /// Takes up the time of a message, and of a response's query, where the server's record has them.
+    /// Adds the time of a message, and the query time of a response, if the server's record has them.
     pub(crate) fn add(&mut self, server: &Record, ours: &Record) {
         let (first, last) = self.recorded.unwrap_or((ours.time, ours.time));
         self.recorded = Some((first.min(ours.time), last.max(ours.time)));
@@ -41,7 +42,7 @@ impl Times {
         }
     }
 
-    /// Whether all differences are what a server makes of equal times whose clock is behind by `lag` at most.
+    /// Returns whether a server whose clock is behind by at most `lag` explains all differences.
     pub(crate) fn are_within(&self, lag: Duration) -> bool {
         let (first, last) = self.recorded.unwrap_or_default();
         let [lag, delay, resolution] = [lag, last.saturating_sub(first), RESOLUTION]
@@ -62,7 +63,7 @@ impl Times {
 }
 
 impl fmt::Display for Times {
-    /// Minimum, quartiles and maximum, in milliseconds.
+    /// Prints minimum, quartiles and maximum, in milliseconds.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (which, times) in [("received", &self.received), ("sent", &self.sent)] {
             let mut times = times.clone();
@@ -132,7 +133,8 @@ mod tests {
         assert!(!times.are_within(LAG), "{times}");
     }
 
-    /// Whether a record of the server's may have such a time, `late` or `early` by so many milliseconds, in a recording of 50.
+    /// Returns whether a record of the server may have a time that is `late` or `early` by this many milliseconds, in a
+    /// recording of 50.
     fn holds(kind: Type, late: u64, early: u64) -> bool {
         let mut times = Times::default();
         times.add(&record(kind, 1_050), &record(kind, 1_050));

@@ -1,8 +1,8 @@
-//! The little of the DNS wire format (RFC 1035 section 4.1) that the tests need: build queries of an exact size, make
-//! the answer of the toy server, and name a message in a diff.
+//! The parts of the DNS wire format (RFC 1035 section 4.1) that the tests need: they build queries of an exact size,
+//! make the response of the toy server, and name a message in a diff.
 //!
-//! Refuses to be a parser: names are read without compression, which is enough for the question that comes first in
-//! a message; anything else is shown as bytes.
+//! This is not a full parser: names are read without compression, which is enough for the question at the start of a
+//! message. Everything else is shown as bytes.
 
 /// Opcode NOTIFY (RFC 1996).
 pub(crate) const OPCODE_NOTIFY: u8 = 4;
@@ -29,7 +29,7 @@ const PADDING_RECORD: usize = 1 + 2 + 2 + 4 + 2;
 /// First of the types for private use (RFC 6895 section 3.1).
 const TYPE_PRIVATE: u16 = 65_280;
 
-/// A query for `name` and `qtype`, with recursion desired or not.
+/// Makes a query for `name` and `qtype`, with recursion desired or not.
 pub(crate) fn query(id: u16, name: &str, qtype: u16, recursion_desired: bool) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER + name.len() + 6);
     message.extend(id.to_be_bytes());
@@ -45,8 +45,8 @@ pub(crate) fn query(id: u16, name: &str, qtype: u16, recursion_desired: bool) ->
     message
 }
 
-/// A well-formed query of exactly `size` bytes (or the smallest possible above it): a record of a private type in the
-/// additional section, filled with bytes that depend on `id`, takes up the rest.
+/// Makes a valid query of exactly `size` bytes (or the smallest possible size above it): a record of a private type in
+/// the additional section, filled with bytes that depend on `id`, takes the rest.
 pub(crate) fn query_of_size(id: u16, name: &str, size: usize) -> Vec<u8> {
     let mut message = query(id, name, TYPE_A, true);
     let Some(padding) = size.checked_sub(message.len() + PADDING_RECORD) else {
@@ -69,7 +69,7 @@ pub(crate) fn query_of_size(id: u16, name: &str, size: usize) -> Vec<u8> {
     message
 }
 
-/// What the toy server answers: the query with the QR bit set.
+/// Makes the response of the toy server: the query with the QR bit set.
 pub(crate) fn answer(query: &[u8]) -> Vec<u8> {
     let mut message = query.to_vec();
     if let Some(flags) = message.get_mut(2) {
@@ -78,28 +78,28 @@ pub(crate) fn answer(query: &[u8]) -> Vec<u8> {
     message
 }
 
-/// `message` as TCP carries it: after its length in two bytes (RFC 1035 section 4.2.2).
+/// Returns `message` in the form for TCP: after its length in two bytes (RFC 1035 section 4.2.2).
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("a DNS message is at most 65,535 bytes");
     [&length.to_be_bytes(), message].concat()
 }
 
-/// Whether the message is a response.
+/// Returns whether the message is a response.
 pub(crate) fn is_response(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & FLAG_QR != 0)
 }
 
-/// Whether the RD bit is set.
+/// Returns whether the RD bit is set.
 pub(crate) fn recursion_desired(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & FLAG_RD != 0)
 }
 
-/// The opcode, of what has a header.
+/// Returns the opcode, if the message has a header.
 pub(crate) fn opcode(message: &[u8]) -> Option<u8> {
     (message.len() >= HEADER).then(|| (message[2] >> 3) & 0xf)
 }
 
-/// First question: name in lower case without the root's dot, and type.
+/// Returns the first question: the name in lower case without the root's dot, and the type.
 pub(crate) fn question(message: &[u8]) -> Option<(String, u16)> {
     if message.len() < HEADER || message[4..6] == [0, 0] {
         return None;
@@ -126,8 +126,8 @@ pub(crate) fn question(message: &[u8]) -> Option<(String, u16)> {
     Some((name, u16::from_be_bytes([qtype[0], qtype[1]])))
 }
 
-/// Extended RCODE and version of the OPT record (RFC 6891 section 6.1.3), of a message with nothing between the question and
-/// the additional section.
+/// Returns extended RCODE and version of the OPT record (RFC 6891 section 6.1.3). The message must have no record
+/// between the question and the additional section.
 pub(crate) fn edns(message: &[u8]) -> Option<(u8, u8)> {
     if message.get(6..10)? != [0; 4] {
         return None;
@@ -139,7 +139,7 @@ pub(crate) fn edns(message: &[u8]) -> Option<(u8, u8)> {
     }
 }
 
-/// Number of records in the answer section.
+/// Returns the number of records in the answer section.
 pub(crate) fn answers(message: &[u8]) -> usize {
     match message {
         [_, _, _, _, _, _, high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])),
@@ -147,7 +147,7 @@ pub(crate) fn answers(message: &[u8]) -> usize {
     }
 }
 
-/// One line that names a message in a diff.
+/// Returns one line that names a message in a diff.
 pub(crate) fn describe(message: &[u8]) -> String {
     let header = match message {
         [a, b, c, d, ..] if message.len() >= HEADER => {

@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: what tapping costs a server, next to what its own dnstap and packet captures cost.
+//! `cargo xtask bench`: measures the cost of tapping a server, and compares it with that of the server's own dnstap and
+//! of packet captures.
 //!
-//! Every run is a fresh `named` on loopback, one contender beside it, and one load by `dnsperf`. The contenders take turns
-//! (A B C, A B C, ...), so that what changes about the machine meanwhile meets all of them alike; figures are medians over the
-//! rounds. What is compared with the untapped server is so in each round; [`stats`] says what is compared with the server's own dnstap.
+//! Every run is a fresh `named` on loopback, one contender next to it, and one load by `dnsperf`. The contenders take
+//! turns (A B C, A B C, ...), so that changes of the machine in the meantime affect all of them equally. Figures are
+//! medians over the rounds. A comparison with the untapped server is made within each round; [`stats`] describes the
+//! comparison with the server's own dnstap.
 //!
 //! ```text
 //! hooks ─► plan ─► server + contender + load ─► run (figures of one run) ─► report ─► JSON, Markdown, SVG
@@ -131,12 +133,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The gate of `cargo xtask test`: what the tap costs in instructions, against what is recorded.
+/// Runs the gate of `cargo xtask test`: compares the tap's cost in instructions with the recorded one.
 pub(crate) fn gate() -> Result<Results> {
     instructions::gate::test()
 }
 
-/// A folder in memory, so that no disk has a part in the figures.
+/// Returns a folder in memory, so that no disk influences the figures.
 fn memory() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     if shared.is_dir() {

@@ -1,7 +1,7 @@
 //! `cargo xtask build`: the eBPF object, then the agent with the object embedded.
 //!
-//! The object is compiled with the eBPF toolchain into its own target folder, and copied to a stable path only when its
-//! bytes changed, so that the agent is not rebuilt for nothing. `dnstap-agent/build.rs` takes the path from the
+//! The object is compiled with the eBPF toolchain into its own target folder. It is copied to a stable path only if its
+//! bytes have changed, so that the agent is not rebuilt without need. `dnstap-agent/build.rs` takes the path from the
 //! environment variable `DNSTAP_EBPF_OBJECT`.
 
 use std::{env, fs, path::PathBuf};
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     object: bool,
 }
 
-/// How the agent is compiled; the eBPF object is always optimised, as the verifier wants it.
+/// Profile of the agent. The eBPF object is always optimised, because the verifier needs that.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Profile {
     Debug,
@@ -57,7 +57,7 @@ pub(crate) fn release() -> Result<PathBuf> {
 
 /// Builds the program of the integration tests and returns its path.
 pub(crate) fn tests() -> Result<PathBuf> {
-    // A test of the workspace is selected with it, as which its dependencies are those of `cargo test`, with all their features.
+    // A test of the workspace is selected, too, so that the dependencies have the same features as for `cargo test`.
     let selection = ["--workspace", "--bin=dnstap-tests", "--test=program"];
     exec::run(exec::cargo().arg("build").args(selection))?;
     Ok(paths::target().join("debug/dnstap-tests"))
@@ -70,7 +70,7 @@ fn ebpf() -> Result<PathBuf> {
     let folder = paths::target().join("ebpf");
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
-        "-Cdebuginfo=2".to_owned(), // what the linker makes BTF of
+        "-Cdebuginfo=2".to_owned(), // the linker makes BTF from this
         "-Clink-arg=--btf".to_owned(),
     ];
     let build = [

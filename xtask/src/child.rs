@@ -1,4 +1,5 @@
-//! Programs that run beside a task: stopped by their own handle when it goes, and by the kernel if the task is killed.
+//! Programs that run at the same time as a task. Dropping their handle stops them, and the kernel does so if the task
+//! is killed.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +15,15 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{exec, ui};
 
-/// Lines of standard error that are kept for the message of a failure.
+/// Number of lines of standard error that are kept for the message of a failure.
 const LAST_WORDS: usize = 12;
 
-/// What becomes of the program's standard error.
+/// Handling of the program's standard error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Log {
     /// It is shown.
     Shown,
-    /// Only its last lines, and only in the message of a failure.
+    /// Only its last lines are shown, and only in the message of a failure.
     Kept,
 }
 
@@ -35,11 +36,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts a program whose standard output goes where this program's goes.
+    /// Starts a program whose standard output goes to the same place as this program's.
     pub(crate) fn spawn(command: &Command, log: Log) -> Result<Self> {
         let name = exec::display(command);
         ui::command(&name);
-        // setpriv becomes the program, under the same process id; the signal is for the death of this program.
+        // setpriv executes the program with the same process id. The signal is sent when this program dies.
         let mut guarded = Command::new("setpriv");
         guarded
             .args(["--pdeathsig", "TERM", "--"])
@@ -62,7 +63,7 @@ impl Child {
                     eprintln!("{line}");
                 }
                 if sender.send(line).is_err() {
-                    break; // its handle is gone, so the program is too
+                    break; // the handle was dropped, so the program has ended
                 }
             }
         });
@@ -74,7 +75,7 @@ impl Child {
         })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
@@ -119,14 +120,14 @@ impl Child {
         }
     }
 
-    /// Asks it to end by this signal.
+    /// Sends this signal, which asks it to end.
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
-        // It has not been waited for, so its id is still its own.
+        // The child has not been waited for, so no other process can have its id.
         exec::output(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id())]))
             .map(drop)
     }
 
-    /// Waits until it ends by itself, which has to be a success. Gives the last lines of its standard error.
+    /// Waits until it ends by itself, which must be a success. Returns the last lines of its standard error.
     pub(crate) fn finish(mut self, patience: Duration) -> Result<Vec<String>> {
         let deadline = Instant::now() + patience;
         loop {
@@ -169,7 +170,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Neither can fail in a way that matters: a process that has ended and been waited for is left alone.
+        // Failures do not matter here: a process that has ended and been waited for is not signalled.
         self.process
             .kill()
             .and_then(|()| self.process.wait().map(drop))

@@ -1,8 +1,9 @@
-//! `cargo xtask demo`: the tap at work on a real BIND, from nothing to a dnstap file, in under a minute after the build.
+//! `cargo xtask demo`: shows the tap on a real BIND, from the start to a dnstap file, in less than a minute after the
+//! build.
 //!
-//! Two private servers on loopback addresses and free high ports: `resolver` is tapped, `upstream` plays the rest of the
-//! world for it (the root and one zone below it), so nothing leaves loopback. Everything started here is a child that
-//! is stopped by its own handle when its guard goes, also on failure, and by the kernel if this process is killed.
+//! Two private servers run on loopback addresses and free high ports: `resolver` is tapped, and `upstream` stands for
+//! the rest of the Internet (the root and one zone below it), so nothing leaves loopback. Every process started here is
+//! a child. Dropping its handle stops it, also on failure, and the kernel stops it if this process is killed.
 
 mod client;
 mod named;
@@ -21,12 +22,12 @@ use crate::{
 
 /// Seconds that the agent stays attached. The queries take about two.
 const SECONDS: u32 = 8;
-/// How long the agent may take to attach, and to end.
+/// Longest time for the agent to attach, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Messages of the file that are printed when it is read back.
+/// Number of messages of the file that are printed when it is read.
 const SHOWN: usize = 4;
 
-/// Sets up, builds, taps a private `named`, and shows what came out.
+/// Sets up, builds, taps a private `named`, and shows the result.
 pub(crate) fn run() -> Result<()> {
     ensure!(
         packages::is_root(),
@@ -48,7 +49,7 @@ pub(crate) fn run() -> Result<()> {
     read_back(&agent, &file)
 }
 
-/// Attaches to the running server, asks it, and waits for the agent to end by itself.
+/// Attaches to the running server, sends queries to it, and waits for the agent to end by itself.
 fn tap(agent: &Path, lab: &named::Lab, file: &Path) -> Result<()> {
     ui::step("attaching to the running named; below are its messages as they pass");
     let mut attach = Command::new(agent);
@@ -70,7 +71,7 @@ fn tap(agent: &Path, lab: &named::Lab, file: &Path) -> Result<()> {
     attached.finish(PATIENCE).map(drop)
 }
 
-/// Reads the file with the agent and, to have a second opinion, with BIND's own reader.
+/// Reads the file with the agent and, as an independent check, with BIND's own reader.
 fn read_back(agent: &Path, file: &Path) -> Result<()> {
     ui::step("reading the file back");
     let mut read = Command::new(agent);

@@ -1,7 +1,8 @@
-//! Checks the dependencies: each has a licence that is compatible with ours, comes from the registry, and is there in one version.
+//! Checks the dependencies: each must have a compatible licence, come from the registry, and exist in only one version.
 //!
-//! Reads `cargo metadata`, so that it needs no network. cargo-deny does the same: it has no Debian package, and building it takes
-//! longer than all other lints. It also looks up known vulnerabilities, in a Git repository that a build machine may not reach.
+//! It reads `cargo metadata`, so it needs no network. cargo-deny does the same, but has no Debian package, and building
+//! it takes longer than all other lints. It also checks for known vulnerabilities, in a Git repository that a build
+//! machine may not reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use crate::exec;
 
-/// Licences that go with `MIT OR Apache-2.0`.
+/// Licences that are compatible with `MIT OR Apache-2.0`.
 const LICENCES: &[&str] = &[
     "0BSD",
     "Apache-2.0",
@@ -20,14 +21,14 @@ const LICENCES: &[&str] = &[
     "BSL-1.0", // Boost: as MIT, and programs need not carry its text
     "ISC",
     "MIT",
-    "MIT-0", // a crate of the JSON schema validator, which is in no release
-    "NCSA",  // libFuzzer, which is in no release
+    "MIT-0", // a crate of the JSON schema validator, which is not in releases
+    "NCSA",  // libFuzzer, which is not in releases
     "Unicode-3.0",
     "Zlib",
-    "bzip2-1.0.6", // libbzip2's own: as BSD-3-Clause, and altered versions have to say so
+    "bzip2-1.0.6", // libbzip2's own licence: like BSD-3-Clause, and altered versions must be marked
 ];
 
-/// Crates of which there is more than one version, and why that has to be.
+/// Crates with more than one version, and the reason.
 const SEVERAL: &[(&str, &str)] = &[
     ("cpufeatures", "aes has the old one"),
     ("crypto-common", "aes has the old one"),
@@ -45,7 +46,7 @@ const SEVERAL: &[(&str, &str)] = &[
     ("windows-sys", "not compiled on Linux"),
 ];
 
-/// Looks at every package of the lock file.
+/// Checks every package of the lock file.
 pub(crate) fn run() -> Result<()> {
     let metadata = exec::output(exec::cargo().args([
         "metadata",
@@ -95,7 +96,7 @@ fn problems(packages: &[Value]) -> Vec<String> {
     problems
 }
 
-/// Whether an SPDX expression lets us choose among [`LICENCES`]. Old crates write `/` for OR.
+/// Returns whether an SPDX expression allows one of [`LICENCES`]. Old crates write `/` for OR.
 fn allowed(expression: &str) -> bool {
     let spaced = expression
         .replace('(', " ( ")

@@ -5,7 +5,7 @@
 //!                                                                       + DEBIAN/ (deb.rs) ─┴─► .deb
 //! ```
 //!
-//! Archives are the distribution's business: `tar` and `dpkg-deb` make them. All times are that of the last commit, or of
+//! The tools of the distribution, `tar` and `dpkg-deb`, make the archives. All times are that of the last commit, or of
 //! `SOURCE_DATE_EPOCH`, so that the same sources give the same bytes.
 
 mod deb;
@@ -22,13 +22,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, exec, packages::Apt, paths, ui};
 
-/// What building a package takes beside a compiler: `dpkg-shlibdeps` and `strip`.
+/// Packages that building the package needs in addition to a compiler, for `dpkg-shlibdeps` and `strip`.
 pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 
 /// The program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Documents that come with the program, in the folders in which they are here, so that their links hold.
+/// Documents that are installed with the program, in the same folders as here, so that their links stay valid.
 const DOCUMENTS: [&str; 20] = [
     "README.md",
     "SECURITY.md",
@@ -52,16 +52,16 @@ const DOCUMENTS: [&str; 20] = [
     "docs/types.md",
 ];
 
-/// Where the service writes until it is configured: bounded, and nothing is overwritten by a restart.
+/// Output of the service until it is configured: its size is bounded, and a restart overwrites nothing.
 const OUTPUT: &str = "file:/var/log/dnstap-agent/dns.fstrm,rotate-size=256M,keep=8";
 
-/// Builds the agent and both archives; returns the package's path.
+/// Builds the agent and both archives. Returns the package's path.
 pub(crate) fn run() -> Result<PathBuf> {
     Apt::default().ensure(PACKAGES)?;
     of(&build::release()?)
 }
 
-/// Both archives of this agent; returns the package's path.
+/// Makes both archives of this agent. Returns the package's path.
 pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
     ui::step("packing");
     let time = time()?;
@@ -97,7 +97,7 @@ pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// The files as they are installed.
+/// Writes the files as they are installed.
 fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
     let packaging = paths::root().join("packaging");
     exec::output(Command::new(agent).arg("generate").arg(generated))?;
@@ -158,7 +158,8 @@ fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
     settle_modes(tree, &program)
 }
 
-/// Writes the service's configuration: the example, but for the output, as standard output would be the journal.
+/// Writes the service's configuration: the example with another output, because the service's standard output is the
+/// journal.
 fn configure(to: &Path) -> Result<()> {
     let from = paths::root().join("docs/dnstap-agent.toml");
     let example =
@@ -173,7 +174,7 @@ fn configure(to: &Path) -> Result<()> {
     fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Copies a file to where it is installed.
+/// Copies a file to the place where it is installed.
 fn place(from: &Path, to: &Path) -> Result<PathBuf> {
     let what = || format!("cannot copy {} to {}", from.display(), to.display());
     let folder = to.parent().with_context(what)?;
@@ -187,7 +188,8 @@ fn compress(path: &Path) -> Result<()> {
     exec::output(Command::new("gzip").args(["--best", "--no-name"]).arg(path)).map(drop)
 }
 
-/// Built by any user, with any umask: all may read, and run the program.
+/// Sets modes that do not depend on the user and the umask of the build: all users may read the files and run the
+/// program.
 fn settle_modes(folder: &Path, program: &Path) -> Result<()> {
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
@@ -206,8 +208,8 @@ fn settle_modes(folder: &Path, program: &Path) -> Result<()> {
     )?)
 }
 
-/// Seconds since 1970 that all files in the archives get: those of the last commit, and of the lock file where git has nothing
-/// to say (an unpacked archive, another user's tree).
+/// Returns the time of all files in the archives, in seconds since 1970: that of the last commit, or of the lock file
+/// if git does not know one (an unpacked archive, another user's tree).
 fn time() -> Result<String> {
     if let Ok(time) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(time);

@@ -1,4 +1,4 @@
-//! Runs other programs: the one place that spawns, so that every failure names the command that failed.
+//! Runs other programs. All commands are started here, so that every failure names the command that failed.
 
 use std::{
     fmt::Write as _,
@@ -14,12 +14,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{paths, ui};
 
-/// How often a long silent command reports that it is still at work.
+/// Interval at which a long silent command reports that it is still running.
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// Lines of a failed command's log that are shown.
+/// Number of lines of a failed command's log that are shown.
 const LOG_TAIL: usize = 40;
 
-/// Cargo, as the toolchain that runs this task names it.
+/// Returns the cargo of the toolchain that runs this task.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // `cargo run` adds its toolchain's libraries, which must not leak into another toolchain's compiler.
@@ -57,7 +57,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a long, noisy command: its output goes to a log in the target folder, whose end is shown on failure.
+/// Runs a long, noisy command. Its output goes to a log in the target folder; on failure the end of the log is shown.
 pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
     let line = display(command);
     ui::command(&line);
@@ -100,7 +100,7 @@ pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command, passes its standard output on line by line, and shows each line to `see`. Returns whether it
+/// Runs a command, forwards its standard output line by line, and passes each line to `see`. Returns whether it
 /// succeeded.
 pub(crate) fn watched(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
     let line = display(command);
@@ -117,7 +117,7 @@ pub(crate) fn watched(command: &mut Command, mut see: impl FnMut(&str)) -> Resul
     for text in BufReader::new(stdout).split(b'\n') {
         let text = text.with_context(|| format!("cannot read the output of `{line}`"))?;
         let text = String::from_utf8_lossy(&text);
-        println!("{text}"); // not a locked stdout: a test of this captures what it prints
+        println!("{text}"); // no locked stdout: a test captures the output of this function
         see(&text);
     }
     let status = child
@@ -129,7 +129,7 @@ pub(crate) fn watched(command: &mut Command, mut see: impl FnMut(&str)) -> Resul
     Ok(status.success())
 }
 
-/// The command as one would type it, with the environment that was set for it.
+/// Formats the command as it would be typed, with the environment that was set for it.
 pub(crate) fn display(command: &Command) -> String {
     let mut line = String::new();
     for (name, value) in command.get_envs() {

@@ -1,9 +1,9 @@
 //! `cargo xtask fuzz`: builds the fuzz targets with coverage and runs them for a while.
 //!
-//! libFuzzer comes as a crate, and the instrumentation is a pass of the compiler's own LLVM, so that no other toolchain
-//! and no sanitizer is needed; debug assertions and overflow checks are on. Only the project's own crates are instrumented
-//! ([`INSTRUMENT`]). What a run learns is kept in `target/fuzz/corpus` for the next one; an input that makes a target fail is kept in
-//! `target/fuzz/found`.
+//! libFuzzer comes as a crate, and the instrumentation is a pass of the compiler's own LLVM, so no other toolchain and
+//! no sanitizer is needed. Debug assertions and overflow checks are on. Only the project's own crates are instrumented
+//! ([`INSTRUMENT`]). `target/fuzz/corpus` stores the inputs that a run has found for the next run; `target/fuzz/found`
+//! stores inputs that make a target fail.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{exec, paths, results::Results, setup, tally::Tally, ui};
 
-/// The targets (`tests/fuzz/src/bin`), and the inputs that each is given in `cargo xtask test`: as many as take about 20 seconds.
+/// The targets (`tests/fuzz/src/bin`), and the number of inputs that each gets in `cargo xtask test`, which take about
+/// 20 seconds.
 const TARGETS: [(&str, u32); 9] = [
     ("btf", 100_000),
     ("classify", 200_000),
@@ -35,15 +36,15 @@ const TARGETS: [(&str, u32); 9] = [
 /// The compiler of the project's own crates, which adds the coverage.
 const INSTRUMENT: &str = "tests/fuzz/instrument";
 
-/// Targets at a time.
+/// Number of targets that run at the same time.
 const AT_ONCE: usize = 2;
 
-/// How long a target runs.
+/// Duration of a target's run.
 #[derive(Clone, Copy)]
 enum Effort {
-    /// For a time, from another start at each run, with what earlier runs have learnt.
+    /// This many seconds, with another seed in each run, and with the corpus of earlier runs.
     Seconds(u32),
-    /// This many inputs, the same ones at each run: a test's result does not depend upon chance or the machine's speed.
+    /// This many inputs, the same ones in each run: a test's result must not depend on chance or the machine's speed.
     Inputs(u32),
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     /// Seconds for each
     #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "input")]
     seconds: u32,
-    /// Give the target this input and no other
+    /// Run the target with this input alone
     #[arg(long, value_name = "FILE", requires = "targets")]
     input: Option<PathBuf>,
 }
@@ -86,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// A short run of every target, each one test.
+/// Makes a short run of every target. Each is one test.
 pub(crate) fn short() -> Result<Results> {
     let programs = build()?;
     ui::step("fuzzing, the same inputs at each run");
@@ -102,9 +103,9 @@ fn program(target: &str) -> String {
     format!("fuzz_{target}")
 }
 
-/// Builds all targets; the folder that they are in.
+/// Builds all targets. Returns their folder.
 ///
-/// As `cargo test` builds: the dependencies are those of the tests, optimised a little and with every check.
+/// The build is like that of `cargo test`: the dependencies are the same, optimised a little and with every check.
 fn build() -> Result<PathBuf> {
     ui::step("building the fuzz targets");
     let programs = TARGETS.map(|(target, _)| format!("--bin={}", program(target)));
@@ -214,19 +215,19 @@ fn line(target: &str, inputs: u64, time: Duration, log: &str) -> String {
     )
 }
 
-/// How many inputs were tried.
+/// Returns the number of inputs that were tried.
 fn inputs(log: &str) -> Option<u64> {
     word_after(log.lines().rev(), "stat::number_of_executed_units: ")?
         .parse()
         .ok()
 }
 
-/// Where the input that failed was written to.
+/// Returns the file of the input that failed.
 fn input_written(log: &str) -> Option<&str> {
     word_after(log.lines(), "Test unit written to ")
 }
 
-/// What the target said: the panic's message, or libFuzzer's summary.
+/// Returns the target's error: the panic's message, or libFuzzer's summary.
 fn complaint(log: &str) -> String {
     let panic: Vec<_> = log
         .lines()

@@ -1,4 +1,4 @@
-//! `cargo xtask generate`: programs of socket calls that a machine thinks up, until one of them is not in the record as it was.
+//! `cargo xtask generate`: runs random programs of socket calls until the record of one is wrong.
 //!
 //! The generator itself is a part of the integration tests' program (`tests/src/generator`); here it is built and started.
 
@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// How long; with 0, one program for each hook and ring
     #[arg(long, value_name = "N", default_value_t = 60.0)]
     seconds: f64,
-    /// What the first program follows from [default: another one each time]
+    /// Seed of the random programs [default: another one each time]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Hooks to try, in turn
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     ring: String,
 }
 
-/// Builds what it needs and runs it; the first finding ends it.
+/// Builds the programs that it needs and runs it. The first finding ends it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     let agent = build::release()?;

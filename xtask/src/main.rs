@@ -52,19 +52,19 @@ enum Task {
     Test(test::Args),
     /// Run the integration tests on other kernels, in virtual machines
     Vm(vm::Args),
-    /// Keep a server, agents and a collector busy and let everything happen to them in random order; needs root
+    /// Run a server, agents and a collector under load, with restarts, kills and rotations in random order; needs root
     Soak(soak::Args),
-    /// Play programs of socket calls that a machine thinks up, and compare the record with what they did; needs root
+    /// Generate random programs of socket calls, run them, and compare the record with what they did; needs root
     Generate(generate::Args),
-    /// Run servers, Debian's and others, with a packet capture beside the tap, and hold its file against the packets; needs root
+    /// Run Debian's and other servers with a packet capture beside the tap, and compare the tap's file with the packets; needs root
     Referee(referee::Args),
-    /// Give the parsers and the pure stages inputs that a machine thinks up, guided by what the code does with them
+    /// Run the coverage-guided fuzz targets of the parsers and the pure stages
     Fuzz(fuzz::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
     /// Make a Debian package and a tarball of the release build, in target/dist
     Dist,
-    /// Look for cycles among the modules of each crate
+    /// Find import cycles among the modules of each crate
     Modules(modules::Args),
     /// Tap a private BIND on loopback and show what comes out; needs root
     Demo,

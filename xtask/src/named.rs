@@ -1,4 +1,4 @@
-//! Private `named` processes on loopback: from the texts of their files to a server that answers.
+//! Starts private `named` processes on loopback, from the texts of their files.
 
 use std::{
     fs,
@@ -12,15 +12,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::child::{Child, Log};
 
-/// How long a `named` may take to come up.
+/// Longest time for the start of a `named`.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Ports that are tried.
+/// Number of ports that are tried.
 const ATTEMPTS: usize = 20;
 
 /// Names and texts of a server's files; the first is its configuration, and has a line `options {`.
 pub(crate) type Files = Vec<(&'static str, String)>;
 
-/// Starts a server whose files lie in `folder`, with one worker thread and, if there is one, on that CPU alone. Returns when it answers.
+/// Starts a server whose files are in `folder`, with one worker thread. With `cpu` it runs only on that CPU. Returns
+/// when it answers.
 pub(crate) fn start(
     named: &Path,
     folder: &Path,
@@ -39,12 +40,12 @@ pub(crate) fn start(
         .args(["-g", "-n", "1", "-c"])
         .arg(folder.join("named.conf"));
     let mut server = Child::spawn(&command, Log::Kept)?;
-    // The whole end of the line: its first words at start are "running on Linux".
+    // The end of the line is compared, because an early line contains "running on Linux".
     server.wait_for("running", PATIENCE, |line| line.ends_with(" running"))?;
     Ok(server)
 }
 
-/// A command that runs on one CPU, if there is one to run on.
+/// Returns a command that runs on only one CPU, if one is given.
 pub(crate) fn on_cpu(cpu: Option<usize>, program: &Path) -> Command {
     match cpu {
         None => Command::new(program),
@@ -56,7 +57,8 @@ pub(crate) fn on_cpu(cpu: Option<usize>, program: &Path) -> Command {
     }
 }
 
-/// What all have in common: nothing outside of the scratch folder, no control channel, no traffic of their own.
+/// Returns options for all servers: no files outside of the scratch folder, no control channel, no traffic of their
+/// own.
 pub(crate) fn common(port: u16) -> String {
     format!(
         "  port {port};\n  pid-file none;\n  session-keyfile none;\n  lock-file none;\n  dnssec-validation no;\n  \
@@ -64,7 +66,7 @@ pub(crate) fn common(port: u16) -> String {
     )
 }
 
-/// Two ports that are free on each of these loopback addresses, over UDP and TCP.
+/// Returns two ports that are free on each of these loopback addresses, over UDP and TCP.
 pub(crate) fn free_ports(addresses: &[&str]) -> Result<[u16; 2]> {
     let mut found = None;
     for _ in 0..ATTEMPTS {

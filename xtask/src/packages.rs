@@ -1,5 +1,5 @@
-//! Debian packages: which are missing, and their installation. Owns the one `apt-get update` of a task; runs it only
-//! when something is missing, because it takes seconds and needs root.
+//! Finds missing Debian packages and installs them. `apt-get update` runs at most once per task, and only if something
+//! is missing, because it takes seconds and needs root.
 
 use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
@@ -24,7 +24,7 @@ impl Apt {
         self.install(&missing)
     }
 
-    /// Installs the newest version of each package, or brings it up to date.
+    /// Installs the newest version of each package, or upgrades to it.
     pub(crate) fn install(&mut self, packages: &[&str]) -> Result<()> {
         if !is_root() {
             bail!(
@@ -42,7 +42,7 @@ impl Apt {
         )
     }
 
-    /// Downloads packages, and those that they need and that are not installed, to `folder`. Installs nothing.
+    /// Downloads packages, and the missing packages that they depend on, to `folder`. Installs nothing.
     pub(crate) fn download(&mut self, packages: &[&str], folder: &Path) -> Result<()> {
         if !is_root() {
             bail!("only root may ask apt-get what is missing; run this as root");
@@ -68,7 +68,7 @@ impl Apt {
         )
     }
 
-    /// Whether the archive has this package, after an update if that is possible.
+    /// Returns whether the archive has this package, after an update if that is possible.
     pub(crate) fn offers(&mut self, package: &str) -> bool {
         if !has_dpkg() {
             return false;
@@ -80,7 +80,8 @@ impl Apt {
             .is_ok_and(|text| text.contains("Package:"))
     }
 
-    /// Refreshes the lists once. A source that does not answer is no reason to stop: what is needed may be in another.
+    /// Refreshes the lists once. If a source does not answer, the task continues, because another source may have the
+    /// package.
     fn update(&mut self) {
         if !self.updated {
             self.updated = true;
@@ -91,12 +92,12 @@ impl Apt {
     }
 }
 
-/// Version of an installed package.
+/// Returns the version of an installed package.
 pub(crate) fn version(package: &str) -> Result<String> {
     exec::output(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", package]))
 }
 
-/// Whether this process may install packages and load programs into the kernel.
+/// Returns whether this process may install packages and load programs into the kernel.
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
@@ -109,7 +110,7 @@ fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
             wanted.join(" ")
         );
     }
-    // Fails when a package is unknown, and lists the others all the same.
+    // This fails if a package is unknown, but still lists the others.
     let listed = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
         .args(wanted)
@@ -120,7 +121,7 @@ fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
     ))
 }
 
-/// Those of `wanted` that `dpkg-query`'s lines of `package status` do not show as installed.
+/// Returns the packages of `wanted` that are not installed according to `dpkg-query`'s lines of `package status`.
 fn not_installed<'a>(wanted: &[&'a str], listed: &str) -> Vec<&'a str> {
     let installed: Vec<_> = listed
         .lines()
@@ -141,7 +142,7 @@ fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-o",
-        "DPkg::Lock::Timeout=300", // another apt-get may be at work, for example a machine's first boot
+        "DPkg::Lock::Timeout=300", // another apt-get may be running, for example at a machine's first boot
         "-o",
         "Dpkg::Use-Pty=0",
     ]);

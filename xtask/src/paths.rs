@@ -1,4 +1,4 @@
-//! Where things are: the tree, cargo's target folder, and the cache outside of the tree for what is downloaded.
+//! Paths: the tree, cargo's target folder, and the cache outside of the tree for downloads.
 
 use std::{
     env,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The workspace's root.
+/// Returns the workspace's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -20,12 +20,13 @@ pub(crate) fn target() -> PathBuf {
         .map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
-/// Where the tasks keep the output of what they run.
+/// Returns the folder for the output of commands.
 pub(crate) fn logs() -> PathBuf {
     target().join("xtask")
 }
 
-/// Cache for tools and servers, shared by all checkouts: `$XDG_CACHE_HOME/dnstap-agent`, else `~/.cache/dnstap-agent`.
+/// Returns the cache for tools and servers, which all checkouts share: `$XDG_CACHE_HOME/dnstap-agent`, else
+/// `~/.cache/dnstap-agent`.
 pub(crate) fn cache() -> Result<PathBuf> {
     let absolute = |name| {
         env::var_os(name)

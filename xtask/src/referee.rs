@@ -1,7 +1,8 @@
-//! `cargo xtask referee`: servers of all sorts, each with a packet capture beside the tap, and a judgement by the packets.
+//! `cargo xtask referee`: runs many kinds of servers, each with a packet capture in addition to the tap, and judges the
+//! tap by the packets.
 //!
-//! The referee itself is a part of the integration tests' program (`tests/src/referee`); here its servers are made ready, it is started,
-//! and what it says of all servers becomes `docs/servers.md`.
+//! The referee itself is a part of the integration tests' program (`tests/src/referee`). This module prepares its
+//! servers, starts it, and writes its results to `docs/servers.md`.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, exec, packages::Apt, paths, servers, setup, ui};
 
-/// What stands in front of the table.
+/// Text before the table.
 const HEAD: &str = "\
 # The servers that the tap was tested with
 
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     hook: Vec<String>,
 }
 
-/// Makes everything ready, runs it, and writes the page if all servers were asked for.
+/// Prepares everything, runs the referee, and writes the page if all servers were selected.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     servers::ensure_referees(&mut Apt::default())?;

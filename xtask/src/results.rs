@@ -1,22 +1,23 @@
-//! What a step of the tests came to: its counts, and each failure in one line, so that the end of a long run tells what failed.
+//! Results of a step of the tests: its counts, and each failure in one line, so that the end of a long run tells what
+//! failed.
 
 use std::ops::AddAssign;
 
 use crate::tally::Tally;
 
-/// Characters of a failure that are told at the end; the whole text is where it happened.
+/// Number of characters of a failure that are repeated at the end; the full text is printed where it happened.
 const TOLD: usize = 300;
 
-/// Counts, and what failed.
+/// Counts and failures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Results {
     pub(crate) tally: Tally,
-    /// One line each.
+    /// Failures, one line each.
     pub(crate) failures: Vec<String>,
 }
 
 impl Results {
-    /// One failed test, and why.
+    /// Makes the result of one failed test, with its reason.
     pub(crate) fn failed(why: &str) -> Self {
         Self {
             tally: Tally::FAILED,
@@ -41,7 +42,7 @@ impl AddAssign for Results {
     }
 }
 
-/// The failures of a test program, as libtest and what imitates it explain them before the result line:
+/// The failures of a test program, as libtest and programs like it explain them before the result line:
 /// `---- NAME ----` and the message.
 #[derive(Debug, Default)]
 pub(crate) struct Explanations {
@@ -66,18 +67,18 @@ impl Explanations {
         }
     }
 
-    /// All of them, whole.
+    /// Returns the full text of all failures.
     pub(crate) fn whole(&self) -> String {
         self.failures.concat()
     }
 
-    /// One line for each.
+    /// Returns one line for each failure.
     pub(crate) fn told(&self) -> impl Iterator<Item = String> {
         self.failures.iter().map(|failure| in_one_line(failure))
     }
 }
 
-/// The beginning of a text, with its line ends as blanks.
+/// Returns the beginning of a text, with spaces in place of line ends.
 pub(crate) fn in_one_line(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     let line = words.join(" ");

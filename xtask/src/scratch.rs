@@ -1,4 +1,4 @@
-//! A folder for one run of a task, removed when the task is over, in any way: also when it is interrupted or killed.
+//! A folder for one run of a task. It is removed when the task ends, also when the task is interrupted or killed.
 
 use std::{
     fs,
@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result};
 
 use crate::ui;
 
-/// A folder that goes with its guard.
+/// A folder that is removed with its guard.
 pub(crate) struct Scratch {
     folder: PathBuf,
-    /// Removes it at the end of its input, which comes with the end of this process at the latest.
+    /// Process that removes the folder at the end of its input. That is at the latest when this process ends.
     keeper: Child,
 }
 
 impl Scratch {
-    /// An empty folder.
+    /// Makes an empty folder.
     pub(crate) fn create(folder: PathBuf) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(&folder)
@@ -36,7 +36,7 @@ impl Scratch {
         Ok(Self { folder, keeper })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         &self.folder
     }

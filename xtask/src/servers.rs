@@ -1,5 +1,5 @@
-//! DNS servers for the tests and the demo, unpacked into the cache and never installed: a server package's
-//! installation would start a system service.
+//! DNS servers for the tests and the demo. They are unpacked into the cache and never installed, because the
+//! installation of a server package would start a system service.
 
 use std::{
     env, fs,
@@ -16,10 +16,10 @@ use crate::{
     paths, ui, vm,
 };
 
-/// The library package of BIND, and those that are built with it: they move in step, so all are brought to one version.
+/// The library package of BIND, and the packages that are built with it. All must have the same version.
 const BIND9_PACKAGES: &[&str] = &["bind9-libs", "bind9-utils", "bind9-dnsutils"];
 
-/// Where the unpacked `named` is.
+/// Returns the path of the unpacked `named`.
 pub(crate) fn bind9() -> Result<PathBuf> {
     Ok(folder()?.join("usr/sbin/named"))
 }
@@ -28,8 +28,8 @@ fn folder() -> Result<PathBuf> {
     Ok(paths::cache()?.join("servers/bind9"))
 }
 
-/// Path of a `named` that matches the installed BIND libraries to the letter; they have no stable interface between
-/// them.
+/// Returns the path of a `named` with exactly the version of the installed BIND libraries: they have no stable
+/// interface between them.
 pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
     apt.ensure(BIND9_PACKAGES)?;
     let (folder, named) = (folder()?, bind9()?);
@@ -46,8 +46,8 @@ pub(crate) fn ensure_bind9(apt: &mut Apt) -> Result<PathBuf> {
     Ok(named)
 }
 
-/// Servers that the tests tap beside `named`: their folder, the program, the option with which it says its version and ends, and
-/// the packages that the folder holds.
+/// Servers that the tests tap in addition to `named`: their folder, the program, the option that prints the version and
+/// ends, and the packages in the folder.
 const OTHERS: [(&str, &str, &str, &[&str]); 3] = [
     ("unbound", "unbound", "-V", &["unbound"]),
     ("knot", "knotd", "-V", &["knot", "knot-module-dnstap"]),
@@ -69,15 +69,15 @@ pub(crate) fn ensure_others(apt: &mut Apt) -> Result<()> {
         ));
         let libraries = unpack(packages, &folder)?;
         let libraries: Vec<&str> = libraries.iter().map(String::as_str).collect();
-        // They move in step with the server.
+        // The libraries must have the same version as the server.
         apt.install(&libraries)?;
         runs().with_context(|| format!("the unpacked {} does not run", program.display()))?;
     }
     Ok(())
 }
 
-/// Servers that the referee plays with beside those: their folder, the program, and its packages. They are unpacked with all that they
-/// need and the machine lacks; the tests lay the folder over `/usr` for the server alone.
+/// More servers for the referee: their folder, the program, and its packages. They are unpacked with all dependencies
+/// that the machine lacks. The tests mount the folder over `/usr`, only for the server.
 const REFEREES: [(&str, &str, &[&str]); 7] = [
     ("pdns", "pdns_server", &["pdns-server", "pdns-backend-bind"]),
     ("pdns-recursor", "pdns_recursor", &["pdns-recursor"]),
@@ -88,7 +88,8 @@ const REFEREES: [(&str, &str, &[&str]); 7] = [
     ("yadifa", "yadifad", &["yadifa"]),
 ];
 
-/// Languages of the referee's own servers: a program, and the package to install if it is missing. None of them starts a service.
+/// Languages of the referee's own servers: a program, and the package that has it. None of the packages starts a
+/// service.
 const LANGUAGES: [(&str, &str); 4] = [
     ("python3", "python3"),
     ("node", "nodejs"),
@@ -96,7 +97,7 @@ const LANGUAGES: [(&str, &str); 4] = [
     ("go", "golang-go"),
 ];
 
-/// Makes ready what the referee plays with. What cannot be had is told, and is a line of its table.
+/// Prepares the referee's servers. A server that is not available is reported, and is a line of its table.
 pub(crate) fn ensure_referees(apt: &mut Apt) -> Result<()> {
     apt.ensure(&["openssl"])?;
     for (folder, program, packages) in REFEREES {
@@ -124,7 +125,7 @@ pub(crate) fn ensure_referees(apt: &mut Apt) -> Result<()> {
     Ok(())
 }
 
-/// The referee's server in Go, of which only the source is in the tree.
+/// Builds the referee's server in Go; the tree has only its source.
 fn build_in_go() -> Result<()> {
     let program = paths::cache()?.join("servers/referee-go/server");
     let mut build = Command::new("go");
@@ -143,7 +144,7 @@ fn on_the_path(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// Downloads packages and those that they need and that are not installed, and unpacks all of them in place of `folder`.
+/// Downloads packages with their missing dependencies, and unpacks all of them. They replace the content of `folder`.
 fn unpack_whole(apt: &mut Apt, packages: &[&str], folder: &Path) -> Result<()> {
     let downloads = folder.with_extension("download");
     emptied(folder)?;
@@ -160,7 +161,7 @@ fn unpack_whole(apt: &mut Apt, packages: &[&str], folder: &Path) -> Result<()> {
     fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
 }
 
-/// Makes a folder that has nothing in it.
+/// Makes an empty folder.
 fn emptied(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)
@@ -169,12 +170,12 @@ fn emptied(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// Where the unpacked `promtool` is.
+/// Returns the path of the unpacked `promtool`.
 pub(crate) fn promtool() -> Result<PathBuf> {
     Ok(paths::cache()?.join("servers/prometheus/usr/bin/promtool"))
 }
 
-/// Unpacks `promtool`, Prometheus' own judge of metrics, where the archive has it.
+/// Unpacks `promtool`, Prometheus' own checker of metrics, if the archive has it.
 pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
     if !promtool()?.exists() && apt.offers("prometheus") {
         ui::step("unpacking promtool (not installing its server)");
@@ -183,11 +184,12 @@ pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
     Ok(())
 }
 
-/// The BIND of a later Debian release than this machine's: one whose own dnstap has types and times that the older lacks.
+/// The BIND of a later Debian release than this machine's. Its own dnstap has types and times that the older one lacks.
 pub(crate) const NEXT_BIND: &str = "9.20";
 
-/// What becomes a program of another release: in a root that has that release's libraries and this machine's folder for scratch
-/// files. The root is a mount of the process alone, so nothing is left when it ends; process id and arguments are kept.
+/// Script that executes a program of another release, in a root with that release's libraries and this machine's folder
+/// for scratch files. Only this process sees the mount, so nothing is left when it ends. Process id and arguments stay
+/// the same.
 const IN_ITS_ROOT: &str = r#"#!/bin/sh
 exec unshare --mount sh -ec '
 tmp=${TMPDIR:-/tmp}
@@ -204,7 +206,7 @@ shift 2
 exec chroot . "$program" "$@"
 ' "#;
 
-/// The program that becomes the `named` of [`NEXT_BIND`].
+/// Returns a program that executes the `named` of [`NEXT_BIND`].
 pub(crate) fn ensure_next_bind() -> Result<PathBuf> {
     let unpacked = vm::bind(NEXT_BIND)?.join("usr");
     let folder = paths::cache()?.join("servers");
@@ -219,18 +221,19 @@ pub(crate) fn ensure_next_bind() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// A shell's script that becomes a program of `usr`, with `root` to mount on.
+/// Returns a shell script that executes a program of `usr`. `root` is its mount point.
 fn in_its_root(root: &Path, usr: &Path, program: &Path) -> String {
     let [root, usr, program] = [root, usr, program].map(quoted);
     format!("{IN_ITS_ROOT}{root} {usr} {program} \"$@\"\n")
 }
 
-/// A path as one word of the shell.
+/// Quotes a path for the shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// Downloads packages, `NAME=VERSION` for a certain one, and unpacks them in place of `folder`. The libraries that they need.
+/// Downloads packages (`NAME=VERSION` for a certain version), and unpacks them in place of `folder`. Returns the
+/// libraries that they need.
 fn unpack(packages: &[&str], folder: &Path) -> Result<Vec<String>> {
     let downloads = folder.with_extension("download");
     emptied(folder)?;
@@ -261,7 +264,7 @@ fn unpack(packages: &[&str], folder: &Path) -> Result<Vec<String>> {
     Ok(needed)
 }
 
-/// The libraries of a package's field `Depends`.
+/// Returns the libraries of a package's field `Depends`.
 fn libraries(depends: &str) -> impl Iterator<Item = String> {
     depends
         .split(',')
@@ -285,7 +288,7 @@ mod tests {
     #[test]
     fn a_program_of_another_release_keeps_process_id_and_arguments_and_leaves_no_mount() {
         if !packages::is_root() {
-            // Not by a macro, whose text the test's harness would keep for itself.
+            // This does not use a print macro, whose text the test harness would capture.
             let _told = writeln!(
                 io::stderr(),
                 "SKIP a program of another release: only root may mount"

@@ -1,5 +1,5 @@
-//! `cargo xtask setup`: makes the machine able to build, test and show the project. Looks first, says what it installs,
-//! and does nothing when nothing is missing. What it downloads stays outside of the tree.
+//! `cargo xtask setup`: prepares the machine to build, test and show the project. It checks first, reports what it
+//! installs, and does nothing if nothing is missing. Downloads are stored outside of the tree.
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -8,8 +8,8 @@ use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
-/// The tests' tools: load, independent readers of dnstap, of packets, of passive DNS and of zstd, a browser, private network namespaces, and a judge of
-/// the service's unit.
+/// The tests' tools: load, independent readers of dnstap, of packets, of passive DNS and of zstd, a browser,
+/// private network namespaces, and a checker of the service's unit.
 const TEST_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "bind9-utils",
@@ -25,7 +25,7 @@ const TEST_PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// What the benchmark compares with, and its load.
+/// The benchmark's other programs, and its load.
 const BENCH_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "dnscap",
@@ -38,7 +38,7 @@ const BENCH_PACKAGES: &[&str] = &[
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What the machine shall be able to do
+    /// Purpose for which packages and tools are installed
     #[arg(long = "for", value_name = "PURPOSE", value_enum, default_value_t = Purpose::All)]
     pub(crate) purpose: Purpose,
 }
@@ -57,7 +57,7 @@ pub(crate) enum Purpose {
     All,
 }
 
-/// Installs what `purpose` needs and is missing.
+/// Installs the missing packages and tools that `purpose` needs.
 pub(crate) fn run(purpose: Purpose) -> Result<()> {
     let mut apt = Apt::default();
     if matches!(purpose, Purpose::Test | Purpose::All) {
@@ -84,7 +84,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
-/// libFuzzer is C++.
+/// Makes sure that there is a C++ compiler: libFuzzer is C++.
 pub(crate) fn ensure_cxx() -> Result<()> {
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
     match exec::output(std::process::Command::new(compiler).arg("--version")) {
@@ -93,7 +93,7 @@ pub(crate) fn ensure_cxx() -> Result<()> {
     }
 }
 
-/// `cargo fmt` and `cargo clippy` are separate parts of a toolchain.
+/// Makes sure that `cargo fmt` and `cargo clippy` are installed, which are separate parts of a toolchain.
 pub(crate) fn ensure_cargo_tools() -> Result<()> {
     for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         if exec::output(exec::cargo().args([tool, "--version"])).is_err() {

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: a `named`, agents and a collector under load, and everything that can happen to them in random order.
+//! `cargo xtask soak`: runs a `named`, agents and a collector under load, with all kinds of events in random order.
 //!
 //! The soak itself is a part of the integration tests' program (`tests/src/soak`); here it is built and started.
 
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// How long
     #[arg(long, value_name = "N", default_value_t = 60.0)]
     minutes: f64,
-    /// What the order of events follows from [default: another one each time]
+    /// Seed of the order of events [default: another one each time]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Write the report to this file, too
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     report: Option<PathBuf>,
 }
 
-/// Builds what it needs, runs it, and prints the report.
+/// Builds the programs that it needs, runs it, and prints the report.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run(setup::Purpose::Test)?;
     let agent = build::release()?;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// The soak of an agent, as a command that fails if something does not hold.
+/// Returns the command for the soak of an agent, which fails if a check fails.
 pub(crate) fn command(
     tests: &Path,
     agent: &Path,

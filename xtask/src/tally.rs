@@ -1,8 +1,8 @@
-//! Counts of tests, read from the result lines of libtest and of what imitates it.
+//! Counts of tests, read from the result lines of libtest and of programs like it.
 
 use std::{fmt, ops::AddAssign};
 
-/// How many tests passed, failed and were skipped.
+/// Numbers of tests that passed, failed and were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,

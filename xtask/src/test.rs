@@ -1,9 +1,9 @@
-//! `cargo xtask test`: format, lints, documentation, unit tests, a short run of each fuzz target, then the integration tests
-//! against real servers, here and on other kernels, and what the tap costs.
+//! `cargo xtask test`: checks format, lints and documentation, runs the unit tests and each fuzz target for a short
+//! time, then the integration tests against real servers, here and on other kernels, and measures the tap's cost.
 //!
-//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies, documentation and the library's
-//! package count as one test each, set-up and build only when they fail. The last line of standard output is always
-//! `N passed, N failed, N skipped`.
+//! A failed step does not stop the others, unless they need its result. Format, lints, dependencies, documentation and
+//! the library's package count as one test each; set-up and build count only if they fail. The last line of standard
+//! output is always `N passed, N failed, N skipped`.
 
 use std::{
     process::{Command, ExitCode},
@@ -24,7 +24,7 @@ use crate::{
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
 const COMPARISONS: &str = "named records";
 
-/// How long the soak is that is a test, in minutes.
+/// Duration of the soak in the tests, in minutes.
 const SOAK_MINUTES: f64 = 2.0;
 
 #[derive(clap::Args)]
@@ -62,7 +62,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
     if wants(Part::Unit) {
         let mut tests = exec::cargo();
-        // Property tests try the same cases at each run: a result does not depend upon chance. `cargo test` tries others each time.
+        // Property tests try the same cases in each run, so that a result does not depend on chance. `cargo test` tries
+        // others each time.
         tests
             .env("PROPTEST_RNG_SEED", "1")
             .args(["test", "--workspace", "--no-fail-fast", "--"])
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if wants(Part::Integration) {
         integration(&mut report, &args.arguments);
     }
-    // With arguments, the user is after some tests alone.
+    // With arguments, the user wants only some tests.
     if wants(Part::Vm) && args.arguments.is_empty() {
         if let Some(why) = vm::impossible() {
             println!("SKIP kernel matrix: {why}");
@@ -112,7 +113,7 @@ fn lint(report: &mut Report) {
         "-Dwarnings",
     ];
     report.check("clippy", exec::cargo().args(clippy));
-    // The eBPF programs need no eBPF toolchain to be checked. In the release profile, because they cannot unwind.
+    // Checking the eBPF programs needs no eBPF toolchain. The release profile is used, because they cannot unwind.
     let package = [
         "--package=dnstap-ebpf",
         "--bin=dnstap-ebpf",
@@ -134,7 +135,8 @@ fn lint(report: &mut Report) {
     report.step("dependencies", || {
         deny::run().map(|()| Tally::PASSED.into())
     });
-    // What has documentation, and an example: with that the dependencies are those of clippy and the tests, with all their features.
+    // This documents the crates, and an example: with it the dependencies have all their features, as for clippy and
+    // the tests.
     let documentation = [
         "doc",
         "--workspace",
@@ -150,7 +152,8 @@ fn lint(report: &mut Report) {
             .args(documentation)
             .env("RUSTDOCFLAGS", "-Dwarnings"),
     );
-    // Packs the library and builds what was packed, in a second or a few. Offline: clippy has fetched all that it depends upon.
+    // This packs the library and builds the packed files, which takes a few seconds. It is offline: clippy has already
+    // fetched all dependencies.
     let package = [
         "package",
         "--package=dnstap-proto",
@@ -191,7 +194,7 @@ fn integration(report: &mut Report, arguments: &[String]) {
             .env("PROMTOOL", servers::promtool()?);
         counted(&mut tests)
     });
-    // With arguments, the user is after some tests alone.
+    // With arguments, the user wants only some tests.
     if arguments.is_empty() {
         report.step("comparison with a later BIND", || {
             let mut tests = tests();
@@ -220,8 +223,8 @@ fn integration(report: &mut Report, arguments: &[String]) {
     }
 }
 
-/// Runs test programs and adds up the result lines they print. A failure that no line accounts for (a test that does not
-/// compile, a program that was killed) is one failed test.
+/// Runs test programs and adds up the result lines that they print. A failure without such a line (a test that does not
+/// compile, a program that was killed) counts as one failed test.
 fn counted(command: &mut Command) -> Result<Results> {
     let mut results = Results::default();
     let mut explanations = Explanations::default();
@@ -241,26 +244,26 @@ fn counted(command: &mut Command) -> Result<Results> {
     Ok(results)
 }
 
-/// What every step came to, in order.
+/// Results of all steps, in order.
 #[derive(Default)]
 struct Report {
     steps: Vec<(&'static str, Results, Duration)>,
 }
 
 impl Report {
-    /// A command that counts as one test.
+    /// Runs a command that counts as one test.
     fn check(&mut self, name: &'static str, command: &mut Command) {
         self.step(name, || exec::run(command).map(|()| Tally::PASSED.into()));
     }
 
-    /// A step that counts only when it fails. Returns whether it succeeded.
+    /// Runs a step that counts only if it fails. Returns whether it succeeded.
     fn preparation(&mut self, name: &'static str, task: impl FnOnce() -> Result<()>) -> bool {
         self.step(name, || task().map(|()| Results::default()))
             .failed
             == 0
     }
 
-    /// A step that counts its own tests, and as one failed test if it cannot run.
+    /// Runs a step that counts its own tests, or counts as one failed test if it cannot run.
     fn step(&mut self, name: &'static str, task: impl FnOnce() -> Result<Results>) -> Tally {
         ui::step(name);
         let start = Instant::now();
@@ -277,7 +280,7 @@ impl Report {
         self.steps.push((name, results, time));
     }
 
-    /// Prints all steps, what failed and, last, the sum.
+    /// Prints all steps, the failures and, last, the sum.
     fn finish(&self) -> ExitCode {
         let mut sum = Tally::default();
         println!();

@@ -1,8 +1,8 @@
 //! The eBPF toolchain: a compiler that comes with the source of `core` (no compiled `core` is published for eBPF), and a
 //! `bpf-linker` that reads that compiler's bitcode, which means the same major version of LLVM.
 //!
-//! Two ways lead there: a rustup nightly with `rust-src`, or Debian's `rustc-web` with `rust-web-src`. Compiling
-//! `core` is an unstable feature of cargo; Debian's stable compiler allows it under `RUSTC_BOOTSTRAP=1`.
+//! There are two ways to get it: a rustup nightly with `rust-src`, or Debian's `rustc-web` with `rust-web-src`.
+//! Compiling `core` is an unstable feature of cargo; Debian's stable compiler allows it with `RUSTC_BOOTSTRAP=1`.
 
 use std::{
     env, fmt,
@@ -16,13 +16,13 @@ use crate::{exec, packages::Apt, paths, ui};
 
 /// Oldest compiler for the workspace (`rust-version`).
 const MIN_RUSTC: (u32, u32) = (1, 95);
-/// Version of bpf-linker, and the LLVM versions it has features for.
+/// Version of bpf-linker, and the LLVM versions for which it has features.
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Debian's compiler and its source.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "rust-web-src"];
-/// Names a bpf-linker to use instead of the one that this module installs.
+/// Environment variable with the path of a bpf-linker to use instead of the one that this module installs.
 const LINKER_OVERRIDE: &str = "BPF_LINKER";
 
 const REMEDIES: &str = "no eBPF toolchain: it takes a Rust compiler (1.95 or newer, LLVM 21 to 23) with the source of `core`. Either
@@ -30,14 +30,14 @@ const REMEDIES: &str = "no eBPF toolchain: it takes a Rust compiler (1.95 or new
     2. on Debian, as root: apt-get install rustc-web rust-web-src
 and then `cargo xtask setup` again";
 
-/// Everything that compiling for eBPF takes.
+/// Everything that is needed to compile for eBPF.
 pub(crate) struct Toolchain {
     compiler: Compiler,
     linker: PathBuf,
 }
 
 impl Toolchain {
-    /// A cargo command that compiles with this toolchain.
+    /// Returns a cargo command that compiles with this toolchain.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = match self.compiler.way {
             Way::Nightly => {
@@ -76,7 +76,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Finds the toolchain, or installs what is missing of it.
+/// Finds the toolchain, or installs its missing parts.
 pub(crate) fn ensure(apt: &mut Apt) -> Result<Toolchain> {
     let compiler = match choose(probe()) {
         Some(compiler) => compiler,
@@ -129,7 +129,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// What `rustc -vV` says of a compiler.
+/// Output of `rustc -vV` for a compiler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
     release: String,
@@ -137,7 +137,7 @@ struct Version {
     llvm: u32,
 }
 
-/// The compilers at hand that have the source of `core`, the preferred first.
+/// Returns the available compilers that have the source of `core`, the preferred one first.
 fn probe() -> Vec<Compiler> {
     [Way::Nightly, Way::Debian]
         .into_iter()
@@ -150,7 +150,7 @@ fn probe() -> Vec<Compiler> {
         .collect()
 }
 
-/// The first that is new enough and that bpf-linker can follow.
+/// Returns the first compiler that is new enough and whose LLVM bpf-linker supports.
 fn choose(compilers: Vec<Compiler>) -> Option<Compiler> {
     compilers.into_iter().find(|compiler| {
         compiler.version.rust >= MIN_RUSTC && BPF_LINKER_LLVM.contains(&compiler.version.llvm)
@@ -170,8 +170,8 @@ fn parse_version(text: &str) -> Option<Version> {
     })
 }
 
-/// Path of a bpf-linker that runs and has the compiler's LLVM. Each pair of versions has its own folder in the cache, so
-/// the user's own bpf-linker is neither used nor replaced.
+/// Returns the path of a bpf-linker that runs and has the compiler's LLVM. Each pair of versions has its own folder in
+/// the cache, so the user's own bpf-linker is neither used nor replaced.
 fn ensure_linker(compiler: &Compiler, apt: &mut Apt) -> Result<PathBuf> {
     if let Some(path) = env::var_os(LINKER_OVERRIDE).map(PathBuf::from) {
         exec::output(Command::new(&path).arg("--version"))
@@ -214,7 +214,7 @@ fn ensure_linker(compiler: &Compiler, apt: &mut Apt) -> Result<PathBuf> {
     Ok(linker)
 }
 
-/// Where LLVM's headers and library are: `LLVM_PREFIX` if set, else Debian's folder.
+/// Returns the folder of LLVM's headers and library: `LLVM_PREFIX` if set, else Debian's folder.
 fn llvm_prefix(llvm: u32, apt: &mut Apt) -> Result<PathBuf> {
     if let Some(prefix) = env::var_os("LLVM_PREFIX") {
         return Ok(prefix.into());

@@ -5,27 +5,27 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-/// A stage of the task: what is being done now.
+/// Prints a stage of the task.
 pub(crate) fn step(what: impl fmt::Display) {
     eprintln!("{} {what}", paint("1;36", "==>"));
 }
 
-/// A detail of the current stage.
+/// Prints a detail of the current stage.
 pub(crate) fn note(what: impl fmt::Display) {
     eprintln!("    {what}");
 }
 
-/// A command that is about to run.
+/// Prints a command that is about to run.
 pub(crate) fn command(line: &str) {
     eprintln!("    {}", paint("2", &format!("$ {line}")));
 }
 
-/// Something to know that does not stop the task.
+/// Prints a warning, which does not stop the task.
 pub(crate) fn warn(what: impl fmt::Display) {
     eprintln!("{} {what}", paint("1;33", "warning:"));
 }
 
-/// The end of a failed task, with its whole chain of causes.
+/// Prints the error of a failed task, with its whole chain of causes.
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("{} {error:#}", paint("1;31", "error:"));
 }

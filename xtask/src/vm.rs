@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the integration tests on other kernels than this machine's, each in a virtual machine.
+//! `cargo xtask vm`: runs the integration tests on other kernels than this machine's, each in a virtual machine.
 //!
 //! ```text
 //! releases ─► kernels, BINDs ─┐
@@ -6,8 +6,8 @@
 //! plan ─────► what runs where ┘
 //! ```
 //!
-//! Needs neither root nor KVM, changes nothing on the machine, and keeps what it downloads in the cache. The last line of standard
-//! output is `N passed, N failed, N skipped`.
+//! It needs neither root nor KVM, changes nothing on the machine, and stores downloads in the cache. The last line of
+//! standard output is `N passed, N failed, N skipped`.
 
 mod archive;
 pub(crate) mod counting;
@@ -39,17 +39,17 @@ use self::{
 };
 use crate::{build, exec, packages::Apt, paths, results::Results, tally::Tally, ui, workers};
 
-/// What the machines need of this one.
+/// Packages of this machine that the virtual machines need.
 pub(crate) const PACKAGES: &[&str] = &[
     "busybox-static",
     "debian-archive-keyring",
     "qemu-system-x86",
 ];
-/// Where the report goes when the whole matrix ran.
+/// File of the report if the whole matrix ran.
 const PAGE: &str = "docs/kernel-support.md";
-/// Seconds that a machine may take.
+/// Time limit of a machine in seconds.
 const TIMEOUT: u64 = 900;
-/// Plan that only says that the machine runs.
+/// Plan that only reports that the machine runs.
 const HELLO: &str = "hello";
 
 #[derive(clap::Args)]
@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// Give a shell in the machine instead of running tests
     #[arg(long)]
     shell: bool,
-    /// Keep what the machines said even when nothing failed
+    /// Keep the machines' output also when nothing failed
     #[arg(long)]
     keep: bool,
 }
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// The whole matrix, as a part of `cargo xtask test`: prints the table, and leaves the page alone.
+/// Runs the whole matrix, as a part of `cargo xtask test`: prints the table, and does not change the page.
 pub(crate) fn matrix() -> Result<Results> {
     let kernels = select(&[])?;
     let prepared = Prepared::new(&kernels, &plan::matrix)?;
@@ -124,7 +124,7 @@ pub(crate) fn matrix() -> Result<Results> {
     })
 }
 
-/// Whether this machine can run the matrix at all; if not, why.
+/// Returns the reason if this machine cannot run the matrix at all.
 pub(crate) fn impossible() -> Option<&'static str> {
     if std::env::consts::ARCH != "x86_64" {
         return Some("the virtual machines are x86_64, and this machine is not");
@@ -135,8 +135,8 @@ pub(crate) fn impossible() -> Option<&'static str> {
     None
 }
 
-/// The folder of an unpacked BIND of the matrix with all that it needs, C library included. The one that is there, whichever
-/// version the archive has by now: the machines' next run brings it up to date.
+/// Returns the folder of an unpacked BIND of the matrix with all its dependencies, including the C library. It takes
+/// the existing one, even if the archive has a newer version by now; the next run of the machines updates it.
 pub(crate) fn bind(name: &str) -> Result<PathBuf> {
     let source = BINDS.iter().find(|bind| bind.name == name);
     let source = source.with_context(|| format!("no BIND {name} in the matrix"))?;
@@ -149,12 +149,13 @@ pub(crate) fn bind(name: &str) -> Result<PathBuf> {
 
 /// Everything that the machines need.
 struct Prepared {
-    /// The image of each kernel, or why there is none.
+    /// The image of each kernel, or the reason why there is none.
     kernels: Vec<(&'static KernelSource, Result<PathBuf>)>,
     binds: BTreeMap<&'static str, String>,
     initramfs: PathBuf,
     acceleration: Acceleration,
-    /// Held to the end: two runs would change each other's cache and file system, and have half the time each.
+    /// Lock that is held to the end: two runs would change each other's cache and file system, and each would be half
+    /// as fast.
     _lock: File,
 }
 
@@ -251,7 +252,7 @@ impl Prepared {
         Ok(rows)
     }
 
-    /// Boots one kernel and shows its tests as they end.
+    /// Boots one kernel and shows its tests when they end.
     fn one(
         &self,
         source: &'static KernelSource,
@@ -320,7 +321,7 @@ fn report(rows: &[Row]) -> Tally {
     sum
 }
 
-/// The kernels that are named, or all.
+/// Returns the kernels with these names, or all.
 fn select(names: &[String]) -> Result<Vec<&'static KernelSource>> {
     for name in names {
         ensure!(
@@ -334,7 +335,7 @@ fn select(names: &[String]) -> Result<Vec<&'static KernelSource>> {
     Ok(KERNELS.iter().filter(wanted).collect())
 }
 
-/// Waits until no other run is at work.
+/// Waits until no other run is active.
 fn lock() -> Result<File> {
     let folder = paths::cache()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -352,7 +353,7 @@ fn lock() -> Result<File> {
     Ok(file)
 }
 
-/// Where a guest looks for a plan.
+/// Returns the path at which a guest looks for a plan.
 fn plan_path(name: &str) -> String {
     format!("plans/{name}")
 }

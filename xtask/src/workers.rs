@@ -1,4 +1,4 @@
-//! Work that is done for several things at a time.
+//! Runs several jobs at the same time.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// How many things are done at a time: as many as there are processors.
+/// Returns the number of jobs that run at the same time: at most the number of processors.
 pub(crate) fn number(jobs: usize) -> usize {
     thread::available_parallelism()
         .map_or(1, usize::from)
         .min(jobs)
 }
 
-/// Does `work` for each job, and returns what comes of them in their order. After a failure no other job is begun.
+/// Runs `work` for each job, and returns the results in order. After a failure no further job is started.
 pub(crate) fn each<T: Sync, R: Send>(
     jobs: &[T],
     work: impl Fn(&T) -> Result<R> + Sync,

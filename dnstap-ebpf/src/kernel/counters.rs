@@ -1,4 +1,4 @@
-//! Per-CPU counters: what became of every message that a hook saw.
+//! Per-CPU counters of what happened to each message that a hook saw.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use dnstap_ebpf::{COUNTER_SLOTS, Counter, WHOLE_SLOT};
@@ -12,7 +12,7 @@ pub(crate) fn count(counter: Counter) {
     add(counter, 1);
 }
 
-/// Counts a message that was seen and handed over in one record, which is nearly every one: three counters in one addition.
+/// Counts a message that was seen and sent in one record, as nearly all are: one addition for three counters.
 #[inline(always)]
 pub(crate) fn count_whole() {
     add_to(WHOLE_SLOT, 1);
@@ -32,12 +32,13 @@ fn add_to(slot: u32, amount: u64) {
     }
 }
 
-/// Adds `amount` to `*value` in one instruction: an fexit program may be preempted by another hook's on the same CPU in the
-/// middle of the addition. `core`'s atomics have no `fetch_add` on this target, which lacks compare-and-swap before 5.12.
+/// Adds `amount` to `*value` in one instruction, because another hook's program may preempt an fexit program on the
+/// same CPU in the middle of the addition. `core`'s atomics have no `fetch_add` on this target, which lacks
+/// compare-and-swap before 5.12.
 ///
 /// # Safety
 ///
-/// `value` must be a live, aligned `u64` that others change atomically only.
+/// `value` must be a live, aligned `u64` that all other code changes only atomically.
 #[inline(always)]
 pub(crate) unsafe fn add_atomically(value: *mut u64, amount: u64) {
     #[cfg(target_arch = "bpf")]

@@ -1,4 +1,4 @@
-//! The only ways in which the programs read memory that is not theirs.
+//! All functions with which the programs read memory that is not theirs.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 use dnstap_ebpf::Counter;
@@ -7,7 +7,7 @@ use dnstap_ebpf::Counter;
 ///
 /// # Safety
 ///
-/// Any bytes must be a valid `T`. The address itself may be anything: a bad one is an error.
+/// Any bytes must be a valid `T`. The address may be anything: a bad one gives an error.
 #[inline(always)]
 pub(crate) unsafe fn kernel<T>(base: *const u8, offset: usize) -> Result<T, Counter> {
     // SAFETY: the helper checks the address; the caller vouches for `T`.
@@ -19,7 +19,7 @@ pub(crate) unsafe fn kernel<T>(base: *const u8, offset: usize) -> Result<T, Coun
 ///
 /// # Safety
 ///
-/// Any bytes must be a valid `T`. The address itself may be anything: a bad one is an error.
+/// Any bytes must be a valid `T`. The address may be anything: a bad one gives an error.
 #[inline(always)]
 pub(crate) unsafe fn user<T>(base: u64, offset: u64) -> Result<T, Counter> {
     // SAFETY: the helper checks the address; the caller vouches for `T`.
@@ -27,14 +27,14 @@ pub(crate) unsafe fn user<T>(base: u64, offset: u64) -> Result<T, Counter> {
         .map_err(|_| Counter::UserFault)
 }
 
-/// How a program reads kernel structures. A constant for each hook.
+/// Way in which a program reads kernel structures. A constant for each hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// By a helper, at any address.
+    /// With a helper, at any address.
     Probed,
-    /// By loads, which cost next to nothing, from pointers of which the verifier knows the type: arguments of programs with
-    /// BTF, the current task, and what members of theirs point to. Each load is one member, or a part of one. What cannot be
-    /// read is zero.
+    /// With plain loads, which cost almost nothing, from pointers whose type the verifier knows: arguments of programs
+    /// with BTF, the current task, and pointers read from their members. Each load reads one member or a part of one.
+    /// Unreadable memory gives zero.
     Typed,
 }
 
@@ -49,8 +49,8 @@ impl Reach {
         match self {
             // SAFETY: the caller vouches for `T`.
             Self::Probed => unsafe { kernel(base, offset) },
-            // SAFETY: the kernel makes such a load safe at any address; members are aligned. Volatile, so that the compiler
-            // neither joins loads nor moves them before the checks that make them sensible.
+            // SAFETY: the kernel makes such a load safe at any address; members are aligned. It is volatile, so that
+            // the compiler does not combine loads, and does not move them before the checks that they depend on.
             Self::Typed => Ok(unsafe { base.wrapping_add(offset).cast::<T>().read_volatile() }),
         }
     }

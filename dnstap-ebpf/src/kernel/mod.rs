@@ -1,4 +1,4 @@
-//! The kernel's side: its memory and structures, the tapped processes and sockets, configuration and counters.
+//! Access to the kernel: its memory and structures, the tapped processes and sockets, configuration and counters.
 
 pub(crate) mod config;
 pub(crate) mod counters;

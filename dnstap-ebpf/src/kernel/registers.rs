@@ -11,7 +11,7 @@ compile_error!("the system-call registers are known for x86-64 only");
 /// Offset of the first member that is read, `r10`.
 const R10: usize = 56;
 
-/// `r10 r9 r8 ax cx dx si di orig_ax`, as they lie in `struct pt_regs`.
+/// `r10 r9 r8 ax cx dx si di orig_ax`, in the order of `struct pt_regs`.
 type Saved = [u64; 9];
 
 /// Number and arguments of a system call.
@@ -21,44 +21,44 @@ pub(crate) struct Registers(Saved);
 impl Registers {
     /// Reads the registers that `pt_regs` (a kernel address) holds.
     ///
-    /// They cannot be unreadable; if they were, the call would be an unknown one.
+    /// The registers are always readable. If they were not, the call would count as an unknown one.
     #[inline(always)]
     pub(crate) fn read(pt_regs: *const u8, reach: Reach) -> Self {
         // SAFETY: nine integers; any bytes are valid.
         Self(unsafe { reach.read(pt_regs, R10) }.unwrap_or([u64::MAX; 9]))
     }
 
-    /// System call number.
+    /// Returns the number of the system call.
     #[inline(always)]
     pub(crate) fn number(&self) -> u64 {
         self.0[8]
     }
 
-    /// First argument.
+    /// Returns the first argument.
     #[inline(always)]
     pub(crate) fn first(&self) -> u64 {
         self.0[7]
     }
 
-    /// Second argument.
+    /// Returns the second argument.
     #[inline(always)]
     pub(crate) fn second(&self) -> u64 {
         self.0[6]
     }
 
-    /// Third argument.
+    /// Returns the third argument.
     #[inline(always)]
     pub(crate) fn third(&self) -> u64 {
         self.0[5]
     }
 
-    /// Fourth argument.
+    /// Returns the fourth argument.
     #[inline(always)]
     pub(crate) fn fourth(&self) -> u64 {
         self.0[0]
     }
 
-    /// Fifth argument.
+    /// Returns the fifth argument.
     #[inline(always)]
     pub(crate) fn fifth(&self) -> u64 {
         self.0[2]

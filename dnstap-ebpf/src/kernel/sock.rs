@@ -1,4 +1,4 @@
-//! `struct sock`: is it ours to tap, which socket is it, and what are its addresses.
+//! Reads `struct sock`: whether the socket is of a kind that is tapped, its inode number and its addresses.
 
 use core::{mem::offset_of, ptr};
 
@@ -41,13 +41,14 @@ pub(crate) struct Sock {
 }
 
 impl Sock {
-    /// Takes a kernel address as that of a `struct sock`. A wrong one gives errors or nonsense, nothing worse.
+    /// Treats a kernel address as the address of a `struct sock`. A wrong address gives errors or wrong values, but
+    /// does no harm.
     #[inline(always)]
     pub(crate) fn at(address: *const u8, reach: Reach) -> Self {
         Self { address, reach }
     }
 
-    /// The socket behind an inode's `struct socket`.
+    /// Finds the socket of an inode's `struct socket`.
     #[inline(always)]
     pub(crate) fn of_socket(socket: *const u8, reach: Reach) -> Result<Self, Counter> {
         // SAFETY: a pointer is valid for any bytes; it is only used as an address to read from.
@@ -55,13 +56,14 @@ impl Sock {
         Ok(Self { address, reach })
     }
 
-    /// The socket behind a descriptor of the current process; `None` if it is something else.
+    /// Finds the socket behind a descriptor of the current process. `None` if the descriptor is not a socket.
     #[inline(always)]
     pub(crate) fn of_descriptor(descriptor: u64) -> Option<Self> {
         // SAFETY: takes no arguments.
         let task = unsafe { bpf_get_current_task() } as *const u8;
-        // SAFETY: pointers and integers. The descriptor was valid when the call began; if another thread has closed it since,
-        // the walk ends at null or at another file, which the checks below refuse or which is a socket of the process as well.
+        // SAFETY: pointers and integers. The descriptor was valid when the call began. If another thread has closed it
+        // since, the walk ends at null or at another file. The checks below refuse that file, or it is another socket
+        // of the process.
         unsafe {
             let file = file_of(task, descriptor)?;
             if file.is_null() {
@@ -77,10 +79,11 @@ impl Sock {
         }
     }
 
-    /// Whether this is the socket behind a descriptor of the current process.
+    /// Returns whether this is the socket behind a descriptor of the current process.
     #[inline(always)]
     pub(crate) fn is_behind(self, descriptor: u64) -> bool {
-        // Seldom asked, so by helper: each load of a typed pointer costs the verifier a search of the kernel's types.
+        // This runs seldom, so it uses the helper: for each load from a typed pointer the verifier searches the
+        // kernel's types, which takes time.
         let probed = Self::at(self.address, Reach::Probed);
         // SAFETY: takes no arguments.
         let task = unsafe { bpf_get_current_task() } as *const u8;
@@ -91,7 +94,7 @@ impl Sock {
         !file.is_null() && probed.file() == Ok(file)
     }
 
-    /// The open file of the socket; null if there is none.
+    /// Returns the open file of the socket; null if there is none.
     #[inline(always)]
     fn file(self) -> Result<*const u8, Counter> {
         // SAFETY: pointers.
@@ -112,7 +115,7 @@ impl Sock {
         unsafe { self.reach.read(self.address, offset) }
     }
 
-    /// Reads a member that lies behind `struct sock`, in the structure around it.
+    /// Reads a member behind `struct sock`, in the structure around it.
     ///
     /// # Safety
     ///
@@ -123,7 +126,8 @@ impl Sock {
         unsafe { memory::kernel(self.address, offset) }
     }
 
-    /// Family and protocol, if this is an IPv4 or IPv6 socket of UDP, TCP or Multipath TCP; the last counts as TCP.
+    /// Returns family and protocol if this is an IPv4 or IPv6 socket of UDP, TCP or Multipath TCP. Multipath TCP counts
+    /// as TCP.
     #[inline(always)]
     pub(crate) fn kind(self) -> Result<Option<(u8, u8)>, Counter> {
         // SAFETY: integers.
@@ -142,21 +146,21 @@ impl Sock {
         Ok(Some((family as u8, protocol as u8)))
     }
 
-    /// `IPPROTO_*`.
+    /// Returns the protocol (`IPPROTO_*`).
     #[inline(always)]
     pub(crate) fn protocol(self) -> Result<u16, Counter> {
-        // SAFETY: an integer. Two bytes since 5.6; in the bit-field before, the low byte of it.
+        // SAFETY: an integer. It has two bytes since 5.6; before, this reads the low byte of a bit-field.
         unsafe { self.read(config!(offsets.sock_protocol)) }
     }
 
-    /// Whether this is a connection of Multipath TCP (RFC 8684): its sequence numbers are not where `struct tcp_sock` has them. What
-    /// cannot be read is none.
+    /// Returns whether this is a connection of Multipath TCP (RFC 8684). Its sequence numbers are not in
+    /// `struct tcp_sock`. `false` if the protocol cannot be read.
     #[inline(always)]
     pub(crate) fn is_multipath(self) -> bool {
         self.protocol() == Ok(IPPROTO_MPTCP)
     }
 
-    /// Whether both directions were shut down, as by closing the socket.
+    /// Returns whether both directions were shut down, for example by closing the socket.
     #[inline(always)]
     pub(crate) fn is_shut_down(self) -> Result<bool, Counter> {
         // SAFETY: an integer.
@@ -164,7 +168,7 @@ impl Sock {
         Ok(shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK)
     }
 
-    /// Whether the socket is bound to no address in particular.
+    /// Returns whether the socket is bound to the wildcard address.
     #[inline(always)]
     pub(crate) fn is_wildcard(self) -> Result<bool, Counter> {
         // SAFETY: integers.
@@ -180,21 +184,21 @@ impl Sock {
         }
     }
 
-    /// Inode number of the socket: its name for as long as it lives.
+    /// Returns the inode number of the socket, which identifies it for its lifetime.
     #[inline(always)]
     pub(crate) fn inode(self) -> Result<u64, Counter> {
         // SAFETY: pointers and integers.
         unsafe {
             let inode: *const u8 = self.reach.read(self.file()?, config!(offsets.file_inode))?;
             match self.reach.read(inode, config!(offsets.inode_ino))? {
-                // What `Typed` reads where there is nothing.
+                // `Typed` reads 0 if there is no inode.
                 0 => Err(Counter::KernelFault),
                 number => Ok(number),
             }
         }
     }
 
-    /// Fills a header with what the socket tells: addresses as far as it is bound and connected.
+    /// Fills a header from the socket. An address is known only if the socket is bound or connected.
     #[inline(always)]
     pub(crate) fn describe(
         self,
@@ -239,8 +243,9 @@ impl Sock {
         Ok(())
     }
 
-    /// Sets where in the TCP stream the `length` bytes of the message began, and what may make that differ from where the last ones
-    /// ended. The sequence numbers have advanced past the message, and `behind` bytes more, by the time the hooks run.
+    /// Sets the position in the TCP stream at which the `length` bytes of the message begin, and the flags for cases in
+    /// which it may differ from the end of the previous message. When the hooks run, the sequence numbers have already
+    /// advanced past the message and `behind` more bytes.
     #[inline(always)]
     pub(crate) fn place(
         self,
@@ -259,18 +264,19 @@ impl Sock {
                 end = self.read_behind(config!(offsets.tcp_copied_seq))?;
                 shut_down = shutdown & RCV_SHUTDOWN != 0
                     && self.read_behind::<u32>(config!(offsets.tcp_rcv_nxt))? == end;
-                // A read ends where an urgent byte stands, or begins behind it. The shutdown may count in the place, and the next
-                // urgent byte may have come since the read.
+                // A read ends before an urgent byte or begins behind one. The shutdown may be counted in the position,
+                // and the next urgent byte may have arrived since the read.
                 let latest: u32 = self.read_behind(config!(offsets.tcp_urg_seq))?;
                 let behind_start = latest.wrapping_sub(end.wrapping_sub(bytes)).wrapping_add(2);
                 let behind_end = latest
                     .wrapping_sub(end.wrapping_sub(behind))
                     .wrapping_add(1);
-                // In line it is read like any other byte and leaves no hole.
+                // With `SO_OOBINLINE` the byte is read like any other and leaves no hole.
                 if (behind_start < 2 || behind_end < behind.wrapping_add(3))
                     && self.read::<u64>(config!(offsets.sock_flags))? & SOCK_URGINLINE == 0
                 {
-                    // Behind this read, and passed: by a later one of the same `recvmmsg`, which may have found nothing more.
+                    // The urgent byte is behind this read, and a later read of the same `recvmmsg`, which may have
+                    // found no more bytes, has passed it.
                     hole = u32::from(behind_end <= behind);
                     urgent = if behind_start < 2 {
                         EVENT_URGENT
@@ -290,7 +296,8 @@ impl Sock {
         Ok(())
     }
 
-    /// What `struct udp_sock` says about the sends of a UDP socket, if this kernel has it where we look.
+    /// Reads the options of a UDP socket from `struct udp_sock`. `None` if this kernel does not have them at the known
+    /// place.
     #[inline(always)]
     pub(crate) fn udp(self) -> Result<Option<UdpOptions>, Counter> {
         if config!(udp_window) == MISSING as usize {
@@ -301,7 +308,8 @@ impl Sock {
         Ok(Some(UdpOptions(window)))
     }
 
-    /// Local port in host byte order. A reset of a TCP connection sets the one in `struct sock` to 0 (`inet_put_port`).
+    /// Returns the local port in host byte order. For TCP it reads `inet_sport`, because a reset of the connection sets
+    /// the port in `struct sock` to 0 (`inet_put_port`).
     #[inline(always)]
     fn local_port(self, protocol: u8) -> Result<u16, Counter> {
         // SAFETY: integers.
@@ -315,39 +323,39 @@ impl Sock {
     }
 }
 
-/// The members of a `struct udp_sock` that say how calls and datagrams belong together.
+/// The members of a `struct udp_sock` that tell how calls and datagrams belong together.
 #[derive(Clone, Copy)]
 pub(crate) struct UdpOptions([u64; UDP_WINDOW / 8]);
 
 impl UdpOptions {
-    /// Whether a datagram is being put together, which a later call will send.
+    /// Returns whether a datagram is incomplete, so that a later call will send it.
     #[inline(always)]
     pub(crate) fn is_unfinished(&self) -> bool {
         self.member::<u32>(config!(udp_pending)) != 0
     }
 
-    /// Whether all sends are held back until the socket option `UDP_CORK` is taken off.
+    /// Returns whether all sends are held back until the socket option `UDP_CORK` is turned off.
     #[inline(always)]
     pub(crate) fn is_corked(&self) -> bool {
         usize::from(self.member::<u8>(config!(udp_cork))) & config!(udp_cork_mask) != 0
     }
 
-    /// Whether the kernel may hand over several datagrams in one call.
+    /// Returns whether the kernel may return several datagrams in one call.
     #[inline(always)]
     pub(crate) fn may_receive_several(&self) -> bool {
         usize::from(self.member::<u8>(config!(udp_gro))) & config!(udp_gro_mask) != 0
     }
 
-    /// Bytes of each datagram into which the kernel cuts what is sent; 0: it does not.
+    /// Returns the size of the datagrams into which the kernel cuts what is sent, in bytes; 0 if it does not cut.
     #[inline(always)]
     pub(crate) fn segment(&self) -> u16 {
         self.member(config!(udp_gso_size))
     }
 
-    /// The integer at `offset`, a constant that the agent has checked to lie within the window.
+    /// Reads the integer at `offset`, a constant that the agent has checked to be within the window.
     #[inline(always)]
     fn member<T: Copy>(&self, offset: usize) -> T {
-        // SAFETY: the verifier refuses the program if it is not so.
+        // SAFETY: the verifier refuses a program that reads outside of the window.
         unsafe {
             ptr::from_ref(&self.0)
                 .cast::<u8>()
@@ -358,7 +366,7 @@ impl UdpOptions {
     }
 }
 
-/// The open file behind a descriptor of `task`; `None` if the descriptor is none.
+/// Finds the open file behind a descriptor of `task`. `None` if the descriptor is beyond the table.
 ///
 /// # Safety
 ///
@@ -378,19 +386,20 @@ unsafe fn file_of(task: *const u8, descriptor: u64) -> Option<*const u8> {
     }
 }
 
-/// The sixteen bytes of an address in the header's form, as they lie in memory: one by one they would be copied bytewise.
+/// The sixteen bytes of an address in the header's form, as words in memory order. Single bytes would be copied one by
+/// one.
 pub(crate) type Address = [u64; 2];
 
 const _: () = assert!(offset_of!(EventHeader, local_addr).is_multiple_of(8));
 const _: () = assert!(offset_of!(EventHeader, peer_addr).is_multiple_of(8));
 
-/// An IPv4 address, given as it lies in memory.
+/// Makes an address from an IPv4 address in memory order.
 #[inline(always)]
 pub(crate) fn ipv4(address: u32) -> Address {
     [u64::from_le(u64::from(address.to_le())), 0]
 }
 
-/// An IPv4 address, given as it lies in memory, in the IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2).
+/// Makes an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) from an IPv4 address in memory order.
 #[inline(always)]
 pub(crate) fn mapped_ipv4(address: u32) -> Address {
     [
@@ -425,7 +434,8 @@ unsafe fn set_address(header: &mut EventHeader, offset: usize, address: Address)
     unsafe { start.byte_add(offset).write(address) };
 }
 
-/// As [`set_peer`], of who sent a datagram. Before a socket was connected any host could send to it, and its datagram may be read after.
+/// Like [`set_peer`], for the sender of a datagram. Sets [`EVENT_UNCONNECTED`] if the sender is not the connected peer:
+/// any host could send to the socket before it was connected, and such a datagram may be read afterwards.
 #[inline(always)]
 pub(crate) fn set_sender(
     header: &mut EventHeader,
@@ -444,7 +454,7 @@ pub(crate) fn set_sender(
     }
 }
 
-/// The peer's address, in words.
+/// Returns the peer's address in words.
 #[inline(always)]
 fn peer_address(header: &EventHeader) -> Address {
     let start = ptr::from_ref(header).cast::<Address>();
@@ -452,8 +462,9 @@ fn peer_address(header: &EventHeader) -> Address {
     unsafe { start.byte_add(offset_of!(EventHeader, peer_addr)).read() }
 }
 
-/// Sets the header's peer from a socket address: `family`, port in network order, and the address's bytes as they lie in
-/// `sockaddr_in` or `sockaddr_in6`. An IPv4 name on an IPv6 socket is written as IPv4-mapped. Other families are ignored.
+/// Sets the header's peer from a socket address: `family`, the port in network byte order, and the address's bytes in
+/// the order of `sockaddr_in` or `sockaddr_in6`. An IPv4 name on an IPv6 socket is written as IPv4-mapped. Other
+/// families are ignored.
 #[inline(always)]
 pub(crate) fn set_peer(
     header: &mut EventHeader,

@@ -1,4 +1,4 @@
-//! System calls that move messages: which they are, and where their buffers lie in the memory of the process.
+//! Recognises the system calls that move messages, and finds their buffers in the memory of the process.
 //!
 //! The layouts are those of the 64-bit user ABI: `struct iovec` {base, len}, `struct msghdr` (56 bytes), `struct mmsghdr`
 //! (`msghdr` and `msg_len`, 64 bytes).
@@ -31,40 +31,41 @@ mod number {
     pub(super) const SENDMMSG: u64 = 307;
     pub(super) const PREADV2: u64 = 327;
     pub(super) const PWRITEV2: u64 = 328;
-    /// These move bytes whose place cannot be told: they are counted.
+    /// The place of the bytes that the following calls move is not known, so they are only counted.
     pub(super) const SENDFILE: u64 = 40;
     pub(super) const IO_SUBMIT: u64 = 209;
     pub(super) const SPLICE: u64 = 275;
     pub(super) const IO_URING_ENTER: u64 = 426;
 }
 
-/// `MSG_PEEK | MSG_ERRQUEUE`: the call looks at a message that stays, or at an error.
+/// `MSG_PEEK | MSG_ERRQUEUE`: the call reads a message that stays in the queue, or an error.
 const PEEK_FLAGS: u64 = 0x02 | 0x2000;
 
-/// `MSG_PROBE`: a datagram is not sent, but only what is on its way is asked for.
+/// `MSG_PROBE`: the call sends no datagram; it only asks about the path.
 const PROBE: u64 = 0x10;
 
-/// `MSG_OOB`: of TCP, the call takes an urgent byte, which is no part of the stream. UDP ignores it.
+/// `MSG_OOB`: on TCP, the call takes an urgent byte, which is not part of the stream. UDP ignores the flag.
 const OUT_OF_BAND: u64 = 0x01;
 
-/// `MSG_TRUNC`, as the kernel sets it in `msg_flags` after a receive: the datagram was longer than the buffers. Asked for by the caller on TCP:
-/// the bytes are thrown away.
+/// `MSG_TRUNC`. The kernel sets it in `msg_flags` after a receive if the datagram was longer than the buffers. If the
+/// caller of a receive on TCP sets it, the kernel throws the bytes away.
 pub(crate) const TRUNCATED: u64 = 0x20;
 
-/// `MSG_CTRUNC`, as the kernel sets it in `msg_flags` after a receive: it had control messages for which there was no room.
+/// `MSG_CTRUNC`. The kernel sets it in `msg_flags` after a receive if there was no room for some control messages.
 const CONTROL_TRUNCATED: u64 = 0x08;
 
 /// `SOL_UDP` with `UDP_SEGMENT` and with `UDP_GRO` (`include/uapi/linux/udp.h`) in the order of `struct cmsghdr`: level, type.
 const UDP_SEGMENT: u64 = (103 << 32) | 0x11;
 const UDP_GRO: u64 = (104 << 32) | 0x11;
 
-/// Offsets of `aio_lio_opcode` and `aio_fildes` in `struct iocb` (`include/uapi/linux/aio_abi.h`), and the operation that moves nothing,
-/// `IOCB_CMD_POLL`.
+/// Offsets of `aio_lio_opcode` and `aio_fildes` in `struct iocb` (`include/uapi/linux/aio_abi.h`), and `IOCB_CMD_POLL`,
+/// an operation that moves no bytes.
 const AIO_OPCODE: u64 = 16;
 const AIO_FILDES: u64 = 20;
 const AIO_POLL: u16 = 5;
 
-/// Bytes of a `struct cmsghdr` without and with a value of 2 bytes, and control messages that are looked at.
+/// Size of a `struct cmsghdr` without and with a value of 2 bytes, and largest number of control messages that are
+/// read.
 const CONTROL_HEADER: u64 = 16;
 const CONTROL_SIZE: u64 = 18;
 const MAX_CONTROLS: usize = 8;
@@ -72,8 +73,9 @@ const MAX_CONTROLS: usize = 8;
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LEN: u64 = 56;
 
-/// The words of a `struct msghdr`: address and length of the name, address and number of the `iovec`s, address and length of the control
-/// messages, flags. Each read of user memory costs more than its bytes, so they come in one.
+/// The words of a `struct msghdr`: address and length of the name, address and number of the `iovec`s, address and
+/// length of the control messages, flags. One read gets all of them, because the cost of a read of user memory is
+/// mostly per call.
 pub(crate) type MessageHeader = [u64; 7];
 
 /// First half of a `struct sockaddr_in6`, or a whole `struct sockaddr_in`.
@@ -86,21 +88,23 @@ struct SocketName {
     ipv6: u64,
 }
 
-/// Where the other half of an IPv6 address lies in a `struct sockaddr_in6`.
+/// Offset of the second half of the IPv6 address in a `struct sockaddr_in6`.
 const IPV6_REST: u64 = 16;
 
-/// Whether a receive with these flags looks at a message that stays or at an error, or takes an urgent byte of TCP.
+/// Returns whether a receive with these flags reads a message that stays in the queue, an error, or an urgent byte of
+/// TCP.
 #[inline(always)]
 pub(crate) fn is_peek(flags: u64, protocol: u8) -> bool {
     flags & PEEK_FLAGS != 0 || (protocol == IPPROTO_TCP && flags & OUT_OF_BAND != 0)
 }
 
-/// How a call names its buffers.
+/// Form in which a call names its buffers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Form {
-    /// Not a call that sends or receives. A variant and not an `Option` around the call: its members would be undefined
-    /// then, and the compiler copies undefined registers, which the verifier refuses (`R4 !read_ok`).
+    /// Not a call that sends or receives. This is a variant, and not an `Option` around the call, because the call's
+    /// members would be undefined for `None`: the compiler copies undefined registers, which the verifier refuses
+    /// (`R4 !read_ok`).
     Other,
     /// One buffer: `pointer`, `length`.
     Buffer,
@@ -118,11 +122,11 @@ enum Form {
 pub(crate) struct Call {
     /// File descriptor.
     pub descriptor: u64,
-    /// `MSG_*` flags; 0 where the call has none.
+    /// `MSG_*` flags; 0 if the call has none.
     flags: u64,
     pointer: u64,
     length: u64,
-    /// User address of the peer's name for [`Form::Buffer`], of the time-out for a `recvmmsg`, 0 if none.
+    /// User address of the peer's name for [`Form::Buffer`], or of the time-out for `recvmmsg`; 0 if there is none.
     name: u64,
     direction: Direction,
     form: Form,
@@ -162,79 +166,80 @@ impl Call {
         }
     }
 
-    /// Whether this is a call that sends or receives.
+    /// Returns whether the call sends or receives.
     #[inline(always)]
     pub(crate) fn is_known(&self) -> bool {
         self.form != Form::Other
     }
 
-    /// Whether the call sends nothing although it says so.
+    /// Returns whether the call is a send that only probes and sends nothing (`MSG_PROBE`).
     #[inline(always)]
     pub(crate) fn is_probe(&self) -> bool {
         self.direction == Direction::Sent && self.flags & PROBE != 0
     }
 
-    /// Whether the call is a `recvmmsg` with a time-out, which may end behind any of its messages without a word. Its next one is then taken for
-    /// the next message of the same.
+    /// Returns whether the call is a `recvmmsg` with a time-out. It may end after any of its messages without an event.
+    /// The first message of the thread's next call would then be taken for the next message of this call.
     #[inline(always)]
     pub(crate) fn may_end_early(&self) -> bool {
         self.form == Form::Batch && self.direction == Direction::Received && self.name != 0
     }
 
-    /// Whether the call sends or receives.
+    /// Returns the direction of the call's messages.
     #[inline(always)]
     pub(crate) fn direction(&self) -> Direction {
         self.direction
     }
 
-    /// `MSG_*` flags.
+    /// Returns the `MSG_*` flags.
     #[inline(always)]
     pub(crate) fn flags(&self) -> u64 {
         self.flags
     }
 
-    /// Whether this is `recvmmsg` or `sendmmsg`.
+    /// Returns whether the call is `recvmmsg` or `sendmmsg`.
     #[inline(always)]
     pub(crate) fn is_batch(&self) -> bool {
         self.form == Form::Batch
     }
 
-    /// Whether the call takes `msghdr`s. The kernel asks for the sender's name then, whether the process does or not.
+    /// Returns whether the call takes `msghdr`s. The kernel then looks up the sender's name even if the process does
+    /// not want it.
     #[inline(always)]
     pub(crate) fn has_header(&self) -> bool {
         matches!(self.form, Form::Message | Form::Batch)
     }
 
-    /// Elements of a batch that the caller offered.
+    /// Returns the number of elements that the caller offered in a batch.
     #[inline(always)]
     pub(crate) fn batch_length(&self) -> u64 {
         self.length
     }
 
-    /// Address of a batch's array.
+    /// Returns the address of a batch's array.
     #[inline(always)]
     pub(crate) fn batch_pointer(&self) -> u64 {
         self.pointer
     }
 
-    /// `msg_len` of element `index` of a batch: what the kernel reported for it, once it has gone on to the next.
+    /// Reads `msg_len` of element `index` of a batch. The kernel writes it when it goes on to the next element.
     #[inline(always)]
     pub(crate) fn reported_length(&self, index: u32) -> Result<u32, Counter> {
         // SAFETY: an integer.
         unsafe { memory::user(self.pointer, u64::from(index) * MMSGHDR_SIZE + MMSGHDR_LEN) }
     }
 
-    /// The header of element `index` of a batch, at least 1, and what [`Self::reported_length`] has for the one before: they
-    /// are neighbours in memory.
+    /// Reads the header of element `index` (at least 1) of a batch, and the `msg_len` of the element before, which is
+    /// next to it in memory.
     #[inline(always)]
     pub(crate) fn follower(&self, index: u32) -> Result<(u32, MessageHeader), Counter> {
         let at = u64::from(index) * MMSGHDR_SIZE - (MMSGHDR_SIZE - MMSGHDR_LEN);
-        // SAFETY: integers. The length is the first half of its word, padding the other.
+        // SAFETY: integers. The length is the first half of its word; the other half is padding.
         let [length, header @ ..]: [u64; 8] = unsafe { memory::user(self.pointer, at)? };
         Ok((u64::from_le(length) as u32, header))
     }
 
-    /// Buffers and name of the message; of element `index` for a batch.
+    /// Returns the buffers and the name of the message; for a batch, those of element `index`.
     #[inline(always)]
     pub(crate) fn message(&self, index: u32) -> Result<Message, Counter> {
         match self.form {
@@ -271,8 +276,9 @@ impl Call {
     }
 }
 
-/// Sets the header's segment from a `UDP_SEGMENT` of a send, or a `UDP_GRO` of a receive, among the first of `length` bytes of control
-/// messages at `control`, in the memory of the process or in the kernel's copy. [`Counter::UnsupportedCall`] if not all of them were looked at.
+/// Sets the header's segment from a control message: `UDP_SEGMENT` of a send, or `UDP_GRO` of a receive. The control
+/// messages have `length` bytes and are at `control`, in the memory of the process or in the kernel's copy. Only the
+/// first ones are read; [`Counter::UnsupportedCall`] if there are more.
 #[inline(always)]
 pub(crate) fn segment(
     header: &mut EventHeader,
@@ -280,7 +286,7 @@ pub(crate) fn segment(
     control: u64,
     length: u64,
 ) -> Result<(), Counter> {
-    // By arithmetic, so that the verifier walks through the loop once.
+    // The wanted level is computed and not chosen by a branch, so that the verifier walks through the loop once.
     const { assert!(UDP_GRO == UDP_SEGMENT + (1 << 32)) }
     const { assert!(DIRECTION_RECEIVED == 0 && DIRECTION_SENT == 1) }
     // SAFETY: a live reference.
@@ -293,7 +299,7 @@ pub(crate) fn segment(
         }
         let [size, kind] = memory.read::<[u64; 2]>(control.wrapping_add(at))?;
         if kind == wanted {
-            // The kernel takes the last of several.
+            // If there are several, the kernel uses the last one.
             header.segment = memory.read(control.wrapping_add(at + CONTROL_HEADER))?;
         }
         // `CMSG_NXTHDR`.
@@ -306,14 +312,14 @@ pub(crate) fn segment(
     }
 }
 
-/// Whether the call is `io_uring_enter`, by which a process has messages moved that no other call shows.
+/// Returns whether the call is `io_uring_enter`. Through it a process moves messages that no other call shows.
 #[inline(always)]
 pub(crate) fn is_io_uring(registers: &Registers) -> bool {
     registers.number() == number::IO_URING_ENTER
 }
 
-/// Descriptor number `index` of those between which a call of another form moves bytes, which returned `result`. `None`: there are not
-/// as many, or the call is none.
+/// Returns the descriptor number `index` of a call of another form that moves bytes between descriptors. `result` is
+/// what the call returned. `None` if the call has fewer descriptors or moves no bytes.
 #[inline(always)]
 pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u64> {
     match (registers.number(), index) {
@@ -325,7 +331,7 @@ pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u6
                 let operation: u64 = memory::user(registers.third(), index * 8).ok()?;
                 let opcode: u16 = memory::user(operation, AIO_OPCODE).ok()?;
                 let descriptor: u32 = memory::user(operation, AIO_FILDES).ok()?;
-                // No descriptor has this number.
+                // `u64::MAX` is never a valid descriptor.
                 Some(if opcode == AIO_POLL {
                     u64::MAX
                 } else {
@@ -337,7 +343,7 @@ pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u6
     }
 }
 
-/// `count` `iovec`s in user memory, none of them read yet.
+/// Describes `count` `iovec`s in user memory. None of them has been read yet.
 #[inline(always)]
 fn segments(vector: u64, count: u64) -> Payload {
     Payload {
@@ -356,12 +362,12 @@ pub(crate) struct Message {
     /// User address and length of the control messages.
     control: u64,
     control_length: u64,
-    /// `msg_flags`: of a receive, what the kernel says about it, once the call is over.
+    /// `msg_flags`; after a receive, the flags that the kernel returns.
     pub flags: u64,
 }
 
 impl Message {
-    /// What a `msghdr` says.
+    /// Makes a message from the words of a `msghdr`.
     #[inline(always)]
     pub(crate) fn of(
         [name, _, vector, count, control, control_length, flags]: MessageHeader,
@@ -375,8 +381,8 @@ impl Message {
         }
     }
 
-    /// Sets the header's segment from a control message of a datagram sent, or of a received one once the call is over, if there is one that
-    /// says it.
+    /// Sets the header's segment from a control message that has it, if there is one: of a datagram that is sent, or of
+    /// a received one after the end of the call.
     #[inline(always)]
     pub(crate) fn segment(&self, header: &mut EventHeader) -> Result<(), Counter> {
         if header.protocol == IPPROTO_UDP && self.control_length >= CONTROL_SIZE {
@@ -386,8 +392,8 @@ impl Message {
         }
     }
 
-    /// Completes the header of a datagram received by a call that takes `msghdr`s with what the kernel says about it once the call is over.
-    /// [`Counter::Truncated`] if it was cut.
+    /// Completes the header of a datagram that a call with `msghdr`s received, from the flags and control messages that
+    /// the kernel returned. Call this only after the end of the call. [`Counter::Truncated`] if the datagram was cut.
     #[inline(always)]
     pub(crate) fn arrived(&self, header: &mut EventHeader) -> Result<(), Counter> {
         if header.flags & EVENT_COALESCED != 0 {

@@ -1,24 +1,27 @@
-//! Several datagrams that a socket hands over as one (`UDP_GRO`), between the moment when the kernel copies them to the process and the
-//! moment when hook `socket` or `fentry` sees the message, both within one receive call of one thread.
+//! Remembers that a receive returned several datagrams as one message (`UDP_GRO`). The kernel shows this when it copies
+//! them to the process; hook `socket` or `fentry` sees the message later. Both happen within one receive call of one
+//! thread.
 
 use dnstap_ebpf::{EVENT_COALESCED, EventHeader, MISSING};
 
 use crate::{kernel::config::config, thread::threads::State};
 
-/// What is not known: whether it is one datagram.
+/// It is not known whether the message is one datagram.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
-/// What is known to be one datagram.
+/// The message is one datagram.
 pub(crate) const ONE: u64 = 0;
 
-/// Keeps that what the thread of `state` is receiving is `length` bytes of datagrams of `segment` bytes each, but for the last.
+/// Remembers that the thread of `state` is receiving `length` bytes of datagrams; each has `segment` bytes, except the
+/// last.
 #[inline(always)]
 pub(crate) fn keep(state: &mut State, segment: u16, length: u32) {
     state.coalesced = u64::from(length) << 32 | u64::from(segment);
 }
 
-/// What the thread of `state` has just received, for [`complete`]: [`ONE`], [`UNKNOWN`], or what was kept. To be called by each program that
-/// sees the end of a receive: the next one must not find it.
+/// Returns what the thread of `state` has just received, for [`complete`]: [`ONE`], [`UNKNOWN`], or the value that
+/// [`keep`] stored. Every program that sees the end of a receive must call this, because the value must not be found by
+/// the next receive.
 #[inline(always)]
 pub(crate) fn take(state: Option<&mut State>) -> u64 {
     let Some(state) = state else {
@@ -28,13 +31,14 @@ pub(crate) fn take(state: Option<&mut State>) -> u64 {
     if kept != ONE {
         state.coalesced = ONE;
     } else if config!(iter_ubuf) == MISSING as usize {
-        // Before Linux 6.0 small datagrams may lie in one piece together, for which the tracepoint does not fire: nothing tells.
+        // Before Linux 6.0 small datagrams may be together in one piece of memory. The tracepoint does not fire for
+        // them, so their number is not known.
         return UNKNOWN;
     }
     kept
 }
 
-/// Completes the header of a received datagram with what was kept.
+/// Completes the header of a received datagram with the value from [`take`].
 #[inline(always)]
 pub(crate) fn complete(header: &mut EventHeader, kept: u64) {
     if header.flags & EVENT_COALESCED != 0 && kept != UNKNOWN {

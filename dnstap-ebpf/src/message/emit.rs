@@ -1,7 +1,7 @@
-//! The way to user space: one record per chunk, in the BPF ring buffer or the perf ring buffer.
+//! Sends messages to user space: one record per chunk, in the BPF ring buffer or the perf ring buffer.
 //!
-//! User memory is read straight into the BPF ring's reservation. A perf record is copied by the kernel from contiguous
-//! memory, which is a scratch slot here. Nothing waits: a full ring drops the message, and says so.
+//! User memory is read straight into the reservation in the BPF ring. The kernel copies a perf record from contiguous
+//! memory, which is a scratch slot here. No program waits: if the ring is full, the message is dropped and counted.
 
 use core::ptr;
 
@@ -44,10 +44,14 @@ const HEADER: usize = size_of::<EventHeader>();
 static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// The perf ring buffers, one per CPU.
+/// One value: 1 while the reader sleeps longer than its interval. The next record wakes it then.
+#[map]
+static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
+
 #[map]
 static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
 
-/// Where a perf record is put together.
+/// Memory in which a perf record is built.
 #[repr(C, align(8))]
 struct Scratch {
     header: EventHeader,
@@ -62,20 +66,20 @@ static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 /// `-ENOSPC`: what `bpf_perf_event_output` returns when the buffer is full.
 const NO_SPACE: i64 = -28;
 
-/// Once this many bytes of a scattered message are gathered in a record, it is sent; no more than this is read at once. All ones, and half of
-/// what fits.
+/// A record of a scattered message is sent when it holds at least this many bytes; no read gets more than this. The
+/// number is half of what fits, and all of its bits are ones, so that it can be a mask.
 const HALF_RECORD: u64 = 16_383;
 
 const _: () = assert!(2 * HALF_RECORD as usize <= MAX_PERF_CHUNK - PREFIX);
 
-/// Slots for each CPU.
+/// Number of slots for each CPU.
 const SLOTS: u32 = dnstap_ebpf::SCRATCH_SLOTS;
 
-/// Sends the message in `work` and counts what became of it.
+/// Sends the message in `work` and counts the outcome.
 ///
-/// `until_sent` is a macro, and not a function that takes a closure. The compiler makes a function of a closure and hands it a pointer to
-/// what it captures. What a function reads from its caller's stack keeps newer verifiers (seen on 7.2) from seeing that two states are the
-/// same.
+/// `until_sent` is a macro and not a function with a closure. The compiler makes a function of a closure and passes it
+/// a pointer to its captures. Reads from the caller's stack keep newer verifiers (seen on 7.2) from seeing that two
+/// states are equal.
 #[inline(always)]
 pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
     let mut sent = Err(Counter::TooManyChunks);
@@ -104,7 +108,7 @@ pub(crate) fn message<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, wor
     }
 }
 
-/// Sends the next record of the message in `work`. Counts the message when it is complete, or given up.
+/// Sends the next record of the message in `work`. Counts the message when it is complete or given up.
 #[inline(always)]
 pub(crate) fn step<C: EbpfContext>(ctx: &C, slot: Slot, vectors: Vectors, work: &mut Work) {
     let sent = if slot.gathers() && work.is_scattered() {
@@ -131,7 +135,7 @@ fn give_up<C: EbpfContext>(ctx: &C, work: &mut Work, reason: Counter) {
     work.abandon();
 }
 
-/// Tells that the connection of `socket` has ended ([`RecordKind::ConnectionEnd`]).
+/// Reports that the connection of `socket` has ended ([`RecordKind::ConnectionEnd`]).
 #[inline(always)]
 pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     let header = EventHeader {
@@ -170,8 +174,9 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
 
 /// Counts the message that `header` describes as seen, and as dropped for `reason`.
 ///
-/// The next message of its socket tells of the loss, because a stream has a gap then, or a query is missing to which an answer may come. A
-/// datagram that was received is neither, and any host can send one that is lost.
+/// The next message of the socket reports the loss, because a stream now has a gap, or a query is missing whose
+/// response may still come. The loss of a received datagram is not reported: it makes no gap, and any host can send a
+/// datagram that gets lost.
 #[inline(always)]
 pub(crate) fn lost(header: &EventHeader, reason: Counter) {
     count(Counter::Seen);
@@ -198,7 +203,7 @@ fn try_chunk<C: EbpfContext>(
     let mut prefix = None;
     if work.header.protocol == IPPROTO_TCP && length == PREFIX as u64 && work.left() > PREFIX as u64
     {
-        // The length prefix as a segment of its own: it goes with the segment behind it.
+        // The length prefix is a segment of its own. It is sent together with the segment behind it.
         // SAFETY: bytes.
         prefix = Some(unsafe { memory::user::<[u8; PREFIX]>(base, 0)? });
         work.consume(PREFIX as u64);
@@ -230,7 +235,7 @@ fn try_chunk<C: EbpfContext>(
     Ok(())
 }
 
-/// Counts a chunk of `length` bytes of the message in `work`, and the message if that was its end.
+/// Counts a chunk of `length` bytes of the message in `work`, and the message if this is its last chunk.
 #[inline(always)]
 fn note_sent(work: &mut Work, length: u32) {
     add(Counter::Bytes, u64::from(length));
@@ -249,8 +254,8 @@ fn note_sent(work: &mut Work, length: u32) {
     }
 }
 
-/// Sends what the next segments of the message in `work` hold in one record: up to [`GATHERED_SEGMENTS`], and no more once half of the record
-/// is full.
+/// Sends the next segments of the message in `work` in one record: up to [`GATHERED_SEGMENTS`] segments, and no more
+/// once half of the record is full.
 #[inline(always)]
 fn try_gather<C: EbpfContext>(
     ctx: &C,
@@ -271,9 +276,9 @@ fn try_gather<C: EbpfContext>(
             work.next_segment(vectors)?;
         }
         let (base, length) = (work.base(), work.take_up_to(HALF_RECORD));
-        // The verifier must see that where the segment goes and its length are each at most half of the payload.
+        // The verifier must see that the segment's offset and its length are each at most half of the payload.
         let (at, length) = (gathered & half_mask(), length & half_mask());
-        // SAFETY: as just said.
+        // SAFETY: offset and length are each at most half of the payload.
         let error = unsafe {
             bpf_probe_read_user(
                 payload.add(at as usize).cast(),
@@ -287,13 +292,14 @@ fn try_gather<C: EbpfContext>(
         work.set_gathered(at.wrapping_add(length));
     }
     if work.gathered() == 0 {
-        // Empty segments only.
+        // All segments were empty.
         return Ok(());
     }
     if work.left() == 0 && work.room() == 0 {
         note_filled(work, vectors);
     }
-    // Read anew each time: of a copy of which the compiler keeps the low half, some kernels' verifiers lose the bounds.
+    // The value is read again each time. If the compiler keeps only the low half of a copy, the verifiers of some
+    // kernels lose its bounds.
     work.header.chunk_len = work.gathered() as u32;
     // SAFETY: as above.
     unsafe { copy_header(&raw mut (*record).header, &work.header) };
@@ -306,14 +312,14 @@ fn try_gather<C: EbpfContext>(
     Ok(())
 }
 
-/// Bytes of the record that was gathered.
+/// Returns the size of the gathered record in bytes.
 #[inline(always)]
 fn record_bytes(work: &Work) -> u64 {
     HEADER as u64 + clamp_to_class(work.gathered(), PERF_CLASS)
 }
 
-/// Copies a header word by word: where the compiler cannot tell that two places are apart, it calls a function that copies bytes, each of
-/// which the verifier walks through.
+/// Copies a header word by word. If the compiler cannot prove that two places do not overlap, it calls a function that
+/// copies single bytes, and the verifier walks through each of them.
 ///
 /// # Safety
 ///
@@ -327,7 +333,8 @@ unsafe fn copy_header(record: *mut EventHeader, header: &EventHeader) {
     }
 }
 
-/// [`HALF_RECORD`], as a mask that the compiler knows nothing of: it would leave out what it knows to change nothing.
+/// Returns [`HALF_RECORD`] as a mask whose value the compiler does not know. With a known mask, it would remove
+/// operations that it knows to change nothing.
 #[inline(always)]
 fn half_mask() -> u64 {
     static MASK: u64 = HALF_RECORD;
@@ -335,8 +342,8 @@ fn half_mask() -> u64 {
     unsafe { (&raw const MASK).read_volatile() }
 }
 
-/// Marks a received datagram whose end fills the current segment, if that is the last one. Where the kernel's own `msghdr` is at hand, it
-/// has been asked whether the datagram was cut.
+/// Marks a received datagram that fills the last segment to its end. This is not needed for the kernel's own `msghdr`,
+/// whose flags say whether the datagram was cut.
 #[inline(always)]
 fn note_filled(work: &mut Work, vectors: Vectors) {
     if vectors == Vectors::User
@@ -350,7 +357,7 @@ fn note_filled(work: &mut Work, vectors: Vectors) {
 
 /// Payload of one record.
 struct Chunk {
-    /// Length prefix that goes before the rest.
+    /// Length prefix that is sent before the rest.
     prefix: Option<[u8; PREFIX]>,
     /// Address of the rest in user memory.
     base: u64,
@@ -359,7 +366,8 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// Writes header and payload to `record`, which holds the header and what `class` allows, prefix included.
+    /// Writes header and payload to `record`, which has room for the header and the payload of `class`, including the
+    /// prefix.
     ///
     /// # Safety
     ///
@@ -419,7 +427,7 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     written
 }
 
-/// Sends the record that was gathered through the BPF ring buffer, which copies it.
+/// Sends the gathered record through the BPF ring buffer, which copies it.
 #[inline(always)]
 fn ring_output(record: *mut Scratch, work: &Work) -> Result<(), Counter> {
     let taken = (record_bytes(work) + u64::from(BPF_RINGBUF_HDR_SZ)).next_multiple_of(8);
@@ -440,23 +448,42 @@ fn ring_output(record: *mut Scratch, work: &Work) -> Result<(), Counter> {
     }
 }
 
-/// Whether the reader is to be woken by a record that takes `bytes` in the BPF ring buffer.
+/// Returns the flag that tells the kernel whether a record that takes `bytes` in the BPF ring buffer wakes the reader.
 ///
-/// A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock), so the reader is woken when much is
-/// waiting, by the record that passes the mark or another multiple of it. Otherwise the reader wakes up by its timer, also when two CPUs pass
-/// the mark at once and neither of them sees that.
+/// A wake-up costs the server microseconds (an inter-processor interrupt and a run-queue lock). So only the record that
+/// passes the mark, or a multiple of it, wakes the reader. Otherwise the reader wakes up by its timer. This also
+/// happens when two CPUs pass the mark at the same time and neither of them notices it. A reader that sleeps because
+/// nothing came is woken by the next record.
 #[inline(always)]
 fn wakeup(bytes: u64) -> u64 {
     let waiting = EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64);
     let mark = config!(wakeup_bytes) as u64;
-    if waiting >= mark && waiting & (mark - 1) < bytes {
+    if waiting >= mark && waiting & (mark - 1) < bytes || is_asleep() {
         BPF_RB_FORCE_WAKEUP as u64
     } else {
         BPF_RB_NO_WAKEUP as u64
     }
 }
 
-/// Bytes that a record takes in the BPF ring buffer, with the kernel's own header.
+/// Returns whether the reader sleeps, and clears the flag: only one record wakes it, not each one that comes before it
+/// runs.
+#[inline(always)]
+fn is_asleep() -> bool {
+    let Some(asleep) = ASLEEP.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a live, aligned value of the map, which is read and written whole. If two CPUs read it at the same time,
+    // both wake the reader.
+    unsafe {
+        let is_asleep = asleep.read_volatile() != 0;
+        if is_asleep {
+            asleep.write_volatile(0);
+        }
+        is_asleep
+    }
+}
+
+/// Returns the number of bytes that a record takes in the BPF ring buffer, including the kernel's own header.
 const fn in_ring<const CLASS: usize>() -> u64 {
     (HEADER + RING_CLASSES[CLASS]).next_multiple_of(8) as u64 + BPF_RINGBUF_HDR_SZ as u64
 }
@@ -484,7 +511,7 @@ fn perf_record<C: EbpfContext>(
     )
 }
 
-/// Where the program that uses `slot` puts a perf record together.
+/// Returns the memory in which the program that uses `slot` builds a perf record.
 #[inline(always)]
 fn scratch(slot: Slot) -> Result<*mut Scratch, Counter> {
     // SAFETY: takes no arguments.

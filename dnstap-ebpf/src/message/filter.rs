@@ -1,16 +1,17 @@
-//! What the operator wants left out, before the copy: by port, subnet, role and sample.
+//! Leaves out messages that the operator does not want, before they are copied: by port, subnet, role and sample.
 //!
-//! Every filter judges by what the two directions of an exchange have in common, so that a query and its response are kept or
-//! left out together: the two ports, the peer's address, the process's role, the DNS id. Over TCP all but the role and the id
-//! belong to the connection, so a connection is kept or left out as a whole, and its stream has no gaps. The role is judged
-//! on datagrams only: pieces of a stream need not show a header.
+//! Every filter judges by properties that both directions of an exchange share, so that a query and its response are
+//! kept or left out together: the two ports, the peer's address, the process's role, the DNS id. Over TCP all of these
+//! except the role and the id belong to the connection. So a connection is kept or left out as a whole, and its stream
+//! has no gaps. The role filter applies to datagrams only, because a piece of a stream may not contain a DNS header.
 //!
-//! The local address plays no part: a wildcard socket has none, or has it for received datagrams only. In front of the
-//! message there may be what a proxy says about the client (PROXY protocol, version 2); peer and ports are the proxy's.
+//! The local address is not used: a wildcard socket has none, or has it for received datagrams only. A PROXY header
+//! (version 2) may come before the DNS message; peer and ports are then those of the proxy.
 //!
-//! The agent changes them while messages pass (SIGHUP). What is asked for before and after a change is delivered throughout;
-//! a connection that a change lets in is marked by then, so that the agent does not take its middle for its beginning. Where
-//! nothing is to be left out, and never will be, the verifier removes all this.
+//! The agent changes the filters while messages pass (SIGHUP). A message that is wanted both before and after a change
+//! is delivered at all times. If a change lets a connection in, the connection has a mark by then, so that the agent
+//! does not take the middle of the stream for its beginning. If no message is to be left out, neither now nor later,
+//! the verifier removes all this code.
 
 use core::ptr;
 
@@ -31,7 +32,7 @@ use crate::{
     message::payload::{Payload, Vectors},
 };
 
-/// What is in force.
+/// The current filter.
 #[map]
 static FILTER: Array<Filter> = Array::with_max_entries(1, 0);
 
@@ -43,13 +44,14 @@ static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 #[map]
 static NETS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * (MAX_NETS + 1), 0);
 
-/// How the PROXY protocol, version 2, begins; its first four bytes, and the rest of the signature.
-const PREFACE: [u8; 4] = *b"\r\n\r\n";
+/// Signature of a PROXY header, version 2: the first four bytes, and the rest.
+const HEADER_START: [u8; 4] = *b"\r\n\r\n";
 const SIGNATURE: [u8; 8] = *b"\0\r\nQUIT\n";
 
-/// Where in a preface the length of what follows its fixed part lies, and the size of the fixed part.
-const PREFACE_LENGTH: usize = 14;
-const PREFACE_FIXED: usize = 16;
+/// Offset of the length field in a PROXY header, and size of the header's fixed part. The length field counts the bytes
+/// after the fixed part.
+const HEADER_EXTENT: usize = 14;
+const HEADER_FIXED: usize = 16;
 
 /// The first bytes of a DNS message: the id, and the byte with the QR bit.
 type Start = [u8; 4];
@@ -60,21 +62,21 @@ const QR: u8 = 0x80;
 /// Multiplier of the hash: 2^64 divided by the golden ratio, made odd.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Why a message is left out, if it is. `header` is complete but for the chunk.
+/// Returns the reason to leave a message out, or `None` to keep it. `header` is complete except for the chunk.
 #[inline(always)]
 pub(crate) fn reason(header: &EventHeader, payload: &Payload, vectors: Vectors) -> Option<Counter> {
     if config!(filtered) == 0 {
         return None;
     }
     let reason = judge(in_force()?, header, payload, vectors);
-    // The next that gets through, if there will be one, tells that something is missing before it.
+    // The next message of this connection that is delivered, if any, reports that a message is missing before it.
     if reason.is_some() && header.protocol == IPPROTO_TCP && header.lost == 0 {
         sockets::note_loss(header.socket);
     }
     reason
 }
 
-/// A copy of what is in force, each member as the agent has written it last.
+/// Returns a copy of the current filter. Each member has the value that the agent has written last.
 #[inline(always)]
 fn in_force() -> Option<Filter> {
     let filter = FILTER.get_ptr(0)?;
@@ -109,7 +111,8 @@ fn judge(
     if header.protocol == IPPROTO_UDP
         && (sampled || filter.kinds & (FILTER_RESPONDER | FILTER_INITIATOR) != 0)
     {
-        // A message whose first segment does not hold the start is kept: it is no query, or the server writes as no known one does.
+        // A message whose first segment does not contain the start of the DNS message is kept. Either it is not a
+        // query, or the server writes it in a way that no known server does.
         let [first, second, flags, _] = start(payload, vectors)?;
         let response = flags & QR != 0;
         let responds = (header.direction == DIRECTION_RECEIVED) != response;
@@ -134,7 +137,7 @@ fn is_wanted_port(port: u16) -> bool {
         .is_some_and(|word| word & (1 << (port % 64)) != 0)
 }
 
-/// Whether the peer is in a wanted network. One that is not known is in none.
+/// Returns whether the peer is in a wanted network. An unknown peer is in no network.
 #[inline(always)]
 fn is_wanted_peer(header: &EventHeader) -> bool {
     if header.peer_port == 0 {
@@ -148,7 +151,7 @@ fn is_wanted_peer(header: &EventHeader) -> bool {
     NETS.get(Key::new(128, address)) == Some(&1)
 }
 
-/// The start of the DNS message, behind a preface if there is one.
+/// Reads the start of the DNS message, which is behind the PROXY header if there is one.
 #[inline(always)]
 fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
     let (base, length) = payload.first_segment(vectors).ok()?;
@@ -157,20 +160,20 @@ fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
     }
     // SAFETY: bytes.
     let start: Start = unsafe { memory::user(base, 0) }.ok()?;
-    if start != PREFACE {
+    if start != HEADER_START {
         return Some(start);
     }
     // SAFETY: bytes, and an integer.
     let (signature, extent): ([u8; 8], u16) = unsafe {
         (
-            memory::user(base, PREFACE.len() as u64).ok()?,
-            memory::user(base, PREFACE_LENGTH as u64).ok()?,
+            memory::user(base, HEADER_START.len() as u64).ok()?,
+            memory::user(base, HEADER_EXTENT as u64).ok()?,
         )
     };
     if signature != SIGNATURE {
         return Some(start);
     }
-    let behind = (PREFACE_FIXED + usize::from(u16::from_be(extent))) as u64;
+    let behind = (HEADER_FIXED + usize::from(u16::from_be(extent))) as u64;
     if length < behind + size_of::<Start>() as u64 {
         return None;
     }
@@ -178,7 +181,7 @@ fn start(payload: &Payload, vectors: Vectors) -> Option<Start> {
     unsafe { memory::user(base, behind) }.ok()
 }
 
-/// A number that all messages of an exchange have in common, and over TCP all of a connection.
+/// Returns a number that is the same for all messages of an exchange, and over TCP for all messages of a connection.
 #[inline(always)]
 fn hash(seed: u32, header: &EventHeader, [first, second]: [u8; 2]) -> u32 {
     // SAFETY: sixteen bytes are two integers.

@@ -1,4 +1,5 @@
-//! From a call to a record: where the message lies, whether it is wanted, and its way into the ring.
+//! The way of a message from the call to the record: finds the bytes, applies the filters, and sends the message to the
+//! ring.
 
 pub(crate) mod call;
 pub(crate) mod coalesced;

@@ -1,10 +1,10 @@
-//! Where a message lies in memory.
+//! Describes where the bytes of a message are in memory.
 
 use dnstap_ebpf::Counter;
 
 use crate::kernel::memory;
 
-/// Where the `iovec`s that describe further segments lie. A constant for each hook.
+/// Memory that holds the `iovec`s of further segments. A constant for each hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Vectors {
     /// In the memory of the process.
@@ -14,14 +14,14 @@ pub(crate) enum Vectors {
 }
 
 impl Vectors {
-    /// Address and length of the segment that the `iovec` at `vector` describes.
+    /// Returns address and length of the segment that the `iovec` at `vector` describes.
     #[inline(always)]
     pub(crate) fn segment(self, vector: u64) -> Result<(u64, u64), Counter> {
         let [base, length]: [u64; 2] = self.read(vector)?;
         Ok((base, length))
     }
 
-    /// The integers at `address`.
+    /// Reads the integers at `address`.
     #[inline(always)]
     pub(crate) fn read<T: Integers>(self, address: u64) -> Result<T, Counter> {
         // SAFETY: integers, for which any bytes are a value.
@@ -39,7 +39,7 @@ pub(crate) trait Integers {}
 impl Integers for u16 {}
 impl Integers for [u64; 2] {}
 
-/// User memory that holds a message: the current segment, and where the ones after it are described.
+/// User memory that holds a message: the current segment, and the place of the `iovec`s of the segments after it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Payload {
@@ -49,12 +49,12 @@ pub(crate) struct Payload {
     pub length: u64,
     /// Address of the `iovec` of the next segment.
     pub vector: u64,
-    /// Segments from there on.
+    /// Number of segments from `vector` on.
     pub segments: u64,
 }
 
 impl Payload {
-    /// Address and length of the first segment.
+    /// Returns address and length of the first segment.
     #[inline(always)]
     pub(crate) fn first_segment(&self, vectors: Vectors) -> Result<(u64, u64), Counter> {
         if self.length != 0 || self.segments == 0 {

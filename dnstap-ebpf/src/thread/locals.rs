@@ -1,5 +1,5 @@
-//! Local addresses of datagrams received on wildcard sockets, between the moment when the kernel is done with the packet and
-//! the moment when the `fentry` hook sees the message, both within one receive call of one thread.
+//! Local addresses of datagrams received on wildcard sockets. They are stored when the kernel is done with the packet,
+//! and used when the `fentry` hook sees the message. Both happen within one receive call of one thread.
 
 use dnstap_ebpf::{AF_INET, AF_INET6, EventHeader};
 
@@ -9,9 +9,9 @@ use crate::kernel::sock::{self, Address, mapped_ipv4, set_local_address};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Local {
-    /// IPv4: the first word's first half.
+    /// Address; IPv4 uses the first half of the first word.
     pub address: Address,
-    /// `AF_INET` or `AF_INET6`; 0: none is kept.
+    /// `AF_INET` or `AF_INET6`; 0: no address is stored.
     pub family: u64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn take(local: &mut Local, header: &mut EventHeader) {
             },
         );
     }
-    // The next receive of this thread on a wildcard socket overwrites it, if the program runs; it must not be found by one
-    // for which it did not.
+    // The next receive of this thread on a wildcard socket overwrites the address, if the program runs. If it does not
+    // run, that receive must not find this address.
     local.family = 0;
 }

@@ -1,4 +1,4 @@
-//! What the programs keep of a thread from one of their runs to the next.
+//! State of a thread that the programs store from one of their runs to the next.
 
 pub(crate) mod locals;
 pub(crate) mod once;

@@ -1,25 +1,31 @@
-//! Each message once, although two programs stand ready for it on a kernel that may preempt a thread amid a program.
+//! Delivers each message once, although each hook has two programs on a kernel that may preempt a thread in the middle
+//! of a program.
 //!
-//! The kernel does not run a tracing program on a CPU on which it already runs (`prog->active`; fexit since 5.12, raw tracepoints
-//! since 6.1). On a preemptible kernel that is not only recursion: a thread that is preempted in the middle of the program keeps it
-//! "active", and every message of the threads that get the CPU meanwhile would go unseen (57 of 40,000 on an emulated 7.2). So
-//! there each hook is attached twice. The first program delivers each message for which it is run, and leaves a mark; the second, which
-//! runs behind it, takes the mark away and does nothing, or, if there is none, delivers the message. The agent attaches them in the
-//! order that makes them run so: raw tracepoints run their programs in the order of attachment, trampolines in the opposite one
-//! (`hlist_add_head` in kernel/bpf/trampoline.c; the tests on each kernel would see every message twice if it changed).
+//! The kernel does not run a tracing program on a CPU on which it already runs (`prog->active`; fexit since 5.12, raw
+//! tracepoints since 6.1). On a preemptible kernel this is not only recursion. A thread that is preempted in the middle
+//! of the program keeps it "active", so the messages of all threads that run on the CPU meanwhile would be missed (57
+//! of 40,000 on an emulated 7.2). So each hook is attached twice there. The first program delivers each message for
+//! which it runs, and leaves a mark. The second program runs after it. If there is a mark, it only removes the mark; if
+//! there is none, it delivers the message. The agent attaches the programs in the order that makes them run in this
+//! order: raw tracepoints run their programs in the order of attachment, trampolines in the opposite order
+//! (`hlist_add_head` in kernel/bpf/trampoline.c; if it changed, the tests on each kernel would see every message
+//! twice).
 //!
-//! Left over: a message for which neither can run, and one for which the first cannot as the next one after one for which the second could not
-//! (the mark is still there). The smaller of the two programs' counts of runs that the kernel left out bounds both.
+//! Two kinds of messages are still missed: a message for which neither program can run, and a message for which the
+//! first program cannot run while the mark of the message before is still there, because the second program could not
+//! run for that one. The kernel counts the runs that it left out for each program; the smaller of the two counts is an
+//! upper bound for both kinds.
 
-/// Which of the two programs of a hook runs.
+/// One of the two programs of a hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     First,
     Second,
 }
 
-/// Whether the message that a thread is transferring is for this program to deliver. `mark` is the thread's ([`crate::thread::threads`]).
-/// Without one the second program delivers it once more: rather twice than never.
+/// Returns whether this program must deliver the message that a thread is transferring. `mark` is the mark of the
+/// thread ([`crate::thread::threads`]). Without one the second program delivers the message again: twice is better than
+/// never.
 #[inline(always)]
 pub(crate) fn claim(turn: Turn, mark: Option<&mut u32>) -> bool {
     let Some(mark) = mark else {

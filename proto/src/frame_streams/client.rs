@@ -1,4 +1,5 @@
-//! The sending side of a connection: what to say, and what the receiver may answer. No IO: bytes in, bytes out.
+//! The sending side of a connection: which control frames to send, and which ones the receiver may answer. No IO: bytes
+//! in, bytes out.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -7,7 +8,7 @@ use super::{
     decode::{Control, peek_control},
 };
 
-/// How far a connection has come, seen from the sender.
+/// State of a connection, seen from the sender.
 ///
 /// ```text
 ///   connect: READY                ACCEPT: START           stop: STOP                FINISH
@@ -17,22 +18,22 @@ use super::{
 ///  ───────────────────────────────────────────────┘ └─────────────────────────────────────────┘
 /// ```
 ///
-/// What arrives in any other state is an error, and the connection is of no further use.
+/// A frame that arrives in any other state is an error, and the connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
-    /// READY is said; the receiver is to tell what it takes. No data frames yet.
+    /// READY was sent; the receiver must answer with the content types that it takes. No data frames yet.
     AwaitAccept,
-    /// START is said: data frames may follow.
+    /// START was sent: data frames may follow.
     Open,
-    /// STOP is said; the receiver is to confirm that all has arrived.
+    /// STOP was sent; the receiver must confirm that it has received everything.
     AwaitFinish,
-    /// Nothing more is said by either side. In the unidirectional form that is no confirmation.
+    /// Neither side sends anything more. In the unidirectional form, this does not confirm that the data has arrived.
     Finished,
 }
 
 /// The sender of one stream over a connection.
 ///
-/// It writes the control frames; data frames are the caller's, between [`ClientState::Open`] and [`Client::stop`].
+/// It writes the control frames. The caller writes the data frames, between [`ClientState::Open`] and [`Client::stop`].
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -66,7 +67,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// The form with a handshake, as sockets have it: appends READY to `out`. The content type has at most 256 bytes.
+    /// Begins a connection with a handshake, as on sockets: appends READY to `out`. The content type has at most 256
+    /// bytes.
     pub fn connect(content_type: &[u8], out: &mut Vec<u8>) -> Result<Self, ControlError> {
         let content_type = Bytes::copy_from_slice(content_type);
         let content_types = vec![content_type.clone()];
@@ -78,8 +80,8 @@ impl Client {
         })
     }
 
-    /// The form without one, for receivers that do not answer: appends START to `out`. The content type has at most
-    /// 256 bytes.
+    /// Begins a connection without a handshake, for receivers that do not answer: appends START to `out`. The content
+    /// type has at most 256 bytes.
     pub fn unidirectional(content_type: &[u8], out: &mut Vec<u8>) -> Result<Self, ControlError> {
         let content_type = Bytes::copy_from_slice(content_type);
         start(&content_type).encode(out)?;
@@ -90,17 +92,17 @@ impl Client {
         })
     }
 
-    /// How far the connection has come.
+    /// Returns the state of the connection.
     #[must_use]
     pub const fn state(&self) -> ClientState {
         self.state
     }
 
-    /// Takes what the receiver said off `input`, all whole frames of it, and appends the answer to `out`: START when it has
-    /// accepted. Returns the state then.
+    /// Takes all whole frames of the receiver off `input`, and appends the answer to `out`: START when the receiver has
+    /// accepted. Returns the new state.
     ///
-    /// `input` never needs to hold more than 520 bytes: an unfinished frame is never longer. After an error neither
-    /// `input` nor the state has moved beyond the frames before.
+    /// `input` never needs to hold more than 520 bytes: an unfinished frame is never longer. After an error, `input`
+    /// begins with the wrong frame, and the state is that after the frames before it.
     pub fn receive(
         &mut self,
         input: &mut BytesMut,
@@ -116,7 +118,7 @@ impl Client {
                 return Ok(self.state);
             };
             let Control::Known(control) = control else {
-                input.advance(len); // of a later version
+                input.advance(len); // a frame of a later version
                 continue;
             };
             self.state = match (self.state, control) {
@@ -142,8 +144,8 @@ impl Client {
         }
     }
 
-    /// Ends the stream: appends STOP to `out`, after the last data frame. Returns the state then; where no stream is open,
-    /// nothing happens.
+    /// Ends the stream: appends STOP to `out`, after the last data frame. Returns the new state. Does nothing if no
+    /// stream is open.
     pub fn stop(&mut self, out: &mut Vec<u8>) -> ClientState {
         if self.state == ClientState::Open && ControlFrame::Stop.encode(out).is_ok() {
             self.state = if self.bidirectional {
@@ -156,7 +158,7 @@ impl Client {
     }
 }
 
-/// Whether a peer that names these content types takes that one. A peer that names none takes any, as in fstrm.
+/// Returns whether a peer that lists these content types takes `wanted`. A peer that lists none takes any, as in fstrm.
 pub(super) fn takes(content_types: &[Bytes], wanted: &Bytes) -> bool {
     content_types.is_empty() || content_types.contains(wanted)
 }

@@ -1,8 +1,8 @@
-//! Control frames: what delimits and negotiates a stream.
+//! Control frames, which delimit and negotiate a stream.
 //!
-//! Owns their encoding and the total function that decodes them. Fields that the format does not define are passed over:
-//! a later version may have them. Both directions keep to its limits, so no control frame is ever longer than 520 bytes
-//! with everything.
+//! This module encodes them, and decodes them from any bytes without a panic. Fields that the format does not define
+//! are ignored: a later version may have them. Reading and writing both respect the limits, so no control frame is
+//! longer than 520 bytes, including the escape and the length.
 
 use bytes::{Buf as _, Bytes};
 
@@ -20,14 +20,14 @@ const FIELD_CONTENT_TYPE: u32 = 1;
 /// A control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlFrame {
-    /// Receiver to sender: the content types that it takes of those in READY; none means any.
+    /// Receiver to sender: the content types of READY that the receiver takes; none means any.
     Accept {
         /// At most 256 bytes each.
         content_types: Vec<Bytes>,
     },
     /// Sender to receiver, or first in a file: data frames follow.
     Start {
-        /// What the data frames hold, at most 256 bytes; `None` leaves it open.
+        /// Content type of the data frames, at most 256 bytes; `None`: not specified.
         content_type: Option<Bytes>,
     },
     /// Sender to receiver, or last in a file: no data frame follows.
@@ -42,7 +42,7 @@ pub enum ControlFrame {
 }
 
 impl ControlFrame {
-    /// The format's name of the frame, for messages to people.
+    /// Returns the format's name of the frame, for log messages and errors.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -54,9 +54,10 @@ impl ControlFrame {
         }
     }
 
-    /// Appends the frame to `out`: the escape, the length, the frame. On an error `out` is as it was.
+    /// Appends the frame to `out`: the escape, the length, the frame. On an error `out` is unchanged.
     ///
-    /// Of the limit of 512 bytes, fstrm counts the eight bytes before the frame in when it writes; so does this.
+    /// When fstrm writes, its limit of 512 bytes includes the eight bytes before the frame; this function does the
+    /// same.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), ControlError> {
         let content_types = self.content_types();
         if let Some(long) = content_types
@@ -93,9 +94,10 @@ impl ControlFrame {
         Ok(())
     }
 
-    /// Decodes a control frame; `frame` is what follows the escape and the length. The content types share its memory.
+    /// Decodes a control frame. `frame` is the bytes after the escape and the length. The content types share its
+    /// memory.
     ///
-    /// Of a type that is not known ([`ControlError::UnknownType`]) nothing but the type is looked at.
+    /// Of a frame with an unknown type ([`ControlError::UnknownType`]) only the type is read.
     pub fn decode(mut frame: Bytes) -> Result<Self, ControlError> {
         let len = frame.len() as u64;
         if len > u64::from(MAX_CONTROL_FRAME) {
@@ -194,7 +196,8 @@ mod tests {
         ) {
             let bytes = Bytes::from([head, tail].concat());
             if let Ok(frame) = ControlFrame::decode(bytes.clone()) {
-                // What was read is what would be written, but for unknown fields and for the stricter limit there.
+                // Encoding the decoded frame gives the same bytes, except for unknown fields and for the stricter limit
+                // of writing.
                 let mut again = Vec::new();
                 if frame.encode(&mut again).is_ok() {
                     prop_assert!(again.len() - 8 < bytes.len() || again[8..] == bytes[..]);

@@ -1,4 +1,4 @@
-//! From bytes to frames, and the order in which frames may come. No IO: bytes in, frames out.
+//! Decodes bytes to frames, and checks the order of the frames. No IO: bytes in, frames out.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -10,25 +10,25 @@ use super::{
 /// One frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// What follows a length other than zero; never empty.
+    /// The bytes after a length other than zero; never empty.
     Data(Bytes),
-    /// What follows the length zero.
+    /// The control frame after the length zero.
     Control(ControlFrame),
 }
 
-/// Whole data frames as they stand in the stream, back to back, each with its length.
+/// Whole data frames as they are in the stream, one after the other, each with its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frames {
-    /// What [`Writer::write_frames`](super::Writer::write_frames) takes.
+    /// The frames, in the form that [`Writer::write_frames`](super::Writer::write_frames) takes.
     pub bytes: Bytes,
-    /// How many they are; never 0.
+    /// Number of frames; never 0.
     pub count: u64,
 }
 
 /// Splits the first frame off `input`, at any place in a stream; `None` if `input` does not hold all of it yet.
 ///
-/// Control frames of unknown types are passed over. Nothing is copied: the frame shares the memory of `input`. After an
-/// error `input` begins with the frame that is wrong.
+/// Control frames of unknown types are skipped. Nothing is copied: the frame shares the memory of `input`. After an
+/// error `input` begins with the wrong frame.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -71,12 +71,12 @@ pub fn split_frame(input: &mut BytesMut, max_data_frame: u32) -> Result<Option<F
 #[derive(Debug)]
 pub(super) enum Control {
     Known(ControlFrame),
-    /// Of a type that is not known.
+    /// A control frame of an unknown type.
     Unknown,
 }
 
-/// The control frame at the beginning of `input`, whose escape has been seen, and its length with everything; `None` if it
-/// is not whole yet.
+/// Reads the control frame at the beginning of `input`, whose escape has been seen, and its length including everything
+/// before it; `None` if the frame is not complete yet.
 pub(super) fn peek_control(input: &[u8]) -> Result<Option<(Control, usize)>, Malformed> {
     let Some(len) = be32(input, 4) else {
         return Ok(None);
@@ -89,7 +89,8 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<(Control, usize)>, Mal
     let Some(frame) = input.get(8..whole) else {
         return Ok(None);
     };
-    // Copied, at most 512 bytes: rare, and `input` stays whole until the frame has proved sound.
+    // The frame (at most 512 bytes) is copied: this is rare, and `input` must stay complete until the frame has proved
+    // valid.
     let control = match ControlFrame::decode(Bytes::copy_from_slice(frame)) {
         Ok(control) => Control::Known(control),
         Err(ControlError::UnknownType(_)) => Control::Unknown,
@@ -98,7 +99,7 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<(Control, usize)>, Mal
     Ok(Some((control, whole)))
 }
 
-/// How far a stream has come.
+/// State of a stream.
 ///
 /// ```text
 ///                START                 STOP
@@ -109,23 +110,23 @@ pub(super) fn peek_control(input: &[u8]) -> Result<Option<(Control, usize)>, Mal
 ///                          └──────────────────────────┘
 /// ```
 ///
-/// Data frames have their place in `Data` alone. A START where one has begun already comes from a writer that began again
-/// without an end; behind STOP it begins the next stream. Every other control frame is passed over where it means nothing,
-/// as is one of an unknown type: what follows can be read all the same.
+/// Data frames are allowed only in `Data`. A START in `Data` comes from a writer that began again without an end. A
+/// START after STOP begins the next stream. Every other control frame is ignored where it has no meaning, and so are
+/// frames of unknown types: the frames after them can still be read.
 ///
 /// The handshake of sockets takes place before `AwaitStart` (READY, ACCEPT) and after `Stopped` (FINISH):
-/// [`Client`](super::Client) and [`Server`](super::Server) hold it.
+/// [`Client`](super::Client) and [`Server`](super::Server) implement it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing has come yet.
+    /// No frame has arrived yet.
     AwaitStart,
-    /// START has come.
+    /// START has arrived.
     Data,
-    /// STOP has come. The stream is complete; another one may follow.
+    /// STOP has arrived. The stream is complete; another one may follow.
     Stopped,
 }
 
-/// Decodes streams, each from START to STOP, one behind the other, in pieces of any size.
+/// Decodes streams from START to STOP, one after the other, from pieces of any size.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     content_type: Bytes,
@@ -135,7 +136,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for streams of this content type. A START without content type is taken for it, as fstrm does.
+    /// Makes a decoder for streams of this content type. A START without content type is accepted, as in fstrm.
     #[must_use]
     pub fn new(content_type: &[u8]) -> Self {
         Self {
@@ -146,7 +147,8 @@ impl Decoder {
         }
     }
 
-    /// A decoder that goes on in the middle of a stream, `offset` bytes from its beginning, where a frame begins behind START.
+    /// Makes a decoder that starts in the middle of a stream, `offset` bytes from its beginning. A frame must begin
+    /// there, behind START.
     #[must_use]
     pub fn resume(content_type: &[u8], offset: u64) -> Self {
         Self {
@@ -156,31 +158,31 @@ impl Decoder {
         }
     }
 
-    /// Takes data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`].
+    /// Accepts data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`].
     #[must_use]
     pub const fn max_data_frame(mut self, bytes: u32) -> Self {
         self.max_data_frame = bytes;
         self
     }
 
-    /// How far the stream has come.
+    /// Returns the state of the stream.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// Where the next frame begins, in bytes from the beginning of the stream.
+    /// Returns the offset of the next frame, in bytes from the beginning of the stream.
     #[must_use]
     #[inline]
     pub const fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Takes the next frame off the beginning of `input`; `None` if it needs more bytes than there are. A control frame is
-    /// given out also where it means nothing, but not one of an unknown type.
+    /// Takes the next frame off the beginning of `input`; `None` if the frame is not complete yet. A control frame is
+    /// returned even if it has no meaning at its place, but not if its type is unknown.
     ///
-    /// Nothing is copied: a data frame shares the memory of `input`. After an error `input` begins with the frame that is
-    /// wrong, so that the next call reports it again.
+    /// Nothing is copied: a data frame shares the memory of `input`. After an error `input` begins with the wrong
+    /// frame, so that the next call reports it again.
     #[inline]
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         loop {
@@ -198,8 +200,8 @@ impl Decoder {
         }
     }
 
-    /// Takes the control frame that comes next off `input`; `None` if it, or the data frame that comes instead, is not whole
-    /// yet. Fails where there can be neither.
+    /// Takes the next control frame off `input`. `None` if the next frame is not complete yet, or is a data frame that
+    /// is not complete. Fails if neither a control frame nor a data frame may follow.
     #[cold]
     pub(super) fn decode_control(
         &mut self,
@@ -218,12 +220,12 @@ impl Decoder {
         }
     }
 
-    /// `bytes` of the input were passed over.
+    /// Counts `bytes` of the input that were skipped.
     pub(super) const fn pass_over(&mut self, bytes: u64) {
         self.offset += bytes;
     }
 
-    /// Takes all whole data frames off the beginning of `input`; `None` if there is none, for any reason.
+    /// Takes all whole data frames off the beginning of `input`; `None` if there are none, for any reason.
     pub(super) fn decode_row(&mut self, input: &mut BytesMut) -> Option<Frames> {
         if self.state != State::Data {
             return None;
@@ -245,7 +247,7 @@ impl Decoder {
     }
 
     fn take_control(&mut self, input: &mut BytesMut) -> Result<Option<Control>, Malformed> {
-        // Any part of the first length tells a stream from another kind of file.
+        // Any non-zero byte of the first length shows that this is not a stream.
         if input.iter().take(4).any(|&byte| byte != 0) {
             return match (self.state, be32(input, 0)) {
                 (State::AwaitStart, _) => Err(Malformed::NoStart),
@@ -275,7 +277,7 @@ impl Decoder {
         Ok(Some(control))
     }
 
-    /// What is malformed behind STOP is more likely no stream at all, such as zeros.
+    /// Replaces an error after STOP: malformed bytes there (zeros, for example) are most likely not a stream at all.
     fn placed(&self, error: Malformed) -> Malformed {
         match self.state {
             State::Stopped => Malformed::AfterStop,
@@ -351,7 +353,7 @@ mod tests {
                 }
             };
             prop_assert_eq!(decoder.offset() + input.len() as u64, total as u64);
-            // Nothing moves after the last frame: what was said last is said again.
+            // Nothing changes after the last frame: the decoder returns the same result again.
             prop_assert_eq!(decoder.decode(&mut input), end);
         }
     }

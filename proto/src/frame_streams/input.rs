@@ -1,19 +1,19 @@
-//! Bytes that a source has given and that are not decoded yet. Owns how much is asked of the source at once.
+//! Bytes that were read from a source and are not decoded yet. This module decides how much is read at once.
 
 use std::io::{self, Read};
 
 use bytes::BytesMut;
 
-/// Largest piece asked of the source at once: few system calls, and still in the cache when it is decoded.
+/// Largest piece read at once: it needs few system calls, and is still in the CPU's cache when it is decoded.
 pub(super) const MAX_READ: usize = 256 * 1024;
 
-/// Smallest piece asked of the source at once, for sources that give little at a time.
+/// Smallest piece read at once, for sources that return little at a time.
 const MIN_READ: usize = 8 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) bytes: BytesMut,
-    /// Bytes to ask of the source next time.
+    /// Number of bytes to read next time.
     read_len: usize,
 }
 
@@ -25,7 +25,7 @@ impl Input {
         }
     }
 
-    /// Adds bytes of the source; 0 at the source's end.
+    /// Reads more bytes from the source. Returns their number; 0 at the end of the source.
     pub(super) fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
         let have = self.bytes.len();
         self.bytes.resize(have + self.read_len, 0);
@@ -37,7 +37,7 @@ impl Input {
         };
         self.bytes.truncate(have + *read.as_ref().unwrap_or(&0));
         let read = read?;
-        // The room asked for must be zeroed each time; do not zero much more than the source fills.
+        // The buffer for a read must be zeroed each time, so it should not be much larger than what the source fills.
         self.read_len = if read == self.read_len {
             self.read_len * 2
         } else {

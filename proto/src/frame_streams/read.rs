@@ -6,27 +6,27 @@ use bytes::{Buf as _, Bytes};
 
 use super::{DEFAULT_MAX_DATA_FRAME, Decoder, Frame, Frames, ReadError, State, be32, input::Input};
 
-/// A data frame and its place.
+/// A data frame and its offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFrame {
-    /// Where the frame (its length) begins, in bytes from the beginning of the stream.
+    /// Offset of the frame (of its length field), in bytes from the beginning of the stream.
     pub offset: u64,
-    /// What the frame holds; never empty. It keeps alive the piece that it was read with, up to 256 KiB and a frame:
-    /// copy what is to be kept for long.
+    /// Payload of the frame; never empty. It keeps the whole piece in memory that was read with it: up to 256 KiB and
+    /// one frame. Copy the payload to keep it for long.
     pub payload: Bytes,
 }
 
-/// Data frames that follow each other, and the place of the first.
+/// Data frames that follow each other, and the offset of the first one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Where the first frame (its length) begins, in bytes from the beginning of the stream.
+    /// Offset of the first frame (of its length field), in bytes from the beginning of the stream.
     pub offset: u64,
-    /// All of them.
+    /// The frames.
     pub frames: Frames,
 }
 
 impl Row {
-    /// What each frame holds, and where it begins in the stream.
+    /// Returns the payload of each frame, with the frame's offset in the stream.
     pub fn payloads(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -39,10 +39,10 @@ impl Row {
     }
 }
 
-/// Reads the data frames of a stream, START to STOP, and of those behind it.
+/// Reads the data frames of a stream, START to STOP, and of the streams after it.
 ///
-/// The source needs no buffering of its own. The reader's own memory is bounded by twice the sum of the longest data frame and
-/// 256 KiB, for any bytes.
+/// The source needs no buffering of its own. For any input, the reader uses at most twice the sum of the longest data
+/// frame and 256 KiB of memory.
 ///
 /// ```
 /// use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader, Writer};
@@ -67,17 +67,17 @@ pub struct Reader<R> {
     source: R,
     decoder: Decoder,
     input: Input,
-    /// The iterator has ended or reported an error.
+    /// Whether the iterator has ended or returned an error.
     done: bool,
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads START and checks its content type; takes data frames of up to [`DEFAULT_MAX_DATA_FRAME`].
+    /// Reads START and checks its content type. Accepts data frames of up to [`DEFAULT_MAX_DATA_FRAME`].
     pub fn new(source: R, content_type: &[u8]) -> Result<Self, ReadError> {
         Self::with_max_data_frame(source, content_type, DEFAULT_MAX_DATA_FRAME)
     }
 
-    /// Reads START and checks its content type; takes data frames of up to `bytes`.
+    /// Reads START and checks its content type. Accepts data frames of up to `bytes`.
     pub fn with_max_data_frame(
         source: R,
         content_type: &[u8],
@@ -97,7 +97,8 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// Goes on in the middle of a stream, whose bytes from `offset` on `source` gives: behind START, where a frame begins.
+    /// Starts in the middle of a stream: `source` gives its bytes from `offset` on. A frame must begin there, behind
+    /// START.
     pub fn resume(source: R, content_type: &[u8], offset: u64) -> Self {
         Self {
             source,
@@ -107,28 +108,28 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Takes data frames of up to `bytes` from now on.
+    /// Accepts data frames of up to `bytes` from now on.
     #[must_use]
     pub fn max_data_frame(mut self, bytes: u32) -> Self {
         self.decoder = self.decoder.max_data_frame(bytes);
         self
     }
 
-    /// What the bytes come from. It is ahead of the frames that were given out.
+    /// Returns the source. It is ahead of the frames that were returned.
     pub fn source(&self) -> &R {
         &self.source
     }
 
-    /// The next data frame; `None` after STOP, at the end of the source.
+    /// Returns the next data frame; `None` after STOP, at the end of the source.
     ///
-    /// An error does not end the reader's life: after [`ReadError::Unfinished`] the next call looks for more bytes, which
-    /// is how to follow a file that is still being written. [`ReadError::Malformed`] comes again each time.
+    /// The reader can be used after an error. After [`ReadError::Unfinished`] the next call reads more bytes, so a
+    /// caller can follow a file that is still being written. [`ReadError::Malformed`] is returned again by each call.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, ReadError> {
         loop {
             match self.decoder.decode(&mut self.input.bytes)? {
                 Some(Frame::Data(payload)) => {
-                    // Not from before: control frames may have been passed over.
+                    // The offset is computed here, because control frames may have been skipped before the frame.
                     let offset = self.decoder.offset() - (4 + payload.len() as u64);
                     return Ok(Some(DataFrame { offset, payload }));
                 }
@@ -140,8 +141,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The data frames that are there without waiting for the source, or else the next ones, all at once; otherwise like
-    /// [`next_frame`](Self::next_frame).
+    /// Returns all data frames that are available without waiting for the source, or else the next ones, together.
+    /// Otherwise like [`next_frame`](Self::next_frame).
     #[inline]
     pub fn next_row(&mut self) -> Result<Option<Row>, ReadError> {
         loop {
@@ -158,8 +159,9 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Passes over the data frame that was refused as too long ([`Malformed::DataTooLong`](super::Malformed::DataTooLong)),
-    /// so that those behind it can be read. False if the source ends within it: its length is most likely damaged.
+    /// Skips the data frame that was refused as too long ([`Malformed::DataTooLong`](super::Malformed::DataTooLong)),
+    /// so that the frames after it can be read. Returns `false` if the source ends within it: its length is most likely
+    /// damaged.
     pub fn skip_frame(&mut self) -> Result<bool, ReadError> {
         let length = be32(&self.input.bytes, 0).filter(|_| self.decoder.state() == State::Data);
         let Some(length @ 1..) = length else {
@@ -180,19 +182,20 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Where the next frame begins, in bytes from the beginning of the stream; after an error, where the sound part ends.
+    /// Returns the offset of the next frame, in bytes from the beginning of the stream; after an error, the end of the
+    /// valid part.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         self.decoder.offset()
     }
 
-    /// How far the stream has come.
+    /// Returns the state of the stream.
     #[must_use]
     pub const fn state(&self) -> State {
         self.decoder.state()
     }
 
-    /// Adds bytes of the source to the input; 0 at the source's end.
+    /// Reads more bytes from the source to the input. Returns their number; 0 at the end of the source.
     fn fill(&mut self) -> Result<usize, ReadError> {
         let read = self.input.fill(&mut self.source);
         read.map_err(|source| ReadError::Io {
@@ -201,7 +204,7 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// Whether the source may end here.
+    /// Returns whether the source may end here.
     fn is_complete(&self) -> bool {
         self.decoder.state() == State::Stopped && self.input.bytes.is_empty()
     }
@@ -319,7 +322,7 @@ mod tests {
     fn a_file_cut_anywhere_gives_its_whole_frames_and_says_where_it_was_cut() {
         let payloads = [&b"a"[..], b"four", b"0123456789"].map(<[u8]>::to_vec);
         let file = file(&payloads);
-        // START, then where each frame ends.
+        // End of START, and end of each frame.
         let ends = [42, 47, 55, 69];
         for cut in 0..file.len() {
             let whole = ends.iter().filter(|&&end| end <= cut).count();
@@ -454,7 +457,8 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    /// Gives its bytes in pieces of the given sizes, over and over, interrupted by a signal before each.
+    /// Source that returns its bytes in pieces of the given sizes, again and again, interrupted by a signal before
+    /// each.
     #[derive(Debug)]
     struct Pieces<'a> {
         bytes: &'a [u8],
@@ -483,7 +487,7 @@ mod tests {
         }
     }
 
-    /// Gives one part for each read; an empty one looks like the end.
+    /// Source that returns one part for each read; an empty one looks like the end.
     #[derive(Debug)]
     struct Growing<'a> {
         parts: std::vec::IntoIter<&'a [u8]>,

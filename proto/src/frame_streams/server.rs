@@ -1,4 +1,4 @@
-//! The receiving side of a connection: from the sender's bytes to rows of data frames, and the answers. No IO.
+//! The receiving side of a connection: decodes the sender's bytes to data frames, and makes the answers. No IO.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -8,7 +8,7 @@ use super::{
     decode::{Control, peek_control},
 };
 
-/// How far a connection has come, seen from the receiver.
+/// State of a connection, seen from the receiver.
 ///
 /// ```text
 ///              READY: ACCEPT               START             STOP: FINISH
@@ -19,32 +19,32 @@ use super::{
 ///                                                  └───────────────────────────┘
 /// ```
 ///
-/// A sender that begins with START is not answered at all: it does not read. Behind STOP another START may come. Control
-/// frames that mean nothing where they stand are passed over, as are those of unknown types.
+/// A sender that begins with START gets no answer: it does not read. After STOP another START may come. Control frames
+/// without a meaning at their place are ignored, and so are those of unknown types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
-    /// Nothing has come yet: READY or START is to come.
+    /// Nothing has arrived yet; READY or START must come.
     AwaitReady,
-    /// READY has been answered; START is to come.
+    /// READY has been answered; START must come.
     AwaitStart,
-    /// Data frames come.
+    /// START has arrived; data frames follow.
     Data,
-    /// STOP has come: the stream is complete. Another one may follow.
+    /// STOP has arrived: the stream is complete. Another one may follow.
     Stopped,
 }
 
-/// The receiver of a stream over a connection, and of those behind it.
+/// The receiver of one stream over a connection, or of several, one after the other.
 #[derive(Clone, Debug)]
 pub struct Server {
     content_type: Bytes,
     accept: Vec<u8>,
-    /// Ready to be answered; `None` while nothing has come.
+    /// Whether the sender began with READY and gets answers; `None` while nothing has arrived.
     bidirectional: Option<bool>,
     decoder: Decoder,
 }
 
 impl Server {
-    /// Takes streams of this content type, of at most 256 bytes, and those that leave theirs open.
+    /// Accepts streams of this content type, which has at most 256 bytes, and streams without a content type.
     pub fn new(content_type: &[u8]) -> Result<Self, ControlError> {
         let mut accept = Vec::new();
         let content_types = vec![Bytes::copy_from_slice(content_type)];
@@ -57,14 +57,14 @@ impl Server {
         })
     }
 
-    /// Takes data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`](super::DEFAULT_MAX_DATA_FRAME).
+    /// Accepts data frames of up to `bytes` instead of [`DEFAULT_MAX_DATA_FRAME`](super::DEFAULT_MAX_DATA_FRAME).
     #[must_use]
     pub fn max_data_frame(mut self, bytes: u32) -> Self {
         self.decoder = self.decoder.max_data_frame(bytes);
         self
     }
 
-    /// How far the connection has come.
+    /// Returns the state of the connection.
     #[must_use]
     pub const fn state(&self) -> ServerState {
         match (self.decoder.state(), self.bidirectional) {
@@ -75,12 +75,13 @@ impl Server {
         }
     }
 
-    /// Takes all whole data frames off the beginning of `input`, up to the next control frame; control frames before them
-    /// are taken and answered, the answers appended to `out`. `None` if more bytes are needed, or if a stream has just
-    /// stopped; see [`state`](Self::state). What `input` holds then is looked at with the next call.
+    /// Takes all whole data frames off the beginning of `input`, up to the next control frame. Control frames before
+    /// them are taken, too, and their answers are appended to `out`. `None` if more bytes are needed, or if a stream
+    /// has just stopped; [`state`](Self::state) tells which. The next call reads the rest of `input`.
     ///
-    /// Nothing is copied: the frames share the memory of `input`. An unfinished frame that stays in `input` is not longer
-    /// than the limit and its length. After an error neither `input` nor the state has moved beyond the frames before.
+    /// Nothing is copied: the frames share the memory of `input`. An unfinished frame that stays in `input` is not
+    /// longer than the limit and its length field. After an error, `input` begins with the wrong frame, and the state
+    /// is that after the frames before it.
     pub fn decode(
         &mut self,
         input: &mut BytesMut,
@@ -108,11 +109,11 @@ impl Server {
         }
     }
 
-    /// The first frame that means something: READY, which is answered, or START, which is left to the decoder. False if
-    /// it is not whole yet.
+    /// Handles the first frame with a meaning: READY, which it answers, or START, which it leaves to the decoder.
+    /// Returns `false` if the frame is not complete yet.
     fn greet(&mut self, input: &mut BytesMut, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         loop {
-            // Any part of the first length tells a stream from something else.
+            // Any non-zero byte of the first length shows that this is not a stream.
             if input.iter().take(4).any(|&byte| byte != 0) {
                 return Err(HandshakeError::Data);
             }
@@ -150,7 +151,7 @@ mod tests {
     use crate::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE, be32};
 
     proptest! {
-        /// Client against server, each hearing the other in pieces of any size.
+        /// Runs a client against a server; each gets the other's bytes in pieces of any size.
         #[test]
         fn all_frames_arrive_and_both_sides_finish_however_the_bytes_are_split(
             payloads in vec(vec(any::<u8>(), 1..300), 0..20),
@@ -205,7 +206,7 @@ mod tests {
                 let end = loop {
                     let before = input.len();
                     match server.decode(&mut input, &mut out) {
-                        // Behind STOP it goes on.
+                        // After STOP the server continues.
                         Ok(None) if input.len() < before => {}
                         Ok(Some(frames)) => {
                             let mut rest = &frames.bytes[..];

@@ -1,5 +1,5 @@
-//! Receives a stream over a connection: the IO around [`Server`]. Owns that a sender hears FINISH only after its frames were
-//! handed out.
+//! Receives a stream over a connection: the IO around [`Server`]. It sends FINISH only after all frames of the stream
+//! were returned to the caller.
 
 use std::io::{self, Read, Write};
 
@@ -10,44 +10,44 @@ use super::{
     input::Input,
 };
 
-/// Receives the data frames that come over a socket, and answers the sender: ACCEPT to READY, FINISH to each STOP.
+/// Receives the data frames of a socket, and answers the sender: ACCEPT to READY, FINISH to each STOP.
 ///
-/// It takes both forms. A sender that begins with START (the unidirectional form) is not answered.
+/// It accepts both forms. A sender that begins with START (the unidirectional form) gets no answer.
 ///
-/// STOP ends a stream, not the connection: the sender may close, or begin the next stream with START, as behind each other in a
-/// file. The iterator ends at the first STOP. [`next_frame`](Self::next_frame) goes on to what follows when it is called again.
+/// STOP ends a stream, not the connection: the sender may close, or begin the next stream with START, as in a file. The
+/// iterator ends at the first STOP. The next call of [`next_frame`](Self::next_frame) continues with the next stream.
 ///
-/// The socket blocks, for as long as its read timeout says. The reader's own memory is bounded as [`Reader`](super::Reader)'s
-/// is. [`SocketWriter`](super::SocketWriter) has an example of both sides.
+/// The socket blocks until its read timeout. The reader uses as little memory as [`Reader`](super::Reader).
+/// [`SocketWriter`](super::SocketWriter) has an example of both sides.
 #[derive(Debug)]
 pub struct SocketReader<S> {
     stream: S,
     server: Server,
     input: Input,
-    /// Bytes that have come from the sender.
+    /// Number of bytes received from the sender.
     received: u64,
-    /// Data frames that are received and not handed out yet, each with its length.
+    /// Data frames that were received and not returned yet, each with its length.
     frames: Bytes,
     answer: Vec<u8>,
-    /// The end of the stream at hand has been told.
+    /// Whether the end of the current stream has been returned.
     told: bool,
-    /// The sender has closed behind STOP.
+    /// Whether the sender has closed the connection after STOP.
     closed: bool,
-    /// The iterator has ended or reported an error.
+    /// Whether the iterator has ended or returned an error.
     done: bool,
 }
 
 impl<S: Read + Write> SocketReader<S> {
-    /// Waits for the sender's READY, which is answered, and its START. The content type has at most 256 bytes; takes data
-    /// frames of up to [`DEFAULT_MAX_DATA_FRAME`] bytes.
+    /// Waits for the sender's READY, answers it, and waits for START. The content type has at most 256 bytes. Accepts
+    /// data frames of up to [`DEFAULT_MAX_DATA_FRAME`] bytes.
     ///
-    /// Fails with [`SocketError::Handshake`] if the sender has another content type or does not speak Frame Streams, and
-    /// with [`SocketError::Closed`] if it hangs up.
+    /// Fails with [`SocketError::Handshake`] if the sender has another content type or does not speak Frame Streams,
+    /// and with [`SocketError::Closed`] if it closes the connection.
     pub fn new(stream: S, content_type: &[u8]) -> Result<Self, SocketError> {
         Self::with_max_data_frame(stream, content_type, DEFAULT_MAX_DATA_FRAME)
     }
 
-    /// The same for data frames of up to `bytes`.
+    /// Does the same as [`new`](Self::new), for data frames of up to `bytes`.
     pub fn with_max_data_frame(
         stream: S,
         content_type: &[u8],
@@ -74,13 +74,15 @@ impl<S: Read + Write> SocketReader<S> {
         }
     }
 
-    /// The next data frame of a stream; `None` at its end, of which the sender has been told before, if it still listens. The offset of a
-    /// frame counts from the first byte of the connection, READY included.
+    /// Returns the next data frame of a stream. At the end of the stream it sends FINISH, if the sender still reads,
+    /// and returns `None`. The offset of a frame counts from the first byte of the connection, including READY.
     ///
-    /// The call after that waits for another stream, and gives `None` once more if the sender closes; then [`is_closed`](Self::is_closed).
-    /// A read that fails there, as by a read timeout, counts as the same.
+    /// The next call waits for another stream. It returns `None` again if the sender closes the connection;
+    /// [`is_closed`](Self::is_closed) is true then. A read that fails at this point, for example by a read timeout, has
+    /// the same result.
     ///
-    /// Fails with [`SocketError::Closed`] if the sender hangs up without STOP: all whole frames were handed out.
+    /// Fails with [`SocketError::Closed`] if the sender closes the connection without STOP. All whole frames were
+    /// returned before.
     pub fn next_frame(&mut self) -> Result<Option<DataFrame>, SocketError> {
         loop {
             if let Some(frame) = self.take() {
@@ -108,7 +110,7 @@ impl<S: Read + Write> SocketReader<S> {
         }
     }
 
-    /// Decodes what has come and answers it.
+    /// Decodes the received bytes and answers them.
     fn decode(&mut self) -> Result<(), SocketError> {
         let decoded = self
             .server
@@ -124,15 +126,16 @@ impl<S: Read + Write> SocketReader<S> {
         self.answer.clear();
         match answered {
             Ok(()) => Ok(()),
-            // All has come: the sender need not hear it.
+            // Everything has arrived; it does not matter if the sender does not read the answer.
             Err(_unheard) if self.server.state() == ServerState::Stopped => Ok(()),
-            // A sender that has gone does not hear it either, and what it sent before is still to be read.
+            // A sender that has closed does not read the answer, but the frames that it sent before are still to be
+            // read.
             Err(error) if is_gone(&error) => Ok(()),
             Err(error) => Err(WriteError::from(error).into()),
         }
     }
 
-    /// Waits for more bytes.
+    /// Reads more bytes, and waits for them.
     fn fill(&mut self) -> Result<(), SocketError> {
         let read = self.input.fill(&mut self.stream);
         let read = read.map_err(SocketError::Read)?;
@@ -148,7 +151,7 @@ impl<S: Read + Write> SocketReader<S> {
         Ok(())
     }
 
-    /// Takes the first of the frames that are there.
+    /// Takes the first of the available frames.
     fn take(&mut self) -> Option<DataFrame> {
         let len = be32(&self.frames, 0)?;
         let offset = self.received - (self.frames.len() + self.input.bytes.len()) as u64;
@@ -159,20 +162,20 @@ impl<S: Read + Write> SocketReader<S> {
 }
 
 impl<S> SocketReader<S> {
-    /// Whether the sender has closed the connection between two streams: nothing more will come.
+    /// Returns whether the sender has closed the connection between two streams, so that nothing more will arrive.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// The socket.
+    /// Returns the socket.
     #[must_use]
     pub const fn get_ref(&self) -> &S {
         &self.stream
     }
 }
 
-/// Whether the peer has closed the connection.
+/// Returns whether the error means that the peer has closed the connection.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),

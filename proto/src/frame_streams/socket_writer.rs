@@ -1,5 +1,5 @@
-//! Sends a stream over a connection: the IO around [`Client`]. Owns that nothing is sent before the receiver has accepted,
-//! and that a stream counts as sent only when the receiver has said so.
+//! Sends a stream over a connection: the IO around [`Client`]. It sends no data before the receiver has accepted, and a
+//! stream counts as sent only after the receiver has confirmed it.
 
 use std::io::{BufWriter, Read, Write};
 
@@ -7,17 +7,17 @@ use bytes::BytesMut;
 
 use super::{Client, ClientState, SocketError, WriteError, Writer};
 
-/// Sends one bidirectional stream over a socket that both sides write to: READY and START when it is made, data frames, STOP
-/// when it is finished. The receiver answers with ACCEPT and FINISH.
+/// Sends one bidirectional stream over a socket: READY and START when it is created, then data frames, and STOP when it
+/// is finished. The receiver answers with ACCEPT and FINISH.
 ///
-/// The socket blocks. A receiver that does not answer is waited for as long as the socket's read timeout says, and that
-/// is forever unless it is set, for example by
-/// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout).
+/// The socket blocks. The writer waits for the receiver's answer until the socket's read timeout, which is forever
+/// unless it is set, for example by [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout).
 ///
-/// Frames gather in a buffer of 8 KiB: [`flush`](Self::flush) sends them. A writer that is dropped instead of finished
-/// sends what has gathered, but no STOP; the receiver then reports that the connection was closed too early.
+/// Frames are collected in a buffer of 8 KiB: [`flush`](Self::flush) sends them. A writer that is dropped without
+/// [`finish`](Self::finish) sends the buffer, but no STOP; the receiver then reports that the connection was closed too
+/// early.
 ///
-/// A receiver that never answers (the unidirectional form) is [`Writer`]'s: it takes a socket like a file.
+/// For a receiver that never answers (the unidirectional form), use [`Writer`] with the socket as its sink.
 ///
 /// ```
 /// use std::{os::unix::net::UnixStream, thread, time::Duration};
@@ -43,7 +43,7 @@ use super::{Client, ClientState, SocketError, WriteError, Writer};
 pub struct SocketWriter<S: Write> {
     writer: Writer<BufWriter<S>>,
     client: Client,
-    /// What the receiver said and is not decoded yet.
+    /// Bytes of the receiver that are not decoded yet.
     answers: BytesMut,
 }
 
@@ -51,7 +51,7 @@ impl<S: Read + Write> SocketWriter<S> {
     /// Sends READY with this content type (at most 256 bytes), waits for ACCEPT and sends START.
     ///
     /// Fails with [`SocketError::Handshake`] if the receiver does not take the content type or does not speak Frame
-    /// Streams, and with [`SocketError::Closed`] if it hangs up.
+    /// Streams, and with [`SocketError::Closed`] if it closes the connection.
     pub fn new(mut stream: S, content_type: &[u8]) -> Result<Self, SocketError> {
         let mut out = Vec::new();
         let mut client = Client::connect(content_type, &mut out).map_err(WriteError::from)?;
@@ -72,9 +72,10 @@ impl<S: Read + Write> SocketWriter<S> {
         })
     }
 
-    /// Sends STOP, waits for FINISH and gives the socket back. Then the receiver has every frame.
+    /// Sends STOP, waits for FINISH and returns the socket. The receiver then has every frame.
     ///
-    /// Fails with [`SocketError::Closed`] if the receiver hangs up without FINISH: which frames it has is unknown.
+    /// Fails with [`SocketError::Closed`] if the receiver closes the connection without FINISH. It is then unknown
+    /// which frames the receiver has.
     pub fn finish(mut self) -> Result<S, SocketError> {
         let mut stop = Vec::new();
         self.client.stop(&mut stop);
@@ -91,24 +92,25 @@ impl<S: Write> SocketWriter<S> {
         self.writer.write_frame(payload)
     }
 
-    /// Sends data frames that are framed already, as [`Writer::write_frames`] does. Returns how many there were.
+    /// Sends data that is already in data frames, as [`Writer::write_frames`] does. Returns the number of frames.
     pub fn write_frames(&mut self, frames: &[u8]) -> Result<u64, WriteError> {
         self.writer.write_frames(frames)
     }
 
-    /// Sends what has gathered.
+    /// Sends the buffered frames.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.writer.flush()
     }
 
-    /// The socket.
+    /// Returns the socket.
     #[must_use]
     pub fn get_ref(&self) -> &S {
         self.writer.get_ref().get_ref()
     }
 }
 
-/// Reads until the receiver has said what the client waits for; `out` gets what is to be said next.
+/// Reads until the receiver has sent the control frame that the client waits for. The next frames to send are appended
+/// to `out`.
 fn hear(
     client: &mut Client,
     stream: &mut impl Read,

@@ -1,5 +1,4 @@
-//! Writes Frame Streams files. Owns the promise that what it writes is a stream of whole frames, up to the first failure
-//! of the sink.
+//! Writes Frame Streams files. The output is always a stream of whole frames, up to the first failure of the sink.
 
 use std::io::Write;
 
@@ -7,14 +6,14 @@ use bytes::Bytes;
 
 use super::{ControlFrame, DEFAULT_MAX_DATA_FRAME, WriteError, be32};
 
-/// Writes one stream: START when it is made, data frames, STOP when it is finished.
+/// Writes one stream: START when it is created, data frames, STOP when it is finished.
 ///
-/// Every call writes to the sink at once, so give it a [`BufWriter`](std::io::BufWriter) for single frames;
-/// [`write_frames`](Self::write_frames) is for callers that gather frames themselves. A writer that is dropped instead of
-/// finished leaves a stream without STOP, which readers report as cut between two frames.
+/// Every call writes to the sink immediately, so use a [`BufWriter`](std::io::BufWriter) for single frames;
+/// [`write_frames`](Self::write_frames) is for callers that collect frames themselves. A writer that is dropped without
+/// [`finish`](Self::finish) leaves a stream without STOP, which readers report as cut between two frames.
 ///
-/// After a failed write the sink may hold a part of a frame, and more frames behind it would be misread; so all later
-/// calls fail with [`WriteError::Broken`] and STOP is not written.
+/// After a failed write the sink may hold a part of a frame, and frames after it would be misread. So all later calls
+/// fail with [`WriteError::Broken`], and STOP is not written.
 #[derive(Debug)]
 pub struct Writer<W> {
     sink: W,
@@ -32,7 +31,7 @@ impl<W: Write> Writer<W> {
         Self::begin(sink, &start)
     }
 
-    /// Writes this START, encoded already.
+    /// Writes this START, which is already encoded.
     pub(super) fn begin(sink: W, start: &[u8]) -> Result<Self, WriteError> {
         let mut writer = Self {
             sink,
@@ -58,10 +57,10 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes data frames that are framed already and stand back to back, as
-    /// [`append_frame`](crate::DnstapRef::append_frame) leaves them. Returns how many there were.
+    /// Writes data that is already in data frames, one after the other, as
+    /// [`append_frame`](crate::DnstapRef::append_frame) makes them. Returns the number of frames.
     ///
-    /// Nothing is written if the bytes are anything else than a row of whole data frames.
+    /// Writes nothing if the bytes are not a sequence of whole data frames.
     pub fn write_frames(&mut self, frames: &[u8]) -> Result<u64, WriteError> {
         let count = count_frames(frames)?;
         self.write(&[frames])?;
@@ -76,33 +75,34 @@ impl<W: Write> Writer<W> {
         self.note(flushed)
     }
 
-    /// Writes STOP, flushes the sink and gives it back.
+    /// Writes STOP, flushes the sink and returns it.
     pub fn finish(self) -> Result<W, WriteError> {
         let mut stop = Vec::new();
         ControlFrame::Stop.encode(&mut stop)?;
         self.end(&stop)
     }
 
-    /// Writes this STOP, encoded already, flushes the sink and gives it back.
+    /// Writes this STOP, which is already encoded, flushes the sink and returns it.
     pub(super) fn end(mut self, stop: &[u8]) -> Result<W, WriteError> {
         self.write(&[stop])?;
         self.flush()?;
         Ok(self.sink)
     }
 
-    /// Bytes handed to the sink by the calls that succeeded: the length of the sound part of an unbuffered sink.
+    /// Returns the number of bytes that successful calls have written: the length of the valid part if the sink has no
+    /// buffer.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Data frames handed to the sink by the calls that succeeded.
+    /// Returns the number of data frames that successful calls have written.
     #[must_use]
     pub const fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// The sink.
+    /// Returns the sink.
     #[must_use]
     pub const fn get_ref(&self) -> &W {
         &self.sink
@@ -131,7 +131,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// The length as it stands in a frame, if a frame may be that long.
+/// Returns the length field of a frame of this length, if a frame may be that long.
 fn frame_len(len: usize) -> Option<u32> {
     u32::try_from(len)
         .ok()
@@ -218,7 +218,7 @@ mod tests {
         assert!(matches!(writer.finish(), Err(WriteError::Broken)));
     }
 
-    /// A disk with so many bytes left.
+    /// A disk with `room` bytes left.
     #[derive(Debug)]
     struct Full {
         room: usize,

@@ -1,4 +1,4 @@
-//! Lists what Rust sources export, an item a line.
+//! Lists the items that Rust sources export, one per line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +12,13 @@ use syn::{
     ReceiverKind, ReturnType, Signature, UseTree, Visibility,
 };
 
-/// Lines of a listing; where a line is a public field or variant, the line of its type.
+/// Lines of a listing. The value of a public field or variant is the line of its type.
 pub(super) type Lines = BTreeMap<String, Option<String>>;
 
-/// How the line of a struct with private fields ends.
+/// End of the line of a struct with private fields.
 pub(super) const PRIVATE: &str = "{ .. }";
 
-/// The public items of these sources, which make up one crate; `folder` is where its modules' files are.
+/// Returns the public items of these sources, which make up one crate. `folder` contains the files of its modules.
 pub(super) fn lines(sources: &[&str], folder: &Path) -> Lines {
     let mut api = Api::default();
     for source in sources {
@@ -37,7 +37,7 @@ struct Api {
     lines: Lines,
     /// Names of the public types.
     types: BTreeSet<String>,
-    /// Lines of implementations, each with the name of its type, which may be private.
+    /// Lines of implementations, each with the name of its type. The type may be private.
     implementations: Vec<(String, String)>,
 }
 
@@ -63,7 +63,7 @@ impl Api {
                         self.add(path, &format!("pub use {name}"));
                     }
                 }
-                // Whole, whatever it is: better a change too many than one unseen.
+                // The whole item is listed: it is better to report one change too many than to miss one.
                 Item::Trait(item) if is_public(&item.vis) => self.add(path, &text(item)),
                 Item::Type(item) if is_public(&item.vis) => self.add(path, &text(item)),
                 Item::Static(item) if is_public(&item.vis) => self.add(path, &text(item)),
@@ -184,7 +184,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
     seen(attributes, &["cfg"]).contains(&"#[cfg(test)]".to_owned())
 }
 
-/// The attributes of these names.
+/// Returns the attributes with these names.
 fn seen(attributes: &[Attribute], names: &[&str]) -> Vec<String> {
     attributes
         .iter()
@@ -193,7 +193,8 @@ fn seen(attributes: &[Attribute], names: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// The public fields, or all of them, as in variants; with the attributes that make conversions and the protobuf encoding.
+/// Returns the public fields, or all fields (of a variant), with the attributes that generate conversions and the
+/// protobuf encoding.
 fn fields(fields: &Fields, only_public: bool) -> Vec<String> {
     fields
         .iter()
@@ -215,7 +216,7 @@ fn generics(generics: &Generics) -> String {
     text(generics) + &text(&generics.where_clause)
 }
 
-/// The names that a `use` exports.
+/// Returns the names that a `use` exports.
 fn exports(tree: &UseTree) -> Vec<String> {
     match tree {
         UseTree::Path(path) => exports(&path.tree),
@@ -226,7 +227,7 @@ fn exports(tree: &UseTree) -> Vec<String> {
     }
 }
 
-/// A function without what callers do not see: the names of its parameters.
+/// Formats a function without the names of its parameters, which callers do not see.
 fn signature(function: &Signature) -> String {
     let mut head = function.clone();
     head.inputs.clear();
@@ -257,7 +258,7 @@ fn located(path: &str, line: &str) -> String {
     }
 }
 
-/// Tokens as one writes them, however the version of `proc_macro2` spaces them.
+/// Formats tokens in the usual way, independent of the spacing of the version of `proc_macro2`.
 fn text(tokens: &impl ToTokens) -> String {
     let word = |c: char| c.is_alphanumeric() || "_'\"".contains(c);
     let mut text = String::new();

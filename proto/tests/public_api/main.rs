@@ -1,10 +1,12 @@
-//! The public API as `public-api.txt` lists it, and which version a change of it needs.
+//! Compares the public API with the listing in `public-api.txt`, and tells which version a change of it needs.
 //!
-//! Why not `cargo-semver-checks` or `cargo-public-api`: minutes of installation, and rustdoc's JSON, which is unstable and another one with
-//! each toolchain. This reads the sources with `syn`, which the build has anyway, in milliseconds on any toolchain.
+//! This does not use `cargo-semver-checks` or `cargo-public-api`: they take minutes to install, and need rustdoc's
+//! JSON, which is unstable and differs between toolchains. This test reads the sources with `syn`, which the build has
+//! anyway, in milliseconds on any toolchain.
 //!
-//! What is `pub` in the sources is the public API, since the lint `unreachable_pub` refuses any other `pub`. A private module is left out
-//! of the path: what it holds is exported from its parent. Not seen: auto traits ([`types_stay_sendable`] holds those), and what functions do.
+//! Every `pub` item of the sources is in the public API, because the lint `unreachable_pub` refuses any other `pub`. A
+//! private module is left out of the path: its items are exported from its parent. The listing does not show auto
+//! traits ([`types_stay_sendable`] checks those) and the behaviour of functions.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -53,7 +55,7 @@ fn the_sources_export_what_the_listing_says() {
     }
 }
 
-/// What a caller relies on when a value crosses threads, and what no listing of sources shows.
+/// Checks the auto traits that callers need to move a value to another thread; the listing does not show them.
 #[test]
 fn types_stay_sendable() {
     use dnstap_proto::{
@@ -78,7 +80,7 @@ fn what_is_removed_or_changed_breaks_and_what_is_added_does_not() {
     let before = "pub struct A { pub a: u8, b: u8 } impl A { pub fn f(&self) {} fn g() {} }";
     for (after, breaks) in [
         (before, None),
-        // Private parts and bodies are nobody's concern.
+        // Changes of private parts and bodies do not count.
         (
             "pub struct A { pub a: u8, c: u16 } impl A { pub fn f(&self) { g() } }",
             None,
@@ -162,7 +164,7 @@ fn the_next_version_follows_cargos_rules() {
     assert_eq!(next("1.2.3", false), "1.3.0");
 }
 
-/// The lowest version that a release with such a change may have after this one.
+/// Returns the lowest version for the next release with such a change.
 fn next(version: &str, breaks: bool) -> String {
     let numbers: Vec<u64> = version.split('.').map(|n| n.parse().unwrap()).collect();
     match (numbers[0], numbers[1], numbers[2], breaks) {
@@ -179,7 +181,7 @@ fn change(before: &str, after: &str) -> Change {
 }
 
 struct Change {
-    /// Whether callers may have to change; `None` if nothing differs.
+    /// Whether callers may have to change; `None` if nothing has changed.
     breaks: Option<bool>,
     lines: Vec<String>,
 }
@@ -188,7 +190,7 @@ impl Change {
     fn between(before: &BTreeSet<String>, now: &Lines) -> Self {
         let removed = before.iter().filter(|line| !now.contains_key(*line));
         let added = now.iter().filter(|(line, _)| !before.contains(*line));
-        // A type that was there and did not say that more may come: somebody may have named all of it.
+        // The type existed and was not `non_exhaustive`, so a caller may have listed all its fields or variants.
         let closed = |of: &String| {
             before.contains(of) && !of.contains("#[non_exhaustive]") && !of.ends_with(PRIVATE)
         };

@@ -1,6 +1,7 @@
 //! Makes seeds from a dnstap file: `cargo run -p dnstap-fuzz --example seeds -- CAPTURE [FOLDER]`.
 //!
-//! From the first messages of each type: what the fuzz targets take, as few files as show each kind once.
+//! It takes the first messages of each type and makes the inputs of the fuzz targets, in as few files as show each kind
+//! once.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +18,10 @@ use dnstap_proto::{
 };
 use prost::Message as _;
 
-/// Messages of each type that are taken.
+/// Number of messages of each type that are used.
 const EACH: usize = 2;
 
-/// A message: its frame's payload and what is in it.
+/// A message: its frame's payload and its content.
 struct Message {
     payload: Bytes,
     sent: bool,
@@ -74,7 +75,7 @@ fn main() -> Result<()> {
         "server-one-way",
         &[&[1, 1, 7, 200], &file[..]].concat(),
     )?;
-    // READY has START's content type; ACCEPT and FINISH are what a client hears.
+    // READY has START's content type; a client receives ACCEPT and FINISH.
     let control = |kind: u8| [&start[..11], &[kind], &start[12..]].concat();
     put(
         "frame_streams",
@@ -103,7 +104,7 @@ fn main() -> Result<()> {
     options(&put)
 }
 
-/// Texts for each parser of what operators type.
+/// Writes texts for each parser of operators' input.
 fn options(put: &impl Fn(&str, &str, &[u8]) -> Result<()>) -> Result<()> {
     let options: [(u8, &str); 18] = [
         (0, "-"),
@@ -144,7 +145,7 @@ fn options(put: &impl Fn(&str, &str, &[u8]) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// The first messages of each type.
+/// Returns the first messages of each type.
 fn messages(capture: &str) -> Result<Vec<Message>> {
     let file = File::open(capture).with_context(|| format!("cannot open {capture}"))?;
     let mut taken: BTreeMap<_, usize> = BTreeMap::new();
@@ -161,7 +162,7 @@ fn messages(capture: &str) -> Result<Vec<Message>> {
         }
         let tcp = message.socket_protocol == Some(SocketProtocol::Tcp as i32);
         let response = message.response_message.is_some();
-        // A resolver's, a forwarder's or a stub's own.
+        // Queries that a resolver, a forwarder or a stub sends itself.
         let initiator = matches!(message.r#type, 3 | 4 | 7..=12);
         let dns = message.query_message.or(message.response_message);
         messages.push(Message {
@@ -174,12 +175,12 @@ fn messages(capture: &str) -> Result<Vec<Message>> {
     Ok(messages)
 }
 
-/// As the target `event` takes them.
+/// Encodes messages for the target `event`.
 fn event(messages: &[Message], count: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0];
     for message in &messages[..count] {
         let shape = u8::from(message.tcp) * 0b1001 + u8::from(message.sent) * 0b10;
-        // Socket 2 is UDP's and 3 TCP's; ports 53 and 40000.
+        // Socket 2 is UDP and socket 3 is TCP; the ports are 53 and 40000.
         bytes.extend([0, shape, 2 + u8::from(message.tcp), 1]);
         string(&message.dns, &mut bytes)?;
     }
@@ -187,7 +188,7 @@ fn event(messages: &[Message], count: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As the target `classify` takes them.
+/// Encodes messages for the target `classify`.
 fn classify(messages: &[Message], count: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0];
     for message in &messages[..count] {
@@ -198,7 +199,7 @@ fn classify(messages: &[Message], count: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Lines of the target `stream`: the first and the second direction of the first connection.
+/// Makes lines for the target `stream`: the first and the second direction of the first connection.
 fn stream(choice: u8, messages: &[Message]) -> Result<Vec<u8>> {
     let mut bytes = vec![choice];
     for sent in [false, true] {
@@ -218,7 +219,7 @@ fn stream(choice: u8, messages: &[Message]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Pieces of the target `stream`, as they are.
+/// Makes pieces for the target `stream` without changes.
 fn wild(messages: &[Message]) -> Result<Vec<u8>> {
     let mut bytes = vec![2];
     let mut sequence = 0_usize;

@@ -1,20 +1,20 @@
-//! BTF from a file (`DNSTAP_AGENT_BTF`): each look-up ends with an answer or an error. BTF that was cut down to some names is BTF, and
-//! cutting it down to the same names changes nothing.
+//! BTF from a file (`DNSTAP_AGENT_BTF`): each look-up ends with a result or an error. BTF that was reduced to some
+//! names is valid BTF, and reducing it to the same names again changes nothing.
 //!
-//! The input is the BTF. The names are taken from the end of it, where its strings are.
+//! The input is the BTF. The names come from its end, where the strings are.
 
 use std::str;
 
 use dnstap_agent::sources::socket::btf::Btf;
 
-/// Names that are looked up.
+/// Number of names that are looked up.
 const NAMES: usize = 8;
 
 /// Runs the target.
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let Ok(btf) = Btf::parse(bytes) else {
         return;
@@ -27,7 +27,7 @@ pub fn run(bytes: &[u8]) {
         .collect();
     for name in &names {
         for path in [&names[..1], &names] {
-            // An offset in bytes is the one in bits, if that is a whole number of bytes.
+            // The offset in bytes equals the offset in bits, if that is a whole number of bytes.
             if let (Ok(offset), Ok(bits)) = (btf.offset(name, path), btf.bits(name, path)) {
                 assert_eq!(u64::from(offset) * 8, u64::from(bits), "{name}.{path:?}");
             }

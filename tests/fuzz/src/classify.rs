@@ -1,8 +1,9 @@
-//! Whole messages in any envelope through the stages behind the sockets: naming by every profile and by BIND's rules,
-//! pairing, filters. Each message comes out once or is counted; its type is a query's or a response's as its QR bit
-//! says; the initiator's end is `query_address`.
+//! Whole messages with any metadata, passed through the stages behind the sockets: types by every profile and by BIND's
+//! rules, pairing, filters. Each message comes out once or is counted; its type is a query or a response according to
+//! its QR bit; the initiator's address is `query_address`.
 //!
-//! The input is a byte of choices ([`event::config`](crate::event::config)), then messages: four bytes of envelope, a length in two bytes, the bytes.
+//! The input is a byte of choices ([`event::config`](crate::event::config)), then messages: four bytes of metadata, a
+//! length in two bytes, the bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,10 +23,10 @@ use crate::{
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    // Each message comes out as it is.
+    // Privacy is off, so each message comes out unchanged.
     let mut pipeline = Pipeline::new(config(input.byte() & !PRIVACY));
     let mut batch = Batch::default();
     let (mut pushed, mut now) = (0, 0_u64);

@@ -1,5 +1,6 @@
-//! dnstap messages of others: any bytes decode or are refused, by [`lenient`] and by [`View`] alike, which read the same from them; they
-//! take what prost takes, and read that the same. What prost has decoded is encoded by prost and by [`DnstapRef`] to the same bytes, and decodes to the same again.
+//! dnstap messages from other programs. [`lenient`] and [`View`] either both decode the bytes, to the same values, or
+//! both refuse them. They accept every message that prost accepts, with the same values. prost and [`DnstapRef`] encode
+//! a message that prost has decoded to the same bytes, which decode to the same message again.
 
 use dnstap_proto::{
     Dnstap, DnstapRef, Message, MessageRef, SocketFamily, SocketProtocol, Timestamp, View, dnstap,
@@ -11,7 +12,7 @@ use prost::Message as _;
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let read = lenient::decode(bytes.to_vec().into()).ok();
     assert_eq!(View::parse(bytes), read.as_ref().map(View::from));
@@ -30,7 +31,7 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(borrowed.encoded_len(), encoded.len());
 }
 
-/// With the types that prost takes for those that are missing.
+/// Sets missing types to the values that prost uses for them.
 fn typed(mut dnstap: Dnstap) -> Dnstap {
     if dnstap.r#type == 0 {
         dnstap.r#type = Dnstap::default().r#type;
@@ -43,7 +44,7 @@ fn typed(mut dnstap: Dnstap) -> Dnstap {
     dnstap
 }
 
-/// The message from its parts, if [`DnstapRef`] has all of them.
+/// Makes the message from its parts, if [`DnstapRef`] supports all of them.
 fn borrowed(dnstap: &Dnstap) -> Option<DnstapRef<'_>> {
     if dnstap.r#type != dnstap::Type::Message as i32 {
         return None;
@@ -78,15 +79,15 @@ fn parts(message: &Message) -> Option<MessageRef<'_>> {
     })
 }
 
-/// What may be there or not, or be wrong.
+/// A value that may be present, missing, or (outer `None`) wrong.
 type Known<T> = Option<Option<T>>;
 
-/// A value that its enum knows; `None` for one that it does not.
+/// Returns a value of an enum; `None` if the enum does not have it.
 fn known<E: TryFrom<i32>>(value: Option<i32>) -> Known<E> {
     value.map(E::try_from).transpose().ok()
 }
 
-/// A whole time or none; `None` for half of one.
+/// Returns a complete time or no time; `None` if half of it is missing.
 fn time(seconds: Option<u64>, nanoseconds: Option<u32>) -> Known<Timestamp> {
     match (seconds, nanoseconds) {
         (Some(seconds), Some(nanoseconds)) => Some(Some(Timestamp {

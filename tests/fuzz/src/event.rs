@@ -1,8 +1,9 @@
-//! Records of the kernel's ring through the whole pipeline: the laws of the counters hold after every record, every frame is
-//! whole dnstap, and what the stages hold stays within their bounds.
+//! Records of the kernel's ring, passed through the whole pipeline: the laws of the counters hold after every record,
+//! every frame is a whole dnstap message, and the memory of the stages stays within its bounds.
 //!
-//! The input is a byte of choices (see [`config`]) and then steps: a byte that says which, and what that step takes. Most
-//! records are put together here, so that a mutation of their payload leaves the lengths true; `RAW` ones are as they are.
+//! The input is a byte of choices (see [`config`]) and then steps: a byte that selects the step, and the step's input.
+//! Most records are built here, so that their lengths stay right when the fuzzer changes the payload; `RAW` records are
+//! used as they are.
 
 use dnstap_core::{
     classify::{Naming, bind::BindRules, profile::ProfileChoice},
@@ -22,20 +23,20 @@ use crate::{
     laws,
 };
 
-/// The steps; a byte stands for the step that is its remainder.
+/// Number of steps. The step is the remainder of a byte divided by this.
 pub const STEPS: u8 = 8;
-/// The choice of hiding addresses.
+/// Choice: addresses are hidden.
 pub const PRIVACY: u8 = 1 << 7;
-/// A record as it is: a length in two bytes, then the bytes.
+/// Step: a record as it is, with a length in two bytes before it.
 pub const RAW: u8 = 4;
-/// Time passes.
+/// Step: time passes.
 pub const TICK: u8 = 5;
-/// The caller takes what there is, and sets the clock.
+/// Step: the caller takes the output, and sets the clock.
 pub const TAKE: u8 = 6;
-/// The last payload again, as the answer to it.
+/// Step: the last payload again, as a response to it.
 pub const ANSWER: u8 = 7;
 
-/// Kinds of records beside chunks, and one that there is not.
+/// Kinds of records other than chunks, and a kind that does not exist.
 const OTHERS: [u8; 4] = [
     RecordKind::Message as u8,
     RecordKind::Notice as u8,
@@ -45,14 +46,14 @@ const OTHERS: [u8; 4] = [
 
 /// Bytes that the streams may hold in these tests.
 const STREAM_BYTES: usize = 128 << 10;
-/// What one connection may hold beyond, both directions: pieces that wait and one message.
+/// Bytes that one connection may hold in addition, both directions together: pieces that wait and one message.
 const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
 
 /// Runs the target.
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let choices = input.byte();
@@ -88,7 +89,7 @@ pub fn run(bytes: &[u8]) {
     seen.compare(&pipeline);
 }
 
-/// A pipeline with small tables.
+/// Returns the configuration of a pipeline with small tables.
 #[must_use]
 pub fn config(choices: u8) -> PipelineConfig {
     let profiles = ["generic", "recursive", "unbound", "stub"];
@@ -113,7 +114,7 @@ pub fn config(choices: u8) -> PipelineConfig {
     } else {
         Vec::new()
     };
-    // Lengths stay, and so the laws.
+    // Lengths do not change, so the laws still hold.
     let privacy = Privacy {
         addresses: (choices & PRIVACY != 0)
             .then_some(Method::Truncate(Prefixes { v4: 24, v6: 48 })),
@@ -159,7 +160,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// The records of one call.
+    /// Makes the records of one call.
     fn records(&mut self, step: u8, input: &mut Input<'_>) -> Vec<Vec<u8>> {
         let shape = input.byte();
         let place = input.byte();
@@ -173,8 +174,8 @@ impl Kernel {
         if fields.protocol == IPPROTO_TCP {
             let next = &mut self.next[socket][usize::from(fields.direction)];
             match step {
-                1 => *next = next.wrapping_add(input.word().into()), // bytes that never came
-                2 => *next = next.wrapping_sub(input.byte().into()), // bytes that come again
+                1 => *next = next.wrapping_add(input.word().into()), // bytes that never arrive
+                2 => *next = next.wrapping_sub(input.byte().into()), // bytes that are repeated
                 3 => self.lost[socket] += 1,
                 _ => {}
             }
@@ -208,7 +209,7 @@ fn fields(shape: u8, place: u8) -> EventHeader {
         fields.family = AF_INET6;
         fields.peer_addr = [0x20; 16];
     }
-    // The socket's number, and so of each socket always the same.
+    // This depends only on the socket's number, so it is always the same for a socket.
     fields.flags = u8::from(bit(place, 1)) * EVENT_UNCONNECTED;
     if bit(place, 7) {
         fields.local_addr = [0; 16];
@@ -219,7 +220,7 @@ fn fields(shape: u8, place: u8) -> EventHeader {
     fields
 }
 
-/// The payload, behind its length if the shape says so.
+/// Makes the payload, with its length before it if the shape says so.
 fn payload(shape: u8, input: &mut Input<'_>) -> Vec<u8> {
     let bytes = input.string();
     let mut payload = Vec::new();
@@ -243,7 +244,7 @@ fn answer(mut fields: EventHeader, mut payload: Vec<u8>) -> (EventHeader, Vec<u8
     (fields, payload)
 }
 
-/// Two or three chunks; `choices` may leave one of them out.
+/// Makes two or three chunks; `choices` may leave one of them out.
 fn chunks(mut fields: EventHeader, payload: &[u8], choices: u8) -> Vec<Vec<u8>> {
     fields.message_len = u32::try_from(payload.len()).unwrap_or_default();
     let size = payload.len().div_ceil(2 + usize::from(choices & 1));
@@ -258,7 +259,7 @@ fn chunks(mut fields: EventHeader, payload: &[u8], choices: u8) -> Vec<Vec<u8>> 
     records
 }
 
-/// What has come out.
+/// Output of the pipeline so far.
 #[derive(Debug, Default)]
 struct Seen {
     by_type: [u64; 14],

@@ -1,10 +1,11 @@
-//! Files from others, compressed or not: reading ends, in any pieces, and with the same frames and faults. A file that is followed has
-//! the same frames as one that is read once.
+//! Files from other programs, compressed or not. Reading ends, for pieces of any size, and always with the same frames
+//! and faults. A file that is followed has the same frames as a file that is read once.
 //!
-//! What cannot be decompressed from some place on is less strict: how much comes out before that place depends on the pieces.
+//! The check is less strict for a file that is damaged from some place on: the number of bytes that are decompressed
+//! before that place depends on the pieces.
 //!
-//! The input is a byte that says what the rest is: a file as it is, or Frame Streams that are compressed here, in as many zstd frames as
-//! the next byte says. Then the rest.
+//! The input begins with a byte that tells what the rest is: a file as it is, or Frame Streams that are compressed
+//! here, in as many zstd frames as the next byte says.
 
 use std::{
     fs::File,
@@ -22,14 +23,14 @@ use dnstap_proto::frame_streams::ReadError;
 
 use crate::input::Input;
 
-/// Longest data frame: small, so that one too long is found soon.
+/// Longest data frame: it is small, so that the fuzzer soon finds a frame that is too long.
 const LIMIT: u32 = 2_000;
 
 /// Runs the target.
 ///
 /// # Panics
 ///
-/// If something does not hold, or there is no temporary file.
+/// If a check fails, or a temporary file cannot be made.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let (is_compressed_here, size) = (input.byte() % 2 == 1, input.byte());
@@ -51,7 +52,7 @@ pub fn run(bytes: &[u8]) {
     } else {
         assert_eq!(in_pieces, at_once);
     }
-    // A plain stream behind such a frame is read, and not followed.
+    // A plain stream after such a frame is read, but not followed.
     let is_skippable = matches!(content[..], [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
     if is_damaged || is_skippable {
         return;
@@ -62,23 +63,23 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// In zstd frames of so many bytes each.
+/// Compresses a stream in zstd frames of this many bytes each.
 fn compressed(stream: &[u8], size: u8) -> Vec<u8> {
     let pieces = stream.chunks(usize::from(size).max(1) * 8);
     let pieces = pieces.map(|piece| zstd::encode_all(piece, 1).expect("memory"));
     pieces.flatten().collect()
 }
 
-/// What a source hands over.
+/// Item from a source.
 #[derive(Debug, PartialEq)]
 enum Seen {
-    /// Its place, and what it holds.
+    /// A frame: its offset and its payload.
     Frame(u64, Vec<u8>),
-    /// In words.
+    /// A fault, as its text.
     Fault(String),
-    /// It cannot be decompressed from some place on.
+    /// The rest of the file cannot be decompressed.
     Damage,
-    /// The file cannot be read, or not be followed.
+    /// The file cannot be read or cannot be followed.
     Refusal,
 }
 
@@ -94,7 +95,7 @@ const fn is_refusal(seen: &Seen) -> bool {
     matches!(seen, Seen::Refusal)
 }
 
-/// Reads the file once, so many bytes at a time.
+/// Reads the file once, this many bytes at a time.
 fn read(path: &Path, piece: usize) -> Vec<Seen> {
     let opened = (path.to_path_buf(), File::open(path).map_err(Into::into));
     let through = |file| Box::new(Pieces(file, piece)) as Box<dyn Read>;
@@ -106,7 +107,7 @@ fn read(path: &Path, piece: usize) -> Vec<Seen> {
     seen
 }
 
-/// Follows the file, which stays as it is, to its end.
+/// Follows the file, which does not change, to its end.
 fn follow(path: &Path) -> Vec<Seen> {
     let mut followed = Followed::open(path, LIMIT).expect("it is open already");
     let mut seen = Vec::new();
@@ -139,7 +140,7 @@ fn next(source: &mut impl Source, seen: &mut Vec<Seen>) {
     });
 }
 
-/// A file that gives at most so many bytes at a time.
+/// A file that returns at most this many bytes at a time.
 struct Pieces(File, usize);
 
 impl Read for Pieces {

@@ -1,7 +1,7 @@
-//! Frame Streams from others: however the bytes are cut into pieces, the same frames come out, the same answers and the same
-//! error; what was read is written again to the same frames.
+//! Frame Streams from other programs. For any cutting of the bytes into pieces, the frames, the answers and the error
+//! are the same. Frames that were read are written again to the same frames.
 //!
-//! The input is a byte that says which part is tried, three bytes for the cuts, then the stream.
+//! The input is a byte that selects the part to test, three bytes for the sizes of the pieces, then the stream.
 
 use std::io::{self, Read};
 
@@ -13,14 +13,14 @@ use dnstap_proto::frame_streams::{
 
 use crate::input::{Input, bit};
 
-/// Longest data frame: small, so that one too long is found soon.
+/// Longest data frame: it is small, so that the fuzzer soon finds a frame that is too long.
 const LIMIT: u32 = 2_000;
 
 /// Runs the target.
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let choice = input.byte();
@@ -33,7 +33,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// Sizes of pieces, in turn.
+/// Sizes of the pieces, used in turn.
 #[derive(Clone, Copy)]
 struct Cuts([u8; 3]);
 
@@ -119,7 +119,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
     (frames, decoder.state(), None)
 }
 
-/// What was read, written, reads the same.
+/// Checks that frames that are written again are read as the same frames.
 fn written(frames: &[(u64, Vec<u8>)]) {
     let mut writer = Writer::new(Vec::new(), DNSTAP_CONTENT_TYPE).expect("a vector takes all");
     for (_, payload) in frames {
@@ -139,7 +139,7 @@ fn servers(stream: &[u8], cuts: Cuts) {
     assert_eq!(serve(cuts.of(stream)), at_once);
 }
 
-/// Frames, their number, the answers, the state and the error.
+/// Result of a server: frames, their number, the answers, the state and the error.
 type Served = (Vec<u8>, u64, Vec<u8>, ServerState, Option<HandshakeError>);
 
 fn serve<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Served {
@@ -153,7 +153,7 @@ fn serve<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Served {
         loop {
             let before = input.len();
             match server.decode(&mut input, &mut out) {
-                Ok(None) if input.len() < before => {} // behind STOP
+                Ok(None) if input.len() < before => {} // after STOP
                 Ok(Some(row)) => {
                     assert!(row.count > 0);
                     count += row.count;
@@ -173,16 +173,16 @@ fn clients(stream: &[u8], cuts: Cuts, stops: bool) {
     assert_eq!(ask(cuts.of(stream), stops), at_once);
 }
 
-/// What the client said, its state and the error.
+/// Result of a client: the bytes that it sent, its state and the error.
 type Asked = (Vec<u8>, ClientState, Option<HandshakeError>);
 
-/// A client that stops, if it is to, as soon as it may.
+/// Runs a client. If `stops`, it stops as soon as it is allowed.
 fn ask<'a>(pieces: impl Iterator<Item = &'a [u8]>, stops: bool) -> Asked {
     let mut out = Vec::new();
     let mut client = Client::connect(DNSTAP_CONTENT_TYPE, &mut out).expect("a short content type");
     let mut input = BytesMut::new();
     for piece in pieces {
-        // The receiver's answers come one by one: it waits for the client in between.
+        // The receiver's answers arrive one at a time, because it waits for the client in between.
         for byte in piece {
             input.extend_from_slice(&[*byte]);
             if let Err(error) = client.receive(&mut input, &mut out) {
@@ -197,7 +197,7 @@ fn ask<'a>(pieces: impl Iterator<Item = &'a [u8]>, stops: bool) -> Asked {
     (out, client.state(), None)
 }
 
-/// A source that gives a piece at a time.
+/// A source that returns one piece at a time.
 struct Pieces<'p, 'a, I>(&'p mut I, &'a [u8]);
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<'_, 'a, I> {

@@ -1,10 +1,10 @@
-//! What the pipeline hands to outputs: every frame has to be a dnstap message as a reader expects it.
+//! Decodes the frames that the pipeline passes to outputs: every frame must be a dnstap message that readers accept.
 
 use dnstap_core::pipeline::Batch;
 use dnstap_proto::{Dnstap, Message, SocketFamily, dnstap, message::Type};
 use prost::Message as _;
 
-/// The messages of a batch.
+/// Returns the messages of a batch.
 ///
 /// # Panics
 ///
@@ -36,11 +36,11 @@ pub fn decoded(batch: &Batch) -> Vec<Message> {
     messages
 }
 
-/// The DNS message that it is about.
+/// Returns the DNS message of a dnstap message.
 ///
 /// # Panics
 ///
-/// If it has none, or that of the other half.
+/// If it has none, or has the message of the other direction.
 #[must_use]
 pub fn dns(message: &Message) -> &[u8] {
     let (own, other) = if is_response(message) {
@@ -52,7 +52,7 @@ pub fn dns(message: &Message) -> &[u8] {
     own.as_deref().expect("a DNS message")
 }
 
-/// Whether its type is that of a response.
+/// Returns whether its type is that of a response.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! The laws that `dnstap_core::account` states, checked after every step.
+//! Checks the laws of `dnstap_core::account` after every step.
 
 use dnstap_core::{
     account::{PipelineCounters, stages},
@@ -11,12 +11,12 @@ use dnstap_core::{
 ///
 /// # Panics
 ///
-/// If one does not hold.
+/// If a law does not hold.
 pub fn check(pipeline: &Pipeline) {
     hold(&pipeline.counters(), pipeline.pending());
 }
 
-/// The law of the bytes of streams alone.
+/// Checks only the law for the bytes of streams.
 ///
 /// # Panics
 ///
@@ -35,11 +35,11 @@ pub fn stream_bytes(received: u64, stream: &StreamCounters, pending: u64) {
     hold(&counters, pending);
 }
 
-/// After the end nothing is held.
+/// Checks that the pipeline holds nothing after the end.
 ///
 /// # Panics
 ///
-/// If something is.
+/// If it holds something.
 pub fn nothing_pending(pipeline: &Pipeline) {
     assert_eq!(pipeline.pending(), Pending::default());
 }

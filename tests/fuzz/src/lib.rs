@@ -1,12 +1,12 @@
-//! Fuzz targets: everything that bytes of others reach, from the kernel's records to the printers.
+//! Fuzz targets for all code that gets bytes from other programs, from the kernel's records to the printers.
 //!
-//! Each module is one target: a function `run` that takes any bytes and panics if something does not hold. `cargo xtask fuzz`
-//! links each with libFuzzer (see `src/bin`); the unit tests here run the committed seeds through them, and so need
+//! Each module is one target: a function `run` that takes any bytes and panics if a check fails. `cargo xtask fuzz`
+//! links each with libFuzzer (see `src/bin`). The unit tests here run the committed seeds through them, and so need
 //! nothing but Rust.
 //!
-//! Seeds lie in `seeds/TARGET/`. `cargo run -p dnstap-fuzz --example seeds -- CAPTURE` makes them from a dnstap file, for
-//! example that of `cargo xtask demo`. What a defect was found with goes there, too, beside the unit test in the
-//! module that had the defect.
+//! Seeds are in `seeds/TARGET/`. `cargo run -p dnstap-fuzz --example seeds -- CAPTURE` makes them from a dnstap file,
+//! for example that of `cargo xtask demo`. An input that has found a defect is added there, too, in addition to the
+//! unit test in the module that had the defect.
 
 pub mod btf;
 pub mod classify;
@@ -52,7 +52,7 @@ mod tests {
             let mut seeds = 0;
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
-                println!("{}", path.display()); // the last one printed is the one that failed
+                println!("{}", path.display()); // the last file printed is the one that fails
                 run(&fs::read(path).unwrap());
                 seeds += 1;
             }

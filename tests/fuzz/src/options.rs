@@ -1,6 +1,8 @@
-//! What operators type: any text is taken or refused with a message; what is printed back is taken again, as the same.
+//! Input of operators: any text is accepted, or refused with a message. A value that is printed is accepted again as
+//! the same value.
 //!
-//! The input is a byte that says which parser, and the text. The command line's words are its lines; a configuration file is the whole.
+//! The input is a byte that selects the parser, and the text. Each line is one word of the command line; a
+//! configuration file is the whole text.
 
 use std::{cell::RefCell, ffi::OsString, fmt::Display, fs, str::FromStr};
 
@@ -21,7 +23,7 @@ use dnstap_core::{
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let Some((choice, text)) = bytes.split_first() else {
         return;
@@ -53,7 +55,7 @@ thread_local! {
     static FILE: RefCell<Option<tempfile::NamedTempFile>> = const { RefCell::new(None) };
 }
 
-/// A configuration file is taken or refused, and each mistake is on one of its lines.
+/// Checks that a configuration file is accepted or refused, and that each mistake has a line in the file.
 fn configuration(text: &str) {
     FILE.with_borrow_mut(|file| {
         let file = file.get_or_insert_with(|| tempfile::NamedTempFile::new().expect("a file"));
@@ -81,7 +83,7 @@ fn configuration(text: &str) {
     });
 }
 
-/// What is taken is printed, and taken again as the same.
+/// Checks that an accepted value is printed, and accepted again as the same value.
 fn again<T>(text: &str)
 where
     T: FromStr<Err: Display> + Display + PartialEq + std::fmt::Debug,
@@ -98,7 +100,7 @@ where
     }
 }
 
-/// As [`again`], but an output is printed without its options: its name alone is the same.
+/// Like [`again`], for an output, which is printed without its options: only its name must be the same.
 fn named(text: &str) {
     match text.parse::<OutputSpec>() {
         Ok(value) => {
@@ -110,7 +112,7 @@ fn named(text: &str) {
     }
 }
 
-/// What is refused is refused with words.
+/// Checks that a refused value gives an error with a text.
 fn refused<T: FromStr<Err: Display>>(text: &str) {
     if let Err(error) = text.parse::<T>() {
         assert!(!error.to_string().is_empty());

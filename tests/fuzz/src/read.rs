@@ -1,7 +1,9 @@
-//! What is made of the frames of others. Text is always printable ASCII: one line, of JSON one object, of YAML one document; in
-//! full the same line with others below. Packets are whole, and their lengths are what the headers say.
+//! Output for frames from other programs. Text is always printable ASCII: one line; JSON is one object, YAML one
+//! document; the full format is the same line with others below it. Packets are complete, and their lengths agree with
+//! the headers.
 //!
-//! The input is a byte that says what follows: a frame's payload as it is, or a DNS message that is put into a sound frame.
+//! The input is a byte that tells what follows: a frame's payload as it is, or a DNS message that is put into a valid
+//! frame.
 
 use bytes::Bytes;
 use dnstap_agent::formats::{Content, pcap, render::Renderer};
@@ -11,7 +13,7 @@ use dnstap_proto::{Dnstap, DnstapRef, MessageRef, Timestamp, lenient, message::T
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let Some((choice, rest)) = bytes.split_first() else {
         return;
@@ -43,7 +45,7 @@ fn lines(content: Content, payload: &Bytes) -> Vec<u8> {
     let mut renderer = Renderer::new(content, false);
     let (mut first, mut second) = (Vec::new(), Vec::new());
     renderer.line(payload.clone(), &mut first);
-    // What a renderer remembers does not show.
+    // State that a renderer keeps from earlier messages does not change the output.
     renderer.line(payload.clone(), &mut second);
     assert_eq!(first, second);
     if let Ok(dnstap) = lenient::decode(payload.clone()) {

@@ -1,15 +1,18 @@
-//! TCP streams: what is cut out of them is what was put in.
+//! TCP streams: the messages that are cut out of them are the messages that were put in.
 //!
-//! The input is a byte that says which of four things is tried, then what that takes:
+//! The input is a byte that selects one of four tests, then the test's input:
 //!
-//! - *whole*: messages of any content (the first of each direction being DNS) on three connections, both directions, cut
-//!   into pieces anywhere, interleaved; of what was received some twice and some before their turn: exactly the messages come out;
-//! - *torn*: the same with messages that hold nothing that looks like another message, pieces missing, some of what was sent before its
-//!   turn, too, and connections joined midway: what comes out is some of the messages, once; what was received in its order;
-//! - *writers*: threads send whole messages at the same time, so that their places are too high: each comes out once;
+//! - *whole*: messages of any content (the first of each direction is DNS) on three connections, both directions, cut
+//!   into pieces anywhere and interleaved. Some received pieces arrive twice or too early. Exactly the messages come
+//!   out;
+//! - *torn*: the same, with messages that contain nothing that looks like another message. Pieces are missing, some
+//!   sent pieces arrive too early, too, and connections are joined midway. Some of the messages come out, each once;
+//!   received ones in order;
+//! - *writers*: threads send whole messages at the same time, so that their positions are too high: each comes out
+//!   once;
 //! - *wild*: any bytes at any sequence number.
 //!
-//! In all of them no byte is unaccounted for and the memory is bounded.
+//! In all of them every byte is accounted for and the memory is bounded.
 
 use std::collections::VecDeque;
 
@@ -25,12 +28,12 @@ use crate::{
     laws,
 };
 
-/// Connections.
+/// Number of connections.
 const SOCKETS: usize = 3;
-/// What may overtake a piece, twice, or come late with it: half of what the stage holds back for it.
+/// Pieces and bytes that may overtake a piece, twice, or arrive late with it: half of what the stage holds back for it.
 const AHEAD_PIECES: usize = 16;
 const AHEAD_BYTES: usize = 64 << 10;
-/// Bytes that the streams may hold in these tests, and what one connection may hold beyond.
+/// Bytes that the streams may hold in these tests, and bytes that one connection may hold in addition.
 const BYTES: usize = 1 << 20;
 const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
 
@@ -38,7 +41,7 @@ const ONE_CONNECTION: u64 = 2 * (2 * 128 * 1024 + 65_537 + 1_048_704);
 ///
 /// # Panics
 ///
-/// If something does not hold.
+/// If a check fails.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     match input.byte() % 4 {
@@ -91,7 +94,7 @@ fn torn(input: &mut Input<'_>) {
                 );
             };
             all.remove(from + place);
-            // Whole messages that were sent do not wait for their turn.
+            // Whole messages that were sent are not held back for their turn.
             if number % 2 == 0 {
                 from += place;
             }
@@ -99,7 +102,8 @@ fn torn(input: &mut Input<'_>) {
     }
 }
 
-/// Each call is told of up to three calls later, with the place that the stream has reached by then.
+/// Tests sends of several threads: each call is reported up to three calls later, with the position that the stream has
+/// reached by then.
 fn writers(input: &mut Input<'_>) {
     let messages: Vec<_> = (0..input.byte()).map(|_| dns(input)).collect();
     let mut end = 0;
@@ -157,12 +161,12 @@ fn wild(input: &mut Input<'_>) {
 /// One direction of a connection: 2 * socket + direction is its number.
 struct Line {
     messages: Vec<Vec<u8>>,
-    /// All of them behind their lengths.
+    /// The messages with their lengths before them.
     bytes: Vec<u8>,
     start: u32,
 }
 
-/// The lines, each with a few messages.
+/// Makes the lines, each with a few messages.
 fn lines(
     input: &mut Input<'_>,
     mut message: impl FnMut(bool, &mut Input<'_>) -> Vec<u8>,
@@ -186,7 +190,8 @@ fn lines(
     lines
 }
 
-/// A message in which no other is to be found: where a length would stand, or the flags behind it, are bytes that do not fit.
+/// Makes a message that contains nothing that looks like a message: bytes at the places of a length, or of the flags
+/// behind it, do not fit.
 fn dns(input: &mut Input<'_>) -> Vec<u8> {
     let (flags, name, answers) = (input.byte(), input.byte() & 63, input.byte() & 7);
     let response = bit(flags, 7);
@@ -211,7 +216,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), message].concat()
 }
 
-/// The stage, and what came out of each line.
+/// The stage, and the output of each line.
 struct Stage {
     streams: Streams,
     out: Vec<Vec<Vec<u8>>>,
@@ -234,10 +239,10 @@ impl Stage {
         }
     }
 
-    /// Plays all lines to their ends: the input says which goes on, with how many bytes, and what goes wrong.
+    /// Plays all lines to their ends. The input tells which line continues, with how many bytes, and what goes wrong.
     fn play(&mut self, lines: &[Line], input: &mut Input<'_>, losing: bool) {
         let mut at = vec![0; lines.len()];
-        // Pieces that come after those behind them.
+        // Pieces that arrive after those behind them.
         let mut late: VecDeque<(usize, usize, usize)> = VecDeque::new();
         let (mut ahead, mut ahead_bytes) = (0, 0);
         let mut lost = [0; SOCKETS];
@@ -248,7 +253,7 @@ impl Stage {
                 number = (number + 1) % lines.len();
             }
             let start = at[number];
-            // Without input the rest goes in one piece.
+            // At the end of the input, the rest of the line is one piece.
             let length = match choice & 3 {
                 0 => usize::MAX,
                 1 => 1,
@@ -257,7 +262,7 @@ impl Stage {
             };
             let end = start.saturating_add(length).min(lines[number].bytes.len());
             at[number] = end;
-            // What was sent comes once. Out of its turn a part of it could be whole messages by itself.
+            // Sent bytes are reported once. Out of order, a part of them could be whole messages by itself.
             let in_turn = start == 0 || number % 2 == 1 && !losing;
             match choice >> 2 & 3 {
                 1 if losing => {
@@ -275,7 +280,7 @@ impl Stage {
                     }
                 }
             }
-            // Those that come late overtake each other, too.
+            // Late pieces overtake each other, too.
             ahead += 2;
             ahead_bytes += 2 * (end - start);
             if bit(choice, 3) || ahead >= AHEAD_PIECES || ahead_bytes >= AHEAD_BYTES {

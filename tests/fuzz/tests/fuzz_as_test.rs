@@ -1,4 +1,5 @@
-//! A target that is a test: with one selected, cargo chooses the features of dependencies that it chooses for `cargo test`.
+//! A cargo target of kind "test". If one is selected, cargo chooses the same features of dependencies as for
+//! `cargo test`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| dnstap_fuzz::classify::run(input));

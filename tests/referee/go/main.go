@@ -57,7 +57,7 @@ func answer(query *dns.Msg, upstream string) *dns.Msg {
 	return reply
 }
 
-// forwarded asks the upstream, over TCP if the answer is too long for a datagram.
+// forwarded asks the upstream, over TCP if the response is too long for a datagram.
 func forwarded(query *dns.Msg, upstream string) *dns.Msg {
 	for _, network := range []string{"udp", "tcp"} {
 		client := &dns.Client{Net: network}

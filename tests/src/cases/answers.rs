@@ -1,5 +1,5 @@
-//! Which query an answer belongs to, when ids are used again, messages come twice, late or in another order, and connections
-//! are reset.
+//! Matching of responses to queries when ids are reused, when messages are repeated, late or in another order, and when
+//! connections are reset.
 
 use std::{
     io::{Read as _, Write as _},
@@ -63,12 +63,12 @@ fn datagrams(how: &Combination) -> Result<()> {
         let query = wire::query(id, name, wire::TYPE_A, true);
         puppet.send(socket, By::Recvfrom, &wire::answer(&query))
     };
-    // One id for two questions, the later one answered first.
+    // Two queries have one id; the later one is answered first.
     ask(&mut puppet, 1, "one.lab")?;
     ask(&mut puppet, 1, "two.lab")?;
     answer(&mut puppet, 1, "two.lab")?;
     answer(&mut puppet, 1, "one.lab")?;
-    // Sent again, both answered, and one answer once more.
+    // A query is repeated, both are answered, and one response is repeated.
     ask(&mut puppet, 2, "again.lab")?;
     ask(&mut puppet, 2, "again.lab")?;
     for _ in 0..3 {
@@ -105,7 +105,7 @@ fn pipelined(how: &Combination) -> Result<()> {
     let query = |id| wire::query(id, "order.lab", wire::TYPE_A, false);
     for id in 0..4 {
         client.send(&query(id), Cut::Whole)?;
-        // As many servers read: the length, then the message.
+        // This is how many servers read: the length, then the message.
         puppet.receive(stream, By::Recv, 2, libc::MSG_WAITALL)?;
         let length = puppet.receive(stream, By::Recv, query(id).len(), libc::MSG_WAITALL)?;
         ensure!(length == query(id).len(), "{length} bytes of a query");
@@ -136,7 +136,7 @@ fn reset(how: &Combination) -> Result<()> {
     let (socket, mut client) = puppet.connect(first.local_addr()?)?;
     let mut stream = accept(&first)?;
     exchange(&mut puppet, socket, client, &mut stream, 1, &mut expected)?;
-    // Half of a message in each direction, then the end of the connection.
+    // Send half of a message in each direction, then end the connection.
     let half = wire::framed(&wire::query_of_size(2, "half.lab", 400));
     puppet.send(socket, By::Read, &half[..200])?;
     stream.read_exact(&mut [0; 200])?;
@@ -156,7 +156,7 @@ fn reset(how: &Combination) -> Result<()> {
     expect_counts(&tapped, &[("stream_skipped_bytes", 300)])
 }
 
-/// Ends a connection with RST rather than FIN: there is to be no waiting for what was not read or sent.
+/// Makes the close of a connection an RST and not a FIN, so that nothing waits for bytes that were not read or sent.
 fn reset_by_peer(stream: TcpStream) -> Result<()> {
     Ok(Socket::from(stream).set_linger(Some(Duration::ZERO))?)
 }
@@ -167,7 +167,7 @@ fn accept(server: &TcpListener) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The puppet asks and is answered.
+/// Lets the puppet send a query and receive the response.
 fn exchange(
     puppet: &mut Puppet,
     socket: usize,
@@ -195,7 +195,7 @@ fn exchange(
     Ok(())
 }
 
-/// The responses, in their order, have the times of these queries, or none.
+/// Checks that the responses, in their order, have the times of these queries, or none.
 fn expect_query_times(records: &[Record], queries: &[Option<usize>]) -> Result<()> {
     let asked: Vec<_> = records
         .iter()

@@ -1,5 +1,5 @@
-//! `dnstap-agent check`: it names what `attach` needs and would use, with a remedy for all that is missing, and `attach` does
-//! use it; and `attach` with a kernel description that lacks a member names that member instead of guessing.
+//! `dnstap-agent check`: it lists what `attach` needs and would use, with a remedy for everything that is missing, and
+//! `attach` really uses it. If the kernel description lacks a member, `attach` names that member and does not guess.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ const EXIT_NO_PERMISSION: i32 = 77;
 /// User and group `nobody`.
 const NOBODY: u32 = 65_534;
 
-/// What `check` must look for.
+/// Requirements that `check` must look for.
 const FINDINGS: [&str; 11] = [
     "CAP_BPF",
     "CAP_PERFMON",
@@ -203,7 +203,7 @@ fn without_one_capability() -> Result<()> {
     })
 }
 
-/// For want of what is `missing`, the `agent` neither attaches nor says that it would.
+/// Checks that the `agent` does not attach without `missing`, and that `check` does not say that it would.
 fn expect_refusal(missing: &str, agent: impl Fn() -> Result<Command>) -> Result<()> {
     let toy = Toy::start(Calls::Address)?;
     let mut attach = agent()?;
@@ -261,7 +261,7 @@ fn missing_member() -> Result<()> {
     Ok(())
 }
 
-/// A copy of the kernel's BTF in which the member has another name.
+/// Makes a copy of the kernel's BTF in which the member has another name.
 fn damaged_btf(folder: &Path, member: &str) -> Result<PathBuf> {
     let mut bytes = fs::read(BTF).map_err(|error| Skip(format!("cannot read {BTF}: {error}")))?;
     // Names are NUL-terminated in one section of strings, each once.
@@ -276,7 +276,7 @@ fn damaged_btf(folder: &Path, member: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Which agent to run, and as whom if not as root.
+/// Agent to run, and the user to run it as if not root.
 struct Agent {
     path: PathBuf,
     user: Option<u32>,
@@ -304,7 +304,7 @@ impl Report {
         self.0["findings"].as_array().context("no findings")
     }
 
-    /// Whether what was looked for is there.
+    /// Returns whether this requirement is met.
     fn ok(&self, name: &str) -> Result<bool> {
         self.findings()?
             .iter()
@@ -317,7 +317,7 @@ impl Report {
             .with_context(|| format!("no {name} in {}", self.0))
     }
 
-    /// Everything was looked for, and what is missing has a reason and a remedy.
+    /// Checks that every requirement was looked for, and that each missing one has a reason and a remedy.
     fn expect_complete(&self) -> Result<()> {
         for name in FINDINGS {
             self.ok(name)?;
@@ -337,7 +337,7 @@ fn report(agent: &Agent, code: i32) -> Result<Report> {
     Report::of(&check(agent, &["--json"], code)?)
 }
 
-/// Lines of `check`, which must end with `code`.
+/// Runs `check`, which must end with `code`, and returns its lines.
 fn check(agent: &Agent, arguments: &[&str], code: i32) -> Result<Vec<String>> {
     let mut command = Command::new(&agent.path);
     if let Some(user) = agent.user {
@@ -346,10 +346,10 @@ fn check(agent: &Agent, arguments: &[&str], code: i32) -> Result<Vec<String>> {
     lines_of(command, arguments, code)
 }
 
-/// The same of the agent that `command` starts.
+/// Does the same with the agent that `command` starts.
 fn lines_of(mut command: Command, arguments: &[&str], code: i32) -> Result<Vec<String>> {
     command.arg("check").args(arguments);
-    // Its log would come between the lines of this program's own report; everything that counts is in its answer.
+    // The agent's log would mix with this program's own report; everything important is in its answer.
     command.stderr(Stdio::null());
     let Finished { status, lines } =
         Running::start("dnstap-agent check", command, Watch::Stdout)?.finish(PATIENCE)?;

@@ -1,6 +1,8 @@
-//! Frame Streams over sockets against other people's programs, in both directions, and a collector that keeps going away.
+//! Frame Streams over sockets with third-party programs, in both directions, and a collector that disconnects again and
+//! again.
 //!
-//! The agent under test is `receive`, which has both sides in it: senders on one, collectors on the other. No root is needed.
+//! The agent under test is `receive`, which has both roles: it receives from senders and sends to collectors. No root
+//! is needed.
 
 use std::{
     fs,
@@ -29,7 +31,7 @@ use crate::{
     record,
 };
 
-/// Messages sent through other people's programs.
+/// Number of messages sent through third-party programs.
 const MESSAGES: u64 = 20_000;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -74,7 +76,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What may run beside others: a collector that is away for half of the time.
+/// Returns the trials that may run at the same time as others: the collector is away for half of the time.
 pub(super) fn beside() -> Vec<Trial> {
     vec![trial(
         "a collector restarted 20 times under 10,000 messages/s: delivered or counted, exactly"
@@ -83,7 +85,7 @@ pub(super) fn beside() -> Vec<Trial> {
     )]
 }
 
-/// Other people's programs.
+/// Third-party programs.
 #[derive(Clone, Copy)]
 enum Collector {
     /// `fstrm_capture` and `fstrm_replay`.
@@ -107,7 +109,7 @@ impl Collector {
         }
     }
 
-    /// Starts it as a collector into `file`.
+    /// Starts the program as a collector that writes to `file`.
     fn collect(self, at: &Socket, file: &Path) -> Result<Running> {
         let mut command = Command::new(tool(self.program())?);
         match self {
@@ -125,19 +127,19 @@ impl Collector {
                 };
             }
         }
-        // Nobody waits for it to listen: the agent tries until it does.
+        // The test does not wait for it to listen: the agent tries until it does.
         command.arg("-w").arg(file).stdout(Stdio::null());
         Running::start(self.program(), command, Watch::Stderr)
     }
 
-    /// Ends it when it has written its file to the end.
+    /// Ends the program after it has written the whole file.
     fn finish(self, mut process: Running, file: &Path) -> Result<()> {
         if let Self::Golang = self {
             process.wait_for("the end of the connection", |line| {
                 line.contains("closed connection")
             })?;
-            // Ended by a signal, it leaves its last frames behind. Told to begin a new file, it ends the old one, which
-            // here is under another name by then.
+            // A signal would end it without its last frames. When it is told to begin a new file, it completes the old
+            // one, which has been renamed by then.
             let old = file.with_extension("old");
             fs::rename(file, &old)?;
             process.signal(libc::SIGHUP)?;
@@ -155,7 +157,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Sends the frames of `file`, to the end.
+    /// Sends all frames of `file`.
     fn send(self, to: &Socket, file: &Path) -> Result<()> {
         let mut command = Command::new(tool(self.sender())?);
         match self {
@@ -223,7 +225,8 @@ fn received(peer: Collector, tcp: bool) -> Result<()> {
     Ok(())
 }
 
-/// An authority, a server and a client that it vouches for; then a client that it does not, a server of another name.
+/// Tests TLS with an authority, and a server and a client with its certificates; then a client without one, and a
+/// server with another name.
 fn encrypted() -> Result<()> {
     let folder = scratch()?;
     let folder = folder.path();
@@ -275,7 +278,7 @@ fn encrypted() -> Result<()> {
     }
     let output = format!("tls:127.0.0.1:{port},cert={cert},key={key},name=collector.test");
     let with_file = format!("{output},ca={ca}");
-    // As an authority of the system.
+    // Use it as an authority of the system.
     let system: &[_] = &[("SSL_CERT_FILE", &ca[..])];
     for (name, variables, output) in [("agent", &[][..], with_file), ("system", system, output)] {
         let agent = Agent::start_in(variables, folder, name, &[], &output)?;
@@ -296,7 +299,7 @@ fn encrypted() -> Result<()> {
     Ok(())
 }
 
-/// `ca.pem`, and `server` and `client` `.pem` and `.key`.
+/// Makes `ca.pem`, and `.pem` and `.key` files of `server` and `client`.
 pub(super) fn certificates(folder: &Path) -> Result<()> {
     let openssl = |arguments: &str| -> Result<()> {
         let mut command = Command::new(tool("openssl")?);
@@ -370,7 +373,7 @@ fn too_many() -> Result<()> {
     }
     let [first, second] = senders;
     first.finish()?;
-    // Not ended in order, by this side: what it has sent is taken all the same.
+    // This sender ends without STOP. Everything that it has sent is still accepted.
     drop(second);
     let summary = agent.stop()?;
     let received = &summary["received"];
@@ -382,7 +385,7 @@ fn too_many() -> Result<()> {
     Ok(())
 }
 
-/// Every query and every answer of a server, through its own fstrm library.
+/// Receives every query and every response of a server, through its own fstrm library.
 fn of_named() -> Result<()> {
     const QUERIES: usize = 1_000;
     let folder = scratch()?;
@@ -435,7 +438,7 @@ fn of_named() -> Result<()> {
     let ended = server.stop(libc::SIGTERM)?;
     ensure!(ended.status.success(), "named: {}", ended.status);
     let summary = agent.stop()?;
-    // Its own search for the root servers is no matter of this test.
+    // The server's own queries for the root servers are not part of this test.
     let records: Vec<_> = record::read(&file)?
         .into_iter()
         .filter(|record| !matches!(record.kind, Type::ResolverQuery | Type::ResolverResponse))
@@ -450,7 +453,8 @@ fn of_named() -> Result<()> {
     Ok(())
 }
 
-/// Senders that close without having heard anything, that begin again on the same connection, or that say what receivers do not know.
+/// Tests senders that close without reading anything, that begin a new stream on the same connection, or that send
+/// unknown control frames.
 fn hasty() -> Result<()> {
     let folder = scratch()?;
     let file = folder.path().join("received.fstrm");
@@ -472,7 +476,7 @@ fn hasty() -> Result<()> {
     let unknown = [0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 99, 1, 2];
     let finish = [0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5];
 
-    // What is sent at once, and how many frames of it are to be taken.
+    // Bytes that are sent in one write, and the number of their frames that must be accepted.
     let sent = [
         ([&ready[..], &stream].concat(), 1),
         ([&stream[..], &stream, &stream].concat(), 3),
@@ -497,7 +501,7 @@ fn hasty() -> Result<()> {
     for (bytes, _) in &sent {
         UnixStream::connect(agent.socket()?)?.write_all(bytes)?;
     }
-    // And one that reads up to the end, which comes behind FINISH.
+    // This sender reads up to the end of the connection, which comes after FINISH.
     let mut patient = UnixStream::connect(agent.socket()?)?;
     patient.set_read_timeout(Some(PATIENCE))?;
     patient.write_all(&[&ready[..], &stream].concat())?;
@@ -510,20 +514,20 @@ fn hasty() -> Result<()> {
         payloads(&file)?.len() == frames,
         "{frames} frames: {summary}"
     );
-    // The one that goes on with something else behind STOP.
+    // This is the sender that sends other bytes after STOP.
     ensure!(summary["received"]["unfinished"] == 1, "{summary}");
     Ok(())
 }
 
-/// The collector is another `receive`, which reads what it was given before it ends: so what the agent says it has
-/// written is what there is in the files of all lives of the collector.
+/// Tests restarts of the collector, which is another `receive`. It reads everything that has arrived before it ends. So
+/// the agent's count of written messages equals the number in the files of all lives of the collector.
 fn restarts() -> Result<()> {
     const LIVES: usize = 20;
     const RATE: u64 = 10_000;
     let folder = scratch()?;
     let folder = folder.path();
     let socket = Socket::Unix(folder.join("collector"));
-    // A queue of some 75 ms, which is less than the collector is away each time.
+    // The queue holds about 75 ms of messages, which is less than the collector is away each time.
     let agent = Agent::start(
         folder,
         "agent",
@@ -541,9 +545,9 @@ fn restarts() -> Result<()> {
         collector
             .process
             .wait_for("the agent", |line| line.contains("connected connection="))?;
-        thread::sleep(Duration::from_millis(200)); // a life
+        thread::sleep(Duration::from_millis(200)); // one life of the collector
         if life + 1 == LIVES {
-            // Ends while this one listens, and so delivers all that is queued.
+            // The stream ends while this collector listens, so all queued messages are delivered.
             files.push(file);
             let sent = stream.end()?;
             let summary = agent.stop()?;
@@ -561,7 +565,7 @@ fn restarts() -> Result<()> {
     bail!("no last life")
 }
 
-/// sent = delivered + counted, and nothing twice.
+/// Checks that sent = delivered + counted, and that nothing is there twice.
 fn restarts_add_up(sent: u64, summary: &Value, files: &[PathBuf], lives: usize) -> Result<()> {
     let mut numbers = Vec::new();
     for file in files {

@@ -1,4 +1,4 @@
-//! The tap against BIND's own dnstap on the same traffic: whatever `named` records, we record.
+//! Compares the tap with BIND's own dnstap on the same traffic: we must record everything that `named` records.
 
 use std::{
     collections::HashSet,
@@ -69,7 +69,8 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
             only_ours: &|record| not_recorded_by_bind(record, &transfers, upstream),
         };
         let comparison = compare(&reference, records, &rules);
-        // What the kernel kept from the programs, and counted, cannot be in the file; see `once.rs` of the eBPF side.
+        // A message for which the kernel did not run the programs, and counted that, cannot be in the file; see
+        // `once.rs` of the eBPF side.
         ensure!(
             comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= *missed,
             "{how}: the kernel counted {missed} missed; {comparison}"
@@ -83,7 +84,7 @@ fn same_as_named(ways: &[Combination]) -> Result<()> {
     Ok(())
 }
 
-/// The reference itself must be complete: all of the bulk, and each type that the load is there for.
+/// Checks that the reference itself is complete: all of the bulk, and each type that the load is meant to produce.
 pub(super) fn expect_the_whole_load(reference: &[Record]) -> Result<()> {
     for (tcp, ipv6, queries) in mixed::BULK {
         let protocol = if tcp {
@@ -140,7 +141,8 @@ pub(super) fn expect_the_whole_load(reference: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// What BIND 9.18 cannot know of its own queries, and where it names roles by a rule that cannot be seen from outside.
+/// Returns the fields of a record that BIND 9.18 does not know about its own queries, or names by a rule that cannot be
+/// seen from outside.
 fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
     let resolver = matches!(record.kind, Type::ResolverQuery | Type::ResolverResponse);
     let query_address = record
@@ -158,7 +160,7 @@ fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
             unknown,
         ));
     }
-    // Its built-in view for class CHAOS offers no recursion; it names the responses by the RD bit alone.
+    // BIND's built-in view for class CHAOS offers no recursion, and BIND names those responses by the RD bit alone.
     if record.kind == Type::AuthQuery && wire::recursion_desired(&record.message) {
         let unknown = Unknown {
             role: true,
@@ -172,7 +174,7 @@ fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
     None
 }
 
-/// Connections, by initiator, that carry a zone transfer.
+/// Returns the connections with a zone transfer, by initiator.
 fn transfers(ours: &[Record]) -> HashSet<(Option<IpAddr>, u16)> {
     ours.iter()
         .filter(|record| record.protocol == SocketProtocol::Tcp)
@@ -186,12 +188,13 @@ fn transfers(ours: &[Record]) -> HashSet<(Option<IpAddr>, u16)> {
         .collect()
 }
 
-/// Whether a message is of a secondary's question whether its zone has changed. It comes when it will: at the start, after a NOTIFY.
+/// Returns whether a message belongs to a secondary's check for a new serial. Such a check may come at any time: at the
+/// start, or after a NOTIFY.
 pub(super) fn asks_for_serial(record: &Record) -> bool {
     matches!(wire::question(&record.message), Some((name, wire::TYPE_SOA)) if name == "moving.lab")
 }
 
-/// Messages that BIND sends or receives without recording them.
+/// Returns the reason for which BIND does not record a message that it sends or receives, if there is one.
 fn not_recorded_by_bind(
     record: &Record,
     transfers: &HashSet<(Option<IpAddr>, u16)>,

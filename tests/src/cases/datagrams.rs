@@ -1,5 +1,5 @@
-//! What servers seldom do with datagrams: not ask who sent them, take less than there is, look before they take, get empty ones.
-//! The counters say what became of each.
+//! Rare uses of datagrams: a server does not ask for the sender, takes less than there is, peeks first, or gets empty
+//! datagrams. The counters must tell what happened to each.
 
 use std::{net::UdpSocket, os::fd::AsFd as _, thread, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Room for any query of these tests.
 const ROOM: usize = 2_048;
-/// Less than the long query has.
+/// Buffer size smaller than the long query.
 const LITTLE: usize = 100;
 const LONG: usize = 300;
 
@@ -63,9 +63,10 @@ pub(super) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Rule: `recvfrom` with an address tells every hook the sender. For `recvmsg` the kernel has it although the process does not
-/// take it, so `fentry` and `socket` do; `syscall` reads the memory of the process, which has nothing. For `recv` and `read`
-/// the kernel does not even look: the message is delivered without its sender, and counted.
+/// Rule: with an address, `recvfrom` shows the sender to every hook. With `recvmsg`, the kernel has the sender even if
+/// the process does not take it, so `fentry` and `socket` know it. `syscall` reads the memory of the process, where it
+/// is missing. With `recv` and `read` the kernel does not look it up: the message is delivered without its sender, and
+/// counted.
 fn sender_not_asked(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -75,7 +76,8 @@ fn sender_not_asked(how: &Combination) -> Result<()> {
     let mut unknown = 0;
     for (socket, address) in sockets {
         let mut client = UdpClient::connect(address)?;
-        // Before any datagram with a sender, and after one: a sender must not be taken for that of the next.
+        // This comes before any datagram with a sender, and after one: the sender of one datagram must not be used for
+        // the next.
         let calls = [
             By::Read,
             By::Recvfrom,
@@ -113,7 +115,7 @@ fn sender_not_asked(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// The server has asked nobody; whatever answers it has no question.
+/// The server has sent no query, so any response to it is unsolicited.
 fn nobody_asked(how: &Combination) -> Result<()> {
     const FORGED: u16 = 5;
     let scratch = lab::scratch()?;
@@ -142,7 +144,8 @@ fn nobody_asked(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// More than enough garbage to have a socket given up, if it counted, and time for the verdict to reach the kernel.
+/// Sends more garbage than is needed for a negative verdict on the socket, if the garbage counted, and gives the
+/// verdict time to reach the kernel.
 fn garbage(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -199,8 +202,8 @@ fn peeked_and_empty(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// Rule: a datagram that is longer than the buffer counts as `truncated`, whether the call tells it or not, and a beginning of it is no message.
-/// One that fills the buffer to the last byte is whole.
+/// Rule: a datagram that is longer than the buffer counts as `truncated`, whether the call reports it or not, and its
+/// beginning is not a message. A datagram that fills the buffer exactly is whole.
 fn cut_short(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -251,18 +254,19 @@ fn cut_short(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// How many datagrams the peer sends in one call, of which size, and into how much room they are received by what.
+/// Datagrams that the peer sends in one call, and the buffers and the call that receive them.
 struct Burst {
     messages: Vec<Vec<u8>>,
     room: usize,
     call: Take,
-    /// `MSG_TRUNC` in the result: what arrived is longer than what there was room for.
+    /// Number of messages that are recorded; `cut` of the others are counted as `truncated`.
     whole: usize,
     cut: u64,
 }
 
-/// Rule: what the kernel hands over as one (`UDP_GRO`) are as many datagrams as came, however they look; those that found no room are
-/// counted. Where nothing tells what came, only one message is one datagram, and all else is counted.
+/// Rule: if the kernel returns several datagrams as one message (`UDP_GRO`), each of them is recorded, whatever their
+/// bytes look like. Those that did not fit are counted. If the hook cannot learn the number, a message that can only be
+/// one datagram is recorded, and all others are counted.
 fn coalesced(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut actor = Actor::start()?;
@@ -350,7 +354,8 @@ fn coalesced(how: &Combination) -> Result<()> {
     )
 }
 
-/// Rule: before a socket was connected anybody could send to it. Such a datagram comes from who has sent it, also if it is read later.
+/// Rule: any host can send to a socket before it is connected. Such a datagram has its real sender, even if it is read
+/// after the connect.
 fn queued_before_connect(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut actor = Actor::start()?;
@@ -388,8 +393,8 @@ fn queued_before_connect(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// Rule: the size into which the kernel cuts a datagram is found behind other control messages; where there are too many of them, the call
-/// is counted.
+/// Rule: the hook finds the size of the datagrams (`UDP_SEGMENT`) after other control messages. If there are too many
+/// of them, the call is counted.
 fn many_controls(how: &Combination) -> Result<()> {
     const OTHERS: [usize; 5] = [0, 1, 6, 7, 12];
     let scratch = lab::scratch()?;

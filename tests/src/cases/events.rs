@@ -1,4 +1,4 @@
-//! Queries without answer, reported as events: those, and none that was answered or left out.
+//! Queries without a response are reported as events; queries that were answered or left out are not.
 
 use std::{collections::BTreeSet, fs};
 
@@ -16,7 +16,7 @@ use crate::{
     wire,
 };
 
-/// Queries, of which every third is answered.
+/// Number of queries; every third one is answered.
 const QUERIES: u16 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {

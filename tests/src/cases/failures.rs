@@ -1,5 +1,5 @@
-//! What goes wrong around the agent: each time a message that names the cause or the fix, the documented exit code, and
-//! a file that is readable as far as it goes.
+//! Failures around the agent. Each gives a message with the cause or the fix, the documented exit code, and a file that
+//! is readable up to its end.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
     toy::{self, Calls, Toy},
 };
 
-/// The agent's exit codes (`dnstap_agent::host::exit`), written down again: they are a promise to scripts.
+/// The agent's exit codes (`dnstap_agent::host::exit`), written again here because scripts rely on them.
 const EXIT_OK: i32 = 0;
 const EXIT_USAGE: i32 = 64;
 const EXIT_NO_TARGET: i32 = 69;
@@ -31,7 +31,7 @@ const EXIT_CANNOT_CREATE: i32 = 73;
 const EXIT_OUTPUT: i32 = 74;
 const EXIT_NO_PERMISSION: i32 = 77;
 
-/// Bytes of the small disk, and queries whose frames do not fit on it.
+/// Size of the small disk in bytes, and a number of queries whose frames do not fit on it.
 const DISK: usize = 64 * 1024;
 const TOO_MANY: usize = 5_000;
 
@@ -105,7 +105,7 @@ fn mistakes_first(how: &Combination) -> Result<()> {
     expect(command, EXIT_USAGE, &parts)
 }
 
-/// The first process there is the agent itself; of the host it is another.
+/// In its PID namespace the agent is process 1; for the host this id is another process.
 fn own_pid_namespace(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let agent = tap::command(&environment::agent()?, 1, how);
@@ -201,7 +201,7 @@ fn full_disk(how: &Combination) -> Result<()> {
     };
     dnsperf::run(lab.folder(), lab.server(false), &load)?;
     let file = tap.file().to_owned();
-    // It may have ended by itself already; until it is waited for, it can be signalled all the same.
+    // The agent may have ended by itself already. It can still be signalled until its parent has waited for it.
     tap.signal(libc::SIGINT)?;
     let Finished { status, lines } = tap.finish()?;
     let said = lines.join("\n");
@@ -228,7 +228,7 @@ fn full_disk(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// The command must end with the code and say one of the words.
+/// Checks that the command ends with the code and prints one of the words.
 fn expect(command: Command, code: i32, words: &[&str]) -> Result<()> {
     ensure!(
         system::is_root(),
@@ -249,7 +249,7 @@ fn expect(command: Command, code: i32, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A process that has no sockets.
+/// Starts a process that has no sockets.
 fn idle() -> Result<Running> {
     let mut command = Command::new(toy::program());
     command.arg(toy::IDLE).stdin(Stdio::piped());

@@ -1,5 +1,5 @@
-//! What the kernel side leaves out by port, subnet, role and sample: exactly what was not asked for, exchanges whole, and every
-//! message counted.
+//! Filters of the kernel side by port, subnet, role and sample: they leave out exactly the unwanted messages, keep
+//! exchanges whole, and count every message.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,9 +24,9 @@ use crate::{
     wire,
 };
 
-/// Queries of one client of the tests that count by hand.
+/// Number of queries of one client in the tests that count single messages.
 const EACH: u16 = 20;
-/// Connections of the sample over TCP.
+/// Number of connections in the test of the sample over TCP.
 const CONNECTIONS: usize = 48;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -57,7 +57,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The load of the steady rate, a fifth as long.
+/// Tests the sample with the load of the steady rate, a fifth as long.
 fn sample(how: &Combination) -> Result<()> {
     let (queries, rate) = environment::steady_load()?;
     let queries = queries / 5;
@@ -83,7 +83,7 @@ fn sample(how: &Combination) -> Result<()> {
         emitted + summary.kernel("sampled_out")? == seen,
         "what was left out is not what is missing\n{summary}"
     );
-    // Eight standard deviations at 20,000 queries.
+    // The tolerance is eight standard deviations at 20,000 queries.
     let expected = seen / 4;
     ensure!(
         emitted.abs_diff(expected) <= expected / 8,
@@ -118,7 +118,7 @@ fn sample_of_connections(how: &Combination) -> Result<()> {
     let tapped = tap.stop()?;
     let kept: BTreeSet<_> = tapped.records()?.iter().map(client_of).collect();
     passed.retain(|messages| kept.contains(&client_of(&messages[0])));
-    // By chance fewer than eight or more than forty of 48: once in a million.
+    // Chance gives fewer than eight or more than forty of 48 once in a million runs.
     ensure!(
         (8..=40).contains(&kept.len()),
         "{} of {CONNECTIONS} connections",
@@ -146,7 +146,7 @@ fn sample_of_the_hidden(how: &Combination) -> Result<()> {
         sockets.push((socket, SocketAddr::new(asked.parse()?, address.port())));
     }
     let tap = Tap::attach(scratch.path(), puppet.pid(), how, &["--sample", "2"])?;
-    // PROXY protocol, version 2: a client at 192.0.2.1, port 1,000, of a server at 192.0.2.2, port 53.
+    // PROXY header, version 2: a client at 192.0.2.1, port 1,000, of a server at 192.0.2.2, port 53.
     let proxy_header =
         *b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x03\xe8\0\x35";
     for (socket, server) in sockets {
@@ -211,7 +211,7 @@ fn nets(how: &Combination) -> Result<()> {
     expect_filtered(&tapped, "filtered_net", &expected, &others)
 }
 
-/// What a server's own dnstap says is the reference for what its resolver sent and received.
+/// Tests the filter by role. The server's own dnstap is the reference for what its resolver sent and received.
 fn roles(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted {
         upstream: true,
@@ -252,7 +252,7 @@ fn roles(how: &Combination) -> Result<()> {
     };
     let above = reference.iter().filter(asked_above).count();
     ensure!(above > 0, "named asked nobody");
-    // Those are in no reference.
+    // Refreshes are not in the reference.
     let refreshes = |(records, _): &(Vec<Record>, _)| {
         records
             .iter()
@@ -283,7 +283,7 @@ fn query(id: u16) -> Vec<u8> {
     wire::query(id, &name, wire::TYPE_A, true)
 }
 
-/// Asks questions over UDP and TCP; what passed.
+/// Sends queries over UDP and TCP. Returns the messages that passed.
 fn ask(from: IpAddr, server: SocketAddr) -> Result<Vec<Record>> {
     let mut udp = UdpClient::connect_from(from, server)?;
     let mut tcp = TcpClient::connect_from(from, server)?;
@@ -296,7 +296,8 @@ fn ask(from: IpAddr, server: SocketAddr) -> Result<Vec<Record>> {
     Ok([udp.passed, tcp.passed].concat())
 }
 
-/// What was expected is there, and the others are counted: datagrams one by one, of TCP at least a call for each message.
+/// Checks that the expected messages are there and that the others are counted: datagrams one by one, TCP at least one
+/// call per message.
 fn expect_filtered(
     tapped: &Tapped,
     counter: &str,
@@ -315,7 +316,7 @@ fn expect_filtered(
     tapped.summary.expect_nothing_dropped()
 }
 
-/// Every query has its response and every response its query.
+/// Checks that every query has its response and every response its query.
 fn expect_whole_exchanges(records: &[Record]) -> Result<()> {
     let mut open: BTreeMap<_, i64> = BTreeMap::new();
     for record in records {
@@ -330,7 +331,7 @@ fn expect_whole_exchanges(records: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// Who asked.
+/// Returns the client of a record.
 fn client_of(record: &Record) -> (Option<IpAddr>, u16) {
     (record.query_address, record.query_port)
 }

@@ -1,5 +1,5 @@
-//! Unbound, Knot and NSD: every message of their clients and of the server that they ask is in the file, under the type that
-//! the documentation gives it.
+//! Unbound, Knot and NSD: every message of their clients, and of the server that they ask, is in the file with the type
+//! that the documentation gives it.
 
 use std::time::SystemTime;
 
@@ -63,7 +63,8 @@ fn tapped(make: Make, how: &Combination) -> Result<()> {
     expect_all(make, port, &records, &account, &stopped.since(start)?)
 }
 
-/// All of the account and all that the upstream says is there, under its documented type, and nothing else without a reason.
+/// Checks that all messages of the clients and of the upstream are there, with their documented types, and that all
+/// other messages have a reason.
 fn expect_all(
     make: Make,
     upstream_port: u16,
@@ -92,7 +93,7 @@ fn expect_all(
         .map(Record::with_plain_kind)
         .collect();
     let rest = account.settle(&plain)?;
-    // The updates that it gets are the test's own.
+    // The updates that the upstream gets come from the test itself.
     let upstream: Vec<_> = upstream
         .iter()
         .filter(|record| wire::opcode(&record.message) != Some(wire::OPCODE_UPDATE))
@@ -121,11 +122,11 @@ fn expect_all(
     Ok(())
 }
 
-/// What the load is there for.
+/// Returns the types that the load is meant to produce.
 const fn expected_kinds(make: Make) -> &'static [(Type, SocketProtocol)] {
     use SocketProtocol::{Tcp, Udp};
     match make {
-        // An answer that is too long for UDP is asked for again over TCP.
+        // If a response is too long for UDP, the client asks again over TCP.
         Make::Unbound => &[
             (Type::ClientResponse, Udp),
             (Type::ClientResponse, Tcp),
@@ -148,7 +149,7 @@ const fn expected_kinds(make: Make) -> &'static [(Type, SocketProtocol)] {
     }
 }
 
-/// As in `docs/types.md`.
+/// Returns the type of a message by `docs/types.md`.
 fn documented(make: Make, record: &Record, upstream_port: u16) -> Type {
     let message = &record.message;
     let asks = record.response_port == upstream_port;

@@ -1,4 +1,4 @@
-//! What `read` makes of a recorded file says the same as other people's programs: packets by tshark, YAML by golang-dnstap.
+//! The output of `read` has the same content as that of third-party programs: packets by tshark, YAML by golang-dnstap.
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, process::Command};
 
@@ -41,7 +41,7 @@ pub(super) fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// Fields of tshark, in the order in which it is asked for them.
+/// Fields of tshark, in the order of its output.
 const FIELDS: [&str; 15] = [
     "frame.time_epoch",
     "ip.src",
@@ -60,7 +60,7 @@ const FIELDS: [&str; 15] = [
     "dns.id",
 ];
 
-/// As tshark writes that a checksum is right.
+/// Value with which tshark says that a checksum is right.
 const GOOD: &str = "1";
 
 fn packets(records: &[Record], file: &Path, ports: &[u16]) -> Result<()> {
@@ -168,7 +168,7 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
     (0..hex.len()).step_by(2).map(pair).collect()
 }
 
-/// What both say of a message, under our names.
+/// Facts about a message that both programs print, by our names.
 type Facts = BTreeMap<&'static str, String>;
 
 fn yaml(records: &[Record], file: &Path) -> Result<()> {
@@ -221,7 +221,7 @@ fn documents(text: &str) -> Vec<String> {
     documents
 }
 
-/// Lines of ours are `key: value`, those of the DNS message further in.
+/// Parses our output: lines are `key: value`; those of the DNS message are indented further.
 fn our_facts(document: &str) -> Facts {
     let mut facts = Facts::new();
     let mut flags = Vec::new();
@@ -262,7 +262,7 @@ fn our_facts(document: &str) -> Facts {
     facts
 }
 
-/// What is called the same in both.
+/// Names that are the same in both programs.
 const PLAIN: [&str; 10] = [
     "type",
     "identity",
@@ -276,7 +276,7 @@ const PLAIN: [&str; 10] = [
     "response_time",
 ];
 
-/// Lines of theirs are `  key: value`, and the DNS message as dig shows it.
+/// Parses their output: lines are `  key: value`, and the DNS message has dig's format.
 fn their_facts(document: &str) -> Facts {
     let mut facts = Facts::new();
     let mut lines = document.lines();
@@ -333,7 +333,7 @@ fn their_facts(document: &str) -> Facts {
     facts
 }
 
-/// A time without the zeros at its end, which one writes and the other does not.
+/// Removes the zeros at the end of a time, which only one of the programs writes.
 fn shortened(time: &str) -> String {
     time.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -1,4 +1,4 @@
-//! Programs of socket calls that a machine thinks up, of the same seeds each time. `cargo xtask generate` plays new ones.
+//! Generated programs of socket calls, with the same seeds each time. `cargo xtask generate` plays new ones.
 
 use anyhow::Result;
 use libtest_mimic::Trial;
@@ -9,7 +9,7 @@ use crate::{
     generator,
 };
 
-/// Seeds that are tried: an emulated machine, where each takes long, tries the first ones only.
+/// Seeds to try. An emulated machine, where each takes long, tries only the first ones.
 const SEEDS: std::ops::Range<u64> = 500..520;
 const FEW: std::ops::Range<u64> = 500..502;
 

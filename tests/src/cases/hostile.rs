@@ -1,5 +1,5 @@
-//! What attackers send to the tapped server: noise, malformed DNS, lengths that lie, connections torn amid a message. The server
-//! answers others as before, each datagram is in the file byte for byte, and the accounts balance.
+//! Attacks on the tapped server: noise, malformed DNS, wrong lengths, and connections that are broken within a message.
+//! The server answers other clients as before, each datagram is in the file byte for byte, and the counters add up.
 
 use std::{
     collections::HashMap,
@@ -25,16 +25,16 @@ use crate::{
     wire,
 };
 
-/// Datagrams of noise and of damaged queries.
+/// Number of datagrams with noise and with damaged queries.
 const NOISE: usize = 200;
-/// Most bytes that a UDP datagram carries over IPv4 (RFC 768, RFC 791).
+/// Largest payload of a UDP datagram over IPv4 (RFC 768, RFC 791).
 const LARGEST_DATAGRAM: usize = 65_507;
-/// Connections that are torn.
+/// Number of broken connections.
 const TORN: usize = 1_000;
-/// Sockets of the process with many, and descriptors that it needs besides.
+/// Number of sockets of a process with many sockets, and number of descriptors that it needs in addition.
 const SOCKETS: usize = 10_000;
 const BESIDES: u64 = 100;
-/// The tests' numbers are the same each time.
+/// Seed of the random numbers; the numbers are the same each time.
 const SEED: u64 = 0x5eed_cafe_f00d_0001;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -59,7 +59,7 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn datagrams(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
-    // Half of the noise has the QR bit: responses that nobody asked for.
+    // Half of the noise has the QR bit set: these are unsolicited responses.
     let options = ["--unsolicited"];
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &options)?;
     let mut noise = Noise(SEED);
@@ -92,7 +92,8 @@ fn datagrams(how: &Combination) -> Result<()> {
             if !message.is_empty() {
                 *sent.entry(message.clone()).or_default() += 1;
             }
-            // Paces the attack, so that the server's sockets lose nothing. The friend's queries do not: another worker may answer them.
+            // This slows the attack down so that the server's sockets lose nothing. The friend's queries do not do
+            // that, because another worker may answer them.
             system::until_read(lab.server(false).port())?;
             ask(&mut friend, number)?;
         }
@@ -140,9 +141,9 @@ fn streams(how: &Combination) -> Result<()> {
     let query = wire::query(1, "h1.auth.lab", wire::TYPE_A, true);
     let largest = wire::framed(&wire::query_of_size(2, "h1.auth.lab", 65_535));
     let mut hostile = vec![
-        // No message, many times; then a good one.
+        // Many empty messages, then a good one.
         [&[0; 2_000][..], &wire::framed(&query)].concat(),
-        // The length says more than there is, and less.
+        // The length is larger than the message, then smaller.
         [&[0xff, 0xff][..], &query].concat(),
         [&[0, 5][..], &query].concat(),
         [&[0, 1][..], &query].concat(),
@@ -151,7 +152,7 @@ fn streams(how: &Combination) -> Result<()> {
         largest[..40_000].to_vec(),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), // the mark of the PROXY protocol, a client that is not there
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), // the signature of a PROXY header, without a client
     ];
     hostile.extend(malformed().iter().map(|message| wire::framed(message)));
     for _ in 0..50 {
@@ -161,7 +162,7 @@ fn streams(how: &Combination) -> Result<()> {
     let mut expected = Vec::new();
     for (number, bytes) in hostile.iter().enumerate() {
         let mut attacker = TcpClient::connect(server)?;
-        // The server may have closed already: it need not read to the end what it refuses.
+        // The server may have closed already: it does not have to read all bytes of a message that it refuses.
         let _refused = attacker.send_raw(bytes);
         drop(attacker);
         let mut friend = TcpClient::connect(server)?;
@@ -198,10 +199,10 @@ fn torn(how: &Combination) -> Result<()> {
         let part = 1 + number % (framed.len() - 1);
         stream.write_all(&framed[..part])?;
         if number % 2 == 0 {
-            // Reset: the server may never have read it.
+            // With a reset the server may never read it.
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         } else {
-            // The end of the server's side shows that it has read all.
+            // The end of the server's side shows that it has read everything.
             stream.shutdown(Shutdown::Write)?;
             let answered = stream.read(&mut [0; 16])?;
             ensure!(answered == 0, "an answer to a part of a query");
@@ -220,11 +221,11 @@ fn torn(how: &Combination) -> Result<()> {
     last.receive()?;
     friend.passed.append(&mut last.passed);
     let tapped = tap.stop()?;
-    // Nothing but the friends' messages: no part of a query is one.
+    // Only the friend's messages may be there: a part of a query is not a message.
     expect_records(&tapped, &friend.passed)?;
     let skipped = tapped.summary.pipeline("stream_skipped_bytes")?;
     ensure!(skipped >= halves, "skipped {skipped} bytes, of {halves}");
-    // What is kept of a connection goes with it; of one that was never read there is nothing.
+    // The state of a connection is removed with the connection. A connection that was never read has no state.
     let ended = tapped.summary.pipeline("stream_ended")?;
     ensure!(
         (read..=TORN as u64).contains(&ended),
@@ -257,7 +258,7 @@ fn many_sockets(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// The records must have been seen, each of them, among whatever else.
+/// Checks that each of these records is in the file, which may have others.
 fn expect_both_ways(tapped: &Tapped, expected: &[Record]) -> Result<()> {
     let records: Vec<_> = tapped
         .records()?
@@ -277,7 +278,7 @@ fn expect_both_ways(tapped: &Tapped, expected: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// A query that the server has to answer.
+/// Sends a query that the server must answer.
 fn ask(client: &mut UdpClient, number: usize) -> Result<()> {
     let id = u16::try_from(number)?;
     client.send(&wire::query(id, "h1.auth.lab", wire::TYPE_A, true))?;
@@ -289,14 +290,14 @@ fn ask(client: &mut UdpClient, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// A socket whose answers nobody reads.
+/// Opens a socket whose responses are not read.
 fn attacker(server: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((if server.is_ipv6() { "::1" } else { "127.0.0.1" }, 0))?;
     socket.connect(server)?;
     Ok(socket)
 }
 
-/// Messages that are wrong in all the ways that have broken DNS software before.
+/// Returns messages with all kinds of errors that have broken DNS software before.
 fn malformed() -> Vec<Vec<u8>> {
     let header = |flags: u16, counts: [u16; 4]| -> Vec<u8> {
         [0xbad0, flags]
@@ -317,11 +318,11 @@ fn malformed() -> Vec<Vec<u8>> {
         with(0x0100, [1, 0, 0, 0], &[0xc0, 12, 0, 1, 0, 1]),
         with(0x0100, [1, 0, 0, 0], &[0xc0, 14, 0xc0, 12, 0, 1, 0, 1]),
         with(0x0100, [1, 0, 0, 0], &[0xff, 0xff, 0, 1, 0, 1]),
-        // A label longer than what is there, and of the reserved kinds.
+        // Labels longer than the rest of the message, and of the reserved kinds.
         with(0x0100, [1, 0, 0, 0], &[63, b'a']),
         with(0x0100, [1, 0, 0, 0], &[0x40, b'a', 0, 0, 1, 0, 1]),
         with(0x0100, [1, 0, 0, 0], &[0x80, b'a', 0, 0, 1, 0, 1]),
-        // As many labels as fit, and many more.
+        // As many labels as fit into a name, and many more.
         with(
             0x0100,
             [1, 0, 0, 0],
@@ -329,15 +330,15 @@ fn malformed() -> Vec<Vec<u8>> {
         ),
         with(0x0100, [1, 0, 0, 0], &[1, b'a'].repeat(1_000)),
         with(0x0100, [1, 0, 0, 0], &[1, b'a'].repeat(16_000)),
-        // Every opcode, with everything set.
+        // All bits of the flags set.
         with(0xffff, [1, 1, 1, 1], &good[12..]),
-        // A response that nobody asked for.
+        // An unsolicited response.
         wire::answer(&wire::query(0xbad2, "h1.auth.lab", wire::TYPE_A, true)),
     ];
     for opcode in 1..16_u16 {
         messages.push(with(opcode << 11, [1, 0, 0, 0], &good[12..]));
     }
-    // EDNS: lengths that lie, more than one, and as many options as fit.
+    // EDNS: wrong lengths, several OPT records, and as many options as fit.
     let opt = |length: u16, options: &[u8]| {
         [
             &[0, 0, 41, 0x10, 0, 0, 0, 0x80, 0][..],
@@ -363,7 +364,7 @@ fn malformed() -> Vec<Vec<u8>> {
     messages
 }
 
-/// Numbers that look like chance (xorshift64).
+/// Pseudo-random numbers (xorshift64).
 struct Noise(u64);
 
 impl Noise {

@@ -1,5 +1,5 @@
-//! Senders that mean harm to `receive`: other protocols, lengths that lie, silence, thousands of connections. An honest sender
-//! is served all the while, to the last frame; the memory is bounded; what was refused is counted.
+//! Hostile senders to `receive`: other protocols, wrong lengths, silence, thousands of connections. An honest sender is
+//! served all the time, to the last frame; the memory is bounded; refused input is counted.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -22,14 +22,14 @@ use crate::{
     system,
 };
 
-/// What the honest sender sends each time.
+/// Number of frames that the honest sender sends each time.
 const FRAMES: u64 = 200;
-/// Connections at once, far more than are allowed.
+/// Number of simultaneous connections, which is far more than the limit `ALLOWED`.
 const CROWD: u64 = 2_000;
 const ALLOWED: u64 = 300;
-/// Descriptors of an agent that runs out of them.
+/// Descriptor limit of an agent that runs out of them.
 const FEW: u64 = 40;
-/// Most memory that the agent may take with `ALLOWED` connections, each of which holds almost a whole frame of the longest.
+/// Limit on the agent's memory with `ALLOWED` connections, when each holds almost a whole frame of maximal length.
 const MEMORY: u64 = 300 << 20;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -50,7 +50,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// What may run beside others: ten seconds of silence.
+/// Returns the trials that may run at the same time as others: it waits for ten seconds.
 pub(super) fn beside() -> Vec<Trial> {
     vec![trial(
         "receive gives a sender that says nothing, or a byte at a time, ten seconds for START"
@@ -66,9 +66,9 @@ fn garbage() -> Result<()> {
     let hostile = hostile()?;
     for (number, bytes) in (1..).zip(&hostile) {
         let mut stream = connect(&input)?;
-        // It may have been refused before its end.
+        // The agent may have refused it before all was written.
         let _refused = stream.write_all(bytes);
-        // What waits for more finds the end; the others do not get to see it.
+        // Input that needs more bytes finds the end here; other input is refused before.
         stream.shutdown(Shutdown::Write).ok();
         closed_within_patience(&mut stream)
             .with_context(|| format!("after {}", bytes.escape_ascii()))?;
@@ -81,12 +81,13 @@ fn garbage() -> Result<()> {
         received["unfinished"] == hostile.len() && received["connections"] == hostile.len() + 1,
         "{summary}"
     );
-    // Of the hostile ones, one frame was whole and no dnstap.
+    // Of the hostile input, one frame was whole and not dnstap.
     ensure!(received["malformed"] == 1, "{summary}");
     expect_all(&summary, &file, sent)
 }
 
-/// None of these is the beginning of a stream that could be finished: most end the connection at once, others wait for more in vain.
+/// Returns inputs that cannot become a valid stream. Most end the connection immediately; others wait in vain for more
+/// bytes.
 fn hostile() -> Result<Vec<Vec<u8>>> {
     let mut ready = Vec::new();
     Client::connect(DNSTAP_CONTENT_TYPE, &mut ready)?;
@@ -106,10 +107,10 @@ fn hostile() -> Result<Vec<Vec<u8>>> {
         vec![0; 100_000],
         // A data frame where the handshake should be.
         [0, 0, 0, 4, 1, 2, 3, 4].to_vec(),
-        // Control frames as long as can be said, and just beyond the limit.
+        // Control frames of the largest length that the field allows, and just over the limit.
         [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].to_vec(),
         [&[0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 4][..], &[0; 600]].concat(),
-        // A field that is longer than its frame; no field that there is; a frame that there is not.
+        // A field that is longer than its frame, an unknown field, an unknown frame.
         [0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 1, 0].to_vec(),
         [0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0, 0].to_vec(),
         [0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 77].to_vec(),
@@ -118,12 +119,12 @@ fn hostile() -> Result<Vec<Vec<u8>>> {
         [&ready[..], &ready].concat(),
         with(&start),
         with(&ready),
-        // Lengths of gigabytes, and just beyond the limit.
+        // Data frames of gigabytes, and just over the limit.
         with(&[0xff, 0xff, 0xff, 0xff, 1, 2, 3]),
         with(&[0, 4, 0, 1]),
-        // STOP amid a frame is a part of that frame, and then there is no more.
+        // STOP inside of a frame is a part of that frame, and nothing follows.
         [&with(&[0, 0, 0, 100, 1, 2, 3])[..], &stop].concat(),
-        // A frame that is no dnstap, and then another protocol.
+        // A frame that is not dnstap, and then another protocol.
         [&with(&[0, 0, 0, 2, 0x0a, 0xff])[..], b"\xde\xad\xbe\xef"].concat(),
     ])
 }
@@ -138,7 +139,7 @@ fn slow() -> Result<()> {
     let mut half = connect(&input)?;
     half.write_all(&ready)?; // and then no START
     let mut slow = connect(&input)?;
-    // A byte at a time, each after a while in which nothing is heard.
+    // One byte at a time, each after a time in which nothing arrives from the agent.
     slow.set_read_timeout(Some(Duration::from_millis(500)))?;
     let mut bytes = 0;
     for byte in ready.iter().cycle().take(120) {
@@ -174,13 +175,13 @@ fn crowd() -> Result<()> {
     let mut honest = Sender::connect(&input)?;
     let mut opened = Vec::new();
     Client::unidirectional(DNSTAP_CONTENT_TYPE, &mut opened)?;
-    // The longest frame that is taken, but for its last byte.
+    // The longest accepted frame, except for its last byte.
     opened.extend(262_144_u32.to_be_bytes());
     opened.resize(opened.len() + 262_143, 1);
     let mut crowd = Vec::new();
     for number in 0..CROWD {
         let mut stream = connect(&input)?;
-        // Beyond the limit it is closed before it has taken anything.
+        // A connection over the limit is closed before anything is read from it.
         let _refused = stream.write_all(&opened);
         crowd.push(stream);
         if number % 20 == 0 {
@@ -211,7 +212,7 @@ fn no_descriptors() -> Result<()> {
     let (mut agent, input, file) = start(folder.path(), &["--max-connections", "1000"])?;
     system::limits::limit_descriptors(agent.process.pid(), FEW)?;
     let mut honest = Sender::connect(&input)?;
-    // More than it can take; the rest waits in the listener's queue.
+    // These are more connections than it can accept; the rest waits in the listener's queue.
     let crowd: Result<Vec<_>> = (0..2 * FEW).map(|_| connect(&input)).collect();
     let crowd = crowd?;
     agent.process.wait_for("no descriptors", |line| {
@@ -226,7 +227,7 @@ fn no_descriptors() -> Result<()> {
     expect_all(&summary, &file, sent)
 }
 
-/// An agent that writes to a file, with its socket and its file.
+/// Starts an agent that writes to a file. Returns it with its socket and its file.
 fn start(folder: &Path, more: &[&str]) -> Result<(Agent, PathBuf, PathBuf)> {
     let file = folder.join("received.fstrm");
     let agent = Agent::start(folder, "agent", more, &format!("file:{}", file.display()))?;
@@ -244,7 +245,8 @@ fn connect(to: &Path) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// Reads to the end of what the agent says, which must come: the end, or a reset where it had not read everything.
+/// Reads everything that the agent sends, up to the end of the connection, or to a reset if the agent had unread bytes.
+/// The end must come in time.
 fn closed_within_patience(stream: &mut UnixStream) -> Result<()> {
     loop {
         match stream.read(&mut [0; 512]) {
@@ -256,7 +258,7 @@ fn closed_within_patience(stream: &mut UnixStream) -> Result<()> {
     }
 }
 
-/// Everything that the honest senders have sent is in the file.
+/// Checks that all frames of the honest senders are in the file.
 fn expect_all(summary: &Value, file: &Path, sent: u64) -> Result<()> {
     let frames = payloads(file)?.len() as u64;
     ensure!(frames == sent, "{frames} frames of {sent}: {summary}");

@@ -1,4 +1,4 @@
-//! The lab itself, without the agent: if these fail, the others say nothing.
+//! Tests of the lab itself, without the agent. If these fail, the other results mean nothing.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;

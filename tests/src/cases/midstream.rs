@@ -73,7 +73,7 @@ fn half_a_message(how: &Combination) -> Result<()> {
     client.passed.clear();
     let broken = wire::framed(&wire::query(7, "h7.auth.lab", wire::TYPE_A, true));
     client.send_raw(&broken[..broken.len() / 2])?;
-    // The server takes the pieces of a connection in order, but the tap must not attach before it has taken this one.
+    // The server reads the pieces of each connection in order, but this piece must be read before the tap attaches.
     let mut other = TcpClient::connect(lab.server(false))?;
     ask(&mut other, 0..200)?;
     other.passed.clear();
@@ -95,7 +95,7 @@ fn ask(client: &mut TcpClient, ids: std::ops::Range<u16>) -> Result<()> {
     Ok(())
 }
 
-/// The tap must have recorded these messages and no other.
+/// Checks that the tap has recorded these messages and no other.
 fn expect_exactly(tap: Tap, passed: impl Iterator<Item = Record>) -> Result<()> {
     let tapped = tap.stop()?;
     let expected: Vec<_> = passed.collect();

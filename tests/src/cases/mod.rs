@@ -1,21 +1,24 @@
-//! The cases. Each module returns its trials; names are sentences with the parameters in front.
+//! The cases. Each module returns its trials. Names of trials are sentences with the parameters at the front.
 //!
-//! Most cases run by themselves, because they measure the machine or share what there is once: taps have one kernel, in which they must
-//! leave nothing; loads, and bounds on time and memory, mean something on processors that nobody else uses; and some look at
-//! descriptors, processes and names of the whole machine.
+//! Most cases run alone, because they measure the machine or share something that exists once. Taps share one kernel,
+//! in which they must leave nothing. Loads, and limits on time and memory, are meaningful only on processors that
+//! nothing else uses. Some cases look at descriptors, processes and names of the whole machine.
 //!
-//! A few do nothing for most of their time, and these run beside each other, [`COMPANY`] at a time. Each has `receive` agents of its own
-//! under the names and in the folder of its own, and ports that the kernel has just given out; attaches to nothing; and counts messages,
-//! of which ten pass in a millisecond at most. What it expects holds however late it comes: that each message is delivered or counted;
-//! where none may be missing, a queue holds at least what comes in 700 ms. They wait for
+//! A few cases wait for most of their time. These run at the same time, [`COMPANY`] at once. Each has its own `receive`
+//! agents with their own names, in its own folder, and on ports that the kernel has just assigned. It attaches to
+//! nothing, and counts messages, of which at most ten pass in a millisecond. Its expectations do not depend on speed:
+//! each message is delivered or counted. If no message may be missing, a queue holds at least those of 700 ms. These
+//! cases wait for
 //!
-//! - a time that the agent gives to others: ten seconds for a START (`hostile_peers`), five for a handshake (`faults::tls`, `outputs`);
-//!   and for the longer and longer pauses before it tries again (`faults::tls`);
-//! - a disk to work again, or to have room again (`faults::disk`, `outputs`), and a pipe to be read (`faults::disk`);
-//! - the lives and deaths of a collector (`collectors`, `outputs`), rotations (`outputs`), and reloads (`reload`).
+//! - a time-out of the agent: ten seconds for a START (`hostile_peers`), five for a handshake (`faults::tls`,
+//!   `outputs`); and for its growing pauses before it tries again (`faults::tls`);
+//! - a disk that must work again or have room again (`faults::disk`, `outputs`), and a pipe that must be read
+//!   (`faults::disk`);
+//! - starts and ends of a collector (`collectors`, `outputs`), rotations (`outputs`), and reloads (`reload`).
 //!
-//! Of the same modules stay by themselves: what looks at the agent's memory (`outputs`, `hostile_peers`), what sends as much as it can and
-//! ends at a moment (`outputs`), what has `named` beside it (`collectors`), and what is done at once.
+//! Other cases of the same modules run alone: those that look at the agent's memory (`outputs`, `hostile_peers`), that
+//! send as fast as possible and end at a given moment (`outputs`), that run `named` (`collectors`), and those that are
+//! done quickly.
 
 mod answers;
 mod calls;
@@ -71,19 +74,19 @@ use crate::{
     tap::Tapped,
 };
 
-/// How many of the trials that may run beside each other do.
+/// Number of trials that run at the same time, of those that may.
 const COMPANY: usize = 4;
 
-/// What is not worth to be told of a trial's time.
+/// Trials that took less than this are not listed by [`times`].
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How long the trials took, each with its name.
+/// Duration of each trial, with its name.
 static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
-/// What the trials had to say beside their outcome, one line or more each.
+/// Messages of the trials in addition to their results, one line or more each.
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Says something after the last trial: libtest-mimic is in the middle of a line while one runs.
+/// Stores a message to print after the last trial, because libtest-mimic is in the middle of a line while a trial runs.
 fn note(text: String) {
     NOTES
         .lock()
@@ -91,12 +94,12 @@ fn note(text: String) {
         .push(text);
 }
 
-/// What the trials have said so far; among it a line `SKIP name: reason` for each that was skipped.
+/// Returns the messages of the trials so far, including a line `SKIP name: reason` for each skipped one.
 pub(crate) fn notes() -> Vec<String> {
     NOTES.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// How long the trials took that took long, a line each, the longest first: libtest-mimic does not tell.
+/// Returns the durations of the longest trials, one line each, longest first. libtest-mimic does not print them.
 pub(crate) fn times() -> Vec<String> {
     let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     times.retain(|(took, _)| *took >= SHORT);
@@ -105,8 +108,8 @@ pub(crate) fn times() -> Vec<String> {
     times.iter().rev().map(line).collect()
 }
 
-/// How many threads run the trials of [`beside_each_other`]: one where the machine is the tests' own, because such a machine is an
-/// emulated one, in which everything takes long.
+/// Returns the number of threads for the trials of [`beside_each_other`]. It is one if the machine is the tests' own:
+/// such a machine is emulated, and everything takes long there.
 pub(crate) fn threads() -> usize {
     match environment::own_machine() {
         Ok(()) => 1,
@@ -114,8 +117,8 @@ pub(crate) fn threads() -> usize {
     }
 }
 
-/// The trials that may run beside each other: they wait for most of their time, and share nothing. Those that take longest are begun
-/// first.
+/// Returns the trials that may run at the same time: they wait for most of their time, and share nothing. The longest
+/// ones begin first.
 pub(crate) fn beside_each_other() -> Vec<Trial> {
     [
         hostile_peers::beside(),
@@ -129,7 +132,7 @@ pub(crate) fn beside_each_other() -> Vec<Trial> {
     .collect()
 }
 
-/// The trials that run by themselves, in this order.
+/// Returns the trials that run alone, in this order.
 pub(crate) fn alone() -> Vec<Trial> {
     [
         lab::trials(),
@@ -175,7 +178,7 @@ pub(crate) fn alone() -> Vec<Trial> {
     .collect()
 }
 
-/// The trial that runs behind all others, if there was a tap among them.
+/// Returns the trial that runs after all others, if one of them had a tap.
 pub(crate) fn after_all() -> Trial {
     trial(
         "nothing of any tap stays in the kernel".into(),
@@ -183,7 +186,7 @@ pub(crate) fn after_all() -> Trial {
     )
 }
 
-/// One trial for each combination.
+/// Makes one trial for each combination.
 fn for_each_combination(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
     combinations()
         .into_iter()
@@ -191,7 +194,8 @@ fn for_each_combination(name: &str, test: fn(&Combination) -> Result<()>) -> Vec
         .collect()
 }
 
-/// Each hook with one of the rings, in turn, so that each ring is there too: for what is decided before a message comes to its ring.
+/// Makes one trial for each hook, with the rings in turn, so that each ring is used. This is for behaviour that is
+/// decided before a message reaches its ring.
 fn for_each_hook_in_turn(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
     diagonal(combinations())
         .into_iter()
@@ -199,7 +203,7 @@ fn for_each_hook_in_turn(name: &str, test: fn(&Combination) -> Result<()>) -> Ve
         .collect()
 }
 
-/// The first hook with the first ring, the second with the second, and so on; what there is less of begins again.
+/// Selects the first hook with the first ring, the second with the second, and so on. The shorter list is repeated.
 fn diagonal(combinations: Vec<Combination>) -> Vec<Combination> {
     let first = combinations.first().map(|how| how.hook.clone());
     let of_first = |how: &&Combination| Some(&how.hook) == first.as_ref();
@@ -216,7 +220,7 @@ fn diagonal(combinations: Vec<Combination>) -> Vec<Combination> {
         .collect()
 }
 
-/// One trial for each hook, with the first of the rings: for what does not differ between rings.
+/// Makes one trial for each hook, with the first ring, for behaviour that does not differ between rings.
 fn for_each_hook(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
     let combinations = combinations();
     let ring = combinations.first().map(|how| how.ring.clone());
@@ -227,7 +231,7 @@ fn for_each_hook(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial>
         .collect()
 }
 
-/// The tap must have recorded these messages, and no other.
+/// Checks that the tap has recorded these messages and no other.
 fn expect_records(tapped: &Tapped, expected: &[Record]) -> Result<()> {
     let records: Vec<_> = tapped
         .records()?
@@ -244,7 +248,7 @@ fn expect_records(tapped: &Tapped, expected: &[Record]) -> Result<()> {
     tapped.summary.expect_written(records.len())
 }
 
-/// The kernel side's counters must have these values.
+/// Checks that the kernel side's counters have these values.
 fn expect_counters(tapped: &Tapped, expected: &[(&str, usize)]) -> Result<()> {
     for (counter, expected) in expected {
         let counted = tapped.summary.kernel(counter)?;
@@ -257,7 +261,7 @@ fn expect_counters(tapped: &Tapped, expected: &[(&str, usize)]) -> Result<()> {
     Ok(())
 }
 
-/// A trial that is skipped when the test ends with a [`Skip`].
+/// Makes a trial that is skipped if the test ends with a [`Skip`].
 fn trial(name: String, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     let label = name.clone();
     Trial::ignorable_test(name, move || {

@@ -1,8 +1,9 @@
-//! The dnstap that Unbound and Knot send themselves: `receive` takes all of it, and the tap of the same server has the same messages
-//! under the same types.
+//! The dnstap that Unbound and Knot send themselves: `receive` accepts all of it, and the tap of the same server has
+//! the same messages with the same types.
 //!
-//! Both servers drop messages without a word when the queue to their own thread of dnstap is full, which happens on a busy machine. So a
-//! relay keeps what they have written: `receive` must have all of that. What they have not written is theirs to answer for.
+//! Both servers silently drop messages when the queue to their dnstap thread is full, which happens on a busy machine.
+//! So a relay stores what they have written: `receive` must have all of that. It is not the agent's fault if a server
+//! has not written a message.
 
 use std::{
     fs::File,
@@ -30,13 +31,13 @@ use crate::{
     tap::Tap,
 };
 
-/// How often the file is looked at, which tells nobody that it has grown.
+/// Interval for checking the size of the file, because nothing reports that it has grown.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// For how long a server that has something to send may send nothing: several times as long as either gathers.
+/// Longest time that a server with unsent messages may send nothing: several times its flush interval.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Of how many messages the server may drop one.
+/// The server may drop one of this many messages.
 const DROPPED: usize = 10;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -75,7 +76,7 @@ fn own_dnstap(make: Make, tcp: bool) -> Result<()> {
     account.load(&mut lab)?;
     let upstream_port = lab.upstream_server().port();
     let ours = tap.stop()?.records()?;
-    // It sends what it has gathered once in a while, and what is left when it ends it does not send.
+    // The server flushes its messages from time to time, and does not send the rest when it ends.
     let since = start.duration_since(SystemTime::UNIX_EPOCH)?;
     let rules = Rules {
         outside: &|record| (record.time < since).then_some("from before the tap"),
@@ -122,7 +123,8 @@ fn own_dnstap(make: Make, tcp: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the server cannot know of its own queries, and names by another rule than ours.
+/// Returns the fields of a record that the server does not know about its own queries, or names by a rule other than
+/// ours.
 fn unknown(make: Make, record: &Record) -> Option<(&'static str, Unknown)> {
     let initiator = !matches!(
         record.kind,

@@ -1,5 +1,5 @@
-//! Watching a running agent: metrics over HTTP, `status` over its socket, and word to systemd. All must show the same counts as
-//! the summary at the end, and nothing unaccounted for.
+//! Watches a running agent: metrics over HTTP, `status` over its socket, and notifications to systemd. All must show
+//! the same counts as the summary at the end, and account for everything.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,10 +22,10 @@ use serde_json::Value;
 
 use super::trial;
 use crate::{
-    environment::{self, Combination, combinations},
+    environment::{self, Combination, Skip, combinations},
     lab,
     process::{PATIENCE, Running, Watch},
-    tap::{self, Summary},
+    tap::{self, Summary, Tap},
     toy::{Calls, Toy},
 };
 
@@ -37,7 +38,11 @@ pub(super) fn trials() -> Vec<Trial> {
     let Some(how) = combinations().into_iter().next() else {
         return Vec::new();
     };
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 5] = [
+        (
+            "an agent sleeps while its server has nothing to do, and records what comes then",
+            idle,
+        ),
         (
             "metrics, status and systemd are told what the summary says at the end",
             all_agree,
@@ -66,14 +71,14 @@ struct Watched {
     process: Running,
     folder: PathBuf,
     summary: PathBuf,
-    /// Where its metrics are.
+    /// Address of its metrics.
     metrics: String,
-    /// What systemd would be told.
+    /// Socket that receives its notifications to systemd.
     systemd: UnixDatagram,
 }
 
 impl Watched {
-    /// Attaches to `pid`; files and sockets go to `folder`, named by `name`.
+    /// Attaches to `pid`. Files and sockets go to `folder`, with names that begin with `name`.
     fn attach(folder: &Path, name: &str, pid: u32, how: &Combination) -> Result<Self> {
         let notify = folder.join(format!("{name}.notify"));
         let systemd = UnixDatagram::bind(&notify)?;
@@ -105,7 +110,7 @@ impl Watched {
         })
     }
 
-    /// The next thing that systemd is told.
+    /// Receives the next notification to systemd.
     fn told(&self) -> Result<String> {
         let mut bytes = [0; 4096];
         let length = self
@@ -115,7 +120,8 @@ impl Watched {
         Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 
-    /// The metrics, as soon as `wanted` is among their lines: a snapshot is made each second, and systemd hears of it.
+    /// Reads the metrics until `wanted` is among their lines. The agent makes a snapshot each second, and notifies
+    /// systemd of it.
     fn scrape_until(&self, wanted: &str) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -169,7 +175,7 @@ fn status(folder: &Path, arguments: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// What every running agent says of itself.
+/// Returns the status of every running agent.
 fn status_json(folder: &Path) -> Result<Vec<Value>> {
     let output = status(folder, &["--json"])?;
     ensure!(output.status.success(), "{output:?}");
@@ -254,7 +260,7 @@ fn all_agree(how: &Combination) -> Result<()> {
 fn several(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
-    // Left behind by an agent that was killed.
+    // This socket is like one that a killed agent has left.
     drop(UnixListener::bind(folder.join("toy-1.sock"))?);
     let toy = Toy::start(Calls::Address)?;
     let first = Watched::attach(folder, "first", toy.pid(), how)?;
@@ -279,6 +285,45 @@ fn several(how: &Combination) -> Result<()> {
         "{none:?}"
     );
     Ok(())
+}
+
+fn idle(how: &Combination) -> Result<()> {
+    /// Longest part of the test in which nothing is sent.
+    const QUIET: Duration = Duration::from_secs(4);
+    /// Largest number of times per second that all its threads are woken: some ten. An agent that looks at its ring after each
+    /// interval is woken more than 60 times.
+    const WAKES: u64 = 25;
+
+    if how.ring != "bpf" {
+        // The kernel decides alone when it wakes the reader of a perf ring buffer.
+        return Err(Skip("the agent sleeps with the ring bpf only".to_owned()).into());
+    }
+    let scratch = lab::scratch()?;
+    let mut toy = Toy::start(Calls::Address)?;
+    let tap = Tap::attach(scratch.path(), toy.pid(), how, &[])?;
+    // It looks at the ring after some intervals before it sleeps.
+    thread::sleep(QUIET / 4);
+    let before = wakes(tap.pid())?;
+    thread::sleep(QUIET);
+    let woken = (wakes(tap.pid())? - before) / QUIET.as_secs();
+    ensure!(woken <= WAKES, "woken {woken} times per second");
+    let (passed, _) = toy.talk()?;
+    let tapped = tap.stop()?;
+    tapped.summary.expect_nothing_dropped()?;
+    tapped.summary.expect_written(passed.len())
+}
+
+/// Returns how often the threads of a process have been woken so far.
+fn wakes(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let switches = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += switches.context("no switches")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
 }
 
 fn promtool(how: &Combination) -> Result<()> {
@@ -308,7 +353,7 @@ fn log(how: &Combination) -> Result<()> {
     let folder = scratch.path();
     let mut toy = Toy::start(Calls::Address)?;
     let mut command = tap::command(&environment::agent()?, toy.pid(), how);
-    // Something to complain of: nobody listens there.
+    // This output gives errors, because no collector listens there.
     command
         .arg("-o")
         .arg(format!("unix:{}", folder.join("nobody").display()))
@@ -327,7 +372,7 @@ fn log(how: &Combination) -> Result<()> {
     for line in &finished.lines {
         ensure!(!line.contains("toy.lab"), "a name in: {line}");
         let Ok(object) = serde_json::from_str::<Value>(line) else {
-            // The summary, which is no part of the log.
+            // The summary is not part of the log.
             continue;
         };
         ensure!(

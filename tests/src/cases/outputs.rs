@@ -1,5 +1,5 @@
-//! Files and dead collectors under load: whatever happens to an output, each message is in it once or counted, and no other output
-//! misses any. The agent under test is `receive`.
+//! Files and dead collectors under load: whatever happens to an output, each message is in it once or counted, and the
+//! other outputs miss none. The agent under test is `receive`.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Messages per millisecond.
 const RATE: u64 = 10;
-/// Longest wait for a collector to be found again and to have taken a whole queue.
+/// Longest time until the agent has found a collector again and sent a whole queue to it.
 const SOON: Duration = Duration::from_secs(15);
 
 type Test = fn() -> Result<()>;
@@ -48,7 +48,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ])
 }
 
-/// What may run beside others: little is sent, for a time.
+/// Returns the trials that may run at the same time as others: they send little, for a fixed time.
 pub(super) fn beside() -> Vec<Trial> {
     named([
         (
@@ -118,7 +118,7 @@ fn rotation() -> Result<()> {
     let account = &summary["outputs"][0];
     let (rotations, reopened) = (&account["rotations"], &account["reopened"]);
     ensure!(account["written"] == sent, "{summary}");
-    // It may be told twice before it looks once.
+    // Two signals may arrive before the agent handles one.
     ensure!(
         rotations.as_u64() > Some(10) && reopened.as_u64() > Some(5),
         "{summary}"
@@ -150,10 +150,10 @@ fn followed() -> Result<()> {
     let rotations = summary["outputs"][0]["rotations"].as_u64();
     ensure!(rotations >= Some(3), "{summary}");
     let deadline = Instant::now() + PATIENCE;
-    // It has printed everything when it has looked once more; what is there is whole frames.
+    // The reader has printed everything after one more look at the file; the file holds whole frames.
     while (payloads_up_to_the_end(File::open(&copy)?)?.0.len() as u64) < sent {
         ensure!(Instant::now() < deadline, "not all of {sent} messages");
-        thread::sleep(Duration::from_millis(50)); // until it looks
+        thread::sleep(Duration::from_millis(50)); // until the reader looks again
     }
     let ended = follower.stop(libc::SIGINT)?;
     ensure!(
@@ -221,7 +221,7 @@ fn room_again() -> Result<()> {
     let full_at = payloads(&file)?.len();
     ensure!(full_at > 100, "{full_at} messages on the full disk");
     fs::remove_file(&other)?;
-    // It asks again with the next message that comes after a while.
+    // The agent tries again with the next message after a pause.
     let mut due = 500;
     let deadline = Instant::now() + PATIENCE;
     while payloads(&file)?.len() == full_at {
@@ -267,7 +267,7 @@ fn killed() -> Result<()> {
         let more: Vec<_> = more.iter().flat_map(|spec| ["-o", spec]).collect();
         let agent = Agent::start(folder, "agent", &more, &spec("file", &plain))?;
         let mut sender = Sender::connect(agent.socket()?)?;
-        // Some moment in the midst of it.
+        // A moment in the middle of it.
         let moment = Duration::from_micros(20_000 + round * round * 7_919 % 200_000);
         let began = Instant::now();
         let mut due = 0;
@@ -315,7 +315,7 @@ fn killed() -> Result<()> {
     Ok(())
 }
 
-/// Packets of a pcap file up to where it is cut; at most the last may be.
+/// Counts the packets of a pcap file, of which at most the last one may be cut.
 fn packets(pcap: &[u8]) -> Result<usize> {
     let mut rest = pcap.get(24..).context("no header")?;
     let mut packets = 0;
@@ -343,7 +343,7 @@ fn dead_outputs() -> Result<()> {
     let folder = scratch()?;
     let folder = folder.path();
     let path = |name: &str| folder.join(name).display().to_string();
-    // It takes connections, and nothing else.
+    // This listener accepts connections and does nothing else.
     let deaf = UnixListener::bind(folder.join("deaf"))?;
     let collected = path("collected.fstrm");
     let collector = Agent::start(folder, "collector", &[], &format!("file:{collected}"))?;
@@ -380,14 +380,15 @@ fn dead_outputs() -> Result<()> {
     Ok(())
 }
 
-/// A collector that writes what it has read before it ends, but does not read what has already arrived.
+/// Tests restarts of a collector that writes what it has read before it ends, but does not read bytes that have already
+/// arrived.
 fn restarts() -> Result<()> {
     const LIVES: u64 = 20;
     let folder = scratch()?;
     let folder = folder.path();
     let socket = folder.join("collector");
     let output = format!("unix:{}", socket.display());
-    // A queue of some 75 ms, which is less than the collector is away each time.
+    // The queue holds about 75 ms of messages, which is less than the collector is away each time.
     let agent = Agent::start(folder, "agent", &["--queue-size", "100K"], &output)?;
     let stream = Stream::start(Sender::connect(agent.socket()?)?, RATE);
     let mut files = Vec::new();
@@ -404,7 +405,7 @@ fn restarts() -> Result<()> {
         command.stdout(Stdio::null());
         let mut collector = Running::start("fstrm_capture", command, Watch::Stderr)?;
         collector.wait_for("a connection", |line| line.contains("accepted "))?;
-        thread::sleep(Duration::from_millis(200)); // a life
+        thread::sleep(Duration::from_millis(200)); // one life of the collector
         files.push(file);
         last = Some(collector);
     }
@@ -444,7 +445,7 @@ fn restarts() -> Result<()> {
 fn given_back() -> Result<()> {
     /// The default of `--queue-size`, in KiB.
     const QUEUE: u64 = 64 << 10;
-    /// What may stay. Kept were once four fifths of a queue.
+    /// Memory that may stay allocated. Once it was four fifths of a queue.
     const MAY_STAY: u64 = QUEUE / 4;
     let folder = scratch()?;
     let folder = folder.path();
@@ -466,7 +467,7 @@ fn given_back() -> Result<()> {
     let collector = Agent::start(folder, "collector", &[], "file:/dev/null")?;
     let began = Instant::now();
     loop {
-        // Few messages: with many the allocator finds by itself what is free.
+        // These are few messages: with many, the allocator returns free memory by itself.
         due += 10;
         sender.send_up_to(due)?;
         let after = resident(agent.process.pid())?;
@@ -484,7 +485,7 @@ fn given_back() -> Result<()> {
             began.elapsed() < SOON,
             "resident before {before}, with a full queue {full}, in the end {after}"
         );
-        thread::sleep(Duration::from_millis(10)); // until it has done more
+        thread::sleep(Duration::from_millis(10)); // until the agent has processed more
     }
     let sent = sender.finish()?;
     let summary = agent.stop()?;
@@ -498,7 +499,7 @@ fn given_back() -> Result<()> {
     Ok(())
 }
 
-/// Sends for so long, and does something else between.
+/// Sends for this time, and runs another action in between.
 fn at_rate(
     sender: &mut Sender,
     time: Duration,
@@ -526,14 +527,14 @@ fn dropped(account: &Value) -> Result<u64> {
     reasons.values().map(number).sum()
 }
 
-/// What `read` prints of a whole file.
+/// Returns the output of `read` for a whole file.
 fn read(options: &[&str], file: &Path) -> Result<String> {
     let mut command = Command::new(agent()?);
     command.arg("read").args(options).arg(file);
     Ok(output(command)?.0)
 }
 
-/// What `read` prints of a file that may be cut.
+/// Returns the output of `read` for a file that may be cut.
 fn read_cut(options: &[&str], file: &Path) -> Result<Vec<u8>> {
     let mut command = Command::new(agent()?);
     let done = command.arg("read").args(options).arg(file).output()?;
@@ -543,7 +544,7 @@ fn read_cut(options: &[&str], file: &Path) -> Result<Vec<u8>> {
     Ok(done.stdout)
 }
 
-/// The files with this somewhere behind a dot in their names.
+/// Returns the files with this extension anywhere in their names.
 fn files(folder: &Path, extension: &str) -> Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     for entry in fs::read_dir(folder)? {

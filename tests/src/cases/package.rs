@@ -1,5 +1,6 @@
-//! The Debian package, through its life in a root folder of its own: installed, its unit judged, its program run as the unit
-//! runs it, installed again over it, and purged. Nothing of it touches the machine's own packages, users or services.
+//! The Debian package, through its life in a root folder of its own: it is installed, its unit is checked, its program
+//! is run as the unit runs it, it is installed again, and purged. It does not touch the machine's own packages, users
+//! or services.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +39,7 @@ const CONFIGURATION: &str = "etc/dnstap-agent/dnstap-agent.toml";
 /// Largest exposure that systemd may find, in tenths of its scale from 0 to 10.
 const EXPOSURE: &str = "25";
 
-/// Queries to the tapped server.
+/// Number of queries to the tapped server.
 const QUERIES: usize = 200;
 
 type Test = fn() -> Result<()>;
@@ -70,7 +71,7 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn unit() -> Result<()> {
     let host = Host::installed()?;
-    // What every host has: what services are ordered by, and what reloads them.
+    // These exist on every host: the units that services are ordered by, and the program that reloads them.
     let kill = host.path("bin/kill");
     fs::create_dir_all(host.path("bin"))?;
     fs::copy("/bin/true", kill)?;
@@ -95,7 +96,8 @@ fn unit() -> Result<()> {
     output(command).map(drop)
 }
 
-/// Links within the documents, and the unit's; the licences are in `copyright` here, the changes compressed.
+/// Checks the links within the documents and in the unit. The package has the licences in `copyright`, and the
+/// changelog compressed.
 fn documents() -> Result<()> {
     let host = Host::installed()?;
     let folder = host.path("usr/share/doc/dnstap-agent");
@@ -196,7 +198,8 @@ fn purged() -> Result<()> {
     host.expect_empty()
 }
 
-/// From the installation to the end of the package's life, as README and `--help` say; systemd's part is done by hand.
+/// Follows README and `--help` from the installation to the removal of the package. The test does systemd's part
+/// itself.
 fn as_told() -> Result<()> {
     let host = Host::installed()?;
     let lab = Lab::start(Wanted::default())?;
@@ -216,7 +219,7 @@ fn as_told() -> Result<()> {
     let mut collector = receiver(&listen, &collected, &folder.join("collected.json"))?;
     collector.wait_for("listening", |line| line.contains("listening on"))?;
 
-    // A name of its own: other servers of this machine are none of the test's business.
+    // The name is unique: the test must not tap other servers of this machine.
     let name = format!("named-{}", std::process::id());
     let program = folder.join(&name);
     symlink(environment::named()?, &program)?;
@@ -232,7 +235,7 @@ fn as_told() -> Result<()> {
     host.configure(&[
         ("#name", &format!("['{name}']")),
         ("follow", "true"),
-        // A server that starts asks for the root, once or several times.
+        // A server that starts asks for the root once or several times.
         ("#only", "['client']"),
         ("output", &format!("[{outputs}]")),
         ("#metrics", &format!("'127.0.0.1:{metrics}'")),
@@ -257,7 +260,7 @@ fn as_told() -> Result<()> {
     let (said, _) = output(status)?;
     ensure!(said.contains("unaccounted: 0\n"), "{said}");
 
-    // As logrotate does.
+    // This is what logrotate does.
     fs::rename(&file, logs.join("dns.fstrm.old"))?;
     agent.signal(libc::SIGHUP)?;
     let deadline = Instant::now() + PATIENCE;
@@ -319,7 +322,7 @@ fn load() -> Load {
     }
 }
 
-/// The lab's server under another name.
+/// Starts the lab's server under another name.
 fn serve(program: &Path, folder: &Path) -> Result<Running> {
     let mut command = Command::new(program);
     command
@@ -330,7 +333,7 @@ fn serve(program: &Path, folder: &Path) -> Result<Running> {
     Ok(server)
 }
 
-/// Reads the metrics until one of their lines is as wanted.
+/// Reads the metrics until one of their lines is wanted.
 fn scrape_until(port: u16, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -347,7 +350,7 @@ fn scrape_until(port: u16, wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
 }
 
-/// Files below a folder, by their paths in it.
+/// Collects the files below a folder, by their paths in it.
 fn files(root: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(root.join(folder))? {
         let entry = entry?;
@@ -390,7 +393,7 @@ impl Host {
         self.folder.path().join(path)
     }
 
-    /// `dpkg` in this root; the packages that ours depends on are the machine's.
+    /// Runs `dpkg` in this root. The machine provides the packages that ours depends on.
     fn dpkg(&self, action: &[&str], what: &Path) -> Result<()> {
         let mut command = Command::new(tool("dpkg")?);
         command
@@ -406,7 +409,7 @@ impl Host {
         output(command).map(drop)
     }
 
-    /// User and group that the installation has made.
+    /// Returns the user and the group that the installation has created.
     fn user(&self) -> Result<(u32, u32)> {
         let users = fs::read_to_string(self.path("etc/passwd"))?;
         let entry = users
@@ -420,7 +423,7 @@ impl Host {
         }
     }
 
-    /// The folders that systemd makes: for logs, and for sockets.
+    /// Makes the folders that systemd makes: for logs and for sockets.
     fn folders(&self) -> Result<[PathBuf; 2]> {
         let (user, group) = self.user()?;
         let folders = ["var/log/dnstap-agent", "run/dnstap-agent"].map(|path| self.path(path));
@@ -431,7 +434,7 @@ impl Host {
         Ok(folders)
     }
 
-    /// Edits the configuration: gives values to keys, which are as they are found there.
+    /// Edits the configuration: sets the values of keys that are in the file.
     fn configure(&self, settings: &[(&str, &str)]) -> Result<()> {
         let path = self.path(CONFIGURATION);
         let mut lines: Vec<_> = fs::read_to_string(&path)?
@@ -440,7 +443,7 @@ impl Host {
             .collect();
         for (key, value) in settings {
             let key = format!("{key} = ");
-            // The first is that of `attach`.
+            // The first one belongs to `attach`.
             let line = lines.iter_mut().find(|line| line.starts_with(&key));
             let line = line.with_context(|| format!("no {key} in {}", path.display()))?;
             *line = format!("{}{value}", key.trim_start_matches('#'));
@@ -448,9 +451,9 @@ impl Host {
         Ok(fs::write(path, lines.join("\n") + "\n")?)
     }
 
-    /// Nothing of the package may be left.
+    /// Checks that nothing of the package is left.
     fn expect_empty(&self) -> Result<()> {
-        // Users stay, as everywhere on Debian; and dpkg's own notes.
+        // Users stay, as always on Debian, and so do dpkg's own files.
         let mut left = BTreeSet::new();
         files(self.folder.path(), Path::new(""), &mut left)?;
         let ours = |path: &&PathBuf| {
@@ -471,7 +474,7 @@ impl Host {
         Ok(())
     }
 
-    /// What the unit starts, as the unit starts it.
+    /// Returns the command of the unit, as the unit runs it.
     fn start(&self) -> Result<Command> {
         let unit = fs::read_to_string(self.path("usr/lib/systemd/system").join(UNIT))?;
         let setting = |name: &str| {

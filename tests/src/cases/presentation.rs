@@ -1,4 +1,4 @@
-//! What `read` prints as record data is what BIND prints, and what BIND reads back to the same bytes.
+//! `read` prints record data as BIND prints it, and BIND reads it back to the same bytes.
 
 mod data;
 
@@ -33,7 +33,7 @@ use crate::{
     wire,
 };
 
-/// Records of each type.
+/// Number of records of each type.
 const EACH: usize = 4;
 
 /// The zone of the second trial.
@@ -55,7 +55,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Random data of each type that `known` says yes to.
+/// Makes random data of each type for which `known` returns true.
 fn records(chance: &mut Chance, known: impl Fn(&str) -> bool) -> Vec<Record> {
     let types = data::TYPES.iter().chain(&data::NEWER);
     types
@@ -86,7 +86,7 @@ fn read_back() -> Result<()> {
             writeln!(wrong, "{line}  of {expected}\n  reads back as {back}")?;
             continue;
         }
-        // BIND breaks long numbers into pieces; where spaces matter, reading back has shown it.
+        // BIND splits long numbers into pieces. Reading the record back has already checked the spaces that matter.
         let theirs = check(&checker, "-p", &line)?;
         let theirs = theirs.rsplit('\t').next().unwrap_or_default();
         if theirs.replace(' ', "") != printed.replace(' ', "") {
@@ -97,7 +97,7 @@ fn read_back() -> Result<()> {
     Ok(())
 }
 
-/// The form of RFC 3597 section 5.
+/// Writes data in the form of RFC 3597 section 5.
 fn generic(data: &[u8]) -> Result<String> {
     let mut text = format!("\\# {} ", data.len());
     for byte in data {
@@ -106,7 +106,7 @@ fn generic(data: &[u8]) -> Result<String> {
     Ok(text)
 }
 
-/// A file of responses, one for each record.
+/// Writes a file of responses, one for each record.
 fn write_answers(records: &[Record], file: &Path) -> Result<()> {
     let mut writer = Writer::new(File::create(file)?, DNSTAP_CONTENT_TYPE)?;
     for (_, number, data) in records {
@@ -129,7 +129,7 @@ fn write_answers(records: &[Record], file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The data of the only record of each message of a file, as JSON has it.
+/// Returns the data of the only record of each message of a file, from the JSON output.
 fn printed(file: &Path) -> Result<Vec<String>> {
     let mut read = Command::new(agent()?);
     read.args(["read", "--format", "json"]).arg(file);
@@ -141,7 +141,7 @@ fn printed(file: &Path) -> Result<Vec<String>> {
     output(read)?.0.lines().map(data).collect()
 }
 
-/// What BIND makes of a record.
+/// Returns BIND's output for a record.
 fn check(checker: &Path, option: &str, record: &str) -> Result<String> {
     let mut child = Command::new(checker)
         .arg(option)
@@ -234,14 +234,14 @@ fn as_dig(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// The types that this BIND knows.
+/// Returns the types that this BIND knows.
 fn types_of_bind(checker: &Path) -> Result<BTreeSet<String>> {
     let mut list = Command::new(checker);
     list.arg("-T");
     Ok(output(list)?.0.lines().map(str::to_owned).collect())
 }
 
-/// The records of each message, but for those of EDNS.
+/// Returns the records of each message, without EDNS.
 fn sections(full: &str) -> Vec<Vec<String>> {
     let mut messages: Vec<Vec<String>> = Vec::new();
     for line in full.lines() {
@@ -258,7 +258,7 @@ fn sections(full: &str) -> Vec<Vec<String>> {
     messages
 }
 
-/// A record with one space where `dig` has tabs or several.
+/// Replaces tabs and several spaces, which `dig` prints, by one space.
 fn plain(record: &str) -> String {
     record.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,6 @@
-//! Privileges: what attaching takes, what is left of it afterwards, and that the agent goes on working with that.
+//! Privileges: which ones attaching needs, which ones are left afterwards, and that the agent works with those.
 //!
-//! Root stands for who may do everything; `nobody` with the capabilities of the service's unit for the service.
+//! Tests run as root, which may do everything, and as `nobody` with the capabilities of the unit, like the service.
 
 use std::{
     collections::BTreeMap,
@@ -86,9 +86,9 @@ fn given_up(how: &Combination) -> Result<()> {
     let socket = format!("unix:{}", folder.join("collector").display());
     let mut toy = Toy::start(Calls::Address)?;
     let tap = Tap::attach(folder, toy.pid(), how, &["-o", &socket])?;
-    // Files of others may have to be opened again.
+    // The agent may have to open files of other users again.
     expect_threads(tap.pid(), CAP_DAC_OVERRIDE | maps()?)?;
-    // What comes later than the sandbox: a collector, messages, the end.
+    // These come after the sandbox is active: a collector, messages, the end.
     let mut collector = receiver(&socket, &collected, &folder.join("collector.json"))?;
     collector.wait_for("listening", |line| line.contains("listening on"))?;
     let (passed, _) = toy.talk()?;
@@ -132,7 +132,8 @@ fn kept(how: &Combination) -> Result<()> {
     tap.stop().map(drop)
 }
 
-/// Makes all that is mounted read-only (`ProtectSystem=strict`), but for `$1`, of which it first makes sure; runs the rest.
+/// Shell script that makes all mounts read-only (`ProtectSystem=strict`) except `$1`, checks that this works, and runs
+/// the rest of its arguments.
 const READ_ONLY: &str = "\
 set -e
 mount --make-rprivate /
@@ -216,7 +217,7 @@ fn each_needed(how: &Combination) -> Result<()> {
             "without {name}: {status}\n{said}"
         );
     }
-    // Only hook socket attaches programs to a cgroup.
+    // Only hook `socket` attaches programs to a cgroup.
     let other = Combination {
         hook: "syscall".to_owned(),
         ..how.clone()
@@ -247,7 +248,7 @@ fn receive() -> Result<()> {
     receiver.stop(libc::SIGTERM).map(drop)
 }
 
-/// Every thread of the agent has these capabilities at most, can gain none, and has its system calls filtered.
+/// Checks that every thread of the agent has at most these capabilities, can gain none, and has a system call filter.
 pub(super) fn expect_threads(pid: u32, allowed: u64) -> Result<()> {
     let threads = threads(pid)?;
     ensure!(threads.len() > 1, "the agent has one thread only");
@@ -265,7 +266,7 @@ pub(super) fn expect_threads(pid: u32, allowed: u64) -> Result<()> {
     Ok(())
 }
 
-/// What has to be kept to read maps: kernels before 5.19 may ask for it.
+/// Returns the capabilities that are needed to read maps: kernels before 5.19 may require one.
 pub(super) fn maps() -> Result<u64> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
@@ -276,7 +277,7 @@ pub(super) fn maps() -> Result<u64> {
     Ok(if version < (5, 19) { CAP_BPF } else { 0 })
 }
 
-/// Name and status of each thread.
+/// Returns name and status of each thread.
 fn threads(pid: u32) -> Result<Vec<(String, BTreeMap<String, u64>)>> {
     let mut threads = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -287,7 +288,7 @@ fn threads(pid: u32) -> Result<Vec<(String, BTreeMap<String, u64>)>> {
     Ok(threads)
 }
 
-/// The members of a `status` file that say what a thread may do.
+/// Returns the members of a `status` file that describe what a thread may do.
 fn status(path: &Path) -> Result<BTreeMap<String, u64>> {
     let text = fs::read_to_string(path)?;
     let mut members = BTreeMap::new();
@@ -302,12 +303,12 @@ fn status(path: &Path) -> Result<BTreeMap<String, u64>> {
     Ok(members)
 }
 
-/// The capabilities of the unit, as setpriv(1) names them.
+/// Returns the capabilities of the package's unit, by the names of setpriv(1).
 pub(super) fn capabilities() -> Result<Vec<String>> {
     capabilities_of(UNIT)
 }
 
-/// The capabilities of a unit, as setpriv(1) names them.
+/// Returns the capabilities of a unit, by the names of setpriv(1).
 pub(super) fn capabilities_of(unit: &str) -> Result<Vec<String>> {
     let of = |setting: &str| unit.lines().find_map(|line| line.strip_prefix(setting));
     let bounding = of("CapabilityBoundingSet=").context("no bounding set in the unit")?;
@@ -319,7 +320,8 @@ pub(super) fn capabilities_of(unit: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-/// `attach` as the unit starts it: a user without rights of its own, with these capabilities and no way to more.
+/// Returns the command for `attach` as the unit runs it: as a user without rights of its own, with these capabilities
+/// and no way to get more.
 fn as_service(
     folder: &Path,
     pid: u32,
@@ -327,7 +329,7 @@ fn as_service(
     file: &Path,
     capabilities: &[String],
 ) -> Result<Command> {
-    // Where the user may read it.
+    // The copy is in a place where the user may read it.
     let agent = folder.join("dnstap-agent");
     if !agent.exists() {
         fs::copy(environment::agent()?, &agent)?;
@@ -342,7 +344,7 @@ fn as_service(
     Ok(command)
 }
 
-/// Begins a command that a user and group run with these capabilities and no way to more.
+/// Begins a command that runs as this user and group, with these capabilities and no way to get more.
 pub(super) fn confined((user, group): (u32, u32), capabilities: &[String]) -> Result<Command> {
     let names = capabilities.iter().map(|name| format!(",+{name}"));
     let set = format!("-all{}", names.collect::<String>());
@@ -357,7 +359,7 @@ pub(super) fn confined((user, group): (u32, u32), capabilities: &[String]) -> Re
     Ok(command)
 }
 
-/// A folder for the service's files.
+/// Makes a folder for the service's files.
 fn theirs(folder: &Path) -> Result<std::path::PathBuf> {
     let theirs = folder.join("theirs");
     fs::create_dir(&theirs)?;
@@ -365,7 +367,7 @@ fn theirs(folder: &Path) -> Result<std::path::PathBuf> {
     Ok(theirs)
 }
 
-/// `receive` on a socket, into a file.
+/// Starts `receive` on a socket, with a file as its output.
 pub(super) fn receiver(listen: &str, file: &Path, summary: &Path) -> Result<Running> {
     let mut command = Command::new(environment::agent()?);
     command

@@ -1,4 +1,4 @@
-//! Which processes are tapped: forked workers, several servers, servers that are restarted, control groups.
+//! Set of tapped processes: forked workers, several servers, servers that are restarted, control groups.
 
 use std::{
     fs,
@@ -58,7 +58,7 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// Sends a query to the server, which worker `number` answers; the two messages.
+/// Sends a query to the server, which worker `number` answers. Returns the two messages.
 fn ask(server: &mut Workers, number: usize) -> Result<Vec<Record>> {
     let mut client = UdpClient::connect(server.address)?;
     client.send(&wire::query(1, "toy.lab", wire::TYPE_A, true))?;
@@ -132,7 +132,7 @@ fn two(how: &Combination) -> Result<()> {
                 passed.extend(records);
             }
         }
-        // The end of one is not the end.
+        // The agent does not end when one of the servers ends.
         servers.remove(0).stop()?;
         passed.extend(ask(&mut servers[0], 0)?);
         expect_records(&tap.stop()?, &passed)?;
@@ -155,7 +155,7 @@ fn follow(how: &Combination) -> Result<()> {
     );
     let mut passed = Vec::new();
     for _ in 0..5 {
-        // Its worker may talk at once: nobody waits for the agent.
+        // Its worker may send immediately, without waiting for the agent.
         let mut server = Workers::start_as(&program)?;
         server.fork()?;
         passed.extend(ask(&mut server, 0)?);
@@ -164,7 +164,7 @@ fn follow(how: &Combination) -> Result<()> {
     expect_records(&tap.stop()?, &passed)
 }
 
-/// A tool ends as soon as it has its answer. The name is one that no other test uses.
+/// A tool ends as soon as it has its response. No other test uses the tool's name.
 fn ended(how: &Combination) -> Result<()> {
     const ROUNDS: usize = 20;
     let lab = Lab::start(Wanted::default())?;
@@ -185,7 +185,7 @@ fn ended(how: &Combination) -> Result<()> {
     }
     let tapped = tap.stop()?;
     let records = tapped.records()?;
-    // A process that ends at once may be named by the program that it was before.
+    // A process that ends quickly may be reported with the name of the program that it ran before.
     let own = records.iter().filter(|record| {
         matches!(
             record.kind,
@@ -228,7 +228,7 @@ fn group(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// A shell of the unit that runs a tool, again and again: the tool has ended before anybody has looked for it.
+/// A shell in the unit runs a tool again and again. The tool ends before the agent can look for it.
 fn executed(how: &Combination) -> Result<()> {
     const ROUNDS: usize = 10;
     let group = Group::new()?;
@@ -251,7 +251,7 @@ fn executed(how: &Combination) -> Result<()> {
     shell.wait_for("the end of the script", |line| line == "over")?;
     let tapped = tap.stop()?;
     let records = tapped.records()?;
-    // A process that ends at once may be named by the program that it was before.
+    // A process that ends quickly may be reported with the name of the program that it ran before.
     let own = records.iter().filter(|record| {
         matches!(
             record.kind,
@@ -267,7 +267,7 @@ fn executed(how: &Combination) -> Result<()> {
 }
 
 fn joined(how: &Combination) -> Result<()> {
-    // Goes behind its processes.
+    // The cgroup is declared first, so that it is dropped after the lab and its processes.
     let group = Group::new()?;
     let lab = Lab::start(Wanted::default())?;
     let query = |id: u16| wire::query(id, &format!("h{id}.auth.lab"), wire::TYPE_A, false);
@@ -279,7 +279,7 @@ fn joined(how: &Combination) -> Result<()> {
     let half = wire::framed(&query(7));
     let (read, rest) = half.split_at(half.len() / 2);
     client.send_raw(read)?;
-    // The server must have taken that before it joins.
+    // The server must have read this before it joins.
     let mut other = TcpClient::connect(lab.server(false))?;
     for id in 0..200 {
         exchange(&mut other, id)?;
@@ -315,11 +315,11 @@ fn nobody(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// A control group of the test's own.
+/// A control group that belongs to the test.
 pub(super) struct Group(PathBuf);
 
 impl Group {
-    /// Makes one; a [`Skip`] where that is not possible.
+    /// Makes a control group; a [`Skip`] if that is not possible.
     pub(super) fn new() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| {
@@ -335,7 +335,7 @@ impl Group {
         Ok(Self(path))
     }
 
-    /// As a unit's.
+    /// Returns the name of the group, like that of a unit.
     pub(super) fn name(&self) -> &str {
         self.0
             .file_name()
@@ -343,7 +343,7 @@ impl Group {
             .unwrap_or_default()
     }
 
-    /// Moves a process into it.
+    /// Moves a process into the group.
     pub(super) fn take(&self, pid: u32) -> Result<()> {
         let path = self.0.join("cgroup.procs");
         fs::write(&path, pid.to_string()).with_context(|| format!("{}", path.display()))
@@ -352,7 +352,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Fails only when a failed test has left processes in it, which the report is about.
+        // This fails only if a failed test has left processes in the group; the test's report tells about that.
         fs::remove_dir(&self.0).ok();
     }
 }

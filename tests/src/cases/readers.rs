@@ -1,4 +1,4 @@
-//! Other people's readers of dnstap take our file without a complaint and find the same frames.
+//! Third-party readers of dnstap accept our file without a complaint and find the same frames.
 
 use std::{path::Path, process::Command};
 
@@ -20,11 +20,12 @@ use crate::{
 /// A program that prints one line per frame.
 struct Reader {
     program: &'static str,
-    /// Arguments in front of the file.
+    /// Arguments before the file.
     arguments: &'static [&'static str],
-    /// It passes over messages without a question in silence, such as the later messages of a zone transfer.
+    /// Whether it silently skips messages without a question, such as the later messages of a zone transfer.
     needs_question: bool,
-    /// It says of the types `UPDATE_*`, which came later, no more than that it does not know them.
+    /// Whether it knows the types `UPDATE_*`, which were added later. Otherwise it prints only that it does not know
+    /// them.
     knows_updates: bool,
 }
 
@@ -133,7 +134,8 @@ fn read_by_all(tapped: &Tapped) -> Result<()> {
     Ok(())
 }
 
-/// `--yaml-style bind` has what `dnstap-read -y` writes, but for white space and the order of records, which BIND sorts into sets.
+/// Checks that `--yaml-style bind` prints the same as `dnstap-read -y`, except for white space and the order of
+/// records, which BIND sorts into sets.
 fn yaml_like_bind(file: &Path) -> Result<()> {
     let mut command = Command::new(environment::tool("dnstap-read")?);
     command.arg("-y").arg(file);
@@ -153,7 +155,7 @@ fn yaml_like_bind(file: &Path) -> Result<()> {
     );
     let mut compared = 0;
     for (theirs, ours) in theirs.iter().zip(&ours) {
-        // What BIND does not parse we show all the same. Of a transfer it drops the second SOA.
+        // We also show messages that BIND cannot parse. BIND leaves out the second SOA of a transfer.
         if theirs.has_message && !ours.is_transfer {
             compared += 1;
             ensure!(
@@ -200,7 +202,7 @@ fn documents(yaml: &str) -> Vec<Document> {
     yaml.split("\n---\n").map(document).collect()
 }
 
-/// Every line of JSON is what `docs/` promises.
+/// Checks every line of JSON against the schema in `docs/`.
 fn json_by_schema(file: &Path) -> Result<()> {
     let schema = include_str!("../../../docs/dnstap-json.schema.json");
     let schema = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
@@ -215,7 +217,7 @@ fn json_by_schema(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Data frames of a complete file according to `fstrm_dump`, which says on standard error what it meets.
+/// Counts the data frames of a complete file with `fstrm_dump`, which reports them on standard error.
 fn fstrm_dump(file: &Path) -> Result<usize> {
     let mut command = Command::new(environment::tool("fstrm_dump")?);
     command.arg(file);
@@ -253,7 +255,7 @@ fn is_update(record: &Record) -> bool {
     matches!(record.kind, Type::UpdateQuery | Type::UpdateResponse)
 }
 
-/// Lines with the given word.
+/// Counts the lines with the given word.
 fn lines_with(text: &str, word: &str) -> usize {
     text.lines()
         .filter(|line| line.split_whitespace().any(|other| other == word))

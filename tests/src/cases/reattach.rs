@@ -1,4 +1,5 @@
-//! Attaching and detaching again and again under load: the server answers all, and nothing of ours stays in the kernel.
+//! Attaches and detaches again and again under load: the server answers every query, and nothing of ours stays in the
+//! kernel.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -18,9 +19,9 @@ use crate::{
     tap::Tap,
 };
 
-/// How often, all combinations together.
+/// Number of times, all combinations together.
 const TIMES: usize = 40;
-/// Clients that ask without a pause.
+/// Number of clients that send queries without a pause.
 const CLIENTS: usize = 2;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -73,7 +74,7 @@ fn again_and_again(how: &Combination, times: usize) -> Result<()> {
     kernel::expect_gone(&ours)
 }
 
-/// Attaches and detaches; returns the objects that were in the kernel in between.
+/// Attaches and detaches. Returns the objects that were in the kernel in between.
 fn attach_once(lab: &Lab, how: &Combination) -> Result<Objects> {
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &[])?;
     let held = kernel::of_process(tap.pid())?;
@@ -83,7 +84,7 @@ fn attach_once(lab: &Lab, how: &Combination) -> Result<Objects> {
         "the agent holds {held:?}, the kernel has {all:?}: the check at the end would prove nothing"
     );
     let tapped = tap.stop()?;
-    // The load has no pause: on a busy machine the agent may not keep up, but what it drops it counts.
+    // The load has no pause. On a busy machine the agent may drop messages, but it counts them.
     let frames = tapped.records()?.len();
     tapped.summary.expect_written(frames)?;
     let (seen, dropped) = (

@@ -1,5 +1,6 @@
-//! The referee's short form: some servers, with ordinary traffic and with strangers', against a packet capture. All hooks at the same
-//! time on the same process, so that a server is played with once. The whole form is `cargo xtask referee`.
+//! The short run of the referee: some servers, with ordinary and hostile traffic, compared with a packet capture. All
+//! hooks are attached to the same process at the same time, so each server runs once. The full run is
+//! `cargo xtask referee`.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;

@@ -1,4 +1,5 @@
-//! Reloading while messages pass: outputs come and go, mistakes change nothing, and every message is accounted for, exactly.
+//! Reloads while messages pass: outputs are added and removed, errors in the configuration change nothing, and every
+//! message is accounted for exactly.
 
 mod filters;
 
@@ -27,11 +28,11 @@ use crate::{
     record, tap,
 };
 
-/// Queries of each run, and how many a second.
+/// Number of queries of each run, and their rate per second.
 const QUERIES: usize = 12_000;
 const RATE: u32 = 2_000;
 
-/// Signals of the storm, and the longest pause between two, in milliseconds.
+/// Number of signals in the storm, and the longest pause between two, in milliseconds.
 const SIGNALS: u64 = 300;
 const PAUSE: u64 = 25;
 
@@ -73,7 +74,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What may run beside others: `receive`, which attaches to nothing.
+/// Returns the trials that may run at the same time as others: `receive` attaches to nothing.
 pub(super) fn beside() -> Vec<Trial> {
     vec![trial(
         "receive reloaded under load exchanges outputs without losing a message".into(),
@@ -96,7 +97,7 @@ fn exchange(how: &Combination) -> Result<()> {
         "--ring-size has changed; it needs a restart",
         "the configuration has changed",
     ])?;
-    // It is done: its file is complete, and grows no more.
+    // The removed output is done: its file is complete and does not grow any more.
     let gone = record::read(&agent.path("goes"))?.len();
     agent.wait_for_bytes("comes", 2_000)?;
 
@@ -152,7 +153,7 @@ fn received() -> Result<()> {
     let stream = Stream::start(Sender::connect(&socket)?, 2);
     let mut slowest = Duration::ZERO;
     for reload in 1..=RELOADS {
-        thread::sleep(Duration::from_millis(50)); // for some messages to come
+        thread::sleep(Duration::from_millis(50)); // some messages pass
         agent.write(&receive(&["kept", &reload.to_string()]))?;
         let began = Instant::now();
         agent.reload(&["the configuration has changed"])?;
@@ -225,7 +226,7 @@ fn load() -> Load {
 struct Configured {
     process: Running,
     folder: PathBuf,
-    /// What systemd would be told.
+    /// Notifications to systemd.
     systemd: Receiver<String>,
 }
 
@@ -236,7 +237,7 @@ impl Configured {
         Self::start(folder, command, "attached")
     }
 
-    /// Starts `command` with the configuration that is there, and waits until it says that it is ready.
+    /// Starts `command` with the existing configuration, and waits until it prints `ready`.
     fn start(folder: &Path, mut command: Command, ready: &str) -> Result<Self> {
         let notify = folder.join("notify");
         let systemd = UnixDatagram::bind(&notify)?;
@@ -280,7 +281,7 @@ impl Configured {
         self.write(&(text(&self.folder, outputs) + more))
     }
 
-    /// Has it reload, waits until that is done, and expects these words of it.
+    /// Makes the agent reload, waits until that is done, and expects these words in its log.
     fn reload(&mut self, words: &[&str]) -> Result<()> {
         self.process.signal(libc::SIGHUP)?;
         self.wait_to_be_told("RELOADING=1")?;
@@ -300,7 +301,7 @@ impl Configured {
         bail!("systemd was not told {what}")
     }
 
-    /// Waits until the output has so many bytes.
+    /// Waits until the output has this many bytes.
     fn wait_for_bytes(&self, output: &str, bytes: u64) -> Result<()> {
         let path = self.path(output);
         let deadline = Instant::now() + PATIENCE;
@@ -322,7 +323,7 @@ impl Configured {
     }
 }
 
-/// What became of the outputs.
+/// Result of the outputs.
 struct Outputs {
     summary: Value,
     folder: PathBuf,
@@ -341,7 +342,8 @@ impl Outputs {
         member.with_context(|| format!("{name}: {}", self.summary))
     }
 
-    /// Nothing may be unaccounted for; these outputs have lost nothing, and have in their files what they say that they wrote.
+    /// Checks that everything is accounted for, that these outputs have lost nothing, and that their files have as many
+    /// messages as the outputs have counted.
     fn expect_accounted(&self, names: &[&str]) -> Result<()> {
         ensure!(self.summary["unaccounted"] == 0, "{}", self.summary);
         for name in names {
@@ -374,7 +376,7 @@ fn text(folder: &Path, outputs: &[&str]) -> String {
     text + "]\n"
 }
 
-/// Numbers that a seed gives again (`SplitMix64`).
+/// Pseudo-random numbers of a seed (`SplitMix64`).
 struct Random(u64);
 
 impl Random {

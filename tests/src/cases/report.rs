@@ -1,5 +1,5 @@
-//! The page of `report`, as a browser shows it: it renders without an error, and its numbers are those of `read --count` and of
-//! `top --once`. And progress on a terminal.
+//! The page of `report` in a browser: it renders without an error, and its numbers equal those of `read --count` and of
+//! `top --once`. Also the progress display on a terminal.
 
 use std::{
     fs::{self, File},
@@ -27,7 +27,7 @@ use crate::{
     wire,
 };
 
-/// Queries in the file; one of ten has no response.
+/// Number of queries in the file; one of ten has no response.
 const QUERIES: u16 = 1_000;
 
 /// Rows of each table.
@@ -102,7 +102,7 @@ fn rendered() -> Result<()> {
     let browser = Browser::new(scratch.path())?;
     let shown = browser.open(&page, &[])?;
     ensure!(shown.console.is_empty(), "{:#?}", shown.console);
-    // The script has run: it has made buttons of the heads.
+    // The script has run: it has turned the table heads into buttons.
     ensure!(shown.dom.contains("<th scope=\"col\"><button>"));
     ensure!(shown.dom.matches("<svg").count() == 4, "{}", shown.dom);
     ensure!(shown.dom.matches("<script").count() == 1, "injected markup");
@@ -133,21 +133,21 @@ fn rendered() -> Result<()> {
         ensure!(rows.len() == lines.len(), "{rows:?}\n{table}");
         for (row, line) in rows.iter().zip(lines) {
             let cells: Vec<_> = line.split_whitespace().collect();
-            // The page has no column for what was before the window.
+            // The page has no column for queries from before the window.
             ensure!(
                 cells.starts_with(&row.iter().map(String::as_str).collect::<Vec<_>>()),
                 "{row:?} {cells:?}"
             );
         }
     }
-    // The last query has not been waited for long enough.
+    // The time-out of the last query has not passed yet.
     let fates = shown.rows("Queries by what became of them")?;
     ensure!(
         fates[0][..6] == ["CLIENT", "1000", "900", "99", "9.9%", "1"],
         "{fates:?}"
     );
 
-    // The console does show it if something on the page is not as its policy wants it.
+    // The console must show an error if something on the page violates its policy.
     let broken = fs::read_to_string(&page)?.replace("<script nonce", "<script data-nonce");
     fs::write(&page, broken)?;
     let shown = browser.open(&page, &[])?;
@@ -158,7 +158,7 @@ fn rendered() -> Result<()> {
 fn alive() -> Result<()> {
     let (scratch, file) = recorded()?;
     let page = report(scratch.path(), &file, &[])?;
-    // What the user does, by a script; the policy would not let it run.
+    // A script replaces the user here; the policy would not let it run.
     let text = fs::read_to_string(&page)?;
     let (before, rest) = text.split_once("<meta http-equiv").context("a policy")?;
     let (_, after) = rest.split_once('>').context("its end")?;
@@ -245,7 +245,7 @@ fn progress() -> Result<()> {
         plain.args(["-c", &line]);
         let (_, warnings) = output(plain)?;
         ensure!(warnings.is_empty(), "{warnings}");
-        // A terminal made by script(1).
+        // script(1) makes a terminal.
         let mut terminal = Command::new(tool("script")?);
         terminal.args(["-q", "-e", "-c", &line, "/dev/null"]);
         terminal.env("TERM", "xterm");
@@ -311,7 +311,7 @@ fn recorded() -> Result<(TempDir, PathBuf)> {
                 message: about,
             }
             .append_frame(&mut frame);
-            // The writer puts the length in front by itself.
+            // The writer adds the length by itself.
             writer.write_frame(&frame[4..])
         };
         put(Type::ClientQuery, &query, [Some(began), None])?;
@@ -350,9 +350,9 @@ struct Browser {
     profile: PathBuf,
 }
 
-/// What it made of a page.
+/// Result of showing a page.
 struct Shown {
-    /// The document as it is after its scripts have run.
+    /// The document after its scripts have run.
     dom: String,
     /// Lines of the console.
     console: Vec<String>,
@@ -369,7 +369,7 @@ impl Browser {
     fn open(&self, page: &Path, options: &[&str]) -> Result<Shown> {
         let mut command = Command::new(tool("timeout")?);
         command.arg("120").arg(&self.program);
-        // As root it refuses to run in its own sandbox.
+        // As root, it refuses to run with its own sandbox.
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
         command.args(["--disable-dev-shm-usage", "--enable-logging=stderr"]);
         command.arg(format!("--user-data-dir={}", self.profile.display()));
@@ -386,7 +386,7 @@ impl Browser {
 }
 
 impl Shown {
-    /// The cells of the table with this caption.
+    /// Returns the cells of the table with this caption.
     fn rows(&self, caption: &str) -> Result<Vec<Vec<String>>> {
         let begin = format!("<caption>{caption}</caption>");
         let (_, table) = self.dom.split_once(&begin).with_context(|| begin.clone())?;

@@ -1,5 +1,5 @@
-//! What else a DNS server has open: each connection is recognised by its first bytes, counted by what it is, and after that not
-//! even copied. What is malformed on a port for DNS is delivered.
+//! Other services of a DNS server: each connection is recognised by its first bytes, counted by its protocol, and from
+//! then on not even copied. Malformed messages on a DNS port are delivered.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,7 +20,7 @@ use crate::{
     wire,
 };
 
-/// Connections of each kind but HTTP for people, of which there is one.
+/// Number of connections of each kind, except for web pages over HTTP, which have one.
 const CONNECTIONS: usize = 2;
 /// Requests on that connection after the verdict.
 const REQUESTS: usize = 20;
@@ -40,7 +40,7 @@ fn other_services(how: &Combination) -> Result<()> {
     for id in 0..CONNECTIONS {
         let query = wire::query(u16::try_from(id)?, "ns.services.lab", wire::TYPE_A, false);
         let mut udp = UdpClient::connect(Services::at(ports.dns))?;
-        // Two bytes of a header: no answer comes.
+        // Two bytes of a header get no response.
         udp.send(&query[..2])?;
         udp.send(&query)?;
         udp.receive()?;
@@ -82,7 +82,7 @@ fn other_services(how: &Combination) -> Result<()> {
             "{counter}: {counted}, expected {expected}\n{summary}"
         );
     }
-    // A request and its answer are a call each at least.
+    // A request and its response need at least one call each.
     let skipped = summary.kernel("not_dns")? + summary.missed()?;
     ensure!(
         skipped >= 2 * REQUESTS as u64,
@@ -91,7 +91,7 @@ fn other_services(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// One question over an encrypted transport, or over HTTP.
+/// Sends one query over an encrypted transport, or over HTTP.
 fn dig(port: u16, over: &str) -> Result<()> {
     let mut command = Command::new(environment::tool("dig")?);
     command.args(["-r", "@127.0.0.1", "-p", &port.to_string(), over]);
@@ -101,7 +101,7 @@ fn dig(port: u16, over: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks for a page and reads it to its end.
+/// Requests a page and reads all of it.
 fn request(page: &mut TcpStream) -> Result<()> {
     let host: SocketAddr = page.peer_addr()?;
     write!(

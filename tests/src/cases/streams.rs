@@ -1,5 +1,5 @@
-//! What TCP does with a message that a server hands it: takes it bit by bit, or takes the same bytes twice because the first time
-//! it only connected. Each message is in the file once.
+//! Sends over TCP that the kernel accepts only in parts, or for which a server passes the same bytes twice because the
+//! first call only connected. Each message is in the file once.
 
 use std::{
     fs,
@@ -26,10 +26,10 @@ use crate::{
 
 /// Room for any query of these tests.
 const ROOM: usize = 2_048;
-/// A message, and a send buffer that it does not fit into.
+/// Size of a message, and of a send buffer that is too small for it.
 const LONG: usize = 60_000;
 const SMALL_BUFFER: usize = 4_096;
-/// More calls than the message has segments.
+/// Number of calls, which is larger than the number of the message's segments.
 const MANY: usize = 5;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -81,7 +81,7 @@ fn in_parts(how: &Combination) -> Result<()> {
     tapped.summary.expect_nothing_dropped()
 }
 
-/// The first segment takes a record of its own, and the second one more records than are left then.
+/// The first segment needs a record of its own, and the second one needs more records than are left then.
 fn in_two_segments(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -138,7 +138,7 @@ fn multipath(how: &Combination) -> Result<()> {
         for id in 1..4 {
             let query = wire::query(id, "multipath.lab", wire::TYPE_A, true);
             client.send(&query, cut)?;
-            // A message at a time, however it came.
+            // Read one message at a time, however it arrives.
             let mut length = 0;
             while length < 2 + query.len() {
                 length += puppet.receive(stream, By::Read, ROOM, 0)?;
@@ -161,7 +161,7 @@ fn fast_open(how: &Combination) -> Result<()> {
     puppet.udp("127.0.0.1:0")?;
     let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
     let mut expected = Vec::new();
-    // Without a cookie of the server's, the first call only connects; without the need of one, it sends.
+    // Without a cookie of the server, the first call only connects. If no cookie is needed, it also sends.
     for (id, cookie, wanted) in [(1, true, 2), (2, false, 1), (3, true, 2)] {
         let query = wire::query(id, "fastopen.lab", wire::TYPE_A, true);
         let (socket, client, calls) = puppet.fast_open(address, cookie, &wire::framed(&query))?;

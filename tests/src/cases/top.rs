@@ -1,4 +1,4 @@
-//! The live view: it counts what was sent, to the message, and leaves a terminal as it was.
+//! The live view: it counts every message that was sent, and leaves the terminal as it was.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ use crate::{
     wire,
 };
 
-/// Queries, each of them answered.
+/// Number of queries; each is answered.
 const QUERIES: u16 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -127,7 +127,7 @@ fn drawn() -> Result<()> {
         "stty rows 30 cols 100; stty -g > {before}; {} top --listen unix:{socket}; echo ended $?; stty -g > {after}",
         agent.display()
     );
-    // A terminal made by script(1); both end if the test hangs.
+    // script(1) makes a terminal; timeout(1) ends both if the test hangs.
     let mut command = Command::new(tool("timeout")?);
     command
         .arg("60")

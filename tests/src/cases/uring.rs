@@ -1,6 +1,6 @@
-//! A server that receives and sends through `io_uring`, past the socket calls. Rule: `fentry` sees every message, because all
-//! ways lead through the socket's own functions; `socket` sees that there was one, but not where its bytes are, and counts it as
-//! `unsupported_call`; `syscall` sees none of them, and counts the calls.
+//! A server that receives and sends through `io_uring` without the socket calls. Rule: `fentry` sees every message,
+//! because they all pass through the socket's own functions. `socket` sees that there was a message, but not where its
+//! bytes are, and counts it as `unsupported_call`. `syscall` sees no message, and counts the calls.
 
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -18,7 +18,7 @@ use crate::{
 
 /// Room for any query of these tests.
 const ROOM: usize = 8_192;
-/// Queries on each socket.
+/// Number of queries on each socket.
 const QUERIES: u16 = 10;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -69,8 +69,8 @@ fn through_the_ring(how: &Combination) -> Result<()> {
     expect_by_rule(how, &tap.stop()?, &expected)
 }
 
-/// The kernel completes a receive that had to wait at the end of whatever system call the thread is in: here a `read` of the
-/// puppet's input, whose buffer is another.
+/// The kernel completes a waiting receive at the end of any system call that the thread is in: here a `read` of the
+/// puppet's input, which has another buffer.
 fn in_the_midst(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -92,7 +92,7 @@ fn in_the_midst(how: &Combination) -> Result<()> {
     expect_by_rule(how, &tap.stop()?, &client.passed)
 }
 
-/// What each hook must make of messages that passed through the ring.
+/// Checks what each hook has made of messages that passed through the ring.
 fn expect_by_rule(how: &Combination, tapped: &Tapped, passed: &[Record]) -> Result<()> {
     let messages = passed.len();
     match how.hook.as_str() {

@@ -1,4 +1,4 @@
-//! Volume: nothing lost at a steady rate, everything accounted for when the reader stands still.
+//! Volume: no loss at a steady rate, and everything is accounted for when the reader stands still.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -11,7 +11,7 @@ use crate::{
     tap::Tap,
 };
 
-/// Queries of the overload.
+/// Number of queries of the overload.
 const OVERLOAD: usize = 30_000;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -62,7 +62,7 @@ fn steady(how: &Combination) -> Result<()> {
         tapped.summary.kernel("seen")? == frames as u64,
         "the hook saw more than the load"
     );
-    // The kernel says how long its programs ran if `kernel.bpf_stats_enabled` is 1.
+    // The kernel reports the run time of the programs if `kernel.bpf_stats_enabled` is 1.
     let cost = match tapped.summary.program_time()? / frames as u64 {
         0 => String::new(),
         cost => format!(", {cost} ns per message"),
@@ -77,7 +77,7 @@ fn steady(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// The server must not notice (`dnsperf` gets all its answers), and seen = written + dropped.
+/// Checks that the server is not affected (`dnsperf` gets all its responses), and that seen = written + dropped.
 fn overload(how: &Combination, ring: &str, stopped: bool) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &["--ring-size", ring])?;

@@ -1,5 +1,6 @@
-//! UDP sockets bound to `0.0.0.0` and `::`. Rule: `fentry` reads the address that the query was sent to from its packet, and the
-//! answer takes that of its query; the other hooks see the socket alone, which knows its port and no address.
+//! UDP sockets bound to `0.0.0.0` and `::`. Rule: `fentry` reads the address that a query was sent to from its packet,
+//! and the response gets the address of its query. The other hooks see only the socket, which knows its port and no
+//! address.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -18,10 +19,11 @@ use crate::{
     wire,
 };
 
-/// What the socket is bound to, where the client sends to, and from where.
+/// Address to which the socket is bound, address to which the client sends, and address of the client.
 const WAYS: [(&str, &str, &str); 4] = [
     ("0.0.0.0:0", "127.0.0.1", "127.0.0.1:0"),
-    // The answer comes from 127.0.0.1: the server did not ask the kernel for anything else. It is that of its query all the same.
+    // The response comes from 127.0.0.1, because the server did not choose an address. Its record still has the address
+    // of the query.
     ("0.0.0.0:0", "127.0.0.2", "127.0.0.1:0"),
     ("[::]:0", "::1", "[::1]:0"),
     ("[::]:0", "127.0.0.2", "127.0.0.1:0"),

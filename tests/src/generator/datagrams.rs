@@ -1,4 +1,4 @@
-//! A scene of UDP: one socket of an actor's, its peer, and what both have said.
+//! A scene of UDP: one socket of an actor, its peer, and the messages of both.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,10 +21,10 @@ use crate::{
     wire,
 };
 
-/// Room in the actor's socket, and how much of it is used.
+/// Receive buffer of the actor's socket in bytes, and how much of it is used at most.
 const ROOM: i32 = 8 << 20;
 const MOST_WAITING: usize = 400_000;
-/// Largest that is sent in pieces, or with others.
+/// Largest datagram that is sent in pieces or together with others.
 const MOST: usize = 1_400;
 
 /// A UDP socket.
@@ -32,36 +32,37 @@ pub(super) struct Datagrams {
     scene: usize,
     setup: Setup,
     ends: [SocketAddr; 2],
-    /// The actors' descriptors.
+    /// Descriptors of the socket in the actors.
     pub(super) ways: Ways,
     peer: UdpSocket,
-    /// Sent by the peer and received by no actor: bytes, whether anybody asked for it, and the number of the packet.
+    /// Datagrams that the peer has sent and no actor has received: the bytes, whether the actor has asked for them, and
+    /// the number of the packet.
     waiting: VecDeque<(Vec<u8>, bool, usize)>,
-    /// Packets that the peer has sent.
+    /// Number of packets that the peer has sent.
     packets: usize,
-    /// Queries without an answer: received by an actor, or sent by one.
+    /// Queries without a response, received or sent by an actor.
     asked: VecDeque<Vec<u8>>,
-    /// Ids of queries that the agent has seen, and how surely.
+    /// Ids of queries that the agent has seen, and how certain that is.
     seen: HashMap<u16, Faith>,
     expected: Vec<Expected>,
-    /// Something that was sent may have been counted only, and with it a query.
+    /// Whether a sent message, possibly a query, may have been counted and not recorded.
     lost: bool,
     pub(super) closed: bool,
     id: u16,
 }
 
-/// How a message passed the process's socket.
+/// The way in which a message passed the process's socket.
 struct Passing {
     sent: bool,
     faith: Faith,
-    /// The record has no peer.
+    /// Whether the record has no peer.
     nameless: bool,
-    /// Other messages passed in the same call.
+    /// Whether other messages passed in the same call.
     shared: bool,
 }
 
 impl Datagrams {
-    /// Opens it.
+    /// Opens the socket.
     pub(super) fn open(stage: &mut Stage<'_>, scene: usize, setup: &Setup) -> Result<Self> {
         let (actor, key) = (setup.actor, stage.key());
         let peer = stage::datagrams(setup.v6)?;
@@ -98,12 +99,12 @@ impl Datagrams {
         })
     }
 
-    /// What should be in the file.
+    /// Returns the messages that should be in the file.
     pub(super) fn expected(self: Box<Self>) -> Vec<Expected> {
         self.expected
     }
 
-    /// Plays one thing.
+    /// Plays one operation.
     pub(super) fn play(&mut self, stage: &mut Stage<'_>, op: &Op) -> Result<()> {
         if self.closed {
             return Ok(());
@@ -159,13 +160,14 @@ impl Datagrams {
         self.id
     }
 
-    /// Whether the agent has seen what shows that the actor asks here.
+    /// Returns whether the agent has seen a message that shows that the actor sends queries on this socket.
     fn has_asked(&self) -> bool {
         let mut seen = self.expected.iter();
         seen.any(|one| one.faith == Faith::Sure && is_plain(&one.record.message))
     }
 
-    /// Whether the agent has seen an answer to a query that it has seen: that the process waits for queries shows by it.
+    /// Returns whether the agent has seen a response to a query that it has also seen. This shows that the process
+    /// waits for queries.
     fn serves(&self) -> bool {
         self.expected.iter().any(|one| one.paired)
     }
@@ -175,7 +177,7 @@ impl Datagrams {
         waiting.sum::<usize>() < MOST_WAITING
     }
 
-    /// What the peer says: a query, or the answer to a question.
+    /// Makes the peer's next message: a query, or the response to a query.
     fn peers_message(&mut self, spec: &Spec) -> Option<Vec<u8>> {
         if self.setup.server {
             let id = self.next_id();
@@ -212,7 +214,7 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Reads what the peer has received; what is in it the actor knows.
+    /// Reads what the peer has received. The content does not matter: the actor knows it.
     fn drain(&self) -> Result<()> {
         let mut space = [0; 512];
         loop {
@@ -234,7 +236,7 @@ impl Datagrams {
         flags: i32,
         named: bool,
     ) -> Result<()> {
-        // It would wait for nothing.
+        // A receive would block for ever.
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -249,7 +251,7 @@ impl Datagrams {
         let sees = stage.sees(actor);
         let named = self.setup.connected || named && call.has_flags();
         let room: usize = sizes.iter().sum();
-        // Where nothing tells whether they are several.
+        // True if the agent cannot know whether the message is several datagrams.
         let has_control = matches!(call, Take::Recvmsg | Take::Recvmmsg);
         let is_untold = self.setup.gro && !has_control && stage.reads_controls();
         for (at, one) in got.into_iter().enumerate() {
@@ -281,7 +283,8 @@ impl Datagrams {
                     stage.provoked.counted |= is_untold;
                 } else {
                     let serves = self.setup.server && self.serves();
-                    // On a connected socket it comes from whom the process talks to; after a loss it may have been asked for.
+                    // On a connected socket the datagram comes from the peer that the process talks to. After a loss,
+                    // the process may have asked for it.
                     let is_known = serves && !self.setup.connected && !self.lost;
                     let doubt = if !asked && is_known && !stage.provoked.ring {
                         Some(Faith::Never)
@@ -290,7 +293,7 @@ impl Datagrams {
                     } else if is_untold {
                         Some(Faith::Counted)
                     } else if self.setup.server && !serves && !is_plain(&message) {
-                        // Not DNS, on a socket that has not answered anything.
+                        // This is not recognised as DNS, on a socket that has not sent a response yet.
                         Some(Faith::Unasked)
                     } else if self.setup.gro && one.length > one.bytes.len() {
                         Some(Faith::Cut)
@@ -302,7 +305,7 @@ impl Datagrams {
                 }
                 rest = &rest[length..];
                 if cut || rest.is_empty() {
-                    // What did not fit of several in one is gone.
+                    // The datagrams of the packet that did not fit are lost.
                     if cut {
                         let skipped = self.skip(packet);
                         stage.provoked.maybe_cut += if sees { skipped } else { 0 };
@@ -314,7 +317,7 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Datagrams that were cut off with the one before, where they come as one packet.
+    /// Removes the datagrams of the same packet that were cut off together with the previous one. Returns their number.
     fn skip(&mut self, packet: usize) -> u64 {
         let mut skipped = 0;
         let is_gone = |waiting: &VecDeque<(_, _, usize)>| {
@@ -346,7 +349,7 @@ impl Datagrams {
         } else {
             Faith::Sure
         });
-        // Of a response the sender is known by its query, if the ring had room for that.
+        // The sender of a response is known from its query, if the ring had room for the query.
         let nameless = !named && (!response || faith != Faith::Sure || stage.provoked.ring);
         let passing = Passing {
             sent: false,
@@ -359,7 +362,7 @@ impl Datagrams {
         }
     }
 
-    /// Something was received or sent that the agent saw: it is expected.
+    /// Adds a message that was received or sent, and that the agent saw, to the expected ones.
     fn was_there(&mut self, stage: &mut Stage<'_>, message: &[u8], passing: &Passing) {
         let Passing {
             sent,
@@ -415,7 +418,7 @@ impl Datagrams {
         }
         if matches!(manner, Manner::Segments(_)) {
             call = Put::Sendmsg;
-            // All of one size, so that the kernel cuts where they end.
+            // All have the same size, so that the kernel cuts at the end of each.
             messages.retain(|one| one.len() == spec.size);
             if messages.len() < 2 {
                 return Ok(());
@@ -463,7 +466,7 @@ impl Datagrams {
         );
         self.lost |= sees && faith == Faith::Counted;
         for (at, message) in messages.into_iter().enumerate() {
-            // That this is DNS shows when a question has been answered, or when this message has nothing odd about it.
+            // The socket is known to carry DNS if a query has been answered, or if this message has nothing unusual.
             let is_shown = if self.setup.server {
                 self.serves() || matches!(wire::opcode(&message), Some(0 | 4 | 5))
             } else {
@@ -491,7 +494,7 @@ impl Datagrams {
     }
 }
 
-/// Whether it is a query with bits and counts as queries have them.
+/// Returns whether the message is a query with usual flags and counts.
 fn is_plain(message: &[u8]) -> bool {
     let bits = matches!(wire::opcode(message), Some(0 | 4 | 5)) && message[3] & 0xcf == 0;
     bits && message[6..10] == [0; 4] && can_be_answered(message)

@@ -2,27 +2,27 @@
 
 use crate::{chance::Chance, wire};
 
-/// What is unusual about a message.
+/// Sort of a message: what is unusual about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// Nothing.
+    /// Nothing is unusual.
     Plain,
-    /// Flags, opcode and code are what chance gives.
+    /// Flags, opcode and response code are random.
     Odd,
-    /// Behind its header nothing is as it should be.
+    /// The message is malformed behind its header.
     Malformed,
-    /// What it is padded with are framed queries.
+    /// The padding consists of framed queries.
     Carrier,
 }
 
-/// A message to be made.
+/// Description of a message to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
-    /// What is unusual about it.
+    /// Sort of the message.
     pub(super) sort: Sort,
-    /// Its size, unless its question takes more.
+    /// Size of the message in bytes, unless its question needs more.
     pub(super) size: usize,
-    /// What its name and its bytes follow from.
+    /// Seed of its name and its bytes.
     pub(super) salt: u32,
 }
 
@@ -34,7 +34,7 @@ const FLAG_QR: u8 = 0x80;
 const OPCODE: u8 = 0x78;
 
 impl Spec {
-    /// A query with this id.
+    /// Makes a query with this id.
     pub(super) fn query(&self, id: u16) -> Vec<u8> {
         let mut chance = Chance::new(u64::from(self.salt));
         let qtype = *chance.of(&[1, 2, 6, 12, 15, 16, 28, 33, 65, 255]);
@@ -49,7 +49,7 @@ impl Spec {
         self.padded(id, flags, question, &mut chance)
     }
 
-    /// The answer to a query that [`can_be_answered`].
+    /// Makes the response to a query that [`can_be_answered`].
     pub(super) fn answer(&self, query: &[u8]) -> Vec<u8> {
         let mut chance = Chance::new(u64::from(self.salt));
         let id = u16::from_be_bytes([query[0], query[1]]);
@@ -93,7 +93,7 @@ impl Spec {
     }
 }
 
-/// Whether somebody could answer it: a query with one question that can be read.
+/// Returns whether the message can be answered: it is a query with one readable question.
 pub(super) fn can_be_answered(message: &[u8]) -> bool {
     message.len() > HEADER
         && !wire::is_response(message)
@@ -101,7 +101,7 @@ pub(super) fn can_be_answered(message: &[u8]) -> bool {
         && question_end(message).is_some()
 }
 
-/// Where the first question ends.
+/// Returns the end of the first question.
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     loop {
@@ -115,7 +115,7 @@ fn question_end(message: &[u8]) -> Option<usize> {
     (end <= message.len()).then_some(end)
 }
 
-/// A name that fits: short mostly, with labels of any length at times.
+/// Makes a valid name: mostly short, sometimes with labels of any length.
 fn name(chance: &mut Chance) -> String {
     let long = chance.below(8) == 0;
     let (labels, longest) = if long { (3, 63) } else { (2, 8) };
@@ -131,21 +131,21 @@ fn name(chance: &mut Chance) -> String {
     name + "lab"
 }
 
-/// Wrong behind its header, which is that of a query.
+/// Makes a message with the header of a query that is malformed behind it.
 fn malformed(id: u16, size: usize, question: &[u8], chance: &mut Chance) -> Vec<u8> {
     let mut message = id.to_be_bytes().to_vec();
     match chance.below(5) {
-        // Nothing at all, or less than was said.
+        // Nothing at all, or less than the header announces.
         0 => message.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         1 => message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
         // A name that points to itself.
         2 => message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1]),
-        // More records than there are.
+        // The header announces more records than there are.
         3 => {
             message.extend([1, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 9]);
             message.extend(question);
         }
-        // Anything.
+        // Any bytes.
         _ => {
             message.push(byte(chance) & !FLAG_QR);
             while message.len() < size.clamp(HEADER, 2_000) {

@@ -1,5 +1,5 @@
-//! The generator: programs of socket calls that a machine thinks up, played by actors, and the agent's record compared with what the
-//! actors say.
+//! The generator: it makes random programs of socket calls, has actors play them, and compares the agent's record with
+//! the actors' reports.
 //!
 //! ```text
 //! seed ─► script ─► program (scenes, steps) ─► stage: peers ◄─ loopback ─► actors ◄─ the agent
@@ -7,9 +7,10 @@
 //!                      └── shrunk ◄── finding ◄──┴──────────► truth ◄───────────┘
 //! ```
 //!
-//! All of a program follows from its seed; what the kernel and the threads do with it does not. Started as
-//! `dnstap-tests generate SECONDS [SEED]`; `DNSTAP_HOOKS` and `DNSTAP_RINGS` name the ways to attach. With `DNSTAP_STEPS` (numbers)
-//! only these steps of the program are played, with `DNSTAP_SCENES` (`tcp` or `udp`) only scenes of that sort.
+//! The seed determines the whole program, but not the timing of the kernel and of the threads. The generator is started
+//! as `dnstap-tests generate SECONDS [SEED]`; `DNSTAP_HOOKS` and `DNSTAP_RINGS` select the ways to attach. With
+//! `DNSTAP_STEPS` (numbers) only these steps of the program are played, with `DNSTAP_SCENES` (`tcp` or `udp`) only
+//! scenes of that protocol.
 
 mod datagrams;
 mod message;
@@ -41,12 +42,12 @@ use crate::{
 /// First argument that makes this program the generator.
 pub(crate) const ARGUMENT: &str = "generate";
 
-/// How often a program is played to find a smaller one with the same finding.
+/// Number of times that a program is played to find a smaller one with the same finding.
 const SHRINKING: usize = 80;
-/// What happens once may not happen again; so often it is tried.
+/// Number of tries for each smaller program, because a finding may not happen each time.
 const TRIES: usize = 2;
 
-/// Runs it for `words`: seconds, and maybe the seed of the first program.
+/// Runs the generator. `words`: the seconds, and optionally the seed of the first program.
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     let (seconds, seed) = match words {
         [seconds] => (seconds, chance::seed()?),
@@ -57,7 +58,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     println!("generate: seed {seed}");
     let combinations = combinations();
     let (start, mut programs, mut messages) = (Instant::now(), 0, 0);
-    // Each program with each way to attach, and the first one however short the time is.
+    // Each program is played with each way to attach. The first program is always played, even if the time is short.
     for seed in seed.. {
         for how in &combinations {
             match attempt(&Program::of(seed), how) {
@@ -85,7 +86,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     Ok(true)
 }
 
-/// Plays the programs of these seeds; how many messages they had.
+/// Plays the programs of these seeds. Returns the number of their messages.
 pub(crate) fn check(seeds: impl IntoIterator<Item = u64>, how: &Combination) -> Result<usize> {
     let mut messages = 0;
     for seed in seeds {
@@ -97,11 +98,11 @@ pub(crate) fn check(seeds: impl IntoIterator<Item = u64>, how: &Combination) -> 
     Ok(messages)
 }
 
-/// What is wrong with a program, and how to see it again.
+/// Findings of a program, and how to reproduce them.
 struct Report {
     how: Combination,
     findings: Vec<String>,
-    /// Steps of the whole program that are needed, unless the first attempt was the only one to find anything.
+    /// Steps of the whole program that are needed for the findings; `None` if only the first attempt found anything.
     steps: Option<Vec<usize>>,
     program: Program,
 }
@@ -131,7 +132,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Plays a program; if anything is wrong, looks for a smaller one of which the same is.
+/// Plays a program. After a finding, looks for a smaller program with the same finding.
 fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
     let chosen = env::var("DNSTAP_STEPS").ok();
     let mut steps: Vec<usize> = match &chosen {
@@ -158,7 +159,8 @@ fn attempt(whole: &Program, how: &Combination) -> Result<usize, Box<Report>> {
     }))
 }
 
-/// Leaves out scenes, then more and more of the steps, while the same sort of finding comes. Whether any came again.
+/// Leaves out scenes, then more and more steps, while the same sort of finding occurs. Returns whether any occurred
+/// again.
 fn shrink(
     whole: &Program,
     how: &Combination,
@@ -215,7 +217,7 @@ fn shrink(
     smaller
 }
 
-/// What is wrong with a program, and how many messages it had.
+/// Plays a program once. Returns the findings and the number of messages.
 fn play(program: &Program, how: &Combination) -> (Vec<Finding>, usize) {
     match try_to_play(program, how) {
         Ok(outcome) => outcome,
@@ -230,7 +232,8 @@ fn try_to_play(program: &Program, how: &Combination) -> Result<(Vec<Finding>, us
 }
 
 impl Program {
-    /// The steps without which there is nothing to find: the agent attaches, a scene begins, and its first message shows that it is DNS.
+    /// Returns the steps that every finding needs: the agent attaches, a scene begins, and its first message shows that
+    /// it is DNS.
     fn needed(&self) -> Vec<usize> {
         let first = |scene: usize| {
             self.steps.iter().position(|step| {
@@ -244,7 +247,7 @@ impl Program {
         firsts.chain(begins).collect()
     }
 
-    /// The same with these steps only.
+    /// Returns the same program with only these steps.
     fn with(&self, steps: &[usize]) -> Self {
         let steps = steps.iter().filter_map(|at| self.steps.get(*at));
         Self {

@@ -1,4 +1,4 @@
-//! Plays a program: each step on the stage, and in the end what the record has to be.
+//! Plays a program: runs each step on the stage, and returns at the end what the record must contain.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::environment::Combination;
 
-/// What became of a setup.
+/// State of a scene.
 enum Scene {
     Closed,
     Stream(Box<Stream>),
     Datagrams(Box<Datagrams>),
 }
 
-/// A program that is being played.
+/// A running program.
 pub(super) struct Play<'a> {
     stage: Stage<'a>,
     scenes: Vec<Scene>,

@@ -1,22 +1,22 @@
-//! What a generated program consists of: scenes, each a connection or a UDP socket, and the steps that happen to them.
+//! Parts of a generated program: scenes, each a connection or a UDP socket, and the steps that happen in them.
 //!
-//! A step says what to try; what it comes to depends on what was done before, so that any steps may be left out of a program.
+//! A step says what to try. Its effect depends on the steps before it, so any step may be left out of a program.
 
 use std::fmt;
 
 use super::message::Spec;
 use crate::toy::actor::{Put, Take};
 
-/// A program; all follows from its seed.
+/// A program. Its seed determines all of it.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
-    /// What it follows from.
+    /// Seed of the program.
     pub(super) seed: u64,
-    /// The ring is so small that it is full soon once the agent is paused.
+    /// Whether the ring is so small that it soon fills up when the agent is paused.
     pub(super) small_ring: bool,
     /// The scenes.
     pub(super) scenes: Vec<Setup>,
-    /// What happens.
+    /// The steps, in their order.
     pub(super) steps: Vec<Step>,
 }
 
@@ -27,34 +27,34 @@ pub(super) struct Program {
 )]
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
-    /// TCP, not UDP.
+    /// Whether the scene uses TCP and not UDP.
     pub(super) tcp: bool,
-    /// The actor answers, and does not ask.
+    /// Whether the actor sends responses and not queries.
     pub(super) server: bool,
-    /// By IPv6.
+    /// Whether the scene uses IPv6.
     pub(super) v6: bool,
-    /// TCP: urgent bytes are in line (`SO_OOBINLINE`).
+    /// TCP: whether urgent bytes are read in line (`SO_OOBINLINE`).
     pub(super) inline: bool,
-    /// TCP: the actor's send buffer and the peer's receive buffer are small.
+    /// TCP: whether the actor's send buffer and the peer's receive buffer are small.
     pub(super) narrow: bool,
-    /// TCP: a client's first query is in its first segment.
+    /// TCP: whether a client's first query is in its first segment.
     pub(super) fast_open: bool,
-    /// UDP: the socket is connected.
+    /// UDP: whether the socket is connected.
     pub(super) connected: bool,
-    /// UDP: several datagrams may be received at once.
+    /// UDP: whether several datagrams may be received at once (`UDP_GRO`).
     pub(super) gro: bool,
-    /// Which actor opens it.
+    /// Actor that opens the socket.
     pub(super) actor: usize,
 }
 
-/// One thing that happens.
+/// One step of a program.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// The agent attaches.
     Attach,
-    /// The agent is stopped, so that its ring may run full.
+    /// The agent is stopped, so that its ring may fill up.
     Pause,
-    /// It goes on.
+    /// The agent continues.
     Resume,
     /// An actor forks; the child shares its sockets.
     Fork(usize),
@@ -62,18 +62,19 @@ pub(super) enum Step {
     In(usize, Op),
 }
 
-/// What happens in a scene. `way` chooses among the descriptors that the scene's socket has, in whatever process.
+/// Operation in a scene. `way` selects one of the descriptors of the scene's socket, in any process.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    /// It begins.
+    /// The scene begins.
     Open,
-    /// The peer has a message: a query for a server, an answer to a client's question if there is one. A datagram is sent at once.
+    /// The peer makes a message: a query for a server, or the response to a client's query if there is one. A datagram
+    /// is sent immediately.
     Peer(Spec),
-    /// UDP: the peer sends datagrams of one size in one call, which the kernel cuts.
+    /// UDP: the peer sends datagrams of one size in one call, which the kernel splits.
     PeerSegments(Spec, usize),
-    /// UDP: somebody sends a response that nobody asked for.
+    /// UDP: the peer sends a response to no query.
     Unasked(Spec),
-    /// TCP: the peer sends so many bytes of what it has.
+    /// TCP: the peer sends this many of its waiting bytes.
     Push(usize),
     /// TCP: the peer sends an urgent byte.
     Urgent,
@@ -87,11 +88,11 @@ pub(super) enum Op {
     },
     /// TCP: the actor receives the urgent byte, out of line.
     TakeUrgent { way: usize },
-    /// TCP: the actor has the kernel throw bytes away (`MSG_TRUNC`).
+    /// TCP: the actor makes the kernel throw bytes away (`MSG_TRUNC`).
     Discard { way: usize, size: usize },
-    /// TCP: the actor has a message to send: a client's query, or the answer to a query that it has read.
+    /// TCP: the actor makes a message: a client's query, or the response to a query that it has read.
     Say(Spec),
-    /// TCP: the actor sends so many bytes of what it has.
+    /// TCP: the actor sends this many of its waiting bytes.
     Put {
         way: usize,
         call: Put,
@@ -107,54 +108,54 @@ pub(super) enum Op {
         manner: Manner,
         spec: Spec,
     },
-    /// TCP: several threads, maybe of two processes, send messages without a lock, each by one call.
+    /// TCP: several threads, possibly of two processes, send messages without a lock, one call per message.
     Many {
         call: Put,
         specs: Vec<Spec>,
         threads: usize,
         processes: usize,
     },
-    /// TCP: the peer sends no more.
+    /// TCP: the peer shuts down its sending direction.
     PeerFin,
     /// The peer closes.
     PeerClose,
     /// TCP: the peer resets the connection.
     PeerReset,
-    /// TCP: the actor sends no more.
+    /// TCP: the actor shuts down its sending direction.
     Fin,
-    /// The actor closes, everywhere.
+    /// All actors close the socket.
     Close,
     /// TCP: the actor resets the connection.
     Reset,
     /// The actor duplicates its descriptor.
     Dup { way: usize },
-    /// The actor hands its descriptor to another actor, tapped or not.
+    /// The actor passes its descriptor to another actor, tapped or not.
     Give { way: usize, to: usize },
-    /// The peer reads what has come.
+    /// The peer reads everything that has arrived.
     Drain,
-    /// All that both ends have is sent, and read.
+    /// Both ends send and read everything that is waiting.
     Finish,
 }
 
-/// Room for a receive.
+/// Buffer sizes of a receive.
 #[derive(Clone, Debug)]
 pub(super) enum Sizes {
     /// Segments.
     Fixed(Vec<usize>),
-    /// TCP: two bytes for the length, or what is left of the message.
+    /// TCP: two bytes for the length, or the rest of the message.
     Wanted,
 }
 
-/// How a datagram is sent.
+/// Way of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     /// In one call.
     Whole,
-    /// In so many calls with `MSG_MORE`.
+    /// In this many calls with `MSG_MORE`.
     More(usize),
-    /// In so many calls while the socket is corked.
+    /// In this many calls while the socket is corked (`UDP_CORK`).
     Cork(usize),
-    /// So many of one size in one call.
+    /// This many datagrams of one size in one call.
     Segments(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Thinks up programs.
+//! Generates programs.
 
 use super::{
     message::{Sort, Spec},
@@ -9,14 +9,14 @@ use crate::{
     toy::actor::{Put, Take},
 };
 
-/// Largest message that a datagram over IPv4 has.
+/// Size of the largest message in a datagram over IPv4.
 const DATAGRAM: usize = 65_507;
 const LARGEST: usize = 65_535;
-/// More than one call may have.
+/// More segments than the agent supports in one call.
 const MOST_SEGMENTS: u64 = 200;
 
 impl Program {
-    /// The program of this seed.
+    /// Generates the program of this seed.
     pub(super) fn of(seed: u64) -> Self {
         let mut writer = Writer(Chance::new(seed));
         writer.program(seed)
@@ -25,19 +25,20 @@ impl Program {
 
 struct Writer(Chance);
 
-/// What may be missing of a scene.
+/// Reasons for which messages of a scene may be missing.
 #[derive(Clone, Copy)]
 struct Perils {
-    /// What the ring has no room for.
+    /// The ring may be full.
     ring: bool,
-    /// What the kernel throws away, or an actor reads that is not tapped.
+    /// The kernel may throw bytes away, or an actor that is not tapped may read them.
     gaps: bool,
-    /// What was before the agent attached.
+    /// The scene may begin before the agent attaches.
     midway: bool,
 }
 
 impl Perils {
-    /// After something is missing, nobody could tell a message from what it carries.
+    /// Returns whether anything may be missing. Then a message cannot be distinguished from framed queries inside of
+    /// it.
     fn any(self) -> bool {
         self.ring || self.gaps || self.midway
     }
@@ -46,11 +47,11 @@ impl Perils {
 impl Writer {
     fn program(&mut self, seed: u64) -> Program {
         let small_ring = self.one_in(4);
-        // Mostly the agent attaches before everything, else amid it.
+        // The agent mostly attaches before everything, sometimes in the middle.
         let midway = self.one_in(3);
         let number = 2 + self.below(6);
         let scenes: Vec<_> = (0..number).map(|_| self.setup()).collect();
-        // Of each scene the order is kept; scenes mix.
+        // The order within each scene is kept; the scenes are mixed.
         let mut parts: Vec<_> = scenes
             .iter()
             .map(|setup| {
@@ -147,7 +148,7 @@ impl Writer {
         ops
     }
 
-    /// A few messages in, some reads, answers out; or the other way round.
+    /// A few messages arrive, the actor reads and sends responses; or the other way round.
     fn round_of_stream(&mut self, setup: &Setup, round: usize, perils: Perils, ops: &mut Vec<Op>) {
         let messages = 1 + self.below(3);
         let specs: Vec<_> = (0..messages)
@@ -185,7 +186,7 @@ impl Writer {
         }
     }
 
-    /// The peer's bytes go, and the actor reads, in whatever order.
+    /// The peer sends and the actor reads, in any order.
     fn transfer_in(&mut self, perils: Perils, ops: &mut Vec<Op>) {
         let style = self.below(6);
         for _ in 0..=self.below(6) {
@@ -207,7 +208,7 @@ impl Writer {
         }
         if !self.one_in(3) {
             ops.push(Op::Push(usize::MAX));
-            // The upstream that closes right after its answer is left to the end.
+            // The end of the data is left for the peer's close, like an upstream that closes right after its response.
             for _ in 0..self.below(8) {
                 ops.push(self.take_of_stream(style));
             }
@@ -249,7 +250,7 @@ impl Writer {
         }
     }
 
-    /// Room in one or many segments.
+    /// Makes the buffer sizes of a receive: one or many segments.
     fn segments(&mut self) -> Sizes {
         Sizes::Fixed(match self.below(4) {
             0 => vec![2, 12, 500, 65_535],
@@ -262,7 +263,7 @@ impl Writer {
         })
     }
 
-    /// The actor's bytes go, all of them in the end or not.
+    /// The actor sends its bytes, all of them or not.
     fn transfer_out(&mut self, ops: &mut Vec<Op>) {
         for _ in 0..self.below(5) {
             let most = match self.below(4) {
@@ -310,7 +311,7 @@ impl Writer {
             0 => ops.push(Op::Reset),
             1 => ops.push(Op::Close),
             2 => ops.extend([Op::Push(usize::MAX), Op::PeerReset, Op::Finish, Op::Close]),
-            // All comes with the end.
+            // All bytes arrive together with the end of the stream.
             3 | 4 => {
                 ops.extend([Op::Push(usize::MAX), Op::PeerFin]);
                 for _ in 0..self.below(6) {
@@ -412,13 +413,13 @@ impl Writer {
         }
     }
 
-    /// A message of any sort and size; the first of a scene shows that this is DNS.
+    /// Makes a message of any sort and size. The first one of a scene shows that this is DNS.
     fn spec(&mut self, first: bool, perils: Perils, largest: usize) -> Spec {
         let sort = match self.below(12) {
             _ if first => Sort::Plain,
             0 | 1 => Sort::Odd,
             2 => Sort::Malformed,
-            // After a loss nobody could tell it from what is inside.
+            // After a loss it could not be distinguished from the queries inside of it.
             3 if !perils.any() => Sort::Carrier,
             _ => Sort::Plain,
         };
@@ -445,7 +446,7 @@ impl Writer {
         }
     }
 
-    /// A spec that gives its size exactly.
+    /// Makes a message that has exactly its size.
     fn segment_spec(&mut self) -> Spec {
         Spec {
             sort: Sort::Plain,
@@ -454,7 +455,7 @@ impl Writer {
         }
     }
 
-    /// Small mostly, of any size at times.
+    /// Chooses a size: mostly small, sometimes any.
     fn size(&mut self, largest: usize) -> usize {
         let end = match self.below(8) {
             0 => largest,

@@ -1,4 +1,4 @@
-//! Where programs are played: the actors, their peers and the agent.
+//! The stage on which programs are played: the actors, their peers and the agent.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -22,43 +22,44 @@ use crate::{
     toy::actor::Actor,
 };
 
-/// Actors at the start; the last of them is not tapped.
+/// Number of actors at the start; the last one (`STRANGER`) is not tapped.
 pub(super) const ACTORS: usize = 3;
 pub(super) const STRANGER: usize = ACTORS - 1;
-/// Room for a few large messages.
+/// Size of a ring that has room for a few large messages.
 const SMALL_RING: &str = "256K";
 
-/// All that takes part in a program.
+/// All participants of a program.
 pub(super) struct Stage<'a> {
     folder: &'a Path,
     how: &'a Combination,
     /// The processes.
     pub(super) actors: Vec<Actor>,
-    /// The peers of streams, by scene.
+    /// Peers of streams, one for each scene.
     pub(super) peers: Vec<Option<Peer>>,
     tap: Option<Tap>,
-    /// The stranger held a socket of another actor at attach, and so is of the family (docs/operations.md).
+    /// Whether the stranger had a socket of another actor when the agent attached, so that it belongs to the tapped
+    /// processes (docs/operations.md).
     pub(super) stranger_is_kin: bool,
     paused: bool,
-    /// What may be missing.
+    /// What the program has done that may make messages missing.
     pub(super) provoked: Provoked,
     keys: u32,
     forks: u32,
 }
 
-/// The descriptors of a scene's socket: actors and keys.
+/// Descriptors of a scene's socket: actors and keys.
 #[derive(Clone, Default)]
 pub(super) struct Ways(Vec<(usize, u32)>);
 
 /// The other end of a stream.
 pub(super) struct Peer {
     stream: TcpStream,
-    /// All that it has received.
+    /// Everything that it has received.
     pub(super) received: Vec<u8>,
 }
 
 impl<'a> Stage<'a> {
-    /// Actors, and room for the peers of so many scenes.
+    /// Starts the actors, and makes room for the peers of this many scenes.
     pub(super) fn new(scenes: usize, folder: &'a Path, how: &'a Combination) -> Result<Self> {
         let actors: Result<_> = (0..ACTORS).map(|_| Actor::start()).collect();
         Ok(Self {
@@ -75,13 +76,13 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Attaches the agent to the actors but the stranger.
+    /// Attaches the agent to all actors except the stranger.
     pub(super) fn attach(&mut self, small_ring: bool) -> Result<()> {
         let other = self.actors[1].pid().to_string();
         let mut more = vec!["--pid", &other, "--allow-no-sockets"];
         if small_ring {
             more.extend(["--ring-size", SMALL_RING]);
-            // On a busy machine it fills up by itself.
+            // On a busy machine a small ring also fills up without a pause.
             self.provoked.ring = true;
         }
         let tap = Tap::attach(self.folder, self.actors[0].pid(), self.how, &more)?;
@@ -95,7 +96,7 @@ impl<'a> Stage<'a> {
         tap.stop()
     }
 
-    /// Forks an actor; the number of the child.
+    /// Forks an actor. Returns the number of the child.
     pub(super) fn fork(&mut self, actor: usize) -> Result<usize> {
         let path = self.path();
         let child = self.actors[actor].fork(&path)?;
@@ -103,7 +104,7 @@ impl<'a> Stage<'a> {
         Ok(self.actors.len() - 1)
     }
 
-    /// Stops the agent, or lets it go on.
+    /// Stops the agent, or lets it continue.
     pub(super) fn pause(&mut self, paused: bool) -> Result<()> {
         if let Some(tap) = &self.tap
             && self.paused != paused
@@ -115,22 +116,23 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Whether the agent sees what this actor does now.
+    /// Returns whether the agent sees what this actor does now.
     pub(super) fn sees(&self, actor: usize) -> bool {
         self.tap.is_some() && (actor != STRANGER || self.stranger_is_kin)
     }
 
-    /// Whether the agent is attached, and does not see what this actor does.
+    /// Returns whether the agent is attached and does not see what this actor does.
     pub(super) fn hides(&self, actor: usize) -> bool {
         self.tap.is_some() && !self.sees(actor)
     }
 
-    /// Whether the hook learns only from the control messages of the process what the kernel hands over (`UDP_GRO`).
+    /// Returns whether the hook learns about several datagrams in one message (`UDP_GRO`) only from the control
+    /// messages of the process.
     pub(super) fn reads_controls(&self) -> bool {
         self.how.hook == "syscall"
     }
 
-    /// As [`Self::sees`], of a stream and by a call that may be counted or not.
+    /// Like [`Self::sees`], for a call on a stream. `may_be_counted`: the agent may count the call and not record it.
     pub(super) fn sees_stream(&mut self, actor: usize, may_be_counted: bool) -> Seen {
         if !self.sees(actor) {
             return Seen::No;
@@ -143,19 +145,19 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// A key that no descriptor has.
+    /// Returns a new key for a descriptor.
     pub(super) fn key(&mut self) -> u32 {
         self.keys += 1;
         self.keys
     }
 
-    /// A path for a socket that nobody has.
+    /// Returns a new path for a socket.
     fn path(&mut self) -> std::path::PathBuf {
         self.forks += 1;
         self.folder.join(format!("door-{}", self.forks))
     }
 
-    /// Duplicates or hands on a descriptor.
+    /// Duplicates a descriptor, or passes it to another actor.
     pub(super) fn copy(&mut self, ways: &mut Ways, op: &Op) -> Result<()> {
         match *op {
             Op::Dup { way } => {
@@ -187,7 +189,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Reads what has come for the peers, until `enough` bytes have come to that of `scene` or nothing more can.
+    /// Reads what has arrived for the peers, until the peer of `scene` has `enough` bytes or no more can arrive.
     pub(super) fn drain_until(&mut self, scene: usize, enough: usize) -> Result<usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -205,22 +207,22 @@ impl<'a> Stage<'a> {
 }
 
 impl Ways {
-    /// One descriptor.
+    /// Makes a set of one descriptor.
     pub(super) fn new(actor: usize, key: u32) -> Self {
         Self(vec![(actor, key)])
     }
 
-    /// Whether this actor has one.
+    /// Returns whether this actor has a descriptor.
     pub(super) fn reach(&self, actor: usize) -> bool {
         self.0.iter().any(|(other, _)| *other == actor)
     }
 
-    /// One of the descriptors: its actor and its key.
+    /// Returns one of the descriptors: its actor and its key.
     pub(super) fn choose(&self, way: usize) -> (usize, u32) {
         self.0[way % self.0.len()]
     }
 
-    /// Those of tapped actors, one for each actor, as many as wanted.
+    /// Returns descriptors of tapped actors, one for each actor, up to `most`.
     pub(super) fn of_actors(&self, most: usize) -> Vec<(usize, u32)> {
         let mut some: Vec<(usize, u32)> = Vec::new();
         for (actor, key) in &self.0 {
@@ -232,7 +234,7 @@ impl Ways {
         some
     }
 
-    /// A child has the descriptors of its parent.
+    /// Adds the descriptors that a child inherits from its parent.
     pub(super) fn inherit(&mut self, parent: usize, child: usize) {
         let own: Vec<_> = self.0.iter().filter(|way| way.0 == parent).collect();
         let copies: Vec<_> = own.into_iter().map(|(_, key)| (child, *key)).collect();
@@ -241,7 +243,7 @@ impl Ways {
 }
 
 impl Peer {
-    /// Takes the other end of a stream.
+    /// Makes a peer of the other end of a stream.
     pub(super) fn new(stream: TcpStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
@@ -251,7 +253,7 @@ impl Peer {
         })
     }
 
-    /// Reads what has come; false once no more can.
+    /// Reads what has arrived. Returns `false` if no more can arrive.
     pub(super) fn drain(&mut self) -> Result<bool> {
         let mut space = [0; 16_384];
         loop {
@@ -265,36 +267,36 @@ impl Peer {
         }
     }
 
-    /// Sends as much as goes; 0 if none does.
+    /// Sends as many bytes as possible. Returns their number.
     pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
         self.stream.write(bytes).unwrap_or(0)
     }
 
-    /// Sends an urgent byte; whether it went.
+    /// Sends an urgent byte. Returns whether it was sent.
     pub(super) fn push_urgent(&self, byte: u8) -> bool {
         let socket = SockRef::from(&self.stream);
         socket.send_out_of_band(&[byte]).is_ok_and(|sent| sent == 1)
     }
 
-    /// Sends no more.
+    /// Shuts down the sending direction.
     pub(super) fn finish(&self) {
-        // Fails if the connection is gone.
+        // This fails if the connection no longer exists.
         self.stream.shutdown(std::net::Shutdown::Write).ok();
     }
 
-    /// Has its close be a reset.
+    /// Makes the later close a reset.
     pub(super) fn reset_at_close(&self) -> Result<()> {
         let socket = SockRef::from(&self.stream);
         Ok(socket.set_linger(Some(std::time::Duration::ZERO))?)
     }
 
-    /// Has a small receive buffer.
+    /// Sets a small receive buffer.
     pub(super) fn narrow(&self, size: usize) -> Result<()> {
         Ok(SockRef::from(&self.stream).set_recv_buffer_size(size)?)
     }
 }
 
-/// Reads what has come for all peers.
+/// Reads what has arrived for all peers.
 pub(super) fn drain_all(peers: &mut [Option<Peer>]) -> Result<()> {
     for peer in peers.iter_mut().flatten() {
         peer.drain()?;
@@ -302,7 +304,7 @@ pub(super) fn drain_all(peers: &mut [Option<Peer>]) -> Result<()> {
     Ok(())
 }
 
-/// The loopback address, port 0.
+/// Returns the loopback address with port 0.
 pub(super) fn loopback(v6: bool) -> SocketAddr {
     if v6 {
         ([0, 0, 0, 0, 0, 0, 0, 1], 0).into()
@@ -311,24 +313,24 @@ pub(super) fn loopback(v6: bool) -> SocketAddr {
     }
 }
 
-/// A listener, and a datagram socket, of a peer.
+/// Opens a listener for a peer.
 pub(super) fn listener(v6: bool) -> Result<TcpListener> {
     Ok(TcpListener::bind(loopback(v6))?)
 }
 
-/// As [`listener`].
+/// Opens a datagram socket for a peer.
 pub(super) fn datagrams(v6: bool) -> Result<UdpSocket> {
     Ok(UdpSocket::bind(loopback(v6))?)
 }
 
-/// The record of a message between an actor and its peer.
+/// Makes the record of a message between an actor and its peer.
 pub(super) fn record(
     protocol: SocketProtocol,
     [actor, peer]: [SocketAddr; 2],
     sent: bool,
     message: Vec<u8>,
 ) -> crate::record::Record {
-    // Who asks is who sends a query, or receives a response.
+    // The client is the side that sends a query or receives a response.
     let asks = sent != crate::wire::is_response(&message);
     let (client, server) = if asks { (actor, peer) } else { (peer, actor) };
     crate::record::Record::expected(protocol, client, server, message)

@@ -1,4 +1,4 @@
-//! A scene of TCP: one connection of an actor's, its peer, and what both have said.
+//! A scene of TCP: one connection of an actor, its peer, and the messages of both.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,33 +19,33 @@ use crate::{
     wire,
 };
 
-/// Small buffers: the kernel makes more of them.
+/// Size of small buffers, in bytes; the kernel rounds it up.
 const NARROW: i32 = 4_096;
-/// A send buffer into which all messages of [`Op::Many`] fit, so that each call is done without a pause.
+/// Size of a send buffer that has room for all messages of [`Op::Many`], so that each call is done without a pause.
 const WIDE: i32 = 8 << 20;
 
 /// A connection.
 pub(super) struct Stream {
     scene: usize,
     setup: Setup,
-    /// The actor's address and the peer's.
+    /// Addresses of the actor and of the peer.
     ends: [SocketAddr; 2],
-    /// The actors' descriptors.
+    /// Descriptors of the socket in the actors.
     pub(super) ways: Ways,
-    /// What actors have read.
+    /// Bytes that actors have read.
     read: Flow,
-    /// What actors have written.
+    /// Bytes that actors have written.
     written: Flow,
-    /// What the peer has sent in order, and what it has still to send.
+    /// Bytes that the peer has sent, without urgent ones out of line, and bytes that it has still to send.
     sent: Vec<u8>,
     to_send: VecDeque<u8>,
-    /// What an actor has still to write.
+    /// Bytes that an actor has still to write.
     to_write: Vec<u8>,
-    /// Queries without an answer: read by an actor, or written by one.
+    /// Queries without a response, read or written by an actor.
     asked: VecDeque<Vec<u8>>,
-    /// Where in the stream the last urgent byte lies that was out of line.
+    /// Position in the stream of the last urgent byte that was out of line.
     urgent_at: Option<usize>,
-    /// The peer, or an actor, sends no more.
+    /// Whether the peer has shut down its sending direction; `finished`: whether an actor has.
     peer_finished: bool,
     finished: bool,
     pub(super) closed: bool,
@@ -53,7 +53,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Opens it.
+    /// Opens the connection.
     pub(super) fn open(stage: &mut Stage<'_>, scene: usize, setup: &Setup) -> Result<Self> {
         let (actor, key) = (setup.actor, stage.key());
         let mut written = Flow::default();
@@ -123,18 +123,18 @@ impl Stream {
         })
     }
 
-    /// The agent has not seen its beginning.
+    /// Records that the agent has not seen the beginning.
     pub(super) fn was_before(&mut self) {
         self.read.midway = true;
         self.written.midway = true;
     }
 
-    /// Whether something is missing in it that the agent cannot know.
+    /// Returns whether bytes are missing that the agent cannot know.
     pub(super) fn is_broken(&self) -> bool {
         self.read.is_broken() || self.written.is_broken()
     }
 
-    /// The bytes of each direction in which something is missing; `anywhere`: in any of them.
+    /// Returns the bytes of each direction in which something is missing. `anywhere`: of both directions.
     pub(super) fn torn(&self, anywhere: bool) -> impl Iterator<Item = Vec<u8>> {
         let flows = [&self.read, &self.written].into_iter();
         flows
@@ -142,7 +142,7 @@ impl Stream {
             .map(|flow| flow.bytes.clone())
     }
 
-    /// What should be in the file.
+    /// Adds the messages that should be in the file.
     pub(super) fn expect(&self, expected: &mut Vec<Expected>) {
         let mut queries: HashMap<&[u8], Faith> = HashMap::new();
         let mut add = |flow: &Flow, sent: bool, queries: &HashMap<&[u8], Faith>| {
@@ -177,7 +177,7 @@ impl Stream {
         add(answering, self.setup.server, &queries);
     }
 
-    /// Plays one thing.
+    /// Plays one operation.
     pub(super) fn play(&mut self, stage: &mut Stage<'_>, op: &Op) -> Result<()> {
         if self.closed {
             return Ok(());
@@ -196,7 +196,7 @@ impl Stream {
             Op::TakeUrgent { way } => {
                 let (actor, key) = self.ways.choose(*way);
                 let flags = libc::MSG_OOB | libc::MSG_DONTWAIT;
-                // Fails if there is none.
+                // This fails if there is no urgent byte.
                 let _urgent = stage.actors[actor].take(key, Take::Recvfrom, flags, false, &[1])?;
             }
             Op::Discard { way, size } => self.discard(stage, *way, *size)?,
@@ -233,7 +233,7 @@ impl Stream {
             Op::Fin => {
                 self.finished = true;
                 let (actor, key) = self.ways.choose(0);
-                // Fails if the peer has reset the connection.
+                // This fails if the peer has reset the connection.
                 let _gone = stage.actors[actor].call(&format!("shutdown {key}"), &[]);
             }
             Op::Close | Op::Reset => {
@@ -285,7 +285,8 @@ impl Stream {
         self.sent.extend(self.to_send.drain(..pushed));
     }
 
-    /// Out of line it is a byte of its own, and the one before has been passed; in line it is the next byte of the stream.
+    /// Sends an urgent byte from the peer. Out of line it is an extra byte, and only one may be unread. In line it is
+    /// the next byte of the stream.
     fn urgent(&mut self, stage: &mut Stage<'_>) {
         let Some(peer) = &stage.peers[self.scene] else {
             return;
@@ -306,7 +307,7 @@ impl Stream {
         }
     }
 
-    /// Bytes that the peer has sent and no actor has read.
+    /// Returns the number of bytes that the peer has sent and no actor has read.
     fn waiting(&self) -> usize {
         self.sent.len() - self.read.bytes.len()
     }
@@ -320,7 +321,7 @@ impl Stream {
         mut flags: i32,
     ) -> Result<()> {
         let waiting = self.waiting();
-        // It would wait for nothing.
+        // A read would block for ever.
         if waiting == 0 && !self.peer_finished {
             return Ok(());
         }
@@ -336,7 +337,8 @@ impl Stream {
             flags &= !libc::MSG_WAITALL;
         }
         let (actor, key) = self.ways.choose(way);
-        // What a process that is not tapped reads in front of an urgent byte may pass for urgent bytes (docs/architecture.md).
+        // The agent may take bytes before an urgent byte for urgent ones, if a process that is not tapped reads them
+        // (docs/architecture.md).
         let is_urgent = self.urgent_at.is_some_and(|at| self.read.bytes.len() <= at);
         if is_urgent && stage.hides(actor) {
             return Ok(());
@@ -383,7 +385,7 @@ impl Stream {
         let got = stage.actors[actor].take(key, Take::Recvfrom, flags, false, &[size])?;
         let Ok(got) = got else { return Ok(()) };
         let length = got.first().context("no result")?.length;
-        // What is thrown away counts like what is cut.
+        // Bytes that are thrown away count like cut ones.
         let sees = stage.sees_stream(actor, false) == Seen::Yes;
         stage.provoked.cut += u64::from(sees && length > 0);
         let at = self.read.bytes.len();
@@ -403,7 +405,7 @@ impl Stream {
         self.to_write.extend(wire::framed(&message));
     }
 
-    /// Writes; whether anything went.
+    /// Writes. Returns whether any bytes were written.
     fn put(
         &mut self,
         stage: &mut Stage<'_>,
@@ -457,7 +459,7 @@ impl Stream {
     ) -> Result<()> {
         let ways = self.ways.of_actors(processes);
         let between = self.to_write.is_empty() && self.written.is_between();
-        // With a small buffer a call may let others in before it has ended.
+        // With a small buffer, another call may write before this one has ended.
         if !between || self.setup.narrow || self.finished || self.peer_finished || ways.is_empty() {
             return Ok(());
         }
@@ -477,7 +479,7 @@ impl Stream {
             return Ok(());
         }
         let all: usize = messages.iter().map(Vec::len).sum();
-        // Each process has its share, and of that each thread.
+        // The messages are divided among the processes, and then among the threads of each process.
         let share = messages.len().div_ceil(ways.len());
         let mut begun = Vec::new();
         for ((actor, key), share) in ways.iter().zip(messages.chunks(share)) {
@@ -500,7 +502,7 @@ impl Stream {
         }
         let before = self.written.bytes.len();
         stage.drain_until(self.scene, before + all)?;
-        // The wire knows in which order they came.
+        // The received bytes show the order of the messages.
         let peer = stage.peers[self.scene].as_ref();
         let bytes = peer.context("no peer")?.received[before..].to_vec();
         ensure!(bytes.len() == all, "{} bytes of {all} arrived", bytes.len());
@@ -509,7 +511,7 @@ impl Stream {
         Ok(())
     }
 
-    /// All that there is goes, and is read.
+    /// Sends and reads everything that is waiting.
     fn finish(&mut self, stage: &mut Stage<'_>) -> Result<()> {
         loop {
             self.push(stage, usize::MAX);
@@ -520,12 +522,12 @@ impl Stream {
             let sizes = Sizes::Fixed(vec![65_536]);
             self.take(stage, 0, Take::Recvfrom, &sizes, 0)?;
             if (self.waiting(), self.to_send.len()) == before {
-                // The connection is gone.
+                // The connection no longer exists.
                 break;
             }
         }
         if self.peer_finished {
-            // The end is read, too.
+            // The actor also reads the end of the stream.
             let end = Sizes::Fixed(vec![16]);
             self.take(stage, 0, Take::Read, &end, 0)?;
         }

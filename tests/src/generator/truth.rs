@@ -1,7 +1,9 @@
-//! What the actors say they have read and written, as the records that the agent should have made of it, and the comparison.
+//! Makes the expected records from what the actors report to have read and written, and compares them with the agent's
+//! records.
 //!
-//! Nothing may be in the file that no actor read or wrote as a message. What they did is in it once; where something made it impossible to
-//! know, an account of that is enough, and [`Faith`] says which.
+//! The file may contain only messages that an actor has read or written as a message. Each such message must be in it
+//! once. If the program has made it impossible for the agent to know a message, a counter that accounts for it is
+//! enough; [`Faith`] tells which counter.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -10,32 +12,32 @@ use dnstap_proto::SocketProtocol;
 
 use crate::{record::Record, tap::Tapped, wire};
 
-/// Whether the agent saw what an actor did.
+/// Whether the agent saw a call of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It must have.
+    /// The agent must have seen it.
     Yes,
-    /// It was by a call that may be counted instead.
+    /// The agent may have counted the call and not recorded it.
     OrCounted,
-    /// It was not there, or the actor is not tapped.
+    /// The agent was not attached, or the actor is not tapped.
     No,
 }
 
-/// One direction of a connection, as the actors had it.
+/// One direction of a connection, as the actors saw it.
 #[derive(Default)]
 pub(super) struct Flow {
     /// All bytes in order.
     pub(super) bytes: Vec<u8>,
-    /// Where spans end, and whether the agent saw them.
+    /// Ends of spans, and whether the agent saw each span.
     spans: Vec<(usize, Seen)>,
-    /// It was there before the agent.
+    /// Whether the connection began before the agent attached.
     pub(super) midway: bool,
-    /// Messages up to here have been noticed by [`Self::next`].
+    /// Position up to which [`Self::next`] has returned the messages.
     noticed: usize,
 }
 
 impl Flow {
-    /// Bytes that an actor has read or written.
+    /// Adds bytes that an actor has read or written.
     pub(super) fn push(&mut self, bytes: &[u8], seen: Seen) {
         self.bytes.extend(bytes);
         match self.spans.last_mut() {
@@ -44,7 +46,7 @@ impl Flow {
         }
     }
 
-    /// The next message that is complete, if it has not been returned before.
+    /// Returns the next complete message, each message once.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
         let (end, message) = frame(&self.bytes, self.noticed)?;
         let message = message.to_vec();
@@ -52,7 +54,7 @@ impl Flow {
         Some(message)
     }
 
-    /// How many bytes are missing to the length, or else to the message; never 0.
+    /// Returns the number of missing bytes of the length field, or else of the message; never 0.
     pub(super) fn wanted(&self) -> usize {
         match &self.bytes[self.boundary()..] {
             [] => 2,
@@ -61,7 +63,7 @@ impl Flow {
         }
     }
 
-    /// Where the message begins that is not complete, or the next one.
+    /// Returns the start of the incomplete message, or of the next one.
     fn boundary(&self) -> usize {
         let mut at = 0;
         while let Some((end, _)) = frame(&self.bytes, at) {
@@ -70,12 +72,13 @@ impl Flow {
         at
     }
 
-    /// Whether no message is under way.
+    /// Returns whether there is no incomplete message.
     pub(super) fn is_between(&self) -> bool {
         self.boundary() == self.bytes.len()
     }
 
-    /// Whether all between these places was seen, counted calls or not.
+    /// Returns whether the agent saw all bytes between these positions. `counted`: calls that may be counted are
+    /// included.
     fn is_seen(&self, from: usize, to: usize, counted: bool) -> bool {
         let mut start = 0;
         self.spans.iter().all(|(end, seen)| {
@@ -85,7 +88,7 @@ impl Flow {
         })
     }
 
-    /// All complete messages of which the body was seen.
+    /// Returns all complete messages whose body the agent saw.
     pub(super) fn messages(&self) -> Vec<(&[u8], Faith)> {
         let mut all = Vec::new();
         let mut at = 0;
@@ -103,73 +106,74 @@ impl Flow {
         all
     }
 
-    /// Whether bytes are missing before the end, or the beginning was not seen.
+    /// Returns whether the agent missed bytes or the beginning.
     pub(super) fn is_broken(&self) -> bool {
         self.midway || !self.is_seen(0, self.bytes.len(), true)
     }
 }
 
-/// The message at `at` and where it ends, if it is complete.
+/// Returns the message at `at` and its end, if it is complete.
 fn frame(bytes: &[u8], at: usize) -> Option<(usize, &[u8])> {
     let (length, rest) = bytes.get(at..)?.split_first_chunk()?;
     let length = usize::from(u16::from_be_bytes(*length));
     Some((at + 2 + length, rest.get(..length)?))
 }
 
-/// How sure it is that a message is in the file.
+/// Certainty that a message is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Faith {
-    /// It is.
+    /// It must be in the file.
     Sure,
-    /// Unless the account has gaps of streams, or counted calls: its stream was not seen from the beginning, or has a gap, or may have one
-    /// because of a call that may be counted.
+    /// It must be in the file unless the counters show gaps of streams or counted calls: the agent did not see its
+    /// stream from the beginning, or the stream has a gap, or may have one because of a call that may be counted.
     Broken,
-    /// Unless the account has `unsupported_call`: the call is one that may be counted.
+    /// It must be in the file unless the counters show `unsupported_call`: the call may be counted.
     Counted,
-    /// Unless the account has `truncated`: others that came with it were cut.
+    /// It must be in the file unless the counters show `truncated`: datagrams that arrived with it were cut.
     Cut,
-    /// Unless the account has `unsolicited`, or a reason for it: its query was not seen. Or `udp_not_dns`: it is odd, and nothing has
-    /// shown that this is DNS.
+    /// It must be in the file unless the counters show `unsolicited` or a reason for it: the agent did not see its
+    /// query. Or unless they show `udp_not_dns`: the message is unusual, and nothing has shown yet that the socket
+    /// carries DNS.
     Unasked,
-    /// It must not be, and the account has it as `unsolicited`.
+    /// It must not be in the file, and the counters must show it as `unsolicited`.
     Never,
 }
 
 /// One message that an actor read or wrote.
 pub(super) struct Expected {
-    /// In which scene.
+    /// Number of its scene.
     pub(super) scene: usize,
-    /// Its record.
+    /// Its record in the file.
     pub(super) record: Record,
-    /// How sure it is.
+    /// Certainty that it is in the file.
     pub(super) faith: Faith,
-    /// The call did not ask who had sent it, and only the answer to a question can tell.
+    /// Whether the call did not ask for the sender, so that only the query of a response can tell the peer.
     pub(super) nameless: bool,
-    /// A response whose query was seen.
+    /// Whether it is a response whose query the agent saw.
     pub(super) paired: bool,
-    /// A datagram of a call that moved another one before it. The kernel counts calls.
+    /// Whether it is a datagram of a call that moved another one before it. The kernel counts calls.
     pub(super) shared: bool,
 }
 
-/// What was provoked, beside what the messages tell.
+/// Losses that the program has caused, in addition to those of single messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Provoked {
-    /// The ring may have been full.
+    /// Whether the ring may have been full.
     pub(super) ring: bool,
-    /// Datagrams that a buffer was too small for.
+    /// Number of datagrams that were larger than the buffer.
     pub(super) cut: u64,
-    /// Those of calls that may be counted for another reason.
+    /// Number of such datagrams in calls that may be counted for another reason.
     pub(super) maybe_cut: u64,
-    /// Streams with gaps, or joined midway.
+    /// Whether there are streams with gaps, or streams that began before the agent.
     pub(super) broken: bool,
-    /// Datagrams of calls that may be counted.
+    /// Whether there are datagrams of calls that may be counted.
     pub(super) counted: bool,
 }
 
-/// Something that is not as it should be.
+/// A difference between the expected and the real result.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
-    /// What sort of finding.
+    /// Sort of the finding.
     pub(super) sort: &'static str,
     text: String,
 }
@@ -187,17 +191,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What came of a program.
+/// Result of a program.
 pub(super) struct Played {
     pub(super) expected: Vec<Expected>,
-    /// What the agent left behind.
+    /// Output of the agent.
     pub(super) tapped: Tapped,
     pub(super) provoked: Provoked,
-    /// The bytes of streams in which the beginning of a message may be missing.
+    /// Bytes of streams in which the beginning of a message may be missing.
     pub(super) torn: Vec<Vec<u8>>,
 }
 
-/// Compares; everything that is wrong.
+/// Compares, and returns all findings.
 pub(super) fn judge(played: &Played) -> Result<Vec<Finding>> {
     let Played {
         expected,
@@ -219,7 +223,7 @@ pub(super) fn judge(played: &Played) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// For each expected message the record that is it; what is left of the records is a finding.
+/// Returns the matching record of each expected message. Each other record is a finding.
 fn matched(
     expected: &[Expected],
     records: &[Record],
@@ -245,7 +249,8 @@ fn matched(
                 taken[at] = Some(number);
             }
             Some(at) => taken[at] = Some(number),
-            // What lies in a message of which the beginning is missing cannot be told from a message (docs/architecture.md).
+            // A framed message inside of a message whose beginning is missing looks like a message
+            // (docs/architecture.md).
             None if is_hidden(record, torn) => {}
             None => findings.push(Finding::new("extra", extra(expected, candidates, record))),
         }
@@ -253,7 +258,7 @@ fn matched(
     taken
 }
 
-/// Whether a record is a message with its length that lies in a torn stream.
+/// Returns whether a record is a framed message inside of a torn stream.
 fn is_hidden(record: &Record, torn: &[Vec<u8>]) -> bool {
     let framed = wire::framed(&record.message);
     record.protocol == SocketProtocol::Tcp
@@ -262,7 +267,7 @@ fn is_hidden(record: &Record, torn: &[Vec<u8>]) -> bool {
             .any(|bytes| bytes.windows(framed.len()).any(|window| window == framed))
 }
 
-/// The same message with the same ends, as far as they can be known.
+/// Returns whether the message is the same and has the same ends, as far as they can be known.
 fn same(expected: &Expected, record: &Record) -> bool {
     let wanted = &expected.record;
     let ends = |record: &Record| {
@@ -274,11 +279,11 @@ fn same(expected: &Expected, record: &Record) -> bool {
         && wanted.kind == record.kind
         && (wanted_ends == ends
             || expected.nameless && wanted_ends.1 == ends.1 && ends.0 == (None, 0)
-            // A response of which the query was not seen.
+            // A response whose query the agent did not see.
             || expected.nameless && wanted_ends.0 == ends.0 && ends.1 == (None, 0))
 }
 
-/// What a record is that nobody expects.
+/// Describes a record that is not expected.
 fn extra(expected: &[Expected], candidates: &[usize], record: &Record) -> String {
     let part = expected.iter().find(|one| {
         let (whole, part) = (&one.record.message, &record.message);
@@ -297,7 +302,7 @@ fn extra(expected: &[Expected], candidates: &[usize], record: &Record) -> String
     }
 }
 
-/// Where a record begins to differ from an expected message that begins in the same way.
+/// Finds an expected message that begins like the record, and the position of the first difference.
 fn differs<'a>(expected: &'a Expected, record: &Record) -> Option<(usize, &'a Expected)> {
     let (wanted, found) = (&expected.record.message, &record.message);
     let same = wanted.iter().zip(found).take_while(|(a, b)| a == b).count();
@@ -316,7 +321,7 @@ impl fmt::Display for Expected {
     }
 }
 
-/// What is missing needs a counter that says so.
+/// Checks that a counter accounts for each missing message.
 fn missing(
     expected: &[Expected],
     taken: &[Option<usize>],
@@ -362,7 +367,7 @@ fn missing(
         }
         let stream = one.record.protocol == SocketProtocol::Tcp;
         datagrams += u64::from(!stream && !one.shared && one.record.query_time.is_none());
-        // The ring may have lost a message, or with it the query of one, or a piece of its stream.
+        // The ring may have lost the message, or the query of this response, or a piece of its stream.
         if (provoked.ring || summary.missed()? > 0) && lost > 0 && (stream || datagrams <= lost) {
             continue;
         }
@@ -377,7 +382,7 @@ fn missing(
     Ok(())
 }
 
-/// Each response has the time of its query.
+/// Checks that each response has the time of its query.
 fn times(
     expected: &[Expected],
     taken: &[Option<usize>],
@@ -413,7 +418,7 @@ fn times(
     }
 }
 
-/// Nothing is counted as lost that nobody has provoked.
+/// Checks that only losses are counted that the program has caused.
 fn account(
     tapped: &Tapped,
     provoked: Provoked,
@@ -433,7 +438,7 @@ fn account(
     if drops > 0 || summary.output_drops()? > 0 {
         findings.push(Finding::new("drops", summary));
     }
-    // What the ring had no room for may have been cut as well.
+    // A message that the ring had no room for may also have been cut.
     let lost = if provoked.ring {
         summary.kernel("ring_full")?
     } else {

@@ -1,4 +1,4 @@
-//! Unbound, Knot and NSD with the zones of the lab, each below a `named` that records what they ask it.
+//! Unbound, Knot and NSD with the zones of the lab, each below a `named` that records their queries.
 //!
 //! ```text
 //!   clients ── port A ──► Unbound       ── port B ──► upstream ──► fstrm_capture
@@ -29,7 +29,7 @@ use crate::{
     reference::Reference,
 };
 
-/// Whose server.
+/// Server software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Make {
     /// The resolver.
@@ -50,9 +50,9 @@ impl fmt::Display for Make {
     }
 }
 
-/// The running servers. Dropped: ended, folder removed.
+/// The running servers. When this is dropped, they are ended and the folder is removed.
 pub(crate) struct Foreign {
-    /// Whose the server is.
+    /// Software of the server.
     pub(crate) make: Make,
     process: Running,
     upstream: Named,
@@ -62,8 +62,8 @@ pub(crate) struct Foreign {
 }
 
 impl Foreign {
-    /// Starts the servers and waits until they answer. The own dnstap of Unbound and Knot goes to `collector`, which must be there
-    /// already. (NSD's drops messages in a burst: nothing to compare with.)
+    /// Starts the servers and waits until they answer. Unbound and Knot send their own dnstap to `collector`, which
+    /// must be running already. (NSD's own dnstap drops messages in a burst, so it is not used for comparison.)
     pub(crate) fn start(make: Make, collector: Option<&Socket>) -> Result<Self> {
         let scratch = scratch()?;
         let folder = scratch.path();
@@ -108,22 +108,22 @@ impl Foreign {
         })
     }
 
-    /// The server's (first) process id.
+    /// Returns the id of the server's first process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The server's address for IPv4 or IPv6.
+    /// Returns the server's address for IPv4 or IPv6.
     pub(crate) fn server(&self, ipv6: bool) -> SocketAddr {
         SocketAddr::new(loopback(ipv6), self.ports.tapped)
     }
 
-    /// The upstream server's address.
+    /// Returns the upstream server's address.
     pub(crate) fn upstream_server(&self) -> SocketAddr {
         SocketAddr::new(loopback(false), self.ports.upstream)
     }
 
-    /// The scratch folder, for the test's own files.
+    /// Returns the scratch folder, for the test's own files.
     pub(crate) fn folder(&self) -> &Path {
         self.scratch.path()
     }
@@ -138,7 +138,7 @@ impl Foreign {
         Ok(())
     }
 
-    /// Has the server read its zones again.
+    /// Makes the server read its zones again.
     pub(crate) fn reload(&self) -> Result<()> {
         self.process.signal(libc::SIGHUP)
     }
@@ -161,14 +161,14 @@ impl Foreign {
     }
 }
 
-/// What the upstream has recorded. The folder is there until it is dropped.
+/// Records of the upstream. The folder exists until this is dropped.
 pub(crate) struct Upstream {
     records: Vec<Record>,
     _scratch: TempDir,
 }
 
 impl Upstream {
-    /// What the server has asked it since `start`, and its answers.
+    /// Returns the server's queries to the upstream since `start`, and the responses.
     pub(crate) fn since(&self, start: SystemTime) -> Result<Vec<Record>> {
         let start = start.duration_since(SystemTime::UNIX_EPOCH)?;
         let since = self.records.iter().filter(|record| record.time >= start);
@@ -191,7 +191,7 @@ fn loopback(ipv6: bool) -> IpAddr {
     }
 }
 
-/// Starts it in the foreground, with its log on standard error.
+/// Starts the server in the foreground, with its log on standard error.
 fn run(mut command: Command, folder: &Path, make: Make, text: &str) -> Result<Running> {
     let file = write(folder, &format!("{make}.conf"), text)?;
     match make {
@@ -211,7 +211,8 @@ fn command(make: Make) -> Result<Command> {
     }))
 }
 
-/// Two threads; both ways to ask the upstream. It waits long for an answer: one that it has given up on it does not take.
+/// Configures Unbound: two threads, both ways to ask the upstream. It waits long for a response, because it would not
+/// read a response after its time-out.
 pub(crate) fn unbound(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
     let Ports {
         tapped, upstream, ..
@@ -252,7 +253,7 @@ pub(crate) fn unbound(folder: &Path, ports: Ports, collector: Option<&Socket>) -
     )
 }
 
-/// Two threads each for UDP and TCP.
+/// Configures Knot: two threads each for UDP and TCP.
 pub(crate) fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> String {
     let Ports {
         tapped, upstream, ..
@@ -261,7 +262,7 @@ pub(crate) fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> S
         Some(Socket::Unix(path)) => path,
         _ => Path::new(""),
     };
-    // A module outside of Knot's own folders is given by its file.
+    // A module outside of Knot's own folders is configured by its file.
     let (declared, used) = if collector.is_some() {
         let module = environment::server_folder("knot")
             .map(|server| server.join("usr/lib/x86_64-linux-gnu/knot/modules-3.2/dnstap.so"))
@@ -295,7 +296,7 @@ pub(crate) fn knot(folder: &Path, ports: Ports, collector: Option<&Socket>) -> S
     )
 }
 
-/// Two processes that answer, beside the one for transfers and the first.
+/// Configures NSD: two processes that answer, in addition to the first one and the one for transfers.
 pub(crate) fn nsd(folder: &Path, ports: Ports) -> String {
     let Ports {
         tapped, upstream, ..

@@ -1,4 +1,5 @@
-//! The lab: private name servers on loopback, on free ports, from a scratch folder; never a system's service.
+//! The lab: private name servers on loopback, on free ports, with files in a scratch folder. It never uses a service of
+//! the system.
 //!
 //! ```text
 //!   clients ── port A ──► tapped ── port B ──► upstream
@@ -7,8 +8,8 @@
 //!                         moving.lab secondary  ◄─ NOTIFY, IXFR
 //! ```
 //!
-//! All on both loopback addresses. BIND asks all other servers on the port of its option `port`: that is the upstream's, which
-//! serves the root, so nothing ever leaves the host.
+//! All servers use both loopback addresses. BIND asks all other servers on the port of its option `port`. That is the
+//! port of the upstream, which serves the root, so nothing leaves the host.
 
 pub(crate) mod foreign;
 pub(crate) mod named;
@@ -27,20 +28,20 @@ use tempfile::TempDir;
 pub(crate) use self::zones::{AUTH_HOSTS, UP_HOSTS};
 use crate::{environment, lab::named::Named, record::Record, reference::Reference};
 
-/// What a test wants of the lab.
+/// Parts of the lab that a test needs.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Wanted {
-    /// The upstream server, for recursion and transfers.
+    /// Whether the test needs the upstream server, for recursion and transfers.
     pub(crate) upstream: bool,
-    /// The tapped server's own dnstap.
+    /// Whether the test needs the tapped server's own dnstap.
     pub(crate) reference: bool,
 }
 
-/// The running servers. Dropped: ended, folder removed.
+/// The running servers. When this is dropped, they are ended and the folder is removed.
 pub(crate) struct Lab {
     /// The server under test.
     pub(crate) tapped: Named,
-    /// The server above it.
+    /// The server that it asks.
     pub(crate) upstream: Option<Named>,
     reference: Option<Reference>,
     ports: Ports,
@@ -50,13 +51,13 @@ pub(crate) struct Lab {
 /// The lab's ports, the same on all its addresses.
 #[derive(Clone, Copy)]
 pub(crate) struct Ports {
-    /// The tapped server's.
+    /// Port of the tapped server.
     pub(crate) tapped: u16,
-    /// The tapped server's second one, IPv4 only.
+    /// Second port of the tapped server, IPv4 only.
     pub(crate) second: u16,
-    /// The upstream server's.
+    /// Port of the upstream server.
     pub(crate) upstream: u16,
-    /// `rndc` of the tapped server.
+    /// Port for `rndc` of the tapped server.
     pub(crate) control: u16,
 }
 
@@ -95,7 +96,7 @@ impl Lab {
         })
     }
 
-    /// The tapped server's address for IPv4 or IPv6.
+    /// Returns the tapped server's address for IPv4 or IPv6.
     pub(crate) fn server(&self, ipv6: bool) -> SocketAddr {
         let address: IpAddr = if ipv6 {
             Ipv6Addr::LOCALHOST.into()
@@ -105,22 +106,22 @@ impl Lab {
         SocketAddr::new(address, self.ports.tapped)
     }
 
-    /// Where the tapped server listens besides: on its second port.
+    /// Returns the tapped server's address with its second port.
     pub(crate) fn second_server(&self) -> SocketAddr {
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.second)
     }
 
-    /// The upstream server's address.
+    /// Returns the upstream server's address.
     pub(crate) fn upstream_server(&self) -> SocketAddr {
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.upstream)
     }
 
-    /// The scratch folder, for the test's own files.
+    /// Returns the scratch folder, for the test's own files.
     pub(crate) fn folder(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Ends the servers, the tapped one first and in order, and returns what it recorded itself.
+    /// Ends the servers regularly, the tapped one first, and returns the tapped server's own records.
     pub(crate) fn finish(mut self) -> Result<Vec<Record>> {
         self.tapped.stop()?;
         if let Some(upstream) = self.upstream.take() {
@@ -132,7 +133,7 @@ impl Lab {
     }
 }
 
-/// A scratch folder that other users may enter, removed when dropped.
+/// Makes a scratch folder that other users may enter. It is removed when dropped.
 pub(crate) fn scratch() -> Result<TempDir> {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::Builder::new()
@@ -151,7 +152,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A port that is free now for UDP and TCP on both addresses of the lab.
+/// Returns a port that is now free for UDP and TCP on both addresses of the lab.
 pub(crate) fn free_port() -> Result<u16> {
     loop {
         let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;

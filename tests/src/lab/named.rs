@@ -19,7 +19,7 @@ pub(crate) use crate::process::Line;
 /// Key of the lab's `rndc`; the control channel listens on loopback for the time of a test.
 pub(super) const KEY: &str = "key lab { algorithm hmac-sha256; secret \"bGFiLWxhYi1sYWItbGFiLWxhYi1sYWItbGFiLWxhYg==\"; };\n";
 
-/// `named` answers: its last line of a start-up.
+/// Last line of a start-up: `named` answers now.
 pub(crate) const RUNNING: Line = ("running", |line| line.ends_with(" running"));
 /// A transfer of `moving.lab` into the server has succeeded. The first one may come before [`RUNNING`]: zones are
 /// maintained while others are still being loaded.
@@ -34,7 +34,7 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -67,7 +67,7 @@ impl Named {
         Ok(text)
     }
 
-    /// Ends it in order, so that it hands over what its own dnstap has queued.
+    /// Ends it regularly, so that it sends everything that its own dnstap has queued.
     pub(crate) fn stop(self) -> Result<()> {
         let finished = self.process.stop(libc::SIGTERM)?;
         let tail = finished.lines[finished.lines.len().saturating_sub(5)..].join("\n");
@@ -80,7 +80,7 @@ impl Named {
     }
 }
 
-/// The server that the tests tap; with an upstream, it has its copy of `moving.lab` from there.
+/// Starts the server that the tests tap. With an upstream, it has a copy of `moving.lab` from there.
 pub(super) fn start_tapped(
     folder: &Path,
     ports: Ports,
@@ -147,7 +147,7 @@ pub(super) fn start_tapped(
     start(folder, "tapped", &text, Some(rndc), ready)
 }
 
-/// The server above it: the root, `up.lab`, and the primary of `moving.lab`. Its own dnstap goes to `dnstap`.
+/// Starts the upstream server: the root, `up.lab`, and the primary of `moving.lab`. Its own dnstap goes to `dnstap`.
 pub(super) fn start_upstream(folder: &Path, ports: Ports, dnstap: Option<&Path>) -> Result<Named> {
     let Ports {
         tapped, upstream, ..
@@ -180,8 +180,8 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports, dnstap: Option<&Path>)
     start(folder, "upstream", &text, None, &[RUNNING])
 }
 
-/// Options for a dnstap of its own. The largest input queue that there is, that named loses nothing itself at the rate of the
-/// tests.
+/// Returns the options for named's own dnstap. The input queue is the largest possible, so that named itself loses
+/// nothing at the rate of the tests.
 fn own_dnstap(socket: &Path) -> String {
     format!(
         "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
@@ -191,7 +191,7 @@ fn own_dnstap(socket: &Path) -> String {
     )
 }
 
-/// Options of all: everything below the scratch folder, no background traffic.
+/// Returns options for all servers of the lab: all files below the scratch folder, no background traffic.
 pub(crate) fn common(folder: &Path, upstream: u16) -> Result<String> {
     Ok(format!(
         "{}port {upstream};\ndnssec-validation no;\n",
@@ -199,9 +199,9 @@ pub(crate) fn common(folder: &Path, upstream: u16) -> Result<String> {
     ))
 }
 
-/// Options of any server of a test: everything below its folder.
+/// Returns options for any server of a test: all files below its folder.
 pub(crate) fn basics(folder: &Path) -> Result<String> {
-    // Its default is a file in /run; BIND 9.20 has neither the file nor the option any more.
+    // The default is a file in /run. BIND 9.20 has neither the file nor the option any more.
     let lock = if environment::named_version()? < (9, 20) {
         "lock-file none;\n"
     } else {
@@ -213,7 +213,7 @@ pub(crate) fn basics(folder: &Path) -> Result<String> {
     ))
 }
 
-/// The statements that let `rndc` in, and the file that tells `rndc` how; in `folder`.
+/// Returns the statements that allow `rndc`, and the configuration file for `rndc` in `folder`.
 pub(crate) fn control(folder: &Path, address: &str, port: u16) -> Result<(String, PathBuf)> {
     let rndc = write(
         folder,
@@ -238,7 +238,7 @@ pub(crate) fn start(
 ) -> Result<Named> {
     let file = write(folder, &format!("{name}.conf"), configuration)?;
     let mut command = Command::new(environment::named()?);
-    // Two workers on any machine, so that a message may come from either.
+    // There are two workers on any machine, so that a message may come from either.
     command.args(["-g", "-n", "2", "-c"]).arg(file);
     let mut process = Running::start(&format!("named ({name})"), command, Watch::Stderr)?;
     process.wait_for_each(ready)?;

@@ -1,4 +1,4 @@
-//! A `named` with everything open that BIND can listen with: DNS, DNS over TLS and HTTPS, over HTTP in the clear, the control
+//! A `named` with all kinds of listeners of BIND: DNS, DNS over TLS and HTTPS, over HTTP without TLS, the control
 //! channel, the statistics channel.
 
 use std::{
@@ -15,7 +15,7 @@ use crate::{
     lab::named::Named,
 };
 
-/// The running server. Dropped: ended, folder removed.
+/// The running server. When this is dropped, it is ended and the folder is removed.
 pub(crate) struct Services {
     /// The server.
     pub(crate) named: Named,
@@ -24,7 +24,7 @@ pub(crate) struct Services {
     scratch: TempDir,
 }
 
-/// Which port is for what.
+/// Ports of the listeners.
 pub(crate) struct Ports {
     /// DNS.
     pub(crate) dns: u16,
@@ -64,12 +64,12 @@ impl Services {
         })
     }
 
-    /// An address of the server.
+    /// Returns the server's address with this port.
     pub(crate) fn at(port: u16) -> SocketAddr {
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
     }
 
-    /// The scratch folder, for the test's own files.
+    /// Returns the scratch folder, for the test's own files.
     pub(crate) fn folder(&self) -> &Path {
         self.scratch.path()
     }

@@ -1,5 +1,5 @@
-//! Zone files of the lab, generated. Sizes are chosen for what they make a server do: answers that fill 4,096 bytes of
-//! UDP, that need TCP, that exceed 16 KiB, and a transfer of many messages.
+//! Generates the zone files of the lab. The sizes make a server send all kinds of responses: some fill 4,096 bytes of
+//! UDP, some need TCP, some are larger than 16 KiB, and a transfer has many messages.
 
 use std::fmt::{self, Write as _};
 
@@ -7,18 +7,18 @@ use std::fmt::{self, Write as _};
 pub(crate) const AUTH_HOSTS: usize = 500;
 /// Hosts `w0` to `w199` of `up.lab`.
 pub(crate) const UP_HOSTS: usize = 200;
-/// Records of `big.lab`, beside SOA and NS.
+/// Number of records of `big.lab`, without SOA and NS.
 pub(crate) const BIG_RECORDS: usize = 6_000;
 
-/// Bytes of one string of a TXT record, without its length.
+/// Size of one string of a TXT record, without its length byte.
 const TEXT: usize = 250;
-/// Most strings in one TXT record.
+/// Largest number of strings in one TXT record.
 const STRINGS: usize = 4;
 
 /// Names of zones and their text.
 pub(crate) type Zones = Vec<(&'static str, String)>;
 
-/// Zones of the tapped server: name and text.
+/// Makes the zones of the tapped server: name and text.
 pub(crate) fn of_tapped() -> Result<Zones, fmt::Error> {
     let mut auth = head();
     for host in 0..AUTH_HOSTS {
@@ -44,7 +44,7 @@ pub(crate) fn of_tapped() -> Result<Zones, fmt::Error> {
     ])
 }
 
-/// Zones of the upstream server.
+/// Makes the zones of the upstream server.
 pub(super) fn of_upstream() -> Result<Zones, fmt::Error> {
     let mut root = String::from(
         "$TTL 3600\n@ SOA ns.up.lab. root.up.lab. 1 3600 900 86400 60\n@ NS ns.up.lab.\n",
@@ -64,8 +64,8 @@ fn head() -> String {
         .to_owned()
 }
 
-/// TXT records of one name that hold `strings` strings together, about 250 bytes of answer each. Several strings to a
-/// record, because BIND takes no more than 100 records of a name and type.
+/// Adds TXT records for one name that have `strings` strings together, each about 250 bytes of the response. A record
+/// has several strings, because BIND accepts at most 100 records of one name and type.
 pub(crate) fn texts(zone: &mut String, name: &str, strings: usize) -> fmt::Result {
     for (index, strings) in (0..strings).collect::<Vec<_>>().chunks(STRINGS).enumerate() {
         write!(zone, "{name} TXT \"record {index}\"")?;

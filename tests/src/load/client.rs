@@ -1,5 +1,5 @@
-//! A DNS client that chooses how its bytes meet the socket: many queries in one write, one query in many writes. It
-//! remembers what passed, as the records that a tap should have written.
+//! A DNS client that controls how its bytes reach the socket: many queries in one write, or one query in many writes.
+//! It stores the messages that passed, as the records that a tap should have written.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -18,7 +18,7 @@ use crate::{process::PATIENCE, record::Record, wire};
 /// Receive buffer of a narrow connection, in bytes; the kernel doubles it.
 const NARROW: usize = 2_048;
 
-/// How a query's bytes, behind their length, are cut into writes.
+/// Way in which a query and its length are cut into writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
     /// One write.
@@ -27,7 +27,7 @@ pub(crate) enum Cut {
     Prefix,
     /// Byte by byte.
     Bytes,
-    /// Two halves of the message; the first with the length.
+    /// Two halves of the message; the first one has the length, too.
     Halves,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct TcpClient {
     stream: TcpStream,
     client: SocketAddr,
     server: SocketAddr,
-    /// Queries sent and answers received, in the order of this side.
+    /// Queries sent and responses received, in the order of this side.
     pub(crate) passed: Vec<Record>,
 }
 
@@ -56,7 +56,8 @@ impl TcpClient {
         Self::over(socket.into(), server)
     }
 
-    /// Connects with a receive window of a few kilobytes at most, so that the server has to send large answers bit by bit.
+    /// Connects with a receive window of at most a few kilobytes, so that the server has to send large responses in
+    /// small parts.
     pub(crate) fn connect_narrowly(server: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
         socket.set_recv_buffer_size(NARROW)?;
@@ -64,7 +65,7 @@ impl TcpClient {
         Self::over(socket.into(), server)
     }
 
-    /// Connects by Multipath TCP (RFC 8684), or by plain TCP where the server does not know it.
+    /// Connects by Multipath TCP (RFC 8684), or by plain TCP if the server does not support it.
     pub(crate) fn connect_multipath(server: SocketAddr) -> Result<Self> {
         let protocol = Protocol::from(libc::IPPROTO_MPTCP);
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(protocol))?;
@@ -84,7 +85,7 @@ impl TcpClient {
         })
     }
 
-    /// Sends one query, cut as told.
+    /// Sends one query, cut as `cut` says.
     pub(crate) fn send(&mut self, query: &[u8], cut: Cut) -> Result<()> {
         let framed = wire::framed(query);
         let pieces: Vec<&[u8]> = match cut {
@@ -113,12 +114,12 @@ impl TcpClient {
         Ok(())
     }
 
-    /// Sends bytes as they are, without noting anything.
+    /// Sends bytes as they are, without adding a record.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(bytes)?)
     }
 
-    /// Receives the next answer.
+    /// Receives the next response.
     pub(crate) fn receive(&mut self) -> Result<Vec<u8>> {
         let mut length = [0; 2];
         self.stream
@@ -145,12 +146,12 @@ pub(crate) struct UdpClient {
     socket: UdpSocket,
     client: SocketAddr,
     server: SocketAddr,
-    /// Queries sent and answers received.
+    /// Queries sent and responses received.
     pub(crate) passed: Vec<Record>,
 }
 
 impl UdpClient {
-    /// A socket with a port of its own, connected to `server`.
+    /// Makes a socket with a port of its own, connected to `server`.
     pub(crate) fn connect(server: SocketAddr) -> Result<Self> {
         let local: IpAddr = if server.is_ipv6() {
             Ipv6Addr::LOCALHOST.into()
@@ -160,7 +161,7 @@ impl UdpClient {
         Self::connect_from(local, server)
     }
 
-    /// The same from an address of this host.
+    /// Does the same from an address of this host.
     pub(crate) fn connect_from(local: IpAddr, server: SocketAddr) -> Result<Self> {
         let socket = UdpSocket::bind((local, 0))?;
         socket.connect(server)?;
@@ -182,20 +183,20 @@ impl UdpClient {
         Ok(())
     }
 
-    /// Sends one query behind something that is no part of it.
+    /// Sends one query after a PROXY header.
     pub(crate) fn send_behind(&mut self, proxy_header: &[u8], query: &[u8]) -> Result<()> {
         self.socket.send(&[proxy_header, query].concat())?;
         self.note(query.to_vec());
         Ok(())
     }
 
-    /// Sends a datagram without a byte, which is no message.
+    /// Sends an empty datagram, which is not a message.
     pub(crate) fn send_nothing(&self) -> Result<()> {
         self.socket.send(&[])?;
         Ok(())
     }
 
-    /// Receives the next answer.
+    /// Receives the next response.
     pub(crate) fn receive(&mut self) -> Result<Vec<u8>> {
         let mut buffer = vec![0; 65_536];
         let length = loop {
@@ -219,8 +220,8 @@ impl UdpClient {
     }
 }
 
-/// Asks `server` one question after the other, with a pause after each, until told to stop; returns how many were answered. One
-/// without an answer is an error.
+/// Sends one query after the other to `server`, with a pause after each, until told to stop. Returns the number of
+/// responses. A missing response is an error.
 pub(crate) fn ask_until(server: SocketAddr, pause: Duration, stop: &AtomicBool) -> Result<u64> {
     let mut client = UdpClient::connect(server)?;
     let mut answered: u64 = 0;

@@ -1,4 +1,4 @@
-//! Bulk load by `dnsperf`, and its own account of what became of it.
+//! Bulk load by `dnsperf`, and the counts that it prints.
 
 use std::{
     fmt::Write as _,
@@ -21,20 +21,20 @@ const BULK_PATIENCE: Duration = Duration::from_mins(10);
 
 /// One run of `dnsperf`.
 pub(crate) struct Load {
-    /// Queries to send; the names repeat.
+    /// Number of queries to send; the names repeat.
     pub(crate) queries: usize,
-    /// Queries per second; `None`: as fast as answers come.
+    /// Queries per second; `None`: as fast as the responses arrive.
     pub(crate) rate: Option<u32>,
-    /// Over TCP rather than UDP.
+    /// Whether it uses TCP and not UDP.
     pub(crate) tcp: bool,
-    /// Names of `up.lab`, which need recursion, among those of `auth.lab`.
+    /// Whether there are names of `up.lab`, which need recursion, among those of `auth.lab`.
     pub(crate) recursive: bool,
 }
 
-/// A `dnsperf` under way.
+/// A running `dnsperf`.
 pub(crate) struct Dnsperf(Running);
 
-/// Sends the load to `server` and returns when all is answered. A query without an answer is an error.
+/// Sends the load to `server` and returns when all queries are answered. A query without a response is an error.
 pub(crate) fn run(folder: &Path, server: SocketAddr, load: &Load) -> Result<()> {
     start(folder, server, load)?.finish(load.queries)
 }
@@ -44,7 +44,7 @@ pub(crate) fn start(folder: &Path, server: SocketAddr, load: &Load) -> Result<Dn
     send(&names(folder, load)?, server, load)
 }
 
-/// Starts sending the names of a file; of `load`, rate and protocol apply.
+/// Starts sending the names of a file. Only rate and protocol of `load` are used.
 pub(crate) fn send(names: &Path, server: SocketAddr, load: &Load) -> Result<Dnsperf> {
     let mut command = Command::new(environment::tool("dnsperf")?);
     command.args([
@@ -73,7 +73,7 @@ pub(crate) fn send(names: &Path, server: SocketAddr, load: &Load) -> Result<Dnsp
 }
 
 impl Dnsperf {
-    /// Waits until all is sent; each of `queries` must have been sent and answered.
+    /// Waits until everything is sent. Each of `queries` must have been sent and answered.
     pub(crate) fn finish(self, queries: usize) -> Result<()> {
         let Finished { status, lines } = self.0.finish(BULK_PATIENCE)?;
         let report = lines.join("\n");
@@ -88,7 +88,7 @@ impl Dnsperf {
     }
 }
 
-/// The file of names, one line per query.
+/// Writes the file of names, one line per query.
 fn names(folder: &Path, load: &Load) -> Result<PathBuf> {
     let mut text = String::new();
     for query in 0..load.queries {

@@ -1,5 +1,5 @@
-//! A load that accounts for itself: what clients of our own have sent and received byte for byte, what `dig` says about each of its
-//! answers, and the questions that `dnsperf` has asked and got answered, each once.
+//! A load with exact records: the messages that our own clients have sent and received, byte for byte; the output of
+//! `dig` for each of its responses; and the queries of `dnsperf` and their responses, each once.
 
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
@@ -32,30 +32,30 @@ const BULK: [(bool, bool, usize); 4] = [
     (true, true, 500),
 ];
 
-/// Queries of our own that are under way at once.
+/// Number of our own queries that are in flight at once.
 const BURST: u16 = 40;
 
 /// A question: name and type.
 type Question = (String, u16);
 
-/// What went through a server.
+/// Messages that passed through a server.
 pub(crate) struct Account {
     /// The server's port.
     port: u16,
-    /// Messages of our own clients, of plain kinds.
+    /// Messages of our own clients, with plain kinds.
     passed: Vec<Record>,
-    /// How often `dnsperf` has asked each question.
+    /// Number of times that `dnsperf` has sent each query.
     asked: BTreeMap<Question, usize>,
     digs: Vec<Dig>,
     transfers: Vec<Transfer>,
     updates: usize,
 }
 
-/// An exchange of `dig`.
+/// An exchange with `dig`.
 struct Dig {
     id: u16,
     name: String,
-    /// Bytes of the answer.
+    /// Size of the response in bytes.
     size: usize,
 }
 
@@ -67,7 +67,7 @@ struct Transfer {
 }
 
 impl Account {
-    /// Of nothing yet.
+    /// Makes an empty account.
     pub(crate) fn new(lab: &Foreign) -> Self {
         Self {
             port: lab.server(false).port(),
@@ -79,7 +79,7 @@ impl Account {
         }
     }
 
-    /// Loads the server with questions, and changes the zone that it has a copy of.
+    /// Sends queries to the server, and changes the zone that it has a copy of.
     pub(crate) fn load(&mut self, lab: &mut Foreign) -> Result<()> {
         for (tcp, ipv6, queries) in BULK {
             self.bulk(lab, tcp, ipv6, queries)?;
@@ -130,7 +130,8 @@ impl Account {
         dnsperf::send(&names, lab.server(ipv6), &load)?.finish(queries)
     }
 
-    /// Many datagrams at once, one connection with many queries, cut in every way, and the largest answers.
+    /// Sends many datagrams at once, and many queries on one connection, cut in every way, and queries with the largest
+    /// responses.
     fn own(&mut self, server: SocketAddr, make: Make) -> Result<()> {
         let mut udp = UdpClient::connect(server)?;
         for round in 0..5 {
@@ -158,7 +159,7 @@ impl Account {
             ("auth.lab", wire::TYPE_SOA),
         ];
         if make == Make::Unbound {
-            // Resolved by UDP and, where that is too small, by TCP; and forwarded.
+            // The server resolves these by UDP and, if a response is too large for it, by TCP; others are forwarded.
             more.extend([
                 ("chain.up.lab", wire::TYPE_A),
                 ("big.up.lab", wire::TYPE_TXT),
@@ -201,7 +202,7 @@ impl Account {
         Ok(())
     }
 
-    /// What only an authority is asked: AXFR of a zone that takes many messages, and UPDATE where it is taken.
+    /// Sends queries for an authority: AXFR of a zone that needs many messages, and UPDATE if the server accepts it.
     pub(crate) fn load_authority(&mut self, lab: &Foreign) -> Result<()> {
         for ipv6 in [false, true] {
             let server = lab.server(ipv6);
@@ -227,7 +228,7 @@ impl Account {
         Ok(())
     }
 
-    /// Finds each message of the load among the `records`, which have plain kinds, each once. The others.
+    /// Finds each message of the load once among the `records`, which have plain kinds. Returns the other records.
     pub(crate) fn settle(&self, records: &[Record]) -> Result<Vec<Record>> {
         let strict = Rules {
             outside: &|_| None,
@@ -287,7 +288,7 @@ impl Account {
         Ok(rest)
     }
 
-    /// Takes out the connections that asked for a transfer.
+    /// Removes the connections with a transfer.
     fn settle_transfers(&self, rest: &mut Vec<Record>) -> Result<()> {
         let ends = |record: &Record| {
             (
@@ -327,7 +328,7 @@ impl Account {
     }
 }
 
-/// The number behind the last `label`.
+/// Returns the number after the last `label`.
 fn number(text: &str, label: &str) -> Result<usize> {
     let behind = text.rsplit_once(label).map_or("", |(_, behind)| behind);
     let digits: String = behind

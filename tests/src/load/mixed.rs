@@ -1,5 +1,5 @@
-//! A mixture of all that a server meets: bulk, single questions with all flags, answers of all sizes, split and
-//! pipelined TCP, transfers in both directions, updates, notifications and recursion.
+//! A mixture of all kinds of traffic of a server: bulk, single queries with all flags, responses of all sizes, split
+//! and pipelined TCP, transfers in both directions, updates, notifications and recursion.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ pub(crate) const BULK: [(bool, bool, usize); 4] = [
     (true, true, 500),
 ];
 
-/// Sends all of it and returns when all is answered.
+/// Sends everything and returns when all queries are answered.
 pub(crate) fn run(lab: &mut Lab) -> Result<()> {
     for (tcp, ipv6, queries) in BULK {
         let load = Load {
@@ -47,9 +47,9 @@ pub(crate) fn run(lab: &mut Lab) -> Result<()> {
     transfer_in(lab)
 }
 
-/// Single questions by `dig`.
+/// Sends single queries by `dig`.
 fn singles(server: SocketAddr) -> Result<()> {
-    // Over UDP up to 4,096 bytes, over TCP up to 60,000, truncated with a retry, and answered from above.
+    // Responses over UDP up to 4,096 bytes, over TCP up to 60,000, truncated with a retry, and from the upstream.
     for question in [
         &["h1.auth.lab", "A"][..],
         &["H2.AUTH.lab", "AAAA", "+norecurse"],
@@ -72,7 +72,7 @@ fn singles(server: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// TCP as no tool sends it.
+/// Sends queries over TCP in ways that no tool uses.
 fn own_framing(server: SocketAddr) -> Result<()> {
     let mut client = TcpClient::connect(server)?;
     let pipelined: Vec<_> = (0..60)
@@ -87,7 +87,7 @@ fn own_framing(server: SocketAddr) -> Result<()> {
         client.send(&wire::query(id, &name, wire::TYPE_A, true), cut)?;
         client.receive()?;
     }
-    // The end of one query and the start of the next in one write.
+    // The end of one query and the start of the next are in one write.
     let queries = [
         wire::query(200, "h7.auth.lab", wire::TYPE_A, true),
         wire::query(201, "t6000.auth.lab", wire::TYPE_TXT, true),
@@ -110,7 +110,7 @@ fn own_framing(server: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// UPDATE (RFC 2136) over UDP and TCP.
+/// Sends UPDATE (RFC 2136) over UDP and TCP.
 fn updates(server: SocketAddr, ipv6: bool) -> Result<()> {
     for (tcp, host) in [(false, "udp"), (true, "tcp")] {
         let name = format!("{host}{}.dyn.lab", if ipv6 { 6 } else { 4 });
@@ -125,13 +125,14 @@ fn updates(server: SocketAddr, ipv6: bool) -> Result<()> {
     Ok(())
 }
 
-/// AXFR of a zone that takes many messages.
+/// Requests an AXFR of a zone that needs many messages.
 fn transfer_out(server: SocketAddr) -> Result<()> {
     dig(server, &["big.lab", "AXFR"])?;
     Ok(())
 }
 
-/// A change of a zone above: NOTIFY to the tapped server, which asks for the SOA and transfers the change.
+/// Changes a zone of the upstream, which sends NOTIFY to the tapped server. That server then asks for the SOA and
+/// transfers the change.
 fn transfer_in(lab: &mut Lab) -> Result<()> {
     let upstream = lab.upstream_server();
     nsupdate(

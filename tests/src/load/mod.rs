@@ -1,4 +1,4 @@
-//! The traffic: bulk by `dnsperf`, odd framing by our own client, and a mixture of everything by the tools that
+//! The traffic: bulk by `dnsperf`, unusual framing by our own client, and a mixture of everything by the tools that
 //! operators use.
 
 pub(crate) mod client;

@@ -1,4 +1,5 @@
-//! Questions through a proxy that says who asks: PROXY protocol, version 2, in front of each datagram and each connection.
+//! Queries through a proxy that names the client: a PROXY header, version 2, before each datagram and at the start of
+//! each connection.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,12 +9,12 @@ use super::client::{Cut, TcpClient, UdpClient};
 use crate::wire;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// A TLV that says nothing (`PP2_TYPE_NOOP`).
+/// A TLV without a meaning (`PP2_TYPE_NOOP`).
 const NOOP: [u8; 7] = [4, 0, 4, 0, 0, 0, 0];
-/// Questions of each client over each transport.
+/// Number of queries of each client over each transport.
 const EACH: u16 = 3;
 
-/// Who asks, behind the proxy: each over UDP and TCP, whatever the proxy itself speaks.
+/// Clients behind the proxy. Each uses UDP and TCP, whatever the proxy itself uses.
 pub(crate) const CLIENTS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7)), 1_007),
     SocketAddr::new(
@@ -22,8 +23,8 @@ pub(crate) const CLIENTS: [SocketAddr; 2] = [
     ),
 ];
 
-/// Asks a server that listens for a proxy at each of `servers`; the clients asked `asked`, the one of their own family. Returns
-/// how many questions each client asked.
+/// Sends queries to a server that accepts PROXY headers at each of `servers`. `asked` are the server addresses that the
+/// clients used, one of each family. Returns the number of queries of each client.
 pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) -> Result<usize> {
     let mut questions = 0;
     for server in servers {
@@ -37,7 +38,7 @@ pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) ->
             }
             through_tcp(*server, ends, name)?;
         }
-        // The proxy asks for itself.
+        // The proxy sends a query of its own.
         let query = wire::query(9, name, wire::TYPE_A, false);
         let mut udp = UdpClient::connect(*server)?;
         udp.send_behind(&proxy_header(false, None), &query)?;
@@ -48,7 +49,8 @@ pub(crate) fn ask(servers: &[SocketAddr], asked: [SocketAddr; 2], name: &str) ->
     Ok(questions)
 }
 
-/// One connection. The PROXY header goes in one write, as proxies send it: `named` gives up on one whose first bytes come alone.
+/// Sends queries over one connection. The PROXY header is in one write, as proxies send it: `named` gives up on a
+/// header whose first bytes arrive alone.
 fn through_tcp(
     server: SocketAddr,
     ends: Option<(SocketAddr, SocketAddr)>,
@@ -75,7 +77,7 @@ fn expect_answer(id: u16, answer: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The PROXY header of a client's question to a server, or of the proxy's own.
+/// Makes the PROXY header of a client's query to a server, or of the proxy's own query.
 fn proxy_header(tcp: bool, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let Some((client, server)) = ends else {
         return [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat();

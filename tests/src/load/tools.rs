@@ -1,4 +1,4 @@
-//! Single questions and updates by the tools that operators use.
+//! Single queries and updates by the tools that operators use.
 
 use std::{
     io::Write as _,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::environment;
 
-/// Asks by `dig` and returns what it printed; any answer will do.
+/// Sends a query by `dig` and returns its output. Any response is accepted.
 pub(crate) fn dig(server: SocketAddr, question: &[&str]) -> Result<String> {
     let mut command = Command::new(environment::tool("dig")?);
     command

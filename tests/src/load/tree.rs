@@ -1,5 +1,5 @@
-//! What the servers of a [`Tree`] are asked: recursion with all its outcomes, authority, updates here and there, transfers of
-//! both kinds. Each question's outcome is checked, so that the load is what it claims to be.
+//! Traffic for the servers of a [`Tree`]: recursion with all its outcomes, authority, updates at several servers,
+//! transfers of both kinds. The outcome of each query is checked, so that the load really is what it should be.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
@@ -16,14 +16,15 @@ use crate::{
     tree::{HTTPS_PORT, KEY, Role, TLS_PORT, Tree},
 };
 
-/// Questions and the outcomes that they must have.
+/// Queries and the outcomes that they must have.
 type Questions = &'static [(&'static [&'static str], &'static str)];
 
 /// Queries that `dnsperf` sends to the forwarder.
 pub(crate) const BULK: usize = 1_000;
 /// Records that one update adds to the large zone, to be transferred by IXFR.
 const ADDED: usize = 500;
-/// Records of an IXFR of that update: the new SOA first and last, and around what is new the SOAs from which and to which.
+/// Number of records of an IXFR of that update: the added records, the new SOA at both ends, and the old and the new
+/// SOA before the changes.
 pub(crate) const CHANGES: usize = ADDED + 4;
 
 const OF_RESOLVERS: Questions = &[
@@ -90,31 +91,31 @@ const OF_AUTHORITIES: Questions = &[
 /// A key that no server of the tree knows.
 const STRANGER: &str = "hmac-sha256:stranger:c3RyYW5nZXJzdHJhbmdlcnN0cmFuZ2Vyc3RyYW5nZXI=";
 
-/// What the load itself has counted.
+/// Counts of the load itself.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    /// Records of `big.lab` at the end, the SOA twice, as `dig` counted them in a transfer.
+    /// Number of records of `big.lab` at the end, with the SOA twice, as `dig` counted them in a transfer.
     pub(crate) records: usize,
     changes: Vec<(Role, usize)>,
-    /// Questions of each of the clients behind a proxy.
+    /// Number of queries of each client behind a proxy.
     pub(crate) proxied: usize,
 }
 
 impl Sent {
-    /// Records of `big.lab` that this server gave `dig` by IXFR.
+    /// Returns the number of records of `big.lab` that this server sent to `dig` by IXFR.
     pub(crate) fn changes(&self, role: Role) -> usize {
         let of_role = self.changes.iter().find(|(of, _)| *of == role);
         of_role.map_or(0, |(_, records)| *records)
     }
 }
 
-/// Sends all of it and returns when all is answered and every zone is everywhere the same.
+/// Sends everything. Returns when all queries are answered and every zone is the same on all servers.
 pub(crate) fn run(tree: &mut Tree) -> Result<Sent> {
     for ipv6 in [false, true] {
         for role in [Role::Forwarder, Role::Recursive] {
             ask(role.server(ipv6), OF_RESOLVERS)?;
         }
-        // A forwarder that does not validate asks with CD, and so gets an answer.
+        // A forwarder that does not validate sets CD, and so gets a response.
         expect(
             Role::Recursive.server(ipv6),
             &["changed.signed.lab", "A"],
@@ -182,7 +183,8 @@ fn bulk(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// UPDATE (RFC 2136) at the primary and through the secondary, each followed by NOTIFY, SOA and IXFR between them.
+/// Sends UPDATE (RFC 2136) to the primary and through the secondary. Each is followed by NOTIFY, SOA and IXFR between
+/// them.
 fn updates(tree: &mut Tree, ipv6: bool) -> Result<()> {
     for role in [Role::Zone, Role::Secondary] {
         for (tcp, more) in [(false, &[][..]), (true, &[]), (false, &["-y", KEY])] {
@@ -203,7 +205,7 @@ fn updates(tree: &mut Tree, ipv6: bool) -> Result<()> {
     Ok(())
 }
 
-/// The large zone by IXFR and AXFR, to the secondary and to `dig`.
+/// Transfers the large zone by IXFR and AXFR, to the secondary and to `dig`.
 fn transfers(tree: &mut Tree) -> Result<Sent> {
     let mut update = String::new();
     for host in 0..ADDED {
@@ -226,7 +228,7 @@ fn transfers(tree: &mut Tree) -> Result<Sent> {
         let text = dig(role.server(ipv6), &["big.lab", "IXFR=1"])?;
         sent.changes
             .push((role, number_after(&text, "XFR size: ")?));
-        // Over UDP, BIND answers with its newest SOA alone, whatever would fit.
+        // Over UDP, BIND always responds with only its newest SOA, even if more would fit.
         expect(
             role.server(ipv6),
             &["big.lab", "IXFR=1", "+notcp"],
@@ -246,7 +248,7 @@ fn moved(tree: &mut Tree, zone: &str) -> Result<()> {
     transferred(secondary, zone)
 }
 
-/// Waits for the last that a secondary says of a transfer, so that the next wait is for the next one.
+/// Waits for the last log line of a secondary about a transfer, so that the next wait is for the next transfer.
 fn transferred(secondary: &mut Named, zone: &str) -> Result<()> {
     for word in ["Transfer status: success", "Transfer completed"] {
         secondary.wait_for(&format!("{word}, of {zone}"), |line| {

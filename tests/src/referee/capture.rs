@@ -1,7 +1,7 @@
-//! The packet capture: a thread that takes every packet of the namespace's loopback, and what a packet is.
+//! The packet capture: a thread that reads every packet of the namespace's loopback, and the decoding of packets.
 //!
-//! Knows Ethernet's type, IPv4, IPv6, UDP, TCP and the ICMP messages that say that nobody listens. Refuses fragments and
-//! extension headers, which the traffic does not make: they are an error, not a packet that is not there.
+//! It decodes Ethernet's type, IPv4, IPv6, UDP, TCP and the ICMP messages for "port unreachable". Fragments and
+//! extension headers are an error: the traffic does not make them, and ignoring them would hide a packet.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,10 +20,11 @@ use crate::system::packets::Packets;
 
 /// More than the largest packet of the loopback.
 const LARGEST: usize = 256 << 10;
-/// Bytes of two hardware addresses, in front of Ethernet's type.
+/// Size of two hardware addresses, which come before Ethernet's type.
 const HARDWARE: usize = 12;
 
-/// So many low bits of an IPv4 header's flags and offset are 0 where there is no fragment: all but DF and the reserved bit.
+/// Number of low bits of an IPv4 header's flags and offset that are 0 in a packet that is not a fragment: all except DF
+/// and the reserved bit.
 const UNFRAGMENTED: u32 = 14;
 
 const UDP: u8 = 17;
@@ -34,19 +35,19 @@ const ICMPV6: u8 = 58;
 /// One packet.
 #[derive(Clone, Debug)]
 pub(super) struct Packet {
-    /// When the kernel had it, since 1970.
+    /// Time when the kernel received it, since 1970.
     pub(super) time: Duration,
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) body: Body,
 }
 
-/// What a packet carries.
+/// Content of a packet.
 #[derive(Clone, Debug)]
 pub(super) enum Body {
     Datagram(Vec<u8>),
     Segment(Segment),
-    /// Nobody listens where this datagram went; `from` and `to` are the datagram's.
+    /// No socket listens at the destination of this datagram; `from` and `to` are the datagram's.
     Refused(Vec<u8>),
 }
 
@@ -57,7 +58,8 @@ pub(super) struct Segment {
     pub(super) syn: bool,
     pub(super) fin: bool,
     pub(super) reset: bool,
-    /// The urgent pointer, where its flag is set: the urgent byte is the one before it (RFC 6093 section 3.1: what systems do).
+    /// The urgent pointer, if its flag is set: the urgent byte is the one before it (RFC 6093 section 3.1 describes
+    /// that systems do this).
     pub(super) urgent: Option<u16>,
     pub(super) bytes: Vec<u8>,
 }
@@ -70,7 +72,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Starts in this thread's network namespace.
+    /// Starts the capture in this thread's network namespace.
     pub(super) fn start() -> Result<Self> {
         let packets = Packets::open().context("a packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -84,7 +86,7 @@ impl Capture {
         })
     }
 
-    /// Waits until nothing has gone by for `quiet`, for at most `longest`.
+    /// Waits until there was no packet for `quiet`, but at most for `longest`.
     pub(super) fn wait_for_quiet(&self, quiet: Duration, longest: Duration) {
         let start = Instant::now();
         let mut last = (self.count.load(Ordering::Relaxed), start);
@@ -97,7 +99,7 @@ impl Capture {
         }
     }
 
-    /// Ends it. All packets in their order; an error if one was dropped.
+    /// Ends the capture. Returns all packets in their order; an error if one was dropped.
     pub(super) fn finish(self) -> Result<Vec<Packet>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
@@ -117,7 +119,7 @@ fn take(packets: &Packets, stop: &AtomicBool, count: &AtomicU64) -> Result<Vec<P
                     taken.push(packet);
                 }
             }
-            // What was there when it was told has been taken.
+            // All packets from before the stop have been read.
             None if stop.load(Ordering::Relaxed) => break,
             None => {}
         }
@@ -130,7 +132,7 @@ fn take(packets: &Packets, stop: &AtomicBool, count: &AtomicU64) -> Result<Vec<P
     Ok(taken)
 }
 
-/// A frame's packet; `None` for what does not matter here.
+/// Decodes a frame; `None` for packets that do not matter here.
 fn packet(time: Duration, frame: &[u8]) -> Result<Option<Packet>> {
     let head = frame.get(HARDWARE..HARDWARE + 2).context("a short frame")?;
     let rest = &frame[HARDWARE + 2..];
@@ -145,7 +147,7 @@ fn packet(time: Duration, frame: &[u8]) -> Result<Option<Packet>> {
     inside.packet(time)
 }
 
-/// What an IP packet carries.
+/// Content of an IP packet.
 struct Inside<'a> {
     protocol: u8,
     from: IpAddr,
@@ -158,7 +160,7 @@ impl<'a> Inside<'a> {
         let head = bytes.first_chunk::<20>().context("a short IPv4 header")?;
         let length = usize::from(head[0] & 0xf) * 4;
         let total = match usize::from(u16::from_be_bytes([head[2], head[3]])) {
-            0 => bytes.len(), // so large that the field cannot say it
+            0 => bytes.len(), // too large for the field
             total => total,
         };
         ensure!(
@@ -204,7 +206,7 @@ impl<'a> Inside<'a> {
         let body = match self.protocol {
             UDP => Body::Datagram(self.bytes.get(8..).context("a short UDP header")?.to_vec()),
             TCP => Body::Segment(segment(self.bytes)?),
-            // Unreachable: the port. The packet that could not be delivered is behind eight bytes.
+            // Port unreachable. The packet that could not be delivered comes after eight bytes.
             ICMP if self.bytes.starts_with(&[3, 3]) => return self.refused(time, Self::of_ipv4),
             ICMPV6 if self.bytes.starts_with(&[1, 4]) => return self.refused(time, Self::of_ipv6),
             _ => return Ok(None),
@@ -228,7 +230,7 @@ impl<'a> Inside<'a> {
             _ => return Ok(None),
         };
         let (from, to) = inner.ends().context("no ports")?;
-        // It may be cut.
+        // The quoted datagram may be cut.
         let bytes = inner.bytes.get(8..).unwrap_or_default().to_vec();
         Ok(Some(Packet {
             time,

@@ -1,4 +1,4 @@
-//! What the referee needs to know of a DNS message (RFC 1035 section 4.1), and the type that `docs/types.md` gives it.
+//! Reads what the referee needs from a DNS message (RFC 1035 section 4.1), and determines its type by `docs/types.md`.
 
 use dnstap_proto::message::Type;
 
@@ -9,7 +9,7 @@ const HEADER: usize = 12;
 const DNSSEC_OK: u8 = 0x80;
 const TYPE_OPT: u8 = 41;
 
-/// The documentation's profile of a server: how its messages are named.
+/// Profile of a server in the documentation; it determines the types of its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Profile {
     Generic,
@@ -18,17 +18,17 @@ pub(super) enum Profile {
     Forwarder,
 }
 
-/// Whether it is long enough.
+/// Returns whether the message is long enough for a header.
 pub(super) fn has_header(message: &[u8]) -> bool {
     message.len() >= HEADER
 }
 
-/// Whether QR is set.
+/// Returns whether QR is set.
 pub(super) fn is_response(message: &[u8]) -> bool {
     wire::is_response(message)
 }
 
-/// The documented type of a query: the process has received it, or sent it.
+/// Returns the documented type of a query. `sent`: the process has sent it; otherwise it has received it.
 pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type {
     let subject = Subject::of(query);
     let recursion = wire::recursion_desired(query);
@@ -39,7 +39,7 @@ pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type 
         (Profile::Forwarder | Profile::Recursive, _, false) => Type::ClientQuery,
         (Profile::Generic, _, false) if recursion => Type::ClientQuery,
         (Profile::Generic, _, false) => Type::AuthQuery,
-        // A forwarder has no zones to refresh: it passes on what it was asked.
+        // A forwarder has no zones to refresh. It forwards the queries of its clients.
         (Profile::Forwarder, _, true) => Type::ForwarderQuery,
         (Profile::Authoritative, Subject::Query, true) if recursion => Type::StubQuery,
         (_, Subject::Query, true) if recursion => Type::ForwarderQuery,
@@ -47,7 +47,7 @@ pub(super) fn type_of_query(profile: Profile, query: &[u8], sent: bool) -> Type 
     }
 }
 
-/// The type of the answer to a query of this type.
+/// Returns the type of the response to a query of this type.
 pub(super) fn answer_to(query: Type) -> Type {
     match query {
         Type::AuthQuery => Type::AuthResponse,
@@ -66,7 +66,7 @@ enum Subject {
     Update,
     /// A zone transfer or its announcement.
     Transfer,
-    /// A secondary's look for a new serial.
+    /// A secondary's query for the current serial.
     Refresh,
     Query,
 }
@@ -90,7 +90,7 @@ impl Subject {
     }
 }
 
-/// Whether DO is set, in a query with nothing between the question and the OPT record.
+/// Returns whether DO is set, in a query that has no record between the question and the OPT record.
 fn asks_for_dnssec(query: &[u8]) -> bool {
     let behind = || {
         let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)?;

@@ -1,4 +1,4 @@
-//! The judgement: what must be in the file against what is.
+//! Compares the messages that must be in the file with those that are there.
 //!
 //! ```text
 //! each record ─► same bytes, addresses and ports on the wire?  ── yes ─► type and times right? ── no ─► wrong
@@ -23,16 +23,16 @@ use super::{
 };
 use crate::{environment, record::Record, wire};
 
-/// How far a record's time may lie before the packet's: clocks are read one after the other.
+/// Time that a record may be earlier than its packet: the clocks are read one after the other.
 const EARLY: Duration = Duration::from_millis(20);
-/// What a process writes while its peer does not read leaves later.
+/// The same for data that a process writes while its peer does not read: the packet leaves later.
 const EARLY_WRITTEN: Duration = Duration::from_secs(10);
-/// How far it may lie behind: the process may be slow to read.
+/// Time that a record may be later than its packet: the process may read late.
 const LATE: Duration = Duration::from_secs(10);
-/// Faults of each sort that are shown.
+/// Number of faults of each sort that are shown.
 const SHOWN: usize = 2;
 
-/// What came of one tap of one server.
+/// Result of one tap of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     pub(super) on_the_wire: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Judgement {
     pub(super) missing: Faults,
     pub(super) extra: Faults,
     pub(super) wrong: Faults,
-    /// What is not in the file, or only there, for a reason.
+    /// Number of messages that are missing in the file, or are only there, for a known reason.
     pub(super) explained: BTreeMap<&'static str, usize>,
 }
 
@@ -51,7 +51,7 @@ const THROWN_AWAY: &str = "that are in the file only; the server wrote them to a
 
 const WILDCARD: &str = "without their local address, because the socket is bound to a wildcard address (see the README)";
 
-/// Holds the records of a file against the wire.
+/// Compares the records of a file with the packets on the wire.
 pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Judgement {
     let mut judgement = Judgement {
         on_the_wire: ledger.messages.len(),
@@ -115,12 +115,12 @@ pub(super) fn judge(ledger: &Ledger, records: &[Record], profile: Profile) -> Ju
 }
 
 impl Judgement {
-    /// Whether the file tells the truth.
+    /// Returns whether the file is right.
     pub(crate) fn holds(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.wrong.is_empty()
     }
 
-    /// Takes so many datagrams that are missing as explained: a counter of the kernel, or of the agent, tells of them.
+    /// Marks up to `most` missing datagrams as explained: a counter of the kernel or of the agent accounts for them.
     pub(super) fn explain(&mut self, most: u64, reason: &'static str, start: &str) {
         let mut left = most;
         let mut explained = 0;
@@ -146,7 +146,7 @@ impl Judgement {
             *self.explained.entry(THROWN_AWAY).or_default() += 1;
             return;
         }
-        // A part of what was on the wire is the commonest invention.
+        // The most common false record is a part of a message on the wire.
         let part = ledger.messages.iter().find(|heard| {
             heard.protocol == record.protocol
                 && heard.message.len() > record.message.len()
@@ -163,7 +163,7 @@ impl Judgement {
             .push((sort.to_owned(), format!("{record}{length}")));
     }
 
-    /// Each response has its query's time: that of a query's record that it answers.
+    /// Checks that each response has the time of its query, which is the time of a query's record that it answers.
     fn query_times(&mut self, ledger: &Ledger, found: &[Option<&Record>], queries: &Queries<'_>) {
         let heard_and_found = || ledger.messages.iter().zip(found);
         for (heard, record) in heard_and_found() {
@@ -171,7 +171,7 @@ impl Judgement {
                 continue;
             };
             let times = queries.times(record);
-            // The queries of one sender that has one id in use have one record each.
+            // Queries of one sender with the same id have one record each.
             let lacks_a_query = || {
                 heard_and_found().any(|(query, record)| {
                     record.is_none()
@@ -183,7 +183,7 @@ impl Judgement {
             };
             let right = match record.query_time {
                 Some(time) => times.contains(&time),
-                // A query that is not in the file is missing by itself, or has a reason not to be there.
+                // A query that is not in the file is reported as missing, or has a reason for its absence.
                 None => !times.iter().any(|time| *time <= record.time) || lacks_a_query(),
             };
             if !right && heard.standing == Standing::Due {
@@ -200,10 +200,10 @@ impl Judgement {
     }
 }
 
-/// Times of the queries' records, by what an answer has in common with its query.
+/// Times of the queries' records. The key is what a response has in common with its query.
 struct Queries<'a>(HashMap<Exchange<'a>, Vec<Duration>>);
 
-/// Protocol, who asks, who is asked, id.
+/// Protocol, client, server, id.
 type Exchange<'a> = (
     SocketProtocol,
     Option<SocketAddr>,
@@ -231,12 +231,12 @@ fn key(record: &Record) -> Exchange<'_> {
     (record.protocol, asking, asked, id)
 }
 
-/// How much of a message a record has.
+/// Parts of a message that a record has in common with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Likeness {
     /// Bytes, addresses and ports.
     All,
-    /// All but the process's own address, of a datagram.
+    /// All except the process's own address, of a datagram.
     Wildcard,
     /// The bytes alone.
     Bytes,
@@ -268,7 +268,7 @@ impl Likeness {
     }
 }
 
-/// For each record the message that it is about, and how alike they are. Of equal messages the nearest in time.
+/// Finds the message of each record, and how alike they are. Among equal messages it takes the nearest in time.
 fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, Likeness)>> {
     let mut by_bytes: HashMap<(SocketProtocol, &[u8]), Vec<usize>> = HashMap::new();
     for (at, heard) in messages.iter().enumerate() {
@@ -300,7 +300,7 @@ fn match_up(messages: &[Heard], records: &[Record]) -> Vec<Option<(usize, Likene
     pairs
 }
 
-/// The documented type of each message; `None` where it has no header, or is an answer without a query.
+/// Returns the documented type of each message; `None` if it has no header, or is a response without a query.
 fn expected_types(messages: &[Heard], profile: Profile) -> Vec<Option<Type>> {
     let mut asked: HashMap<(SocketProtocol, SocketAddr, SocketAddr, &[u8]), Type> = HashMap::new();
     messages
@@ -337,7 +337,7 @@ fn wrong_time(heard: &Heard, record: &Record) -> Option<String> {
     })
 }
 
-/// Who asks and who is asked; `None` where the record does not say.
+/// Returns the addresses of the client and the server; `None` if the record does not have them.
 fn ends(record: &Record) -> (Option<SocketAddr>, Option<SocketAddr>) {
     let end = |address, port| Some(SocketAddr::new(address?, port));
     (
@@ -368,7 +368,7 @@ fn describe(heard: &Heard) -> String {
 }
 
 impl Judgement {
-    /// What is wrong, by sorts.
+    /// Returns the faults, by sorts.
     fn sorts(&self) -> impl Iterator<Item = (&'static str, &str, Vec<&str>)> {
         [
             ("missing", &self.missing),
@@ -386,7 +386,7 @@ impl Judgement {
         })
     }
 
-    /// The sorts of what is wrong, in one line.
+    /// Returns the sorts of the faults in one line.
     pub(super) fn in_short(&self) -> String {
         let sorts: Vec<_> = self
             .sorts()
@@ -420,7 +420,7 @@ impl fmt::Display for Judgement {
     }
 }
 
-/// How many of each sort are shown; all of them where scratch folders are kept.
+/// Returns the number of faults of each sort that are shown. All are shown if scratch folders are kept.
 fn shown() -> usize {
     if environment::keep_scratch() {
         usize::MAX
@@ -478,11 +478,11 @@ mod tests {
     fn whatever_is_not_is_found() {
         type Change = fn(&mut Vec<Record>);
         let cases: [(Change, [usize; 3]); 8] = [
-            (|records| drop(records.remove(0)), [1, 0, 1]), // the answer's query is gone, its time is not
+            (|records| drop(records.remove(0)), [1, 0, 1]), // the query is missing, the response has its time
             (|records| drop(records.remove(1)), [1, 0, 0]),
             (|records| records.push(records[0].clone()), [0, 1, 0]),
             (|records| records[1].message[11] ^= 1, [1, 1, 0]),
-            (|records| records[1].query_port += 1, [0, 0, 2]), // and so its query is not found
+            (|records| records[1].query_port += 1, [0, 0, 2]), // so the query is not found
             (|records| records[0].kind = Type::AuthQuery, [0, 0, 1]),
             (|records| records[1].query_time = None, [0, 0, 1]),
             (

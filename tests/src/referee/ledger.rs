@@ -1,8 +1,8 @@
-//! What a tap of the process must have written, by the packets alone.
+//! Determines from the packets alone what a tap of the process must have written.
 //!
-//! Each message that went to or from the process is *due*: it must be in the file. It is *open* where the wire does not show whether
-//! the process has read or written it, with the reason: it may be there or not. It is *barred* where the documentation says that it
-//! stays out, with the reason: it must not be there.
+//! Each message that went to or from the process is *due*: it must be in the file. It is *open* if the packets do not
+//! show whether the process has read or written it: it may be in the file or not. It is *barred* if it must not be in
+//! the file because the documentation says so. Open and barred messages have a reason.
 
 use std::{
     collections::HashMap,
@@ -19,27 +19,28 @@ use super::{
     streams::{Stream, streams},
 };
 
-/// Of which sockets the process is.
+/// Ports of the process and of its peers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports<'a> {
-    /// Where it waits for queries.
+    /// Ports on which the process waits for queries.
     pub(super) own: &'a [u16],
-    /// Where the servers are that it asks.
+    /// Ports of the servers that the process asks.
     pub(super) asked: &'a [u16],
-    /// Where it talks by ciphertext.
+    /// Ports with encrypted traffic.
     pub(super) encrypted: &'a [u16],
 }
 
-/// When the tap was at work.
+/// Times at which the tap was running.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times<'a> {
-    /// It said that it was attached.
+    /// Time when the agent reported that it was attached.
     pub(super) attached: Duration,
-    /// It was told to end.
+    /// Time when the agent was told to end.
     pub(super) ended: Duration,
-    /// The process was not there or about to go: what it did not answer then may not have been read.
+    /// Periods in which the process was not running or about to end. It may not have read messages that it did not
+    /// answer then.
     pub(super) gone: &'a [(Duration, Duration)],
-    /// The server may end connections on which it has left queries unread.
+    /// Whether the server may close connections with unread queries.
     pub(super) gives_up: bool,
 }
 
@@ -50,23 +51,23 @@ pub(super) struct Heard {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) message: Vec<u8>,
-    /// When its last byte was there.
+    /// Time of its last byte.
     pub(super) time: Duration,
-    /// When its first byte was there.
+    /// Time of its first byte.
     begun: Duration,
-    /// The process has sent it.
+    /// Whether the process has sent it.
     pub(super) sent: bool,
-    /// What is expected of the file.
+    /// Whether the message must be in the file.
     pub(super) standing: Standing,
-    /// What was special about it, for who looks for the cause.
+    /// Special circumstance of the message, which helps to find the cause of a fault.
     pub(super) circumstance: &'static str,
-    /// The TCP connection; 0 for datagrams.
+    /// Number of the TCP connection; 0 for datagrams.
     connection: usize,
-    /// Addresses of the packets, where a PROXY header names others.
+    /// Addresses of the packets; they differ from `from` and `to` if there is a PROXY header.
     ends: (SocketAddr, SocketAddr),
 }
 
-/// What is expected of the file. The texts are the reasons.
+/// Whether a message must be in the file. The texts are the reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Due,
@@ -74,12 +75,12 @@ pub(super) enum Standing {
     Barred(&'static str),
 }
 
-/// All that matters of a capture.
+/// The relevant content of a capture.
 pub(super) struct Ledger {
     pub(super) messages: Vec<Heard>,
-    /// Addresses of connections that were broken: what the process wrote may never have left.
+    /// Addresses of connections that were reset: bytes that the process wrote may never have left.
     pub(super) broken: Vec<(SocketAddr, SocketAddr)>,
-    /// Bytes of ciphertext.
+    /// Number of bytes of encrypted traffic.
     pub(super) encrypted: usize,
 }
 
@@ -116,7 +117,8 @@ pub(super) fn ledger(packets: &[Packet], ports: Ports<'_>, times: Times<'_>) -> 
 }
 
 impl Ports<'_> {
-    /// Whether the process has sent what goes this way; `None`: it is not the process's.
+    /// Returns whether the process is the sender of packets in this direction; `None` if the traffic is not the
+    /// process's.
     fn sent(&self, from: SocketAddr, to: SocketAddr) -> Option<bool> {
         if self.own.contains(&from.port()) || self.asked.contains(&to.port()) {
             Some(true)
@@ -136,7 +138,7 @@ impl Ports<'_> {
 
 impl Ledger {
     fn datagrams(&mut self, packets: &[Packet], ports: Ports<'_>) {
-        // Whom a proxy asks for, by the packet's ends and the id: its answer is that client's, too.
+        // Client and server of a PROXY header, by the ends of the packet and the id. They apply to the response, too.
         let mut named: HashMap<(SocketAddr, SocketAddr, [u8; 2]), (SocketAddr, SocketAddr)> =
             HashMap::new();
         for packet in packets {
@@ -150,7 +152,7 @@ impl Ledger {
             let (proxy_header, message) = split(bytes);
             let id = message.first_chunk().copied().unwrap_or_default();
             let ends = match proxy_header {
-                // It tells the server that it asks of its client; who asks is the process all the same.
+                // The process tells the server that it asks about its client. The process is still the one that asks.
                 Some(_) if sent => (from, to),
                 Some(ends) => {
                     named.insert((from, to, id), ends);
@@ -184,7 +186,7 @@ impl Ledger {
 
     fn connections(&mut self, streams: &[Stream], ports: Ports<'_>, attached: Duration) {
         let mut named: HashMap<usize, (SocketAddr, SocketAddr)> = HashMap::new();
-        // Who connects comes first, and so does the PROXY header.
+        // The client's direction comes first in the list, and the PROXY header is in it.
         for stream in streams {
             let (from, to) = (stream.from, stream.to);
             let readable = stream.readable();
@@ -200,7 +202,8 @@ impl Ledger {
             }
             let (proxy_header, rest) = split(&readable.bytes);
             let ends = match (proxy_header, named.get(&stream.connection)) {
-                // The tap has not seen one that came before it: such a stream shows the proxy, as docs/types.md says.
+                // The tap has not seen a PROXY header that was sent before it attached. The records of such a stream
+                // show the proxy, as docs/types.md says.
                 (Some(ends), _) if !sent && readable.time(1) > attached => {
                     named.insert(stream.connection, ends);
                     ends
@@ -213,7 +216,7 @@ impl Ledger {
                 let start = at + 2;
                 let end = start + usize::from(u16::from_be_bytes([high, low]));
                 let Some(message) = readable.bytes.get(start..end) else {
-                    break; // its sender never finished it
+                    break; // the sender never finished this message
                 };
                 at = end;
                 if message.is_empty() {
@@ -240,7 +243,7 @@ impl Ledger {
         }
     }
 
-    /// Datagrams that came to where nobody listened.
+    /// Marks datagrams that arrived where no socket listened.
     fn refusals(&mut self, packets: &[Packet]) {
         for packet in packets {
             let Body::Refused(start) = &packet.body else {
@@ -258,7 +261,7 @@ impl Ledger {
         }
     }
 
-    /// Responses by datagram to the process that it has not asked for.
+    /// Marks datagrams with responses that the process has not asked for.
     fn unasked(&mut self) {
         for at in 0..self.messages.len() {
             let heard = &self.messages[at];
@@ -281,7 +284,8 @@ impl Ledger {
         }
     }
 
-    /// What the process may not have read: messages behind the last one that was answered, where that does not end in order.
+    /// Marks messages that the process may not have read: those after the last answered one, if the stream does not end
+    /// regularly.
     fn unread(&mut self, streams: &[Stream], times: Times<'_>) {
         let reasons: Vec<_> = (0..self.messages.len())
             .map(|at| self.unread_reason(at, streams, times))
@@ -322,7 +326,7 @@ impl Ledger {
             };
             return (gone && !answered()).then_some(GONE);
         }
-        // Who ends a connection behind the tap's end is the server that is ended then.
+        // A connection that ends after the tap was closed by the end of the server.
         let before_end = |time: Option<Duration>| time.filter(|time| *time < times.ended);
         let stream = |from: SocketAddr| {
             let is_it =
@@ -335,7 +339,7 @@ impl Ledger {
             .flatten()
             .any(|stream| before_end(stream.reset).is_some());
         let ended = |stream: Option<&Stream>| stream.and_then(|stream| before_end(stream.fin));
-        // A process reads the answers that it waits for; queries it may leave.
+        // A process reads the responses that it waits for, but may leave queries unread.
         let query = !dns::is_response(&heard.message);
         let reason = match (ended(theirs), ended(ours)) {
             _ if reset => RESET,
@@ -345,7 +349,7 @@ impl Ledger {
             (_, Some(_)) if query && times.gives_up => GAVE_UP,
             _ => return None,
         };
-        // The bytes are read in their order: if this one or a later one is answered, this one has been read.
+        // Bytes are read in order: if this message or a later one is answered, this one has been read.
         let answered = self.messages[at..]
             .iter()
             .filter(|other| !other.sent && stays(other))
@@ -367,7 +371,7 @@ impl Ledger {
 /// Signature of the PROXY protocol, version 2 (its specification, section 2.2).
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What a PROXY header says, if there is one, and the bytes behind it.
+/// Returns the addresses of the PROXY header, if there is one, and the bytes after it.
 fn split(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, &[u8]) {
     let proxy_header = || {
         let head = bytes.strip_prefix(SIGNATURE)?;

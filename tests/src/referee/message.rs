@@ -1,4 +1,4 @@
-//! Messages and PROXY headers that the traffic is made of, and the way to say a last word: data and the end of the stream in one packet.
+//! Makes the messages and PROXY headers of the traffic, and sends data and the end of the stream in one packet.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ const TYPE_OPT: u8 = 41;
 /// The option of EDNS for padding (RFC 7830).
 const PADDING: u16 = 12;
 
-/// The query with an OPT record that announces `size` and holds padding.
+/// Returns the query with an OPT record that announces `size` and contains padding.
 pub(super) fn with_edns(query: &[u8], size: u16, padding: &[u8]) -> Vec<u8> {
     let mut message = query.to_vec();
     message[11] = 1;
@@ -29,7 +29,7 @@ pub(super) fn with_edns(query: &[u8], size: u16, padding: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A PROXY header of the PROXY protocol, version 2 (section 2.2): `client` asks `server`.
+/// Makes a PROXY header, version 2 (section 2.2 of its specification), for a query of `client` to `server`.
 pub(super) fn proxy_header(client: SocketAddr, server: SocketAddr, tcp: bool) -> Vec<u8> {
     let mut body = Vec::new();
     for end in [client, server] {
@@ -49,7 +49,7 @@ pub(super) fn proxy_header(client: SocketAddr, server: SocketAddr, tcp: bool) ->
     proxy_header
 }
 
-/// Sends `bytes` so that their last part and the end of the stream are in one packet, and sends no more.
+/// Sends `bytes` so that their last part and the end of the stream are in one packet. Nothing can be sent after that.
 pub(super) fn last_words(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_cork(true)?;

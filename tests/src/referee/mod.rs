@@ -1,4 +1,5 @@
-//! The referee: servers in a network of their own, a packet capture beside the tap, and a judgement by what was on the wire.
+//! The referee: it runs servers in a network of their own, captures the packets while the tap runs, and judges the tap
+//! by the packets on the wire.
 //!
 //! ```text
 //!  traffic ──► server ──► upstream            in a network namespace of their own
@@ -7,8 +8,9 @@
 //!                └─► files ─► records ───────────────────────┴─► judge ─► table
 //! ```
 //!
-//! The packets are decoded here, with no code of the agent: `capture` reads headers, `streams` puts TCP together, `ledger` says what is
-//! due, `judge` compares. `cargo xtask referee` runs all servers; the integration tests run some ([`SHORT`]).
+//! The packets are decoded here, without any code of the agent: `capture` reads headers, `streams` reassembles TCP,
+//! `ledger` determines what is due, `judge` compares. `cargo xtask referee` runs all servers; the integration tests run
+//! some ([`SHORT`]).
 
 mod capture;
 mod dns;
@@ -77,26 +79,27 @@ pub(crate) const SHORT: [&str; 6] = [
     "toy-buffers",
 ];
 
-/// How long a server may take to answer for the first time.
+/// Time that a server may take for its first response.
 const START: Duration = Duration::from_secs(15);
-/// Nothing on the wire for so long: all that was to be said has been said.
+/// After this time without a packet, all traffic is done.
 const QUIET: Duration = Duration::from_millis(400);
-/// Servers may go on asking by themselves.
+/// Longest time to wait for that, because servers may continue to send queries by themselves.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// For how long a datagram may have lain unread when the server ends.
+/// Time that a datagram may have been unread when the server ends.
 const MAY_BE_UNREAD: Duration = Duration::from_millis(500);
 
-/// What came of one server: a judgement for each hook.
+/// Result of one server: a judgement for each hook.
 pub(crate) struct Outcome {
-    /// What the server calls itself.
+    /// Version that the tap reports for the server.
     version: Option<String>,
     pub(crate) judgements: Vec<(Combination, Judgement)>,
-    /// Bytes of ciphertext, of which nothing may be in the file.
+    /// Number of bytes of encrypted traffic. Nothing of it may be in the file.
     encrypted: usize,
 }
 
-/// Judges one server with each of the hooks, all at the same time. A [`Skip`] says why it could not be started.
+/// Judges one server with each of the hooks, all at the same time. A [`Skip`] tells why the server could not be
+/// started.
 pub(crate) fn judge(entry: &Entry, hooks: &[Combination]) -> Result<Outcome> {
     isolated(&[], || match_of(entry, hooks)).context("a network namespace")?
 }
@@ -162,7 +165,7 @@ fn load(entry: &Entry, asked: Asked, ipv6: bool) -> Load<'static> {
     }
 }
 
-/// The traffic.
+/// Runs the traffic.
 fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
     let ways = entry
         .asked
@@ -203,16 +206,16 @@ fn play(entry: &Entry, upstream: &Upstream) -> Result<()> {
     Ok(())
 }
 
-/// Times at which the server was about to go or not there.
+/// Periods in which the server was about to end or not running.
 type Gone = Vec<(Duration, Duration)>;
 
-/// Ends the server under load and starts it again, several times. The last one, and when there was none.
+/// Ends the server under load and starts it again, several times. Returns the last server and the periods without one.
 fn restarts(entry: &Entry, folder: &Path, mut server: Running) -> Result<(Running, Gone)> {
     let mut gone = Vec::new();
     for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGTERM, libc::SIGKILL] {
         let running = server;
         server = thread::scope(|scope| {
-            // Their errors are what the clients of a server that ends have.
+            // Errors are expected here: the server ends while its clients send.
             for ipv6 in [false, true] {
                 scope.spawn(move || traffic::little(load(entry, Asked::Own, ipv6)).ok());
             }
@@ -275,7 +278,7 @@ fn decide(
     })
 }
 
-/// The server's version, as the tap has read it from the executable.
+/// Returns the server's version, as the tap has read it from the executable.
 fn version(file: &Path) -> Result<Option<String>> {
     let mut reader = Reader::new(File::open(file)?, DNSTAP_CONTENT_TYPE)?;
     let Some(frame) = reader.next_frame()? else {
@@ -283,11 +286,11 @@ fn version(file: &Path) -> Result<Option<String>> {
     };
     let version = Dnstap::decode(&*frame.payload)?.version;
     let version = version.map(|version| String::from_utf8_lossy(&version).into_owned());
-    // Its own where it has not found the server's.
+    // If the tap has not found the server's version, it uses its own.
     Ok(version.filter(|version| !version.starts_with("dnstap-agent")))
 }
 
-/// Waits until the server answers a question. A [`Skip`] with what it said if it does not.
+/// Waits until the server answers a query. Otherwise returns a [`Skip`] with the server's output.
 fn answers(entry: &Entry, server: Running) -> Result<Running> {
     let start = Instant::now();
     let zone = entry.asked.first().context("nothing to ask")?.zone();
@@ -336,7 +339,7 @@ fn now() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?)
 }
 
-/// Datagrams of this namespace for which a socket had no room.
+/// Returns the number of datagrams of this namespace for which a socket had no room.
 fn receive_errors() -> Result<u64> {
     let mut sum = 0;
     let text = std::fs::read_to_string(Path::new("/proc/thread-self/net/snmp"))?;
@@ -360,7 +363,7 @@ fn receive_errors() -> Result<u64> {
     Ok(sum)
 }
 
-/// The entry of that name.
+/// Returns the entry with this name.
 pub(crate) fn entry(name: &str) -> Result<&'static Entry> {
     let entry = SERVERS.iter().find(|entry| entry.name == name);
     ensure!(

@@ -1,4 +1,4 @@
-//! The whole form: all servers, one after the other, and the table of what came of them.
+//! Runs all servers, one after the other, and prints the table of their results.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Instant};
 
@@ -14,7 +14,8 @@ struct Row {
     seconds: f64,
 }
 
-/// Runs it for `words`: `--server NAME`, `--hook HOOK`, each as often as wanted. The table goes to standard output. Whether all holds.
+/// Runs the referee for `words`: `--server NAME`, `--hook HOOK`, each any number of times. The table goes to standard
+/// output. Returns whether all results are right.
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     let (mut chosen, mut hooks) = (Vec::new(), Vec::new());
     let mut words = words.iter();
@@ -54,7 +55,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     Ok(rows.iter().all(Row::holds))
 }
 
-/// Each hook once, with the first ring.
+/// Returns each hook once, with the first ring.
 pub(crate) fn ways(hooks: &[String]) -> Vec<Combination> {
     let mut ways: Vec<Combination> = Vec::new();
     for how in combinations() {
@@ -63,7 +64,7 @@ pub(crate) fn ways(hooks: &[String]) -> Vec<Combination> {
             ways.push(how);
         }
     }
-    // A hook that is not among the usual ones, such as fentry in a virtual machine.
+    // A hook may be outside of the usual ones, such as fentry in a virtual machine.
     for hook in hooks {
         if ways.iter().all(|other| other.hook != *hook) {
             ways.push(Combination {
@@ -76,7 +77,7 @@ pub(crate) fn ways(hooks: &[String]) -> Vec<Combination> {
 }
 
 impl Row {
-    /// What cannot be started is no failure of the agent.
+    /// Returns whether the row is right. A server that cannot be started is not a failure of the agent.
     fn holds(&self) -> bool {
         match &self.outcome {
             Ok(outcome) => outcome
@@ -132,7 +133,7 @@ fn table(rows: &[Row]) -> Result<String> {
     Ok(text)
 }
 
-/// What is said of hooks, those with the same numbers together.
+/// Returns the lines of the hooks; hooks with the same numbers share a line.
 fn lines(outcome: &Outcome) -> Vec<(String, String)> {
     let mut lines: Vec<(String, String)> = Vec::new();
     for (how, judgement) in &outcome.judgements {
@@ -157,7 +158,7 @@ fn lines(outcome: &Outcome) -> Vec<(String, String)> {
     lines
 }
 
-/// Why numbers differ that are not wrong.
+/// Writes the known reasons for numbers that differ and are not wrong.
 fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
     text.push_str("\n## Differences with a known reason\n\n");
     let mut reasons: BTreeMap<&str, BTreeMap<&str, Vec<usize>>> = BTreeMap::new();
@@ -194,7 +195,7 @@ fn explanations(text: &mut String, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong, and what could not be run.
+/// Writes the faults, and the servers that could not be run.
 fn faults(text: &mut String, rows: &[Row]) -> Result<()> {
     if rows.iter().all(|row| row.holds() && row.outcome.is_ok()) {
         return Ok(());

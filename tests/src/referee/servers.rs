@@ -1,6 +1,6 @@
-//! The servers: how each is started, what it is asked, and how the documentation names its messages.
+//! The servers: how each is started, which queries it gets, and which types the documentation gives its messages.
 //!
-//! All run in a network of their own, so that the ports are always the same.
+//! Each trial runs in a network of its own, so the ports are always the same.
 
 use std::{path::Path, process::Command};
 
@@ -8,18 +8,18 @@ use anyhow::Result;
 
 use super::{dns::Profile, start};
 
-/// The command that starts a server, whose files go to the folder.
+/// Function that returns the command that starts a server. The server's files go to the folder.
 pub(super) type Start = fn(&Path) -> Result<Command>;
 
 /// A server.
 pub(crate) struct Entry {
-    /// What it is called on the command line.
+    /// Name on the command line.
     pub(crate) name: &'static str,
-    /// What it is, for the table.
+    /// Description for the table.
     pub(crate) about: &'static str,
     pub(super) profile: Profile,
     pub(super) start: Start,
-    /// The zones that it is asked for.
+    /// Zones of the queries that it gets.
     pub(super) asked: &'static [Asked],
     pub(super) habits: &'static [Habit],
 }
@@ -30,16 +30,16 @@ impl Entry {
     }
 }
 
-/// What is special about a server.
+/// Special property of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Habit {
     /// It has a copy of `moving.lab`.
     Secondary,
     /// Its clients come through a proxy.
     Proxied,
-    /// It gives up where the upstream ends connections: here it keeps them.
+    /// It gives up if the upstream closes connections, so the upstream keeps them open.
     NeedsPatience,
-    /// It gives up, and leaves what its clients have asked unread.
+    /// It gives up, and leaves queries of its clients unread.
     GivesUp,
     /// It gets very many queries on one connection.
     Flooded,
@@ -49,7 +49,7 @@ pub(super) enum Habit {
     Encrypts,
 }
 
-/// Of which zone a server is asked.
+/// Zone of the queries that a server gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     /// `auth.lab`, its own, and a transfer of `big.lab`.

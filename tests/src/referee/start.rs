@@ -1,7 +1,7 @@
-//! How each server is started: its configuration, below a folder of its own, and its command.
+//! Starts the servers: writes the configuration of each into a folder of its own, and returns its command.
 //!
-//! A package that is only unpacked is laid over `/usr`, in a mount namespace of the server's own: programs find their modules where
-//! they expect them.
+//! A package that is only unpacked is mounted over `/usr`, in a mount namespace of the server's own, so that programs
+//! find their modules at the usual place.
 
 use std::{
     fmt::Write as _,
@@ -30,7 +30,7 @@ const PORTS: Ports = Ports {
     control: 0,
 };
 
-/// A program, ready to run: of the path, else of the folder where `cargo xtask referee` unpacks it.
+/// Returns the command of a program: from the path, else from the folder where `cargo xtask referee` unpacks it.
 fn program(folder: &str, name: &str) -> Result<Command> {
     let unpacked = environment::server_folder(folder)?.join("usr");
     let there = ["sbin", "bin"].map(|part| unpacked.join(part).join(name));
@@ -66,7 +66,7 @@ fn started(
     Ok(command)
 }
 
-/// Zone files of `auth.lab`, `big.lab` and `dyn.lab`, of these lines.
+/// Writes the zone files of `auth.lab`, `big.lab` and `dyn.lab`, with the lines for which `keep` is true.
 fn own_zones(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
     for (zone, records) in zones::of_tapped()? {
         let lines: Vec<_> = records.lines().filter(|line| keep(line)).collect();
@@ -96,7 +96,7 @@ pub(super) fn bind(folder: &Path) -> Result<Command> {
 
 pub(super) fn renamed_bind(folder: &Path) -> Result<Command> {
     let own = bind(folder)?;
-    // A name that no other process has.
+    // The copy has a name that no other process has.
     let copy = folder.join(name_of_restarts());
     fs::copy(own.get_program(), &copy)?;
     let mut command = Command::new(copy);
@@ -258,7 +258,7 @@ pub(super) fn kresd(folder: &Path) -> Result<Command> {
 }
 
 pub(super) fn gdnsd(folder: &Path) -> Result<Command> {
-    // Answers have to fit 16 KiB.
+    // Responses must fit into 16 KiB.
     own_zones(folder, |line| {
         !line.starts_with("t20000") && !line.starts_with("t60000")
     })?;

@@ -1,7 +1,8 @@
-//! TCP connections, put together from the packets of a capture.
+//! Reassembles TCP connections from the packets of a capture.
 //!
-//! Each direction is a run of bytes from the sequence number of its SYN on. What comes twice is kept once; what comes early waits.
-//! A byte marked as urgent is none that a process reads by the usual calls (RFC 6093): it is taken out.
+//! Each direction is a sequence of bytes from the sequence number of its SYN on. Repeated bytes are ignored, and early
+//! bytes are stored until the ones before them arrive. A process does not read a byte that is marked as urgent with the
+//! usual calls (RFC 6093), so it is removed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,29 +19,29 @@ use super::capture::{Body, Packet, Segment};
 pub(super) struct Stream {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
-    /// The number of the connection; both directions have the same.
+    /// Number of the connection; both directions have the same.
     pub(super) connection: usize,
-    /// The first byte's sequence number.
+    /// Sequence number of the first byte.
     first: u32,
     bytes: Vec<u8>,
-    /// Up to which byte it had come at which time.
+    /// Number of bytes that had arrived at each time.
     arrivals: Vec<(usize, Duration)>,
-    /// Bytes that came early, by their place.
+    /// Bytes that arrived early, by their position.
     early: BTreeMap<usize, (Vec<u8>, Duration)>,
     urgent: BTreeSet<usize>,
-    /// When its sender ended it in order.
+    /// Time when its sender closed it with FIN.
     pub(super) fin: Option<Duration>,
-    /// When its sender broke the connection.
+    /// Time when its sender reset the connection.
     pub(super) reset: Option<Duration>,
 }
 
-/// What a process reads of a stream, and when each byte had come.
+/// Bytes of a stream that a process reads, and the time when each had arrived.
 pub(super) struct Readable {
     pub(super) bytes: Vec<u8>,
     times: Vec<(usize, Duration)>,
 }
 
-/// All streams of a capture.
+/// Returns all streams of a capture.
 pub(super) fn streams(packets: &[Packet]) -> Result<Vec<Stream>> {
     let mut all: Vec<Stream> = Vec::new();
     let mut current: HashMap<(SocketAddr, SocketAddr), usize> = HashMap::new();
@@ -52,7 +53,7 @@ pub(super) fn streams(packets: &[Packet]) -> Result<Vec<Stream>> {
         let ends = (packet.from, packet.to);
         if segment.syn && !is_again(&all, &current, ends, segment) {
             let connection = match current.get(&(packet.to, packet.from)) {
-                // The answer to a SYN: there is no stream of this direction since.
+                // The answer to a SYN, if the other direction is new and this one does not exist yet.
                 Some(&other) if !current.contains_key(&ends) => all[other].connection,
                 _ => {
                     connections += 1;
@@ -75,7 +76,7 @@ pub(super) fn streams(packets: &[Packet]) -> Result<Vec<Stream>> {
             });
             continue;
         }
-        // A segment outside of any stream is a refusal to connect, or the echo of a connection that is gone.
+        // A segment that belongs to no stream refuses a connection, or belongs to an old one.
         if let Some(&stream) = current.get(&ends) {
             all[stream].take(segment, packet.time);
         }
@@ -91,7 +92,7 @@ pub(super) fn streams(packets: &[Packet]) -> Result<Vec<Stream>> {
     Ok(all)
 }
 
-/// Whether a SYN begins the stream that there is: it was sent again.
+/// Returns whether a SYN is a repetition of the SYN of the current stream.
 fn is_again(
     all: &[Stream],
     current: &HashMap<(SocketAddr, SocketAddr), usize>,
@@ -109,7 +110,7 @@ impl Stream {
             self.reset.get_or_insert(time);
             return;
         }
-        // Streams here are far shorter than what a sequence number can tell apart.
+        // Streams here are so short that sequence numbers are unambiguous.
         let offset = segment.sequence.wrapping_sub(self.first).cast_signed();
         if let (Some(pointer), Ok(start)) = (segment.urgent, usize::try_from(offset))
             && let Some(place) = (start + usize::from(pointer)).checked_sub(1)
@@ -129,7 +130,7 @@ impl Stream {
         self.settle();
     }
 
-    /// Moves what is in order now.
+    /// Moves bytes that are in order now.
     fn settle(&mut self) {
         while let Some(entry) = self.early.first_entry() {
             let have = self.bytes.len();
@@ -146,7 +147,7 @@ impl Stream {
         }
     }
 
-    /// What is special about the message that ends at this byte of what is read.
+    /// Returns the special circumstance of the message that ends at this byte of the read bytes.
     pub(super) fn circumstance(&self, end: usize, readable: &Readable) -> &'static str {
         if !self.urgent.is_empty() {
             "a stream with urgent data"
@@ -157,7 +158,7 @@ impl Stream {
         }
     }
 
-    /// What a process reads.
+    /// Returns the bytes that a process reads.
     pub(super) fn readable(&self) -> Readable {
         let plain = |(place, _): &(usize, &u8)| !self.urgent.contains(place);
         let bytes = self.bytes.iter().enumerate().filter(plain);
@@ -171,7 +172,7 @@ impl Stream {
 }
 
 impl Readable {
-    /// When the byte in front of `end` had come.
+    /// Returns the time when the byte before `end` had arrived.
     pub(super) fn time(&self, end: usize) -> Duration {
         let at = self.times.partition_point(|(have, _)| *have < end);
         self.times

@@ -1,5 +1,6 @@
-//! Servers of our own that do what no other here does: several threads that write to one connection without a lock, and answers in a
-//! call of very many buffers. It is this program, started with the hidden argument [`ARGUMENT`].
+//! Our own servers that do what no other server here does: several threads write to one connection without a lock, or
+//! responses are sent in one call with very many buffers. The server is this program, started with the hidden argument
+//! [`ARGUMENT`].
 
 use std::{
     io::{self, IoSlice, Read as _, Write as _},
@@ -12,20 +13,20 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::wire;
 
-/// First argument that makes this program such a server; then its manner and its port.
+/// First argument that makes this program such a server; its manner and its port follow.
 pub(crate) const ARGUMENT: &str = "referee-toy";
 
-/// Threads that write to one connection.
+/// Number of threads that write to one connection.
 const WRITERS: usize = 8;
-/// Into how many buffers a message is cut.
+/// Number of buffers into which a message is cut.
 const BUFFERS: usize = 8;
 
-/// How it answers on streams.
+/// Way in which it answers on streams.
 #[derive(Clone, Copy)]
 enum Manner {
-    /// Each answer by the next one of several threads.
+    /// The next one of several threads sends each response.
     Writers,
-    /// All answers that are due in one call, each in several buffers.
+    /// One call sends all responses that are ready, each in several buffers.
     Buffers,
 }
 
@@ -84,7 +85,7 @@ fn writers(stream: TcpStream) -> io::Result<()> {
         let stream = Arc::clone(&stream);
         threads.push(thread::spawn(move || {
             for query in queries.iter().flatten() {
-                // One call for each message: the kernel keeps its bytes together.
+                // One call sends one message, so the kernel keeps its bytes together.
                 (&*stream)
                     .write_all(&wire::framed(&wire::answer(&query)))
                     .ok();
@@ -118,7 +119,7 @@ fn buffers(stream: &TcpStream) -> io::Result<()> {
             .flat_map(|answer| answer.chunks(answer.len().div_ceil(BUFFERS).max(1)))
             .map(IoSlice::new)
             .collect();
-        // Up to 256 buffers in a call, as many as the documentation promises.
+        // A call has up to 256 buffers, as many as the documentation promises to support.
         for call in pieces.chunks(256) {
             let length: usize = call.iter().map(|piece| piece.len()).sum();
             let sent = { stream }.write_vectored(call)?;
@@ -130,7 +131,7 @@ fn buffers(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what there is; false at the end.
+/// Reads the available bytes. Returns `false` at the end.
 fn fill(mut stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 8_192];
     let length = stream.read(&mut buffer)?;
@@ -138,7 +139,7 @@ fn fill(mut stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<bool> {
     Ok(length > 0)
 }
 
-/// The whole messages that have come. Those without a header get no answer.
+/// Returns the whole messages that have arrived, without those that have no header, which get no response.
 fn messages(received: &mut Vec<u8>) -> impl Iterator<Item = Vec<u8>> {
     let mut queries = Vec::new();
     while let [high, low, rest @ ..] = received.as_slice() {

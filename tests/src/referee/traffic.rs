@@ -1,7 +1,7 @@
-//! What the clients do to a server: ordinary things, and what a stranger may do.
+//! Traffic of the clients to a server: ordinary queries, and odd ones that a hostile client may send.
 //!
-//! Nothing here looks at answers: the wire is the judge. A client waits for an answer only so that the server has time to give it, and
-//! where none comes, for a moment.
+//! This code does not check responses, because the packets on the wire are judged. A client waits for a response only
+//! to give the server time, and waits only briefly if none may come.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -19,40 +19,41 @@ use super::{
 };
 use crate::wire;
 
-/// How long an answer may take.
+/// Longest time for a response.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long to wait for an answer that may not come.
+/// Time to wait for a response that may not come.
 const MOMENT: Duration = Duration::from_millis(150);
 /// A receive window so small that a server writes a large answer bit by bit.
 const NARROW: usize = 4_096;
-/// Queries of a flood.
+/// Number of queries in a flood.
 const FLOOD: u16 = 12_000;
-/// Questions whose answers are large: bytes of the answer, about.
+/// Hosts with large responses; the number is about the size in bytes.
 const LARGE: [&str; 3] = ["t3500", "t20000", "t60000"];
-/// The same of the upstream, which sends urgent data amid the first answer and resets the connection behind the second one.
+/// The same for the upstream, which sends urgent data in the middle of the first response, and resets the connection
+/// after the second one.
 const LARGE_OF_UPSTREAM: [&str; 5] = ["t3500", URGENT, RESET, "t20000", "t60000"];
 
-/// Which traffic a server gets.
+/// Traffic that a server gets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load<'a> {
     pub(super) server: SocketAddr,
-    /// The zone that is asked for.
+    /// Zone of the queries.
     pub(super) zone: &'a str,
-    /// It has the zone itself, and gives it away.
+    /// Whether the server has the zone itself and allows transfers of it.
     pub(super) transfers: bool,
-    /// It asks the upstream.
+    /// Whether the server asks the upstream.
     pub(super) asks: bool,
-    /// Prefaces of a proxy in front of everything.
+    /// Whether all queries come with a PROXY header.
     pub(super) proxied: bool,
 }
 
-/// Everything.
+/// Runs all traffic.
 pub(super) fn all(load: Load<'_>) -> Result<()> {
     ordinary(load)?;
     load.strangers().context("strangers")
 }
 
-/// A connection that is there before the tap: some of its bytes have been read, and half of a query.
+/// Connections that exist before the tap attaches: the server has read some bytes of them, including half of a query.
 pub(super) struct Before {
     streams: Vec<(TcpStream, Vec<u8>)>,
 }
@@ -73,7 +74,7 @@ impl Before {
         Ok(Self { streams })
     }
 
-    /// Goes on.
+    /// Sends the rest of the queries.
     pub(super) fn go_on(self, load: Load<'_>) -> Result<()> {
         for (mut stream, rest) in self.streams {
             say(&mut stream, &rest)?;
@@ -88,7 +89,7 @@ impl Before {
     }
 }
 
-/// As many queries on one connection as the server takes, while its answers are read.
+/// Sends as many queries on one connection as the server accepts, while its responses are read.
 pub(super) fn flood(load: Load<'_>) -> Result<()> {
     let mut stream = load.connect()?;
     let mut reader = stream.try_clone()?;
@@ -104,13 +105,13 @@ pub(super) fn flood(load: Load<'_>) -> Result<()> {
     })
 }
 
-/// Little, of a server that may end at any moment.
+/// Sends a little traffic to a server that may end at any moment.
 pub(super) fn little(load: Load<'_>) -> Result<()> {
     load.datagrams().context("datagrams")?;
     load.crowd().context("many streams")
 }
 
-/// What clients do every day.
+/// Sends ordinary traffic.
 pub(super) fn ordinary(load: Load<'_>) -> Result<()> {
     load.datagrams().context("datagrams")?;
     load.pieces().context("streams in pieces")?;
@@ -133,7 +134,7 @@ impl Load<'_> {
         )
     }
 
-    /// The same name seldom twice, so that a cache does not answer for the upstream.
+    /// Returns a host name that seldom repeats, so that a cache does not answer in place of the upstream.
     fn host(number: u16) -> String {
         format!("h{}", number % 500)
     }
@@ -161,7 +162,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// A connection, behind its PROXY header.
+    /// Opens a connection, and sends the PROXY header if there is one.
     fn connect(&self) -> Result<TcpStream> {
         self.begin(TcpStream::connect(self.server)?)
     }
@@ -178,7 +179,7 @@ impl Load<'_> {
         Ok(stream)
     }
 
-    /// 200 datagrams of four clients, up to ten under way from each; then odd but valid ones.
+    /// Sends 200 datagrams from four clients, up to ten in flight from each; then unusual but valid ones.
     fn datagrams(&self) -> Result<()> {
         let sockets: Vec<_> = (0..4).map(|_| self.socket()).collect::<Result<_>>()?;
         for round in 0..5_u16 {
@@ -214,14 +215,14 @@ impl Load<'_> {
         let soa = wire::query(1_100, self.zone, wire::TYPE_SOA, false);
         self.send(&socket, &soa)?;
         receive(&socket);
-        // Options up to 500 bytes: a cookie, and padding.
+        // The options have up to 500 bytes: a cookie, and padding.
         let padded = message::with_edns(&self.query(1_101, "h4", wire::TYPE_A), 1_232, &[0; 400]);
         self.send(&socket, &padded)?;
         receive(&socket);
         Ok(())
     }
 
-    /// Connections whose queries come in every sort of pieces, some answered before others come.
+    /// Sends queries over connections in all kinds of pieces; some are answered before others are sent.
     fn pieces(&self) -> Result<()> {
         let mut together = self.connect()?;
         let mut bytes = Vec::new();
@@ -247,7 +248,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// The last bytes of the queries and the end of the stream in one packet.
+    /// Sends the last bytes of the queries and the end of the stream in one packet.
     fn half_closed(&self) -> Result<()> {
         for count in 1..=6_u16 {
             let mut stream = self.connect()?;
@@ -269,7 +270,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Six connections at a time, each with 50 queries under way.
+    /// Opens six connections at a time, each with 50 queries in flight.
     fn crowd(&self) -> Result<()> {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..6)
@@ -281,7 +282,7 @@ impl Load<'_> {
         })
     }
 
-    /// Each query in a write of its own, or all in one.
+    /// Sends each query in a write of its own, or all in one.
     fn pipelined(&self, first: u16) -> Result<()> {
         let mut stream = self.connect()?;
         let mut together = Vec::new();
@@ -336,13 +337,13 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// What nobody does who means well.
+    /// Sends traffic that only a hostile client sends.
     fn strangers(&self) -> Result<()> {
         self.odd_datagrams().context("odd datagrams")?;
         self.urgent().context("urgent data")?;
         self.broken_off().context("connections that break off")?;
         self.resets().context("resets")?;
-        // The server still serves, and the tap still sees it.
+        // The server must still answer, and the tap must still see it.
         self.datagrams().context("datagrams afterwards")?;
         self.pieces().context("streams in pieces afterwards")
     }
@@ -375,7 +376,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// One byte of urgent data amid a query, then between two; further queries on the same connections.
+    /// Sends one byte of urgent data within a query, then between two; then further queries on the same connections.
     fn urgent(&self) -> Result<()> {
         for place in [0, 1, 2, 15] {
             let mut stream = self.connect()?;
@@ -400,10 +401,10 @@ impl Load<'_> {
         let framed = |id| wire::framed(&self.query(id, &Self::host(420 + id), wire::TYPE_A));
         for rest in [
             &[0_u8][..],               // half a length
-            &[0, 200, 1, 2, 3],        // a message that does not come
+            &[0, 200, 1, 2, 3],        // a length without its message
             &[0, 0],                   // an empty message
-            &[0, 5, 1, 2, 3, 4, 5],    // one without a header
-            &[0xff, 0xff, 1, 2, 3, 4], // the longest one, of which little comes
+            &[0, 5, 1, 2, 3, 4, 5],    // a message without a header
+            &[0xff, 0xff, 1, 2, 3, 4], // the beginning of the longest message
         ] {
             let mut stream = self.connect()?;
             stream.set_read_timeout(Some(2 * MOMENT))?;
@@ -415,7 +416,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Resets: behind a query, amid a query, with answers under way.
+    /// Resets connections after a query, in the middle of a query, and with responses in flight.
     fn resets(&self) -> Result<()> {
         let query = |id, host: &str, qtype| wire::framed(&self.query(id, host, qtype));
         for round in 0..4 {
@@ -429,7 +430,7 @@ impl Load<'_> {
                 _ => {}
             }
             if round == 2 {
-                // A small answer has come by then, too.
+                // By then a small response has arrived, too.
                 stream.set_read_timeout(Some(MOMENT))?;
                 stream.read_exact(&mut [0; 1_000]).ok();
             }
@@ -439,7 +440,7 @@ impl Load<'_> {
     }
 }
 
-/// An address that a proxy names, which no packet has.
+/// Returns an address for a PROXY header that no packet has.
 fn named(address: SocketAddr, last: u8) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => SocketAddr::new([192, 0, 2, last].into(), address.port()),
@@ -450,7 +451,7 @@ fn named(address: SocketAddr, last: u8) -> SocketAddr {
     }
 }
 
-/// Writes, as long as the server listens.
+/// Writes, if the server still reads.
 fn say(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
     match stream.write_all(bytes) {
         Err(error)
@@ -469,7 +470,7 @@ fn receive(socket: &UdpSocket) -> bool {
     socket.recv(&mut vec![0; 65_536]).is_ok()
 }
 
-/// Reads one answer; whether there was one.
+/// Reads one response. Returns whether there was one.
 fn answer(stream: &mut TcpStream) -> bool {
     let mut length = [0; 2];
     if stream.read_exact(&mut length).is_err() {

@@ -1,7 +1,8 @@
-//! The server that others ask: an upstream, and a primary of `moving.lab`. It ends each TCP connection in the packet of its last byte.
+//! The upstream of the other servers, which is also the primary of `moving.lab`. It closes each TCP connection in the
+//! packet of its last byte.
 //!
-//! Answers whatever it is asked for, from the name alone: `h7` has an address, `t3500` a text of about so many bytes, which over UDP is
-//! truncated. A PROXY header is passed over.
+//! It answers any query from the name alone: `h7` has an address, `t3500` a text of about that many bytes, which is
+//! truncated over UDP. A PROXY header is skipped.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,18 +21,18 @@ use socket2::SockRef;
 use super::message::last_words;
 use crate::wire;
 
-/// What fits a datagram.
+/// Largest response in a datagram, in bytes.
 const DATAGRAM: usize = 1_232;
-/// Records in each message of a transfer, and how many such messages.
+/// Number of records in each message of a transfer, and number of such messages.
 const RECORDS: usize = 100;
 const MESSAGES: usize = 4;
-/// How long it waits for more on a connection.
+/// Time that it waits for more bytes on a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The zone that secondaries have from here.
+/// Zone that secondaries transfer from here.
 pub(super) const MOVING: &str = "moving.lab";
-/// Amid the answer about this host comes urgent data.
+/// In the middle of the response for this host, urgent data is sent.
 pub(super) const URGENT: &str = "t3501";
-/// Behind the answer about this host the connection is reset.
+/// After the response for this host, the connection is reset.
 pub(super) const RESET: &str = "t3502";
 
 const FLAGS: usize = 2;
@@ -46,7 +47,7 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Listens on both loopback addresses. A patient one keeps connections as long as its clients do.
+    /// Listens on both loopback addresses. A patient one keeps connections open as long as its clients do.
     pub(super) fn start(port: u16, patient: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let serial = Arc::new(AtomicU32::new(1));
@@ -66,7 +67,7 @@ impl Upstream {
         Ok(Self { stop, serial })
     }
 
-    /// Has a new version of `moving.lab` and tells the secondary.
+    /// Makes a new version of `moving.lab`, and notifies the secondary.
     pub(super) fn announce(&self, secondary: SocketAddr) -> Result<()> {
         self.serial.fetch_add(1, Ordering::Relaxed);
         let mut notify = wire::query(0x4e4f, MOVING, wire::TYPE_SOA, false);
@@ -114,7 +115,7 @@ fn connections(listener: &TcpListener, stop: &AtomicBool, serial: &Arc<AtomicU32
     }
 }
 
-/// Answers one query, and ends the connection with it, unless it is patient.
+/// Answers one query, and closes the connection with the response, unless the server is patient.
 fn connection(mut stream: TcpStream, serial: &AtomicU32, patient: bool) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     stream.set_nodelay(true).ok()?;
@@ -148,7 +149,7 @@ fn connection(mut stream: TcpStream, serial: &AtomicU32, patient: bool) -> Optio
             _ => {}
         }
         last_words(&stream, rest).ok()?;
-        // The client ends its side when it has read; until then there is a connection.
+        // The client closes its side when it has read the response; the connection exists until then.
         while stream.read(&mut [0; 512]).is_ok_and(|length| length > 0) {}
         return Some(());
     }
@@ -173,7 +174,7 @@ fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-/// What is behind a PROXY header that is whole.
+/// Returns the bytes after a complete PROXY header.
 fn behind_proxy_header(bytes: &[u8]) -> &[u8] {
     let behind = || {
         let rest = bytes.strip_prefix(b"\r\n\r\n\0\r\nQUIT\n")?;
@@ -185,7 +186,7 @@ fn behind_proxy_header(bytes: &[u8]) -> &[u8] {
     behind().unwrap_or(bytes)
 }
 
-/// The answer, in several messages if it is a transfer. None to what cannot be read.
+/// Makes the response; a transfer has several messages. There is no response to an unreadable query.
 fn answers(query: &[u8], serial: &AtomicU32) -> Vec<Vec<u8>> {
     let Some((name, qtype)) = wire::question(query).filter(|_| !wire::is_response(query)) else {
         return Vec::new();
@@ -218,7 +219,7 @@ fn answers(query: &[u8], serial: &AtomicU32) -> Vec<Vec<u8>> {
     }
 }
 
-/// The query's header and question as an answer, with these records.
+/// Makes a response from the query's header and question, with these records.
 fn reply(query: &[u8], code: u8, records: &[Vec<u8>]) -> Vec<u8> {
     let end = question_end(query);
     let mut message = query[..end].to_vec();
@@ -237,13 +238,13 @@ fn shortened(query: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Where the question ends, of a query whose question can be read.
+/// Returns the end of the question. The question must be readable.
 fn question_end(query: &[u8]) -> usize {
     let name = query[12..].iter().position(|byte| *byte == 0);
     12 + name.unwrap_or(0) + 5
 }
 
-/// A record of the question's name.
+/// Makes a record for the name of the question.
 fn record(kind: u16, data: &[u8]) -> Vec<u8> {
     let mut record = vec![0xc0, 12];
     record.extend(kind.to_be_bytes());
@@ -253,7 +254,7 @@ fn record(kind: u16, data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// An address of a host below the question's name.
+/// Makes an address record for a host below the name of the question.
 fn labelled(label: &str) -> Vec<u8> {
     let mut labelled = vec![u8::try_from(label.len()).unwrap_or(0)];
     labelled.extend(label.as_bytes());
@@ -269,12 +270,12 @@ fn soa(serial: u32) -> Vec<u8> {
     record(wire::TYPE_SOA, &data)
 }
 
-/// A name that this server answers for, whoever asks.
+/// Makes an NS record with this server's name.
 fn name_server() -> Vec<u8> {
     record(2, b"\x02ns\x02up\x03lab\0")
 }
 
-/// Texts of about so many bytes together.
+/// Makes text records with about this many bytes together.
 fn texts(size: usize) -> Vec<Vec<u8>> {
     (0..size.div_ceil(250).max(1))
         .map(|number| {

@@ -1,4 +1,4 @@
-//! An agent of the soak: one life after the other, and what all of them came to.
+//! An agent of the soak: several lives, one after the other, and the sum of their counts.
 
 use std::{
     collections::BTreeMap,
@@ -27,31 +27,31 @@ pub(super) struct Agent {
     socket: PathBuf,
 }
 
-/// What its ended lives came to.
+/// Sum of its lives that have ended.
 #[derive(Default)]
 pub(super) struct Account {
-    /// Lives that ended in order, and so with a summary.
+    /// Number of lives that ended regularly, with a summary.
     pub(super) summaries: u64,
-    /// Lives that were killed.
+    /// Number of lives that were killed.
     pub(super) killed: u64,
-    /// Frames in the files of those that were killed.
+    /// Number of frames in the files of the killed lives.
     pub(super) frames_of_killed: u64,
-    /// Messages that the kernel side saw.
+    /// Number of messages that the kernel side saw.
     pub(super) seen: u64,
-    /// Messages that came to an output.
+    /// Number of messages that reached an output.
     pub(super) delivered: u64,
-    /// Messages that may have gone by without a trace: the kernel's own count of programs that it did not run.
+    /// Number of messages that may have been missed: the kernel's own count of programs that it did not run.
     pub(super) missed: u64,
-    /// Dropped on the kernel side.
+    /// Number of messages that the kernel side dropped.
     pub(super) kernel_drops: u64,
-    /// Written and dropped, by output; drops with their reason.
+    /// Numbers of written and dropped messages, by output; drops with their reason.
     pub(super) outputs: BTreeMap<String, u64>,
-    /// What no counter explains.
+    /// Number of messages that no counter explains.
     pub(super) unaccounted: u64,
 }
 
 impl Agent {
-    /// Attaches; files are named by `name`. `outputs` come beside its file, which takes the `options`.
+    /// Attaches. Names of files begin with `name`. `outputs` are added to its file, which has the `options`.
     pub(super) fn attach(
         folder: &Path,
         name: &str,
@@ -93,7 +93,7 @@ impl Agent {
         self.process.signal(signal)
     }
 
-    /// What `dnstap-agent status` says of it.
+    /// Returns the output of `dnstap-agent status` for it.
     pub(super) fn status(&self) -> Result<Value> {
         let mut command = Command::new(environment::agent()?);
         command
@@ -103,13 +103,13 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| text.clone())
     }
 
-    /// Its resident memory in KiB, and its open descriptors.
+    /// Returns its resident memory in KiB, and the number of its open descriptors.
     pub(super) fn size(&self) -> Result<(u64, u64)> {
         let pid = self.process.pid();
         Ok((resident(pid)?, descriptors(pid)? as u64))
     }
 
-    /// Ends it in order and adds its account.
+    /// Ends it regularly and adds its counts.
     pub(super) fn stop(self, account: &mut Account) -> Result<()> {
         let finished = self.process.stop(libc::SIGINT)?;
         let said = finished.lines.join("\n");
@@ -122,7 +122,7 @@ impl Agent {
         account.add(&serde_json::from_slice(&text)?).context(said)
     }
 
-    /// Kills it; its file must be readable up to the cut.
+    /// Kills it. Its file must be readable up to the cut.
     pub(super) fn kill(self, account: &mut Account) -> Result<()> {
         self.process.signal(libc::SIGKILL)?;
         self.process.finish(PATIENCE)?;

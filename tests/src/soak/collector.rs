@@ -1,4 +1,4 @@
-//! The collector of the soak: `dnstap-agent receive`, which comes and goes.
+//! The collector of the soak: `dnstap-agent receive`, which is stopped and started again and again.
 
 use std::{
     fs,
@@ -18,17 +18,17 @@ use crate::{
 pub(super) struct Collector {
     folder: PathBuf,
     process: Option<Running>,
-    /// Messages in the summaries of those that ended in order.
+    /// Number of messages in the summaries of the lives that ended regularly.
     received: u64,
     unaccounted: u64,
 }
 
-/// What the collectors that ended in order came to.
+/// Sum of the collectors that ended regularly.
 #[derive(Default)]
 pub(super) struct Collected {
-    /// Messages received.
+    /// Number of messages received.
     pub(super) messages: u64,
-    /// What no counter explains.
+    /// Number of messages that no counter explains.
     pub(super) unaccounted: u64,
 }
 
@@ -45,7 +45,7 @@ impl Collector {
         Ok(collector)
     }
 
-    /// Where it listens, as `-o` takes it.
+    /// Returns the address on which it listens, in the form for `-o`.
     pub(super) fn output(&self) -> String {
         format!("unix:{}", self.folder.join("collector").display())
     }
@@ -81,13 +81,13 @@ impl Collector {
         Ok(())
     }
 
-    /// Ends it in order, if it runs, and starts it.
+    /// Ends it regularly, if it runs, and starts it.
     pub(super) fn restart(&mut self) -> Result<()> {
         self.end()?;
         self.ensure_running()
     }
 
-    /// Ends it in order.
+    /// Ends it regularly.
     pub(super) fn stop(mut self) -> Result<Collected> {
         self.end()?;
         Ok(Collected {

@@ -1,4 +1,4 @@
-//! Clients that ask all the time, and make a pause while the server is restarted: every question must be answered.
+//! Clients that send queries all the time, and pause while the server is restarted. Every query must be answered.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -18,18 +18,19 @@ use crate::{
     wire,
 };
 
-/// Questions that a client asks without a look at whether it should pause.
+/// Number of queries that a client sends before it checks whether it should pause.
 const ROUND: u16 = 20;
-/// Pause of a client after a round, so that the load is some thousand messages a second and leaves room on the machine.
+/// Pause of a client after a round. It keeps the load at a few thousand messages a second, and leaves the machine time
+/// for other work.
 const REST: Duration = Duration::from_millis(40);
-/// Clients over UDP.
+/// Number of clients over UDP.
 const UDP_CLIENTS: u16 = 2;
 
 /// The clients' common state.
 #[derive(Default)]
 pub(super) struct Clients {
     stop: AtomicBool,
-    /// Held for reading during a round, for writing while the server is away.
+    /// Lock that is held for reading during a round, and for writing while the server is down.
     asking: RwLock<()>,
     answered: AtomicU64,
     failures: Mutex<Vec<String>>,
@@ -68,23 +69,23 @@ impl Clients {
         }
     }
 
-    /// Does something while no question is under way.
+    /// Runs `action` while no query is in flight.
     pub(super) fn paused<T>(&self, action: impl FnOnce() -> T) -> T {
         let _asking = self.asking.write().unwrap_or_else(PoisonError::into_inner);
         action()
     }
 
-    /// Has them end.
+    /// Tells the clients to end.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// How many questions were answered.
+    /// Returns the number of answered queries.
     pub(super) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// What went wrong, one text for each round.
+    /// Returns the failures, one text for each round.
     pub(super) fn failures(&self) -> Vec<String> {
         self.failures
             .lock()
@@ -107,7 +108,7 @@ fn over_tcp(server: SocketAddr) -> Result<()> {
     let questions: Vec<_> = (0..ROUND).map(question).collect();
     client.send_together(&questions)?;
     for _ in 0..ROUND {
-        // Answers over one connection may come in any order.
+        // Responses over one connection may arrive in any order.
         let answer = client.receive()?;
         ensure!(wire::is_response(&answer), "not an answer");
     }
@@ -131,7 +132,7 @@ fn expect(id: u16, answer: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens connections, sends a question and half of the next on each, and resets them.
+/// Opens connections, sends a query and half of the next on each, and resets them.
 pub(super) fn tear(server: SocketAddr, connections: u16) -> Result<()> {
     use std::io::Write as _;
     for id in 0..connections {

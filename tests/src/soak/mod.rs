@@ -1,12 +1,13 @@
-//! The soak: one server, two agents that follow it, a collector, and everything that can happen to them in random order.
+//! The soak: one server, two agents that follow it, a collector, and all kinds of events for them in random order.
 //!
 //! ```text
 //! clients ──► named ◄── steady agent (never restarted) ──► rotating files, collector
 //!                   ◄── restless agent (ended, killed, in all ways to attach) ──► file
 //! ```
 //!
-//! It fails if a question has no answer, if a message is unaccounted for, if the steady agent has missed what no counter tells, or
-//! if its memory or its descriptors have grown. Started as `dnstap-tests soak MINUTES SEED`; the report goes to standard output.
+//! It fails if a query has no response, if a message is unaccounted for, if the steady agent has missed a message that
+//! no counter shows, or if its memory or its descriptors have grown. It is started as `dnstap-tests soak MINUTES SEED`;
+//! the report goes to standard output.
 
 mod agent;
 mod collector;
@@ -41,10 +42,10 @@ pub(crate) const ARGUMENT: &str = "soak";
 
 /// Longest time between two events.
 const QUIET: Duration = Duration::from_secs(3);
-/// Connections that are torn at a time.
+/// Number of connections that are reset at a time.
 const TORN: u16 = 25;
 
-/// What can happen.
+/// Events of the soak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     ServerRestarted,
@@ -71,7 +72,7 @@ impl Event {
         Self::ConnectionsTorn,
     ];
 
-    /// The event in the report's words.
+    /// Returns the name of the event in the report.
     fn words(self) -> &'static str {
         match self {
             Self::ServerRestarted => "server restarted",
@@ -87,7 +88,7 @@ impl Event {
     }
 }
 
-/// Runs it for `words`: minutes and seed.
+/// Runs the soak for `words`: minutes and seed.
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     let [minutes, seed] = words else {
         anyhow::bail!("soak MINUTES SEED")
@@ -112,7 +113,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     Ok(report.holds())
 }
 
-/// All that things happen to, beside the server.
+/// Everything that the events act on, except the server.
 struct Stage<'a> {
     folder: &'a Path,
     chance: Chance,
@@ -152,7 +153,7 @@ impl<'a> Stage<'a> {
     fn play(mut self, server: &mut Server, clients: &Clients, report: &mut Report) -> Result<()> {
         let start = Instant::now();
         let (mut next_event, mut next_sample) = (start, start);
-        // What was answered before the tap may not be in its account.
+        // Queries that were answered before the tap may be missing in its counts.
         let answered_before = clients.answered();
         while start.elapsed() < report.time {
             let now = Instant::now();
@@ -183,7 +184,7 @@ impl<'a> Stage<'a> {
         }
         self.collector.ensure_running()?;
         clients.stop();
-        // The answer that a client has is in the kernel's hands already, and so in the tap's.
+        // When a client has a response, the kernel and so the tap have seen it.
         clients.paused(|| ());
         report.answered = clients.answered();
         report.answered_while_tapped = report.answered - answered_before;
@@ -235,7 +236,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The next life of the restless agent, in any of the ways to attach.
+/// Starts the next life of the restless agent, with any way to attach.
 fn restless(folder: &Path, chance: &mut Chance, life: u64) -> Result<Agent> {
     let how = chance.of(&combinations()).clone();
     Agent::attach(folder, &format!("restless-{}", life % 2), &how, "", &[])

@@ -1,59 +1,59 @@
-//! What the soak came to: Markdown, and the verdict.
+//! The result of the soak: a report in Markdown, and the verdict.
 
 use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
 use super::{Event, agent::Account, collector::Collected};
 
-/// Lines of the table of samples.
+/// Number of lines of the table of samples.
 const LINES: usize = 12;
-/// Growth of memory that is none: what an allocator keeps moves by this much. KiB.
+/// Growth of memory that is not a leak, in KiB: the memory that an allocator keeps varies by this much.
 const MEMORY: u64 = 4096;
-/// How long a run has to be for its memory to be level after the first quarter: tables grow to their bounds.
+/// Shortest run whose memory must be constant after the first quarter: before, tables grow to their bounds.
 const LEVEL: Duration = Duration::from_mins(10);
-/// What any run may take at any time: 64 MiB, and the queues of both outputs at their bounds. KiB.
+/// Memory that any run may use at any time, in KiB: 64 MiB, and the full queues of both outputs.
 const BOUND: u64 = (64 + 2 * 64) << 10;
-/// Descriptors that are open for a moment: a file of `/proc`, a status query.
+/// Number of descriptors that are open for a moment: a file of `/proc`, a status query.
 const DESCRIPTORS: u64 = 2;
 
-/// The steady agent at a moment.
+/// State of the steady agent at one moment.
 pub(super) struct Sample {
-    /// Since the start.
+    /// Time since the start.
     pub(super) at: Duration,
     /// Resident memory in KiB.
     pub(super) resident: u64,
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub(super) descriptors: u64,
-    /// Questions answered by the server so far.
+    /// Number of queries that the server has answered so far.
     pub(super) answered: u64,
 }
 
 /// The whole run.
 pub(super) struct Report {
     seed: u64,
-    /// How long it was to last.
+    /// Planned duration.
     pub(super) time: Duration,
-    /// What happened how often.
+    /// Number of events of each kind.
     pub(super) events: BTreeMap<Event, u64>,
-    /// One each second.
+    /// Samples, one each second.
     pub(super) samples: Vec<Sample>,
-    /// Questions that were answered.
+    /// Number of answered queries.
     pub(super) answered: u64,
-    /// Those that the steady agent must have seen.
+    /// Number of answered queries that the steady agent must have seen.
     pub(super) answered_while_tapped: u64,
-    /// The steady agent's account.
+    /// Counts of the steady agent.
     pub(super) steady: Account,
-    /// The sum of the restless agent's lives.
+    /// Sum of the restless agent's lives.
     pub(super) restless: Account,
-    /// The sum of the collectors.
+    /// Sum of the collectors.
     pub(super) collected: Collected,
-    /// What went wrong with the questions.
+    /// Failures of the queries.
     pub(super) failures: Vec<String>,
-    /// Why it ended before its time.
+    /// Reason for an early end.
     pub(super) broken: Option<String>,
 }
 
 impl Report {
-    /// Nothing yet.
+    /// Makes an empty report.
     pub(super) fn new(seed: u64, time: Duration) -> Self {
         Self {
             seed,
@@ -70,14 +70,14 @@ impl Report {
         }
     }
 
-    /// Whether all is well.
+    /// Returns whether there is nothing to complain about.
     pub(super) fn holds(&self) -> bool {
         self.complaints().is_empty()
     }
 
     fn complaints(&self) -> Vec<String> {
         if let Some(why) = &self.broken {
-            // The accounts are not complete.
+            // The counts are not complete.
             return vec![why.clone()];
         }
         let mut complaints = self.failures.clone();
@@ -86,7 +86,7 @@ impl Report {
         if unaccounted != 0 {
             complaints.push(format!("{unaccounted} unaccounted for"));
         }
-        // Questions and answers, and what may be missing for a reason that was counted. A record lost of a TCP connection may hold
+        // Queries and responses, without those that were counted as lost. A lost record of a TCP connection may contain
         // several messages, so with losses there is nothing to compare.
         let expected = 2 * self.answered_while_tapped;
         let lost = self.steady.kernel_drops + self.steady.missed;
@@ -111,14 +111,15 @@ impl Report {
         complaints
     }
 
-    /// The quarters of the run.
+    /// Returns the quarters of the run.
     fn quarters(&self) -> impl Iterator<Item = &[Sample]> {
         let length = (self.samples.len() / 4).max(1);
         self.samples.chunks_exact(length).take(4)
     }
 
-    /// From the second quarter of the run to the last: the first is for what has to be filled once. Of the smallest values, as a
-    /// queue that is full while the collector is away is no growth.
+    /// Returns the growth from the second quarter of the run to the last one. The first quarter is for tables that have
+    /// to be filled once. It compares the smallest values, because a queue that is full while the collector is away is
+    /// not growth.
     fn growth(&self, value: fn(&Sample) -> u64) -> u64 {
         let smallest: Vec<_> = self
             .quarters()
@@ -249,7 +250,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Smallest, median and largest resident memory in KiB.
+/// Formats the smallest, median and largest resident memory in KiB.
 fn resident(samples: &[Sample]) -> String {
     let mut resident: Vec<_> = samples.iter().map(|sample| sample.resident).collect();
     resident.sort_unstable();

@@ -1,4 +1,5 @@
-//! The tapped `named`: a copy under a name of its own, so that it can be followed by name and no other server on the host is.
+//! The tapped `named`: a copy under a unique name, so that the agents follow it by name and no other server on the
+//! host.
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use crate::{
     process::{Running, Watch},
 };
 
-/// Name of the executable: of this run alone, as another may be under way on the host.
+/// Returns the name of the executable. It is unique to this run, because another run may be active on the host.
 pub(crate) fn name() -> String {
     format!("named-{}", std::process::id())
 }
@@ -24,7 +25,7 @@ pub(crate) fn name() -> String {
 pub(crate) struct Server {
     program: PathBuf,
     configuration: PathBuf,
-    /// Where it answers.
+    /// Address on which it answers.
     pub(crate) address: SocketAddr,
     process: Option<Running>,
 }
@@ -57,14 +58,14 @@ impl Server {
         })
     }
 
-    /// Ends it in order and starts it again. Nobody may be waiting for an answer.
+    /// Ends it regularly and starts it again. No client may be waiting for a response.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.process = Some(launch(&self.program, &self.configuration)?);
         Ok(())
     }
 
-    /// Ends it in order.
+    /// Ends it regularly.
     pub(crate) fn stop(&mut self) -> Result<()> {
         let process = self.process.take().context("named does not run")?;
         let finished = process.stop(libc::SIGTERM)?;

@@ -1,4 +1,4 @@
-//! Limits on what a process may have: setrlimit(2), and control groups for memory.
+//! Limits for processes: setrlimit(2), and cgroups for memory.
 #![expect(unsafe_code, reason = "setrlimit(2) and prlimit(2)")]
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use super::check;
 
-/// Limits a process that this one started to so many descriptors.
+/// Limits a process that this one started to `most` descriptors.
 pub(crate) fn limit_descriptors(pid: u32, most: u64) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let limit = libc::rlimit {
@@ -22,7 +22,7 @@ pub(crate) fn limit_descriptors(pid: u32, most: u64) -> io::Result<()> {
     check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) })
 }
 
-/// Limits a process that this one started to so many descriptors, or, with `None`, to as many as it may have.
+/// Limits a process that this one started to `most` descriptors, or, with `None`, to its hard limit.
 pub(crate) fn limit_descriptors_for_now(pid: u32, most: Option<u64>) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut limit = libc::rlimit {
@@ -36,12 +36,12 @@ pub(crate) fn limit_descriptors_for_now(pid: u32, most: Option<u64>) -> io::Resu
     check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) })
 }
 
-/// Lets what the command starts have no more than this many descriptors; it may raise the `soft` limit to the `hard` one.
+/// Limits the descriptors of the command's process. The process may raise the `soft` limit to the `hard` one.
 pub(crate) fn allow_descriptors_of(command: &mut Command, soft: u64, hard: u64) {
     set_before(command, libc::RLIMIT_NOFILE, soft, hard);
 }
 
-/// Lets what the command starts have no more than this many bytes of data.
+/// Limits the data of the command's process to this many bytes.
 pub(crate) fn allow_data_of(command: &mut Command, bytes: u64) {
     set_before(command, libc::RLIMIT_DATA, bytes, bytes);
 }
@@ -59,7 +59,8 @@ fn set_before(command: &mut Command, resource: libc::__rlimit_resource_t, soft: 
     unsafe { command.pre_exec(set) };
 }
 
-/// A control group that limits the memory of its processes, the kernel's for them included. Removed when dropped.
+/// A cgroup that limits the memory of its processes, including the kernel's memory for them. It is removed when
+/// dropped.
 pub(crate) struct MemoryGroup {
     folder: PathBuf,
     limit: &'static str,
@@ -67,7 +68,7 @@ pub(crate) struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// Makes one without a limit. An error where there is no such controller, or none that may be used.
+    /// Makes a cgroup without a limit. It is an error if there is no memory controller, or none that may be used.
     pub(crate) fn new() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let mut tried = io::Error::other("no memory controller is mounted");
@@ -98,17 +99,17 @@ impl MemoryGroup {
         Err(tried)
     }
 
-    /// Moves a process into it.
+    /// Moves a process into the cgroup.
     pub(crate) fn take(&self, pid: u32) -> io::Result<()> {
         fs::write(self.folder.join("cgroup.procs"), pid.to_string())
     }
 
-    /// Limits it to so many bytes.
+    /// Limits the cgroup to this many bytes.
     pub(crate) fn limit(&self, bytes: u64) -> io::Result<()> {
         fs::write(self.folder.join(self.limit), bytes.to_string())
     }
 
-    /// Bytes in use.
+    /// Returns the memory in use, in bytes.
     pub(crate) fn usage(&self) -> io::Result<u64> {
         let text = fs::read_to_string(self.folder.join(self.usage))?;
         text.trim().parse().map_err(io::Error::other)
@@ -117,7 +118,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Fails only when a failed test has left processes in it, which the report is about.
+        // This fails only if a failed test has left processes in it; the test's report tells about that.
         fs::remove_dir(&self.folder).ok();
     }
 }

@@ -1,7 +1,8 @@
-//! A network of a thread's own: no interface but the loopback, so that tests may use well-known ports and any address.
+//! A private network for a thread: it has only the loopback interface, so that tests may use well-known ports and any
+//! address.
 //!
-//! Set up over rtnetlink (rtnetlink(7)) rather than ioctl, which cannot ask for an IPv6 address without duplicate address
-//! detection: it would be unusable for a moment.
+//! It is set up over rtnetlink (rtnetlink(7)) and not by ioctl. With ioctl an IPv6 address always gets duplicate
+//! address detection, so it would be unusable for a moment.
 #![expect(unsafe_code, reason = "unshare(2) of one thread")]
 
 use std::{
@@ -21,8 +22,9 @@ const NO_DETECTION: u8 = 2;
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// Runs `work` on a thread in a new network namespace, whose loopback has `addresses` beside `127.0.0.1` and `::1`. Children
-/// that `work` starts are in the namespace too; it goes when they and the thread have ended. The outer error: no namespace.
+/// Runs `work` on a thread in a new network namespace. Its loopback has `addresses` in addition to `127.0.0.1` and
+/// `::1`. Children that `work` starts are in the namespace, too. It disappears when they and the thread have ended. The
+/// outer error means that the namespace could not be made.
 pub(crate) fn isolated<T: Send>(
     addresses: &[IpAddr],
     work: impl FnOnce() -> T + Send,
@@ -51,15 +53,15 @@ fn enter(addresses: &[IpAddr]) -> io::Result<()> {
     Ok(())
 }
 
-/// `struct ifinfomsg` that sets the loopback's `IFF_UP`.
+/// Makes a `struct ifinfomsg` that sets the loopback's `IFF_UP`.
 fn up() -> Vec<u8> {
     let flag = libc::IFF_UP.cast_unsigned().to_ne_bytes();
     [[0; 4], LOOPBACK.to_ne_bytes(), flag, flag].concat()
 }
 
-/// `struct ifaddrmsg` and attributes that give the loopback an address.
+/// Makes a `struct ifaddrmsg` and attributes that add an address to the loopback.
 fn new_address(address: IpAddr) -> Vec<u8> {
-    // All of IPv4 in one network, so that clients ask from its first address and not from the server's own.
+    // All IPv4 addresses are in one network, so that clients send from its first address and not from the server's own.
     let (family, prefix, octets) = match address {
         IpAddr::V4(address) => (libc::AF_INET, 8, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6, 128, address.octets().to_vec()),
@@ -74,19 +76,19 @@ fn new_address(address: IpAddr) -> Vec<u8> {
     message
 }
 
-/// Sends one request and reads the kernel's verdict.
+/// Sends one request and reads the kernel's answer.
 fn ask(kernel: &mut Socket, kind: u16, body: &[u8]) -> io::Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
     let flags = u16::try_from(flags).map_err(io::Error::other)?;
     let length = u32::from(low(HEADER + body.len()));
     let mut message = length.to_ne_bytes().to_vec();
     message.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
-    message.extend([0; 8]); // sequence and port: there is one request at a time
+    message.extend([0; 8]); // sequence and port are 0: there is one request at a time
     message.extend(body);
     kernel.write_all(&message)?;
     let mut answer = [0; 512];
     let length = kernel.read(&mut answer)?;
-    // `struct nlmsgerr`: behind the header, 0 or the negative error.
+    // `struct nlmsgerr`: 0 or the negative error follows the header.
     let error = match answer[..length].get(HEADER..HEADER + 4) {
         Some(&[a, b, c, d]) => i32::from_ne_bytes([a, b, c, d]),
         _ => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -97,7 +99,7 @@ fn ask(kernel: &mut Socket, kind: u16, body: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A number of these messages, all of which are small.
+/// Converts a number of these messages, all of which are small.
 fn low<T: TryInto<u8>>(number: T) -> u8 {
     number
         .try_into()
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn an_isolated_thread_has_a_network_of_its_own() {
         if !system::is_root() {
-            // Not by a macro, whose text the test's harness would keep for itself.
+            // This does not use a print macro, whose text the test harness would capture.
             let _told = writeln!(
                 io::stderr(),
                 "SKIP isolated thread: only root has namespaces"

@@ -16,11 +16,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::check;
 
-/// `PACKET_IGNORE_OUTGOING` of `linux/if_packet.h`. A packet of the loopback leaves and arrives; it is seen when it arrives.
+/// `PACKET_IGNORE_OUTGOING` of `linux/if_packet.h`. A packet of the loopback is sent and arrives; only the arrival is
+/// captured.
 const IGNORE_OUTGOING: libc::c_int = 23;
-/// Room for packets that wait, in bytes.
+/// Size of the buffer for waiting packets, in bytes.
 const ROOM: libc::c_int = 256 << 20;
-/// How long to wait for a packet.
+/// Time to wait for a packet.
 const WAIT: Duration = Duration::from_millis(20);
 
 /// All packets that arrive in this thread's network namespace.
@@ -31,7 +32,7 @@ pub(crate) struct Packets(Socket);
 struct Control([u8; 64]);
 
 impl Packets {
-    /// Begins to listen.
+    /// Starts to capture.
     pub(crate) fn open() -> io::Result<Self> {
         let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
         let protocol = Protocol::from(i32::from(all.to_be()));
@@ -44,7 +45,8 @@ impl Packets {
         Ok(packets)
     }
 
-    /// The next packet: its time since 1970, and how many bytes of `buffer` it took. `None` if none has come for a moment.
+    /// Returns the next packet: its time since 1970, and the number of its bytes in `buffer`. `None` if none arrives
+    /// within a short time.
     pub(crate) fn next(&self, buffer: &mut [u8]) -> io::Result<Option<(Duration, usize)>> {
         let mut control = Control([0; 64]);
         let mut part = libc::iovec {
@@ -73,7 +75,7 @@ impl Packets {
         Ok(Some((time, length)))
     }
 
-    /// How many packets found no room since the last time it was asked.
+    /// Returns the number of packets that were dropped since the last call.
     pub(crate) fn dropped(&self) -> io::Result<u32> {
         /// `struct tpacket_stats` of `linux/if_packet.h`.
         #[repr(C)]
@@ -114,7 +116,7 @@ impl Packets {
     }
 }
 
-/// The time among the control messages of a packet.
+/// Returns the time from the control messages of a packet.
 fn time_of(message: &libc::msghdr) -> Option<Duration> {
     // SAFETY: the kernel has filled the control buffer of `message`, which is alive, up to `msg_controllen`.
     let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref()? };

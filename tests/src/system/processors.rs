@@ -1,11 +1,11 @@
-//! Which CPUs a thread runs on, and how urgently.
+//! CPUs and scheduling policies of threads.
 #![expect(unsafe_code, reason = "sched_setaffinity(2) and sched_setscheduler(2)")]
 
 use std::{fs, io, mem};
 
 use super::check;
 
-/// The CPUs that this thread may run on.
+/// Returns the CPUs that this thread may run on.
 pub(crate) fn cpus() -> io::Result<Vec<usize>> {
     // SAFETY: plain data for which zero is a value.
     let mut set = unsafe { mem::zeroed::<libc::cpu_set_t>() };
@@ -18,7 +18,7 @@ pub(crate) fn cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Lets this thread run on one CPU alone.
+/// Lets this thread run on only one CPU.
 pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
     // SAFETY: plain data for which zero is a value.
     let mut set = unsafe { mem::zeroed::<libc::cpu_set_t>() };
@@ -28,7 +28,7 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })
 }
 
-/// Gives all threads of a process that this one started the policy of what runs when nothing else wants to.
+/// Gives all threads of a process that this one started the idle policy: they run only when nothing else wants to.
 pub(crate) fn make_idle(pid: u32) -> io::Result<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let name = entry?.file_name();

@@ -1,7 +1,8 @@
-//! The ten socket calls, unwrapped: each function makes exactly the call of its name on a descriptor and passes the
-//! result on. Errors are the system's; nothing is retried.
+//! The ten socket calls without a wrapper: each function makes exactly the call of its name on a descriptor and returns
+//! the result. Errors are the system's; nothing is retried.
 //!
-//! Everything takes segments, because that is what the calls differ in; those that know none take the first segment.
+//! All functions take segments, because the calls differ in these. Calls that do not support segments use the first
+//! one.
 #![expect(
     unsafe_code,
     reason = "the system calls whose buffers are to be found, each as it is"
@@ -14,7 +15,7 @@ use std::{
     ptr,
 };
 
-/// A socket address as the kernel wrote it; the toy hands it back and never looks inside.
+/// A socket address as the kernel wrote it. The toy passes it back and never reads it.
 #[derive(Clone, Copy)]
 pub(super) struct Peer {
     storage: libc::sockaddr_storage,
@@ -22,7 +23,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Room for an address.
+    /// Makes an empty address.
     pub(super) fn empty() -> Self {
         // SAFETY: sockaddr_storage is plain old data; all zeroes is a valid value (AF_UNSPEC).
         let storage = unsafe { mem::zeroed() };
@@ -32,7 +33,7 @@ impl Peer {
         }
     }
 
-    /// The same with the length that the kernel reported.
+    /// Returns the same address with the length that the kernel reported.
     pub(super) fn with_length(self, length: libc::socklen_t) -> Self {
         Self { length, ..self }
     }
@@ -54,7 +55,7 @@ pub(super) fn readv(fd: BorrowedFd<'_>, segments: &mut [IoSliceMut<'_>]) -> io::
     result(unsafe { libc::readv(fd.as_raw_fd(), pointer, count) })
 }
 
-/// `recvfrom`; with the sender's address if wanted.
+/// `recvfrom`, with the sender's address if wanted.
 pub(super) fn recvfrom(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -98,7 +99,7 @@ pub(super) fn recvmsg(
     Ok((received, want_peer.then_some(peer)))
 }
 
-/// `recvmmsg`: one element per list of segments; returns what each of the received elements got.
+/// `recvmmsg`, with one element per list of segments. Returns the number of bytes of each received element.
 pub(super) fn recvmmsg(
     fd: BorrowedFd<'_>,
     messages: &mut [Vec<IoSliceMut<'_>>],
@@ -182,7 +183,7 @@ pub(super) fn sendmsg(
     result(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) })
 }
 
-/// `sendmmsg`: one element per list of segments; returns how many bytes of each of the sent elements went.
+/// `sendmmsg`, with one element per list of segments. Returns the number of bytes sent of each element.
 pub(super) fn sendmmsg(
     fd: BorrowedFd<'_>,
     messages: &[(Vec<IoSlice<'_>>, Option<Peer>)],
@@ -217,7 +218,7 @@ pub(super) fn poll(descriptors: &mut [libc::pollfd]) -> io::Result<()> {
     result_int(unsafe { libc::poll(descriptors.as_mut_ptr(), count, -1) }).map(drop)
 }
 
-/// As [`poll`], for so many milliseconds at most; whether any has an event.
+/// Like [`poll`], for at most this many milliseconds. Returns whether any descriptor has an event.
 pub(super) fn wait_for(descriptors: &mut [libc::pollfd], milliseconds: i32) -> io::Result<bool> {
     let count = libc::nfds_t::try_from(descriptors.len()).map_err(io::Error::other)?;
     // SAFETY: the pointer and count describe `descriptors`.
@@ -225,7 +226,7 @@ pub(super) fn wait_for(descriptors: &mut [libc::pollfd], milliseconds: i32) -> i
     Ok(ready > 0)
 }
 
-/// Connects a UDP socket to whoever sent the datagram that waits, without taking it out of the queue.
+/// Connects a UDP socket to the sender of the waiting datagram, without taking it out of the queue.
 pub(super) fn connect_to_sender(fd: BorrowedFd<'_>) -> io::Result<()> {
     let (_, peer) = recvfrom(fd, &mut [0; 64], libc::MSG_PEEK, true)?;
     let peer = peer.ok_or_else(|| io::Error::other("no sender"))?;
@@ -240,7 +241,7 @@ pub(super) fn connect_to_sender(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-/// Ends a socket's connection, so that it can have another: `connect` to an address of no family.
+/// Ends a socket's connection, so that it can be connected again: `connect` to an address without a family.
 pub(super) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     let nowhere = Peer::empty();
     // SAFETY: the address is all zeroes, which is AF_UNSPEC, and outlives the call with its length.
@@ -254,7 +255,7 @@ pub(super) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-/// An option with an integer value, such as `SO_RCVBUFFORCE`.
+/// Sets an option with an integer value, such as `SO_RCVBUFFORCE`.
 pub(crate) fn set_option(
     fd: BorrowedFd<'_>,
     level: i32,
@@ -269,7 +270,7 @@ pub(crate) fn set_option(
     .map(drop)
 }
 
-/// The header of a receive: where its segments are, and the sender's address if wanted.
+/// Makes the header of a receive: the place of its segments, and room for the sender's address if wanted.
 pub(super) fn receive_header(
     segments: &mut [IoSliceMut<'_>],
     peer: Option<&mut Peer>,
@@ -285,7 +286,7 @@ pub(super) fn receive_header(
     header
 }
 
-/// The header of a send.
+/// Makes the header of a send.
 pub(super) fn send_header(segments: &[IoSlice<'_>], peer: Option<&Peer>) -> libc::msghdr {
     // SAFETY: msghdr is plain old data; all zeroes is a valid value (no buffers, no address).
     let mut header: libc::msghdr = unsafe { mem::zeroed() };

@@ -1,5 +1,5 @@
-//! The tests' side of the toy: starts it, sends it queries of all sizes on all its endpoints, and says what a tap must
-//! have recorded.
+//! The tests' side of the toy: it starts the toy, sends queries of all sizes to all its endpoints, and returns the
+//! records that a tap must have.
 
 use std::{
     net::SocketAddr,
@@ -16,7 +16,7 @@ use crate::{
     wire,
 };
 
-/// Sizes of queries, and so of answers: around the ring's size classes and at the limits.
+/// Sizes of queries, and so of responses: around the ring's size classes and at the limits.
 const SIZES: [usize; 12] = [
     17, 90, 166, 254, 256, 512, 513, 1_280, 1_400, 4_097, 16_385, 40_000,
 ];
@@ -24,13 +24,13 @@ const SIZES: [usize; 12] = [
 const LARGEST_UDP: usize = 65_507;
 /// Largest DNS message over TCP.
 const LARGEST_TCP: usize = 65_535;
-/// Small queries that wait in the socket before the toy looks.
+/// Number of small queries that wait in the socket before the toy reads it.
 const BURST: u16 = 20;
 
 /// A running toy server.
 pub(crate) struct Toy {
     process: Running,
-    /// Where it listens.
+    /// Endpoints on which it listens.
     pub(crate) endpoints: Vec<Endpoint>,
     next_id: u16,
 }
@@ -57,7 +57,7 @@ impl Toy {
         }
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -73,7 +73,8 @@ impl Toy {
         Ok(())
     }
 
-    /// Talks to all endpoints; returns what a tap must have recorded, and how many messages the fullest call received.
+    /// Talks to all endpoints. Returns the records that a tap must have, and the largest number of messages that one
+    /// call received.
     pub(crate) fn talk(&mut self) -> Result<(Vec<Record>, usize)> {
         let mut passed = Vec::new();
         let mut fullest = 0;
@@ -90,7 +91,8 @@ impl Toy {
 
     fn talk_udp(&mut self, endpoint: Endpoint) -> Result<(Vec<Record>, usize)> {
         let mut client = UdpClient::connect(endpoint.address)?;
-        // Two clients at once where the socket answers anyone: the elements of a batch have different senders.
+        // Two clients at the same time if the socket answers any client: the elements of a batch have different
+        // senders.
         let mut other = match endpoint.sort {
             Sort::Udp => Some(UdpClient::connect(endpoint.address)?),
             _ => None,
@@ -153,13 +155,13 @@ impl Toy {
         Ok((client.passed, fullest))
     }
 
-    /// Has the toy answer `count` queries; returns how many messages the fullest call received.
+    /// Makes the toy answer `count` queries. Returns the largest number of messages that one call received.
     pub(crate) fn serve(&mut self, count: usize) -> Result<usize> {
         self.process.tell(&format!("serve {count}"))?;
         self.served()
     }
 
-    /// A query with an id of its own.
+    /// Makes a query with a unique id.
     fn query(&mut self, size: usize) -> Vec<u8> {
         self.next_id += 1;
         wire::query_of_size(self.next_id, if size < 30 { "" } else { "toy.lab" }, size)
@@ -185,7 +187,7 @@ fn endpoint(line: &str) -> Result<Endpoint> {
         .into_iter()
         .find(|known| format!("{known:?}") == family);
     let mut address: SocketAddr = address.parse()?;
-    // A client reaches the mapped address by IPv4.
+    // Clients reach the mapped address over IPv4.
     address.set_ip(address.ip().to_canonical());
     ensure!(address.port() != 0, "no port");
     Ok(Endpoint {

@@ -1,4 +1,4 @@
-//! The toy's UDP: datagrams in through one call, their answers out through its counterpart.
+//! The toy's UDP: it receives datagrams with one call and sends the responses with the matching call.
 
 use std::{
     io::{self, IoSlice},
@@ -14,16 +14,16 @@ use super::{
 };
 use crate::wire;
 
-/// Elements of a batch.
+/// Number of elements of a batch.
 const BATCH: usize = 8;
-/// Room for any datagram.
+/// Buffer size that is enough for any datagram.
 const ROOM: usize = 65_536;
-/// A datagram that no socket sends: `EMSGSIZE` in the middle of a batch.
+/// Size of a datagram that no socket sends: it gives `EMSGSIZE` in the middle of a batch.
 const TOO_LONG: usize = 70_000;
 
 pub(super) type Datagram = (Vec<u8>, Option<Peer>);
 
-/// One call's worth of datagrams; those without a byte are left in, as real servers get them too.
+/// Receives datagrams with one call. Empty ones are included, because real servers get them, too.
 pub(super) fn receive(
     calls: Calls,
     fd: BorrowedFd<'_>,
@@ -55,7 +55,7 @@ pub(super) fn receive(
     Ok(vec![(space, peer)])
 }
 
-/// Answers each datagram; returns how many there were.
+/// Answers each datagram. Returns their number.
 pub(super) fn answer(calls: Calls, fd: BorrowedFd<'_>, queries: Vec<Datagram>) -> Result<usize> {
     let answers: Vec<Datagram> = queries
         .into_iter()
@@ -82,7 +82,8 @@ pub(super) fn answer(calls: Calls, fd: BorrowedFd<'_>, queries: Vec<Datagram>) -
     Ok(answers.len())
 }
 
-/// Sends all answers with as few calls as there are, with a datagram that is refused in the midst of a long batch.
+/// Sends all responses with as few calls as possible. A long batch has a datagram in its middle that the kernel
+/// refuses.
 fn send_batches(fd: BorrowedFd<'_>, answers: &[Datagram]) -> Result<()> {
     let too_long = vec![0; TOO_LONG];
     let mut messages: Vec<_> = answers

@@ -1,5 +1,5 @@
-//! The toy server: a process that answers DNS queries with themselves, through exactly the socket calls that it is told
-//! to use. It is this program, started with the hidden argument [`ARGUMENT`].
+//! The toy server: a process that answers each DNS query with a copy of it, through exactly the socket calls that it is
+//! told to use. It is this program, started with the hidden argument [`ARGUMENT`].
 //!
 //! Real servers use one or two of the ten calls each; the toy uses them all, with several segments, batches, peeks,
 //! connected and unconnected sockets, partial reads and writes.
@@ -50,7 +50,8 @@ pub(crate) const WORKER: &str = "toy-worker";
 /// First argument that makes this program a process without sockets that waits for the end of its input.
 pub(crate) const IDLE: &str = "toy-idle";
 
-/// This program, to be started again: not by its path, which a build may replace in the meantime.
+/// Returns the path for starting this program again. It is not the path of its file, which a build may replace in the
+/// meantime.
 pub(crate) fn program() -> &'static str {
     "/proc/self/exe"
 }
@@ -107,12 +108,12 @@ impl FromStr for Calls {
     }
 }
 
-/// What sort of socket an endpoint is.
+/// Sort of socket of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sort {
     /// TCP listener.
     Tcp,
-    /// UDP socket that answers anyone.
+    /// UDP socket that answers any client.
     Udp,
     /// UDP socket that peeks at its first datagram and connects itself to the sender.
     UdpConnected,
@@ -129,13 +130,13 @@ pub(crate) enum Family {
     Mapped,
 }
 
-/// Where the toy listens.
+/// Endpoint on which the toy listens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Endpoint {
-    /// What sort of socket.
+    /// Sort of socket.
     pub(crate) sort: Sort,
     /// Its address family.
     pub(crate) family: Family,
-    /// Where a client reaches it.
+    /// Address for clients.
     pub(crate) address: SocketAddr,
 }

@@ -1,8 +1,8 @@
-//! Buffers cut into segments, for the calls that take several.
+//! Splits buffers into segments, for the calls that take several.
 
 use std::io::{IoSlice, IoSliceMut};
 
-/// `space` in segments: the lengths given, then the rest.
+/// Splits `space` into segments: the given lengths, then the rest.
 pub(super) fn segments<'a>(mut space: &'a mut [u8], lengths: &[usize]) -> Vec<IoSliceMut<'a>> {
     let mut segments = Vec::new();
     for length in lengths {
@@ -14,7 +14,7 @@ pub(super) fn segments<'a>(mut space: &'a mut [u8], lengths: &[usize]) -> Vec<Io
     segments
 }
 
-/// `bytes` in segments, as [`segments`].
+/// Splits `bytes` into segments, like [`segments`].
 pub(super) fn slices<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<IoSlice<'a>> {
     let mut slices = Vec::new();
     for length in lengths {

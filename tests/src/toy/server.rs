@@ -59,7 +59,7 @@ impl Server {
             listener.set_nonblocking(true)?;
             announce(Sort::Tcp, family, listener.local_addr()?)?;
             sockets.push(Socket::Listener(listener));
-            // `read` and `readv` do not say who sent a datagram.
+            // `read` and `readv` do not return the sender of a datagram.
             let unconnected = !matches!(calls, Calls::Plain | Calls::Vector);
             for connect_first in [true].into_iter().chain(unconnected.then_some(false)) {
                 let socket = UdpSocket::bind(address)?;
@@ -96,7 +96,7 @@ impl Server {
         Ok(Self { calls, sockets })
     }
 
-    /// Answers `count` queries; returns how many messages the fullest call received.
+    /// Answers `count` queries. Returns the largest number of messages that one call received.
     fn serve(&mut self, count: usize) -> Result<usize> {
         let (mut served, mut fullest) = (0, 0);
         while served < count {
@@ -133,7 +133,7 @@ impl Server {
     }
 }
 
-/// What came of a socket that was readable.
+/// Result of handling a readable socket.
 enum Turn {
     Idle,
     Accepted(TcpStream),
@@ -146,14 +146,14 @@ enum Turn {
 }
 
 impl Socket {
-    /// One call to receive, and the answers.
+    /// Makes one call to receive, and sends the responses.
     fn turn(&mut self, calls: Calls) -> Result<Turn> {
         Ok(match self {
             Self::Listener(listener) => {
                 let stream = listener.accept()?.0;
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
-                // Small, so that large answers are written in parts.
+                // The buffer is small, so that large responses are written in parts.
                 calls::set_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 8_192)?;
                 Turn::Accepted(stream)
             }
@@ -198,7 +198,7 @@ fn announce(sort: Sort, family: Family, address: SocketAddr) -> io::Result<()> {
     say(&format!("endpoint {sort:?} {family:?} {address}"))
 }
 
-/// One line on standard output, which is the control channel.
+/// Writes one line to standard output, which is the control channel.
 fn say(line: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "{line}")?;

@@ -1,5 +1,5 @@
-//! The toy's TCP: pieces of the stream in through one call, framed answers out through its counterpart, however little the
-//! socket takes at a time.
+//! The toy's TCP: it reads pieces of the stream with one call, and sends framed responses with the matching call,
+//! however little the socket accepts at a time.
 
 use std::{
     io::{self, ErrorKind},
@@ -14,15 +14,15 @@ use super::{
 };
 use crate::wire;
 
-/// Elements of a batch.
+/// Number of elements of a batch.
 const BATCH: usize = 8;
-/// Most bytes that are read at once.
+/// Largest number of bytes that are read at once.
 const ROOM: usize = 65_536;
 /// Bytes that one element of a batch takes from a TCP stream, in two segments: less than most messages.
 const STREAM_PIECE: [usize; 2] = [40, 60];
 
-/// One call's worth of a TCP stream (two for the calls that read length and message separately); returns the number of
-/// pieces, 0 at the stream's end.
+/// Reads from a TCP stream with one call (two for the calls that read length and message separately). Returns the
+/// number of pieces; 0 at the end of the stream.
 pub(super) fn read_stream(
     calls: Calls,
     fd: BorrowedFd<'_>,
@@ -33,7 +33,7 @@ pub(super) fn read_stream(
         Calls::Plain => calls::read(fd, &mut space)?,
         Calls::Vector => calls::readv(fd, &mut segments(&mut space[..5_000], &[2, 100]))?,
         Calls::Address => {
-            // Like dnsdist, looks before it reads; like unbound, reads no more than it needs.
+            // It peeks before it reads, like dnsdist, and reads no more than it needs, like unbound.
             calls::recvfrom(fd, &mut space[..1], libc::MSG_PEEK, false)?;
             let wanted = wanted(received);
             calls::recvfrom(fd, &mut space[..wanted], 0, false)?.0
@@ -61,7 +61,7 @@ pub(super) fn read_stream(
     Ok(usize::from(length > 0))
 }
 
-/// Bytes missing until the length, or else the message, is complete.
+/// Returns the number of missing bytes of the length, or else of the message.
 fn wanted(received: &[u8]) -> usize {
     match received {
         [] => 2,
@@ -70,7 +70,7 @@ fn wanted(received: &[u8]) -> usize {
     }
 }
 
-/// Answers all complete messages in `received` and takes them out; returns how many there were.
+/// Answers all complete messages in `received` and removes them. Returns their number.
 pub(super) fn answer_stream(
     calls: Calls,
     fd: BorrowedFd<'_>,
@@ -92,7 +92,7 @@ pub(super) fn answer_stream(
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let sent = retry(fd, || match calls {
-                    // Every second answer's length is written by itself.
+                    // The length of every second response is written separately.
                     Calls::Plain if index % 2 == 1 && rest.len() == answer.len() => {
                         calls::write(fd, &rest[..2])
                     }
@@ -108,7 +108,7 @@ pub(super) fn answer_stream(
     Ok(answers.len())
 }
 
-/// Sends the answers as the elements of batches, each in two segments, going on where a short call left off.
+/// Sends the responses as the elements of batches, each in two segments, and continues after a short call.
 fn send_stream_batches(fd: BorrowedFd<'_>, answers: &[Vec<u8>]) -> Result<()> {
     let mut rest: Vec<&[u8]> = answers.iter().map(Vec::as_slice).collect();
     while !rest.is_empty() {
@@ -137,7 +137,7 @@ fn retry<T>(fd: BorrowedFd<'_>, mut call: impl FnMut() -> io::Result<T>) -> io::
     }
 }
 
-/// What to wait for on a descriptor.
+/// Returns what to wait for on a descriptor.
 pub(super) fn wait(fd: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
     libc::pollfd {
         fd: fd.as_raw_fd(),

@@ -1,12 +1,12 @@
-//! The workers: a process that forks workers which share its socket, as servers with several processes do, and each of them makes
-//! one step at a time.
+//! The workers: a process that forks workers. They share its socket, as in servers with several processes, and each
+//! makes one step at a time.
 //!
 //! ```text
 //! test ── "fork" | "answer 0" | "exec 0 PATH" | "end 0" ──► workers
 //!      ◄─ "ok WORDS" ──────────────────────────────────────
 //! ```
 //!
-//! A worker that executes another file goes on as before, with the descriptors that it has: the file is this program under
+//! A worker that executes another file continues as before, with its descriptors: the file is this program under
 //! another name.
 #![expect(unsafe_code, reason = "fork(2) and wait(2), as servers do it")]
 
@@ -28,20 +28,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{WORKERS, program};
 use crate::process::{PATIENCE, Running, Watch};
 
-/// A running workers. Workers are numbered in the order in which they were forked.
+/// A running first process with its workers. Workers are numbered in the order of their forks.
 pub(crate) struct Workers {
     process: Running,
-    /// Where its workers answer.
+    /// Address on which its workers answer.
     pub(crate) address: SocketAddr,
 }
 
 impl Workers {
-    /// Starts one without workers.
+    /// Starts the first process without workers.
     pub(crate) fn start() -> Result<Self> {
         Self::start_as(Path::new(program()))
     }
 
-    /// As [`Self::start`], by a link to this program.
+    /// Like [`Self::start`], by a link to this program.
     pub(crate) fn start_as(program: &Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg(WORKERS).stdin(Stdio::piped());
@@ -53,28 +53,28 @@ impl Workers {
         })
     }
 
-    /// Its first process.
+    /// Returns the id of the first process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Has a worker forked; its process id.
+    /// Forks a worker. Returns its process id.
     pub(crate) fn fork(&mut self) -> Result<u32> {
         Ok(self.call("fork")?.parse()?)
     }
 
-    /// Has worker `number` answer one query.
+    /// Makes worker `number` answer one query.
     pub(crate) fn answer(&mut self, number: usize) -> Result<()> {
         self.call(&format!("answer {number}")).map(drop)
     }
 
-    /// Has worker `number` execute a file.
+    /// Makes worker `number` execute a file.
     pub(crate) fn exec(&mut self, number: usize, program: &Path) -> Result<()> {
         self.call(&format!("exec {number} {}", program.display()))
             .map(drop)
     }
 
-    /// Ends it, with its workers.
+    /// Ends the first process and its workers.
     pub(crate) fn stop(self) -> Result<()> {
         let finished = self.process.finish(PATIENCE)?;
         ensure!(
@@ -124,7 +124,7 @@ pub(crate) fn raise() -> Result<()> {
         println!("ok {reply}");
     }
     drop(workers);
-    // SAFETY: takes no pointers but a null one; waits for all workers, which have lost their commander.
+    // SAFETY: takes only a null pointer. It waits for all workers, which have no commander any more.
     while unsafe { libc::wait(std::ptr::null_mut()) } > 0 {}
     Ok(())
 }
@@ -133,8 +133,8 @@ fn fork(socket: &UdpSocket, control: UnixStream, commander: &UnixStream) -> Resu
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
         0 => {
-            // Else the worker would never see the end of its commands.
-            // SAFETY: the child's copy, which nothing in it uses.
+            // Otherwise the worker would never see the end of its commands.
+            // SAFETY: the child's copy, which the child does not use.
             unsafe { libc::close(commander.as_raw_fd()) };
             let done = work(socket.as_raw_fd(), control.into_raw_fd());
             process::exit(i32::from(done.is_err()));
@@ -144,13 +144,13 @@ fn fork(socket: &UdpSocket, control: UnixStream, commander: &UnixStream) -> Resu
     }
 }
 
-/// A worker that goes on after an exec; the words name its descriptors.
+/// Continues a worker after an exec. The words are its descriptors.
 pub(crate) fn go_on(words: &[String]) -> Result<()> {
     let [socket, control] = words else {
         bail!("which descriptors?")
     };
     let control: RawFd = control.parse()?;
-    // SAFETY: inherited for this very purpose.
+    // SAFETY: this descriptor was inherited for this purpose.
     let ours = unsafe { UnixStream::from_raw_fd(control) };
     (&ours).write_all(b".")?;
     work(socket.parse()?, ours.into_raw_fd())
@@ -208,7 +208,7 @@ fn execute(path: &str, socket: &UdpSocket, control: &UnixStream) -> Result<()> {
     Err(io::Error::last_os_error().into())
 }
 
-/// A link by which this program can be started under another name.
+/// Makes a link by which this program can be started under another name.
 pub(crate) fn link(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
     let path = folder.join(name);
     std::os::unix::fs::symlink(env::current_exe()?, &path)?;

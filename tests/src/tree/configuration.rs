@@ -12,7 +12,7 @@ use crate::lab::{
 
 /// The file of a server's own dnstap, in its folder.
 pub(super) const DNSTAP: &str = "named.fstrm";
-/// The key that signs queries and updates (TSIG), as `dig -y` wants it.
+/// The key that signs queries and updates (TSIG), in the form for `dig -y`.
 pub(crate) const KEY: &str = "hmac-sha256:client:Y2xpZW50Y2xpZW50Y2xpZW50Y2xpZW50Y2xpZW50Y2w=";
 
 const BIG_TRANSFERRED: Line = ("a transfer of big.lab", |line| transferred(line, "big.lab"));
@@ -22,7 +22,7 @@ fn transferred(line: &str, zone: &str) -> bool {
     line.contains(zone) && line.contains("Transfer status: success")
 }
 
-/// Starts a server in its folder and waits until it answers, and has its copies of zones.
+/// Starts a server in its folder and waits until it answers and has its copies of zones.
 pub(super) fn start(role: Role, folder: &Path, zones: &Zones) -> Result<Named> {
     let (control, rndc) = match role {
         Role::Secondary => {

@@ -1,5 +1,5 @@
-//! A tree of name servers in a network namespace of its own, on the standard port, every server tapped twice and with its
-//! own dnstap on.
+//! A tree of name servers in a network namespace of its own, on the standard port. Every server is tapped twice and
+//! writes its own dnstap.
 //!
 //! ```text
 //!   client ─► forwarder ─► recursive ─► root ─► tld ─► zone ──NOTIFY──► secondary ◄─ client
@@ -7,7 +7,7 @@
 //!             DoT, DoH ───────┘                               ◄─ forwarded UPDATE ─┘
 //! ```
 //!
-//! One tap names messages as BIND does, to be compared with the server's own record; the other by the profile.
+//! One tap uses BIND's types, and is compared with the server's own record. The other uses the profile's types.
 
 mod configuration;
 mod zones;
@@ -32,7 +32,7 @@ use crate::{
     tap::{Summary, Tap},
 };
 
-/// Address that clients ask from over IPv4: the kernel takes the first of the network.
+/// Address of IPv4 clients: the kernel uses the first one of the network.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 53, 0, 1);
 /// The port of DNS.
 pub(crate) const PORT: u16 = 53;
@@ -41,10 +41,10 @@ pub(crate) const TLS_PORT: u16 = 853;
 /// The port of DNS over HTTPS.
 pub(crate) const HTTPS_PORT: u16 = 443;
 
-/// Where the primary takes questions from proxies, if it can: BIND 9.20.
+/// Port on which the primary accepts queries with PROXY headers, if it can: BIND 9.20.
 pub(crate) const PROXY_PORT: u16 = 5_300;
 
-/// What a server of the tree does.
+/// Role of a server of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Serves the signed root.
@@ -53,7 +53,7 @@ pub(crate) enum Role {
     Tld,
     /// Primary of the zones below.
     Zone,
-    /// Resolves and validates, from the tree's root and trust anchor.
+    /// Resolves and validates, with the tree's root and trust anchor.
     Recursive,
     /// Sends everything to the recursive one.
     Forwarder,
@@ -62,7 +62,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// All, in the order in which they start: each after those that it asks.
+    /// All roles, in the order in which the servers start: each after those that it asks.
     pub(crate) const ALL: [Self; 6] = [
         Self::Root,
         Self::Tld,
@@ -72,7 +72,7 @@ impl Role {
         Self::Secondary,
     ];
 
-    /// Its name, which is its folder's too.
+    /// Returns its name, which is also the name of its folder.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -84,7 +84,7 @@ impl Role {
         }
     }
 
-    /// Its address for IPv4 or IPv6; no two servers share one.
+    /// Returns its address for IPv4 or IPv6. All addresses differ.
     pub(crate) fn address(self, ipv6: bool) -> IpAddr {
         let number = self as u8 + 2;
         if ipv6 {
@@ -94,12 +94,13 @@ impl Role {
         }
     }
 
-    /// Where it serves DNS.
+    /// Returns the address and port on which it serves DNS.
     pub(crate) fn server(self, ipv6: bool) -> SocketAddr {
         SocketAddr::new(self.address(ipv6), PORT)
     }
 
-    /// Where it takes questions from proxies, over IPv4 and IPv6; nowhere before BIND 9.20.
+    /// Returns the addresses on which it accepts queries with PROXY headers, over IPv4 and IPv6. There are none before
+    /// BIND 9.20.
     pub(crate) fn proxy_servers(self) -> Result<Vec<SocketAddr>> {
         let able = self == Self::Zone && environment::named_version()? >= (9, 20);
         let families = if able { &[false, true][..] } else { &[] };
@@ -107,7 +108,7 @@ impl Role {
         Ok(families.iter().map(server).collect())
     }
 
-    /// The role of an address of the tree.
+    /// Returns the role of an address of the tree.
     pub(crate) fn of(address: IpAddr) -> Option<Self> {
         Self::ALL.into_iter().find(|role| {
             [false, true]
@@ -117,7 +118,7 @@ impl Role {
     }
 }
 
-/// The running servers and their taps. Dropped: ended, folder removed.
+/// The running servers and their taps. When this is dropped, they are ended and the folder is removed.
 pub(crate) struct Tree {
     servers: Vec<Server>,
     scratch: TempDir,
@@ -131,17 +132,17 @@ struct Server {
     attached: Duration,
 }
 
-/// What a server and its taps have recorded.
+/// Records of a server and its taps.
 pub(crate) struct Recorded {
-    /// Of which server.
+    /// Role of the server.
     pub(crate) role: Role,
-    /// When both taps were attached, since 1970.
+    /// Time when both taps were attached, since 1970.
     pub(crate) attached: Duration,
-    /// The server's own dnstap.
+    /// Records of the server's own dnstap.
     pub(crate) reference: Vec<Record>,
-    /// The tap with `--mimic bind`.
+    /// Records and summary of the tap with `--mimic bind`.
     pub(crate) mimic: (Vec<Record>, Summary),
-    /// The tap without.
+    /// Records and summary of the other tap.
     pub(crate) plain: (Vec<Record>, Summary),
 }
 
@@ -154,7 +155,7 @@ pub(crate) fn isolated<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Resu
 }
 
 impl Tree {
-    /// Starts all servers; each is tapped, twice, as soon as it answers.
+    /// Starts all servers. Each is tapped twice as soon as it answers.
     pub(crate) fn start(how: &Combination) -> Result<Self> {
         if environment::named_version()? < (9, 18) {
             return Err(Skip("BIND before 9.18 serves neither TLS nor HTTPS".into()).into());
@@ -190,12 +191,12 @@ impl Tree {
         Ok(tree)
     }
 
-    /// A server.
+    /// Returns a server.
     pub(crate) fn named(&mut self, role: Role) -> &mut Named {
         &mut self.servers[role as usize].named
     }
 
-    /// The scratch folder, for the test's own files.
+    /// Returns the scratch folder, for the test's own files.
     pub(crate) fn scratch(&self) -> &Path {
         self.scratch.path()
     }
@@ -217,7 +218,7 @@ impl Tree {
             ));
             servers.push(server.named);
         }
-        // From the leaves, so that none misses the one that it asks.
+        // The leaves end first, so that no server loses a server that it asks.
         servers.into_iter().rev().try_for_each(Named::stop)?;
         let mut recorded = Vec::new();
         for (role, attached, mimic, plain) in tapped {

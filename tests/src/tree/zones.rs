@@ -1,4 +1,4 @@
-//! The tree's zones: written, signed with keys of their own, chained by DS records up to the trust anchor.
+//! Writes the tree's zones, signs them with their own keys, and connects them by DS records up to the trust anchor.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,8 @@ use crate::{
     lab::{self, zones::texts},
 };
 
-/// Names of `plain.lab` with TXT records of so many bytes, about: what fills an answer over UDP, what needs TCP.
+/// Names of `plain.lab` with large TXT records, and the number of their strings: one fills a response over UDP, others
+/// need TCP.
 const TEXTS: [(&str, usize); 3] = [("t3500", 13), ("t6000", 23), ("t60000", 228)];
 
 /// The address in `signed.lab` that is changed after signing.
@@ -25,12 +26,12 @@ const CHANGED_ADDRESS: &str = "192.0.2.67";
 /// The zone files, and the root's key.
 pub(super) struct Zones {
     folder: PathBuf,
-    /// Flags, protocol, algorithm and key of the root's DNSKEY, as `trust-anchors` wants them.
+    /// Flags, protocol, algorithm and key of the root's DNSKEY, in the form for `trust-anchors`.
     pub(super) anchor: String,
 }
 
 impl Zones {
-    /// The zones of which a server is the primary, each with its file.
+    /// Returns the zones of which a server is the primary, each with its file.
     pub(super) fn of(&self, role: Role) -> Vec<(&'static str, PathBuf)> {
         let (names, end): (&[_], _) = match role {
             Role::Root => (&["."], ".signed"),
@@ -46,7 +47,7 @@ impl Zones {
     }
 }
 
-/// Writes and signs them in `folder`; `big.lab` has so many records.
+/// Writes and signs the zones in `folder`. `big.lab` has `big_records` records.
 pub(super) fn write(folder: &Path, big_records: usize) -> Result<Zones> {
     let folder = folder.join("zones");
     fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -99,7 +100,7 @@ pub(super) fn write(folder: &Path, big_records: usize) -> Result<Zones> {
     })
 }
 
-/// Start of a zone that `role` serves.
+/// Returns the start of a zone that `role` serves.
 fn head(role: Role) -> String {
     format!(
         "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A {}\nns AAAA {}\n",
@@ -108,7 +109,7 @@ fn head(role: Role) -> String {
     )
 }
 
-/// The delegation of `zone` to `role`.
+/// Adds the delegation of `zone` to `role`.
 fn delegate(text: &mut String, zone: &str, role: Role) -> Result<()> {
     let (ipv4, ipv6) = (role.address(false), role.address(true));
     writeln!(
@@ -118,7 +119,7 @@ fn delegate(text: &mut String, zone: &str, role: Role) -> Result<()> {
     Ok(())
 }
 
-/// Signs a zone with one new key. Leaves `ZONE.signed` and `dsset-ZONE.`, returns the key's file.
+/// Signs a zone with one new key. Writes `ZONE.signed` and `dsset-ZONE.`, and returns the key's file.
 fn sign(folder: &Path, zone: &str, text: &str) -> Result<PathBuf> {
     let file = lab::write(folder, file_name(zone), text)?;
     let key = run(
@@ -145,7 +146,7 @@ fn sign(folder: &Path, zone: &str, text: &str) -> Result<PathBuf> {
     Ok(folder.join(format!("{}.key", key.trim())))
 }
 
-/// Changes one signed record, and so breaks its signature.
+/// Changes one signed record, which makes its signature wrong.
 fn spoil(file: &Path) -> Result<()> {
     let text = fs::read_to_string(file)?;
     ensure!(
@@ -157,7 +158,7 @@ fn spoil(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `FLAGS PROTOCOL ALGORITHM "KEY"` from the text of a key's file.
+/// Returns `FLAGS PROTOCOL ALGORITHM "KEY"` from the text of a key's file.
 fn anchor(key: &str) -> Result<String> {
     let line = key.lines().find(|line| !line.starts_with(';'));
     let words: Vec<_> = line.unwrap_or_default().split_whitespace().collect();

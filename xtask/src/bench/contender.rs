@@ -1,4 +1,4 @@
-//! What runs beside the server, or in it, and what it delivers.
+//! Contenders, which run next to the server or inside of it, and the number of messages that they deliver.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use crate::{
     named,
 };
 
-/// How long one may take to start, and to end.
+/// Longest time for a start, and for an end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One way to learn of the server's messages.
+/// One way to get the server's messages.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Contender {
-    /// Nothing: what the others are compared with.
+    /// Nothing: the others are compared with this.
     Untapped,
     /// The server's own dnstap, over a unix socket to `fstrm_capture`.
     OwnDnstap,
@@ -37,10 +37,10 @@ pub(super) enum Contender {
     Dnscap,
 }
 
-/// What came of it.
+/// Result of a contender.
 #[derive(Default)]
 pub(super) struct Delivery {
-    /// Messages, if what it writes are messages.
+    /// Number of messages, if it writes messages.
     pub(super) messages: Option<u64>,
     /// Nanoseconds from the message in the kernel to its frame in the file: median and 99th percentile.
     pub(super) delay_ns: Option<[u64; 2]>,
@@ -55,7 +55,7 @@ impl Contender {
         }
     }
 
-    /// The tap with everything for short delays.
+    /// Returns the tap with all options for short delays.
     pub(super) fn low_latency(hook: &str) -> Self {
         Self::Tap {
             hook: hook.to_owned(),
@@ -80,22 +80,22 @@ impl Contender {
         }
     }
 
-    /// One that all others are compared with.
+    /// Returns whether all others are compared with this one.
     pub(super) fn is_reference(&self) -> bool {
         matches!(self, Self::Untapped | Self::OwnDnstap)
     }
 }
 
-/// A contender at work on one server.
+/// A running contender on one server.
 pub(super) struct Helper {
     child: Child,
-    /// Where it writes.
+    /// Output file.
     pub(super) output: PathBuf,
-    /// From its start to its readiness.
+    /// Time from its start until it is ready.
     pub(super) start: Duration,
 }
 
-/// What helpers are started with.
+/// Resources for starting helpers.
 pub(super) struct Surroundings<'a> {
     pub(super) agent: &'a Path,
     pub(super) folder: &'a Path,
@@ -103,7 +103,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// Where the server's own dnstap goes.
+    /// Returns the socket for the server's own dnstap.
     pub(super) fn socket(&self) -> PathBuf {
         self.folder.join("dnstap.sock")
     }
@@ -112,7 +112,7 @@ impl Surroundings<'_> {
         self.folder.join("summary.json")
     }
 
-    /// Starts the receiver of the server's own dnstap, which has to be there before the server.
+    /// Starts the receiver of the server's own dnstap, which must run before the server.
     pub(super) fn receiver(&self) -> Result<Helper> {
         let (socket, output) = (self.socket(), self.folder.join("own.fstrm"));
         let mut capture = named::on_cpu(self.cpu, Path::new("fstrm_capture"));
@@ -133,7 +133,7 @@ impl Surroundings<'_> {
         })
     }
 
-    /// Starts what comes after the server, and returns when it is ready.
+    /// Starts a contender that comes after the server, and returns when it is ready.
     pub(super) fn start(&self, contender: &Contender, server: &Server) -> Result<Option<Helper>> {
         let output = self.folder.join("output");
         let (mut command, ready) = match contender {
@@ -165,7 +165,7 @@ impl Surroundings<'_> {
                 let mut dnscap = named::on_cpu(self.cpu, Path::new("dnscap"));
                 dnscap
                     .args([
-                        "-N", // else it may not write here
+                        "-N", // without this it may not write here
                         "-i",
                         "lo",
                         "-s",
@@ -187,7 +187,7 @@ impl Surroundings<'_> {
         let before = packet_sockets();
         let mut child = Child::spawn(&command, Log::Kept)?;
         if ready.is_empty() {
-            // It says nothing, and makes its file with the first packet.
+            // It prints nothing, and creates its file with the first packet.
             wait_until("dnscap opens its packet socket", PATIENCE, || {
                 packet_sockets() > before
             })?;
@@ -201,7 +201,7 @@ impl Surroundings<'_> {
         }))
     }
 
-    /// Ends it and counts what it has delivered.
+    /// Ends it and counts the messages that it has delivered.
     pub(super) fn end(&self, contender: &Contender, helper: Helper) -> Result<Delivery> {
         let Helper { child, output, .. } = helper;
         child.signal("INT")?;
@@ -239,13 +239,13 @@ impl Surroundings<'_> {
 }
 
 impl Helper {
-    /// Its process id.
+    /// Returns its process id.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 }
 
-/// `dnscap -w BASE` writes to `BASE.` and the time, and while at it `.part`.
+/// Finds the output of `dnscap -w BASE`: `BASE.` with the time, and while it writes `.part`.
 fn written_by_dnscap(base: &Path) -> Option<PathBuf> {
     let name = base.file_name()?.to_str()?;
     fs::read_dir(base.parent()?)

@@ -1,4 +1,4 @@
-//! Counts what a contender has written.
+//! Counts the messages that a contender has written.
 
 use std::{
     fs::File,
@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 
 use crate::exec;
 
-/// Messages in a dnstap file.
+/// Counts the messages in a dnstap file.
 pub(super) fn frames(agent: &Path, file: &Path) -> Result<u64> {
     counted(Command::new(agent).args(["read", "--count"]).arg(file))
 }
 
-/// Messages that `read --count` counts, with any options.
+/// Returns the number that `read --count` prints, with any options.
 pub(super) fn counted(read: &mut Command) -> Result<u64> {
     let text = exec::output(read)?;
     text.lines()
@@ -24,7 +24,7 @@ pub(super) fn counted(read: &mut Command) -> Result<u64> {
         .with_context(|| format!("no total in:\n{text}"))
 }
 
-/// Packets in a pcap file of this machine's byte order.
+/// Counts the packets in a pcap file of this machine's byte order.
 pub(super) fn packets(file: &Path) -> Result<u64> {
     let what = || format!("cannot read {}", file.display());
     let mut file = BufReader::new(File::open(file).with_context(what)?);

@@ -1,4 +1,4 @@
-//! The figures of all runs, condensed: a line for each contender under each load.
+//! Condenses the figures of all runs to one line for each contender under each load.
 
 use super::{
     contender::Contender,
@@ -7,12 +7,12 @@ use super::{
     tools::Speeds,
 };
 
-/// Everything that was measured.
+/// All measurements.
 pub(super) struct Report {
     pub(super) machine: Vec<(&'static str, String)>,
     pub(super) seconds: u64,
     pub(super) sections: Vec<Results>,
-    /// If they were measured.
+    /// Speeds of the other commands, if they were measured.
     pub(super) tools: Option<Speeds>,
 }
 
@@ -23,16 +23,16 @@ pub(super) struct Line {
     pub(super) named_user: Summary,
     pub(super) named_system: Summary,
     pub(super) helper: Summary,
-    /// Server and helper above the untapped server, in microseconds per message.
+    /// CPU time of server and helper above that of the untapped server, in microseconds per message.
     pub(super) above: Summary,
-    /// The server alone above the untapped one.
+    /// CPU time of only the server above that of the untapped one.
     pub(super) server_above: Summary,
-    /// `above` as a part of that of the server's own dnstap.
+    /// `above` divided by that of the server's own dnstap.
     pub(super) of_own: Option<Ratio>,
-    /// `server_above` as a part of that of the server's own dnstap.
+    /// `server_above` divided by that of the server's own dnstap.
     pub(super) server_of_own: Option<Ratio>,
     pub(super) queries_per_second: Summary,
-    /// Queries per second as a part of those of the untapped server.
+    /// Queries per second divided by those of the untapped server.
     pub(super) relative: Summary,
     pub(super) loss: Option<Summary>,
     pub(super) memory: Option<Summary>,
@@ -40,7 +40,7 @@ pub(super) struct Line {
     pub(super) start_ms: Option<Summary>,
 }
 
-/// The figures of a section; each round is compared with its own untapped run.
+/// Returns the figures of a section. Each round is compared with its own untapped run.
 pub(super) fn lines(results: &Results) -> Vec<Line> {
     let runs_of = |wanted: &Contender| {
         results
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(lines[2].server_of_own, None);
     }
 
-    /// A round of untapped, own dnstap and a tap; each with the microseconds of server and helper for a message.
+    /// Makes rounds of untapped, own dnstap and a tap, each with the microseconds of server and helper per message.
     fn results(micros: [[u64; 2]; 3]) -> Results {
         let contenders = [
             Contender::Untapped,

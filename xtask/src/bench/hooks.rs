@@ -1,5 +1,5 @@
-//! Which hooks this kernel accepts, by what `dnstap-agent check` finds: one that it refuses would end the benchmark at the first
-//! run with it.
+//! Finds the hooks that this kernel accepts, from the output of `dnstap-agent check`. A hook that it refuses would end
+//! the benchmark at its first run.
 
 use std::{fmt, path::Path, process::Command};
 
@@ -11,12 +11,12 @@ use crate::exec;
 /// Names of hooks, in the order in which `attach` tries them.
 pub(super) struct Hooks {
     pub(super) accepted: Vec<String>,
-    /// With the kernel's reason.
+    /// Refused hooks with the kernel's reason.
     refused: Vec<(String, String)>,
 }
 
 impl Hooks {
-    /// Asks the agent, which fails if there is none.
+    /// Asks the agent, which fails if no hook is accepted.
     pub(super) fn of(agent: &Path) -> Result<Self> {
         Self::parse(&exec::output(
             Command::new(agent).args(["check", "--json"]),

@@ -1,5 +1,5 @@
-//! Instructions per query of server and helper, counted in virtual machines ([`crate::vm::counting`]): a figure that hardly changes from
-//! run to run, also on a busy machine.
+//! Counts instructions per query of server and helper in virtual machines ([`crate::vm::counting`]). This figure hardly
+//! changes from run to run, even on a busy machine.
 //!
 //! ```text
 //! plan (kernels, loads, contenders) ─► guest.sh in one machine per kernel and load ─► outcome (counts) ─► report ─► JSON, Markdown
@@ -25,10 +25,10 @@ use crate::{build, paths, ui, vm::counting, workers};
 /// Programs of this machine that run in the guests, and the packages that have them.
 const TOOLS: [&str; 3] = ["busybox", "dnsperf", "fstrm_capture"];
 const PACKAGES: [&str; 2] = ["dnsperf", "fstrm-bin"];
-/// For one machine.
+/// Time limit for one machine.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// What the command line says of counting.
+/// Options of the command line for counting.
 #[derive(Default, clap::Args)]
 pub(super) struct Options {
     /// Count instructions per query of server and helper instead, in virtual machines; needs no root, and a busy machine is no matter
@@ -37,7 +37,7 @@ pub(super) struct Options {
     /// Only this kernel, 5.10, 6.1, 6.12 or newest; repeatable
     #[arg(long = "kernel", value_name = "KERNEL", requires = "instructions")]
     kernels: Vec<String>,
-    /// Record what the gate of `cargo xtask test` compares with
+    /// Record the values that the gate of `cargo xtask test` compares with
     #[arg(long, requires = "instructions", conflicts_with_all = ["kernels", "load", "contender", "out", "agent"])]
     record: bool,
 }
@@ -73,15 +73,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All counts of a job.
+/// Counts of a job.
 struct Counted {
     job: Job,
-    /// What the guest's kernel says that it is.
+    /// Version that the guest's kernel reports.
     kernel: String,
     counts: Vec<Count>,
 }
 
-/// Runs all jobs, as many at a time as there are processors, and returns what they counted in the same order.
+/// Runs all jobs, as many at a time as there are processors, and returns their counts in the same order.
 fn measure(agent: &Path, jobs: &[Job]) -> Result<Vec<Counted>> {
     ensure!(!jobs.is_empty(), "no kernel and load has this name");
     let mut kernels: Vec<_> = jobs.iter().map(|job| job.kernel).collect();
@@ -102,7 +102,7 @@ fn measure(agent: &Path, jobs: &[Job]) -> Result<Vec<Counted>> {
     workers::each(jobs, |job| one(&guests, job))
 }
 
-/// Boots one machine and shows its counts as they come.
+/// Boots one machine and shows its counts when they arrive.
 fn one(guests: &counting::Guests, job: &Job) -> Result<Counted> {
     let started = Instant::now();
     let mut outcome = outcome::Outcome::default();

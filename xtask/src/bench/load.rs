@@ -1,4 +1,4 @@
-//! The loads, made by `dnsperf`, and what it says about them.
+//! The loads, which `dnsperf` makes, and its output.
 
 use std::{
     fs,
@@ -18,24 +18,24 @@ use crate::{exec, named};
 /// A kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
-    /// So many queries per second over UDP, short answers.
+    /// This many queries per second over UDP, with short responses.
     Rate(u32),
-    /// As many as the server answers over UDP.
+    /// As many queries as the server can answer over UDP.
     Saturation,
-    /// Over TCP, 10,000 queries per second, on connections that stay open.
+    /// 10,000 queries per second over TCP, on connections that stay open.
     Tcp,
-    /// Answers of 4 KiB over UDP, 5,000 per second.
+    /// 5,000 queries per second over UDP, with responses of 4 KiB.
     Large,
-    /// Every fifth query has to be asked upstream, 4,000 per second over UDP.
+    /// 4,000 queries per second over UDP; the server must ask the upstream for every fifth.
     Recursive,
 }
 
-/// What `dnsperf` counted and used.
+/// Counts and CPU time of `dnsperf`.
 pub(super) struct Sent {
     pub(super) queries: u64,
     pub(super) answers: u64,
     pub(super) queries_per_second: f64,
-    /// Names that had to be asked upstream.
+    /// Number of queries for which the server had to ask the upstream.
     pub(super) upstream: u64,
     pub(super) cpu: Cpu,
 }
@@ -61,7 +61,7 @@ impl Load {
         }
     }
 
-    /// Sends it to the server at `port`, and returns when all is answered or given up.
+    /// Sends the load to the server at `port`, and returns when all queries are answered or given up.
     pub(super) fn send(
         self,
         folder: &Path,
@@ -71,7 +71,7 @@ impl Load {
     ) -> Result<Sent> {
         let names = self.names(folder)?;
         let dnsperf = named::on_cpu(cpu, Path::new("dnsperf"));
-        let mut guarded = Command::new("setpriv"); // so that it ends with this process
+        let mut guarded = Command::new("setpriv"); // it ends with this process
         guarded
             .args(["--pdeathsig", "TERM", "--"])
             .arg(dnsperf.get_program())
@@ -114,7 +114,7 @@ impl Load {
         })
     }
 
-    /// The file of names; `dnsperf` begins again at its end.
+    /// Writes the file of names. `dnsperf` begins again at its end.
     fn names(self, folder: &Path) -> Result<PathBuf> {
         let lines = if self == Self::Recursive {
             200_000
@@ -127,7 +127,7 @@ impl Load {
         Ok(path)
     }
 
-    /// So many queries, one line for each.
+    /// Returns this many queries, one line for each.
     pub(super) fn lines(self, queries: usize) -> String {
         let mut text = String::new();
         for query in 0..queries {

@@ -1,20 +1,20 @@
-//! The machine, and the versions of what ran on it.
+//! Describes the machine, and the versions of the programs that ran on it.
 
 use std::{fs, path::Path, process::Command, thread};
 
 use super::hooks::Hooks;
 use crate::exec;
 
-/// Where processes run.
+/// CPUs of the processes.
 #[derive(Clone, Copy)]
 pub(super) struct Cpus {
-    /// The server that is measured.
+    /// CPU of the measured server.
     pub(super) server: Option<usize>,
-    /// Load, helper, and the server upstream.
+    /// CPU of the load, the helper, and the upstream server.
     pub(super) others: Option<usize>,
 }
 
-/// One CPU for the server and one for all others, where there are two.
+/// Returns one CPU for the server and one for all others, if there are two.
 pub(super) fn cpus() -> Cpus {
     let two = thread::available_parallelism().is_ok_and(|count| count.get() >= 2);
     Cpus {
@@ -23,7 +23,7 @@ pub(super) fn cpus() -> Cpus {
     }
 }
 
-/// Names and values, in the order in which they are to be told.
+/// Returns names and values, in the order of the report.
 pub(super) fn describe(
     agent: &Path,
     named: &Path,

@@ -1,5 +1,5 @@
-//! What is measured: loads, and for each the contenders and the rounds. The hooks are those that the kernel accepts; the first of them,
-//! which `attach` takes by itself, stands for all where few contenders run.
+//! The plan: loads, and for each the contenders and the rounds. It uses the hooks that the kernel accepts. If few
+//! contenders run, the first hook, which `attach` chooses by itself, stands for all.
 
 use super::{Args, contender::Contender, load::Load};
 
@@ -8,11 +8,11 @@ pub(super) struct Section {
     pub(super) load: Load,
     pub(super) contenders: Vec<Contender>,
     pub(super) rounds: u32,
-    /// Of one run's load.
+    /// Duration of one run's load in seconds.
     pub(super) seconds: u32,
 }
 
-/// The plan, as far as the command line does not narrow it.
+/// Returns the plan, restricted by the command line.
 pub(super) fn sections(args: &Args, hooks: &[String]) -> Vec<Section> {
     let (main, side) = if args.quick { (3, 1) } else { (7, 3) };
     let seconds = 2;

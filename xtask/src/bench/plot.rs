@@ -9,7 +9,7 @@ const WIDTH: f64 = 420.0;
 const BAR: f64 = 16.0;
 const ROW: f64 = 24.0;
 
-/// Bars of server and helper time above untapped, with the range as a line; `None` if there is nothing to draw.
+/// Draws bars of server and helper time above untapped, with the range as a line. `None` if there is nothing to draw.
 pub(super) fn svg(report: &Report) -> Option<String> {
     let sections: Vec<_> = report
         .sections

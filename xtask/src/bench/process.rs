@@ -1,4 +1,4 @@
-//! What a process has used so far, from `/proc`.
+//! Reads the CPU time and memory of processes from `/proc`.
 
 use std::{
     fs,
@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result};
 /// Nanoseconds of one tick of `/proc/PID/stat`: `USER_HZ` is 100 on every Linux.
 const TICK_NS: u64 = 10_000_000;
 
-/// CPU time in nanoseconds. `/proc` splits it in ticks of 10 ms; the sum is exact where the threads that used it still live.
+/// CPU time in nanoseconds. `/proc` splits it in ticks of 10 ms. The sum is exact if the threads that used it still
+/// exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cpu {
     pub(super) user: u64,
@@ -21,12 +22,12 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// Both together.
+    /// Returns the sum of both.
     pub(super) fn sum(self) -> u64 {
         self.user + self.system
     }
 
-    /// Used by a process up to now.
+    /// Returns the CPU time of a process so far.
     pub(super) fn of(pid: u32) -> Result<Self> {
         let [user, system, ..] = ticks(&format!("/proc/{pid}/stat"))?;
         let mut exact = 0;
@@ -41,7 +42,7 @@ impl Cpu {
                 .and_then(|run| run.parse::<u64>().ok())
                 .unwrap_or(0);
         }
-        // The ticks are a share of the exact time, rounded down.
+        // The ticks are rounded down, so they only tell how to divide the exact time.
         let rounded = (user + system).max(1);
         let user = u64::try_from(u128::from(exact) * u128::from(user) / u128::from(rounded))?;
         Ok(Self {
@@ -50,7 +51,7 @@ impl Cpu {
         })
     }
 
-    /// Used by all processes that this one has started and waited for.
+    /// Returns the CPU time of all processes that this one has started and waited for.
     pub(super) fn of_children() -> Result<Self> {
         let [.., user, system] = ticks("/proc/self/stat")?;
         Ok(Self {
@@ -88,14 +89,14 @@ impl Sum for Cpu {
     }
 }
 
-/// `utime`, `stime`, `cutime`, `cstime` of `proc_pid_stat(5)`.
+/// Reads `utime`, `stime`, `cutime`, `cstime` of `proc_pid_stat(5)`.
 fn ticks(path: &str) -> Result<[u64; 4]> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse_ticks(&text).with_context(|| format!("{path} is not as expected: {text}"))
 }
 
 fn parse_ticks(text: &str) -> Option<[u64; 4]> {
-    // The name may hold anything; fields are counted from behind it, the third being the first.
+    // The name may contain any character, so the fields are counted after it: the third field comes first.
     let (_, fields) = text.rsplit_once(") ")?;
     let fields: Vec<u64> = fields
         .split(' ')
@@ -106,7 +107,7 @@ fn parse_ticks(text: &str) -> Option<[u64; 4]> {
     fields.try_into().ok()
 }
 
-/// Largest resident memory of a process so far, in bytes.
+/// Returns the largest resident memory of a process so far, in bytes.
 pub(super) fn peak_memory(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -118,7 +119,7 @@ pub(super) fn peak_memory(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Waits for something that has no event to wait for.
+/// Polls until a condition is true that has no event to wait for.
 pub(super) fn wait_until(what: &str, patience: Duration, is_so: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + patience;
     while !is_so() {

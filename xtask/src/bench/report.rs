@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Report {
-    /// Names and contents of the files.
+    /// Returns names and contents of the files.
     pub(super) fn files(&self) -> Result<Vec<(String, String)>> {
         let json = serde_json::to_string_pretty(&self.to_json())? + "\n";
         let mut files = vec![

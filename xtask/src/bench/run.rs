@@ -14,12 +14,13 @@ use super::{
 };
 use crate::ui;
 
-/// After the load, so that what is on its way arrives and its cost counts: more than any contender buffers.
+/// Time to wait after the load, so that all messages arrive and their cost is counted. It is longer than any contender
+/// buffers messages.
 const SETTLE: Duration = Duration::from_millis(1_200);
-/// How long a server may take to end.
+/// Longest time for the end of a server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What all runs share.
+/// State that all runs share.
 pub(super) struct Bench {
     pub(super) agent: PathBuf,
     pub(super) named: PathBuf,
@@ -30,10 +31,10 @@ pub(super) struct Bench {
 /// Figures of one run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
-    /// Queries and answers that passed the server, as far as the load tells.
+    /// Number of queries and responses that passed the server, according to the load.
     pub(super) messages: u64,
     pub(super) queries_per_second: f64,
-    /// Queries without answer.
+    /// Number of queries without a response.
     pub(super) unanswered: u64,
     pub(super) named: Cpu,
     pub(super) helper: Cpu,
@@ -48,7 +49,7 @@ pub(super) struct Run {
 pub(super) struct Results {
     pub(super) load: Load,
     pub(super) seconds: u32,
-    /// In the order of the plan; each with one run per round.
+    /// Contenders in the order of the plan, each with one run per round.
     pub(super) contenders: Vec<(Contender, Vec<Run>)>,
 }
 
@@ -93,7 +94,7 @@ impl Bench {
         })
     }
 
-    /// A dnstap file of the last tapped run.
+    /// Returns a dnstap file of the last tapped run.
     pub(super) fn sample(&self) -> PathBuf {
         self.scratch.join("sample.fstrm")
     }
@@ -144,7 +145,7 @@ impl Bench {
             run.helper = after - before;
         }
         if own {
-            // It holds back what it has not yet sent.
+            // The server has buffered messages, and sends them when it ends.
             server.named.signal("TERM")?;
             server.named.finish(PATIENCE)?;
         }
@@ -163,23 +164,23 @@ impl Bench {
 }
 
 impl Run {
-    /// Microseconds of CPU time per message.
+    /// Returns CPU time in microseconds per message.
     pub(super) fn micros(&self, cpu: Cpu) -> f64 {
         cpu.sum() as f64 / self.messages as f64 / 1e3
     }
 
-    /// CPU time of the server in microseconds per message.
+    /// Returns the CPU time of the server in microseconds per message.
     pub(super) fn server(&self) -> f64 {
         self.micros(self.named)
     }
 
-    /// CPU time of server and helper in microseconds per message.
+    /// Returns the CPU time of server and helper in microseconds per message.
     pub(super) fn total(&self) -> f64 {
         self.micros(self.named + self.helper)
     }
 
-    /// Share of the messages that were not delivered. What the load does not count (a question for a server's address)
-    /// may make it negative.
+    /// Returns the fraction of messages that were not delivered. It may be negative, because the load does not count
+    /// all messages (a query for a server's address, for example).
     pub(super) fn loss(&self) -> Option<f64> {
         Some(1.0 - self.delivered? as f64 / self.messages as f64)
     }

@@ -1,4 +1,4 @@
-//! The servers of one run: a `named` that is measured, and one that plays the rest of the world for it.
+//! The servers of one run: the measured `named`, and an upstream that stands for the rest of the Internet.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -9,12 +9,12 @@ use crate::{
     named::{self, Files, common},
 };
 
-/// Names with short answers, and names with answers of 4 KiB.
+/// Numbers of names with short responses, and with responses of 4 KiB.
 pub(super) const HOSTS: usize = 1_000;
 pub(super) const LARGE: usize = 100;
 const ADDRESS: &str = "127.0.0.1";
 
-/// Both; they stop when this goes.
+/// Both servers. They stop when this is dropped.
 pub(super) struct Server {
     pub(super) named: Child,
     _upstream: Child,
@@ -22,7 +22,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts both, the one that is measured on `cpu` alone, with its own dnstap to `dnstap` if that is given.
+    /// Starts both servers. The measured one runs only on `cpu`, and writes its own dnstap to `dnstap` if that is
+    /// given.
     pub(super) fn start(
         named: &Path,
         folder: &Path,
@@ -46,7 +47,7 @@ impl Server {
     }
 }
 
-/// Files of the server that is measured; its own dnstap goes to `dnstap`, if that is given.
+/// Returns the files of the measured server. Its own dnstap goes to `dnstap`, if that is given.
 pub(super) fn files(port: u16, upstream_port: u16, dnstap: Option<&Path>) -> Files {
     let dnstap = dnstap.map_or(String::new(), |socket| {
         format!(
@@ -89,7 +90,7 @@ pub(super) fn files(port: u16, upstream_port: u16, dnstap: Option<&Path>) -> Fil
     ]
 }
 
-/// Files of the rest of the world.
+/// Returns the files of the upstream server.
 pub(super) fn upstream_files(port: u16) -> Files {
     vec![
         (

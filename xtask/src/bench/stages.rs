@@ -1,5 +1,5 @@
-//! Instructions per message of each stage of the agent, counted by valgrind: a figure that is the same on every run, also on a
-//! busy machine.
+//! Counts the instructions per message of each stage of the agent with valgrind. The figure is the same in every run,
+//! even on a busy machine.
 
 use std::{path::PathBuf, process::Command};
 
@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{exec, ui};
 
-/// As in `dnstap-agent/benches/recorded`.
+/// Number of messages in `dnstap-agent/benches/recorded`.
 const MESSAGES: u64 = 20_000;
 
-/// Counts each stage twice, once and three times over; what the two differ by is two passes.
+/// Counts each stage twice, with one pass and with three. The difference is the cost of two passes.
 pub(super) fn run() -> Result<()> {
     ui::step("building the stages");
     let build = exec::output(exec::cargo().args([

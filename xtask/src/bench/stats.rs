@@ -1,6 +1,6 @@
-//! Medians and ranges, and how two figures compare.
+//! Computes medians and ranges, and compares two figures.
 
-/// The middle of what was measured, and its ends.
+/// Median and range of measured values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Summary {
     pub(super) median: f64,
@@ -8,7 +8,7 @@ pub(super) struct Summary {
     pub(super) max: f64,
 }
 
-/// Of some values; `None` if there are none.
+/// Summarises values; `None` if there are none.
 pub(super) fn summary(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -26,17 +26,18 @@ pub(super) fn summary(values: impl IntoIterator<Item = f64>) -> Option<Summary> 
     })
 }
 
-/// How a figure compares with another one of the same rounds.
+/// Ratio of a figure to another one of the same rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ratio {
-    /// Lies within the range; a round in which the other figure is near zero does not sway it.
+    /// Ratio of the medians. It is within the range; a round in which the other figure is near zero does not distort
+    /// it.
     pub(super) of_medians: f64,
-    /// Smallest and largest of the rounds' ratios; `None` if the other figure is not positive in every round.
+    /// Smallest and largest ratio of the rounds; `None` if the other figure is not positive in every round.
     pub(super) range: Option<[f64; 2]>,
 }
 
-/// Of rounds, each with the figure and the other one; `None` if the other one's median is not positive, since a ratio to
-/// that says nothing.
+/// Computes the ratio from rounds, each with the figure and the other one. `None` if the other one's median is not
+/// positive, because the ratio would mean nothing.
 pub(super) fn ratio(rounds: impl IntoIterator<Item = (f64, f64)>) -> Option<Ratio> {
     let rounds: Vec<_> = rounds.into_iter().collect();
     let figure = summary(rounds.iter().map(|(figure, _)| *figure))?;

@@ -7,7 +7,7 @@ use super::{
     stats::{Ratio, Summary},
 };
 
-/// What the columns are that do not explain themselves.
+/// Explanation of columns.
 const LEGEND: &str = "\
 **above untapped**: CPU of server and helper, less that of the untapped server in the same round. **of own dnstap's**: the median of
 that, divided by the one of the server's own dnstap; **server of own**: the same of the server's CPU alone. In brackets the smallest and the
@@ -29,7 +29,7 @@ const COLUMNS: [&str; 13] = [
     "start ms",
 ];
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn markdown(report: &Report) -> String {
     let mut text = "<!-- written by `cargo xtask bench` -->\n".to_owned();
     write(&mut text, report).unwrap_or_default(); // writing to a string does not fail

@@ -1,4 +1,4 @@
-//! Speed of the agent's other commands, next to other programs that do the same: `read --count` and `receive`.
+//! Measures the speed of the agent's other commands, `read` and `receive`, and of other programs that do the same.
 
 use std::{
     fs,
@@ -21,17 +21,17 @@ use crate::{
     exec, ui,
 };
 
-/// Messages in the file that is counted and sent.
+/// Number of messages in the file that is counted and sent.
 const MESSAGES: usize = 1_000_000;
-/// Messages in the file that is printed.
+/// Number of messages in the file that is printed.
 const PRINTED: usize = 200_000;
-/// Without filters, and with two for which it looks into the DNS part of every message.
+/// Commands without filters, and with two filters that need the DNS part of every message.
 const READ: &str = "dnstap-agent read --count";
 const READ_FILTERED: &str = "dnstap-agent read --count --qtype A --suffix here.test";
 /// Programs that count; the name of the file is their last argument.
 const COUNTERS: [&str; 2] = [READ, READ_FILTERED];
-/// Programs that print each message; the name of the file is their last argument. For each form of ours, those of others
-/// that print as much follow.
+/// Programs that print each message; the name of the file is their last argument. After each of our formats come the
+/// programs of others that print as much.
 const PRINTERS: [&str; 10] = [
     "dnstap-agent read --format text",
     "dnstap -q -r",
@@ -44,7 +44,7 @@ const PRINTERS: [&str; 10] = [
     "dnstap -y -r",
     "dnstap-read -y",
 ];
-/// Connections of a busy receiver, each with an equal share of the messages.
+/// Number of connections of a busy receiver, each with an equal share of the messages.
 const CONNECTIONS: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const READY: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x04\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
 const START: &[u8] = b"\0\0\0\0\0\0\0\x22\0\0\0\x02\0\0\0\x01\0\0\0\x16protobuf:dnstap.Dnstap";
 const STOP: &[u8] = b"\0\0\0\0\0\0\0\x04\0\0\0\x03";
-/// Bytes of ACCEPT and FINISH, as this receiver answers.
+/// Sizes of this receiver's ACCEPT and FINISH in bytes.
 const ACCEPT_BYTES: usize = 42;
 const FINISH_BYTES: usize = 12;
 
@@ -88,7 +88,7 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
     let mut receive = Command::new(agent);
     receive
         .args(["receive", "--wait", "--max-connections"])
-        // One more connection asks whether it listens.
+        // One more connection is needed to test whether it listens.
         .arg((CONNECTIONS + 1).to_string())
         .arg("--listen")
         .arg(format!("unix:{}", socket.display()))
@@ -144,7 +144,7 @@ pub(super) fn measure(agent: &Path, folder: &Path, sample: &Path, rounds: u32) -
     ))
 }
 
-/// The program of a line of [`COUNTERS`] or [`PRINTERS`], for a file.
+/// Returns the command of a line of [`COUNTERS`] or [`PRINTERS`], for a file.
 fn command(line: &str, agent: &Path, file: &Path) -> Command {
     let mut words = line.split(' ');
     let mut command = match words.next() {
@@ -155,7 +155,7 @@ fn command(line: &str, agent: &Path, file: &Path) -> Command {
     command
 }
 
-/// The data frames of a dnstap file, each with its length before it.
+/// Returns the data frames of a dnstap file, each with its length before it.
 fn frames_of(sample: &[u8]) -> Result<Vec<&[u8]>> {
     let frames = sample
         .get(START.len()..)
@@ -174,7 +174,7 @@ fn frames_of(sample: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(all)
 }
 
-/// A dnstap file of `messages` of these frames, from `first` on, over and over.
+/// Makes a dnstap file of `messages` frames: it repeats these frames, from `first` on.
 fn file_of(frames: &[&[u8]], first: usize, messages: usize) -> Vec<u8> {
     let repeated = frames.iter().cycle().skip(first % frames.len());
     let mut file = START.to_vec();
@@ -185,7 +185,7 @@ fn file_of(frames: &[&[u8]], first: usize, messages: usize) -> Vec<u8> {
     file
 }
 
-/// How long a program takes.
+/// Measures the run time of a program.
 fn run(command: &mut Command) -> Result<Duration> {
     let line = exec::display(command);
     let started = Instant::now();
@@ -198,8 +198,8 @@ fn run(command: &mut Command) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// How long a receiver takes for some files, each over a connection of its own, from the first byte of the first to the last
-/// FINISH. All connections are open before.
+/// Measures the time that a receiver needs for some files, each over its own connection, from the first byte of the
+/// first file to the last FINISH. All connections are opened before.
 fn send(receiver: &Command, socket: &Path, files: &[Vec<u8>]) -> Result<Duration> {
     let child = Child::spawn(receiver, Log::Kept)?;
     wait_until("the receiver listens", PATIENCE, || {
@@ -224,7 +224,7 @@ fn send(receiver: &Command, socket: &Path, files: &[Vec<u8>]) -> Result<Duration
     let took = started.elapsed();
     child.signal("INT")?;
     child.finish(PATIENCE)?;
-    // fstrm_capture leaves its socket behind.
+    // fstrm_capture does not remove its socket.
     if socket.exists() {
         fs::remove_file(socket)?;
     }

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use super::named::{BIG, FAR, HERE, Lab, SERVER, SERVER_V6};
 use crate::exec;
 
-/// Between questions, so that the messages can be followed as they pass.
+/// Pause between queries, so that the messages can be followed as they pass.
 const PACE: Duration = Duration::from_millis(150);
 
-/// Asks everything once; each question must be answered.
+/// Sends each query once; each must be answered.
 pub(super) fn ask(lab: &Lab) -> Result<()> {
     let local = format!("www.{HERE}");
     let (far, far_too) = (format!("www.{FAR}"), format!("mail.{FAR}"));
@@ -21,7 +21,7 @@ pub(super) fn ask(lab: &Lab) -> Result<()> {
         (SERVER, &[&local, "AAAA", "+tcp"]),
         (SERVER, &[&missing, "A"]),
         (SERVER, &[BIG, "TXT", "+bufsize=512"]), // truncated, so dig asks again over TCP
-        (SERVER, &[&far, "A"]),                  // the resolver has to ask upstream
+        (SERVER, &[&far, "A"]),                  // the resolver asks the upstream
         (SERVER_V6, &[&far_too, "A"]),
         (SERVER_V6, &[HERE, "SOA", "+tcp"]),
     ];

@@ -1,8 +1,8 @@
 //! The demo's servers: two `named` in a scratch folder, on loopback addresses and two free high ports.
 //!
-//! `options { port N; }` is the port that a `named` sends its own queries to, beside the default of the one it listens on.
-//! With the upstream's port there, the resolver finds its upstream without a trace of ports in the DNS data. Both share
-//! 127.0.0.1, because `named` listens only on addresses that an interface has.
+//! `options { port N; }` is the port to which a `named` sends its own queries, and also the default port on which it
+//! listens. It is the upstream's port here, so the resolver finds its upstream without ports in the DNS data. Both
+//! share 127.0.0.1, because `named` listens only on addresses that an interface has.
 
 use std::{fmt, net::UdpSocket, path::Path};
 
@@ -14,19 +14,19 @@ use crate::{
     ui,
 };
 
-/// Where the tapped server answers, and on another port the server that plays the rest of the world.
+/// Address of the tapped server, and on another port of the upstream server.
 pub(super) const SERVER: &str = "127.0.0.1";
-/// Where it answers over IPv6, if the machine has that.
+/// IPv6 address of the tapped server, if the machine has IPv6.
 pub(super) const SERVER_V6: &str = "::1";
 
 /// The zone of the tapped server itself.
 pub(super) const HERE: &str = "example.test";
-/// A name in it whose answer does not fit 512 bytes.
+/// A name in it whose response does not fit into 512 bytes.
 pub(super) const BIG: &str = "big.example.test";
-/// The zone that it has to ask upstream for.
+/// The zone for which it must ask the upstream.
 pub(super) const FAR: &str = "far.test";
 
-/// The two servers; they stop when this goes.
+/// The two servers. They stop when this is dropped.
 pub(super) struct Lab {
     resolver: Child,
     _upstream: Child,
@@ -36,7 +36,7 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Starts both and returns when they answer.
+    /// Starts both servers and returns when they answer.
     pub(super) fn start(named: &Path, scratch: &Path) -> Result<Self> {
         let ipv6 = UdpSocket::bind((SERVER_V6, 0)).is_ok();
         if !ipv6 {
@@ -65,17 +65,17 @@ impl Lab {
         })
     }
 
-    /// Process id of the server to tap.
+    /// Returns the process id of the server to tap.
     pub(super) fn resolver_pid(&self) -> u32 {
         self.resolver.id()
     }
 
-    /// Port of the tapped server.
+    /// Returns the port of the tapped server.
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the resolver answers at [`SERVER_V6`] too.
+    /// Returns whether the resolver also answers at [`SERVER_V6`].
     pub(super) fn has_ipv6(&self) -> bool {
         self.ipv6
     }

@@ -1,7 +1,7 @@
-//! The Debian package: its control files beside the tree, and `dpkg-deb`.
+//! Makes the Debian package from the tree and its control files, with `dpkg-deb`.
 //!
-//! cargo-deb makes such a package, too. It is not used: it would have to be built first, and it takes the list of files from a place of its
-//! own, while the tree here is the one that the archive has.
+//! cargo-deb makes such a package, too. It is not used, because it would have to be built first, and it needs a list of
+//! files of its own, while this package has the same tree as the tarball.
 
 use std::{
     env,
@@ -17,10 +17,10 @@ use anyhow::{Context as _, Result};
 use super::VERSION;
 use crate::{exec, paths};
 
-/// Of the packaging, to tell it from the program's own version.
+/// Revision of the packaging, which is separate from the program's version.
 const REVISION: u32 = 1;
 
-/// Packs `tree` into `dist`; `time` is that of the files and of the changelog's entry.
+/// Packs `tree` into `dist`. `time` is the time of the files and of the changelog's entry.
 pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
     let version = format!("{VERSION}-{REVISION}");
     let architecture = exec::output(Command::new("dpkg").arg("--print-architecture"))?;
@@ -82,7 +82,7 @@ pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Everything in `/etc` is the administrator's.
+/// Lists the configuration files: everything in `/etc` belongs to the administrator.
 fn conffiles(tree: &Path) -> Result<String> {
     let find = ["etc", "-type", "f", "-printf", "/%p\n"];
     exec::output(Command::new("find").current_dir(tree).args(find))
@@ -93,9 +93,9 @@ fn checksums(tree: &Path) -> Result<String> {
     exec::output(Command::new("sh").current_dir(tree).args(["-c", script]))
 }
 
-/// What the program is linked to, as packages with versions.
+/// Returns the libraries of the program, as packages with versions.
 fn libraries(dist: &Path, program: &Path) -> Result<String> {
-    // dpkg-shlibdeps works in a source package: one with nothing but names.
+    // dpkg-shlibdeps needs a source package; this one has only names.
     let source = dist.join("source");
     fs::create_dir_all(source.join("debian"))?;
     let control = "Source: dnstap-agent\n\nPackage: dnstap-agent\nArchitecture: any\n";
@@ -115,7 +115,7 @@ fn libraries(dist: &Path, program: &Path) -> Result<String> {
         .to_owned())
 }
 
-/// The packaging's changelog has this version alone; the program's is beside it.
+/// Writes the packaging's changelog, which has only this version. The program's changelog is a separate file.
 fn changelog(tree: &Path, version: &str, time: &str) -> Result<()> {
     let date = exec::output(
         Command::new("date")
@@ -138,7 +138,7 @@ fn changelog(tree: &Path, version: &str, time: &str) -> Result<()> {
     )?)
 }
 
-/// Who packs: `DEBFULLNAME` and `DEBEMAIL`, as for other Debian tools.
+/// Returns the maintainer: `DEBFULLNAME` and `DEBEMAIL`, as for other Debian tools.
 fn maintainer() -> String {
     let variable = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
     format!(

@@ -1,4 +1,4 @@
-//! The licences of the crates that are linked into the program, from the crates themselves.
+//! Collects the licences of the crates that are linked into the program, from the crates themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result};
 
 use crate::exec;
 
-/// How files with licences begin.
+/// Beginnings of the names of licence files.
 const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"];
 
-/// One text: the crates with their licences, then each different text with the crates that it comes with.
+/// Returns one text: the crates with their licences, then each different licence text with its crates.
 pub(super) fn texts() -> Result<String> {
     let crates = linked()?;
     let folders = folders()?;
@@ -42,7 +42,7 @@ pub(super) fn texts() -> Result<String> {
     Ok(all)
 }
 
-/// `name-version` of each crate in the agent and in its eBPF programs, with the licence that it declares.
+/// Returns `name-version` of each crate in the agent and in its eBPF programs, with the licence that it declares.
 fn linked() -> Result<BTreeMap<String, String>> {
     let mut crates = BTreeMap::new();
     for package in [&["dnstap-agent"][..], &["dnstap-ebpf", "--features=kernel"]] {
@@ -63,7 +63,7 @@ fn linked() -> Result<BTreeMap<String, String>> {
             let (Some(name), Some(version)) = (words.next(), words.next()) else {
                 continue;
             };
-            // Those of the workspace have the licence of the whole.
+            // Crates of the workspace have the licence of the whole.
             if package.contains('/') {
                 continue;
             }
@@ -77,18 +77,18 @@ fn linked() -> Result<BTreeMap<String, String>> {
     Ok(crates)
 }
 
-/// Where cargo has unpacked the crates, by `name-version`.
+/// Returns the folders into which cargo has unpacked the crates, by `name-version`.
 fn folders() -> Result<BTreeMap<String, PathBuf>> {
     let version = exec::output(exec::cargo().args(["--version", "--verbose"]))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    // Without a platform, cargo would download what others need.
+    // Without a platform, cargo would download the crates of other platforms.
     let metadata = exec::output(
         exec::cargo()
             .args(["metadata", "--format-version=1", "--all-features"])
             .arg("--filter-platform")
             .arg(host.context("cargo does not say for what it is")?),
     )?;
-    // One member of a flat form is all that is wanted: no parser for that.
+    // Only one simple member is needed, so there is no JSON parser for it.
     let manifests = metadata.split("\"manifest_path\":\"").skip(1);
     Ok(manifests
         .filter_map(|rest| Path::new(rest.split('"').next()?).parent())

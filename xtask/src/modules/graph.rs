@@ -1,4 +1,4 @@
-//! The modules beside each other in one parent, and which of them import which.
+//! Graph of the modules with the same parent, and of their imports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,11 +7,11 @@ use std::{
 
 use super::source::{Crate, Place};
 
-/// The children of one module. All that is below a child counts as the child.
+/// The children of one module. Everything below a child counts as the child.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     pub(super) parent: Place,
-    /// From importing module to imported one, with an example of each.
+    /// Imports: from the importing module to the imported one, with an example of each.
     edges: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Cycle {
 }
 
 impl Graph {
-    /// One for each module that has children which import each other.
+    /// Makes one graph for each module that has children which import each other.
     pub(super) fn of_levels(krate: &Crate) -> Vec<Self> {
         let mut graphs: BTreeMap<Place, Self> = BTreeMap::new();
         for (place, module) in &krate.modules {
@@ -53,7 +53,7 @@ impl Graph {
         graphs.into_values().collect()
     }
 
-    /// The modules that a module leads to, over any number of imports.
+    /// Returns the modules that a module imports, directly or through others.
     fn reach<'g>(&'g self, from: &'g str) -> BTreeSet<&'g str> {
         let mut reached = BTreeSet::new();
         let mut open = vec![from];
@@ -68,7 +68,7 @@ impl Graph {
         reached
     }
 
-    /// The largest groups of modules that all lead to each other.
+    /// Returns the largest groups of modules that all import each other, directly or through others.
     pub(super) fn cycles(&self) -> Vec<Cycle> {
         let reach: BTreeMap<_, _> = self
             .edges

@@ -1,7 +1,7 @@
-//! `cargo xtask modules`: which modules import which, for each crate. Modules that lie beside each other must not form a cycle, at any
-//! level, so that each can be read after the ones it stands on.
+//! `cargo xtask modules`: shows the imports between the modules of each crate. Modules with the same parent must not
+//! form a cycle, at any level, so that each can be read after the modules that it uses.
 //!
-//! Tests are left out: they may look at everything. A child may use what its parent defines.
+//! Tests are left out: they may use everything. A child may use the definitions of its parent.
 
 mod graph;
 mod source;
@@ -11,7 +11,7 @@ use anyhow::Result;
 use self::{graph::Graph, source::Crate};
 use crate::paths;
 
-/// The root files of all crates; of a crate with a library and a program, both.
+/// The root files of all crates. A crate with a library and a program has both.
 const ROOTS: [&str; 11] = [
     "proto/src/lib.rs",
     "dnstap-ebpf/src/lib.rs",
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     graph: bool,
 }
 
-/// Prints the cycles of all crates; true if there are none.
+/// Prints the cycles of all crates. Returns `true` if there are none.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let mut found = 0;
     for root in ROOTS {

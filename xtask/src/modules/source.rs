@@ -1,4 +1,4 @@
-//! Reads the modules of a crate, and the paths that each names.
+//! Reads the modules of a crate, and the paths in each.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,21 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// Where a module is: the names from the crate's root on.
+/// Path of a module: the names from the crate's root on.
 pub(super) type Place = Vec<String>;
 
-/// A crate's modules without those that are for tests alone.
+/// A crate's modules without those that are only for tests.
 #[derive(Debug, Default)]
 pub(super) struct Crate {
     pub(super) modules: BTreeMap<Place, Module>,
 }
 
-/// What one module names of its crate.
+/// References of one module to its crate.
 #[derive(Debug, Default)]
 pub(super) struct Module {
     /// Paths in `use` declarations and in code, as they are written.
     pub(super) paths: Vec<Vec<String>>,
-    /// Names that it passes on (`pub use`), and the paths behind them.
+    /// Names that it re-exports (`pub use`), and their paths.
     exports: Vec<(String, Vec<String>)>,
 }
 
@@ -39,7 +39,7 @@ impl Crate {
         Ok(krate)
     }
 
-    /// `folder`: where the files of its children are.
+    /// Reads one file. `folder` has the files of its children.
     fn read_file(&mut self, place: Place, file: &Path, folder: &Path) -> Result<()> {
         let text =
             fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -79,7 +79,7 @@ impl Crate {
         self.read_file(place, &file, &folder)
     }
 
-    /// The module that a path leads to, as written in the module at `place`; none if it leads out of the crate.
+    /// Returns the module of a path that is written in the module at `place`; `None` if it is outside of the crate.
     pub(super) fn resolve(&self, place: &Place, path: &[String]) -> Option<Place> {
         let mut at = place.clone();
         let mut names = path.iter();
@@ -106,7 +106,7 @@ impl Crate {
                 at = next;
                 continue;
             }
-            // An item of this module, or one that it passes on.
+            // An item of this module, or one that it re-exports.
             let exports = &self.modules.get(&at)?.exports;
             let behind = exports.iter().find(|(exported, _)| exported == name);
             return match behind {
@@ -169,7 +169,7 @@ impl Visit<'_> for Module {
     }
 }
 
-/// The names that a `use` brings, each with its path.
+/// Collects the names that a `use` imports, each with its path.
 fn flatten(tree: &UseTree, before: &mut Vec<String>, paths: &mut Vec<(String, Vec<String>)>) {
     let mut name = |last: String, name: String, before: &[String]| {
         let path = if last == "self" {

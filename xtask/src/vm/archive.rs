@@ -1,7 +1,7 @@
-//! A view of one Debian release's archive, on a machine with any release: lists, state and downloads of its own, so that
-//! the machine's package manager neither sees nor is changed by it. Needs no root, installs nothing.
+//! A view of the archive of one Debian release, on a machine with any release. It has its own lists, state and
+//! downloads, so it neither uses nor changes the machine's package manager. It needs no root and installs nothing.
 //!
-//! The mirror is the one that the machine's own sources name. apt checks the archive's signature against Debian's keyring and
+//! It uses the mirror of the machine's own sources. apt checks the archive's signature against Debian's keyring and
 //! every download against the signed lists.
 
 use std::{
@@ -18,16 +18,16 @@ use crate::{exec, ui};
 
 /// Debian's signing keys, of package `debian-archive-keyring`.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Lists that are younger are not fetched again.
+/// Lists that are younger than this are not fetched again.
 const FRESH: Duration = Duration::from_hours(24);
 
-/// Where this machine gets Debian packages from.
+/// Mirrors from which this machine gets Debian packages.
 pub(super) struct Mirrors {
     main: String,
     security: Option<String>,
 }
 
-/// One package that would have to be installed: its name and the file that it is in, which carries the version.
+/// One package that would be installed: its name, and its file, whose name has the version.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Package {
     pub(super) name: String,
@@ -68,7 +68,7 @@ impl Mirrors {
 }
 
 impl Archive {
-    /// The archive of `release` (a code name), kept in `folder`; its lists are fetched if they are old.
+    /// Opens the archive of `release` (a code name), which is stored in `folder`. Fetches its lists if they are old.
     pub(super) fn open(mirrors: &Mirrors, release: &str, folder: &Path) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
@@ -79,7 +79,7 @@ impl Archive {
             fs::create_dir_all(&path)
                 .with_context(|| format!("cannot create {}", path.display()))?;
         }
-        // Nothing is installed in this view, so that a package's whole closure is "missing".
+        // Nothing is installed in this view, so all dependencies of a package are "missing".
         write(&folder.join("status"), "")?;
         write(&folder.join("apt.conf"), &configuration(folder))?;
         let mut sources = format!(
@@ -112,7 +112,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// All packages that `package` needs, itself included.
+    /// Returns all packages that `package` needs, including itself.
     pub(super) fn closure(&self, package: &str) -> Result<Vec<Package>> {
         let lines = exec::output(self.apt("apt-get").args([
             "install",
@@ -128,7 +128,7 @@ impl Archive {
         Ok(packages)
     }
 
-    /// Downloads packages, without what they need, and unpacks them into the empty folder `into`.
+    /// Downloads packages without their dependencies, and unpacks them into the empty folder `into`.
     pub(super) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let downloads = beside(into, "download");
         for path in [into, &downloads] {
@@ -154,7 +154,7 @@ impl Archive {
             .with_context(|| format!("cannot remove {}", downloads.display()))
     }
 
-    /// `-c` is read after the machine's own configuration, and so wins over it.
+    /// Returns a command of apt for this view. `-c` is read after the machine's own configuration, and so overrides it.
     fn apt(&self, tool: &str) -> Command {
         let mut command = Command::new(tool);
         command
@@ -165,7 +165,7 @@ impl Archive {
     }
 }
 
-/// apt's configuration for a view kept in `folder`.
+/// Returns apt's configuration for a view in `folder`.
 fn configuration(folder: &Path) -> String {
     let mut text = String::from(
         "Dir::Etc::sourceparts \"/dev/null\";\n\
@@ -205,7 +205,7 @@ fn parse_uris(lines: &str) -> Vec<Package> {
         .collect()
 }
 
-/// A path next to `folder`. Names of folders have dots, which are no extensions.
+/// Returns a path next to `folder`. Names of folders have dots, which do not begin an extension.
 pub(super) fn beside(folder: &Path, what: &str) -> PathBuf {
     let mut name = folder.as_os_str().to_owned();
     name.push(".");

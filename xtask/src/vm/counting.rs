@@ -1,5 +1,5 @@
-//! Virtual machines whose clock counts instructions: what a guest says about the CPU time of a process is how many instructions it has
-//! executed. That is the same however busy the host is.
+//! Virtual machines whose clock counts instructions. The CPU time of a process that a guest reports is the number of
+//! instructions that the process has executed. This number does not depend on the load of the host.
 //!
 //! A machine has the agent, one BIND, the tools that its plan needs, and that plan.
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{packages::Apt, scratch::Scratch, ui};
 
-/// What a guest says when its plan has come to its end.
+/// Line that a guest prints at the end of its plan.
 const DONE: &str = "@done";
 
 /// Kernels, and a file system that all of them boot.
@@ -29,7 +29,7 @@ pub(crate) struct Guests {
     _folder: Scratch,
 }
 
-/// What goes into the file system.
+/// Content of the file system.
 pub(crate) struct Contents<'a> {
     pub(crate) agent: &'a Path,
     /// Programs of this machine, and the packages that have them.
@@ -39,7 +39,7 @@ pub(crate) struct Contents<'a> {
     pub(crate) texts: &'a [(String, String)],
 }
 
-/// The kernels of these names, oldest first, and the hooks that each accepts.
+/// Returns the kernels with these names, oldest first, and the hooks that each accepts.
 pub(crate) fn hooks(names: &[String]) -> Result<Vec<(&'static str, &'static [&'static str])>> {
     let kernels = select(names)?;
     Ok(kernels
@@ -56,7 +56,7 @@ impl Guests {
         }
         let names: Vec<_> = kernels.iter().map(|&name| name.to_owned()).collect();
         let sources = select(&names)?;
-        // Held for what is in the cache alone: what the host does beside the machines does not change what they count.
+        // The lock only protects the cache: other work of the host does not change the counts of the machines.
         let lock = lock()?;
         Apt::default().ensure(&[PACKAGES, contents.packages].concat())?;
         ui::step("kernels and servers");
@@ -86,7 +86,7 @@ impl Guests {
         })
     }
 
-    /// Runs a plan on a kernel, and gives `see` each line that it says.
+    /// Runs a plan on a kernel, and passes each line of its output to `see`.
     pub(crate) fn run(
         &self,
         kernel: &str,

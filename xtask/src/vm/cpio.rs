@@ -26,12 +26,12 @@ enum Node {
     Folder,
     Text(String),
     Copy(PathBuf),
-    /// Character device 5:1, without which the first process has no output.
+    /// Character device 5:1. Without it the first process has no output.
     Console,
 }
 
 impl Tree {
-    /// An empty folder, and those above it.
+    /// Adds an empty folder and its parents.
     pub(super) fn folder(&mut self, path: impl AsRef<Path>) {
         for folder in relative(path.as_ref()).ancestors() {
             if !folder.as_os_str().is_empty() {
@@ -40,22 +40,22 @@ impl Tree {
         }
     }
 
-    /// An executable text.
+    /// Adds an executable text.
     pub(super) fn script(&mut self, path: impl AsRef<Path>, text: String) {
         self.insert(path.as_ref(), Node::Text(text));
     }
 
-    /// A copy of the host's file `source`, executable.
+    /// Adds an executable copy of the host's file `source`.
     pub(super) fn copy(&mut self, path: impl AsRef<Path>, source: &Path) {
         self.insert(path.as_ref(), Node::Copy(source.to_owned()));
     }
 
-    /// `/dev/console`.
+    /// Adds `/dev/console`.
     pub(super) fn console(&mut self) {
         self.insert(Path::new("dev/console"), Node::Console);
     }
 
-    /// Whether there is something at this path already.
+    /// Returns whether this path is already used.
     pub(super) fn has(&self, path: impl AsRef<Path>) -> bool {
         self.nodes.contains_key(relative(path.as_ref()))
     }
@@ -67,7 +67,7 @@ impl Tree {
         self.nodes.insert(relative(path).to_owned(), node);
     }
 
-    /// Writes the archive; folders come before what is in them.
+    /// Writes the archive. Folders come before their content.
     pub(super) fn write(&self, out: &mut impl Write) -> Result<()> {
         for (inode, (path, node)) in (1..).zip(&self.nodes) {
             let name = path.to_string_lossy();

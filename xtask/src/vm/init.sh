@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# The first process of a guest: makes a small Linux around the tests, runs the plan that the kernel's command line names
-# (plan=NAME, which the kernel hands over as a variable), and powers off. What the kernel says goes to the first serial port,
-# what the tests say to the second.
+# The first process of a guest: it sets up a small Linux for the tests, runs the plan from the kernel's command line (plan=NAME,
+# which the kernel passes as a variable), and powers off. The kernel's messages go to the first serial port, the output of the
+# tests to the second.
 export PATH=/bin HOME=/ TMPDIR=/tmp
 /bin/busybox mkdir -p /proc /sys /dev /tmp /etc /run
 /bin/busybox --install -s /bin
@@ -19,16 +19,16 @@ ip link set lo up
 echo 'root:x:0:0::/:/bin/sh' >/etc/passwd
 echo '127.0.0.1 localhost guest' >/etc/hosts
 hostname guest
-# Each BIND has a root of its own with its own libraries, and shares these.
+# Each BIND has a root of its own with its own libraries, and shares these folders.
 for root in /bind/*; do
     mount --bind /dev "$root/dev"
     mount --bind /tmp "$root/tmp"
     mount -t proc proc "$root/proc"
 done
-# Time that the kernel spends in BPF programs, for the summaries of the agent.
+# Count the time that the kernel spends in BPF programs, for the summaries of the agent.
 echo 1 >/proc/sys/kernel/bpf_stats_enabled
 
-# phase NUMBER BIND HOOKS RINGS QUERIES RATE [FILTER]: one run of the tests. Everything takes long here, the kernel's ticks too.
+# phase NUMBER BIND HOOKS RINGS QUERIES RATE [FILTER]: makes one run of the tests. Everything takes long here, even the kernel's ticks.
 phase() {
     echo "@phase $1"
     DNSTAP_AGENT=/bin/dnstap-agent NAMED="/bin/named-$2" DNSTAP_HOOKS="$3" DNSTAP_RINGS="$4" \

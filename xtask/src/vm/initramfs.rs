@@ -1,5 +1,5 @@
-//! The guest's first and only file system: our own programs, the host's tools with the libraries that they load here, one root per
-//! BIND with the libraries of its release, and the plans.
+//! The guest's first and only file system: our own programs, the host's tools with their libraries, one root per BIND
+//! with the libraries of its release, and the plans.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use super::cpio::Tree;
 use crate::exec;
 
-/// Programs of the host that the tests run, where they are installed.
+/// Programs of the host that the tests run, at their installed paths.
 pub(super) const TOOLS: [&str; 12] = [
     "dig",
     "dnssec-keygen",
@@ -29,19 +29,19 @@ pub(super) const TOOLS: [&str; 12] = [
     "dnstap-ldns",
     "busybox",
 ];
-/// Where a release's packages keep libraries, and its loader with them.
+/// Folders of the libraries in a release's packages, and its loader.
 const LIBRARY_FOLDERS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 const LOADER: &str = "ld-linux-x86-64.so.2";
 
-/// What goes in.
+/// Content of the file system.
 pub(super) struct Contents<'a> {
-    /// Our own programs, by the name that they have in the guest.
+    /// Our own programs, by their names in the guest.
     pub(super) programs: &'a [(&'static str, &'a Path)],
-    /// Programs of the host, busybox among them.
+    /// Programs of the host, including busybox.
     pub(super) tools: &'a [&'static str],
     /// Name and unpacked folder of each BIND.
     pub(super) binds: &'a [(&'static str, PathBuf)],
-    /// Path and text of each file that is a text: a plan is `plans/NAME`.
+    /// Path and text of each text file; a plan is `plans/NAME`.
     pub(super) texts: &'a [(String, String)],
 }
 
@@ -72,14 +72,15 @@ pub(super) fn build(contents: &Contents<'_>, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A program of the host as `/bin/NAME`, and the libraries of `original` at the very paths where the loader looks for them.
+/// Adds a program of the host as `/bin/NAME`, and the libraries of `original` at exactly the paths where the loader
+/// looks for them.
 fn program(tree: &mut Tree, name: &str, path: &Path, original: &Path) -> Result<()> {
     tree.copy(format!("bin/{name}"), path);
     let output = Command::new("ldd")
         .arg(original)
         .output()
         .context("cannot run ldd")?;
-    // It fails for a static program, which needs nothing.
+    // The loader fails for a static program, which needs no libraries.
     for (_, library) in libraries(&String::from_utf8_lossy(&output.stdout))? {
         if !tree.has(&library) {
             tree.copy(&library, &library);
@@ -88,7 +89,7 @@ fn program(tree: &mut Tree, name: &str, path: &Path, original: &Path) -> Result<
     Ok(())
 }
 
-/// `/bind/NAME`, a root with one `named` and what it loads, and `/bin/named-NAME`, which becomes it.
+/// Adds `/bind/NAME`, a root with one `named` and its libraries, and `/bin/named-NAME`, which executes it.
 fn bind(tree: &mut Tree, name: &str, unpacked: &Path) -> Result<()> {
     let folders = LIBRARY_FOLDERS.map(|folder| unpacked.join(folder));
     let loader = folders
@@ -122,7 +123,7 @@ fn bind(tree: &mut Tree, name: &str, unpacked: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Name and path of each library that a loader lists: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)`.
+/// Parses name and path of each library that a loader lists: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)`.
 fn libraries(listed: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for line in listed.lines() {
@@ -132,13 +133,13 @@ fn libraries(listed: &str) -> Result<Vec<(String, PathBuf)>> {
             [name, "=>", path, _] | [name @ path, _] if path.starts_with('/') => {
                 found.push((name.to_owned(), PathBuf::from(path)));
             }
-            _ => {} // the kernel's own, which is no file
+            _ => {} // the kernel's own library, which is not a file
         }
     }
     Ok(found)
 }
 
-/// A copy without debugging information, if there is a tool to make one: it is most of the size.
+/// Makes a copy without debugging information, which is most of the size, if there is a tool for that.
 fn stripped(path: &Path, folder: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()

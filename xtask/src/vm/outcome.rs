@@ -1,5 +1,5 @@
-//! What a guest said on its second serial port, line by line: its kernel, which hooks it accepts, and the tests of each phase.
-//! Pure: lines in, counts out.
+//! Parses the output of a guest on its second serial port, line by line: its kernel, the hooks that it accepts, and the
+//! tests of each phase. Pure: lines in, counts out.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::{results::Explanations, tally::Tally};
 pub(super) struct Outcome {
     /// `uname -r` and `uname -v`.
     pub(super) kernel: Option<(String, String)>,
-    /// What `dnstap-agent check` says about each hook: whether it is there, and the detail.
+    /// Result of `dnstap-agent check` for each hook: whether it is available, and the detail.
     pub(super) hooks: BTreeMap<String, (bool, String)>,
     /// The phases that began, in order.
     pub(super) phases: Vec<Phase>,
-    /// Whether the plan came to its end.
+    /// Whether the plan reached its end.
     pub(super) done: bool,
     /// All lines.
     pub(super) log: String,
@@ -24,20 +24,20 @@ pub(super) struct Outcome {
 #[derive(Debug, Default)]
 pub(super) struct Phase {
     pub(super) tests: Vec<Test>,
-    /// Lines that say more than a verdict: skips with their reason, measurements.
+    /// Lines with more than a verdict: skips with their reason, measurements.
     pub(super) notes: Vec<String>,
-    /// Exit code, once it has ended.
+    /// Exit code, when it has ended.
     pub(super) code: Option<i32>,
 }
 
-/// A test that ended.
+/// A test that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Test {
     pub(super) name: String,
     pub(super) verdict: Verdict,
 }
 
-/// How.
+/// Result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Passed,
@@ -46,7 +46,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// As a count.
+    /// Returns the result as a count.
     pub(super) fn tally(self) -> Tally {
         match self {
             Self::Passed => Tally::PASSED,
@@ -57,7 +57,7 @@ impl Verdict {
 }
 
 impl Outcome {
-    /// Takes the next line; returns the test that ended with it.
+    /// Takes the next line. Returns the test that ended with it, if any.
     pub(super) fn line(&mut self, line: &str) -> Option<&Test> {
         self.log.push_str(line);
         self.log.push('\n');
@@ -100,7 +100,7 @@ impl Outcome {
         }
     }
 
-    /// The failures' explanations, as libtest prints them.
+    /// Returns the explanations of the failures, as libtest prints them.
     pub(super) fn explanations(&self) -> Explanations {
         let mut explanations = Explanations::default();
         self.log.lines().for_each(|line| explanations.line(line));

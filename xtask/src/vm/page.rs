@@ -1,4 +1,4 @@
-//! `docs/kernel-support.md`, from the matrix's results.
+//! Makes `docs/kernel-support.md` from the matrix's results.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::tally::Tally;
 
-/// The page for the documentation.
+/// Returns the page for the documentation.
 pub(super) fn page(
     rows: &[Row],
     binds: &BTreeMap<&str, String>,
@@ -99,7 +99,7 @@ pub(super) fn page(
     text
 }
 
-/// Time in the kernel's BPF programs for each message, and what that number is worth.
+/// Describes the time in the kernel's BPF programs for each message, and how reliable that number is.
 fn costs(rows: &[Row], acceleration: Acceleration) -> String {
     let measured = |row: &Row| HOOKS.map(|hook| RINGS.map(|ring| row.nanoseconds(hook, ring)));
     if rows

@@ -1,18 +1,18 @@
-//! What runs in which guest: a list of phases, each one run of the integration tests with its hooks, rings and server.
+//! The plan of each guest: a list of phases. Each is one run of the integration tests with its hooks, rings and server.
 //!
-//! An emulated machine is some thirty times slower than a real one, so the matrix asks each kernel what depends on the kernel, and
-//! leaves the rest to the native run of the same tests.
+//! An emulated machine is about thirty times slower than a real one. So the matrix runs only the tests that depend on
+//! the kernel, and leaves the rest to the native run of the same tests.
 
 use std::fmt::Write as _;
 
 use super::releases::KernelSource;
 
-/// The server for all that is not about servers.
+/// The server of all tests that are not about servers.
 pub(super) const BIND: &str = "9.18";
 const BOTH_RINGS: &str = "bpf,perf";
 
 const COMPARISON: &str = "every message that named records is in our file";
-/// The start of the name of the test of all combinations at the same time.
+/// Beginning of the name of the test of all combinations at the same time.
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
 const ROLES: &str = "six servers in their roles";
 const CLOCK: &str = "when the clock is set";
@@ -26,7 +26,7 @@ pub(super) struct Phase {
     pub(super) bind: &'static str,
     hooks: String,
     rings: &'static str,
-    /// Queries of the steady load, and their rate per second.
+    /// Number of queries of the steady load, and their rate per second.
     steady: (u32, u32),
     /// Part of the names of the tests to run; empty: all.
     filter: String,
@@ -44,7 +44,7 @@ impl Phase {
     }
 }
 
-/// The phases of the matrix for one kernel.
+/// Returns the phases of the matrix for one kernel.
 pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
     let hooks = kernel.hooks;
     let others: Vec<_> = hooks
@@ -77,7 +77,8 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
     if kernel.name == "6.12" {
         phases.push(Phase::new(&["fentry"], "bpf", CLOCK));
     }
-    // The first BIND that names queries to forwarders, and gives each answer its query's time.
+    // This is the first BIND that gives queries to forwarders their own type, and gives each response the time of its
+    // query.
     if kernel.name == "6.12" {
         phases.push(Phase {
             bind: "9.20",
@@ -87,7 +88,7 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
     phases
 }
 
-/// The tests that the user asks for, in every combination.
+/// Returns the tests that the user asks for, in every combination.
 pub(super) fn chosen(kernel: &KernelSource, bind: &'static str, filter: &str) -> Vec<Phase> {
     vec![Phase {
         bind,
@@ -95,7 +96,7 @@ pub(super) fn chosen(kernel: &KernelSource, bind: &'static str, filter: &str) ->
     }]
 }
 
-/// The plan as the guest's first process reads it.
+/// Returns the plan in the form for the guest's first process.
 pub(super) fn script(phases: &[Phase]) -> String {
     let mut text = String::from("echo @check\ndnstap-agent check 2>&1\n");
     for (number, phase) in phases.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The virtual machines: QEMU with a kernel, a file system in memory, two serial ports, and nothing else. With KVM where it works,
-//! else emulated.
+//! The virtual machines: QEMU with a kernel, a file system in memory, two serial ports, and nothing else. They use KVM
+//! if it works, and are emulated otherwise.
 
 use std::{
     fmt,
@@ -16,18 +16,18 @@ use anyhow::{Context as _, Result};
 
 use crate::{exec, ui};
 
-/// Time for a machine with KVM to say hello.
+/// Time limit for the plan `hello` on a machine with KVM.
 const HELLO: Duration = Duration::from_secs(20);
 
-/// How the guest's instructions are executed.
+/// Way in which the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acceleration {
     /// By the processor.
     Kvm,
     /// By QEMU, many times slower.
     Emulated,
-    /// By QEMU, one in each nanosecond of the guest's clock, so that a guest that asks for CPU time gets a number of instructions,
-    /// whatever else the host does. The guest has one processor.
+    /// By QEMU, one in each nanosecond of the guest's clock. So the CPU time that a guest reports is a number of
+    /// instructions, whatever else the host does. The guest has one processor.
     Counted,
 }
 
@@ -48,11 +48,11 @@ pub(super) struct Machine<'a> {
     /// Name of the plan.
     pub(super) plan: &'a str,
     pub(super) acceleration: Acceleration,
-    /// Where the first serial port is written to.
+    /// File for the output of the first serial port.
     pub(super) console: PathBuf,
 }
 
-/// How a machine ended.
+/// End of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It powered off, or QEMU ended.
@@ -62,9 +62,9 @@ pub(super) enum End {
 }
 
 impl Machine<'_> {
-    /// Runs it to its end, or for `limit`; gives `see` each line of the second serial port.
+    /// Runs the machine to its end, or for `limit`. Passes each line of the second serial port to `see`.
     pub(super) fn run(&self, limit: Duration, mut see: impl FnMut(&str)) -> Result<End> {
-        // The signal is for the death of the thread that waits here: no machine outlives this program.
+        // The signal is sent when the thread that waits here dies, so no machine outlives this program.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         self.arguments(&mut command, "quiet");
@@ -104,7 +104,7 @@ impl Machine<'_> {
         Ok(end)
     }
 
-    /// Runs it on this terminal.
+    /// Runs the machine on this terminal.
     pub(super) fn shell(&self) -> Result<()> {
         let mut command = Command::new("qemu-system-x86_64");
         self.arguments(&mut command, "quiet");
@@ -117,14 +117,15 @@ impl Machine<'_> {
     fn arguments(&self, command: &mut Command, more: &str) {
         let (accelerator, processor, processors) = match self.acceleration {
             Acceleration::Kvm => ("kvm", "host", "2"),
-            // Both processors on one thread: with one each, a kernel that changes its own code (static keys, at boot and
-            // when a hook attaches) now and then runs into its breakpoint and dies of it ("Oops: int3").
+            // Both processors run on one thread. With one thread each, a kernel that changes its own code (static keys,
+            // at boot and when a hook attaches) sometimes hits its breakpoint and crashes ("Oops: int3").
             Acceleration::Emulated => ("tcg,thread=single", "max", "2"),
-            // Without the extensions with which `rep movsb` copies memory, and counts as an instruction for each byte.
+            // These processor extensions are off, because with them `rep movsb` copies memory and counts as one
+            // instruction per byte.
             Acceleration::Counted => ("tcg,thread=single", "max,-erms,-fsrm", "1"),
         };
         if self.acceleration == Acceleration::Counted {
-            // No time passes while the guest waits, and neither the host's clock nor its random numbers come in.
+            // No time passes while the guest waits, and the host's clock and random numbers have no influence.
             command
                 .args(["-icount", "shift=0,sleep=off", "-seed", "1"])
                 .args(["-rtc", "base=2026-01-01,clock=vm"]);
@@ -137,8 +138,8 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(self.initramfs)
             .arg("-append")
-            // No huge pages: a page that the kernel is moving into one cannot be read by the hooks (`user_fault`), and small
-            // machines under much load do little else.
+            // No huge pages: the hooks cannot read a page while the kernel moves it into a huge page (`user_fault`),
+            // and small machines under much load do little else.
             .arg(format!(
                 "console=ttyS0 panic=-1 transparent_hugepage=never plan={} {more}",
                 self.plan
@@ -146,8 +147,8 @@ impl Machine<'_> {
     }
 }
 
-/// Whether a machine really runs with KVM here: the device alone says little on hosts that are virtual themselves. `hello` is a plan that
-/// says `@done` at once.
+/// Finds out whether a machine really runs with KVM here. The existence of the device is not enough on hosts that are
+/// virtual themselves. `hello` is a plan that prints `@done` immediately.
 pub(super) fn acceleration(
     kernel: &Path,
     initramfs: &Path,
@@ -182,7 +183,7 @@ fn pass_on(from: impl std::io::Read, prefix: &str, to: &mpsc::Sender<String>) {
     for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         if to.send(format!("{prefix}{}", line.trim_end())).is_err() {
-            break; // the receiver is gone
+            break; // the receiver was dropped
         }
     }
 }

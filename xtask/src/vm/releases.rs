@@ -1,5 +1,6 @@
-//! What the matrix takes from Debian's releases: kernels and servers, by package name, so that it follows the archive's
-//! newest versions. Unpacked into the cache, never installed; an unpacked version is used until the archive has another.
+//! Kernels and servers of Debian's releases for the matrix, by package name, so that the newest versions of the archive
+//! are used. They are unpacked into the cache and never installed. An unpacked version is used until the archive has
+//! another one.
 
 use std::{
     fs,
@@ -31,11 +32,11 @@ pub(super) struct BindSource {
 /// Every hook, best first.
 pub(super) const HOOKS: [&str; 3] = ["fentry", "socket", "syscall"];
 const WITHOUT_SOCKET: [&str; 2] = ["fentry", "syscall"];
-/// Why a kernel lacks a hook, for the only one that some lack.
+/// Reason for the missing hook `socket`, the only one that some kernels do not have.
 pub(super) const WHY_NO_SOCKET: &str =
     "the tracepoints sock_send_length and sock_recv_length came with Linux 6.3";
 
-/// All kernels, oldest first. `newest` is the one of Debian's unstable release.
+/// All kernels, oldest first. `newest` is that of Debian's unstable release.
 pub(super) const KERNELS: [KernelSource; 4] = [
     KernelSource {
         name: "5.10",
@@ -75,12 +76,13 @@ pub(super) const BINDS: [BindSource; 3] = [
     },
 ];
 
-/// The flavour without drivers for hardware, which a virtual machine does not need; it depends on the newest image.
+/// The package of the kernel without drivers for hardware, which a virtual machine does not need. It depends on the
+/// newest image.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
-/// Packages that hold a kernel image; the versioned ones do.
+/// Beginnings of the names of the packages with a kernel image; the packages with a version in their name have one.
 const IMAGE_PREFIXES: [&str; 2] = ["linux-image-", "linux-binary-"];
 
-/// The compressed image of a kernel, ready to boot.
+/// Returns the compressed image of a kernel, ready to boot.
 pub(super) fn kernel(mirrors: &Mirrors, source: &KernelSource) -> Result<PathBuf> {
     let closure = open(mirrors, source.release)?.closure(KERNEL_PACKAGE)?;
     let images: Vec<_> = closure
@@ -98,7 +100,7 @@ pub(super) fn kernel(mirrors: &Mirrors, source: &KernelSource) -> Result<PathBuf
     })
 }
 
-/// The folder of an unpacked BIND with all that it needs, C library included, and its package version.
+/// Returns the folder of an unpacked BIND with all its dependencies, including the C library, and its package version.
 pub(super) fn bind(mirrors: &Mirrors, source: &BindSource) -> Result<(PathBuf, String)> {
     let closure = open(mirrors, source.release)?.closure("bind9")?;
     let folder = base()?.join("bind").join(source.name);
@@ -113,7 +115,7 @@ pub(super) fn bind(mirrors: &Mirrors, source: &BindSource) -> Result<(PathBuf, S
     Ok((folder, version))
 }
 
-/// The folder of a BIND that an earlier run has unpacked.
+/// Returns the folder of a BIND that an earlier run has unpacked.
 pub(super) fn unpacked(source: &BindSource) -> Result<Option<PathBuf>> {
     let folder = base()?.join("bind").join(source.name);
     Ok(archive::beside(&folder, "files").exists().then_some(folder))
@@ -124,7 +126,7 @@ fn open(mirrors: &Mirrors, release: &str) -> Result<Archive> {
         .with_context(|| format!("cannot read the archive of Debian {release}"))
 }
 
-/// Unpacks the packages unless these very files are unpacked already.
+/// Unpacks the packages unless exactly these files are unpacked already.
 fn ensure(mirrors: &Mirrors, release: &str, packages: &[&Package], folder: &Path) -> Result<()> {
     let files: Vec<_> = packages
         .iter()
@@ -153,7 +155,7 @@ fn names<'a>(packages: &[&'a Package]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether this is a package of one kernel version, not one that depends on the newest.
+/// Returns whether this is the package of one kernel version, and not a package that depends on the newest.
 fn is_image(package: &str) -> bool {
     IMAGE_PREFIXES
         .iter()
@@ -161,7 +163,7 @@ fn is_image(package: &str) -> bool {
         .any(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// `boot/vmlinuz-*`, or since 7.x `usr/lib/modules/*/vmlinuz`.
+/// Finds `boot/vmlinuz-*`, or since 7.x `usr/lib/modules/*/vmlinuz`.
 fn find_image(folder: &Path) -> Result<Option<PathBuf>> {
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?

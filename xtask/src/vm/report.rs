@@ -1,4 +1,4 @@
-//! What the matrix came to: each kernel's counts and problems, the table on the terminal, the sum.
+//! Results of the matrix: each kernel's counts and problems, the table on the terminal, the sum.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -17,13 +17,13 @@ pub(super) struct Row {
     pub(super) source: &'static KernelSource,
     pub(super) phases: Vec<Phase>,
     pub(super) outcome: Outcome,
-    /// Why there is no or no complete outcome.
+    /// Reason why the outcome is missing or not complete.
     pub(super) trouble: Option<String>,
     pub(super) seconds: u64,
 }
 
 impl Row {
-    /// The result of a machine that ran.
+    /// Makes the row of a machine that ran.
     pub(super) fn new(
         source: &'static KernelSource,
         phases: Vec<Phase>,
@@ -49,7 +49,7 @@ impl Row {
         }
     }
 
-    /// A kernel that could not even start.
+    /// Makes the row of a kernel that could not be started.
     pub(super) fn unavailable(source: &'static KernelSource, why: String) -> Self {
         Self {
             source,
@@ -60,7 +60,8 @@ impl Row {
         }
     }
 
-    /// All tests and, as one failed test each, what went wrong beside them. A combination that cannot exist is skipped.
+    /// Returns the counts of all tests. Each other problem counts as one failed test. A combination that cannot exist
+    /// is skipped.
     pub(super) fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         for test in self.outcome.phases.iter().flat_map(|phase| &phase.tests) {
@@ -79,7 +80,7 @@ impl Row {
         sum
     }
 
-    /// What went wrong beside the tests.
+    /// Returns the problems other than failed tests.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.trouble.iter().cloned().collect();
         if self.outcome.kernel.is_none() {
@@ -115,7 +116,7 @@ impl Row {
         problems
     }
 
-    /// What failed, in one line each.
+    /// Returns the failures, one line each.
     pub(super) fn failures(&self) -> Vec<String> {
         let explanations = self.outcome.explanations();
         let failures = explanations.told().chain(self.problems());
@@ -124,7 +125,7 @@ impl Row {
             .collect()
     }
 
-    /// Tests that name the combination, with the BIND that the plan begins with.
+    /// Counts the tests with this combination in their names, with the first BIND of the plan.
     pub(super) fn combination(&self, hook: &str, ring: &str) -> Tally {
         let bind = self.phases.first().map_or(BIND, |phase| phase.bind);
         self.count(
@@ -147,7 +148,7 @@ impl Row {
         sum
     }
 
-    /// Counts of the tests that use a version of BIND, for each version.
+    /// Returns the counts of the tests with each version of BIND.
     pub(super) fn binds(&self) -> BTreeMap<&'static str, Tally> {
         let mut binds = BTreeMap::new();
         for plan in &self.phases {
@@ -158,7 +159,7 @@ impl Row {
         binds
     }
 
-    /// Nanoseconds per message, by combination, as the steady load measured them.
+    /// Returns the nanoseconds per message of this combination, measured by the steady load.
     pub(super) fn nanoseconds(&self, hook: &str, ring: &str) -> Option<u64> {
         let prefix = format!("hook={hook} ring={ring}:");
         let notes = self.outcome.phases.iter().flat_map(|phase| &phase.notes);
@@ -170,7 +171,7 @@ impl Row {
             })
     }
 
-    /// Debian's version of the kernel; until it has said it, the name on the command line.
+    /// Returns Debian's version of the kernel, or the name on the command line if it has not reported its version.
     pub(super) fn version(&self) -> &str {
         let version = self
             .outcome
@@ -183,7 +184,7 @@ impl Row {
     }
 }
 
-/// The table for the terminal.
+/// Returns the table for the terminal.
 pub(super) fn table(rows: &[Row]) -> String {
     let mut text = format!(
         "\n{:<14} {:<8} {:<5} {:<32} {}\n",

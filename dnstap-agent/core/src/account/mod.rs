@@ -75,7 +75,7 @@ counters! {
         udp_not_dns,
         /// Datagrams that are encrypted: DTLS or QUIC, on other ports than those of plain DNS.
         udp_encrypted,
-        /// Prefaces of proxies in front of datagrams.
+        /// PROXY headers in front of datagrams.
         udp_proxy_headers,
         /// Datagrams with a PROXY header of a peer of whom none is believed (`--proxy-from`).
         proxy_headers_refused_udp,

@@ -105,6 +105,11 @@ impl Members {
         Ok(members)
     }
 
+    /// Returns whether processes may join that only a look finds: those of a cgroup.
+    pub(super) fn has_units(&self) -> bool {
+        !self.search.selection().units.is_empty()
+    }
+
     fn add(&mut self, found: &Found) -> Result<()> {
         // A process that was started through a link has the link's name until it renames itself.
         for name in [&found.executable, &found.target.name] {

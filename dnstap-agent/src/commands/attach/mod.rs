@@ -62,8 +62,11 @@ use crate::{
     },
 };
 
-/// Interval at which the set of tapped processes is checked.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which the set of tapped processes is checked if processes may join by a cgroup.
+const LOOK_FOR_JOINED: Duration = Duration::from_millis(100);
+
+/// The same if no cgroup is tapped. The kernel adds new processes itself.
+const LOOK: Duration = Duration::from_millis(400);
 
 /// Lists of connections that may wait for the reader, which takes them each time that it reads the
 /// ring.
@@ -363,7 +366,11 @@ fn wait_for_end<E: Future<Output = String>>(
             }
         };
         let ended = async {
-            let mut ticks = interval(LOOK);
+            let mut ticks = interval(if members.has_units() {
+                LOOK_FOR_JOINED
+            } else {
+                LOOK
+            });
             // After a slow check, missed ticks are not made up for.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !members.are_over() {

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dnstap_core::{
-    model::Origin,
+    model::{Origin, Pending},
     pipeline::{self, Pipeline, Server},
 };
 use dnstap_ebpf::Counter;
@@ -38,6 +38,13 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
 /// Interval at which snapshots are published.
 const PUBLISH: Duration = Duration::from_secs(1);
+
+/// Number of looks at the ring, one after the other, that find nothing before the reader sleeps.
+const QUIET_LOOKS: u32 = 8;
+
+/// Longest sleep while nothing comes. The next record ends it. A stop, a reload and the timers wait
+/// for it at most this long.
+const SLEEP: Duration = Duration::from_millis(250);
 
 /// Bytes at which a batch goes to the outputs. It also goes when the ring is empty.
 const BATCH: usize = 256 * 1024;
@@ -118,12 +125,26 @@ impl Reader {
         let mut published = Instant::now();
         self.publish()?;
         self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+        let mut quiet = 0_u32;
         while !self.stop.load(Ordering::Acquire) {
-            self.wait(self.interval)?;
+            if quiet > QUIET_LOOKS {
+                self.wait(self.interval.max(SLEEP))?;
+                self.pipeline.set_clock_offset(clock::realtime_offset_ns());
+            } else {
+                self.wait(self.interval)?;
+            }
             // Records up to now come in this drain or in the next. So those from before the last
             // drain have all been seen.
             let caught_up = clock::monotonic_ns();
-            self.drain(false);
+            quiet = if self.drain(false) {
+                0
+            } else {
+                quiet.saturating_add(1)
+            };
+            // One more look follows before the first sleep: see `Tap::wake_by_next`.
+            if quiet == QUIET_LOOKS && !self.can_sleep() {
+                quiet = 0;
+            }
             if let Some(filters) = self.outputs.update() {
                 self.filter(&filters);
             }
@@ -163,8 +184,19 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes items from the sources through the pipeline to the outputs.
-    fn drain(&mut self, last: bool) {
+    /// Returns whether no message is held up, and the kernel wakes the reader by the next record.
+    /// A query without answer may wait: it expires a little later.
+    fn can_sleep(&mut self) -> bool {
+        let pending = Pending {
+            queries: 0,
+            ..self.pipeline.pending()
+        };
+        pending == Pending::default() && self.tap.wake_by_next()
+    }
+
+    /// Passes items from the sources through the pipeline to the outputs. Returns whether there
+    /// were any.
+    fn drain(&mut self, last: bool) -> bool {
         let Self {
             tap,
             pipeline,
@@ -178,10 +210,12 @@ impl Reader {
         // Done even if the ring is empty, so that the channel has room again.
         take_joined(joined, pipeline);
         ring_use.used_bytes = ring_use.used_bytes.max(tap.ring_used());
+        let mut any = false;
         for source in sources(tap) {
             let mut first = true;
             source.drain(last, &mut |item| {
                 if mem::take(&mut first) {
+                    any = true;
                     // The first item is the oldest, so one reading of the clock is enough.
                     let now = clock::monotonic_ns();
                     let waited = now.saturating_sub(item.ktime_ns().unwrap_or(now));
@@ -209,6 +243,7 @@ impl Reader {
             });
         }
         self.flush();
+        any
     }
 
     fn flush(&mut self) {

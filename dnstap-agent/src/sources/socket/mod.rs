@@ -104,6 +104,9 @@ pub struct Tap {
     links: Vec<Box<dyn Any + Send>>,
     counters: PerCpuCounters,
     sockets: HashMap<MapData, u64, SocketState>,
+    /// Tells the programs that the reader sleeps; `None` with perf ring buffers, whose wake-ups the
+    /// kernel decides alone.
+    asleep: Option<Array<MapData, u32>>,
     /// Filter maps; `None` if the filters were removed from the programs.
     filter: Option<FilterMaps>,
     hook: Hook,
@@ -174,6 +177,11 @@ impl Tap {
         };
         let runs = Runs(HashMap::try_from(take(&mut ebpf, "RUNS")?)?);
         let sockets = HashMap::try_from(take(&mut ebpf, "SOCKETS")?)?;
+        let asleep = if perf {
+            None
+        } else {
+            Some(Array::try_from(take(&mut ebpf, "ASLEEP")?)?)
+        };
         let mut kept = Vec::new();
         let ring: Box<dyn Ring> = if perf {
             let map = take(&mut ebpf, "EVENTS_PERF")?;
@@ -195,6 +203,7 @@ impl Tap {
             links,
             counters,
             sockets,
+            asleep,
             filter,
             hook,
             ring_name: if perf { "perf" } else { "bpf" },
@@ -243,6 +252,14 @@ impl Tap {
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
+    }
+
+    /// Asks the kernel to wake the reader by the next record, once. Returns `false` if it cannot.
+    /// Programs that run at this moment may not see the request: a caller looks at the ring once
+    /// more, after its usual interval, before it relies on it.
+    pub fn wake_by_next(&mut self) -> bool {
+        let asleep = self.asleep.as_mut();
+        asleep.is_some_and(|map| map.set(0, 1, 0).is_ok())
     }
 
     /// Passes the kernel side's log lines to the agent's log.

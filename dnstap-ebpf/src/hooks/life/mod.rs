@@ -1,4 +1,4 @@
-//! Processes and connections come and go.
+//! Hooks on the begin and end of processes and connections.
 
 mod inet_sock_set_state;
 mod sched_process;

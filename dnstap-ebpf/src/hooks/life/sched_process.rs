@@ -1,5 +1,5 @@
-//! Raw tracepoints `sched_process_fork`, `sched_process_exec` and `sched_process_exit`: which processes are tapped, beside every
-//! hook.
+//! Raw tracepoints `sched_process_fork`, `sched_process_exec` and `sched_process_exit`: they maintain the set of tapped
+//! processes. They are attached in addition to every hook.
 //!
 //! ```c
 //! void sched_process_fork(struct task_struct *parent, struct task_struct *child);
@@ -7,9 +7,10 @@
 //! void sched_process_exit(struct task_struct *p);
 //! ```
 //!
-//! The same on 5.10 to 7.2, but for a second argument of the last one from 6.17 on. A fork is told in the parent, before the child
-//! runs for the first time, so that none of its messages is missed; an exec in the process itself, with its new name set and before
-//! the new program runs; an exit for each thread, after `signal->live` was counted down. Each has two programs for the reason in
+//! The prototypes are the same on 5.10 to 7.2, except that the last one has a second argument from 6.17 on. The fork
+//! event fires in the parent, before the child runs for the first time, so that no message of the child is missed. The
+//! exec event fires in the process itself, after its new name is set and before the new program runs. The exit event
+//! fires for each thread, after `signal->live` was decremented. Each has two programs for the reason in
 //! [`crate::thread::once`]; for forks and exits it does no harm when both run.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 
-/// A process was forked, or a thread made.
+/// Runs when a process was forked or a thread was created.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     let _ = try_fork(&ctx);
@@ -37,7 +38,7 @@ fn sched_process_fork_second(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A process has a new executable.
+/// Runs when a process has a new executable.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
     try_exec(Turn::First);
@@ -51,7 +52,7 @@ fn sched_process_exec_second(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A thread has ended.
+/// Runs when a thread has ended.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = try_exit(&ctx);
@@ -70,7 +71,8 @@ fn try_exec(turn: Turn) {
     target::exec(|key| once::claim(turn, threads::of(key).map(|state| &mut state.mark)));
 }
 
-/// A task that cannot be read is left: no counter is for it, and the kernel's own task is always there.
+/// Taps a forked process if its parent is tapped. An unreadable task is ignored: it has no counter, and the kernel's
+/// own task is always readable.
 #[inline(always)]
 fn try_fork(ctx: &RawTracePointContext) -> Result<(), Counter> {
     let Some((parent, _)) = threads::current() else {

@@ -1,9 +1,11 @@
-//! What the fexit programs on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings share: `struct msghdr` and its iterator.
+//! Code that the fexit programs on `inet_sendmsg`, `inet_recvmsg` and their IPv6 siblings share. It reads
+//! `struct msghdr` and its iterator.
 //!
-//! At the exit the iterator has run over what was transferred, so the start is found by walking back. It needs no program at
-//! the entry, and so no state between the two: the segments' descriptions, which the caller made, are still there, behind the
-//! iterator's current one. `ITER_UBUF` (single buffers, from 6.0 on; single segments, from 6.4 on) keeps the base and moves
-//! `iov_offset`; `ITER_IOVEC` moves both the segment pointer and `iov_offset`.
+//! At the exit the iterator has moved past the transferred bytes, so the program finds the start by walking back. This
+//! needs no program at the entry, and no state between entry and exit: the descriptions of the segments, which the
+//! caller made, are still in memory before the iterator's current one. `ITER_UBUF` (single buffers, from 6.0 on; single
+//! segments, from 6.4 on) keeps the base and moves `iov_offset`; `ITER_IOVEC` moves both the segment pointer and
+//! `iov_offset`.
 
 use aya_ebpf::EbpfContext;
 use dnstap_ebpf::{Counter, EventHeader, Hook, IPPROTO_UDP, MAX_SEGMENTS, MISSING};
@@ -20,7 +22,7 @@ use crate::{
         call::{self, TRUNCATED},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, Work, forget, keep},
+        work::{self, Slot, Work, volatile_load, volatile_store},
     },
     thread::{
         locals,
@@ -29,7 +31,8 @@ use crate::{
     },
 };
 
-/// The programs of a file: their functions, their slots of memory, and whether they stand by (see [`crate::thread::once`]).
+/// Defines the programs of a file: the hooked function, the slot of memory, and whether it is the first or the second
+/// program (see [`crate::thread::once`]).
 macro_rules! programs {
     ($($name:ident = $function:tt, $slot:ident, $turn:ident;)+) => {$(
         #[fexit(function = $function)]
@@ -71,7 +74,7 @@ pub(super) fn run<C: EbpfContext>(
     arguments: &Arguments,
 ) {
     if arguments.result <= 0 {
-        // Several datagrams may have been thrown away. Where there were none, there is nothing to do.
+        // Several datagrams may have been thrown away. If there were none, there is nothing to do.
         if direction == Direction::Received
             && arguments.result != NOTHING_THERE
             && let Some((_, Some(state))) = threads::current()
@@ -122,7 +125,8 @@ pub(super) fn run<C: EbpfContext>(
 
 /// Completes the header and finds the payload.
 ///
-/// The verifier knows the type of the message, so that its members, and those of the iterator in it, are plain loads.
+/// The verifier knows the type of the message, so its members, and those of the iterator in it, are read with plain
+/// loads.
 #[inline(always)]
 fn find(
     tapped: &Tapped,
@@ -166,13 +170,15 @@ fn segment(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> 
     if length == 0 {
         return Ok(());
     }
-    // Seldom there, so by helper: an address that the verifier does not take for a pointer can be computed with.
+    // Control messages are rare, so this uses the helper: it returns a number, with which the program may compute; the
+    // verifier does not allow that with a pointer.
     // SAFETY: an integer.
     let control: u64 = unsafe { memory::kernel(message, config!(offsets.msghdr_control))? };
     call::segment(header, Vectors::Kernel, control, length)
 }
 
-/// A socket address as far as it is read: a `struct sockaddr_in6` without its scope, or a `struct sockaddr_in` and what lies behind it.
+/// The part of a socket address that is read: a `struct sockaddr_in6` without its scope, or a `struct sockaddr_in` and
+/// the bytes behind it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Name {
@@ -201,7 +207,7 @@ fn peer(header: &mut EventHeader, message: *const u8) -> Result<(), Counter> {
     Ok(())
 }
 
-/// Where the transferred bytes begin.
+/// Finds the transferred bytes.
 #[inline(always)]
 fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
     let iterator = arguments.message.wrapping_add(config!(offsets.msghdr_iter));
@@ -235,19 +241,20 @@ fn payload(work: &mut Work, arguments: &Arguments) -> Result<Payload, Counter> {
     walk_back(work, segment, offset, walked)
 }
 
-/// The pointer at `offset` in the iterator, as a number. By way of memory: the verifier knows to which type it points, or to which its place
-/// would point with another kind of iterator, and does not let a pointer be computed with.
+/// Reads the pointer at `offset` in the iterator, as a number. The value passes through memory, because the verifier
+/// knows its type (or the type that this member has in another kind of iterator) and does not allow computing with a
+/// pointer.
 #[inline(always)]
 fn address(work: &mut Work, iterator: *const u8, offset: usize) -> Result<u64, Counter> {
     // SAFETY: an integer, and the iterator is a member of the message, which is typed.
     let pointer = unsafe { Reach::Typed.read(iterator, offset)? };
-    keep(&mut work.untyped, pointer);
-    Ok(forget(&work.untyped))
+    volatile_store(&mut work.untyped, pointer);
+    Ok(volatile_load(&work.untyped))
 }
 
 /// Goes back `walked` bytes from `offset` in `segment`, an element of an array of `struct iovec` in kernel memory.
 ///
-/// The loop keeps its values in map memory, for the reason that [`crate::message::work`] gives.
+/// The loop keeps its values in map memory for the reason that [`crate::message::work`] explains.
 #[inline(always)]
 fn walk_back(work: &mut Work, segment: u64, offset: u64, walked: u64) -> Result<Payload, Counter> {
     if offset >= walked {
@@ -264,7 +271,7 @@ fn walk_back(work: &mut Work, segment: u64, offset: u64, walked: u64) -> Result<
     for _ in 1..MAX_SEGMENTS {
         let (segment, bytes) = work.walk();
         let before = segment.wrapping_sub(IOVEC);
-        // The segment behind which the iterator has gone.
+        // The iterator has passed this segment.
         let (base, length) = Vectors::Kernel.segment(before)?;
         if length >= bytes {
             return Ok(Payload {

@@ -5,16 +5,16 @@
 //! int inet6_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags);
 //! ```
 //!
-//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. Every way out of an IPv4 or IPv6 socket of UDP or TCP leads through one of
-//! them exactly once for each message: `recv`, `recvfrom`, `recvmsg`, each element of `recvmmsg`, `read`, `readv`,
-//! `io_uring`. At the exit the caller's buffers are filled, and the sender's name is in kernel memory.
+//! The prototypes are the same on 5.10, 6.1, 6.12, 6.18 and 7.x. Every read from an IPv4 or IPv6 socket of UDP or TCP
+//! passes through one of them exactly once for each message: `recv`, `recvfrom`, `recvmsg`, each element of `recvmmsg`,
+//! `read`, `readv`, `io_uring`. At the exit the caller's buffers are filled, and the sender's name is in kernel memory.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments, programs};
 use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
-/// Number of parameters; the result lies behind them.
+/// Number of parameters; the result comes after them.
 const PARAMETERS: usize = 4;
 
 programs! {

@@ -5,17 +5,18 @@
 //! int inet6_sendmsg(struct socket *sock, struct msghdr *msg, size_t size);
 //! ```
 //!
-//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. Every way into an IPv4 or IPv6 socket of UDP or TCP leads through one of
-//! them exactly once for each message: `send`, `sendto`, `sendmsg`, each element of `sendmmsg`, `write`, `writev`,
-//! `io_uring`. (The protocols' own functions fire twice for an IPv4-mapped peer; `sock_sendmsg` is inlined.) At the exit the
-//! result tells what was really sent; the iterator has run over it, and is walked back.
+//! The prototypes are the same on 5.10, 6.1, 6.12, 6.18 and 7.x. Every write to an IPv4 or IPv6 socket of UDP or TCP
+//! passes through one of them exactly once for each message: `send`, `sendto`, `sendmsg`, each element of `sendmmsg`,
+//! `write`, `writev`, `io_uring`. (The protocols' own functions fire twice for an IPv4-mapped peer; `sock_sendmsg` is
+//! inlined.) At the exit the result tells how many bytes were really sent. The iterator has moved past them, so the
+//! program walks back.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use super::inet::{self, Arguments, programs};
 use crate::{kernel::sock::Direction, message::work::Slot, thread::once::Turn};
 
-/// Number of parameters; the result lies behind them.
+/// Number of parameters; the result comes after them.
 const PARAMETERS: usize = 3;
 
 programs! {

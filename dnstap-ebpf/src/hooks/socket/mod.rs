@@ -1,4 +1,5 @@
-//! Messages at the socket: the hooks, one file each, and what they share: the way of a message from its socket to the ring.
+//! Hooks that see messages at the socket, one file each, and the code that they share: the way of a message from its
+//! socket to the ring.
 
 mod inet;
 mod inet_recvmsg;
@@ -38,7 +39,8 @@ struct Tapped {
     state: SocketState,
 }
 
-/// Looks at the socket of a message. `None`: not IPv4 or IPv6 over UDP or TCP, or a counted error.
+/// Reads the socket of a message. `None`: it is not IPv4 or IPv6 over UDP or TCP, or an error occurred, which is
+/// counted.
 #[inline(always)]
 fn admit(sock: Sock) -> Option<Tapped> {
     let admitted = sock.kind().and_then(|kind| match kind {
@@ -66,14 +68,14 @@ struct Transfer {
     direction: Direction,
     /// Bytes transferred, at least one.
     length: u32,
-    /// Bytes of a TCP stream that the same call has transferred behind them by now.
+    /// Bytes of the TCP stream behind the message that the same call has transferred, too.
     behind: u32,
-    /// Of a receive: how many datagrams it may be ([`coalesced::take`]).
+    /// For a receive: whether it may be several datagrams ([`coalesced::take`]).
     coalesced: u64,
 }
 
 impl Tapped {
-    /// Whether the agent wants the message; counts it if not.
+    /// Returns whether the agent wants the message. Counts the message if not.
     #[inline(always)]
     fn is_wanted(&self) -> bool {
         let wanted = !sockets::is_skipped(self.state);
@@ -85,7 +87,7 @@ impl Tapped {
         wanted
     }
 
-    /// The header of a message, complete but for a peer that only the call knows.
+    /// Fills in the header of a message, except for a peer that only the call knows.
     #[inline(always)]
     fn describe(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
         // SAFETY: takes no arguments.
@@ -110,8 +112,9 @@ impl Tapped {
         }
     }
 
-    /// Completes the header with how the call and the datagrams on the wire belong together. [`Counter::UnsupportedCall`] if the call is
-    /// a piece of one: the pieces do not become a message, nor does any of them.
+    /// Completes the header with the relation between the call and the datagrams on the wire.
+    /// [`Counter::UnsupportedCall`] if the call sends only a piece of a datagram: neither the piece nor the pieces
+    /// together become a message.
     #[inline(always)]
     fn datagrams(&self, header: &mut EventHeader, transfer: &Transfer) -> Result<(), Counter> {
         let is_received = transfer.direction == Direction::Received;
@@ -130,7 +133,8 @@ impl Tapped {
         let was_unfinished = self.state.unfinished != 0;
         let is_unfinished = options.is_unfinished();
         if was_unfinished || is_unfinished {
-            // What `UDP_CORK` holds back is sent by the call that takes the option off, which no hook sees: the next send is a new one.
+            // A datagram that `UDP_CORK` holds back is sent by the call that turns the option off. No hook sees that
+            // call, so the next send is a new datagram.
             let continues = is_unfinished && !options.is_corked();
             if continues != was_unfinished {
                 sockets::note_unfinished(self.inode, continues);
@@ -141,7 +145,8 @@ impl Tapped {
         Ok(())
     }
 
-    /// Whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`): no process gets them. Counts it.
+    /// Returns whether a receive with these `MSG_*` flags throws bytes of a TCP stream away (`MSG_TRUNC`), so that no
+    /// process gets them. Counts such a receive.
     #[inline(always)]
     fn is_discard(&self, direction: Direction, flags: u64) -> bool {
         let discards = direction == Direction::Received
@@ -153,7 +158,8 @@ impl Tapped {
         discards
     }
 
-    /// Whether a receive with these `MSG_*` flags looks at a message that stays or at an error, or takes an urgent byte of TCP. Counts it.
+    /// Returns whether a receive with these `MSG_*` flags reads a message that stays in the queue, an error, or an
+    /// urgent byte of TCP. Counts such a receive.
     #[inline(always)]
     fn is_peek(&self, direction: Direction, flags: u64) -> bool {
         let peeks = direction == Direction::Received && is_peek(flags, self.kind.1);
@@ -163,8 +169,8 @@ impl Tapped {
         peeks
     }
 
-    /// Begins with the message whose header is in `work`, unless a filter leaves it out or something is wrong with it, which
-    /// is counted.
+    /// Begins with the message whose header is in `work`, unless a filter leaves it out or `payload` is an error.
+    /// Counts the message in these two cases.
     #[inline(always)]
     fn begin(work: &mut Work, payload: Result<Payload, Counter>, vectors: Vectors) {
         match payload {
@@ -196,7 +202,7 @@ impl Tapped {
         self.pass_unseen();
     }
 
-    /// Bytes pass that no header describes.
+    /// Records that bytes have passed that no header describes.
     #[inline(always)]
     fn pass_unseen(&self) {
         if self.sock.is_multipath() {

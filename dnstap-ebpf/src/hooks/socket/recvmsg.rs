@@ -1,4 +1,4 @@
-//! Cgroup programs on `recvmsg4` and `recvmsg6`: who sent the datagram that is being received.
+//! Cgroup programs on `recvmsg4` and `recvmsg6`: they store the sender of the datagram that is being received.
 //!
 //! The kernel runs them from `udp_recvmsg` and `udpv6_recvmsg` when it has filled in the name of the sender
 //! (`BPF_CGROUP_RUN_PROG_UDP4_RECVMSG_LOCK`; 5.2 and later, run on 6.18), for `recvmsg`, `recvmmsg`, and `recvfrom` with an
@@ -11,7 +11,7 @@ use crate::thread::{peers::Peer, threads};
 
 const ALLOW: i32 = 1;
 
-/// A datagram is being received on an IPv4 socket.
+/// Runs when a datagram is received on an IPv4 socket.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
     let address = ctx.sock_addr;
@@ -26,7 +26,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// A datagram is being received on an IPv6 socket.
+/// Runs when a datagram is received on an IPv6 socket.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
     let address = ctx.sock_addr;
@@ -47,8 +47,9 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Where the peer of the datagram is kept that the current thread is receiving, if its process is tapped. Without a state the message is
-/// delivered without peer and counted. What a program does not know stays from an earlier one: the family says what counts.
+/// Returns the place for the peer of the datagram that the current thread is receiving, if its process is tapped.
+/// Without a state the message is delivered without peer and counted. A program writes only the address of its family;
+/// an older address may stay in the other member. `family` tells which one is valid.
 #[inline(always)]
 fn peer<'a>() -> Option<&'a mut Peer> {
     let (_, state) = threads::current()?;

@@ -1,12 +1,13 @@
-//! fentry on `skb_consume_udp`: where a datagram was really sent to.
+//! fentry on `skb_consume_udp`: it stores the address to which a datagram was really sent.
 //!
 //! ```c
 //! void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len);
 //! ```
 //!
-//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. `udp_recvmsg` and `udpv6_recvmsg` call it when they are done with a packet,
-//! before `inet_recvmsg` returns, in the same thread. A wildcard socket (`0.0.0.0`, `::`) does not know its address; the
-//! packet's header does. The `fentry` hook works without this program, then without true local addresses there.
+//! The prototype is the same on 5.10, 6.1, 6.12, 6.18 and 7.x. `udp_recvmsg` and `udpv6_recvmsg` call it when they are
+//! done with a packet, before `inet_recvmsg` returns, in the same thread. A wildcard socket (`0.0.0.0`, `::`) does not
+//! know its local address, but the packet's header has it. The `fentry` hook also works without this program; messages
+//! on wildcard sockets then have no real local address.
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use dnstap_ebpf::{AF_INET, AF_INET6};
@@ -31,10 +32,11 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const IPV4_DESTINATION: usize = 16;
 const IPV6_DESTINATION: usize = 24;
 
-/// A packet of a UDP socket has been read, or peeked at.
+/// Runs when a packet of a UDP socket has been read or peeked at.
 #[fentry(function = "skb_consume_udp")]
 fn skb_consume_udp(ctx: FEntryContext) -> i32 {
-    // Without a state the message is delivered with the wildcard address. The look-up of the state comes last, as it costs most.
+    // Without a state the message is delivered with the wildcard address. The look-up of the state comes last because
+    // it costs most.
     if let Some(key) = threads::possible()
         && Sock::at(ctx.arg(0), Reach::Typed).is_wildcard() == Ok(true)
         && let Some((_, Some(state))) = threads::tapped(key)
@@ -44,7 +46,7 @@ fn skb_consume_udp(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Keeps the destination address of the packet `skb`, if it is readable.
+/// Stores the destination address of the packet `skb`, if it is readable.
 #[inline(always)]
 fn keep(state: &mut State, skb: *const u8) {
     // SAFETY: pointers and integers.

@@ -1,12 +1,14 @@
-//! Raw tracepoint `skb_copy_datagram_iovec`, with BTF: which packets are several datagrams (`UDP_GRO`).
+//! Raw tracepoint `skb_copy_datagram_iovec`, with BTF: it finds packets that hold several datagrams (`UDP_GRO`).
 //!
 //! ```c
 //! void skb_copy_datagram_iovec(const struct sk_buff *skb, int len);
 //! ```
 //!
-//! The same on 5.10, 6.1, 6.12, 6.18 and 7.x. It fires in the thread that receives, before hooks `socket` and `fentry` see the message, for
-//! each packet that does not lie in one piece; several datagrams never do from 6.0 on. What the packet says is what the kernel tells a process that has
-//! room for control messages. Hook `syscall` reads those: one system call may receive many packets.
+//! The prototype is the same on 5.10, 6.1, 6.12, 6.18 and 7.x. The tracepoint fires in the thread that receives, before
+//! hooks `socket` and `fentry` see the message, for each packet that is not in one piece of memory. From 6.0 on,
+//! several datagrams are never in one piece. The values in the packet are the same that the kernel passes to a process
+//! that has room for control messages. Hook `syscall` reads the control messages instead, because one system call may
+//! receive many packets.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use dnstap_ebpf::Counter;
@@ -20,14 +22,14 @@ use crate::{
     thread::threads,
 };
 
-/// A packet is being copied to a process.
+/// Runs when a packet is copied to a process.
 #[btf_tracepoint(function = "skb_copy_datagram_iovec")]
 fn skb_copy_datagram_iovec(ctx: BtfTracePointContext) -> i32 {
     run(&ctx);
     0
 }
 
-/// The second program; see [`crate::thread::once`]. Both keep the same.
+/// The second program; see [`crate::thread::once`]. Both store the same value.
 #[btf_tracepoint(function = "skb_copy_datagram_iovec")]
 fn skb_copy_datagram_iovec_second(ctx: BtfTracePointContext) -> i32 {
     run(&ctx);
@@ -44,7 +46,8 @@ fn run(ctx: &BtfTracePointContext) {
     }
 }
 
-/// Bytes of each datagram but the last and of all of them in the packet `skb`; the first is 0 if it is one datagram, or of TCP.
+/// Returns the size of each datagram except the last in the packet `skb`, and the size of all of them, in bytes. The
+/// first number is 0 if the packet is one datagram or belongs to TCP.
 #[inline(always)]
 fn datagrams(skb: *const u8) -> Result<(u16, u32), Counter> {
     // SAFETY: pointers and integers; the verifier knows the packet's type, and the rest is read by helper.

@@ -5,11 +5,12 @@
 //! void sock_recv_length(struct sock *sk, int ret, int flags);
 //! ```
 //!
-//! Kernels from 6.3 on (net/socket.c: `sock_sendmsg_nosec`, `sock_recvmsg_nosec`), run on 6.18. They fire once for each
-//! message of every socket call, in the thread that made it, while it holds no lock; cheap for everybody else. They show
-//! no buffer: that comes from the system call's saved registers, so calls that are not among [`Call`]'s (`splice`,
-//! `sendfile`, `io_uring`) are counted, not read. For `recvmmsg` and `sendmmsg` the hook counts along which element it is at.
-//! The peer of an unconnected socket is not yet in user memory when a receive fires: `recvmsg.rs` keeps it.
+//! For kernels from 6.3 on (net/socket.c: `sock_sendmsg_nosec`, `sock_recvmsg_nosec`); run on 6.18. The tracepoints
+//! fire once for each message of every socket call, in the thread that made the call, while it holds no lock. They are
+//! cheap for all other processes. They do not show the buffer: it comes from the saved registers of the system call. So
+//! calls that [`Call`] does not know (`splice`, `sendfile`, `io_uring`) are counted and not read. For `recvmmsg` and
+//! `sendmmsg` the hook counts the elements to know the current one. When a receive on an unconnected socket fires, its
+//! peer is not yet in user memory: `recvmsg.rs` stores the peer.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_task_btf, bpf_task_pt_regs},
@@ -31,7 +32,7 @@ use crate::{
         call::{Call, Message, MessageHeader},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, forget, keep},
+        work::{self, Slot, volatile_load, volatile_store},
     },
     thread::{
         once::{self, Turn},
@@ -43,14 +44,14 @@ use crate::{
 /// Most elements that the kernel takes from a batch (`UIO_MAXIOV`).
 const MAX_BATCH: u64 = 1024;
 
-/// A message was sent, or could not be.
+/// Runs when a message was sent, or could not be sent.
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     run(&ctx, Slot::Send, Turn::First, Direction::Sent);
     0
 }
 
-/// A message was received, or could not be.
+/// Runs when a message was received, or could not be received.
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     run(&ctx, Slot::Receive, Turn::First, Direction::Received);
@@ -78,8 +79,8 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     };
     let result: i32 = ctx.arg(1);
     if result < 0 {
-        // The thread's batch, if it was in one, is over, and what it was receiving has not become a message. A server that reads until there
-        // is nothing more comes here as often as with messages.
+        // The call failed. If it was a batch, it is over, and no message was received. A server that reads until
+        // nothing is left comes here as often as with messages.
         if let Some(state) = threads::known(key) {
             state.next = 0;
             coalesced::take(Some(state));
@@ -97,17 +98,17 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     } else {
         coalesced::ONE
     };
-    // Before the ways part for the sorts of calls: the verifier searches the kernel's types for each load of a typed pointer, on
-    // each way anew, which is most of the time that attaching takes.
+    // This comes before the code branches by the kind of call: the verifier searches the kernel's types for each load
+    // from a typed pointer, and does so again on each branch. That is most of the time that attaching takes.
     let Some(tapped) = admit(Sock::at(ctx.arg(0), Reach::Typed)) else {
         return;
     };
     let uses_io_uring = io_uring::is_used();
-    // SAFETY: the current task's saved registers, of which the verifier knows the type.
+    // SAFETY: the current task's saved registers, whose type the verifier knows.
     let pt_regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
     let call = Call::decode(&Registers::read(pt_regs, Reach::Typed));
-    // The header of the message where it is known already; all of it defined in any case, as the compiler copies undefined
-    // registers, which the verifier refuses (`R5 !read_ok`).
+    // The header of the message, if it is already known. All of it is initialised in any case, because the compiler
+    // copies undefined registers, which the verifier refuses (`R5 !read_ok`).
     let (mut header, mut is_known) = ([0; 7], false);
     if call.is_batch()
         && let Some(state) = &mut state
@@ -150,23 +151,23 @@ fn run(ctx: &BtfTracePointContext, slot: Slot, turn: Turn, direction: Direction)
     let known = is_known.then(|| Message::of(header));
     let payload = find(&tapped, &transfer, &mut work.header, &call, known, state);
     Tapped::begin(work, payload, Vectors::User);
-    // In map memory, as all that outlives the loops in there.
+    // This is in map memory, like all values that are used after the loops in `emit::message`.
     let ends_when_full =
         call.is_batch() && direction == Direction::Sent && tapped.kind.1 == IPPROTO_TCP;
-    keep(&mut work.next, u64::from(ends_when_full));
+    volatile_store(&mut work.next, u64::from(ends_when_full));
     if work.left() != 0 {
         emit::message(ctx, slot, Vectors::User, work);
     }
-    if forget(&work.next) != 0
+    if volatile_load(&work.next) != 0
         && (work.room() != 0 || work.segments_behind() != 0)
         && let Some(state) = threads::possible().and_then(threads::known)
     {
-        // The stream took no more, which ends the call.
+        // The stream accepted only a part, and the kernel ends the call after that.
         state.next = 0;
     }
 }
 
-/// Completes the header and finds the payload of the message, which is `known` or the first of the call.
+/// Completes the header and finds the payload of the message: `known`, or the first message of the call.
 #[inline(always)]
 fn find(
     tapped: &Tapped,
@@ -179,7 +180,7 @@ fn find(
     tapped.describe(header, transfer)?;
     let message = match known {
         Some(message) => message,
-        // Without state it is not known which element of the batch this is.
+        // Without state the current element of the batch is not known.
         None if call.is_batch() && state.is_none() => return Err(Counter::KernelFault),
         None => call.message(0)?,
     };
@@ -197,13 +198,13 @@ fn find(
     Ok(message.payload)
 }
 
-/// An element of a batch has just been transferred, with `result` bytes; the thread goes on to the next. If it is not the first one,
-/// writes its `header`, and `true`.
+/// Advances the thread to the next element of a batch, after an element was transferred with `result` bytes. If that
+/// element is not the first one, writes its `header` and returns `true`.
 #[inline(always)]
 fn advance(state: &mut State, call: &Call, result: u32, header: &mut MessageHeader) -> bool {
     let (mut index, mut follows) = (0, false);
-    // A batch that ended early without an event of its own leaves its progress behind. The array's address and the length
-    // reported for the element before tell whether this is still the same batch.
+    // If a batch ended early without an event, its progress is still stored. The array's address, and the length
+    // reported for the previous element, tell whether this is still the same batch.
     if state.next > 0
         && state.batch == call.batch_pointer()
         && let Ok((reported, following)) = call.follower(state.next)

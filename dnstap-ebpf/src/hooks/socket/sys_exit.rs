@@ -1,12 +1,13 @@
-//! Raw tracepoint `sys_exit`: the `syscall` hook, for kernels that offer nothing better.
+//! Raw tracepoint `sys_exit`: the `syscall` hook, for kernels on which no other hook works.
 //!
 //! ```c
 //! void sys_exit(struct pt_regs *regs, long ret);
 //! ```
 //!
-//! All kernels from 5.10 on; run on 6.18. It fires at the end of every system call of every process, which is why it is
-//! the last choice: the kernel takes its slow exit path for all of them. The registers still hold the call's arguments,
-//! buffers and names of both directions are in user memory, and the socket is found through the descriptor table.
+//! For all kernels from 5.10 on; run on 6.18. The tracepoint fires at the end of every system call of every process.
+//! That is why it is the last choice: the kernel takes its slow exit path for all of them. The registers still hold the
+//! call's arguments, buffers and names of both directions are in user memory, and the socket is found through the
+//! descriptor table.
 
 use aya_ebpf::{
     macros::{map, raw_tracepoint},
@@ -29,7 +30,7 @@ use crate::{
         call::{Call, is_io_uring, moved},
         coalesced, emit,
         payload::{Payload, Vectors},
-        work::{self, Slot, Work, forget, keep},
+        work::{self, Slot, Work, volatile_load, volatile_store},
     },
     thread::{
         once::{self, Turn},
@@ -37,16 +38,18 @@ use crate::{
     },
 };
 
-/// Chunks that one run of the program sends, and messages of a batch that it skips. The verifier walks through each.
+/// Number of chunks that one run of the program sends, including the messages of a batch that it skips. The verifier
+/// walks through each step.
 const STEPS: u32 = 8;
 
-/// Operations of one call of another form whose descriptors are looked at.
+/// Number of operations of one call of another form whose descriptors are checked.
 const MAX_MOVED: u64 = 16;
 
-/// Elements of a batch on a TCP socket whose bytes are summed up. Beyond them the stream shows a gap, and is found again.
+/// Number of elements of a batch on a TCP socket whose bytes are summed up. Behind them the stream shows a gap, and the
+/// agent finds its framing again.
 const MAX_STREAM_BATCH: u32 = 256;
 
-/// What belongs to one of the two programs: its work slot, and its entry in `CONTINUE`.
+/// Resources of one of the two programs: its work slot, and its entry in `CONTINUE`.
 #[derive(Clone, Copy)]
 struct Role {
     slot: Slot,
@@ -62,18 +65,19 @@ const SECOND: Role = Role {
     next: 1,
 };
 
-/// The programs that go on with a long batch, `sys_exit_next` and `sys_exit_second_next`. The kernel allows 33 calls in a row.
+/// Programs that continue a long batch: `sys_exit_next` and `sys_exit_second_next`. The kernel allows 33 tail calls in
+/// a row.
 #[map]
 static CONTINUE: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
-/// A system call is over.
+/// Runs when a system call is over.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit(ctx: RawTracePointContext) -> i32 {
     start(&ctx, FIRST, Turn::First);
     0
 }
 
-/// Goes on with what `sys_exit` has left in the work slot. Tail calls keep the CPU.
+/// Continues the work that `sys_exit` has left in the work slot. Tail calls stay on the CPU.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit_next(ctx: RawTracePointContext) -> i32 {
     resume(&ctx, FIRST);
@@ -87,7 +91,7 @@ fn sys_exit_second(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Goes on with what `sys_exit_second` has left.
+/// Continues the work that `sys_exit_second` has left.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 fn sys_exit_second_next(ctx: RawTracePointContext) -> i32 {
     resume(&ctx, SECOND);
@@ -101,7 +105,7 @@ fn resume(ctx: &RawTracePointContext, role: Role) {
     }
 }
 
-/// Notes what the call that has just ended transferred, and delivers it.
+/// Stores what the call that has just ended transferred, and delivers it.
 #[inline(always)]
 fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     let Some((thread, state)) = threads::current() else {
@@ -122,13 +126,13 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     let Some(work) = work::of(role.slot) else {
         return;
     };
-    keep(&mut work.next, 0);
-    keep(
+    volatile_store(&mut work.next, 0);
+    volatile_store(
         &mut work.messages,
         if call.is_batch() { result as u64 } else { 1 },
     );
-    keep(&mut work.result, result as u64);
-    keep(
+    volatile_store(&mut work.result, result as u64);
+    volatile_store(
         &mut work.rest,
         if call.is_batch() {
             batch_bytes(&call, result as u64)
@@ -141,7 +145,7 @@ fn start(ctx: &RawTracePointContext, role: Role, turn: Turn) {
     go_on(ctx, role, thread, work);
 }
 
-/// Counts what a call of another form moved over sockets: where its bytes are cannot be told.
+/// Counts the messages that a call of another form moved over sockets. The place of their bytes is not known.
 #[inline(always)]
 fn count_moved(registers: &Registers, result: u64) {
     if is_io_uring(registers) {
@@ -157,12 +161,12 @@ fn count_moved(registers: &Registers, result: u64) {
             tapped.lose(1, Counter::UnsupportedCall);
         }
     }
-    // Whose the rest is, is not looked at: rather one too many than none.
+    // The descriptors of the remaining operations are not checked. One message too many is better than none.
     count(Counter::Seen);
     count(Counter::UnsupportedCall);
 }
 
-/// Delivers the messages of the call in `work`, from where it has come.
+/// Delivers the remaining messages of the call in `work`.
 #[inline(always)]
 fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work) {
     for _ in 0..STEPS {
@@ -173,13 +177,13 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
             emit::step(ctx, role.slot, Vectors::User, work);
         }
     }
-    // SAFETY: the entry holds a program of this type, or nothing; then the call returns.
+    // SAFETY: the entry holds a program of this type, or nothing; in the second case the call returns.
     unsafe { CONTINUE.tail_call(ctx, role.next) };
-    // Only reached if the chain is at its end.
+    // This is reached only if no more tail calls are allowed.
     if work.left() != 0 {
         emit::lost(&work.header, Counter::TooManyChunks);
     }
-    let rest = forget(&work.messages).wrapping_sub(forget(&work.next));
+    let rest = volatile_load(&work.messages).wrapping_sub(volatile_load(&work.next));
     if rest != 0 {
         add(Counter::Seen, rest);
         add(Counter::BatchTooLong, rest);
@@ -187,18 +191,18 @@ fn go_on(ctx: &RawTracePointContext, role: Role, thread: Thread, work: &mut Work
     }
 }
 
-/// Makes the next message of the call the one in `work`, unless there is something wrong with it, which is counted, or it is
-/// empty. `false`: there is none.
+/// Puts the next message of the call into `work`. A message with an error is counted instead, and an empty one is
+/// skipped. Returns `false` if there are no more messages.
 ///
-/// The socket is looked at anew for each message: what the verifier learns about it on one path must not outlive the round, or
-/// each kind of socket gets the whole loop verified for itself.
+/// The socket is read again for each message: if facts that the verifier learns about it on one path lived on to the
+/// next round, the verifier would walk through the whole loop for each kind of socket.
 #[inline(always)]
 fn next(thread: Thread, work: &mut Work) -> bool {
-    let index = forget(&work.next);
-    if index >= forget(&work.messages) {
+    let index = volatile_load(&work.next);
+    if index >= volatile_load(&work.messages) {
         return false;
     }
-    keep(&mut work.next, index + 1);
+    volatile_store(&mut work.next, index + 1);
     let call = work.call();
     let Some(tapped) = Sock::of_descriptor(call.descriptor).and_then(admit) else {
         return false;
@@ -213,7 +217,7 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     let length = if call.is_batch() {
         call.reported_length(index as u32)
     } else {
-        Ok(forget(&work.result) as u32)
+        Ok(volatile_load(&work.result) as u32)
     };
     match length {
         Ok(0) => {}
@@ -236,19 +240,20 @@ fn next(thread: Thread, work: &mut Work) -> bool {
     true
 }
 
-/// Bytes of the batch behind the next message, of `length` bytes, on a TCP socket; 0 on another.
+/// Returns the number of bytes of the batch behind the next message, which has `length` bytes, on a TCP socket; 0 on
+/// another socket.
 #[inline(always)]
 fn behind(work: &mut Work, length: u32) -> u32 {
-    let rest = forget(&work.rest);
+    let rest = volatile_load(&work.rest);
     if rest == 0 {
         return 0;
     }
     let behind = rest.wrapping_sub(u64::from(length));
-    keep(&mut work.rest, behind);
+    volatile_store(&mut work.rest, behind);
     behind as u32
 }
 
-/// Bytes of all messages of a batch on a TCP socket; 0 on another.
+/// Returns the number of bytes of all messages of a batch on a TCP socket; 0 on another socket.
 #[inline(always)]
 fn batch_bytes(call: &Call, messages: u64) -> u64 {
     let kind = Sock::of_descriptor(call.descriptor).map(Sock::kind);

@@ -1,4 +1,4 @@
-//! libFuzzer's way into the target.
+//! Entry point of libFuzzer for the target.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| dnstap_fuzz::event::run(input));

@@ -1,4 +1,4 @@
-//! Clocks that are not the ones of the kernel, or not what they were.
+//! Clocks that differ from the kernel's, or that are changed.
 
 use std::{
     process::Command,
@@ -20,16 +20,18 @@ use crate::{
     wire,
 };
 
-/// By how much the agent's monotonic clock is ahead of the kernel's, in seconds.
+/// Seconds by which the agent's monotonic clock is ahead of the kernel's.
 const AHEAD: &str = "86400";
-/// What the clock is set forward by, and back by twice of.
+/// Time by which the clock is set forward; it is then set back by twice as much.
 const STEP: Duration = Duration::from_hours(1);
-/// After so long the agent has the new time of the day, also on an emulated machine; on a real one it is a tenth of a second.
+/// After this time the agent uses the new time of day, even on an emulated machine. A real machine needs a tenth of a
+/// second.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How exactly the two clocks are compared; an emulated machine may stop between two readings, and what counts there is the step.
+/// Tolerance for comparing the two clocks. An emulated machine may stop between two readings, but the step is larger
+/// than its tolerance.
 const RESOLUTION: Duration = Duration::from_millis(1);
 const RESOLUTION_EMULATED: Duration = Duration::from_secs(1);
-/// Questions each time.
+/// Number of queries each time.
 const QUESTIONS: u16 = 20;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -48,7 +50,7 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// Between two readings of the clock.
+/// Time between two readings of the clock.
 type Span = (Duration, Duration);
 
 fn time_namespace(how: &Combination) -> Result<()> {
@@ -88,7 +90,7 @@ fn steps(how: &Combination) -> Result<()> {
     expect_times(&tapped, &spans, RESOLUTION_EMULATED)
 }
 
-/// Asks some questions, one after the other; when each was asked and answered.
+/// Sends some queries, one after the other. Returns the times of each query and its response.
 fn ask(lab: &Lab) -> Result<Vec<Span>> {
     let mut client = UdpClient::connect(lab.server(false))?;
     let mut spans = Vec::new();
@@ -101,7 +103,7 @@ fn ask(lab: &Lab) -> Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// A query and a response for each span, with times in it.
+/// Checks that there are a query and a response for each span, with times within it.
 fn expect_times(tapped: &Tapped, spans: &[Span], resolution: Duration) -> Result<()> {
     let records = tapped.records()?;
     ensure!(records.len() == 2 * spans.len(), "{}", tapped.summary);

@@ -1,4 +1,4 @@
-//! Two agents on the same process: neither is in the other's way, whatever becomes of it.
+//! Two agents on the same process: neither disturbs the other, however it ends.
 
 use std::{thread, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     tap::Tap,
 };
 
-/// How long each state lasts.
+/// Duration of each state.
 const WHILE: Duration = Duration::from_millis(150);
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -31,7 +31,8 @@ fn beside(how: &Combination) -> Result<()> {
     steady.attached()?;
     let (gone, answered) = under_load(lab.server(false), || {
         let mut gone = Vec::new();
-        // One the same way as the first and one the other way; each is killed once and ended in order once.
+        // One agent attaches in the same way as the first, one in the other way. Each is killed once and ended
+        // regularly once.
         for (life, second) in [how, &other].into_iter().enumerate() {
             for killed in [true, false] {
                 let name = format!("second-{life}-{killed}");

@@ -1,4 +1,5 @@
-//! No descriptors are left: at the start an error that says how many are needed, later everything that is open goes on.
+//! The agent runs out of descriptors. At the start it reports how many it needs; later everything that is open
+//! continues to work.
 
 use std::{fs, process::Command, thread, time::Duration};
 
@@ -23,9 +24,9 @@ use crate::{
 const EXIT_NO_PERMISSION: i32 = 77;
 /// Limits that are too low.
 const TOO_FEW: [u64; 6] = [8, 16, 32, 48, 52, 100];
-/// As many as are always open; it goes by their numbers.
+/// Limit with which no more descriptors can be opened. The limit applies to their numbers, and these are always open.
 const NONE: u64 = 3;
-/// How long none are left: several times that the agent looks at its counters.
+/// Time without descriptors: in it the agent reads its counters several times.
 const WITHOUT: Duration = Duration::from_millis(2_500);
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -73,7 +74,7 @@ fn at_start(how: &Combination) -> Result<()> {
             "{said}"
         );
     }
-    // As many as it says do, and it helps itself to them.
+    // The number that the agent reports is enough. It raises its soft limit by itself.
     for soft in [8, needed] {
         let name = format!("enough-{soft}");
         let prepare = |command: &mut Command| {
@@ -146,7 +147,7 @@ fn later(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// A process joins a control group that is followed, while the agent cannot look.
+/// A process joins a followed cgroup while the agent cannot read the cgroup.
 fn joined(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let group = Group::new()?;

@@ -1,4 +1,4 @@
-//! A disk that hangs, and a reader that is slow: one output waits, nothing else does.
+//! A disk that hangs, and a slow reader: one output waits, and nothing else does.
 
 use std::{
     ffi::CString,
@@ -26,18 +26,18 @@ use crate::{
     tap::Tap,
 };
 
-/// How long the disk hangs, several times, and does not.
+/// Times for which the disk hangs and works, alternating several times.
 const HANGS: Duration = Duration::from_millis(700);
 const WORKS: Duration = Duration::from_millis(300);
 const TIMES: usize = 3;
 /// Messages per millisecond.
 const RATE: u64 = 10;
-/// A queue that holds some 750 ms of them, and how long the disk hangs then.
+/// Size of a queue for about 750 ms of messages, and the time for which the disk then hangs.
 const LONG_QUEUE: &str = "1M";
 const HANGS_LONG: Duration = Duration::from_millis(1_500);
-/// A queue that holds some 75 ms.
+/// Size of a queue for about 75 ms of messages.
 const QUEUE: &str = "100K";
-/// How long the pipe is read slowly, its bytes at a time, and the pause after these: far less than what is sent.
+/// Time for which the pipe is read slowly, and the number of bytes per read: far less than what is sent.
 const SLOWLY: Duration = Duration::from_secs(1);
 const SIP: usize = 4_096;
 const BETWEEN: Duration = Duration::from_millis(20);
@@ -49,7 +49,7 @@ pub(super) fn trials() -> Vec<Trial> {
     )
 }
 
-/// What may run beside others: the disk that hangs, and the pipe, are the trial's own.
+/// Returns the trials that may run at the same time as others: each has its own disk or pipe.
 pub(super) fn beside() -> Vec<Trial> {
     vec![
         trial(
@@ -79,7 +79,7 @@ fn hangs(how: &Combination) -> Result<()> {
         }
         disk.freeze()
     })?;
-    // It hangs when the agent is to end, and works again before the outputs' time is over.
+    // The disk hangs when the agent is told to end, and works again before the outputs' deadline.
     let thaw = thread::spawn(move || {
         thread::sleep(HANGS);
         drop(frozen);
@@ -148,7 +148,7 @@ fn slow_reader() -> Result<()> {
     Ok(())
 }
 
-/// The first output has these messages, and the others are counted as too many for its queue.
+/// Checks that the first output has these messages, and that the others are counted as too many for its queue.
 fn expect_delayed(summary: &Value, there: &[u64], sent: u64) -> Result<(u64, u64)> {
     let account = &summary["outputs"][0];
     let number = |value: &Value| value.as_u64().context("a number");

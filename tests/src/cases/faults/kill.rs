@@ -16,10 +16,10 @@ use crate::{
     record, tap,
 };
 
-/// How often, all combinations together.
+/// Number of kills, all combinations together.
 const TIMES: usize = 100;
-/// Latest moment of the kill, after the start of the agent or after it has attached in turn: how long attaching takes depends on the
-/// machine, and neither may be missed.
+/// Latest moment of the kill, after the start of the agent and after it has attached, alternating. The time to attach
+/// depends on the machine, and both phases must be covered.
 const LATEST: Duration = Duration::from_millis(300);
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -65,8 +65,9 @@ fn killed(how: &Combination, times: usize) -> Result<()> {
     kernel::expect_gone(&ours).with_context(|| format!("seed {seed}"))
 }
 
-/// Starts an agent and kills it; returns what it had in the kernel and in its file. Stopped first, it can be asked what it has at
-/// its last moment; but then it is in no system call any more when the kill comes.
+/// Starts an agent and kills it. Returns the objects that it had in the kernel, and the number of records in its file.
+/// Half of the time it is stopped before: then its objects are read at its last moment, but the kill does not hit it in
+/// a system call.
 fn kill_once(
     lab: &Lab,
     how: &Combination,

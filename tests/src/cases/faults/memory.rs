@@ -1,4 +1,4 @@
-//! Too little memory: the agent works, ends with a reason, or is killed; in each case nothing of it stays.
+//! Too little memory: the agent works, ends with a reason, or is killed. In each case it leaves nothing behind.
 
 use std::{
     fs,
@@ -25,15 +25,15 @@ use crate::{
     tap::{self, Tap},
 };
 
-/// Limits on the agent's data in MiB, from what is too little to start to what is enough.
+/// Limits on the agent's data in MiB, from too little to start up to enough.
 const DATA: [u64; 7] = [1, 4, 8, 12, 16, 24, 64];
-/// Limits on its memory in MiB, that of its maps and programs in the kernel included.
+/// Limits on its memory in MiB, including its maps and programs in the kernel.
 const MEMORY: [u64; 6] = [1, 6, 12, 18, 24, 128];
-/// Questions, as fast as they are answered, whose messages fill its queue.
+/// Number of queries, sent as fast as they are answered, whose messages fill its queue.
 const FLOOD: usize = 60_000;
-/// Bytes in its file when it is at work.
+/// Size of its file from which on it counts as working, in bytes.
 const BEGUN: u64 = 2_000;
-/// What it gets beyond what it has when it is attached, in bytes.
+/// Memory that it gets in addition to what it uses when it has attached, in bytes.
 const ROOM: u64 = 1 << 20;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -56,11 +56,11 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// What became of an agent.
+/// Result of one run of the agent.
 struct Outcome {
-    /// It attached.
+    /// Whether it attached.
     attached: bool,
-    /// What it has had in the kernel.
+    /// Objects that it had in the kernel.
     objects: Objects,
     finished: Finished,
 }
@@ -74,7 +74,7 @@ fn data(how: &Combination) -> Result<()> {
                 limits::allow_data_of(&mut command, megabytes << 20);
                 let outcome = run(command, &lab, |_| Ok(()))?;
                 let said = outcome.finished.lines.join("\n");
-                // Rust's own end of a program that gets no memory, or an error that says what failed.
+                // Rust ends a program that gets no memory with a message, or the agent reports what failed.
                 ensure!(
                     outcome.attached || said.to_lowercase().contains("memory"),
                     "{megabytes} MiB: {}\n{said}",
@@ -115,7 +115,8 @@ fn group(how: &Combination) -> Result<()> {
     expect_some_failed(&format!("{how}: limits on memory"), &ends, answered)
 }
 
-/// With each limit whether it attached, and how many objects it has had in the kernel.
+/// Checks that the agent attached with some limits and not with others. `ends` has, for each limit, whether it attached
+/// and the number of its objects in the kernel.
 fn expect_some_failed(what: &str, ends: &[(bool, usize)], answered: u64) -> Result<()> {
     let attached = ends.iter().filter(|(attached, _)| *attached).count();
     let objects: usize = ends.iter().map(|(_, objects)| objects).sum();
@@ -127,7 +128,7 @@ fn expect_some_failed(what: &str, ends: &[(bool, usize)], answered: u64) -> Resu
     Ok(())
 }
 
-/// Its queue grows, because nobody takes what is in it, until the kernel kills it.
+/// The agent's queue grows because nothing reads from it, until the kernel kills the agent.
 fn killed(how: &Combination) -> Result<()> {
     let group = memory_group()?;
     let lab = Lab::start(Wanted::default())?;
@@ -182,7 +183,7 @@ fn run(mut command: Command, lab: &Lab, begun: impl FnOnce(u32) -> Result<()>) -
         let watch = scope.spawn(|| {
             let mut objects = Objects::new();
             while !over.load(Ordering::Relaxed) {
-                // One that has ended has none.
+                // An agent that has ended has none.
                 objects.extend(kernel::of_process(pid).unwrap_or_default());
                 thread::sleep(Duration::from_millis(1));
             }

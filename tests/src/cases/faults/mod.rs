@@ -1,4 +1,5 @@
-//! Faults: in each the server answers as if untapped, nothing of ours stays in the kernel, and what was seen is accounted for.
+//! Faults. In each, the server answers as without a tap, nothing of ours stays in the kernel, and all seen messages are
+//! accounted for.
 
 mod clock;
 mod company;
@@ -32,9 +33,9 @@ use crate::{
     tap::{Tap, Tapped},
 };
 
-/// Clients that ask all the time.
+/// Number of clients that send queries all the time.
 const CLIENTS: usize = 4;
-/// Pause of a client after each answer. Without one, clients and server leave a small machine no time to attach in.
+/// Pause of a client after each response. Without a pause, clients and server leave a small machine no time to attach.
 const PAUSE: Duration = Duration::from_micros(500);
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -57,7 +58,7 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// What may run beside others: no tap, and little to do.
+/// Returns the trials that may run at the same time as others: they have no tap and little to do.
 pub(super) fn beside() -> Vec<Trial> {
     [tls::beside(), disk::beside()]
         .into_iter()
@@ -65,7 +66,7 @@ pub(super) fn beside() -> Vec<Trial> {
         .collect()
 }
 
-/// One trial with the first combination: for what depends neither on hook nor on ring.
+/// Makes one trial with the first combination, for tests that depend on neither hook nor ring.
 fn once(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
     combinations()
         .into_iter()
@@ -74,7 +75,7 @@ fn once(name: &str, test: fn(&Combination) -> Result<()>) -> Vec<Trial> {
         .collect()
 }
 
-/// Does something while clients ask all the time, each of whose questions must be answered; returns how many were.
+/// Runs `action` while clients send queries all the time. Each query must be answered. Returns the number of queries.
 fn under_load<T>(server: SocketAddr, action: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -95,15 +96,16 @@ fn under_load<T>(server: SocketAddr, action: impl FnOnce() -> Result<T>) -> Resu
     })
 }
 
-/// What an attached agent holds in the kernel.
+/// Returns the objects that an attached agent holds in the kernel.
 fn objects(tap: &Tap) -> Result<Objects> {
     let objects = kernel::of_process(tap.pid())?;
     ensure!(!objects.is_empty(), "attached, with nothing in the kernel");
     Ok(objects)
 }
 
-/// The account of an agent that has ended, and of the `answered` questions that came while it was attached: each is seen, with its
-/// answer, and is in the file or counted as dropped. Returns how many messages are in the file.
+/// Checks the counters of an agent that has ended. Each of the `answered` queries that were sent while it was attached,
+/// and its response, must be seen, and be in the file or counted as dropped. Returns the number of messages in the
+/// file.
 fn expect_balance(tapped: &Tapped, answered: u64) -> Result<u64> {
     let summary = &tapped.summary;
     let seen = summary.kernel("seen")?;
@@ -123,7 +125,7 @@ fn expect_balance(tapped: &Tapped, answered: u64) -> Result<u64> {
     Ok(written)
 }
 
-/// Ends the tap in order; nothing of it may stay.
+/// Ends the tap regularly, and checks that nothing of it stays in the kernel.
 fn stop(tap: Tap) -> Result<Tapped> {
     let objects = objects(&tap)?;
     let tapped = tap.stop()?;

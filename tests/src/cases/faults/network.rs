@@ -1,4 +1,4 @@
-//! A collector whose host vanishes: no end of the connection ever arrives, over a link of the test's own.
+//! A collector whose host disappears: the end of the connection never arrives. The link is the test's own.
 //!
 //! ```text
 //!  namespace of the test               another namespace
@@ -30,11 +30,11 @@ use crate::{
     toy,
 };
 
-/// Where the collector listens, and the agent's end of the link.
+/// Address of the collector, and of the agent's end of the link.
 const COLLECTOR: &str = "10.99.0.2";
 const AGENT: &str = "10.99.0.1";
 const PORT: u16 = 6_000;
-/// How long the link is whole, and how long it is cut.
+/// Times for which the link works and is cut.
 const WHOLE: Duration = Duration::from_millis(300);
 const CUT: Duration = Duration::from_secs(1);
 /// "An output failed while it was written" (`EX_IOERR`).
@@ -65,7 +65,7 @@ fn vanishes_here(how: &Combination) -> Result<()> {
     let objects = objects(&tap)?;
     let (second, answered) = under_load(lab.server(false), || {
         thread::sleep(WHOLE);
-        // The host is gone, and when it is there again it knows of no connection.
+        // The host disappears. When it is back it does not know the connection.
         far.cut()?;
         thread::sleep(CUT);
         let file = first.file.clone();
@@ -80,7 +80,7 @@ fn vanishes_here(how: &Combination) -> Result<()> {
         thread::sleep(WHOLE);
         Ok([(file, None), (second.file, Some(second.process))])
     })?;
-    // It is to end while the connection is half open.
+    // The agent must end while the connection is half open.
     let (file, summary) = (tap.file().to_owned(), tap.summary().to_owned());
     tap.signal(libc::SIGINT)?;
     let Finished { status, lines } = tap.finish()?;
@@ -130,10 +130,10 @@ fn vanishes_here(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// The other namespace, kept by a process that does nothing.
+/// The other namespace. A process that does nothing keeps it alive.
 struct Far(Running);
 
-/// A collector there.
+/// A collector in that namespace.
 struct Collector {
     process: Running,
     file: PathBuf,
@@ -159,7 +159,7 @@ impl Far {
         Ok(far)
     }
 
-    /// It has a namespace of its own.
+    /// Waits until the process has a namespace of its own.
     fn wait_until_apart(&self) -> Result<()> {
         let name = |path: String| std::fs::read_link(path);
         let here = name("/proc/thread-self/ns/net".into())?;
@@ -171,7 +171,7 @@ impl Far {
         Ok(())
     }
 
-    /// Nothing passes any more, and nobody is told.
+    /// Cuts the link, without a message to either side.
     fn cut(&self) -> Result<()> {
         self.run("ip link set far down")
     }

@@ -1,4 +1,4 @@
-//! A server that is faster than the agent: as long as it is asked, the ring is never empty.
+//! A server that is faster than the agent: while it gets queries, the ring is never empty.
 
 use std::{
     thread,
@@ -19,16 +19,16 @@ use crate::{
     tap::{Summary, Tap},
 };
 
-/// A ring that takes the agent several of its turns to empty.
+/// Size of a ring that the agent needs several of its turns to empty.
 const RING: &str = "4M";
-/// How long the agent runs at a time, and rests.
+/// Times for which the agent runs and is stopped, alternating.
 const TURN: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(100);
-/// How long that goes on before the agent is to end, and by when it must have.
+/// Time before the agent is told to end, and time by which it must have ended.
 const BEFORE: Duration = Duration::from_secs(3);
 const AFTER: Duration = Duration::from_secs(20);
 
-/// Queries enough to go on beyond that, as fast as answers come.
+/// Load that lasts longer than that: each query follows when a response arrives.
 const LOAD: Load = Load {
     queries: 2_000_000,
     rate: None,
@@ -66,7 +66,7 @@ fn overrun(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// Lets the agent run next to never, for so long or until it has ended; how long that was.
+/// Lets the agent run very little, for `most` or until it has ended. Returns the time.
 fn slowed(tap: &Tap, most: Duration) -> Result<Duration> {
     let start = Instant::now();
     while start.elapsed() < most && !kernel::has_ended(tap.pid())? {

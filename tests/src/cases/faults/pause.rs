@@ -15,7 +15,7 @@ use crate::{
     tap::Tap,
 };
 
-/// Pauses while it attaches, and while it reads under load.
+/// Number of pauses while it attaches, and while it reads under load.
 const EARLY: usize = 20;
 const LATE: usize = 20;
 /// Longest time between two pauses, and longest pause.

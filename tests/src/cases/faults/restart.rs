@@ -20,9 +20,9 @@ use crate::{
     wire,
 };
 
-/// How often.
+/// Number of restarts.
 const TIMES: u16 = 50;
-/// Questions over UDP, and over one TCP connection, to each life of the server.
+/// Number of queries over UDP, and over one TCP connection, to each life of the server.
 const QUESTIONS: u16 = 10;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -59,7 +59,7 @@ fn restarted(how: &Combination) -> Result<()> {
         passed.append(&mut tcp.passed);
     }
     server.stop()?;
-    // Each look for new processes has a few open for a moment: lost are those that stay.
+    // Each search for new processes opens a few descriptors for a moment. Only those that stay open are a leak.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let after = descriptors(tap.pid())?;
@@ -70,7 +70,7 @@ fn restarted(how: &Combination) -> Result<()> {
             Instant::now() < deadline,
             "{before} descriptors before, {after} after"
         );
-        thread::sleep(Duration::from_millis(10)); // until it has looked
+        thread::sleep(Duration::from_millis(10)); // until the agent has searched again
     }
     let tapped = stop(tap)?;
     tapped.summary.expect_nothing_dropped()?;

@@ -1,4 +1,4 @@
-//! The id of a tapped process that has ended is given to another one at once.
+//! The id of a tapped process that has ended is immediately reused by another process.
 
 use std::fs;
 
@@ -17,9 +17,9 @@ use crate::{
     wire,
 };
 
-/// The id that the kernel has given last, in this PID namespace; the next one is the first free one behind it.
+/// The last id that the kernel has assigned in this PID namespace. The next process gets the first free id after it.
 const LAST: &str = "/proc/sys/kernel/ns_last_pid";
-/// Attempts: others on the machine start processes as well, and may be faster.
+/// Number of attempts, because other processes on the machine also fork and may get the id first.
 const ATTEMPTS: usize = 200;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -29,13 +29,13 @@ pub(super) fn trials() -> Vec<Trial> {
     )
 }
 
-/// Two servers are tapped by id. One ends, and while the agent does not look, its id comes to a stranger.
+/// Two servers are tapped by id. One ends, and a process that is not a target gets its id while the agent is stopped.
 fn reused(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let [first, second, stranger] =
         ["toy-first", "toy-second", "toy-stranger"].map(|name| link(scratch.path(), name));
     let (first, second, stranger) = (first?, second?, stranger?);
-    // By its name, which it shares with its worker: the worker answers, so it is the worker's id that counts.
+    // The target is selected by its name, which its worker shares. The worker answers, so the worker's id matters.
     let mut one = Workers::start_as(&first)?;
     let mut other = Workers::start_as(&second)?;
     let pid = one.fork()?;
@@ -57,7 +57,7 @@ fn reused(how: &Combination) -> Result<()> {
     ask(&mut strange)?;
     passed.extend(ask(&mut other)?);
     strange.stop()?;
-    // And what is followed by its name is followed, whatever its id.
+    // A process that is followed by its name is followed with any id.
     let mut again = with_worker(pid, &first)?;
     passed.extend(ask(&mut again)?);
     expect_records(&stop(tap)?, &passed)?;
@@ -65,7 +65,7 @@ fn reused(how: &Combination) -> Result<()> {
     other.stop()
 }
 
-/// A server of this program whose worker has the id.
+/// Starts a server of this program whose worker has the id.
 fn with_worker(pid: u32, program: &std::path::Path) -> Result<Workers> {
     for _ in 0..ATTEMPTS {
         let mut server = Workers::start_as(program)?;
@@ -78,7 +78,7 @@ fn with_worker(pid: u32, program: &std::path::Path) -> Result<Workers> {
     bail!("{pid} was always taken")
 }
 
-/// Has worker 0 answer a query; the two messages.
+/// Lets worker 0 answer a query. Returns the two messages.
 fn ask(server: &mut Workers) -> Result<Vec<Record>> {
     let mut client = UdpClient::connect(server.address)?;
     client.send(&wire::query(1, "toy.lab", wire::TYPE_A, true))?;

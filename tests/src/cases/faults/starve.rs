@@ -1,4 +1,4 @@
-//! The agent gets next to no time: it has the idle policy, and every CPU is busy.
+//! The agent gets almost no CPU time: it has the idle policy, and every CPU is busy.
 
 use std::{
     hint,
@@ -19,7 +19,7 @@ use crate::{
     tap::Tap,
 };
 
-/// How long the CPUs are busy.
+/// Time for which the CPUs are busy.
 const BUSY: Duration = Duration::from_secs(3);
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -31,7 +31,7 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn starved(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
-    // A ring that is full after some hundred messages.
+    // This ring is full after a few hundred messages.
     let more = ["--ring-size", "64K"];
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &more)?;
     processors::make_idle(tap.pid()).context("the idle policy")?;

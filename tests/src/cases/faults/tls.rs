@@ -1,5 +1,5 @@
-//! Collectors that are not whom they should be, or do not speak TLS: the log says why, each time it is tried again, and all arrives
-//! when the right one is there.
+//! Collectors with a wrong identity, or without TLS. The log gives the reason for each failed attempt, and all messages
+//! arrive when the right collector is there.
 
 use std::{
     io::{Read as _, Write as _},
@@ -25,18 +25,18 @@ use crate::{
     receive::{Agent, Sender, number_of, payloads},
 };
 
-/// Messages sent while no collector is the right one, and after.
+/// Number of messages sent while no collector is the right one, and in total.
 const BEFORE: u64 = 500;
 const ALL: u64 = 1_000;
 
-/// Collectors with the certificates that they show, and what the log is to say of them.
+/// Collectors, the certificates that they present, and what the log must say about them.
 const IMPOSTORS: [(&str, &str); 3] = [
     ("expired", "certificate: Expired"),
     ("stranger", "UnknownIssuer"),
     ("other", "not valid for name"),
 ];
 
-/// What those do that do not speak TLS, and what the log is to say of them.
+/// Collectors without TLS, what they do, and what the log must say about them.
 const DEAF: [(&str, Deafness, &str); 2] = [
     (
         "garbage",
@@ -46,14 +46,14 @@ const DEAF: [(&str, Deafness, &str); 2] = [
     ("nothing", Deafness::Says(b""), "eof"),
 ];
 
-/// One that takes the connection and no more.
+/// A collector that accepts the connection and does nothing more.
 const SILENT: [(&str, Deafness, &str); 1] = [(
     "silence",
     Deafness::Hangs,
     "no answer to the handshake within",
 )];
 
-/// What may run beside others: the agent waits before it tries again.
+/// Returns the trials that may run at the same time as others: the agent waits before it tries again.
 pub(super) fn beside() -> Vec<Trial> {
     vec![
         trial(
@@ -61,7 +61,7 @@ pub(super) fn beside() -> Vec<Trial> {
                 .into(),
             || reasons_then_messages(&IMPOSTORS, &DEAF),
         ),
-        // By itself, as the others would wait longer and longer while this one is given up.
+        // This one is a trial of its own, because the others would wait longer and longer until it is given up.
         trial(
             "over tls, silence amid the handshake: a reason in the log, and in the end every message".into(),
             || reasons_then_messages(&[], &SILENT),
@@ -132,7 +132,7 @@ fn reasons_then_messages(
             !(line.contains(&format!(":{port}")) && line.contains(reason))
         });
     }
-    // It is tried again, though nothing is said of it any more.
+    // The agent tries again, although the log does not mention it any more.
     for deaf in &deaf {
         deaf.wait_for(2)?;
     }
@@ -175,8 +175,8 @@ fn reasons_then_messages(
     Ok(())
 }
 
-/// Beside those of [`certificates`]: `expired`, `stranger` (of an authority that nobody knows) and `other` (another's name), each
-/// `.pem` and `.key`.
+/// Makes certificates in addition to those of [`certificates`]: `expired`, `stranger` (of an unknown authority) and
+/// `other` (for another name), each as `.pem` and `.key`.
 fn worse_certificates(folder: &Path) -> Result<()> {
     let openssl = |arguments: &str| -> Result<()> {
         let mut command = Command::new(tool("openssl")?);
@@ -211,19 +211,19 @@ fn worse_certificates(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a collector does that does not speak TLS.
+/// Behaviour of a collector without TLS.
 #[derive(Clone, Copy)]
 enum Deafness {
-    /// Says this and closes the connection.
+    /// It sends these bytes and closes the connection.
     Says(&'static [u8]),
-    /// Holds the connection and says nothing.
+    /// It keeps the connection open and sends nothing.
     Hangs,
 }
 
-/// Takes connections and does not speak TLS.
+/// A server that accepts connections and does not speak TLS.
 struct Deaf {
     port: u16,
-    /// How many connections there were.
+    /// Number of connections so far.
     taken: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     thread: JoinHandle<Result<()>>,
@@ -242,7 +242,7 @@ impl Deaf {
                 if end.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                // Hears the greeting first: else the connection would be reset, and what it says lost.
+                // It reads the greeting first. Otherwise the connection would be reset, and its bytes would be lost.
                 let _greeting = stream.read(&mut [0; 4_096])?;
                 match how {
                     Deafness::Says(words) => stream.write_all(words)?,
@@ -259,17 +259,17 @@ impl Deaf {
         })
     }
 
-    /// Waits for so many connections in all.
+    /// Waits for this many connections in total.
     fn wait_for(&self, connections: usize) -> Result<()> {
         let deadline = std::time::Instant::now() + crate::process::PATIENCE;
         while self.taken.load(Ordering::Relaxed) < connections {
             ensure!(std::time::Instant::now() < deadline, "not tried again");
-            thread::sleep(Duration::from_millis(5)); // until it comes
+            thread::sleep(Duration::from_millis(5)); // until a connection arrives
         }
         Ok(())
     }
 
-    /// Ends it; its port is free then.
+    /// Ends the server. Its port is free then.
     fn stop(self) -> Result<()> {
         self.over.store(true, Ordering::Relaxed);
         let _last = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;

@@ -1,8 +1,8 @@
-//! Random record data of every type: a second table of types, which says in words what the fields of each are.
+//! Random record data of every type: a second table of types, which lists the fields of each in words.
 
 use crate::chance::Chance;
 
-/// Type, its number, and its fields: numbers of so many bytes, or what [`Maker::field`] knows.
+/// Type, its number, and its fields: a number is the size of an integer in bytes; words are listed in [`Maker::field`].
 pub(super) const TYPES: [(&str, u16, &str); 75] = [
     ("A", 1, "4"),
     ("NS", 2, "name"),
@@ -81,7 +81,7 @@ pub(super) const TYPES: [(&str, u16, &str); 75] = [
     ("DLV", 32769, "2 1 digest"),
 ];
 
-/// Types of which the data is made like this: those of other names, and types that newer programs know.
+/// More types with their fields: types that BIND may know by another name, and types that only newer programs know.
 pub(super) const NEWER: [(&str, u16, &str); 7] = [
     ("DSYNC", 66, "type 1 2 name"),
     ("HHIT", 67, "bytes"),
@@ -92,7 +92,7 @@ pub(super) const NEWER: [(&str, u16, &str); 7] = [
     ("TA", 32768, "2 1 digest"),
 ];
 
-/// Data of a type, made of these fields.
+/// Makes data of a type with these fields.
 pub(super) fn of(fields: &str, chance: &mut Chance) -> Vec<u8> {
     let mut maker = Maker {
         chance,
@@ -125,24 +125,24 @@ impl Maker<'_> {
                 self.data.push(length);
                 self.digits(length);
             }
-            // A substitution, which BIND looks into (RFC 3402 section 3.2), or none.
+            // A substitution, which BIND checks (RFC 3402 section 3.2), or none.
             "expression" => match self.below(2) {
                 0 => self.data.push(0),
                 _ => self.data.extend(b"\x0f!^(.*)\\.$!\"\\1!i"),
             },
-            // Not those for private use, whose keys BIND looks into.
+            // Not the algorithms for private use, whose keys BIND checks.
             "algorithm" => {
                 let algorithm = self.below(253);
                 self.data.push(algorithm);
             }
             "no-flags" => self.data.extend([0, 0]),
             "tag" => self.data.extend(b"\x05issue"),
-            // No key if the upper bits are set (RFC 2535 section 3.1.2).
+            // There is no key if the upper bits are set (RFC 2535 section 3.1.2).
             "flags" => {
                 let flags = [self.below(0xc0), self.byte()];
                 self.data.extend(flags);
             }
-            // Before 2038: BIND takes later ones for those of the century before.
+            // Times before 2038: BIND reads later ones as times of the previous century.
             "time" => {
                 let first = self.below(0x80);
                 self.data.push(first);
@@ -166,7 +166,7 @@ impl Maker<'_> {
         }
     }
 
-    /// A field that has parts.
+    /// Adds a field that has parts.
     fn structure(&mut self, field: &str) {
         match field {
             "digest" => {
@@ -254,7 +254,7 @@ impl Maker<'_> {
         self.chance.below(256).to_le_bytes()[0]
     }
 
-    /// So many random bytes; among them those that have to be escaped.
+    /// Adds this many random bytes, including bytes that must be escaped.
     fn some(&mut self, lengths: std::ops::Range<usize>) {
         let more = self.chance.below((lengths.end - lengths.start) as u64);
         for _ in 0..lengths.start + usize::try_from(more).unwrap_or(0) {
@@ -273,7 +273,7 @@ impl Maker<'_> {
         }
     }
 
-    /// Bytes behind their length.
+    /// Adds bytes with their length before them.
     fn text(&mut self, lengths: std::ops::Range<usize>) {
         let at = self.data.len();
         self.data.push(0);
@@ -297,13 +297,13 @@ impl Maker<'_> {
         }
     }
 
-    /// Bytes of which the last is not zero.
+    /// Adds bytes, the last of which is not zero.
     fn bits(&mut self, lengths: std::ops::Range<usize>) {
         self.some(lengths);
         self.data.push(1 << self.chance.below(8));
     }
 
-    /// Of types with a word, and of types for private use.
+    /// Adds a bitmap with types that have a name, and types for private use.
     fn windows(&mut self) {
         self.data.extend([0, 7, 0x62, 0x01, 0x80, 0x08, 0, 0x03]);
         self.data.push(0x80);
@@ -313,7 +313,7 @@ impl Maker<'_> {
         self.data[at + 1] = u8::try_from(self.data.len() - at - 2).expect("short");
     }
 
-    /// Version, sizes, and a place on Earth.
+    /// Adds a location: version, sizes, and a place on Earth.
     fn loc(&mut self) {
         self.data.push(0);
         for _ in 0..3 {
@@ -340,7 +340,8 @@ impl Maker<'_> {
         self.data[at] = negation | u8::try_from(self.data.len() - at - 1).expect("short");
     }
 
-    /// Some of the keys of RFC 9460, and private ones. BIND does not print those that were registered later by their names.
+    /// Adds some of the keys of RFC 9460, and private ones. BIND does not know the names of keys that were registered
+    /// later.
     fn params(&mut self) {
         let mut params: Vec<(u16, Vec<u8>)> = Vec::new();
         for key in [1, 3, 4, 5, 6, 667, 65_280] {

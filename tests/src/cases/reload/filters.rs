@@ -1,5 +1,5 @@
-//! Every filter comes and goes while the tap is attached: what is asked for is there with both halves, what is not is counted, and a
-//! connection that is let in amid a message is joined at the next one.
+//! Every filter is added and removed while the tap is attached. Wanted exchanges are there with both messages, others
+//! are counted, and a connection that is let in within a message is recorded from the next message on.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::{
     wire,
 };
 
-/// Questions that each way is asked in each phase.
+/// Number of queries of each client in each phase.
 const EACH: u16 = 20;
 
 /// A client of the puppet.
@@ -26,7 +26,7 @@ struct Way {
     client: UdpClient,
 }
 
-/// What is configured for a phase, and for each way the counter of what is left out; empty: delivered.
+/// Configuration of a phase, and for each client the counter of its filtered messages; empty if they are delivered.
 type Phase = (String, [&'static str; 3]);
 
 pub(super) fn come_and_go(how: &Combination) -> Result<()> {
@@ -81,7 +81,7 @@ pub(super) fn come_and_go(how: &Combination) -> Result<()> {
     let sample: Vec<_> = found
         .extract_if(.., |name, _| name.ends_with(".sample.lab"))
         .collect();
-    // By chance none or all of 60: never.
+    // Chance practically never selects none or all of 60.
     ensure!(
         (1..3 * usize::from(EACH)).contains(&sample.len())
             && sample.iter().all(|(_, messages)| *messages == 2),
@@ -105,7 +105,7 @@ pub(super) fn come_and_go(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// Two clients of the first socket, of which one has another address, and one of the second.
+/// Makes two clients of the first socket, one of them with another address, and one client of the second socket.
 fn ways([(one, first), (two, second)]: [(usize, SocketAddr); 2]) -> Result<[Way; 3]> {
     let near = UdpClient::connect(first)?;
     let far = UdpClient::connect_from("127.0.0.5".parse()?, first)?;
@@ -152,7 +152,7 @@ fn ask(puppet: &mut Puppet, way: &mut Way, id: u16, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The port is one of DNS, so what is read from the start of a connection is delivered whatever it is.
+/// The port is a DNS port, so bytes from the start of a connection are delivered whatever they are.
 pub(super) fn let_in_midway(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let mut puppet = Puppet::start()?;
@@ -172,7 +172,7 @@ pub(super) fn let_in_midway(how: &Combination) -> Result<()> {
     agent.reload(&["the configuration has changed"])?;
     puppet.receive(socket, By::Recv, half.len(), 0)?;
     let mut expected = Vec::new();
-    // One that is new, for comparison, and the one that is let in.
+    // A new connection, for comparison, and the connection that is let in.
     for (client, socket) in [connected(&mut puppet, listener, server)?, client] {
         let mut client = client;
         for id in 1..=EACH {

@@ -1,4 +1,4 @@
-//! The rules of `docs/types.md`, written down a second time and checked on what the tap recorded without `--mimic`.
+//! The rules of `docs/types.md`, implemented a second time, and checked on the records of the tap without `--mimic`.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::{
     wire,
 };
 
-/// Everything that can be said of one server's file.
+/// Checks everything that can be checked on one server's file.
 pub(super) fn check(server: &Recorded) -> Result<()> {
     let (records, summary) = &server.plain;
     summary.expect_nothing_dropped()?;
@@ -21,7 +21,7 @@ pub(super) fn check(server: &Recorded) -> Result<()> {
     types_and_times(server.role, records)
 }
 
-/// All that the tap as BIND has is here too, under whatever type.
+/// Checks that all records of the tap with `--mimic` are also here, with any type.
 fn superset(server: &Recorded) -> Result<()> {
     let rules = Rules {
         outside: &|_| None,
@@ -39,7 +39,8 @@ fn superset(server: &Recorded) -> Result<()> {
     Ok(())
 }
 
-/// Each query has the type that its header asks for; each response has the type and the time of a query before it.
+/// Checks that each query has the type that follows from its header, and that each response has the type and the time
+/// of a query before it.
 fn types_and_times(role: Role, records: &[Record]) -> Result<()> {
     let mut asked: HashMap<_, &Record> = HashMap::new();
     for record in records {
@@ -83,7 +84,7 @@ fn types_and_times(role: Role, records: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// The type of a query of the generic profile.
+/// Returns the type of a query in the generic profile.
 fn of_query(initiator: bool, message: &[u8]) -> Type {
     let transfer = matches!(
         wire::question(message),
@@ -100,7 +101,7 @@ fn of_query(initiator: bool, message: &[u8]) -> Type {
     }
 }
 
-/// Messages and records in the answers of each transfer over TCP that was asked for by this type.
+/// Returns the numbers of messages and records in the responses of each transfer over TCP with this query type.
 pub(super) fn transfers(records: &[Record], zone: &str, kind: u16) -> Vec<(usize, usize)> {
     let connection = |record: &Record| (record.query_address, record.query_port);
     let mut open: HashMap<_, (usize, usize)> = HashMap::new();
@@ -120,8 +121,9 @@ pub(super) fn transfers(records: &[Record], zone: &str, kind: u16) -> Vec<(usize
     transfers
 }
 
-/// What one server sent another must be in both files: same addresses, ports and bytes. `from` is when the second of the two
-/// was tapped. A datagram that came after its socket was closed is at the answering end alone.
+/// Checks that messages between two servers are in both files with the same addresses, ports and bytes. Only messages
+/// after the later of the two taps attached count. A datagram that arrived after its socket was closed is only in the
+/// file of the responding side.
 pub(super) fn same_at_both_ends(one: &Recorded, other: &Recorded) -> Result<usize> {
     let from = one.attached.max(other.attached);
     let between = |server: &Recorded| -> Vec<Record> {
@@ -136,7 +138,7 @@ pub(super) fn same_at_both_ends(one: &Recorded, other: &Recorded) -> Result<usiz
             .map(Record::with_plain_kind)
             .collect()
     };
-    // Whether one that had come was missed shows beside the server's own record.
+    // The comparison with the server's own record shows whether a message that had arrived was missed.
     let rules = Rules {
         outside: &|_| None,
         unknown: &|_| None,

@@ -1,5 +1,5 @@
-//! Every role of a server on the same traffic: each against BIND's own dnstap, against the documented rules, and against the
-//! server at the other end.
+//! Servers in every role on the same traffic: each is compared with BIND's own dnstap, with the documented rules, and
+//! with the server at the other end.
 
 mod documented;
 
@@ -68,7 +68,7 @@ fn six_servers(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// Every question that came through a proxy is the client's, and so is its answer.
+/// Checks that queries that came through a proxy, and their responses, have the address of the client.
 fn behind_proxies(records: &[Record], sent: &Sent) -> Result<()> {
     for client in CLIENTS {
         let of_client: Vec<_> = records
@@ -91,7 +91,7 @@ fn behind_proxies(records: &[Record], sent: &Sent) -> Result<()> {
     Ok(())
 }
 
-/// What passed between two servers is the same in both files; something did, where one asks the other.
+/// Checks that messages between two servers are the same in both files, and that there are some if one asks the other.
 fn both_ends(one: &Recorded, other: &Recorded) -> Result<()> {
     let matched = documented::same_at_both_ends(one, other)?;
     let expected = matches!(
@@ -109,7 +109,7 @@ fn both_ends(one: &Recorded, other: &Recorded) -> Result<()> {
     Ok(())
 }
 
-/// The frames of each transfer hold all of the records that were transferred.
+/// Checks that the frames of each transfer contain all records that were transferred.
 fn whole_transfers(role: Role, records: &[Record], sent: &Sent) -> Result<()> {
     let whole = documented::transfers(records, "big.lab", wire::TYPE_AXFR);
     let changes = documented::transfers(records, "big.lab", wire::TYPE_IXFR);
@@ -128,7 +128,8 @@ fn whole_transfers(role: Role, records: &[Record], sent: &Sent) -> Result<()> {
         "{} records by AXFR: {whole:?}",
         sent.records
     );
-    // What the secondary asked the primary for after the update; what `dig` was given, at the primary the same.
+    // The secondary has asked the primary for the changes once, after the update. `dig` got them once from each server,
+    // which the primary's file has, too.
     let asked = if role == Role::Zone { 2 } else { 1 };
     ensure!(
         of_size(&changes, CHANGES) == asked && of_size(&changes, sent.changes(role)) >= 1,
@@ -146,7 +147,7 @@ fn whole_transfers(role: Role, records: &[Record], sent: &Sent) -> Result<()> {
     Ok(())
 }
 
-/// DoT and DoH are counted as ciphertext, where they are served.
+/// Checks that DoT and DoH are counted as encrypted, if the server offers them.
 fn encrypted_bytes(server: &Recorded) -> Result<()> {
     let bytes = server.plain.1.pipeline("stream_encrypted_bytes")?;
     ensure!(
@@ -156,7 +157,7 @@ fn encrypted_bytes(server: &Recorded) -> Result<()> {
     Ok(())
 }
 
-/// The tap that names messages as BIND does has what BIND has.
+/// Checks that the tap with `--mimic` has the same records as BIND.
 fn same_as_named(how: &Combination, server: &Recorded, lag: Duration) -> Result<()> {
     expect_a_full_reference(server)?;
     let (records, summary) = &server.mimic;
@@ -180,7 +181,8 @@ fn same_as_named(how: &Combination, server: &Recorded, lag: Duration) -> Result<
     Ok(())
 }
 
-/// The reference has the types and times that its version is known for, so that ours are compared with them.
+/// Checks that the reference has the types and times that its BIND version is known for, so that ours are compared with
+/// them.
 fn expect_a_full_reference(server: &Recorded) -> Result<()> {
     let corrected = environment::named_version()? >= (9, 20);
     if server.role == Role::Forwarder {
@@ -211,7 +213,7 @@ fn encrypted(record: &Record) -> Option<&'static str> {
         .then_some("BIND records what it has decrypted, at the socket it is ciphertext")
 }
 
-/// What BIND leaves out of records of its own queries.
+/// Returns the fields that BIND leaves out of records of its own queries.
 fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
     let unknown = Unknown {
         query_address: record
@@ -226,7 +228,7 @@ fn unknown_to_bind(record: &Record) -> Option<(&'static str, Unknown)> {
     ))
 }
 
-/// What `named` refuses before it knows which view is asked, and so records nothing.
+/// Returns the reason for which `named` refuses a query before it selects a view, so that it records nothing.
 fn not_recorded_by_bind(record: &Record) -> Option<&'static str> {
     if wire::edns(&record.message).is_some_and(|edns| edns != (0, 0)) {
         return Some("BIND does not record queries of another EDNS version, nor BADVERS");

@@ -1,5 +1,5 @@
-//! Socket calls with all that they can carry: flags, control messages, batches, descriptors; and `fork`. Each function makes the call
-//! of its name; nothing is retried.
+//! Socket calls with all their parameters: flags, control messages, batches, descriptors; and `fork`. Each function
+//! makes the call of its name and retries nothing.
 #![expect(
     unsafe_code,
     reason = "the system calls whose effects are to be found, each as it is"
@@ -20,19 +20,19 @@ use socket2::SockAddr;
 
 use crate::toy::calls::{Peer, receive_header, send_header};
 
-/// `UDP_CORK` (`include/uapi/linux/udp.h`): what is sent waits until this is off, and is one datagram.
+/// `UDP_CORK` (`include/uapi/linux/udp.h`): sent data waits until this is off, and becomes one datagram.
 pub(crate) const UDP_CORK: i32 = 1;
-/// `UDP_SEGMENT`: what is sent is cut into datagrams of this size.
+/// `UDP_SEGMENT`: sent data is split into datagrams of this size.
 pub(crate) const UDP_SEGMENT: i32 = 103;
-/// `UDP_GRO`: several datagrams may be received at once.
+/// `UDP_GRO`: the socket may receive several datagrams at once.
 pub(crate) const UDP_GRO: i32 = 104;
 /// `TCP_FASTOPEN_NO_COOKIE` (`include/uapi/linux/tcp.h`): the first segment carries data without the server's consent.
 pub(super) const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
-/// Room for one control message with an integer.
+/// Size of the buffer for one control message with an integer.
 const CONTROL: usize = 64;
 
-/// `recvmsg` with room for a control message; `named` asks for the sender.
+/// `recvmsg` with room for a control message. `named`: asks for the sender.
 pub(super) fn recvmsg(
     fd: BorrowedFd<'_>,
     segments: &mut [IoSliceMut<'_>],
@@ -48,7 +48,7 @@ pub(super) fn recvmsg(
     result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) })
 }
 
-/// `recvmmsg` with an element for each segment, which waits for one message at most; the elements' lengths.
+/// `recvmmsg` with an element for each segment; it waits for at most one message. Returns the lengths of the elements.
 pub(super) fn recvmmsg(
     fd: BorrowedFd<'_>,
     segments: &mut [IoSliceMut<'_>],
@@ -127,8 +127,8 @@ pub(super) fn sendto(
     })
 }
 
-/// `sendmsg`; a `segment` other than 0 has the kernel cut the bytes into datagrams of that size, which it is told behind so many `others`
-/// among the control messages.
+/// `sendmsg`. If `segment` is not 0, the kernel splits the bytes into datagrams of that size. The control message for
+/// this comes after `others` other control messages.
 pub(super) fn sendmsg(
     fd: BorrowedFd<'_>,
     segments: &[IoSlice<'_>],
@@ -143,7 +143,7 @@ pub(super) fn sendmsg(
         header.msg_name = to.as_ptr().cast_mut().cast();
         header.msg_namelen = to.len();
     }
-    // A header of 16 bytes and a word.
+    // Each has a header of 16 bytes and a word.
     let mut control = Vec::new();
     for _ in 0..others {
         control.extend([20, control_kind(libc::IPPROTO_IP, libc::IP_TOS), 0]);
@@ -165,12 +165,12 @@ pub(super) fn sendmsg(
     })
 }
 
-/// Level and type of a control message, as the second word of its header.
+/// Returns level and type of a control message, as the second word of its header.
 fn control_kind(level: i32, kind: i32) -> u64 {
     u64::from(level.cast_unsigned()) | u64::from(kind.cast_unsigned()) << 32
 }
 
-/// `sendmmsg` with an element for each segment; how many bytes of each went.
+/// `sendmmsg` with an element for each segment. Returns the number of bytes sent of each.
 pub(super) fn sendmmsg(
     fd: BorrowedFd<'_>,
     segments: &[IoSlice<'_>],
@@ -199,7 +199,7 @@ pub(super) fn sendmmsg(
     Ok(headers[..sent].iter().map(length).collect())
 }
 
-/// Hands a descriptor to whoever is at the other end.
+/// Passes a descriptor to the process at the other end.
 pub(super) fn give(over: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
     let byte = [IoSlice::new(b".")];
     let mut header = send_header(&byte, None);
@@ -221,7 +221,7 @@ pub(super) fn give(over: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
     result(unsafe { libc::sendmsg(over.as_raw_fd(), &raw const header, 0) }).map(drop)
 }
 
-/// Takes a descriptor that [`give`] hands over.
+/// Receives a descriptor that [`give`] passes.
 pub(super) fn given(over: &UnixStream) -> io::Result<OwnedFd> {
     let mut byte = [0];
     let mut segments = [IoSliceMut::new(&mut byte)];
@@ -240,9 +240,9 @@ pub(super) fn given(over: &UnixStream) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned()) })
 }
 
-/// `fork`, in a process that has one thread; 0 in the child, which ends by itself and is not waited for.
+/// `fork`, in a process that has one thread. Returns 0 in the child, which ends by itself and is not waited for.
 pub(super) fn fork() -> io::Result<i32> {
-    // SAFETY: takes no pointers; nobody waits for children of this process.
+    // SAFETY: takes no pointers; this process does not wait for its children.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
@@ -251,7 +251,7 @@ pub(super) fn fork() -> io::Result<i32> {
     }
 }
 
-/// `SO_LINGER` of no time: closing resets the connection.
+/// Sets `SO_LINGER` to zero time: closing resets the connection.
 pub(super) fn reset_at_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
@@ -260,7 +260,7 @@ pub(super) fn reset_at_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     option(fd, libc::SO_LINGER, &linger)
 }
 
-/// Neither receives nor sends wait for longer than a few seconds.
+/// Limits the time that receives and sends wait to a few seconds.
 pub(super) fn limit_waits(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: timeval is plain old data.
     let mut time: libc::timeval = unsafe { mem::zeroed() };

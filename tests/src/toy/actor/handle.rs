@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct Actor {
     control: BufReader<UnixStream>,
     pid: u32,
-    /// Of one that was not forked.
+    /// Process of an actor that was not forked.
     _process: Option<Running>,
 }
 
@@ -33,12 +33,12 @@ pub(crate) struct Actor {
 pub(crate) struct Got {
     /// The call's result, or the element's length.
     pub(crate) length: usize,
-    /// Its bytes: as many as there was room for.
+    /// Its bytes, as many as fitted into the buffer.
     pub(crate) bytes: Vec<u8>,
 }
 
 impl Actor {
-    /// Starts one without sockets.
+    /// Starts an actor without sockets.
     pub(crate) fn start() -> Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(program());
@@ -51,12 +51,12 @@ impl Actor {
         })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Has it fork; the child has the same descriptors. `path` is a socket's, for a moment.
+    /// Makes the actor fork. The child has the same descriptors. `path` is used for a socket for a moment.
     pub(crate) fn fork(&mut self, path: &Path) -> Result<Self> {
         let listener = UnixListener::bind(path)?;
         let pid = self.call(&format!("fork {}", path.display()), &[])?;
@@ -69,7 +69,7 @@ impl Actor {
         })
     }
 
-    /// Hands the descriptor `key` to another actor. `path` is a socket's, for a moment.
+    /// Passes the descriptor `key` to another actor. `path` is used for a socket for a moment.
     pub(crate) fn give(&mut self, key: u32, other: &mut Self, path: &Path) -> Result<()> {
         other.call(&format!("await {}", path.display()), &[])?;
         self.call(&format!("give {key} {}", path.display()), &[])?;
@@ -77,12 +77,12 @@ impl Actor {
         Ok(std::fs::remove_file(path)?)
     }
 
-    /// A command that makes a socket; its address.
+    /// Runs a command that makes a socket. Returns the socket's address.
     pub(crate) fn make(&mut self, command: &str) -> Result<SocketAddr> {
         Ok(self.call(command, &[])?.parse()?)
     }
 
-    /// Connects with data in the first segment; the socket's address, and how many bytes went.
+    /// Connects with data in the first segment. Returns the socket's address and the number of bytes sent.
     pub(crate) fn fast_open(
         &mut self,
         key: u32,
@@ -94,13 +94,13 @@ impl Actor {
         Ok((address.parse()?, sent.parse()?))
     }
 
-    /// A command; the words of its reply.
+    /// Runs a command. Returns the words of its reply.
     pub(crate) fn call(&mut self, command: &str, bytes: &[u8]) -> Result<String> {
         self.begin(command, bytes)?;
         Ok(self.finish(|| Ok(()))?.0)
     }
 
-    /// Receives; nothing where there is nothing, or an error of the connection.
+    /// Receives. Returns nothing if there is no message, or if the connection has an error.
     pub(crate) fn take(
         &mut self,
         key: u32,
@@ -136,7 +136,8 @@ impl Actor {
         Ok(Ok(all))
     }
 
-    /// Sends, in segments of these lengths; how many bytes went, or an error of the connection. While it waits, `meanwhile` is done.
+    /// Sends, in segments of these lengths. Returns the number of bytes sent, or an error of the connection. Runs
+    /// `meanwhile` while it waits.
     pub(crate) fn put(
         &mut self,
         key: u32,
@@ -164,7 +165,7 @@ impl Actor {
         }
     }
 
-    /// Gives a command; [`Self::finish`] waits for its reply.
+    /// Sends a command; [`Self::finish`] waits for its reply.
     pub(crate) fn begin(&mut self, command: &str, bytes: &[u8]) -> Result<()> {
         let mut text = format!("{command} {}\n", bytes.len()).into_bytes();
         text.extend(bytes);
@@ -172,7 +173,7 @@ impl Actor {
         control.write_all(&text).context("telling an actor")
     }
 
-    /// Waits for the reply to the command, and does `meanwhile` again and again until it comes.
+    /// Waits for the reply to the command, and runs `meanwhile` again and again until it arrives.
     pub(crate) fn finish(
         &mut self,
         mut meanwhile: impl FnMut() -> Result<()>,
@@ -196,19 +197,19 @@ impl Actor {
     }
 }
 
-/// How an actor sends.
+/// Parameters of a send.
 pub(crate) struct Sending<'a> {
-    /// By which call.
+    /// Call that sends.
     pub(crate) call: Put,
-    /// With which `MSG_*`.
+    /// `MSG_*` flags.
     pub(crate) flags: i32,
-    /// To whom, where the socket does not know.
+    /// Address of the receiver, if the socket is not connected.
     pub(crate) to: Option<SocketAddr>,
-    /// Cut by the kernel into datagrams of this size, unless it is 0.
+    /// Size of the datagrams into which the kernel splits the bytes; 0: it does not split.
     pub(crate) segment: u16,
-    /// Which it is told behind so many other control messages.
+    /// Number of other control messages before the one for `segment`.
     pub(crate) others: usize,
-    /// In segments of these lengths, and one for the rest.
+    /// Lengths of the segments; one more takes the rest.
     pub(crate) cuts: &'a [usize],
 }
 

@@ -1,5 +1,5 @@
-//! The actor: a process that makes socket calls as it is told, for programs that a generator has thought up. Unlike the puppet it forks,
-//! hands descriptors on, writes with several threads at once, and takes and returns bytes as they are.
+//! The actor: a process that makes socket calls on command, for generated programs. Unlike the puppet it forks, passes
+//! descriptors to others, writes with several threads at the same time, and takes and returns bytes as they are.
 //!
 //! ```text
 //! test ── "take KEY CALL FLAGS NAME SIZES 0\n" ────────► actor
@@ -24,7 +24,7 @@ pub(crate) use self::{
 };
 pub(crate) use super::calls::set_option;
 
-/// Which call receives.
+/// Call that receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Take {
     /// `read`, into the first segment.
@@ -42,7 +42,7 @@ pub(crate) enum Take {
 }
 
 impl Take {
-    /// All of them.
+    /// All calls.
     pub(crate) const ALL: [Self; 6] = [
         Self::Read,
         Self::Readv,
@@ -52,12 +52,12 @@ impl Take {
         Self::Preadv2,
     ];
 
-    /// Whether it has flags, such as `MSG_PEEK`.
+    /// Returns whether it has flags, such as `MSG_PEEK`.
     pub(crate) fn has_flags(self) -> bool {
         matches!(self, Self::Recvfrom | Self::Recvmsg | Self::Recvmmsg)
     }
 
-    /// Whether it takes one segment only.
+    /// Returns whether it takes only one segment.
     pub(crate) fn is_flat(self) -> bool {
         matches!(self, Self::Read | Self::Recvfrom)
     }
@@ -77,7 +77,7 @@ impl FromStr for Take {
     }
 }
 
-/// Which call sends.
+/// Call that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
     /// `write`.
@@ -95,7 +95,7 @@ pub(crate) enum Put {
 }
 
 impl Put {
-    /// All of them.
+    /// All calls.
     pub(crate) const ALL: [Self; 6] = [
         Self::Write,
         Self::Writev,
@@ -105,12 +105,12 @@ impl Put {
         Self::Pwritev2,
     ];
 
-    /// Whether it has flags and an address.
+    /// Returns whether it has flags and an address.
     pub(crate) fn has_flags(self) -> bool {
         matches!(self, Self::Sendto | Self::Sendmsg | Self::Sendmmsg)
     }
 
-    /// Whether it gives one segment only.
+    /// Returns whether it sends only one segment.
     pub(crate) fn is_flat(self) -> bool {
         matches!(self, Self::Write | Self::Sendto)
     }

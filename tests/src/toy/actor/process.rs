@@ -26,7 +26,7 @@ use crate::toy::calls as plain;
 /// A reply: words and bytes.
 type Reply = (String, Vec<u8>);
 
-/// Acts until the control socket, which is its standard input, is closed.
+/// Runs commands until the control socket, which is its standard input, is closed.
 pub(crate) fn act() -> Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     obey(control, Process::default())
@@ -80,7 +80,7 @@ fn reply(control: &mut UnixStream, done: io::Result<Reply>) -> Result<()> {
 #[derive(Default)]
 struct Process {
     sockets: HashMap<String, OwnedFd>,
-    /// Where descriptors are handed over.
+    /// Socket over which descriptors are passed.
     door: Option<UnixListener>,
 }
 
@@ -201,7 +201,8 @@ impl Process {
         Ok(Socket::from(self.fd(key)?.try_clone_to_owned()?))
     }
 
-    /// Has a thread for each group send its messages, each in one call, all at the same time: `KEY:LENGTH,.../KEY:LENGTH,...`.
+    /// Lets one thread for each group send its messages, each in one call, all at the same time:
+    /// `KEY:LENGTH,.../KEY:LENGTH,...`.
     fn many(&self, call: Put, groups: &str, mut bytes: &[u8]) -> io::Result<()> {
         let mut work = Vec::new();
         for group in groups.split('/') {
@@ -218,7 +219,7 @@ impl Process {
         let send = |fd: BorrowedFd<'_>, messages: &[&[u8]]| -> io::Result<()> {
             start.wait();
             for message in messages {
-                // The elements of `sendmmsg` are sends of their own, between which another thread's may come.
+                // The elements of `sendmmsg` are separate sends; a send of another thread may come between them.
                 let cuts: &[usize] = if call == Put::Sendmmsg { &[] } else { &[2] };
                 let sent = put(fd, call, 0, None, (0, 0), cuts, message)?;
                 if sent != message.len() {
@@ -272,7 +273,7 @@ fn take(
     Ok((words.join(","), bytes))
 }
 
-/// One call; how many bytes went.
+/// Makes one call. Returns the number of bytes sent.
 fn put(
     fd: BorrowedFd<'_>,
     call: Put,

@@ -1,4 +1,4 @@
-//! The tests' side of the puppet: one method for each thing that it can be told.
+//! The tests' side of the puppet: one method for each command.
 
 use std::{
     fmt::Write as _,
@@ -16,23 +16,23 @@ use crate::{
     toy::{PUPPET, program},
 };
 
-/// A running puppet. Its sockets are numbered in the order in which they were made.
+/// A running puppet. Its sockets are numbered in the order of their creation.
 pub(crate) struct Puppet(Running);
 
 impl Puppet {
-    /// Starts one without sockets.
+    /// Starts a puppet without sockets.
     pub(crate) fn start() -> Result<Self> {
         let mut command = Command::new(program());
         command.arg(PUPPET).stdin(Stdio::piped());
         Running::start("puppet", command, Watch::Stdout).map(Self)
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.0.pid()
     }
 
-    /// Makes it use `io_uring`; a [`Skip`] where the kernel refuses.
+    /// Makes it use `io_uring`. A [`Skip`] if the kernel refuses.
     pub(crate) fn set_up_ring(&mut self) -> Result<()> {
         match self.call("ring") {
             Ok(_) => Ok(()),
@@ -40,7 +40,7 @@ impl Puppet {
         }
     }
 
-    /// Binds a UDP socket; its number and its address.
+    /// Binds a UDP socket. Returns its number and its address.
     pub(crate) fn udp(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
         socket(&self.call(&format!("udp {address}"))?)
     }
@@ -54,27 +54,28 @@ impl Puppet {
         (0..count).map(|_| self.udp(address)).collect()
     }
 
-    /// Binds a TCP listener; its number and its address.
+    /// Binds a TCP listener. Returns its number and its address.
     pub(crate) fn listen(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
         socket(&self.call(&format!("listen {address}"))?)
     }
 
-    /// As [`Self::listen`], for Multipath TCP. Fails with `EPROTONOSUPPORT` or `ENOPROTOOPT` where the kernel has none.
+    /// Like [`Self::listen`], for Multipath TCP. Fails with `EPROTONOSUPPORT` or `ENOPROTOOPT` if the kernel does not
+    /// support it.
     pub(crate) fn listen_multipath(&mut self, address: &str) -> Result<(usize, SocketAddr)> {
         socket(&self.call(&format!("listen-multipath {address}"))?)
     }
 
-    /// Accepts a connection; the number of its socket.
+    /// Accepts a connection. Returns the number of its socket.
     pub(crate) fn accept(&mut self, listener: usize) -> Result<usize> {
         Ok(socket(&self.call(&format!("accept {listener}"))?)?.0)
     }
 
-    /// Connects a new TCP socket; its number and its address.
+    /// Connects a new TCP socket. Returns its number and its address.
     pub(crate) fn connect(&mut self, server: SocketAddr) -> Result<(usize, SocketAddr)> {
         socket(&self.call(&format!("connect {server}"))?)
     }
 
-    /// Ends a socket's connection and connects it again; its new address.
+    /// Ends a socket's connection and connects it again. Returns its new address.
     pub(crate) fn connect_again(
         &mut self,
         socket: usize,
@@ -83,7 +84,7 @@ impl Puppet {
         Ok(self.call(&format!("again {socket} {server}"))?.parse()?)
     }
 
-    /// Receives into a buffer of `size` bytes, with `MSG_*` flags where the call has them; returns the call's result.
+    /// Receives into a buffer of `size` bytes, with `MSG_*` flags if the call has them. Returns the call's result.
     pub(crate) fn receive(
         &mut self,
         socket: usize,
@@ -96,18 +97,18 @@ impl Puppet {
             .parse()?)
     }
 
-    /// Begins a receive through `io_uring` that takes place when a message comes, while the puppet waits in `read` for its
+    /// Begins a receive through `io_uring`. It happens when a message arrives while the puppet waits in `read` for its
     /// next command.
     pub(crate) fn begin_receive(&mut self, socket: usize, size: usize) -> Result<()> {
         self.call(&format!("begin {socket} {size}")).map(drop)
     }
 
-    /// Waits for the end of the receive that was begun; returns its result.
+    /// Waits for the end of that receive. Returns its result.
     pub(crate) fn end_receive(&mut self) -> Result<usize> {
         Ok(self.call("collect")?.parse()?)
     }
 
-    /// Sends bytes; datagrams go to where the last one came from.
+    /// Sends bytes. Datagrams go to the sender of the last received one.
     pub(crate) fn send(&mut self, socket: usize, by: By, bytes: &[u8]) -> Result<()> {
         let sent: usize = self
             .call(&format!("send {socket} {by:?} {}", hex(bytes)))?
@@ -116,7 +117,7 @@ impl Puppet {
         Ok(())
     }
 
-    /// Sends bytes on a connection in one `writev` of two segments, of which the first has `first` bytes.
+    /// Sends bytes on a connection in one `writev` of two segments. The first has `first` bytes.
     pub(crate) fn send_in_two(&mut self, socket: usize, first: usize, bytes: &[u8]) -> Result<()> {
         let sent: usize = self
             .call(&format!("two {socket} {first} {}", hex(bytes)))?
@@ -125,7 +126,7 @@ impl Puppet {
         Ok(())
     }
 
-    /// Sends bytes on a connection through a send buffer that is much smaller; returns how many calls it took.
+    /// Sends bytes on a connection through a much smaller send buffer. Returns the number of calls.
     pub(crate) fn send_in_parts(
         &mut self,
         socket: usize,
@@ -138,7 +139,7 @@ impl Puppet {
     }
 
     /// Connects to `server` with TCP Fast Open, with or without its cookie, and sends bytes. Returns the number of the
-    /// socket, its address, and how many calls it took.
+    /// socket, its address, and the number of calls.
     pub(crate) fn fast_open(
         &mut self,
         server: SocketAddr,

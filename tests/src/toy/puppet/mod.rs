@@ -1,12 +1,12 @@
-//! The puppet: a process that makes one socket call at a time, exactly as it is told, for what real servers seldom do: buffers
-//! that are too small, peeks, sockets that do not ask for the sender, `io_uring`, TCP Fast Open.
+//! The puppet: a process that makes one socket call at a time, exactly as it is told, for rare behaviour of servers:
+//! buffers that are too small, peeks, sockets that do not ask for the sender, `io_uring`, TCP Fast Open.
 //!
 //! ```text
 //! test ── "receive 0 Recvfrom 512 0" ──► puppet
 //!      ◄─ "ok 37" | "error ERRNO" ──────
 //! ```
 //!
-//! [`Puppet`] is the test's side. The puppet remembers the sender of the datagram that it received last, and sends to it.
+//! [`Puppet`] is the test's side. The puppet stores the sender of the last received datagram, and sends to it.
 
 mod handle;
 mod process;
@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 
 pub(crate) use self::{handle::Puppet, process::obey};
 
-/// Which call receives or sends.
+/// Calls that receive and send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// `read` and `write`.

@@ -17,13 +17,13 @@ use crate::toy::{
     streams::wait,
 };
 
-/// Segments of a message that is written in parts; the rest is the last one.
+/// Lengths of the segments of a message that is written in parts; the rest is the last one.
 const PARTS: [usize; 4] = [2, 12, 1_000, 20_000];
 
 /// `TCP_FASTOPEN_NO_COOKIE` (`include/uapi/linux/tcp.h`): the first segment carries data without the server's consent.
 const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
-/// Obeys until the input ends.
+/// Runs commands until the input ends.
 pub(crate) fn obey() -> Result<()> {
     let mut process = Process::default();
     let mut output = io::stdout().lock();
@@ -44,7 +44,7 @@ pub(crate) fn obey() -> Result<()> {
 struct Process {
     sockets: Vec<Socket>,
     ring: Option<Ring>,
-    /// Who sent the datagram received last.
+    /// Sender of the last received datagram.
     peer: Option<Peer>,
 }
 
@@ -145,7 +145,7 @@ impl Process {
         self.keep(socket)
     }
 
-    /// The socket's number and its local address.
+    /// Stores the socket. Returns its number and its local address.
     fn keep(&mut self, socket: Socket) -> io::Result<String> {
         let address = address(&socket)?;
         self.sockets.push(socket);
@@ -214,11 +214,12 @@ fn address(socket: &Socket) -> io::Result<SocketAddr> {
     address.ok_or_else(|| io::Error::other("no IP address"))
 }
 
-/// Writes all bytes with `writev` of several segments, going on where a short call left off; returns how many calls wrote something.
+/// Writes all bytes with `writev` of several segments, and continues after a short call. Returns the number of calls
+/// that wrote something.
 fn write_in_parts(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     let (mut written, mut calls) = (0, 0);
     while written < bytes.len() {
-        // The segments stay where they are in the message, whatever has been written of it.
+        // The borders of the segments in the message stay the same, however much of it has been written.
         let mut cut = Vec::new();
         let mut end = 0;
         for part in PARTS {
@@ -241,8 +242,8 @@ fn write_in_parts(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     Ok(calls)
 }
 
-/// Connects with `sendmsg(MSG_FASTOPEN)`. If the kernel only connects (it has no cookie of the server), the same bytes are sent
-/// again, as Unbound does; returns how many calls it took.
+/// Connects with `sendmsg(MSG_FASTOPEN)`. If the kernel only connects (it has no cookie of the server), the same bytes
+/// are sent again, as Unbound does. Returns the number of calls.
 fn fast_open(socket: &Socket, server: &SockAddr, bytes: &[u8]) -> io::Result<usize> {
     socket.set_nonblocking(true)?;
     let (start, rest) = bytes.split_at(2);

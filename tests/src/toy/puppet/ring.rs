@@ -1,5 +1,6 @@
-//! Sends and receives through `io_uring`, one at a time. Each is submitted and waited for, so that buffers need live no longer
-//! than the call; but for one receive, which may wait in the kernel with a buffer of its own.
+//! Sends and receives through `io_uring`, one at a time. Each operation is submitted and waited for, so its buffers
+//! only need to live as long as the call. The exception is one receive that may wait in the kernel; it has a buffer of
+//! its own.
 #![expect(unsafe_code, reason = "io_uring: the kernel writes to buffers later")]
 
 use std::{
@@ -14,7 +15,7 @@ use crate::toy::calls::{self, Peer};
 
 pub(super) struct Ring {
     ring: IoUring,
-    /// The buffer of a receive that was begun and not collected yet.
+    /// Buffer of a receive that was begun and not collected yet.
     begun: Option<Vec<u8>>,
 }
 
@@ -26,8 +27,8 @@ impl Ring {
         })
     }
 
-    /// Submits `IORING_OP_RECV` and does not wait: the kernel receives whenever something comes, in the midst of whatever
-    /// system call this thread makes then.
+    /// Submits `IORING_OP_RECV` and does not wait. The kernel receives when something arrives, in the middle of any
+    /// system call that this thread makes then.
     pub(super) fn begin_recv(&mut self, fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
         let buffer = self.begun.insert(vec![0; size]);
         let entry = opcode::Recv::new(descriptor(fd), buffer.as_mut_ptr(), length(buffer));
@@ -36,7 +37,7 @@ impl Ring {
         self.ring.submit().map(drop)
     }
 
-    /// Waits until the receive that was begun is done; its result.
+    /// Waits until the receive that was begun is done. Returns its result.
     pub(super) fn collect(&mut self) -> io::Result<usize> {
         self.ring.submit_and_wait(1)?;
         let received = self.completion();
@@ -90,9 +91,9 @@ impl Ring {
     /// Submits the entry and waits until it is done.
     ///
     /// # Safety
-    /// What the entry points to must outlive the call.
+    /// The memory that the entry points to must outlive the call.
     unsafe fn run(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
-        // SAFETY: as the caller promises; the entry is done with when this function returns, whether it succeeded or not.
+        // SAFETY: the caller promises it. The entry is done when this function returns, whether it succeeded or not.
         unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)?;
         self.ring.submit_and_wait(1)?;
         self.completion()

@@ -1,4 +1,4 @@
-//! The gate of `cargo xtask test`: what the tap costs under one load on one kernel must not rise above what is recorded.
+//! The gate of `cargo xtask test`: the tap's cost under one load on one kernel must not rise above the recorded one.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{build, paths, results::Results, tally::Tally, ui};
 
-/// What is recorded, and the command that does it.
+/// File of the recorded figures, and the command that writes it.
 const RECORDED: &str = "docs/benchmarks/recorded.json";
 const RECORD: &str = "cargo xtask bench --instructions --record";
-/// How much more than recorded is allowed, as a part of it: above what two runs of the same programs differ by.
+/// Allowed increase as a fraction of the recorded figure. It is larger than the difference between two runs of the same
+/// programs.
 const ALLOWED: f64 = 0.05;
 
 /// Instructions per query of server and helper above the untapped server, by contender.
@@ -24,7 +25,7 @@ struct Figures {
     above: BTreeMap<String, f64>,
 }
 
-/// Counts, and compares with what is recorded. A test for each hook.
+/// Counts, and compares with the recorded figures. Each hook is one test.
 pub(in super::super) fn test() -> Result<Results> {
     let (now, recorded) = (counted()?, recorded()?);
     let mut results = Results::default();
@@ -47,7 +48,7 @@ pub(in super::super) fn test() -> Result<Results> {
     Ok(results)
 }
 
-/// Counts, and records it.
+/// Counts, and records the figures.
 pub(super) fn record() -> Result<()> {
     let now = counted()?;
     let json = json!({
@@ -100,7 +101,7 @@ fn parse(text: &str) -> Option<Figures> {
     })
 }
 
-/// What there is to say about a figure, and whether it holds.
+/// Describes a figure, and returns whether it passes the gate.
 fn judge(hook: &str, now: f64, recorded: Option<f64>) -> (String, bool) {
     let what = format!("tap {hook}: {now:.0} instructions per query above the untapped server");
     let Some(recorded) = recorded else {

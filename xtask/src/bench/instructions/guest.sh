@@ -1,12 +1,12 @@
-# What a guest does that counts: for each contender a fresh server, a load at a fixed rate, and the CPU time of server and helper.
-# The plan comes behind this: what `server`, `rate`, `names` and `options` are, whether `upstream` runs, and `count CONTENDER` for each.
+# The script of a guest that counts: for each contender it starts a fresh server, runs a load at a fixed rate, and prints the CPU time
+# of server and helper. The plan follows this: it sets `server`, `rate`, `names`, `options` and `upstream`, and has `count CONTENDER` for each.
 
-# As on most machines; the agent reads there whether the kernel preempts. Statistics of the programs would be counted with them.
+# Mount these as on most machines; the agent reads there whether the kernel preempts. Statistics of the programs are off, because their cost would be counted.
 mount -t debugfs debugfs /sys/kernel/debug
 echo 0 >/proc/sys/kernel/bpf_stats_enabled
 mkdir /sys/fs/cgroup/server /sys/fs/cgroup/helper
 
-# fail WHAT: the end of all.
+# fail WHAT: ends the machine with an error.
 fail() {
     echo "@failed $1"
     for log in /tmp/run/*.log; do
@@ -16,7 +16,7 @@ fail() {
     poweroff -f
 }
 
-# start GROUP LOG COMMAND...: in a cgroup, which counts its CPU time, also that of threads that have ended. `$!` is the command.
+# start GROUP LOG COMMAND...: starts a command in a cgroup, which counts its CPU time, including threads that have ended. `$!` is the command.
 start() {
     (
         echo 0 >"/sys/fs/cgroup/$1/cgroup.procs"
@@ -26,7 +26,7 @@ start() {
     ) &
 }
 
-# wait_for WHAT COMMAND...: until it succeeds.
+# wait_for WHAT COMMAND...: waits until the command succeeds.
 wait_for() {
     what=$1
     shift
@@ -38,7 +38,7 @@ wait_for() {
     done
 }
 
-# Microseconds of CPU time of a cgroup; one is a thousand instructions.
+# Prints the CPU time of a cgroup in microseconds; one microsecond is a thousand instructions.
 used() {
     awk '/^usage_usec/ { print $2 }' "/sys/fs/cgroup/$1/cpu.stat"
 }
@@ -48,7 +48,7 @@ load() {
     dnsperf -s "$server" -p 5300 -c 2 -q 60 -n 1 -Q "$rate" -d "$1" $options >/tmp/run/dnsperf.log 2>&1 || fail dnsperf
 }
 
-# statistic LABEL: a number from the report of dnsperf.
+# statistic LABEL: prints a number from the report of dnsperf.
 statistic() {
     sed -n "s/^ *$1: *\([0-9]*\).*/\1/p" /tmp/run/dnsperf.log
 }
@@ -61,13 +61,13 @@ named() {
     wait_for "named $1 runs" grep -q ' running$' "/tmp/run/$1.log"
 }
 
-# end SIGNAL PROCESS
+# end SIGNAL PROCESS: sends the signal and waits for the end.
 end() {
     kill "-$1" "$2" 2>/dev/null
     wait "$2"
 }
 
-# count CONTENDER: `untapped`, `own` or a hook.
+# count CONTENDER: counts for `untapped`, `own` or a hook.
 count() {
     rm -rf /tmp/run
     mkdir /tmp/run
@@ -89,21 +89,21 @@ count() {
         helper=$!
         wait_for 'the agent attaches' grep -q 'attached to ' /tmp/run/helper.log
     fi
-    # Pages that are touched for the first time, and what else happens but once.
+    # Warm-up: pages that are touched for the first time, and other work that happens only once.
     load /names/warm-up
     warm=$(($(statistic 'Queries sent') + $(statistic 'Queries completed')))
     sleep 1.2
     server_before=$(used server)
     helper_before=$(used helper)
     load "$names"
-    # What is on its way arrives, and its cost counts.
+    # Messages in flight arrive, and their cost is counted.
     sleep 1.2
     server_after=$(used server)
     helper_after=$(used helper)
     sent=$(statistic 'Queries sent')
     answered=$(statistic 'Queries completed')
 
-    # The server first: it holds back what it has not yet sent to fstrm_capture. The agent may end with it.
+    # The server ends first: it has buffered messages for fstrm_capture. The agent may end with it.
     end TERM "$named"
     [ ! "$upstream" ] || end TERM "$world"
     expected=$((warm + sent + answered))

@@ -1,10 +1,10 @@
-//! What a guest said, line by line. Pure: lines in, counts out.
+//! Parses the output of a guest, line by line. Pure: lines in, counts out.
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::plan::{Job, OWN};
 
-/// Lines that are kept for the message of a failure.
+/// Number of lines that are kept for the message of a failure.
 const LAST_WORDS: usize = 60;
 
 /// A guest's counts so far.
@@ -16,38 +16,39 @@ pub(super) struct Outcome {
     said: Vec<String>,
 }
 
-/// What one contender cost.
+/// Cost of one contender.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Count {
     pub(super) contender: String,
-    /// Queries that were counted, and answers to them.
+    /// Number of counted queries, and of their responses.
     pub(super) queries: u64,
     pub(super) answers: u64,
-    /// Microseconds of CPU time for all queries; one is a thousand instructions.
+    /// CPU time for all queries in microseconds. One microsecond is a thousand instructions.
     pub(super) server_us: u64,
     pub(super) helper_us: u64,
-    /// Queries and answers that `dnsperf` knows of, those of the warm-up among them, and messages in the helper's file.
+    /// Number of queries and responses that `dnsperf` has counted, including those of the warm-up, and number of
+    /// messages in the helper's file.
     pub(super) expected: u64,
     pub(super) messages: u64,
 }
 
 impl Count {
-    /// Instructions of the server per query.
+    /// Returns the instructions of the server per query.
     pub(super) fn server(&self) -> f64 {
         1e3 * self.server_us as f64 / self.queries as f64
     }
 
-    /// Instructions of the helper per query.
+    /// Returns the instructions of the helper per query.
     pub(super) fn helper(&self) -> f64 {
         1e3 * self.helper_us as f64 / self.queries as f64
     }
 
-    /// Of both.
+    /// Returns the instructions of both per query.
     pub(super) fn sum(&self) -> f64 {
         self.server() + self.helper()
     }
 
-    /// Reads what is behind `@counted`.
+    /// Parses the text after `@counted`.
     fn parse(text: &str) -> Option<Self> {
         let (contender, numbers) = text.split_once(' ')?;
         let numbers: Vec<u64> = numbers
@@ -71,7 +72,7 @@ impl Count {
 }
 
 impl Outcome {
-    /// Takes the next line; returns the count that it tells.
+    /// Takes the next line. Returns its count, if it has one.
     pub(super) fn line(&mut self, line: &str) -> Option<&Count> {
         if let Some(kernel) = line.strip_prefix("@kernel ") {
             self.kernel = version(kernel);
@@ -84,7 +85,7 @@ impl Outcome {
         None
     }
 
-    /// Whether all contenders were counted and none had less to do than the others.
+    /// Checks that all contenders were counted and that none had less to do than the others.
     pub(super) fn check(&self, job: &Job) -> Result<()> {
         for contender in &job.contenders {
             let count = self
@@ -108,13 +109,13 @@ impl Outcome {
         Ok(())
     }
 
-    /// The end of what is not a count.
+    /// Returns the last lines that are not counts.
     pub(super) fn last_words(&self) -> String {
         self.said[self.said.len().saturating_sub(LAST_WORDS)..].join("\n")
     }
 }
 
-/// `6.12.48+deb13-cloud-amd64 (6.12.48-1)` of `uname -r` and `uname -v`.
+/// Makes a version like `6.12.48+deb13-cloud-amd64 (6.12.48-1)` from `uname -r` and `uname -v`.
 fn version(uname: &str) -> String {
     let (release, rest) = uname.split_once(' ').unwrap_or((uname, ""));
     let debian = rest

@@ -1,4 +1,4 @@
-//! What is counted: kernels, loads and contenders, and the texts that a guest needs for it.
+//! The plan: kernels, loads and contenders, and the files that a guest needs for them.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -9,25 +9,26 @@ use crate::vm::counting;
 
 /// A kind of load, at a fixed rate.
 ///
-/// The rate leaves the guest's processor idle now and then, so that mostly each query is handled alone. At saturation, and over TCP
-/// already at 5,000 queries/s, the number of messages in a system call changes with who wakes when, and with it the number of
-/// instructions. And it is no multiple of the 250 ticks that a kernel has in a second: those would always meet the same part of a query,
-/// which is the server's in one run and the load's in the next, and differ by 3 %.
+/// The rate leaves the guest's processor idle from time to time, so that most queries are handled alone. At saturation,
+/// and over TCP already at 5,000 queries/s, the number of messages in a system call depends on the order in which
+/// processes wake up, and so does the number of instructions. The rate is also not a multiple of the kernel's 250 ticks
+/// per second: the ticks would always hit the same part of a query, which would be the server's in one run and the
+/// load's in the next, and the results would differ by 3 %.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) name: &'static str,
-    /// As part of names of plans and files.
+    /// Part of the names of plans and files.
     key: &'static str,
     names: load::Load,
     pub(super) queries: usize,
     /// Queries per second of the guest's clock.
     pub(super) rate: u32,
     server: &'static str,
-    /// Of `dnsperf`.
+    /// Options of `dnsperf`.
     options: &'static str,
 }
 
-/// All loads; the first is the one of the gate.
+/// All loads. The gate uses the first one.
 pub(super) const LOADS: [Load; 5] = [
     Load {
         name: "UDP",
@@ -76,21 +77,21 @@ pub(super) const LOADS: [Load; 5] = [
     },
 ];
 
-/// Queries before those that are counted.
+/// Number of queries before the counted ones.
 const WARM_UP: usize = 1_000;
-/// Of the servers of a guest.
+/// Ports of the servers in a guest.
 const PORT: u16 = 5300;
 const UPSTREAM_PORT: u16 = 5301;
-/// Where the own dnstap of a guest's server goes.
+/// Socket for the own dnstap of a guest's server.
 const SOCKET: &str = "/tmp/run/dnstap.sock";
 /// Kernels of the report.
 const KERNELS: [&str; 3] = ["6.1", "6.12", "newest"];
 
-/// Nothing, the server's own dnstap to `fstrm_capture`, or the tap with a hook.
+/// Names of contenders: nothing, and the server's own dnstap to `fstrm_capture`. Another name is the hook of the tap.
 pub(super) const UNTAPPED: &str = "untapped";
 pub(super) const OWN: &str = "own";
 
-/// What one machine counts.
+/// Work of one machine.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) kernel: &'static str,
@@ -99,7 +100,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Of its plan.
+    /// Returns the name of its plan.
     pub(super) fn name(&self) -> String {
         format!("{}-{}", self.load.key, self.kernel)
     }
@@ -122,13 +123,13 @@ impl Job {
             include_str!("guest.sh")
         );
         for contender in &self.contenders {
-            writeln!(text, "count {contender}").unwrap_or_default(); // a string takes all
+            writeln!(text, "count {contender}").unwrap_or_default(); // writing to a string does not fail
         }
         text
     }
 }
 
-/// All jobs that the command line asks for, kernel by kernel.
+/// Returns all jobs that the command line asks for, kernel by kernel.
 pub(super) fn jobs(args: &Args) -> Result<Vec<Job>> {
     let named: Vec<_> = if args.counting.kernels.is_empty() {
         KERNELS.map(str::to_owned).to_vec()
@@ -161,7 +162,7 @@ pub(super) fn jobs(args: &Args) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// What the gate counts: a kernel that has all hooks, and those of them that `--hook auto` prefers.
+/// Returns the job of the gate: a kernel that has all hooks, and the hooks that `--hook auto` prefers.
 pub(super) fn gate() -> Result<Job> {
     let kernels = counting::hooks(&["6.12".to_owned()])?;
     let (kernel, hooks) = kernels.first().context("there is no such kernel")?;
@@ -175,7 +176,7 @@ pub(super) fn gate() -> Result<Job> {
     })
 }
 
-/// The files of the guests: plans, names, and what the servers need.
+/// Returns the files of the guests: plans, names, and the files of the servers.
 pub(super) fn texts(jobs: &[Job]) -> Vec<(String, String)> {
     let mut texts = vec![(
         "names/warm-up".to_owned(),
@@ -199,7 +200,7 @@ pub(super) fn texts(jobs: &[Job]) -> Vec<(String, String)> {
     texts
 }
 
-/// A server's files below `/servers`; the server works on a copy of them.
+/// Returns a server's files below `/servers`. The server works on a copy of them.
 fn in_folder(
     folder: &str,
     files: crate::named::Files,

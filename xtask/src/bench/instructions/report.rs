@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{exec, paths};
 
-/// What the figures are, and what they are not.
+/// Explanation of the figures.
 const LEGEND: &str = "\
 Instructions per query, user and kernel together, counted in virtual machines whose clock counts instructions (QEMU,
 `-icount`). One processor, one worker thread of `named`, loads at a fixed rate. **helper**: the agent or `fstrm_capture`.
@@ -25,25 +25,25 @@ Reads of user memory and chains of small kernel functions cost more there than t
 measures times.
 ";
 
-/// Everything that was counted.
+/// All counts.
 pub(super) struct Report {
     agent: String,
     counted: Vec<Counted>,
     took: Duration,
 }
 
-/// The figures of one contender beside the two that all are compared with.
+/// Figures of one contender, compared with the untapped server and with own dnstap.
 pub(super) struct Line {
     pub(super) server: f64,
     pub(super) helper: f64,
     pub(super) above: f64,
-    /// `above`, and the server's part of it, as a part of those of the server's own dnstap.
+    /// `above`, and the server's part of it, divided by those of the server's own dnstap.
     pub(super) of_own: Option<f64>,
     pub(super) server_of_own: Option<f64>,
 }
 
 impl Line {
-    /// Of the one with this name; `None` if it or the untapped server is missing.
+    /// Returns the line of this contender; `None` if it or the untapped server is missing.
     pub(super) fn of(counts: &[Count], contender: &str) -> Option<Self> {
         let find = |name: &str| counts.iter().find(|count| count.contender == name);
         let (count, untapped) = (find(contender)?, find(UNTAPPED)?);
@@ -76,7 +76,7 @@ impl Report {
         }
     }
 
-    /// Names and contents of the files.
+    /// Returns names and contents of the files.
     pub(super) fn files(&self) -> Result<[(&'static str, String); 2]> {
         let json = serde_json::to_string_pretty(&self.json())? + "\n";
         Ok([
@@ -110,7 +110,7 @@ impl Report {
         json!({"agent": self.agent, "seconds": self.took.as_secs(), "counts": rows})
     }
 
-    /// The table.
+    /// Returns the table.
     pub(super) fn markdown(&self) -> String {
         let mut text = "<!-- written by `cargo xtask bench --instructions` -->\n".to_owned();
         self.write(&mut text).unwrap_or_default(); // writing to a string does not fail

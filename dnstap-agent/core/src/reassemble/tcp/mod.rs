@@ -72,11 +72,11 @@ counters! {
         stream_not_dns_bytes,
         /// Bytes of encrypted streams.
         stream_encrypted_bytes,
-        /// Prefaces of proxies.
+        /// PROXY headers of connections.
         stream_proxy_headers,
         /// Bytes of those.
         stream_proxy_header_bytes,
-        /// Prefaces of peers of whom none is believed (`--proxy-from`).
+        /// PROXY headers of peers that are not trusted (`--proxy-from`).
         proxy_headers_refused_tcp,
         /// Losses: places where bytes are missing.
         stream_gaps,
