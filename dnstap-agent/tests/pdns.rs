@@ -175,6 +175,13 @@ fn a_file_is_known_again_by_its_frames() {
         collect(path);
         assert_eq!(all(&db), truth, "{}", path.display());
     }
+    let twice = path.display().to_string();
+    assert!(
+        pdns(&["collect", "--db", &db, &twice, &twice])
+            .status
+            .success()
+    );
+    assert_eq!(all(&db), truth);
     // As it begins, but another: told, and left out.
     let mut other = bytes.clone();
     let end = other.len() - 20;

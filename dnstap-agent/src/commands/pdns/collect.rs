@@ -89,6 +89,8 @@ struct Work<'a> {
 /// The file that is read.
 struct Current {
     path: PathBuf,
+    /// Where the last row of frames was. The next one is behind it, unless the same file comes a second time.
+    offset: u64,
     /// Of all frames so far.
     digest: Sha256,
     first: [u8; 32],
@@ -116,7 +118,8 @@ impl Current {
 
 impl Work<'_> {
     fn row(&mut self, path: &Path, row: &Row) -> Result<()> {
-        if self.file.as_ref().is_none_or(|file| file.path != path) {
+        let is_same = |file: &Current| file.path == path && file.offset < row.offset;
+        if !self.file.as_ref().is_some_and(is_same) {
             self.end_file()?;
         }
         for (_, payload) in row.payloads() {
@@ -131,6 +134,7 @@ impl Work<'_> {
                 None => self.begin(path, hashed(Sha256::new()).finalize().into())?,
             };
             let is_known = current.is_known();
+            current.offset = row.offset;
             current.frames += 1;
             current.digest = hashed(current.digest);
             let mark = match current.known {
@@ -179,6 +183,7 @@ impl Work<'_> {
         };
         Ok(Current {
             path: path.to_path_buf(),
+            offset: 0,
             digest: Sha256::new(),
             first,
             frames: 0,

@@ -21,7 +21,7 @@ use dnstap_pdns::{Answer, Store, StoreError, cof, dnsdb};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Frame, Incoming},
-    header,
+    header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -133,7 +133,7 @@ impl Keys {
 
     /// `X-API-Key`, or the password of basic authentication.
     fn allow<T>(&self, request: &Request<T>) -> bool {
-        let header = |name: &str| request.headers().get(name).map(|value| value.as_bytes());
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
         if let Some(key) = header("x-api-key") {
             return self.has(key);
         }
@@ -214,7 +214,7 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
             let mut response = Response::new(Lines(receiver));
             response.headers_mut().insert(
                 header::CONTENT_TYPE,
-                header::HeaderValue::from_static("application/x-ndjson"),
+                HeaderValue::from_static("application/x-ndjson"),
             );
             response
         }
