@@ -183,6 +183,91 @@ fn the_same_place_in_a_file_is_not_written_twice() {
     assert_eq!(seen, [5]);
 }
 
+/// A hundred thousand RRsets of attackers: strangers, and the servers of a zone that was delegated to them. They claim names, name
+/// servers and addresses of others, so that later claims might be believed; nothing but the attackers' own zone gets in.
+#[test]
+fn no_server_gets_anything_in_that_is_not_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut collector = collector(&folder);
+    let (evil, address): (_, &[u8]) = (wire("ns.evil.com"), &[192, 0, 2, 66]);
+    let mut delegation = frame(
+        None,
+        "www.evil.com",
+        [
+            &[],
+            &[("evil.com", 2, &evil)],
+            &[("ns.evil.com", 1, address)],
+        ],
+    );
+    let from = |frame: &mut Dnstap, server: &[u8]| {
+        let message = frame.message.as_mut().expect("a message");
+        message.response_address = Some(server.to_vec().into());
+    };
+    from(&mut delegation, &SERVER);
+    collector.take(&delegation);
+    let mut chance = 7_u64;
+    let mut below = |end: u64| {
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((chance >> 33) % end).expect("small")
+    };
+    let victims = [
+        ".",
+        "com.",
+        "bank.com.",
+        "www.bank.com.",
+        "ns.bank.com.",
+        "notevil.com.",
+        "org.",
+    ];
+    let mut own = 0;
+    for _ in 0..5_000 {
+        let is_stranger = below(2) == 0;
+        let owners: Vec<String> = (0..20)
+            .map(|_| match below(10) {
+                0 => format!("n{}.evil.com.", below(1000)),
+                _ => victims[below(victims.len() as u64)].to_owned(),
+            })
+            .collect();
+        let mut sections: [Vec<Rr<'_>>; 3] = Default::default();
+        for owner in &owners {
+            let (kind, data): (u16, &[u8]) = match below(3) {
+                0 => (2, &evil),
+                1 => (1, address),
+                _ => (1, &SERVER),
+            };
+            own += u64::from(!is_stranger && owner.ends_with(".evil.com."));
+            sections[below(3)].push((owner, kind, data));
+        }
+        let [one, two, three] = &sections;
+        let mut frame = frame(None, "www.evil.com", [one, two, three]);
+        from(
+            &mut frame,
+            if is_stranger {
+                &[203, 0, 113, 9]
+            } else {
+                address
+            },
+        );
+        collector.take(&frame);
+    }
+    let stored = stored(&mut collector);
+    assert!(
+        own > 1_000 && stored.len() > 1_000,
+        "{own} {}",
+        stored.len()
+    );
+    for (owner, zone) in stored {
+        let of_root = ["evil.com.", "ns.evil.com."].contains(&&*owner) && zone == ".";
+        // Also zones below, which it delegates to itself.
+        let of_evil =
+            owner.ends_with(".evil.com.") && (zone == "evil.com." || zone.ends_with(".evil.com."));
+        assert!(of_root || of_evil, "{owner} on the word of {zone}");
+    }
+    assert!(collector.counts().discarded(Discard::UnknownServer) > 50_000);
+}
+
 /// A name of a few labels, so that zones and owners meet often.
 fn name() -> impl Strategy<Value = String> {
     vec(
