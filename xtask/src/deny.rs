@@ -13,10 +13,12 @@ use crate::exec;
 
 /// Licences that are compatible with `MIT OR Apache-2.0`.
 const LICENCES: &[&str] = &[
+    "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "BSL-1.0", // Boost: as MIT, and programs need not carry its text
     "ISC",
     "MIT",
     "MIT-0", // a crate of the JSON schema validator, which is not in releases
@@ -34,6 +36,7 @@ const SEVERAL: &[(&str, &str)] = &[
     ("getrandom", "ring has the old one"),
     ("hashbrown", "the petgraph of prost-build has the old one"),
     ("itertools", "criterion and ratatui have one each"),
+    ("lz4_flex", "fjall has the old one"),
     ("logos", "protox and protox-parse have one each"),
     ("logos-codegen", "logos"),
     ("logos-derive", "logos"),

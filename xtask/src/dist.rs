@@ -28,8 +28,8 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 /// The program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Documents that come with the program, in the folders in which they are here, so that their links hold.
-const DOCUMENTS: [&str; 20] = [
+/// Documents that are installed with the program, in the same folders as here, so that their links stay valid.
+const DOCUMENTS: [&str; 21] = [
     "README.md",
     "SECURITY.md",
     "docs/architecture.md",
@@ -45,6 +45,7 @@ const DOCUMENTS: [&str; 20] = [
     "docs/kernel-support.md",
     "docs/odd-input.md",
     "docs/operations.md",
+    "docs/passive-dns.md",
     "docs/probes.md",
     "docs/reliability.md",
     "docs/servers.md",

@@ -8,12 +8,13 @@ use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
-/// The tests' tools: load, independent readers of dnstap, of packets and of zstd, a browser, private network
-/// namespaces, and a checker of the service's unit.
+/// The tests' tools: load, independent readers of dnstap, of packets, of passive DNS and of zstd, a browser,
+/// private network namespaces, and a checker of the service's unit.
 const TEST_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "bind9-utils",
     "chromium",
+    "dnsdbq",
     "dnsperf",
     "dnstap-ldns",
     "fstrm-bin",

@@ -5,6 +5,7 @@ mod configuration;
 mod frames;
 mod generate;
 mod messages;
+mod pdns;
 mod place;
 mod read;
 mod receive;
@@ -25,6 +26,9 @@ pub use self::{
     frames::Frames,
     generate::Generate,
     messages::{Filters, Messages, Mimic},
+    pdns::{
+        Collect, Compact, Export, Import, Merge, Pairs, Pdns, PdnsCommand, Query, Serve, Stats,
+    },
     place::Place,
     read::{Read, YamlStyle},
     receive::{Connections, Receive},
@@ -84,6 +88,9 @@ pub enum Command {
     /// Write the man pages and the completions for shells to a folder, for packages
     #[command(hide = true)]
     Generate(Generate),
+    /// Passive DNS: which RRsets resolvers were given, from when to when
+    #[command(after_help = EXIT_CODES)]
+    Pdns(Box<Pdns>),
     /// Receive dnstap from other programs over sockets until SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Receive(Receive),
@@ -111,7 +118,8 @@ pub struct Attach {
     /// `tls:HOST:PORT[,ca=FILE][,cert=FILE,key=FILE][,name=NAME]` (a collector of dnstap, which may come later, go and come
     /// back; files in PEM). `file://PATH`, `unix://PATH`, `tcp://HOST:PORT` and so on mean the same.
     ///
-    /// `html:PATH` is a report for a browser, which is written at the end; best with --duration.
+    /// `html:PATH` is a report for a browser, which is written at the end; best with --duration. `pdns:DIR` is a store of passive DNS, see
+    /// docs/passive-dns.md.
     ///
     /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
@@ -190,6 +198,7 @@ impl Cli {
             Command::Receive(options) => OutputSpec::mistakes(&options.outputs),
             Command::Top(options) => options.selection.mistakes(),
             Command::Read(options) => options.mistakes(),
+            Command::Pdns(options) => options.mistakes(),
             _ => Vec::new(),
         }
     }

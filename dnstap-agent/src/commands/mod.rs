@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod generate;
+mod pdns;
 mod progress;
 mod read;
 mod receive;
@@ -49,6 +50,7 @@ pub fn run() -> ExitCode {
         Command::Attach(options) => attach::run(options, &origin),
         Command::Check(options) => check::run(*options),
         Command::Generate(options) => generate::run(options),
+        Command::Pdns(options) => pdns::run(options),
         Command::Receive(options) => receive::run(options, &origin),
         Command::Status(options) => status::run(options),
         Command::Top(options) => top::run(options, &origin),

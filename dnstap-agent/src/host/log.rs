@@ -87,13 +87,18 @@ impl LogOptions {
             LogLevel::Debug => Level::DEBUG,
             LogLevel::Trace => Level::TRACE,
         };
-        match self.level() {
+        let filter = match self.level() {
             Some(level) => EnvFilter::default().add_directive(directive(level).into()),
             None => EnvFilter::builder()
                 .with_default_directive(Level::INFO.into())
                 .with_env_var("DNSTAP_AGENT_LOG")
                 .from_env_lossy(),
-        }
+        };
+        // The store of passive DNS tells of each file that it makes.
+        let quiet = ["fjall=warn", "lsm_tree=warn"].into_iter();
+        quiet
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     file::FileSink,
     function::{Consumer, Function},
     page::Page,
+    passive::Passive,
     sink::{Mistake, Place, Sink, Typed},
 };
 use crate::host::sandbox::NeededPrivileges;
@@ -30,6 +31,7 @@ const FORMS: &[Form] = &[
          `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, `file:PATH` (Frame Streams, for other dnstap tools)",
     ),
     form::<Page>(&["html"], "`html:PATH` (a report, written at the end)"),
+    form::<Passive>(&["pdns"], "`pdns:DIR` (a store of passive DNS)"),
     form::<Collector>(
         &["unix", "tcp", "tls"],
         "the collectors `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams); `tcp://HOST:PORT` and so on mean the same",

@@ -9,8 +9,8 @@
 //!
 //! `forms` has the table of all kinds of output, and `sink` the interface of a kind. `queue` passes
 //! the messages to a sink's thread, `report` has the sink's account, and `set` all sinks of a
-//! command while they are added and removed. `file`, `collector`, `page` and `function` are the
-//! kinds.
+//! command while they are added and removed. `file`, `collector`, `page`, `passive` and
+//! `function` are the kinds.
 //!
 //! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent
 //! ([`SinkReport`]): `sent = written + dropped (by reason) + still queued`.
@@ -26,6 +26,7 @@ mod file;
 mod forms;
 mod function;
 mod page;
+mod passive;
 mod queue;
 mod report;
 mod set;

@@ -41,6 +41,7 @@ mod native;
 mod observe;
 mod outputs;
 mod package;
+mod pdns;
 mod presentation;
 mod privileges;
 mod probes;
@@ -165,6 +166,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         top::trials(),
         report::trials(),
         privileges::trials(),
+        pdns::trials(),
         package::trials(),
         hostile::trials(),
         hostile_peers::trials(),

@@ -12,11 +12,12 @@ use self::{graph::Graph, source::Crate};
 use crate::paths;
 
 /// The root files of all crates. A crate with a library and a program has both.
-const ROOTS: [&str; 10] = [
+const ROOTS: [&str; 11] = [
     "proto/src/lib.rs",
     "dnstap-ebpf/src/lib.rs",
     "dnstap-ebpf/src/main.rs",
     "dnstap-agent/core/src/lib.rs",
+    "dnstap-agent/pdns/src/lib.rs",
     "dnstap-agent/src/lib.rs",
     "dnstap-agent/src/main.rs",
     "tests/src/main.rs",

@@ -1,0 +1,381 @@
+//! Owns the judgement which messages count: answers to the resolver's own queries, whole, and from servers that speak for a zone.
+//!
+//! A response counts if the frames show that it answers a question:
+//!
+//! - its own frame also holds the query, with the same id and question; or
+//! - a frame of type `RESOLVER_QUERY` came before, not longer than [`PATIENCE`] ago, with the same id, question and server's address and port
+//!   (and the same port of the resolver, if both say it), and no response has been taken for it yet; or
+//! - the operator says that whoever wrote the frames has paired them ([`Pairing::ByWriter`]).
+//!
+//! Names of questions are compared without regard to case (RFC 4343).
+
+use std::collections::VecDeque;
+
+use dnstap_core::dns::{Dns, LONGEST_NAME, Rcode};
+use dnstap_proto::{Message, message::Type};
+use foldhash::{HashMap, HashMapExt as _};
+
+/// How long a query waits for its response, in seconds of the frames' own times.
+pub const PATIENCE: u64 = 60;
+
+/// Most queries that wait; of more, the oldest are forgotten.
+const WAITING: usize = 1 << 17;
+
+/// Who has seen to it that responses belong to queries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pairing {
+    /// The frames have to show it.
+    #[default]
+    ByFrames,
+    /// The writer of the frames, such as a server with its own dnstap.
+    ByWriter,
+}
+
+/// Why a message, or an RRset of it, is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Discard {
+    /// A response of another server that resolves (`FORWARDER_RESPONSE`): it does not speak for the zone.
+    Forwarder,
+    /// It cannot be read to the last byte, is no response, or has no time.
+    Malformed,
+    /// The TC bit says that there is more.
+    Truncated,
+    /// No query is known that it answers.
+    Unmatched,
+    /// A response code with which resolvers take no data: other than NOERROR, NXDOMAIN and YXDOMAIN.
+    Refused,
+    /// The zone of the frame is none that the question could be in.
+    WrongZone,
+    /// An RRset whose owner is not in the zone.
+    OutOfBailiwick,
+    /// An RRset without a zone in the frame, from a server that is not known to serve a zone that its owner could be in.
+    UnknownServer,
+}
+
+impl Discard {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Forwarder,
+        Self::Malformed,
+        Self::Truncated,
+        Self::Unmatched,
+        Self::Refused,
+        Self::WrongZone,
+        Self::OutOfBailiwick,
+        Self::UnknownServer,
+    ];
+
+    /// As reports call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarder => "forwarder",
+            Self::Malformed => "malformed",
+            Self::Truncated => "truncated",
+            Self::Unmatched => "unmatched",
+            Self::Refused => "refused",
+            Self::WrongZone => "wrong_zone",
+            Self::OutOfBailiwick => "out_of_bailiwick",
+            Self::UnknownServer => "unknown_server",
+        }
+    }
+
+    /// Whether it is about an RRset, and not about a message.
+    #[must_use]
+    pub const fn is_of_rrset(self) -> bool {
+        matches!(self, Self::OutOfBailiwick | Self::UnknownServer)
+    }
+}
+
+/// A response that counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted<'a> {
+    pub(crate) dns: Dns<'a>,
+    /// When it came, in seconds since 1970.
+    pub(crate) time: u64,
+}
+
+/// What a message is to passive DNS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Judged<'a> {
+    Response(Accepted<'a>),
+    /// A query of the resolver, which was noted.
+    Query,
+    /// Neither: a message of clients, and so on.
+    Other,
+    Discarded(Discard),
+}
+
+/// The queries that wait, and the judgement over responses.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    pairing: Pairing,
+    waiting: HashMap<Key, Waiting>,
+    /// In the order of their coming, with what they had then.
+    order: VecDeque<(Key, u64)>,
+    count: u64,
+}
+
+/// Id, server and question.
+type Key = Box<[u8]>;
+
+#[derive(Debug)]
+struct Waiting {
+    nth: u64,
+    time: u64,
+    port: Option<u32>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(pairing: Pairing) -> Self {
+        Self {
+            pairing,
+            waiting: HashMap::new(),
+            order: VecDeque::new(),
+            count: 0,
+        }
+    }
+
+    /// Judges a message of a frame.
+    pub(crate) fn judge<'a>(&mut self, message: &'a Message) -> Judged<'a> {
+        match Type::try_from(message.r#type) {
+            Ok(Type::ResolverQuery) => {
+                if self.pairing == Pairing::ByFrames {
+                    self.note(message);
+                }
+                Judged::Query
+            }
+            Ok(Type::ResolverResponse) => match self.response(message) {
+                Ok(accepted) => Judged::Response(accepted),
+                Err(discard) => Judged::Discarded(discard),
+            },
+            Ok(Type::ForwarderResponse) => Judged::Discarded(Discard::Forwarder),
+            _ => Judged::Other,
+        }
+    }
+
+    fn note(&mut self, message: &Message) {
+        let query = message.query_message.as_deref();
+        let dns = query.and_then(|query| Dns::parse(query).ok());
+        let Some((key, time)) = dns
+            .and_then(|dns| key(message, dns))
+            .zip(message.query_time_sec)
+        else {
+            return;
+        };
+        self.count += 1;
+        self.order.push_back((key.clone(), self.count));
+        let waiting = Waiting {
+            nth: self.count,
+            time,
+            port: message.query_port,
+        };
+        self.waiting.insert(key, waiting);
+        while self.order.len() > WAITING {
+            let Some((key, nth)) = self.order.pop_front() else {
+                break;
+            };
+            if self
+                .waiting
+                .get(&key)
+                .is_some_and(|waiting| waiting.nth == nth)
+            {
+                self.waiting.remove(&key);
+            }
+        }
+    }
+
+    fn response<'a>(&mut self, message: &'a Message) -> Result<Accepted<'a>, Discard> {
+        let bytes = message.response_message.as_deref();
+        let dns = bytes.and_then(|bytes| Dns::parse(bytes).ok());
+        let dns = dns.ok_or(Discard::Malformed)?;
+        let time = message.response_time_sec.or(message.query_time_sec);
+        let time = time.ok_or(Discard::Malformed)?;
+        // Before anything else: a response that is left out has answered its query all the same.
+        let is_matched = self.pairing == Pairing::ByWriter
+            || holds_query(message, dns)
+            || self.answers(message, dns, time);
+        let is_sound = dns.is_response() && dns.opcode().0 == 0 && dns.count(0) == 1;
+        if !is_sound {
+            return Err(Discard::Malformed);
+        }
+        if !is_matched {
+            return Err(Discard::Unmatched);
+        }
+        if dns.has(0x0200) {
+            return Err(Discard::Truncated);
+        }
+        match dns.rcode() {
+            Rcode(0 | 3 | 6) => Ok(Accepted { dns, time }),
+            _ => Err(Discard::Refused),
+        }
+    }
+
+    /// Whether a query waits for it, which then waits no more.
+    fn answers(&mut self, message: &Message, dns: Dns<'_>, time: u64) -> bool {
+        let Some(key) = key(message, dns) else {
+            return false;
+        };
+        let Some(waiting) = self.waiting.get(&key) else {
+            return false;
+        };
+        let same_port = match (waiting.port, message.query_port) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        // A second at most: clocks that were set, and frames that come in another order than they were written.
+        let in_time = (waiting.time.saturating_sub(1)..=waiting.time + PATIENCE).contains(&time);
+        let answers = same_port && in_time;
+        if answers {
+            self.waiting.remove(&key);
+        }
+        answers
+    }
+}
+
+/// Whether the query of the same frame is the one that it answers.
+fn holds_query(message: &Message, dns: Dns<'_>) -> bool {
+    let query = message.query_message.as_deref();
+    let Some(query) = query.and_then(|query| Dns::parse(query).ok()) else {
+        return false;
+    };
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    query.id() == dns.id()
+        && !query.is_response()
+        && question(query, &mut one).is_some()
+        && question(dns, &mut other).is_some()
+        && one == other
+}
+
+fn key(message: &Message, dns: Dns<'_>) -> Option<Key> {
+    let mut key = Vec::with_capacity(64);
+    key.extend(dns.id().to_be_bytes());
+    let address = message.response_address.as_deref().unwrap_or_default();
+    key.push(u8::try_from(address.len()).ok()?);
+    key.extend_from_slice(address);
+    key.extend(message.response_port.unwrap_or_default().to_be_bytes());
+    question(dns, &mut key)?;
+    Some(key.into())
+}
+
+fn question(dns: Dns<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let question = dns.question().ok()??;
+    let mut wire = [0; LONGEST_NAME];
+    let length = question.name.write_wire(&mut wire);
+    wire[..length].make_ascii_lowercase();
+    out.extend_from_slice(&wire[..length]);
+    out.extend(question.kind.0.to_be_bytes());
+    out.extend(question.class.0.to_be_bytes());
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::message::fixture;
+
+    fn query(id: u16, port: u32) -> Message {
+        Message {
+            r#type: Type::ResolverQuery.into(),
+            query_port: Some(port),
+            query_time_sec: Some(100),
+            query_message: Some(fixture::message(id, 0, ("A.b", 1), [&[], &[], &[]]).into()),
+            response_address: Some(vec![192, 0, 2, 1].into()),
+            response_port: Some(53),
+            ..Message::default()
+        }
+    }
+
+    fn response(id: u16, flags: u16, time: u64) -> Message {
+        Message {
+            r#type: Type::ResolverResponse.into(),
+            query_port: Some(5),
+            response_time_sec: Some(time),
+            response_message: Some(fixture::message(id, flags, ("a.b", 1), [&[], &[], &[]]).into()),
+            response_address: Some(vec![192, 0, 2, 1].into()),
+            response_port: Some(53),
+            ..Message::default()
+        }
+    }
+
+    fn judged(frames: &[Message]) -> Option<Discard> {
+        let mut acceptor = Acceptor::new(Pairing::ByFrames);
+        let mut last = None;
+        for frame in frames {
+            last = match acceptor.judge(frame) {
+                Judged::Discarded(discard) => Some(discard),
+                _ => None,
+            };
+        }
+        last
+    }
+
+    #[test]
+    fn a_query_is_answered_once_by_its_server_in_time() {
+        assert_eq!(judged(&[query(7, 5), response(7, 0x8400, 101)]), None);
+        let unmatched = Some(Discard::Unmatched);
+        assert_eq!(judged(&[response(7, 0x8400, 101)]), unmatched);
+        assert_eq!(judged(&[query(8, 5), response(7, 0x8400, 101)]), unmatched);
+        assert_eq!(judged(&[query(7, 6), response(7, 0x8400, 101)]), unmatched);
+        assert_eq!(judged(&[query(7, 5), response(7, 0x8400, 161)]), unmatched);
+        assert_eq!(judged(&[query(7, 5), response(7, 0x8400, 98)]), unmatched);
+        let again = [
+            query(7, 5),
+            response(7, 0x8400, 101),
+            response(7, 0x8400, 101),
+        ];
+        assert_eq!(judged(&again), unmatched);
+        let mut other = response(7, 0x8400, 101);
+        other.response_address = Some(vec![192, 0, 2, 2].into());
+        assert_eq!(judged(&[query(7, 5), other]), unmatched);
+    }
+
+    #[test]
+    fn a_frame_with_its_query_needs_no_other() {
+        let mut frame = response(7, 0x8400, 101);
+        frame.query_message = query(7, 5).query_message;
+        assert_eq!(judged(&[frame.clone()]), None);
+        frame.query_message = query(8, 5).query_message;
+        assert_eq!(judged(&[frame]), Some(Discard::Unmatched));
+    }
+
+    #[rstest]
+    #[case(0x8600, Some(Discard::Truncated))]
+    #[case(0x0400, Some(Discard::Malformed))]
+    #[case(0xa400, Some(Discard::Malformed))]
+    #[case(0x8402, Some(Discard::Refused))]
+    #[case(0x8405, Some(Discard::Refused))]
+    #[case(0x8403, None)]
+    fn flags_decide(#[case] flags: u16, #[case] expected: Option<Discard>) {
+        assert_eq!(judged(&[query(7, 5), response(7, flags, 101)]), expected);
+    }
+
+    #[test]
+    fn the_writer_may_have_paired_and_forwarders_never_count() {
+        let mut acceptor = Acceptor::new(Pairing::ByWriter);
+        let mut frame = response(7, 0x8400, 101);
+        assert!(matches!(acceptor.judge(&frame), Judged::Response(_)));
+        frame.r#type = Type::ForwarderResponse.into();
+        let judged = acceptor.judge(&frame);
+        assert!(matches!(judged, Judged::Discarded(Discard::Forwarder)));
+        frame.r#type = Type::ClientResponse.into();
+        assert!(matches!(acceptor.judge(&frame), Judged::Other));
+    }
+
+    #[test]
+    fn queries_that_wait_are_bounded() {
+        let mut acceptor = Acceptor::new(Pairing::ByFrames);
+        for nth in 0..u32::try_from(WAITING).expect("fits") + 100 {
+            let mut query = query(7, 5);
+            query.response_address = Some(nth.to_be_bytes().to_vec().into());
+            acceptor.judge(&query);
+        }
+        assert_eq!(
+            (acceptor.waiting.len(), acceptor.order.len()),
+            (WAITING, WAITING)
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Owns Common Output Format both ways: lines that another store, or another program, reads, and lines of theirs.
+//!
+//! A line has what one origin has seen of an RRset, and `sensor_id` says which: of ours it is the store's id, 32 hexadecimal digits. So what
+//! comes twice, or by several ways, is counted once. Data that could not be read back from its text is written in the generic form
+//! (RFC 3597 section 5).
+
+use data_encoding::HEXLOWER;
+use dnstap_core::dns::Type;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::{Answer, Counted, Name, Rrset, Seen, output::cof, presentation::parse, rdata};
+
+/// Which store or program has seen something.
+pub type Origin = [u8; 16];
+
+/// What a line says.
+pub type Sighting = Counted;
+
+/// Why a line is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LineError {
+    /// It is no object of JSON.
+    #[error("no JSON object")]
+    Json,
+    /// A field is missing, or is not what it should be.
+    #[error("{0} is missing or wrong")]
+    Field(&'static str),
+    /// The data is not of that type, or of a type that is not known.
+    #[error("data of type {0} that cannot be read: {1}")]
+    Data(String, String),
+}
+
+/// A line without its end.
+#[must_use]
+pub fn line(set: &Rrset, seen: Seen, origin: Origin) -> String {
+    let kind = set.kind;
+    let mut object = cof(&Answer {
+        set: set.clone(),
+        seen,
+        by_data: false,
+    });
+    let data = set.data.iter().map(|data| {
+        let text = rdata::text(kind, data);
+        match parse(kind, &text) {
+            Some(read) if read == *data => text,
+            _ => generic(data),
+        }
+    });
+    object["rdata"] = data.collect();
+    object["sensor_id"] = json!(HEXLOWER.encode(&origin));
+    object.to_string()
+}
+
+fn generic(data: &[u8]) -> String {
+    match data {
+        [] => "\\# 0".to_owned(),
+        data => format!("\\# {} {}", data.len(), HEXLOWER.encode(data)),
+    }
+}
+
+/// Reads a line. `unnamed` is the origin of lines that name none.
+pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
+    let object: Value = serde_json::from_str(line).map_err(|_invalid| LineError::Json)?;
+    if !object.is_object() {
+        return Err(LineError::Json);
+    }
+    let name = |field: &'static str| {
+        let text = object[field].as_str();
+        let name = text.and_then(|text| text.parse::<Name>().ok());
+        name.ok_or(LineError::Field(field))
+    };
+    let owner = name("rrname")?;
+    let kind = match &object["rrtype"] {
+        Value::String(word) => word.parse::<Type>().ok().map(|kind| kind.0),
+        Value::Number(number) => number
+            .as_u64()
+            .and_then(|number| u16::try_from(number).ok()),
+        _ => None,
+    };
+    let kind = kind.ok_or(LineError::Field("rrtype"))?;
+    let texts: Option<Vec<&str>> = match &object["rdata"] {
+        Value::String(text) => Some(vec![text]),
+        Value::Array(texts) => texts.iter().map(Value::as_str).collect(),
+        _ => None,
+    };
+    let texts = texts
+        .filter(|texts| !texts.is_empty())
+        .ok_or(LineError::Field("rdata"))?;
+    let data = texts.into_iter().map(|text| {
+        let unread = || LineError::Data(Type(kind).to_string(), text.to_owned());
+        parse(kind, text).ok_or_else(unread)
+    });
+    let data: Result<Vec<_>, _> = data.collect();
+    let mut data = data?;
+    data.sort_unstable();
+    data.dedup();
+    // Of a zone that was read as a file there are other times.
+    let time = |field: &'static str, of_zone: &'static str| {
+        let time = object[field].as_u64().or_else(|| object[of_zone].as_u64());
+        time.ok_or(LineError::Field(field))
+    };
+    let (first, last) = (
+        time("time_first", "zone_time_first")?,
+        time("time_last", "zone_time_last")?,
+    );
+    if first > last {
+        return Err(LineError::Field("time_last"));
+    }
+    let count = match &object["count"] {
+        Value::Null => 1,
+        count => count
+            .as_u64()
+            .filter(|count| *count > 0)
+            .ok_or(LineError::Field("count"))?,
+    };
+    let bailiwick = match &object["bailiwick"] {
+        Value::Null => None,
+        _ => Some(name("bailiwick")?),
+    };
+    if bailiwick
+        .as_ref()
+        .is_some_and(|zone| !owner.is_within(zone))
+    {
+        return Err(LineError::Field("bailiwick"));
+    }
+    let set = Rrset {
+        owner,
+        kind,
+        bailiwick,
+        data,
+    };
+    let origin = match &object["sensor_id"] {
+        Value::String(text) => origin(text),
+        _ => unnamed,
+    };
+    Ok((set, Seen { first, last, count }, origin))
+}
+
+/// The origin of that name: itself if it is one of ours, or what stands for any other.
+#[must_use]
+pub fn origin(name: &str) -> Origin {
+    let ours = HEXLOWER.decode(name.as_bytes()).ok();
+    if let Some(ours) = ours.and_then(|ours| ours.try_into().ok()) {
+        return ours;
+    }
+    let hash: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    let mut origin = [0; 16];
+    origin.copy_from_slice(&hash[..16]);
+    origin
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use rstest::rstest;
+
+    use super::*;
+    use crate::name::tests::any_name;
+
+    proptest! {
+        #[test]
+        fn a_line_is_read_back_whatever_the_data(
+            owner in any_name(),
+            kind in 1..300_u16,
+            data in prop::collection::btree_set(vec(any::<u8>(), 0..80), 1..4),
+            zone in any::<Option<prop::sample::Index>>(),
+            numbers in (any::<u32>(), any::<u32>(), 1..u64::MAX),
+            origin in any::<Origin>(),
+        ) {
+            let canonical = |data: Vec<u8>| {
+                let mut out = Vec::new();
+                rdata::canonical(kind, &data, 0, data.len(), &mut out).map(|()| Box::from(out))
+            };
+            let mut data: Vec<Box<[u8]>> = data.into_iter().filter_map(canonical).collect();
+            data.sort();
+            data.dedup();
+            prop_assume!(!data.is_empty());
+            let bailiwick = zone.map(|zone| owner.suffix(zone.index(owner.labels() + 1)));
+            let set = Rrset { owner, kind, bailiwick, data };
+            let first = u64::from(numbers.0);
+            let seen = Seen { first, last: first + u64::from(numbers.1), count: numbers.2 };
+            let line = line(&set, seen, origin);
+            prop_assert!(!line.contains('\n'));
+            prop_assert_eq!(read(&line, [0; 16]), Ok((set, seen, origin)));
+        }
+
+        #[test]
+        fn any_line_is_read_without_panic(line in ".{0,120}") {
+            let _any = read(&line, [0; 16]);
+        }
+    }
+
+    #[test]
+    fn lines_of_others_may_leave_out_what_they_may() {
+        let line = r#"{"rrname":"WWW.example.com.","rrtype":"A","rdata":"192.0.2.1","zone_time_first":5,"zone_time_last":7}"#;
+        let (set, seen, origin) = read(line, [9; 16]).expect("sound");
+        assert_eq!(
+            (set.owner.to_string().as_str(), set.bailiwick),
+            ("www.example.com.", None)
+        );
+        assert_eq!(
+            (seen, origin),
+            (
+                Seen {
+                    first: 5,
+                    last: 7,
+                    count: 1
+                },
+                [9; 16]
+            )
+        );
+    }
+
+    #[rstest]
+    #[case("", LineError::Json)]
+    #[case("[]", LineError::Json)]
+    #[case("{}", LineError::Field("rrname"))]
+    #[case(r#"{"rrname":"a","rrtype":"NOTYPE"}"#, LineError::Field("rrtype"))]
+    #[case(r#"{"rrname":"a","rrtype":70000}"#, LineError::Field("rrtype"))]
+    #[case(r#"{"rrname":"a","rrtype":"A","rdata":[]}"#, LineError::Field("rdata"))]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":"5"}"#,
+        LineError::Field("time_first")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":4}"#,
+        LineError::Field("time_last")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"count":0}"#,
+        LineError::Field("count")
+    )]
+    #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"bailiwick":"b"}"#, LineError::Field("bailiwick"))]
+    #[case(r#"{"rrname":"a","rrtype":"A","rdata":["x"]}"#, LineError::Data("A".into(), "x".into()))]
+    fn a_line_that_is_wrong_is_told_why(#[case] line: &str, #[case] error: LineError) {
+        assert_eq!(read(line, [0; 16]), Err(error));
+    }
+}

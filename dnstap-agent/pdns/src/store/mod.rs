@@ -1,0 +1,537 @@
+//! Owns the store on disk: what was seen of each RRset, and the index by which it is found.
+//!
+//! A store is a folder that fjall keeps (sorted keys, atomic batches): `rrsets` and `index`, whose keys `key` describes, and `meta`. What is
+//! written in one [`Store::add`] is there as a whole or not at all, whenever the process or the machine dies, and it is on disk when
+//! the call returns. The place in a file of messages that the write comes from ([`Mark`]) is a part of it: so what has been written is never
+//! counted a second time.
+//!
+//! One process at a time has the store open.
+
+mod key;
+mod retention;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, PersistMode,
+    config::{BlockSizePolicy, FilterPolicy},
+};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+pub(crate) use self::key::{
+    DATA, NAME, NAME_FORWARD, OWNER_FORWARD, V4, V6, forward, short_hash, split_reversed, write,
+};
+use self::key::{Value, is_hashed, pull, push};
+pub use self::{
+    key::{Rrset, Seen},
+    retention::{Removed, Retention},
+};
+
+/// What the layout of keys and values is called; another one gets another number.
+const FORMAT: &[u8] = b"1";
+
+/// What fjall writes last when it has made a folder its own.
+const COMPLETE: &str = "version";
+
+/// Bytes of records that are written to files at once.
+const MEMTABLE: u64 = 8 << 20;
+
+/// Bytes of blocks that are kept in memory.
+const CACHE: u64 = 16 << 20;
+
+/// The journal's most bytes; fjall wants no less.
+const JOURNAL: u64 = 64 << 20;
+
+/// Why there is no store, or no answer.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The folder is not there, or empty.
+    #[error("there is no store in {}; `pdns collect` makes one", .0.display())]
+    None(PathBuf),
+    /// The folder has other files.
+    #[error("{} is no store of passive DNS, and not empty; name another folder", .0.display())]
+    Foreign(PathBuf),
+    /// Another process has it open.
+    #[error("the store in {} is open in another process; one at a time can use it", .0.display())]
+    InUse(PathBuf),
+    /// A later version's.
+    #[error("the store in {} has format {format:?}, which this version does not know", .0.display(), format = .1)]
+    Format(PathBuf, String),
+    /// What was read is not what was written.
+    #[error("the store in {} is damaged ({what}); bring back a copy, or collect into a new one", .0.display(), what = .1)]
+    Damaged(PathBuf, String),
+    /// The machine.
+    #[error("cannot use the store in {}", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// How far a file of messages has been taken: a number of frames, and what these were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// SHA-256 of the first frame: by this the file is known again.
+    pub first: [u8; 32],
+    /// Frames that are in the store.
+    pub frames: u64,
+    /// SHA-256 of all of these.
+    pub digest: [u8; 32],
+}
+
+/// What an origin has seen of an RRset.
+pub type Counted = (Rrset, Seen, [u8; 16]);
+
+/// Sightings that are to be written: key, data that is too long for it, what was seen.
+pub(crate) type Sightings<'a> = [(&'a [u8], &'a [u8], Seen)];
+
+/// An open store.
+pub struct Store {
+    folder: PathBuf,
+    database: Database,
+    rrsets: Keyspace,
+    index: Keyspace,
+    meta: Keyspace,
+    /// Which store this is, among all.
+    id: [u8; 16],
+}
+
+/// What a store has, as `pdns stats` says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// RRsets.
+    pub rrsets: u64,
+    /// Their sightings.
+    pub count: u64,
+    /// The first of them, in seconds since 1970.
+    pub first: Option<u64>,
+    /// The last of them.
+    pub last: Option<u64>,
+    /// Owners.
+    pub owners: u64,
+    /// Entries of the index.
+    pub index: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Of these: the journal, which is as large for a small store as for a large one.
+    pub journal_bytes: u64,
+    /// Files of messages whose place is known.
+    pub files: u64,
+    /// RRsets by their types, most first.
+    pub types: Vec<(String, u64)>,
+}
+
+impl Store {
+    /// Opens a store, and makes one first if the folder is not there or empty.
+    pub fn create(folder: &Path) -> Result<Self, StoreError> {
+        let io = |error| StoreError::Io(folder.to_path_buf(), error);
+        fs::create_dir_all(folder).map_err(io)?;
+        clear_unfinished(folder).map_err(io)?;
+        let is_new = !folder.join(COMPLETE).exists();
+        if is_new && fs::read_dir(folder).map_err(io)?.next().is_some() {
+            return Err(StoreError::Foreign(folder.to_path_buf()));
+        }
+        Self::begin(folder)
+    }
+
+    /// Opens a store that is there.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        if folder.join(COMPLETE).exists() {
+            return Self::begin(folder);
+        }
+        let is_foreign = fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
+        let folder = folder.to_path_buf();
+        Err(if is_foreign {
+            StoreError::Foreign(folder)
+        } else {
+            StoreError::None(folder)
+        })
+    }
+
+    fn begin(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |error| failed(folder, error);
+        let database = Database::builder(folder)
+            .cache_size(CACHE)
+            .max_journaling_size(JOURNAL)
+            .worker_threads(2)
+            .open()
+            .map_err(failed)?;
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE)
+                .data_block_size_policy(BlockSizePolicy::all(16 << 10))
+        };
+        let rrsets = database.keyspace("rrsets", options).map_err(failed)?;
+        // It is only walked, never asked for one key.
+        let unfiltered = || options().filter_policy(FilterPolicy::disabled());
+        let index = database.keyspace("index", unfiltered).map_err(failed)?;
+        let meta = database.keyspace("meta", options).map_err(failed)?;
+        let mut store = Self {
+            folder: folder.to_path_buf(),
+            database,
+            rrsets,
+            index,
+            meta,
+            id: [0; 16],
+        };
+        store.introduce()?;
+        Ok(store)
+    }
+
+    /// Reads which store it is, or gives a new one its name.
+    fn introduce(&mut self) -> Result<(), StoreError> {
+        if let Some(format) = self
+            .meta
+            .get("format")
+            .map_err(|error| self.failed(error))?
+        {
+            if *format != *FORMAT {
+                let format = String::from_utf8_lossy(&format).into_owned();
+                return Err(StoreError::Format(self.folder.clone(), format));
+            }
+            let id = self.meta.get("id").map_err(|error| self.failed(error))?;
+            let id = id.and_then(|id| <[u8; 16]>::try_from(&*id).ok());
+            self.id = id.ok_or_else(|| self.damaged("it has no name"))?;
+            return Ok(());
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let folder = self.folder.as_os_str().as_encoded_bytes();
+        let boot = fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let hash: [u8; 32] = Sha256::new()
+            .chain_update(folder)
+            .chain_update(now.as_nanos().to_be_bytes())
+            .chain_update(boot)
+            .finalize()
+            .into();
+        self.id.copy_from_slice(&hash[..16]);
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.meta, "format", FORMAT);
+        batch.insert(&self.meta, "id", self.id);
+        batch.commit().map_err(|error| self.failed(error))
+    }
+
+    /// Which store this is, among all.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// Adds sightings and the place that they come up to, in one piece. Those that were not there before, in the order of their keys, go to
+    /// `new` once all is on disk. How many these are.
+    pub(crate) fn add(
+        &self,
+        sightings: &Sightings<'_>,
+        mark: Option<&Mark>,
+        new: &mut dyn FnMut(Rrset, Seen),
+    ) -> Result<u64, StoreError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        let mut fresh = Vec::new();
+        for &(key, body, seen) in sightings {
+            let is_hashed = is_hashed(key);
+            let value = if let Some(mut value) = self.value(key)? {
+                value.first = value.first.min(seen.first);
+                value.last = value.last.max(seen.last);
+                value.own = value.own.saturating_add(seen.count);
+                value
+            } else {
+                let set = self.read_key(key, body)?;
+                set.index(|entry| batch.insert(&self.index, entry, ""));
+                fresh.push((set, seen));
+                Value {
+                    first: seen.first,
+                    last: seen.last,
+                    own: seen.count,
+                    others: Vec::new(),
+                    body: body.to_vec(),
+                }
+            };
+            batch.insert(&self.rrsets, key, value.write(is_hashed));
+        }
+        if let Some(mark) = mark {
+            let mut value = Vec::with_capacity(44);
+            push(mark.frames, &mut value);
+            value.extend(mark.digest);
+            batch.insert(&self.meta, [&b"file/"[..], &mark.first].concat(), value);
+        }
+        batch.commit().map_err(|error| self.failed(error))?;
+        let count = fresh.len() as u64;
+        for (set, seen) in fresh {
+            new(set, seen);
+        }
+        Ok(count)
+    }
+
+    /// How far the file with this first frame has been taken.
+    pub fn mark(&self, first: [u8; 32]) -> Result<Option<Mark>, StoreError> {
+        let key = [&b"file/"[..], &first].concat();
+        let Some(value) = self.meta.get(key).map_err(|error| self.failed(error))? else {
+            return Ok(None);
+        };
+        let mut rest = &value[..];
+        let frames = pull(&mut rest);
+        let mark = frames.zip(rest.try_into().ok());
+        let mark = mark.map(|(frames, digest)| Mark {
+            first,
+            frames,
+            digest,
+        });
+        mark.ok_or_else(|| self.damaged("a file's place cannot be read"))
+            .map(Some)
+    }
+
+    /// RRsets whose keys begin so, in the order of their keys.
+    pub(crate) fn rrsets(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Rrset, Seen), StoreError>> + use<'_> {
+        self.values(prefix)
+            .map(|item| item.map(|(set, value)| (set, value.seen())))
+    }
+
+    fn values(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Rrset, Value), StoreError>> + use<'_> {
+        self.rrsets.prefix(prefix).map(|item| {
+            let (key, value) = item.into_inner().map_err(|error| self.failed(error))?;
+            let value = self.read_value(&key, &value)?;
+            Ok((self.read_key(&key, &value.body)?, value))
+        })
+    }
+
+    /// Entries of the index from one to another, both included, or that begin with the latter.
+    pub(crate) fn index(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> + use<'_> {
+        let end = to.to_vec();
+        self.index
+            .range(from..)
+            .map(|item| item.key().map_err(|error| self.failed(error)))
+            .map(|key| key.map(|key| key.to_vec()))
+            .take_while(move |key| {
+                let shared = |key: &[u8]| key[..end.len().min(key.len())].to_vec();
+                key.as_ref().map_or(true, |key| shared(key) <= end)
+            })
+    }
+
+    /// What an origin has seen of an RRset, whatever of it was known before: counts become the greatest that it ever said.
+    ///
+    /// `origin` names a store or a file; a store's own is its [`id`](Self::id). What comes twice, or by another way, changes nothing.
+    pub fn merge(&self, sets: &[Counted]) -> Result<(), StoreError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        let mut changed: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
+        let mut numbers = BTreeMap::new();
+        for (set, seen, origin) in sets {
+            let (key, body) = set.key();
+            let number = if let Some(number) = numbers.get(origin) {
+                *number
+            } else {
+                let number = self.number_of(*origin, numbers.len() as u64, &mut batch)?;
+                numbers.insert(*origin, number);
+                number
+            };
+            if !changed.contains_key(&key) {
+                let value = if let Some(value) = self.value(&key)? {
+                    value
+                } else {
+                    set.index(|entry| batch.insert(&self.index, entry, ""));
+                    Value {
+                        first: seen.first,
+                        last: seen.last,
+                        own: 0,
+                        others: Vec::new(),
+                        body,
+                    }
+                };
+                changed.insert(key.clone(), value);
+            }
+            let Some(value) = changed.get_mut(&key) else {
+                continue;
+            };
+            value.first = value.first.min(seen.first);
+            value.last = value.last.max(seen.last);
+            match number {
+                None => value.own = value.own.max(seen.count),
+                Some(number) => value.count_of(number, seen.count),
+            }
+        }
+        for (key, value) in changed {
+            let is_hashed = is_hashed(&key);
+            batch.insert(&self.rrsets, key, value.write(is_hashed));
+        }
+        batch.commit().map_err(|error| self.failed(error))
+    }
+
+    /// The number that stands for an origin in values; none for this store itself. New ones are numbered on, behind those that are
+    /// not written yet.
+    fn number_of(
+        &self,
+        origin: [u8; 16],
+        unwritten: u64,
+        batch: &mut fjall::OwnedWriteBatch,
+    ) -> Result<Option<u64>, StoreError> {
+        if origin == self.id {
+            return Ok(None);
+        }
+        let origins = self.origins()?;
+        if let Some(at) = origins.iter().find(|(_, known)| **known == origin) {
+            return Ok(Some(*at.0));
+        }
+        let next = origins.last_key_value().map_or(0, |(last, _)| last + 1) + unwritten;
+        let key = [&b"origin/"[..], &next.to_be_bytes()].concat();
+        batch.insert(&self.meta, key, origin);
+        Ok(Some(next))
+    }
+
+    fn origins(&self) -> Result<BTreeMap<u64, [u8; 16]>, StoreError> {
+        let items = self.meta.prefix("origin/").map(|item| {
+            let (key, value) = item.into_inner().map_err(|error| self.failed(error))?;
+            let number = key.last_chunk().map(|number| u64::from_be_bytes(*number));
+            let origin = number.zip(<[u8; 16]>::try_from(&*value).ok());
+            origin.ok_or_else(|| self.damaged("an origin cannot be read"))
+        });
+        items.collect()
+    }
+
+    /// Every RRset with what each origin has seen of it.
+    pub fn sightings(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<Counted, StoreError>> + use<'_>, StoreError> {
+        let origins = self.origins()?;
+        let each = self.values(&[]).flat_map(move |item| {
+            let (set, value) = match item {
+                Ok(item) => item,
+                Err(error) => return vec![Err(error)],
+            };
+            let mut counts = vec![(self.id, value.own)];
+            for (number, count) in &value.others {
+                match origins.get(number) {
+                    Some(origin) => counts.push((*origin, *count)),
+                    None => return vec![Err(self.damaged("an origin is missing"))],
+                }
+            }
+            let (first, last) = (value.first, value.last);
+            counts
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(origin, count)| Ok((set.clone(), Seen { first, last, count }, origin)))
+                .collect()
+        });
+        Ok(each)
+    }
+
+    /// Counts everything: reads the whole store.
+    pub fn stats(&self) -> Result<Stats, StoreError> {
+        let mut stats = Stats::default();
+        let mut types: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut owner = None;
+        for item in self.rrsets(&[]) {
+            let (set, seen) = item?;
+            stats.rrsets += 1;
+            stats.count = stats.count.saturating_add(seen.count);
+            stats.first = Some(
+                stats
+                    .first
+                    .map_or(seen.first, |first| first.min(seen.first)),
+            );
+            stats.last = Some(stats.last.map_or(seen.last, |last| last.max(seen.last)));
+            *types.entry(set.kind).or_default() += 1;
+            if owner.as_ref() != Some(&set.owner) {
+                stats.owners += 1;
+                owner = Some(set.owner);
+            }
+        }
+        let mut types: Vec<_> = types.into_iter().collect();
+        types.sort_by_key(|(_, count)| u64::MAX - count);
+        let named = |(kind, count)| (dnstap_core::dns::Type(kind).to_string(), count);
+        stats.types = types.into_iter().map(named).collect();
+        stats.index = self.index.len().map_err(|error| self.failed(error))? as u64;
+        stats.files = self.meta.prefix("file/").count() as u64;
+        stats.bytes = self.bytes()?;
+        let journal = self.database.journal_disk_space();
+        stats.journal_bytes = journal.map_err(|error| self.failed(error))?;
+        Ok(stats)
+    }
+
+    fn bytes(&self) -> Result<u64, StoreError> {
+        self.database
+            .disk_space()
+            .map_err(|error| self.failed(error))
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let value = self.rrsets.get(key).map_err(|error| self.failed(error))?;
+        value.map(|value| self.read_value(key, &value)).transpose()
+    }
+
+    fn read_value(&self, key: &[u8], value: &[u8]) -> Result<Value, StoreError> {
+        let value = Value::read(is_hashed(key), value);
+        value.ok_or_else(|| self.damaged("an RRset cannot be read"))
+    }
+
+    fn read_key(&self, key: &[u8], body: &[u8]) -> Result<Rrset, StoreError> {
+        Rrset::read(key, body).ok_or_else(|| self.damaged("the key of an RRset cannot be read"))
+    }
+
+    pub(crate) fn damaged(&self, what: &str) -> StoreError {
+        StoreError::Damaged(self.folder.clone(), what.to_owned())
+    }
+
+    fn failed(&self, error: fjall::Error) -> StoreError {
+        failed(&self.folder, error)
+    }
+}
+
+/// What is there before a store is complete.
+const UNFINISHED: [&str; 3] = ["0.jnl", "keyspaces", "lock"];
+
+/// Removes what a process has left that died while it made a store: nothing was written there yet.
+fn clear_unfinished(folder: &Path) -> io::Result<()> {
+    let files: io::Result<Vec<_>> = fs::read_dir(folder)?.collect();
+    let mut names = files?.into_iter().map(|file| file.file_name());
+    let is_unfinished = names.all(|name| UNFINISHED.iter().any(|known| name == *known));
+    if !is_unfinished || !folder.join("lock").exists() {
+        return Ok(());
+    }
+    let lock = fs::File::options().write(true).open(folder.join("lock"))?;
+    // Another process is about to make it.
+    if lock.try_lock().is_err() {
+        return Ok(());
+    }
+    let absent_is_fine = |done: io::Result<()>| match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    };
+    absent_is_fine(fs::remove_file(folder.join("0.jnl")))?;
+    absent_is_fine(fs::remove_dir_all(folder.join("keyspaces")))?;
+    absent_is_fine(fs::remove_file(folder.join("lock")))
+}
+
+fn failed(folder: &Path, error: fjall::Error) -> StoreError {
+    let folder = folder.to_path_buf();
+    match error {
+        fjall::Error::Locked => StoreError::InUse(folder),
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+                    StoreError::Damaged(folder, error.to_string())
+                }
+                _ => StoreError::Io(folder, error),
+            }
+        }
+        fjall::Error::Poisoned => {
+            StoreError::Io(folder, io::Error::other("an earlier write has failed"))
+        }
+        error => StoreError::Damaged(folder, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! Owns what is given up of a store: RRsets that were last seen long ago, so many as age or size say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fjall::PersistMode;
+
+use super::{
+    NAME, NAME_FORWARD, Rrset, Store, StoreError,
+    key::{Value, forward},
+};
+use crate::name::{Name, reverse};
+
+/// Removals that are written at once.
+const BATCH: usize = 10_000;
+
+/// RRsets of the same hour are removed together.
+const HOUR: u64 = 3600;
+
+/// How often the size is looked at again: what an RRset takes on disk is an estimate.
+const ROUNDS: usize = 4;
+
+/// What is to stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// RRsets that were last seen before this time (seconds since 1970) go.
+    pub since: Option<u64>,
+    /// If the store takes more bytes on disk than this, those that were seen longest ago go.
+    pub bytes: Option<u64>,
+}
+
+/// What is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// RRsets.
+    pub rrsets: u64,
+    /// Bytes on disk before and after.
+    pub bytes: (u64, u64),
+}
+
+impl Store {
+    /// Removes what is not to stay, and brings what is there into its smallest form.
+    pub fn compact(&self, retention: Retention) -> Result<Removed, StoreError> {
+        let mut removed = Removed {
+            bytes: (self.bytes()?, 0),
+            ..Removed::default()
+        };
+        if let Some(since) = retention.since {
+            removed.rrsets += self.remove_before(since)?;
+        }
+        self.squeeze()?;
+        for _ in 0..ROUNDS {
+            let journal = self.database.journal_disk_space();
+            let journal = journal.map_err(|error| self.failed(error))?;
+            let files = self.bytes()?.saturating_sub(journal);
+            let Some(most) = retention.bytes.filter(|most| files > *most) else {
+                break;
+            };
+            let Some(since) = self.hour_that_leaves(most, files)? else {
+                break;
+            };
+            removed.rrsets += self.remove_before(since)?;
+            self.squeeze()?;
+        }
+        removed.bytes.1 = self.bytes()?;
+        Ok(removed)
+    }
+
+    fn squeeze(&self) -> Result<(), StoreError> {
+        for keyspace in [&self.rrsets, &self.index, &self.meta] {
+            let done = keyspace.rotate_memtable_and_wait();
+            done.and_then(|()| keyspace.major_compact())
+                .map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// The time such that what was seen since then takes `most` bytes, if the whole takes `all`.
+    fn hour_that_leaves(&self, most: u64, all: u64) -> Result<Option<u64>, StoreError> {
+        let mut hours: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut total = 0;
+        for item in self.values(&[]) {
+            let (set, value) = item?;
+            let size = set.data.iter().map(|data| data.len() + 3).sum::<usize>();
+            let size = (size + set.owner.wire().len() + 20) as u64;
+            *hours.entry(value.last / HOUR).or_default() += size;
+            total += size;
+        }
+        let allowed = u128::from(total) * u128::from(most) / u128::from(all.max(1));
+        let mut left = u128::from(total);
+        for (hour, size) in hours {
+            if left <= allowed {
+                return Ok(Some(hour * HOUR));
+            }
+            left -= u128::from(size);
+        }
+        Ok((total > 0).then_some(u64::MAX))
+    }
+
+    /// Removes the RRsets that were last seen before that time, and what of the index leads nowhere then.
+    fn remove_before(&self, since: u64) -> Result<u64, StoreError> {
+        let mut batch = self.database.batch();
+        let mut removed = 0;
+        let mut names = BTreeSet::new();
+        let mut of_owner: Vec<(Rrset, Value)> = Vec::new();
+        let mut values = self.values(&[]);
+        loop {
+            let next = values.next().transpose()?;
+            let is_same = next.as_ref().is_some_and(|(set, _)| {
+                of_owner
+                    .last()
+                    .is_none_or(|(last, _)| last.owner == set.owner)
+            });
+            if !is_same {
+                removed += self.remove_of(&of_owner, since, &mut batch, &mut names);
+                of_owner.clear();
+            }
+            if batch.len() >= BATCH || next.is_none() {
+                let full = std::mem::replace(&mut batch, self.database.batch());
+                full.durability(Some(PersistMode::SyncAll))
+                    .commit()
+                    .map_err(|error| self.failed(error))?;
+            }
+            match next {
+                Some(item) => of_owner.push(item),
+                None => break,
+            }
+        }
+        self.forget_names(&names)?;
+        Ok(removed)
+    }
+
+    /// All RRsets of an owner: removes those that are old, and the entries of the index that no other of them has. How many were removed.
+    fn remove_of(
+        &self,
+        sets: &[(Rrset, Value)],
+        since: u64,
+        batch: &mut fjall::OwnedWriteBatch,
+        names: &mut BTreeSet<Vec<u8>>,
+    ) -> u64 {
+        let (old, kept): (Vec<_>, Vec<_>) = sets.iter().partition(|(_, value)| value.last < since);
+        if old.is_empty() {
+            return 0;
+        }
+        let mut stays = BTreeSet::new();
+        for (set, _) in kept {
+            set.index(|entry| {
+                stays.insert(entry);
+            });
+        }
+        for (set, _) in &old {
+            batch.remove(&self.rrsets, set.key().0);
+            set.index(|entry| match entry.first() {
+                // It has no owner, so another one may still need it.
+                Some(&NAME_FORWARD) => {
+                    names.insert(entry);
+                }
+                _ if stays.contains(&entry) => {}
+                _ => batch.remove(&self.index, entry),
+            });
+        }
+        old.len() as u64
+    }
+
+    /// Removes those names from the index that are in no data any more.
+    fn forget_names(&self, names: &BTreeSet<Vec<u8>>) -> Result<(), StoreError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        for entry in names {
+            let name = Name::from_wire(&[&entry[1..], &[0]].concat());
+            let Some(name) = name else { continue };
+            let mut backward = vec![NAME];
+            reverse(name.wire(), &mut backward);
+            let is_used = self.index.prefix(backward).next();
+            if is_used
+                .map(fjall::Guard::key)
+                .transpose()
+                .map_err(|error| self.failed(error))?
+                .is_none()
+            {
+                batch.remove(&self.index, forward(NAME_FORWARD, name.wire()));
+            }
+        }
+        batch.commit().map_err(|error| self.failed(error))
+    }
+}

@@ -1,0 +1,367 @@
+//! `pdns serve`: a store, asked over HTTP by the programs that analysts have: version 2 of the DNSDB API with its Streaming API Framing, and
+//! CIRCL's passive DNS.
+//!
+//! Each request is answered on a thread of its own, [`CONNECTIONS`] at most, which waits for the reader: nothing is gathered. Without keys it
+//! listens on loopback addresses only.
+
+mod paths;
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use data_encoding::BASE64;
+use dnstap_pdns::{Answer, Store, StoreError, cof, dnsdb};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Bytes, Frame, Incoming},
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tracing::{debug, info, warn};
+
+use self::paths::{Asked, Lookup, Style};
+use super::{now, refused};
+use crate::{
+    cli::Serve as Options,
+    host::{
+        exit::{Exit, ExitWith},
+        shutdown::Shutdown,
+    },
+};
+
+/// Most connections at a time; further ones wait.
+const CONNECTIONS: usize = 16;
+
+/// Time limit for the head of a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time limit for an answer, with the reading of it.
+const LONGEST: Duration = Duration::from_mins(10);
+
+/// Pieces of an answer that wait for its reader.
+const PIECES: usize = 4;
+
+/// Bytes of a piece, about.
+const PIECE: usize = 16 << 10;
+
+/// Runs `pdns serve` until SIGINT or SIGTERM. An error carries [`ExitWith`].
+pub(super) fn run(options: &Options) -> Result<Exit> {
+    let keys = match &options.keys {
+        Some(path) => {
+            let message = || ExitWith(Exit::NoInput, format!("cannot read {}", path.display()));
+            let text = std::fs::read_to_string(path).with_context(message)?;
+            Some(Keys::read(&text))
+        }
+        None if options.listen.ip().is_loopback() => None,
+        None => {
+            let message = format!(
+                "{} is not a loopback address; add --keys, or listen on 127.0.0.1",
+                options.listen
+            );
+            return Err(anyhow!(ExitWith(Exit::Usage, message)));
+        }
+    };
+    let served = Arc::new(Served {
+        store: Store::open(&options.db).map_err(refused)?,
+        keys,
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(CONNECTIONS)
+        .build()
+        .context("cannot start the server")?;
+    runtime.block_on(async {
+        let mut shutdown = Shutdown::listen().context("cannot wait for signals")?;
+        let listener = TcpListener::bind(options.listen).await.with_context(|| {
+            ExitWith(
+                Exit::NoInput,
+                format!("cannot listen on {}", options.listen),
+            )
+        })?;
+        let address: SocketAddr = listener.local_addr().context("cannot tell the address")?;
+        info!(%address, "answers");
+        tokio::select! {
+            why = shutdown.asked() => info!("ends: {why}"),
+            () = accept(listener, served) => {}
+        }
+        anyhow::Ok(())
+    })?;
+    // Answers that are under way end with their readers.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(Exit::Ok)
+}
+
+struct Served {
+    store: Store,
+    keys: Option<Keys>,
+}
+
+/// Keys, by their SHA-256: so all are compared in the same time, however much of them is right.
+struct Keys(Vec<[u8; 32]>);
+
+impl Keys {
+    /// One on each line; empty lines and those that begin with `#` are none.
+    fn read(text: &str) -> Self {
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Self(lines.map(|line| Sha256::digest(line).into()).collect())
+    }
+
+    fn has(&self, key: &[u8]) -> bool {
+        let hash: [u8; 32] = Sha256::digest(key).into();
+        let differs = |one: &[u8; 32]| one.iter().zip(hash).fold(0, |sum, (a, b)| sum | (a ^ b));
+        self.0
+            .iter()
+            .fold(false, |found, one| found | (differs(one) == 0))
+    }
+
+    /// `X-API-Key`, or the password of basic authentication.
+    fn allow<T>(&self, request: &Request<T>) -> bool {
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        if let Some(key) = header("x-api-key") {
+            return self.has(key);
+        }
+        let basic = header("authorization").and_then(|value| value.strip_prefix(b"Basic "));
+        let pair = basic.and_then(|basic| BASE64.decode(basic).ok());
+        pair.is_some_and(|pair| {
+            let colon = pair.iter().position(|byte| *byte == b':');
+            colon.is_some_and(|colon| self.has(&pair[colon + 1..]))
+        })
+    }
+}
+
+async fn accept(listener: TcpListener, served: Arc<Served>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // No descriptors left: there are some again when a connection is closed.
+                warn!(%error, "cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let served = Arc::clone(&served);
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&request, &served);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match timeout(LONGEST, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "a connection"),
+                Err(_elapsed) => debug!("a connection took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> {
+    if *request.method() != Method::GET {
+        return Lines::whole(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+    }
+    if served
+        .keys
+        .as_ref()
+        .is_some_and(|keys| !keys.allow(request))
+    {
+        return Lines::whole(StatusCode::FORBIDDEN, "no such key\n".to_owned());
+    }
+    let uri = request.uri();
+    match paths::read(uri.path(), uri.query().unwrap_or_default(), now()) {
+        Ok(Asked::Ping) => Lines::whole(StatusCode::OK, "{\"ping\":\"ok\"}\n".to_owned()),
+        Ok(Asked::RateLimit) => {
+            let rate = json!({"rate": {"limit": "unlimited", "reset": "n/a", "remaining": "n/a"}});
+            Lines::whole(StatusCode::OK, format!("{rate}\n"))
+        }
+        Ok(Asked::Lookup(lookup)) => {
+            let (sender, receiver) = mpsc::channel(PIECES);
+            let served = Arc::clone(served);
+            tokio::task::spawn_blocking(move || {
+                let mut output = Output {
+                    sender,
+                    text: String::new(),
+                };
+                // Nobody reads it any more.
+                let _gone = look(&served.store, &lookup, &mut output);
+            });
+            let mut response = Response::new(Lines(receiver));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/x-ndjson"),
+            );
+            response
+        }
+        Err(paths::Wrong::Path) => {
+            let known = "there are /dnsdb/v2/lookup, /dnsdb/v2/summarize, /dnsdb/v2/ping, /dnsdb/v2/rate_limit and /pdns/query\n";
+            Lines::whole(StatusCode::NOT_FOUND, known.to_owned())
+        }
+        Err(paths::Wrong::Query(why)) => {
+            Lines::whole(StatusCode::BAD_REQUEST, format!("{}\n", why.escape_debug()))
+        }
+    }
+}
+
+/// The reader has gone.
+struct Gone;
+
+/// Writes the answers, line by line.
+fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone> {
+    let mut found = store.ask(&lookup.query).skip(lookup.offset);
+    let is_framed = lookup.style != Style::Circl;
+    if is_framed {
+        output.line("{\"cond\":\"begin\"}")?;
+    }
+    let mut sum: Option<(Answer, u64)> = None;
+    let mut failed = None;
+    for item in found.by_ref().take(lookup.limit) {
+        match (item, lookup.style) {
+            (Ok(answer), Style::Circl) => output.line(&cof(&answer).to_string())?,
+            (Ok(answer), Style::Lookup) => {
+                output.line(&json!({"obj": dnsdb(&answer)}).to_string())?;
+            }
+            (Ok(answer), Style::Summarize) => {
+                sum = Some(match sum {
+                    None => (answer, 1),
+                    Some((mut sum, number)) => {
+                        sum.seen = sum.seen.and(answer.seen);
+                        (sum, number + 1)
+                    }
+                });
+            }
+            (Err(error), _) => {
+                warn!("cannot answer: {error}");
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    if let Some((sum, number)) = sum {
+        let object = json!({"obj": {"count": sum.seen.count, "num_results": number,
+            "time_first": sum.seen.first, "time_last": sum.seen.last}});
+        output.line(&object.to_string())?;
+    }
+    if is_framed {
+        output.line(&end(failed.as_ref(), found.next().is_some()))?;
+    }
+    output.send()
+}
+
+/// How the answers ended.
+fn end(failed: Option<&StoreError>, is_more: bool) -> String {
+    let end = match (failed, is_more) {
+        // Not the error's own text, which names a folder.
+        (Some(_), _) => json!({"cond": "failed", "msg": "the store cannot be read"}),
+        (None, true) => json!({"cond": "limited", "msg": "Result limit reached"}),
+        (None, false) => json!({"cond": "succeeded"}),
+    };
+    end.to_string()
+}
+
+struct Output {
+    sender: mpsc::Sender<Bytes>,
+    text: String,
+}
+
+impl Output {
+    fn line(&mut self, line: &str) -> Result<(), Gone> {
+        let is_first = self.text.is_empty();
+        self.text.push_str(line);
+        self.text.push('\n');
+        // The first line is sent at once: it says that there is an answer.
+        if is_first && self.sender.capacity() == PIECES || self.text.len() >= PIECE {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Gone> {
+        let piece = std::mem::take(&mut self.text).into();
+        self.sender.blocking_send(piece).map_err(|_closed| Gone)
+    }
+}
+
+/// The body of an answer, as it comes.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl Lines {
+    fn whole(status: StatusCode, text: String) -> Response<Self> {
+        let (sender, receiver) = mpsc::channel(1);
+        // There is room for one.
+        let _sent = sender.try_send(text.into());
+        let mut response = Response::new(Self(receiver));
+        *response.status_mut() = status;
+        response
+    }
+}
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.0.poll_recv(context);
+        piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_by_either_header_and_nothing_else_is() {
+        let keys = Keys::read("# of ours\nsecret\n\n other \n");
+        let allowed = |name: &str, value: &str| {
+            let request = Request::builder()
+                .header(name, value)
+                .body(())
+                .expect("a request");
+            keys.allow(&request)
+        };
+        assert!(allowed("X-API-Key", "secret") && allowed("X-API-Key", "other"));
+        assert!(allowed(
+            "Authorization",
+            &format!("Basic {}", BASE64.encode(b"me:secret"))
+        ));
+        for wrong in ["", "secre", "secretx", "# of ours"] {
+            assert!(!allowed("X-API-Key", wrong), "{wrong}");
+        }
+        assert!(!allowed(
+            "Authorization",
+            &format!("Basic {}", BASE64.encode(b"secret"))
+        ));
+        assert!(!allowed("Authorization", "Bearer secret"));
+        assert!(!allowed("Host", "secret"));
+        assert!(!Keys::read("").has(b""));
+    }
+}

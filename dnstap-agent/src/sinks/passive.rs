@@ -1,0 +1,331 @@
+//! Owns an output that is a store of passive DNS: `pdns:DIR`.
+//!
+//! What has been taken waits in memory for [`Options::write`] at most, and is then written as one: so a crash of the agent costs what came
+//! since. It counts as written when it was taken.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use dnstap_pdns::{Collector, Discard, Options as How, Pairing, Retention, Store, StoreError};
+use tracing::{info, warn};
+
+use super::{
+    batch::Batch,
+    file::privileges_at,
+    queue::blocking::{self, Failure, Output, Written},
+    sink::{About, Mistake, Opened, Place, Sink, Typed},
+};
+use crate::host::{
+    sandbox::NeededPrivileges,
+    units::{parse_bytes, parse_seconds},
+};
+
+/// How often old RRsets are removed, if they are to be.
+const RETENTION_EVERY: Duration = Duration::from_hours(24);
+
+/// `pdns:DIR`.
+#[derive(Debug, PartialEq)]
+pub(super) struct Passive {
+    place: Place,
+    options: Options,
+}
+
+/// What may follow the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Options {
+    /// `memory=`: bytes in front of the store.
+    memory: usize,
+    /// `write=`: the longest that something waits there.
+    write: Duration,
+    /// `paired-by=`: `frames` or `writer`.
+    pairing: Pairing,
+    /// `root=`: addresses of the root's servers.
+    roots: Vec<std::net::IpAddr>,
+    /// `keep-age=`.
+    keep_age: Option<Duration>,
+    /// `keep-size=`.
+    keep_size: Option<usize>,
+}
+
+const VALID: &str = "valid are `memory=BYTES` (with K, M, G), `write=TIME` (such as 30s), `paired-by=frames` or `writer`, `root=ADDRESS`, \
+     `keep-age=TIME` (such as 365d) and `keep-size=BYTES`";
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory: 16 << 20,
+            write: Duration::from_secs(30),
+            pairing: Pairing::ByFrames,
+            roots: Vec::new(),
+            keep_age: None,
+            keep_size: None,
+        }
+    }
+}
+
+impl Options {
+    fn parse(text: Option<&str>) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut seen = BTreeSet::new();
+        for option in text.into_iter().flat_map(|text| text.split(',')) {
+            let unknown = || format!("`{option}` is no option of a store of passive DNS; {VALID}");
+            let (name, value) = option.split_once('=').ok_or_else(unknown)?;
+            if name != "root" && !seen.insert(name) {
+                return Err(format!("`{name}` is given twice"));
+            }
+            let wrong = |problem: String| format!("`{option}`: {problem}");
+            match name {
+                "memory" => {
+                    let memory = parse_bytes(value).map_err(wrong)?;
+                    if memory < 1 << 20 {
+                        return Err(wrong("less than 1M".to_owned()));
+                    }
+                    options.memory = memory;
+                }
+                "write" => options.write = parse_seconds(value).map_err(wrong)?,
+                "paired-by" => {
+                    options.pairing = match value {
+                        "frames" => Pairing::ByFrames,
+                        "writer" => Pairing::ByWriter,
+                        _ => return Err(unknown()),
+                    }
+                }
+                "root" => {
+                    let address = value
+                        .parse()
+                        .map_err(|_invalid| wrong("no address".to_owned()))?;
+                    options.roots.push(address);
+                }
+                "keep-age" => options.keep_age = Some(parse_seconds(value).map_err(wrong)?),
+                "keep-size" => options.keep_size = Some(parse_bytes(value).map_err(wrong)?),
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+impl Typed for Passive {
+    fn parse(form: &str, rest: &str) -> Result<Self, Mistake> {
+        let (place, options) = Place::parse(rest)?;
+        if place == Place::Stdout {
+            let text = format!("`{form}:-`: a store is a folder; name one");
+            return Err(Mistake::Other(text));
+        }
+        let options = Options::parse(options).map_err(Mistake::Other)?;
+        Ok(Self { place, options })
+    }
+}
+
+impl Sink for Passive {
+    fn name(&self) -> String {
+        format!("pdns:{}", self.place)
+    }
+
+    fn place(&self) -> Option<&Place> {
+        Some(&self.place)
+    }
+
+    fn privileges(&self) -> NeededPrivileges {
+        privileges_at(&self.place)
+    }
+
+    fn wants_views(&self) -> bool {
+        true
+    }
+
+    fn open(&self, _: &About) -> Result<Opened, String> {
+        let Place::Path(path) = &self.place else {
+            return Err("a store is a folder".to_owned());
+        };
+        let store = Store::create(path).map_err(|error| described(&error))?;
+        let how = How {
+            memory: self.options.memory,
+            pairing: self.options.pairing,
+            roots: self.options.roots.clone(),
+        };
+        let output = PassiveOutput {
+            collector: Collector::new(store, &how),
+            options: self.options.clone(),
+            written: Instant::now(),
+            thinned: None,
+            folder: path.clone(),
+        };
+        Ok(Box::new(|_| blocking::start(Box::new(output))))
+    }
+}
+
+/// With its cause.
+fn described(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+struct PassiveOutput {
+    collector: Collector,
+    options: Options,
+    written: Instant,
+    /// When old RRsets were removed the last time.
+    thinned: Option<Instant>,
+    folder: PathBuf,
+}
+
+impl PassiveOutput {
+    fn store(&mut self) -> io::Result<()> {
+        self.written = Instant::now();
+        self.collector.write(None, &mut |_, _| {}).map_err(into_io)
+    }
+
+    fn thin(&mut self) {
+        let is_asked = self.options.keep_age.is_some() || self.options.keep_size.is_some();
+        let is_due = self
+            .thinned
+            .is_none_or(|then| then.elapsed() >= RETENTION_EVERY);
+        if !is_asked || !is_due {
+            return;
+        }
+        self.thinned = Some(Instant::now());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let retention = Retention {
+            since: self
+                .options
+                .keep_age
+                .map(|age| now.saturating_sub(age).as_secs()),
+            bytes: self.options.keep_size.map(|bytes| bytes as u64),
+        };
+        match self.collector.store().compact(retention) {
+            Ok(removed) => info!(
+                folder = %self.folder.display(),
+                rrsets = removed.rrsets,
+                bytes = removed.bytes.1,
+                "old RRsets removed"
+            ),
+            Err(error) => warn!("old RRsets cannot be removed: {}", described(&error)),
+        }
+    }
+}
+
+impl Output for PassiveOutput {
+    fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
+        let mut written = Written::default();
+        let mut failed = None;
+        batch.for_each(|message| match message {
+            _ if failed.is_some() => {}
+            Some(message) => {
+                self.collector.take(message);
+                written.messages += 1;
+                if self.collector.is_full() {
+                    failed = self.store().err();
+                }
+            }
+            None => written.unfit += 1,
+        });
+        written.bytes = batch.frames.len() as u64;
+        match failed {
+            None => Ok(written),
+            Some(error) => Err(Failure {
+                written,
+                error,
+                // The store takes nothing more until it is opened again.
+                resumable: false,
+            }),
+        }
+    }
+
+    fn next_turn(&self) -> Option<Duration> {
+        Some(self.options.write.saturating_sub(self.written.elapsed()))
+    }
+
+    fn turn(&mut self) {
+        // What cannot be written stays, and is tried again; when the memory is full, it is an error.
+        if let Err(error) = self.store() {
+            warn!("cannot write to the store of passive DNS: {error}");
+        }
+        self.thin();
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.store()?;
+        let counts = self.collector.counts();
+        let discards = Discard::ALL.map(|why| (why.name(), counts.discarded(why)));
+        let discards: Vec<_> = discards
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{name}={count}"))
+            .collect();
+        info!(
+            folder = %self.folder.display(),
+            responses = counts.responses,
+            rrsets = counts.rrsets,
+            stored = counts.stored,
+            new = counts.new,
+            left_out = discards.join(" "),
+            "passive DNS stored"
+        );
+        Ok(())
+    }
+}
+
+fn into_io(error: StoreError) -> io::Error {
+    match error {
+        StoreError::Io(_, error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::sinks::OutputSpec;
+
+    #[test]
+    fn options_follow_the_folder() {
+        let parsed = Passive::parse(
+            "pdns",
+            "a,memory=8M,write=5s,paired-by=writer,root=192.0.2.1,root=::1,keep-age=7d,keep-size=1G",
+        );
+        let options = parsed.expect("valid").options;
+        assert_eq!((options.memory, options.write.as_secs()), (8 << 20, 5));
+        assert_eq!(
+            (options.pairing, options.roots.len()),
+            (Pairing::ByWriter, 2)
+        );
+        assert_eq!(options.keep_age, Some(Duration::from_hours(168)));
+        assert_eq!(options.keep_size, Some(1 << 30));
+        let spec: OutputSpec = "pdns:/a,write=5s".parse().expect("valid");
+        assert_eq!(spec.to_string(), "pdns:/a");
+        assert!(OutputSpec::privileges(std::slice::from_ref(&spec)).paths);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("-")]
+    #[case("a,memory")]
+    #[case("a,memory=5")]
+    #[case("a,write=5s,write=6s")]
+    #[case("a,paired-by=luck")]
+    #[case("a,root=example.com")]
+    #[case("a,mode=0600")]
+    fn what_makes_no_sense_is_refused(#[case] text: &str) {
+        Passive::parse("pdns", text).expect_err(text);
+    }
+
+    #[test]
+    fn a_store_that_another_has_open_is_not_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _store = Store::create(folder.path()).expect("a store");
+        let passive = Passive::parse("pdns", &folder.path().display().to_string()).expect("valid");
+        let refused = passive.open(&About::default()).err().expect("refused");
+        assert!(refused.contains("another process"), "{refused}");
+    }
+}
