@@ -1,6 +1,6 @@
 //! Passive DNS of a real recursive `named`: what is in the store is what is in the zones, RRset by RRset, each on the word of the zone that
-//! it came from. Once by the tap, which learns from the messages who serves which zone, and once by the server's own dnstap, which
-//! names the zone. And `dnsdbq` reads what is exported.
+//! it came from. By the tap, which learns from the messages who serves which zone; by the tap with `--probe zone`; and by the server's own
+//! dnstap. The last two name the zone. And `dnsdbq` reads what is exported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,23 +45,34 @@ type Key = (String, String, String);
 type Sets = BTreeMap<(String, Key), BTreeSet<String>>;
 
 fn the_store_is_the_zones(how: &Combination) -> Result<()> {
-    let mut tree = Tree::start(how)?;
+    let mut tree = Tree::start(how, &[])?;
     let scratch = lab::scratch()?;
-    let (tapped, own) = (scratch.path().join("tapped"), scratch.path().join("own"));
+    let [tapped, probed, own] = ["tapped", "probed", "own"].map(|name| scratch.path().join(name));
     let roots = [false, true].map(|ipv6| format!("root={}", Role::Root.address(ipv6)));
     let output = format!("pdns:{},{}", tapped.display(), roots.join(","));
     let recursive = tree.named(Role::Recursive).pid();
     let tap = Tap::attach(scratch.path(), recursive, how, &["-o", &output])?;
+    // Nothing has to be learned of the root's servers here.
+    let folder = scratch.path().join("with-probe");
+    fs::create_dir(&folder)?;
+    let output = format!("pdns:{}", probed.display());
+    let options = ["--probe", "zone", "-o", &output];
+    let with_probe = Tap::attach(&folder, recursive, how, &options)?;
     let truth = truth()?;
     let asked = ask(scratch.path(), &truth)?;
     tap.stop()?;
+    with_probe.stop()?;
     // What the server has recorded itself is whole when it has ended.
     let recorded = scratch.path().join("recursive.fstrm");
     fs::hard_link(tree.scratch().join("recursive/named.fstrm"), &recorded)?;
     tree.finish()?;
     let said = agent(&["pdns", "collect", "--db", &text(&own), &text(&recorded)])?;
     note(format!("{how}: named's own dnstap: {}", said.1.trim()));
-    for (store, what) in [(&tapped, "tap"), (&own, "named's own dnstap")] {
+    for (store, what) in [
+        (&tapped, "tap"),
+        (&probed, "tap with --probe zone"),
+        (&own, "named's own dnstap"),
+    ] {
         let stored = stored(store)?;
         same(&stored, &truth, &asked).with_context(|| what)?;
         note(format!(
