@@ -206,9 +206,9 @@ pub(crate) fn tap<E: Future<Output = String>>(
     info!("detaching: {reason}");
     observe::stopping(&reason);
     let deadline = shutdown::deadline();
-    // Before the reader's last look, so that it finds what became of each call.
-    members.unprobe();
     stop.store(true, Ordering::Release);
+    // The reader detaches the hooks meanwhile, and waits for this before its last look.
+    members.unprobe();
     let drained = reader
         .join()
         .map_err(|_payload| anyhow!("the ring's reader panicked"))??;

@@ -47,6 +47,10 @@ const QUIET_LOOKS: u32 = 8;
 /// for it at most this long.
 const SLEEP: Duration = Duration::from_millis(250);
 
+/// Longest wait, after detaching, for the end of the probes: the kernel takes a tenth of a second for
+/// each.
+const LAST_PROBES: Duration = Duration::from_secs(5);
+
 /// Bytes at which a batch goes to the outputs. It also goes when the ring is empty.
 const BATCH: usize = 256 * 1024;
 
@@ -333,6 +337,16 @@ impl Reader {
             source.stop();
         }
         self.tap.flush_log();
+        // Who has asked for the end takes the probes out meanwhile. If the reader ends by itself, it
+        // is waited for, and must not wait.
+        let probes_deadline = Instant::now() + LAST_PROBES;
+        while self.stop.load(Ordering::Acquire)
+            && !self.probe_states.have_ended()
+            && Instant::now() < probes_deadline
+        {
+            self.drain(true, 0);
+            self.wait(Duration::from_millis(1))?;
+        }
         let deadline = Instant::now() + LAST_RECORDS;
         loop {
             self.drain(true, 0);

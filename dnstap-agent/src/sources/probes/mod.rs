@@ -98,6 +98,8 @@ struct States {
     of: BTreeMap<u32, ProbeState>,
     calls: u64,
     faults: u64,
+    /// All probes are out, and none comes any more.
+    ended: bool,
 }
 
 /// Of a probe's calls so many may be unreadable before there is something wrong: one of so many, and
@@ -121,6 +123,12 @@ impl ProbeStates {
     /// Takes note of what the kernel side has counted: calls, and those that could not be read.
     pub fn count(&self, calls: u64, faults: u64) {
         self.with(|states| (states.calls, states.faults) = (calls, faults));
+    }
+
+    /// Whether all probes are out, and none comes any more.
+    #[must_use]
+    pub fn have_ended(&self) -> bool {
+        self.with(|states| states.ended)
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut States) -> T) -> T {
@@ -155,12 +163,14 @@ impl Probes {
     /// Probes by this program, if there is one.
     #[must_use]
     pub fn new(program: Option<Result<OwnedFd, String>>) -> Self {
+        let states = ProbeStates::default();
+        states.with(|states| states.ended = program.is_none());
         Self {
             program,
             attached: BTreeMap::new(),
             loading: BTreeMap::new(),
             shut: None,
-            states: ProbeStates::default(),
+            states,
         }
     }
 
@@ -236,6 +246,8 @@ impl Probes {
     pub fn end(&mut self) {
         self.attached.clear();
         self.loading.clear();
+        self.program = None;
+        self.states.with(|states| states.ended = true);
     }
 
     /// Gives up if the probes do not understand the servers. What was probed until then.
@@ -360,6 +372,11 @@ mod tests {
         let mut probes = Probes::new(None);
         assert!(!probes.add(std::process::id(), 1, false));
         assert_eq!((probes.states().list(), probes.again()), (vec![], vec![]));
+        assert!(probes.states().have_ended());
+        let mut probes = Probes::new(Some(Err("none".to_owned())));
+        assert!(!probes.states().have_ended());
+        probes.end();
+        assert!(probes.states().have_ended());
         assert_eq!(remarks(&[], true), 0);
         assert_eq!(remarks(&[Probe::Zone], false) & SERVER_CLIENT_QUERY, 0);
         assert_ne!(remarks(&[Probe::Zone], true) & SERVER_CLIENT_QUERY, 0);
