@@ -17,7 +17,10 @@ use super::for_each_hook;
 use crate::{
     environment::{self, Combination, Skip},
     lab::{self, Lab, Wanted, named},
-    load::client::UdpClient,
+    load::{
+        client::UdpClient,
+        dnsperf::{self, Load},
+    },
     process::{PATIENCE, Running, Watch, output},
     record::Record,
     soak::server::{self, Server},
@@ -39,6 +42,7 @@ pub(super) fn trials() -> Vec<Trial> {
             replaced,
         ),
         for_each_hook("what cannot be probed is tapped, and why is said", other),
+        for_each_hook("probes that end under load account for each call", loaded),
     ]
     .into_iter()
     .flatten()
@@ -196,6 +200,27 @@ fn libraries_of_named() -> Result<Vec<String>> {
                 .any(|own| file.starts_with(own))
     });
     Ok(paths.map(str::to_owned).collect())
+}
+
+/// [`Tap::stop`] expects that all is accounted for.
+fn loaded(how: &Combination) -> Result<()> {
+    let lab = Lab::start(Wanted::default())?;
+    let load = Load {
+        queries: 16_000,
+        rate: Some(2_000),
+        tcp: false,
+        recursive: true,
+    };
+    let client = dnsperf::start(lab.folder(), lab.server(false), &load)?;
+    let options = [PROBE, &["--mimic", "bind"]].concat();
+    let mut remarks = 0;
+    for _ in 0..3 {
+        let tapped = Tap::attach(lab.folder(), lab.tapped.pid(), how, &options)?.stop()?;
+        remarks += tapped.summary.pipeline("remark_records")?;
+    }
+    client.finish(load.queries)?;
+    ensure!(remarks > 0, "no call of the probe while it was attached");
+    Ok(())
 }
 
 fn other(how: &Combination) -> Result<()> {

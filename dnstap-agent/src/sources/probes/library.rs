@@ -69,8 +69,9 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
                     code,
                 });
             }
-            // The executable of another server.
             Ok(None) => {}
+            // The executable of another server may be of any size.
+            Err(_) if !library.starts_with(LIBRARY) => {}
             Err(error) => {
                 let error = error.context(format!("cannot use {library} of process {pid}"));
                 found = Err(Missing::Other(error));
