@@ -527,7 +527,7 @@ fn failed(folder: &Path, error: fjall::Error) -> StoreError {
             }
         }
         fjall::Error::Poisoned => {
-            StoreError::Io(folder, io::Error::other("an earlier write has failed"))
+            StoreError::Io(folder, io::Error::other("an earlier write has failed, as the log says; is the disk full?"))
         }
         error => StoreError::Damaged(folder, error.to_string()),
     }
