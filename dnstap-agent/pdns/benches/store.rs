@@ -161,7 +161,7 @@ fn query(what: What) -> Query {
 
 fn collector(folder: &tempfile::TempDir) -> Collector {
     let options = Options {
-        memory: 16 << 20,
+        memory: 32 << 20,
         pairing: Pairing::ByWriter,
         roots: Vec::new(),
     };

@@ -15,6 +15,8 @@ const OVERHEAD: usize = 120;
 pub(crate) struct Front {
     entries: HashMap<Box<[u8]>, Entry>,
     bytes: usize,
+    /// Of what came since the last write. Half of the limit at most: new RRsets take far more memory while they are written.
+    fresh: usize,
     limit: usize,
 }
 
@@ -32,6 +34,7 @@ impl Front {
         Self {
             entries: HashMap::new(),
             bytes: 0,
+            fresh: 0,
             limit,
         }
     }
@@ -48,6 +51,7 @@ impl Front {
             return;
         }
         self.bytes += size(key, body);
+        self.fresh += size(key, body);
         let entry = Entry {
             seen: Some(one),
             body: body.into(),
@@ -59,7 +63,9 @@ impl Front {
     pub(crate) fn is_full(&self) -> bool {
         // Keys have an owner of up to 255 bytes for a record of eleven bytes and more.
         const MESSAGE: usize = 1 << 20;
-        self.bytes + MESSAGE.min(self.limit / 2) > self.limit
+        let half = self.limit / 2;
+        let message = MESSAGE.min(half / 2);
+        self.bytes + message > self.limit || self.fresh + message > half
     }
 
     /// What is to be written, in the order of the keys.
@@ -83,7 +89,7 @@ impl Front {
             bytes += if stays { size } else { 0 };
             stays
         });
-        self.bytes = bytes;
+        (self.bytes, self.fresh) = (bytes, 0);
     }
 
     /// Bytes that it takes.
@@ -127,7 +133,7 @@ mod tests {
         for nth in 0..10_000_u32 {
             let key = (nth % 900).to_be_bytes();
             front.note(&key, b"", nth.into());
-            assert!(front.bytes() <= 100_000);
+            assert!(front.bytes() <= 100_000 && front.fresh <= 50_000);
             if front.is_full() {
                 front.settle();
                 assert!(front.bytes() <= 50_000);

@@ -61,7 +61,7 @@ pub struct Collect {
     pub files: Vec<PathBuf>,
 
     /// Memory for what is folded before it is written, in bytes (or with K, M, G), at least 1M
-    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = parse_memory)]
+    #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_memory)]
     pub memory: usize,
 
     /// How long something may wait in memory before it is written; a number without unit is seconds

@@ -57,7 +57,7 @@ const VALID: &str = "valid are `memory=BYTES` (with K, M, G), `write=TIME` (such
 impl Default for Options {
     fn default() -> Self {
         Self {
-            memory: 16 << 20,
+            memory: 32 << 20,
             write: Duration::from_secs(30),
             pairing: Pairing::ByFrames,
             roots: Vec::new(),

@@ -526,9 +526,10 @@ fn failed(folder: &Path, error: fjall::Error) -> StoreError {
                 _ => StoreError::Io(folder, error),
             }
         }
-        fjall::Error::Poisoned => {
-            StoreError::Io(folder, io::Error::other("an earlier write has failed"))
-        }
+        fjall::Error::Poisoned => StoreError::Io(
+            folder,
+            io::Error::other("an earlier write has failed, as the log says; is the disk full?"),
+        ),
         error => StoreError::Damaged(folder, error.to_string()),
     }
 }
