@@ -9,14 +9,20 @@
 //!
 //! Names of questions are compared without regard to case (RFC 4343).
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use dnstap_core::dns::{Dns, LONGEST_NAME, Rcode};
+use dnstap_core::dns::{Class, Dns, LONGEST_NAME, Rcode};
 use dnstap_proto::{Message, message::Type};
 use foldhash::{HashMap, HashMapExt as _};
 
 /// How long a query waits for its response, in seconds of the frames' own times.
 pub const PATIENCE: u64 = 60;
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 60 * 60;
 
 /// Most queries that wait; of more, the oldest are forgotten.
 const WAITING: usize = 1 << 17;
@@ -37,7 +43,8 @@ pub enum Pairing {
 pub enum Discard {
     /// A response of another server that resolves (`FORWARDER_RESPONSE`): it does not speak for the zone.
     Forwarder,
-    /// It cannot be read to the last byte, is no response, or has no time.
+    /// It cannot be read to the last byte, is no response to one question of class IN, has no time, or one later than
+    /// tomorrow.
     Malformed,
     /// The TC bit says that there is more.
     Truncated,
@@ -192,11 +199,18 @@ impl Acceptor {
         let dns = dns.ok_or(Discard::Malformed)?;
         let time = message.response_time_sec.or(message.query_time_sec);
         let time = time.ok_or(Discard::Malformed)?;
+        if is_in_the_future(time) {
+            return Err(Discard::Malformed);
+        }
         // Before anything else: a response that is left out has answered its query all the same.
         let is_matched = self.pairing == Pairing::ByWriter
             || holds_query(message, dns)
             || self.answers(message, dns, time);
-        let is_sound = dns.is_response() && dns.opcode().0 == 0 && dns.count(0) == 1;
+        let class = dns.question().ok().flatten().map(|question| question.class);
+        let is_sound = dns.is_response()
+            && dns.opcode().0 == 0
+            && dns.count(0) == 1
+            && class == Some(Class(1));
         if !is_sound {
             return Err(Discard::Malformed);
         }
@@ -206,7 +220,7 @@ impl Acceptor {
         if dns.has(0x0200) {
             return Err(Discard::Truncated);
         }
-        match dns.rcode() {
+        match rcode(dns) {
             Rcode(0 | 3 | 6) => Ok(Accepted { dns, time }),
             _ => Err(Discard::Refused),
         }
@@ -225,13 +239,28 @@ impl Acceptor {
             _ => true,
         };
         // A second at most: clocks that were set, and frames that come in another order than they were written.
-        let in_time = (waiting.time.saturating_sub(1)..=waiting.time + PATIENCE).contains(&time);
+        let in_time = (waiting.time.saturating_sub(1)..=waiting.time.saturating_add(PATIENCE))
+            .contains(&time);
         let answers = same_port && in_time;
         if answers {
             self.waiting.remove(&key);
         }
         answers
     }
+}
+
+/// Returns the response code with the upper bits of the OPT record, if there is one (RFC 6891 section 6.1.3).
+fn rcode(dns: Dns<'_>) -> Rcode {
+    let records = dns.records().map_while(Result::ok);
+    let mut additional = records.filter(|(section, record)| *section == 3 && record.is_opt());
+    let opt = additional.next();
+    opt.map_or(dns.rcode(), |(_, opt)| opt.extended_rcode(dns.rcode()))
+}
+
+/// Returns whether a time is later than a day from now. Retention by age would never remove what has such a time.
+fn is_in_the_future(time: u64) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| time > now.as_secs() + DAY)
 }
 
 /// Whether the query of the same frame is the one that it answers.
@@ -351,6 +380,44 @@ mod tests {
     #[case(0x8403, None)]
     fn flags_decide(#[case] flags: u16, #[case] expected: Option<Discard>) {
         assert_eq!(judged(&[query(7, 5), response(7, flags, 101)]), expected);
+    }
+
+    #[test]
+    fn times_of_the_future_and_of_overflow_are_left_out() {
+        let malformed = Some(Discard::Malformed);
+        assert_eq!(
+            judged(&[query(7, 5), response(7, 0x8400, u64::MAX)]),
+            malformed
+        );
+        let mut late = query(7, 5);
+        late.query_time_sec = Some(u64::MAX);
+        let unmatched = Some(Discard::Unmatched);
+        assert_eq!(judged(&[late, response(7, 0x8400, 101)]), unmatched);
+    }
+
+    #[test]
+    fn the_upper_bits_of_the_response_code_and_the_class_of_the_question_decide() {
+        let with_opt = |upper: u8| {
+            let mut message = fixture::message(7, 0x8400, ("a.b", 1), [&[], &[], &[]]);
+            // ARCOUNT, and an OPT record: root, type 41, 1232 bytes, extended rcode, no data.
+            message[11] = 1;
+            message.extend([0, 0, 41, 4, 208, upper, 0, 0, 0, 0, 0]);
+            let mut frame = response(7, 0x8400, 101);
+            frame.response_message = Some(message.into());
+            judged(&[query(7, 5), frame])
+        };
+        assert_eq!(with_opt(0), None);
+        assert_eq!(with_opt(1), Some(Discard::Refused), "BADVERS");
+        let chaos = |frame: &mut Option<bytes::Bytes>| {
+            let mut message = frame.take().expect("a message").to_vec();
+            let end = message.len();
+            message[end - 1] = 3;
+            *frame = Some(message.into());
+        };
+        let (mut asked, mut answered) = (query(7, 5), response(7, 0x8400, 101));
+        chaos(&mut asked.query_message);
+        chaos(&mut answered.response_message);
+        assert_eq!(judged(&[asked, answered]), Some(Discard::Malformed));
     }
 
     #[test]

@@ -54,8 +54,16 @@ impl<'a> Set<'a> {
             .map(move |record| &self.records.bytes[record.data.clone()])
     }
 
+    /// Returns whether both have the same owner and type, and, of signatures, the same covered type.
+    fn is_kin(self, other: Self) -> bool {
+        let covered = |set: Self| set.members.first().map(|first| first.covered);
+        self.kind() == other.kind()
+            && covered(self) == covered(other)
+            && self.owner() == other.owner()
+    }
+
     fn is_same(self, other: Self) -> bool {
-        self.kind() == other.kind() && self.owner() == other.owner() && self.data().eq(other.data())
+        self.is_kin(other) && self.data().eq(other.data())
     }
 }
 
@@ -139,15 +147,19 @@ impl Records {
                 && one.section == other.section
                 && self.bytes[one.owner.clone()] == self.bytes[other.owner.clone()]
         });
-        let mut before: Option<Set<'_>> = None;
+        // Sets of one owner and type lie beside each other, one for each section.
+        let mut before: Vec<Set<'_>> = Vec::with_capacity(3);
         groups
             .map(|members| Set {
                 records: self,
                 members,
             })
             .filter(move |set| {
-                let is_again = before.is_some_and(|before| before.is_same(*set));
-                before = Some(*set);
+                if before.first().is_some_and(|first| !first.is_kin(*set)) {
+                    before.clear();
+                }
+                let is_again = before.iter().any(|before| before.is_same(*set));
+                before.push(*set);
                 !is_again
             })
     }

@@ -131,7 +131,7 @@ fn text(answer: &Answer) -> String {
         ";; record times: {} .. {} ({})\n;; count: {}",
         time(seen.first),
         time(seen.last),
-        duration(seen.last - seen.first + 1),
+        duration(seen.last.saturating_sub(seen.first).saturating_add(1)),
         seen.count
     );
     if let Some(zone) = &answer.set.bailiwick {

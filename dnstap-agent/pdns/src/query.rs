@@ -443,7 +443,7 @@ impl SortKey {
         match self {
             Self::First => both(|answer| answer.seen.first),
             Self::Last => both(|answer| answer.seen.last),
-            Self::Duration => both(|answer| answer.seen.last - answer.seen.first),
+            Self::Duration => both(|answer| answer.seen.last.saturating_sub(answer.seen.first)),
             Self::Count => both(|answer| answer.seen.count),
             Self::Name => from_right(&one.set.owner).cmp(&from_right(&other.set.owner)),
             Self::Type => word(one).cmp(&word(other)),

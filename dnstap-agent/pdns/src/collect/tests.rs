@@ -153,6 +153,21 @@ fn no_address_of_a_peer_is_in_the_store() {
 }
 
 #[test]
+fn a_set_that_is_in_several_sections_counts_once_for_a_response() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, two) = (("a.b", 1, &[1; 4][..]), ("a.b", 1, &[2; 4][..]));
+    let mut collector = collector(&folder);
+    collector.take(&frame(Some("b"), "a.b", [&[one, two], &[one], &[one, two]]));
+    collector.write(None, &mut |_, _| {}).expect("written");
+    let sets = collector.store().rrsets(&[]);
+    let counts: Vec<_> = sets
+        .map(|set| set.expect("read"))
+        .map(|(set, seen)| (set.data.len(), seen.count))
+        .collect();
+    assert_eq!(counts, [(1, 1), (2, 1)]);
+}
+
+#[test]
 fn the_same_place_in_a_file_is_not_written_twice() {
     let folder = tempfile::tempdir().expect("a folder");
     let frame = frame(Some("b"), "a.b", [&[("a.b", 1, &[1, 2, 3, 4])], &[], &[]]);

@@ -328,7 +328,7 @@ mod tests {
             prop_assert_eq!(Rrset::read(&key, &body), Some(set));
             prop_assert_eq!(is_hashed(&key), !body.is_empty());
             let first = u64::from(numbers.0);
-            let value = Value { first, last: first + u64::from(numbers.1), own: numbers.2, others, body };
+            let value = Value { first, last: first.saturating_add(u64::from(numbers.1)), own: numbers.2, others, body };
             prop_assert_eq!(Value::read(is_hashed(&key), &value.write(is_hashed(&key))), Some(value));
         }
 

@@ -132,7 +132,7 @@ impl Store {
         clear_unfinished(folder).map_err(io)?;
         let is_new = !folder.join(COMPLETE).exists();
         if is_new && fs::read_dir(folder).map_err(io)?.next().is_some() {
-            return Err(StoreError::Foreign(folder.to_path_buf()));
+            return Err(not_a_store(folder));
         }
         Self::begin(folder)
     }
@@ -145,7 +145,7 @@ impl Store {
         let is_foreign = fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
         let folder = folder.to_path_buf();
         Err(if is_foreign {
-            StoreError::Foreign(folder)
+            not_a_store(&folder)
         } else {
             StoreError::None(folder)
         })
@@ -489,15 +489,16 @@ impl Store {
     }
 }
 
-/// What is there before a store is complete.
+/// Files and folders that fjall makes before a store is complete.
 const UNFINISHED: [&str; 3] = ["0.jnl", "keyspaces", "lock"];
 
-/// Removes what a process has left that died while it made a store: nothing was written there yet.
+/// Removes the remains of a process that died while it made a store. Only remains that hold nothing are removed: fjall
+/// writes no data before the store is complete.
 fn clear_unfinished(folder: &Path) -> io::Result<()> {
     let files: io::Result<Vec<_>> = fs::read_dir(folder)?.collect();
     let mut names = files?.into_iter().map(|file| file.file_name());
     let is_unfinished = names.all(|name| UNFINISHED.iter().any(|known| name == *known));
-    if !is_unfinished || !folder.join("lock").exists() {
+    if !is_unfinished || !folder.join("lock").exists() || !holds_nothing(folder)? {
         return Ok(());
     }
     let lock = fs::File::options().write(true).open(folder.join("lock"))?;
@@ -512,6 +513,39 @@ fn clear_unfinished(folder: &Path) -> io::Result<()> {
     absent_is_fine(fs::remove_file(folder.join("0.jnl")))?;
     absent_is_fine(fs::remove_dir_all(folder.join("keyspaces")))?;
     absent_is_fine(fs::remove_file(folder.join("lock")))
+}
+
+/// Returns whether the remains of an unfinished store have no data: the lock is empty, no keyspace was made, and the journal
+/// has nothing but the zeroes of its allocation.
+fn holds_nothing(folder: &Path) -> io::Result<bool> {
+    let lock = fs::metadata(folder.join("lock"))?;
+    if !lock.is_file() || lock.len() > 0 {
+        return Ok(false);
+    }
+    match fs::read_dir(folder.join("keyspaces")) {
+        Ok(mut keyspaces) => {
+            if keyspaces.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    match fs::read(folder.join("0.jnl")) {
+        Ok(journal) => Ok(journal.iter().all(|byte| *byte == 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the error for a folder without a complete store that is not empty.
+fn not_a_store(folder: &Path) -> StoreError {
+    let folder = folder.to_path_buf();
+    if folder.join("keyspaces").exists() && folder.join("0.jnl").exists() {
+        let what = format!("its file `{COMPLETE}` is missing");
+        return StoreError::Damaged(folder, what);
+    }
+    StoreError::Foreign(folder)
 }
 
 fn failed(folder: &Path, error: fjall::Error) -> StoreError {

@@ -55,7 +55,7 @@ impl Store {
             let Some(most) = retention.bytes.filter(|most| files > *most) else {
                 break;
             };
-            let Some(since) = self.hour_that_leaves(most, files)? else {
+            let Some(since) = self.time_that_leaves(most, files)? else {
                 break;
             };
             removed.rrsets += self.remove_before(since)?;
@@ -74,26 +74,43 @@ impl Store {
         Ok(())
     }
 
-    /// The time such that what was seen since then takes `most` bytes, if the whole takes `all`.
-    fn hour_that_leaves(&self, most: u64, all: u64) -> Result<Option<u64>, StoreError> {
-        let mut hours: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut total = 0;
-        for item in self.values(&[]) {
-            let (set, value) = item?;
-            let size = set.data.iter().map(|data| data.len() + 3).sum::<usize>();
-            let size = (size + set.owner.wire().len() + 20) as u64;
-            *hours.entry(value.last / HOUR).or_default() += size;
-            total += size;
-        }
+    /// Returns the time such that what was seen since then takes `most` bytes, if the whole takes `all`. Time is cut by the
+    /// hour, and within the newest hour by the second. What was seen in the newest second always stays.
+    fn time_that_leaves(&self, most: u64, all: u64) -> Result<Option<u64>, StoreError> {
+        let hours = self.sizes_by(HOUR, 0)?;
+        let Some((newest, _)) = hours.last_key_value() else {
+            return Ok(None);
+        };
+        let newest = *newest;
+        let total: u64 = hours.values().sum();
         let allowed = u128::from(total) * u128::from(most) / u128::from(all.max(1));
         let mut left = u128::from(total);
-        for (hour, size) in hours {
+        let seconds = self.sizes_by(1, newest)?;
+        let older = hours.range(..newest).chain(&seconds);
+        let mut since = newest;
+        for (time, size) in older {
+            since = *time;
             if left <= allowed {
-                return Ok(Some(hour * HOUR));
+                break;
             }
-            left -= u128::from(size);
+            left = left.saturating_sub(u128::from(*size));
         }
-        Ok((total > 0).then_some(u64::MAX))
+        Ok(Some(since))
+    }
+
+    /// Returns the estimated bytes of the RRsets that were last seen in each span of `step` seconds, from time `since` on.
+    fn sizes_by(&self, step: u64, since: u64) -> Result<BTreeMap<u64, u64>, StoreError> {
+        let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+        for item in self.values(&[]) {
+            let (set, value) = item?;
+            if value.last < since {
+                continue;
+            }
+            let size = set.data.iter().map(|data| data.len() + 3).sum::<usize>();
+            let size = (size + set.owner.wire().len() + 20) as u64;
+            *sizes.entry(value.last / step * step).or_default() += size;
+        }
+        Ok(sizes)
     }
 
     /// Removes the RRsets that were last seen before that time, and what of the index leads nowhere then.
@@ -119,13 +136,13 @@ impl Store {
                 full.durability(Some(PersistMode::SyncAll))
                     .commit()
                     .map_err(|error| self.failed(error))?;
+                self.forget_names(&std::mem::take(&mut names))?;
             }
             match next {
                 Some(item) => of_owner.push(item),
                 None => break,
             }
         }
-        self.forget_names(&names)?;
         Ok(removed)
     }
 

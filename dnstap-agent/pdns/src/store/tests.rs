@@ -209,6 +209,65 @@ fn a_store_becomes_as_small_as_it_has_to() {
 }
 
 #[test]
+fn the_newest_hour_is_cut_by_the_second_and_never_as_a_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::create(folder.path()).expect("a store");
+    let mut chance = 1_u64;
+    let sets: Vec<_> = (0..20_000_u64)
+        .map(|nth| {
+            chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let time = 7200 + nth / 10;
+            (
+                set(&format!("a{nth}.b"), 16, &chance.to_be_bytes().repeat(4)),
+                seen(time, time, 1),
+            )
+        })
+        .collect();
+    add(&store, &sets);
+    store.compact(Retention::default()).expect("done");
+    let stats = store.stats().expect("read");
+    let most = (stats.bytes - stats.journal_bytes) * 9 / 10;
+    let retention = Retention {
+        since: None,
+        bytes: Some(most),
+    };
+    store.compact(retention).expect("done");
+    let left = all(&store);
+    assert!((12_000..20_000).contains(&left.len()), "{}", left.len());
+    let smallest = Retention {
+        since: None,
+        bytes: Some(1),
+    };
+    store.compact(smallest).expect("done");
+    let left = all(&store);
+    assert_eq!(left.len(), 10, "those of the newest second");
+}
+
+#[test]
+fn what_may_be_a_store_is_not_cleared_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::create(folder.path()).expect("a store");
+    add(&store, &[(set("a.b", 1, &[1; 4]), seen(1, 1, 1))]);
+    drop(store);
+    fs::remove_file(folder.path().join("version")).expect("removed");
+    for opened in [Store::create(folder.path()), Store::open(folder.path())] {
+        let error = opened.err().expect("refused");
+        assert!(matches!(error, StoreError::Damaged(..)), "{error}");
+        assert!(error.to_string().contains("`version`"), "{error}");
+    }
+    assert!(folder.path().join("0.jnl").exists());
+    let other = tempfile::tempdir().expect("a folder");
+    fs::write(other.path().join("lock"), "mine").expect("written");
+    assert!(matches!(
+        Store::create(other.path()),
+        Err(StoreError::Foreign(_))
+    ));
+    assert!(other.path().join("lock").exists());
+}
+
+#[test]
 fn a_damaged_store_is_called_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::create(folder.path()).expect("a store");
