@@ -151,7 +151,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
-    let probes = Probes::new(tap.take_probe());
+    let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
     let probe_states = probes.states();
     let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();

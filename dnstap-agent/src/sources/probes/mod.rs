@@ -13,6 +13,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -140,6 +141,22 @@ impl ProbeStates {
     }
 }
 
+/// A function that returns how many calls of a process could not be read.
+pub struct FaultsOf(Box<dyn Fn(u32) -> u64>);
+
+impl FaultsOf {
+    /// Wraps the function.
+    pub fn new(count: impl Fn(u32) -> u64 + 'static) -> Self {
+        Self(Box::new(count))
+    }
+}
+
+impl fmt::Debug for FaultsOf {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FaultsOf")
+    }
+}
+
 /// The probes of the tapped processes.
 #[derive(Debug)]
 pub struct Probes {
@@ -148,28 +165,29 @@ pub struct Probes {
     attached: BTreeMap<u32, Attached>,
     /// Processes that may yet load their libraries, and since when.
     loading: BTreeMap<u32, (u32, Instant)>,
-    /// Why no more is probed.
-    shut: Option<String>,
+    faults_of: FaultsOf,
     states: ProbeStates,
 }
 
 #[derive(Debug)]
 struct Attached {
     program_id: u32,
-    _event: OwnedFd,
+    event: OwnedFd,
+    /// Calls that could not be read before: another process may have had the same id.
+    faults_before: u64,
 }
 
 impl Probes {
     /// Probes by this program, if there is one.
     #[must_use]
-    pub fn new(program: Option<Result<OwnedFd, String>>) -> Self {
+    pub fn new(program: Option<Result<OwnedFd, String>>, faults_of: FaultsOf) -> Self {
         let states = ProbeStates::default();
         states.with(|states| states.ended = program.is_none());
         Self {
             program,
             attached: BTreeMap::new(),
             loading: BTreeMap::new(),
-            shut: None,
+            faults_of,
             states,
         }
     }
@@ -201,16 +219,16 @@ impl Probes {
             return self.program.is_some();
         }
         self.attached.remove(&pid);
-        let reason = match (self.try_add(pid, program_id), &self.shut) {
-            (Ok(()), _) => return true,
-            (Err(Missing::Library), None) if is_new => {
+        let reason = match self.try_add(pid, program_id) {
+            Ok(()) => return true,
+            Err(Missing::Library) if is_new => {
                 self.loading
                     .entry(pid)
                     .or_insert((program_id, Instant::now()));
                 self.states.set(ProbeState::off(pid, None));
                 return false;
             }
-            (Err(missing), _) => missing.to_string(),
+            Err(missing) => missing.to_string(),
         };
         let state = ProbeState::off(pid, Some(reason));
         warn!(
@@ -239,7 +257,13 @@ impl Probes {
     pub fn remove(&mut self, pid: u32) -> Option<u32> {
         self.loading.remove(&pid);
         self.states.with(|states| drop(states.of.remove(&pid)));
-        self.attached.remove(&pid).map(|gone| gone.program_id)
+        let gone = self.attached.remove(&pid)?;
+        // The kernel takes about 0.1 s to remove a probe, and nobody has to wait for it. If there can be no thread, it is
+        // removed here.
+        let _removed = thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(move || drop(gone.event));
+        Some(gone.program_id)
     }
 
     /// Takes all probes out, because the tap ends. The states stay as they were.
@@ -250,29 +274,28 @@ impl Probes {
         self.states.with(|states| states.ended = true);
     }
 
-    /// Gives up if the probes do not understand the servers. What was probed until then.
+    /// Takes out the probes of servers that they do not understand, for good. Returns what these servers run.
     pub fn judge(&mut self) -> Vec<u32> {
         let (calls, faults) = self.states.with(|states| (states.calls, states.faults));
-        if self.attached.is_empty() || !are_too_many(faults, calls) {
+        if faults <= FAULTS {
             return Vec::new();
         }
-        self.shut(&format!(
-            "{faults} of {calls} calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
-        ))
-    }
-
-    /// Takes all probes out for good, and says why. What was probed.
-    fn shut(&mut self, reason: &str) -> Vec<u32> {
-        let shut = self.program_ids().collect();
-        for pid in self.attached.keys().chain(self.loading.keys()) {
-            let state = ProbeState::off(*pid, Some(reason.to_owned()));
-            warn!("{state}; messages have no zone from now on");
+        let of = |(pid, attached): (&u32, &Attached)| {
+            let faults = (self.faults_of.0)(*pid).saturating_sub(attached.faults_before);
+            are_too_many(faults, calls).then_some((*pid, faults))
+        };
+        let shut: Vec<_> = self.attached.iter().filter_map(of).collect();
+        let mut programs = Vec::new();
+        for (pid, faults) in shut {
+            programs.extend(self.remove(pid));
+            let reason = format!(
+                "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
+            );
+            let state = ProbeState::off(pid, Some(reason));
+            warn!("{state}; its messages have no zone from now on");
             self.states.set(state);
         }
-        self.shut = Some(reason.to_owned());
-        self.attached.clear();
-        self.loading.clear();
-        shut
+        programs
     }
 
     fn is_attached(&self, pid: u32, program_id: u32) -> bool {
@@ -282,9 +305,6 @@ impl Probes {
 
     fn try_add(&mut self, pid: u32, program_id: u32) -> Result<(), Missing> {
         let refused = |error: String| Missing::Other(anyhow::anyhow!(error));
-        if let Some(reason) = &self.shut {
-            return Err(refused(reason.clone()));
-        }
         let program = match &self.program {
             Some(Ok(program)) => program,
             Some(Err(error)) => return Err(refused(error.clone())),
@@ -322,7 +342,8 @@ impl Probes {
             pid,
             Attached {
                 program_id,
-                _event: event,
+                event,
+                faults_before: (self.faults_of.0)(pid),
             },
         );
         Ok(())
@@ -369,11 +390,11 @@ mod tests {
 
     #[test]
     fn nothing_is_probed_without_being_asked_for() {
-        let mut probes = Probes::new(None);
+        let mut probes = Probes::new(None, FaultsOf::new(|_| 0));
         assert!(!probes.add(std::process::id(), 1, false));
         assert_eq!((probes.states().list(), probes.again()), (vec![], vec![]));
         assert!(probes.states().have_ended());
-        let mut probes = Probes::new(Some(Err("none".to_owned())));
+        let mut probes = Probes::new(Some(Err("none".to_owned())), FaultsOf::new(|_| 0));
         assert!(!probes.states().have_ended());
         probes.end();
         assert!(probes.states().have_ended());
@@ -387,7 +408,7 @@ mod tests {
         let Ok(program) = std::fs::File::open("/dev/null") else {
             panic!("there is none");
         };
-        let mut probes = Probes::new(Some(Ok(program.into())));
+        let mut probes = Probes::new(Some(Ok(program.into())), FaultsOf::new(|_| 0));
         let pid = std::process::id();
         assert!(!probes.add(pid, 1, true));
         let states = probes.states();
@@ -405,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_program_that_the_kernel_refuses_is_the_reason() {
-        let mut probes = Probes::new(Some(Err("no such thing".to_owned())));
+        let mut probes = Probes::new(Some(Err("no such thing".to_owned())), FaultsOf::new(|_| 0));
         assert!(!probes.add(std::process::id(), 1, false));
         let state = probes.states().list().remove(0);
         assert_eq!(state.reason.as_deref(), Some("no such thing"));
@@ -422,22 +443,27 @@ mod tests {
         let Ok(event) = std::fs::File::open("/dev/null") else {
             panic!("there is none");
         };
-        let mut probes = Probes::new(Some(Err("none".to_owned())));
-        let attached = Attached {
-            program_id: 7,
-            _event: event.into(),
-        };
-        probes.attached.insert(1, attached);
+        let other = event.try_clone().expect("a descriptor");
+        let faults_of = FaultsOf::new(|pid| if pid == 1 { 20 } else { 3 });
+        let mut probes = Probes::new(Some(Err("none".to_owned())), faults_of);
+        for (pid, event) in [(1, event), (2, other)] {
+            let attached = Attached {
+                program_id: pid + 6,
+                event: event.into(),
+                faults_before: 3,
+            };
+            probes.attached.insert(pid, attached);
+        }
         probes.states().count(1_000, 16);
         assert_eq!(probes.judge(), [0; 0]);
-        probes.states().count(1_000, 17);
-        assert_eq!(probes.judge(), [7]);
+        probes.states().count(1_000, 23);
+        assert_eq!(probes.judge(), [7], "one of the two");
         let state = probes.states().list().remove(0);
         assert!(
-            state.to_string().contains("off, 17 of 1000 calls"),
+            state.to_string().contains("off, 17 of its calls"),
             "{state}"
         );
         assert_eq!(probes.judge(), [0; 0], "once");
-        assert!(!probes.add(1, 7, false), "it stays off");
+        assert_eq!(probes.program_ids().collect::<Vec<_>>(), [8]);
     }
 }

@@ -49,7 +49,10 @@ use crate::{
         exit::{Exit, ExitWith},
         memory,
     },
-    sources::{Item, Source, probes::DNS_DT_SEND},
+    sources::{
+        Item, Source,
+        probes::{DNS_DT_SEND, FaultsOf},
+    },
 };
 
 /// The eBPF object, empty in a build without it.
@@ -262,6 +265,15 @@ impl Tap {
     #[must_use]
     pub fn degraded(&self) -> &[String] {
         &self.degraded
+    }
+
+    /// Returns a function that reads how many calls of a probed process could not be read.
+    pub fn take_probe_faults(&mut self) -> Result<FaultsOf> {
+        let faults: HashMap<MapData, u32, u64> =
+            HashMap::try_from(take(&mut self.ebpf, "PROBE_FAULTS")?)?;
+        Ok(FaultsOf::new(move |pid| {
+            faults.get(&pid, 0).unwrap_or_default()
+        }))
     }
 
     /// The program of the probes, if servers are to be probed; why it could not be loaded.

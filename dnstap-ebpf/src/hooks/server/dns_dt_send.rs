@@ -17,7 +17,12 @@
 //! What is behind the pointers is taken for what it is only if its magic number says so (`ISC_MAGIC` in lib/isc/include/isc/magic.h).
 //! Nothing is written to the server.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::uprobe, programs::ProbeContext};
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::{map, uprobe},
+    maps::LruHashMap,
+    programs::ProbeContext,
+};
 use dnstap_ebpf::{
     AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_UDP,
     MAX_DNS_MESSAGE, MAX_NAME, REMARK_HEAD, REMARK_PREFIX, RecordKind, SERVER_ASKS, SERVER_SENT,
@@ -72,6 +77,10 @@ struct Address {
     inet6: [u8; 16],
 }
 
+/// Calls that could not be read, by process: one process must not stop the probes of others.
+#[map]
+static PROBE_FAULTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
+
 /// The server has a message to log.
 #[uprobe]
 fn dns_dt_send(ctx: ProbeContext) -> u32 {
@@ -90,8 +99,23 @@ fn dns_dt_send(ctx: ProbeContext) -> u32 {
     count(Counter::ProbeCalls);
     if let Err(reason) = try_send(&ctx, thread) {
         count(reason);
+        if matches!(reason, Counter::ProbeFault) {
+            count_fault(tgid);
+        }
     }
     0
+}
+
+/// Counts a call of the process that could not be read.
+#[inline(always)]
+fn count_fault(tgid: u32) {
+    if let Some(faults) = PROBE_FAULTS.get_ptr_mut(tgid) {
+        // SAFETY: a live, aligned value of the map. Two threads that count at the same time may count once.
+        unsafe { faults.write_volatile(faults.read_volatile() + 1) };
+    } else {
+        // A failure leaves the call to the sum over all processes.
+        let _ = PROBE_FAULTS.insert(tgid, 1, 0);
+    }
 }
 
 #[inline(always)]
