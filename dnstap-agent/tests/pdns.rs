@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -365,4 +366,127 @@ fn stores_are_exchanged_by_lines_and_merged_in_any_order_and_twice() {
         );
     }
     assert_eq!(count(&all(&at("foreign"))), 7);
+}
+
+/// A line of JSON for `pdns import`.
+fn line(fields: &str) -> String {
+    format!(
+        r#"{{"rrname":"a.example","rrtype":"A","rdata":["192.0.2.1"],"time_first":5,"time_last":6{fields}}}"#
+    ) + "\n"
+}
+
+#[test]
+fn what_is_not_there_leaves_no_empty_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(at("a.json"), line("")).expect("written");
+    let imported = pdns(&["import", "--db", &at("there"), &at("a.json")]);
+    assert!(imported.status.success(), "{imported:?}");
+    for arguments in [
+        &["merge", "--db", &at("db"), &at("none")][..],
+        &["merge", "--db", &at("db"), &at("there"), &at("none")],
+        &["import", "--db", &at("db"), &at("none")],
+    ] {
+        let done = pdns(arguments);
+        assert_eq!(done.status.code(), Some(66), "{arguments:?}: {done:?}");
+        assert!(!Path::new(&at("db")).exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn answers_that_are_cut_off_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let lines: String = (0..3)
+        .map(|nth| {
+            line(&format!(r#","count":{}"#, nth + 1))
+                .replace("a.example", &format!("a{nth}.example"))
+        })
+        .collect();
+    fs::write(at("a.json"), lines).expect("written");
+    let imported = pdns(&["import", "--db", &at("db"), &at("a.json")]);
+    assert!(imported.status.success(), "{imported:?}");
+    let ask = |more: &[&str]| {
+        let db = at("db");
+        let start = ["query", "--db", &db, "-r", "*.example", "-p", "json"];
+        let done = pdns(&[&start[..], more].concat());
+        assert!(done.status.success(), "{done:?}");
+        (stdout(&done).lines().count(), stderr(&done))
+    };
+    let (count, told) = ask(&["-l", "2"]);
+    assert_eq!(count, 2);
+    assert!(told.contains("more than 2 answers; -l 0"), "{told}");
+    let (_, told) = ask(&["-l", "2", "-S", "-k", "count", "-L", "1"]);
+    assert!(told.contains("more than 2 answers"), "{told}");
+    for all in [
+        &["-l", "3"][..],
+        &["-l", "0"],
+        &[],
+        &["-l", "2", "-O", "1"],
+        &["-L", "1"],
+    ] {
+        assert_eq!(ask(all).1, "", "{all:?}");
+    }
+}
+
+#[test]
+fn a_pipe_is_imported_under_a_name_that_is_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let import = |more: &[&str]| {
+        let db = at("db");
+        let start = ["pdns", "import", "--db", &db];
+        let mut child = program()
+            .args(start)
+            .args(more)
+            .arg("/dev/stdin")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent starts");
+        // It may end before it reads.
+        let written = child
+            .stdin
+            .take()
+            .expect("a pipe")
+            .write_all(line("").as_bytes());
+        drop(written);
+        child.wait_with_output().expect("a child")
+    };
+    let done = import(&[]);
+    assert_eq!(done.status.code(), Some(66), "{done:?}");
+    assert!(stderr(&done).contains("add --origin"), "{done:?}");
+    let done = import(&["--origin", "x"]);
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// 20 lines with all the records that a line may have: with 10,000 lines at once, it took gigabytes.
+#[test]
+fn lines_of_many_records_are_imported_in_little_memory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let data: Vec<String> = (0..5_900).map(|nth| format!("\"{nth}\"")).collect();
+    let data = format!("[{}]", data.join(","));
+    let mut lines = String::new();
+    for nth in 0..200 {
+        let line = line("").replace(r#"["192.0.2.1"]"#, &data);
+        lines += &line
+            .replace("a.example", &format!("a{nth}.example"))
+            .replace("\"A\"", "\"TXT\"");
+    }
+    fs::write(at("a.json"), lines).expect("written");
+    let db = at("db");
+    let limited = r#"ulimit -v "$1"; shift; exec "$@""#;
+    let done = Command::new("sh")
+        .args([
+            "-c",
+            limited,
+            "sh",
+            "700000",
+            env!("CARGO_BIN_EXE_dnstap-agent"),
+        ])
+        .args(["pdns", "import", "--db", &db, &at("a.json")])
+        .output()
+        .expect("a shell");
+    assert!(done.status.success(), "{done:?}");
 }

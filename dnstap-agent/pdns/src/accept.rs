@@ -58,11 +58,13 @@ pub enum Discard {
     OutOfBailiwick,
     /// An RRset without a zone in the frame, from a server that is not known to serve a zone that its owner could be in.
     UnknownServer,
+    /// An RRset without a zone in the frame, in a message that has used up its look-ups of name servers.
+    TooCostly,
 }
 
 impl Discard {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Forwarder,
         Self::Malformed,
         Self::Truncated,
@@ -71,6 +73,7 @@ impl Discard {
         Self::WrongZone,
         Self::OutOfBailiwick,
         Self::UnknownServer,
+        Self::TooCostly,
     ];
 
     /// As reports call it.
@@ -85,13 +88,17 @@ impl Discard {
             Self::WrongZone => "wrong_zone",
             Self::OutOfBailiwick => "out_of_bailiwick",
             Self::UnknownServer => "unknown_server",
+            Self::TooCostly => "too_costly",
         }
     }
 
     /// Whether it is about an RRset, and not about a message.
     #[must_use]
     pub const fn is_of_rrset(self) -> bool {
-        matches!(self, Self::OutOfBailiwick | Self::UnknownServer)
+        matches!(
+            self,
+            Self::OutOfBailiwick | Self::UnknownServer | Self::TooCostly
+        )
     }
 }
 

@@ -9,19 +9,26 @@
 
 use std::{mem, net::IpAddr};
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::HashMap;
 
 use crate::{
+    accept::Discard,
     message::Set,
     name::{labels, suffix},
     rdata::kind,
 };
 
-/// Names in each half of what is remembered.
-const HALF: usize = 1 << 18;
+/// Bytes of each half of what is remembered.
+const HALF: usize = 32 << 20;
 
-/// Name servers of a zone, or addresses of a server, that are remembered.
-const MOST: usize = 64;
+/// What a name takes besides its bytes and those of what is known of it: the map's slot, three allocations.
+const OVERHEAD: usize = 160;
+
+/// Name servers of a zone, or addresses of a server in each family, that are remembered.
+const MOST: usize = 16;
+
+/// Names that are looked up for one message. A referral from the root with all its glue takes about 500.
+const LOOK_UPS: usize = 8192;
 
 /// Addresses of the root's servers (IANA, root hints of 2023-11-27).
 pub const ROOT_SERVERS: [&str; 26] = [
@@ -62,18 +69,40 @@ pub(crate) struct Servers {
 
 /// What was seen of names: name servers of zones, addresses of servers. When it is full, what was not used since it was half full is
 /// forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Halves {
     new: Half,
     old: Half,
+    /// Bytes of each at most.
+    limit: usize,
 }
 
-type Half = HashMap<Box<[u8]>, Known>;
+#[derive(Debug, Default)]
+struct Half {
+    names: HashMap<Box<[u8]>, Known>,
+    bytes: usize,
+}
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Known {
     servers: Vec<Box<[u8]>>,
     addresses: Vec<IpAddr>,
+}
+
+/// How many names may still be looked up for a message: names of attackers may have many labels, and each of their zones many servers.
+#[derive(Debug)]
+pub(crate) struct Budget(usize);
+
+impl Budget {
+    /// Of a new message.
+    pub(crate) fn new() -> Self {
+        Self(LOOK_UPS)
+    }
+
+    fn spend(&mut self) -> Result<(), Discard> {
+        self.0 = self.0.checked_sub(1).ok_or(Discard::TooCostly)?;
+        Ok(())
+    }
 }
 
 impl Servers {
@@ -89,33 +118,51 @@ impl Servers {
         };
         Self {
             roots,
-            known: Halves {
-                new: Half::new(),
-                old: Half::new(),
-            },
+            known: Halves::new(HALF),
         }
     }
 
     /// Labels of the zone of the owner that the server at this address serves, the closest one.
-    pub(crate) fn zone_of(&mut self, owner: &[u8], server: IpAddr) -> Option<usize> {
-        let count = labels(owner).count();
-        (0..=count)
-            .rev()
-            .find(|&labels| self.serves(suffix(owner, labels), server))
+    pub(crate) fn zone_of(
+        &mut self,
+        owner: &[u8],
+        server: IpAddr,
+        budget: &mut Budget,
+    ) -> Result<usize, Discard> {
+        for labels in (0..=labels(owner).count()).rev() {
+            if self.serves(suffix(owner, labels), server, budget)? {
+                return Ok(labels);
+            }
+        }
+        Err(Discard::UnknownServer)
     }
 
-    fn serves(&mut self, zone: &[u8], server: IpAddr) -> bool {
+    fn serves(
+        &mut self,
+        zone: &[u8],
+        server: IpAddr,
+        budget: &mut Budget,
+    ) -> Result<bool, Discard> {
         if zone == [0] && self.roots.contains(&server) {
-            return true;
+            return Ok(true);
         }
+        budget.spend()?;
+        self.known.renew(zone);
         let Some(known) = self.known.get(zone) else {
-            return false;
+            return Ok(false);
         };
-        let servers = known.servers.clone();
-        servers.iter().any(|name| {
-            let known = self.known.get(name);
-            known.is_some_and(|known| known.addresses.contains(&server))
-        })
+        for name in &known.servers {
+            budget.spend()?;
+            let of_server = self.known.get(name);
+            if of_server.is_some_and(|known| known.addresses.contains(&server)) {
+                if !self.known.new.names.contains_key(name) {
+                    let name = name.clone();
+                    self.known.renew(&name);
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Remembers what an RRset that passed says of servers.
@@ -140,26 +187,61 @@ impl Servers {
 }
 
 impl Halves {
-    fn get(&mut self, name: &[u8]) -> Option<&Known> {
-        if !self.new.contains_key(name) {
-            let (name, known) = self.old.remove_entry(name)?;
+    fn new(limit: usize) -> Self {
+        Self {
+            new: Half::default(),
+            old: Half::default(),
+            limit,
+        }
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&Known> {
+        let new = self.new.names.get(name);
+        new.or_else(|| self.old.names.get(name))
+    }
+
+    /// Notes that a name was used.
+    fn renew(&mut self, name: &[u8]) {
+        if let Some((name, known)) = self.old.remove(name) {
             self.insert(name, known);
         }
-        self.new.get(name)
     }
 
     fn change(&mut self, name: &[u8], change: impl FnOnce(&mut Known)) {
-        let mut known = self.get(name).cloned().unwrap_or_default();
+        let entry = self.new.remove(name).or_else(|| self.old.remove(name));
+        let (name, mut known) = entry.unwrap_or_else(|| (name.into(), Known::default()));
         change(&mut known);
-        self.insert(name.into(), known);
+        self.insert(name, known);
     }
 
+    /// Inserts a name that is in neither half.
     fn insert(&mut self, name: Box<[u8]>, known: Known) {
-        if self.new.len() >= HALF {
+        let size = size(&name, &known);
+        if self.new.bytes + size > self.limit {
             self.old = mem::take(&mut self.new);
         }
-        self.new.insert(name, known);
+        self.new.bytes += size;
+        self.new.names.insert(name, known);
     }
+}
+
+impl Half {
+    fn remove(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Known)> {
+        let (name, known) = self.names.remove_entry(name)?;
+        self.bytes -= size(&name, &known);
+        Some((name, known))
+    }
+}
+
+/// Bytes that a name takes with what is known of it.
+fn size(name: &[u8], known: &Known) -> usize {
+    // Each server is an allocation of its own.
+    let servers = known
+        .servers
+        .iter()
+        .map(|server| server.len() + size_of::<Box<[u8]>>() + 16);
+    let addresses = known.addresses.capacity() * size_of::<IpAddr>();
+    OVERHEAD + name.len() + servers.sum::<usize>() + addresses
 }
 
 /// The address in the bytes of a record or of a frame.
@@ -210,26 +292,89 @@ mod tests {
             ("192.0.2.3", Some(2)),
             ("192.0.2.4", None),
         ] {
-            assert_eq!(servers.zone_of(&www, ip(server)), zone, "{server}");
+            assert_eq!(zone_of(&mut servers, &www, ip(server)), zone, "{server}");
         }
         // The server of one zone says nothing of another.
-        assert_eq!(servers.zone_of(&wire("www.org"), ip("192.0.2.3")), None);
+        assert_eq!(
+            zone_of(&mut servers, &wire("www.org"), ip("192.0.2.3")),
+            None
+        );
         // A name server that has moved.
         learn(&mut servers, &[("ns.example.com", 1, &[192, 0, 2, 9])]);
-        assert_eq!(servers.zone_of(&www, ip("192.0.2.3")), None);
-        assert_eq!(servers.zone_of(&www, ip("192.0.2.9")), Some(2));
+        assert_eq!(zone_of(&mut servers, &www, ip("192.0.2.3")), None);
+        assert_eq!(zone_of(&mut servers, &www, ip("192.0.2.9")), Some(2));
     }
 
     #[test]
-    fn what_is_known_is_bounded_and_what_is_used_stays() {
-        let mut halves = Halves::default();
+    fn what_is_known_is_bounded_in_bytes_and_what_is_used_stays() {
+        const LIMIT: usize = 1 << 20;
+        let mut halves = Halves::new(LIMIT);
         halves.change(b"used", |_| {});
-        for nth in 0..3 * HALF {
-            halves.change(&nth.to_be_bytes(), |_| {});
-            if nth % 1000 == 0 {
+        for nth in 0..5_000_usize {
+            halves.change(&nth.to_be_bytes(), |known| {
+                known.servers = vec![Box::from([0; 255]); MOST];
+            });
+            if nth % 100 == 0 {
+                halves.renew(b"used");
                 assert!(halves.get(b"used").is_some(), "{nth}");
             }
+            for half in [&halves.new, &halves.old] {
+                let sizes = half.names.iter().map(|(name, known)| size(name, known));
+                assert_eq!(sizes.sum::<usize>(), half.bytes);
+                // 255 bytes for each server, whatever the rest is said to take.
+                let least = half.names.values().map(|known| known.servers.len() * 255);
+                assert!(
+                    half.bytes <= LIMIT && least.sum::<usize>() <= LIMIT,
+                    "{nth}"
+                );
+            }
         }
-        assert!(halves.new.len() + halves.old.len() <= 2 * HALF);
+        // A name that is changed again and again is there once.
+        for _ in 0..1_000 {
+            halves.change(b"used", |known| {
+                known.servers = vec![Box::from([0; 255]); 3];
+            });
+        }
+        assert!(halves.new.names.len() + halves.old.names.len() > 200);
+    }
+
+    #[test]
+    fn a_zone_has_sixteen_servers_at_most() {
+        let mut servers = Servers::new(&[]);
+        let names: Vec<_> = (10..60).map(|nth| wire(&format!("ns{nth}.com"))).collect();
+        let records: Vec<Rr<'_>> = names.iter().map(|name| ("com", 2, &name[..])).collect();
+        learn(&mut servers, &records);
+        let known = servers.known.get(&wire("com")).expect("learnt");
+        assert_eq!(known.servers.len(), 16);
+    }
+
+    /// 100 zones below each other, each with 16 servers that have no address: an owner below all of them costs 1,700 look-ups.
+    #[test]
+    fn a_message_has_a_budget_of_look_ups() {
+        let mut servers = Servers::new(&[]);
+        let targets: Vec<_> = (10..26).map(|nth| wire(&format!("ns{nth}.com"))).collect();
+        let mut zone = "com".to_owned();
+        for _ in 0..100 {
+            zone = format!("a.{zone}");
+            let records: Vec<Rr<'_>> = targets.iter().map(|name| (&*zone, 2, &name[..])).collect();
+            learn(&mut servers, &records);
+        }
+        let (owner, stranger) = (wire(&zone), IpAddr::from([192, 0, 2, 1]));
+        let mut budget = Budget::new();
+        let mut found: Vec<_> = (0..8)
+            .map(|_| servers.zone_of(&owner, stranger, &mut budget))
+            .collect();
+        found.dedup();
+        assert_eq!(
+            found,
+            [Err(Discard::UnknownServer), Err(Discard::TooCostly)]
+        );
+        // The next message has its own.
+        let found = servers.zone_of(&owner, stranger, &mut Budget::new());
+        assert_eq!(found, Err(Discard::UnknownServer));
+    }
+
+    fn zone_of(servers: &mut Servers, owner: &[u8], server: IpAddr) -> Option<usize> {
+        servers.zone_of(owner, server, &mut Budget::new()).ok()
     }
 }

@@ -6,7 +6,7 @@ use dnstap_proto::{Dnstap, Message};
 
 use crate::{
     accept::{Accepted, Acceptor, Discard, Judged, Pairing},
-    bailiwick::{Servers, address},
+    bailiwick::{Budget, Servers, address},
     front::Front,
     message::Records,
     name::{Name, is_within, labels},
@@ -41,6 +41,8 @@ pub struct Counts {
     pub stored: u64,
     /// Of these: RRsets that were not in the store before.
     pub new: u64,
+    /// Of the responses that were taken: those of whose RRsets none was.
+    fruitless: u64,
     /// What was left out, in the order of [`Discard::ALL`]: messages, and RRsets of responses that were taken.
     discards: [u64; Discard::ALL.len()],
 }
@@ -50,6 +52,42 @@ impl Counts {
     #[must_use]
     pub fn discarded(&self, why: Discard) -> u64 {
         self.discards[why as usize]
+    }
+
+    /// Why nearly all responses are left out, and what can be done; `None` if that is not so, or there are fewer than `least`.
+    #[must_use]
+    pub fn nearly_all_left_out(&self, least: u64) -> Option<(Discard, &'static str)> {
+        let of_rrset = |of_rrset: bool| {
+            let these = Discard::ALL.into_iter();
+            these.filter(move |why| why.is_of_rrset() == of_rrset)
+        };
+        let most = |of| of_rrset(of).max_by_key(|why| self.discarded(*why));
+        let left_out: u64 = of_rrset(false).map(|why| self.discarded(why)).sum();
+        let all = self.responses + left_out;
+        let left_out = left_out + self.fruitless;
+        if all < least.max(1) || left_out.saturating_mul(20) < all.saturating_mul(19) {
+            return None;
+        }
+        let of_messages = most(false).filter(|why| self.discarded(*why) >= self.fruitless);
+        let why = of_messages.or_else(|| most(true))?;
+        let remedy = match why {
+            Discard::Forwarder => "collect from the resolver that it forwards to",
+            Discard::Unmatched => {
+                "the resolver's queries (RESOLVER_QUERY) have to be there as well; if the resolver itself wrote the frames, say \
+                 `paired-by` `writer`"
+            }
+            Discard::UnknownServer => {
+                "delegations have to be seen first, for which a resolver with a warm cache needs as long as their TTLs; in a private tree, \
+                 give the addresses of its root's servers as `root`"
+            }
+            Discard::Malformed
+            | Discard::Truncated
+            | Discard::Refused
+            | Discard::WrongZone
+            | Discard::OutOfBailiwick
+            | Discard::TooCostly => "docs/passive-dns.md says what counts",
+        };
+        Some((why, remedy))
     }
 
     /// Messages and RRsets each add up: what came is what was taken, passed over or left out.
@@ -183,6 +221,8 @@ impl Collector {
         self.records.read(accepted.dns).ok_or(Discard::Malformed)?;
         let server = message.response_address.as_deref().and_then(address);
         let mut learnt = Vec::new();
+        let mut budget = Budget::new();
+        let before = (self.counts.rrsets, self.unwritten);
         for set in self.records.sets() {
             let labels = match (&zone, server) {
                 (Some(zone), _) => {
@@ -192,9 +232,9 @@ impl Collector {
                         .ok_or(Discard::OutOfBailiwick)
                 }
                 (None, Some(server)) => {
-                    let zone = self.servers.zone_of(set.owner(), server);
-                    learnt.extend(zone.map(|_| set));
-                    zone.ok_or(Discard::UnknownServer)
+                    let zone = self.servers.zone_of(set.owner(), server, &mut budget);
+                    learnt.extend(zone.is_ok().then_some(set));
+                    zone
                 }
                 (None, None) => Err(Discard::UnknownServer),
             };
@@ -213,6 +253,9 @@ impl Collector {
                 Ok(Err(_)) => unreachable!("a name has 127 labels at most"),
                 Err(why) => self.counts.discards[why as usize] += 1,
             }
+        }
+        if self.counts.rrsets > before.0 && self.unwritten == before.1 {
+            self.counts.fruitless += 1;
         }
         // After all of them: a response cannot vouch for itself.
         for set in learnt {

@@ -24,13 +24,28 @@ pub enum LineError {
     /// It is no object of JSON.
     #[error("no JSON object")]
     Json,
+    /// It has bytes that are no text, which a name must not be made of by guess.
+    #[error("no UTF-8")]
+    Text,
+    /// There are more records than a message can have.
+    #[error("more than {MOST_RECORDS} records")]
+    Records,
     /// A field is missing, or is not what it should be.
     #[error("{0} is missing or wrong")]
     Field(&'static str),
-    /// The data is not of that type, or of a type that is not known.
+    /// The data is not of that type, or of a type that is not known. Of long data only the beginning is here.
     #[error("data of type {0} that cannot be read: {1}")]
     Data(String, String),
 }
+
+/// Records of a message of 65,535 bytes: each has an owner of a byte at least, and ten bytes before its data (RFC 1035 section 4.1.3).
+const MOST_RECORDS: usize = (65_535 - 12) / 11;
+
+/// The last second of the year 9999. What is later is no time at which something was seen.
+const LATEST: u64 = 253_402_300_799;
+
+/// Characters of data that are shown where it is wrong.
+const SHOWN: usize = 100;
 
 /// A line without its end.
 #[must_use]
@@ -61,7 +76,8 @@ fn generic(data: &[u8]) -> String {
 }
 
 /// Reads a line. `unnamed` is the origin of lines that name none.
-pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
+pub fn read(line: &[u8], unnamed: Origin) -> Result<Sighting, LineError> {
+    let line = str::from_utf8(line).map_err(|_invalid| LineError::Text)?;
     let object: Value = serde_json::from_str(line).map_err(|_invalid| LineError::Json)?;
     if !object.is_object() {
         return Err(LineError::Json);
@@ -79,6 +95,7 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
             .and_then(|number| u16::try_from(number).ok()),
         _ => None,
     };
+    let kind = kind.filter(|kind| !rdata::is_meta(*kind));
     let kind = kind.ok_or(LineError::Field("rrtype"))?;
     let texts: Option<Vec<&str>> = match &object["rdata"] {
         Value::String(text) => Some(vec![text]),
@@ -88,8 +105,11 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
     let texts = texts
         .filter(|texts| !texts.is_empty())
         .ok_or(LineError::Field("rdata"))?;
+    if texts.len() > MOST_RECORDS {
+        return Err(LineError::Records);
+    }
     let data = texts.into_iter().map(|text| {
-        let unread = || LineError::Data(Type(kind).to_string(), text.to_owned());
+        let unread = || LineError::Data(Type(kind).to_string(), shortened(text));
         parse(kind, text).ok_or_else(unread)
     });
     let data: Result<Vec<_>, _> = data.collect();
@@ -105,7 +125,7 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
         time("time_first", "zone_time_first")?,
         time("time_last", "zone_time_last")?,
     );
-    if first > last {
+    if first > last || last > LATEST {
         return Err(LineError::Field("time_last"));
     }
     let count = match &object["count"] {
@@ -138,6 +158,21 @@ pub fn read(line: &str, unnamed: Origin) -> Result<Sighting, LineError> {
     Ok((set, Seen { first, last, count }, origin))
 }
 
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Bytes that a sighting takes in memory, about: what is to be merged at once is limited by them.
+#[must_use]
+pub fn weight((set, ..): &Sighting) -> usize {
+    let overhead = size_of::<Sighting>() + set.owner.wire().len();
+    let data = set.data.iter().map(|data| data.len() + size_of_val(data));
+    overhead + data.sum::<usize>()
+}
+
 /// The origin of that name: itself if it is one of ours, or what stands for any other.
 #[must_use]
 pub fn origin(name: &str) -> Origin {
@@ -163,7 +198,7 @@ mod tests {
         #[test]
         fn a_line_is_read_back_whatever_the_data(
             owner in any_name(),
-            kind in 1..300_u16,
+            kind in (1..300_u16).prop_filter("a type of zones", |kind| !rdata::is_meta(*kind)),
             data in prop::collection::btree_set(vec(any::<u8>(), 0..80), 1..4),
             zone in any::<Option<prop::sample::Index>>(),
             numbers in (any::<u32>(), any::<u32>(), 1..u64::MAX),
@@ -183,19 +218,19 @@ mod tests {
             let seen = Seen { first, last: first + u64::from(numbers.1), count: numbers.2 };
             let line = line(&set, seen, origin);
             prop_assert!(!line.contains('\n'));
-            prop_assert_eq!(read(&line, [0; 16]), Ok((set, seen, origin)));
+            prop_assert_eq!(read(line.as_bytes(), [0; 16]), Ok((set, seen, origin)));
         }
 
         #[test]
         fn any_line_is_read_without_panic(line in ".{0,120}") {
-            let _any = read(&line, [0; 16]);
+            let _any = read(line.as_bytes(), [0; 16]);
         }
     }
 
     #[test]
     fn lines_of_others_may_leave_out_what_they_may() {
         let line = r#"{"rrname":"WWW.example.com.","rrtype":"A","rdata":"192.0.2.1","zone_time_first":5,"zone_time_last":7}"#;
-        let (set, seen, origin) = read(line, [9; 16]).expect("sound");
+        let (set, seen, origin) = read(line.as_bytes(), [9; 16]).expect("sound");
         assert_eq!(
             (set.owner.to_string().as_str(), set.bailiwick),
             ("www.example.com.", None)
@@ -233,8 +268,52 @@ mod tests {
         LineError::Field("count")
     )]
     #[case(r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":5,"time_last":5,"bailiwick":"b"}"#, LineError::Field("bailiwick"))]
+    #[case(
+        r#"{"rrname":"a","rrtype":"OPT","rdata":["\\# 0"]}"#,
+        LineError::Field("rrtype")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"TYPE255","rdata":["\\# 0"]}"#,
+        LineError::Field("rrtype")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":0,"time_last":253402300800}"#,
+        LineError::Field("time_last")
+    )]
+    #[case(
+        r#"{"rrname":"a","rrtype":"A","rdata":["1.2.3.4"],"time_first":0,"time_last":18446744073709551615}"#,
+        LineError::Field("time_last")
+    )]
     #[case(r#"{"rrname":"a","rrtype":"A","rdata":["x"]}"#, LineError::Data("A".into(), "x".into()))]
     fn a_line_that_is_wrong_is_told_why(#[case] line: &str, #[case] error: LineError) {
-        assert_eq!(read(line, [0; 16]), Err(error));
+        assert_eq!(read(line.as_bytes(), [0; 16]), Err(error));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused_not_replaced() {
+        let line = b"{\"rrname\":\"a\xff\",\"rrtype\":\"A\",\"rdata\":[\"1.2.3.4\"],\"time_first\":1,\"time_last\":1}";
+        assert_eq!(read(line, [0; 16]), Err(LineError::Text));
+    }
+
+    #[test]
+    fn of_long_data_that_is_wrong_only_the_beginning_is_told() {
+        let line = json!({"rrname": "a", "rrtype": "A", "rdata": ["é".repeat(5000)]}).to_string();
+        let error = read(line.as_bytes(), [0; 16]).expect_err("no address");
+        let shown = "é".repeat(100) + "...";
+        assert_eq!(error, LineError::Data("A".into(), shown));
+    }
+
+    #[test]
+    fn no_more_records_are_read_than_a_message_can_have() {
+        let line = |count: usize| {
+            let data: Vec<_> = (0..count).map(|nth| nth.to_string()).collect();
+            json!({"rrname": "a", "rrtype": "TXT", "rdata": data, "time_first": 1, "time_last": 1})
+                .to_string()
+        };
+        let read = |count| read(line(count).as_bytes(), [0; 16]);
+        let sighting = read(MOST_RECORDS).expect("sound");
+        assert_eq!(sighting.0.data.len(), MOST_RECORDS);
+        assert!(weight(&sighting) > MOST_RECORDS * 16);
+        assert_eq!(read(MOST_RECORDS + 1), Err(LineError::Records));
     }
 }

@@ -1,7 +1,8 @@
 //! Owns an output that is a store of passive DNS: `pdns:DIR`.
 //!
 //! What has been taken waits in memory for [`Options::write`] at most, and is then written as one: so a crash of the agent costs what came
-//! since. It counts as written when it was taken.
+//! since. It counts as queued until it is on disk. After a failed write the store takes nothing more until it is opened again (it cannot
+//! know how much is on disk), so the output ends, and what waited counts as lost.
 
 use std::{
     collections::BTreeSet,
@@ -153,6 +154,8 @@ impl Sink for Passive {
             options: self.options.clone(),
             written: Instant::now(),
             thinned: None,
+            held: Written::default(),
+            warned: false,
             folder: path.clone(),
         };
         Ok(Box::new(|_| blocking::start(Box::new(output))))
@@ -173,13 +176,39 @@ struct PassiveOutput {
     written: Instant,
     /// When old RRsets were removed the last time.
     thinned: Option<Instant>,
+    /// What was taken since the store was last written.
+    held: Written,
+    /// Whether it was told that nearly all responses are left out.
+    warned: bool,
     folder: PathBuf,
 }
+
+/// Responses after which a running tap, and one that ends, is judged by how many of them are left out.
+const JUDGED: (u64, u64) = (100, 10);
 
 impl PassiveOutput {
     fn store(&mut self) -> io::Result<()> {
         self.written = Instant::now();
-        self.collector.write(None, &mut |_, _| {}).map_err(into_io)
+        self.collector
+            .write(None, &mut |_, _| {})
+            .map_err(into_io)?;
+        self.held = Written::default();
+        Ok(())
+    }
+
+    /// Warns once if nearly all responses are left out; `None` if there is nothing to say.
+    fn judge(&mut self, least: u64) -> Option<Discard> {
+        if self.warned {
+            return None;
+        }
+        let (why, remedy) = self.collector.counts().nearly_all_left_out(least)?;
+        self.warned = true;
+        warn!(
+            folder = %self.folder.display(),
+            reason = why.name(),
+            "nearly all responses are left out of the store of passive DNS: {remedy}"
+        );
+        Some(why)
     }
 
     fn thin(&mut self) {
@@ -215,12 +244,17 @@ impl PassiveOutput {
 
 impl Output for PassiveOutput {
     fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
-        let mut written = Written::default();
+        let mut written = Written {
+            bytes: batch.frames.len() as u64,
+            ..Written::default()
+        };
+        self.held.bytes += written.bytes;
         let mut failed = None;
         batch.for_each(|message| match message {
             _ if failed.is_some() => {}
             Some(message) => {
                 self.collector.take(message);
+                self.held.messages += 1;
                 written.messages += 1;
                 if self.collector.is_full() {
                     failed = self.store().err();
@@ -228,13 +262,11 @@ impl Output for PassiveOutput {
             }
             None => written.unfit += 1,
         });
-        written.bytes = batch.frames.len() as u64;
         match failed {
             None => Ok(written),
             Some(error) => Err(Failure {
                 written,
                 error,
-                // The store takes nothing more until it is opened again.
                 resumable: false,
             }),
         }
@@ -244,16 +276,20 @@ impl Output for PassiveOutput {
         Some(self.options.write.saturating_sub(self.written.elapsed()))
     }
 
-    fn turn(&mut self) {
-        // What cannot be written stays, and is tried again; when the memory is full, it is an error.
-        if let Err(error) = self.store() {
-            warn!("cannot write to the store of passive DNS: {error}");
-        }
+    fn turn(&mut self) -> io::Result<()> {
+        self.store()?;
+        self.judge(JUDGED.0);
         self.thin();
+        Ok(())
+    }
+
+    fn held(&self) -> Written {
+        self.held
     }
 
     fn finish(&mut self) -> io::Result<()> {
         self.store()?;
+        self.judge(JUDGED.1);
         let counts = self.collector.counts();
         let discards = Discard::ALL.map(|why| (why.name(), counts.discarded(why)));
         let discards: Vec<_> = discards
@@ -283,10 +319,11 @@ fn into_io(error: StoreError) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use dnstap_proto::{message::Type, prost::Message as _};
     use rstest::rstest;
 
     use super::*;
-    use crate::sinks::OutputSpec;
+    use crate::{sinks::OutputSpec, tally::tests::message};
 
     #[test]
     fn options_follow_the_folder() {
@@ -318,6 +355,62 @@ mod tests {
     #[case("a,mode=0600")]
     fn what_makes_no_sense_is_refused(#[case] text: &str) {
         Passive::parse("pdns", text).expect_err(text);
+    }
+
+    fn output(folder: &std::path::Path) -> PassiveOutput {
+        // Room for everything, so that only a turn writes.
+        let how = How {
+            memory: 4 << 20,
+            ..How::default()
+        };
+        PassiveOutput {
+            collector: Collector::new(Store::create(folder).expect("a store"), &how),
+            options: Options::default(),
+            written: Instant::now(),
+            thinned: None,
+            held: Written::default(),
+            warned: false,
+            folder: folder.to_path_buf(),
+        }
+    }
+
+    fn batch(kind: Type, messages: u64) -> Batch {
+        let mut frames = Vec::new();
+        for _ in 0..messages {
+            let frame = message(kind, "name", 1, 0).encode_to_vec();
+            frames.extend(u32::try_from(frame.len()).expect("short").to_be_bytes());
+            frames.extend(frame);
+        }
+        Batch::new(frames, messages)
+    }
+
+    #[test]
+    fn what_waits_in_memory_is_held_until_it_is_on_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut output = output(folder.path());
+        let (one, two) = (batch(Type::ClientQuery, 3), batch(Type::ClientQuery, 2));
+        assert_eq!(output.write(&one).expect("taken").messages, 3);
+        assert_eq!(output.write(&two).expect("taken").messages, 2);
+        let bytes = (one.frames.len() + two.frames.len()) as u64;
+        let held = output.held();
+        assert_eq!((held.messages, held.bytes), (5, bytes));
+        output.turn().expect("written");
+        assert_eq!(output.held(), Written::default());
+    }
+
+    #[test]
+    fn it_is_told_once_that_nearly_all_responses_are_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut output = output(folder.path());
+        output
+            .write(&batch(Type::ForwarderResponse, 99))
+            .expect("taken");
+        assert_eq!(output.judge(100), None, "too few");
+        output
+            .write(&batch(Type::ForwarderResponse, 1))
+            .expect("taken");
+        assert_eq!(output.judge(100), Some(Discard::Forwarder));
+        assert_eq!(output.judge(100), None, "once");
     }
 
     #[test]

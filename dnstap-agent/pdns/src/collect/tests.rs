@@ -198,6 +198,37 @@ fn the_same_place_in_a_file_is_not_written_twice() {
     assert_eq!(seen, [5]);
 }
 
+#[test]
+fn it_is_told_why_nearly_all_responses_are_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut collector = collector(&folder);
+    let a: &[u8] = &[192, 0, 2, 1];
+    let sound = frame(Some("b"), "a.b", [&[("a.b", 1, a)], &[], &[]]);
+    let mut stranger = frame(None, "a.b", [&[("a.b", 1, a)], &[], &[]]);
+    let mut forwarded = sound.clone();
+    let message = stranger.message.as_mut().expect("a message");
+    message.response_address = Some(vec![192, 0, 2, 99].into());
+    let message = forwarded.message.as_mut().expect("a message");
+    message.r#type = Type::ForwarderResponse.into();
+    let why = |collector: &Collector, least| {
+        let told = collector.counts().nearly_all_left_out(least);
+        told.map(|(why, _)| why)
+    };
+    assert_eq!(why(&collector, 0), None);
+    for _ in 0..19 {
+        collector.take(&stranger);
+    }
+    assert_eq!(why(&collector, 20), None, "too few");
+    collector.take(&sound);
+    assert_eq!(why(&collector, 20), Some(Discard::UnknownServer), "95 %");
+    collector.take(&sound);
+    assert_eq!(why(&collector, 20), None, "less");
+    for _ in 0..40 {
+        collector.take(&forwarded);
+    }
+    assert_eq!(why(&collector, 20), Some(Discard::Forwarder));
+}
+
 /// A hundred thousand RRsets of attackers: strangers, and the servers of a zone that was delegated to them. They claim names, name
 /// servers and addresses of others, so that later claims might be believed; nothing but the attackers' own zone gets in.
 #[test]

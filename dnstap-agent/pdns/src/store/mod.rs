@@ -7,11 +7,12 @@
 //!
 //! One process at a time has the store open.
 
+mod check;
 mod key;
 mod retention;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -35,9 +36,6 @@ pub use self::{
 
 /// What the layout of keys and values is called; another one gets another number.
 const FORMAT: &[u8] = b"1";
-
-/// What fjall writes last when it has made a folder its own.
-const COMPLETE: &str = "version";
 
 /// Bytes of records that are written to files at once.
 const MEMTABLE: u64 = 8 << 20;
@@ -130,28 +128,30 @@ impl Store {
         let io = |error| StoreError::Io(folder.to_path_buf(), error);
         fs::create_dir_all(folder).map_err(io)?;
         clear_unfinished(folder).map_err(io)?;
-        let is_new = !folder.join(COMPLETE).exists();
-        if is_new && fs::read_dir(folder).map_err(io)?.next().is_some() {
-            return Err(not_a_store(folder));
+        match check::is_there(folder) {
+            Ok(()) | Err(StoreError::None(_)) => Self::begin(folder),
+            Err(error) => Err(error),
         }
-        Self::begin(folder)
     }
 
     /// Opens a store that is there.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        if folder.join(COMPLETE).exists() {
-            return Self::begin(folder);
-        }
-        let is_foreign = fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
-        let folder = folder.to_path_buf();
-        Err(if is_foreign {
-            not_a_store(&folder)
-        } else {
-            StoreError::None(folder)
-        })
+        Self::is_there(folder)?;
+        Self::begin(folder)
+    }
+
+    /// Whether a store is there to be opened, or why not. It is not opened.
+    pub fn is_there(folder: &Path) -> Result<(), StoreError> {
+        check::is_there(folder)
     }
 
     fn begin(folder: &Path) -> Result<Self, StoreError> {
+        let io = |error| StoreError::Io(folder.to_path_buf(), error);
+        if folder.join(check::COMPLETE).try_exists().map_err(io)?
+            && let Some(what) = check::missing(folder).map_err(io)?
+        {
+            return Err(StoreError::Damaged(folder.to_path_buf(), what.to_owned()));
+        }
         let failed = |error| failed(folder, error);
         let database = Database::builder(folder)
             .cache_size(CACHE)
@@ -327,15 +327,16 @@ impl Store {
     pub fn merge(&self, sets: &[Counted]) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         let mut changed: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
-        let mut numbers = BTreeMap::new();
+        // Read once, not for each origin: a file may name as many as it has lines.
+        let mut numbers = self.numbers()?;
         for (set, seen, origin) in sets {
             let (key, body) = set.key();
-            let number = if let Some(number) = numbers.get(origin) {
-                *number
+            let number = if *origin == self.id {
+                None
             } else {
-                let number = self.number_of(*origin, numbers.len() as u64, &mut batch)?;
-                numbers.insert(*origin, number);
-                number
+                Some(number_of(*origin, &mut numbers, |key| {
+                    batch.insert(&self.meta, key, *origin);
+                }))
             };
             if !changed.contains_key(&key) {
                 let value = if let Some(value) = self.value(&key)? {
@@ -369,25 +370,12 @@ impl Store {
         batch.commit().map_err(|error| self.failed(error))
     }
 
-    /// The number that stands for an origin in values; none for this store itself. New ones are numbered on, behind those that are
-    /// not written yet.
-    fn number_of(
-        &self,
-        origin: [u8; 16],
-        unwritten: u64,
-        batch: &mut fjall::OwnedWriteBatch,
-    ) -> Result<Option<u64>, StoreError> {
-        if origin == self.id {
-            return Ok(None);
-        }
+    /// The numbers that stand for other origins in values, and the first that stands for none yet.
+    fn numbers(&self) -> Result<Numbers, StoreError> {
         let origins = self.origins()?;
-        if let Some(at) = origins.iter().find(|(_, known)| **known == origin) {
-            return Ok(Some(*at.0));
-        }
-        let next = origins.last_key_value().map_or(0, |(last, _)| last + 1) + unwritten;
-        let key = [&b"origin/"[..], &next.to_be_bytes()].concat();
-        batch.insert(&self.meta, key, origin);
-        Ok(Some(next))
+        let next = origins.last_key_value().map_or(0, |(last, _)| last + 1);
+        let numbers = origins.into_iter().map(|(number, origin)| (origin, number));
+        Ok((numbers.collect(), next))
     }
 
     fn origins(&self) -> Result<BTreeMap<u64, [u8; 16]>, StoreError> {
@@ -489,6 +477,18 @@ impl Store {
     }
 }
 
+type Numbers = (HashMap<[u8; 16], u64>, u64);
+
+/// The number of an origin. Of a new one `write` gets the key that it has to be written with.
+fn number_of(origin: [u8; 16], (numbers, next): &mut Numbers, write: impl FnOnce(Vec<u8>)) -> u64 {
+    *numbers.entry(origin).or_insert_with(|| {
+        let number = *next;
+        *next += 1;
+        write([&b"origin/"[..], &number.to_be_bytes()].concat());
+        number
+    })
+}
+
 /// Files and folders that fjall makes before a store is complete.
 const UNFINISHED: [&str; 3] = ["0.jnl", "keyspaces", "lock"];
 
@@ -536,16 +536,6 @@ fn holds_nothing(folder: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
     }
-}
-
-/// Returns the error for a folder without a complete store that is not empty.
-fn not_a_store(folder: &Path) -> StoreError {
-    let folder = folder.to_path_buf();
-    if folder.join("keyspaces").exists() && folder.join("0.jnl").exists() {
-        let what = format!("its file `{COMPLETE}` is missing");
-        return StoreError::Damaged(folder, what);
-    }
-    StoreError::Foreign(folder)
 }
 
 fn failed(folder: &Path, error: fjall::Error) -> StoreError {

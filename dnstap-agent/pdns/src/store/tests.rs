@@ -305,7 +305,100 @@ fn a_damaged_store_is_called_so() {
     let read = Store::open(folder.path()).and_then(|store| store.stats());
     let error = read.expect_err("refused");
     assert!(matches!(error, StoreError::Damaged(..)), "{error}");
-    fs::write(folder.path().join(COMPLETE), "").expect("written");
+    fs::write(folder.path().join(check::COMPLETE), "").expect("written");
     let error = Store::open(folder.path()).err().expect("refused");
     assert!(matches!(error, StoreError::Damaged(..)), "{error}");
+}
+
+/// What removes a part of a store has to be told: fjall would make it anew, and empty.
+#[test]
+fn a_store_that_has_lost_a_part_is_called_damaged() {
+    let lose = |part: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::create(folder.path()).expect("a store");
+        add(&store, &[(set("a.b", 1, &[1, 2, 3, 4]), seen(1, 1, 1))]);
+        drop(store);
+        Store::open(folder.path()).expect("the store");
+        let path = folder.path().join(part);
+        if path.is_dir() {
+            fs::remove_dir_all(path).expect("removed");
+        } else {
+            fs::remove_file(path).expect("removed");
+        }
+        for done in [Store::open(folder.path()), Store::create(folder.path())] {
+            let error = done.err().expect(part);
+            assert!(matches!(error, StoreError::Damaged(..)), "{part}: {error}");
+        }
+    };
+    let parts = [
+        "keyspaces",
+        "0.jnl",
+        "keyspaces/0",
+        "keyspaces/1",
+        "keyspaces/2",
+        "keyspaces/3",
+        "keyspaces/0/current",
+        "keyspaces/1/current",
+    ];
+    parts.into_iter().for_each(lose);
+}
+
+/// The process died between `version` and the first write: there is nothing to lose.
+#[test]
+fn a_store_in_which_nothing_was_written_is_made_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = tempfile::tempdir().expect("a folder");
+    drop(Store::create(whole.path()).expect("a store"));
+    fs::create_dir(folder.path().join("keyspaces")).expect("made");
+    fs::write(folder.path().join("0.jnl"), [0; 64]).expect("written");
+    File::create(folder.path().join("lock")).expect("made");
+    fs::copy(
+        whole.path().join(check::COMPLETE),
+        folder.path().join(check::COMPLETE),
+    )
+    .expect("copied");
+    Store::open(folder.path()).expect("a store");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_called_absent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Fails for root too, who is never denied.
+    let circle = folder.path().join("circle");
+    std::os::unix::fs::symlink("circle", &circle).expect("made");
+    for done in [Store::open(&circle), Store::create(&circle)] {
+        let error = done.err().expect("refused");
+        assert!(matches!(error, StoreError::Io(..)), "{error}");
+    }
+}
+
+#[test]
+fn origins_have_numbers_of_their_own_over_many_merges() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::create(folder.path()).expect("a store");
+    let sighting = |nth: u8| (set("a.b", 1, &[1; 4]), seen(1, 1, 1), [nth; 16]);
+    let sightings: Vec<_> = (1..=60).map(sighting).collect();
+    for part in sightings.chunks(25).chain(sightings.chunks(7)) {
+        store.merge(part).expect("merged");
+    }
+    let mine = (set("a.b", 1, &[1; 4]), seen(1, 1, 5), store.id());
+    store.merge(&[mine]).expect("merged");
+    assert_eq!(all(&store), [(set("a.b", 1, &[1; 4]), seen(1, 1, 65))]);
+    assert_eq!(store.origins().expect("read").len(), 60);
+}
+
+/// Each new origin once read all that are there: 20,000 of them took minutes.
+#[test]
+fn as_many_origins_as_lines_are_merged_soon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::create(folder.path()).expect("a store");
+    let sighting = |nth: u128| (set("a.b", 1, &[1; 4]), seen(1, 1, 1), nth.to_be_bytes());
+    let sightings: Vec<_> = (1..=20_000).map(sighting).collect();
+    let start = std::time::Instant::now();
+    for part in sightings.chunks(10_000) {
+        store.merge(part).expect("merged");
+    }
+    let took = start.elapsed();
+    assert!(took.as_secs() < 10, "{took:?}");
+    assert_eq!(all(&store)[0].1.count, 20_000);
 }

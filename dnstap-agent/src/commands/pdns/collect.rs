@@ -17,6 +17,7 @@ use dnstap_pdns::{
 };
 use dnstap_proto::{frame_streams::Row, lenient};
 use sha2::{Digest as _, Sha256};
+use tracing::warn;
 
 use super::refused;
 use crate::{
@@ -35,6 +36,9 @@ use crate::{
 
 /// Longest frame: as long as `receive` may write one.
 const LONGEST: u32 = 64 << 20;
+
+/// Responses from which on it is told if nearly all of them are left out.
+const JUDGED: u64 = 10;
 
 /// Runs `pdns collect`. An error carries [`ExitWith`].
 pub(super) fn run(options: &Collect) -> Result<Exit> {
@@ -259,7 +263,14 @@ impl Work<'_> {
             output.flush().context("cannot write new RRsets")?;
         }
         drop(self.progress);
-        log::say(summary(self.collector.counts()));
+        let counts = self.collector.counts();
+        log::say(summary(counts));
+        if let Some((why, remedy)) = counts.nearly_all_left_out(JUDGED) {
+            warn!(
+                reason = why.name(),
+                "nearly all responses are left out: {remedy}"
+            );
+        }
         Ok(self.exit)
     }
 }

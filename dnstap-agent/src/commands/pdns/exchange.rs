@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _},
+    mem,
     path::Path,
 };
 
@@ -24,8 +25,11 @@ use crate::{
     sources::file::{self, named},
 };
 
-/// What is merged at once.
+/// What is merged at once, at most.
 const BATCH: usize = 10_000;
+
+/// Bytes that are merged at once: a line of few bytes each for its records takes many times as much in memory.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Longest line: data of 64 KiB, each byte of it as four.
 const LONGEST: u64 = 1 << 20;
@@ -55,16 +59,14 @@ pub(super) fn export(options: &Export) -> Result<Exit> {
 
 /// Runs `pdns import`. An error carries [`ExitWith`].
 pub(super) fn import(options: &Import) -> Result<Exit> {
-    let store = Store::create(&options.db).map_err(refused)?;
-    let mut work = Importing {
-        store,
-        waiting: Vec::new(),
-        taken: 0,
-        left_out: 0,
-    };
+    let mut work = Importing::new(&options.db);
     let mut exit = Exit::Ok;
     for path in &options.files {
         let (_, opened) = file::open(path);
+        if opened.is_ok() {
+            // Not before: a file that is not there leaves no empty store.
+            work.store()?;
+        }
         let done = opened.and_then(|mut file| {
             let origin = match &options.origin {
                 Some(name) => exchange::origin(name),
@@ -91,15 +93,14 @@ pub(super) fn import(options: &Import) -> Result<Exit> {
 
 /// Runs `pdns merge`. An error carries [`ExitWith`].
 pub(super) fn merge(options: &Merge) -> Result<Exit> {
-    let store = Store::create(&options.db).map_err(refused)?;
-    let mut work = Importing {
-        store,
-        waiting: Vec::new(),
-        taken: 0,
-        left_out: 0,
-    };
+    let mut work = Importing::new(&options.db);
+    // All of them before anything is written, so that a mistake in the last one leaves nothing half done.
+    for from in &options.from {
+        Store::is_there(from).map_err(refused)?;
+    }
     for from in &options.from {
         let other = Store::open(from).map_err(refused)?;
+        work.store()?;
         for item in other.sightings().map_err(refused)? {
             work.take(item.map_err(refused)?)?;
         }
@@ -110,27 +111,52 @@ pub(super) fn merge(options: &Merge) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-struct Importing {
-    store: Store,
+struct Importing<'a> {
+    folder: &'a Path,
+    /// Opened, and made if it is not there, once there is something to read.
+    store: Option<Store>,
     waiting: Vec<Sighting>,
+    waiting_bytes: usize,
     taken: u64,
     left_out: u64,
 }
 
-impl Importing {
+impl<'a> Importing<'a> {
+    fn new(folder: &'a Path) -> Self {
+        Self {
+            folder,
+            store: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            taken: 0,
+            left_out: 0,
+        }
+    }
+
+    fn store(&mut self) -> Result<&Store> {
+        Ok(match &mut self.store {
+            Some(store) => store,
+            none => none.insert(Store::create(self.folder).map_err(refused)?),
+        })
+    }
+
     fn take(&mut self, sighting: Sighting) -> Result<()> {
         self.taken += 1;
+        self.waiting_bytes += exchange::weight(&sighting);
         self.waiting.push(sighting);
-        if self.waiting.len() >= BATCH {
+        if self.waiting.len() >= BATCH || self.waiting_bytes >= BATCH_BYTES {
             self.merge()?;
         }
         Ok(())
     }
 
     fn merge(&mut self) -> Result<()> {
-        self.store.merge(&self.waiting).map_err(refused)?;
-        self.waiting.clear();
-        Ok(())
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        self.store()?.merge(&waiting).map_err(refused)
     }
 
     fn lines(&mut self, path: &Path, file: File, unnamed: Origin) -> Result<()> {
@@ -151,11 +177,10 @@ impl Importing {
                 }
                 continue;
             }
-            let text = String::from_utf8_lossy(&line);
-            if text.trim().is_empty() {
+            if line.trim_ascii().is_empty() {
                 continue;
             }
-            match exchange::read(&text, unnamed) {
+            match exchange::read(&line, unnamed) {
                 Ok(sighting) => self.take(sighting)?,
                 Err(error) => self.left_out(path, number, &error.to_string()),
             }
@@ -176,6 +201,14 @@ impl Importing {
 
 /// By what is in the file, so that it is the same file under any name.
 fn origin_of(path: &Path, file: &mut File) -> Result<Origin> {
+    // A pipe cannot be read twice.
+    file.stream_position().with_context(|| {
+        let name = named(path);
+        ExitWith(
+            Exit::NoInput,
+            format!("cannot read {name} twice to know it again; add --origin"),
+        )
+    })?;
     let mut hash = Sha256::new();
     let mut piece = vec![0; 64 << 10];
     loop {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::{self, BufWriter},
+    iter,
 };
 
 use anyhow::{Result, anyhow};
@@ -13,7 +14,11 @@ use dnstap_pdns::{Answer, Fence, Format, Kinds, Name, Names, Query, Store, What,
 use super::{now, refused, times, write_out};
 use crate::{
     cli::Query as Options,
-    host::exit::{Exit, ExitWith},
+    formats::counted,
+    host::{
+        exit::{Exit, ExitWith},
+        log,
+    },
 };
 
 /// Runs `pdns query`. An error carries [`ExitWith`].
@@ -25,7 +30,12 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
     } else {
         options.limit
     };
-    let answers = store.ask(&query).skip(options.offset).take(limit);
+    let mut found = store.ask(&query).skip(options.offset);
+    let mut left = limit;
+    let answers = iter::from_fn(|| {
+        left = left.checked_sub(1)?;
+        found.next()
+    });
     let most = options.output_limit.unwrap_or(usize::MAX);
     let mut output = Printer {
         format: options.format,
@@ -34,6 +44,7 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
         most,
         is_first: true,
     };
+    let mut is_read = true;
     if options.ascending || options.descending {
         let answers: Result<Vec<_>, _> = answers.collect();
         let mut answers = answers.map_err(refused)?;
@@ -51,11 +62,19 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
     } else {
         for answer in answers {
             if !output.print(&answer.map_err(refused)?)? {
+                is_read = false;
                 break;
             }
         }
     }
     output.end()?;
+    // Sorted answers are the first ones of these only, so it is told in any case.
+    if is_read && left == 0 && found.next().is_some() {
+        log::say(format_args!(
+            "dnstap-agent: warning: there are more than {}; -l 0 looks for all\n",
+            counted(limit as u64, "answer")
+        ));
+    }
     Ok(Exit::Ok)
 }
 

@@ -159,12 +159,13 @@ impl Output for FileOutput {
         self.rotated.as_ref()?.next_turn(&self.output_file)
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self) -> io::Result<()> {
         if let Some(rotated) = &mut self.rotated {
             // If mending fails now, it is tried again with the next batch and at the end.
             rotated.mend(&mut self.output_file).ok();
             rotated.turn(&mut self.output_file, 0);
         }
+        Ok(())
     }
 
     fn reopen(&mut self) {
@@ -210,7 +211,7 @@ mod tests {
         one.write(&batch).expect("room");
         cut_to(&cut, 0);
         if turns {
-            one.turn();
+            one.turn().expect("no error");
         } else {
             one.finish().expect("room");
         }

@@ -36,6 +36,7 @@ pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
             inlet,
             gather,
             full_until: None,
+            held: Written::default(),
         };
         runtime.block_on(worker.run());
     }))
@@ -44,7 +45,7 @@ pub(in crate::sinks) fn start(output: Box<dyn Output>) -> Result<Work, String> {
 /// Writes batches, and reports exactly what was written when a write fails. Runs on the sink's own
 /// thread, and may block there.
 pub(in crate::sinks) trait Output: Send {
-    /// Writes the whole batch, or fails.
+    /// Writes the whole batch, or accepts it into memory ([`held`](Self::held)), or fails.
     fn write(&mut self, batch: &Batch) -> Result<Written, Failure>;
     /// Writes the end of the output. This is the last call after success.
     fn finish(&mut self) -> io::Result<()>;
@@ -57,8 +58,15 @@ pub(in crate::sinks) trait Output: Send {
     fn next_turn(&self) -> Option<Duration> {
         None
     }
-    /// Does what has become due with time.
-    fn turn(&mut self) {}
+    /// Does what has become due with time. An error ends the output.
+    fn turn(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Returns what it has reported as written, but has in its own memory only. If the output fails,
+    /// it is lost.
+    fn held(&self) -> Written {
+        Written::default()
+    }
     /// Begins a new file if the old one was renamed or removed.
     fn reopen(&mut self) {}
 }
@@ -97,6 +105,8 @@ struct Worker {
     gather: Option<Gather>,
     /// Time until which a full disk is not tried again.
     full_until: Option<Instant>,
+    /// What the output holds in its memory; not counted as written yet.
+    held: Written,
 }
 
 /// Messages that wait to be written together. They are copied, so that their batches' memory is
@@ -153,9 +163,10 @@ impl Worker {
                     let go_on =
                         written_at.is_none_or(|at| now < at) || self.write(&gathered.take());
                     if go_on && turn_at.is_some_and(|at| now >= at) {
-                        self.output.turn();
+                        self.turn()
+                    } else {
+                        go_on
                     }
-                    go_on
                 }
                 Next::Reopen => {
                     let go_on = self.write(&gathered.take());
@@ -211,8 +222,7 @@ impl Worker {
                 if resumable && is_full(&error) {
                     self.wait_for_room(&error, lost);
                 } else {
-                    self.account().become_state(self.end_by(&error));
-                    self.account().lost(lost);
+                    self.fail(&error, lost);
                 }
             }
         }
@@ -231,23 +241,54 @@ impl Worker {
         add(&self.account().dropped.disk_full, lost);
     }
 
+    /// Lets the output do what is due. Returns false if the sink has ended.
+    fn turn(&mut self) -> bool {
+        let done = self.output.turn();
+        self.count(Written::default());
+        if let Err(error) = done {
+            self.fail(&error, 0);
+        }
+        !self.account().is_over()
+    }
+
+    /// Ends the sink. Besides `lost` messages, those are lost that the output holds.
+    fn fail(&mut self, error: &io::Error, lost: u64) {
+        let held = mem::take(&mut self.held).messages;
+        self.account().become_state(self.end_by(error));
+        self.account().lost(lost + held);
+        self.account().held.store(0, Relaxed);
+    }
+
     fn finish(&mut self) {
         let dropped = self.account().dropped.disk_full.load(Relaxed);
-        let end = match self.output.finish() {
+        let done = self.output.finish();
+        self.count(Written::default());
+        let end = match done {
             Ok(()) if dropped > 0 => SinkState::Failed(format!(
                 "{}: No space left on the disk: {dropped} messages were dropped",
                 self.inlet.name
             )),
             Ok(()) => SinkState::Finished,
-            Err(error) => self.end_by(&error),
+            Err(error) => return self.fail(&error, 0),
         };
         self.account().become_state(end);
     }
 
-    fn count(&self, written: Written) {
-        add(&self.account().written, written.messages);
-        add(&self.account().written_bytes, written.bytes);
-        add(&self.account().dropped.unfit, written.unfit);
+    /// Counts what has been accepted, without what the output still holds of it, and what it held
+    /// before and has written now.
+    fn count(&mut self, accepted: Written) {
+        let held = self.output.held();
+        let before = mem::replace(&mut self.held, held);
+        let account = self.account();
+        let written = before.messages + accepted.messages - held.messages;
+        // In this order a message is for a moment counted twice rather than not at all.
+        add(&account.written, written);
+        add(
+            &account.written_bytes,
+            before.bytes + accepted.bytes - held.bytes,
+        );
+        add(&account.dropped.unfit, accepted.unfit);
+        account.held.store(held.messages, Relaxed);
     }
 
     fn end_by(&self, error: &io::Error) -> SinkState {
@@ -292,6 +333,8 @@ mod tests {
         sync::{Arc, mpsc},
         thread,
     };
+
+    use rstest::rstest;
 
     use super::{
         super::{OVERHEAD, Policy, sink_thread::SinkThread},
@@ -424,6 +467,112 @@ mod tests {
         sink_thread.send(&batch(100, 3));
         while sink_thread.report().written < 3 {
             thread::yield_now();
+        }
+    }
+
+    #[rstest]
+    #[case::by_a_write(Fails::Write)]
+    #[case::by_a_timer(Fails::Turn)]
+    #[case::at_the_end(Fails::Finish)]
+    fn what_an_output_held_when_it_failed_is_lost_and_not_written(#[case] fails: Fails) {
+        let (turn, turns) = mpsc::channel();
+        let output = Holding {
+            held: Written::default(),
+            turns,
+            fails,
+        };
+        let mut sink_thread = started("pdns:test", Box::new(output), QUEUE);
+        for _ in 0..2 {
+            sink_thread.send(&batch(100, 3));
+        }
+        turn.send(false).expect("it waits");
+        while sink_thread.report().written < 6 {
+            thread::yield_now();
+        }
+        let report = sink_thread.report();
+        assert_eq!((report.queued, report.written_bytes), (0, 200));
+        for _ in 0..2 {
+            sink_thread.send(&batch(100, 3));
+        }
+        while sink_thread.report().queued_bytes > 0 {
+            thread::yield_now();
+        }
+        let report = sink_thread.report();
+        assert_eq!((report.written, report.queued), (6, 6), "held");
+        match fails {
+            Fails::Write => sink_thread.send(&batch(7, 1)),
+            Fails::Turn => turn.send(true).expect("it waits"),
+            Fails::Finish => {}
+        }
+        while fails != Fails::Finish && !sink_thread.report().state.is_over() {
+            thread::yield_now();
+        }
+        let report = sink_thread.finish(soon());
+        let last = u64::from(fails == Fails::Write);
+        assert_eq!((report.written, report.written_bytes), (6, 200));
+        assert_eq!((report.dropped.io_error, report.queued), (6 + last, 0));
+        assert!(
+            report.is_balanced() && matches!(report.state, SinkState::Failed(_)),
+            "{report:?}"
+        );
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Fails {
+        /// For the batch of one message.
+        Write,
+        Turn,
+        Finish,
+    }
+
+    /// Holds everything until the test lets it have a turn, which writes it, or fails.
+    struct Holding {
+        held: Written,
+        turns: mpsc::Receiver<bool>,
+        fails: Fails,
+    }
+
+    impl Output for Holding {
+        fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
+            if batch.messages == 1 {
+                return Err(Failure {
+                    written: Written::default(),
+                    error: ErrorKind::StorageFull.into(),
+                    resumable: false,
+                });
+            }
+            let accepted = Written {
+                messages: batch.messages,
+                bytes: batch.frames.len() as u64,
+                unfit: 0,
+            };
+            self.held.messages += accepted.messages;
+            self.held.bytes += accepted.bytes;
+            Ok(accepted)
+        }
+
+        fn next_turn(&self) -> Option<Duration> {
+            Some(Duration::from_millis(1))
+        }
+
+        fn turn(&mut self) -> io::Result<()> {
+            match self.turns.try_recv() {
+                Ok(true) => return Err(ErrorKind::StorageFull.into()),
+                Ok(false) => self.held = Written::default(),
+                Err(_) => {}
+            }
+            Ok(())
+        }
+
+        fn held(&self) -> Written {
+            self.held
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            match self.fails {
+                Fails::Finish => Err(ErrorKind::StorageFull.into()),
+                Fails::Write | Fails::Turn => Ok(()),
+            }
         }
     }
 

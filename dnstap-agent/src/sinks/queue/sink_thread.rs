@@ -124,10 +124,11 @@ impl SinkThread {
         // Read the queue first: a batch that leaves it meanwhile is then counted twice rather than
         // not at all.
         let depth = self.queue.depth();
+        let report = self.account.report(&self.name);
         SinkReport {
-            queued: depth.messages,
+            queued: depth.messages + report.queued,
             queued_bytes: depth.bytes as u64,
-            ..self.account.report(&self.name)
+            ..report
         }
     }
 

@@ -88,6 +88,8 @@ pub(in crate::sinks) struct Account {
     pub(in crate::sinks) sent: AtomicU64,
     pub(in crate::sinks) written: AtomicU64,
     pub(in crate::sinks) written_bytes: AtomicU64,
+    /// Messages that the output holds in its own memory; they count as queued.
+    pub(in crate::sinks) held: AtomicU64,
     pub(in crate::sinks) unconfirmed: AtomicU64,
     pub(in crate::sinks) connections: AtomicU64,
     pub(in crate::sinks) dropped: DropCounters,
@@ -130,8 +132,10 @@ impl Account {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the account without the queued messages.
+    /// Returns the account without the messages of the queue; those that the output holds are queued.
     pub(in crate::sinks) fn report(&self, output: &str) -> SinkReport {
+        // Read it first: a message that is written meanwhile is then counted twice rather than not at all.
+        let held = self.held.load(Relaxed);
         SinkReport {
             takes: Takes::default(),
             output: output.to_owned(),
@@ -144,7 +148,7 @@ impl Account {
             connections: self.connections.load(Relaxed),
             dropped: self.dropped.now(),
             files: self.files.now(),
-            queued: 0,
+            queued: held,
             queued_bytes: 0,
             delay: self.delays.summary(),
         }
