@@ -1,4 +1,5 @@
-//! Passive DNS as a process: killed while it writes, run twice on the same files, given what it cannot take.
+//! Passive DNS as a process: it is killed while it writes, runs twice on the same files, and gets input that it must
+//! refuse.
 
 use std::{
     fs,
@@ -36,7 +37,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A file with a query and its response for each of so many questions, of which two thirds come again and again.
+/// Writes a file with a query and its response for each of `questions` questions. Two thirds of the questions repeat 50
+/// names.
 fn file(folder: &Path, name: &str, questions: u32) -> PathBuf {
     let mut frames = Vec::new();
     for nth in 0..questions {
@@ -88,7 +90,7 @@ fn file(folder: &Path, name: &str, questions: u32) -> PathBuf {
     path
 }
 
-/// All that is in a store, in its own order.
+/// Returns everything in a store, in the order of the store.
 fn all(db: &str) -> String {
     let asked = pdns(&["query", "--db", db, "-r", "*.", "-l", "0", "-p", "json"]);
     assert!(asked.status.success(), "{asked:?}");
@@ -130,7 +132,7 @@ fn killed_at_any_moment_it_goes_on_where_it_was_and_counts_nothing_twice() {
         killed += u32::from(ended.is_none());
         child.kill().expect("a child");
         child.wait().expect("a child");
-        // Nothing that was there is gone, and what is there was seen no more often than in truth.
+        // No RRset may disappear. The comparison at the end shows that nothing was counted twice.
         if Path::new(&db).join("version").exists() {
             let lines = all(&db);
             let count = lines.lines().count();
@@ -154,7 +156,7 @@ fn a_file_is_known_again_by_its_frames() {
     let db = folder.path().join("db").display().to_string();
     let path = file(folder.path(), "a.fstrm", 300);
     let bytes = fs::read(&path).expect("read");
-    // While it grows: cut within a frame.
+    // The file is still growing: it ends within a frame.
     let half = folder.path().join("half.fstrm");
     fs::write(&half, &bytes[..bytes.len() / 2]).expect("written");
     let collect = |path: &Path| pdns(&["collect", "--db", &db, &path.display().to_string()]);
@@ -163,7 +165,7 @@ fn a_file_is_known_again_by_its_frames() {
     assert!(collect(&path).status.success());
     let truth = all(&db);
     assert!(truth.lines().count() > some.lines().count());
-    // Again, under another name, and compressed.
+    // The same file again, under another name, and compressed.
     let moved = folder.path().join("b.fstrm");
     fs::copy(&path, &moved).expect("copied");
     let compressed = folder.path().join("b.zst");
@@ -183,7 +185,7 @@ fn a_file_is_known_again_by_its_frames() {
             .success()
     );
     assert_eq!(all(&db), truth);
-    // As it begins, but another: told, and left out.
+    // Another file that begins in the same way is reported and left out.
     let mut other = bytes.clone();
     let end = other.len() - 20;
     other[end] ^= 1;
@@ -215,7 +217,7 @@ fn new_rrsets_are_told_once_with_their_registered_domain() {
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
     assert_eq!(lines.len(), 10 + 20, "{told:?}");
-    // `example` is no public suffix.
+    // `example` is not a public suffix.
     assert!(
         lines
             .iter()
@@ -256,7 +258,7 @@ fn what_cannot_be_is_said_with_its_exit_code() {
             .status
             .success()
     );
-    // Another process has it.
+    // Another process has the store open.
     let store = Store::open(Path::new(&at("db"))).expect("the store");
     expect(
         &["query", "--db", &at("db"), "-r", "a.example"],
@@ -270,7 +272,7 @@ fn what_cannot_be_is_said_with_its_exit_code() {
     );
     store.compact(Retention::default()).expect("compacted");
     drop(store);
-    // A byte is wrong in what is read.
+    // One byte of a table is wrong.
     let mut tables: Vec<PathBuf> = Vec::new();
     let mut folders = vec![PathBuf::from(at("db"))];
     while let Some(folder) = folders.pop() {
@@ -291,7 +293,7 @@ fn what_cannot_be_is_said_with_its_exit_code() {
             damaged[at_byte] ^= 0x55;
             fs::write(table, damaged).expect("written");
             let done = pdns(&["stats", "--db", &at("db")]);
-            // What is not read is not missed; what is read is right or refused. Never a panic.
+            // Damage is either found, or is in a part that is not read. There is never a panic.
             let code = done.status.code();
             assert!(
                 matches!(code, Some(0 | 65)),
@@ -339,7 +341,7 @@ fn stores_are_exchanged_by_lines_and_merged_in_any_order_and_twice() {
             .sum()
     };
     assert_eq!(count(&truth), 600 + 900);
-    // By lines instead, also of what was merged, and more than once.
+    // The same by lines, also of merged stores, and more than once.
     for name in ["one", "other", "left"] {
         fs::write(
             at(&format!("{name}.json")),
@@ -354,7 +356,7 @@ fn stores_are_exchanged_by_lines_and_merged_in_any_order_and_twice() {
         }
         assert_eq!(all(&db), truth);
     }
-    // Lines of another program, which name no sensor: each file once, whatever it is called.
+    // Lines of another program have no `sensor_id`. Each file counts once, under any name.
     let line = r#"{"rrname":"x.example","rrtype":"A","rdata":["192.0.2.1"],"time_first":5,"time_last":6,"count":7}"#;
     for name in ["a.json", "b.json"] {
         fs::write(at(name), format!("{line}\nno line\n")).expect("written");
@@ -444,7 +446,7 @@ fn a_pipe_is_imported_under_a_name_that_is_given() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the agent starts");
-        // It may end before it reads.
+        // The child may end before it reads.
         let written = child
             .stdin
             .take()
@@ -460,7 +462,8 @@ fn a_pipe_is_imported_under_a_name_that_is_given() {
     assert!(done.status.success(), "{done:?}");
 }
 
-/// 200 lines with all the records that a line may have: with 10,000 lines at once, a file of these took gigabytes.
+/// 200 lines, each with as many records as a line may have. When 10,000 such lines were merged at once, a file took
+/// gigabytes of memory.
 #[test]
 fn lines_of_many_records_are_imported_in_little_memory() {
     let folder = tempfile::tempdir().expect("a folder");

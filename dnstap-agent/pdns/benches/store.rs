@@ -1,7 +1,7 @@
 //! Figures of the store: `cargo bench -p dnstap-pdns --bench store [-- RRSETS [RESPONSES]]`.
 //!
-//! Frames are decoded as they come from a file. Each response has four RRsets: the answer, the zone's servers, and their addresses.
-//! What is measured is one thread with what fjall does in its own.
+//! Frames are decoded as if they came from a file. Each response has four RRsets: the answer, the name servers of the
+//! zone, and their addresses. The figures are for one thread, together with the threads of fjall.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ fn main() {
     fresh(rrsets);
 }
 
-/// 95 of 100 responses have been seen before.
+/// Measures responses of which 95 in 100 have been seen before.
 fn repeats(responses: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut collector = collector(&folder);
@@ -60,13 +60,13 @@ fn repeats(responses: u64) {
     );
 }
 
-/// Every response is new.
+/// Measures responses that are all new.
 fn fresh(rrsets: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut collector = collector(&folder);
     let begun = Instant::now();
     let mut spent = Duration::ZERO;
-    // A zone of its own for each: four new RRsets.
+    // Each response has its own zone, and so four new RRsets.
     for piece in 0..(rrsets / 4).div_ceil(50_000) {
         let frames: Vec<_> = (piece * 50_000..((piece + 1) * 50_000).min(rrsets / 4))
             .map(|nth| frame(nth, nth))
@@ -199,7 +199,7 @@ fn owner(nth: u64) -> Name {
     format!("www.site{nth}.example").parse().unwrap()
 }
 
-/// A response of a server of `example` about the nth site: an address, two servers and their addresses.
+/// Returns a response of a server of `example` about the nth site: an address, two servers and their addresses.
 fn frame(nth: u64, time: u64) -> Vec<u8> {
     let site = format!("site{nth}");
     let site = [&[u8::try_from(site.len()).unwrap()], site.as_bytes()].concat();

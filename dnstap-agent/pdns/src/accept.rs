@@ -1,13 +1,15 @@
-//! Owns the judgement which messages count: answers to the resolver's own queries, whole, and from servers that speak for a zone.
+//! Decides which messages count: complete answers to the resolver's own queries, from servers that can speak for a
+//! zone.
 //!
-//! A response counts if the frames show that it answers a question:
+//! A response counts if the frames show that it answers a query:
 //!
 //! - its own frame also holds the query, with the same id and question; or
-//! - a frame of type `RESOLVER_QUERY` came before, not longer than [`PATIENCE`] ago, with the same id, question and server's address and port
-//!   (and the same port of the resolver, if both say it), and no response has been taken for it yet; or
-//! - the operator says that whoever wrote the frames has paired them ([`Pairing::ByWriter`]).
+//! - an earlier frame of type `RESOLVER_QUERY`, at most [`PATIENCE`] seconds older, has the same id, question, server
+//!   address and server port (and the same port of the resolver, if both frames have it), and no other response has
+//!   answered it yet; or
+//! - the operator says that the writer of the frames has already paired them ([`Pairing::ByWriter`]).
 //!
-//! Names of questions are compared without regard to case (RFC 4343).
+//! The names in questions are compared without regard to case (RFC 4343).
 
 use std::{
     collections::VecDeque,
@@ -18,52 +20,52 @@ use dnstap_core::dns::{Class, Dns, LONGEST_NAME, Rcode};
 use dnstap_proto::{Message, message::Type};
 use foldhash::{HashMap, HashMapExt as _};
 
-/// How long a query waits for its response, in seconds of the frames' own times.
+/// Longest time that a query waits for its response, in seconds. Both times come from the frames.
 pub const PATIENCE: u64 = 60;
 
-/// Seconds of a day.
+/// Seconds in a day.
 const DAY: u64 = 24 * 60 * 60;
 
-/// Most queries that wait; of more, the oldest are forgotten.
+/// Largest number of queries that wait for a response. Beyond it, the oldest are dropped.
 const WAITING: usize = 1 << 17;
 
-/// Who has seen to it that responses belong to queries.
+/// Rule that decides whether a response belongs to a query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pairing {
-    /// The frames have to show it.
+    /// The frames must show it, as the head of this module describes.
     #[default]
     ByFrames,
-    /// The writer of the frames, such as a server with its own dnstap.
+    /// The writer of the frames has paired them, for example a server with its own dnstap.
     ByWriter,
 }
 
-/// Why a message, or an RRset of it, is left out.
+/// Reason why a message, or an RRset in a message, is discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Discard {
-    /// A response of another server that resolves (`FORWARDER_RESPONSE`): it does not speak for the zone.
+    /// Response of another resolver (`FORWARDER_RESPONSE`). It does not speak for the zone.
     Forwarder,
-    /// It cannot be read to the last byte, is no response to one question of class IN, has no time, or one later than
-    /// tomorrow.
+    /// The message cannot be read to its last byte, is not a response to exactly one question of class IN, has no time,
+    /// or has a time more than one day in the future.
     Malformed,
-    /// The TC bit says that there is more.
+    /// The TC bit is set: the message is incomplete.
     Truncated,
-    /// No query is known that it answers.
+    /// No known query matches the response.
     Unmatched,
-    /// A response code with which resolvers take no data: other than NOERROR, NXDOMAIN and YXDOMAIN.
+    /// The response code is not NOERROR, NXDOMAIN or YXDOMAIN. A resolver takes no data from such a response.
     Refused,
-    /// The zone of the frame is none that the question could be in.
+    /// The zone in the frame is invalid, or the question is not in it.
     WrongZone,
-    /// An RRset whose owner is not in the zone.
+    /// The owner of the RRset is not in the zone.
     OutOfBailiwick,
-    /// An RRset without a zone in the frame, from a server that is not known to serve a zone that its owner could be in.
+    /// The frame names no zone, and the server is not known to serve a zone that contains the owner of the RRset.
     UnknownServer,
-    /// An RRset without a zone in the frame, in a message that has used up its look-ups of name servers.
+    /// The frame names no zone, and the message has used up its lookups of name servers.
     TooCostly,
 }
 
 impl Discard {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 9] = [
         Self::Forwarder,
         Self::Malformed,
@@ -76,7 +78,7 @@ impl Discard {
         Self::TooCostly,
     ];
 
-    /// As reports call it.
+    /// Returns the name that reports use.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -92,7 +94,7 @@ impl Discard {
         }
     }
 
-    /// Whether it is about an RRset, and not about a message.
+    /// Returns whether the reason is about an RRset, and not about a whole message.
     #[must_use]
     pub const fn is_of_rrset(self) -> bool {
         matches!(
@@ -106,32 +108,32 @@ impl Discard {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Accepted<'a> {
     pub(crate) dns: Dns<'a>,
-    /// When it came, in seconds since 1970.
+    /// Time of the response, in seconds since 1970. If the frame has none, the time of the query.
     pub(crate) time: u64,
 }
 
-/// What a message is to passive DNS.
+/// Result of judging a message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Judged<'a> {
     Response(Accepted<'a>),
-    /// A query of the resolver, which was noted.
+    /// A query of the resolver.
     Query,
-    /// Neither: a message of clients, and so on.
+    /// Any other message, for example one of a client.
     Other,
     Discarded(Discard),
 }
 
-/// The queries that wait, and the judgement over responses.
+/// Judges responses. It keeps the queries that wait for a response.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     pairing: Pairing,
     waiting: HashMap<Key, Waiting>,
-    /// In the order of their coming, with what they had then.
+    /// Keys of the queries in the order of their arrival, each with the number of its query.
     order: VecDeque<(Key, u64)>,
     count: u64,
 }
 
-/// Id, server and question.
+/// Message id, address and port of the server, and question.
 type Key = Box<[u8]>;
 
 #[derive(Debug)]
@@ -151,7 +153,7 @@ impl Acceptor {
         }
     }
 
-    /// Judges a message of a frame.
+    /// Judges the message of a frame.
     pub(crate) fn judge<'a>(&mut self, message: &'a Message) -> Judged<'a> {
         match Type::try_from(message.r#type) {
             Ok(Type::ResolverQuery) => {
@@ -209,7 +211,7 @@ impl Acceptor {
         if is_in_the_future(time) {
             return Err(Discard::Malformed);
         }
-        // Before anything else: a response that is left out has answered its query all the same.
+        // Match first: a response that is discarded below has still answered its query.
         let is_matched = self.pairing == Pairing::ByWriter
             || holds_query(message, dns)
             || self.answers(message, dns, time);
@@ -233,7 +235,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether a query waits for it, which then waits no more.
+    /// Returns whether a query waits for this response. If so, the query is removed.
     fn answers(&mut self, message: &Message, dns: Dns<'_>, time: u64) -> bool {
         let Some(key) = key(message, dns) else {
             return false;
@@ -245,7 +247,7 @@ impl Acceptor {
             (Some(one), Some(other)) => one == other,
             _ => true,
         };
-        // A second at most: clocks that were set, and frames that come in another order than they were written.
+        // The response may be one second older than its query: clocks are adjusted, and frames can arrive out of order.
         let in_time = (waiting.time.saturating_sub(1)..=waiting.time.saturating_add(PATIENCE))
             .contains(&time);
         let answers = same_port && in_time;
@@ -264,13 +266,14 @@ fn rcode(dns: Dns<'_>) -> Rcode {
     opt.map_or(dns.rcode(), |(_, opt)| opt.extended_rcode(dns.rcode()))
 }
 
-/// Returns whether a time is later than a day from now. Retention by age would never remove what has such a time.
+/// Returns whether a time is more than one day in the future. Retention by age would never remove data with such a
+/// time.
 fn is_in_the_future(time: u64) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.is_ok_and(|now| time > now.as_secs() + DAY)
 }
 
-/// Whether the query of the same frame is the one that it answers.
+/// Returns whether the frame itself holds the query that the response answers.
 fn holds_query(message: &Message, dns: Dns<'_>) -> bool {
     let query = message.query_message.as_deref();
     let Some(query) = query.and_then(|query| Dns::parse(query).ok()) else {

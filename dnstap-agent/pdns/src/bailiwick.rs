@@ -1,11 +1,13 @@
-//! Owns the question which zone an RRset was taken for (its bailiwick), and whether the server could speak for it.
+//! Finds the zone that vouches for an RRset (its bailiwick), and checks that the server can speak for that zone.
 //!
-//! **Exact**: the frame's `query_zone` is what the resolver itself had in mind. An RRset counts if its owner is that zone or below it.
+//! **Exact**: the frame's `query_zone` is the zone that the resolver itself assumed. An RRset counts if its owner is
+//! that zone or below it.
 //!
-//! **Without `query_zone`**, the algorithm of "Passive DNS Hardening" and of ISC's technical report on the passive DNS architecture
-//! (Edmonds 2012, section 2.4.1): is the server's address that of a name server of a zone in which the owner could be, and of which, from the
-//! owner upwards, first? It knows only name servers and addresses from RRsets that passed the check themselves, and at the beginning
-//! the servers of the root. So it needs to have seen the delegations; until then data is left out, never taken by mistake.
+//! **Without `query_zone`**: the algorithm of "Passive DNS Hardening" and of ISC's technical report on the passive DNS
+//! architecture (Edmonds 2012, section 2.4.1). It goes from the owner up to the root, and takes the first zone that has
+//! a name server with the server's address. It knows name servers and addresses only from RRsets that passed this check
+//! themselves, and at the beginning only the root servers. So it must first see the delegations. Until then it discards
+//! RRsets, and never accepts one by mistake.
 
 use std::{mem, net::IpAddr};
 
@@ -18,19 +20,20 @@ use crate::{
     rdata::kind,
 };
 
-/// Bytes of each half of what is remembered.
+/// Memory limit of each half of `Halves`, in bytes.
 const HALF: usize = 32 << 20;
 
-/// What a name takes besides its bytes and those of what is known of it: the map's slot, three allocations.
+/// Estimated bytes that a name needs besides its own bytes and its data: a slot in the map, and three allocations.
 const OVERHEAD: usize = 160;
 
-/// Name servers of a zone, or addresses of a server in each family, that are remembered.
+/// Largest number of name servers that are remembered for a zone, and of addresses for a server in each family.
 const MOST: usize = 16;
 
-/// Names that are looked up for one message. A referral from the root with all its glue takes about 500.
+/// Largest number of names that are looked up for one message. A referral from the root with all its glue needs
+/// about 500 lookups.
 const LOOK_UPS: usize = 8192;
 
-/// Addresses of the root's servers (IANA, root hints of 2023-11-27).
+/// Addresses of the root servers (IANA, root hints of 2023-11-27).
 pub const ROOT_SERVERS: [&str; 26] = [
     "198.41.0.4",
     "170.247.170.2",
@@ -60,20 +63,20 @@ pub const ROOT_SERVERS: [&str; 26] = [
     "2001:dc3::35",
 ];
 
-/// Which addresses serve which zones, as far as it is known.
+/// Zones and the addresses of their servers, as far as they are known.
 #[derive(Debug)]
 pub(crate) struct Servers {
     roots: Vec<IpAddr>,
     known: Halves,
 }
 
-/// What was seen of names: name servers of zones, addresses of servers. When it is full, what was not used since it was half full is
-/// forgotten.
+/// Name servers of zones and addresses of servers, in two halves. When the new half is full, it replaces the old half,
+/// and the names in the old half are forgotten. A name that is used moves to the new half.
 #[derive(Debug)]
 struct Halves {
     new: Half,
     old: Half,
-    /// Bytes of each at most.
+    /// Memory limit of each half, in bytes.
     limit: usize,
 }
 
@@ -89,12 +92,13 @@ struct Known {
     addresses: Vec<IpAddr>,
 }
 
-/// How many names may still be looked up for a message: names of attackers may have many labels, and each of their zones many servers.
+/// Number of names that may still be looked up for a message. The limit is needed because an attacker's name can have
+/// many labels, and each of its zones many servers.
 #[derive(Debug)]
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// Of a new message.
+    /// Returns the budget of a new message.
     pub(crate) fn new() -> Self {
         Self(LOOK_UPS)
     }
@@ -106,7 +110,7 @@ impl Budget {
 }
 
 impl Servers {
-    /// That knows the root's servers alone; those of the real root if none are given.
+    /// Knows only the root servers at these addresses. If there are none, it knows the real root servers.
     pub(crate) fn new(roots: &[IpAddr]) -> Self {
         let roots = if roots.is_empty() {
             ROOT_SERVERS
@@ -122,7 +126,8 @@ impl Servers {
         }
     }
 
-    /// Labels of the zone of the owner that the server at this address serves, the closest one.
+    /// Returns the number of labels of the closest zone of the owner that the server at this address serves. Fails with
+    /// `UnknownServer` if there is none, and with `TooCostly` if the budget is used up.
     pub(crate) fn zone_of(
         &mut self,
         owner: &[u8],
@@ -165,7 +170,7 @@ impl Servers {
         Ok(false)
     }
 
-    /// Remembers what an RRset that passed says of servers.
+    /// Remembers the name servers or addresses in an RRset that passed the check.
     pub(crate) fn learn(&mut self, set: Set<'_>) {
         match set.kind() {
             kind::NS => {
@@ -200,7 +205,7 @@ impl Halves {
         new.or_else(|| self.old.names.get(name))
     }
 
-    /// Notes that a name was used.
+    /// Moves a name that was used to the new half.
     fn renew(&mut self, name: &[u8]) {
         if let Some((name, known)) = self.old.remove(name) {
             self.insert(name, known);
@@ -233,9 +238,9 @@ impl Half {
     }
 }
 
-/// Bytes that a name takes with what is known of it.
+/// Returns the bytes that a name needs together with its data.
 fn size(name: &[u8], known: &Known) -> usize {
-    // Each server is an allocation of its own.
+    // Each name of a server is a separate allocation.
     let servers = known
         .servers
         .iter()
@@ -244,7 +249,7 @@ fn size(name: &[u8], known: &Known) -> usize {
     OVERHEAD + name.len() + servers.sum::<usize>() + addresses
 }
 
-/// The address in the bytes of a record or of a frame.
+/// Returns the IP address in a record's data or in a frame's field; `None` if it has neither 4 nor 16 bytes.
 pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
@@ -294,12 +299,12 @@ mod tests {
         ] {
             assert_eq!(zone_of(&mut servers, &www, ip(server)), zone, "{server}");
         }
-        // The server of one zone says nothing of another.
+        // The server of one zone does not speak for another zone.
         assert_eq!(
             zone_of(&mut servers, &wire("www.org"), ip("192.0.2.3")),
             None
         );
-        // A name server that has moved.
+        // The name server gets another address.
         learn(&mut servers, &[("ns.example.com", 1, &[192, 0, 2, 9])]);
         assert_eq!(zone_of(&mut servers, &www, ip("192.0.2.3")), None);
         assert_eq!(zone_of(&mut servers, &www, ip("192.0.2.9")), Some(2));
@@ -321,7 +326,7 @@ mod tests {
             for half in [&halves.new, &halves.old] {
                 let sizes = half.names.iter().map(|(name, known)| size(name, known));
                 assert_eq!(sizes.sum::<usize>(), half.bytes);
-                // 255 bytes for each server, whatever the rest is said to take.
+                // A lower bound that does not depend on `size`: 255 bytes for each server.
                 let least = half.names.values().map(|known| known.servers.len() * 255);
                 assert!(
                     half.bytes <= LIMIT && least.sum::<usize>() <= LIMIT,
@@ -329,7 +334,7 @@ mod tests {
                 );
             }
         }
-        // A name that is changed again and again takes its place once.
+        // A name that changes many times is counted once.
         let before = halves.new.bytes + halves.old.bytes;
         for _ in 0..10_000 {
             halves.change(b"used", |known| {
@@ -350,7 +355,7 @@ mod tests {
         assert_eq!(known.servers.len(), 16);
     }
 
-    /// 100 zones below each other, each with 16 servers that have no address: an owner below all of them costs 1,700 look-ups.
+    /// 100 nested zones, each with 16 servers that have no address. An owner below all of them costs 1,700 lookups.
     #[test]
     fn a_message_has_a_budget_of_look_ups() {
         let mut servers = Servers::new(&[]);
@@ -371,7 +376,7 @@ mod tests {
             found,
             [Err(Discard::UnknownServer), Err(Discard::TooCostly)]
         );
-        // The next message has its own.
+        // The next message has its own budget.
         let found = servers.zone_of(&owner, stranger, &mut Budget::new());
         assert_eq!(found, Err(Discard::UnknownServer));
     }

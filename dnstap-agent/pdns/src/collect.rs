@@ -1,6 +1,7 @@
-//! Owns the way of a frame into the store: judged, cut into RRsets, each with its bailiwick, folded, written.
+//! Takes a frame into the store: judges it, splits it into RRsets, finds the bailiwick of each, combines repeated
+//! sightings, and writes them.
 //!
-//! It keeps no address: neither of clients, whose messages are not looked at, nor of the resolver, nor of the server that answered.
+//! It stores no address of a client (messages of clients are ignored), of the resolver, or of the server that answered.
 
 use dnstap_proto::{Dnstap, Message};
 
@@ -13,48 +14,49 @@ use crate::{
     store::{self, Mark, Rrset, Seen, Store, StoreError},
 };
 
-/// How to collect.
+/// Settings of a [`Collector`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Bytes in front of the store.
+    /// Memory limit for RRsets in front of the store, in bytes.
     pub memory: usize,
-    /// Who has seen to it that responses belong to queries.
+    /// Rule that decides whether a response belongs to a query.
     pub pairing: Pairing,
-    /// Addresses of the root's servers, instead of the real ones.
+    /// Addresses of the root servers. If there are none, the real root servers are used.
     pub roots: Vec<std::net::IpAddr>,
 }
 
-/// What became of the frames.
+/// Numbers of messages and RRsets by result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Frames with a message.
     pub messages: u64,
-    /// Of these: queries of the resolver, which were noted.
+    /// Messages that are queries of the resolver.
     pub queries: u64,
-    /// Of these: messages that passive DNS is not about, such as those of clients.
+    /// Messages that are not for passive DNS, such as those of clients.
     pub other: u64,
-    /// Of these: responses that were taken.
+    /// Responses that were accepted.
     pub responses: u64,
-    /// RRsets of the responses that were taken.
+    /// RRsets in the accepted responses.
     pub rrsets: u64,
-    /// Of these: sightings that are in the store, on disk.
+    /// Sightings of these RRsets that are in the store, on disk.
     pub stored: u64,
-    /// Of these: RRsets that were not in the store before.
+    /// RRsets that were not in the store before.
     pub new: u64,
-    /// Of the responses that were taken: those of whose RRsets none was.
+    /// Accepted responses that had RRsets, but all of them were discarded.
     fruitless: u64,
-    /// What was left out, in the order of [`Discard::ALL`]: messages, and RRsets of responses that were taken.
+    /// Discarded messages, and discarded RRsets of accepted responses, by reason in the order of [`Discard::ALL`].
     discards: [u64; Discard::ALL.len()],
 }
 
 impl Counts {
-    /// How often something was left out for that reason.
+    /// Returns how many messages or RRsets were discarded for this reason.
     #[must_use]
     pub fn discarded(&self, why: Discard) -> u64 {
         self.discards[why as usize]
     }
 
-    /// Why nearly all responses are left out, and what can be done; `None` if that is not so, or there are fewer than `least`.
+    /// Returns the main reason why nearly all responses (at least 95 %) gave no RRset, and what the operator can do
+    /// about it. Returns `None` if fewer were without result, or if there were fewer than `least` responses.
     #[must_use]
     pub fn nearly_all_left_out(&self, least: u64) -> Option<(Discard, &'static str)> {
         let of_rrset = |of_rrset: bool| {
@@ -90,7 +92,8 @@ impl Counts {
         Some((why, remedy))
     }
 
-    /// Messages and RRsets each add up: what came is what was taken, passed over or left out.
+    /// Returns whether the numbers add up: each message is a query, of another kind, accepted or discarded; and the
+    /// stored and the discarded RRsets are not more than all RRsets.
     #[must_use]
     pub fn are_balanced(&self) -> bool {
         let left_out = |of_rrset: bool| -> u64 {
@@ -103,14 +106,14 @@ impl Counts {
     }
 }
 
-/// Collects into a store. What has been taken is in memory until [`write`](Self::write) has returned.
+/// Collects frames into a store. What it takes is only in memory until [`write`](Self::write) has returned.
 pub struct Collector {
     store: Store,
     acceptor: Acceptor,
     servers: Servers,
     records: Records,
     front: Front,
-    /// Sightings in the memory in front.
+    /// Number of sightings that are in memory and not written yet.
     unwritten: u64,
     counts: Counts,
     key: Vec<u8>,
@@ -118,7 +121,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Collects into that store.
+    /// Creates a collector for a store.
     #[must_use]
     pub fn new(store: Store, options: &Options) -> Self {
         Self {
@@ -134,42 +137,43 @@ impl Collector {
         }
     }
 
-    /// What became of all frames so far.
+    /// Returns the numbers for all frames so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// The store behind it.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Takes a frame. After it, [`is_full`](Self::is_full) may say that it is time to write.
+    /// Takes a frame. Afterwards, [`is_full`](Self::is_full) returns whether it is time to write.
     pub fn take(&mut self, dnstap: &Dnstap) {
         self.message(dnstap, true);
     }
 
-    /// Looks at a frame that is in the store already: for what it says of the queries that wait and of name servers. It is not counted.
+    /// Looks at a frame that is already in the store, to learn about waiting queries and name servers. Does not count
+    /// it.
     pub fn look(&mut self, dnstap: &Dnstap) {
         self.message(dnstap, false);
     }
 
-    /// Whether the memory in front is used up.
+    /// Returns whether the memory limit is nearly reached, so that it is time to write.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.front.is_full()
     }
 
-    /// Bytes that wait to be written.
+    /// Returns the bytes of memory that RRsets in front of the store use.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.front.bytes()
     }
 
-    /// Writes everything that was taken, and how far the file is that it came from: all of it or nothing. RRsets that were not there before
-    /// go to `new`, once they are on disk.
+    /// Writes all sightings in memory, and the position in their source file, in one atomic step. Passes the RRsets
+    /// that were not in the store before to `new`, after they are on disk.
     pub fn write(
         &mut self,
         mark: Option<&Mark>,
@@ -257,7 +261,7 @@ impl Collector {
         if self.counts.rrsets > before.0 && self.unwritten == before.1 {
             self.counts.fruitless += 1;
         }
-        // After all of them: a response cannot vouch for itself.
+        // Learn only after the last RRset, because a response cannot vouch for itself.
         for set in learnt {
             self.servers.learn(set);
         }
@@ -265,7 +269,7 @@ impl Collector {
     }
 }
 
-/// The zone that the resolver had in mind: one that its question could be in.
+/// Returns the zone that the resolver assumed. The question must be in it.
 fn zone_of(zone: &[u8], accepted: Accepted<'_>) -> Result<Name, Discard> {
     let zone = Name::from_wire(zone).ok_or(Discard::WrongZone)?;
     let question = accepted.dns.question().ok().flatten();

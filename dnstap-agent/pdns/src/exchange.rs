@@ -1,8 +1,8 @@
-//! Owns Common Output Format both ways: lines that another store, or another program, reads, and lines of theirs.
+//! Reads and writes Common Output Format, for the exchange with other stores and programs.
 //!
-//! A line has what one origin has seen of an RRset, and `sensor_id` says which: of ours it is the store's id, 32 hexadecimal digits. So what
-//! comes twice, or by several ways, is counted once. Data that could not be read back from its text is written in the generic form
-//! (RFC 3597 section 5).
+//! A line has the sightings of an RRset by one origin. `sensor_id` names the origin: for a store it is the store's id,
+//! as 32 hexadecimal digits. So sightings that arrive twice, or over several paths, are counted once. Data that cannot
+//! be read back from its text is written in the generic form (RFC 3597 section 5).
 
 use data_encoding::HEXLOWER;
 use dnstap_core::dns::Type;
@@ -12,42 +12,44 @@ use thiserror::Error;
 
 use crate::{Answer, Counted, Name, Rrset, Seen, output::cof, presentation::parse, rdata};
 
-/// Which store or program has seen something.
+/// Id of the store or program that has seen an RRset.
 pub type Origin = [u8; 16];
 
-/// What a line says.
+/// Content of a line.
 pub type Sighting = Counted;
 
-/// Why a line is not taken.
+/// Reason why a line is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineError {
-    /// It is no object of JSON.
+    /// The line is not a JSON object.
     #[error("no JSON object")]
     Json,
-    /// It has bytes that are no text, which a name must not be made of by guess.
+    /// The line is not UTF-8. Names must not be guessed from other bytes.
     #[error("no UTF-8")]
     Text,
-    /// There are more records than a message can have.
+    /// The line has more records than a message can have.
     #[error("more than {MOST_RECORDS} records")]
     Records,
-    /// A field is missing, or is not what it should be.
+    /// A field is missing or invalid.
     #[error("{0} is missing or wrong")]
     Field(&'static str),
-    /// The data is not of that type, or of a type that is not known. Of long data only the beginning is here.
+    /// The data does not fit its type, or the type is unknown. The fields are the type and the data; of long data, only
+    /// the beginning.
     #[error("data of type {0} that cannot be read: {1}")]
     Data(String, String),
 }
 
-/// Records of a message of 65,535 bytes: each has an owner of a byte at least, and ten bytes before its data (RFC 1035 section 4.1.3).
+/// Largest number of records in a message of 65,535 bytes. Each record has an owner of at least one byte, and ten bytes
+/// before its data (RFC 1035 section 4.1.3).
 const MOST_RECORDS: usize = (65_535 - 12) / 11;
 
-/// The last second of the year 9999. What is later is no time at which something was seen.
+/// Last second of the year 9999. A later time cannot be the time of a sighting.
 const LATEST: u64 = 253_402_300_799;
 
-/// Characters of data that are shown where it is wrong.
+/// Number of characters of invalid data that an error shows.
 const SHOWN: usize = 100;
 
-/// A line without its end.
+/// Returns a line without the newline.
 #[must_use]
 pub fn line(set: &Rrset, seen: Seen, origin: Origin) -> String {
     let kind = set.kind;
@@ -116,7 +118,7 @@ pub fn read(line: &[u8], unnamed: Origin) -> Result<Sighting, LineError> {
     let mut data = data?;
     data.sort_unstable();
     data.dedup();
-    // Of a zone that was read as a file there are other times.
+    // Sightings from a zone file have their times in other fields.
     let time = |field: &'static str, of_zone: &'static str| {
         let time = object[field].as_u64().or_else(|| object[of_zone].as_u64());
         time.ok_or(LineError::Field(field))
@@ -165,7 +167,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Bytes that a sighting takes in memory, about: what is to be merged at once is limited by them.
+/// Returns the approximate bytes that a sighting takes in memory. They limit how much is merged at once.
 #[must_use]
 pub fn weight((set, ..): &Sighting) -> usize {
     let overhead = size_of::<Sighting>() + set.owner.wire().len();
@@ -173,7 +175,7 @@ pub fn weight((set, ..): &Sighting) -> usize {
     overhead + data.sum::<usize>()
 }
 
-/// The origin of that name: itself if it is one of ours, or what stands for any other.
+/// Returns the origin for a name. The id of a store is used as it is; any other name is hashed.
 #[must_use]
 pub fn origin(name: &str) -> Origin {
     let ours = HEXLOWER.decode(name.as_bytes()).ok();

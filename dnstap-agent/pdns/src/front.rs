@@ -1,35 +1,37 @@
-//! Owns the memory in front of the store, which folds what is seen again and again: a hard limit of bytes, and one write for many sightings.
+//! Memory in front of the store. It combines repeated sightings of an RRset, so that one write stores many sightings.
+//! It has a hard limit in bytes.
 //!
-//! What has been seen twice between two writes stays, with nothing to write, so that it need not be made new; what has been seen once, or
-//! not again, goes with the write.
+//! An RRset that was seen twice between two writes stays in memory after the write, with no sightings to write, so that
+//! its entry need not be created again. An RRset that was seen once, or not at all, is removed with the write.
 
 use foldhash::{HashMap, HashMapExt as _};
 
 use crate::store::Seen;
 
-/// What an entry takes besides its key and data: the map's slot, two allocations.
+/// Estimated bytes that an entry needs besides its key and data: a slot in the map, and two allocations.
 const OVERHEAD: usize = 120;
 
-/// Sightings that are not written yet.
+/// RRsets with sightings that are not written yet, and RRsets that are seen often.
 #[derive(Debug)]
 pub(crate) struct Front {
     entries: HashMap<Box<[u8]>, Entry>,
     bytes: usize,
-    /// Of what came since the last write. Half of the limit at most: new RRsets take far more memory while they are written.
+    /// Bytes of the entries that were added since the last write. At most half of the limit, because new RRsets take
+    /// far more memory while they are written.
     fresh: usize,
     limit: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Since the last write.
+    /// Sightings since the last write.
     pub(crate) seen: Option<Seen>,
     /// Data that is too long for the key.
     pub(crate) body: Box<[u8]>,
 }
 
 impl Front {
-    /// Of so many bytes at most.
+    /// Creates the memory with this limit in bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: HashMap::new(),
@@ -59,16 +61,17 @@ impl Front {
         self.entries.insert(key.into(), entry);
     }
 
-    /// Whether a message of the longest kind could go beyond the limit: it is time to write.
+    /// Returns whether the longest message could exceed the limit, so that it is time to write.
     pub(crate) fn is_full(&self) -> bool {
-        // Keys have an owner of up to 255 bytes for a record of eleven bytes and more.
+        // The RRsets of a message of 64 KiB can take far more than 64 KiB: a record of eleven bytes can have an owner
+        // of 255 bytes, which its key contains.
         const MESSAGE: usize = 1 << 20;
         let half = self.limit / 2;
         let message = MESSAGE.min(half / 2);
         self.bytes + message > self.limit || self.fresh + message > half
     }
 
-    /// What is to be written, in the order of the keys.
+    /// Returns the sightings to write, in the order of their keys.
     pub(crate) fn unwritten(&self) -> Vec<(&[u8], &[u8], Seen)> {
         let entries = self.entries.iter();
         let mut unwritten: Vec<_> = entries
@@ -78,7 +81,7 @@ impl Front {
         unwritten
     }
 
-    /// All is written: keeps what is seen often, up to half of the limit.
+    /// Marks all sightings as written. Keeps the RRsets that are seen often, up to half of the limit.
     pub(crate) fn settle(&mut self) {
         let half = self.limit / 2;
         let mut bytes = 0;
@@ -92,7 +95,7 @@ impl Front {
         (self.bytes, self.fresh) = (bytes, 0);
     }
 
-    /// Bytes that it takes.
+    /// Returns the bytes that the entries take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

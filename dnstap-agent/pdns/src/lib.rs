@@ -1,20 +1,21 @@
-//! Passive DNS: which RRsets a resolver was given, on whose word, from when to when, and how often.
+//! Passive DNS: the RRsets that a resolver received, the zone that vouches for each, the times of its first and last
+//! sighting, and the number of sightings.
 //!
 //! ```text
 //! dnstap frame ─► accept ─► message ─► bailiwick ─► front ─► store ─► query ─► output
 //!                 │         │          │            │        │        │        JSON, text, CSV
-//!                 │         │          │            │        │        which RRsets are asked for
-//!                 │         │          │            │        on disk, atomic, found by owner, data, address
-//!                 │         │          │            folds what comes again
-//!                 │         │          the zone on whose word it is taken; none: left out
-//!                 │         RRsets in canonical form
-//!                 an answer to the resolver's own question, whole
+//!                 │         │          │            │        │        finds the RRsets that a query is for
+//!                 │         │          │            │        on disk; atomic writes; index by owner, data, address
+//!                 │         │          │            combines repeated sightings in memory
+//!                 │         │          finds the zone that vouches for the RRset; without one it is discarded
+//!                 │         splits a response into RRsets in canonical form
+//!                 accepts complete answers to the resolver's own questions
 //! ```
 //!
-//! `collect` puts the first half together. `exchange` reads and writes what other stores do, with `presentation`. Below all are `name` and
-//! `rdata`.
+//! `collect` combines the stages up to the store. `exchange` reads and writes the lines that stores exchange, with the
+//! help of `presentation`. `name` and `rdata` are the lowest layer.
 //!
-//! No address of a client, a resolver or a server is kept.
+//! The store keeps no address of a client or a resolver, and not the address of the server that sent a response.
 
 #![forbid(unsafe_code)]
 

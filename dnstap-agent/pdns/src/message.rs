@@ -1,7 +1,8 @@
-//! Owns the way from a response to its RRsets: all three sections, in canonical form (RFC 4034 section 6), each set once.
+//! Splits a response into its RRsets: those of all three sections, in canonical form (RFC 4034 section 6), each RRset
+//! once.
 //!
-//! A response is taken whole or not at all: one byte that cannot be read, or one behind the last record, and nothing of it counts. TTLs are
-//! left out. Signatures are a set for each type that they cover.
+//! A response is used completely or not at all. If a byte cannot be read, or if bytes follow the last record, no record
+//! counts. TTLs are dropped. Signatures are one RRset for each type that they cover.
 
 use std::ops::Range;
 
@@ -9,10 +10,10 @@ use dnstap_core::dns::{Dns, LONGEST_NAME, Type};
 
 use crate::rdata::{canonical, is_meta, kind};
 
-/// Class IN (RFC 1035 section 3.2.4), the only one that is kept.
+/// Class IN (RFC 1035 section 3.2.4), the only class that is stored.
 const IN: u16 = 1;
 
-/// A message's records, in buffers that the next message reuses.
+/// Records of a message, in buffers that the next message reuses.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     bytes: Vec<u8>,
@@ -23,13 +24,13 @@ pub(crate) struct Records {
 struct Record {
     owner: Range<usize>,
     kind: u16,
-    /// Of a signature.
+    /// Type that a signature covers; 0 for other records.
     covered: u16,
     section: usize,
     data: Range<usize>,
 }
 
-/// Records of one owner and type that came together in a section.
+/// Records of one section with the same owner and type.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Set<'a> {
     records: &'a Records,
@@ -37,7 +38,7 @@ pub(crate) struct Set<'a> {
 }
 
 impl<'a> Set<'a> {
-    /// In wire form and lower case.
+    /// Returns the owner in wire form and lower case.
     pub(crate) fn owner(self) -> &'a [u8] {
         let first = self.members.first();
         first.map_or(&[0], |first| &self.records.bytes[first.owner.clone()])
@@ -47,14 +48,14 @@ impl<'a> Set<'a> {
         self.members.first().map_or(0, |first| first.kind)
     }
 
-    /// The data of each record, in canonical order.
+    /// Returns the data of each record, in canonical order.
     pub(crate) fn data(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.members
             .iter()
             .map(move |record| &self.records.bytes[record.data.clone()])
     }
 
-    /// Returns whether both have the same owner and type, and, of signatures, the same covered type.
+    /// Returns whether both sets have the same owner and type, and for signatures the same covered type.
     fn is_kin(self, other: Self) -> bool {
         let covered = |set: Self| set.members.first().map(|first| first.covered);
         self.kind() == other.kind()
@@ -68,8 +69,8 @@ impl<'a> Set<'a> {
 }
 
 impl Records {
-    /// Reads all records; `None` if the message does not consist of its header's counts to the last byte, or a record's data does not fit its
-    /// type.
+    /// Reads all records. Returns `None` if the message is shorter or longer than the records that its header counts,
+    /// or if the data of a record does not fit its type.
     pub(crate) fn read(&mut self, dns: Dns<'_>) -> Option<()> {
         self.bytes.clear();
         self.records.clear();
@@ -85,7 +86,7 @@ impl Records {
                 kind::SIG | kind::RRSIG => covered(record.bytes()),
                 _ => 0,
             };
-            // SIG(0) signs the message (RFC 2931 section 3).
+            // SIG(0) signs the message (RFC 2931 section 3), so it is not data of a zone.
             if record.kind == Type(kind::SIG) && covered == 0 {
                 continue;
             }
@@ -123,7 +124,7 @@ impl Records {
         Some(())
     }
 
-    /// The owner's place. Mostly it is that of the record before.
+    /// Returns the position of the owner in `bytes`. Most records have the same owner as the record before.
     fn owner(&mut self, name: dnstap_core::dns::Name<'_>) -> Range<usize> {
         let mut wire = [0; LONGEST_NAME];
         let length = name.write_wire(&mut wire);
@@ -139,7 +140,7 @@ impl Records {
         start..self.bytes.len()
     }
 
-    /// The sets; one that is in several sections comes once.
+    /// Returns the RRsets. An RRset that is in several sections is returned once.
     pub(crate) fn sets(&self) -> impl Iterator<Item = Set<'_>> {
         let groups = self.records.chunk_by(|one, other| {
             one.kind == other.kind
@@ -147,7 +148,7 @@ impl Records {
                 && one.section == other.section
                 && self.bytes[one.owner.clone()] == self.bytes[other.owner.clone()]
         });
-        // Sets of one owner and type lie beside each other, one for each section.
+        // Sets with the same owner and type are adjacent, one for each section.
         let mut before: Vec<Set<'_>> = Vec::with_capacity(3);
         groups
             .map(|members| Set {
@@ -179,12 +180,12 @@ pub(crate) mod fixture {
     /// A record: owner, type, data in wire form.
     pub(crate) type Rr<'a> = (&'a str, u16, &'a [u8]);
 
-    /// The wire form of a name.
+    /// Returns a name in wire form.
     pub(crate) fn wire(name: &str) -> Vec<u8> {
         name.parse::<Name>().expect("a name").wire().to_vec()
     }
 
-    /// A message of class IN.
+    /// Returns a message of class IN.
     pub(crate) fn message(
         id: u16,
         flags: u16,

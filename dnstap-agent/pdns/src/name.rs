@@ -1,34 +1,36 @@
-//! Owns names as the store has them: in lower case (RFC 4343), without pointers, and for keys with their labels reversed.
+//! Names as the store has them: in lower case (RFC 4343) and without compression pointers. Keys have names with
+//! reversed labels.
 //!
-//! A reversed name is what its wire form is, with the labels in the other order: the root's zero byte stays at the end. So all names at or
-//! below a name stand together, behind one prefix.
+//! A reversed name is like the wire form, but with its labels in the opposite order. The zero byte of the root stays at
+//! the end. So a name and all names below it are adjacent in the store, and have the same prefix.
 
 use std::{fmt, str::FromStr};
 
 use dnstap_core::dns::{self, LONGEST_NAME};
 use thiserror::Error;
 
-/// A name in wire form, lower case, at most 255 bytes.
+/// A name in wire form and lower case, at most 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<[u8]>);
 
 impl Name {
-    /// The root.
+    /// Returns the root.
     #[must_use]
     pub fn root() -> Self {
         Self(Box::new([0]))
     }
 
-    /// A name in wire form without pointers, to the last byte; `None` if the bytes are no such name.
+    /// Reads a name in wire form without pointers. Returns `None` if the bytes are not exactly one such name.
     #[must_use]
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
         let (name, end) = dns::Name::parse(wire, 0).ok()?;
         let plain = Self::of(name);
-        // A pointer cannot lead backwards from the first byte on, but may from a later one.
+        // A pointer in the first byte is an error, because it cannot point backwards. A pointer in a later byte is not,
+        // but changes the length.
         (end == wire.len() && plain.0.len() == end).then_some(plain)
     }
 
-    /// A name of a message.
+    /// Copies a name of a message.
     #[must_use]
     pub fn of(name: dns::Name<'_>) -> Self {
         let mut wire = [0; LONGEST_NAME];
@@ -37,7 +39,7 @@ impl Name {
         Self(wire[..end].into())
     }
 
-    /// The name whose labels are those of a reversed one; `None` if that is none.
+    /// Returns the name for a reversed name; `None` if the bytes are not a reversed name.
     #[must_use]
     pub fn from_reversed(reversed: &[u8]) -> Option<Self> {
         let mut wire = Vec::with_capacity(reversed.len());
@@ -45,31 +47,31 @@ impl Name {
         Self::from_wire(&wire).filter(|name| name.0.len() == reversed.len())
     }
 
-    /// In wire form.
+    /// Returns the wire form.
     #[must_use]
     pub fn wire(&self) -> &[u8] {
         &self.0
     }
 
-    /// How many labels it has, without the root's.
+    /// Returns the number of labels, without the label of the root.
     #[must_use]
     pub fn labels(&self) -> usize {
         labels(&self.0).count()
     }
 
-    /// Whether it is `zone` or a name below it.
+    /// Returns whether the name is `zone` or below it.
     #[must_use]
     pub fn is_within(&self, zone: &Self) -> bool {
         is_within(&self.0, &zone.0)
     }
 
-    /// The name of its last so many labels; itself if it has fewer.
+    /// Returns the name that has the last `count` labels of this name, or this name if it has fewer.
     #[must_use]
     pub fn suffix(&self, count: usize) -> Self {
         Self(suffix(&self.0, count).into())
     }
 
-    /// Without the dot at the end; the root is a dot.
+    /// Returns the text without the dot at the end. The root is a dot.
     #[must_use]
     pub fn undotted(&self) -> String {
         let text = self.to_string();
@@ -80,7 +82,7 @@ impl Name {
     }
 }
 
-/// Absolute, with the escapes of RFC 1035 section 5.1.
+/// Writes the absolute name, with the escapes of RFC 1035 section 5.1.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match dns::Name::parse(&self.0, 0) {
@@ -96,27 +98,27 @@ impl fmt::Debug for Name {
     }
 }
 
-/// What is wrong with a name as text.
+/// Reason why a text is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// Two dots in a row, or one in front.
+    /// A label is empty: there are two dots in a row, or the text begins with a dot.
     #[error("a label is empty")]
     Empty,
-    /// RFC 1035 section 2.3.4.
+    /// A label is longer than 63 bytes (RFC 1035 section 2.3.4).
     #[error("a label is longer than 63 bytes")]
     LongLabel,
-    /// RFC 1035 section 2.3.4.
+    /// The name is longer than 255 bytes (RFC 1035 section 2.3.4).
     #[error("it is longer than 255 bytes")]
     Long,
-    /// Behind a backslash must be three digits up to 255, or what is no digit.
+    /// A backslash is not followed by three digits up to 255, or by a character that is not a digit.
     #[error(
         "a backslash has to be followed by three digits up to 255, or by one character that is no digit"
     )]
     Escape,
 }
 
-/// Reads presentation form (RFC 1035 section 5.1), with or without a dot at the end; every name is absolute. Bytes beyond ASCII stay as they
-/// are.
+/// Reads the presentation form (RFC 1035 section 5.1), with or without a dot at the end. Every name is absolute. Bytes
+/// that are not ASCII stay as they are.
 impl FromStr for Name {
     type Err = NameError;
 
@@ -140,7 +142,7 @@ impl FromStr for Name {
                 wire.push(byte.to_ascii_lowercase());
             }
             if wire.len() == start + 1 {
-                // The dot at the end.
+                // The text ends with a dot.
                 wire.pop();
             } else {
                 end_label(&mut wire, start)?;
@@ -178,7 +180,7 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, NameError> {
     u8::try_from(number).map_err(|_large| NameError::Escape)
 }
 
-/// The labels of a name in wire form, or of a reversed one, with their lengths in front.
+/// Returns the labels of a name in wire form, or of a reversed name. Each label starts with its length byte.
 pub(crate) fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = wire;
     std::iter::from_fn(move || {
@@ -189,7 +191,7 @@ pub(crate) fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Appends the name with its labels in the other order.
+/// Appends the name with its labels in the opposite order.
 pub(crate) fn reverse(wire: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     let length = labels(wire).map(<[u8]>::len).sum::<usize>();
@@ -202,7 +204,7 @@ pub(crate) fn reverse(wire: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Whether the name is the zone or below it; both in wire form and in lower case.
+/// Returns whether the name is the zone or below it. Both must be in wire form and lower case.
 pub(crate) fn is_within(name: &[u8], zone: &[u8]) -> bool {
     let Some(above) = name.len().checked_sub(zone.len()) else {
         return false;
@@ -214,7 +216,7 @@ pub(crate) fn is_within(name: &[u8], zone: &[u8]) -> bool {
     at == above && name[at..] == *zone
 }
 
-/// The last so many labels of a name in wire form.
+/// Returns the last `count` labels of a name in wire form.
 pub(crate) fn suffix(wire: &[u8], count: usize) -> &[u8] {
     let above = labels(wire).count().saturating_sub(count);
     let skipped: usize = labels(wire).take(above).map(<[u8]>::len).sum();

@@ -1,16 +1,17 @@
-//! Owns how answers are written: Common Output Format, and the texts that analysts know from `dnsdbq`.
+//! Writes answers in Common Output Format, and in the text formats of `dnsdbq`.
 //!
-//! **JSON** is Common Output Format (draft-dulaunoy-dnsop-passive-dns-cof), an object on a line: `rrname` and `bailiwick` without a dot at
-//! the end, `rrtype` a word, or a number if the type has none, `rdata` always an array, of data in presentation form.
+//! **JSON** is Common Output Format (draft-dulaunoy-dnsop-passive-dns-cof), with one object on each line. `rrname` and
+//! `bailiwick` have no dot at the end. `rrtype` is the name of the type, or a number if the type has no name. `rdata`
+//! is always an array of data in presentation form.
 //!
-//! | field | what |
+//! | field | meaning |
 //! |---|---|
 //! | `rrname` | owner |
 //! | `rrtype` | type |
-//! | `rdata` | data of each record, absolute names |
-//! | `time_first`, `time_last` | seconds since 1970 |
-//! | `count` | sightings |
-//! | `bailiwick` | the zone on whose word it was taken; not for records that were looked for by their data |
+//! | `rdata` | data of each record, with absolute names |
+//! | `time_first`, `time_last` | first and last sighting, in seconds since 1970 |
+//! | `count` | number of sightings |
+//! | `bailiwick` | zone that vouches for the RRset; absent for records that were found by their data |
 
 use std::{fmt::Write as _, str::FromStr};
 
@@ -20,25 +21,26 @@ use serde_json::{Value, json};
 
 use crate::{Answer, rdata};
 
-/// How answers are written.
+/// Output format of answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
-    /// As in zone files, with comments.
+    /// Syntax of zone files, with comments.
     #[default]
     Text,
     /// Common Output Format.
     Json,
-    /// A line for each record.
+    /// CSV with one line for each record.
     Csv,
-    /// Only what was not known: data of owners, owners of data; each once.
+    /// Only the data if the query was for owners, and only the owners if it was for data. The command prints each line
+    /// once.
     Minimal,
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Csv, Self::Minimal];
 
-    /// As it is typed.
+    /// Returns the name of the format on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,7 +51,7 @@ impl Format {
         }
     }
 
-    /// What stands before the first answer.
+    /// Returns the text before the first answer.
     #[must_use]
     pub const fn head(self) -> &'static str {
         match self {
@@ -60,7 +62,7 @@ impl Format {
         }
     }
 
-    /// Writes an answer, lines of text.
+    /// Returns an answer as lines of text.
     #[must_use]
     pub fn write(self, answer: &Answer) -> String {
         match self {
@@ -82,8 +84,8 @@ impl FromStr for Format {
     }
 }
 
-/// An answer as version 2 of the DNSDB API has it: as Common Output Format, with dots at the end of names, and a single record's data as a
-/// string.
+/// Returns an answer as version 2 of the DNSDB API has it: in Common Output Format, but names end with a dot, and the
+/// data of a single record is a string.
 #[must_use]
 pub fn dnsdb(answer: &Answer) -> Value {
     let mut object = cof(answer);
@@ -98,7 +100,7 @@ pub fn dnsdb(answer: &Answer) -> Value {
     object
 }
 
-/// An answer in Common Output Format.
+/// Returns an answer in Common Output Format.
 #[must_use]
 pub fn cof(answer: &Answer) -> Value {
     let kind = Type(answer.set.kind);
@@ -166,12 +168,12 @@ fn csv(answer: &Answer) -> String {
     out
 }
 
-/// RFC 4180 section 2. (`dnsdbq` leaves quotes in the text as they are.)
+/// Quotes a field of CSV (RFC 4180 section 2). `dnsdbq` does not escape quotes in a field.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-/// In UTC; the number itself if no calendar has it.
+/// Returns a time in UTC, or the number of seconds if it is outside of the calendar.
 fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -181,7 +183,7 @@ fn time(seconds: u64) -> String {
     )
 }
 
-/// As `dnsdbq` says how long something was seen: years and days are about, and leave out what is far smaller.
+/// Returns a duration as `dnsdbq` shows it. Years and days are approximate, and much smaller units are left out.
 fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let years = days / 365;
@@ -223,7 +225,7 @@ mod tests {
         }
     }
 
-    // What dnsdbq 2.6.4 prints for so many seconds.
+    // Output of dnsdbq 2.6.4 for these numbers of seconds.
     #[rstest]
     #[case(1, "1s")]
     #[case(60, "1m")]

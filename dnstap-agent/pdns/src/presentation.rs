@@ -1,6 +1,8 @@
-//! Owns record data as text, read back into wire form: for the types that zones mostly have, and for all in the generic form of RFC 3597.
+//! Reads record data in presentation form into wire form: the types that are common in zones, and all types in the
+//! generic form of RFC 3597.
 //!
-//! Names are absolute, with or without a dot at the end, as Common Output Format has them. A type that is not known here is not guessed at.
+//! Names are absolute, with or without a dot at the end, as in Common Output Format. The data of an unknown type must
+//! be in generic form; nothing is guessed.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -10,7 +12,7 @@ use jiff::{civil::DateTime, tz::TimeZone};
 
 use crate::{Name, rdata};
 
-/// A field, as it is written.
+/// A field of record data in presentation form.
 #[derive(Clone, Copy)]
 enum Field {
     V4,
@@ -19,25 +21,25 @@ enum Field {
     U8,
     U16,
     U32,
-    /// A word or `TYPE123`.
+    /// The name of a type, or `TYPE123`.
     Type,
-    /// `YYYYMMDDHHMMSS`, or seconds.
+    /// `YYYYMMDDHHMMSS`, or a number of seconds.
     Time,
     /// A character-string.
     Text,
-    /// Character-strings up to the end.
+    /// Character-strings to the end.
     Texts,
-    /// What is in quotes, without a length.
+    /// A quoted string that has no length byte in wire form.
     Rest,
-    /// Hexadecimal digits up to the end, in any number of words.
+    /// Hexadecimal digits to the end, in any number of words.
     Hex,
-    /// The same in base64.
+    /// Base64 to the end, in any number of words.
     Base64,
-    /// One word of hexadecimal digits behind its length; `-` for none.
+    /// One word of hexadecimal digits, with a length byte in wire form; `-` means empty.
     Salt,
-    /// One word in base32 behind its length.
+    /// One word in base32, with a length byte in wire form.
     Hash,
-    /// Types up to the end, as a bitmap.
+    /// Types to the end, which are a bitmap in wire form.
     Types,
 }
 
@@ -78,7 +80,8 @@ fn fields(kind: u16) -> Option<&'static [Field]> {
     })
 }
 
-/// Data in canonical wire form; `None` if the text is not of that type, or the type not known here.
+/// Reads data in presentation form, and returns it in canonical wire form. Returns `None` if the text does not fit the
+/// type, or if the type is unknown and the text is not in generic form.
 #[must_use]
 pub fn parse(kind: u16, text: &str) -> Option<Box<[u8]>> {
     let words = words(text)?;
@@ -102,11 +105,11 @@ pub fn parse(kind: u16, text: &str) -> Option<Box<[u8]>> {
     Some(canonical.into())
 }
 
-/// A word, without quotes and escapes; and as it was written.
+/// A word without quotes and escapes, and its original text.
 struct Word<'a> {
     bytes: Vec<u8>,
     written: &'a str,
-    /// `\#`.
+    /// Whether the word is `\#`, which begins the generic form.
     is_generic: bool,
 }
 
@@ -120,7 +123,7 @@ impl Word<'_> {
     }
 }
 
-/// Words, and strings in quotes.
+/// Splits a text into words and quoted strings.
 fn words(text: &str) -> Option<Vec<Word<'_>>> {
     let mut words = Vec::new();
     let bytes = text.as_bytes();
@@ -204,7 +207,7 @@ fn read(field: Field, rest: &mut &[Word<'_>], out: &mut Vec<u8>) -> Option<()> {
             IpAddr::V6(address) if matches!(field, Field::V6) => out.extend(address.octets()),
             _ => return None,
         },
-        // Its own reader, which knows which dots are escaped.
+        // `Name` reads the original text, because it must know which dots are escaped.
         Field::Name => out.extend_from_slice(word.written.parse::<Name>().ok()?.wire()),
         Field::U8 => out.push(word.number()?),
         Field::U16 => out.extend(word.number::<u16>()?.to_be_bytes()),
@@ -235,7 +238,7 @@ fn hex(words: &[Word<'_>]) -> Option<Vec<u8>> {
     HEXLOWER_PERMISSIVE.decode(&digits).ok()
 }
 
-/// RFC 4034 section 3.2.
+/// Reads the time of a signature (RFC 4034 section 3.2).
 fn time(text: &str) -> Option<u32> {
     if text.len() != 14 {
         return text.parse().ok();
@@ -245,7 +248,7 @@ fn time(text: &str) -> Option<u32> {
     u32::try_from(time.as_second()).ok()
 }
 
-/// RFC 4034 section 4.1.2.
+/// Appends the bitmap of types (RFC 4034 section 4.1.2).
 fn bitmap(words: &[Word<'_>], out: &mut Vec<u8>) -> Option<()> {
     let kinds: Option<Vec<u16>> = words
         .iter()

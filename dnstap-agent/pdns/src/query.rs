@@ -1,9 +1,11 @@
-//! Owns what can be asked of a store, and how it is found there.
+//! Queries of a store, and how their answers are found.
 //!
 //! - By owner: RRsets as they were seen, each with its bailiwick.
-//! - By data (a name in it, an address, its bytes): single records, with the sightings of all RRsets that have them, whatever the bailiwick.
+//! - By data (a name in it, an address, or its bytes): single records. Each has the sightings of all RRsets of its
+//!   owner that contain it, of all bailiwicks.
 //!
-//! Answers come one by one, in the order of the store's keys. Nothing is gathered but the RRsets of one owner and type.
+//! Answers come one by one, in the order of the keys in the store. Only the RRsets of one owner and type are in memory
+//! at a time.
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
@@ -16,56 +18,56 @@ use crate::{
     },
 };
 
-/// What is asked for.
+/// A query of the store.
 #[derive(Debug, Clone)]
 pub struct Query {
-    /// Which owners or data.
+    /// Owners or data to look for.
     pub what: What,
-    /// Which types.
+    /// Types to look for.
     pub kinds: Kinds,
-    /// On whose word; for questions about owners.
+    /// Zone that must vouch for an RRset; only for queries of owners.
     pub bailiwick: Option<Name>,
-    /// Seen when.
+    /// Times of the sightings.
     pub fence: Fence,
 }
 
-/// Which owners or data.
+/// Owners or data to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// RRsets of these owners.
     Owner(Names),
-    /// Records with such a name in their data.
+    /// Records with one of these names in their data.
     DataName(Names),
-    /// A and AAAA records with an address from one to another, both included and of one family.
+    /// A and AAAA records with an address in this range. Both ends belong to it, and are of the same family.
     Address(RangeInclusive<IpAddr>),
-    /// Records with exactly this data, canonical and in wire form.
+    /// Records with exactly this data, in canonical wire form.
     Data(Vec<u8>),
 }
 
 /// One or more names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Names {
-    /// This one.
+    /// Only this name.
     Exactly(Name),
-    /// This one and those below it: `*.name`.
+    /// This name and all names below it: `*.name`.
     Below(Name),
-    /// Those that begin with these labels, and have more: `name.*`.
+    /// Names that begin with these labels, and have more labels: `name.*`.
     Beginning(Name),
 }
 
-/// Which types.
+/// A set of types.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Kinds {
-    /// All but those of DNSSEC.
+    /// All types except those of DNSSEC.
     #[default]
     Any,
-    /// Those of DNSSEC.
+    /// The types of DNSSEC.
     AnyDnssec,
-    /// These.
+    /// Only these types.
     These(Vec<u16>),
 }
 
-/// Seen when, in seconds since 1970; each bound belongs to what is meant.
+/// Limits for the times of the sightings, in seconds since 1970. Each limit is inclusive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fence {
     /// First seen at or after this time.
@@ -78,18 +80,18 @@ pub struct Fence {
     pub last_before: Option<u64>,
 }
 
-/// An RRset, or a record of which all sightings are put together.
+/// An RRset, or a single record with all of its sightings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Of a single record, which can be in several RRsets, there is no bailiwick.
+    /// The RRset or record. A single record can be in several RRsets, so it has no bailiwick.
     pub set: Rrset,
-    /// When and how often.
+    /// Times and number of the sightings.
     pub seen: Seen,
-    /// Whether it was asked for by data.
+    /// Whether the query was for data.
     pub by_data: bool,
 }
 
-/// Answers, one by one.
+/// Iterator over the answers of a query.
 pub type Answers<'a> = Box<dyn Iterator<Item = Result<Answer, StoreError>> + 'a>;
 
 impl Names {
@@ -107,7 +109,7 @@ impl Names {
 }
 
 impl Kinds {
-    /// Whether the type is one of them.
+    /// Returns whether the type is in the set.
     #[must_use]
     pub fn has(&self, kind: u16) -> bool {
         // SIG KEY NXT DS RRSIG NSEC DNSKEY NSEC3 NSEC3PARAM CDS CDNSKEY TA DLV
@@ -121,7 +123,8 @@ impl Kinds {
 }
 
 impl Fence {
-    /// Seen within these times: `complete` from the first to the last time, else a part of it is enough.
+    /// Creates limits for a period. If `complete`, the first and the last sighting must be in the period. Otherwise it
+    /// is enough that the time between them overlaps with it.
     #[must_use]
     pub fn new(after: Option<u64>, before: Option<u64>, complete: bool) -> Self {
         if complete {
@@ -139,7 +142,7 @@ impl Fence {
         }
     }
 
-    /// Whether what was seen then is in it.
+    /// Returns whether the sightings are within the limits.
     #[must_use]
     pub fn has(&self, seen: Seen) -> bool {
         self.first_after.is_none_or(|time| seen.first >= time)
@@ -150,7 +153,7 @@ impl Fence {
 }
 
 impl Store {
-    /// Answers a query.
+    /// Returns the answers of a query.
     #[must_use]
     pub fn ask<'a>(&'a self, query: &Query) -> Answers<'a> {
         let (kinds, fence, bailiwick) = (query.kinds.clone(), query.fence, query.bailiwick.clone());
@@ -197,7 +200,7 @@ impl Store {
         }))
     }
 
-    /// Names of the index that begin with these labels and have more.
+    /// Returns the names in the index that begin with these labels and have more labels.
     fn forward_names(
         &self,
         entry: u8,
@@ -238,7 +241,8 @@ impl Store {
         self.by_names_at(&prefix, names)
     }
 
-    /// Records by the entries of the index that begin so. One that has several names that are meant comes with the first of these.
+    /// Returns the records of the index entries with this prefix. A record with several matching names comes only with
+    /// the first of them.
     fn by_names_at(&self, prefix: &[u8], names: Names) -> Answers<'_> {
         let entries = self.index(prefix, prefix);
         Box::new(entries.flat_map(move |entry| {
@@ -292,7 +296,8 @@ impl Store {
         }))
     }
 
-    /// By all ways on which data with these bytes is found.
+    /// Returns the records with these bytes as their data. The index may have them as a hash, as an address, or by the
+    /// first name in them, so all of these are tried.
     fn by_data(&self, data: Vec<u8>) -> Answers<'_> {
         let mut prefixes = vec![[&[DATA][..], &short_hash(&data)].concat()];
         match data.len() {
@@ -335,7 +340,7 @@ impl Store {
         }))
     }
 
-    /// The answers of an entry of the index.
+    /// Returns the answers for an entry of the index.
     fn entry<'a, T>(
         &self,
         entry: Result<Vec<u8>, StoreError>,
@@ -351,7 +356,7 @@ impl Store {
         }
     }
 
-    /// The records of that owner and type whose data is meant, each with all of its sightings.
+    /// Returns the records of this owner and type whose data matches, each with all of its sightings.
     fn records(
         &self,
         owner: &[u8],
@@ -393,27 +398,27 @@ fn kind_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*kind))
 }
 
-/// By what answers are sorted.
+/// Key by which answers are sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortKey {
-    /// First seen.
+    /// Time of the first sighting.
     First,
-    /// Last seen.
+    /// Time of the last sighting.
     Last,
-    /// From first to last seen.
+    /// Time between the first and the last sighting.
     Duration,
-    /// How often.
+    /// Number of sightings.
     Count,
-    /// The owner, label by label from the right.
+    /// Owner, compared label by label from the right.
     Name,
-    /// The word of the type.
+    /// Name of the type.
     Type,
-    /// Names from the right; addresses and all else by their bytes.
+    /// Data: names label by label from the right, addresses and other data by their bytes.
     Data,
 }
 
 impl SortKey {
-    /// All, in the order in which those that are not named come behind those that are.
+    /// All keys. Keys that a sort does not name are appended in this order.
     pub const ALL: [Self; 7] = [
         Self::First,
         Self::Last,
@@ -424,7 +429,7 @@ impl SortKey {
         Self::Data,
     ];
 
-    /// As it is typed.
+    /// Returns the name of the key on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -452,7 +457,8 @@ impl SortKey {
     }
 }
 
-/// Sorts by these keys, each in its direction (true: the greatest first), then by the others, in the direction `falling`.
+/// Sorts by these keys, each in its direction (`true`: largest first), and then by the other keys in the direction
+/// `falling`.
 pub fn sort(answers: &mut [Answer], keys: &[(SortKey, bool)], falling: bool) {
     let others = SortKey::ALL.into_iter();
     let others = others.filter(|key| keys.iter().all(|(named, _)| named != key));
@@ -474,7 +480,7 @@ fn word(answer: &Answer) -> String {
     dnstap_core::dns::Type(answer.set.kind).to_string()
 }
 
-/// Labels from the right.
+/// Returns the labels from right to left.
 fn from_right(name: &Name) -> Vec<Vec<u8>> {
     let labels = crate::name::labels(name.wire());
     let mut labels: Vec<_> = labels.map(|label| label[1..].to_vec()).collect();
@@ -497,7 +503,8 @@ fn sortable(set: &Rrset) -> Vec<Vec<Vec<u8>>> {
     set.data.iter().map(|data| of(data)).collect()
 }
 
-/// The first and last address of a network, or of one from one to another; `None` if they are of two families or the wrong way round.
+/// Reads an address, a network, or a range (`FIRST-LAST`), and returns its first and last address. Returns `None` if
+/// the text is none of these, or if the ends of a range are of two families or in the wrong order.
 #[must_use]
 pub fn addresses(text: &str) -> Option<RangeInclusive<IpAddr>> {
     if let Ok(address) = text.parse() {

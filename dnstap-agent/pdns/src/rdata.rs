@@ -1,11 +1,12 @@
-//! Owns record data in canonical form: names written out, and in lower case where RFC 4034 section 6.2 says so.
+//! Record data in canonical form: names are not compressed, and are in lower case where RFC 4034 section 6.2 requires
+//! it.
 //!
-//! Only types with names in their data are looked into, and those whose length is known. NSEC is not put in lower case: RFC 6840 section 5.1
-//! takes it off the list. SVCB and HTTPS (RFC 9460) were never on it.
+//! Only types that have names in their data, or data of a fixed length, are parsed. Names in NSEC keep their case,
+//! because RFC 6840 section 5.1 removed NSEC from the list. SVCB and HTTPS (RFC 9460) were never on it.
 
 use dnstap_core::dns::{self, LONGEST_NAME};
 
-/// Types that this crate names.
+/// Types that this crate refers to by name.
 pub(crate) mod kind {
     pub(crate) const A: u16 = 1;
     pub(crate) const NS: u16 = 2;
@@ -20,15 +21,15 @@ pub(crate) mod kind {
 /// A piece of record data.
 #[derive(Clone, Copy)]
 enum Piece {
-    /// So many bytes.
+    /// This number of bytes.
     Fixed(usize),
-    /// A name, which is put in lower case.
+    /// A name that is converted to lower case.
     Name,
-    /// A name that stays as it is.
+    /// A name that keeps its case.
     CasedName,
     /// A character-string.
     Text,
-    /// All that follows.
+    /// All remaining bytes.
     Rest,
 }
 
@@ -63,7 +64,8 @@ fn pieces(kind: u16) -> &'static [Piece] {
     }
 }
 
-/// Appends the canonical form of `message[at..end]`, data of that type. `None` if it does not fit the type.
+/// Appends the canonical form of `message[at..end]`, the data of a record of type `kind`. Returns `None` if the data
+/// does not fit the type.
 pub(crate) fn canonical(
     kind: u16,
     message: &[u8],
@@ -84,7 +86,8 @@ pub(crate) fn canonical(
     })
 }
 
-/// The names in canonical data, by which it can be looked for: in lower case. None in those of DNSSEC, which name the record's own zone.
+/// Passes the names in canonical data to `take`, in lower case, as the index needs them. Skips the types of DNSSEC,
+/// whose names are in the zone of the record itself.
 pub(crate) fn names(kind: u16, data: &[u8], mut take: impl FnMut(&[u8])) {
     if is_of_dnssec(kind) {
         return;
@@ -99,26 +102,27 @@ pub(crate) fn names(kind: u16, data: &[u8], mut take: impl FnMut(&[u8])) {
     });
 }
 
-/// Whether the data is of use only together with what it proves.
+/// Returns whether data of this type is useful only together with the data that it proves.
 pub(crate) fn is_of_dnssec(kind: u16) -> bool {
     matches!(kind, kind::SIG | kind::RRSIG | kind::NSEC | kind::NSEC3)
 }
 
-/// Whether data of that type has names in it.
+/// Returns whether data of this type contains names.
 pub(crate) fn has_names(kind: u16) -> bool {
     pieces(kind)
         .iter()
         .any(|piece| matches!(piece, Piece::Name | Piece::CasedName))
 }
 
-/// Whether no record of a zone has that type: OPT, and those from 128 to 255 (RFC 6895 section 3.1), which ask or serve a transaction.
+/// Returns whether no record of a zone has this type: OPT, and the types from 128 to 255 (RFC 6895 section 3.1), which
+/// are for queries and transactions.
 pub(crate) fn is_meta(kind: u16) -> bool {
     kind == 0 || kind == kind::OPT || (128..256).contains(&kind)
 }
 
 enum Part<'a> {
     Bytes(&'a [u8]),
-    /// And whether it is put in lower case.
+    /// A name, and whether it is converted to lower case.
     Name(dns::Name<'a>, bool),
 }
 
@@ -153,10 +157,10 @@ fn walk<'a>(
     (at == end).then_some(())
 }
 
-/// Prints canonical data in presentation form, on one line.
+/// Returns canonical data in presentation form, on one line.
 #[must_use]
 pub fn text(kind: u16, data: &[u8]) -> String {
-    // A record whose owner is the root, in front of its data: what the reader of messages needs.
+    // The reader needs a whole record, so this one has the root as its owner, in front of the data.
     let mut message = Vec::with_capacity(data.len() + 1);
     message.push(0);
     message.extend_from_slice(data);

@@ -1,8 +1,9 @@
-//! Owns an output that is a store of passive DNS: `pdns:DIR`.
+//! Output to a store of passive DNS: `pdns:DIR`.
 //!
-//! What has been taken waits in memory for [`Options::write`] at most, and is then written as one: so a crash of the agent costs what came
-//! since. It counts as queued until it is on disk. After a failed write the store takes nothing more until it is opened again (it cannot
-//! know how much is on disk), so the output ends, and what waited counts as lost.
+//! RRsets wait in memory for at most [`Options::write`], and are then written in one step. So a crash of the agent
+//! loses what came since the last write. A message counts as queued until its RRsets are on disk. After a failed write,
+//! the store accepts nothing more until it is opened again, because it cannot know how much is on disk. So the output
+//! ends, and the waiting messages count as lost.
 
 use std::{
     collections::BTreeSet,
@@ -25,30 +26,30 @@ use crate::host::{
     units::{parse_bytes, parse_seconds},
 };
 
-/// How often old RRsets are removed, if they are to be.
+/// Interval at which old RRsets are removed, if there is a limit of age or size.
 const RETENTION_EVERY: Duration = Duration::from_hours(24);
 
-/// `pdns:DIR`.
+/// The output `pdns:DIR`, as it is configured.
 #[derive(Debug, PartialEq)]
 pub(super) struct Passive {
     place: Place,
     options: Options,
 }
 
-/// What may follow the folder.
+/// Options that may follow the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Options {
-    /// `memory=`: bytes in front of the store.
+    /// `memory=`: memory limit in front of the store, in bytes.
     memory: usize,
-    /// `write=`: the longest that something waits there.
+    /// `write=`: longest time that RRsets wait in memory.
     write: Duration,
     /// `paired-by=`: `frames` or `writer`.
     pairing: Pairing,
-    /// `root=`: addresses of the root's servers.
+    /// `root=`: addresses of the root servers.
     roots: Vec<std::net::IpAddr>,
-    /// `keep-age=`.
+    /// `keep-age=`: age after which an RRset is removed.
     keep_age: Option<Duration>,
-    /// `keep-size=`.
+    /// `keep-size=`: largest size of the store, in bytes.
     keep_size: Option<usize>,
 }
 
@@ -162,7 +163,7 @@ impl Sink for Passive {
     }
 }
 
-/// With its cause.
+/// Returns the text of an error, with its cause.
 fn described(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -174,16 +175,17 @@ struct PassiveOutput {
     collector: Collector,
     options: Options,
     written: Instant,
-    /// When old RRsets were removed the last time.
+    /// Time at which old RRsets were last removed.
     thinned: Option<Instant>,
-    /// What was taken since the store was last written.
+    /// Number of messages and bytes that were taken since the store was last written.
     held: Written,
-    /// Whether it was told that nearly all responses are left out.
+    /// Whether the output has already warned that nearly all responses are left out.
     warned: bool,
     folder: PathBuf,
 }
 
-/// Responses after which a running tap, and one that ends, is judged by how many of them are left out.
+/// Numbers of responses from which on the output judges how many of them are left out: while the tap runs, and when it
+/// ends.
 const JUDGED: (u64, u64) = (100, 10);
 
 impl PassiveOutput {
@@ -196,7 +198,7 @@ impl PassiveOutput {
         Ok(())
     }
 
-    /// Warns once if nearly all responses are left out; `None` if there is nothing to say.
+    /// Warns once if nearly all responses are left out. Returns the reason if it warns.
     fn judge(&mut self, least: u64) -> Option<Discard> {
         if self.warned {
             return None;
@@ -358,7 +360,7 @@ mod tests {
     }
 
     fn output(folder: &std::path::Path) -> PassiveOutput {
-        // Room for everything, so that only a turn writes.
+        // The memory has room for everything, so only a turn writes.
         let how = How {
             memory: 4 << 20,
             ..How::default()

@@ -1,6 +1,7 @@
-//! Passive DNS of a real recursive `named`: what is in the store is what is in the zones, RRset by RRset, each on the word of the zone that
-//! it came from. By the tap, which learns from the messages who serves which zone; by the tap with `--probe zone`; and by the server's own
-//! dnstap. The last two name the zone. And `dnsdbq` reads what is exported.
+//! Passive DNS of a real recursive `named`. The RRsets in the store must be those in the zones, and each must have the
+//! zone that it came from as its bailiwick. There are three stores. The first comes from the tap, which learns from the
+//! messages which server serves which zone. The second comes from the tap with `--probe zone`, and the third from the
+//! server's own dnstap; both of these name the zone. `dnsdbq` must also read the exported lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +31,7 @@ pub(super) fn trials() -> Vec<Trial> {
     )
 }
 
-/// Zones that are asked about, and who serves them.
+/// Zones that are queried, and their servers.
 const ZONES: [(&str, Role); 4] = [
     (".", Role::Root),
     ("lab", Role::Tld),
@@ -52,7 +53,7 @@ fn the_store_is_the_zones(how: &Combination) -> Result<()> {
     let output = format!("pdns:{},{}", tapped.display(), roots.join(","));
     let recursive = tree.named(Role::Recursive).pid();
     let tap = Tap::attach(scratch.path(), recursive, how, &["-o", &output])?;
-    // Nothing has to be learned of the root's servers here.
+    // The probe names the zone, so this tap does not need the addresses of the root servers.
     let folder = scratch.path().join("with-probe");
     fs::create_dir(&folder)?;
     let output = format!("pdns:{}", probed.display());
@@ -62,7 +63,7 @@ fn the_store_is_the_zones(how: &Combination) -> Result<()> {
     let asked = ask(scratch.path(), &truth)?;
     tap.stop()?;
     with_probe.stop()?;
-    // What the server has recorded itself is whole when it has ended.
+    // The server's own file is complete only after the server has ended.
     let recorded = scratch.path().join("recursive.fstrm");
     fs::hard_link(tree.scratch().join("recursive/named.fstrm"), &recorded)?;
     tree.finish()?;
@@ -86,7 +87,7 @@ fn the_store_is_the_zones(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// All RRsets of the zones, from their servers.
+/// Returns all RRsets of the zones, from their servers.
 fn truth() -> Result<Sets> {
     let mut sets = Sets::new();
     for (zone, role) in ZONES {
@@ -128,7 +129,7 @@ fn undotted(name: &str) -> String {
     }
 }
 
-/// Asks the resolver for each RRset that a zone has on its own word; returns which these are.
+/// Asks the resolver for each RRset that belongs to the zone itself and not to a zone below it. Returns these RRsets.
 fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
     let is_of_zone = |(zone, (owner, kind, _)): &(String, Key)| {
         let below = ZONES.iter().map(|(other, _)| undotted(other));
@@ -137,7 +138,8 @@ fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
                 && (owner == other || owner.ends_with(&format!(".{other}")))
                 && (zone == "." || other.ends_with(&format!(".{zone}")))
         });
-        // What zones below have, and zones that nobody is asked about; a signature that does not hold gets no answer.
+        // Zones below have their own RRsets, and `big.lab` and `dyn.lab` are not queried. A wrong signature (`changed`)
+        // gets no answer.
         let is_elsewhere =
             below.next().is_some() || owner.ends_with("big.lab") || owner.ends_with("dyn.lab");
         !is_elsewhere && !matches!(&**kind, "RRSIG" | "NSEC") && !owner.starts_with("changed.")
@@ -156,7 +158,7 @@ fn ask(folder: &Path, truth: &Sets) -> Result<BTreeSet<(String, Key)>> {
     Ok(asked)
 }
 
-/// What the store has, by the agent's own words.
+/// Returns the RRsets in the store, as `pdns query` prints them.
 fn stored(store: &Path) -> Result<Sets> {
     let mut sets = Sets::new();
     for kinds in ["ANY", "ANY-DNSSEC"] {
@@ -202,7 +204,7 @@ fn stored(store: &Path) -> Result<Sets> {
     Ok(sets)
 }
 
-/// Everything stored is in the zone that vouches for it, and everything asked for is stored.
+/// Checks that each stored RRset is in the zone that vouches for it, and that each RRset that was asked for is stored.
 fn same(stored: &Sets, truth: &Sets, asked: &BTreeSet<(String, Key)>) -> Result<()> {
     let is_looked_at = |zone: &str| ZONES.iter().any(|(known, _)| undotted(known) == zone);
     let wrong: Vec<_> = stored
@@ -227,7 +229,7 @@ fn same(stored: &Sets, truth: &Sets, asked: &BTreeSet<(String, Key)>) -> Result<
         asked.len(),
         missing.first()
     );
-    // A delegation is there on the word of both zones.
+    // A delegation is stored twice: for the parent zone and for the child zone.
     for (parent, child) in [(".", "lab"), ("lab", "plain.lab"), ("lab", "signed.lab")] {
         for zone in [parent, child] {
             let set = (zone.to_owned(), key(child, "NS", ""));
@@ -237,7 +239,7 @@ fn same(stored: &Sets, truth: &Sets, asked: &BTreeSet<(String, Key)>) -> Result<
     Ok(())
 }
 
-/// `dnsdbq` says of exported lines what the agent says of the store.
+/// Checks that `dnsdbq` prints exported lines in the same way as `pdns query` prints the store.
 fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
     let dnsdbq = environment::tool("dnsdbq")?;
     let ask = |format: &str| {
@@ -256,7 +258,7 @@ fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
     let exported = lab::write(folder, "exported.json", &ask("json")?)?;
     let theirs = |more: &[&str]| -> Result<String> {
         let mut command = Command::new(&dnsdbq);
-        // It wants a key, although it asks nobody.
+        // `dnsdbq` needs a key, although it sends no query here.
         command
             .env("DNSDB_API_KEY", "none")
             .arg("-J")
@@ -276,11 +278,11 @@ fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
         objects(&json)? == objects(&theirs(&["-p", "json"])?)?,
         "JSON differs"
     );
-    // Common Output Format has no dots at the end of owners and zones, so dnsdbq has none either.
+    // Common Output Format has no dots at the end of owners and zones, so `dnsdbq` prints none.
     let plain = |text: &str| {
         let line = |line: &str| match line.split_once("  ") {
             Some((owner, rest)) => format!("{}  {rest}", owner.trim_end_matches('.')),
-            // dnsdbq leaves quotes within quotes as they are.
+            // `dnsdbq` does not escape quotes within quotes.
             None => line
                 .replace('"', "")
                 .replace(".,", ",")
@@ -321,7 +323,7 @@ fn as_dnsdbq(store: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `dnsdbq` asks `pdns serve`, by each of its two interfaces, and gets what the agent says of the store.
+/// Checks that `dnsdbq` gets from `pdns serve`, over each of the two interfaces, what `pdns query` prints.
 fn served(store: &Path, folder: &Path) -> Result<()> {
     let mine = |arguments: &[&str]| -> Result<Vec<Value>> {
         let db = text(store);
@@ -378,7 +380,7 @@ fn served(store: &Path, folder: &Path) -> Result<()> {
         .arg(format!("127.0.0.1:{port}"));
     let mut server = Running::start("pdns serve", command, Watch::Stderr)?;
     server.wait_for("answers", |line| line.contains("answers"))?;
-    // It reads CIRCL's address from this file alone.
+    // `dnsdbq` reads the address of CIRCL only from this file.
     let settings = format!(
         "DNSDB_API_KEY=none\nDNSDB_SERVER=http://127.0.0.1:{port}\nCIRCL_AUTH=a:b\nCIRCL_SERVER=http://127.0.0.1:{port}/pdns/query\n"
     );
@@ -427,7 +429,8 @@ fn served(store: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An object without the dots by which the DNSDB API differs, and with an array of data in any case.
+/// Returns an object without the dots at the end of names, which only the DNSDB API has. Data becomes an array in any
+/// case.
 fn plain(line: &str) -> Result<Value> {
     let mut object: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
     for field in ["rrname", "bailiwick"] {
@@ -441,7 +444,7 @@ fn plain(line: &str) -> Result<Value> {
     Ok(object)
 }
 
-/// What the agent printed and said.
+/// Runs the agent, and returns its standard output and its standard error.
 fn agent(arguments: &[&str]) -> Result<(String, String)> {
     let output = Command::new(environment::agent()?)
         .args(arguments)

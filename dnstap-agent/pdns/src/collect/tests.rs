@@ -34,7 +34,7 @@ fn frame(zone: Option<&str>, question: &str, sections: [&[Rr<'_>]; 3]) -> Dnstap
     }
 }
 
-/// Owner and bailiwick of each RRset in the store.
+/// Returns the owner and the bailiwick of each RRset in the store.
 fn stored(collector: &mut Collector) -> Vec<(String, String)> {
     collector.write(None, &mut |_, _| {}).expect("written");
     let sets = collector.store().rrsets(&[]);
@@ -72,7 +72,7 @@ fn what_is_in_the_zone_of_the_frame_is_kept_and_all_else_left_out() {
     assert_eq!((counts.responses, counts.rrsets, counts.stored), (1, 6, 2));
     assert_eq!(counts.discarded(Discard::OutOfBailiwick), 4);
     assert!(counts.are_balanced());
-    // A zone that the question cannot be in.
+    // The question cannot be in this zone.
     collector.take(&frame(
         Some("bank.test"),
         "www.example.com",
@@ -108,7 +108,7 @@ fn without_a_zone_the_servers_that_were_delegated_to_decide() {
         frame
     };
     let answer: [&[Rr<'_>]; 3] = [&[("www.com", 1, a)], &[], &[("www.org", 1, a)]];
-    // Nobody has said yet that this server serves com.
+    // No delegation has shown yet that this server serves com.
     collector.take(&from([192, 0, 2, 7], answer));
     collector.take(&from(
         SERVER,
@@ -229,8 +229,9 @@ fn it_is_told_why_nearly_all_responses_are_left_out() {
     assert_eq!(why(&collector, 20), Some(Discard::Forwarder));
 }
 
-/// A hundred thousand RRsets of attackers: strangers, and the servers of a zone that was delegated to them. They claim names, name
-/// servers and addresses of others, so that later claims might be believed; nothing but the attackers' own zone gets in.
+/// A hundred thousand RRsets come from attackers: from unknown servers, and from the servers of a zone that was
+/// delegated to them. They claim names, name servers and addresses of other zones, so that later claims might be
+/// accepted. Only the attackers' own zone is stored.
 #[test]
 fn no_server_gets_anything_in_that_is_not_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -306,7 +307,7 @@ fn no_server_gets_anything_in_that_is_not_its_own() {
     );
     for (owner, zone) in stored {
         let of_root = ["evil.com.", "ns.evil.com."].contains(&&*owner) && zone == ".";
-        // Also zones below, which it delegates to itself.
+        // The attackers' zone may also delegate zones below it to itself.
         let of_evil =
             owner.ends_with(".evil.com.") && (zone == "evil.com." || zone.ends_with(".evil.com."));
         assert!(of_root || of_evil, "{owner} on the word of {zone}");
@@ -314,7 +315,7 @@ fn no_server_gets_anything_in_that_is_not_its_own() {
     assert!(collector.counts().discarded(Discard::UnknownServer) > 50_000);
 }
 
-/// A name of a few labels, so that zones and owners meet often.
+/// Returns names of few labels, so that zones and owners often match.
 fn name() -> impl Strategy<Value = String> {
     vec(
         prop::sample::select(vec!["a", "b", "aa", "bank", "com"]),
@@ -326,7 +327,8 @@ fn name() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20))]
 
-    /// What a server may say of any names, also of those that are not its own: all of its own zone is stored, and nothing else.
+    /// A server may send RRsets with any owner, also with one that is not in its zone. All RRsets in its zone are
+    /// stored, and no others.
     #[test]
     fn exactly_what_is_in_the_zone_is_stored(
         responses in vec((name(), vec((name(), 0..3_usize, any::<bool>()), 1..12)), 1..30),
@@ -340,7 +342,7 @@ proptest! {
             for (owner, section, is_ns) in records {
                 let (kind, data): (u16, &[u8]) = if *is_ns { (2, &ns) } else { (1, &a) };
                 sections[*section].push((owner, kind, data));
-                // By text, not by the code under test.
+                // This compares text, so that it does not depend on the code under test.
                 if zone == "." || owner == zone || owner.ends_with(&format!(".{zone}")) {
                     truth.insert((owner.trim_start_matches('.').to_owned(), kind, zone.trim_start_matches('.').to_owned()));
                 }
@@ -361,7 +363,7 @@ proptest! {
         prop_assert!(collector.counts().are_balanced());
     }
 
-    /// Every RRset is found by each of the ways that lead to it, and by no other.
+    /// Every RRset is found by each query that matches it, and by no other.
     #[test]
     fn what_was_stored_is_found_by_owner_name_and_address(
         records in vec((name(), 0..4_usize, name(), 0..4_u8), 1..25),

@@ -1,24 +1,25 @@
-//! Owns what can be told of a store before fjall opens it: whether it is there, and whether a part of it has gone.
+//! Checks a store before fjall opens it: whether it exists, and whether a part of it is missing.
 //!
-//! fjall (3.1, `Database::recover`) makes parts that are missing anew and empty, without a word. So they are looked for here first.
+//! fjall (3.1, `Database::recover`) creates missing parts again, empty, without an error. So this module looks for them
+//! first.
 
 use std::{fs, io, io::Read as _, path::Path};
 
 use super::StoreError;
 
-/// What fjall writes last when it has made a folder its own.
+/// File that fjall writes last when it creates a database.
 pub(super) const COMPLETE: &str = "version";
 
-/// Folders of keyspaces: fjall's own, which is `0`, and the store's three.
+/// Number of keyspace folders: fjall's own, which is `0`, and the three of the store.
 const KEYSPACES: usize = 4;
 
-/// What each of these has once it is complete.
+/// File that each keyspace folder has once it is complete.
 const CURRENT: &str = "current";
 
-/// Whether a store is in the folder, or why there is none.
+/// Returns `Ok` if the folder has a store, or else the reason why not.
 pub(super) fn is_there(folder: &Path) -> Result<(), StoreError> {
     let io = |error| StoreError::Io(folder.to_path_buf(), error);
-    // What cannot be looked at is not known to be absent.
+    // A file that cannot be checked may still exist, so this is an error.
     if folder.join(COMPLETE).try_exists().map_err(io)? {
         return Ok(());
     }
@@ -29,7 +30,7 @@ pub(super) fn is_there(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Returns the error for a folder without a complete store that is not empty.
+/// Returns the error for a folder that is not empty and has no complete store.
 fn not_a_store(folder: &Path) -> StoreError {
     let folder = folder.to_path_buf();
     if folder.join("keyspaces").exists() && folder.join("0.jnl").exists() {
@@ -39,7 +40,7 @@ fn not_a_store(folder: &Path) -> StoreError {
     StoreError::Foreign(folder)
 }
 
-/// Which part of a store is missing, if one is that fjall would make anew.
+/// Returns the missing part of a store, if one is missing that fjall would create again.
 pub(super) fn missing(folder: &Path) -> io::Result<Option<&'static str>> {
     let keyspaces = folder.join("keyspaces");
     if !keyspaces.try_exists()? {
@@ -48,7 +49,7 @@ pub(super) fn missing(folder: &Path) -> io::Result<Option<&'static str>> {
     let Some(is_written) = is_written(folder)? else {
         return Ok(Some("its journal is missing"));
     };
-    // A process that died while it made the store may have made some of them only.
+    // If nothing was written, a process may have died while it created the store, before all keyspaces were there.
     if !is_written {
         return Ok(None);
     }
@@ -61,7 +62,7 @@ pub(super) fn missing(folder: &Path) -> io::Result<Option<&'static str>> {
     Ok((!is_whole).then_some("a keyspace is missing"))
 }
 
-/// Whether the journal has or had something; `None` if there is no journal.
+/// Returns whether the journal has, or once had, content; `None` if there is no journal.
 fn is_written(folder: &Path) -> io::Result<Option<bool>> {
     let mut found = None;
     for entry in fs::read_dir(folder)? {
@@ -69,7 +70,8 @@ fn is_written(folder: &Path) -> io::Result<Option<bool>> {
         if path.extension().is_none_or(|extension| extension != "jnl") {
             continue;
         }
-        // Room that was only reserved is zero, and the first journal has the number 0.
+        // Preallocated space is zero. The first journal has the number 0; a later one shows that the first one had
+        // content.
         let mut first = Vec::new();
         fs::File::open(&path)?.take(1).read_to_end(&mut first)?;
         let is_first = path.file_stem().is_some_and(|number| number == "0");

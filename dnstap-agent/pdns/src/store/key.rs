@@ -1,18 +1,20 @@
-//! Owns what keys and values look like, after dnstable's (`dnstable-encoding(5)`): reversed owner, type, bailiwick, data.
+//! Layout of keys and values, based on that of dnstable (`dnstable-encoding(5)`): reversed owner, type, bailiwick,
+//! data.
 //!
 //! ```text
 //! rrsets   reversed owner │ type u16 │ labels of the bailiwick u8 │ for each record: varint length, data
 //!              ─► varint first │ varint last - first │ varint count │ for each other origin: varint number, varint count
-//!          of long data instead: ff ff ff ff │ SHA-256 of it      ─► varint length of the data, data │ first ... as above
-//! index    4 │ address │ reversed owner │ type u16          which owners have this address (6: IPv6)
+//!          long data is replaced: ff ff ff ff │ its SHA-256      ─► varint length of the data, data │ first ... as above
+//! index    4 │ address │ reversed owner │ type u16          owners with this address (6: IPv6)
 //!          1 │ reversed name in data │ type u16 │ reversed owner
-//!          2 │ 8 bytes of SHA-256 of data │ type u16 │ reversed owner     of types without address or name
-//!          3 │ owner                    for names with a wildcard at their end
-//!          5 │ name in data             as 3
+//!          2 │ 8 bytes of SHA-256 of data │ type u16 │ reversed owner     data of types without address or name
+//!          3 │ owner                    for queries with a wildcard at the end of the name
+//!          5 │ name in data             same as 3
 //! ```
 //!
-//! Numbers of two bytes are big-endian. A bailiwick is the owner or above it, so the number of its labels is enough; [`NO_BAILIWICK`] stands
-//! for one that is not known. Entries of the index have no value: writing them again changes nothing.
+//! Numbers of two bytes are big-endian. A bailiwick is the owner or a name above it, so the number of its labels is
+//! enough. [`NO_BAILIWICK`] stands for an unknown bailiwick. Index entries have no value, so writing one again changes
+//! nothing.
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,16 +23,16 @@ use crate::{
     rdata::{self, kind},
 };
 
-/// In the place of the number of labels.
+/// Number of labels that stands for an unknown bailiwick.
 pub(crate) const NO_BAILIWICK: u8 = 0xff;
 
-/// Longest data that is in the key itself.
+/// Longest data that is stored in the key, in bytes.
 const LONGEST: usize = 1024;
 
-/// In front of a hash; no record has data of this length.
+/// Marks a hash in the place of the data. No length of a record's data is written with these bytes.
 const HASHED: [u8; 4] = [0xff; 4];
 
-/// Kinds of entries of the index.
+/// First byte of an entry of the index: its kind.
 pub(crate) const NAME: u8 = 1;
 pub(crate) const DATA: u8 = 2;
 pub(crate) const OWNER_FORWARD: u8 = 3;
@@ -38,32 +40,32 @@ pub(crate) const V4: u8 = 4;
 pub(crate) const NAME_FORWARD: u8 = 5;
 pub(crate) const V6: u8 = 6;
 
-/// Which records, of whom, on whose word.
+/// An RRset, with the zone that vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rrset {
-    /// Whose records they are.
+    /// Owner of the records.
     pub owner: Name,
-    /// Their type.
+    /// Type of the records.
     pub kind: u16,
-    /// The zone on whose word they were taken.
+    /// Zone that vouches for the records; `None` if it is unknown, or if this is a single record of several RRsets.
     pub bailiwick: Option<Name>,
-    /// The data of each record in canonical form and order.
+    /// Data of each record, in canonical form and order.
     pub data: Vec<Box<[u8]>>,
 }
 
-/// When an RRset was seen, in seconds since 1970, and how often.
+/// Times of the first and the last sighting of an RRset, in seconds since 1970, and the number of sightings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// The first time.
+    /// Time of the first sighting.
     pub first: u64,
-    /// The last time.
+    /// Time of the last sighting.
     pub last: u64,
-    /// How often.
+    /// Number of sightings.
     pub count: u64,
 }
 
 impl Seen {
-    /// Both together.
+    /// Returns the sightings of both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -102,7 +104,7 @@ pub(crate) fn write<'a>(
 }
 
 impl Rrset {
-    /// Its key, and its data if that is too long for the key.
+    /// Returns the key, and the data if it is too long for the key.
     pub(crate) fn key(&self) -> (Vec<u8>, Vec<u8>) {
         let (mut key, mut body) = (Vec::new(), Vec::new());
         let labels = self.bailiwick.as_ref().map(Name::labels);
@@ -118,7 +120,8 @@ impl Rrset {
         (key, body)
     }
 
-    /// What a key and its data mean.
+    /// Reads an RRset from a key, and from the data if that is too long for the key. Returns `None` if they are
+    /// invalid.
     pub(crate) fn read(key: &[u8], body: &[u8]) -> Option<Self> {
         let (owner, rest) = split_reversed(key)?;
         let ([high, low, bailiwick], rest) = rest.split_first_chunk()?;
@@ -147,7 +150,7 @@ impl Rrset {
         })
     }
 
-    /// Where each of its records is to be found in the index, and its owner.
+    /// Passes the index entries of the RRset to `take`: one for its owner, and those for its records.
     pub(crate) fn index(&self, mut take: impl FnMut(Vec<u8>)) {
         let mut owner = Vec::new();
         reverse(self.owner.wire(), &mut owner);
@@ -170,13 +173,14 @@ impl Rrset {
     }
 }
 
-/// The labels of a name in their order, without the root's, so that names that begin alike stand together.
+/// Returns an index entry with the labels of a name in their normal order, without the label of the root. So names that
+/// begin with the same labels are adjacent.
 pub(crate) fn forward(entry: u8, name: &[u8]) -> Vec<u8> {
     let name = name.strip_suffix(&[0]).unwrap_or(name);
     [&[entry][..], name].concat()
 }
 
-/// What stands for data in the index.
+/// Returns the hash that stands for data in the index: the first 8 bytes of its SHA-256.
 pub(crate) fn short_hash(data: &[u8]) -> [u8; 8] {
     let hash: [u8; 32] = Sha256::digest(data).into();
     let mut short = [0; 8];
@@ -184,7 +188,7 @@ pub(crate) fn short_hash(data: &[u8]) -> [u8; 8] {
     short
 }
 
-/// The reversed name at the beginning, and what is behind it.
+/// Splits bytes into the reversed name at the beginning, and the bytes after it.
 pub(crate) fn split_reversed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 0;
     loop {
@@ -195,14 +199,15 @@ pub(crate) fn split_reversed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// What the store has of an RRset.
+/// Value of an RRset in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// How often this store has seen it itself.
+    /// Number of sightings by this store itself.
     pub(crate) own: u64,
-    /// How often others have, by their numbers, in this order.
+    /// Counts of other origins. Each entry is the number of the origin and its number of sightings; the entries are
+    /// sorted.
     pub(crate) others: Vec<(u64, u64)>,
     /// Data that is too long for the key.
     pub(crate) body: Vec<u8>,
@@ -250,7 +255,7 @@ impl Value {
         })
     }
 
-    /// Of all origins together.
+    /// Returns the sightings of all origins together.
     pub(crate) fn seen(&self) -> Seen {
         let others = self.others.iter().map(|(_, count)| *count);
         Seen {
@@ -260,7 +265,7 @@ impl Value {
         }
     }
 
-    /// Takes what an origin has counted: the most that it ever said.
+    /// Sets the count of an origin, unless a larger count is already there.
     pub(crate) fn count_of(&mut self, origin: u64, count: u64) {
         match self
             .others
@@ -272,13 +277,13 @@ impl Value {
     }
 }
 
-/// Whether the data is not in the key, but with the value.
+/// Returns whether the data is not in the key, but in the value.
 pub(crate) fn is_hashed(key: &[u8]) -> bool {
     let rest = split_reversed(key).and_then(|(_, rest)| rest.get(3..));
     rest.is_some_and(|rest| rest.starts_with(&HASHED))
 }
 
-/// Appends a number, seven bits in each byte, the low ones first.
+/// Appends a number as a varint: seven bits in each byte, the low bits first.
 pub(crate) fn push(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -287,7 +292,7 @@ pub(crate) fn push(mut number: u64, out: &mut Vec<u8>) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// Takes a number off the front.
+/// Removes a varint from the front, and returns its number; `None` if it is incomplete or longer than 64 bits.
 pub(crate) fn pull(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..64).step_by(7) {

@@ -1,11 +1,11 @@
-//! Owns the store on disk: what was seen of each RRset, and the index by which it is found.
+//! Store on disk: the sightings of each RRset, and the index that finds the RRsets.
 //!
-//! A store is a folder that fjall keeps (sorted keys, atomic batches): `rrsets` and `index`, whose keys `key` describes, and `meta`. What is
-//! written in one [`Store::add`] is there as a whole or not at all, whenever the process or the machine dies, and it is on disk when
-//! the call returns. The place in a file of messages that the write comes from ([`Mark`]) is a part of it: so what has been written is never
-//! counted a second time.
+//! A store is a folder with a database of fjall (sorted keys, atomic batches). It has three keyspaces: `rrsets` and
+//! `index`, whose keys `key` describes, and `meta`. Each [`Store::add`] is atomic: if the process or the machine dies,
+//! either everything of it is in the store or nothing. The data is on disk when the call returns. The position in the
+//! file that the data comes from ([`Mark`]) is written with it. So what was written is never counted a second time.
 //!
-//! One process at a time has the store open.
+//! Only one process at a time can open a store.
 
 mod check;
 mod key;
@@ -34,56 +34,56 @@ pub use self::{
     retention::{Removed, Retention},
 };
 
-/// What the layout of keys and values is called; another one gets another number.
+/// Number of the layout of keys and values. Another layout gets another number.
 const FORMAT: &[u8] = b"1";
 
-/// Bytes of records that are written to files at once.
+/// Size of the memtable of a keyspace, in bytes. A full memtable is written to a file.
 const MEMTABLE: u64 = 8 << 20;
 
-/// Bytes of blocks that are kept in memory.
+/// Size of the cache for blocks, in bytes.
 const CACHE: u64 = 16 << 20;
 
-/// The journal's most bytes; fjall wants no less.
+/// Largest size of the journal, in bytes. fjall accepts no smaller value.
 const JOURNAL: u64 = 64 << 20;
 
-/// Why there is no store, or no answer.
+/// Reason why a store cannot be used.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The folder is not there, or empty.
+    /// The folder does not exist or is empty.
     #[error("there is no store in {}; `pdns collect` makes one", .0.display())]
     None(PathBuf),
     /// The folder has other files.
     #[error("{} is no store of passive DNS, and not empty; name another folder", .0.display())]
     Foreign(PathBuf),
-    /// Another process has it open.
+    /// Another process has the store open.
     #[error("the store in {} is open in another process; one at a time can use it", .0.display())]
     InUse(PathBuf),
-    /// A later version's.
+    /// The store has a format that this version does not know.
     #[error("the store in {} has format {format:?}, which this version does not know", .0.display(), format = .1)]
     Format(PathBuf, String),
-    /// What was read is not what was written.
+    /// A part of the store is missing, or is not as it was written.
     #[error("the store in {} is damaged ({what}); bring back a copy, or collect into a new one", .0.display(), what = .1)]
     Damaged(PathBuf, String),
-    /// The machine.
+    /// The operating system reports an error.
     #[error("cannot use the store in {}", .0.display())]
     Io(PathBuf, #[source] io::Error),
 }
 
-/// How far a file of messages has been taken: a number of frames, and what these were.
+/// Position up to which a file of messages was collected: a number of frames, and their hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// SHA-256 of the first frame: by this the file is known again.
+    /// SHA-256 of the first frame, which identifies the file.
     pub first: [u8; 32],
-    /// Frames that are in the store.
+    /// Number of frames that are in the store.
     pub frames: u64,
-    /// SHA-256 of all of these.
+    /// SHA-256 of all these frames.
     pub digest: [u8; 32],
 }
 
-/// What an origin has seen of an RRset.
+/// Sightings of an RRset by one origin.
 pub type Counted = (Rrset, Seen, [u8; 16]);
 
-/// Sightings that are to be written: key, data that is too long for it, what was seen.
+/// Sightings to write: the key, the data that is too long for the key, and the times and count.
 pub(crate) type Sightings<'a> = [(&'a [u8], &'a [u8], Seen)];
 
 /// An open store.
@@ -93,37 +93,37 @@ pub struct Store {
     rrsets: Keyspace,
     index: Keyspace,
     meta: Keyspace,
-    /// Which store this is, among all.
+    /// Unique id of the store.
     id: [u8; 16],
 }
 
-/// What a store has, as `pdns stats` says it.
+/// Figures of a store, as `pdns stats` prints them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
-    /// RRsets.
+    /// Number of RRsets.
     pub rrsets: u64,
-    /// Their sightings.
+    /// Number of sightings of all RRsets.
     pub count: u64,
-    /// The first of them, in seconds since 1970.
+    /// Time of the first sighting, in seconds since 1970.
     pub first: Option<u64>,
-    /// The last of them.
+    /// Time of the last sighting, in seconds since 1970.
     pub last: Option<u64>,
-    /// Owners.
+    /// Number of owners.
     pub owners: u64,
-    /// Entries of the index.
+    /// Number of entries of the index.
     pub index: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Of these: the journal, which is as large for a small store as for a large one.
+    /// Bytes of the journal, which is as large for a small store as for a large one. They are part of `bytes`.
     pub journal_bytes: u64,
-    /// Files of messages whose place is known.
+    /// Number of files of messages whose position is known.
     pub files: u64,
-    /// RRsets by their types, most first.
+    /// Number of RRsets of each type, largest first.
     pub types: Vec<(String, u64)>,
 }
 
 impl Store {
-    /// Opens a store, and makes one first if the folder is not there or empty.
+    /// Opens a store. If the folder does not exist or is empty, creates the store first.
     pub fn create(folder: &Path) -> Result<Self, StoreError> {
         let io = |error| StoreError::Io(folder.to_path_buf(), error);
         fs::create_dir_all(folder).map_err(io)?;
@@ -134,13 +134,13 @@ impl Store {
         }
     }
 
-    /// Opens a store that is there.
+    /// Opens an existing store.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         Self::is_there(folder)?;
         Self::begin(folder)
     }
 
-    /// Whether a store is there to be opened, or why not. It is not opened.
+    /// Returns `Ok` if the folder has a store, or else the reason why not. Does not open the store.
     pub fn is_there(folder: &Path) -> Result<(), StoreError> {
         check::is_there(folder)
     }
@@ -165,7 +165,7 @@ impl Store {
                 .data_block_size_policy(BlockSizePolicy::all(16 << 10))
         };
         let rrsets = database.keyspace("rrsets", options).map_err(failed)?;
-        // It is only walked, never asked for one key.
+        // The index is only scanned. No single key is looked up, so a filter would not help.
         let unfiltered = || options().filter_policy(FilterPolicy::disabled());
         let index = database.keyspace("index", unfiltered).map_err(failed)?;
         let meta = database.keyspace("meta", options).map_err(failed)?;
@@ -181,7 +181,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Reads which store it is, or gives a new one its name.
+    /// Checks the format and reads the id of the store. A new store gets both.
     fn introduce(&mut self) -> Result<(), StoreError> {
         if let Some(format) = self
             .meta
@@ -215,14 +215,14 @@ impl Store {
         batch.commit().map_err(|error| self.failed(error))
     }
 
-    /// Which store this is, among all.
+    /// Returns the unique id of the store.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
         self.id
     }
 
-    /// Adds sightings and the place that they come up to, in one piece. Those that were not there before, in the order of their keys, go to
-    /// `new` once all is on disk. How many these are.
+    /// Adds sightings, and the position in their file, in one atomic batch. After all is on disk, passes the RRsets
+    /// that were not there before to `new`, in the order of their keys. Returns the number of these RRsets.
     pub(crate) fn add(
         &self,
         sightings: &Sightings<'_>,
@@ -266,7 +266,7 @@ impl Store {
         Ok(count)
     }
 
-    /// How far the file with this first frame has been taken.
+    /// Returns the position up to which the file with this first frame was collected.
     pub fn mark(&self, first: [u8; 32]) -> Result<Option<Mark>, StoreError> {
         let key = [&b"file/"[..], &first].concat();
         let Some(value) = self.meta.get(key).map_err(|error| self.failed(error))? else {
@@ -284,7 +284,7 @@ impl Store {
             .map(Some)
     }
 
-    /// RRsets whose keys begin so, in the order of their keys.
+    /// Returns the RRsets whose keys begin with `prefix`, in the order of their keys.
     pub(crate) fn rrsets(
         &self,
         prefix: &[u8],
@@ -304,7 +304,7 @@ impl Store {
         })
     }
 
-    /// Entries of the index from one to another, both included, or that begin with the latter.
+    /// Returns the entries of the index between `from` and `to`, both included, and those that begin with `to`.
     pub(crate) fn index(
         &self,
         from: &[u8],
@@ -321,13 +321,15 @@ impl Store {
             })
     }
 
-    /// What an origin has seen of an RRset, whatever of it was known before: counts become the greatest that it ever said.
+    /// Merges sightings of any origins. For each RRset and origin, the store keeps the largest count that was ever
+    /// merged.
     ///
-    /// `origin` names a store or a file; a store's own is its [`id`](Self::id). What comes twice, or by another way, changes nothing.
+    /// The origin is the id of a store or of a file; the store's own sightings have its [`id`](Self::id). Sightings
+    /// that arrive twice, or over another path, change nothing.
     pub fn merge(&self, sets: &[Counted]) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         let mut changed: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
-        // Read once, not for each origin: a file may name as many as it has lines.
+        // Read once, not for each origin: every line of a file may name another origin.
         let mut numbers = self.numbers()?;
         for (set, seen, origin) in sets {
             let (key, body) = set.key();
@@ -370,7 +372,7 @@ impl Store {
         batch.commit().map_err(|error| self.failed(error))
     }
 
-    /// The numbers that stand for other origins in values, and the first that stands for none yet.
+    /// Returns the numbers that stand for other origins in values, and the next free number.
     fn numbers(&self) -> Result<Numbers, StoreError> {
         let origins = self.origins()?;
         let next = origins.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -388,7 +390,7 @@ impl Store {
         items.collect()
     }
 
-    /// Every RRset with what each origin has seen of it.
+    /// Returns every RRset with the sightings of each origin.
     pub fn sightings(
         &self,
     ) -> Result<impl Iterator<Item = Result<Counted, StoreError>> + use<'_>, StoreError> {
@@ -415,7 +417,7 @@ impl Store {
         Ok(each)
     }
 
-    /// Counts everything: reads the whole store.
+    /// Counts everything. This reads the whole store.
     pub fn stats(&self) -> Result<Stats, StoreError> {
         let mut stats = Stats::default();
         let mut types: BTreeMap<u16, u64> = BTreeMap::new();
@@ -479,7 +481,7 @@ impl Store {
 
 type Numbers = (HashMap<[u8; 16], u64>, u64);
 
-/// The number of an origin. Of a new one `write` gets the key that it has to be written with.
+/// Returns the number of an origin. For a new origin, calls `write` with the key under which the origin must be stored.
 fn number_of(origin: [u8; 16], (numbers, next): &mut Numbers, write: impl FnOnce(Vec<u8>)) -> u64 {
     *numbers.entry(origin).or_insert_with(|| {
         let number = *next;
@@ -489,10 +491,10 @@ fn number_of(origin: [u8; 16], (numbers, next): &mut Numbers, write: impl FnOnce
     })
 }
 
-/// Files and folders that fjall makes before a store is complete.
+/// Files and folders that fjall creates before a store is complete.
 const UNFINISHED: [&str; 3] = ["0.jnl", "keyspaces", "lock"];
 
-/// Removes the remains of a process that died while it made a store. Only remains that hold nothing are removed: fjall
+/// Removes the remains of a process that died while it created a store. Only remains without data are removed: fjall
 /// writes no data before the store is complete.
 fn clear_unfinished(folder: &Path) -> io::Result<()> {
     let files: io::Result<Vec<_>> = fs::read_dir(folder)?.collect();
@@ -502,7 +504,7 @@ fn clear_unfinished(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     let lock = fs::File::options().write(true).open(folder.join("lock"))?;
-    // Another process is about to make it.
+    // Another process is creating the store.
     if lock.try_lock().is_err() {
         return Ok(());
     }
@@ -515,8 +517,8 @@ fn clear_unfinished(folder: &Path) -> io::Result<()> {
     absent_is_fine(fs::remove_file(folder.join("lock")))
 }
 
-/// Returns whether the remains of an unfinished store have no data: the lock is empty, no keyspace was made, and the journal
-/// has nothing but the zeroes of its allocation.
+/// Returns whether the remains of an unfinished store have no data: the lock is empty, there is no keyspace, and the
+/// journal has only the zeroes of its allocation.
 fn holds_nothing(folder: &Path) -> io::Result<bool> {
     let lock = fs::metadata(folder.join("lock"))?;
     if !lock.is_file() || lock.len() > 0 {

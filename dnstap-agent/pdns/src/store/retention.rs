@@ -1,4 +1,4 @@
-//! Owns what is given up of a store: RRsets that were last seen long ago, so many as age or size say.
+//! Removes old RRsets from a store, as the limits of age and size require.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,35 +10,36 @@ use super::{
 };
 use crate::name::{Name, reverse};
 
-/// Removals that are written at once.
+/// Number of removals after which a batch is written.
 const BATCH: usize = 10_000;
 
-/// RRsets of the same hour are removed together.
+/// Seconds in an hour. Retention by size removes whole hours, except in the newest hour.
 const HOUR: u64 = 3600;
 
-/// How often the size is looked at again: what an RRset takes on disk is an estimate.
+/// Largest number of times that the size is checked again: the size of an RRset on disk is only an estimate.
 const ROUNDS: usize = 4;
 
-/// What is to stay.
+/// Limits for what stays in a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// RRsets that were last seen before this time (seconds since 1970) go.
+    /// RRsets that were last seen before this time (seconds since 1970) are removed.
     pub since: Option<u64>,
-    /// If the store takes more bytes on disk than this, those that were seen longest ago go.
+    /// If the store without its journal takes more bytes on disk than this, the RRsets that were seen longest ago are
+    /// removed.
     pub bytes: Option<u64>,
 }
 
-/// What is gone.
+/// Result of [`Store::compact`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// RRsets.
+    /// Number of RRsets that were removed.
     pub rrsets: u64,
     /// Bytes on disk before and after.
     pub bytes: (u64, u64),
 }
 
 impl Store {
-    /// Removes what is not to stay, and brings what is there into its smallest form.
+    /// Removes the RRsets beyond the limits, and compacts the files of the store.
     pub fn compact(&self, retention: Retention) -> Result<Removed, StoreError> {
         let mut removed = Removed {
             bytes: (self.bytes()?, 0),
@@ -74,8 +75,9 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the time such that what was seen since then takes `most` bytes, if the whole takes `all`. Time is cut by the
-    /// hour, and within the newest hour by the second. What was seen in the newest second always stays.
+    /// Returns a time: the RRsets that were last seen since then take about `most` bytes, if all RRsets take `all`
+    /// bytes. The time is the start of an hour, or in the newest hour a second. RRsets that were seen in the newest
+    /// second always stay.
     fn time_that_leaves(&self, most: u64, all: u64) -> Result<Option<u64>, StoreError> {
         let hours = self.sizes_by(HOUR, 0)?;
         let Some((newest, _)) = hours.last_key_value() else {
@@ -113,7 +115,8 @@ impl Store {
         Ok(sizes)
     }
 
-    /// Removes the RRsets that were last seen before that time, and what of the index leads nowhere then.
+    /// Removes the RRsets that were last seen before `since`, and the index entries that they alone had. Returns the
+    /// number of removed RRsets.
     fn remove_before(&self, since: u64) -> Result<u64, StoreError> {
         let mut batch = self.database.batch();
         let mut removed = 0;
@@ -146,7 +149,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// All RRsets of an owner: removes those that are old, and the entries of the index that no other of them has. How many were removed.
+    /// Removes the old RRsets of an owner, and the index entries that none of its other RRsets has. `sets` are all
+    /// RRsets of the owner. Returns the number of removed RRsets.
     fn remove_of(
         &self,
         sets: &[(Rrset, Value)],
@@ -167,7 +171,7 @@ impl Store {
         for (set, _) in &old {
             batch.remove(&self.rrsets, set.key().0);
             set.index(|entry| match entry.first() {
-                // It has no owner, so another one may still need it.
+                // This entry does not contain the owner, so another owner may still need it.
                 Some(&NAME_FORWARD) => {
                     names.insert(entry);
                 }
@@ -178,7 +182,7 @@ impl Store {
         old.len() as u64
     }
 
-    /// Removes those names from the index that are in no data any more.
+    /// Removes names from the index that are in no data any more.
     fn forget_names(&self, names: &BTreeSet<Vec<u8>>) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for entry in names {

@@ -130,7 +130,7 @@ fn merging_is_commutative_and_idempotent() {
         }
         assert_eq!(all(into), truth);
     }
-    // By a way round, and back to where it came from.
+    // The data takes a detour, and returns to where it came from.
     merge(&left, &right);
     merge(&left, &one);
     merge(&one, &other);
@@ -164,7 +164,8 @@ fn what_is_old_goes_and_the_index_with_it() {
     };
     assert_eq!(store.compact(retention).expect("done").rrsets, 3);
     assert_eq!(all(&store), [(other_zone, seen(old, new, 2))]);
-    // Owner, name backwards and forwards; the others' had three each, and two for the address.
+    // Each NS RRset has three entries: one for the owner, and two for the name in its data. The A RRset had two, one of
+    // them for the address.
     assert_eq!((before, store.stats().expect("read").index), (3 + 3 + 2, 3));
 }
 
@@ -200,7 +201,7 @@ fn a_store_becomes_as_small_as_it_has_to() {
     let left = all(&store);
     assert!(size(&store) <= most, "{} of {most}", size(&store));
     assert!((5_000..12_000).contains(&left.len()), "{}", left.len());
-    // The latest ones.
+    // The latest RRsets stay.
     let oldest = left.iter().map(|(_, seen)| seen.last).min();
     assert!(
         oldest >= Some((20_000 - left.len() as u64) * 600),
@@ -310,7 +311,7 @@ fn a_damaged_store_is_called_so() {
     assert!(matches!(error, StoreError::Damaged(..)), "{error}");
 }
 
-/// What removes a part of a store has to be told: fjall would make it anew, and empty.
+/// The loss of a part must be reported: fjall would create the part again, empty.
 #[test]
 fn a_store_that_has_lost_a_part_is_called_damaged() {
     let lose = |part: &str| {
@@ -343,7 +344,7 @@ fn a_store_that_has_lost_a_part_is_called_damaged() {
     parts.into_iter().for_each(lose);
 }
 
-/// The process died between `version` and the first write: there is nothing to lose.
+/// The process died between `version` and the first write, so no data can be missing.
 #[test]
 fn a_store_in_which_nothing_was_written_is_made_whole() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -363,7 +364,7 @@ fn a_store_in_which_nothing_was_written_is_made_whole() {
 #[test]
 fn what_cannot_be_looked_at_is_not_called_absent() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Fails for root too, who is never denied.
+    // A link to itself is an error for root as well. A lack of permission would not be one.
     let circle = folder.path().join("circle");
     std::os::unix::fs::symlink("circle", &circle).expect("made");
     for done in [Store::open(&circle), Store::create(&circle)] {
@@ -387,7 +388,7 @@ fn origins_have_numbers_of_their_own_over_many_merges() {
     assert_eq!(store.origins().expect("read").len(), 60);
 }
 
-/// Each new origin once read all that are there: 20,000 of them took minutes.
+/// An earlier version read all origins again for each new one: 20,000 of them took minutes.
 #[test]
 fn as_many_origins_as_lines_are_merged_soon() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,8 +1,9 @@
-//! `pdns collect`: files of dnstap into a store, each frame once.
+//! `pdns collect`: reads files of dnstap into a store, each frame once.
 //!
-//! A file is known again by what is in it, not by its name: by its first frame, and by the SHA-256 of all frames that were taken. So a file
-//! may be collected while it grows, compressed afterwards, moved, or given again after a crash: it is taken up where it was left. What is
-//! in the store already is still looked at, for the queries whose responses come later.
+//! A file is identified by its content, not by its name: by its first frame, and by the SHA-256 of all frames that were
+//! collected. So a file can be collected while it grows, be compressed afterwards, be moved, or be given again after a
+//! crash: the command continues where it stopped. It still looks at frames that are already in the store, because they
+//! may have queries whose responses come later.
 
 use std::{
     fs::File,
@@ -34,10 +35,10 @@ use crate::{
     },
 };
 
-/// Longest frame: as long as `receive` may write one.
+/// Longest frame in bytes: the longest that `receive` may write.
 const LONGEST: u32 = 64 << 20;
 
-/// Responses from which on it is told if nearly all of them are left out.
+/// Number of responses from which on the command warns if nearly all of them are left out.
 const JUDGED: u64 = 10;
 
 /// Runs `pdns collect`. An error carries [`ExitWith`].
@@ -85,23 +86,23 @@ struct Work<'a> {
     new: Option<Box<dyn io::Write>>,
     progress: Progress,
     file: Option<Current>,
-    /// When something was written the last time.
+    /// Time of the last write.
     written: Instant,
     exit: Exit,
 }
 
-/// The file that is read.
+/// The file that is being read.
 struct Current {
     path: PathBuf,
-    /// Where the last row of frames was. The next one is behind it, unless the same file comes a second time.
+    /// Offset of the last row of frames. The next row has a larger offset, unless the same file comes a second time.
     offset: u64,
-    /// Of all frames so far.
+    /// SHA-256 of all frames so far.
     digest: Sha256,
     first: [u8; 32],
     frames: u64,
-    /// Up to where it is in the store already.
+    /// Position up to which the file is already in the store.
     known: Option<Mark>,
-    /// It is not the file that it seemed to be.
+    /// Whether this is not the file that it seemed to be.
     is_other: bool,
 }
 
@@ -114,7 +115,7 @@ impl Current {
         }
     }
 
-    /// Whether the next frames are in the store already.
+    /// Returns whether the next frame is already in the store.
     fn is_known(&self) -> bool {
         self.known.is_some_and(|known| self.frames < known.frames)
     }
@@ -196,7 +197,7 @@ impl Work<'_> {
         })
     }
 
-    /// Has everything written, with the place up to which it is.
+    /// Writes everything, with the position in the file that is reached.
     fn write(&mut self) -> Result<()> {
         let is_behind = |file: &&Current| !file.is_other && !file.is_known();
         let mark = self.file.as_ref().filter(is_behind);
@@ -248,7 +249,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Tells it, and remembers the exit code: a file that could not be read counts more than one that is damaged.
+    /// Prints a warning, and remembers the exit code. The code for a file that could not be read takes precedence over
+    /// the code for a damaged file.
     fn warn(&mut self, exit: Exit, what: std::fmt::Arguments<'_>) {
         self.progress
             .aside(|| log::say(format_args!("dnstap-agent: warning: {what}\n")));
@@ -275,7 +277,7 @@ impl Work<'_> {
     }
 }
 
-/// What became of the messages, in lines.
+/// Returns the numbers of messages and RRsets by result, as lines of text.
 fn summary(counts: &Counts) -> String {
     let left_out = |of_rrset: bool| {
         let these = Discard::ALL
@@ -315,7 +317,7 @@ fn open_new(path: &Path) -> Result<Box<dyn io::Write>> {
     Ok(Box::new(file))
 }
 
-/// Each with the registered domain that its owner belongs to.
+/// Writes new RRsets, each with the registered domain of its owner.
 fn write_new(output: &mut dyn io::Write, new: Vec<(Rrset, Seen)>) -> Result<()> {
     let mut text = String::new();
     for (set, seen) in new {
@@ -336,7 +338,8 @@ fn write_new(output: &mut dyn io::Write, new: Vec<(Rrset, Seen)>) -> Result<()> 
         .with_context(|| ExitWith(Exit::Output, "cannot write new RRsets".to_owned()))
 }
 
-/// By the public suffix list; none of suffixes themselves and of names that no suffix is known for.
+/// Returns the registered domain of the owner, by the public suffix list. Returns `None` if the owner is itself a
+/// public suffix, or if its suffix is not in the list.
 fn registered(set: &Rrset) -> Option<String> {
     let owner = set.owner.undotted();
     let domain = psl::domain(owner.as_bytes())?;

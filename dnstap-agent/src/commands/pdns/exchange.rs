@@ -1,4 +1,5 @@
-//! `pdns export`, `import` and `merge`: what one origin has seen goes from store to store, and is counted once by whatever way it comes.
+//! `pdns export`, `import` and `merge`: pass sightings from store to store, with their origin. So they are counted
+//! once, even if they arrive over several paths.
 
 use std::{
     fs::File,
@@ -25,16 +26,16 @@ use crate::{
     sources::file::{self, named},
 };
 
-/// What is merged at once, at most.
+/// Largest number of sightings that are merged at once.
 const BATCH: usize = 10_000;
 
-/// Bytes that are merged at once: a line of few bytes each for its records takes many times as much in memory.
+/// Largest number of bytes that are merged at once. A line of many short records takes many times its length in memory.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Longest line: data of 64 KiB, each byte of it as four.
+/// Longest line in bytes. Data of 64 KiB fits, with four characters for each byte.
 const LONGEST: u64 = 1 << 20;
 
-/// Lines that are left out and told one by one.
+/// Number of lines that are left out with a message for each.
 const TOLD: u64 = 20;
 
 /// Runs `pdns export`. An error carries [`ExitWith`].
@@ -64,7 +65,7 @@ pub(super) fn import(options: &Import) -> Result<Exit> {
     for path in &options.files {
         let (_, opened) = file::open(path);
         if opened.is_ok() {
-            // Not before: a file that is not there leaves no empty store.
+            // The store is created only now, so that a missing file leaves no empty store.
             work.store()?;
         }
         let done = opened.and_then(|mut file| {
@@ -94,7 +95,7 @@ pub(super) fn import(options: &Import) -> Result<Exit> {
 /// Runs `pdns merge`. An error carries [`ExitWith`].
 pub(super) fn merge(options: &Merge) -> Result<Exit> {
     let mut work = Importing::new(&options.db);
-    // All of them before anything is written, so that a mistake in the last one leaves nothing half done.
+    // All stores are checked before anything is written, so that a mistake in the last one leaves nothing half done.
     for from in &options.from {
         Store::is_there(from).map_err(refused)?;
     }
@@ -113,7 +114,7 @@ pub(super) fn merge(options: &Merge) -> Result<Exit> {
 
 struct Importing<'a> {
     folder: &'a Path,
-    /// Opened, and made if it is not there, once there is something to read.
+    /// The store. It is opened, or created if there is none, once there is something to read.
     store: Option<Store>,
     waiting: Vec<Sighting>,
     waiting_bytes: usize,
@@ -199,7 +200,7 @@ impl<'a> Importing<'a> {
     }
 }
 
-/// By what is in the file, so that it is the same file under any name.
+/// Returns the origin for the content of a file. So the same file has the same origin under any name.
 fn origin_of(path: &Path, file: &mut File) -> Result<Origin> {
     // A pipe cannot be read twice.
     file.stream_position().with_context(|| {

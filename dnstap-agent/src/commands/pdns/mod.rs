@@ -1,4 +1,5 @@
-//! `pdns`: passive DNS in a store on disk. The crate `dnstap-pdns` has all that it is; here are files, options and texts.
+//! `pdns`: passive DNS in a store on disk. The crate `dnstap-pdns` has the store and its rules; this module has files,
+//! options and texts.
 
 mod collect;
 mod exchange;
@@ -85,19 +86,19 @@ fn compact(options: &Compact) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |since| since.as_secs())
 }
 
-/// Writes to standard output; a reader that has gone has seen enough.
+/// Writes to standard output. It is no error if the reader has closed it.
 fn print(text: &str) -> Result<Exit> {
     write_out(&mut io::stdout().lock(), text)?;
     Ok(Exit::Ok)
 }
 
-/// Whether there is still a reader.
+/// Writes text, and returns whether there is still a reader.
 fn write_out(output: &mut impl Write, text: &str) -> Result<bool> {
     let done = output
         .write_all(text.as_bytes())
@@ -110,7 +111,7 @@ fn write_out(output: &mut impl Write, text: &str) -> Result<bool> {
     }
 }
 
-/// The error with the exit code that belongs to it.
+/// Returns the error with its exit code.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "it takes what map_err hands over"

@@ -1,4 +1,4 @@
-//! `pdns query`: the letters of `dnsdbq`, made into a query.
+//! `pdns query`: makes a query from the options of `dnsdbq`, and prints the answers.
 
 use std::{
     collections::HashSet,
@@ -68,7 +68,8 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
         }
     }
     output.end()?;
-    // Sorted answers are the first ones of these only, so it is told in any case.
+    // With sorting, all answers up to the limit were read before the first was printed. So the warning also appears if
+    // the output ended early.
     if is_read && left == 0 && found.next().is_some() {
         log::say(format_args!(
             "dnstap-agent: warning: there are more than {}; -l 0 looks for all\n",
@@ -81,14 +82,14 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
 struct Printer<W: io::Write> {
     format: Format,
     output: BufWriter<W>,
-    /// Lines of the minimal form, each of which comes once.
+    /// Lines that were printed in the minimal format, which has each line once.
     told: HashSet<String>,
     most: usize,
     is_first: bool,
 }
 
 impl<W: io::Write> Printer<W> {
-    /// Whether there may be more.
+    /// Prints an answer, and returns whether there may be more.
     fn print(&mut self, answer: &Answer) -> Result<bool> {
         if self.most == 0 {
             return Ok(false);
@@ -104,7 +105,7 @@ impl<W: io::Write> Printer<W> {
         if std::mem::take(&mut self.is_first) {
             text.insert_str(0, self.format.head());
         }
-        // What was found first is shown at once.
+        // This flushes the output, so that each answer is shown at once.
         write_out(&mut self.output, &text)
     }
 
@@ -118,7 +119,7 @@ impl<W: io::Write> Printer<W> {
     }
 }
 
-/// What the options ask for, or what is wrong with them.
+/// Returns the query that the options describe, or what is wrong with them.
 fn query(options: &Options) -> Result<Query, String> {
     let (what, type_words, zone) = what(options)?;
     let mut words: Vec<_> = options.types.iter().map(String::as_str).collect();
@@ -145,7 +146,7 @@ fn query(options: &Options) -> Result<Query, String> {
     })
 }
 
-/// What is looked for, and the types and the bailiwick behind its slashes.
+/// Returns what to look for, and the types and the bailiwick that follow it after slashes.
 fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), String> {
     if let Some(text) = &options.address {
         let range = addresses(text);
@@ -186,13 +187,13 @@ fn what(options: &Options) -> Result<(What, Option<String>, Option<String>), Str
     Ok((what, kinds, zone))
 }
 
-/// Bytes as digits.
+/// Reads hexadecimal digits as bytes.
 pub(super) fn hex(text: &str) -> Result<Vec<u8>, String> {
     let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes());
     bytes.map_err(|_invalid| format!("{text:?} is no hexadecimal"))
 }
 
-/// `*.NAME`, `NAME.*` or NAME.
+/// Reads `*.NAME`, `NAME.*` or `NAME`.
 pub(super) fn names(text: &str) -> Result<Names, String> {
     if let Some(zone) = text.strip_prefix("*.") {
         return name(zone).map(Names::Below);
@@ -208,7 +209,7 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
         .map_err(|error| format!("{text:?} is no name: {error}"))
 }
 
-/// Types by their words.
+/// Reads a list of the names of types.
 pub(super) fn kinds(words: &[&str]) -> Result<Kinds, String> {
     let mut kinds = Vec::new();
     for word in words {

@@ -1,8 +1,9 @@
-//! Owns the moments that `dnsdbq` takes after -A and -B.
+//! The times that `dnsdbq` accepts after -A and -B.
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 
-/// Seconds since 1970 of a moment: `1300000000`, `-3600` and `1w2d3h4m5s` (so long before `now`), `2026-11-30`, `2026-11-30 12:00:00` (UTC).
+/// Reads a time, and returns it in seconds since 1970. The formats are `1300000000`, `-3600` and `1w2d3h4m5s` (both
+/// before `now`), `2026-11-30`, and `2026-11-30 12:00:00` (UTC).
 pub(super) fn parse(text: &str, now: u64) -> Option<u64> {
     if let Some(ago) = text.strip_prefix('-') {
         return Some(now.saturating_sub(ago.parse().ok()?));
@@ -18,7 +19,7 @@ pub(super) fn parse(text: &str, now: u64) -> Option<u64> {
     u64::try_from(time.as_second()).ok()
 }
 
-/// Weeks, days, hours, minutes and seconds, each with its letter.
+/// Reads weeks, days, hours, minutes and seconds, each with its letter, and returns the seconds.
 fn length(text: &str) -> Option<u64> {
     let mut total = 0_u64;
     let mut rest = text;
@@ -39,7 +40,7 @@ fn length(text: &str) -> Option<u64> {
     (!text.is_empty()).then_some(total)
 }
 
-/// In UTC.
+/// Returns a time in UTC as text.
 pub(super) fn utc(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| Timestamp::from_second(seconds).ok());

@@ -1,8 +1,8 @@
-//! `pdns serve`: a store, asked over HTTP by the programs that analysts have: version 2 of the DNSDB API with its Streaming API Framing, and
-//! CIRCL's passive DNS.
+//! `pdns serve`: answers queries of a store over HTTP, for the programs that analysts use. The interfaces are version 2
+//! of the DNSDB API with its Streaming API Framing, and CIRCL's passive DNS.
 //!
-//! Each request is answered on a thread of its own, [`CONNECTIONS`] at most, which waits for the reader: nothing is gathered. Without keys it
-//! listens on loopback addresses only.
+//! Each request has its own thread, at most [`CONNECTIONS`] at a time. The thread waits for the reader, so an answer is
+//! never in memory as a whole. Without keys, the server listens on loopback addresses only.
 
 mod paths;
 
@@ -45,19 +45,19 @@ use crate::{
     },
 };
 
-/// Most connections at a time; further ones wait.
+/// Largest number of connections at a time. Further connections wait.
 const CONNECTIONS: usize = 16;
 
 /// Time limit for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time limit for an answer, with the reading of it.
+/// Time limit for a connection, which includes the time that the client takes to read the answer.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// Pieces of an answer that wait for its reader.
+/// Number of pieces of an answer that may wait for the reader.
 const PIECES: usize = 4;
 
-/// Bytes of a piece, about.
+/// Approximate size of a piece, in bytes.
 const PIECE: usize = 16 << 10;
 
 /// Runs `pdns serve` until SIGINT or SIGTERM. An error carries [`ExitWith`].
@@ -102,7 +102,7 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
         }
         anyhow::Ok(())
     })?;
-    // Answers that are under way end with their readers.
+    // This closes the connections. A thread that still writes an answer ends when it has no reader.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(Exit::Ok)
 }
@@ -112,11 +112,11 @@ struct Served {
     keys: Option<Keys>,
 }
 
-/// Keys, by their SHA-256: so all are compared in the same time, however much of them is right.
+/// SHA-256 of each key. All keys take the same time to compare, so the time does not show how much of a key is right.
 struct Keys(Vec<[u8; 32]>);
 
 impl Keys {
-    /// One on each line; empty lines and those that begin with `#` are none.
+    /// Reads a key from each line. Skips empty lines, and lines that begin with `#`.
     fn read(text: &str) -> Self {
         let lines = text.lines().map(str::trim);
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -131,7 +131,7 @@ impl Keys {
             .fold(false, |found, one| found | (differs(one) == 0))
     }
 
-    /// `X-API-Key`, or the password of basic authentication.
+    /// Returns whether the request has a valid key: in `X-API-Key`, or as the password of basic authentication.
     fn allow<T>(&self, request: &Request<T>) -> bool {
         let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
         if let Some(key) = header("x-api-key") {
@@ -155,7 +155,7 @@ async fn accept(listener: TcpListener, served: Arc<Served>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // No descriptors left: there are some again when a connection is closed.
+                // There may be no file descriptors left. One becomes free when a connection is closed.
                 warn!(%error, "cannot take a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -208,7 +208,7 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
                     sender,
                     text: String::new(),
                 };
-                // Nobody reads it any more.
+                // An error means that the reader has gone.
                 let _gone = look(&served.store, &lookup, &mut output);
             });
             let mut response = Response::new(Lines(receiver));
@@ -231,7 +231,7 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
 /// The reader has gone.
 struct Gone;
 
-/// Writes the answers, line by line.
+/// Writes the answers, one on each line.
 fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone> {
     let mut found = store.ask(&lookup.query).skip(lookup.offset);
     let is_framed = lookup.style != Style::Circl;
@@ -273,10 +273,10 @@ fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone>
     output.send()
 }
 
-/// How the answers ended.
+/// Returns the last line, which says how the answers ended.
 fn end(failed: Option<&StoreError>, is_more: bool) -> String {
     let end = match (failed, is_more) {
-        // Not the error's own text, which names a folder.
+        // The text of the error itself would show the path of a folder.
         (Some(_), _) => json!({"cond": "failed", "msg": "the store cannot be read"}),
         (None, true) => json!({"cond": "limited", "msg": "Result limit reached"}),
         (None, false) => json!({"cond": "succeeded"}),
@@ -294,7 +294,7 @@ impl Output {
         let is_first = self.text.is_empty();
         self.text.push_str(line);
         self.text.push('\n');
-        // The first line is sent at once: it says that there is an answer.
+        // The first line is sent at once, so that the client knows that an answer comes.
         if is_first && self.sender.capacity() == PIECES || self.text.len() >= PIECE {
             self.send()?;
         }
@@ -307,13 +307,13 @@ impl Output {
     }
 }
 
-/// The body of an answer, as it comes.
+/// Body of a response, which is sent piece by piece.
 struct Lines(mpsc::Receiver<Bytes>);
 
 impl Lines {
     fn whole(status: StatusCode, text: String) -> Response<Self> {
         let (sender, receiver) = mpsc::channel(1);
-        // There is room for one.
+        // The channel has room for one piece.
         let _sent = sender.try_send(text.into());
         let mut response = Response::new(Self(receiver));
         *response.status_mut() = status;

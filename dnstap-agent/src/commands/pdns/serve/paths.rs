@@ -1,4 +1,4 @@
-//! Owns what the paths and parameters of the two interfaces ask for.
+//! Parses the paths and parameters of the two interfaces.
 //!
 //! ```text
 //! /dnsdb/v2/lookup|summarize/rrset/name|raw/VALUE[/TYPE[,...][/BAILIWICK]]
@@ -7,24 +7,24 @@
 //! /pdns/query/NAME|IP
 //! ```
 //!
-//! Parameters of DNSDB are `time_first_after`, `time_first_before`, `time_last_after`, `time_last_before`, `limit` and `offset`; others are
-//! passed over, for programs say who they are.
+//! The parameters of DNSDB are `time_first_after`, `time_first_before`, `time_last_after`, `time_last_before`, `limit`
+//! and `offset`. Other parameters are ignored, because clients identify themselves with them.
 
 use dnstap_pdns::{Fence, Kinds, Name, Names, Query, What, addresses};
 
 use crate::commands::pdns::query::{hex, kinds, name, names};
 
-/// Answers without a limit of the asker's own.
+/// Largest number of answers if the request has no limit.
 const USUAL: usize = 10_000;
 
-/// Most answers.
+/// Largest number of answers in any case.
 const MOST: usize = 1_000_000;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// There is no such thing.
+    /// The path does not exist.
     Path,
-    /// What is asked makes no sense, and why.
+    /// The query is invalid. The text says why.
     Query(String),
 }
 
@@ -43,18 +43,18 @@ pub(super) struct Lookup {
     pub(super) style: Style,
 }
 
-/// How answers are written.
+/// Format of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// Framed, each.
+    /// Every answer, with framing.
     Lookup,
-    /// Framed, their sum.
+    /// The sum of the answers, with framing.
     Summarize,
-    /// Common Output Format.
+    /// Every answer in Common Output Format, without framing.
     Circl,
 }
 
-/// Reads a path and its parameters at that time (seconds since 1970).
+/// Reads a path and its parameters. `now` is in seconds since 1970.
 pub(super) fn read(path: &str, parameters: &str, now: u64) -> Result<Asked, Wrong> {
     let parts: Option<Vec<String>> = path.split('/').skip(1).map(unescaped).collect();
     let parts = parts.ok_or(Wrong::Path)?;
@@ -146,7 +146,7 @@ impl Lookup {
     fn set(&mut self, name: &str, value: &str, now: u64) -> Result<(), Wrong> {
         let wrong = || Wrong::Query(format!("{name}={value} is no number"));
         let number = || value.parse::<usize>().map_err(|_invalid| wrong());
-        // Negative: so long ago.
+        // A negative number is a number of seconds before now.
         let time = || {
             let time = match value.strip_prefix('-') {
                 Some(ago) => ago.parse().map(|ago| now.saturating_sub(ago)),
@@ -173,7 +173,7 @@ impl Lookup {
     }
 }
 
-/// A part of a path without its `%XX`; `None` if what comes out is no text.
+/// Decodes `%XX` in a part of a path. Returns `None` if an escape is invalid, or if the result is not UTF-8.
 fn unescaped(part: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.bytes();
