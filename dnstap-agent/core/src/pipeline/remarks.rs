@@ -4,7 +4,7 @@
 //! own query, or response to it ─► queue ──┬─ its remark comes in time ─► out, in the queue's order
 //!                                         └─ PATIENCE_NS are over ─────► out, without a remark
 //! response to a client         ─► out; its remark has come before it, or never comes
-//! query of a client            ─► out, or held back; a remark within PATIENCE_NS sets its type
+//! query of a client            ─► out; or held back, then a remark within PATIENCE_NS sets its type
 //! remark                       ─► joined with a message that waits, or waits PATIENCE_NS
 //!                                 and is dropped
 //! ```
