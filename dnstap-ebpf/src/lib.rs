@@ -87,9 +87,10 @@ pub enum RecordKind {
     Message = 3,
     /// Another event that a probe saw. No payload has a meaning yet.
     Notice = 4,
-    /// What the server itself says about a message that it receives or sends: the payload is a [`Remark`], its last bytes those of the zone
-    /// alone. Of the header the direction and the peer are set, the local port where the server knows it, and the thread. The protocol is not
-    /// known (`IPPROTO_UDP` stands there).
+    /// Remark: what the server itself says about a message that it receives or sends. The payload
+    /// is a [`Remark`] that ends with the last byte of the zone. The header has the direction, the
+    /// peer, the thread, and the local port if the server knows it. The protocol is not known, so
+    /// it is always `IPPROTO_UDP`.
     Remark = 5,
 }
 
@@ -108,39 +109,43 @@ impl RecordKind {
     }
 }
 
-/// First bytes of a message by which a [`Remark`] is known to be about it: id, flags, and most or all of the question.
+/// Number of bytes from the start of a message by which its [`Remark`] is found: id, flags, and
+/// most or all of the question.
 pub const REMARK_PREFIX: usize = 64;
 
 /// Longest domain name on the wire (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
 
-/// Bytes of a [`Remark`] in front of the zone.
+/// Number of bytes of a [`Remark`] in front of the zone.
 pub const REMARK_HEAD: usize = 80;
 
-/// What a server says about a message: the arguments of its own dnstap.
+/// Remark: what a server says about a message. The values are arguments of the function by which
+/// the server logs to its own dnstap.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// The server's own type of the message: one of the bits `SERVER_*`.
+    /// Server's own type of the message: one of the bits `SERVER_*`.
     pub message_type: u32,
-    /// Bytes of the message.
+    /// Length of the message in bytes.
     pub message_len: u32,
-    /// The transport, as the server has it: `bool` TCP (BIND 9.16 and 9.18), or 1 UDP, 2 TCP, 3 TLS, 4 HTTP (9.20).
+    /// Transport as the server has it: `bool` TCP (BIND 9.16 and 9.18), or 1 UDP, 2 TCP, 3 TLS, 4
+    /// HTTP (9.20).
     pub transport: u32,
-    /// Bytes of [`Self::prefix`].
+    /// Number of bytes of [`Self::prefix`] that are used.
     pub prefix_len: u16,
-    /// Bytes of [`Self::zone`]; 0: the server names no zone.
+    /// Number of bytes of [`Self::zone`] that are used; 0 if the server names no zone.
     pub zone_len: u16,
-    /// The message's first bytes; what is behind them has no meaning.
+    /// First bytes of the message; the unused bytes have no meaning.
     pub prefix: [u8; REMARK_PREFIX],
-    /// The zone's name in wire format.
+    /// Name of the zone in wire format.
     pub zone: [u8; MAX_NAME + 1],
 }
 
 const _: () = assert!(offset_of!(Remark, zone) == REMARK_HEAD);
 const _: () = assert!(size_of::<Remark>() == REMARK_HEAD + 256 && align_of::<Remark>() == 4);
 
-/// [`Remark::message_type`], as in BIND's `dns_dtmsgtype_t` (lib/dns/include/dns/dnstap.h, the same in 9.16 to 9.20).
+/// Value of [`Remark::message_type`], as in BIND's `dns_dtmsgtype_t` (lib/dns/include/dns/dnstap.h,
+/// the same in 9.16 to 9.20).
 pub const SERVER_CLIENT_QUERY: u32 = 0x4;
 /// See [`SERVER_CLIENT_QUERY`].
 pub const SERVER_CLIENT_RESPONSE: u32 = 0x8;
@@ -157,16 +162,16 @@ pub const SERVER_FORWARDER_QUERY: u32 = 0x100;
 /// See [`SERVER_CLIENT_QUERY`].
 pub const SERVER_FORWARDER_RESPONSE: u32 = 0x200;
 
-/// The types whose messages the server has sent itself as one who asks, or received as one who is answered.
+/// Types of the server's own queries and of the responses to them.
 pub const SERVER_ASKS: u32 = SERVER_RESOLVER_QUERY
     | SERVER_RESOLVER_RESPONSE
     | SERVER_FORWARDER_QUERY
     | SERVER_FORWARDER_RESPONSE;
 
-/// The types that may have a zone in dnstap.
+/// Types that may have a zone in dnstap.
 pub const SERVER_WITH_ZONE: u32 = SERVER_ASKS | SERVER_AUTH_RESPONSE;
 
-/// The types of messages that the server has sent.
+/// Types of messages that the server has sent.
 pub const SERVER_SENT: u32 =
     SERVER_CLIENT_RESPONSE | SERVER_AUTH_RESPONSE | SERVER_RESOLVER_QUERY | SERVER_FORWARDER_QUERY;
 
@@ -362,11 +367,13 @@ pub enum Counter {
     /// Calls of a probed function in a tapped process. Not messages. `ProbeCalls` = records of the kind [`RecordKind::Remark`] + the other
     /// `Probe*` counters.
     ProbeCalls = 22,
-    /// Calls of a probed function for a message whose type is not asked for ([`Config::remarks`]). Not messages.
+    /// Calls of a probed function for a message of a type that is not wanted ([`Config::remarks`]).
+    /// Not messages.
     ProbeUnwanted = 23,
     /// Calls of a probed function whose record found no room in the ring. Not messages.
     ProbeRingFull = 24,
-    /// Calls of a probed function whose arguments could not be read, or are not what they have to be. Not messages.
+    /// Calls of a probed function whose arguments could not be read, or are not valid. Not
+    /// messages.
     ProbeFault = 25,
 }
 
@@ -605,7 +612,7 @@ pub struct Config {
     pub udp_gro_mask: u32,
     /// Enumerator `SKB_GSO_UDP_L4`: bit that is set for a packet that holds several datagrams.
     pub udp_gso_type: u32,
-    /// Of which messages a probed server's remarks are wanted: bits `SERVER_*`.
+    /// Types of the messages about which remarks are wanted: bits `SERVER_*`.
     pub remarks: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,

@@ -172,7 +172,8 @@ pub(crate) fn end<C: EbpfContext>(ctx: &C, socket: u64, family: u8) {
     }
 }
 
-/// What a server says about a message ([`dnstap_ebpf::Remark`]), with the places of prefix and zone in its memory.
+/// Remark ([`dnstap_ebpf::Remark`]) that is to be sent, with the addresses of prefix and zone in
+/// the server's memory.
 pub(crate) struct Said {
     pub message_type: u32,
     pub message_len: u32,
@@ -185,7 +186,7 @@ pub(crate) struct Said {
     pub zone_len: u16,
 }
 
-/// A remark as it is in the ring, with room for a zone of `ZONE` bytes.
+/// Record of a remark in the ring, with room for a zone of `ZONE` bytes.
 #[repr(C)]
 struct RemarkRecord<const ZONE: usize> {
     header: EventHeader,
@@ -193,7 +194,7 @@ struct RemarkRecord<const ZONE: usize> {
     zone: [u8; ZONE],
 }
 
-/// A [`dnstap_ebpf::Remark`] without its zone.
+/// Part of a [`dnstap_ebpf::Remark`] in front of the zone.
 #[repr(C)]
 struct RemarkHead {
     message_type: u32,
@@ -206,26 +207,26 @@ struct RemarkHead {
 
 const _: () = assert!(size_of::<RemarkHead>() == REMARK_HEAD);
 
-/// Zones of which most are shorter.
+/// Room for most zones.
 const SHORT_ZONE: usize = 64;
 /// Room for any zone.
 const LONG_ZONE: usize = MAX_NAME + 1;
 
-/// Bits of a length; the compiler knows nothing of them. It would leave out a mask that it knows to change nothing, and the verifier would
-/// not know that the length is that small.
+/// Masks for lengths. They are statics so that the compiler does not know their values: it would
+/// remove a mask that has no effect, and the verifier would not know the limit of the length.
 static PREFIX_BITS: u64 = 2 * REMARK_PREFIX as u64 - 1;
 static SHORT_BITS: u64 = SHORT_ZONE as u64 - 1;
 static LONG_BITS: u64 = LONG_ZONE as u64 - 1;
 
-/// Where perf records of remarks are put together: one for each thread. A CPU's would not do, because newer kernels may preempt a thread in
-/// such a program, and run the program for another one.
+/// Buffers for perf records of remarks, one per thread. One per CPU would not be enough: newer
+/// kernels may preempt a thread in such a program and run the program for another thread.
 #[map]
 static REMARKS: LruHashMap<u64, RemarkRecord<LONG_ZONE>> = LruHashMap::with_max_entries(1024, 0);
 
 // SAFETY: integers, for which zero is a value.
 static EMPTY: RemarkRecord<LONG_ZONE> = unsafe { core::mem::zeroed() };
 
-/// Sends a remark, which wakes nobody: the reader waits for messages.
+/// Sends a remark. It does not wake the reader, which waits for messages.
 #[inline(always)]
 pub(crate) fn remark<C: EbpfContext>(
     ctx: &C,
@@ -235,7 +236,8 @@ pub(crate) fn remark<C: EbpfContext>(
     if config!(transport) == TRANSPORT_PERF as usize {
         return perf_remark(ctx, header, said);
     }
-    // The other half is for messages: what a server says about them must not displace any.
+    // Remarks use at most half of the ring (`wakeup_bytes` is a quarter of it), so that they do not
+    // displace messages.
     if EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) > 2 * config!(wakeup_bytes) as u64 {
         return Err(Counter::ProbeRingFull);
     }
@@ -256,7 +258,7 @@ fn ring_remark<const ZONE: usize>(
     let Some(mut record) = EVENTS_RING.reserve_bytes(bytes, 0) else {
         return Err(Counter::ProbeRingFull);
     };
-    // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
+    // SAFETY: the reservation has that size, and the kernel aligns it to 8.
     let written = unsafe { write_remark::<ZONE>(record.as_mut_ptr().cast(), header, said, bits) };
     if written.is_ok() {
         record.submit(BPF_RB_NO_WAKEUP as u64);
@@ -273,16 +275,16 @@ fn perf_remark<C: EbpfContext>(ctx: &C, header: &EventHeader, said: &Said) -> Re
     let place = if let Some(place) = REMARKS.get_ptr_mut(key) {
         place
     } else {
-        // A failure shows in the next line.
+        // If the insertion fails, the next line returns the error.
         let _ = REMARKS.insert(key, &EMPTY, 0);
         REMARKS.get_ptr_mut(key).ok_or(Counter::ProbeRingFull)?
     };
-    // SAFETY: an entry of the map, which is this thread's.
+    // SAFETY: the pointer is to an entry of the map that only this thread uses.
     unsafe { write_remark::<LONG_ZONE>(place, header, said, &LONG_BITS)? };
-    // SAFETY: a static.
+    // SAFETY: the pointer is to a static.
     let mask = unsafe { (&raw const LONG_BITS).read_volatile() };
     let bytes = (HEADER + REMARK_HEAD) as u64 + (u64::from(said.zone_len) & mask);
-    // SAFETY: not more than the entry has.
+    // SAFETY: the entry has at least that many bytes.
     let error = unsafe {
         bpf_perf_event_output(
             ctx.as_ptr(),
@@ -300,7 +302,7 @@ fn perf_remark<C: EbpfContext>(ctx: &C, header: &EventHeader, said: &Said) -> Re
     }
 }
 
-/// Writes a remark. `bits`: all of the length of a zone that there is room for.
+/// Writes a remark. `bits`: mask for the length of a zone that fits into the record.
 ///
 /// # Safety
 ///
@@ -312,8 +314,9 @@ unsafe fn write_remark<const ZONE: usize>(
     said: &Said,
     bits: &u64,
 ) -> Result<(), Counter> {
-    // SAFETY: members of the record, and statics. What is read is no more than `PREFIX_BITS` and `bits` allow; behind the prefix there is room
-    // for what the one allows too much.
+    // SAFETY: all pointers are to members of the record or to statics. At most `PREFIX_BITS` (127)
+    // bytes are read to the prefix, which has 64: the zone behind it has at least 64 more. At most
+    // `bits` bytes are read to the zone.
     unsafe {
         (&raw mut (*record).header).write(*header);
         let head = &raw mut (*record).head;
@@ -501,7 +504,7 @@ unsafe fn copy_header(record: *mut EventHeader, header: &EventHeader) {
 #[inline(always)]
 fn half_mask() -> u64 {
     static MASK: u64 = HALF_RECORD;
-    // SAFETY: a static.
+    // SAFETY: the pointer is to a static.
     unsafe { (&raw const MASK).read_volatile() }
 }
 
@@ -580,7 +583,7 @@ fn reserve<const CLASS: usize>(header: &EventHeader, chunk: &Chunk) -> Result<()
     let Some(mut record) = EVENTS_RING.reserve_bytes(HEADER + RING_CLASSES[CLASS], 0) else {
         return Err(Counter::RingFull);
     };
-    // SAFETY: the reservation is that large, and aligned to 8 by the kernel.
+    // SAFETY: the reservation has that size, and the kernel aligns it to 8.
     let written = unsafe { chunk.write(record.as_mut_ptr().cast(), CLASS, header) };
     if written.is_ok() {
         record.submit(wakeup(in_ring::<CLASS>()));

@@ -78,7 +78,7 @@ fn same_as_named(ways: &[Combination], options: &[&str]) -> Result<()> {
             only_ours: &|record| not_recorded_by_bind(record, &transfers, upstream),
         };
         let comparison = compare(&reference, records, &rules);
-        // A message for which the kernel did not run the programs, and counted that, cannot be in the file; see
+        // If the kernel skipped a program and counted that, the message cannot be in the file; see
         // `once.rs` of the eBPF side.
         ensure!(
             comparison.unexplained.is_empty() && comparison.missing.len() as u64 <= *missed,
@@ -104,7 +104,7 @@ fn zones(records: &[Record]) -> usize {
         .count()
 }
 
-/// There are zones in all types that may have one, and the account of the probe has no fault.
+/// Checks that each type that may have a zone has some, and that no call of the probe failed.
 fn expect_zones(summary: &Summary, records: &[Record]) -> Result<()> {
     for kind in [
         Type::ResolverQuery,

@@ -1,4 +1,5 @@
-//! Probes beside what they say: how they come, and that they go without a trace.
+//! Tests how probes come and go: when servers restart, when the agent ends, under load, and that
+//! they leave no trace. Other tests compare the zones.
 
 use std::{
     fs::{self, File},
@@ -49,7 +50,7 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// The code of libdns in the memory of a process.
+/// Returns the code of libdns in the memory of a process.
 fn code(pid: u32) -> Result<Vec<u8>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let is_code = |line: &&str| line.contains(" r-xp ") && line.contains("/libdns-");
@@ -85,7 +86,7 @@ fn killed(how: &Combination) -> Result<()> {
     ask(lab.server(false), "h1.auth.lab", 1)
 }
 
-/// Asks without RD, to which named answers with type AUTH.
+/// Sends a query without RD and receives the response. named gives both the type AUTH.
 fn ask(server: std::net::SocketAddr, name: &str, id: u16) -> Result<()> {
     let mut client = UdpClient::connect(server)?;
     client.send(&wire::query(id, name, wire::TYPE_A, false))?;
@@ -93,7 +94,7 @@ fn ask(server: std::net::SocketAddr, name: &str, id: u16) -> Result<()> {
     Ok(())
 }
 
-/// The zones of the answers.
+/// Returns the zones of the responses of type AUTH.
 fn zones(tapped: &Tapped) -> Result<Vec<Option<Vec<u8>>>> {
     let records = tapped.records()?;
     let answers = records
@@ -112,7 +113,7 @@ fn restarted(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
     let name = server::name();
-    // It goes by a name of its own here, by which nobody knows it.
+    // The server's executable has a name of its own here, so the profile must be given.
     let options = [PROBE, &["--follow", "--profile", "named"]].concat();
     let mut tap = Tap::attach_to(folder, &["--name", &name], how, &options)?;
     let mut server = Server::start(folder)?;
@@ -135,8 +136,8 @@ fn restarted(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// The libraries that a program needs are copied, the program is started with the copies, and these are removed: as when a package is
-/// upgraded under a running server.
+/// Copies the libraries that named needs, starts it with the copies, and removes these. The same
+/// happens when a package is upgraded under a running server.
 fn replaced(how: &Combination) -> Result<()> {
     let scratch = lab::scratch()?;
     let folder = scratch.path();
@@ -185,7 +186,7 @@ fn replaced(how: &Combination) -> Result<()> {
     Ok(())
 }
 
-/// Paths of BIND's own libraries, as the dynamic linker finds them.
+/// Returns the paths of BIND's own libraries, as the dynamic linker finds them.
 fn libraries_of_named() -> Result<Vec<String>> {
     let mut command = Command::new("ldd");
     command.arg(environment::named()?);
@@ -202,7 +203,7 @@ fn libraries_of_named() -> Result<Vec<String>> {
     Ok(paths.map(str::to_owned).collect())
 }
 
-/// [`Tap::stop`] expects that all is accounted for.
+/// Attaches and ends taps under load. [`Tap::stop`] checks that all calls are accounted for.
 fn loaded(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
     let load = Load {

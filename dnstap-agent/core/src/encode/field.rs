@@ -198,7 +198,7 @@ impl<'m> Room<'m> {
         self.put(nanoseconds.behind(fixed32_key(number + 1)));
     }
 
-    /// All that was put.
+    /// Returns all fields.
     pub(super) fn bytes(self) -> &'m [u8] {
         &self.bytes[Self::FRONT..self.end]
     }

@@ -86,11 +86,12 @@ impl Encoder {
         out.extend_from_slice(&END);
     }
 
-    /// The same for a message of which the server has told the `zone` (`query_zone`), a name in wire format; an empty one is left out.
+    /// Appends a message like [`Self::append`], with its `zone` (`query_zone`), a name in wire
+    /// format. An empty zone is left out.
     ///
     /// # Panics
     ///
-    /// If the frame is longer than its length can tell (4 GiB).
+    /// Panics if the frame is longer than its length field allows (4 GiB).
     pub fn append_with_zone(
         &mut self,
         extra: &[u8],
@@ -109,7 +110,8 @@ impl Encoder {
         } = self;
         let mut room = Room::new(memory);
         put_context(&mut room, envelope, finding, second);
-        // The zone's number is between that of a query and those of a response and its time.
+        // Fields are in the order of their numbers. The zone (11) is between a query (10) and a
+        // response (14) with its time (12).
         let mut behind = Room::EMPTY;
         let mut behind = Room::new(&mut behind);
         if finding.response {
@@ -138,7 +140,7 @@ impl Encoder {
     }
 }
 
-/// Puts all that a query and a response have alike: type, ends, and the time of the query.
+/// Writes the fields that queries and responses have in common: type, ends, and time of the query.
 #[expect(
     clippy::inline_always,
     reason = "every message passes here; a call costs more than what it does"
@@ -172,7 +174,8 @@ fn put_context(room: &mut Room<'_>, envelope: &Envelope, finding: &Finding, seco
     }
 }
 
-/// Begins a frame: its length, identity, version and `extra`. `more`: bytes of the rest but for [`END`].
+/// Begins a frame: writes its length, identity, version and `extra`. `more`: number of bytes that
+/// follow, without [`END`].
 #[expect(
     clippy::inline_always,
     reason = "every message passes here; a call costs more than what it does"

@@ -1,6 +1,7 @@
-//! What a server says about a message, decoded ([`dnstap_ebpf::Remark`]).
+//! Decodes the remarks of probed servers ([`dnstap_ebpf::Remark`]).
 //!
-//! The bytes come from the memory of the server. Refused is what names no domain where the zone should be, and whatever contradicts itself.
+//! The bytes come from the memory of the server, so they are not trusted. A remark is refused if
+//! its fields contradict each other, or if its zone is not a domain name.
 
 use std::mem::offset_of;
 
@@ -9,21 +10,21 @@ use dnstap_ebpf::{
     SERVER_CLIENT_QUERY, SERVER_CLIENT_RESPONSE, SERVER_WITH_ZONE,
 };
 
-/// What a server says about a message that it receives or sends.
+/// Remark: what a server says about a message that it receives or sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remark<'a> {
-    /// The server's own type of it: a bit of `SERVER_*` in the ABI.
+    /// Server's own type of the message: a `SERVER_*` bit of the ABI.
     pub message_type: u32,
-    /// Bytes of the message.
+    /// Length of the message in bytes.
     pub message_len: usize,
-    /// The message's first bytes, at most [`REMARK_PREFIX`].
+    /// First bytes of the message, at most [`REMARK_PREFIX`].
     pub prefix: &'a [u8],
-    /// The zone that the server has in mind, a name in wire format; empty if it has none.
+    /// Zone of the message (`query_zone`), a name in wire format; empty if the server names none.
     pub zone: &'a [u8],
 }
 
 impl<'a> Remark<'a> {
-    /// Decodes the payload of a record.
+    /// Decodes the payload of a record; `None` if it is not a valid remark.
     #[must_use]
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let (head, zone) = payload.split_first_chunk::<REMARK_HEAD>()?;
@@ -52,17 +53,18 @@ impl<'a> Remark<'a> {
     }
 }
 
-/// Types that a remark may be about.
+/// Types of messages that a remark may be about.
 const KNOWN_TYPES: u32 =
     SERVER_WITH_ZONE | SERVER_CLIENT_QUERY | SERVER_CLIENT_RESPONSE | SERVER_AUTH_QUERY;
 
-/// Bytes of a message of this length by which it is known.
+/// Returns the length of the prefix that a remark has of a message with `message_len` bytes.
 #[must_use]
 pub fn prefix_of(message_len: usize) -> usize {
     message_len.min(REMARK_PREFIX)
 }
 
-/// Whether the bytes are one domain name on the wire, whole and without pointers (RFC 1035 section 3.1).
+/// Returns whether `bytes` is one complete domain name in wire format, without compression pointers
+/// (RFC 1035 section 3.1).
 fn is_name(bytes: &[u8]) -> bool {
     let mut at = 0;
     while let Some(&length) = bytes.get(at) {

@@ -68,7 +68,7 @@ pub(super) struct Deliver {
     pub(super) latencies: Latencies,
 }
 
-/// A message that is ready to be sent.
+/// Message that is ready to be sent, except for the remark about it.
 #[derive(Debug)]
 pub(super) struct Finished {
     envelope: Envelope,
@@ -77,7 +77,7 @@ pub(super) struct Finished {
     bytes: Vec<u8>,
 }
 
-/// What the header of a message says.
+/// Properties of a message from its header.
 #[derive(Clone, Copy, Debug)]
 struct Header {
     /// Index of the server in [`Deliver::servers`].
@@ -165,7 +165,7 @@ impl Deliver {
                 bytes: bytes.to_vec(),
             })
         });
-        // One without a name of its own here may have another one in the server's view.
+        // A remark may tell the type of each of these queries, even of one that is not held back.
         let named_by_server = server.is_probed
             && header.role == Role::Responder
             && matches!(header.subject, Subject::Query | Subject::Transfer)
@@ -363,7 +363,8 @@ impl Deliver {
         }
     }
 
-    /// Messages that wait: queries for their answers, responses for their queries, and both for what the server says about them.
+    /// Returns the number of waiting messages: queries that wait for responses, responses that wait
+    /// for queries, and messages that wait for remarks.
     pub(super) fn waiting(&self) -> u64 {
         self.held.waiting() + self.unasked.waiting() + self.remarks.messages()
     }
@@ -378,7 +379,7 @@ impl Deliver {
             || self.upstreams.know(program_id, envelope.peer)
     }
 
-    /// Sends a query that was held back; `named`: as the server names it.
+    /// Sends a query that was held back. `named`: the family that the server gives it, if known.
     fn send_waiting(&mut self, mut waiting: Waiting, named: Option<Kind>, batch: &mut Batch) {
         let at = self.servers.find(waiting.envelope.origin.program_id);
         let header = Header {
@@ -401,7 +402,8 @@ impl Deliver {
         );
     }
 
-    /// Encodes a message, unless it is excluded, or waits for what the server says about it.
+    /// Encodes a message, unless it is excluded. A message of a probed server may wait for its
+    /// remark before.
     #[inline]
     fn send(
         &mut self,
@@ -424,7 +426,7 @@ impl Deliver {
             self.counters.excluded_mimic += 1;
             return;
         }
-        // The server itself may name it otherwise: then that name is filtered.
+        // The remark may change the type, so the filter is applied when the message is sent.
         let is_named_later = *is_probed && is_bind && header.role == Role::Initiator;
         if !is_named_later
             && let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters)
@@ -445,7 +447,8 @@ impl Deliver {
         self.sent(finding, header, bytes, before, batch);
     }
 
-    /// Counts a message whose frame is at the end of the batch, from `before` on.
+    /// Counts a message whose frame was appended to the batch; `before` is the length of the batch
+    /// without it.
     #[inline]
     fn sent(
         &mut self,
@@ -464,7 +467,8 @@ impl Deliver {
         self.by_type[usize::from(finding.number()) - 1] += 1;
     }
 
-    /// Sends a message of a probed server with what the server says about it, or has it wait for that.
+    /// Sends a message of a probed server with the remark about it, or queues it until the remark
+    /// comes.
     #[cold]
     fn ask(
         &mut self,
@@ -508,7 +512,7 @@ impl Deliver {
         }
     }
 
-    /// Takes what a probed server says about a message.
+    /// Takes a remark of a probed server.
     pub(super) fn remark(&mut self, envelope: &Envelope, payload: &[u8], batch: &mut Batch) {
         let Some(remark) = Remark::parse(payload) else {
             self.counters.remarks_malformed += 1;
@@ -527,7 +531,8 @@ impl Deliver {
         self.settle(0, batch);
     }
 
-    /// Sends the messages that wait for nothing any more, or since before kernel time `before`.
+    /// Sends the queued messages that need not wait for a remark any longer, and those from before
+    /// kernel time `before`. Drops the remarks from before that time.
     pub(super) fn settle(&mut self, before: u64, batch: &mut Batch) {
         while let Some((message, outcome)) = self.remarks.next(before) {
             self.finish(&message, &outcome, batch);
@@ -536,7 +541,7 @@ impl Deliver {
         self.counters.remarks_missing += self.remarks.forget_unnamed(before);
     }
 
-    /// Encodes a message of a probed server.
+    /// Encodes a message of a probed server; `outcome` tells its remark.
     fn finish(&mut self, message: &Finished, outcome: &Outcome, batch: &mut Batch) {
         let Finished {
             envelope,
@@ -567,14 +572,14 @@ impl Deliver {
                 return;
             }
         }
-        // A zone is a name.
+        // A zone is a name, so it is hidden with the other names.
         let zone = if self.anonymiser.hides_names() {
             &[]
         } else {
             zone
         };
         self.counters.zones += u64::from(!zone.is_empty());
-        // Servers may have come and gone while it waited.
+        // The server's index may have changed while the message waited.
         let header = Header {
             server: at,
             ..*header
@@ -585,7 +590,7 @@ impl Deliver {
         self.sent(&finding, header, bytes, before, batch);
     }
 
-    /// Encodes a message of which something is to be hidden, or that has an `extra` or a zone.
+    /// Encodes a message that has an `extra` or a zone, or of which something is hidden.
     #[cold]
     fn encode(
         &mut self,
@@ -712,7 +717,7 @@ fn is_logged(server: &Server, envelope: &Envelope, header: Header) -> bool {
         || BindRules::logs(header.role, header.subject, envelope.protocol, header.flags)
 }
 
-/// The family that a server's own type of a message belongs to.
+/// Returns the family of a server's own type (a `SERVER_*` bit); `None` if there is none.
 fn kind_of(message_type: u32) -> Option<Kind> {
     Some(match message_type {
         SERVER_CLIENT_QUERY | SERVER_CLIENT_RESPONSE => Kind::Client,

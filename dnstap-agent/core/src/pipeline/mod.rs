@@ -59,7 +59,8 @@ use crate::{
 /// Most bytes of dnstap `identity` and `version`.
 pub const MAX_LABEL: usize = 1024;
 
-/// Longest time, in nanoseconds of the kernel's clock, for which a message of a probed server waits for what the server says about it.
+/// Longest time for which a message of a probed server waits for its remark, in nanoseconds of
+/// kernel time.
 pub const REMARK_PATIENCE_NS: u64 = remarks::PATIENCE_NS;
 
 /// Encoded frames by kind; reused by the caller.
@@ -228,12 +229,12 @@ impl Pipeline {
         self.deliver.servers.insert(program_id, server);
     }
 
-    /// Tells whether the server that runs `program_id` is probed, so that its messages wait for what it says about them
-    /// ([`REMARK_PATIENCE_NS`] at most).
+    /// Sets whether the server that runs `program_id` is probed. If so, its own queries and the
+    /// responses to them wait for their remarks, at most [`REMARK_PATIENCE_NS`].
     pub fn probe(&mut self, program_id: u32, is_probed: bool, batch: &mut Batch) {
         self.deliver.servers.probe(program_id, is_probed);
         if !is_probed {
-            // Before what comes later on the same sockets.
+            // Later messages of the same sockets do not wait, so the waiting ones are sent first.
             self.deliver.settle(u64::MAX, batch);
         }
     }
@@ -390,8 +391,9 @@ impl Pipeline {
         self.deliver.clock.set_offset(offset_ns);
     }
 
-    /// Lets go what has waited for a probe's remark since before kernel time `now_ktime_ns` less [`REMARK_PATIENCE_NS`]. To be called
-    /// whenever the reader has caught up with that time.
+    /// Sends the messages that have waited for a remark for longer than [`REMARK_PATIENCE_NS`] at
+    /// kernel time `now_ktime_ns`. Call this whenever the reader has read all records up to that
+    /// time.
     #[inline]
     pub fn settle(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
         if self.deliver.servers.any_is_probed() || !self.deliver.remarks.is_empty() {

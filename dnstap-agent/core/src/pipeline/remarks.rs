@@ -1,20 +1,25 @@
-//! What a server says about its messages (`event::Remark`), joined with the messages that its sockets move.
+//! Joins the remarks of probed servers ([`Remark`]) with the messages that pass their sockets.
 //!
 //! ```text
-//! message of one who asks ──► queue ──┬─ its remark has come, or comes ─────────► out, in the order of the queue
-//!                                     └─ PATIENCE_NS are over ──────────────────► out, without
-//! answer to a client      ──► its remark has come before it, or never will ─────► out
-//! query of a client       ──► out, or held back by its owner; its remark names it, if it comes within PATIENCE_NS
-//! remark                  ──► a message waits for it, or it waits PATIENCE_NS ──► gone
+//! own query, or response to it ─► queue ──┬─ its remark comes in time ─► out, in the queue's order
+//!                                         └─ PATIENCE_NS are over ─────► out, without a remark
+//! response to a client         ─► out; its remark has come before it, or never comes
+//! query of a client            ─► out; or held back, then a remark within PATIENCE_NS sets its type
+//! remark                       ─► joined with a message that waits, or waits PATIENCE_NS
+//!                                 and is dropped
 //! ```
 //!
-//! The two are of one message if process, direction, peer, length and first bytes ([`REMARK_PREFIX`](dnstap_ebpf::REMARK_PREFIX): id, flags and
-//! question among them) are the same, and no more than [`PATIENCE_NS`] lie between them. The local port has to be the same, too, unless the
-//! server does not know it, as of its own queries over TCP. Of several the one of the same thread comes first, then the oldest.
+//! A remark and a message belong together if process, direction, peer, length and first bytes
+//! ([`REMARK_PREFIX`](dnstap_ebpf::REMARK_PREFIX); they include id, flags and question) are the
+//! same, and at most [`PATIENCE_NS`] lie between them. The local port must be the same, too, unless
+//! it is unknown: a server does not know it for its own queries over TCP. If several entries match,
+//! one of the same thread comes first, then the oldest.
 //!
-//! A thread tells of an answer to a client before it sends it, so such an answer never waits. It tells of what it asks, and of the answers that
-//! it gets, behind the system call. So these wait, all of a server in one queue, whether they can have a remark or not: the messages of
-//! a socket stay in their order. None waits longer than [`PATIENCE_NS`] of the kernel's time, and none is lost.
+//! A thread reports a response to a client before it sends it, so such a response never waits. A
+//! thread reports its own queries and the responses to them after the system call, so these wait.
+//! All of them wait in one queue, even if they cannot have a remark, so that the messages of a
+//! socket stay in order. A message waits at most [`PATIENCE_NS`] of kernel time. No message is
+//! lost.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,67 +33,68 @@ use crate::{
     model::Envelope,
 };
 
-/// Nanoseconds for which a message waits for its remark, and a remark for its message.
+/// Longest time that a message waits for its remark, and a remark for its message, in nanoseconds.
 pub(super) const PATIENCE_NS: u64 = 50_000_000;
 
-/// Messages that wait, and remarks that wait; no more than these of either.
+/// Most messages in the queue, most remarks that wait, and most client queries without a remark.
 const ENTRIES: usize = 65_536;
-/// Bytes of messages that wait.
+/// Most bytes of messages in the queue.
 const BYTES: usize = 16 << 20;
 
-/// What is left of a remark when it has found its message.
+/// Part of a remark that is needed once its message is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Said {
-    /// The server's own type of the message: a bit of `SERVER_*` in the ABI.
+    /// Server's own type of the message: a `SERVER_*` bit of the ABI.
     pub(super) message_type: u32,
-    /// The zone that the server has in mind, in wire format; empty if it has none.
+    /// Zone of the message (`query_zone`) in wire format; empty if the server names none.
     pub(super) zone: Box<[u8]>,
 }
 
-/// How a message leaves the queue.
+/// Result of a message's wait in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With what the server says about it.
+    /// Its remark has come.
     Joined(Said),
-    /// No remark has come.
+    /// No remark has come in time.
     Missing,
-    /// It could not have any.
+    /// The message cannot have a remark.
     Without,
 }
 
-/// What a remark was for.
+/// Use of a remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// A message in the queue, which may go now.
+    /// For a message in the queue, which may be sent now.
     Queued,
-    /// A query of a client, which its owner may hold back under this ticket.
+    /// For a query of a client. The ticket is that under which the query is held back, if it is.
     Names(Option<u64>, Said),
-    /// Nothing yet.
+    /// No message has been found, so the remark waits.
     Kept,
 }
 
-/// Where a message and its remark meet.
+/// Properties by which a remark and its message are matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meeting {
-    /// Hash of all that has to be the same.
+    /// Hash of all properties that must be the same.
     key: u64,
     ktime_ns: u64,
-    /// 0: not known.
+    /// Local port; 0 if unknown.
     port: u16,
     tid: u32,
 }
 
-/// Both sides.
+/// Remarks and messages that wait for each other.
 #[derive(Debug)]
 pub(super) struct Remarks<M> {
     hasher: RandomState,
     said: Table<Said>,
-    /// Messages in the queue that wait, by their ticket.
+    /// Queued messages that wait for a remark, by their ticket.
     expected: Table<u64>,
-    /// Queries of clients that are to be named, by the ticket of their owner, if they are held back.
+    /// Queries of clients that wait for a remark: the ticket under which the query is held back, if
+    /// it is.
     unnamed: Table<Option<u64>>,
     queue: VecDeque<Queued<M>>,
-    /// Ticket of the first one.
+    /// Ticket of the first message in the queue.
     first: u64,
     bytes: usize,
 }
@@ -98,7 +104,7 @@ struct Queued<M> {
     message: M,
     bytes: usize,
     ktime_ns: u64,
-    /// Nothing yet, while it waits.
+    /// `None` while the message waits for its remark.
     outcome: Option<Outcome>,
 }
 
@@ -117,7 +123,7 @@ impl<M> Default for Remarks<M> {
 }
 
 impl<M> Remarks<M> {
-    /// Takes a remark; what it was for.
+    /// Takes a remark. Returns its use.
     pub(super) fn say(&mut self, envelope: &Envelope, remark: &Remark<'_>) -> Use {
         let meeting = self.meeting(envelope, remark.message_len, remark.prefix);
         let said = Said {
@@ -137,29 +143,32 @@ impl<M> Remarks<M> {
         Use::Queued
     }
 
-    /// Expects a remark about a query of a client, which its owner may hold back under this ticket.
+    /// Registers a query of a client, so that its remark is found. `ticket`: the query is held back
+    /// under this ticket.
     pub(super) fn expect(&mut self, envelope: &Envelope, bytes: &[u8], ticket: Option<u64>) {
         let meeting = self.meeting(envelope, bytes.len(), &bytes[..prefix_of(bytes.len())]);
         self.unnamed.put(meeting, ticket);
     }
 
-    /// The remark about a message, if it has come before.
+    /// Removes and returns the remark about a message, if it has come.
     pub(super) fn about(&mut self, envelope: &Envelope, bytes: &[u8]) -> Option<Said> {
         let meeting = self.meeting(envelope, bytes.len(), &bytes[..prefix_of(bytes.len())]);
         self.said.take(&meeting)
     }
 
-    /// Whether a message may go at once, without being out of order.
+    /// Returns whether the queue is empty, so that a message can be sent at once without changing
+    /// the order.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether nothing waits at all.
+    /// Returns whether no message and no remark waits.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.said.entries.is_empty() && self.unnamed.entries.is_empty()
     }
 
-    /// Puts a message at the end of the queue; with an outcome it waits for its turn alone.
+    /// Appends a message to the queue. A message with an `outcome` only waits for the messages in
+    /// front of it.
     pub(super) fn put(
         &mut self,
         message: M,
@@ -181,7 +190,8 @@ impl<M> Remarks<M> {
         });
     }
 
-    /// The first of the queue, if it may go: it waits for nothing, or since before kernel time `before`, or there are too many.
+    /// Removes and returns the first message of the queue, if it may be sent: its outcome is known,
+    /// it came before kernel time `before`, or the queue is too long.
     pub(super) fn next(&mut self, before: u64) -> Option<(M, Outcome)> {
         let front = self.queue.front()?;
         let is_full = self.queue.len() > ENTRIES || self.bytes > BYTES;
@@ -197,27 +207,29 @@ impl<M> Remarks<M> {
         Some((front.message, front.outcome.unwrap_or(Outcome::Missing)))
     }
 
-    /// Forgets the remarks from before kernel time `before`, and those that are too many; how many.
+    /// Drops the remarks from before kernel time `before`, and those above the limit. Returns their
+    /// number.
     pub(super) fn forget(&mut self, before: u64) -> u64 {
         self.said.forget(before)
     }
 
-    /// Expects no remarks any more about queries of clients from before kernel time `before`, or that are too many; how many.
+    /// Drops the registered queries of clients from before kernel time `before`, and those above
+    /// the limit. Returns their number.
     pub(super) fn forget_unnamed(&mut self, before: u64) -> u64 {
         self.unnamed.forget(before)
     }
 
-    /// Remarks that wait.
+    /// Returns the number of remarks that wait.
     pub(super) fn remarks(&self) -> u64 {
         self.said.entries.len() as u64
     }
 
-    /// Messages in the queue.
+    /// Returns the number of messages in the queue.
     pub(super) fn messages(&self) -> u64 {
         self.queue.len() as u64
     }
 
-    /// Messages that wait for a remark.
+    /// Returns the number of messages whose remark may still come.
     pub(super) fn expected(&self) -> u64 {
         (self.expected.entries.len() + self.unnamed.entries.len()) as u64
     }
@@ -228,7 +240,8 @@ impl<M> Remarks<M> {
     }
 
     fn meeting(&self, envelope: &Envelope, length: usize, prefix: &[u8]) -> Meeting {
-        // A server that believes a proxy takes the client for its peer, and where the client connected to for its own end.
+        // A server that trusts a PROXY header uses its addresses: that of the client as its peer,
+        // and that which the client connected to as its own.
         let ends = envelope.proxied.map(|ends| (ends.local, ends.peer));
         let (local, peer) = ends.unwrap_or((envelope.local, envelope.peer));
         let key = (
@@ -247,14 +260,14 @@ impl<M> Remarks<M> {
     }
 }
 
-/// What waits at its meetings.
+/// Entries that wait for their counterpart.
 #[derive(Debug)]
 struct Table<T> {
-    /// By key and number.
+    /// Entries by key and sequence number.
     entries: BTreeMap<(u64, u64), (Meeting, T)>,
-    /// Keys and numbers in the order of arrival; of those that have gone, too.
+    /// Keys and sequence numbers in order of arrival. Entries that were taken may still be listed.
     order: VecDeque<(u64, u64)>,
-    /// The next number.
+    /// Sequence number of the next entry.
     next: u64,
 }
 
@@ -276,7 +289,7 @@ impl<T> Table<T> {
         self.order.push_back(place);
     }
 
-    /// Takes what fits `meeting` best.
+    /// Removes and returns the entry that fits `meeting` best.
     fn take(&mut self, meeting: &Meeting) -> Option<T> {
         let at_key = self
             .entries
@@ -294,7 +307,8 @@ impl<T> Table<T> {
         Some(value)
     }
 
-    /// Forgets the oldest from before kernel time `before`, and those that are too many; how many.
+    /// Drops the oldest entries: those from before kernel time `before`, and those above the limit.
+    /// Returns their number.
     fn forget(&mut self, before: u64) -> u64 {
         let mut forgotten = 0;
         while let Some(place) = self.order.front() {
@@ -315,7 +329,7 @@ impl<T> Table<T> {
         forgotten
     }
 
-    /// Drops the places in front whose entries have gone.
+    /// Removes the places of taken entries from the front of `order`.
     fn trim(&mut self) {
         while let Some(place) = self.order.front()
             && !self.entries.contains_key(place)
@@ -326,7 +340,8 @@ impl<T> Table<T> {
 }
 
 impl Table<u64> {
-    /// Removes the oldest entry, which has this ticket: tickets leave in the order in which they came.
+    /// Removes the oldest entry if it has this ticket. Tickets leave in the order in which they
+    /// came.
     fn remove(&mut self, ticket: u64) {
         self.trim();
         if let Some(place) = self.order.front()

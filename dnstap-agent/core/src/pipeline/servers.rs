@@ -38,7 +38,7 @@ pub(super) struct Known {
     pub(super) encoder: Encoder,
     /// RA bit of its last response to a client.
     pub(super) recursion_available: bool,
-    /// It says what it knows of its messages.
+    /// Whether the server is probed, so that there are remarks about its messages.
     pub(super) is_probed: bool,
     /// Kernel time of its first message.
     pub(super) since_ktime_ns: Option<u64>,
@@ -72,7 +72,7 @@ pub(super) struct Servers {
     last: (u32, usize),
     /// Number of messages seen.
     heard: u64,
-    /// What runs in processes that are probed.
+    /// Program ids of the probed processes.
     probed: BTreeSet<u32>,
 }
 
@@ -118,7 +118,7 @@ impl Servers {
         self.last = (program_id, self.known.len() - 1);
     }
 
-    /// Takes note of whether the server that runs `program_id` is probed, known or not.
+    /// Sets whether the server that runs `program_id` is probed. The server need not be registered.
     pub(super) fn probe(&mut self, program_id: u32, is_probed: bool) {
         if is_probed {
             self.probed.insert(program_id);
@@ -130,7 +130,7 @@ impl Servers {
         }
     }
 
-    /// Whether any server is probed.
+    /// Returns whether any server is probed.
     #[inline]
     pub(super) fn any_is_probed(&self) -> bool {
         !self.probed.is_empty()

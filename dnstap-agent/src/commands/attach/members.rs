@@ -1,4 +1,4 @@
-//! The set of tapped processes while processes start and end.
+//! The set of tapped processes, which changes while processes start and end.
 //!
 //! The kernel side maintains the set where it can: forked processes join, ended ones leave, and a
 //! process that executes a file with a selected name joins before it runs. This module does the
@@ -24,14 +24,14 @@ use crate::sources::{
 /// Time after a failed search before the next one, even if something has changed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The set in the kernel, and a copy of it.
+/// The set in the kernel, a copy of it, and the probes.
 pub(super) struct Members {
     set: ProcessSet,
     search: Search,
     probes: Probes,
-    /// To the ring's reader.
+    /// Channel to the ring's reader.
     joined: SyncSender<News>,
-    /// Processes with what they run.
+    /// Program ids of the processes, by process id.
     known: BTreeMap<u32, u32>,
     /// Names that the kernel side knows.
     names: BTreeSet<String>,
@@ -40,16 +40,16 @@ pub(super) struct Members {
     told: bool,
 }
 
-/// What the ring's reader is told.
+/// Message to the ring's reader.
 #[derive(Debug)]
 pub(super) enum News {
-    /// The TCP connections of a process that was running when it joined.
+    /// TCP connections of a process that was running when it joined.
     Connections(Vec<u64>),
-    /// Whether what runs `program_id` is probed from now on.
+    /// Change of whether the server that runs `program_id` is probed.
     Probed {
         /// See [`dnstap_ebpf::EventHeader::program_id`].
         program_id: u32,
-        /// Whether it is.
+        /// Whether the server is probed from now on.
         is_probed: bool,
     },
 }
@@ -116,7 +116,7 @@ impl Members {
                 break;
             }
             for process in found {
-                // Before its messages come.
+                // Probed before it is tapped, so that its first messages have their remarks.
                 members
                     .probes
                     .add(process.target.pid, process.program_id, false);
@@ -126,7 +126,7 @@ impl Members {
         Ok(members)
     }
 
-    /// Returns whether processes may join that only a look finds: those of a cgroup.
+    /// Returns whether processes may join that only a search finds: those of a cgroup.
     pub(super) fn has_units(&self) -> bool {
         !self.search.selection().units.is_empty()
     }
@@ -185,7 +185,8 @@ impl Members {
         }
     }
 
-    /// Probes the processes that have come, lets go of those that have ended, and gives up where the probes do not understand the server.
+    /// Probes new processes and removes the probes of those that have ended. Also removes the
+    /// probes of servers that have other structures than the probe expects. Tells the reader.
     fn probe(&mut self, now: &BTreeMap<u32, u32>) {
         let mut probed = Vec::new();
         let mut gone = Vec::new();
@@ -201,7 +202,7 @@ impl Members {
         }
         probed.extend(self.probes.again());
         gone.extend(self.probes.judge());
-        // Another process may run the same, and be probed.
+        // Another probed process may have the same program id.
         gone.retain(|gone| self.probes.program_ids().all(|probed| probed != *gone));
         let news = probed.into_iter().map(|program_id| (program_id, true));
         let gone = gone.into_iter().map(|program_id| (program_id, false));
@@ -251,17 +252,17 @@ impl Members {
         self.known.keys().copied()
     }
 
-    /// Takes all probes out: no function is called any more that is counted.
+    /// Removes all probes. The kernel counts no calls after that.
     pub(super) fn unprobe(&mut self) {
         self.probes.end();
     }
 
-    /// Whether a process that comes now could be probed.
+    /// Returns whether a process that joins now could be probed.
     pub(super) fn can_probe(&self) -> bool {
         self.probes.work()
     }
 
-    /// What runs in the processes that are probed.
+    /// Returns the program ids of the probed processes.
     pub(super) fn probed(&self) -> impl Iterator<Item = u32> + '_ {
         self.probes.program_ids()
     }

@@ -66,11 +66,10 @@ use crate::{
 /// Interval at which the set of tapped processes is checked if processes may join by a cgroup.
 const LOOK_FOR_JOINED: Duration = Duration::from_millis(100);
 
-/// The same if no cgroup is tapped. The kernel adds new processes itself.
+/// Interval of the same check if no cgroup is tapped. The kernel adds new processes itself.
 const LOOK: Duration = Duration::from_millis(400);
 
-/// Lists of connections that may wait for the reader, which takes them each time that it reads the
-/// ring.
+/// Messages that may wait for the reader, which takes them each time that it reads the ring.
 const JOINED: usize = 64;
 
 /// Settings of a tap.
@@ -87,7 +86,7 @@ pub(crate) struct Job<'a> {
     /// Options of the outputs' queues.
     pub(crate) queues: SinkOptions,
     pub(crate) duration: Option<Duration>,
-    /// Whether files are opened later than the outputs.
+    /// Whether files are opened after the outputs.
     pub(crate) paths: bool,
     /// Whether the options can change when they are read again.
     pub(crate) reloadable: bool,
@@ -207,7 +206,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     observe::stopping(&reason);
     let deadline = shutdown::deadline();
     stop.store(true, Ordering::Release);
-    // The reader detaches the hooks meanwhile, and waits for this before its last look.
+    // The reader detaches the hooks at the same time. It waits for the end of the probes before it
+    // reads the ring for the last time.
     members.unprobe();
     let drained = reader
         .join()
@@ -283,7 +283,8 @@ fn known_servers(
     servers
 }
 
-/// A pipeline that knows the servers that are there, and which of them are probed.
+/// Creates a pipeline with the servers that are running, and the knowledge which of them are
+/// probed.
 fn new_pipeline(
     config: PipelineConfig,
     servers: BTreeMap<u32, Server>,

@@ -47,7 +47,7 @@ const QUIET_LOOKS: u32 = 8;
 /// for it at most this long.
 const SLEEP: Duration = Duration::from_millis(250);
 
-/// Longest wait, after detaching, for the end of the probes: the kernel takes a tenth of a second for
+/// Longest time to wait, after detaching, until the probes are removed. The kernel takes 0.1 s for
 /// each.
 const LAST_PROBES: Duration = Duration::from_secs(5);
 
@@ -88,7 +88,8 @@ pub(super) struct Reader {
     probe_states: ProbeStates,
 }
 
-/// What [`Members`](super::members::Members) tells, which waits if the channel is full.
+/// Receiver of messages from [`Members`](super::members::Members). If the channel is full, they
+/// wait.
 pub(super) type Joined = Receiver<News>;
 
 /// Returns facts about the server that a process runs; `None` if the process has ended and nothing
@@ -201,7 +202,7 @@ impl Reader {
     }
 
     /// Passes items from the sources through the pipeline to the outputs. Returns whether there
-    /// were any. `caught_up`: kernel time before which all records have come then.
+    /// were any. `caught_up`: after this drain, all records from before this kernel time have come.
     fn drain(&mut self, last: bool, caught_up: u64) -> bool {
         let Self {
             tap,
@@ -337,8 +338,8 @@ impl Reader {
             source.stop();
         }
         self.tap.flush_log();
-        // Who has asked for the end takes the probes out meanwhile. If the reader ends by itself, it
-        // is waited for, and must not wait.
+        // The main thread removes the probes at the same time, if it has asked for the end. If the
+        // reader ends by itself, the main thread waits for the reader, so the reader must not wait.
         let probes_deadline = Instant::now() + LAST_PROBES;
         while self.stop.load(Ordering::Acquire)
             && !self.probe_states.have_ended()

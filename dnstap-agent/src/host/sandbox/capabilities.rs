@@ -9,11 +9,14 @@ use super::NeededPrivileges;
 /// Either of these capabilities gives access to eBPF maps.
 const MAPS: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN);
 
-/// What attaches probes, where the kernel is content with it. Else it takes `CAP_SYS_ADMIN`, which includes these.
+/// Capabilities that are enough for attaching probes on some kernels. Other kernels want
+/// `CAP_SYS_ADMIN`, which includes both.
 const PROBES: CapabilitySet = CapabilitySet::PERFMON.union(CapabilitySet::CHECKPOINT_RESTORE);
 
-/// Reduces this thread's capabilities to those of its own that `privileges` need; with [`MAPS`], too, if `maps_work` fails without, and with
-/// `CAP_SYS_ADMIN` in place of [`PROBES`], if these are needed and `probes_work` fails without. Returns what is left.
+/// Reduces this thread's capabilities to those that `privileges` need. If `maps_work` returns false
+/// with them, one of [`MAPS`] is kept, too. If probes are needed and `probes_work` returns false
+/// with [`PROBES`], `CAP_SYS_ADMIN` is kept instead, if it helps. Returns the capabilities that are
+/// left.
 pub(super) fn give_up(
     privileges: NeededPrivileges,
     mut maps_work: impl FnMut() -> bool,
@@ -35,7 +38,7 @@ pub(super) fn give_up(
         set(kept, held)?;
         if !probes_work() && held.contains(CapabilitySet::SYS_ADMIN) {
             set(kept | CapabilitySet::SYS_ADMIN, held)?;
-            // If that is not the cause either, it is not kept for nothing.
+            // `CAP_SYS_ADMIN` is kept only if it helps.
             kept -= PROBES;
             if probes_work() {
                 kept |= CapabilitySet::SYS_ADMIN;
@@ -104,7 +107,7 @@ mod tests {
         kept_with_probes(held, privileges, maps_need, NONE)
     }
 
-    /// The same where the kernel wants `probes_need` for probes.
+    /// Like [`kept`], on a kernel that wants `probes_need` for probes.
     fn kept_with_probes(
         held: CapabilitySet,
         privileges: NeededPrivileges,

@@ -87,11 +87,11 @@ const REFUSED: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// More of the kernel's tracing is refused as well, unless probes are to be attached to processes to come. All programs are loaded (bpf(2):
-/// see below).
+/// System call that attaches probes. It is refused unless probes are to be attached to new
+/// processes. Loading programs is refused in any case (see bpf(2) below).
 const TRACING: c_long = libc::SYS_perf_event_open;
 
-/// Calls that are refused, too, unless the agent has to run programs.
+/// Calls that are refused unless the agent has to run programs.
 const PROGRAMS: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
 
 /// Allowed commands of bpf(2), which read and write maps and describe programs (`enum bpf_cmd`,

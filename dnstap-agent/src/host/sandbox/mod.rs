@@ -32,12 +32,12 @@ pub struct NeededPrivileges {
     pub commands: bool,
     /// Inspect processes that are not known yet.
     pub processes: bool,
-    /// Attach probes to such processes.
+    /// Attach probes to processes that are not known yet.
     pub probes: bool,
 }
 
 impl NeededPrivileges {
-    /// Returns the privileges that either of them needs.
+    /// Returns the union of both sets of privileges.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -59,9 +59,10 @@ impl NeededPrivileges {
 
 /// Gives up everything that `privileges` do not need, permanently and for all later threads.
 ///
-/// `maps_work` says whether the eBPF maps can be read: some kernels (before 5.19, where `kernel.unprivileged_bpf_disabled` is
-/// set) want `CAP_BPF` for that, and there it is kept. `probes_work` says whether a probe can be attached: some kernels (6.18 is one) want
-/// `CAP_SYS_ADMIN` for that; it is asked, and that is kept, only where probes are to be attached later.
+/// `maps_work` returns whether the eBPF maps can be read. Some kernels (before 5.19, with
+/// `kernel.unprivileged_bpf_disabled` set) want `CAP_BPF` for that; only then it is kept.
+/// `probes_work` returns whether a probe can be attached. Some kernels (such as 6.18) want
+/// `CAP_SYS_ADMIN` for that; it is kept only then, and only if probes are to be attached later.
 pub fn enter(
     privileges: NeededPrivileges,
     maps_work: impl FnMut() -> bool,

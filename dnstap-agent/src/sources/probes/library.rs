@@ -1,8 +1,10 @@
-//! The library that a running process has mapped, and a function in it.
+//! Finds a function of BIND's libdns in a running process.
 //!
-//! Found by the process's own mappings (`/proc/PID/maps`), and opened through them (`/proc/PID/map_files`, proc(5)): so it is the very file
-//! that the process runs, in whatever mount namespace, and also if it was deleted or replaced since. Only what the dynamic linker needs is
-//! read of it: packages have no other symbols.
+//! The library is found in the process's mappings (`/proc/PID/maps`) and opened through them
+//! (`/proc/PID/map_files`, proc(5)). So it is the file that the process runs, in any mount
+//! namespace, even if the file was deleted or replaced since. The function is searched in the
+//! dynamic symbols, then in the other symbols of the file. Libraries of packages have dynamic
+//! symbols only.
 
 use std::{
     collections::HashSet,
@@ -16,41 +18,42 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use super::place::LOOKED_AT;
 
-/// What the names of files begin with that may have the functions of BIND's libdns; the executable may have them, too.
+/// Start of the file name of BIND's libdns. The executable is examined, too, because it may contain
+/// the same functions.
 const LIBRARY: &str = "libdns";
 
-/// Files of a process that are looked at.
+/// Most files of a process that are examined.
 const FILES: usize = 4;
 
-/// Bytes of the largest file that is looked at. BIND's have some megabytes.
+/// Size of the largest file that is examined, in bytes. BIND's libraries have some megabytes.
 const LARGEST: u64 = 64 << 20;
 
-/// Pointer to the name of the root, which each libdns exports.
+/// Symbol of a pointer to the root name. Every libdns exports it.
 const ROOT_NAME: &str = "dns_rootname";
 
-/// First member of a `dns_name_t` (`DNSn`, lib/dns/include/dns/name.h).
+/// Magic number at the start of a `dns_name_t` (`DNSn`, lib/dns/include/dns/name.h).
 const NAME_MAGIC: [u8; 4] = 0x444e_536e_u32.to_le_bytes();
 
 /// A function in a file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Function {
-    /// The file, through the mapping.
+    /// Path of the file, through the mapping.
     pub(super) path: PathBuf,
-    /// Its name when it was mapped, without folders.
+    /// File name at the time of the mapping, without folders.
     pub(super) library: String,
-    /// Where in the file the function begins.
+    /// Offset of the function in the file, in bytes.
     pub(super) offset: u64,
-    /// Its first bytes.
+    /// First bytes of the function.
     pub(super) code: Vec<u8>,
 }
 
-/// Why there is no such function.
+/// Reason for which a function cannot be probed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
-    /// The process has no such library, maybe not yet.
+    /// The process has not loaded the library, maybe not yet.
     #[error("it has not loaded BIND's libdns")]
     Library,
-    /// The library is there, and cannot be used.
+    /// Any other reason, such as a library that cannot be read.
     #[error("{0:#}")]
     Other(anyhow::Error),
 }
@@ -70,7 +73,8 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
                 });
             }
             Ok(None) => {}
-            // The executable of another server may be of any size.
+            // Errors about the executable are ignored: that of another server may exceed the size
+            // limit.
             Err(_) if !library.starts_with(LIBRARY) => {}
             Err(error) => {
                 let error = error.context(format!("cannot use {library} of process {pid}"));
@@ -81,7 +85,8 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
     found
 }
 
-/// Where this very program began: an instruction that is not executed again.
+/// Returns the file of this program and the offset of its entry point. The instruction there is not
+/// executed again.
 pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
     for (path, _) in candidates(std::process::id())? {
         let file = File::open(&path).with_context(|| {
@@ -90,7 +95,7 @@ pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
                 path.display()
             )
         })?;
-        // Its own file is trusted, however large a build with all symbols is.
+        // The size of the program's own file is not limited. A build with all symbols is large.
         let cache = ReadCache::new(file);
         let file = object::File::parse(&cache).context("it is no ELF file")?;
         if let Some(offset) = offset_of(&file, file.entry()) {
@@ -100,7 +105,8 @@ pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
     Err(anyhow!("this program does not know where it began"))
 }
 
-/// Files with code that may be the library, each with its name: first those that are called so, then the executable.
+/// Returns the files with code that may be the library, each with its name: first those with the
+/// library's name, then the executable.
 fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
     let what = || format!("cannot read the mappings of process {pid}");
     let process = Process::new(i32::try_from(pid)?).with_context(what)?;
@@ -135,18 +141,20 @@ fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
     Ok(libraries)
 }
 
-/// Name of a mapped file, without the kernel's mark of one that was deleted.
+/// Returns the name of a mapped file, without the suffix that the kernel adds to deleted files.
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
-/// The place of a function in an ELF file, and its first bytes; nothing if the file is not a libdns.
+/// Returns the offset of a function in an ELF file, and the function's first bytes; `None` if the
+/// file is not a libdns.
 fn look(path: &Path, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
     look_into(&open(path)?, function)
 }
 
-/// A mapped file, to be read in parts. Anybody may run a program with the name of a server, and a file of any size.
+/// Opens a mapped file for reading in parts. Fails if the file is too large: any user can run a
+/// program with the name of a server, and with a file of any size.
 fn open(path: &Path) -> Result<ReadCache<File>> {
     let file = File::open(path).with_context(|| {
         format!(
@@ -189,7 +197,7 @@ fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, 
     }
 }
 
-/// Where in the file this address of its memory is.
+/// Returns the offset in the file of a virtual address.
 fn offset_of<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Option<u64> {
     file.segments().find_map(|segment| {
         let (start, size) = segment.file_range();
@@ -198,7 +206,7 @@ fn offset_of<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Op
     })
 }
 
-/// What the file has at this address of its memory.
+/// Returns the bytes of the file at a virtual address.
 fn bytes<'d, R: ReadRef<'d>>(
     file: &object::File<'d, R>,
     address: u64,
@@ -209,7 +217,8 @@ fn bytes<'d, R: ReadRef<'d>>(
         .find_map(|segment| segment.data_range(address, length).ok().flatten())
 }
 
-/// Where a pointer at this address points to, before the library is loaded to some place.
+/// Returns the virtual address to which the pointer at `address` points. It is taken from the
+/// relocation, because the library is not loaded here.
 fn pointer<'d, R: ReadRef<'d>>(file: &object::File<'d, R>, address: u64) -> Option<u64> {
     let (_, relocation) = file
         .dynamic_relocations()?
@@ -246,7 +255,7 @@ mod tests {
         assert_eq!(name("/usr/lib/libdns-9.18.so"), "libdns-9.18.so");
     }
 
-    /// The mapping of a running process, of which the file is gone.
+    /// The file is deleted while a process has it mapped.
     #[test]
     fn a_file_is_read_through_its_mapping_when_it_was_deleted() {
         let folder = tempfile::tempdir().unwrap();

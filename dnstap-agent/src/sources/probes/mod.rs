@@ -1,8 +1,10 @@
-//! Probes: functions of the tapped servers themselves, which say what no socket shows.
+//! Probes: programs that run when a tapped server calls a certain function of its own. They report
+//! facts about messages that no socket shows.
 //!
-//! A probe is attached to one process, and to nothing that it does not run: to the first instruction of an exported function that the kernel
-//! emulates, and only at its entry. Nothing is written to the process, but for the breakpoint that the kernel puts there and takes out again.
-//! What cannot be probed is tapped all the same. It is said once in the log, and for as long as it holds in the status.
+//! A probe is attached to one process, near the start of an exported function: at an instruction
+//! that the kernel can emulate, if there is one. The only change to the process is the breakpoint
+//! that the kernel sets and later removes. A process that cannot be probed is tapped nevertheless.
+//! The log says why once, and the status says it as long as it holds.
 
 mod library;
 mod place;
@@ -23,7 +25,7 @@ use tracing::{info, warn};
 
 use self::library::{Function, Missing};
 
-/// What may be asked of a server itself.
+/// Information that a probe gets from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Probe {
     /// The zone that the server has in mind, as dnstap's `query_zone`: BIND (`named`) with its own libdns, built with dnstap, as all
@@ -32,7 +34,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,7 +43,9 @@ impl Probe {
     }
 }
 
-/// Of which messages the remarks of a server are needed for these probes; `names_queries`: also of those whose type the server decides.
+/// Returns the types of the messages about which these probes need remarks, as `SERVER_*` bits.
+/// `names_queries`: the server decides the type of client queries, so remarks about these are
+/// needed, too.
 #[must_use]
 pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
     match probes {
@@ -51,26 +55,27 @@ pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
     }
 }
 
-/// The function of [`Probe::Zone`], which is also the name of its program.
+/// Function that [`Probe::Zone`] is attached to. The eBPF program has the same name.
 pub const DNS_DT_SEND: &str = "dns_dt_send";
 
-/// For how long a process that has just begun may be without its libraries.
+/// Time that a new process has for loading its libraries.
 const LOADING: Duration = Duration::from_secs(5);
 
-/// A probe in a process.
+/// State of a probe in a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProbeState {
     /// Name of the probe.
     pub probe: &'static str,
     /// The process.
     pub pid: u32,
-    /// Whether it is attached.
+    /// Whether the probe is attached.
     pub attached: bool,
-    /// Where: function, bytes behind its beginning, and library.
+    /// Place of the probe: function, distance from the function's start in bytes, and library.
     pub place: Option<String>,
     /// Whether the process has to step over an instruction each time, which takes some ten microseconds.
     pub single_stepped: bool,
-    /// Why it is not attached.
+    /// Reason for which the probe is not attached; `None` if it is, or if the library may still be
+    /// loaded.
     pub reason: Option<String>,
 }
 
@@ -90,7 +95,7 @@ impl fmt::Display for ProbeState {
     }
 }
 
-/// What became of the probes, for whoever tells about them.
+/// States of all probes, shared with the parts of the agent that report them.
 #[derive(Clone, Debug, Default)]
 pub struct ProbeStates(Arc<Mutex<States>>);
 
@@ -99,34 +104,34 @@ struct States {
     of: BTreeMap<u32, ProbeState>,
     calls: u64,
     faults: u64,
-    /// All probes are out, and none comes any more.
+    /// Whether all probes are removed and no other will be attached.
     ended: bool,
 }
 
-/// Of a probe's calls so many may be unreadable before there is something wrong: one of so many, and
-/// in the beginning so many together.
+/// Number of unreadable calls that are tolerated: one in [`CALLS_OF_A_FAULT`], and always
+/// [`FAULTS`].
 const FAULTS: u64 = 16;
 const CALLS_OF_A_FAULT: u64 = 1_000;
 
-/// Whether so many calls of a probe were unreadable that the server's structures must be others than
-/// the probe takes them for.
+/// Returns whether too many calls of a probe were unreadable. Then the server's structures are not
+/// those that the probe expects.
 fn are_too_many(faults: u64, calls: u64) -> bool {
     faults > (calls / CALLS_OF_A_FAULT).max(FAULTS)
 }
 
 impl ProbeStates {
-    /// Of all processes that are tapped now.
+    /// Returns the states for all processes that are tapped now.
     #[must_use]
     pub fn list(&self) -> Vec<ProbeState> {
         self.with(|states| states.of.values().cloned().collect())
     }
 
-    /// Takes note of what the kernel side has counted: calls, and those that could not be read.
+    /// Stores the counts of the kernel side: calls of all probes, and those that could not be read.
     pub fn count(&self, calls: u64, faults: u64) {
         self.with(|states| (states.calls, states.faults) = (calls, faults));
     }
 
-    /// Whether all probes are out, and none comes any more.
+    /// Returns whether all probes are removed and no other will be attached.
     #[must_use]
     pub fn have_ended(&self) -> bool {
         self.with(|states| states.ended)
@@ -141,7 +146,7 @@ impl ProbeStates {
     }
 }
 
-/// A function that returns how many calls of a process could not be read.
+/// Function that returns how many calls of a process could not be read.
 pub struct FaultsOf(Box<dyn Fn(u32) -> u64>);
 
 impl FaultsOf {
@@ -160,10 +165,12 @@ impl fmt::Debug for FaultsOf {
 /// The probes of the tapped processes.
 #[derive(Debug)]
 pub struct Probes {
-    /// The program in the kernel; none: nothing is probed. The error says why it could not be loaded.
+    /// Program in the kernel; `None` if nothing is to be probed. The error says why the program
+    /// could not be loaded.
     program: Option<Result<OwnedFd, String>>,
     attached: BTreeMap<u32, Attached>,
-    /// Processes that may yet load their libraries, and since when.
+    /// Processes that may not have loaded their libraries yet: program id, and time of the first
+    /// attempt.
     loading: BTreeMap<u32, (u32, Instant)>,
     faults_of: FaultsOf,
     states: ProbeStates,
@@ -173,12 +180,13 @@ pub struct Probes {
 struct Attached {
     program_id: u32,
     event: OwnedFd,
-    /// Calls that could not be read before: another process may have had the same id.
+    /// Unreadable calls that were counted for this process id before the probe was attached. An
+    /// earlier process may have had the same id.
     faults_before: u64,
 }
 
 impl Probes {
-    /// Probes by this program, if there is one.
+    /// Creates an empty set of probes with the program in the kernel, if there is one.
     #[must_use]
     pub fn new(program: Option<Result<OwnedFd, String>>, faults_of: FaultsOf) -> Self {
         let states = ProbeStates::default();
@@ -192,7 +200,8 @@ impl Probes {
         }
     }
 
-    /// Whether they can be attached with the privileges that there are now; true if there are none.
+    /// Returns whether probes can be attached with the current privileges. Without a program it
+    /// returns true.
     #[must_use]
     pub fn work(&self) -> bool {
         match &self.program {
@@ -201,19 +210,19 @@ impl Probes {
         }
     }
 
-    /// What became of them, from now on.
+    /// Returns the states of the probes. They change as the probes do.
     #[must_use]
     pub fn states(&self) -> ProbeStates {
         self.states.clone()
     }
 
-    /// What runs in the processes that are probed.
+    /// Returns the program ids of the probed processes.
     pub fn program_ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.attached.values().map(|attached| attached.program_id)
     }
 
-    /// Probes process `pid`, which runs `program_id`. Whether it is probed now. `is_new`: it may not have loaded its libraries yet, and
-    /// [`Self::again`] will try again.
+    /// Probes process `pid`, which runs `program_id`. Returns whether it is probed now. `is_new`:
+    /// the process may not have loaded its libraries yet, and [`Self::again`] will try again.
     pub fn add(&mut self, pid: u32, program_id: u32, is_new: bool) -> bool {
         if self.program.is_none() || self.is_attached(pid, program_id) {
             return self.program.is_some();
@@ -238,7 +247,8 @@ impl Probes {
         false
     }
 
-    /// Tries again what had not loaded its libraries. What is probed now.
+    /// Tries again to probe the processes that had not loaded their libraries. Returns the program
+    /// ids of those that are probed now.
     pub fn again(&mut self) -> Vec<u32> {
         let mut added = Vec::new();
         for (pid, (program_id, since)) in self.loading.clone() {
@@ -253,20 +263,20 @@ impl Probes {
         added
     }
 
-    /// Forgets a process that has ended. What it ran.
+    /// Removes the probe and the state of a process. Returns its program id if it was probed.
     pub fn remove(&mut self, pid: u32) -> Option<u32> {
         self.loading.remove(&pid);
         self.states.with(|states| drop(states.of.remove(&pid)));
         let gone = self.attached.remove(&pid)?;
-        // The kernel takes about 0.1 s to remove a probe, and nobody has to wait for it. If there can be no thread, it is
-        // removed here.
+        // The kernel takes about 0.1 s to remove a probe. A thread does it, so that nothing waits
+        // for it. If no thread can be started, it is done here.
         let _removed = thread::Builder::new()
             .name("probe".to_owned())
             .spawn(move || drop(gone.event));
         Some(gone.program_id)
     }
 
-    /// Takes all probes out, because the tap ends. The states stay as they were.
+    /// Removes all probes, because the tap ends. The states stay as they were.
     pub fn end(&mut self) {
         self.attached.clear();
         self.loading.clear();
@@ -274,7 +284,8 @@ impl Probes {
         self.states.with(|states| states.ended = true);
     }
 
-    /// Takes out the probes of servers that they do not understand, for good. Returns what these servers run.
+    /// Removes the probes of servers that have other structures than the probe expects. They are
+    /// not attached again. Returns the program ids of these servers.
     pub fn judge(&mut self) -> Vec<u32> {
         let (calls, faults) = self.states.with(|states| (states.calls, states.faults));
         if faults <= FAULTS {
@@ -363,7 +374,7 @@ impl ProbeState {
     }
 }
 
-/// Why the kernel does not attach, and what to do.
+/// Describes why the kernel refuses a probe, and what helps.
 fn remedy(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
@@ -376,7 +387,8 @@ fn remedy(error: &io::Error) -> String {
     }
 }
 
-/// Tries a probe on this very process, with the program of the probes: whether this kernel and these privileges are enough.
+/// Attaches a probe to this process and removes it again. Fails if the kernel or the privileges do
+/// not allow it. `program`: the program of the probes.
 pub fn check(program: &OwnedFd) -> anyhow::Result<()> {
     let (path, offset) = library::own_entry()?;
     uprobe::attach(program.as_fd(), &path, offset, std::process::id())

@@ -1,28 +1,31 @@
-//! Where in a function to attach: the first instruction that the kernel carries out by itself.
+//! Chooses the instruction of a function at which a probe is attached: the first one that the
+//! kernel emulates.
 //!
-//! A uprobe replaces an instruction by a breakpoint. The kernel emulates some instructions (`arch/x86/kernel/uprobes.c`,
-//! `branch_setup_xol_ops` and `push_setup_xol_ops`: `push` of a register, `nop`, `jmp`, `jcc`, `call`), which costs under a microsecond. For
-//! any other it has the process step over a copy, which costs about ten times as much. Functions of a build with CET begin with `endbr64`,
-//! which is one of those.
+//! A uprobe replaces an instruction by a breakpoint. The kernel emulates some instructions
+//! (`arch/x86/kernel/uprobes.c`, `branch_setup_xol_ops` and `push_setup_xol_ops`: `push` of a
+//! register, `nop`, `jmp`, `jcc`, `call`). This costs less than a microsecond. For any other
+//! instruction, the process steps over a copy, which costs about ten times as much. Functions of a
+//! build with CET begin with `endbr64`, which the kernel does not emulate.
 //!
-//! What may be skipped neither changes the arguments nor leaves the function: `endbr64`, `sub $N,%rsp` and `test`. Pure.
+//! The search skips only instructions that neither change the arguments nor leave the function:
+//! `endbr64`, `sub $N,%rsp` and `test`. This module is pure.
 
-/// Bytes of a function that are looked at.
+/// Number of bytes of a function that are examined.
 pub(super) const LOOKED_AT: usize = 48;
 
 /// A place in a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Bytes behind the function's beginning.
+    /// Distance from the start of the function, in bytes.
     pub(super) offset: u64,
-    /// Bytes by which the stack has grown up to there.
+    /// Number of bytes by which the stack has grown before this instruction.
     pub(super) grown: u32,
-    /// Whether the kernel emulates the instruction there; else the process steps over it.
+    /// Whether the kernel emulates the instruction. If not, the process steps over it.
     pub(super) is_emulated: bool,
 }
 
-/// The place to attach to in a function that begins with these bytes. With arguments on the stack (`has_stack_arguments`) the stack is as it
-/// was at the call.
+/// Returns the place to attach to in a function that begins with `code`. With
+/// `has_stack_arguments`, the stack pointer there is the same as at the call.
 pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
     let (mut at, mut grown) = (0, 0);
     while let Some(rest) = code.get(at..) {
@@ -56,14 +59,15 @@ pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
     }
 }
 
-/// Whether the kernel emulates the instruction that begins here. Those of its list that a function may begin with.
+/// Returns whether the kernel emulates the first instruction of `code`. Only instructions that a
+/// function may begin with are considered.
 fn is_emulated(code: &[u8]) -> bool {
     match code {
         // push of a register, jcc, nop, call, jmp
         [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] => true,
-        // push of one of the upper eight registers, with the one prefix that the kernel takes
+        // push of r8 to r15; the kernel accepts no prefix but 0x41
         [0x41, second, ..] => matches!(second, 0x50..=0x57),
-        // jcc with a longer way
+        // jcc with a displacement of 32 bits
         [0x0f, second, ..] => matches!(second, 0x80..=0x8f),
         _ => false,
     }
@@ -90,7 +94,7 @@ mod tests {
         }
     }
 
-    // The beginnings are those of Debian's builds: 12 (9.18.49), 13 (9.20.30).
+    // The code is from Debian's builds: 12 (9.18.49), 13 (9.20.30).
     #[rstest]
     #[case::push_with_a_prefix(&[0x41, 0x57, 0x41, 0x56], false, emulated(0, 0))]
     #[case::push(&[0x55, 0x48, 0x89, 0xe5], false, emulated(0, 0))]

@@ -1,7 +1,9 @@
-//! A program attached to a place in a file, for one process: `perf_event_open(2)` with the kernel's `uprobe` unit.
+//! Attaches a program to an instruction of a file for one process, by `perf_event_open(2)` and the
+//! kernel's PMU `uprobe`.
 //!
-//! The kernel puts a breakpoint into the memory of that process alone (`kernel/events/uprobes.c`, `kernel/trace/trace_uprobe.c`), and takes it
-//! out when the descriptor is closed, also by the end of this process. It needs no tracefs.
+//! The kernel sets a breakpoint in the memory of that process only (`kernel/events/uprobes.c`,
+//! `kernel/trace/trace_uprobe.c`). It removes the breakpoint when the descriptor is closed, which
+//! also happens when the agent ends. tracefs is not needed.
 #![expect(
     unsafe_code,
     reason = "perf_event_open(2) and its ioctl(2), which no crate offers for a program that is loaded elsewhere"
@@ -19,14 +21,15 @@ use std::{
 
 use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, perf_event_attr};
 
-/// Number of the unit in this kernel.
+/// File with the number of the PMU in this kernel.
 const UNIT: &str = "/sys/bus/event_source/devices/uprobe/type";
 
 /// `PERF_EVENT_IOC_SET_BPF` and `PERF_EVENT_IOC_ENABLE` (`include/uapi/linux/perf_event.h`).
 const SET_BPF: libc::Ioctl = 0x4004_2408;
 const ENABLE: libc::Ioctl = 0x2400;
 
-/// Runs `program` whenever process `pid` comes to the instruction at `offset` of the file at `path`, until the descriptor is closed.
+/// Runs `program` whenever process `pid` reaches the instruction at `offset` of the file at `path`,
+/// until the returned descriptor is closed.
 pub(super) fn attach(
     program: BorrowedFd<'_>,
     path: &Path,
@@ -58,11 +61,11 @@ pub(super) fn attach(
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor, which nobody else has.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let event = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: takes a descriptor and nothing else.
+    // SAFETY: the request takes a descriptor, and accesses no memory of this process.
     check(unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) })?;
-    // SAFETY: takes nothing.
+    // SAFETY: the request takes no argument.
     check(unsafe { libc::ioctl(event.as_raw_fd(), ENABLE, 0) })?;
     Ok(event)
 }

@@ -1,21 +1,24 @@
-//! Function `dns_dt_send` of BIND's libdns: the zone that the server has in mind, and its own type, of each message.
+//! Function `dns_dt_send` of BIND's libdns. For each message it gets the zone (dnstap's
+//! `query_zone`) and the server's own type.
 //!
 //! ```c
 //! void dns_dt_send(dns_view_t *view, dns_dtmsgtype_t msgtype, isc_sockaddr_t *qaddr, isc_sockaddr_t *raddr,
 //!                  bool tcp, isc_region_t *zone, isc_time_t *qtime, isc_time_t *rtime, isc_buffer_t *buf);
 //! ```
 //!
-//! BIND 9.16 to 9.20, of which 9.20 has `dns_transport_type_t` instead of `bool tcp`. The server calls it for each message, with dnstap
-//! configured or not, if it was built with dnstap (lib/dns/dnstap.c). On x86-64 the first six arguments are in registers, the others on the
-//! stack, above the address to return to.
+//! BIND 9.16 to 9.20 have this function; 9.20 has `dns_transport_type_t` instead of `bool tcp`. If
+//! BIND was built with dnstap, it calls the function for each message, even if dnstap is not
+//! configured (lib/dns/dnstap.c). On x86-64, the first six arguments are in registers. The others
+//! are on the stack, above the return address.
 //!
-//! The order in one thread: a query to another server is sent before the call, its response is received before the call, and an answer to a
-//! client is sent after the call.
+//! The order in one thread: a query to another server is sent before the call, its response is
+//! received before the call, and a response to a client is sent after the call.
 //!
-//! The address of a query's sender is not known here where the server asks: it has `0.0.0.0` there, and over TCP no port either.
+//! The server does not know the local address of its own queries: `qaddr` has `0.0.0.0` then, and
+//! over TCP no port either.
 //!
-//! What is behind the pointers is taken for what it is only if its magic number says so (`ISC_MAGIC` in lib/isc/include/isc/magic.h).
-//! Nothing is written to the server.
+//! View and buffer are used only if their magic numbers are right (`ISC_MAGIC` in
+//! lib/isc/include/isc/magic.h). Nothing is written to the server.
 
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -39,12 +42,13 @@ use crate::{
     thread::threads,
 };
 
-/// `View`, the first member of `dns_view_t`.
+/// Magic number at the start of `dns_view_t`: `View`.
 const VIEW: u32 = 0x5669_6577;
-/// `Buf!`, the first member of `isc_buffer_t`.
+/// Magic number at the start of `isc_buffer_t`: `Buf!`.
 const BUFFER: u32 = 0x4275_6621;
 
-/// The seventh argument to the ninth on the stack, behind the address to return to. The ninth is the message.
+/// Offset of the ninth argument, the message, from the stack pointer. The return address is at 0,
+/// and the seventh argument at 8.
 const MESSAGE_ON_STACK: u64 = 24;
 
 /// Start of `isc_buffer_t` (lib/isc/include/isc/buffer.h).
@@ -77,11 +81,12 @@ struct Address {
     inet6: [u8; 16],
 }
 
-/// Calls that could not be read, by process: one process must not stop the probes of others.
+/// Unreadable calls by process id. Each process has its own count, so that one process cannot stop
+/// the probes of others.
 #[map]
 static PROBE_FAULTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
 
-/// The server has a message to log.
+/// Sends a remark about the message that the server passes to its dnstap.
 #[uprobe]
 fn dns_dt_send(ctx: ProbeContext) -> u32 {
     let Some(key) = threads::possible() else {
@@ -106,14 +111,15 @@ fn dns_dt_send(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Counts a call of the process that could not be read.
+/// Counts an unreadable call of the process.
 #[inline(always)]
 fn count_fault(tgid: u32) {
     if let Some(faults) = PROBE_FAULTS.get_ptr_mut(tgid) {
-        // SAFETY: a live, aligned value of the map. Two threads that count at the same time may count once.
+        // SAFETY: the pointer is to a live, aligned value of the map. If two threads count at the
+        // same time, one count may be lost.
         unsafe { faults.write_volatile(faults.read_volatile() + 1) };
     } else {
-        // A failure leaves the call to the sum over all processes.
+        // If the insertion fails, only the sum over all processes counts the call.
         let _ = PROBE_FAULTS.insert(tgid, 1, 0);
     }
 }
@@ -125,9 +131,9 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     if message_type & config!(remarks) as u32 == 0 {
         return Err(Counter::ProbeUnwanted);
     }
-    // SAFETY: integers, as all that is read here.
+    // SAFETY: the type is an integer. All other types that are read here have integers only.
     let view: u32 = unsafe { read(argument(0)?)? };
-    // SAFETY: the context is that of the thread at the call.
+    // SAFETY: the context points to the thread's registers at the call.
     let stack = unsafe { (*ctx.regs).rsp };
     // SAFETY: as above.
     let buffer: u64 = unsafe { read(stack.wrapping_add(MESSAGE_ON_STACK))? };
@@ -163,7 +169,7 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     let local_port = if local == 0 {
         0
     } else {
-        // SAFETY: as above; the port is in the same place of both kinds of addresses.
+        // SAFETY: as above. The port is at the same offset in both kinds of addresses.
         u16::from_be_bytes(unsafe { read(local.wrapping_add(2))? })
     };
     let mut header = EventHeader {
@@ -215,7 +221,7 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     )
 }
 
-/// Reads a `T` of the server.
+/// Reads a `T` from the server's memory.
 ///
 /// # Safety
 ///

@@ -1,6 +1,8 @@
-//! What the server itself knows: functions of its own, one file each. The agent finds them in the running process and attaches to it alone.
+//! Probes: programs for functions of the servers themselves, one function per file. The agent finds
+//! the function in the running process, and attaches the program to this process only.
 //!
-//! A program here is of the type `uprobe`. The kernel runs it in the thread that calls the function, before the first instruction of the
-//! function that it can step over by itself. The arguments are still where the call has put them.
+//! A program here has the type `uprobe`. The kernel runs it in the thread that calls the function,
+//! before an instruction near the function's start that the agent has chosen. The arguments are
+//! still where the caller has put them.
 
 mod dns_dt_send;

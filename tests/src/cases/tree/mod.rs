@@ -1,5 +1,5 @@
-//! Servers in every role on the same traffic: each is compared with BIND's own dnstap, with the documented rules, and
-//! with the server at the other end.
+//! Tests servers in every role on the same traffic. Each is compared with BIND's own dnstap, with
+//! the documented rules, and with the server at the other end.
 
 mod documented;
 
@@ -78,7 +78,8 @@ fn six_servers(how: &Combination, options: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where named has recorded zones, so have we; the comparison asks for equal ones then.
+/// Checks that we have recorded as many zones as named. The comparison has checked that they are
+/// the same.
 fn zones_of(server: &Recorded) -> Result<()> {
     let zones = |records: &[Record]| {
         let in_clear = records.iter().filter(|one| encrypted(one).is_none());
@@ -86,7 +87,7 @@ fn zones_of(server: &Recorded) -> Result<()> {
     };
     let (theirs, ours) = (zones(&server.reference), zones(&server.mimic.0));
     note(format!("{}: {ours} zones of {theirs}", server.role.name()));
-    // All that the secondary is asked is asked with RD, so its answers are no AUTH for named.
+    // All queries to the secondary have RD, so its responses do not have the type AUTH for named.
     let has_some = theirs > 0 || server.role == Role::Secondary;
     ensure!(ours == theirs && has_some, "{ours} zones of {theirs}");
     Ok(())
@@ -152,8 +153,8 @@ fn whole_transfers(role: Role, records: &[Record], sent: &Sent) -> Result<()> {
         "{} records by AXFR: {whole:?}",
         sent.records
     );
-    // The secondary has asked the primary for the changes once, after the update. `dig` got them once from each server,
-    // which the primary's file has, too.
+    // The secondary has asked the primary for the changes once, after the update. `dig` has asked
+    // each server for them once. The primary's file has both.
     let asked = if role == Role::Zone { 2 } else { 1 };
     ensure!(
         of_size(&changes, CHANGES) == asked && of_size(&changes, sent.changes(role)) >= 1,

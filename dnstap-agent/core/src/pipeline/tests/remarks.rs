@@ -1,4 +1,5 @@
-//! Probed servers: what they say about their messages finds these, and nothing is lost, late or out of order.
+//! Tests with probed servers: remarks find their messages, and no message is lost, late or out of
+//! order.
 
 use dnstap_ebpf::{
     SERVER_AUTH_RESPONSE, SERVER_RESOLVER_QUERY as ASKED, SERVER_RESOLVER_RESPONSE as ANSWERED,
@@ -28,7 +29,7 @@ fn probed() -> Pipeline {
     pipeline
 }
 
-/// At the end of a resolver that asks from this port.
+/// Returns the header of a message between a resolver, which asks from `local_port`, and a server.
 fn asking(ktime_ns: u64, direction: u8, local_port: u16) -> EventHeader {
     EventHeader {
         program_id: 7,
@@ -39,7 +40,7 @@ fn asking(ktime_ns: u64, direction: u8, local_port: u16) -> EventHeader {
     }
 }
 
-/// At the end of a server that a client asks.
+/// Returns the header of a message between a server and the client that asks it.
 fn asked(ktime_ns: u64, direction: u8) -> EventHeader {
     EventHeader {
         program_id: 7,
@@ -47,7 +48,7 @@ fn asked(ktime_ns: u64, direction: u8) -> EventHeader {
     }
 }
 
-/// What the server says about a message that passes at this end.
+/// Returns a record with the server's remark about a message; `header` is that of the message.
 fn said(header: EventHeader, message_type: u32, message: &[u8], zone: &[u8]) -> Vec<u8> {
     let header = EventHeader {
         kind: RecordKind::Remark as u8,
@@ -114,7 +115,8 @@ fn an_answer_to_a_client_never_waits() {
     );
 }
 
-/// The proxy's word comes with the query; the server answers to the proxy, and speaks of the client.
+/// The PROXY header comes with the query. The server answers to the proxy, but its remark has the
+/// client's address.
 #[test]
 fn an_answer_through_a_proxy_is_known_by_the_client() {
     let mut pipeline = probed();
@@ -358,7 +360,7 @@ fn a_server_that_is_mimicked_names_a_query_before_its_answer_comes(
     assert_eq!(run(&mut pipeline, &[whole(asked(1, 0), &query)]), []);
     let records = [
         said(asked(2, 0), message_type, &query, b""),
-        // Without RD it has one name only, which the server gives, too.
+        // A query without RD has one possible type only. There is a remark about it, too.
         whole(asked(3, 0), &message(2, 0, "b", 0)),
         said(asked(4, 0), 0x10, &message(2, 0, "b", 0), b""),
         whole(asked(5, SENT), &message(1, 0x8180, "a", 1)),
@@ -393,7 +395,8 @@ fn a_query_that_the_server_does_not_name_waits_for_its_answer() {
     assert_eq!(messages[0].r#type(), Type::ClientQuery);
 }
 
-/// Messages and remarks of few ports and ids, so that they meet and are mistaken for each other.
+/// A message or a remark. There are few ports and ids, so that remarks often match, and may match
+/// the wrong message.
 #[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Debug)]
 struct Event {
