@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod exit;
+pub(crate) mod http;
 pub mod log;
 pub mod memory;
 pub mod net;

@@ -1,21 +1,18 @@
 //! The metrics endpoint: HTTP/1.1 with one answer per connection, few connections at a time, and a
 //! time limit.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header,
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tracing::{debug, warn};
+use tokio::net::TcpListener;
 
 use super::{Newest, metrics, published};
+use crate::host::http::{self, Limits};
 
 /// Most connections at a time; further ones wait.
 const CONNECTIONS: usize = 16;
@@ -25,45 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers requests until it is dropped.
 pub(super) async fn serve(listener: TcpListener, newest: Newest) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Most likely there are no descriptors left. Room appears when one is closed
-                // elsewhere.
-                warn!(%error, "cannot take a connection for metrics");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let newest = newest.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, newest.clone()));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match timeout(2 * PATIENCE, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "a connection for metrics"),
-                Err(_elapsed) => debug!("a connection for metrics took too long"),
-            }
-            drop(place);
-        });
-    }
+    let limits = Limits {
+        connections: CONNECTIONS,
+        head: PATIENCE,
+        connection: 2 * PATIENCE,
+    };
+    http::serve(listener, "metrics", limits, move |request| {
+        answer(request, newest.clone())
+    })
+    .await;
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    newest: Newest,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>, newest: Newest) -> Response<Full<Bytes>> {
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    Ok(match (get, request.uri().path()) {
+    match (get, request.uri().path()) {
         (false, _) => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
         (true, "/metrics") => match published::first(newest).await {
             Some(published) => match metrics::encode(&published.now) {
@@ -73,7 +45,7 @@ async fn answer(
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "it is ending\n".to_owned()),
         },
         (true, _) => plain(StatusCode::NOT_FOUND, "there is /metrics\n".to_owned()),
-    })
+    }
 }
 
 fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {

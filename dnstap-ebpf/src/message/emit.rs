@@ -43,11 +43,11 @@ const HEADER: usize = size_of::<EventHeader>();
 #[map]
 static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// The perf ring buffers, one per CPU.
 /// One value: 1 while the reader sleeps longer than its interval. The next record wakes it then.
 #[map]
 static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 
+/// The perf ring buffers, one per CPU.
 #[map]
 static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
 

@@ -80,14 +80,18 @@ impl Store {
     /// second always stay.
     fn time_that_leaves(&self, most: u64, all: u64) -> Result<Option<u64>, StoreError> {
         let hours = self.sizes_by(HOUR, 0)?;
-        let Some((newest, _)) = hours.last_key_value() else {
+        let Some((&newest, &size_of_newest)) = hours.last_key_value() else {
             return Ok(None);
         };
-        let newest = *newest;
         let total: u64 = hours.values().sum();
         let allowed = u128::from(total) * u128::from(most) / u128::from(all.max(1));
         let mut left = u128::from(total);
-        let seconds = self.sizes_by(1, newest)?;
+        // The whole newest hour stays if there is room for it. Only otherwise are its seconds of interest.
+        let seconds = if u128::from(size_of_newest) > allowed {
+            self.sizes_by(1, newest)?
+        } else {
+            BTreeMap::from([(newest, size_of_newest)])
+        };
         let older = hours.range(..newest).chain(&seconds);
         let mut since = newest;
         for (time, size) in older {

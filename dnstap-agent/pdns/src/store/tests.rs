@@ -169,24 +169,25 @@ fn what_is_old_goes_and_the_index_with_it() {
     assert_eq!((before, store.stats().expect("read").index), (3 + 3 + 2, 3));
 }
 
+/// Returns 20,000 RRsets of random data. Each is seen once, at the `time` of its number.
+fn random_sets(time: impl Fn(u64) -> u64) -> Vec<(Rrset, Seen)> {
+    let mut chance = 1_u64;
+    let numbered = |nth| {
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let data = chance.to_be_bytes().repeat(4);
+        let time = time(nth);
+        (set(&format!("a{nth}.b"), 16, &data), seen(time, time, 1))
+    };
+    (0..20_000).map(numbered).collect()
+}
+
 #[test]
 fn a_store_becomes_as_small_as_it_has_to() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::create(folder.path()).expect("a store");
-    let mut chance = 1_u64;
-    let sets: Vec<_> = (0..20_000_u64)
-        .map(|nth| {
-            chance = chance
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let time = nth * 600;
-            (
-                set(&format!("a{nth}.b"), 16, &chance.to_be_bytes().repeat(4)),
-                seen(time, time, 1),
-            )
-        })
-        .collect();
-    add(&store, &sets);
+    add(&store, &random_sets(|nth| nth * 600));
     store.compact(Retention::default()).expect("done");
     let size = |store: &Store| {
         let stats = store.stats().expect("read");
@@ -213,20 +214,7 @@ fn a_store_becomes_as_small_as_it_has_to() {
 fn the_newest_hour_is_cut_by_the_second_and_never_as_a_whole() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::create(folder.path()).expect("a store");
-    let mut chance = 1_u64;
-    let sets: Vec<_> = (0..20_000_u64)
-        .map(|nth| {
-            chance = chance
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let time = 7200 + nth / 10;
-            (
-                set(&format!("a{nth}.b"), 16, &chance.to_be_bytes().repeat(4)),
-                seen(time, time, 1),
-            )
-        })
-        .collect();
-    add(&store, &sets);
+    add(&store, &random_sets(|nth| 7200 + nth / 10));
     store.compact(Retention::default()).expect("done");
     let stats = store.stats().expect("read");
     let most = (stats.bytes - stats.journal_bytes) * 9 / 10;

@@ -25,7 +25,6 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use dnstap_core::pipeline::{Batch, Pipeline, PipelineConfig, Server};
-use dnstap_ebpf::Counter;
 use tokio::{
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
@@ -53,7 +52,7 @@ use crate::{
     },
     observe::{
         self, Newest, Observe, Observer, Publisher,
-        summary::{Loss, Snapshot, conclude},
+        summary::{Snapshot, conclude},
     },
     sinks::{OutputSpec, SinkOptions},
     sources::{
@@ -418,10 +417,8 @@ fn wait_for_end<E: Future<Output = String>>(
 
 /// Returns the number of processes that found no room in the set, as the reader last counted them.
 fn unfollowed(newest: &Newest) -> u64 {
-    let losses = match newest.borrow().as_ref() {
-        Some(counted) => counted.now.losses(),
-        None => return 0,
-    };
-    let unfollowed = |loss: &&Loss| loss.reason == Counter::Unfollowed.name();
-    losses.iter().find(unfollowed).map_or(0, |loss| loss.count)
+    let counted = newest.borrow();
+    counted
+        .as_ref()
+        .map_or(0, |counted| counted.now.source.unfollowed())
 }

@@ -38,6 +38,11 @@ pub(crate) trait SourceAccount: fmt::Debug + Send + Sync {
     /// Returns the amounts for an output that accepts `takes`.
     fn offered(&self, takes: Takes) -> Offered;
 
+    /// Returns the number of processes that found no room among the tapped ones.
+    fn unfollowed(&self) -> u64 {
+        0
+    }
+
     /// Adds the metric families of the source.
     fn metrics(&self, all: &mut Families);
 }

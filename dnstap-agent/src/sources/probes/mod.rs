@@ -227,7 +227,7 @@ impl Probes {
         if self.program.is_none() || self.is_attached(pid, program_id) {
             return self.program.is_some();
         }
-        self.attached.remove(&pid);
+        self.take_out(pid);
         let reason = match self.try_add(pid, program_id) {
             Ok(()) => return true,
             Err(Missing::Library) if is_new => {
@@ -267,6 +267,11 @@ impl Probes {
     pub fn remove(&mut self, pid: u32) -> Option<u32> {
         self.loading.remove(&pid);
         self.states.with(|states| drop(states.of.remove(&pid)));
+        self.take_out(pid)
+    }
+
+    /// Removes the probe of a process, if it has one. Returns the program id.
+    fn take_out(&mut self, pid: u32) -> Option<u32> {
         let gone = self.attached.remove(&pid)?;
         // The kernel takes about 0.1 s to remove a probe. A thread does it, so that nothing waits
         // for it. If no thread can be started, it is done here.
@@ -298,7 +303,7 @@ impl Probes {
         let shut: Vec<_> = self.attached.iter().filter_map(of).collect();
         let mut programs = Vec::new();
         for (pid, faults) in shut {
-            programs.extend(self.remove(pid));
+            programs.extend(self.take_out(pid));
             let reason = format!(
                 "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
             );

@@ -8,6 +8,7 @@ mod paths;
 
 use std::{
     convert::Infallible,
+    future::ready,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -22,18 +23,11 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Frame, Incoming},
     header::{self, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
-use tracing::{debug, info, warn};
+use tokio::{net::TcpListener, sync::mpsc};
+use tracing::{info, warn};
 
 use self::paths::{Asked, Lookup, Style};
 use super::{now, refused};
@@ -41,6 +35,7 @@ use crate::{
     cli::Serve as Options,
     host::{
         exit::{Exit, ExitWith},
+        http::{self, Limits},
         shutdown::Shutdown,
     },
 };
@@ -48,11 +43,12 @@ use crate::{
 /// Largest number of connections at a time. Further connections wait.
 const CONNECTIONS: usize = 16;
 
-/// Time limit for the head of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Time limit for a connection, which includes the time that the client takes to read the answer.
-const LONGEST: Duration = Duration::from_mins(10);
+/// Limits on clients. A large answer may take long.
+const LIMITS: Limits = Limits {
+    connections: CONNECTIONS,
+    head: Duration::from_secs(10),
+    connection: Duration::from_mins(10),
+};
 
 /// Number of pieces of an answer that may wait for the reader.
 const PIECES: usize = 4;
@@ -98,7 +94,9 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
         info!(%address, "answers");
         tokio::select! {
             why = shutdown.asked() => info!("ends: {why}"),
-            () = accept(listener, served) => {}
+            () = http::serve(listener, "queries", LIMITS, move |request| {
+                ready(answer(&request, &served))
+            }) => {}
         }
         anyhow::Ok(())
     })?;
@@ -143,42 +141,6 @@ impl Keys {
             let colon = pair.iter().position(|byte| *byte == b':');
             colon.is_some_and(|colon| self.has(&pair[colon + 1..]))
         })
-    }
-}
-
-async fn accept(listener: TcpListener, served: Arc<Served>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // There may be no file descriptors left. One becomes free when a connection is closed.
-                warn!(%error, "cannot take a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let served = Arc::clone(&served);
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = answer(&request, &served);
-                async { Ok::<_, Infallible>(answer) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match timeout(LONGEST, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "a connection"),
-                Err(_elapsed) => debug!("a connection took too long"),
-            }
-            drop(place);
-        });
     }
 }
 

@@ -342,6 +342,10 @@ impl SourceAccount for Tapped {
         }
     }
 
+    fn unfollowed(&self) -> u64 {
+        self.kernel[Counter::Unfollowed as usize]
+    }
+
     fn metrics(&self, all: &mut Families) {
         metrics::add(all, self);
     }
