@@ -20,8 +20,8 @@ use std::{
 
 use dnstap_agent::sinks::{self, OutputSpec, SinkOptions, SinkSet};
 use dnstap_core::{
-    event::fixture,
     pipeline::{Batch, Pipeline, PipelineConfig},
+    record::fixture,
 };
 use dnstap_ebpf::{DIRECTION_RECEIVED, DIRECTION_SENT, IPPROTO_TCP};
 

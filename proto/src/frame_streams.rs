@@ -50,6 +50,9 @@ pub use write::Writer;
 /// Content type of streams whose data frames each hold one [`Dnstap`](crate::Dnstap).
 pub const DNSTAP_CONTENT_TYPE: &[u8] = b"protobuf:dnstap.Dnstap";
 
+/// Content type of streams of [`Event`](crate::Event) messages.
+pub const EVENT_CONTENT_TYPE: &[u8] = b"protobuf:dnstap.Event";
+
 /// Longest control frame in bytes, without the two lengths before it.
 pub const MAX_CONTROL_FRAME: u32 = 512;
 

@@ -1,4 +1,4 @@
-//! The types of `dnstap.proto`, generated at build time. Their doc comments come from that file.
+//! The types of `dnstap.proto` and `dnstap_event.proto`, generated at build time. Their doc comments come from these files.
 
 #![expect(
     clippy::doc_markdown,

@@ -58,7 +58,9 @@ pub mod view;
 pub use bytes;
 pub use encode::{DnstapRef, MessageRef, Timestamp};
 pub use generated::{
-    Dnstap, HttpProtocol, Message, Policy, SocketFamily, SocketProtocol, dnstap, message, policy,
+    Cache, Dnstap, Event, Expiry, HttpProtocol, Message, NsChange, Policy, Purge, RateLimit,
+    SocketFamily, SocketProtocol, Transfer, Trust, Unanswered, cache, dnstap, event, message,
+    ns_change, policy, purge, rate_limit, transfer,
 };
 pub use prost;
 pub use view::View;

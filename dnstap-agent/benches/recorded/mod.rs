@@ -16,11 +16,11 @@ use dnstap_agent::{
 };
 use dnstap_core::{
     encode,
-    event::{Record, fixture},
     model::{Envelope, Finding, Kind, Role},
     pair::PairLimits,
     pipeline::{Batch, Pipeline, PipelineConfig, Server},
     reassemble::tcp::{Proxies, StreamLimits, Streams},
+    record::{Record, fixture},
 };
 use dnstap_ebpf::{
     AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP,

@@ -6,8 +6,8 @@
 //! the order in which a message passes them:
 //!
 //! ```text
-//! record -> event -> reassemble -> classify -> pair -> privacy -> encode -> frame
-//!           \______________________ pipeline _______________________/
+//! record -> record -> reassemble -> classify -> pair -> privacy -> encode -> frame
+//!            \______________________ pipeline _______________________/
 //! ```
 //!
 //! Below them are the modules that they share: [`model`] (values), [`dns`] (the parser of DNS
@@ -23,7 +23,7 @@ pub mod dns;
 pub mod histogram;
 pub mod lru;
 
-pub mod event;
+pub mod record;
 
 pub mod reassemble;
 
@@ -34,6 +34,8 @@ pub mod pair;
 pub mod privacy;
 
 pub mod encode;
+
+pub mod events;
 
 pub mod account;
 

@@ -9,8 +9,8 @@ pub mod socket;
 use std::{os::fd::BorrowedFd, path::Path};
 
 use dnstap_core::{
-    event,
     model::{Envelope, Notice, Origin},
+    record,
 };
 use dnstap_proto::frame_streams::{Frames, Row};
 
@@ -64,7 +64,7 @@ impl Item<'_> {
     #[must_use]
     pub fn ktime_ns(&self) -> Option<u64> {
         match self {
-            Self::Record(record) => event::ktime_ns(record),
+            Self::Record(record) => record::ktime_ns(record),
             Self::Message(envelope, _) => Some(envelope.ktime_ns),
             Self::Notice(_) | Self::Frames(_) | Self::Row(..) | Self::Fault(..) => None,
         }

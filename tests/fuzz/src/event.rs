@@ -8,12 +8,12 @@
 use dnstap_core::{
     classify::{Naming, bind::BindRules, profile::ProfileChoice},
     encode::{Extra, ExtraField},
-    event::fixture::{chunk, header, remark, whole},
     model::Subject,
     pair::PairLimits,
     pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
     privacy::{Method, Prefixes, Privacy},
     reassemble::tcp::StreamLimits,
+    record::fixture::{chunk, header, remark, whole},
 };
 use dnstap_ebpf::{AF_INET6, EVENT_UNCONNECTED, EventHeader, IPPROTO_TCP, RecordKind};
 

@@ -17,9 +17,9 @@
 use std::collections::VecDeque;
 
 use dnstap_core::{
-    event::{Record, fixture},
     model::Envelope,
     reassemble::tcp::{Proxies, StreamLimits, Streams},
+    record::{Record, fixture},
 };
 use dnstap_ebpf::{IPPROTO_TCP, RecordKind};
 

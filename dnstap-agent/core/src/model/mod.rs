@@ -5,6 +5,7 @@ mod endpoint;
 mod envelope;
 mod exchange;
 mod finding;
+mod frames;
 mod net;
 mod notice;
 mod types;
@@ -15,6 +16,7 @@ pub use self::{
     envelope::{Direction, Envelope, Family, Origin, Protocol, Proxied},
     exchange::{Kind, Role, Subject},
     finding::Finding,
+    frames::Frames,
     net::Net,
     notice::{Asked, Notice},
     types::{KindCounts, MESSAGE_TYPES, MessageType, TypeSet, is_response, long_name, short_name},

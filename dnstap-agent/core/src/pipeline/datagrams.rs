@@ -13,7 +13,7 @@
 
 use dnstap_ebpf::{EVENT_COALESCED, EVENT_FILLED};
 
-use crate::{dns, event::Chunk};
+use crate::{dns, record::Chunk};
 
 /// Layout of the datagrams in the bytes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::{
         dns::fixture::message,
-        event::fixture::{header, parsed, whole},
+        record::fixture::{header, parsed, whole},
     };
 
     fn layout(flags: u8, segment: u16, arrived_len: u32, bytes: &[u8]) -> Option<Layout> {

@@ -20,7 +20,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    event::Remark,
+    events::Events,
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -34,6 +34,7 @@ use crate::{
         unasked::{Doubt, Unasked},
     },
     privacy::Anonymiser,
+    record::Remark,
 };
 
 /// Largest query that is reported completely. Only updates are larger.
@@ -66,6 +67,8 @@ pub(super) struct Deliver {
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
     pub(super) latencies: Latencies,
+    #[expect(dead_code, reason = "the stages that make events come next")]
+    pub(super) events: Events,
 }
 
 /// Message that is ready to be sent, except for the remark about it.

@@ -125,8 +125,8 @@ impl<W: Waits> Held<W> {
 mod tests {
     use super::*;
     use crate::{
-        event::fixture,
         model::{Kind, Role},
+        record::fixture,
     };
 
     fn waiting(ktime_ns: u64, length: usize) -> Waiting {

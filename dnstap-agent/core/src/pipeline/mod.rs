@@ -1,7 +1,7 @@
 //! The pure stages in sequence: takes records of the ring, returns Frame Streams data frames.
 //!
 //! ```text
-//! record ─► event ─┬─ UDP ─► reassemble::datagrams ─► sockets ─┐
+//! bytes ─► record ─┬─ UDP ─► reassemble::datagrams ─► sockets ─┐
 //!                  │                                           ├─► classify ─► pair ─► privacy ─► encode ─► Batch
 //!                  └─ TCP ─► reassemble::tcp ──────────────────┘
 //! ```
@@ -29,12 +29,13 @@ mod unasked;
 mod tests;
 
 pub use self::{filter::Filter, latency::Latencies, servers::Server, sockets::Verdict};
+pub use crate::model::Frames;
 
 use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    event::{Chunk, Recent, Record},
+    events::{EventKinds, Events},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -54,6 +55,7 @@ use crate::{
             proxy::{self, ProxyHeader},
         },
     },
+    record::{Chunk, Recent, Record},
 };
 
 /// Most bytes of dnstap `identity` and `version`.
@@ -71,21 +73,14 @@ pub struct Batch {
     /// Notices, if they were asked for, in the same form; see
     /// [`PipelineConfig::report_unanswered`].
     pub notices: Frames,
-}
-
-/// Frame Streams data frames back to back: a length of four bytes, big-endian, then a `Dnstap` message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frames {
-    /// The frames.
-    pub bytes: Vec<u8>,
-    /// Number of frames.
-    pub count: u64,
+    /// Events, if they were asked for: `Event` messages; see [`events`](crate::events).
+    pub events: Frames,
 }
 
 impl Batch {
     /// Empties the batch but keeps its memory.
     pub fn clear(&mut self) {
-        for frames in [&mut self.messages, &mut self.notices] {
+        for frames in [&mut self.messages, &mut self.notices, &mut self.events] {
             frames.bytes.clear();
             frames.count = 0;
         }
@@ -140,6 +135,8 @@ pub struct PipelineConfig {
     /// Whether unanswered queries are reported, as frames of the queries marked in `extra`. They
     /// are only for text, JSON and YAML, because readers of dnstap would take them for queries.
     pub report_unanswered: bool,
+    /// Kinds of events to report.
+    pub events: EventKinds,
     /// Bounds of the table of queries.
     pub pair_limits: PairLimits,
     /// Bounds of the table of TCP connections.
@@ -160,6 +157,7 @@ impl Default for PipelineConfig {
             privacy: Privacy::default(),
             unsolicited: false,
             report_unanswered: false,
+            events: EventKinds::default(),
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
             udp_sockets: 65_536,
@@ -196,6 +194,7 @@ impl Pipeline {
             ),
             proxies: config.proxies,
             deliver: Deliver {
+                events: Events::new(config.events, config.identity.clone()),
                 servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),

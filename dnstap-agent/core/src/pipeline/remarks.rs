@@ -29,8 +29,8 @@ use std::{
 use foldhash::fast::RandomState;
 
 use crate::{
-    event::{Remark, prefix_of},
     model::Envelope,
+    record::{Remark, prefix_of},
 };
 
 /// Longest time that a message waits for its remark, and a remark for its message, in nanoseconds.

@@ -265,7 +265,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::{dns::fixture::message, event::fixture};
+    use crate::{dns::fixture::message, record::fixture};
 
     /// Builds an envelope; `own`: the process sent the datagram.
     fn envelope(unconnected: bool, own: bool, port: u16) -> Envelope {

@@ -15,9 +15,9 @@ use crate::{
     account::stages,
     classify::Naming,
     dns::fixture::{framed, message},
-    event::fixture::{chunk, header, whole},
     pipeline::MAX_LABEL,
     privacy::{Method, Prefixes},
+    record::fixture::{chunk, header, whole},
 };
 
 mod mutations;

@@ -23,7 +23,6 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use crate::{
-    event::Chunk,
     lru::Lru,
     model::{Direction, Envelope, Protocol},
     pair::Found,
@@ -31,6 +30,7 @@ use crate::{
         held::{Held, Waits},
         servers::Known,
     },
+    record::Chunk,
 };
 
 /// Nanoseconds for which a response waits for its query.

@@ -178,8 +178,8 @@ mod tests {
     use super::*;
     use crate::{
         dns::fixture::message,
-        event::fixture,
         model::{Direction, Endpoint, Family, Proxied},
+        record::fixture,
     };
 
     fn truncate() -> Anonymiser {

@@ -11,7 +11,7 @@
 //!
 //! Conservation: every chunk pushed is joined, discarded or still pending.
 
-use crate::{counters::counters, event::Chunk, model::Direction};
+use crate::{counters::counters, model::Direction, record::Chunk};
 
 /// Most messages that may be in progress at once. Each tapped thread has at most one; above the
 /// limit the oldest is given up.
@@ -162,7 +162,7 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::fixture::{chunk, header, parsed};
+    use crate::record::fixture::{chunk, header, parsed};
 
     fn records(tid: u32, message: &[u8], size: usize) -> Vec<Vec<u8>> {
         let mut header = header();

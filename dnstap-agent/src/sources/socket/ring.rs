@@ -17,7 +17,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 
-/// A source of records: header and payload, for [`dnstap_core::event::Record::parse`].
+/// A source of records: header and payload, for [`dnstap_core::record::Record::parse`].
 pub(super) trait Ring: Send {
     /// Returns the descriptors by which the kernel wakes the reader.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;

@@ -93,7 +93,7 @@ fn a_million_mutations_break_nothing() {
                 // Half of the mutations hit the payload.
                 let (place, byte) = (random.next() as usize, random.next());
                 let span = if byte & 256 == 0 {
-                    crate::event::HEADER
+                    crate::record::HEADER
                 } else {
                     record.len()
                 };

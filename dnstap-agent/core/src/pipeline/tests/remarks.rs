@@ -9,7 +9,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::{
-    classify::bind::BindRules, event::fixture::remark, reassemble::tcp::proxy::fixture::client,
+    classify::bind::BindRules, reassemble::tcp::proxy::fixture::client, record::fixture::remark,
 };
 
 const SENT: u8 = DIRECTION_SENT;

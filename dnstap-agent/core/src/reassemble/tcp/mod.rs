@@ -43,9 +43,9 @@ use search::Foreign;
 
 use crate::{
     counters::counters,
-    event::Chunk,
     lru::Lru,
     model::{Direction, Endpoint, Envelope, Proxied, SocketCounts},
+    record::Chunk,
 };
 
 /// Nanoseconds without a piece after which an ended connection is dropped. Bytes that arrived
