@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -97,6 +98,22 @@ fn all(db: &str) -> String {
     stdout(&asked)
 }
 
+/// Bytes that a process writes before it is killed. A new store without data takes less.
+const WRITTEN: u64 = 32 << 10;
+
+/// Returns the bytes that the files in a folder take on disk. A file of the store may be longer than that.
+fn disk_use(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        // A file may be removed at any time.
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, found)| match found.is_dir() {
+            true => disk_use(&path),
+            false => found.blocks() * 512,
+        })
+        .sum()
+}
+
 #[test]
 fn killed_at_any_moment_it_goes_on_where_it_was_and_counts_nothing_twice() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -127,7 +144,16 @@ fn killed_at_any_moment_it_goes_on_where_it_was_and_counts_nothing_twice() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the agent starts");
-        thread::sleep(Duration::from_millis(3 + time * 7 % 120));
+        if time % 2 == 0 {
+            // However slow the machine is, some data is in the store.
+            let enough = disk_use(Path::new(&db)) + WRITTEN;
+            while child.try_wait().expect("a child").is_none() && disk_use(Path::new(&db)) < enough
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+        } else {
+            thread::sleep(Duration::from_millis(3 + time * 7 % 120));
+        }
         let ended = child.try_wait().expect("a child");
         killed += u32::from(ended.is_none());
         child.kill().expect("a child");
