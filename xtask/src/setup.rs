@@ -14,6 +14,7 @@ const TEST_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "bind9-utils",
     "chromium",
+    "curl",
     "dnsdbq",
     "dnsperf",
     "dnstap-ldns",

@@ -243,9 +243,18 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8053")]
     pub listen: SocketAddr,
 
-    /// File of the keys that may ask, one on each line; without it everybody may who can reach the address
+    /// File of the keys that may ask, one on each line; without it everybody may who can reach the address. A limit of requests may
+    /// follow a key, such as `1000/day` (or second, minute, hour)
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
+
+    /// Serve over TLS with this certificate and the intermediate ones (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Pdns {

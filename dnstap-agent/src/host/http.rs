@@ -10,6 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 /// Limits on clients.
@@ -23,9 +24,10 @@ pub(crate) struct Limits {
     pub(crate) connection: Duration,
 }
 
-/// Answers requests by `answer` until it is dropped. `what` names the server in the log.
+/// Answers requests by `answer` until it is dropped. `tls`: clients must use TLS. `what` names the server in the log.
 pub(crate) async fn serve<A, F, B>(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     what: &'static str,
     limits: Limits,
     answer: A,
@@ -48,17 +50,34 @@ pub(crate) async fn serve<A, F, B>(
                 continue;
             }
         };
-        let answer = answer.clone();
+        let (answer, tls) = (answer.clone(), tls.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let answer = answer(request);
                 async { Ok::<_, Infallible>(answer.await) }
             });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
+                .keep_alive(false);
+            let connection = async {
+                match tls {
+                    None => http.serve_connection(TokioIo::new(stream), service).await,
+                    Some(tls) => match timeout(limits.head, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            http.serve_connection(TokioIo::new(stream), service).await
+                        }
+                        Ok(Err(error)) => {
+                            debug!(%error, "a client that does not agree on TLS, for {what}");
+                            Ok(())
+                        }
+                        Err(_elapsed) => {
+                            debug!("a client that does not begin TLS, for {what}");
+                            Ok(())
+                        }
+                    },
+                }
+            };
             match timeout(limits.connection, connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(%error, "a connection for {what}"),

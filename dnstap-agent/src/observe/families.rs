@@ -1,10 +1,13 @@
 //! Construction of Prometheus metric families: names, help and values, without knowledge of what
 //! they count.
 
-use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{
+    TextEncoder,
+    proto::{self, LabelPair, Metric, MetricFamily, MetricType},
+};
 
 /// A value with labels.
-pub(super) type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
+pub(crate) type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
 
 /// Wraps a value without labels.
 pub(super) fn alone(value: f64) -> Vec<Sample<'static>> {
@@ -16,7 +19,12 @@ pub(super) fn alone(value: f64) -> Vec<Sample<'static>> {
 pub(crate) struct Families(pub(super) Vec<MetricFamily>);
 
 impl Families {
-    pub(super) fn counter<'a>(
+    /// Encodes the families in the text format ([`prometheus::TEXT_FORMAT`]).
+    pub(crate) fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.0)
+    }
+
+    pub(crate) fn counter<'a>(
         &mut self,
         name: &str,
         help: &str,
@@ -33,7 +41,7 @@ impl Families {
         self.add(&format!("{name}_total"), help, MetricType::COUNTER, metrics);
     }
 
-    pub(super) fn gauge<'a>(
+    pub(crate) fn gauge<'a>(
         &mut self,
         name: &str,
         help: &str,

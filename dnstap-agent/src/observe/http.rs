@@ -27,7 +27,7 @@ pub(super) async fn serve(listener: TcpListener, newest: Newest) {
         head: PATIENCE,
         connection: 2 * PATIENCE,
     };
-    http::serve(listener, "metrics", limits, move |request| {
+    http::serve(listener, None, "metrics", limits, move |request| {
         answer(request, newest.clone())
     })
     .await;

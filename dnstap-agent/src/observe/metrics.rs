@@ -1,8 +1,6 @@
 //! A snapshot as Prometheus metrics. The names are those of the summary; the help texts are the doc
 //! comments of the counters.
 
-use prometheus::{TextEncoder, proto::MetricFamily};
-
 use super::families::{Families, alone, float};
 use crate::{
     observe::summary::{Snapshot, conservation},
@@ -14,10 +12,10 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Encodes a snapshot in the text format.
 pub(crate) fn encode(snapshot: &Snapshot) -> prometheus::Result<String> {
-    TextEncoder::new().encode_to_string(&families(snapshot))
+    families(snapshot).encode()
 }
 
-fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
+fn families(snapshot: &Snapshot) -> Families {
     let mut all = Families::default();
     let version = env!("CARGO_PKG_VERSION");
     all.gauge(
@@ -33,7 +31,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     snapshot.source.metrics(&mut all);
     outputs(&mut all, &snapshot.outputs);
     balance(&mut all, snapshot);
-    all.0
+    all
 }
 
 /// Adds the metrics of outputs. They count messages; for the output of unanswered queries, events.
@@ -242,7 +240,7 @@ mod tests {
         };
         let there: BTreeSet<_> = [tap, received]
             .iter()
-            .flat_map(families)
+            .flat_map(|snapshot| families(snapshot).0)
             .map(|family| family.name().to_owned())
             .collect();
         let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");

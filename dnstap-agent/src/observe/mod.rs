@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::socket::sockets;
 pub(crate) use self::{
+    families::Families,
     notify::{reloaded, reloading, stopping},
     published::{Published, Publisher},
     socket::folder,

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use super::{for_each_hook, note};
+use super::{for_each_hook, note, report::Browser};
 use crate::{
     environment::{self, Combination},
     lab,
@@ -425,8 +425,130 @@ fn served(store: &Path, folder: &Path) -> Result<()> {
             "{question:?}"
         );
     }
+    page(port, folder)?;
+    server.stop(libc::SIGTERM)?;
+    guarded(store, folder)
+}
+
+/// Checks that the page shows in Chromium what the store has, and that the server counts it.
+fn page(port: u16, folder: &Path) -> Result<()> {
+    let browser = Browser::new(folder)?;
+    let show = |question: &str| {
+        let url = format!("http://127.0.0.1:{port}/#{question}");
+        browser.open_url(&url, &["--virtual-time-budget=20000"])
+    };
+    let zone = show("q=plain.lab")?;
+    ensure!(
+        zone.console.is_empty(),
+        "the page complains: {:?}",
+        zone.console
+    );
+    for expected in [
+        "Name servers of plain.lab",
+        "ns.plain.lab.",
+        "<rect",
+        "data-done",
+    ] {
+        ensure!(zone.dom.contains(expected), "{expected}: {}", zone.dom);
+    }
+    let address = show("q=192.0.2.9")?;
+    ensure!(
+        address.dom.contains("192.0.2.9</td>") && !address.dom.contains("Name servers of"),
+        "{}",
+        address.dom
+    );
+    let nothing = show("q=no.such.name")?;
+    ensure!(nothing.dom.contains("Nothing was seen."), "{}", nothing.dom);
+    let metrics = fetch(&[], &format!("http://127.0.0.1:{port}/metrics"))?;
+    let lookups = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("dnstap_agent_pdns_requests_total{result=\"lookup\"} "));
+    // Two for each name (with its name servers), one for the address, and those of `dnsdbq`.
+    let lookups: u32 = lookups.context("no count of look-ups")?.parse()?;
+    ensure!(lookups >= 5 + 18, "{lookups} look-ups: {metrics}");
+    Ok(())
+}
+
+/// Checks TLS, keys and their limits with curl.
+fn guarded(store: &Path, folder: &Path) -> Result<()> {
+    let mut openssl = Command::new(environment::tool("openssl")?);
+    openssl
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+        .args([
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-keyout", "serve.key", "-out", "serve.pem"]);
+    let output = openssl.current_dir(folder).output()?;
+    ensure!(output.status.success(), "{openssl:?}: {output:?}");
+    let (cert, key) = (folder.join("serve.pem"), folder.join("serve.key"));
+    let keys = lab::write(folder, "keys", "free\nfew 2/day # no comment\n")?;
+    let port = lab::free_port()?;
+    let serve = |keys: &Path| -> Result<Command> {
+        let mut command = Command::new(environment::agent()?);
+        command
+            .args(["pdns", "serve", "--db", &text(store), "--listen"])
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--keys")
+            .arg(keys)
+            .arg("--tls-cert")
+            .arg(&cert)
+            .arg("--tls-key")
+            .arg(&key);
+        Ok(command)
+    };
+    let output = serve(&keys)?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(66) && said.contains("line 2"),
+        "a wrong list of keys: {output:?}"
+    );
+    let keys = lab::write(folder, "keys", "free\nfew 2/day\n")?;
+    let mut server = Running::start("pdns serve", serve(&keys)?, Watch::Stderr)?;
+    server.wait_for("https", |line| line.contains("answers at https://"))?;
+    let status = |path: &str, key: &str| -> Result<String> {
+        let ca = text(&cert);
+        let header = format!("X-API-Key: {key}");
+        let shown = ["-w", "\n%{http_code}", "--cacert", &ca, "-H", &header];
+        fetch(&shown, &format!("https://localhost:{port}{path}"))
+    };
+    let lookup = "/pdns/query/h1.plain.lab";
+    for (path, key, code, content) in [
+        ("/", "", "200", "<title>Passive DNS</title>"),
+        (lookup, "", "403", "no such key"),
+        ("/metrics", "fews", "403", "no such key"),
+        (lookup, "few", "200", "h1.plain.lab"),
+        ("/dnsdb/v2/rate_limit", "few", "200", "\"remaining\":1"),
+        (lookup, "few", "200", "h1.plain.lab"),
+        (lookup, "few", "429", "no requests left"),
+        (lookup, "free", "200", "h1.plain.lab"),
+        ("/dnsdb/v2/rate_limit", "few", "200", "\"remaining\":0"),
+        ("/dnsdb/v2/rate_limit", "free", "200", "unlimited"),
+        ("/metrics", "free", "200", "{result=\"exhausted\"} 1"),
+    ] {
+        let answer = status(path, key)?;
+        ensure!(
+            answer.ends_with(code) && answer.contains(content),
+            "{path} with {key:?}: {answer}"
+        );
+    }
+    // Without TLS there is no answer.
+    let plain = format!("http://127.0.0.1:{port}/");
+    ensure!(fetch(&[], &plain).is_err(), "it answers without TLS");
     server.stop(libc::SIGTERM)?;
     Ok(())
+}
+
+/// Returns the answer to a request by curl.
+fn fetch(options: &[&str], url: &str) -> Result<String> {
+    let mut command = Command::new(environment::tool("curl")?);
+    command.args(["--silent", "--show-error", "--max-time", "60"]);
+    let output = command.args(options).arg(url).output()?;
+    ensure!(output.status.success(), "{command:?}: {output:?}");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Returns an object without the dots at the end of names, which only the DNSDB API has. Data becomes an array in any

@@ -345,21 +345,21 @@ fn read_count(file: &Path) -> Result<Vec<String>> {
 }
 
 /// Chromium without a window.
-struct Browser {
+pub(super) struct Browser {
     program: PathBuf,
     profile: PathBuf,
 }
 
 /// Result of showing a page.
-struct Shown {
+pub(super) struct Shown {
     /// The document after its scripts have run.
-    dom: String,
+    pub(super) dom: String,
     /// Lines of the console.
-    console: Vec<String>,
+    pub(super) console: Vec<String>,
 }
 
 impl Browser {
-    fn new(folder: &Path) -> Result<Self> {
+    pub(super) fn new(folder: &Path) -> Result<Self> {
         Ok(Self {
             program: tool("chromium")?,
             profile: folder.join("profile"),
@@ -367,15 +367,17 @@ impl Browser {
     }
 
     fn open(&self, page: &Path, options: &[&str]) -> Result<Shown> {
+        self.open_url(&format!("file://{}", page.display()), options)
+    }
+
+    pub(super) fn open_url(&self, url: &str, options: &[&str]) -> Result<Shown> {
         let mut command = Command::new(tool("timeout")?);
         command.arg("120").arg(&self.program);
         // As root, it refuses to run with its own sandbox.
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
         command.args(["--disable-dev-shm-usage", "--enable-logging=stderr"]);
         command.arg(format!("--user-data-dir={}", self.profile.display()));
-        command
-            .args(options)
-            .arg(format!("file://{}", page.display()));
+        command.args(options).arg(url);
         let (dom, log) = output(command)?;
         let console = log.lines().filter(|line| line.contains("CONSOLE"));
         Ok(Shown {

@@ -56,6 +56,20 @@ pub struct Tls {
     pub name: Option<String>,
 }
 
+impl Tls {
+    /// Names the TLS of a server at this address. `own`: its certificate and private key.
+    #[must_use]
+    pub fn of_server(address: std::net::SocketAddr, own: (PathBuf, PathBuf)) -> Self {
+        Self {
+            host: address.ip().to_string(),
+            port: address.port(),
+            ca: None,
+            own: Some(own),
+            name: None,
+        }
+    }
+}
+
 /// Mistakes in the name of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressError {

@@ -1,9 +1,14 @@
 //! `pdns serve`: answers queries of a store over HTTP, for the programs that analysts use. The interfaces are version 2
 //! of the DNSDB API with its Streaming API Framing, and CIRCL's passive DNS.
 //!
+//! It also has a page for people ([`page`]) and metrics ([`counts`]).
+//!
 //! Each request has its own thread, at most [`CONNECTIONS`] at a time. The thread waits for the reader, so an answer is
 //! never in memory as a whole. Without keys, the server listens on loopback addresses only.
 
+mod counts;
+mod keys;
+mod page;
 mod paths;
 
 use std::{
@@ -11,13 +16,15 @@ use std::{
     future::ready,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use data_encoding::BASE64;
 use dnstap_pdns::{Answer, Store, StoreError, cof, dnsdb};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -25,17 +32,21 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, sync::mpsc};
 use tracing::{info, warn};
 
-use self::paths::{Asked, Lookup, Style};
+use self::{
+    counts::Counts,
+    keys::{Access, Keys},
+    paths::{Asked, Lookup, Style},
+};
 use super::{now, refused};
 use crate::{
     cli::Serve as Options,
     host::{
         exit::{Exit, ExitWith},
         http::{self, Limits},
+        net::{Tls, acceptor},
         shutdown::Shutdown,
     },
 };
@@ -62,7 +73,7 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
         Some(path) => {
             let message = || ExitWith(Exit::NoInput, format!("cannot read {}", path.display()));
             let text = std::fs::read_to_string(path).with_context(message)?;
-            Some(Keys::read(&text))
+            Some(Keys::read(&text).with_context(message)?)
         }
         None if options.listen.ip().is_loopback() => None,
         None => {
@@ -73,9 +84,15 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
             return Err(anyhow!(ExitWith(Exit::Usage, message)));
         }
     };
+    let tls = options.tls_cert.clone().zip(options.tls_key.clone());
+    let tls = tls.map(|own| acceptor(&Tls::of_server(options.listen, own)));
+    let tls = tls
+        .transpose()
+        .map_err(|error| anyhow!(ExitWith(Exit::NoInput, format!("cannot use TLS: {error}"))))?;
     let served = Arc::new(Served {
         store: Store::open(&options.db).map_err(refused)?,
         keys,
+        counts: Counts::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -91,10 +108,11 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
             )
         })?;
         let address: SocketAddr = listener.local_addr().context("cannot tell the address")?;
-        info!(%address, "answers");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        info!("answers at {scheme}://{address}/");
         tokio::select! {
             why = shutdown.asked() => info!("ends: {why}"),
-            () = http::serve(listener, "queries", LIMITS, move |request| {
+            () = http::serve(listener, tls, "queries", LIMITS, move |request| {
                 ready(answer(&request, &served))
             }) => {}
         }
@@ -108,60 +126,69 @@ pub(super) fn run(options: &Options) -> Result<Exit> {
 struct Served {
     store: Store,
     keys: Option<Keys>,
-}
-
-/// SHA-256 of each key. All keys take the same time to compare, so the time does not show how much of a key is right.
-struct Keys(Vec<[u8; 32]>);
-
-impl Keys {
-    /// Reads a key from each line. Skips empty lines, and lines that begin with `#`.
-    fn read(text: &str) -> Self {
-        let lines = text.lines().map(str::trim);
-        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Self(lines.map(|line| Sha256::digest(line).into()).collect())
-    }
-
-    fn has(&self, key: &[u8]) -> bool {
-        let hash: [u8; 32] = Sha256::digest(key).into();
-        let differs = |one: &[u8; 32]| one.iter().zip(hash).fold(0, |sum, (a, b)| sum | (a ^ b));
-        self.0
-            .iter()
-            .fold(false, |found, one| found | (differs(one) == 0))
-    }
-
-    /// Returns whether the request has a valid key: in `X-API-Key`, or as the password of basic authentication.
-    fn allow<T>(&self, request: &Request<T>) -> bool {
-        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
-        if let Some(key) = header("x-api-key") {
-            return self.has(key);
-        }
-        let basic = header("authorization").and_then(|value| value.strip_prefix(b"Basic "));
-        let pair = basic.and_then(|basic| BASE64.decode(basic).ok());
-        pair.is_some_and(|pair| {
-            let colon = pair.iter().position(|byte| *byte == b':');
-            colon.is_some_and(|colon| self.has(&pair[colon + 1..]))
-        })
-    }
+    counts: Counts,
 }
 
 fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> {
+    let counts = &served.counts;
+    let count = |counter: &AtomicU64| drop(counter.fetch_add(1, Relaxed));
+    let uri = request.uri();
     if *request.method() != Method::GET {
+        count(&counts.invalid);
         return Lines::whole(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
     }
-    if served
-        .keys
-        .as_ref()
-        .is_some_and(|keys| !keys.allow(request))
-    {
-        return Lines::whole(StatusCode::FORBIDDEN, "no such key\n".to_owned());
+    // The page itself shows no data. It asks for the key.
+    if uri.path() == "/" {
+        count(&counts.other);
+        return page::response();
     }
-    let uri = request.uri();
-    match paths::read(uri.path(), uri.query().unwrap_or_default(), now()) {
+    let now = now();
+    let asked = paths::read(uri.path(), uri.query().unwrap_or_default(), now);
+    let uses_limit = matches!(asked, Ok(Asked::Lookup(_)));
+    let keys = served.keys.as_ref();
+    let access = keys.map_or(Access::Granted(None), |keys| {
+        keys.check(request, uses_limit, now)
+    });
+    let rate = match access {
+        Access::Granted(rate) => rate,
+        Access::Denied => {
+            count(&counts.denied);
+            return Lines::whole(StatusCode::FORBIDDEN, "no such key\n".to_owned());
+        }
+        Access::Exhausted(rate) => {
+            count(&counts.exhausted);
+            let text = format!(
+                "this key has no requests left; it has {} again soon\n",
+                rate.limit
+            );
+            let mut response = Lines::whole(StatusCode::TOO_MANY_REQUESTS, text);
+            let wait = rate.reset.saturating_sub(now);
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(wait));
+            return response;
+        }
+    };
+    count(match asked {
+        Ok(Asked::Lookup(_)) => &counts.lookups,
+        Ok(_) => &counts.other,
+        Err(_) => &counts.invalid,
+    });
+    match asked {
         Ok(Asked::Ping) => Lines::whole(StatusCode::OK, "{\"ping\":\"ok\"}\n".to_owned()),
         Ok(Asked::RateLimit) => {
-            let rate = json!({"rate": {"limit": "unlimited", "reset": "n/a", "remaining": "n/a"}});
-            Lines::whole(StatusCode::OK, format!("{rate}\n"))
+            let rate = match rate {
+                None => json!({"limit": "unlimited", "reset": "n/a", "remaining": "n/a"}),
+                Some(rate) => {
+                    json!({"limit": rate.limit, "reset": rate.reset, "remaining": rate.remaining})
+                }
+            };
+            Lines::whole(StatusCode::OK, format!("{}\n", json!({"rate": rate})))
         }
+        Ok(Asked::Metrics) => match counts.encode() {
+            Ok(text) => Lines::typed(text, prometheus::TEXT_FORMAT),
+            Err(error) => Lines::whole(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
         Ok(Asked::Lookup(lookup)) => {
             let (sender, receiver) = mpsc::channel(PIECES);
             let served = Arc::clone(served);
@@ -170,8 +197,13 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
                     sender,
                     text: String::new(),
                 };
+                let counts = &served.counts;
+                count(&counts.at_work);
                 // An error means that the reader has gone.
-                let _gone = look(&served.store, &lookup, &mut output);
+                if look(&served, &lookup, &mut output).is_err() {
+                    count(&counts.abandoned);
+                }
+                counts.at_work.fetch_sub(1, Relaxed);
             });
             let mut response = Response::new(Lines(receiver));
             response.headers_mut().insert(
@@ -181,7 +213,7 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
             response
         }
         Err(paths::Wrong::Path) => {
-            let known = "there are /dnsdb/v2/lookup, /dnsdb/v2/summarize, /dnsdb/v2/ping, /dnsdb/v2/rate_limit and /pdns/query\n";
+            let known = "there are /, /metrics, /dnsdb/v2/lookup, /dnsdb/v2/summarize, /dnsdb/v2/ping, /dnsdb/v2/rate_limit and /pdns/query\n";
             Lines::whole(StatusCode::NOT_FOUND, known.to_owned())
         }
         Err(paths::Wrong::Query(why)) => {
@@ -194,8 +226,9 @@ fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> 
 struct Gone;
 
 /// Writes the answers, one on each line.
-fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone> {
-    let mut found = store.ask(&lookup.query).skip(lookup.offset);
+fn look(served: &Served, lookup: &Lookup, output: &mut Output) -> Result<(), Gone> {
+    let counts = &served.counts;
+    let mut found = served.store.ask(&lookup.query).skip(lookup.offset);
     let is_framed = lookup.style != Style::Circl;
     if is_framed {
         output.line("{\"cond\":\"begin\"}")?;
@@ -203,6 +236,7 @@ fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone>
     let mut sum: Option<(Answer, u64)> = None;
     let mut failed = None;
     for item in found.by_ref().take(lookup.limit) {
+        counts.answers.fetch_add(u64::from(item.is_ok()), Relaxed);
         match (item, lookup.style) {
             (Ok(answer), Style::Circl) => output.line(&cof(&answer).to_string())?,
             (Ok(answer), Style::Lookup) => {
@@ -219,6 +253,7 @@ fn look(store: &Store, lookup: &Lookup, output: &mut Output) -> Result<(), Gone>
             }
             (Err(error), _) => {
                 warn!("cannot answer: {error}");
+                counts.failed.fetch_add(1, Relaxed);
                 failed = Some(error);
                 break;
             }
@@ -281,6 +316,13 @@ impl Lines {
         *response.status_mut() = status;
         response
     }
+
+    fn typed(text: String, kind: &'static str) -> Response<Self> {
+        let mut response = Self::whole(StatusCode::OK, text);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
+    }
 }
 
 impl Body for Lines {
@@ -293,37 +335,5 @@ impl Body for Lines {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = self.0.poll_recv(context);
         piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_known_by_either_header_and_nothing_else_is() {
-        let keys = Keys::read("# of ours\nsecret\n\n other \n");
-        let allowed = |name: &str, value: &str| {
-            let request = Request::builder()
-                .header(name, value)
-                .body(())
-                .expect("a request");
-            keys.allow(&request)
-        };
-        assert!(allowed("X-API-Key", "secret") && allowed("X-API-Key", "other"));
-        assert!(allowed(
-            "Authorization",
-            &format!("Basic {}", BASE64.encode(b"me:secret"))
-        ));
-        for wrong in ["", "secre", "secretx", "# of ours"] {
-            assert!(!allowed("X-API-Key", wrong), "{wrong}");
-        }
-        assert!(!allowed(
-            "Authorization",
-            &format!("Basic {}", BASE64.encode(b"secret"))
-        ));
-        assert!(!allowed("Authorization", "Bearer secret"));
-        assert!(!allowed("Host", "secret"));
-        assert!(!Keys::read("").has(b""));
     }
 }

@@ -5,6 +5,7 @@
 //! /dnsdb/v2/lookup|summarize/rdata/name|raw|ip/VALUE[/TYPE[,...]]
 //! /dnsdb/v2/ping, /dnsdb/v2/rate_limit
 //! /pdns/query/NAME|IP
+//! /metrics
 //! ```
 //!
 //! The parameters of DNSDB are `time_first_after`, `time_first_before`, `time_last_after`, `time_last_before`, `limit`
@@ -32,6 +33,7 @@ pub(super) enum Wrong {
 pub(super) enum Asked {
     Ping,
     RateLimit,
+    Metrics,
     Lookup(Lookup),
 }
 
@@ -61,6 +63,7 @@ pub(super) fn read(path: &str, parameters: &str, now: u64) -> Result<Asked, Wron
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match &parts[..] {
         ["pdns", "query", value] => circl(value),
+        ["metrics"] => Ok(Asked::Metrics),
         ["dnsdb", "v2", "ping"] => Ok(Asked::Ping),
         ["dnsdb", "v2", "rate_limit"] => Ok(Asked::RateLimit),
         [
