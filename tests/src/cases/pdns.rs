@@ -453,12 +453,16 @@ fn page(port: u16, folder: &Path) -> Result<()> {
     }
     let address = show("q=192.0.2.9")?;
     ensure!(
-        address.dom.contains("192.0.2.9</td>") && !address.dom.contains("Name servers of"),
+        address.dom.contains("192.0.2.9</td>") && !address.dom.contains("<caption>Name servers of"),
         "{}",
         address.dom
     );
     let nothing = show("q=no.such.name")?;
-    ensure!(nothing.dom.contains("Nothing was seen."), "{}", nothing.dom);
+    ensure!(
+        nothing.dom.contains(">Nothing was seen.</p>"),
+        "{}",
+        nothing.dom
+    );
     let metrics = fetch(&[], &format!("http://127.0.0.1:{port}/metrics"))?;
     let lookups = metrics
         .lines()
