@@ -54,8 +54,10 @@ CREATE OR REPLACE FUNCTION dns_name AS m -> arrayFold(
     dns_name_short(m));
 
 -- Position behind the name of the first question, or 0 if there is none that can be read. Type and class follow it.
+-- A name has at most 255 bytes. The conditions are multiplied, because ClickHouse reads the names of rows that AND has
+-- chosen one by one, which takes seven times as long.
 CREATE OR REPLACE FUNCTION dns_name_end AS (m, name) ->
-    if(length(m) > 12 AND dns_u16(m, 5) > 0 AND name.3 BETWEEN 14 AND 268, name.3, 0);
+    name.3 * (length(m) > 12) * (dns_u16(m, 5) > 0) * (name.3 <= 268);
 
 -- Mnemonics, as `dnstap-agent read --format json` writes them.
 CREATE OR REPLACE FUNCTION dns_type AS n -> transform(toUInt16(n), [

@@ -37,13 +37,6 @@ SETTINGS
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS dnstap.from_kafka TO dnstap.messages AS
 WITH
-    -- The types are numbered in pairs: a query is odd, its response is even.
-    ifNull(`message.type`, 0) % 2 = 0 AS is_response,
-    dnstap_time(`message.query_time_sec`, `message.query_time_nsec`) AS asked,
-    dnstap_time(`message.response_time_sec`, `message.response_time_nsec`) AS answered,
-    -- The message that the frame is about; if it is not there, the other one.
-    ifNull(if(is_response, `message.response_message`, `message.query_message`),
-        ifNull(if(is_response, `message.query_message`, `message.response_message`), '')) AS m,
     dns_name(m) AS name,
     dns_name_end(m, name) AS end,
     end > 0 AND end + 3 <= length(m) AS is_whole
@@ -76,8 +69,22 @@ SELECT
     if(is_whole, dns_class(dns_u16(m, end + 2)), '') AS qclass,
     if(is_whole, dns_type(dns_u16(m, end)), '') AS qtype,
     m AS message
-FROM dnstap.queue
-WHERE empty(_error);
+FROM
+(
+    -- A query of its own, so that each of these is worked out once for a record, and not in each step of dns_name().
+    SELECT
+        identity, version, `message.type`, `message.socket_protocol`, `message.query_address`,
+        `message.response_address`, `message.query_port`, `message.response_port`, `message.query_zone`, _timestamp_ms,
+        -- The types are numbered in pairs: a query is odd, its response is even.
+        ifNull(`message.type`, 0) % 2 = 0 AS is_response,
+        dnstap_time(`message.query_time_sec`, `message.query_time_nsec`) AS asked,
+        dnstap_time(`message.response_time_sec`, `message.response_time_nsec`) AS answered,
+        -- The message that the frame is about; if it is not there, the other one.
+        ifNull(if(is_response, `message.response_message`, `message.query_message`),
+            ifNull(if(is_response, `message.query_message`, `message.response_message`), '')) AS m
+    FROM dnstap.queue
+    WHERE empty(_error)
+);
 
 CREATE TABLE IF NOT EXISTS dnstap.unreadable
 (

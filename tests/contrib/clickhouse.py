@@ -37,9 +37,9 @@ TYPES = {
     6: "CLIENT_RESPONSE", 7: "FORWARDER_QUERY", 8: "FORWARDER_RESPONSE", 13: "UPDATE_QUERY", 14: "UPDATE_RESPONSE",
 }
 PROTOCOLS = {None: "", 1: "UDP", 2: "TCP", 3: "DOT", 4: "DOH", 5: "DNSCryptUDP", 6: "DNSCryptTCP", 7: "DOQ"}
-RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 15: "RCODE15"}
 QTYPES = {1: "A", 2: "NS", 6: "SOA", 15: "MX", 16: "TXT", 28: "AAAA", 65: "HTTPS", 255: "ANY", 65280: "TYPE65280"}
-OPCODES = {0: "QUERY", 4: "NOTIFY", 5: "UPDATE"}
+OPCODES = {0: "QUERY", 4: "NOTIFY", 5: "UPDATE", 15: "OPCODE15"}
 COLUMNS = (
     "time identity version type socket_protocol query_address query_port response_address response_port latency_ns "
     "query_zone size id opcode rcode qr aa tc rd ra ad cd qdcount ancount nscount arcount qname qclass qtype"
@@ -195,6 +195,7 @@ def oddities():
     made.add(13, sec, 22, records.dns(1, 0x2800, [b"zone"], 6), name=[b"zone"], qtype="SOA", qclass="IN")
     made.add(1, sec, 23, records.dns(1, 0x2400, [b"zone"], 6), name=[b"zone"], qtype="SOA", qclass="IN")
     made.add(6, sec, 24, records.dns(1, 0x87B0 | 0x30, [b"f"], 1, rest=b""), name=[b"f"], **base, reply=0)
+    made.add(6, sec, 32, records.dns(1, 0x780F, [b"o"], 1), name=[b"o"], **base)
     # Addresses, ports, times and identity that are not there.
     made.add(5, sec, 25, records.dns(1, 0, [b"n"], 1), name=[b"n"], **base, client=None, server=None, identity=None)
     made.add(6, sec, 26, records.dns(1, 0x8000, [b"n"], 1), name=[b"n"], **base)
