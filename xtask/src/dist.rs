@@ -29,9 +29,24 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that are installed with the program, in the same folders as here, so that their links stay valid.
-const DOCUMENTS: [&str; 21] = [
+const DOCUMENTS: [&str; 38] = [
     "README.md",
     "SECURITY.md",
+    "contrib/clickhouse/README.md",
+    "contrib/clickhouse/functions.sql",
+    "contrib/clickhouse/grafana-dashboard.json",
+    "contrib/clickhouse/json.sql",
+    "contrib/clickhouse/kafka.sql",
+    "contrib/clickhouse/queries.sql",
+    "contrib/clickhouse/tables.sql",
+    "contrib/loki/README.md",
+    "contrib/loki/otelcol.yaml",
+    "contrib/loki/vector.toml",
+    "contrib/otel/README.md",
+    "contrib/otel/otelcol.yaml",
+    "contrib/vector/README.md",
+    "contrib/vector/dnstap-to-kafka.toml",
+    "contrib/vector/json-to-clickhouse.toml",
     "docs/architecture.md",
     "docs/benchmarks/cpu.svg",
     "docs/benchmarks/instructions.md",
@@ -40,6 +55,7 @@ const DOCUMENTS: [&str; 21] = [
     "docs/contributing.md",
     "docs/dnstap-agent.toml",
     "docs/dnstap-json.schema.json",
+    "docs/fleet.md",
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",
     "docs/kernel-support.md",
@@ -51,6 +67,7 @@ const DOCUMENTS: [&str; 21] = [
     "docs/servers.md",
     "docs/soak.md",
     "docs/types.md",
+    "proto/dnstap.proto",
 ];
 
 /// Output of the service until it is configured: its size is bounded, and a restart overwrites nothing.
