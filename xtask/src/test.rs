@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    bench, build, deny, dist, exec, fuzz, modules, packages,
+    bench, build, deny, dist, exec, fuzz, modules, packages, paths,
     results::{Explanations, Results},
     servers, setup, soak,
     tally::Tally,
@@ -47,6 +47,8 @@ enum Part {
     Fuzz,
     /// The agent against real servers; needs root
     Integration,
+    /// What `contrib/` has for other programs, with these programs
+    Contrib,
     /// The same on other kernels, in virtual machines
     Vm,
     /// Instructions per query that the tap costs, in a virtual machine, against what is recorded
@@ -79,6 +81,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if wants(Part::Integration) {
         integration(&mut report, &args.arguments);
     }
+    if wants(Part::Contrib) && args.arguments.is_empty() {
+        contrib(&mut report);
+    }
     // With arguments, the user wants only some tests.
     if wants(Part::Vm) && args.arguments.is_empty() {
         if let Some(why) = vm::impossible() {
@@ -97,6 +102,23 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
     }
     report.finish()
+}
+
+/// Tests the configurations and queries of `contrib/`. The first run downloads about 180 MB.
+fn contrib(report: &mut Report) {
+    let mut agent = None;
+    let built = report.preparation("set-up of contrib", || {
+        packages::Apt::default().ensure(&["python3", "python3-venv"])?;
+        agent = Some(build::release()?);
+        Ok(())
+    });
+    if let (true, Some(agent)) = (built, agent) {
+        let mut tests = Command::new("python3");
+        tests
+            .arg(paths::root().join("tests/contrib/run.py"))
+            .env("DNSTAP_AGENT", agent);
+        report.step("contrib", || counted(&mut tests));
+    }
 }
 
 fn lint(report: &mut Report) {
