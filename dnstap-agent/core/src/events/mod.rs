@@ -3,6 +3,8 @@
 //! Two kinds of stages make events: those that watch the messages on the sockets, and those that decode the notices of
 //! probes. Both give them to [`Events::emit`], which counts and encodes them.
 
+pub mod probed;
+
 use dnstap_proto::{
     Event,
     event::{Kind as Content, Phase, Source},
@@ -176,6 +178,17 @@ impl Events {
 
     /// Encodes an event as a Frame Streams data frame behind `frames`, if its kind is wanted.
     pub fn emit(&mut self, at: Circumstances, content: Content, frames: &mut Frames) {
+        self.emit_of_view(at, None, content, frames);
+    }
+
+    /// Does the same as [`Self::emit`], for an event of one view of the server.
+    pub fn emit_of_view(
+        &mut self,
+        at: Circumstances,
+        view: Option<String>,
+        content: Content,
+        frames: &mut Frames,
+    ) {
         let kind = EventKind::of(&content);
         if !self.want(kind) {
             return;
@@ -188,6 +201,7 @@ impl Events {
             phase: Some(at.phase as i32),
             source: Some(at.source as i32),
             process_id: Some(at.process_id),
+            view,
             kind: Some(content),
             ..Event::default()
         };

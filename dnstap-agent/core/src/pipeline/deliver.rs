@@ -20,7 +20,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    events::Events,
+    events::{Events, probed::Probed},
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -67,8 +67,8 @@ pub(super) struct Deliver {
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
     pub(super) latencies: Latencies,
-    #[expect(dead_code, reason = "the stages that make events come next")]
     pub(super) events: Events,
+    pub(super) probed: Probed,
 }
 
 /// Message that is ready to be sent, except for the remark about it.
@@ -532,6 +532,31 @@ impl Deliver {
             }
         }
         self.settle(0, batch);
+    }
+
+    /// Takes a notice of a probed function.
+    pub(super) fn probed(&mut self, envelope: &Envelope, payload: &[u8], batch: &mut Batch) {
+        self.counters.notices_probed += 1;
+        let clock = self.clock;
+        self.probed.take(
+            envelope.ktime_ns,
+            envelope.origin,
+            payload,
+            |ktime_ns| clock.wall_ns(ktime_ns),
+            &mut self.events,
+            &mut batch.events,
+        );
+    }
+
+    /// Reports what ends by time alone, up to kernel time `now_ktime_ns`.
+    pub(super) fn tick_probed(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let clock = self.clock;
+        self.probed.tick(
+            now_ktime_ns,
+            |ktime_ns| clock.wall_ns(ktime_ns),
+            &mut self.events,
+            &mut batch.events,
+        );
     }
 
     /// Sends the queued messages that need not wait for a remark any longer, and those from before

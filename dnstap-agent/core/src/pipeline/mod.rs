@@ -35,7 +35,7 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{EventKinds, Events},
+    events::{EventKinds, Events, probed::Probed},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -195,6 +195,7 @@ impl Pipeline {
             proxies: config.proxies,
             deliver: Deliver {
                 events: Events::new(config.events, config.identity.clone()),
+                probed: Probed::default(),
                 servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
@@ -280,9 +281,10 @@ impl Pipeline {
                 self.intake.remark_records += 1;
                 self.deliver.remark(envelope, payload, batch);
             }
-            Ok(Record::Notice(..)) => {
+            Ok(Record::Notice(envelope, payload)) => {
                 self.intake.notice_records += 1;
-                self.notice(Notice::Unknown, batch);
+                self.intake.notices += 1;
+                self.deliver.probed(envelope, payload, batch);
             }
             Err(_) => self.intake.event_errors += 1,
         }
@@ -416,6 +418,7 @@ impl Pipeline {
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
         self.deliver
             .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
+        self.deliver.tick_probed(now_ktime_ns, batch);
         self.settle(now_ktime_ns, batch);
     }
 
@@ -459,6 +462,7 @@ impl Pipeline {
             stream: *self.streams.counters(),
             pair: *self.deliver.pairs.counters(),
             deliver: self.deliver.counters,
+            probed: self.deliver.probed.counters(),
             by_type: self.deliver.by_type,
         }
     }

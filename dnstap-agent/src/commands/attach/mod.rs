@@ -24,7 +24,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_core::pipeline::{Batch, Pipeline, PipelineConfig, Server};
+use dnstap_core::{
+    events::EventKinds,
+    pipeline::{Batch, Pipeline, PipelineConfig, Server},
+};
 use tokio::{
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
@@ -141,7 +144,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     // This reads the servers' executables, which may take a while, so it is done before the hooks
     // fill the ring.
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
-    let (mut tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
+    let options = tap_options(job, &servers.values());
+    let (mut tap, set, runs) = Tap::attach(&options)?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook.name());
     }
@@ -149,7 +153,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
-    let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
+    let probes = Probes::new(
+        tap.take_probes(),
+        options.probes.log_categories,
+        tap.take_probe_maps()?,
+    );
     let probe_states = probes.states();
     let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();
@@ -237,8 +245,14 @@ fn tap_options<'s>(
         kernel_log: job.tapping.kernel_log,
         filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
         filter_changes: job.reloadable,
-        remarks: probes::remarks(&job.tapping.probes, job.messages.mimic.is_some()),
+        probes: wanted_probes(job),
     }
+}
+
+/// Returns the functions of servers that the options need.
+fn wanted_probes(job: &Job<'_>) -> probes::Wanted {
+    let events = EventKinds::default();
+    probes::Wanted::of(&job.tapping.probes, job.messages.mimic.is_some(), events)
 }
 
 /// Fails if there are too few descriptors for the whole run.
@@ -314,7 +328,7 @@ fn give_up_privileges(
     let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
     privileges.paths |= job.paths;
     privileges.processes = job.target.follow;
-    privileges.probes = job.target.follow && !job.tapping.probes.is_empty();
+    privileges.probes = job.target.follow && !wanted_probes(job).sites.is_empty();
     sandbox::enter(
         privileges,
         || tap.counters().is_ok(),

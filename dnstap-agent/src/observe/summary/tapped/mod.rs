@@ -322,7 +322,8 @@ impl SourceAccount for Tapped {
                 kernel(Counter::ProbeUnwanted)
                     + kernel(Counter::ProbeRingFull)
                     + kernel(Counter::ProbeFault)
-                    + self.pipeline.intake.remark_records,
+                    + self.pipeline.intake.remark_records
+                    + self.pipeline.intake.notice_records,
                 at_rest,
             ),
         ];
