@@ -39,6 +39,7 @@ mod laws;
 pub use self::laws::{Hop, exact, flow, stages, unaccounted};
 use crate::{
     counters::counters,
+    events::{EventCounters, WatchCounters},
     model::MESSAGE_TYPES,
     pair::PairCounters,
     reassemble::{datagrams::AssembleCounters, tcp::StreamCounters},
@@ -170,6 +171,10 @@ pub struct PipelineCounters {
     pub pair: PairCounters,
     /// Encoded messages.
     pub deliver: DeliverCounters,
+    /// Events by kind.
+    pub events: EventCounters,
+    /// Memory of the stages that make events of messages.
+    pub watch: WatchCounters,
     /// Messages by dnstap type; index is the type's number less one.
     pub by_type: [u64; 14],
 }
@@ -183,6 +188,8 @@ impl PipelineCounters {
             .chain(self.stream.documented())
             .chain(self.pair.documented())
             .chain(self.deliver.documented())
+            .chain(self.events.documented())
+            .chain(self.watch.documented())
     }
 
     /// Returns every counter's name and value in the order of the stages, with the types last.
@@ -194,6 +201,8 @@ impl PipelineCounters {
             .chain(self.stream.table())
             .chain(self.pair.table())
             .chain(self.deliver.table())
+            .chain(self.events.table())
+            .chain(self.watch.table())
             .chain((0..types.len()).map(move |at| (MESSAGE_TYPES[at].name, types[at])))
     }
 }
