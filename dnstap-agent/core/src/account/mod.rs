@@ -40,7 +40,7 @@ mod laws;
 pub use self::laws::{Hop, exact, flow, stages, unaccounted};
 use crate::{
     counters::counters,
-    events::probed::ProbedCounters,
+    events::{EventCounters, WatchCounters, probed::ProbedCounters},
     model::MESSAGE_TYPES,
     pair::PairCounters,
     reassemble::{datagrams::AssembleCounters, tcp::StreamCounters},
@@ -176,6 +176,10 @@ pub struct PipelineCounters {
     pub deliver: DeliverCounters,
     /// Notices of probes.
     pub probed: ProbedCounters,
+    /// Events by kind.
+    pub events: EventCounters,
+    /// Memory of the stages that make events of messages.
+    pub watch: WatchCounters,
     /// Messages by dnstap type; index is the type's number less one.
     pub by_type: [u64; 14],
 }
@@ -190,6 +194,8 @@ impl PipelineCounters {
             .chain(self.pair.documented())
             .chain(self.deliver.documented())
             .chain(self.probed.documented())
+            .chain(self.events.documented())
+            .chain(self.watch.documented())
     }
 
     /// Returns every counter's name and value in the order of the stages, with the types last.
@@ -202,6 +208,8 @@ impl PipelineCounters {
             .chain(self.pair.table())
             .chain(self.deliver.table())
             .chain(self.probed.table())
+            .chain(self.events.table())
+            .chain(self.watch.table())
             .chain((0..types.len()).map(move |at| (MESSAGE_TYPES[at].name, types[at])))
     }
 }

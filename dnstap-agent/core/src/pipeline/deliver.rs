@@ -20,7 +20,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    events::{Events, probed::Probed},
+    events::{self, EventKind, Events, NsChanges, Output, Transfers, probed::Probed},
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -55,6 +55,9 @@ pub(super) struct Deliver {
     pub(super) extra_bytes: Vec<u8>,
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
+    /// Whether notices go to outputs of their own.
+    pub(super) notices: bool,
+    /// Whether queries without a response are reported in any form.
     pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
@@ -69,6 +72,8 @@ pub(super) struct Deliver {
     pub(super) latencies: Latencies,
     pub(super) events: Events,
     pub(super) probed: Probed,
+    pub(super) transfers: Transfers,
+    pub(super) ns_changes: NsChanges,
 }
 
 /// Message that is ready to be sent, except for the remark about it.
@@ -106,6 +111,9 @@ impl Deliver {
         self.counters.malformed += u64::from(!header.well_formed);
         let server = &mut self.servers[header.server];
         server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
+        if self.events.want(EventKind::Transfer) {
+            self.watch_transfers(envelope, bytes, header, parsed, batch);
+        }
         if header.flags.response() {
             self.response(envelope, bytes, header, parsed, batch);
         } else {
@@ -297,6 +305,13 @@ impl Deliver {
         found: Found,
         batch: &mut Batch,
     ) {
+        if matches!(found, Found::Query(_))
+            && self.events.want(EventKind::NsChange)
+            && header.role == Role::Initiator
+            && !self.servers[header.server].is_probed
+        {
+            self.watch_ns(envelope, bytes, &[], batch);
+        }
         let server = &mut self.servers[header.server];
         if header.role == Role::Responder {
             server.recursion_available = header.flags.recursion_available();
@@ -593,6 +608,15 @@ impl Deliver {
             }
             Outcome::Without => &[],
         };
+        let is_received = finding.response && finding.query_time_ns.is_some();
+        if is_received && header.role == Role::Initiator && self.events.want(EventKind::NsChange) {
+            let output = &mut Output {
+                events: &mut self.events,
+                frames: &mut batch.events,
+                clock: self.clock,
+            };
+            self.ns_changes.response(envelope, bytes, zone, output);
+        }
         if is_bind && header.role == Role::Initiator {
             let at = usize::from(finding.number()) - 1;
             if let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters) {
@@ -639,6 +663,66 @@ impl Deliver {
         encoder.append_with_zone(extra, &envelope, finding, (zone, shown), frames);
     }
 
+    /// Shows a message to the stage that follows zone transfers, if it may belong to one.
+    fn watch_transfers(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let is_response = header.flags.response();
+        // Later messages of a transfer need not have a question (RFC 5936 section 2.2.1).
+        let may_go_on = is_response
+            && envelope.protocol == Protocol::Tcp
+            && parsed.is_some_and(|message| message.question.is_none());
+        if header.subject != Subject::Transfer && !may_go_on {
+            return;
+        }
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        if is_response {
+            self.transfers.response(envelope, bytes, output);
+        } else {
+            self.transfers.request(envelope, bytes, output);
+        }
+    }
+
+    /// Shows a response to the process's own query to the stage that follows name servers. `zone`:
+    /// the zone that was asked, if it is known.
+    fn watch_ns(&mut self, envelope: &Envelope, bytes: &[u8], zone: &[u8], batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.ns_changes.response(envelope, bytes, zone, output);
+    }
+
+    /// Tells the stages that make events the kernel time.
+    pub(super) fn watch_time(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.transfers.tick(now_ktime_ns, output);
+    }
+
+    /// Tells the stages that make events that nothing more comes.
+    pub(super) fn end_watch(&mut self, batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.transfers.finish(output);
+    }
+
     /// Encodes a notice if an output can show it, and counts it in any case.
     pub(super) fn notice(&mut self, notice: Notice, batch: &mut Batch) {
         let Notice::Unanswered {
@@ -649,6 +733,19 @@ impl Deliver {
             self.counters.notices_unknown += 1;
             return;
         };
+        self.counters.events += 1;
+        events::unanswered(
+            &query,
+            waited_ns,
+            &mut Output {
+                events: &mut self.events,
+                frames: &mut batch.events,
+                clock: self.clock,
+            },
+        );
+        if !self.notices {
+            return;
+        }
         let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
         let role = query.finding.role;
         let shown = self
@@ -663,7 +760,6 @@ impl Deliver {
             &mut batch.notices.bytes,
         );
         batch.notices.count += 1;
-        self.counters.events += 1;
     }
 }
 

@@ -29,13 +29,13 @@ mod unasked;
 mod tests;
 
 pub use self::{filter::Filter, latency::Latencies, servers::Server, sockets::Verdict};
-pub use crate::model::Frames;
+pub use crate::model::{Clock, Frames};
 
 use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{EventKinds, Events, probed::Probed},
+    events::{EventKind, EventKinds, Events, NsChanges, Transfers, WatchCounters, probed::Probed},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -84,30 +84,6 @@ impl Batch {
             frames.bytes.clear();
             frames.count = 0;
         }
-    }
-}
-
-/// Converts kernel time (`CLOCK_MONOTONIC`) to wall-clock time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clock {
-    /// Nanoseconds between 1970 and the kernel clock's zero.
-    pub offset_ns: i64,
-}
-
-impl Clock {
-    /// Returns wall-clock nanoseconds since 1970.
-    #[must_use]
-    #[inline]
-    pub fn wall_ns(self, ktime_ns: u64) -> u64 {
-        match u64::try_from(self.offset_ns) {
-            Ok(offset_ns) => ktime_ns.saturating_add(offset_ns),
-            Err(_) => ktime_ns.saturating_sub(self.offset_ns.unsigned_abs()),
-        }
-    }
-
-    /// Replaces the offset.
-    pub fn set_offset(&mut self, offset_ns: i64) {
-        self.offset_ns = offset_ns;
     }
 }
 
@@ -194,14 +170,22 @@ impl Pipeline {
             ),
             proxies: config.proxies,
             deliver: Deliver {
-                events: Events::new(config.events, config.identity.clone()),
                 probed: Probed::default(),
+                events: Events::new(
+                    config.events,
+                    config.identity.clone(),
+                    config.privacy.clone(),
+                ),
+                transfers: Transfers::default(),
+                ns_changes: NsChanges::default(),
                 servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
                 filter: config.filter,
                 anonymiser: Anonymiser::new(config.privacy),
-                report_unanswered: config.report_unanswered,
+                notices: config.report_unanswered,
+                report_unanswered: config.report_unanswered
+                    || config.events.contains(EventKind::Unanswered),
                 held: Held::default(),
                 remarks: Remarks::default(),
                 unsolicited: config.unsolicited,
@@ -348,6 +332,7 @@ impl Pipeline {
     fn connection_end(&mut self, end: &Envelope, batch: &mut Batch) {
         self.intake.tcp_records += 1;
         let deliver = &mut self.deliver;
+        deliver.transfers.connection_end(end);
         self.streams.end(end, &mut |envelope, bytes| {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
         });
@@ -420,6 +405,7 @@ impl Pipeline {
             .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
         self.deliver.tick_probed(now_ktime_ns, batch);
         self.settle(now_ktime_ns, batch);
+        self.deliver.watch_time(now_ktime_ns, batch);
     }
 
     /// Ends the pipeline: delivers messages that only waited for their turn, and counts all others
@@ -435,6 +421,7 @@ impl Pipeline {
         self.deliver.release(u64::MAX, batch);
         self.deliver.judge(u64::MAX, batch);
         self.deliver.settle(u64::MAX, batch);
+        self.deliver.end_watch(batch);
     }
 
     /// Returns the verdicts on sockets since the last call, for the kernel's map. Sockets are
@@ -463,6 +450,11 @@ impl Pipeline {
             pair: *self.deliver.pairs.counters(),
             deliver: self.deliver.counters,
             probed: self.deliver.probed.counters(),
+            events: *self.deliver.events.counters(),
+            watch: WatchCounters {
+                transfers_forgotten: self.deliver.transfers.evicted(),
+                ns_sets_forgotten: self.deliver.ns_changes.evicted(),
+            },
             by_type: self.deliver.by_type,
         }
     }

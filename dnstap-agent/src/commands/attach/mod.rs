@@ -24,10 +24,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_core::{
-    events::EventKinds,
-    pipeline::{Batch, Pipeline, PipelineConfig, Server},
-};
+use dnstap_core::pipeline::{Batch, Pipeline, PipelineConfig, Server};
 use tokio::{
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
@@ -80,6 +77,7 @@ pub(crate) struct Job<'a> {
     pub(crate) target: &'a cli::Target,
     pub(crate) tapping: &'a Tapping,
     pub(crate) messages: &'a Messages,
+    pub(crate) events: &'a cli::Events,
     pub(crate) observe: &'a Observe,
     /// The dnstap identity; the host's name if `None`.
     pub(crate) identity: Option<&'a str>,
@@ -94,6 +92,20 @@ pub(crate) struct Job<'a> {
     pub(crate) reloadable: bool,
 }
 
+impl Job<'_> {
+    /// Returns the outputs that do not take messages. They stay as they are for the whole run.
+    fn fixed_outputs(&self) -> Vec<OutputSpec> {
+        let notices = self.messages.unanswered_events.as_slice();
+        [notices, &self.events.outputs()].concat()
+    }
+
+    /// Returns whether the kernel side must not leave out a role: later servers are not known, and
+    /// events are about exchanges of both roles.
+    fn wants_all_roles(&self) -> bool {
+        self.target.follow || !self.events.kinds().is_empty()
+    }
+}
+
 /// Runs `attach`. The summary goes to standard error.
 pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     options.place.take()?;
@@ -102,6 +114,7 @@ pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         target: &options.target,
         tapping: &options.tapping,
         messages: &options.messages,
+        events: &options.events,
         observe: &options.observe,
         identity: options.identity.as_deref(),
         interval: options.interval,
@@ -187,7 +200,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         Arc::clone(&stop),
         publisher,
         job.interval,
-        (find_server, theirs, selection.follow),
+        (find_server, theirs, job.wants_all_roles()),
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -243,7 +256,7 @@ fn tap_options<'s>(
         ring: job.tapping.ring,
         ring_bytes: job.tapping.ring_size,
         kernel_log: job.tapping.kernel_log,
-        filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
+        filter: kernel_filter(&job.messages.filters, job.wants_all_roles(), servers),
         filter_changes: job.reloadable,
         probes: wanted_probes(job),
     }
@@ -251,14 +264,14 @@ fn tap_options<'s>(
 
 /// Returns the functions of servers that the options need.
 fn wanted_probes(job: &Job<'_>) -> probes::Wanted {
-    let events = EventKinds::default();
-    probes::Wanted::of(&job.tapping.probes, job.messages.mimic.is_some(), events)
+    let names_queries = job.messages.mimic.is_some();
+    probes::Wanted::of(&job.tapping.probes, names_queries, job.events.kinds())
 }
 
 /// Fails if there are too few descriptors for the whole run.
 fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
-    let events = job.messages.unanswered_events.as_slice();
-    preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
+    let all = outputs.len() + job.fixed_outputs().len();
+    preflight::check_descriptors(all, perf_rings(job.tapping.ring)?)
 }
 
 /// Starts the reader's thread. The receiver gets the reason if the thread ends by itself.
@@ -324,8 +337,7 @@ fn give_up_privileges(
     if job.tapping.no_sandbox {
         return Ok(None);
     }
-    let events = job.messages.unanswered_events.as_slice();
-    let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
+    let mut privileges = OutputSpec::privileges(&[outputs, &job.fixed_outputs()].concat());
     privileges.paths |= job.paths;
     privileges.processes = job.target.follow;
     privileges.probes = job.target.follow && !wanted_probes(job).sites.is_empty();

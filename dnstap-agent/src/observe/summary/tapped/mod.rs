@@ -216,6 +216,7 @@ impl SourceAccount for Tapped {
             ("TCP connections", "tcp_sockets_"),
             ("UDP sockets", "udp_sockets_"),
             ("queries without answer", "unanswered_"),
+            ("events", "events_"),
             ("left out on purpose", "excluded_"),
         ] {
             let counts = list(self.pipeline_counts(prefix), "");
@@ -335,6 +336,7 @@ impl SourceAccount for Tapped {
         let encoded = match takes {
             Takes::Messages => self.pipeline.deliver.messages,
             Takes::Notices => self.pipeline.deliver.events,
+            Takes::Events => self.pipeline.events.total(),
         };
         Offered {
             ready: encoded,
