@@ -187,7 +187,10 @@ impl Line {
             };
             if let Some(class) = words.next() {
                 limit.class = Some(class.parse::<Class>().ok()?.0.into());
-                limit.r#type = Some(words.next()?.parse::<Type>().ok()?.0.into());
+            }
+            // NODATA is limited for all types together.
+            if let Some(word) = words.next() {
+                limit.r#type = Some(word.parse::<Type>().ok()?.0.into());
             }
             if words.next().is_some() {
                 return None;
@@ -295,6 +298,10 @@ mod tests {
     #[case("limit all responses to 127.0.0.0/24", Some(Category::All))]
     #[case(
         "limit NODATA responses to 127.0.0.0/24 for (?) IN A  (adb014c1)",
+        Some(Category::Nodata)
+    )]
+    #[case(
+        "limit NODATA responses to 127.0.0.0/24 for limit.lab IN  (0d0846eb)",
         Some(Category::Nodata)
     )]
     #[case("limit TCP responses to 127.0.0.0/24", None)]
