@@ -251,7 +251,7 @@ pub const fn fault_key(tgid: u32, function: Function) -> u64 {
 pub struct Probed {
     /// Number of bytes by which the stack has grown between the start of `isc_log_write` and its probe.
     pub log_stack: u32,
-    /// Categories of the log that are wanted: [`LOG_RATE_LIMIT`], [`LOG_TRANSFER`].
+    /// Categories of the log that are wanted: [`LOG_RATE_LIMIT`], [`LOG_TRANSFER`], [`LOG_QUERY_ERRORS`].
     pub log_categories: u32,
     /// Layout of `dns_name_t` and `dns_rdata_t`: [`NAMES_WIDE`] or [`NAMES_NARROW`].
     pub names: u32,
@@ -261,6 +261,10 @@ pub struct Probed {
 pub const LOG_RATE_LIMIT: u32 = 1;
 /// Bit of [`Probed::log_categories`]: lines about zone transfers.
 pub const LOG_TRANSFER: u32 = 2;
+
+/// Bit of [`Probed::log_categories`]: lines about failed queries. BIND 9.20 has lines about single limited responses
+/// there.
+pub const LOG_QUERY_ERRORS: u32 = 4;
 
 /// [`Probed::names`]: not known; no name can be read.
 pub const NAMES_UNKNOWN: u32 = 0;
@@ -279,7 +283,7 @@ pub const LOG_ARGUMENTS: usize = 10;
 pub struct LogNotice {
     /// The function, and the length of everything.
     pub head: NoticeHead,
-    /// [`LOG_RATE_LIMIT`] or [`LOG_TRANSFER`].
+    /// A bit of [`Probed::log_categories`].
     pub category: u32,
     /// Level as BIND has it: -1 (info) to -5 (critical).
     pub level: i32,

@@ -35,6 +35,10 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         for_each_hook("what is flushed is reported with name and scope", flushes),
         for_each_hook_in_turn("what a cache accepts is in its dump", cached),
+        for_each_hook(
+            "name servers that replace others are a change",
+            name_servers,
+        ),
         for_each_hook("data from outside of the zone is not accepted", poisoned),
     ]
     .into_iter()
@@ -495,6 +499,176 @@ fn answer_with_poison(socket: &UdpSocket, is_over: &AtomicBool) -> Result<()> {
         response.extend([&[0xc0, 12][..], &address].concat());
         response.extend([&victim[..], &[0, 2, 0, 1, 0, 0, 1, 0, 0, 15], server].concat());
         response.extend([&server[..], &address].concat());
+        socket.send_to(&response, from)?;
+    }
+    Ok(())
+}
+
+/// The parent says that `ns1` serves `move.lab`, the child says that `ns2` does. The cache believes the child.
+fn name_servers(how: &Combination) -> Result<()> {
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let parent = UdpSocket::bind(("127.0.0.1", 0))?;
+    let servers = parent.local_addr()?.port();
+    let child = UdpSocket::bind(("127.0.0.2", servers))?;
+    let port = lab::free_port()?;
+    let configuration = format!(
+        "controls {{ }};\noptions {{ {}listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};\n\
+         recursion yes; qname-minimization off; }};\n\
+         server 127.0.0.0/8 {{ edns no; }};\n\
+         zone \".\" {{ type hint; file \"{}\"; }};\n",
+        named::common(folder, servers)?,
+        lab::write(
+            folder,
+            "hint",
+            ". 60 NS ns.root.lab.\nns.root.lab. 60 A 127.0.0.1\n"
+        )?
+        .display(),
+    );
+    let server = named::start(folder, "recursive", &configuration, None, &[named::RUNNING])?;
+    let events = folder.join("events.json");
+    let output = format!("json:{}", events.display());
+    let options = ["--events", "ns-change,cache", "--events-output", &output];
+    let tap = Tap::attach(folder, server.pid(), how, &options)?;
+    let is_over = AtomicBool::new(false);
+    let delegated = [
+        (
+            Section::Authority,
+            "move.lab",
+            TYPE_NS,
+            wire_name("ns1.move.lab"),
+        ),
+        (
+            Section::Additional,
+            "ns1.move.lab",
+            wire::TYPE_A,
+            vec![127, 0, 0, 2],
+        ),
+    ];
+    let address = [(
+        Section::Answer,
+        "www.move.lab",
+        wire::TYPE_A,
+        vec![192, 0, 2, 7],
+    )];
+    let moved = [(
+        Section::Answer,
+        "move.lab",
+        TYPE_NS,
+        wire_name("ns2.move.lab"),
+    )];
+    let root = [(Section::Answer, "", TYPE_NS, wire_name("ns.root.lab"))];
+    let of_parent = |name: &str, _| {
+        if name.ends_with("move.lab") {
+            &delegated[..]
+        } else {
+            &root[..]
+        }
+    };
+    let of_child = |_: &str, record_type| {
+        if record_type == TYPE_NS {
+            &moved[..]
+        } else {
+            &address[..]
+        }
+    };
+    let asked = thread::scope(|scope| {
+        let answering = [
+            scope.spawn(|| serve(&parent, &is_over, of_parent)),
+            scope.spawn(|| serve(&child, &is_over, of_child)),
+        ];
+        let server = ([127, 0, 0, 1], port).into();
+        let asked = ask(server, "www.move.lab", wire::TYPE_A, 1)
+            .and_then(|()| ask(server, "move.lab", TYPE_NS, 2));
+        is_over.store(true, Ordering::Relaxed);
+        for answering in answering {
+            let ended = answering.join();
+            ended.map_err(|_panic| anyhow::anyhow!("a server panicked"))??;
+        }
+        asked
+    });
+    asked?;
+    let tapped = tap.stop()?;
+    expect_understood(&tapped.summary)?;
+    let events = read(&events)?;
+    let changes: Vec<_> = events
+        .iter()
+        .filter(|event| event["kind"] == "ns-change")
+        .collect();
+    ensure!(changes.len() == 1, "{events:#?}");
+    let said = [
+        "name",
+        "old_servers",
+        "new_servers",
+        "old_trust",
+        "certainty",
+    ]
+    .map(|member| text(changes[0], member));
+    let expected = [
+        "move.lab.",
+        "[\"ns1.move.lab.\"]",
+        "[\"ns2.move.lab.\"]",
+        "glue",
+        "accepted",
+    ];
+    ensure!(said == expected, "{}", changes[0]);
+    server.stop()
+}
+
+const TYPE_NS: u16 = 2;
+
+/// Section of a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// Record of a response: where, name, type and data.
+type Served<'n> = (Section, &'n str, u16, Vec<u8>);
+
+/// Returns a name in wire format.
+fn wire_name(name: &str) -> Vec<u8> {
+    let query = wire::query(0, name, wire::TYPE_A, false);
+    query[12..query.len() - 4].to_vec()
+}
+
+/// Answers each query with the records that `records` has for its name and type.
+fn serve<'s>(
+    socket: &UdpSocket,
+    is_over: &AtomicBool,
+    records: impl Fn(&str, u16) -> &'s [Served<'s>],
+) -> Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut query = [0; 512];
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut query) else {
+            continue;
+        };
+        let (name, record_type) = wire::question(&query[..length]).context("no question")?;
+        let question = 12 + wire_name(&name).len() + 4;
+        let records = records(&name, record_type);
+        let mut response = query[..question].to_vec();
+        let is_answer = records.iter().any(|record| record.0 == Section::Answer);
+        response[2] = if is_answer { 0x84 } else { 0x80 };
+        response[3] = 0;
+        for (at, section) in [
+            (6, Section::Answer),
+            (8, Section::Authority),
+            (10, Section::Additional),
+        ] {
+            response[at] = 0;
+            let records = records.iter().filter(|record| record.0 == section);
+            response[at + 1] = u8::try_from(records.count())?;
+        }
+        for (_, name, record_type, data) in records {
+            response.extend(wire_name(name));
+            response.extend(record_type.to_be_bytes());
+            response.extend([0, 1, 0, 0, 1, 0]);
+            response.extend(u16::try_from(data.len())?.to_be_bytes());
+            response.extend(data);
+        }
         socket.send_to(&response, from)?;
     }
     Ok(())

@@ -223,6 +223,11 @@ impl Pipeline {
         }
     }
 
+    /// Takes the end of a process. What its caches had is gone.
+    pub fn process_ended(&mut self, process_id: u32) {
+        self.deliver.probed.process_ended(process_id);
+    }
+
     /// Marks the sockets of a process that was already running when it was added: TCP streams on
     /// them are joined midway. Call this before the process's first record. Additional sockets do
     /// no harm.

@@ -390,6 +390,7 @@ fn take_joined(joined: &Joined, pipeline: &mut Pipeline, batch: &mut pipeline::B
                 program_id,
                 is_probed,
             } => pipeline.probe(program_id, is_probed, batch),
+            News::Ended { pid } => pipeline.process_ended(pid),
         }
     }
 }

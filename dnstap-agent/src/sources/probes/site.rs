@@ -2,8 +2,8 @@
 
 use dnstap_core::events::{EventKind, EventKinds};
 use dnstap_ebpf::{
-    Function, LOG_RATE_LIMIT, LOG_TRANSFER, SERVER_AUTH_QUERY, SERVER_CLIENT_QUERY,
-    SERVER_WITH_ZONE,
+    Function, LOG_QUERY_ERRORS, LOG_RATE_LIMIT, LOG_TRANSFER, SERVER_AUTH_QUERY,
+    SERVER_CLIENT_QUERY, SERVER_WITH_ZONE,
 };
 
 use super::{
@@ -127,7 +127,7 @@ impl Wanted {
             _ => SERVER_WITH_ZONE,
         };
         let category = |kind, bit| if events.contains(kind) { bit } else { 0 };
-        let log_categories = category(EventKind::RateLimit, LOG_RATE_LIMIT)
+        let log_categories = category(EventKind::RateLimit, LOG_RATE_LIMIT | LOG_QUERY_ERRORS)
             | category(EventKind::Transfer, LOG_TRANSFER);
         let cache = [EventKind::Cache, EventKind::NsChange, EventKind::Expiry]
             .into_iter()
@@ -182,7 +182,10 @@ mod tests {
         }
         let all = Wanted::of(&[Probe::Zone], false, EventKind::ALL.into_iter().collect());
         assert_eq!(all.sites, Site::ALL);
-        assert_eq!(all.log_categories, LOG_RATE_LIMIT | LOG_TRANSFER);
+        assert_eq!(
+            all.log_categories,
+            LOG_RATE_LIMIT | LOG_QUERY_ERRORS | LOG_TRANSFER
+        );
     }
 
     #[test]

@@ -13,13 +13,16 @@
 //! read as a string is sent, and the agent knows which of them are strings.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
-use dnstap_ebpf::{Counter, Function, LOG_ARGUMENTS, LOG_RATE_LIMIT, LOG_TRANSFER, LogNotice};
+use dnstap_ebpf::{
+    Counter, Function, LOG_ARGUMENTS, LOG_QUERY_ERRORS, LOG_RATE_LIMIT, LOG_TRANSFER, LogNotice,
+};
 
 use super::call::{self, Call, read};
 use crate::message::notice;
 
 /// First eight bytes of the names of categories (lib/isc/include/isc/log.h: `name` is the first member).
 const RATE_LIMIT: u64 = u64::from_le_bytes(*b"rate-lim");
+const QUERY_ERRORS: u64 = u64::from_le_bytes(*b"query-er");
 const XFER_IN: u64 = u64::from_le_bytes(*b"xfer-in\0");
 const XFER_OUT: u64 = u64::from_le_bytes(*b"xfer-out");
 
@@ -47,6 +50,7 @@ fn try_log(ctx: &ProbeContext, call: Call) -> Result<(), Counter> {
     let name: u64 = unsafe { read(name)? };
     let category = match name {
         RATE_LIMIT => LOG_RATE_LIMIT,
+        QUERY_ERRORS => LOG_QUERY_ERRORS,
         XFER_IN | XFER_OUT => LOG_TRANSFER,
         _ => return Err(Counter::ProbeUnwanted),
     };

@@ -208,7 +208,7 @@ impl Caches {
             }
         }
         if rrset.is_nxdomain {
-            self.remove_name(process_id, Some(&[rrset.database]), &key.owner, false);
+            self.remove_name(process_id, &[rrset.database], &key.owner, false);
         }
         for key in opposite {
             self.remove(&key);
@@ -241,9 +241,22 @@ impl Caches {
         let is_known = |database: &u64| self.of(process_id, *database).next().is_some();
         let databases: Vec<u64> = flush.databases.into_iter().filter(is_known).collect();
         match flush.name.map(names::sortable) {
-            Some(Some(name)) => self.remove_name(process_id, Some(&databases), &name, flush.tree),
+            Some(Some(name)) => self.remove_name(process_id, &databases, &name, flush.tree),
             Some(None) => {}
-            None => self.remove_name(process_id, Some(&databases), &[], true),
+            None => self.remove_name(process_id, &databases, &[], true),
+        }
+    }
+
+    /// Forgets the caches of a process.
+    pub(super) fn process_ended(&mut self, process_id: u32) {
+        let gone: Vec<_> = self
+            .entries
+            .keys()
+            .filter(|key| key.process_id == process_id)
+            .map(Arc::clone)
+            .collect();
+        for key in gone {
+            self.remove(&key);
         }
     }
 
@@ -263,14 +276,8 @@ impl Caches {
     }
 
     /// Removes all RRsets of a name, with `tree` also those of the names below it.
-    fn remove_name(
-        &mut self,
-        process_id: u32,
-        databases: Option<&[u64]>,
-        owner: &[u8],
-        tree: bool,
-    ) {
-        for &database in databases.unwrap_or_default() {
+    fn remove_name(&mut self, process_id: u32, databases: &[u64], owner: &[u8], tree: bool) {
+        for &database in databases {
             let first = Key {
                 process_id,
                 database,
@@ -643,7 +650,13 @@ mod tests {
             caches.flush(7, &flush(name, tree));
             assert_eq!(caches.entries.len(), left, "{name:?} {tree}");
             caches.flush(8, &flush(None, false));
+            caches.process_ended(8);
             assert_eq!(caches.entries.len(), left, "of another process");
+            caches.process_ended(7);
+            assert_eq!(
+                caches.entries.len() + caches.ends.len() + caches.uses.len(),
+                0
+            );
         }
     }
 

@@ -5,14 +5,14 @@
 
 use std::{fmt::Write as _, mem::offset_of};
 
-use dnstap_ebpf::{LOG_ARGUMENTS, LOG_RATE_LIMIT, LOG_TRANSFER, LogNotice};
+use dnstap_ebpf::{LOG_ARGUMENTS, LOG_QUERY_ERRORS, LOG_RATE_LIMIT, LOG_TRANSFER, LogNotice};
 
 use super::{u16_at, u32_at, u64_at};
 
 /// A line of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// [`LOG_RATE_LIMIT`] or [`LOG_TRANSFER`].
+    /// [`LOG_RATE_LIMIT`], [`LOG_TRANSFER`] or [`LOG_QUERY_ERRORS`].
     pub(super) category: u32,
     /// Text, as the log has it behind category and level.
     pub(super) text: String,
@@ -22,7 +22,7 @@ impl Line {
     /// Decodes a notice of `isc_log_write`.
     pub(super) fn parse(notice: &[u8]) -> Option<Self> {
         let category = u32_at(notice, offset_of!(LogNotice, category))?;
-        if ![LOG_RATE_LIMIT, LOG_TRANSFER].contains(&category) {
+        if ![LOG_RATE_LIMIT, LOG_TRANSFER, LOG_QUERY_ERRORS].contains(&category) {
             return None;
         }
         let mut strings = notice.get(size_of::<LogNotice>()..)?;

@@ -19,7 +19,7 @@ mod transfer;
 
 use std::mem::offset_of;
 
-use dnstap_ebpf::{Function, LOG_RATE_LIMIT, NoticeHead};
+use dnstap_ebpf::{Function, LOG_QUERY_ERRORS, LOG_TRANSFER, NoticeHead};
 use dnstap_proto::event::{Kind as Content, Phase, Source};
 
 use self::{
@@ -97,6 +97,11 @@ impl Probed {
         self.send(wall_ns, events, frames);
     }
 
+    /// Forgets the caches of a process.
+    pub fn process_ended(&mut self, process_id: u32) {
+        self.caches.process_ended(process_id);
+    }
+
     /// Advances the time: what ends by time has ended at kernel time `now_ktime_ns`.
     pub fn tick(
         &mut self,
@@ -130,10 +135,11 @@ impl Probed {
             Function::LogWrite => {
                 let line = Line::parse(rest)?;
                 self.counters.probed_lines += 1;
-                let is_known = if line.category == LOG_RATE_LIMIT {
-                    self.rate_limits.line(ktime_ns, pid, &line.text, reports)
-                } else {
-                    self.transfers.line(ktime_ns, pid, &line.text, reports)
+                let is_known = match line.category {
+                    LOG_TRANSFER => self.transfers.line(ktime_ns, pid, &line.text, reports),
+                    // Other queries may fail, too.
+                    LOG_QUERY_ERRORS if !line.text.contains("rate limit ") => Some(()),
+                    _ => self.rate_limits.line(ktime_ns, pid, &line.text, reports),
                 };
                 self.counters.probed_lines_unknown += u64::from(is_known.is_none());
             }

@@ -369,15 +369,29 @@ impl Tapped {
         if calls == 0 {
             return Ok(());
         }
+        writeln!(formatter, "probes: {calls} calls")?;
         let deliver = &self.pipeline.deliver;
-        writeln!(
-            formatter,
-            "probes: {calls} calls; {} messages with a zone, {} of {} without what the server says about them; {} remarks without their message",
-            deliver.zones,
-            deliver.remarks_missing,
-            deliver.remarks_expected,
-            deliver.remarks_unjoined,
-        )?;
+        if deliver.remarks_expected + self.pipeline.intake.remark_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} messages with a zone, {} of {} without what the server says about them; {} remarks without their message",
+                deliver.zones,
+                deliver.remarks_missing,
+                deliver.remarks_expected,
+                deliver.remarks_unjoined,
+            )?;
+        }
+        let probed = &self.pipeline.probed;
+        if self.pipeline.intake.notice_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} lines of the log ({} of a form that is not known), {} flushes and {} RRsets of caches",
+                probed.probed_lines,
+                probed.probed_lines_unknown,
+                probed.probed_flushes,
+                probed.probed_rrsets,
+            )?;
+        }
         if full + faults != 0 {
             writeln!(
                 formatter,
