@@ -51,6 +51,7 @@ mod reattach;
 mod referee;
 mod reload;
 mod report;
+mod server_events;
 mod services;
 mod streams;
 mod top;
@@ -159,6 +160,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         formats::trials(),
         presentation::trials(),
         events::trials(),
+        server_events::trials(),
         failures::trials(),
         faults::trials(),
         filters::trials(),
