@@ -23,7 +23,7 @@ use crate::{
         named::{self, Named},
     },
     load::{
-        client::TcpClient,
+        client::{TcpClient, UdpClient},
         tools::{dig, nsupdate},
     },
     process::PATIENCE,
@@ -63,6 +63,10 @@ pub(super) fn trials() -> Vec<Trial> {
         for_each_hook(
             "name servers that move and move back are changes, and those of parent and child are none",
             moved,
+        ),
+        for_each_hook(
+            "a rate limit of named is told from its responses",
+            limited,
         ),
     ]
     .into_iter()
@@ -189,7 +193,7 @@ fn primary(folder: &Path, hosts: usize) -> Result<(Named, SocketAddr)> {
         "key transfer.key {{ algorithm hmac-sha256; secret \"{secret}\"; }};\ncontrols {{ }};\n\
          options {{\n{}listen-on port {port} {{ 127.0.0.1; }};\nlisten-on-v6 {{ none; }};\nrecursion no;\n\
          allow-transfer {{ any; }};\nnotify no;\nmax-records 0;\n}};\n",
-        named::basics(folder)?
+        named::common(folder, port)?
     );
     for (zone, records, more) in [
         ("big.lab", &big[..], ""),
@@ -427,7 +431,7 @@ fn parent(folder: &Path, port: u16, control: u16) -> Result<Named> {
         text,
         "options {{\n{}listen-on port {port} {{ 127.0.0.1; }};\nlisten-on-v6 {{ none; }};\nrecursion no;\nnotify no;\n\
          minimal-responses no;\n}};\nzone \".\" {{ type primary; file \"{}\"; }};\n",
-        named::basics(folder)?,
+        named::common(folder, port)?,
         folder.join("root").display(),
     )?;
     named::start(folder, "parent", &text, Some(rndc), &[named::RUNNING])
@@ -453,7 +457,7 @@ fn child(folder: &Path, port: u16) -> Result<Named> {
     let text = format!(
         "controls {{ }};\noptions {{\n{}listen-on {{ none; }};\nlisten-on-v6 port {port} {{ ::1; }};\nrecursion no;\n\
          notify no;\nminimal-responses no;\n}};\nzone \"move.lab\" {{ type primary; file \"{}\"; }};\n",
-        named::basics(folder)?,
+        named::common(folder, port)?,
         file.display(),
     );
     named::start(folder, "child", &text, None, &[named::RUNNING])
@@ -568,4 +572,52 @@ fn wait_for_serial(server: SocketAddr, serial: u32) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "{answer}");
     }
+}
+
+/// Sends the same query many times to a server that limits, and other queries.
+fn limited(how: &Combination) -> Result<()> {
+    const QUERIES: u16 = 60;
+    let scratch = lab::scratch()?;
+    let folder = scratch.path();
+    let port = lab::free_port()?;
+    let zone =
+        "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A 127.0.0.1\n* A 192.0.2.1\n";
+    let file = lab::write(folder, "limit.lab", zone)?;
+    let text = format!(
+        "controls {{ }};\noptions {{\n{}listen-on port {port} {{ 127.0.0.1; }};\nlisten-on-v6 {{ none; }};\nrecursion no;\n\
+         rate-limit {{ responses-per-second 5; slip 2; }};\n}};\nzone \"limit.lab\" {{ type primary; file \"{}\"; }};\n",
+        named::common(folder, port)?,
+        file.display(),
+    );
+    let mut server = named::start(folder, "limits", &text, None, &[named::RUNNING])?;
+    let tap = attach(folder, server.pid(), how, "rate-limit")?;
+    let mut client = UdpClient::connect((Ipv4Addr::LOCALHOST, port).into())?;
+    for id in 0..QUERIES {
+        client.send(&wire::query(id, "www.limit.lab", wire::TYPE_A, false))?;
+    }
+    server.wait_for("the limit", |line| {
+        line.contains("limit responses to 127.0.0.0/24 for www.limit.lab")
+    })?;
+    let deadline = Instant::now() + PATIENCE;
+    let path = folder.join("events.json");
+    while fs::read_to_string(&path)?.is_empty() {
+        ensure!(Instant::now() < deadline, "no event");
+        std::thread::sleep(std::time::Duration::from_millis(50)); // until the responses must have come
+    }
+    server.stop()?;
+    let (_, events) = events(tap, folder)?;
+    let [start] = &events[..] else {
+        bail!("{events:#?}")
+    };
+    ensure!(
+        start["kind"] == "rate-limit"
+            && start["phase"] == "start"
+            && start["source"] == "socket"
+            && start["client_address"] == "127.0.0.0"
+            && start["client_prefix_length"] == 24
+            && start["name"] == "www.limit.lab."
+            && start["type"] == "A",
+        "{start}"
+    );
+    Ok(())
 }
