@@ -130,6 +130,7 @@ fn rate_limits(how: &Combination) -> Result<()> {
     expect_understood(&summary)?;
     let (mut expected, mut limited) = (Vec::new(), [0, 0]);
     for line in &log {
+        let line = line.splitn(3, ' ').nth(2).unwrap_or_default();
         if let Some((_, line)) = line.split_once(": rate limit ") {
             limited[usize::from(line.starts_with("slip "))] += 1;
         } else if line.contains(" responses to ") {

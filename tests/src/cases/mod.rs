@@ -52,6 +52,7 @@ mod reattach;
 mod referee;
 mod reload;
 mod report;
+mod server_events;
 mod services;
 mod streams;
 mod top;
@@ -161,6 +162,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         formats::trials(),
         presentation::trials(),
         events::trials(),
+        server_events::trials(),
         failures::trials(),
         faults::trials(),
         filters::trials(),

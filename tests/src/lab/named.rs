@@ -72,7 +72,7 @@ impl Named {
         self.stop_with_log().map(drop)
     }
 
-    /// Ends it in the same way. Returns the lines of its log, without their times.
+    /// Like [`Self::stop`]. Returns the lines of its log.
     pub(crate) fn stop_with_log(self) -> Result<Vec<String>> {
         let finished = self.process.stop(libc::SIGTERM)?;
         let tail = finished.lines[finished.lines.len().saturating_sub(5)..].join("\n");
@@ -81,8 +81,7 @@ impl Named {
             "named ended with {}\n{tail}",
             finished.status
         );
-        let text = |line: &String| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
-        Ok(finished.lines.iter().map(text).collect())
+        Ok(finished.lines)
     }
 }
 

@@ -6,6 +6,7 @@
 mod hide;
 mod ns_changes;
 pub mod probed;
+mod rate_limits;
 mod transfers;
 mod unanswered;
 
@@ -17,7 +18,9 @@ use dnstap_proto::{
     prost::{Message as _, bytes::Bytes},
 };
 
-pub(crate) use self::{ns_changes::NsChanges, transfers::Transfers, unanswered::unanswered};
+pub(crate) use self::{
+    ns_changes::NsChanges, rate_limits::RateLimits, transfers::Transfers, unanswered::unanswered,
+};
 use crate::{
     counters::counters,
     dns::{LONGEST_NAME, Name},
@@ -197,6 +200,8 @@ counters! {
         transfers_forgotten,
         /// NS RRsets that were forgotten because there were too many.
         ns_sets_forgotten,
+        /// Questions that were forgotten because there were too many (`rate-limit`).
+        limit_questions_forgotten,
     }
 }
 

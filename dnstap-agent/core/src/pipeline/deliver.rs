@@ -20,7 +20,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    events::{self, EventKind, Events, NsChanges, Output, Transfers, probed::Probed},
+    events::{self, EventKind, Events, NsChanges, Output, RateLimits, Transfers, probed::Probed},
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -74,6 +74,9 @@ pub(super) struct Deliver {
     pub(super) probed: Probed,
     pub(super) transfers: Transfers,
     pub(super) ns_changes: NsChanges,
+    pub(super) rate_limits: RateLimits,
+    /// Whether the tap ends, so that responses may still come.
+    pub(super) is_ending: bool,
 }
 
 /// Message that is ready to be sent, except for the remark about it.
@@ -165,6 +168,13 @@ impl Deliver {
         let Some(message) = parsed else {
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        if self.watches_limits(envelope, header)
+            && let Some(question) = message.question
+        {
+            let (at, process_id) = (envelope.ktime_ns, envelope.origin.tgid);
+            self.rate_limits
+                .query(envelope.peer, question, at, process_id);
+        }
         let waits = matches!(server.server.naming, Naming::Bind(_))
             && BindRules::waits_for_answer(header.role, header.subject, header.flags);
         let ticket = waits.then(|| {
@@ -326,6 +336,14 @@ impl Deliver {
             };
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        if self.watches_limits(envelope, header)
+            && let Some(question) = Message::parse(bytes).and_then(|message| message.question)
+        {
+            let (query, _, peer) = self.pairs.found(slot);
+            self.rate_limits
+                .response(*peer, question, bytes, query.ktime_ns);
+        }
+        let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);
         if header.well_formed {
             match header.role {
@@ -663,6 +681,15 @@ impl Deliver {
         encoder.append_with_zone(extra, &envelope, finding, (zone, shown), frames);
     }
 
+    /// Returns whether the stage that looks for rate limits needs this query or response.
+    fn watches_limits(&self, envelope: &Envelope, header: Header) -> bool {
+        self.events.want(EventKind::RateLimit)
+            && header.role == Role::Responder
+            && header.subject == Subject::Query
+            && envelope.protocol == Protocol::Udp
+            && !self.filter.sampled
+    }
+
     /// Shows a message to the stage that follows zone transfers, if it may belong to one.
     fn watch_transfers(
         &mut self,
@@ -711,6 +738,7 @@ impl Deliver {
             clock: self.clock,
         };
         self.transfers.tick(now_ktime_ns, output);
+        self.rate_limits.tick(now_ktime_ns, output);
     }
 
     /// Tells the stages that make events that nothing more comes.
@@ -734,15 +762,18 @@ impl Deliver {
             return;
         };
         self.counters.events += 1;
-        events::unanswered(
-            &query,
-            waited_ns,
-            &mut Output {
-                events: &mut self.events,
-                frames: &mut batch.events,
-                clock: self.clock,
-            },
-        );
+        // At the end of the tap, the response may still come.
+        if !self.is_ending {
+            events::unanswered(
+                &query,
+                waited_ns,
+                &mut Output {
+                    events: &mut self.events,
+                    frames: &mut batch.events,
+                    clock: self.clock,
+                },
+            );
+        }
         if !self.notices {
             return;
         }

@@ -35,7 +35,10 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{EventKind, EventKinds, Events, NsChanges, Transfers, WatchCounters, probed::Probed},
+    events::{
+        EventKind, EventKinds, Events, NsChanges, RateLimits, Transfers, WatchCounters,
+        probed::Probed,
+    },
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -178,6 +181,8 @@ impl Pipeline {
                 ),
                 transfers: Transfers::default(),
                 ns_changes: NsChanges::default(),
+                rate_limits: RateLimits::default(),
+                is_ending: false,
                 servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
@@ -300,7 +305,9 @@ impl Pipeline {
         } = self;
         intake.udp_records += 1;
         intake.udp_bytes += chunk.payload.len() as u64;
-        deliver.unasked.note_losses(chunk);
+        if deliver.unasked.note_losses(chunk) {
+            deliver.rate_limits.note_loss(chunk.envelope.ktime_ns);
+        }
         let mut bytes = chunk.payload;
         if !chunk.is_whole() {
             let Some(whole) = assembler.push(chunk) else {
@@ -416,6 +423,7 @@ impl Pipeline {
     /// Ends the pipeline: delivers messages that only waited for their turn, and counts all others
     /// as incomplete or unanswered.
     pub fn finish(&mut self, batch: &mut Batch) {
+        self.deliver.is_ending = true;
         let deliver = &mut self.deliver;
         self.streams.finish(&mut |envelope, bytes| {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
@@ -459,6 +467,7 @@ impl Pipeline {
             watch: WatchCounters {
                 transfers_forgotten: self.deliver.transfers.evicted(),
                 ns_sets_forgotten: self.deliver.ns_changes.evicted(),
+                limit_questions_forgotten: self.deliver.rate_limits.evicted(),
             },
             by_type: self.deliver.by_type,
         }

@@ -604,3 +604,239 @@ fn write_duration(nanoseconds: Option<u64>, text: &mut String) -> std::fmt::Resu
         milliseconds % 1000
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{LazyLock, Mutex},
+    };
+
+    use proptest::prelude::*;
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::formats::{Content, render::Renderer};
+
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let text = include_str!("../../../../docs/dnstap-event.schema.json");
+        let schema = serde_json::from_str(text).expect("JSON");
+        let options = jsonschema::options().should_validate_formats(true);
+        options.build(&schema).expect("a schema")
+    });
+
+    fn render(event: &Event, content: Content, colours: bool) -> String {
+        let mut out = Vec::new();
+        Renderer::new(content, colours).event(event, &mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    /// JSON type of each member in all objects.
+    static TYPES: Mutex<BTreeMap<String, &'static str>> = Mutex::new(BTreeMap::new());
+
+    fn check(event: &Event) {
+        let json = render(event, Content::Json, false);
+        let object: Json = serde_json::from_str(&json).expect("JSON");
+        if let Err(error) = SCHEMA.validate(&object) {
+            panic!("{error}: {json}");
+        }
+        for (name, value) in object.as_object().expect("an object") {
+            let kind = match value {
+                Json::Array(_) => "array",
+                Json::Bool(_) => "boolean",
+                Json::Number(number) if number.is_i64() => "integer",
+                Json::String(_) => "string",
+                other => panic!("{name} is {other}"),
+            };
+            let mut types = TYPES.lock().expect("no panic while it is held");
+            assert_eq!(*types.entry(name.clone()).or_insert(kind), kind, "{name}");
+        }
+        for (content, lines) in [(Content::Text, 1), (Content::Full, 1), (Content::Json, 1)] {
+            let text = render(event, content, false);
+            assert_eq!(text.lines().count(), lines, "{text}");
+            assert!(
+                text.trim_end()
+                    .bytes()
+                    .all(|byte| matches!(byte, b' '..=b'~')),
+                "{text}"
+            );
+        }
+        assert!(render(event, Content::Yaml, false).starts_with("---\n"));
+    }
+
+    fn bytes() -> impl Strategy<Value = Option<Bytes>> {
+        let name = prop::collection::vec((1..10_u8, any::<u8>()), 0..5).prop_map(|labels| {
+            let mut wire = Vec::new();
+            for (length, byte) in labels {
+                wire.push(length);
+                wire.extend(std::iter::repeat_n(byte, length.into()));
+            }
+            wire.push(0);
+            Bytes::from(wire)
+        });
+        let any = prop::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+        prop::option::of(prop_oneof![name, any])
+    }
+
+    fn number() -> impl Strategy<Value = Option<u32>> {
+        prop::option::of(prop_oneof![0..300_u32, any::<u32>()])
+    }
+
+    fn word() -> impl Strategy<Value = Option<i32>> {
+        prop::option::of(prop_oneof![-1..12_i32, any::<i32>()])
+    }
+
+    proptest! {
+        #[test]
+        fn any_event_is_as_the_schema_says(
+            one in bytes(), two in bytes(), three in bytes(),
+            class in number(), r#type in number(), port in number(),
+            first in word(), second in word(),
+            large in prop::option::of(any::<u64>()),
+            text in prop::option::of(any::<String>()),
+            flag in prop::option::of(any::<bool>()),
+        ) {
+            let all: Vec<_> = [&one, &two, &three].into_iter().flatten().cloned().collect();
+            for kind in [
+                None,
+                Some(Kind::Transfer(Transfer {
+                    direction: first, zone: one.clone(), class, peer_address: two.clone(), peer_port: port, requested: r#type,
+                    answered: class, old_serial: port, new_serial: r#type, tsig_key: three.clone(), messages: large,
+                    records: large, bytes: large, duration_ns: large, status: text.clone(), midway: flag, tls: flag,
+                })),
+                Some(Kind::RateLimit(RateLimit {
+                    client_address: one.clone(), client_prefix_length: port, name: two.clone(), class, r#type, category: first,
+                    log_only: flag, dropped: large, slipped: large, duration_ns: large,
+                })),
+                Some(Kind::Cache(Cache {
+                    outcome: first, inferred: flag, known_before: flag, name: one.clone(), class, r#type, covers: port,
+                    ttl: port, trust: first, old_trust: second, rdata: all.clone(), rdata_omitted: port,
+                    bailiwick: two.clone(), responder_address: three.clone(), responder_port: port,
+                })),
+                Some(Kind::NsChange(NsChange {
+                    name: one.clone(), class, old_servers: all.clone(), new_servers: all.clone(), old_trust: first,
+                    new_trust: second, sender_address: two.clone(), sender_port: port, forced: flag, certainty: first,
+                    moved_back: flag, ttl: port,
+                })),
+                Some(Kind::Purge(Purge { scope: first, name: one.clone(), class, r#type, count: large })),
+                Some(Kind::Expiry(Expiry {
+                    name: one.clone(), class, r#type, covers: port, ttl: port, trust: first, inferred: flag,
+                })),
+                Some(Kind::Unanswered(Unanswered {
+                    message_type: port, client_address: one.clone(), client_port: port, server_address: two.clone(),
+                    server_port: port, name: three.clone(), class, r#type, waited_ns: large, socket_protocol: class,
+                })),
+            ] {
+                check(&Event {
+                    identity: one.clone(), version: two.clone(), time_sec: large, time_nsec: port, phase: first,
+                    source: second, process_id: port, view: text.clone(), kind,
+                });
+            }
+        }
+    }
+
+    fn event(phase: Phase, kind: Kind) -> Event {
+        Event {
+            identity: Some(Bytes::from_static(b"ns1")),
+            time_sec: Some(1_795_448_004),
+            time_nsec: Some(123_456_789),
+            phase: Some(phase as i32),
+            source: Some(Source::Socket as i32),
+            process_id: Some(7),
+            kind: Some(kind),
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn a_transfer_is_one_line_with_its_figures() {
+        let event = event(
+            Phase::End,
+            Kind::Transfer(Transfer {
+                direction: Some(Direction::Out as i32),
+                zone: Some(Bytes::from_static(b"\x04zone\0")),
+                class: Some(1),
+                peer_address: Some(Bytes::from_static(&[0xfd; 16])),
+                peer_port: Some(40_000),
+                requested: Some(251),
+                answered: Some(252),
+                old_serial: Some(1),
+                new_serial: Some(3),
+                tsig_key: Some(Bytes::from_static(b"\x01k\0")),
+                messages: Some(2),
+                records: Some(9),
+                bytes: Some(600),
+                duration_ns: Some(15_500_000),
+                status: Some("success".to_owned()),
+                ..Transfer::default()
+            }),
+        );
+        let text = render(&event, Content::Text, false);
+        let expected = "2026-11-23T15:33:24.123456Z transfer out end zone. IN \
+            [fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:40000 IXFR as AXFR: success, serial 1 -> 3, 2 messages, 9 records, \
+            600 bytes in 0.015 s, key k.\n";
+        assert_eq!(text, expected);
+        let json = render(&event, Content::Json, false);
+        let start = r#"{"time":"2026-11-23T15:33:24.123456789Z","identity":"ns1","kind":"transfer","phase":"end","source":"socket","pid":7,"#;
+        assert!(json.starts_with(start), "{json}");
+    }
+
+    #[test]
+    fn rdata_is_in_presentation_form() {
+        let event = event(
+            Phase::Point,
+            Kind::Cache(Cache {
+                outcome: Some(Outcome::TrustRaised as i32),
+                r#type: Some(15),
+                class: Some(1),
+                trust: Some(Trust::AuthAnswer as i32),
+                old_trust: Some(Trust::None as i32),
+                rdata: vec![
+                    Bytes::from_static(b"\0\x0a\x04mail\x04zone\0"),
+                    Bytes::from_static(b"\0"),
+                ],
+                ..Cache::default()
+            }),
+        );
+        let json: Json = serde_json::from_str(&render(&event, Content::Json, false)).expect("JSON");
+        assert_eq!(
+            json["rdata"],
+            serde_json::json!(["10 mail.zone.", "\\# 1 00"])
+        );
+        assert_eq!(json["outcome"], "trust-raised");
+        assert_eq!(
+            (&json["trust"], &json["old_trust"]),
+            (&"auth-answer".into(), &"none".into())
+        );
+    }
+
+    #[test]
+    fn new_name_servers_are_red_on_a_terminal_and_nothing_is_elsewhere() {
+        let event = event(
+            Phase::Point,
+            Kind::NsChange(NsChange {
+                name: Some(Bytes::from_static(b"\x04zone\0")),
+                class: Some(1),
+                old_servers: vec![
+                    Bytes::from_static(b"\x01a\0"),
+                    Bytes::from_static(b"\x01b\0"),
+                ],
+                new_servers: vec![Bytes::from_static(b"\x01c\0")],
+                sender_address: Some(Bytes::from_static(&[192, 0, 2, 53])),
+                sender_port: Some(53),
+                certainty: Some(Certainty::Offered as i32),
+                moved_back: Some(true),
+                ttl: Some(30),
+                ..NsChange::default()
+            }),
+        );
+        let plain =
+            "NS-CHANGE zone. IN: a. b. -> c. TTL 30 from 192.0.2.53:53, offered, moved back\n";
+        assert!(render(&event, Content::Text, false).ends_with(plain));
+        let coloured = render(&event, Content::Text, true);
+        assert!(
+            coloured.contains("\x1b[1;31mNS-CHANGE\x1b[0m"),
+            "{coloured}"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use dnstap_ebpf::IPPROTO_UDP;
 use dnstap_proto::{
-    Event, NsChange, Transfer,
+    Event, NsChange, RateLimit, Transfer,
     event::{Kind as Content, Phase, Source},
     ns_change::Certainty,
     prost::Message as _,
@@ -593,4 +593,110 @@ fn nothing_is_an_event_that_is_not_asked_for() {
     traffic.pass(SENT, &first(7, AXFR, &[soa(3), soa(3)]));
     traffic.pipeline.finish(&mut traffic.batch);
     assert_eq!(traffic.events(), []);
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What becomes of a query.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Slipped,
+    Dropped,
+}
+
+/// Sends queries of a block of clients for a name within a second.
+fn flood(traffic: &mut Traffic, second: u64, asked: &str, block: u8, fates: &[Fate]) {
+    traffic.ktime_ns = second * SECOND_NS;
+    for (client, fate) in (0_u8..).zip(fates) {
+        let id = (second as u16) << 8 | u16::from(client);
+        traffic.header.peer_addr[..4].copy_from_slice(&[192, 0, block, client]);
+        let question = Some((asked, A));
+        traffic.pass(RECEIVED, &dns(id, QUERY, question, [&[]; 3]));
+        let response = match fate {
+            Answered => dns(id, ANSWER, question, [&[a(1)], &[], &[]]),
+            Slipped => dns(id, ANSWER | 0x200, question, [&[]; 3]),
+            Dropped => continue,
+        };
+        traffic.pass(SENT, &response);
+    }
+}
+
+fn limits(traffic: &mut Traffic) -> Vec<(Phase, RateLimit)> {
+    let events = traffic.events().into_iter();
+    let limits = events.filter_map(|event| match event.kind {
+        Some(Content::RateLimit(ref limit)) => Some((event.phase(), limit.clone())),
+        _ => None,
+    });
+    limits.collect()
+}
+
+fn tick(traffic: &mut Traffic, second: u64) {
+    let now = second * SECOND_NS;
+    traffic.pipeline.tick(now, &mut traffic.batch);
+}
+
+use Fate::{Answered, Dropped, Slipped};
+
+#[test]
+fn a_limit_begins_with_queries_without_answer_and_ends_after_silence() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &limited);
+    flood(&mut traffic, 101, "A.zone", 1, &[Dropped, Slipped]);
+    tick(&mut traffic, 103);
+    assert_eq!(limits(&mut traffic), [], "a response may still come");
+    tick(&mut traffic, 105);
+    let block = RateLimit {
+        client_address: Some(vec![192, 0, 1, 0].into()),
+        client_prefix_length: Some(24),
+        name: Some(name("a.zone").into()),
+        class: Some(1),
+        r#type: Some(1),
+        ..RateLimit::default()
+    };
+    assert_eq!(limits(&mut traffic), [(Phase::Start, block.clone())]);
+    flood(&mut traffic, 106, "a.zone", 1, &[Dropped]);
+    tick(&mut traffic, 124);
+    assert_eq!(limits(&mut traffic).len(), 1);
+    tick(&mut traffic, 125);
+    let end = RateLimit {
+        dropped: Some(5),
+        slipped: Some(3),
+        duration_ns: Some(7 * SECOND_NS),
+        ..block
+    };
+    assert_eq!(limits(&mut traffic).pop(), Some((Phase::End, end)));
+}
+
+#[rstest::rstest]
+#[case::others_are_answered(&[Answered, Dropped, Dropped, Dropped, Dropped, Dropped], Some(Answered), 1)]
+#[case::others_are_not_answered(&[Answered, Dropped, Dropped, Dropped, Dropped, Dropped], Some(Dropped), 0)]
+#[case::nobody_else_asks(&[Answered, Dropped, Dropped, Dropped, Dropped, Dropped], None, 0)]
+#[case::never_answered(&[Dropped; 9], Some(Answered), 0)]
+#[case::too_few(&[Answered, Answered, Dropped, Dropped, Dropped, Dropped], Some(Answered), 0)]
+#[case::answers_do_not_fit(&[Answered, Slipped, Slipped, Slipped, Slipped, Slipped], Some(Answered), 0)]
+fn only_what_cannot_be_a_slow_server_is_a_limit(
+    #[case] fates: &[Fate],
+    #[case] others: Option<Fate>,
+    #[case] expected: usize,
+) {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    flood(&mut traffic, 100, "a.zone", 1, fates);
+    if let Some(fate) = others {
+        flood(&mut traffic, 100, "b.zone", 2, &[fate; 12]);
+    }
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic).len(), expected);
+}
+
+#[test]
+fn what_the_tap_has_lost_is_no_limit() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &limited);
+    traffic.header.lost = 3;
+    flood(&mut traffic, 100, "b.zone", 2, &[Answered]);
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic), []);
 }
