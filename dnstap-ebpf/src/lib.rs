@@ -239,7 +239,6 @@ impl Function {
 
 /// Returns the key of a process and a function in the map `NOTICE_FAULTS`.
 #[must_use]
-#[expect(clippy::cast_lossless, reason = "From is not const")]
 pub const fn fault_key(tgid: u32, function: Function) -> u64 {
     (tgid as u64) << 32 | function as u64
 }

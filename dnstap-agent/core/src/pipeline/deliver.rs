@@ -688,6 +688,7 @@ impl Deliver {
             && header.subject == Subject::Query
             && envelope.protocol == Protocol::Udp
             && !self.filter.sampled
+            && !self.probed.tells_limits(envelope.origin.tgid)
     }
 
     /// Shows a message to the stage that follows zone transfers, if it may belong to one.

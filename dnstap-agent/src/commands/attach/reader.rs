@@ -326,6 +326,7 @@ impl Reader {
                 ..ring_use
             },
             programs: self.tap.program_stats(),
+            probes_missed: self.tap.probes_missed(),
             pipeline,
             pending: self.pipeline.pending(),
         })

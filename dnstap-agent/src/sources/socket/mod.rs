@@ -351,6 +351,18 @@ impl Tap {
         Ok(sums)
     }
 
+    /// Returns how often the kernel did not run the program of a probe because another program was running on the CPU.
+    #[must_use]
+    pub fn probes_missed(&self) -> u64 {
+        let is_probe = |name: &str| Site::ALL.iter().any(|site| site.program() == name);
+        self.ebpf
+            .programs()
+            .filter(|(name, _)| is_probe(name))
+            .filter_map(|(_, program)| bpf::program_stats(program.fd().ok()?.as_fd()).ok())
+            .map(|stats| stats.missed)
+            .sum()
+    }
+
     /// Returns the kernel's statistics of the programs in use, by name. The two programs that are
     /// attached for each message are combined: runs and times are added, and the smaller number of
     /// missed runs is taken, which bounds the messages for which neither program ran.

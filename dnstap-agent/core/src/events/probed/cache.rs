@@ -14,7 +14,7 @@
 use std::{collections::BTreeMap, hash::BuildHasher as _, sync::Arc};
 
 use dnstap_proto::{
-    Cache, Expiry, NsChange, Trust,
+    Cache, Expiry, NsChange,
     cache::Outcome,
     event::{Kind as Content, Phase},
     ns_change::Certainty,
@@ -63,6 +63,97 @@ struct Entry {
     has_ended: bool,
 }
 
+/// What the memory has that decides about an RRset.
+struct Before<'c> {
+    /// The same RRset, even if its TTL has ended.
+    known: Option<&'c Entry>,
+    /// The same RRset, if its TTL has not ended.
+    live: Option<&'c Entry>,
+    /// Largest trust in it, or in the knowledge that it does not exist.
+    trust: Option<u16>,
+}
+
+impl Key {
+    fn of(process_id: u32, rrset: &Rrset<'_>) -> Option<Self> {
+        Some(Self {
+            process_id,
+            database: rrset.database,
+            owner: names::sortable(rrset.owner)?,
+            record_type: rrset.record_type,
+            covers: rrset.covers,
+        })
+    }
+}
+
+impl Entry {
+    fn new(ktime_ns: u64, rrset: &Rrset<'_>, data: u64) -> Self {
+        Self {
+            name: rrset.owner.into(),
+            class: rrset.class,
+            ttl: rrset.ttl,
+            trust: rrset.trust,
+            data,
+            servers: servers(rrset),
+            servers_before: None,
+            expires_ktime_ns: ktime_ns.saturating_add(u64::from(rrset.ttl) * 1_000_000_000),
+            used: 0,
+            has_ended: false,
+        }
+    }
+}
+
+impl Before<'_> {
+    /// Returns what becomes of the RRset, by BIND's rules.
+    fn outcome(&self, rrset: &Rrset<'_>, fresh: &Entry) -> Outcome {
+        let is_refused = !rrset.is_forced
+            && !rrset.is_nxdomain
+            && self.trust.is_some_and(|old| old > rrset.trust);
+        let is_same = |old: &Entry| {
+            if rrset.record_type == TYPE_NS && rrset.omitted == 0 {
+                same(&old.servers, &fresh.servers)
+            } else {
+                old.data == fresh.data
+            }
+        };
+        match self.live {
+            _ if is_refused => Outcome::Refused,
+            _ if rrset.is_negative => Outcome::Negative,
+            None => Outcome::Added,
+            Some(old) if !is_same(old) => Outcome::Changed,
+            Some(old) if old.trust < rrset.trust => Outcome::TrustRaised,
+            Some(_) => Outcome::Refreshed,
+        }
+    }
+
+    /// Returns the event.
+    fn event(&self, rrset: &Rrset<'_>, outcome: Outcome) -> Cache {
+        let record_type = if rrset.is_negative {
+            rrset.covers
+        } else {
+            rrset.record_type
+        };
+        Cache {
+            outcome: Some(outcome as i32),
+            inferred: Some(true),
+            known_before: Some(self.known.is_some() || self.trust.is_some()),
+            name: Some(rrset.owner.to_vec().into()),
+            class: Some(rrset.class.into()),
+            r#type: Some(record_type.into()),
+            covers: (!rrset.is_negative && rrset.covers != 0).then(|| rrset.covers.into()),
+            ttl: Some(rrset.ttl),
+            trust: Some(rrset.trust.into()),
+            old_trust: self.trust.map(i32::from),
+            rdata: rrset
+                .rdata
+                .iter()
+                .map(|data| data.to_vec().into())
+                .collect(),
+            rdata_omitted: (rrset.omitted != 0).then(|| rrset.omitted.into()),
+            ..Cache::default()
+        }
+    }
+}
+
 /// Names of name servers, sorted.
 type Servers = Vec<Box<[u8]>>;
 
@@ -93,15 +184,8 @@ impl Caches {
         rrset: &Rrset<'_>,
         reports: &mut Vec<Report>,
     ) {
-        let Some(owner) = names::sortable(rrset.owner) else {
+        let Some(key) = Key::of(process_id, rrset) else {
             return;
-        };
-        let key = Key {
-            process_id,
-            database: rrset.database,
-            owner,
-            record_type: rrset.record_type,
-            covers: rrset.covers,
         };
         let mut report = |content| {
             reports.push(Report {
@@ -112,108 +196,46 @@ impl Caches {
                 content,
             });
         };
-        let is_live = |entry: &&Entry| !entry.has_ended && entry.expires_ktime_ns > ktime_ns;
-        let known = self.entries.get(&key);
-        let known_before = known.is_some();
-        let live = known.filter(is_live);
-        let opposite = self.opposites(&key);
-        let best = live
-            .into_iter()
-            .chain(
-                opposite
-                    .iter()
-                    .filter_map(|key| self.entries.get(key))
-                    .filter(is_live),
-            )
-            .max_by_key(|entry| entry.trust);
-        let old_trust = best.map(|entry| entry.trust);
-        let is_refused = !rrset.is_forced
-            && !rrset.is_nxdomain
-            && old_trust.is_some_and(|old| old > rrset.trust);
-        let data = self.hash(rrset);
-        let servers = servers(rrset);
-        let mut fresh = Entry {
-            name: rrset.owner.into(),
-            class: rrset.class,
-            ttl: rrset.ttl,
-            trust: rrset.trust,
-            data,
-            servers_before: known.and_then(|known| known.servers_before.clone()),
-            servers,
-            expires_ktime_ns: ktime_ns.saturating_add(u64::from(rrset.ttl) * 1_000_000_000),
-            used: 0,
-            has_ended: false,
-        };
-        let is_same = |old: &Entry| {
-            if rrset.record_type == TYPE_NS && rrset.omitted == 0 {
-                same(&old.servers, &fresh.servers)
-            } else {
-                old.data == data
-            }
-        };
-        let outcome = match live {
-            _ if is_refused => Outcome::Refused,
-            _ if rrset.is_negative => Outcome::Negative,
-            None => Outcome::Added,
-            Some(old) if !is_same(old) => Outcome::Changed,
-            Some(old) if old.trust < rrset.trust => Outcome::TrustRaised,
-            Some(_) => Outcome::Refreshed,
-        };
-        report(Content::Cache(Cache {
-            outcome: Some(outcome as i32),
-            inferred: Some(true),
-            known_before: Some(known_before || old_trust.is_some()),
-            name: Some(rrset.owner.to_vec().into()),
-            class: Some(rrset.class.into()),
-            r#type: Some(
-                if rrset.is_negative {
-                    rrset.covers
-                } else {
-                    rrset.record_type
-                }
-                .into(),
-            ),
-            covers: (!rrset.is_negative && rrset.covers != 0).then(|| rrset.covers.into()),
-            ttl: Some(rrset.ttl),
-            trust: Some(rrset.trust.into()),
-            old_trust: old_trust.map(i32::from),
-            rdata: rrset
-                .rdata
-                .iter()
-                .map(|data| data.to_vec().into())
-                .collect(),
-            rdata_omitted: (rrset.omitted != 0).then(|| rrset.omitted.into()),
-            ..Cache::default()
-        }));
+        let mut fresh = Entry::new(ktime_ns, rrset, self.hash(rrset));
+        let opposites = self.opposites(&key);
+        let before = self.before(ktime_ns, &key, &opposites);
+        let outcome = before.outcome(rrset, &fresh);
+        report(Content::Cache(before.event(rrset, outcome)));
         if outcome == Outcome::Refused {
             return;
         }
-        if let Some(old) = live {
+        fresh.servers_before = before.known.and_then(|known| known.servers_before.clone());
+        if let Some(old) = before.live {
             let replaces_servers = rrset.record_type == TYPE_NS && !rrset.is_negative;
-            if replaces_servers || (outcome == Outcome::Refreshed) {
+            if replaces_servers || outcome == Outcome::Refreshed {
                 fresh.expires_ktime_ns = fresh.expires_ktime_ns.min(old.expires_ktime_ns);
             }
             if replaces_servers && outcome == Outcome::Changed {
-                let moved_back = fresh
-                    .servers_before
-                    .as_ref()
-                    .is_some_and(|before| same(before, &fresh.servers));
-                report(Content::NsChange(change(
-                    rrset,
-                    old,
-                    &fresh.servers,
-                    moved_back,
-                )));
+                report(Content::NsChange(change(rrset, old, &fresh)));
                 fresh.servers_before = Some(old.servers.clone());
             }
         }
         if rrset.is_nxdomain {
             self.remove_name(process_id, &[rrset.database], &key.owner, false);
         }
-        for key in opposite {
+        for key in opposites {
             self.remove(&key);
         }
         self.insert(key, fresh);
+    }
+
+    /// Returns what the memory has that decides about an RRset.
+    fn before(&self, ktime_ns: u64, key: &Key, opposites: &[Key]) -> Before<'_> {
+        let is_live = |entry: &&Entry| !entry.has_ended && entry.expires_ktime_ns > ktime_ns;
+        let known = self.entries.get(key);
+        let live = known.filter(is_live);
+        let opposites = opposites.iter().filter_map(|key| self.entries.get(key));
+        let trusts = live.into_iter().chain(opposites.filter(is_live));
+        Before {
+            known,
+            live,
+            trust: trusts.map(|entry| entry.trust).max(),
+        }
     }
 
     /// Returns the keys of what the cache cannot have together with this key: data and the knowledge that there is none.
@@ -406,21 +428,23 @@ fn same(one: &Servers, other: &Servers) -> bool {
 }
 
 /// Returns the event of a change of name servers.
-fn change(rrset: &Rrset<'_>, old: &Entry, servers: &Servers, moved_back: bool) -> NsChange {
+fn change(rrset: &Rrset<'_>, old: &Entry, fresh: &Entry) -> NsChange {
     let list = |servers: &Servers| {
         servers
             .iter()
             .map(|server| server.to_vec().into())
             .collect()
     };
+    let moved_back = fresh
+        .servers_before
+        .as_ref()
+        .is_some_and(|before| same(before, &fresh.servers));
     NsChange {
         name: Some(rrset.owner.to_vec().into()),
         class: Some(rrset.class.into()),
         old_servers: list(&old.servers),
-        new_servers: list(servers),
-        old_trust: Trust::try_from(i32::from(old.trust))
-            .ok()
-            .map(|trust| trust as i32),
+        new_servers: list(&fresh.servers),
+        old_trust: Some(old.trust.into()),
         new_trust: Some(rrset.trust.into()),
         forced: Some(rrset.is_forced && rrset.trust < old.trust),
         certainty: Some(Certainty::Accepted as i32),
@@ -458,7 +482,7 @@ mod tests {
         add(caches, at, rrset).0
     }
 
-    fn trusted<'a>(trust: u16, last: &'a [u8]) -> Rrset<'a> {
+    fn trusted(trust: u16, last: &[u8]) -> Rrset<'_> {
         Rrset {
             trust,
             ..address(OWNER, vec![last])

@@ -85,7 +85,7 @@ fn print(
         match width.strip_prefix('0') {
             None if width.is_empty() => text.push_str(&printed),
             Some(zeroes) => {
-                write!(text, "{printed:0>width$}", width = zeroes.parse().ok()?).ok()?
+                write!(text, "{printed:0>width$}", width = zeroes.parse().ok()?).ok()?;
             }
             None => return None,
         }

@@ -17,7 +17,7 @@ mod rate_limit;
 mod rrset;
 mod transfer;
 
-use std::mem::offset_of;
+use std::{collections::BTreeSet, mem::offset_of};
 
 use dnstap_ebpf::{Function, LOG_QUERY_ERRORS, LOG_TRANSFER, NoticeHead};
 use dnstap_proto::event::{Kind as Content, Phase, Source};
@@ -67,6 +67,8 @@ pub struct Probed {
     rate_limits: RateLimits,
     transfers: Transfers,
     caches: Caches,
+    /// Processes that have told of a rate limit.
+    limiting: BTreeSet<u32>,
     counters: ProbedCounters,
     reports: Vec<Report>,
 }
@@ -97,8 +99,16 @@ impl Probed {
         self.send(wall_ns, events, frames);
     }
 
-    /// Forgets the caches of a process.
+    /// Returns whether a process itself tells of its rate limits, so that they need not be guessed. Its first line comes
+    /// with the first limited response.
+    #[must_use]
+    pub fn tells_limits(&self, process_id: u32) -> bool {
+        self.limiting.contains(&process_id)
+    }
+
+    /// Forgets what is known about a process that has ended.
     pub fn process_ended(&mut self, process_id: u32) {
+        self.limiting.remove(&process_id);
         self.caches.process_ended(process_id);
     }
 
@@ -139,7 +149,13 @@ impl Probed {
                     LOG_TRANSFER => self.transfers.line(ktime_ns, pid, &line.text, reports),
                     // Other queries may fail, too.
                     LOG_QUERY_ERRORS if !line.text.contains("rate limit ") => Some(()),
-                    _ => self.rate_limits.line(ktime_ns, pid, &line.text, reports),
+                    _ => {
+                        let is_known = self.rate_limits.line(ktime_ns, pid, &line.text, reports);
+                        if is_known.is_some() {
+                            self.limiting.insert(pid);
+                        }
+                        is_known
+                    }
                 };
                 self.counters.probed_lines_unknown += u64::from(is_known.is_none());
             }
@@ -186,4 +202,80 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use dnstap_ebpf::LOG_RATE_LIMIT;
+    use proptest::prelude::*;
+
+    use super::{
+        log::fixture::notice as line,
+        rrset::fixture::{address, notice as rrset},
+        *,
+    };
+    use crate::events::EventKind;
+
+    const ORIGIN: Origin = Origin {
+        tgid: 7,
+        tid: 7,
+        hook: 2,
+        program_id: 1,
+    };
+
+    fn take(probed: &mut Probed, notices: &[Vec<u8>]) -> u64 {
+        let kinds = EventKind::ALL.into_iter().collect();
+        let mut events = Events::new(kinds, Vec::new(), crate::privacy::Privacy::default());
+        let mut frames = Frames::default();
+        for notice in notices {
+            probed.take(5, ORIGIN, notice, |at| at, &mut events, &mut frames);
+        }
+        frames.count
+    }
+
+    #[test]
+    fn each_notice_counts_once_and_by_its_function() {
+        let mut probed = Probed::default();
+        let limit = line(
+            LOG_RATE_LIMIT,
+            "%s",
+            &[Err("limit all responses to 127.0.0.0/24")],
+        );
+        assert!(!probed.tells_limits(7));
+        let count = take(
+            &mut probed,
+            &[
+                limit.clone(),
+                line(LOG_RATE_LIMIT, "%s", &[Err("something new")]),
+                line(LOG_QUERY_ERRORS, "%s", &[Err("query failed")]),
+                flush::fixture::notice("_default", None, false, [1, 2]),
+                rrset(&address(b"\0", vec![&[192, 0, 2, 1]])),
+                limit[..limit.len() - 1].to_vec(),
+                vec![9; 40],
+                Vec::new(),
+            ],
+        );
+        let counters = probed.counters();
+        assert_eq!(
+            (counters.probed_lines, counters.probed_lines_unknown),
+            (3, 1)
+        );
+        assert_eq!((counters.probed_flushes, counters.probed_rrsets), (1, 1));
+        assert_eq!((counters.probed_malformed, count), (3, 3));
+        assert!(probed.tells_limits(7) && !probed.tells_limits(8));
+        probed.process_ended(7);
+        assert!(!probed.tells_limits(7));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken(function in 0_u32..6, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let length = u32::try_from(8 + bytes.len()).unwrap();
+            let notice = [&function.to_ne_bytes()[..], &length.to_ne_bytes(), &bytes].concat();
+            let mut probed = Probed::default();
+            take(&mut probed, &[notice]);
+            let counted: u64 = probed.counters().table().map(|(_, count)| count).sum();
+            prop_assert!(counted >= 1);
+        }
+    }
 }

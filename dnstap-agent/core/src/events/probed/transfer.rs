@@ -217,7 +217,8 @@ impl<'t> About<'t> {
             });
         }
         // BIND 9.20 has the address of the transfer in front.
-        if !before.is_empty() && !(before.starts_with("0x") && before.ends_with(": ")) {
+        let is_alone = before.is_empty() || before.starts_with("0x") && before.ends_with(": ");
+        if !is_alone {
             return None;
         }
         let (peer, message) = rest.strip_prefix(" from ")?.split_once(": ")?;

@@ -46,6 +46,8 @@ pub(crate) struct Tapped {
     pub degraded: Vec<String>,
     /// Probes of the tapped processes, if any were asked for.
     pub probes: Vec<ProbeState>,
+    /// Number of times that the kernel did not run the program of a probe.
+    pub probes_missed: u64,
     /// Counters of the kernel side.
     pub kernel: [u64; Counter::COUNT],
     /// Some kernel counters from a while before.
@@ -140,6 +142,7 @@ impl SourceAccount for Tapped {
             "refused_hooks": refused,
             "degraded": self.degraded,
             "probes": self.probes,
+            "probes_missed": self.probes_missed,
             "kernel": object(self.kernel_counts(|_| true).into_iter()),
             "programs": programs,
             "pipeline": object(self.pipeline.table()),
@@ -283,7 +286,7 @@ impl SourceAccount for Tapped {
             .filter(|(name, _)| PIPELINE.contains(name));
         kernel
             .into_iter()
-            .chain([("missed", missed)])
+            .chain([("missed", missed), ("probes_missed", self.probes_missed)])
             .chain(beside)
             .map(|(reason, count)| loss("kernel", reason, count))
             .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
@@ -390,6 +393,13 @@ impl Tapped {
                 probed.probed_lines_unknown,
                 probed.probed_flushes,
                 probed.probed_rrsets,
+            )?;
+        }
+        if self.probes_missed != 0 {
+            writeln!(
+                formatter,
+                "probes: {} calls were missed: another program was running on the CPU",
+                self.probes_missed
             )?;
         }
         if full + faults != 0 {
