@@ -74,7 +74,8 @@ pub(crate) struct RateLimits {
 #[derive(Debug)]
 struct Question {
     block: Block,
-    question: Box<[u8]>,
+    /// Name, type and class.
+    asked: Box<[u8]>,
     process_id: u32,
     seconds: [Second; SECONDS],
     /// Second of the last full answer.
@@ -166,7 +167,7 @@ impl RateLimits {
         if self.questions.get(key).is_none() {
             let new = Question {
                 block,
-                question: question.into(),
+                asked: question.into(),
                 process_id,
                 seconds: [Second::default(); SECONDS],
                 answered: None,
@@ -296,9 +297,7 @@ impl RateLimits {
 impl Question {
     /// Reports a limit at the begin of a second.
     fn emit(&self, second: u64, phase: Phase, limit: Option<Limit>, output: &mut Output<'_>) {
-        let (name, rest) = self
-            .question
-            .split_at(self.question.len().saturating_sub(4));
+        let (name, rest) = self.asked.split_at(self.asked.len().saturating_sub(4));
         let word = |at: usize| match rest.get(at..at + 2) {
             Some(&[high, low]) => Some(u16::from_be_bytes([high, low]).into()),
             _ => None,

@@ -391,10 +391,6 @@ impl Open {
                 }
                 Progress::First
             }
-            (Progress::Nothing, None) => {
-                self.event.answered = Some(Type::AXFR.0.into());
-                Progress::Whole
-            }
             (Progress::First, Some(serial))
                 if is_incremental && Some(serial) != self.event.new_serial =>
             {
@@ -405,7 +401,7 @@ impl Open {
                 self.event.answered = Some(Type::AXFR.0.into());
                 Progress::Complete
             }
-            (Progress::First, None) => {
+            (Progress::Nothing | Progress::First, None) => {
                 self.event.answered = Some(Type::AXFR.0.into());
                 Progress::Whole
             }

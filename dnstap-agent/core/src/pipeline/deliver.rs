@@ -56,8 +56,6 @@ pub(super) struct Deliver {
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
     /// Whether notices go to outputs of their own.
-    pub(super) notices: bool,
-    /// Whether queries without a response are reported in any form.
     pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
@@ -203,7 +201,8 @@ impl Deliver {
             wanted,
             ticket,
         };
-        let asked = (self.report_unanswered && wanted).then(|| Asked {
+        let is_reported = self.report_unanswered || self.events.want(EventKind::Unanswered);
+        let asked = (is_reported && wanted).then(|| Asked {
             envelope: *envelope,
             finding,
             message: reported(bytes, message).to_vec(),
@@ -775,7 +774,7 @@ impl Deliver {
                 },
             );
         }
-        if !self.notices {
+        if !self.report_unanswered {
             return;
         }
         let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");

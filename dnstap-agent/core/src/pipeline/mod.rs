@@ -35,10 +35,7 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{
-        EventKind, EventKinds, Events, NsChanges, RateLimits, Transfers, WatchCounters,
-        probed::Probed,
-    },
+    events::{EventKinds, Events, NsChanges, RateLimits, Transfers, WatchCounters, probed::Probed},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -188,9 +185,7 @@ impl Pipeline {
                 extra_bytes: Vec::new(),
                 filter: config.filter,
                 anonymiser: Anonymiser::new(config.privacy),
-                notices: config.report_unanswered,
-                report_unanswered: config.report_unanswered
-                    || config.events.contains(EventKind::Unanswered),
+                report_unanswered: config.report_unanswered,
                 held: Held::default(),
                 remarks: Remarks::default(),
                 unsolicited: config.unsolicited,

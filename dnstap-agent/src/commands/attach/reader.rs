@@ -244,7 +244,7 @@ impl Reader {
                         unreachable!("a source of a tap has no frames")
                     }
                 }
-                if batch.messages.bytes.len() >= BATCH {
+                if batch.messages.bytes.len().max(batch.events.bytes.len()) >= BATCH {
                     outputs.send(batch);
                 }
             });

@@ -70,7 +70,7 @@ impl Line {
         if let Some(seconds) = event.time_sec {
             let mut time = Vec::with_capacity(30);
             let nanoseconds = event.time_nsec.unwrap_or_default();
-            let fits = seconds <= i64::MAX.unsigned_abs() / 1_000_000_000 - 1;
+            let fits = seconds < i64::MAX.unsigned_abs() / 1_000_000_000;
             if fits && clock.write_time(seconds, nanoseconds, 9, &mut time) {
                 line.text("time", String::from_utf8(time).ok());
             }
@@ -243,7 +243,7 @@ impl Line {
     }
 
     fn class(&mut self, class: Option<u32>) {
-        self.text("class", class.map(|number| class_name(number)));
+        self.text("class", class.map(class_name));
     }
 
     fn kind_of_record(&mut self, member: &'static str, kind: Option<u32>) {
@@ -371,162 +371,165 @@ pub(super) fn text(
 }
 
 fn describe(event: &Event, line: &Line, colours: Colours, text: &mut String) -> std::fmt::Result {
-    let shown = |member: &str| line.shown(member);
     let is_start = event.phase == Some(Phase::Start as i32);
     match &event.kind {
         None => write!(text, "- an event of an unknown kind"),
         Some(Kind::Transfer(transfer)) => {
             describe_transfer(transfer, is_start, line, colours, text)
         }
-        Some(Kind::RateLimit(limit)) => {
-            let kind = colours.warning("rate-limit");
-            write!(text, "{kind} {} ", shown("phase"))?;
-            write!(
-                text,
-                "{}/{} ",
-                shown("client_address"),
-                shown("client_prefix_length")
-            )?;
-            write!(
-                text,
-                "{} {} {}",
-                colours.name(shown("name")),
-                shown("class"),
-                shown("type")
-            )?;
-            if limit.category.is_some() {
-                write!(text, " {}", shown("category"))?;
-            }
-            if limit.dropped.is_some() || limit.slipped.is_some() {
-                write!(
-                    text,
-                    ": {} dropped, {} slipped",
-                    shown("dropped"),
-                    shown("slipped")
-                )?;
-            }
-            write_duration(limit.duration_ns, text)?;
-            if line.has("log_only") {
-                text.push_str(", only logged");
-            }
-            Ok(())
-        }
-        Some(Kind::Cache(cache)) => {
-            let outcome = shown("outcome");
-            write!(
-                text,
-                "cache {outcome}{} ",
-                if line.has("inferred") { "?" } else { "" }
-            )?;
-            write!(
-                text,
-                "{} {} {}",
-                colours.name(shown("name")),
-                shown("class"),
-                shown("type")
-            )?;
-            if cache.covers.is_some_and(|covers| covers != 0) {
-                write!(text, " ({})", shown("covers"))?;
-            }
-            write!(text, " TTL {} {}", shown("ttl"), shown("trust"))?;
-            if cache.old_trust.is_some() {
-                write!(text, " (was {})", shown("old_trust"))?;
-            }
-            if let Some(Value::List(data)) = line.find("rdata") {
-                write!(text, ": {}", data.join(" | "))?;
-            }
-            if let Some(omitted) = cache.rdata_omitted.filter(|omitted| *omitted > 0) {
-                write!(text, " and {omitted} more")?;
-            }
-            if cache.bailiwick.is_some() {
-                write!(text, " in {}", shown("bailiwick"))?;
-            }
-            if cache.responder_address.is_some() {
-                write!(
-                    text,
-                    " from {}",
-                    end(line, "responder_address", "responder_port")
-                )?;
-            }
-            Ok(())
-        }
-        Some(Kind::NsChange(change)) => {
-            write!(text, "{} ", colours.alarm("NS-CHANGE"))?;
-            write!(text, "{} {}: ", colours.name(shown("name")), shown("class"))?;
-            write!(
-                text,
-                "{} -> {}",
-                shown("old_servers"),
-                colours.alarm(shown("new_servers"))
-            )?;
-            write!(text, " TTL {}", shown("ttl"))?;
-            if change.sender_address.is_some() {
-                write!(text, " from {}", end(line, "sender_address", "sender_port"))?;
-            }
-            write!(text, ", {}", shown("certainty"))?;
-            if change.old_trust.is_some() || change.new_trust.is_some() {
-                write!(
-                    text,
-                    ", trust {} -> {}",
-                    shown("old_trust"),
-                    shown("new_trust")
-                )?;
-            }
-            for (member, words) in [("moved_back", ", moved back"), ("forced", ", forced")] {
-                if line.has(member) {
-                    text.push_str(words);
-                }
-            }
-            Ok(())
-        }
-        Some(Kind::Purge(purge)) => {
-            write!(text, "purge {}", shown("scope"))?;
-            if purge.name.is_some() {
-                write!(text, " {}", colours.name(shown("name")))?;
-            }
-            if purge.r#type.is_some() {
-                write!(text, " {} {}", shown("class"), shown("type"))?;
-            }
-            if purge.count.is_some() {
-                write!(text, ": {} RRsets", shown("count"))?;
-            }
-            Ok(())
-        }
+        Some(Kind::RateLimit(limit)) => describe_limit(limit, line, colours, text),
+        Some(Kind::Cache(cache)) => describe_cache(cache, line, colours, text),
+        Some(Kind::NsChange(change)) => describe_ns_change(change, line, colours, text),
+        Some(Kind::Purge(purge)) => describe_purge(purge, line, colours, text),
         Some(Kind::Expiry(expiry)) => {
-            write!(
-                text,
-                "expiry{} ",
-                if line.has("inferred") { "?" } else { "" }
-            )?;
-            write!(
-                text,
-                "{} {} {}",
-                colours.name(shown("name")),
-                shown("class"),
-                shown("type")
-            )?;
-            if expiry.covers.is_some_and(|covers| covers != 0) {
-                write!(text, " ({})", shown("covers"))?;
-            }
-            write!(text, " TTL {} {}", shown("ttl"), shown("trust"))
+            let sign = if line.has("inferred") { "?" } else { "" };
+            write!(text, "expiry{sign} ")?;
+            describe_rrset(expiry.covers, line, colours, text)?;
+            write!(text, " TTL {} {}", line.shown("ttl"), line.shown("trust"))
         }
         Some(Kind::Unanswered(query)) => {
-            write!(text, "unanswered {} ", shown("message_type"))?;
+            write!(text, "unanswered {} ", line.shown("message_type"))?;
             write!(text, "{} -> ", end(line, "client_address", "client_port"))?;
             write!(text, "{} ", end(line, "server_address", "server_port"))?;
-            write!(text, "{} ", shown("socket_protocol"))?;
-            write!(
-                text,
-                "{} {} {}",
-                colours.name(shown("name")),
-                shown("class"),
-                shown("type")
-            )?;
+            write!(text, "{} ", line.shown("socket_protocol"))?;
+            describe_rrset(None, line, colours, text)?;
             write_duration(query.waited_ns, text)
         }
     }?;
     if event.view.is_some() {
-        write!(text, " view {}", extra::escaped(shown("view").as_bytes()))?;
+        let view = line.shown("view");
+        write!(text, " view {}", extra::escaped(view.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// Prints name, class and type; for signatures also the type that they cover.
+fn describe_rrset(
+    covers: Option<u32>,
+    line: &Line,
+    colours: Colours,
+    text: &mut String,
+) -> std::fmt::Result {
+    let [name, class, kind] = ["name", "class", "type"].map(|member| line.shown(member));
+    write!(text, "{} {class} {kind}", colours.name(name))?;
+    if covers.is_some_and(|covers| covers != 0) {
+        write!(text, " ({})", line.shown("covers"))?;
+    }
+    Ok(())
+}
+
+fn describe_limit(
+    limit: &RateLimit,
+    line: &Line,
+    colours: Colours,
+    text: &mut String,
+) -> std::fmt::Result {
+    let shown = |member: &str| line.shown(member);
+    write!(
+        text,
+        "{} {} ",
+        colours.warning("rate-limit"),
+        shown("phase")
+    )?;
+    let (address, bits) = (shown("client_address"), shown("client_prefix_length"));
+    write!(text, "{address}/{bits} ")?;
+    describe_rrset(None, line, colours, text)?;
+    if limit.category.is_some() {
+        write!(text, " {}", shown("category"))?;
+    }
+    if limit.dropped.is_some() || limit.slipped.is_some() {
+        let (dropped, slipped) = (shown("dropped"), shown("slipped"));
+        write!(text, ": {dropped} dropped, {slipped} slipped")?;
+    }
+    write_duration(limit.duration_ns, text)?;
+    if line.has("log_only") {
+        text.push_str(", only logged");
+    }
+    Ok(())
+}
+
+fn describe_cache(
+    cache: &Cache,
+    line: &Line,
+    colours: Colours,
+    text: &mut String,
+) -> std::fmt::Result {
+    let shown = |member: &str| line.shown(member);
+    let sign = if line.has("inferred") { "?" } else { "" };
+    write!(text, "cache {}{sign} ", shown("outcome"))?;
+    describe_rrset(cache.covers, line, colours, text)?;
+    write!(text, " TTL {} {}", shown("ttl"), shown("trust"))?;
+    if cache.old_trust.is_some() {
+        write!(text, " (was {})", shown("old_trust"))?;
+    }
+    if let Some(Value::List(data)) = line.find("rdata") {
+        write!(text, ": {}", data.join(" | "))?;
+    }
+    if let Some(omitted) = cache.rdata_omitted.filter(|omitted| *omitted > 0) {
+        write!(text, " and {omitted} more")?;
+    }
+    if cache.bailiwick.is_some() {
+        write!(text, " in {}", shown("bailiwick"))?;
+    }
+    if cache.responder_address.is_some() {
+        let responder = end(line, "responder_address", "responder_port");
+        write!(text, " from {responder}")?;
+    }
+    Ok(())
+}
+
+fn describe_ns_change(
+    change: &NsChange,
+    line: &Line,
+    colours: Colours,
+    text: &mut String,
+) -> std::fmt::Result {
+    let shown = |member: &str| line.shown(member);
+    write!(text, "{} ", colours.alarm("NS-CHANGE"))?;
+    write!(text, "{} {}: ", colours.name(shown("name")), shown("class"))?;
+    let new = colours.alarm(shown("new_servers"));
+    write!(
+        text,
+        "{} -> {new} TTL {}",
+        shown("old_servers"),
+        shown("ttl")
+    )?;
+    if change.sender_address.is_some() {
+        write!(text, " from {}", end(line, "sender_address", "sender_port"))?;
+    }
+    write!(text, ", {}", shown("certainty"))?;
+    if change.old_trust.is_some() || change.new_trust.is_some() {
+        write!(
+            text,
+            ", trust {} -> {}",
+            shown("old_trust"),
+            shown("new_trust")
+        )?;
+    }
+    for (member, words) in [("moved_back", ", moved back"), ("forced", ", forced")] {
+        if line.has(member) {
+            text.push_str(words);
+        }
+    }
+    Ok(())
+}
+
+fn describe_purge(
+    purge: &Purge,
+    line: &Line,
+    colours: Colours,
+    text: &mut String,
+) -> std::fmt::Result {
+    let shown = |member: &str| line.shown(member);
+    write!(text, "purge {}", shown("scope"))?;
+    if purge.name.is_some() {
+        write!(text, " {}", colours.name(shown("name")))?;
+    }
+    if purge.r#type.is_some() {
+        write!(text, " {} {}", shown("class"), shown("type"))?;
+    }
+    if purge.count.is_some() {
+        write!(text, ": {} RRsets", shown("count"))?;
     }
     Ok(())
 }
