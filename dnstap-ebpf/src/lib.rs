@@ -14,6 +14,8 @@
 //!        ── RUNS ──────────────────────► EventHeader::program_id -> name of an executable
 //!        ◄► SOCKETS ───────────────────── socket inode -> SocketState
 //!        ◄─ FILTER, PORTS, NETS ──────── Filter, port / 64 -> bits, prefix -> wanted
+//!        ◄─ PROBED ──────────────────── tgid -> Probed
+//!        ── NOTICE_FAULTS ────────────► fault_key(tgid, Function) -> calls that could not be read
 //!        ◄─ CONFIG (read-only data) ───── Config { .., offsets: KernelOffsets }
 //! ```
 #![no_std]
@@ -85,7 +87,8 @@ pub enum RecordKind {
     /// A whole DNS message that a probe in the server itself saw. On TCP, the length field before the message is left
     /// out.
     Message = 3,
-    /// Another event that a probe saw. No payload has a meaning yet.
+    /// Call of a server's function that a probe saw. The payload begins with a [`NoticeHead`]. Of the header, the time,
+    /// the process and the thread are set.
     Notice = 4,
     /// Remark: what the server itself says about a message that it receives or sends. The payload
     /// is a [`Remark`] that ends with the last byte of the zone. The header has the direction, the
@@ -174,6 +177,191 @@ pub const SERVER_WITH_ZONE: u32 = SERVER_ASKS | SERVER_AUTH_RESPONSE;
 /// Types of messages that the server has sent.
 pub const SERVER_SENT: u32 =
     SERVER_CLIENT_RESPONSE | SERVER_AUTH_RESPONSE | SERVER_RESOLVER_QUERY | SERVER_FORWARDER_QUERY;
+
+/// First bytes of the payload of each [`RecordKind::Notice`]: the probed function.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoticeHead {
+    /// A [`Function`].
+    pub function: u32,
+    /// Bytes of the payload, with this head.
+    pub length: u32,
+}
+
+const _: () = assert!(size_of::<NoticeHead>() == 8 && align_of::<NoticeHead>() == 4);
+
+/// Function of a server that is probed for notices.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Function {
+    /// `isc_log_write` of BIND's libisc.
+    LogWrite = 1,
+    /// `dns_view_flushcache` of BIND's libdns.
+    FlushCache = 2,
+    /// `dns_view_flushnode` of BIND's libdns.
+    FlushNode = 3,
+    /// `dns_db_addrdataset` (9.20: `dns__db_addrdataset`) of BIND's libdns.
+    AddRdataset = 4,
+}
+
+impl Function {
+    /// All functions.
+    pub const ALL: [Self; 4] = [
+        Self::LogWrite,
+        Self::FlushCache,
+        Self::FlushNode,
+        Self::AddRdataset,
+    ];
+
+    /// Returns the function with this number.
+    #[must_use]
+    pub const fn of(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::LogWrite,
+            2 => Self::FlushCache,
+            3 => Self::FlushNode,
+            4 => Self::AddRdataset,
+            _ => return None,
+        })
+    }
+
+    /// Returns the name of the function, which its eBPF program has, too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LogWrite => "isc_log_write",
+            Self::FlushCache => "dns_view_flushcache",
+            Self::FlushNode => "dns_view_flushnode",
+            Self::AddRdataset => "dns_db_addrdataset",
+        }
+    }
+}
+
+/// Returns the key of a process and a function in the map `NOTICE_FAULTS`.
+#[must_use]
+pub const fn fault_key(tgid: u32, function: Function) -> u64 {
+    (tgid as u64) << 32 | function as u64
+}
+
+/// Facts about a probed process that its probes need; value of the map `PROBED`, whose key is the thread group id. The
+/// agent writes it before it attaches the probes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// Number of bytes by which the stack has grown between the start of `isc_log_write` and its probe.
+    pub log_stack: u32,
+    /// Categories of the log that are wanted: [`LOG_RATE_LIMIT`], [`LOG_TRANSFER`], [`LOG_QUERY_ERRORS`].
+    pub log_categories: u32,
+    /// Layout of `dns_name_t` and `dns_rdata_t`: [`NAMES_WIDE`] or [`NAMES_NARROW`].
+    pub names: u32,
+}
+
+/// Bit of [`Probed::log_categories`]: lines about rate limits.
+pub const LOG_RATE_LIMIT: u32 = 1;
+/// Bit of [`Probed::log_categories`]: lines about zone transfers.
+pub const LOG_TRANSFER: u32 = 2;
+
+/// Bit of [`Probed::log_categories`]: lines about failed queries. BIND 9.20 has lines about single limited responses
+/// there.
+pub const LOG_QUERY_ERRORS: u32 = 4;
+
+/// [`Probed::names`]: not known; no name can be read.
+pub const NAMES_UNKNOWN: u32 = 0;
+/// [`Probed::names`]: lengths have 32 bits, as in BIND 9.16, 9.18 and 9.20.0 to 9.20.4.
+pub const NAMES_WIDE: u32 = 1;
+/// [`Probed::names`]: lengths have 8 and 16 bits, as in BIND 9.20.5 and later.
+pub const NAMES_NARROW: u32 = 2;
+
+/// Arguments of a format that a [`LogNotice`] has at most.
+pub const LOG_ARGUMENTS: usize = 10;
+
+/// Notice of [`Function::LogWrite`]. Behind it are the format and the arguments that can be read as strings, one after
+/// the other, each with its zero byte.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogNotice {
+    /// The function, and the length of everything.
+    pub head: NoticeHead,
+    /// A bit of [`Probed::log_categories`].
+    pub category: u32,
+    /// Level as BIND has it: -1 (info) to -5 (critical).
+    pub level: i32,
+    /// Arguments of the format, as they were passed. There may be fewer; the others have no meaning then.
+    pub arguments: [u64; LOG_ARGUMENTS],
+    /// Bytes of the format and of each argument, with the zero byte; 0: it could not be read as a string.
+    pub lengths: [u16; LOG_ARGUMENTS + 2],
+}
+
+const _: () = assert!(size_of::<LogNotice>() == 120 && align_of::<LogNotice>() == 8);
+const _: () = assert!(offset_of!(LogNotice, lengths) == 96);
+
+/// Notice of [`Function::FlushCache`] and [`Function::FlushNode`]. Behind it are the name of the view, with its zero
+/// byte, and, if one name is flushed, this name in wire format.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushNotice {
+    /// The function, and the length of everything.
+    pub head: NoticeHead,
+    /// Whether the names below the name are flushed, too.
+    pub tree: u32,
+    /// Bytes of the view's name, with the zero byte.
+    pub view_len: u16,
+    /// Bytes of the name.
+    pub name_len: u16,
+    /// Pointers of the view, one of which is to its cache. The place depends on the version.
+    pub databases: [u64; 2],
+}
+
+const _: () = assert!(size_of::<FlushNotice>() == 32 && align_of::<FlushNotice>() == 8);
+
+/// Notice of [`Function::AddRdataset`]. Behind it are the owner's name in wire format, and the data of the records: for
+/// each record its length as [`u16`], and its bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheNotice {
+    /// The function, and the length of everything.
+    pub head: NoticeHead,
+    /// Address of the cache; it identifies the cache while it exists.
+    pub database: u64,
+    /// `DNS_DBADD_*` bits.
+    pub options: u32,
+    /// TTL in seconds.
+    pub ttl: u32,
+    /// `DNS_RDATASETATTR_*` bits.
+    pub attributes: u32,
+    /// Class of the records.
+    pub class: u16,
+    /// Type of the records; 0 if they do not exist.
+    pub record_type: u16,
+    /// Type that signatures cover; the type that does not exist, if [`Self::record_type`] is 0.
+    pub covers: u16,
+    /// `dns_trust_t`.
+    pub trust: u16,
+    /// Bytes of the owner's name.
+    pub owner_len: u16,
+    /// Number of records whose data follows.
+    pub records: u16,
+    /// Number of further records.
+    pub omitted: u16,
+    /// No meaning.
+    pub unused: [u16; 3],
+}
+
+const _: () = assert!(size_of::<CacheNotice>() == 48 && align_of::<CacheNotice>() == 8);
+
+/// Bit of [`CacheNotice::options`]: the data replaces data of higher trust, too.
+pub const ADD_FORCE: u32 = 2;
+/// Bit of [`CacheNotice::attributes`]: the name does not exist.
+pub const RDATASET_NXDOMAIN: u32 = 0x2000;
+/// Bit of [`CacheNotice::attributes`]: the records do not exist.
+pub const RDATASET_NEGATIVE: u32 = 0x20_0000;
+
+/// Most records of an RRset whose data is in a notice.
+pub const NOTICE_RECORDS: usize = 32;
+/// Most records of an RRset that are counted.
+pub const NOTICE_COUNTED: usize = 128;
+/// Most bytes of a notice: a part of it begins only below this limit, and ends there.
+pub const NOTICE_BYTES: usize = 4_096;
 
 /// Header of every record of the tap. `chunk_len` bytes of payload follow it; [`Self::kind`] tells what they are.
 #[repr(C)]
@@ -364,11 +552,11 @@ pub enum Counter {
     /// Calls of `io_uring_enter` with hook `syscall`. No other counter includes the messages that they moved. Not
     /// messages.
     IoUringCalls = 21,
-    /// Calls of a probed function in a tapped process. Not messages. `ProbeCalls` = records of the kind [`RecordKind::Remark`] + the other
-    /// `Probe*` counters.
+    /// Calls of probed functions in tapped processes. Not messages. `ProbeCalls` = records of the kinds
+    /// [`RecordKind::Remark`] and [`RecordKind::Notice`] + the other `Probe*` counters.
     ProbeCalls = 22,
-    /// Calls of a probed function for a message of a type that is not wanted ([`Config::remarks`]).
-    /// Not messages.
+    /// Calls of probed functions that are of no interest: about messages of other types than [`Config::remarks`], lines
+    /// of the log about other things than [`Probed::log_categories`], data of zones. Not messages.
     ProbeUnwanted = 23,
     /// Calls of a probed function whose record found no room in the ring. Not messages.
     ProbeRingFull = 24,
@@ -780,4 +968,6 @@ mod pod {
     unsafe impl aya::Pod for super::Config {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Filter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Probed {}
 }

@@ -29,7 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Documents that are installed with the program, in the same folders as here, so that their links stay valid.
-const DOCUMENTS: [&str; 38] = [
+const DOCUMENTS: &[&str] = &[
     "README.md",
     "SECURITY.md",
     "contrib/clickhouse/README.md",
@@ -54,7 +54,9 @@ const DOCUMENTS: [&str; 38] = [
     "docs/benchmarks/results.md",
     "docs/contributing.md",
     "docs/dnstap-agent.toml",
+    "docs/dnstap-event.schema.json",
     "docs/dnstap-json.schema.json",
+    "docs/events.md",
     "docs/fleet.md",
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",

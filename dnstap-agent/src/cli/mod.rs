@@ -2,6 +2,7 @@
 
 mod check;
 mod configuration;
+mod events;
 mod frames;
 mod generate;
 mod messages;
@@ -23,6 +24,7 @@ use dnstap_core::pipeline::MAX_LABEL;
 pub use self::{
     check::Check,
     configuration::ConfigOptions,
+    events::Events,
     frames::Frames,
     generate::Generate,
     messages::{Filters, Messages, Mimic},
@@ -175,6 +177,10 @@ pub struct Attach {
     #[command(flatten)]
     pub messages: Messages,
 
+    /// Which events are reported, and where
+    #[command(flatten)]
+    pub events: Events,
+
     /// Who may watch
     #[command(flatten)]
     pub observe: Observe,
@@ -190,9 +196,10 @@ impl Cli {
     pub fn mistakes(&self) -> Vec<String> {
         match &self.command {
             Command::Attach(options) => {
-                let events = options.messages.unanswered_events.as_slice();
+                let notices = options.messages.unanswered_events.as_slice();
+                let outputs = [&options.outputs, notices].concat();
                 let mut mistakes = options.messages.mistakes();
-                mistakes.extend(OutputSpec::mistakes(&[&options.outputs, events].concat()));
+                mistakes.extend(options.events.mistakes(&outputs));
                 mistakes
             }
             Command::Receive(options) => OutputSpec::mistakes(&options.outputs),

@@ -3,9 +3,12 @@
 
 use bytes::Bytes;
 use dnstap_proto::{
-    frame_streams::{ControlFrame, DNSTAP_CONTENT_TYPE},
+    Event,
+    frame_streams::{ControlFrame, DNSTAP_CONTENT_TYPE, EVENT_CONTENT_TYPE},
     lenient,
 };
+
+use prost::Message as _;
 
 use super::{content::Content, pcap, render::Renderer};
 
@@ -14,10 +17,12 @@ use super::{content::Content, pcap, render::Renderer};
 pub enum Encoder {
     /// Text, JSON, YAML.
     Lines(Renderer),
+    /// Text, JSON, YAML of events.
+    Events(Renderer),
     /// Pcap.
     Packets(Box<pcap::Writer>),
-    /// Frame Streams data frames.
-    Frames,
+    /// Frame Streams data frames of this content type.
+    Frames(&'static [u8]),
 }
 
 impl Encoder {
@@ -26,8 +31,17 @@ impl Encoder {
     pub fn new(content: Content, colours: bool) -> Self {
         match content {
             Content::Pcap => Self::Packets(Box::default()),
-            Content::Dnstap => Self::Frames,
+            Content::Dnstap => Self::Frames(DNSTAP_CONTENT_TYPE),
             lines => Self::Lines(Renderer::new(lines, colours)),
+        }
+    }
+
+    /// Creates an encoder of events, as [`Self::new`]. The format must be able to show them.
+    #[must_use]
+    pub fn of_events(content: Content, colours: bool) -> Self {
+        match content {
+            Content::Dnstap => Self::Frames(EVENT_CONTENT_TYPE),
+            lines => Self::Events(Renderer::new(lines, colours)),
         }
     }
 
@@ -53,10 +67,10 @@ impl Encoder {
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
         match self {
-            Self::Lines(_) => Vec::new(),
+            Self::Lines(_) | Self::Events(_) => Vec::new(),
             Self::Packets(_) => pcap::FILE_HEADER.to_vec(),
-            Self::Frames => control(&ControlFrame::Start {
-                content_type: Some(Bytes::from_static(DNSTAP_CONTENT_TYPE)),
+            Self::Frames(content_type) => control(&ControlFrame::Start {
+                content_type: Some(Bytes::from_static(content_type)),
             }),
         }
     }
@@ -65,15 +79,15 @@ impl Encoder {
     #[must_use]
     pub fn foot(&self) -> Vec<u8> {
         match self {
-            Self::Lines(_) | Self::Packets(_) => Vec::new(),
-            Self::Frames => control(&ControlFrame::Stop),
+            Self::Lines(_) | Self::Events(_) | Self::Packets(_) => Vec::new(),
+            Self::Frames(_) => control(&ControlFrame::Stop),
         }
     }
 
     /// Appends the payload of a frame in this format. Returns false if the format cannot show it.
     pub fn frame(&mut self, payload: &Bytes, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Frames => {
+            Self::Frames(_) => {
                 // The payload came in a frame, so its length fits.
                 let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
@@ -84,9 +98,23 @@ impl Encoder {
                 renderer.line(payload.clone(), out);
                 true
             }
+            Self::Events(renderer) => Event::decode(payload.clone())
+                .map(|event| renderer.event(&event, out))
+                .is_ok(),
             Self::Packets(packets) => {
                 lenient::decode(payload.clone()).is_ok_and(|dnstap| packets.message(&dnstap, out))
             }
+        }
+    }
+
+    /// Appends an event in this format. Returns false if the format cannot show it.
+    pub fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Lines(renderer) | Self::Events(renderer) => {
+                renderer.event(event, out);
+                true
+            }
+            Self::Frames(_) | Self::Packets(_) => false,
         }
     }
 }

@@ -104,12 +104,14 @@ impl fmt::Display for Published {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.now)?;
         self.now.source.describe_running(formatter)?;
-        for output in self.now.outputs_of(Takes::Messages) {
-            writeln!(
-                formatter,
-                "{}: {}; {} messages queued ({} bytes)",
-                output.output, output.state, output.queued, output.queued_bytes
-            )?;
+        for (takes, what) in [(Takes::Messages, "messages"), (Takes::Events, "events")] {
+            for output in self.now.outputs_of(takes) {
+                writeln!(
+                    formatter,
+                    "{}: {}; {} {what} queued ({} bytes)",
+                    output.output, output.state, output.queued, output.queued_bytes
+                )?;
+            }
         }
         let hops = conservation::hops(&self.now);
         writeln!(

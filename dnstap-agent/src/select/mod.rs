@@ -17,7 +17,7 @@ use dnstap_core::{
     dns::{Dns, Rcode, Type},
     model::{Net, TypeSet},
 };
-use dnstap_proto::{SocketProtocol, View};
+use dnstap_proto::{Event, SocketProtocol, View};
 
 use self::name::{Lowered, Pattern};
 pub use self::{
@@ -245,6 +245,26 @@ impl Filter {
             && self.matches_addresses(view)
             && self.identities.has(view.identity)
             && (!self.dns || socket::dns_of(view).is_some_and(|bytes| self.matches_dns(bytes)))
+    }
+
+    /// Returns whether an event matches. The conditions on messages match no event, except for those
+    /// on the time and on the identity.
+    #[must_use]
+    pub fn matches_event(&self, event: &Event) -> bool {
+        let asks_for_messages = self.types.is_some()
+            || self.protocols.is_some()
+            || self.latency.is_some()
+            || self.dns
+            || !self.ports.is_empty()
+            || ![&self.nets, &self.client, &self.server]
+                .iter()
+                .all(|nets| nets.is_empty());
+        !asks_for_messages
+            && self.identities.has(event.identity.as_deref())
+            && self.time.is_none_or(|(since, until)| {
+                let time = (event.time_sec(), event.time_nsec());
+                time >= since && until.is_none_or(|until| time < until)
+            })
     }
 
     fn matches_time(&self, view: &View<'_>) -> bool {

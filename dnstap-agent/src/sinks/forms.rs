@@ -121,10 +121,16 @@ impl OutputSpec {
         .collect()
     }
 
-    /// Returns whether the output writes lines, and so can report events.
+    /// Returns whether the output writes lines, and so can report notices.
     #[must_use]
     pub fn writes_lines(&self) -> bool {
         self.0.writes_lines()
+    }
+
+    /// Returns whether the output can show events.
+    #[must_use]
+    pub fn shows_events(&self) -> bool {
+        self.0.shows_events()
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use super::{
     batch::Batch,
     queue::blocking::{self, Failure, Output, Written},
+    report::Takes,
     sink::{About, Opened, Sink},
 };
 
@@ -25,7 +26,7 @@ impl Sink for Function {
         self.name.to_owned()
     }
 
-    fn open(&self, _: &About) -> Result<Opened, String> {
+    fn open(&self, _: Takes, _: &About) -> Result<Opened, String> {
         let consumer = self
             .consumer
             .lock()

@@ -10,6 +10,7 @@ use super::{
     batch::Batch,
     file::{open_stdout, open_unchanged, privileges_at},
     queue::blocking::{self, Failure, Output, Written},
+    report::Takes,
     sink::{About, Mistake, Opened, Place, Sink, Typed},
 };
 use crate::{host::sandbox::NeededPrivileges, report::Report};
@@ -46,7 +47,7 @@ impl Sink for Page {
         true
     }
 
-    fn open(&self, about: &About) -> Result<Opened, String> {
+    fn open(&self, _: Takes, about: &About) -> Result<Opened, String> {
         let file = match &self.0 {
             Place::Stdout => open_stdout()?,
             Place::Path(path) => open_unchanged(path)?,

@@ -19,6 +19,7 @@ use super::{
     batch::Batch,
     file::privileges_at,
     queue::blocking::{self, Failure, Output, Written},
+    report::Takes,
     sink::{About, Mistake, Opened, Place, Sink, Typed},
 };
 use crate::host::{
@@ -140,7 +141,7 @@ impl Sink for Passive {
         true
     }
 
-    fn open(&self, _: &About) -> Result<Opened, String> {
+    fn open(&self, _: Takes, _: &About) -> Result<Opened, String> {
         let Place::Path(path) = &self.place else {
             return Err("a store is a folder".to_owned());
         };

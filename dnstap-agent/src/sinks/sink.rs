@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     queue::{Policy, sink_thread::Work},
-    report::Account,
+    report::{Account, Takes},
 };
 use crate::{host::sandbox::NeededPrivileges, report::Facts};
 
@@ -35,8 +35,13 @@ pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
         NeededPrivileges::default()
     }
 
-    /// Returns whether the output writes lines for people or programs, and so can report events.
+    /// Returns whether the output writes lines for people or programs, and so can report notices.
     fn writes_lines(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the output can show events.
+    fn shows_events(&self) -> bool {
         false
     }
 
@@ -50,9 +55,9 @@ pub(super) trait Sink: Same + fmt::Debug + Send + Sync {
         Policy::DropNewest
     }
 
-    /// Opens the output, or returns the reason for failure and a remedy. Must not change existing
-    /// data, because another output may still fail to open.
-    fn open(&self, about: &About) -> Result<Opened, String>;
+    /// Opens the output for what it `takes`, or returns the reason for failure and a remedy. Must
+    /// not change existing data, because another output may still fail to open.
+    fn open(&self, takes: Takes, about: &About) -> Result<Opened, String>;
 }
 
 /// An output that an operator can write after `-o`.

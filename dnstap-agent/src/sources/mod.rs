@@ -45,6 +45,8 @@ pub enum Item<'a> {
     Frames(Frames),
     /// Messages of a file that are already dnstap, with their position in it.
     Row(&'a Path, &'a Row),
+    /// Events of a file, with their position in it.
+    EventRow(&'a Path, &'a Row),
     /// A fault in a file.
     Fault(&'a Path, Fault),
 }
@@ -56,7 +58,11 @@ impl Item<'_> {
         match self {
             Self::Record(record) => Origin::of_record(record),
             Self::Message(envelope, _) => Some(envelope.origin),
-            Self::Notice(_) | Self::Frames(_) | Self::Row(..) | Self::Fault(..) => None,
+            Self::Notice(_)
+            | Self::Frames(_)
+            | Self::Row(..)
+            | Self::EventRow(..)
+            | Self::Fault(..) => None,
         }
     }
 
@@ -66,7 +72,11 @@ impl Item<'_> {
         match self {
             Self::Record(record) => record::ktime_ns(record),
             Self::Message(envelope, _) => Some(envelope.ktime_ns),
-            Self::Notice(_) | Self::Frames(_) | Self::Row(..) | Self::Fault(..) => None,
+            Self::Notice(_)
+            | Self::Frames(_)
+            | Self::Row(..)
+            | Self::EventRow(..)
+            | Self::Fault(..) => None,
         }
     }
 }

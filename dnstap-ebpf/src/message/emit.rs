@@ -41,7 +41,7 @@ const HEADER: usize = size_of::<EventHeader>();
 
 /// The BPF ring buffer. The agent sets the size.
 #[map]
-static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub(crate) static EVENTS_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// One value: 1 while the reader sleeps longer than its interval. The next record wakes it then.
 #[map]
@@ -49,7 +49,7 @@ static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The perf ring buffers, one per CPU.
 #[map]
-static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
+pub(crate) static EVENTS_PERF: PerfEventByteArray = PerfEventByteArray::new(0);
 
 /// Memory in which a perf record is built.
 #[repr(C, align(8))]

@@ -6,5 +6,6 @@ pub(crate) mod coalesced;
 pub(crate) mod emit;
 pub(crate) mod filter;
 pub(crate) mod multipath;
+pub(crate) mod notice;
 pub(crate) mod payload;
 pub(crate) mod work;

@@ -130,6 +130,10 @@ pub enum State {
 #[derive(Clone, Debug)]
 pub struct Decoder {
     content_type: Bytes,
+    /// A second content type that is accepted.
+    other_content_type: Option<Bytes>,
+    /// Whether the current stream has the second content type.
+    is_other: bool,
     max_data_frame: u32,
     state: State,
     offset: u64,
@@ -141,6 +145,8 @@ impl Decoder {
     pub fn new(content_type: &[u8]) -> Self {
         Self {
             content_type: Bytes::copy_from_slice(content_type),
+            other_content_type: None,
+            is_other: false,
             max_data_frame: DEFAULT_MAX_DATA_FRAME,
             state: State::AwaitStart,
             offset: 0,
@@ -155,6 +161,22 @@ impl Decoder {
             state: State::Data,
             offset,
             ..Self::new(content_type)
+        }
+    }
+
+    /// Also accepts streams of this content type. [`content_type`](Self::content_type) tells them apart.
+    #[must_use]
+    pub fn or_content_type(mut self, content_type: &[u8]) -> Self {
+        self.other_content_type = Some(Bytes::copy_from_slice(content_type));
+        self
+    }
+
+    /// Returns the content type of the current stream. A stream without one counts as one of the first content type.
+    #[must_use]
+    pub fn content_type(&self) -> &[u8] {
+        match &self.other_content_type {
+            Some(other) if self.is_other => other,
+            _ => &self.content_type,
         }
     }
 
@@ -285,12 +307,15 @@ impl Decoder {
         }
     }
 
-    fn check_content_type(&self, found: Option<&Bytes>) -> Result<(), Malformed> {
+    fn check_content_type(&mut self, found: Option<&Bytes>) -> Result<(), Malformed> {
+        self.is_other = found.is_some() && found == self.other_content_type.as_ref();
         match found {
-            Some(found) if *found != self.content_type => Err(Malformed::ContentType {
-                found: found.clone(),
-                expected: self.content_type.clone(),
-            }),
+            Some(found) if !self.is_other && *found != self.content_type => {
+                Err(Malformed::ContentType {
+                    found: found.clone(),
+                    expected: self.content_type.clone(),
+                })
+            }
             _ => Ok(()),
         }
     }

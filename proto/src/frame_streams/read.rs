@@ -83,9 +83,15 @@ impl<R: Read> Reader<R> {
         content_type: &[u8],
         bytes: u32,
     ) -> Result<Self, ReadError> {
+        let decoder = Decoder::new(content_type).max_data_frame(bytes);
+        Self::with_decoder(source, decoder)
+    }
+
+    /// Reads START by this decoder, which knows the content types and the limit.
+    pub fn with_decoder(source: R, decoder: Decoder) -> Result<Self, ReadError> {
         let mut reader = Self {
             source,
-            decoder: Decoder::new(content_type).max_data_frame(bytes),
+            decoder,
             input: Input::new(),
             done: false,
         };
@@ -189,6 +195,12 @@ impl<R: Read> Reader<R> {
         self.decoder.offset()
     }
 
+    /// Returns the content type of the frame or row that was returned last; see [`Decoder::content_type`].
+    #[must_use]
+    pub fn content_type(&self) -> &[u8] {
+        self.decoder.content_type()
+    }
+
     /// Returns the state of the stream.
     #[must_use]
     pub const fn state(&self) -> State {
@@ -242,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::frame_streams::{
-        DNSTAP_CONTENT_TYPE, DecodeError, Malformed, Writer, input::MAX_READ,
+        DNSTAP_CONTENT_TYPE, DecodeError, EVENT_CONTENT_TYPE, Malformed, Writer, input::MAX_READ,
     };
 
     proptest! {
@@ -293,6 +305,38 @@ mod tests {
             }
             assert_eq!(count, 3, "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn streams_of_two_content_types_are_told_apart() {
+        let stream = |content_type, payload: &[u8]| {
+            let mut writer = Writer::new(Vec::new(), content_type).unwrap();
+            writer.write_frame(payload).unwrap();
+            writer.finish().unwrap()
+        };
+        let [events, messages] = [EVENT_CONTENT_TYPE, DNSTAP_CONTENT_TYPE];
+        let bytes = [
+            stream(events, b"e"),
+            stream(messages, b"m"),
+            stream(events, b"e"),
+        ]
+        .concat();
+        assert!(Reader::new(&bytes[..], messages).is_err());
+        let decoder = Decoder::new(messages).or_content_type(events);
+        let mut reader = Reader::with_decoder(&bytes[..], decoder).unwrap();
+        let mut found = Vec::new();
+        while let Some(row) = reader.next_row().unwrap() {
+            let (_, payload) = row.payloads().next().unwrap();
+            found.push((reader.content_type() == events, payload.to_vec()));
+        }
+        assert_eq!(
+            found,
+            [
+                (true, b"e".to_vec()),
+                (false, b"m".to_vec()),
+                (true, b"e".to_vec())
+            ]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use dnstap_core::{
     classify::{Naming, bind::BindRules, profile::ProfileChoice},
     encode::{Extra, ExtraField},
+    events::EventKinds,
     model::Subject,
     pair::PairLimits,
     pipeline::{Batch, Filter, Pipeline, PipelineConfig, Server},
@@ -154,6 +155,11 @@ pub fn config(choices: u8) -> PipelineConfig {
             ..StreamLimits::default()
         },
         udp_sockets: 2,
+        events: if bit(choices, 4) {
+            EventKinds::ALL
+        } else {
+            EventKinds::default()
+        },
         ..PipelineConfig::default()
     }
 }

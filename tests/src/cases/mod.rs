@@ -26,6 +26,7 @@ mod check;
 mod collectors;
 mod comparison;
 mod datagrams;
+mod decisions;
 mod events;
 mod failures;
 mod faults;
@@ -51,6 +52,7 @@ mod reattach;
 mod referee;
 mod reload;
 mod report;
+mod server_events;
 mod services;
 mod streams;
 mod top;
@@ -152,6 +154,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         comparison::trials(),
         tree::trials(),
         probes::trials(),
+        decisions::trials(),
         foreign::trials(),
         referee::trials(),
         native::trials(),
@@ -159,6 +162,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         formats::trials(),
         presentation::trials(),
         events::trials(),
+        server_events::trials(),
         failures::trials(),
         faults::trials(),
         filters::trials(),

@@ -68,13 +68,19 @@ fn killed(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
     let pid = lab.tapped.pid();
     let before = code(pid)?;
-    let tap = Tap::attach(lab.folder(), pid, how, PROBE)?;
+    let events = format!("json:{}", lab.folder().join("events.json").display());
+    let options = [PROBE, &["--events", "cache", "--events-output", &events]].concat();
+    let tap = Tap::attach(lab.folder(), pid, how, &options)?;
     let probed = code(pid)?;
     let changed: Vec<_> = (0..before.len())
         .filter(|&at| before[at] != probed[at])
         .map(|at| probed[at])
         .collect();
-    ensure!(changed == [0xcc], "not one breakpoint, but {changed:x?}");
+    // Messages, RRsets, and both ways to flush.
+    ensure!(
+        changed == [0xcc; 4],
+        "not four breakpoints, but {changed:x?}"
+    );
     tap.signal(libc::SIGKILL)?;
     let ended = tap.finish()?;
     ensure!(ended.status.code().is_none(), "it ended by itself");

@@ -69,6 +69,11 @@ impl Named {
 
     /// Ends it regularly, so that it sends everything that its own dnstap has queued.
     pub(crate) fn stop(self) -> Result<()> {
+        self.stop_with_log().map(drop)
+    }
+
+    /// Like [`Self::stop`]. Returns the lines of its log.
+    pub(crate) fn stop_with_log(self) -> Result<Vec<String>> {
         let finished = self.process.stop(libc::SIGTERM)?;
         let tail = finished.lines[finished.lines.len().saturating_sub(5)..].join("\n");
         ensure!(
@@ -76,7 +81,7 @@ impl Named {
             "named ended with {}\n{tail}",
             finished.status
         );
-        Ok(())
+        Ok(finished.lines)
     }
 }
 

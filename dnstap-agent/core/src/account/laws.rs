@@ -41,7 +41,7 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
 /// Returns the balances of the pure stages, which count on one thread: the laws of
 /// [`account`](crate::account).
 #[must_use]
-pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 12] {
+pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 13] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
     let unanswered: u64 = pair
         .table()
@@ -96,7 +96,16 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 12] {
         exact(
             "notices",
             intake.notices,
-            all.deliver.events + all.deliver.notices_unknown,
+            all.deliver.events + all.deliver.notices_unknown + all.deliver.notices_probed,
+            0,
+        ),
+        exact(
+            "probed",
+            intake.notice_records,
+            all.probed.probed_lines
+                + all.probed.probed_flushes
+                + all.probed.probed_rrsets
+                + all.probed.probed_malformed,
             0,
         ),
         exact(

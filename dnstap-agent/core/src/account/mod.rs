@@ -15,7 +15,8 @@
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
 //! messages       = sum over the fourteen dnstap types
 //!                = udp_delivered + stream_messages + whole_messages - sum of excluded_* - unsolicited - pending held
-//! notices        = events + notices_unknown
+//! notices        = events + notices_unknown + notices_probed
+//! notices_probed = notice_records = probed_lines + probed_flushes + probed_rrsets + probed_malformed
 //! remark_records = remarks_malformed + remarks_joined + remarks_unjoined + pending remarks
 //! remarks_expected = remarks_joined + remarks_missing + pending unremarked
 //! responses      = responses_paired + responses_unmatched
@@ -39,6 +40,7 @@ mod laws;
 pub use self::laws::{Hop, exact, flow, stages, unaccounted};
 use crate::{
     counters::counters,
+    events::{EventCounters, WatchCounters, probed::ProbedCounters},
     model::MESSAGE_TYPES,
     pair::PairCounters,
     reassemble::{datagrams::AssembleCounters, tcp::StreamCounters},
@@ -127,6 +129,8 @@ counters! {
         events,
         /// Notices of which no stage knows the meaning.
         notices_unknown,
+        /// Notices of probed functions (`--events`).
+        notices_probed,
         /// Messages of probed servers about which the server may say something: what it asks and is answered, and answers with type AUTH.
         remarks_expected,
         /// Remarks of probed servers that have found their message.
@@ -170,6 +174,12 @@ pub struct PipelineCounters {
     pub pair: PairCounters,
     /// Encoded messages.
     pub deliver: DeliverCounters,
+    /// Notices of probes.
+    pub probed: ProbedCounters,
+    /// Events by kind.
+    pub events: EventCounters,
+    /// Memory of the stages that make events of messages.
+    pub watch: WatchCounters,
     /// Messages by dnstap type; index is the type's number less one.
     pub by_type: [u64; 14],
 }
@@ -183,6 +193,9 @@ impl PipelineCounters {
             .chain(self.stream.documented())
             .chain(self.pair.documented())
             .chain(self.deliver.documented())
+            .chain(self.probed.documented())
+            .chain(self.events.documented())
+            .chain(self.watch.documented())
     }
 
     /// Returns every counter's name and value in the order of the stages, with the types last.
@@ -194,6 +207,9 @@ impl PipelineCounters {
             .chain(self.stream.table())
             .chain(self.pair.table())
             .chain(self.deliver.table())
+            .chain(self.probed.table())
+            .chain(self.events.table())
+            .chain(self.watch.table())
             .chain((0..types.len()).map(move |at| (MESSAGE_TYPES[at].name, types[at])))
     }
 }

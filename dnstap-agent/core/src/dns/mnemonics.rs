@@ -64,6 +64,8 @@ words!(
 );
 
 impl Type {
+    /// Name servers.
+    pub const NS: Self = Self(2);
     /// Start of a zone of authority.
     pub const SOA: Self = Self(6);
     /// EDNS (RFC 6891).

@@ -3,13 +3,30 @@
 //! Two kinds of stages make events: those that watch the messages on the sockets, and those that decode the notices of
 //! probes. Both give them to [`Events::emit`], which counts and encodes them.
 
+mod hide;
+mod ns_changes;
+pub mod probed;
+mod rate_limits;
+mod transfers;
+mod unanswered;
+
+use std::str::FromStr;
+
 use dnstap_proto::{
     Event,
     event::{Kind as Content, Phase, Source},
-    prost::Message as _,
+    prost::{Message as _, bytes::Bytes},
 };
 
-use crate::{counters::counters, model::Frames};
+pub(crate) use self::{
+    ns_changes::NsChanges, rate_limits::RateLimits, transfers::Transfers, unanswered::unanswered,
+};
+use crate::{
+    counters::counters,
+    dns::{LONGEST_NAME, Name},
+    model::{Clock, Endpoint, Frames},
+    privacy::Privacy,
+};
 
 /// Kind of an event, with the words of the command line and of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +106,33 @@ impl EventKinds {
     }
 }
 
+impl EventKinds {
+    /// All kinds.
+    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
+
+    /// Returns the kinds that are in one of the sets.
+    #[must_use]
+    pub fn union(sets: &[Self]) -> Self {
+        Self(sets.iter().fold(0, |all, set| all | set.0))
+    }
+}
+
+impl FromStr for EventKinds {
+    type Err = String;
+
+    /// Parses the word for a kind, or `all`.
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "all" {
+            return Ok(Self::ALL);
+        }
+        let kind = EventKind::ALL.into_iter().find(|kind| kind.name() == word);
+        kind.map(|kind| Self::from_iter([kind])).ok_or_else(|| {
+            let words = EventKind::ALL.map(EventKind::name).join(", ");
+            format!("there are {words}, and all")
+        })
+    }
+}
+
 impl FromIterator<EventKind> for EventKinds {
     fn from_iter<T: IntoIterator<Item = EventKind>>(kinds: T) -> Self {
         let add = |set: u8, kind: EventKind| set | (1 << kind as u8);
@@ -99,33 +143,39 @@ impl FromIterator<EventKind> for EventKinds {
 counters! {
     /// Events, by kind.
     pub struct EventCounters {
-        /// Zone transfers: starts and ends.
-        transfer,
-        /// Rate limits: starts and ends.
-        rate_limit,
-        /// RRsets put into the cache, or refused.
-        cache,
-        /// Changes of name servers.
-        ns_change,
-        /// Removals from the cache.
-        purge,
-        /// Ends of TTLs in the cache.
-        expiry,
-        /// Queries without a response.
-        unanswered,
+        /// Events of zone transfers: starts and ends.
+        events_transfer,
+        /// Events of rate limits: starts and ends.
+        events_rate_limit,
+        /// Events of RRsets put into the cache, or refused.
+        events_cache,
+        /// Events of changed name servers.
+        events_ns_change,
+        /// Events of removals from the cache.
+        events_purge,
+        /// Events of ends of TTLs in the cache.
+        events_expiry,
+        /// Events of queries without a response.
+        events_unanswered,
     }
 }
 
 impl EventCounters {
+    /// Returns the number of all events.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.table().map(|(_, count)| count).sum()
+    }
+
     fn of(&mut self, kind: EventKind) -> &mut u64 {
         match kind {
-            EventKind::Transfer => &mut self.transfer,
-            EventKind::RateLimit => &mut self.rate_limit,
-            EventKind::Cache => &mut self.cache,
-            EventKind::NsChange => &mut self.ns_change,
-            EventKind::Purge => &mut self.purge,
-            EventKind::Expiry => &mut self.expiry,
-            EventKind::Unanswered => &mut self.unanswered,
+            EventKind::Transfer => &mut self.events_transfer,
+            EventKind::RateLimit => &mut self.events_rate_limit,
+            EventKind::Cache => &mut self.events_cache,
+            EventKind::NsChange => &mut self.events_ns_change,
+            EventKind::Purge => &mut self.events_purge,
+            EventKind::Expiry => &mut self.events_expiry,
+            EventKind::Unanswered => &mut self.events_unanswered,
         }
     }
 }
@@ -143,21 +193,35 @@ pub struct Circumstances {
     pub process_id: u32,
 }
 
-/// Last stage of all events: counts and encodes them.
+counters! {
+    /// What the stages that make events of messages could not remember.
+    pub struct WatchCounters {
+        /// Zone transfers that were given up because there were too many.
+        transfers_forgotten,
+        /// NS RRsets that were forgotten because there were too many.
+        ns_sets_forgotten,
+        /// Questions that were forgotten because there were too many (`rate-limit`).
+        limit_questions_forgotten,
+    }
+}
+
+/// Last stage of all events: hides what is private, counts and encodes them.
 #[derive(Debug, Default)]
 pub struct Events {
     kinds: EventKinds,
     identity: Vec<u8>,
+    privacy: Privacy,
     counters: EventCounters,
 }
 
 impl Events {
     /// Creates the stage. `kinds`: the kinds that are wanted. `identity`: dnstap `identity`; empty: left out.
     #[must_use]
-    pub fn new(kinds: EventKinds, identity: Vec<u8>) -> Self {
+    pub fn new(kinds: EventKinds, identity: Vec<u8>, privacy: Privacy) -> Self {
         Self {
             kinds,
             identity,
+            privacy,
             counters: EventCounters::default(),
         }
     }
@@ -176,10 +240,22 @@ impl Events {
 
     /// Encodes an event as a Frame Streams data frame behind `frames`, if its kind is wanted.
     pub fn emit(&mut self, at: Circumstances, content: Content, frames: &mut Frames) {
+        self.emit_of_view(at, None, content, frames);
+    }
+
+    /// Does the same as [`Self::emit`], for an event of one view of the server.
+    pub fn emit_of_view(
+        &mut self,
+        at: Circumstances,
+        view: Option<String>,
+        mut content: Content,
+        frames: &mut Frames,
+    ) {
         let kind = EventKind::of(&content);
         if !self.want(kind) {
             return;
         }
+        hide::hide(&mut content, &self.privacy);
         let nanoseconds = u32::try_from(at.wall_ns % 1_000_000_000).unwrap_or_default();
         let event = Event {
             identity: (!self.identity.is_empty()).then(|| self.identity.clone().into()),
@@ -188,6 +264,7 @@ impl Events {
             phase: Some(at.phase as i32),
             source: Some(at.source as i32),
             process_id: Some(at.process_id),
+            view,
             kind: Some(content),
             ..Event::default()
         };
@@ -199,6 +276,37 @@ impl Events {
     }
 }
 
+/// Destination of the events that are made of messages.
+pub(crate) struct Output<'a> {
+    pub(crate) events: &'a mut Events,
+    pub(crate) frames: &'a mut Frames,
+    pub(crate) clock: Clock,
+}
+
+impl Output<'_> {
+    fn emit(&mut self, ktime_ns: u64, phase: Phase, process_id: u32, content: Content) {
+        let at = Circumstances {
+            wall_ns: self.clock.wall_ns(ktime_ns),
+            phase,
+            source: Source::Socket,
+            process_id,
+        };
+        self.events.emit(at, content, self.frames);
+    }
+}
+
+/// Returns the uncompressed name.
+fn wire(name: Name<'_>) -> Bytes {
+    let mut wire = [0; LONGEST_NAME];
+    let length = name.write_wire(&mut wire);
+    Bytes::copy_from_slice(&wire[..length])
+}
+
+/// Returns the address of an end, if it is known.
+fn address(end: Endpoint) -> Option<Bytes> {
+    end.address().map(Bytes::copy_from_slice)
+}
+
 #[cfg(test)]
 mod tests {
     use dnstap_proto::Purge;
@@ -207,7 +315,11 @@ mod tests {
 
     #[test]
     fn only_wanted_kinds_are_encoded_and_counted() {
-        let mut events = Events::new([EventKind::Purge].into_iter().collect(), b"ns1".to_vec());
+        let mut events = Events::new(
+            [EventKind::Purge].into_iter().collect(),
+            b"ns1".to_vec(),
+            Privacy::default(),
+        );
         let mut frames = Frames::default();
         let at = Circumstances {
             wall_ns: 1_700_000_000_000_000_005,
@@ -221,8 +333,8 @@ mod tests {
             Content::Expiry(dnstap_proto::Expiry::default()),
             &mut frames,
         );
-        assert_eq!((frames.count, events.counters().purge), (1, 1));
-        assert_eq!(events.counters().expiry, 0);
+        assert_eq!((frames.count, events.counters().events_purge), (1, 1));
+        assert_eq!(events.counters().events_expiry, 0);
         let (length, frame) = frames.bytes.split_first_chunk().expect("a frame");
         assert_eq!(u32::from_be_bytes(*length) as usize, frame.len());
         let event = Event::decode(frame).expect("an event");
@@ -247,5 +359,10 @@ mod tests {
             assert!(!set.is_empty());
         }
         assert!(EventKinds::default().is_empty());
+        let words = EventKind::ALL.map(EventKind::name);
+        let sets: Vec<EventKinds> = words.iter().map(|word| word.parse().unwrap()).collect();
+        assert_eq!(EventKinds::union(&sets), EventKinds::ALL);
+        assert_eq!("all".parse(), Ok(EventKinds::ALL));
+        assert!("transfers".parse::<EventKinds>().is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Values that all stages share. Nothing here imports a stage.
 
+mod clock;
 mod counts;
 mod endpoint;
 mod envelope;
@@ -11,6 +12,7 @@ mod notice;
 mod types;
 
 pub use self::{
+    clock::Clock,
     counts::{Pending, SocketCounts},
     endpoint::Endpoint,
     envelope::{Direction, Envelope, Family, Origin, Protocol, Proxied},

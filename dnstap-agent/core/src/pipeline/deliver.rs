@@ -20,7 +20,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    events::Events,
+    events::{self, EventKind, Events, NsChanges, Output, RateLimits, Transfers, probed::Probed},
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -55,6 +55,7 @@ pub(super) struct Deliver {
     pub(super) extra_bytes: Vec<u8>,
     pub(super) filter: Filter,
     pub(super) anonymiser: Anonymiser,
+    /// Whether notices go to outputs of their own.
     pub(super) report_unanswered: bool,
     pub(super) clock: Clock,
     pub(super) pairs: Pairs,
@@ -67,8 +68,13 @@ pub(super) struct Deliver {
     pub(super) counters: DeliverCounters,
     pub(super) by_type: [u64; 14],
     pub(super) latencies: Latencies,
-    #[expect(dead_code, reason = "the stages that make events come next")]
     pub(super) events: Events,
+    pub(super) probed: Probed,
+    pub(super) transfers: Transfers,
+    pub(super) ns_changes: NsChanges,
+    pub(super) rate_limits: RateLimits,
+    /// Whether the tap ends, so that responses may still come.
+    pub(super) is_ending: bool,
 }
 
 /// Message that is ready to be sent, except for the remark about it.
@@ -106,6 +112,9 @@ impl Deliver {
         self.counters.malformed += u64::from(!header.well_formed);
         let server = &mut self.servers[header.server];
         server.since_ktime_ns.get_or_insert(envelope.ktime_ns);
+        if self.events.want(EventKind::Transfer) {
+            self.watch_transfers(envelope, bytes, header, parsed, batch);
+        }
         if header.flags.response() {
             self.response(envelope, bytes, header, parsed, batch);
         } else {
@@ -157,6 +166,13 @@ impl Deliver {
         let Some(message) = parsed else {
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        if self.watches_limits(envelope, header)
+            && let Some(question) = message.question
+        {
+            let (at, process_id) = (envelope.ktime_ns, envelope.origin.tgid);
+            self.rate_limits
+                .query(envelope.peer, question, at, process_id);
+        }
         let waits = matches!(server.server.naming, Naming::Bind(_))
             && BindRules::waits_for_answer(header.role, header.subject, header.flags);
         let ticket = waits.then(|| {
@@ -185,7 +201,8 @@ impl Deliver {
             wanted,
             ticket,
         };
-        let asked = (self.report_unanswered && wanted).then(|| Asked {
+        let is_reported = self.report_unanswered || self.events.want(EventKind::Unanswered);
+        let asked = (is_reported && wanted).then(|| Asked {
             envelope: *envelope,
             finding,
             message: reported(bytes, message).to_vec(),
@@ -297,6 +314,13 @@ impl Deliver {
         found: Found,
         batch: &mut Batch,
     ) {
+        if matches!(found, Found::Query(_))
+            && self.events.want(EventKind::NsChange)
+            && header.role == Role::Initiator
+            && !self.servers[header.server].is_probed
+        {
+            self.watch_ns(envelope, bytes, &[], batch);
+        }
         let server = &mut self.servers[header.server];
         if header.role == Role::Responder {
             server.recursion_available = header.flags.recursion_available();
@@ -311,6 +335,14 @@ impl Deliver {
             };
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        if self.watches_limits(envelope, header)
+            && let Some(question) = Message::parse(bytes).and_then(|message| message.question)
+        {
+            let (query, _, peer) = self.pairs.found(slot);
+            self.rate_limits
+                .response(*peer, question, bytes, query.ktime_ns);
+        }
+        let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);
         if header.well_formed {
             match header.role {
@@ -534,6 +566,31 @@ impl Deliver {
         self.settle(0, batch);
     }
 
+    /// Takes a notice of a probed function.
+    pub(super) fn probed(&mut self, envelope: &Envelope, payload: &[u8], batch: &mut Batch) {
+        self.counters.notices_probed += 1;
+        let clock = self.clock;
+        self.probed.take(
+            envelope.ktime_ns,
+            envelope.origin,
+            payload,
+            |ktime_ns| clock.wall_ns(ktime_ns),
+            &mut self.events,
+            &mut batch.events,
+        );
+    }
+
+    /// Reports what ends by time alone, up to kernel time `now_ktime_ns`.
+    pub(super) fn tick_probed(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let clock = self.clock;
+        self.probed.tick(
+            now_ktime_ns,
+            |ktime_ns| clock.wall_ns(ktime_ns),
+            &mut self.events,
+            &mut batch.events,
+        );
+    }
+
     /// Sends the queued messages that need not wait for a remark any longer, and those from before
     /// kernel time `before`. Drops the remarks from before that time.
     pub(super) fn settle(&mut self, before: u64, batch: &mut Batch) {
@@ -568,6 +625,15 @@ impl Deliver {
             }
             Outcome::Without => &[],
         };
+        let is_received = finding.response && finding.query_time_ns.is_some();
+        if is_received && header.role == Role::Initiator && self.events.want(EventKind::NsChange) {
+            let output = &mut Output {
+                events: &mut self.events,
+                frames: &mut batch.events,
+                clock: self.clock,
+            };
+            self.ns_changes.response(envelope, bytes, zone, output);
+        }
         if is_bind && header.role == Role::Initiator {
             let at = usize::from(finding.number()) - 1;
             if let Some(reason) = self.filter.reason(header.subject, at, &mut self.counters) {
@@ -614,6 +680,77 @@ impl Deliver {
         encoder.append_with_zone(extra, &envelope, finding, (zone, shown), frames);
     }
 
+    /// Returns whether the stage that looks for rate limits needs this query or response.
+    fn watches_limits(&self, envelope: &Envelope, header: Header) -> bool {
+        self.events.want(EventKind::RateLimit)
+            && header.role == Role::Responder
+            && header.subject == Subject::Query
+            && envelope.protocol == Protocol::Udp
+            && !self.filter.sampled
+            && !self.probed.tells_limits(envelope.origin.tgid)
+    }
+
+    /// Shows a message to the stage that follows zone transfers, if it may belong to one.
+    fn watch_transfers(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        header: Header,
+        parsed: Option<&Message<'_>>,
+        batch: &mut Batch,
+    ) {
+        let is_response = header.flags.response();
+        // Later messages of a transfer need not have a question (RFC 5936 section 2.2.1).
+        let may_go_on = is_response
+            && envelope.protocol == Protocol::Tcp
+            && parsed.is_some_and(|message| message.question.is_none());
+        if header.subject != Subject::Transfer && !may_go_on {
+            return;
+        }
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        if is_response {
+            self.transfers.response(envelope, bytes, output);
+        } else {
+            self.transfers.request(envelope, bytes, output);
+        }
+    }
+
+    /// Shows a response to the process's own query to the stage that follows name servers. `zone`:
+    /// the zone that was asked, if it is known.
+    fn watch_ns(&mut self, envelope: &Envelope, bytes: &[u8], zone: &[u8], batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.ns_changes.response(envelope, bytes, zone, output);
+    }
+
+    /// Tells the stages that make events the kernel time.
+    pub(super) fn watch_time(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.transfers.tick(now_ktime_ns, output);
+        self.rate_limits.tick(now_ktime_ns, output);
+    }
+
+    /// Tells the stages that make events that nothing more comes.
+    pub(super) fn end_watch(&mut self, batch: &mut Batch) {
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.transfers.finish(output);
+    }
+
     /// Encodes a notice if an output can show it, and counts it in any case.
     pub(super) fn notice(&mut self, notice: Notice, batch: &mut Batch) {
         let Notice::Unanswered {
@@ -624,6 +761,22 @@ impl Deliver {
             self.counters.notices_unknown += 1;
             return;
         };
+        self.counters.events += 1;
+        // At the end of the tap, the response may still come.
+        if !self.is_ending {
+            events::unanswered(
+                &query,
+                waited_ns,
+                &mut Output {
+                    events: &mut self.events,
+                    frames: &mut batch.events,
+                    clock: self.clock,
+                },
+            );
+        }
+        if !self.report_unanswered {
+            return;
+        }
         let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");
         let role = query.finding.role;
         let shown = self
@@ -638,7 +791,6 @@ impl Deliver {
             &mut batch.notices.bytes,
         );
         batch.notices.count += 1;
-        self.counters.events += 1;
     }
 }
 

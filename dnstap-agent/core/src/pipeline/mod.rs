@@ -29,13 +29,13 @@ mod unasked;
 mod tests;
 
 pub use self::{filter::Filter, latency::Latencies, servers::Server, sockets::Verdict};
-pub use crate::model::Frames;
+pub use crate::model::{Clock, Frames};
 
 use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{EventKinds, Events},
+    events::{EventKinds, Events, NsChanges, RateLimits, Transfers, WatchCounters, probed::Probed},
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -84,30 +84,6 @@ impl Batch {
             frames.bytes.clear();
             frames.count = 0;
         }
-    }
-}
-
-/// Converts kernel time (`CLOCK_MONOTONIC`) to wall-clock time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clock {
-    /// Nanoseconds between 1970 and the kernel clock's zero.
-    pub offset_ns: i64,
-}
-
-impl Clock {
-    /// Returns wall-clock nanoseconds since 1970.
-    #[must_use]
-    #[inline]
-    pub fn wall_ns(self, ktime_ns: u64) -> u64 {
-        match u64::try_from(self.offset_ns) {
-            Ok(offset_ns) => ktime_ns.saturating_add(offset_ns),
-            Err(_) => ktime_ns.saturating_sub(self.offset_ns.unsigned_abs()),
-        }
-    }
-
-    /// Replaces the offset.
-    pub fn set_offset(&mut self, offset_ns: i64) {
-        self.offset_ns = offset_ns;
     }
 }
 
@@ -194,7 +170,16 @@ impl Pipeline {
             ),
             proxies: config.proxies,
             deliver: Deliver {
-                events: Events::new(config.events, config.identity.clone()),
+                probed: Probed::default(),
+                events: Events::new(
+                    config.events,
+                    config.identity.clone(),
+                    config.privacy.clone(),
+                ),
+                transfers: Transfers::default(),
+                ns_changes: NsChanges::default(),
+                rate_limits: RateLimits::default(),
+                is_ending: false,
                 servers: Servers::new(config.identity, config.server),
                 extra: config.extra,
                 extra_bytes: Vec::new(),
@@ -236,6 +221,11 @@ impl Pipeline {
             // Later messages of the same sockets do not wait, so the waiting ones are sent first.
             self.deliver.settle(u64::MAX, batch);
         }
+    }
+
+    /// Takes the end of a process. What its caches had is gone.
+    pub fn process_ended(&mut self, process_id: u32) {
+        self.deliver.probed.process_ended(process_id);
     }
 
     /// Marks the sockets of a process that was already running when it was added: TCP streams on
@@ -280,9 +270,10 @@ impl Pipeline {
                 self.intake.remark_records += 1;
                 self.deliver.remark(envelope, payload, batch);
             }
-            Ok(Record::Notice(..)) => {
+            Ok(Record::Notice(envelope, payload)) => {
                 self.intake.notice_records += 1;
-                self.notice(Notice::Unknown, batch);
+                self.intake.notices += 1;
+                self.deliver.probed(envelope, payload, batch);
             }
             Err(_) => self.intake.event_errors += 1,
         }
@@ -309,7 +300,9 @@ impl Pipeline {
         } = self;
         intake.udp_records += 1;
         intake.udp_bytes += chunk.payload.len() as u64;
-        deliver.unasked.note_losses(chunk);
+        if deliver.unasked.note_losses(chunk) {
+            deliver.rate_limits.note_loss(chunk.envelope.ktime_ns);
+        }
         let mut bytes = chunk.payload;
         if !chunk.is_whole() {
             let Some(whole) = assembler.push(chunk) else {
@@ -346,6 +339,7 @@ impl Pipeline {
     fn connection_end(&mut self, end: &Envelope, batch: &mut Batch) {
         self.intake.tcp_records += 1;
         let deliver = &mut self.deliver;
+        deliver.transfers.connection_end(end);
         self.streams.end(end, &mut |envelope, bytes| {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
         });
@@ -416,12 +410,15 @@ impl Pipeline {
             .release(now_ktime_ns.saturating_sub(self.patience_ns), batch);
         self.deliver
             .judge(now_ktime_ns.saturating_sub(PATIENCE_NS), batch);
+        self.deliver.tick_probed(now_ktime_ns, batch);
         self.settle(now_ktime_ns, batch);
+        self.deliver.watch_time(now_ktime_ns, batch);
     }
 
     /// Ends the pipeline: delivers messages that only waited for their turn, and counts all others
     /// as incomplete or unanswered.
     pub fn finish(&mut self, batch: &mut Batch) {
+        self.deliver.is_ending = true;
         let deliver = &mut self.deliver;
         self.streams.finish(&mut |envelope, bytes| {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
@@ -432,6 +429,7 @@ impl Pipeline {
         self.deliver.release(u64::MAX, batch);
         self.deliver.judge(u64::MAX, batch);
         self.deliver.settle(u64::MAX, batch);
+        self.deliver.end_watch(batch);
     }
 
     /// Returns the verdicts on sockets since the last call, for the kernel's map. Sockets are
@@ -459,6 +457,13 @@ impl Pipeline {
             stream: *self.streams.counters(),
             pair: *self.deliver.pairs.counters(),
             deliver: self.deliver.counters,
+            probed: self.deliver.probed.counters(),
+            events: *self.deliver.events.counters(),
+            watch: WatchCounters {
+                transfers_forgotten: self.deliver.transfers.evicted(),
+                ns_sets_forgotten: self.deliver.ns_changes.evicted(),
+                limit_questions_forgotten: self.deliver.rate_limits.evicted(),
+            },
             by_type: self.deliver.by_type,
         }
     }

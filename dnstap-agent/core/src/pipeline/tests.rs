@@ -24,6 +24,7 @@ mod mutations;
 mod remarks;
 mod roles;
 mod strangers;
+mod watch;
 
 const SECOND: i64 = 1_000_000_000;
 

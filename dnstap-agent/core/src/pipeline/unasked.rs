@@ -94,20 +94,18 @@ impl Default for Unasked {
 }
 
 impl Unasked {
-    /// Notes the count of losses in a record.
+    /// Notes the count of losses in a record. Returns whether there are new ones.
     #[inline]
-    pub(super) fn note_losses(&mut self, chunk: &Chunk<'_>) {
-        if chunk.lost != 0 {
-            self.note_lost(chunk);
-        }
+    pub(super) fn note_losses(&mut self, chunk: &Chunk<'_>) -> bool {
+        chunk.lost != 0 && self.note_lost(chunk)
     }
 
-    fn note_lost(&mut self, chunk: &Chunk<'_>) {
+    fn note_lost(&mut self, chunk: &Chunk<'_>) -> bool {
         let Envelope {
             socket, ktime_ns, ..
         } = chunk.envelope;
         match self.losses.get(socket) {
-            Some(losses) if losses.count == chunk.lost => {}
+            Some(losses) if losses.count == chunk.lost => false,
             _ => {
                 let losses = Losses {
                     count: chunk.lost,
@@ -120,6 +118,7 @@ impl Unasked {
                 {
                     self.note_blindness(ktime_ns);
                 }
+                true
             }
         }
     }

@@ -54,7 +54,7 @@ pub struct Prefixes {
 
 impl Method {
     /// Replaces an address of 4 or 16 bytes.
-    fn hide(&self, address: &mut [u8]) {
+    pub(crate) fn hide(&self, address: &mut [u8]) {
         match self {
             Self::Truncate(keep) => {
                 let bits = if address.len() == 4 { keep.v4 } else { keep.v6 };

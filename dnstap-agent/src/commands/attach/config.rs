@@ -52,6 +52,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
         filter: pipeline_filter(&messages.filters),
         unsolicited: messages.unsolicited,
         report_unanswered: messages.unanswered_events.is_some(),
+        events: job.events.kinds(),
         pair_limits: PairLimits {
             age_ns: messages.unanswered.map_or(pair_limits.age_ns, |age| {
                 u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
@@ -97,17 +98,17 @@ pub(super) fn pipeline_filter(filters: &Filters) -> Filter {
 }
 
 /// Returns the filter of the kernel side. A role is left out if none of the `servers` has wanted
-/// messages in it. If processes are `followed`, future servers are unknown, so no role is left out.
+/// messages in it, unless `all_roles` are needed.
 pub(super) fn kernel_filter<'s>(
     filters: &Filters,
-    followed: bool,
+    all_roles: bool,
     servers: &(impl Iterator<Item = &'s Server> + Clone),
 ) -> KernelFilter {
     let filter = pipeline_filter(filters);
     let mut without = vec![Role::Responder, Role::Initiator];
     without.retain(|role| {
         let wanted = |server: &Server| filter.wants_role(&server.naming, *role);
-        !followed && !servers.clone().any(wanted)
+        !all_roles && !servers.clone().any(wanted)
     });
     KernelFilter {
         ports: filters.ports.clone(),

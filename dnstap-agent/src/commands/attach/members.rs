@@ -52,6 +52,11 @@ pub(super) enum News {
         /// Whether the server is probed from now on.
         is_probed: bool,
     },
+    /// A process has ended, or runs another program.
+    Ended {
+        /// The process.
+        pid: u32,
+    },
 }
 
 /// Whether processes found no room in the set, and have not been searched for since.
@@ -193,6 +198,8 @@ impl Members {
         for (&pid, program_id) in &self.known {
             if now.get(&pid) != Some(program_id) {
                 gone.extend(self.probes.remove(pid));
+                // As below.
+                let _unheard = self.joined.send(News::Ended { pid });
             }
         }
         for (&pid, &program_id) in now {

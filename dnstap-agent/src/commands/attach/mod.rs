@@ -77,6 +77,7 @@ pub(crate) struct Job<'a> {
     pub(crate) target: &'a cli::Target,
     pub(crate) tapping: &'a Tapping,
     pub(crate) messages: &'a Messages,
+    pub(crate) events: &'a cli::Events,
     pub(crate) observe: &'a Observe,
     /// The dnstap identity; the host's name if `None`.
     pub(crate) identity: Option<&'a str>,
@@ -91,6 +92,20 @@ pub(crate) struct Job<'a> {
     pub(crate) reloadable: bool,
 }
 
+impl Job<'_> {
+    /// Returns the outputs that do not take messages. They stay as they are for the whole run.
+    fn fixed_outputs(&self) -> Vec<OutputSpec> {
+        let notices = self.messages.unanswered_events.as_slice();
+        [notices, &self.events.outputs()].concat()
+    }
+
+    /// Returns whether the kernel side must not leave out a role: later servers are not known, and
+    /// events are about exchanges of both roles.
+    fn wants_all_roles(&self) -> bool {
+        self.target.follow || !self.events.kinds().is_empty()
+    }
+}
+
 /// Runs `attach`. The summary goes to standard error.
 pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
     options.place.take()?;
@@ -99,6 +114,7 @@ pub(super) fn run(options: &Attach, origin: &Origin) -> Result<Exit> {
         target: &options.target,
         tapping: &options.tapping,
         messages: &options.messages,
+        events: &options.events,
         observe: &options.observe,
         identity: options.identity.as_deref(),
         interval: options.interval,
@@ -141,7 +157,8 @@ pub(crate) fn tap<E: Future<Output = String>>(
     // This reads the servers' executables, which may take a while, so it is done before the hooks
     // fill the ring.
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
-    let (mut tap, set, runs) = Tap::attach(&tap_options(job, &servers.values()))?;
+    let options = tap_options(job, &servers.values());
+    let (mut tap, set, runs) = Tap::attach(&options)?;
     for (hook, reason) in tap.refused() {
         info!("the kernel refused hook {}: {reason}", hook.name());
     }
@@ -149,7 +166,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
-    let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
+    let probes = Probes::new(
+        tap.take_probes(),
+        options.probes.log_categories,
+        tap.take_probe_maps()?,
+    );
     let probe_states = probes.states();
     let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();
@@ -179,7 +200,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         Arc::clone(&stop),
         publisher,
         job.interval,
-        (find_server, theirs, selection.follow),
+        (find_server, theirs, job.wants_all_roles()),
     );
     let (reader, reader_over) = start(reader)?;
     let (what, listeners) = if found.is_empty() {
@@ -235,16 +256,22 @@ fn tap_options<'s>(
         ring: job.tapping.ring,
         ring_bytes: job.tapping.ring_size,
         kernel_log: job.tapping.kernel_log,
-        filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
+        filter: kernel_filter(&job.messages.filters, job.wants_all_roles(), servers),
         filter_changes: job.reloadable,
-        remarks: probes::remarks(&job.tapping.probes, job.messages.mimic.is_some()),
+        probes: wanted_probes(job),
     }
+}
+
+/// Returns the functions of servers that the options need.
+fn wanted_probes(job: &Job<'_>) -> probes::Wanted {
+    let names_queries = job.messages.mimic.is_some();
+    probes::Wanted::of(&job.tapping.probes, names_queries, job.events.kinds())
 }
 
 /// Fails if there are too few descriptors for the whole run.
 fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
-    let events = job.messages.unanswered_events.as_slice();
-    preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
+    let all = outputs.len() + job.fixed_outputs().len();
+    preflight::check_descriptors(all, perf_rings(job.tapping.ring)?)
 }
 
 /// Starts the reader's thread. The receiver gets the reason if the thread ends by itself.
@@ -310,11 +337,10 @@ fn give_up_privileges(
     if job.tapping.no_sandbox {
         return Ok(None);
     }
-    let events = job.messages.unanswered_events.as_slice();
-    let mut privileges = OutputSpec::privileges(&[outputs, events].concat());
+    let mut privileges = OutputSpec::privileges(&[outputs, &job.fixed_outputs()].concat());
     privileges.paths |= job.paths;
     privileges.processes = job.target.follow;
-    privileges.probes = job.target.follow && !job.tapping.probes.is_empty();
+    privileges.probes = job.target.follow && !wanted_probes(job).sites.is_empty();
     sandbox::enter(
         privileges,
         || tap.counters().is_ok(),

@@ -1,10 +1,10 @@
-//! Destinations of the tap's batches: messages go to the outputs of `--output`, notices to their
-//! own.
+//! Destinations of the tap's batches: messages go to the outputs of `--output`, notices and events
+//! to their own.
 
 use std::{mem, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_core::pipeline::Batch;
+use dnstap_core::pipeline::{Batch, Frames};
 
 use super::{Job, buffers::Buffers};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         sandbox::NeededPrivileges,
     },
     report::Facts,
-    sinks::{self, Health, OutputSpec, SinkReport, SinkSet},
+    sinks::{self, Health, OutputSpec, SinkReport, SinkSet, Takes},
 };
 
 /// Outputs of the tap.
@@ -26,22 +26,27 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens the outputs of messages, and that of notices if there is one. Also returns their
-    /// reloader. `privileges`: what the process can still do.
+    /// Opens the outputs of messages, notices and events. Also returns their reloader. `privileges`: what the process can still do.
     pub(super) fn open(
         job: &Job<'_>,
         outputs: &[OutputSpec],
         privileges: Option<NeededPrivileges>,
     ) -> Result<(Self, Reloading)> {
         let options = job.queues;
-        let fixed = job.messages.unanswered_events.as_slice();
-        let sinks = SinkSet::open_both(outputs, fixed, options)
+        let notices = job.messages.unanswered_events.as_slice();
+        let events = job.events.outputs();
+        let groups = [
+            (outputs, Takes::Messages),
+            (notices, Takes::Notices),
+            (&events[..], Takes::Events),
+        ];
+        let sinks = SinkSet::open_groups(&groups, options)
             .map_err(|error| anyhow!(ExitWith(Exit::CannotCreate, error.to_string())))?;
         let (reloader, inbox) = reload::reloader(
             &Start {
                 origin: job.origin,
                 outputs,
-                fixed,
+                fixed: &[notices, &events].concat(),
                 options,
                 privileges,
             },
@@ -71,11 +76,14 @@ impl Outputs {
 
     /// Passes on the content of the batch and removes it. Never waits.
     pub(super) fn send(&mut self, batch: &mut Batch) {
-        let notices = &mut batch.notices;
-        if notices.count > 0 {
-            let frames = mem::take(&mut notices.bytes);
-            self.sinks
-                .notify(&sinks::Batch::new(frames, mem::take(&mut notices.count)));
+        for (takes, frames) in [
+            (Takes::Notices, &mut batch.notices),
+            (Takes::Events, &mut batch.events),
+        ] {
+            if frames.count > 0 {
+                let Frames { bytes, count } = mem::take(frames);
+                self.sinks.send_to(takes, &sinks::Batch::new(bytes, count));
+            }
         }
         let messages = &mut batch.messages;
         if messages.count > 0 {

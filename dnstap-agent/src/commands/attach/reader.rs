@@ -83,8 +83,8 @@ pub(super) struct Reader {
     trimmer: MemoryTrimmer,
     find_server: FindServer,
     joined: Joined,
-    /// Whether unknown servers may be added later.
-    followed: bool,
+    /// Whether the kernel side must not leave out a role.
+    all_roles: bool,
     probe_states: ProbeStates,
 }
 
@@ -104,12 +104,12 @@ impl Reader {
         stop: Arc<AtomicBool>,
         publisher: Publisher,
         interval: Duration,
-        (find_server, joined, followed): (FindServer, Joined, bool),
+        (find_server, joined, all_roles): (FindServer, Joined, bool),
     ) -> Self {
         Self {
             find_server,
             joined,
-            followed,
+            all_roles,
             probe_states,
             publisher,
             started: Instant::now(),
@@ -176,7 +176,7 @@ impl Reader {
 
     /// Changes the filters.
     fn filter(&mut self, filters: &Filters) {
-        let kernel = kernel_filter(filters, self.followed, &self.pipeline.servers());
+        let kernel = kernel_filter(filters, self.all_roles, &self.pipeline.servers());
         if let Err(error) = self.tap.set_filter(&kernel) {
             error!("the filters stay as they were, as far as the kernel's part goes: {error:#}");
         }
@@ -240,11 +240,11 @@ impl Reader {
                     Item::Record(record) => pipeline.push(record, batch),
                     Item::Message(envelope, bytes) => pipeline.message(envelope, bytes, batch),
                     Item::Notice(notice) => pipeline.notice(notice, batch),
-                    Item::Frames(_) | Item::Row(..) | Item::Fault(..) => {
+                    Item::Frames(_) | Item::Row(..) | Item::EventRow(..) | Item::Fault(..) => {
                         unreachable!("a source of a tap has no frames")
                     }
                 }
-                if batch.messages.bytes.len() >= BATCH {
+                if batch.messages.bytes.len().max(batch.events.bytes.len()) >= BATCH {
                     outputs.send(batch);
                 }
             });
@@ -326,6 +326,7 @@ impl Reader {
                 ..ring_use
             },
             programs: self.tap.program_stats(),
+            probes_missed: self.tap.probes_missed(),
             pipeline,
             pending: self.pipeline.pending(),
         })
@@ -390,6 +391,7 @@ fn take_joined(joined: &Joined, pipeline: &mut Pipeline, batch: &mut pipeline::B
                 program_id,
                 is_probed,
             } => pipeline.probe(program_id, is_probed, batch),
+            News::Ended { pid } => pipeline.process_ended(pid),
         }
     }
 }

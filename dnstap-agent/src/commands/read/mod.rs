@@ -137,7 +137,9 @@ pub(super) fn consume(
     let mut printer = Printer::new(&mut output, warnings, filter, None);
     printer.consumer = Some(take);
     printer.progress = progress;
-    match print_files(inputs, limit, &mut printer) {
+    printer.is_only = inputs.len() == 1;
+    let files = Files::new(inputs, printer.progress.counter(), limit);
+    match print_files(files, &mut printer) {
         Ok(()) | Err(Stop::Enough) => Ok(printer.outcome),
         Err(Stop::Input(error)) => Err(error),
         Err(Stop::Output(error)) => unreachable!("a sink takes everything: {error}"),
@@ -207,16 +209,13 @@ fn read_all(args: &Options, printer: &mut Printer<'_>) -> Result<(), Stop> {
             signals.none_within(patience)
         });
     }
-    print_files(args.files.iter().map(file::open), limit, printer)
+    printer.is_only = args.files.len() == 1;
+    let inputs = args.files.iter().map(file::open);
+    let files = Files::new(inputs, printer.progress.counter(), limit);
+    print_files(files.with_events(), printer)
 }
 
-fn print_files(
-    inputs: impl ExactSizeIterator<Item = Opened>,
-    limit: u32,
-    printer: &mut Printer<'_>,
-) -> Result<(), Stop> {
-    printer.is_only = inputs.len() == 1;
-    let mut files = Files::new(inputs, printer.progress.counter(), limit);
+fn print_files(mut files: Files<'_>, printer: &mut Printer<'_>) -> Result<(), Stop> {
     while !files.is_over() {
         printer.next_of(&mut files)?;
     }

@@ -7,13 +7,16 @@ use std::{
     path::Path,
 };
 
-use dnstap_core::model::{KindCounts, long_name};
+use dnstap_core::{
+    events::EventKind,
+    model::{KindCounts, long_name},
+};
 use dnstap_proto::{
-    Dnstap, View,
+    Dnstap, Event, View,
     frame_streams::{ReadError, Row},
     lenient,
 };
-use prost::Message as _;
+use prost::{DecodeError, Message as _};
 
 use super::{Damage, Outcome};
 use crate::{
@@ -78,6 +81,8 @@ pub(super) struct Printer<'a> {
     /// Output that is not yet written.
     content: Vec<u8>,
     counts: KindCounts,
+    /// Events by kind.
+    events: [u64; EventKind::ALL.len()],
     pub(super) outcome: Outcome,
 }
 
@@ -98,6 +103,7 @@ impl<'a> Printer<'a> {
             consumer: None,
             progress: Progress::none(),
             counts: KindCounts::default(),
+            events: [0; EventKind::ALL.len()],
             outcome: Outcome::default(),
         }
     }
@@ -108,6 +114,7 @@ impl<'a> Printer<'a> {
         source.drain(false, &mut |item| {
             done = match item {
                 Item::Row(file, row) => self.row(file, row),
+                Item::EventRow(file, row) => self.events(file, row),
                 Item::Fault(file, fault) => self.fault(file, fault),
                 _ => unreachable!("files have rows and faults"),
             };
@@ -164,6 +171,53 @@ impl<'a> Printer<'a> {
         }
         self.progress.messages(self.outcome.messages);
         self.flush()
+    }
+
+    /// Handles the events of a row.
+    fn events(&mut self, file: &Path, row: &Row) -> Result<(), Stop> {
+        for (offset, payload) in row.payloads() {
+            let event = match Event::decode(payload) {
+                Ok(event) => event,
+                Err(error) => {
+                    self.broken_event(file, offset, payload, &error)?;
+                    continue;
+                }
+            };
+            self.outcome.messages += 1;
+            if !self.filter.matches_event(&event) {
+                continue;
+            }
+            self.outcome.selected += 1;
+            match &mut self.encoder {
+                Some(encoder) => {
+                    let is_shown = encoder.event(&event, &mut self.content);
+                    self.outcome.unfit += u64::from(!is_shown);
+                }
+                None => {
+                    if let Some(content) = &event.kind {
+                        self.events[EventKind::of(content) as usize] += 1;
+                    }
+                }
+            }
+            if self.content.len() >= CHUNK {
+                self.flush()?;
+            }
+        }
+        self.flush()
+    }
+
+    fn broken_event(
+        &mut self,
+        file: &Path,
+        offset: u64,
+        payload: &[u8],
+        error: &DecodeError,
+    ) -> Result<(), Stop> {
+        let (name, size) = (named(file), counted(payload.len() as u64, "byte"));
+        self.outcome.broken += 1;
+        self.skip(format_args!(
+            "{name}: skipped the frame at byte {offset} ({size}): no event: {error}"
+        ))
     }
 
     fn consume(&mut self, dnstap: Option<&Dnstap>) -> Result<(), Stop> {
@@ -263,7 +317,7 @@ impl<'a> Printer<'a> {
         if unfit > 0 {
             let left_out = counted(unfit, "message");
             self.warn(format_args!(
-                "{left_out} left out: without a DNS message, or with one that no packet can hold"
+                "{left_out} left out: events, or without a DNS message, or with one that no packet can hold"
             ))?;
         }
         Ok(())
@@ -273,7 +327,13 @@ impl<'a> Printer<'a> {
         for (kind, count) in self.counts.iter() {
             writeln!(self.content, "{} {count}", long_name(kind))?;
         }
-        let other = self.outcome.selected - self.counts.total();
+        for (kind, count) in EventKind::ALL.iter().zip(self.events) {
+            if count > 0 {
+                writeln!(self.content, "{} {count}", kind.name())?;
+            }
+        }
+        let events: u64 = self.events.iter().sum();
+        let other = self.outcome.selected - self.counts.total() - events;
         if other > 0 {
             writeln!(self.content, "other {other}")?;
         }

@@ -31,7 +31,7 @@ use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{board::Board, viewer::Viewer};
-use crate::cli::Top;
+use crate::cli::{Events, Top};
 use crate::{
     commands::{attach, receive},
     config::Origin,
@@ -144,6 +144,7 @@ impl Top {
             target: &self.target,
             tapping: &self.tapping,
             messages: &self.selection,
+            events: &NO_EVENTS,
             observe: &UNOBSERVED,
             identity: Some(""),
             interval: Duration::from_millis(10),
@@ -165,6 +166,12 @@ impl Top {
         }
     }
 }
+
+/// The view shows no events.
+static NO_EVENTS: Events = Events {
+    events: Vec::new(),
+    events_outputs: Vec::new(),
+};
 
 /// The view has no metrics and no status socket, because its user sees everything already.
 static UNOBSERVED: Observe = Observe {

@@ -14,6 +14,8 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const CYAN: &str = "36";
+/// Bold and red.
+const ALARM: &str = "1;31";
 
 impl Colours {
     pub(super) fn kind(self, kind: Type) -> Coloured<&'static str> {
@@ -36,6 +38,21 @@ impl Colours {
             _ => RED,
         };
         self.with(colour, rcode)
+    }
+
+    /// Colours the word for something that an operator should know.
+    pub(super) fn warning<T: fmt::Display>(self, shown: T) -> Coloured<T> {
+        self.with(YELLOW, shown)
+    }
+
+    /// Colours what must not be overlooked.
+    pub(super) fn alarm<T: fmt::Display>(self, shown: T) -> Coloured<T> {
+        self.with(ALARM, shown)
+    }
+
+    /// Colours a result.
+    pub(super) fn outcome<T: fmt::Display>(self, is_well: bool, shown: T) -> Coloured<T> {
+        self.with(if is_well { GREEN } else { RED }, shown)
     }
 
     fn with<T>(self, colour: &'static str, shown: T) -> Coloured<T> {

@@ -109,7 +109,7 @@ pub(super) fn broken(size: usize, error: &impl Display) -> Line<'static> {
 }
 
 /// Appends a line as JSON.
-pub(super) fn write(line: &Line<'_>, out: &mut Vec<u8>) {
+pub(super) fn write(line: &impl Serialize, out: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii);
     // The values are strings, numbers and booleans, and writing to a Vec does not fail.
     line.serialize(&mut serializer)

@@ -8,6 +8,7 @@
 mod bind_yaml;
 mod colour;
 mod edns;
+mod event;
 pub(crate) mod extra;
 mod full;
 mod json;
@@ -17,7 +18,7 @@ mod time;
 mod yaml;
 
 use bytes::Bytes;
-use dnstap_proto::{Dnstap, lenient};
+use dnstap_proto::{Dnstap, Event, lenient};
 
 use self::colour::Colours;
 use crate::formats::content::Content;
@@ -73,6 +74,23 @@ impl Renderer {
                 Content::Yaml => yaml::document(&json::broken(size, &error), out),
                 _ => text::broken(size, &error, out),
             },
+        }
+    }
+
+    /// Appends the rendering of an event.
+    pub fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let line = event::Line::of(event, &mut self.clock);
+        match self.content {
+            Content::Json => json::write(&line, out),
+            Content::Yaml => yaml::document(&line, out),
+            _ => event::text(
+                event,
+                &line,
+                self.identity,
+                &mut self.clock,
+                self.colours,
+                out,
+            ),
         }
     }
 

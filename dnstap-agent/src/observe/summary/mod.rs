@@ -86,8 +86,13 @@ impl Snapshot {
         }
         let hops = conservation::hops(self);
         all["seconds"] = self.elapsed.as_secs_f64().into();
-        let outputs = self.outputs_of(Takes::Messages);
-        all["outputs"] = outputs.map(SinkReport::to_json).collect();
+        for (member, takes) in [
+            ("outputs", Takes::Messages),
+            ("event_outputs", Takes::Events),
+        ] {
+            let outputs = self.outputs_of(takes);
+            all[member] = outputs.map(SinkReport::to_json).collect();
+        }
         all["unaccounted"] = dnstap_core::account::unaccounted(&hops).into();
         all["conservation"] = conservation::to_json(&hops);
         all
@@ -101,8 +106,10 @@ impl fmt::Display for Snapshot {
         for events in self.outputs_of(Takes::Notices) {
             writeln!(formatter, "events: {events}")?;
         }
-        for output in self.outputs_of(Takes::Messages) {
-            writeln!(formatter, "{output}")?;
+        for takes in [Takes::Messages, Takes::Events] {
+            for output in self.outputs_of(takes) {
+                writeln!(formatter, "{output}")?;
+            }
         }
         for hop in conservation::hops(self) {
             if hop.unaccounted != 0 {

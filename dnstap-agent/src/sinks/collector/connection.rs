@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use dnstap_proto::frame_streams::{Client, ClientState, DNSTAP_CONTENT_TYPE};
+use dnstap_proto::frame_streams::{Client, ClientState};
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
     time::timeout,
@@ -27,12 +27,15 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects and does the handshake up to START.
-    pub(super) async fn open(address: &Address, patience: Duration) -> io::Result<Self> {
+    pub(super) async fn open(
+        address: &Address,
+        content_type: &[u8],
+        patience: Duration,
+    ) -> io::Result<Self> {
         let opening = async {
             let mut stream = Stream::connect(address).await?;
             let mut out = Vec::new();
-            let client =
-                Client::connect(DNSTAP_CONTENT_TYPE, &mut out).map_err(io::Error::other)?;
+            let client = Client::connect(content_type, &mut out).map_err(io::Error::other)?;
             stream.write_all(&out).await?;
             stream.flush().await?;
             let mut connection = Self {

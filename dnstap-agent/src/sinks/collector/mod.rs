@@ -13,7 +13,7 @@ use super::{
         Policy,
         sink_thread::{Inlet, no_runtime},
     },
-    report::SinkState,
+    report::{SinkState, Takes},
     sink::{About, Mistake, Opened, Sink, Typed},
 };
 use crate::host::{
@@ -58,11 +58,16 @@ impl Sink for Collector {
         Policy::DropOldest
     }
 
-    fn open(&self, _: &About) -> Result<Opened, String> {
+    fn shows_events(&self) -> bool {
+        true
+    }
+
+    fn open(&self, takes: Takes, _: &About) -> Result<Opened, String> {
         let address = self.0.clone();
         if let Address::Tls(tls) = &address {
             net::connector(tls).map_err(|error| error.to_string())?;
         }
+        let content_type = takes.content_type();
         Ok(Box::new(move |account| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -70,7 +75,7 @@ impl Sink for Collector {
                 .map_err(|error| no_runtime(&error))?;
             account.become_state(SinkState::Waiting("not connected yet".to_owned()));
             Ok(Box::new(move |inlet: Inlet| {
-                runtime.block_on(CollectorWriter::run(address, inlet));
+                runtime.block_on(CollectorWriter::run(address, content_type, inlet));
                 // Do not wait for a name look-up, which cannot be interrupted.
                 runtime.shutdown_background();
             }))

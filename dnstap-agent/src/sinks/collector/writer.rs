@@ -41,6 +41,8 @@ const CONFIRM: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct CollectorWriter {
     address: Address,
+    /// Content type of the frames.
+    content_type: &'static [u8],
     inlet: Inlet,
     /// The batch being written.
     flight: Option<Flight>,
@@ -59,9 +61,10 @@ struct Flight {
 impl CollectorWriter {
     /// Sends until the sender has ended and the queue is empty, or until the deadline. Accounts for
     /// the rest.
-    pub(super) async fn run(address: Address, inlet: Inlet) {
+    pub(super) async fn run(address: Address, content_type: &'static [u8], inlet: Inlet) {
         let mut writer = Self {
             address,
+            content_type,
             inlet,
             flight: None,
             unconfirmed: 0,
@@ -101,7 +104,7 @@ impl CollectorWriter {
             if self.inlet.queue.is_over() {
                 return Ok(());
             }
-            let error = match Connection::open(&self.address, HANDSHAKE).await {
+            let error = match Connection::open(&self.address, self.content_type, HANDSHAKE).await {
                 Ok(mut connection) => {
                     info!(output = self.inlet.name, "connected");
                     add(&self.inlet.account.connections, 1);

@@ -18,6 +18,7 @@ mod piece;
 mod rotation;
 
 use std::{
+    env,
     fs::{File, OpenOptions},
     io::{self, ErrorKind, IsTerminal as _},
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
@@ -38,10 +39,13 @@ use self::{
 };
 use super::{
     queue::blocking,
-    report::Account,
+    report::{Account, Takes},
     sink::{About, Mistake, Opened, Place, Sink, Typed},
 };
-use crate::{formats::Content, host::sandbox::NeededPrivileges};
+use crate::{
+    formats::{Content, Encoder},
+    host::sandbox::NeededPrivileges,
+};
 
 /// Format names before the colon.
 const CONTENTS: [(&str, Content); 5] = [
@@ -106,11 +110,15 @@ impl Sink for FileSink {
         !self.content.is_binary()
     }
 
-    fn open(&self, _: &About) -> Result<Opened, String> {
-        let (content, options) = (self.content, self.options.clone());
+    fn shows_events(&self) -> bool {
+        self.content != Content::Pcap
+    }
+
+    fn open(&self, takes: Takes, _: &About) -> Result<Opened, String> {
+        let (encoder, options) = (self.encoder(takes), self.options.clone());
         let open = self.open_place()?;
         Ok(Box::new(move |account| {
-            let output = open.start(content, &options, account);
+            let output = open.start(encoder, &options, account);
             let output =
                 output.map_err(|error| format!("its first bytes could not be written: {error}"))?;
             blocking::start(Box::new(output))
@@ -119,6 +127,17 @@ impl Sink for FileSink {
 }
 
 impl FileSink {
+    fn encoder(&self, takes: Takes) -> Encoder {
+        match takes {
+            Takes::Messages | Takes::Notices => Encoder::new(self.content, false),
+            Takes::Events => {
+                let is_seen = self.place == Place::Stdout && io::stdout().is_terminal();
+                let wants_none = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                Encoder::of_events(self.content, is_seen && !wants_none)
+            }
+        }
+    }
+
     fn open_place(&self) -> Result<Open, String> {
         match &self.place {
             Place::Stdout => {
@@ -161,11 +180,11 @@ enum Open {
 impl Open {
     fn start(
         self,
-        content: Content,
+        encoder: Encoder,
         options: &FileOptions,
         account: &Account,
     ) -> io::Result<FileOutput> {
-        let mut composer = Composer::new(content, options.zstd)?;
+        let mut composer = Composer::new(encoder, options.zstd)?;
         let frame = composer.frame()?;
         let (output_file, rotated) = match self {
             Self::Stream(file) => (OutputFile::start(Descriptor::stream(file), &frame)?, None),

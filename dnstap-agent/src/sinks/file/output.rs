@@ -13,7 +13,7 @@ use super::{
     rotation::RotatedFiles,
 };
 use crate::{
-    formats::{Content, Encoder},
+    formats::Encoder,
     sinks::{
         batch::{Batch, payloads},
         queue::blocking::{Failure, Gather, Output, Written},
@@ -37,7 +37,7 @@ pub(super) struct Composer {
 }
 
 impl Composer {
-    pub(super) fn new(content: Content, zstd: bool) -> io::Result<Self> {
+    pub(super) fn new(encoder: Encoder, zstd: bool) -> io::Result<Self> {
         let zstd = if zstd {
             let mut compressor = Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?;
             compressor.set_parameter(CParameter::ChecksumFlag(true))?;
@@ -46,7 +46,7 @@ impl Composer {
             None
         };
         Ok(Self {
-            encoder: Encoder::new(content, false),
+            encoder,
             zstd,
             plain: Vec::new(),
             ends: Vec::new(),
@@ -69,7 +69,7 @@ impl Composer {
     }
 
     fn piece<'a>(&'a mut self, batch: &'a Batch) -> io::Result<Piece<'a>> {
-        let frames = matches!(self.encoder, Encoder::Frames);
+        let frames = matches!(self.encoder, Encoder::Frames(_));
         if !frames {
             self.encode(&batch.frames);
         }
@@ -182,15 +182,22 @@ mod tests {
     use rstest::rstest;
 
     use super::{super::FileSink, *};
-    use crate::sinks::{report::Account, sink::Typed as _};
+    use crate::{
+        formats::Content,
+        sinks::{
+            report::{Account, Takes},
+            sink::Typed as _,
+        },
+    };
 
     /// Opens a file output from the form and the options behind the path.
     fn output(form: &str, path: &Path, options: &str) -> Box<dyn Output> {
         let rest = format!("{}{options}", path.display());
         let sink = FileSink::parse(form, &rest).expect("valid");
-        let (content, account) = (sink.content, Account::default());
+        let account = Account::default();
         let open = sink.open_place().expect("opened");
-        let output = open.start(content, &sink.options, &account);
+        let encoder = sink.encoder(Takes::Messages);
+        let output = open.start(encoder, &sink.options, &account);
         Box::new(output.expect("room"))
     }
 
@@ -248,7 +255,7 @@ mod tests {
     #[case(Content::Text)]
     #[case(Content::Dnstap)]
     fn a_compressed_file_is_whole_from_its_beginning(#[case] content: Content) {
-        let mut composer = Composer::new(content, true).expect("memory");
+        let mut composer = Composer::new(Encoder::new(content, false), true).expect("memory");
         let Frame { head, foot } = composer.frame().expect("memory");
         let payload = b"\0\0\0\x06broken";
         let batch = Batch::new(&payload[..], 1);

@@ -9,6 +9,7 @@ mod delay;
 
 use std::fmt;
 
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, EVENT_CONTENT_TYPE};
 use serde_json::{Value, json};
 
 pub(super) use self::account::{Account, FileCounters, add};
@@ -25,6 +26,18 @@ pub enum Takes {
     Messages,
     /// Notices; each counts as a message.
     Notices,
+    /// Events; each counts as a message.
+    Events,
+}
+
+impl Takes {
+    /// Returns the Frame Streams content type.
+    pub(in crate::sinks) const fn content_type(self) -> &'static [u8] {
+        match self {
+            Self::Messages | Self::Notices => DNSTAP_CONTENT_TYPE,
+            Self::Events => EVENT_CONTENT_TYPE,
+        }
+    }
 }
 
 /// One sink's account.
@@ -148,9 +161,13 @@ impl fmt::Display for SinkReport {
             written_bytes,
             ..
         } = self;
+        let what = match self.takes {
+            Takes::Messages | Takes::Notices => "messages",
+            Takes::Events => "events",
+        };
         write!(
             f,
-            "{output}: {written} messages written, {written_bytes} bytes; dropped: "
+            "{output}: {written} {what} written, {written_bytes} bytes; dropped: "
         )?;
         let reasons = self.dropped.by_reason();
         let mut reasons = reasons.iter().filter(|(_, count)| *count > 0).peekable();
@@ -262,6 +279,6 @@ impl Health {
     #[must_use]
     pub fn all_over(&self) -> bool {
         let mut sinks = self.sinks.iter();
-        sinks.all(|sink| sink.takes == Takes::Notices || sink.state.is_over())
+        sinks.all(|sink| sink.takes != Takes::Messages || sink.state.is_over())
     }
 }

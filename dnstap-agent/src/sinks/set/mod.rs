@@ -88,21 +88,19 @@ impl SinkSet {
         options: SinkOptions,
         room: &Arc<Notify>,
     ) -> Result<Self, OpenError> {
-        Self::open_all([(specs, Takes::Messages)], options, room)
+        Self::open_all(&[(specs, Takes::Messages)], options, room)
     }
 
-    /// Opens the outputs of messages and those of notices, like [`Self::open`].
-    pub fn open_both(
-        messages: &[OutputSpec],
-        notices: &[OutputSpec],
+    /// Opens outputs of several kinds of content, like [`Self::open`].
+    pub fn open_groups(
+        groups: &[(&[OutputSpec], Takes)],
         options: SinkOptions,
     ) -> Result<Self, OpenError> {
-        let both = [(messages, Takes::Messages), (notices, Takes::Notices)];
-        Self::open_all(both, options, &Arc::default())
+        Self::open_all(groups, options, &Arc::default())
     }
 
-    fn open_all<const N: usize>(
-        groups: [(&[OutputSpec], Takes); N],
+    fn open_all(
+        groups: &[(&[OutputSpec], Takes)],
         options: SinkOptions,
         room: &Arc<Notify>,
     ) -> Result<Self, OpenError> {
@@ -110,7 +108,7 @@ impl SinkSet {
         let each = groups
             .iter()
             .flat_map(|(specs, takes)| specs.iter().zip(iter::repeat(*takes)));
-        let specs: Vec<_> = each.clone().map(|(spec, _)| spec).collect();
+        let specs: Vec<_> = each.clone().collect();
         let opened = open::open_all(&specs, &about)?;
         let mut outputs = Vec::new();
         for ((spec, takes), (work, account)) in each.zip(opened) {
@@ -184,12 +182,8 @@ impl SinkSet {
         self.send_to(Takes::Messages, batch);
     }
 
-    /// Hands notices to every sink that accepts them, in the same way.
-    pub fn notify(&mut self, notices: &Batch) {
-        self.send_to(Takes::Notices, notices);
-    }
-
-    fn send_to(&mut self, takes: Takes, batch: &Batch) {
+    /// Hands notices or events to every sink that accepts them, in the same way.
+    pub fn send_to(&mut self, takes: Takes, batch: &Batch) {
         if batch.messages == 0 && batch.frames.is_empty() {
             return;
         }

@@ -6,7 +6,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::sinks::{forms::OutputSpec, queue::sink_thread::Work, report::Account, sink::About};
+use crate::sinks::{
+    forms::OutputSpec,
+    queue::sink_thread::Work,
+    report::{Account, Takes},
+    sink::About,
+};
 
 /// Problems with opening outputs: one line each, with the output, the cause and the remedy. Never
 /// empty.
@@ -22,17 +27,18 @@ impl OpenError {
 
 /// Opens all outputs in order, and starts them when all are open; `about` is for pages.
 pub(super) fn open_all(
-    specs: &[&OutputSpec],
+    specs: &[(&OutputSpec, Takes)],
     about: &About,
 ) -> Result<Vec<(Work, Arc<Account>)>, OpenError> {
-    let opened = all(specs.iter().enumerate().map(|(nth, spec)| {
-        let opened = match spec.conflict(specs[..nth].iter().copied()) {
+    let opened = all(specs.iter().enumerate().map(|(nth, (spec, takes))| {
+        let before = specs[..nth].iter().map(|(spec, _)| *spec);
+        let opened = match spec.conflict(before) {
             Some(why) => Err(why.to_owned()),
-            None => spec.0.open(about),
+            None => spec.0.open(*takes, about),
         };
         (*spec, opened)
     }))?;
-    all(specs.iter().zip(opened).map(|(spec, begin)| {
+    all(specs.iter().zip(opened).map(|((spec, _), begin)| {
         let account = Arc::default();
         (*spec, begin(&account).map(|work| (work, account)))
     }))
@@ -138,7 +144,7 @@ mod tests {
     }
 
     fn opened(specs: &[OutputSpec]) -> Result<(), OpenError> {
-        let specs: Vec<_> = specs.iter().collect();
+        let specs: Vec<_> = specs.iter().map(|spec| (spec, Takes::Messages)).collect();
         open_all(&specs, &About::default()).map(drop)
     }
 

@@ -20,7 +20,9 @@ use std::{
 };
 
 use anyhow::anyhow;
-use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, ReadError, Reader};
+use dnstap_proto::frame_streams::{
+    DNSTAP_CONTENT_TYPE, Decoder, EVENT_CONTENT_TYPE, ReadError, Reader,
+};
 
 use super::{
     Fault,
@@ -50,6 +52,8 @@ pub struct Followed {
     file: Arc<File>,
     /// Bytes of the stream that need not be read again.
     read: u64,
+    /// Whether the stream there is one of events.
+    has_events: bool,
     /// Position at which reading behind them begins.
     from: Place,
     state: State,
@@ -80,6 +84,7 @@ impl Followed {
             path,
             limit,
             read: 0,
+            has_events: false,
             from: Place::default(),
             state: State::Waiting(None, None),
         })
@@ -142,12 +147,17 @@ impl Followed {
             return Ok(());
         };
         let compressed = bytes.is_compressed();
-        let reader = if self.read == 0 {
-            Reader::with_max_data_frame(bytes, DNSTAP_CONTENT_TYPE, self.limit)
+        let [first, other] = if self.read > 0 && self.has_events {
+            [EVENT_CONTENT_TYPE, DNSTAP_CONTENT_TYPE]
         } else {
-            let resumed = Reader::resume(bytes, DNSTAP_CONTENT_TYPE, self.read);
-            Ok(resumed.max_data_frame(self.limit))
+            [DNSTAP_CONTENT_TYPE, EVENT_CONTENT_TYPE]
         };
+        let decoder = match self.read {
+            0 => Decoder::new(first),
+            read => Decoder::resume(first, read),
+        };
+        let decoder = decoder.or_content_type(other).max_data_frame(self.limit);
+        let reader = Reader::with_decoder(bytes, decoder);
         self.state = match reader {
             Ok(reader) => State::Reading(now, reader),
             Err(error) => State::Waiting(Some(now), self.fault(error, compressed)),
@@ -162,7 +172,12 @@ impl Followed {
         };
         let error = match reader.next_row() {
             Ok(Some(row)) => {
-                take(Item::Row(&self.path, &row));
+                self.has_events = reader.content_type() == EVENT_CONTENT_TYPE;
+                take(if self.has_events {
+                    Item::EventRow(&self.path, &row)
+                } else {
+                    Item::Row(&self.path, &row)
+                });
                 self.read = row.offset + row.frames.bytes.len() as u64;
                 return;
             }

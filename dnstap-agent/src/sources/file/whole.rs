@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Reader};
+use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Decoder, EVENT_CONTENT_TYPE, Reader};
 
 use super::{
     Fault, Opened,
@@ -22,6 +22,8 @@ pub struct Files<'a> {
     through: Box<dyn Fn(File) -> Box<dyn Read> + 'a>,
     /// Bytes of the longest frame.
     limit: u32,
+    /// Whether files may hold events.
+    with_events: bool,
     current: Option<Current>,
     is_over: bool,
 }
@@ -43,9 +45,17 @@ impl<'a> Files<'a> {
             inputs: Box::new(inputs),
             through: Box::new(through),
             limit,
+            with_events: false,
             current: None,
             is_over: false,
         }
+    }
+
+    /// Also accepts files of events.
+    #[must_use]
+    pub fn with_events(mut self) -> Self {
+        self.with_events = true;
+        self
     }
 
     /// Returns whether all files have been read.
@@ -57,7 +67,11 @@ impl<'a> Files<'a> {
         let bytes = Bytes::open((self.through)(file));
         let bytes = bytes.map_err(|error| Fault::cannot_read(path, error))?;
         let compressed = bytes.is_compressed();
-        let reader = Reader::with_max_data_frame(bytes, DNSTAP_CONTENT_TYPE, self.limit);
+        let mut decoder = Decoder::new(DNSTAP_CONTENT_TYPE).max_data_frame(self.limit);
+        if self.with_events {
+            decoder = decoder.or_content_type(EVENT_CONTENT_TYPE);
+        }
+        let reader = Reader::with_decoder(bytes, decoder);
         Ok(Current {
             path: path.to_path_buf(),
             reader: reader.map_err(|error| Fault::of(path, error, compressed))?,
@@ -84,6 +98,9 @@ impl<'a> Files<'a> {
             };
         };
         match reader.next_row() {
+            Ok(Some(row)) if reader.content_type() == EVENT_CONTENT_TYPE => {
+                take(Item::EventRow(path, &row));
+            }
             Ok(Some(row)) => take(Item::Row(path, &row)),
             Err(error) if skip_long(reader, &error) => {
                 take(Item::Fault(path, Fault::TooLong(error)));

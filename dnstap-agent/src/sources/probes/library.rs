@@ -1,4 +1,4 @@
-//! Finds a function of BIND's libdns in a running process.
+//! Finds a function of BIND's libraries in a running process.
 //!
 //! The library is found in the process's mappings (`/proc/PID/maps`) and opened through them
 //! (`/proc/PID/map_files`, proc(5)). So it is the file that the process runs, in any mount
@@ -13,14 +13,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use dnstap_ebpf::{NAMES_NARROW, NAMES_UNKNOWN, NAMES_WIDE};
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use super::place::LOOKED_AT;
-
-/// Start of the file name of BIND's libdns. The executable is examined, too, because it may contain
-/// the same functions.
-const LIBRARY: &str = "libdns";
 
 /// Most files of a process that are examined.
 const FILES: usize = 4;
@@ -34,6 +31,38 @@ const ROOT_NAME: &str = "dns_rootname";
 /// Magic number at the start of a `dns_name_t` (`DNSn`, lib/dns/include/dns/name.h).
 const NAME_MAGIC: [u8; 4] = 0x444e_536e_u32.to_le_bytes();
 
+/// Symbol of a pointer to the name `*`. Every libdns exports it.
+const WILDCARD_NAME: &str = "dns_wildcardname";
+
+/// Description of a function that is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// File name of the library, up to its version. The executable is examined, too, because it may contain the same
+    /// functions.
+    pub(super) library: &'static str,
+    /// Names of the function in different versions of BIND.
+    pub(super) functions: &'static [&'static str],
+    /// Reason for which a BIND may lack it.
+    pub(super) may_lack: &'static str,
+}
+
+impl Wanted {
+    fn is_in(self, file: &str) -> bool {
+        let version = file.strip_prefix(self.library);
+        version.is_some_and(|version| version.starts_with(['-', '.']))
+    }
+
+    /// Returns whether the library is the one that defines names.
+    fn has_names(self) -> bool {
+        self.library == LIBDNS
+    }
+}
+
+/// BIND's library with names, views and caches.
+pub(super) const LIBDNS: &str = "libdns";
+/// BIND's library with the log.
+pub(super) const LIBISC: &str = "libisc";
+
 /// A function in a file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Function {
@@ -43,39 +72,50 @@ pub(super) struct Function {
     pub(super) library: String,
     /// Offset of the function in the file, in bytes.
     pub(super) offset: u64,
+    /// Name of the function in this version.
+    pub(super) name: &'static str,
     /// First bytes of the function.
     pub(super) code: Vec<u8>,
+    /// Layout of names: a `NAMES_*` of the ABI.
+    pub(super) names: u32,
 }
 
 /// Reason for which a function cannot be probed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
     /// The process has not loaded the library, maybe not yet.
-    #[error("it has not loaded BIND's libdns")]
-    Library,
+    #[error("it has not loaded BIND's {0}")]
+    Library(&'static str),
     /// Any other reason, such as a library that cannot be read.
     #[error("{0:#}")]
     Other(anyhow::Error),
 }
 
-/// Finds a function of BIND's libdns in process `pid`.
-pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
-    let files = candidates(pid).map_err(Missing::Other)?;
-    let mut found = Err(Missing::Library);
+/// Finds a function of BIND's libraries in process `pid`.
+pub(super) fn find(pid: u32, wanted: Wanted) -> Result<Function, Missing> {
+    let files = candidates(pid, |file| wanted.is_in(file)).map_err(Missing::Other)?;
+    let mut found = Err(Missing::Library(wanted.library));
     for (path, library) in files {
-        match look(&path, function) {
-            Ok(Some((offset, code))) => {
+        match look(&path, wanted) {
+            Ok(Some(Place {
+                name,
+                offset,
+                code,
+                names,
+            })) => {
                 return Ok(Function {
                     path,
                     library,
                     offset,
+                    name,
                     code,
+                    names,
                 });
             }
             Ok(None) => {}
             // Errors about the executable are ignored: that of another server may exceed the size
             // limit.
-            Err(_) if !library.starts_with(LIBRARY) => {}
+            Err(_) if !wanted.is_in(&library) => {}
             Err(error) => {
                 let error = error.context(format!("cannot use {library} of process {pid}"));
                 found = Err(Missing::Other(error));
@@ -88,7 +128,7 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
 /// Returns the file of this program and the offset of its entry point. The instruction there is not
 /// executed again.
 pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
-    for (path, _) in candidates(std::process::id())? {
+    for (path, _) in candidates(std::process::id(), |_| false)? {
         let file = File::open(&path).with_context(|| {
             format!(
                 "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
@@ -105,9 +145,9 @@ pub(super) fn own_entry() -> Result<(PathBuf, u64)> {
     Err(anyhow!("this program does not know where it began"))
 }
 
-/// Returns the files with code that may be the library, each with its name: first those with the
-/// library's name, then the executable.
-fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
+/// Returns the files with code that may be the library, each with its name: first those for whose
+/// name `is_library` returns true, then the executable.
+fn candidates(pid: u32, is_library: impl Fn(&str) -> bool) -> Result<Vec<(PathBuf, String)>> {
     let what = || format!("cannot read the mappings of process {pid}");
     let process = Process::new(i32::try_from(pid)?).with_context(what)?;
     let executable = process.exe().unwrap_or_default();
@@ -130,7 +170,7 @@ fn candidates(pid: u32) -> Result<Vec<(PathBuf, String)>> {
             name.clone(),
         );
         if !is_code(&map) || !seen.insert((map.dev, map.inode)) {
-        } else if name.starts_with(LIBRARY) {
+        } else if is_library(&name) {
             libraries.push(place);
         } else if *path == executable {
             others.push(place);
@@ -147,10 +187,18 @@ fn file_name(path: &Path) -> String {
     name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
-/// Returns the offset of a function in an ELF file, and the function's first bytes; `None` if the
-/// file is not a libdns.
-fn look(path: &Path, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
-    look_into(&open(path)?, function)
+/// A function in an ELF file.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    name: &'static str,
+    offset: u64,
+    code: Vec<u8>,
+    names: u32,
+}
+
+/// Returns the place of a function in an ELF file; `None` if the file is not the library.
+fn look(path: &Path, wanted: Wanted) -> Result<Option<Place>> {
+    look_into(&open(path)?, wanted)
 }
 
 /// Opens a mapped file for reading in parts. Fails if the file is too large: any user can run a
@@ -170,30 +218,85 @@ fn open(path: &Path) -> Result<ReadCache<File>> {
     Ok(ReadCache::new(file))
 }
 
-fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+fn look_into<'d>(data: impl ReadRef<'d>, wanted: Wanted) -> Result<Option<Place>> {
     let file = object::File::parse(data).context("it is no ELF file")?;
     let symbol = |name: &str| {
         let mut symbols = file.dynamic_symbols().chain(file.symbols());
-        symbols.find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))
+        symbols
+            .find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))
+            .map(|symbol| symbol.address())
     };
-    let Some(root) = symbol(ROOT_NAME) else {
+    let function = |name: &&'static str| Some((*name, symbol(name)?));
+    let found = wanted.functions.iter().find_map(function);
+    let mut names = NAMES_UNKNOWN;
+    if wanted.has_names() {
+        let Some(root) = symbol(ROOT_NAME) else {
+            return Ok(None);
+        };
+        let root = pointer(&file, root).and_then(|name| bytes(&file, name, NAME_MAGIC.len()));
+        if root.is_none_or(|magic| magic != NAME_MAGIC) {
+            return Err(anyhow!("its names have another layout than BIND's"));
+        }
+        let wildcard = symbol(WILDCARD_NAME).and_then(|wildcard| pointer(&file, wildcard));
+        names = wildcard
+            .and_then(|name| bytes(&file, name, NAME_HEAD))
+            .map_or(NAMES_UNKNOWN, layout_of);
+    } else if found.is_none() && symbol(LOG_CONTEXT).is_none() {
         return Ok(None);
-    };
-    let root = pointer(&file, root.address()).and_then(|name| bytes(&file, name, NAME_MAGIC.len()));
-    if root.is_none_or(|magic| magic != NAME_MAGIC) {
-        return Err(anyhow!("its names have another layout than BIND's"));
     }
-    let Some(symbol) = symbol(function) else {
-        return Err(anyhow!(
-            "it has no function {function}: this BIND was built without dnstap"
-        ));
+    let Some((name, address)) = found else {
+        let name = wanted.functions.first().unwrap_or(&"?");
+        return Err(anyhow!("it has no function {name}: {}", wanted.may_lack));
     };
-    let address = symbol.address();
     let offset = offset_of(&file, address);
     let code = bytes(&file, address, LOOKED_AT);
     match (offset, code) {
-        (Some(offset), Some(code)) => Ok(Some((offset, code.to_vec()))),
-        _ => Err(anyhow!("its function {function} is in no part of the file")),
+        (Some(offset), Some(code)) => Ok(Some(Place {
+            name,
+            offset,
+            code: code.to_vec(),
+            names,
+        })),
+        _ => Err(anyhow!("its function {name} is in no part of the file")),
+    }
+}
+
+/// Symbol that every libisc exports.
+const LOG_CONTEXT: &str = "isc_log_create";
+
+/// Bytes of a `dns_name_t` that are examined.
+const NAME_HEAD: usize = 24;
+
+/// Returns the layout of names, from the constant name `*`. It has a length of 2 bytes.
+fn layout_of(wildcard: &[u8]) -> u32 {
+    match wildcard {
+        // magic, padding, pointer, length, labels
+        [
+            0x6e,
+            0x53,
+            0x4e,
+            0x44,
+            0,
+            0,
+            0,
+            0,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            2,
+            0,
+            0,
+            0,
+            ..,
+        ] => NAMES_WIDE,
+        // magic, length, labels
+        [0x6e, 0x53, 0x4e, 0x44, 2, 1 | 2, ..] => NAMES_NARROW,
+        _ => NAMES_UNKNOWN,
     }
 }
 
@@ -232,20 +335,55 @@ mod tests {
 
     use super::*;
 
+    const DT_SEND: Wanted = Wanted {
+        library: LIBDNS,
+        functions: &["dns_dt_send"],
+        may_lack: "",
+    };
+
+    #[test]
+    fn a_library_is_known_by_its_name_up_to_the_version() {
+        let log = Wanted {
+            library: LIBISC,
+            ..DT_SEND
+        };
+        for (file, is_in) in [
+            ("libisc-9.18.49-Debian.so", true),
+            ("libisc.so.1700", true),
+            ("libisccfg-9.18.49.so", false),
+            ("libdns.so", false),
+        ] {
+            assert_eq!(log.is_in(file), is_in, "{file}");
+        }
+    }
+
+    #[test]
+    fn the_layout_of_names_is_read_from_a_constant_name() {
+        let [wide, narrow] = [
+            b"nSND\0\0\0\0pppppppp\x02\0\0\0\x01\0\0\0",
+            b"nSND\x02\x01\x02\0pppppppp\0\0\0\0\0\0\0\0",
+        ];
+        assert_eq!(
+            [wide, narrow].map(|name| layout_of(name)),
+            [NAMES_WIDE, NAMES_NARROW]
+        );
+        assert_eq!(layout_of(&[0; NAME_HEAD]), NAMES_UNKNOWN);
+    }
+
     #[test]
     fn a_process_without_the_library_is_told_from_one_that_cannot_be_read() {
-        let own = find(std::process::id(), "dns_dt_send");
-        assert!(matches!(own, Err(Missing::Library)), "{own:?}");
-        let none = find(u32::MAX / 4, "dns_dt_send");
+        let own = find(std::process::id(), DT_SEND);
+        assert!(matches!(own, Err(Missing::Library("libdns"))), "{own:?}");
+        let none = find(u32::MAX / 4, DT_SEND);
         assert!(matches!(none, Err(Missing::Other(_))), "{none:?}");
     }
 
     #[test]
     fn what_is_no_library_of_bind_is_left() {
         let executable = fs::read("/proc/self/exe").unwrap();
-        assert_eq!(look_into(&executable[..], "main").unwrap(), None);
-        assert!(look_into(&b"#!/bin/sh\n"[..], "main").is_err());
-        assert!(look_into(&executable[..100], "main").is_err());
+        assert_eq!(look_into(&executable[..], DT_SEND).unwrap(), None);
+        assert!(look_into(&b"#!/bin/sh\n"[..], DT_SEND).is_err());
+        assert!(look_into(&executable[..100], DT_SEND).is_err());
     }
 
     #[test]
@@ -268,11 +406,11 @@ mod tests {
             std::thread::yield_now();
         }
         fs::remove_file(&program).unwrap();
-        let files = candidates(child.id()).unwrap();
+        let files = candidates(child.id(), |file| DT_SEND.is_in(file)).unwrap();
         let name = files.first().map(|(_, name)| name.as_str());
         assert_eq!(name, Some("libdns-sleep"));
         if rustix::process::geteuid().is_root() {
-            assert_eq!(look(&files[0].0, "dns_dt_send").unwrap(), None);
+            assert_eq!(look(&files[0].0, DT_SEND).unwrap(), None);
         }
         child.kill().unwrap();
         child.wait().unwrap();

@@ -8,22 +8,24 @@
 
 mod library;
 mod place;
+mod site;
 mod uprobe;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt, io, mem,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use dnstap_ebpf::{SERVER_AUTH_QUERY, SERVER_CLIENT_QUERY, SERVER_WITH_ZONE};
+use dnstap_ebpf::{Function, NAMES_UNKNOWN, Probed};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use self::library::{Function, Missing};
+use self::library::Missing;
+pub use self::site::{Site, Wanted};
 
 /// Information that a probe gets from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,21 +44,6 @@ impl Probe {
         }
     }
 }
-
-/// Returns the types of the messages about which these probes need remarks, as `SERVER_*` bits.
-/// `names_queries`: the server decides the type of client queries, so remarks about these are
-/// needed, too.
-#[must_use]
-pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
-    match probes {
-        [] => 0,
-        _ if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
-        _ => SERVER_WITH_ZONE,
-    }
-}
-
-/// Function that [`Probe::Zone`] is attached to. The eBPF program has the same name.
-pub const DNS_DT_SEND: &str = "dns_dt_send";
 
 /// Time that a new process has for loading its libraries.
 const LOADING: Duration = Duration::from_secs(5);
@@ -101,7 +88,7 @@ pub struct ProbeStates(Arc<Mutex<States>>);
 
 #[derive(Debug, Default)]
 struct States {
-    of: BTreeMap<u32, ProbeState>,
+    of: BTreeMap<(u32, Site), ProbeState>,
     calls: u64,
     faults: u64,
     /// Whether all probes are removed and no other will be attached.
@@ -141,61 +128,75 @@ impl ProbeStates {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, state: ProbeState) {
-        self.with(|states| drop(states.of.insert(state.pid, state)));
+    fn set(&self, site: Site, state: ProbeState) {
+        self.with(|states| drop(states.of.insert((state.pid, site), state)));
     }
 }
 
-/// Function that returns how many calls of a process could not be read.
-pub struct FaultsOf(Box<dyn Fn(u32) -> u64>);
-
-impl FaultsOf {
-    /// Wraps the function.
-    pub fn new(count: impl Fn(u32) -> u64 + 'static) -> Self {
-        Self(Box::new(count))
-    }
+/// Access to what the kernel side and the probes tell each other.
+pub struct ProbeMaps {
+    /// Returns how many calls of a function in a process could not be read.
+    pub faults: Box<dyn Fn(u32, Site) -> u64>,
+    /// Stores the facts about a process that its probes need; `None` removes them.
+    pub tell: Box<dyn FnMut(u32, Option<Probed>) -> anyhow::Result<()>>,
 }
 
-impl fmt::Debug for FaultsOf {
+impl fmt::Debug for ProbeMaps {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("FaultsOf")
+        formatter.write_str("ProbeMaps")
     }
 }
+
+/// Programs of the probes by function. An error says why a program could not be loaded.
+pub type Programs = BTreeMap<Site, Result<OwnedFd, String>>;
 
 /// The probes of the tapped processes.
 #[derive(Debug)]
 pub struct Probes {
-    /// Program in the kernel; `None` if nothing is to be probed. The error says why the program
-    /// could not be loaded.
-    program: Option<Result<OwnedFd, String>>,
-    attached: BTreeMap<u32, Attached>,
+    /// Programs in the kernel; empty if nothing is to be probed.
+    programs: Programs,
+    /// Categories of the log that are wanted, as `LOG_*` bits.
+    log_categories: u32,
+    attached: BTreeMap<u32, Process>,
     /// Processes that may not have loaded their libraries yet: program id, and time of the first
     /// attempt.
     loading: BTreeMap<u32, (u32, Instant)>,
-    faults_of: FaultsOf,
+    maps: ProbeMaps,
     states: ProbeStates,
+}
+
+/// Probes of one process.
+#[derive(Debug)]
+struct Process {
+    program_id: u32,
+    facts: Probed,
+    sites: BTreeMap<Site, Attached>,
 }
 
 #[derive(Debug)]
 struct Attached {
-    program_id: u32,
     event: OwnedFd,
     /// Unreadable calls that were counted for this process id before the probe was attached. An
     /// earlier process may have had the same id.
     faults_before: u64,
 }
 
+/// Reason for which the program of a probe cannot be used.
+const NOT_ASKED: &str = "not asked for";
+
 impl Probes {
-    /// Creates an empty set of probes with the program in the kernel, if there is one.
+    /// Creates an empty set of probes with the programs in the kernel. `log_categories`: lines of the log that are
+    /// wanted, as `LOG_*` bits.
     #[must_use]
-    pub fn new(program: Option<Result<OwnedFd, String>>, faults_of: FaultsOf) -> Self {
+    pub fn new(programs: Programs, log_categories: u32, maps: ProbeMaps) -> Self {
         let states = ProbeStates::default();
-        states.with(|states| states.ended = program.is_none());
+        states.with(|states| states.ended = programs.is_empty());
         Self {
-            program,
+            programs,
+            log_categories,
             attached: BTreeMap::new(),
             loading: BTreeMap::new(),
-            faults_of,
+            maps,
             states,
         }
     }
@@ -204,10 +205,8 @@ impl Probes {
     /// returns true.
     #[must_use]
     pub fn work(&self) -> bool {
-        match &self.program {
-            Some(Ok(program)) => check(program).is_ok(),
-            _ => true,
-        }
+        let mut loaded = self.programs.values().flatten();
+        loaded.next().is_none_or(|program| check(program).is_ok())
     }
 
     /// Returns the states of the probes. They change as the probes do.
@@ -216,39 +215,68 @@ impl Probes {
         self.states.clone()
     }
 
-    /// Returns the program ids of the probed processes.
+    /// Returns the program ids of the processes that say something about their messages.
     pub fn program_ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.attached.values().map(|attached| attached.program_id)
+        let remarking = |process: &&Process| process.sites.contains_key(&Site::DtSend);
+        self.attached
+            .values()
+            .filter(remarking)
+            .map(|process| process.program_id)
     }
 
-    /// Probes process `pid`, which runs `program_id`. Returns whether it is probed now. `is_new`:
-    /// the process may not have loaded its libraries yet, and [`Self::again`] will try again.
+    /// Probes process `pid`, which runs `program_id`. Returns whether it says something about its messages from now on.
+    /// `is_new`: the process may not have loaded its libraries yet, and [`Self::again`] will try again.
     pub fn add(&mut self, pid: u32, program_id: u32, is_new: bool) -> bool {
-        if self.program.is_none() || self.is_attached(pid, program_id) {
-            return self.program.is_some();
+        if self.programs.is_empty() {
+            return false;
         }
-        self.take_out(pid);
-        let reason = match self.try_add(pid, program_id) {
-            Ok(()) => return true,
-            Err(Missing::Library) if is_new => {
-                self.loading
-                    .entry(pid)
-                    .or_insert((program_id, Instant::now()));
-                self.states.set(ProbeState::off(pid, None));
-                return false;
+        let known = self.attached.get(&pid);
+        if known.is_none_or(|known| known.program_id != program_id) {
+            self.take_out(pid);
+        }
+        let mut process = self.attached.remove(&pid).unwrap_or_else(|| Process {
+            program_id,
+            facts: Probed {
+                log_categories: self.log_categories,
+                ..Probed::default()
+            },
+            sites: BTreeMap::new(),
+        });
+        let mut is_loading = false;
+        let sites: Vec<Site> = self.programs.keys().copied().collect();
+        for site in sites {
+            if process.sites.contains_key(&site) {
+                continue;
             }
-            Err(missing) => missing.to_string(),
-        };
-        let state = ProbeState::off(pid, Some(reason));
-        warn!(
-            "{state}; its messages have no zone. `--probe zone` is for BIND (`named`) that was built with dnstap"
-        );
-        self.states.set(state);
-        false
+            let reason = match self.attach(pid, site, &mut process) {
+                Ok(()) => continue,
+                Err(Missing::Library(_)) if is_new => {
+                    is_loading = true;
+                    self.states.set(site, ProbeState::off(site, pid, None));
+                    continue;
+                }
+                Err(missing) => missing.to_string(),
+            };
+            let state = ProbeState::off(site, pid, Some(reason));
+            warn!("{state}; {}", site.consequence());
+            self.states.set(site, state);
+        }
+        if is_loading {
+            self.loading
+                .entry(pid)
+                .or_insert((program_id, Instant::now()));
+        } else {
+            self.loading.remove(&pid);
+        }
+        let says = process.sites.contains_key(&Site::DtSend);
+        if !process.sites.is_empty() {
+            self.attached.insert(pid, process);
+        }
+        says
     }
 
     /// Tries again to probe the processes that had not loaded their libraries. Returns the program
-    /// ids of those that are probed now.
+    /// ids of those that say something about their messages now.
     pub fn again(&mut self) -> Vec<u32> {
         let mut added = Vec::new();
         for (pid, (program_id, since)) in self.loading.clone() {
@@ -263,84 +291,108 @@ impl Probes {
         added
     }
 
-    /// Removes the probe and the state of a process. Returns its program id if it was probed.
+    /// Removes the probes and the states of a process. Returns its program id if it was probed.
     pub fn remove(&mut self, pid: u32) -> Option<u32> {
         self.loading.remove(&pid);
-        self.states.with(|states| drop(states.of.remove(&pid)));
+        self.states
+            .with(|states| states.of.retain(|(known, _), _| *known != pid));
         self.take_out(pid)
     }
 
-    /// Removes the probe of a process, if it has one. Returns the program id.
+    /// Removes the probes of a process, if it has any. Returns the program id.
     fn take_out(&mut self, pid: u32) -> Option<u32> {
         let gone = self.attached.remove(&pid)?;
-        // The kernel takes about 0.1 s to remove a probe. A thread does it, so that nothing waits
-        // for it. If no thread can be started, it is done here.
-        let _removed = thread::Builder::new()
-            .name("probe".to_owned())
-            .spawn(move || drop(gone.event));
+        // The probes that still run find no facts, and leave.
+        let _told = (self.maps.tell)(pid, None);
+        let events = gone.sites.into_values().map(|attached| attached.event);
+        detach(events.collect());
         Some(gone.program_id)
     }
 
     /// Removes all probes, because the tap ends. The states stay as they were.
     pub fn end(&mut self) {
-        self.attached.clear();
+        let events = mem::take(&mut self.attached)
+            .into_values()
+            .flat_map(|process| {
+                let sites = process.sites.into_values();
+                sites.map(|attached| attached.event)
+            });
+        // The kernel takes about 0.1 s to remove each of them, so all are removed at once.
+        thread::scope(|scope| {
+            for event in events {
+                let _removed = thread::Builder::new().spawn_scoped(scope, move || drop(event));
+            }
+        });
         self.loading.clear();
-        self.program = None;
+        self.programs.clear();
         self.states.with(|states| states.ended = true);
     }
 
-    /// Removes the probes of servers that have other structures than the probe expects. They are
-    /// not attached again. Returns the program ids of these servers.
+    /// Removes the probes of functions that have other structures than the probe expects. They are
+    /// not attached again. Returns the program ids of the servers that say nothing about their messages any more.
     pub fn judge(&mut self) -> Vec<u32> {
         let (calls, faults) = self.states.with(|states| (states.calls, states.faults));
         if faults <= FAULTS {
             return Vec::new();
         }
-        let of = |(pid, attached): (&u32, &Attached)| {
-            let faults = (self.faults_of.0)(*pid).saturating_sub(attached.faults_before);
-            are_too_many(faults, calls).then_some((*pid, faults))
-        };
-        let shut: Vec<_> = self.attached.iter().filter_map(of).collect();
         let mut programs = Vec::new();
-        for (pid, faults) in shut {
-            programs.extend(self.take_out(pid));
-            let reason = format!(
-                "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
-            );
-            let state = ProbeState::off(pid, Some(reason));
-            warn!("{state}; its messages have no zone from now on");
-            self.states.set(state);
+        for (&pid, process) in &mut self.attached {
+            let shut: Vec<(Site, u64)> = process
+                .sites
+                .iter()
+                .filter_map(|(site, attached)| {
+                    let faults =
+                        (self.maps.faults)(pid, *site).saturating_sub(attached.faults_before);
+                    are_too_many(faults, calls).then_some((*site, faults))
+                })
+                .collect();
+            for (site, faults) in shut {
+                if let Some(gone) = process.sites.remove(&site) {
+                    detach(vec![gone.event]);
+                }
+                if site == Site::DtSend {
+                    programs.push(process.program_id);
+                }
+                let reason = format!(
+                    "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
+                );
+                let state = ProbeState::off(site, pid, Some(reason));
+                warn!("{state}; {}", site.consequence());
+                self.states.set(site, state);
+            }
         }
         programs
     }
 
-    fn is_attached(&self, pid: u32, program_id: u32) -> bool {
-        let known = self.attached.get(&pid);
-        known.is_some_and(|known| known.program_id == program_id)
-    }
-
-    fn try_add(&mut self, pid: u32, program_id: u32) -> Result<(), Missing> {
+    fn attach(&mut self, pid: u32, site: Site, process: &mut Process) -> Result<(), Missing> {
         let refused = |error: String| Missing::Other(anyhow::anyhow!(error));
-        let program = match &self.program {
+        let function = library::find(pid, site.wanted())?;
+        let place = place::find(&function.code, site.has_stack_arguments());
+        if site == Site::Notice(Function::LogWrite) {
+            process.facts.log_stack = place.grown;
+        }
+        if function.names != NAMES_UNKNOWN {
+            process.facts.names = function.names;
+        } else if site.needs_names() {
+            return Err(refused(
+                "its names have another layout than BIND's".to_owned(),
+            ));
+        }
+        if matches!(site, Site::Notice(_)) {
+            (self.maps.tell)(pid, Some(process.facts)).map_err(Missing::Other)?;
+        }
+        let program = match self.programs.get(&site) {
             Some(Ok(program)) => program,
             Some(Err(error)) => return Err(refused(error.clone())),
-            None => return Err(refused("not asked for".to_owned())),
+            None => return Err(refused(NOT_ASKED.to_owned())),
         };
-        let function = library::find(pid, DNS_DT_SEND)?;
-        let place = place::find(&function.code, true);
-        let Function {
-            path,
-            library,
-            offset,
-            ..
-        } = function;
-        let at = offset.checked_add(place.offset);
+        let at = function.offset.checked_add(place.offset);
         let at = at.ok_or_else(|| refused("the function is in no part of the file".to_owned()))?;
-        let event = uprobe::attach(program.as_fd(), &path, at, pid);
+        let event = uprobe::attach(program.as_fd(), &function.path, at, pid);
         let event = event.map_err(|error| refused(remedy(&error)))?;
-        let at = format!("{DNS_DT_SEND}+{} in {library}", place.offset);
+        let at = format!("{}+{} in {}", function.name, place.offset, function.library);
         let state = ProbeState {
-            probe: Probe::Zone.name(),
+            probe: site.name(),
             pid,
             attached: true,
             place: Some(at),
@@ -348,28 +400,32 @@ impl Probes {
             reason: None,
         };
         if state.single_stepped {
-            warn!("{state}: each message costs the server some ten microseconds");
+            warn!("{state}: each call costs the server some ten microseconds");
         } else {
             info!("{state}");
         }
-        self.states.set(state);
-        self.loading.remove(&pid);
-        self.attached.insert(
-            pid,
-            Attached {
-                program_id,
-                event,
-                faults_before: (self.faults_of.0)(pid),
-            },
-        );
+        self.states.set(site, state);
+        let attached = Attached {
+            event,
+            faults_before: (self.maps.faults)(pid, site),
+        };
+        process.sites.insert(site, attached);
         Ok(())
     }
 }
 
+/// Removes probes. The kernel takes about 0.1 s for each. A thread does it, so that nothing waits
+/// for it. If no thread can be started, it is done here.
+fn detach(events: Vec<OwnedFd>) {
+    let _removed = thread::Builder::new()
+        .name("probe".to_owned())
+        .spawn(move || drop(events));
+}
+
 impl ProbeState {
-    fn off(pid: u32, reason: Option<String>) -> Self {
+    fn off(site: Site, pid: u32, reason: Option<String>) -> Self {
         Self {
-            probe: Probe::Zone.name(),
+            probe: site.name(),
             pid,
             attached: false,
             place: None,
@@ -405,50 +461,64 @@ pub fn check(program: &OwnedFd) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    fn maps(faults: impl Fn(u32, Site) -> u64 + 'static) -> ProbeMaps {
+        ProbeMaps {
+            faults: Box::new(faults),
+            tell: Box::new(|_, _| Ok(())),
+        }
+    }
+
+    fn probes(programs: Programs) -> Probes {
+        Probes::new(programs, 0, maps(|_, _| 0))
+    }
+
+    fn of_zone(program: Result<OwnedFd, String>) -> Programs {
+        Programs::from([(Site::DtSend, program)])
+    }
+
+    fn descriptor() -> OwnedFd {
+        std::fs::File::open("/dev/null")
+            .expect("there is one")
+            .into()
+    }
+
     #[test]
     fn nothing_is_probed_without_being_asked_for() {
-        let mut probes = Probes::new(None, FaultsOf::new(|_| 0));
-        assert!(!probes.add(std::process::id(), 1, false));
-        assert_eq!((probes.states().list(), probes.again()), (vec![], vec![]));
-        assert!(probes.states().have_ended());
-        let mut probes = Probes::new(Some(Err("none".to_owned())), FaultsOf::new(|_| 0));
-        assert!(!probes.states().have_ended());
-        probes.end();
-        assert!(probes.states().have_ended());
-        assert_eq!(remarks(&[], true), 0);
-        assert_eq!(remarks(&[Probe::Zone], false) & SERVER_CLIENT_QUERY, 0);
-        assert_ne!(remarks(&[Probe::Zone], true) & SERVER_CLIENT_QUERY, 0);
+        let mut none = probes(Programs::new());
+        assert!(!none.add(std::process::id(), 1, false));
+        assert_eq!((none.states().list(), none.again()), (vec![], vec![]));
+        assert!(none.states().have_ended());
+        let mut some = probes(of_zone(Err("none".to_owned())));
+        assert!(!some.states().have_ended());
+        some.end();
+        assert!(some.states().have_ended());
     }
 
     #[test]
     fn a_process_that_is_new_is_tried_again_and_one_that_is_not_is_told_why() {
-        let Ok(program) = std::fs::File::open("/dev/null") else {
-            panic!("there is none");
-        };
-        let mut probes = Probes::new(Some(Ok(program.into())), FaultsOf::new(|_| 0));
+        let log = Site::Notice(Function::LogWrite);
+        let mut probes = probes(Programs::from([
+            (Site::DtSend, Ok(descriptor())),
+            (log, Ok(descriptor())),
+        ]));
         let pid = std::process::id();
         assert!(!probes.add(pid, 1, true));
         let states = probes.states();
-        assert_eq!(states.list()[0].reason, None, "it may come");
+        let reasons: Vec<_> = states
+            .list()
+            .into_iter()
+            .map(|state| state.reason)
+            .collect();
+        assert_eq!(reasons, [None, None], "they may come");
         assert_eq!(probes.again(), [0; 0]);
         assert!(!probes.add(pid, 1, false));
-        let state = states.list().remove(0);
-        assert!(
-            state.to_string().contains("off, it has not loaded"),
-            "{state}"
-        );
+        let states_now = states.list();
+        for (state, library) in states_now.iter().zip(["libdns", "libisc"]) {
+            let expected = format!("off, it has not loaded BIND's {library}");
+            assert!(state.to_string().contains(&expected), "{state}");
+        }
         assert_eq!(probes.remove(pid), None);
         assert_eq!(states.list(), []);
-    }
-
-    #[test]
-    fn a_program_that_the_kernel_refuses_is_the_reason() {
-        let mut probes = Probes::new(Some(Err("no such thing".to_owned())), FaultsOf::new(|_| 0));
-        assert!(!probes.add(std::process::id(), 1, false));
-        let state = probes.states().list().remove(0);
-        assert_eq!(state.reason.as_deref(), Some("no such thing"));
-        probes.states().count(100, 100);
-        assert_eq!(probes.judge(), [0; 0], "nothing was attached");
     }
 
     #[test]
@@ -457,19 +527,26 @@ mod tests {
         assert!(are_too_many(17, 17));
         assert!(!are_too_many(100, 100_000));
         assert!(are_too_many(101, 100_000));
-        let Ok(event) = std::fs::File::open("/dev/null") else {
-            panic!("there is none");
+        let log = Site::Notice(Function::LogWrite);
+        let faults_of = move |pid, site| {
+            if (pid, site) == (1, Site::DtSend) {
+                20
+            } else {
+                3
+            }
         };
-        let other = event.try_clone().expect("a descriptor");
-        let faults_of = FaultsOf::new(|pid| if pid == 1 { 20 } else { 3 });
-        let mut probes = Probes::new(Some(Err("none".to_owned())), faults_of);
-        for (pid, event) in [(1, event), (2, other)] {
-            let attached = Attached {
-                program_id: pid + 6,
-                event: event.into(),
+        let mut probes = Probes::new(of_zone(Err("none".to_owned())), 0, maps(faults_of));
+        for pid in [1, 2] {
+            let attached = || Attached {
+                event: descriptor(),
                 faults_before: 3,
             };
-            probes.attached.insert(pid, attached);
+            let process = Process {
+                program_id: pid + 6,
+                facts: Probed::default(),
+                sites: BTreeMap::from([(Site::DtSend, attached()), (log, attached())]),
+            };
+            probes.attached.insert(pid, process);
         }
         probes.states().count(1_000, 16);
         assert_eq!(probes.judge(), [0; 0]);
@@ -482,5 +559,10 @@ mod tests {
         );
         assert_eq!(probes.judge(), [0; 0], "once");
         assert_eq!(probes.program_ids().collect::<Vec<_>>(), [8]);
+        assert_eq!(
+            probes.attached[&1].sites.len(),
+            1,
+            "the other function stays probed"
+        );
     }
 }

@@ -8,7 +8,7 @@
 //! build with CET begin with `endbr64`, which the kernel does not emulate.
 //!
 //! The search skips only instructions that neither change the arguments nor leave the function:
-//! `endbr64`, `sub $N,%rsp` and `test`. This module is pure.
+//! `endbr64`, `sub $N,%rsp`, `mov` of a register to the stack, and `test`. This module is pure.
 
 /// Number of bytes of a function that are examined.
 pub(super) const LOOKED_AT: usize = 48;
@@ -44,8 +44,11 @@ pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
             [0x48, 0x81, 0xec, a, b, c, d, ..] if !has_stack_arguments => {
                 (7, u32::from_le_bytes([*a, *b, *c, *d]))
             }
-            // test of two registers, of 32 or 64 bits
-            [0x85, 0xc0..=0xff, ..] => (2, 0),
+            // mov of a 64-bit register to N(%rsp)
+            [0x48 | 0x4c, 0x89, to, 0x24, _, ..] if to & 0xc7 == 0x44 => (5, 0),
+            [0x48 | 0x4c, 0x89, to, 0x24, _, _, _, _, ..] if to & 0xc7 == 0x84 => (8, 0),
+            // test of two registers, of 8, 32 or 64 bits
+            [0x84 | 0x85, 0xc0..=0xff, ..] => (2, 0),
             [0x40..=0x4f, 0x85, 0xc0..=0xff, ..] => (3, 0),
             _ => break,
         };
@@ -103,6 +106,10 @@ mod tests {
         &[0x48, 0x81, 0xec, 0xd8, 0, 0, 0, 0x48, 0x85, 0xff, 0x74, 0x10], false, emulated(10, 0xd8)
     )]
     #[case::a_short_frame(&[0x48, 0x83, 0xec, 8, 0x48, 0x85, 0xff, 0x0f, 0x84, 0, 1, 0, 0], false, emulated(7, 8))]
+    #[case::variable_arguments(
+        &[0x48, 0x81, 0xec, 0xd8, 0, 0, 0, 0x4c, 0x89, 0x4c, 0x24, 0x48, 0x84, 0xc0, 0x74, 0x37], false, emulated(14, 0xd8)
+    )]
+    #[case::mov_to_other_memory(&[0x4c, 0x89, 0x4d, 0x48, 0x74, 0x37], false, STEPPED)]
     #[case::arguments_on_a_stack_that_grows(
         &[0x48, 0x83, 0xec, 8, 0x48, 0x85, 0xff, 0x74, 0], true, STEPPED
     )]

@@ -1,10 +1,6 @@
 //! Attaching of hooks: chooses the first candidate of which the kernel accepts all programs.
 
-use std::{
-    any::Any,
-    fs::File,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{any::Any, fs::File, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -29,7 +25,7 @@ use crate::{
         cgroup,
         exit::{Exit, ExitWith},
     },
-    sources::probes::DNS_DT_SEND,
+    sources::probes::{Programs, Site},
 };
 
 /// Raw tracepoint that reports the end of connections; its program has the same name.
@@ -269,11 +265,23 @@ pub(super) fn connections(ebpf: &mut Ebpf) -> Result<Links> {
     Ok(vec![raw_tracepoint(ebpf, CONNECTIONS, CONNECTIONS)?])
 }
 
-/// Loads the program of [`DNS_DT_SEND`], for whoever attaches it.
-pub(super) fn probe(ebpf: &mut Ebpf) -> Result<OwnedFd> {
-    all(load(ebpf, &[(DNS_DT_SEND.to_owned(), DNS_DT_SEND)], None))?;
-    let program: &mut UProbe = program(ebpf, DNS_DT_SEND)?;
-    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+/// Loads the programs of these functions, for whoever attaches them.
+pub(super) fn probes(ebpf: &mut Ebpf, sites: &[Site]) -> Programs {
+    let wanted: Vec<_> = sites
+        .iter()
+        .map(|site| (site.program().to_owned(), site.program()))
+        .collect();
+    let mut loaded = load(ebpf, &wanted, None);
+    let of = |site: &Site| {
+        let loaded = loaded.remove(site.program()).unwrap_or(Ok(()));
+        let program = loaded.and_then(|()| {
+            let program: &mut UProbe = program(ebpf, site.program())?;
+            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+        });
+        let program = program.map_err(|error| one_line(&format!("{error:#}")));
+        (*site, program)
+    };
+    sites.iter().map(of).collect()
 }
 
 /// Number of programs attached for each message (`thread/once.rs` of the eBPF side).

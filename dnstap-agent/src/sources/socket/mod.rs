@@ -16,6 +16,7 @@ mod ring;
 use std::{
     any::Any,
     collections::BTreeMap,
+    mem,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -27,7 +28,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use dnstap_ebpf::{
-    Config, Counter, Hook, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF, WHOLE_SLOT,
+    Config, Counter, Hook, Probed, SCRATCH_SLOTS, SocketState, TRANSPORT_BPF, TRANSPORT_PERF,
+    WHOLE_SLOT, fault_key,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -51,7 +53,7 @@ use crate::{
     },
     sources::{
         Item, Source,
-        probes::{DNS_DT_SEND, FaultsOf},
+        probes::{self, ProbeMaps, Programs, Site},
     },
 };
 
@@ -98,8 +100,8 @@ pub struct TapOptions {
     pub filter: KernelFilter,
     /// Whether the filter may change while the tap is attached.
     pub filter_changes: bool,
-    /// Of which messages probed servers are to say what they know ([`Config::remarks`]); 0: no server is probed.
-    pub remarks: u32,
+    /// Functions of servers to probe, and what they are to report.
+    pub probes: probes::Wanted,
 }
 
 /// An attached tap.
@@ -120,8 +122,8 @@ pub struct Tap {
     refused: Vec<(Hook, String)>,
     degraded: Vec<String>,
     flush_log: Option<Box<dyn FnMut() + Send>>,
-    /// The program of the probes, until it is taken.
-    probe: Option<Result<OwnedFd, String>>,
+    /// The programs of the probes, until they are taken.
+    probes: Programs,
     /// Maps that the kernel would empty when their last descriptor is closed.
     _kept: Vec<Map>,
 }
@@ -145,10 +147,16 @@ impl Tap {
             transport: if perf { TRANSPORT_PERF } else { TRANSPORT_BPF },
             wakeup_bytes: ring_bytes / 4,
             filtered: filtered.into(),
-            remarks: options.remarks,
+            remarks: options.probes.remarks,
             ..types.config(&btf)?
         };
-        let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
+        let mut ebpf = load(
+            loader,
+            &config,
+            &options.probes.sites,
+            ring_bytes,
+            options.kernel_log,
+        )?;
         let mut filter = filtered.then(|| FilterMaps::of(&mut ebpf)).transpose()?;
         if let Some(maps) = &mut filter {
             maps.set(&options.filter)?;
@@ -169,10 +177,7 @@ impl Tap {
             Exit::NoPermission,
             "the kernel does not tell which connections end".into(),
         ))?);
-        let probe = (options.remarks != 0).then(|| {
-            let loaded = hooks::probe(&mut ebpf);
-            loaded.map_err(|error| hooks::one_line(&format!("{error:#}")))
-        });
+        let probes = hooks::probes(&mut ebpf, &options.probes.sites);
         let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
             let mut log =
                 EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
@@ -223,7 +228,7 @@ impl Tap {
             refused,
             degraded,
             flush_log,
-            probe,
+            probes,
             _kept: kept,
         };
         drop(types);
@@ -267,18 +272,37 @@ impl Tap {
         &self.degraded
     }
 
-    /// Returns a function that reads how many calls of a probed process could not be read.
-    pub fn take_probe_faults(&mut self) -> Result<FaultsOf> {
-        let faults: HashMap<MapData, u32, u64> =
+    /// Returns the access to the maps that the programs of probes and the probes share.
+    pub fn take_probe_maps(&mut self) -> Result<ProbeMaps> {
+        let remarks: HashMap<MapData, u32, u64> =
             HashMap::try_from(take(&mut self.ebpf, "PROBE_FAULTS")?)?;
-        Ok(FaultsOf::new(move |pid| {
-            faults.get(&pid, 0).unwrap_or_default()
-        }))
+        let notices: HashMap<MapData, u64, u64> =
+            HashMap::try_from(take(&mut self.ebpf, "NOTICE_FAULTS")?)?;
+        let mut probed: HashMap<MapData, u32, Probed> =
+            HashMap::try_from(take(&mut self.ebpf, "PROBED")?)?;
+        let faults = move |pid: u32, site| {
+            let faults = match site {
+                Site::DtSend => remarks.get(&pid, 0),
+                Site::Notice(function) => notices.get(&fault_key(pid, function), 0),
+            };
+            faults.unwrap_or_default()
+        };
+        let tell = move |pid: u32, facts: Option<Probed>| {
+            match facts {
+                Some(facts) => probed.insert(pid, facts, 0),
+                None => probed.remove(&pid),
+            }
+            .context("the kernel does not take what the probes need")
+        };
+        Ok(ProbeMaps {
+            faults: Box::new(faults),
+            tell: Box::new(tell),
+        })
     }
 
-    /// The program of the probes, if servers are to be probed; why it could not be loaded.
-    pub fn take_probe(&mut self) -> Option<Result<OwnedFd, String>> {
-        self.probe.take()
+    /// Returns the programs of the probes, once.
+    pub fn take_probes(&mut self) -> Programs {
+        mem::take(&mut self.probes)
     }
 
     /// Asks the kernel to wake the reader by the next record, once. Returns `false` if it cannot.
@@ -327,6 +351,18 @@ impl Tap {
         Ok(sums)
     }
 
+    /// Returns how often the kernel did not run the program of a probe because another program was running on the CPU.
+    #[must_use]
+    pub fn probes_missed(&self) -> u64 {
+        let is_probe = |name: &str| Site::ALL.iter().any(|site| site.program() == name);
+        self.ebpf
+            .programs()
+            .filter(|(name, _)| is_probe(name))
+            .filter_map(|(_, program)| bpf::program_stats(program.fd().ok()?.as_fd()).ok())
+            .map(|stats| stats.missed)
+            .sum()
+    }
+
     /// Returns the kernel's statistics of the programs in use, by name. The two programs that are
     /// attached for each message are combined: runs and times are added, and the smaller number of
     /// missed runs is taken, which bounds the messages for which neither program ran.
@@ -342,7 +378,8 @@ impl Tap {
                 continue;
             };
             let name = hooks::first_of(name);
-            let stats = if [hooks::CONNECTIONS, DNS_DT_SEND].contains(&name) {
+            let is_probe = Site::ALL.iter().any(|site| site.program() == name);
+            let stats = if is_probe || name == hooks::CONNECTIONS {
                 // No message is missed if an end is, or what a server says about a message.
                 ProgramStats { missed: 0, ..stats }
             } else {
@@ -387,7 +424,7 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
         transport: TRANSPORT_BPF,
         ..types.config(&btf)?
     };
-    let mut ebpf = load(loader, &config, false, page_size(), false)?;
+    let mut ebpf = load(loader, &config, &[], page_size(), false)?;
     let copies = Copies::needed();
     let attached = hooks::attach(&mut ebpf, &btf, hook, copies)?;
     let _processes = hooks::processes(&mut ebpf, copies)?;
@@ -403,8 +440,12 @@ pub fn probe_program() -> Result<OwnedFd> {
         transport: TRANSPORT_BPF,
         ..types.config(&types.parse()?)?
     };
-    let mut ebpf = load(loader, &config, false, page_size(), false)?;
-    hooks::probe(&mut ebpf)
+    let mut ebpf = load(loader, &config, &[], page_size(), false)?;
+    let mut programs = hooks::probes(&mut ebpf, &[Site::DtSend]);
+    let program = programs.remove(&Site::DtSend);
+    program
+        .context("it was not loaded")?
+        .map_err(|error| anyhow!(error))
 }
 
 /// Returns aya's loader without the kernel's BTF, which aya reads for relocations. The object needs
@@ -417,19 +458,23 @@ fn loader() -> EbpfLoader<'static> {
     loader
 }
 
-/// Threads of probed servers that put records of the perf ring together.
+/// Threads of probed servers that put remarks for the perf ring together.
 const REMARKS: u32 = 1024;
+/// Threads of probed servers that put notices together.
+const NOTICES: u32 = 512;
 
 /// Loads the object with its read-only data and the sizes of its maps set.
 fn load<'c>(
     mut loader: EbpfLoader<'c>,
     config: &'c Config,
-    perf: bool,
+    sites: &[Site],
     ring_bytes: u32,
     kernel_log: bool,
 ) -> Result<Ebpf> {
     raise_memlock();
     let cpus = u32::try_from(possible_cpus()?)?;
+    let perf = config.transport == TRANSPORT_PERF;
+    let sends_notices = sites.iter().any(|site| matches!(site, Site::Notice(_)));
     // aya-log's levels count from error = 1; below that, the verifier removes every log statement.
     let log_level: &'static u8 = if kernel_log { &u8::MAX } else { &0 };
     loader
@@ -445,6 +490,7 @@ fn load<'c>(
                 1
             },
         )
+        .map_max_entries("NOTICES", if sends_notices { NOTICES } else { 1 })
         .load(OBJECT)
         .context(ExitWith(
             Exit::NoPermission,

@@ -5,4 +5,9 @@
 //! before an instruction near the function's start that the agent has chosen. The arguments are
 //! still where the caller has put them.
 
+mod call;
+mod dns_db_addrdataset;
 mod dns_dt_send;
+mod dns_view;
+mod isc_log_write;
+mod names;

@@ -407,5 +407,9 @@ fn each_kind_of_record_has_a_door_with_counters_of_its_own() {
     assert_eq!((intake.message_records, intake.whole_messages), (2, 2));
     assert_eq!(counters.pair.responses_paired, 1);
     assert_eq!((intake.notice_records, intake.notices), (1, 1));
-    assert_eq!(counters.deliver.notices_unknown, 1);
+    let probed = &counters.probed;
+    assert_eq!(
+        (counters.deliver.notices_probed, probed.probed_malformed),
+        (1, 1)
+    );
 }

@@ -104,11 +104,11 @@ fn kernel(all: &mut Families, tapped: &Tapped) {
         ),
         (
             Counter::ProbeCalls,
-            "Calls of probed functions in tapped servers (--probe).",
+            "Calls of probed functions in tapped servers (--probe, --events).",
         ),
         (
             Counter::ProbeUnwanted,
-            "Calls of probed functions about messages of which nothing is asked for.",
+            "Calls of probed functions about something that is not asked for.",
         ),
         (
             Counter::ProbeRingFull,

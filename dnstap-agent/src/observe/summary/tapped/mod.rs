@@ -46,6 +46,8 @@ pub(crate) struct Tapped {
     pub degraded: Vec<String>,
     /// Probes of the tapped processes, if any were asked for.
     pub probes: Vec<ProbeState>,
+    /// Number of times that the kernel did not run the program of a probe.
+    pub probes_missed: u64,
     /// Counters of the kernel side.
     pub kernel: [u64; Counter::COUNT],
     /// Some kernel counters from a while before.
@@ -140,6 +142,7 @@ impl SourceAccount for Tapped {
             "refused_hooks": refused,
             "degraded": self.degraded,
             "probes": self.probes,
+            "probes_missed": self.probes_missed,
             "kernel": object(self.kernel_counts(|_| true).into_iter()),
             "programs": programs,
             "pipeline": object(self.pipeline.table()),
@@ -216,6 +219,7 @@ impl SourceAccount for Tapped {
             ("TCP connections", "tcp_sockets_"),
             ("UDP sockets", "udp_sockets_"),
             ("queries without answer", "unanswered_"),
+            ("events", "events_"),
             ("left out on purpose", "excluded_"),
         ] {
             let counts = list(self.pipeline_counts(prefix), "");
@@ -282,7 +286,7 @@ impl SourceAccount for Tapped {
             .filter(|(name, _)| PIPELINE.contains(name));
         kernel
             .into_iter()
-            .chain([("missed", missed)])
+            .chain([("missed", missed), ("probes_missed", self.probes_missed)])
             .chain(beside)
             .map(|(reason, count)| loss("kernel", reason, count))
             .chain(pipeline.map(|(reason, count)| loss("pipeline", reason, count)))
@@ -322,7 +326,8 @@ impl SourceAccount for Tapped {
                 kernel(Counter::ProbeUnwanted)
                     + kernel(Counter::ProbeRingFull)
                     + kernel(Counter::ProbeFault)
-                    + self.pipeline.intake.remark_records,
+                    + self.pipeline.intake.remark_records
+                    + self.pipeline.intake.notice_records,
                 at_rest,
             ),
         ];
@@ -334,6 +339,7 @@ impl SourceAccount for Tapped {
         let encoded = match takes {
             Takes::Messages => self.pipeline.deliver.messages,
             Takes::Notices => self.pipeline.deliver.events,
+            Takes::Events => self.pipeline.events.total(),
         };
         Offered {
             ready: encoded,
@@ -366,15 +372,36 @@ impl Tapped {
         if calls == 0 {
             return Ok(());
         }
+        writeln!(formatter, "probes: {calls} calls")?;
         let deliver = &self.pipeline.deliver;
-        writeln!(
-            formatter,
-            "probes: {calls} calls; {} messages with a zone, {} of {} without what the server says about them; {} remarks without their message",
-            deliver.zones,
-            deliver.remarks_missing,
-            deliver.remarks_expected,
-            deliver.remarks_unjoined,
-        )?;
+        if deliver.remarks_expected + self.pipeline.intake.remark_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} messages with a zone, {} of {} without what the server says about them; {} remarks without their message",
+                deliver.zones,
+                deliver.remarks_missing,
+                deliver.remarks_expected,
+                deliver.remarks_unjoined,
+            )?;
+        }
+        let probed = &self.pipeline.probed;
+        if self.pipeline.intake.notice_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} lines of the log ({} of a form that is not known), {} flushes and {} RRsets of caches",
+                probed.probed_lines,
+                probed.probed_lines_unknown,
+                probed.probed_flushes,
+                probed.probed_rrsets,
+            )?;
+        }
+        if self.probes_missed != 0 {
+            writeln!(
+                formatter,
+                "probes: {} calls were missed: another program was running on the CPU",
+                self.probes_missed
+            )?;
+        }
         if full + faults != 0 {
             writeln!(
                 formatter,
