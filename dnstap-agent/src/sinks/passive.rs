@@ -421,7 +421,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let _store = Store::create(folder.path()).expect("a store");
         let passive = Passive::parse("pdns", &folder.path().display().to_string()).expect("valid");
-        let refused = passive.open(Takes::Messages, &About::default()).err().expect("refused");
+        let refused = passive
+            .open(Takes::Messages, &About::default())
+            .err()
+            .expect("refused");
         assert!(refused.contains("another process"), "{refused}");
     }
 }
