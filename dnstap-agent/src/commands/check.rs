@@ -203,7 +203,7 @@ fn probe(descriptors: &Result<()>) -> Finding {
         Err(_) => Err(anyhow!("not tried with so few open files")),
     };
     Finding {
-        name: format!("probe {}", Probe::Zone.name()),
+        name: format!("probe {},{}", Probe::Zone.name(), Probe::Encrypted.name()),
         ok: probed.is_ok(),
         required: false,
         detail: match &probed {

@@ -26,6 +26,7 @@ mod check;
 mod collectors;
 mod comparison;
 mod datagrams;
+mod encrypted;
 mod events;
 mod failures;
 mod faults;
@@ -152,6 +153,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         comparison::trials(),
         tree::trials(),
         probes::trials(),
+        encrypted::trials(),
         foreign::trials(),
         referee::trials(),
         native::trials(),

@@ -6,14 +6,19 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use super::{free_port, named, scratch, write};
 use crate::{
     environment::{self, Skip},
     lab::named::Named,
+    record::Record,
+    reference::Reference,
 };
+
+/// Strings in the large record `big.services.lab`, which takes more than 16 KiB.
+const BIG: usize = 80;
 
 /// The running server. When this is dropped, it is ended and the folder is removed.
 pub(crate) struct Services {
@@ -21,6 +26,7 @@ pub(crate) struct Services {
     pub(crate) named: Named,
     /// Ports on 127.0.0.1.
     pub(crate) ports: Ports,
+    reference: Option<Reference>,
     scratch: TempDir,
 }
 
@@ -42,6 +48,15 @@ pub(crate) struct Ports {
 impl Services {
     /// Starts the server and waits until it answers. A [`Skip`] before BIND 9.18, which has no TLS.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(false)
+    }
+
+    /// Like [`Self::start`], and the server's own dnstap is received.
+    pub(crate) fn start_recorded() -> Result<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(recorded: bool) -> Result<Self> {
         if environment::named_version()? < (9, 18) {
             return Err(
                 Skip("BIND before 9.18 listens neither for TLS nor for HTTP".into()).into(),
@@ -56,12 +71,30 @@ impl Services {
             statistics: free_port()?,
             control: free_port()?,
         };
-        let named = start(scratch.path(), &ports)?;
+        let socket = scratch.path().join("dnstap.sock");
+        let mut reference = if recorded {
+            Some(Reference::start(scratch.path(), &socket)?)
+        } else {
+            None
+        };
+        let own = reference.as_ref().map(|_| named::own_dnstap(&socket));
+        let named = start(scratch.path(), &ports, &own.unwrap_or_default())?;
+        if let Some(reference) = &mut reference {
+            reference.connected()?;
+        }
         Ok(Self {
             named,
             ports,
+            reference,
             scratch,
         })
+    }
+
+    /// Ends the server regularly and returns its own records.
+    pub(crate) fn finish(self) -> Result<Vec<Record>> {
+        self.named.stop()?;
+        let reference = self.reference.context("started without a reference")?;
+        reference.finish()
     }
 
     /// Returns the server's address with this port.
@@ -75,7 +108,8 @@ impl Services {
     }
 }
 
-fn start(folder: &Path, ports: &Ports) -> Result<Named> {
+/// Starts the server. `options`: more options.
+fn start(folder: &Path, ports: &Ports, options: &str) -> Result<Named> {
     let Ports {
         dns,
         tls,
@@ -88,7 +122,10 @@ fn start(folder: &Path, ports: &Ports) -> Result<Named> {
     let zone = write(
         folder,
         "services.lab",
-        "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A 127.0.0.1\n",
+        &format!(
+            "$TTL 3600\n@ SOA ns root 1 3600 900 86400 60\n@ NS ns\nns A 127.0.0.1\n* A 192.0.2.1\nbig TXT{}\n",
+            format!(" {}", "x".repeat(250)).repeat(BIG)
+        ),
     )?;
     let text = format!(
         "{key}controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
@@ -98,7 +135,7 @@ fn start(folder: &Path, ports: &Ports) -> Result<Named> {
          listen-on port {tls} tls ephemeral {{ 127.0.0.1; }};\n\
          listen-on port {https} tls ephemeral http default {{ 127.0.0.1; }};\n\
          listen-on port {http} tls none http default {{ 127.0.0.1; }};\n\
-         listen-on-v6 {{ none; }};\nrecursion no;\nnotify no;\n}};\n\
+         listen-on-v6 {{ none; }};\nrecursion no;\nnotify no;\n{options}}};\n\
          zone \"services.lab\" {{ type primary; file \"{}\"; }};\n",
         named::common(folder, *dns)?,
         zone.display()

@@ -56,7 +56,7 @@ use crate::{
     },
     sinks::{OutputSpec, SinkOptions},
     sources::{
-        probes::{self, Probes},
+        probes::{self, Probe, Probes},
         processes::{Found, OpenSocket, Search, Selection, describe_listeners, open_sockets},
         socket::{HookChoice, Tap, TapOptions, perf_rings},
     },
@@ -149,7 +149,14 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
+    let asked = &job.tapping.probes;
+    let set_transport = if asked.contains(&Probe::Encrypted) {
+        Some(tap.take_set_transport()?)
+    } else {
+        None
+    };
     let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
+    let probes = probes.asking(asked, set_transport);
     let probe_states = probes.states();
     let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();
@@ -238,6 +245,7 @@ fn tap_options<'s>(
         filter: kernel_filter(&job.messages.filters, job.target.follow, servers),
         filter_changes: job.reloadable,
         remarks: probes::remarks(&job.tapping.probes, job.messages.mimic.is_some()),
+        encrypted: job.tapping.probes.contains(&Probe::Encrypted),
     }
 }
 

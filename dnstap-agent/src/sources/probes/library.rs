@@ -45,6 +45,31 @@ pub(super) struct Function {
     pub(super) offset: u64,
     /// First bytes of the function.
     pub(super) code: Vec<u8>,
+    /// Transports of this BIND.
+    pub(super) transports: Transports,
+}
+
+/// Transports of a BIND, and how it tells them to its dnstap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transports {
+    /// UDP and TCP (9.16).
+    Plain,
+    /// It also has TLS and HTTPS, and says only whether it is UDP or not (9.18).
+    Flag,
+    /// It also has TLS and HTTPS, and says which one it is (9.20).
+    Number,
+}
+
+/// Functions that came with TLS (9.18), and with the number of the transport (9.20).
+const WITH_TLS: &str = "dns_transport_new";
+const WITH_NUMBER: &str = "dns__db_addrdataset";
+
+/// Result of the search in a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    offset: u64,
+    code: Vec<u8>,
+    transports: Transports,
 }
 
 /// Reason for which a function cannot be probed.
@@ -64,12 +89,13 @@ pub(super) fn find(pid: u32, function: &str) -> Result<Function, Missing> {
     let mut found = Err(Missing::Library);
     for (path, library) in files {
         match look(&path, function) {
-            Ok(Some((offset, code))) => {
+            Ok(Some(found)) => {
                 return Ok(Function {
                     path,
                     library,
-                    offset,
-                    code,
+                    offset: found.offset,
+                    code: found.code,
+                    transports: found.transports,
                 });
             }
             Ok(None) => {}
@@ -147,9 +173,8 @@ fn file_name(path: &Path) -> String {
     name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
-/// Returns the offset of a function in an ELF file, and the function's first bytes; `None` if the
-/// file is not a libdns.
-fn look(path: &Path, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+/// Finds a function in an ELF file; `None` if the file is not a libdns.
+fn look(path: &Path, function: &str) -> Result<Option<Found>> {
     look_into(&open(path)?, function)
 }
 
@@ -170,7 +195,7 @@ fn open(path: &Path) -> Result<ReadCache<File>> {
     Ok(ReadCache::new(file))
 }
 
-fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, Vec<u8>)>> {
+fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<Found>> {
     let file = object::File::parse(data).context("it is no ELF file")?;
     let symbol = |name: &str| {
         let mut symbols = file.dynamic_symbols().chain(file.symbols());
@@ -183,6 +208,13 @@ fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, 
     if root.is_none_or(|magic| magic != NAME_MAGIC) {
         return Err(anyhow!("its names have another layout than BIND's"));
     }
+    let transports = if symbol(WITH_TLS).is_none() {
+        Transports::Plain
+    } else if symbol(WITH_NUMBER).is_none() {
+        Transports::Flag
+    } else {
+        Transports::Number
+    };
     let Some(symbol) = symbol(function) else {
         return Err(anyhow!(
             "it has no function {function}: this BIND was built without dnstap"
@@ -192,7 +224,11 @@ fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<(u64, 
     let offset = offset_of(&file, address);
     let code = bytes(&file, address, LOOKED_AT);
     match (offset, code) {
-        (Some(offset), Some(code)) => Ok(Some((offset, code.to_vec()))),
+        (Some(offset), Some(code)) => Ok(Some(Found {
+            offset,
+            code: code.to_vec(),
+            transports,
+        })),
         _ => Err(anyhow!("its function {function} is in no part of the file")),
     }
 }

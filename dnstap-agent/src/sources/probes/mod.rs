@@ -19,11 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dnstap_ebpf::{SERVER_AUTH_QUERY, SERVER_CLIENT_QUERY, SERVER_WITH_ZONE};
+use dnstap_ebpf::{
+    SERVER_AUTH_QUERY, SERVER_CLIENT_QUERY, SERVER_WITH_ZONE, TRANSPORT_IS_BOOL,
+    TRANSPORT_IS_NUMBER,
+};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use self::library::{Function, Missing};
+use self::library::{Function, Missing, Transports};
 
 /// Information that a probe gets from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +34,8 @@ pub enum Probe {
     /// The zone that the server has in mind, as dnstap's `query_zone`: BIND (`named`) with its own libdns, built with dnstap, as all
     /// distributions have it.
     Zone,
+    /// The messages over TLS and HTTPS in the clear: BIND 9.18 and later, built with dnstap.
+    Encrypted,
 }
 
 impl Probe {
@@ -39,7 +44,18 @@ impl Probe {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Zone => "zone",
+            Self::Encrypted => "encrypted",
         }
+    }
+}
+
+/// Returns the names of these probes.
+fn names(probes: &[Probe]) -> &'static str {
+    let [zone, encrypted] = [Probe::Zone, Probe::Encrypted].map(|probe| probes.contains(&probe));
+    match (zone, encrypted) {
+        (true, true) => "zone,encrypted",
+        (false, true) => Probe::Encrypted.name(),
+        _ => Probe::Zone.name(),
     }
 }
 
@@ -48,14 +64,14 @@ impl Probe {
 /// needed, too.
 #[must_use]
 pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
-    match probes {
-        [] => 0,
-        _ if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
-        _ => SERVER_WITH_ZONE,
+    match probes.contains(&Probe::Zone) {
+        false => 0,
+        true if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
+        true => SERVER_WITH_ZONE,
     }
 }
 
-/// Function that [`Probe::Zone`] is attached to. The eBPF program has the same name.
+/// Function that the probes are attached to. The eBPF program has the same name.
 pub const DNS_DT_SEND: &str = "dns_dt_send";
 
 /// Time that a new process has for loading its libraries.
@@ -74,6 +90,8 @@ pub struct ProbeState {
     pub place: Option<String>,
     /// Whether the process has to step over an instruction each time, which takes some ten microseconds.
     pub single_stepped: bool,
+    /// Part of the probe that is missing although it is attached.
+    pub limit: Option<&'static str>,
     /// Reason for which the probe is not attached; `None` if it is, or if the library may still be
     /// loaded.
     pub reason: Option<String>,
@@ -90,6 +108,9 @@ impl fmt::Display for ProbeState {
         }?;
         if self.single_stepped {
             write!(formatter, ", single-stepped")?;
+        }
+        if let Some(limit) = self.limit {
+            write!(formatter, ", {limit}")?;
         }
         Ok(())
     }
@@ -162,6 +183,26 @@ impl fmt::Debug for FaultsOf {
     }
 }
 
+/// Function that tells the kernel side how a process says its transports (`TRANSPORT_IS_*`), or,
+/// with `None`, that its messages are not copied any more.
+pub struct SetTransport(Box<dyn FnMut(u32, Option<u32>) -> anyhow::Result<()>>);
+
+impl SetTransport {
+    /// Wraps the function.
+    pub fn new(set: impl FnMut(u32, Option<u32>) -> anyhow::Result<()> + 'static) -> Self {
+        Self(Box::new(set))
+    }
+}
+
+impl fmt::Debug for SetTransport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SetTransport")
+    }
+}
+
+/// Limit of BIND 9.16.
+const NOT_ENCRYPTED: &str = "without encrypted messages: this BIND has neither TLS nor HTTPS";
+
 /// The probes of the tapped processes.
 #[derive(Debug)]
 pub struct Probes {
@@ -173,6 +214,10 @@ pub struct Probes {
     /// attempt.
     loading: BTreeMap<u32, (u32, Instant)>,
     faults_of: FaultsOf,
+    /// Probes that were asked for.
+    asked: Vec<Probe>,
+    /// For [`Probe::Encrypted`].
+    set_transport: Option<SetTransport>,
     states: ProbeStates,
 }
 
@@ -196,8 +241,26 @@ impl Probes {
             attached: BTreeMap::new(),
             loading: BTreeMap::new(),
             faults_of,
+            asked: vec![Probe::Zone],
+            set_transport: None,
             states,
         }
+    }
+
+    /// Sets the probes that were asked for; `set_transport`: for [`Probe::Encrypted`].
+    #[must_use]
+    pub fn asking(self, asked: &[Probe], set_transport: Option<SetTransport>) -> Self {
+        Self {
+            asked: asked.to_vec(),
+            set_transport,
+            ..self
+        }
+    }
+
+    /// Returns whether probed servers make remarks about messages.
+    #[must_use]
+    pub fn make_remarks(&self) -> bool {
+        self.asked.contains(&Probe::Zone)
     }
 
     /// Returns whether probes can be attached with the current privileges. Without a program it
@@ -234,14 +297,14 @@ impl Probes {
                 self.loading
                     .entry(pid)
                     .or_insert((program_id, Instant::now()));
-                self.states.set(ProbeState::off(pid, None));
+                self.states.set(self.off(pid, None));
                 return false;
             }
             Err(missing) => missing.to_string(),
         };
-        let state = ProbeState::off(pid, Some(reason));
+        let state = self.off(pid, Some(reason));
         warn!(
-            "{state}; its messages have no zone. `--probe zone` is for BIND (`named`) that was built with dnstap"
+            "{state}; it is tapped without. `--probe` is for BIND (`named`) that was built with dnstap"
         );
         self.states.set(state);
         false
@@ -273,6 +336,10 @@ impl Probes {
     /// Removes the probe of a process, if it has one. Returns the program id.
     fn take_out(&mut self, pid: u32) -> Option<u32> {
         let gone = self.attached.remove(&pid)?;
+        if let Some(SetTransport(set)) = &mut self.set_transport {
+            // If it fails, the entry stays until another process has the id.
+            let _kept = set(pid, None);
+        }
         // The kernel takes about 0.1 s to remove a probe. A thread does it, so that nothing waits
         // for it. If no thread can be started, it is done here.
         let _removed = thread::Builder::new()
@@ -307,8 +374,8 @@ impl Probes {
             let reason = format!(
                 "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
             );
-            let state = ProbeState::off(pid, Some(reason));
-            warn!("{state}; its messages have no zone from now on");
+            let state = self.off(pid, Some(reason));
+            warn!("{state}; it is tapped without from now on");
             self.states.set(state);
         }
         programs
@@ -332,19 +399,36 @@ impl Probes {
             path,
             library,
             offset,
+            transports,
             ..
         } = function;
+        let transport = match transports {
+            Transports::Plain => None,
+            Transports::Flag => Some(TRANSPORT_IS_BOOL),
+            Transports::Number => Some(TRANSPORT_IS_NUMBER),
+        };
+        let mut limit = None;
+        if let Some(SetTransport(set)) = &mut self.set_transport {
+            if transport.is_none() {
+                limit = Some(NOT_ENCRYPTED);
+            }
+            set(pid, transport).map_err(Missing::Other)?;
+        }
+        if limit.is_some() && !self.make_remarks() {
+            return Err(refused(NOT_ENCRYPTED.to_owned()));
+        }
         let at = offset.checked_add(place.offset);
         let at = at.ok_or_else(|| refused("the function is in no part of the file".to_owned()))?;
         let event = uprobe::attach(program.as_fd(), &path, at, pid);
         let event = event.map_err(|error| refused(remedy(&error)))?;
         let at = format!("{DNS_DT_SEND}+{} in {library}", place.offset);
         let state = ProbeState {
-            probe: Probe::Zone.name(),
+            probe: names(&self.asked),
             pid,
             attached: true,
             place: Some(at),
             single_stepped: !place.is_emulated,
+            limit,
             reason: None,
         };
         if state.single_stepped {
@@ -366,14 +450,16 @@ impl Probes {
     }
 }
 
-impl ProbeState {
-    fn off(pid: u32, reason: Option<String>) -> Self {
-        Self {
-            probe: Probe::Zone.name(),
+impl Probes {
+    /// Returns the state of a process that is not probed.
+    fn off(&self, pid: u32, reason: Option<String>) -> ProbeState {
+        ProbeState {
+            probe: names(&self.asked),
             pid,
             attached: false,
             place: None,
             single_stepped: false,
+            limit: None,
             reason,
         }
     }
@@ -416,6 +502,7 @@ mod tests {
         probes.end();
         assert!(probes.states().have_ended());
         assert_eq!(remarks(&[], true), 0);
+        assert_eq!(remarks(&[Probe::Encrypted], true), 0);
         assert_eq!(remarks(&[Probe::Zone], false) & SERVER_CLIENT_QUERY, 0);
         assert_ne!(remarks(&[Probe::Zone], true) & SERVER_CLIENT_QUERY, 0);
     }

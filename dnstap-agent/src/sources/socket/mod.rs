@@ -51,7 +51,7 @@ use crate::{
     },
     sources::{
         Item, Source,
-        probes::{DNS_DT_SEND, FaultsOf},
+        probes::{DNS_DT_SEND, FaultsOf, SetTransport},
     },
 };
 
@@ -100,6 +100,8 @@ pub struct TapOptions {
     pub filter_changes: bool,
     /// Of which messages probed servers are to say what they know ([`Config::remarks`]); 0: no server is probed.
     pub remarks: u32,
+    /// Whether the kernel side copies the messages of probed servers over TLS and HTTPS.
+    pub encrypted: bool,
 }
 
 /// An attached tap.
@@ -146,6 +148,7 @@ impl Tap {
             wakeup_bytes: ring_bytes / 4,
             filtered: filtered.into(),
             remarks: options.remarks,
+            encrypted: options.encrypted.into(),
             ..types.config(&btf)?
         };
         let mut ebpf = load(loader, &config, perf, ring_bytes, options.kernel_log)?;
@@ -169,7 +172,7 @@ impl Tap {
             Exit::NoPermission,
             "the kernel does not tell which connections end".into(),
         ))?);
-        let probe = (options.remarks != 0).then(|| {
+        let probe = (options.remarks != 0 || options.encrypted).then(|| {
             let loaded = hooks::probe(&mut ebpf);
             loaded.map_err(|error| hooks::one_line(&format!("{error:#}")))
         });
@@ -273,6 +276,21 @@ impl Tap {
             HashMap::try_from(take(&mut self.ebpf, "PROBE_FAULTS")?)?;
         Ok(FaultsOf::new(move |pid| {
             faults.get(&pid, 0).unwrap_or_default()
+        }))
+    }
+
+    /// Returns a function that tells the kernel side how a probed process says its transports.
+    pub fn take_set_transport(&mut self) -> Result<SetTransport> {
+        let mut transports: HashMap<MapData, u32, u32> =
+            HashMap::try_from(take(&mut self.ebpf, "TRANSPORTS")?)?;
+        Ok(SetTransport::new(move |pid, transport| {
+            let Some(transport) = transport else {
+                // There may be no entry.
+                let _absent = transports.remove(&pid);
+                return Ok(());
+            };
+            let stored = transports.insert(pid, transport, 0);
+            stored.context("there are too many probed processes")
         }))
     }
 
@@ -417,8 +435,10 @@ fn loader() -> EbpfLoader<'static> {
     loader
 }
 
-/// Threads of probed servers that put records of the perf ring together.
+/// Threads of probed servers that put records of the perf ring together: remarks, and whole
+/// messages, which take 32 KiB each.
 const REMARKS: u32 = 1024;
+const COPIES: u32 = 128;
 
 /// Loads the object with its read-only data and the sizes of its maps set.
 fn load<'c>(
@@ -441,6 +461,14 @@ fn load<'c>(
             "REMARKS",
             if perf && config.remarks != 0 {
                 REMARKS
+            } else {
+                1
+            },
+        )
+        .map_max_entries(
+            "COPIES",
+            if perf && config.encrypted != 0 {
+                COPIES
             } else {
                 1
             },

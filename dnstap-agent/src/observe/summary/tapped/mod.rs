@@ -317,12 +317,13 @@ impl SourceAccount for Tapped {
             // The calls are counted before what becomes of them.
             flow(
                 "probes",
-                kernel(Counter::ProbeCalls),
+                kernel(Counter::ProbeCalls) + kernel(Counter::ProbeTwice),
                 0,
                 kernel(Counter::ProbeUnwanted)
                     + kernel(Counter::ProbeRingFull)
                     + kernel(Counter::ProbeFault)
-                    + self.pipeline.intake.remark_records,
+                    + self.pipeline.intake.remark_records
+                    + self.pipeline.intake.message_records,
                 at_rest,
             ),
         ];
