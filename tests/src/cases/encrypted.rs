@@ -104,6 +104,8 @@ fn same_as_named(how: &Combination) -> Result<()> {
         tcp.receive()?;
     }
     let tapped = tap.stop()?;
+    let records = tapped.records()?;
+    expect_balance(&tapped, &records)?;
     let Services { ports, .. } = &services;
     let over = [
         (ports.tls, SocketProtocol::Dot),
@@ -121,8 +123,6 @@ fn same_as_named(how: &Combination) -> Result<()> {
             record.protocol = *protocol;
         }
     }
-    let records = tapped.records()?;
-    expect_balance(&tapped, &records)?;
     let rules = Rules {
         outside: &|_| None,
         unknown: &|_| None,

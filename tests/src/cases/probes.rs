@@ -68,7 +68,7 @@ fn killed(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted::default())?;
     let pid = lab.tapped.pid();
     let before = code(pid)?;
-    let tap = Tap::attach(lab.folder(), pid, how, PROBE)?;
+    let tap = Tap::attach(lab.folder(), pid, how, &["--probe", "zone,encrypted"])?;
     let probed = code(pid)?;
     let changed: Vec<_> = (0..before.len())
         .filter(|&at| before[at] != probed[at])

@@ -4,6 +4,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -13,6 +14,7 @@ use super::{free_port, named, scratch, write};
 use crate::{
     environment::{self, Skip},
     lab::named::Named,
+    process,
     record::Record,
     reference::Reference,
 };
@@ -77,8 +79,12 @@ impl Services {
         } else {
             None
         };
-        let own = reference.as_ref().map(|_| named::own_dnstap(&socket));
-        let named = start(scratch.path(), &ports, &own.unwrap_or_default())?;
+        let named = if recorded {
+            let tls = certificate(scratch.path())?;
+            start(scratch.path(), &ports, &tls, &named::own_dnstap(&socket))?
+        } else {
+            start(scratch.path(), &ports, "", "")?
+        };
         if let Some(reference) = &mut reference {
             reference.connected()?;
         }
@@ -108,11 +114,43 @@ impl Services {
     }
 }
 
-/// Starts the server. `options`: more options.
-fn start(folder: &Path, ports: &Ports, options: &str) -> Result<Named> {
+/// Makes a certificate, which some clients want to be complete even if they do not check it. Returns the statement for it.
+fn certificate(folder: &Path) -> Result<String> {
+    let mut command = Command::new(environment::tool("openssl")?);
+    command.current_dir(folder).args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        "lab.key",
+        "-out",
+        "lab.pem",
+        "-subj",
+        "/CN=services.lab",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]);
+    process::output(command)?;
+    let file = |name: &str| folder.join(name).display().to_string();
+    Ok(format!(
+        "tls lab {{ cert-file \"{}\"; key-file \"{}\"; }};\n",
+        file("lab.pem"),
+        file("lab.key")
+    ))
+}
+
+/// Starts the server. `tls`: statement of its certificate `lab`; empty: it makes one itself. `options`: more options.
+fn start(folder: &Path, ports: &Ports, tls: &str, options: &str) -> Result<Named> {
+    let certificate = if tls.is_empty() { "ephemeral" } else { "lab" };
     let Ports {
         dns,
-        tls,
+        tls: dot,
         https,
         http,
         statistics,
@@ -128,12 +166,12 @@ fn start(folder: &Path, ports: &Ports, options: &str) -> Result<Named> {
         ),
     )?;
     let text = format!(
-        "{key}controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
+        "{tls}{key}controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ lab; }}; }};\n\
          statistics-channels {{ inet 127.0.0.1 port {statistics} allow {{ 127.0.0.1; }}; }};\n\
          options {{\n{}\
          listen-on port {dns} {{ 127.0.0.1; }};\n\
-         listen-on port {tls} tls ephemeral {{ 127.0.0.1; }};\n\
-         listen-on port {https} tls ephemeral http default {{ 127.0.0.1; }};\n\
+         listen-on port {dot} tls {certificate} {{ 127.0.0.1; }};\n\
+         listen-on port {https} tls {certificate} http default {{ 127.0.0.1; }};\n\
          listen-on port {http} tls none http default {{ 127.0.0.1; }};\n\
          listen-on-v6 {{ none; }};\nrecursion no;\nnotify no;\n{options}}};\n\
          zone \"services.lab\" {{ type primary; file \"{}\"; }};\n",
