@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::{SocketProtocol, message::Type};
 use libtest_mimic::Trial;
 
-use super::{for_each_hook, note};
+use super::{for_each_hook, for_each_hook_in_turn, note};
 use crate::{
     compare::{Rules, compare},
-    environment::{self, Combination},
-    lab::{self, services::Services},
+    environment::{self, Combination, Skip},
+    lab::{self, named, services::Services},
     load::{
         client::{Cut, TcpClient, UdpClient},
         dnsperf,
@@ -31,7 +31,7 @@ const LOAD: usize = 500;
 
 pub(super) fn trials() -> Vec<Trial> {
     [
-        for_each_hook(
+        for_each_hook_in_turn(
             "messages over tls and https are those that named records, and no message is there twice",
             same_as_named,
         ),
@@ -40,6 +40,7 @@ pub(super) fn trials() -> Vec<Trial> {
             open_before,
         ),
         for_each_hook("messages over tls have their zone", zones),
+        for_each_hook("queries to other servers over tls are in clear", forwarded),
     ]
     .into_iter()
     .flatten()
@@ -147,6 +148,49 @@ fn same_as_named(how: &Combination) -> Result<()> {
     }
     let encrypted = tapped.summary.pipeline("stream_encrypted_bytes")?;
     ensure!(encrypted > 0, "no ciphertext was counted");
+    Ok(())
+}
+
+/// A forwarder asks the server over TLS.
+fn forwarded(how: &Combination) -> Result<()> {
+    if environment::named_version()? < (9, 20) {
+        return Err(Skip("BIND before 9.20 asks no server over TLS".into()).into());
+    }
+    let services = Services::start()?;
+    let folder = lab::scratch()?;
+    let (folder, port) = (folder.path(), lab::free_port()?);
+    let upstream = services.ports.tls;
+    let text = format!(
+        "controls {{ }};\ntls outgoing {{ }};\noptions {{\n{}listen-on port {port} {{ 127.0.0.1; }};\n\
+         listen-on-v6 {{ none; }};\nrecursion yes;\nforward only;\n\
+         forwarders {{ 127.0.0.1 port {upstream} tls outgoing; }};\n}};\n",
+        named::common(folder, port)?
+    );
+    let forwarder = named::start(folder, "forwarder", &text, None, &[named::RUNNING])?;
+    let options = ["--probe", "zone,encrypted", "--mimic", "bind"];
+    let tap = Tap::attach(folder, forwarder.pid(), how, &options)?;
+    let arguments = ["-r", "+time=30", "+tries=1", "a.services.lab", "A"];
+    client("dig", &arguments, port, "192.0.2.1")?;
+    let tapped = tap.stop()?;
+    let records = tapped.records()?;
+    expect_balance(&tapped, &records)?;
+    let found: Vec<_> = records
+        .iter()
+        .map(|record| (record.kind, record.protocol, record.response_port))
+        .collect();
+    ensure!(
+        found
+            == [
+                (Type::ClientQuery, SocketProtocol::Udp, port),
+                (Type::ForwarderQuery, SocketProtocol::Dot, upstream),
+                (Type::ForwarderResponse, SocketProtocol::Dot, upstream),
+                (Type::ClientResponse, SocketProtocol::Udp, port),
+            ],
+        "{found:?}\n{}",
+        tapped.summary
+    );
+    let root = Some(&b"\x00"[..]);
+    ensure!(records[1].zone.as_deref() == root && records[2].zone.as_deref() == root);
     Ok(())
 }
 

@@ -152,13 +152,7 @@ impl<'a> Record<'a> {
         if family != AF_INET && family != AF_INET6 {
             return Err(RecordError::Family(family));
         }
-        let protocol = match header[offset_of!(EventHeader, protocol)] {
-            IPPROTO_UDP => Protocol::Udp,
-            IPPROTO_TCP => Protocol::Tcp,
-            PROTOCOL_DOT if kind == RecordKind::Message => Protocol::Dot,
-            PROTOCOL_DOH if kind == RecordKind::Message => Protocol::Doh,
-            other => return Err(RecordError::Protocol(other)),
-        };
+        let protocol = protocol(kind, header[offset_of!(EventHeader, protocol)])?;
         let direction = match header[offset_of!(EventHeader, direction)] {
             DIRECTION_RECEIVED => Direction::Received,
             DIRECTION_SENT => Direction::Sent,
@@ -261,6 +255,18 @@ impl Chunk<'_> {
     pub fn is_last(&self) -> bool {
         self.chunk_offset as usize + self.payload.len() == self.message_len as usize
     }
+}
+
+/// Returns the protocol with this number in a record of this kind.
+#[inline]
+fn protocol(kind: RecordKind, number: u8) -> Result<Protocol, RecordError> {
+    Ok(match number {
+        IPPROTO_UDP => Protocol::Udp,
+        IPPROTO_TCP => Protocol::Tcp,
+        PROTOCOL_DOT if kind == RecordKind::Message => Protocol::Dot,
+        PROTOCOL_DOH if kind == RecordKind::Message => Protocol::Doh,
+        other => return Err(RecordError::Protocol(other)),
+    })
 }
 
 fn u32_at(header: &[u8; HEADER], at: usize) -> u32 {

@@ -68,6 +68,9 @@ const LOOK_FOR_JOINED: Duration = Duration::from_millis(100);
 /// Interval of the same check if no cgroup is tapped. The kernel adds new processes itself.
 const LOOK: Duration = Duration::from_millis(400);
 
+/// Processes that may be probed later with `--follow`, for each of which a descriptor is kept free.
+const PROBED_LATER: usize = 64;
+
 /// Messages that may wait for the reader, which takes them each time that it reads the ring.
 const JOINED: usize = 64;
 
@@ -123,10 +126,11 @@ pub(crate) fn tap<E: Future<Output = String>>(
 ) -> Result<Snapshot> {
     preflight::check_privileges(job.tapping.hook == HookChoice::Socket)?;
     preflight::check_pid_namespace()?;
-    check_descriptors(job, outputs)?;
+    check_descriptors(job, outputs, 0)?;
     let selection = job.target.selection();
     let mut search = Search::new(selection.clone())?;
     let found = search.find_first()?;
+    check_descriptors(job, outputs, found.len())?;
     if !job.tapping.allow_no_sockets && !selection.follow {
         check_sockets(&selection, &found)?;
     }
@@ -149,14 +153,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
         warn!("{missing}");
     }
     let (joined, theirs) = mpsc::sync_channel(JOINED);
-    let asked = &job.tapping.probes;
-    let set_transport = if asked.contains(&Probe::Encrypted) {
-        Some(tap.take_set_transport()?)
-    } else {
-        None
-    };
-    let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
-    let probes = probes.asking(asked, set_transport);
+    let probes = new_probes(job, &mut tap)?;
     let probe_states = probes.states();
     let mut members = Members::start(set, search, probes, joined)?;
     let started = Instant::now();
@@ -249,10 +246,29 @@ fn tap_options<'s>(
     }
 }
 
-/// Fails if there are too few descriptors for the whole run.
-fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
+/// Creates the set of probes that were asked for.
+fn new_probes(job: &Job<'_>, tap: &mut Tap) -> Result<Probes> {
+    let asked = &job.tapping.probes;
+    let set_transport = if asked.contains(&Probe::Encrypted) {
+        Some(tap.take_set_transport()?)
+    } else {
+        None
+    };
+    let probes = Probes::new(tap.take_probe(), tap.take_probe_faults()?);
+    Ok(probes.asking(asked, set_transport))
+}
+
+/// Fails if there are too few descriptors for the whole run. `found`: number of processes that run
+/// now.
+fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec], found: usize) -> Result<()> {
     let events = job.messages.unanswered_events.as_slice();
-    preflight::check_descriptors(outputs.len() + events.len(), perf_rings(job.tapping.ring)?)
+    let rings = perf_rings(job.tapping.ring)?;
+    let probed = match (job.tapping.probes.is_empty(), job.target.follow) {
+        (true, _) => 0,
+        (false, true) => found + PROBED_LATER,
+        (false, false) => found,
+    };
+    preflight::check_descriptors(outputs.len() + events.len(), rings, probed)
 }
 
 /// Starts the reader's thread. The receiver gets the reason if the thread ends by itself.

@@ -9,11 +9,16 @@
 use std::{
     collections::HashSet,
     fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
+use object::{
+    Endianness, Object as _, ObjectSegment as _, ReadCache, ReadRef,
+    elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB},
+    read::elf::{FileHeader as _, SectionHeader as _, Sym as _},
+};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use super::place::LOOKED_AT;
@@ -25,7 +30,8 @@ const LIBRARY: &str = "libdns";
 /// Most files of a process that are examined.
 const FILES: usize = 4;
 
-/// Size of the largest file that is examined, in bytes. BIND's libraries have some megabytes.
+/// Size of the largest file that is examined, in bytes. It is read into memory for a moment. BIND's
+/// libraries have some megabytes.
 const LARGEST: u64 = 64 << 20;
 
 /// Symbol of a pointer to the root name. Every libdns exports it.
@@ -175,52 +181,50 @@ fn file_name(path: &Path) -> String {
 
 /// Finds a function in an ELF file; `None` if the file is not a libdns.
 fn look(path: &Path, function: &str) -> Result<Option<Found>> {
-    look_into(&open(path)?, function)
+    look_into(&read(path)?, function)
 }
 
-/// Opens a mapped file for reading in parts. Fails if the file is too large: any user can run a
-/// program with the name of a server, and with a file of any size.
-fn open(path: &Path) -> Result<ReadCache<File>> {
+/// Reads a mapped file. Fails if the file is too large: any user can run a program with the name of
+/// a server, and with a file of any size and content.
+fn read(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| {
         format!(
             "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
             path.display()
         )
     })?;
-    let bytes = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    // The file may grow while it is read.
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     anyhow::ensure!(
-        bytes <= LARGEST,
-        "it has {bytes} bytes, which no library of BIND has"
+        bytes.len() as u64 <= LARGEST,
+        "it has more than {LARGEST} bytes, which no library of BIND has"
     );
-    Ok(ReadCache::new(file))
+    Ok(bytes)
 }
 
-fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<Found>> {
+fn look_into(data: &[u8], function: &str) -> Result<Option<Found>> {
     let file = object::File::parse(data).context("it is no ELF file")?;
-    let symbol = |name: &str| {
-        let mut symbols = file.dynamic_symbols().chain(file.symbols());
-        symbols.find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))
-    };
-    let Some(root) = symbol(ROOT_NAME) else {
+    let wanted = [ROOT_NAME, function, WITH_TLS, WITH_NUMBER];
+    let [root, symbol, with_tls, with_number] =
+        addresses(data, wanted).context("its symbols cannot be read")?;
+    let Some(root) = root else {
         return Ok(None);
     };
-    let root = pointer(&file, root.address()).and_then(|name| bytes(&file, name, NAME_MAGIC.len()));
+    let root = pointer(&file, root).and_then(|name| bytes(&file, name, NAME_MAGIC.len()));
     if root.is_none_or(|magic| magic != NAME_MAGIC) {
         return Err(anyhow!("its names have another layout than BIND's"));
     }
-    let transports = if symbol(WITH_TLS).is_none() {
-        Transports::Plain
-    } else if symbol(WITH_NUMBER).is_none() {
-        Transports::Flag
-    } else {
-        Transports::Number
-    };
-    let Some(symbol) = symbol(function) else {
+    let Some(address) = symbol else {
         return Err(anyhow!(
             "it has no function {function}: this BIND was built without dnstap"
         ));
     };
-    let address = symbol.address();
+    let transports = match (with_tls, with_number) {
+        (None, _) => Transports::Plain,
+        (_, None) => Transports::Flag,
+        _ => Transports::Number,
+    };
     let offset = offset_of(&file, address);
     let code = bytes(&file, address, LOOKED_AT);
     match (offset, code) {
@@ -231,6 +235,34 @@ fn look_into<'d>(data: impl ReadRef<'d>, function: &str) -> Result<Option<Found>
         })),
         _ => Err(anyhow!("its function {function} is in no part of the file")),
     }
+}
+
+/// Returns the addresses of the defined symbols with these names, in the dynamic symbols or, if one
+/// is not there, in the others. Each symbol is looked at once, and its name is compared in place, so
+/// the time is bounded by the size of the file, whatever is in it.
+fn addresses<const N: usize>(data: &[u8], names: [&str; N]) -> Result<[Option<u64>; N]> {
+    let header = FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let mut found = [None; N];
+    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+        let symbols = sections.symbols(endian, data, kind)?;
+        if symbols.is_empty() {
+            continue;
+        }
+        let strings = sections.section(symbols.string_section())?;
+        let strings = strings.data(endian, data)?;
+        for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian)) {
+            let start = usize::try_from(symbol.st_name(endian))?;
+            let rest = strings.get(start..).unwrap_or_default();
+            let is =
+                |name: &str| rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0);
+            if let Some(at) = names.iter().position(|name| is(name)) {
+                found[at].get_or_insert(symbol.st_value(endian));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the offset in the file of a virtual address.

@@ -26,7 +26,10 @@ use dnstap_ebpf::{
 use serde::Serialize;
 use tracing::{info, warn};
 
-use self::library::{Function, Missing, Transports};
+use self::{
+    library::{Function, Missing, Transports},
+    uprobe::Refusal,
+};
 
 /// Information that a probe gets from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -64,10 +67,13 @@ fn names(probes: &[Probe]) -> &'static str {
 /// needed, too.
 #[must_use]
 pub fn remarks(probes: &[Probe], names_queries: bool) -> u32 {
-    match probes.contains(&Probe::Zone) {
-        false => 0,
-        true if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
-        true => SERVER_WITH_ZONE,
+    if !probes.contains(&Probe::Zone) {
+        return 0;
+    }
+    if names_queries {
+        SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY
+    } else {
+        SERVER_WITH_ZONE
     }
 }
 
@@ -200,8 +206,9 @@ impl fmt::Debug for SetTransport {
     }
 }
 
-/// Limit of BIND 9.16.
+/// Limit of BIND 9.16, and the reason alone.
 const NOT_ENCRYPTED: &str = "without encrypted messages: this BIND has neither TLS nor HTTPS";
+const NO_TLS: &str = "this BIND has neither TLS nor HTTPS";
 
 /// The probes of the tapped processes.
 #[derive(Debug)]
@@ -415,7 +422,7 @@ impl Probes {
             set(pid, transport).map_err(Missing::Other)?;
         }
         if limit.is_some() && !self.make_remarks() {
-            return Err(refused(NOT_ENCRYPTED.to_owned()));
+            return Err(refused(NO_TLS.to_owned()));
         }
         let at = offset.checked_add(place.offset);
         let at = at.ok_or_else(|| refused("the function is in no part of the file".to_owned()))?;
@@ -465,13 +472,25 @@ impl Probes {
     }
 }
 
-/// Describes why the kernel refuses a probe, and what helps.
-fn remedy(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("this kernel has no uprobes ({error}): one with CONFIG_UPROBE_EVENTS=y has")
+/// Describes why a probe cannot be attached, and what helps.
+fn remedy(refusal: &Refusal) -> String {
+    let error = match refusal {
+        Refusal::Unit(error) if error.kind() == io::ErrorKind::NotFound => {
+            return format!(
+                "this kernel has no uprobes ({refusal}): one with CONFIG_UPROBE_EVENTS=y has"
+            );
         }
-        io::ErrorKind::PermissionDenied => format!(
+        Refusal::Unit(_) => return refusal.to_string(),
+        Refusal::Kernel(error) => error,
+    };
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => {
+            format!("the process has ended, or does not use the library any more ({error})")
+        }
+        Some(libc::EMFILE | libc::ENFILE) => format!(
+            "{error}: each probed process takes one; raise the limit (`ulimit -n`, or LimitNOFILE= of a systemd unit)"
+        ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied => format!(
             "the kernel refuses the probe ({error}): it takes CAP_SYS_ADMIN, or, on some kernels, CAP_PERFMON and CAP_CHECKPOINT_RESTORE; without --follow, the agent gives them up after attaching"
         ),
         _ => format!("the kernel refuses the probe ({error})"),
@@ -536,6 +555,24 @@ mod tests {
         assert_eq!(state.reason.as_deref(), Some("no such thing"));
         probes.states().count(100, 100);
         assert_eq!(probes.judge(), [0; 0], "nothing was attached");
+    }
+
+    #[test]
+    fn the_reason_of_a_refusal_says_what_helps() {
+        let kernel = |code| remedy(&Refusal::Kernel(io::Error::from_raw_os_error(code)));
+        for (reason, expected) in [
+            (
+                remedy(&Refusal::Unit(io::ErrorKind::NotFound.into())),
+                "CONFIG_UPROBE_EVENTS=y",
+            ),
+            (kernel(libc::ENOENT), "the process has ended"),
+            (kernel(libc::EMFILE), "ulimit -n"),
+            (kernel(libc::EACCES), "CAP_SYS_ADMIN"),
+            (kernel(libc::EINVAL), "the kernel refuses the probe"),
+        ] {
+            assert!(reason.contains(expected), "{reason}");
+        }
+        assert!(!kernel(libc::ENOENT).contains("CONFIG_"));
     }
 
     #[test]

@@ -172,10 +172,8 @@ impl Tap {
             Exit::NoPermission,
             "the kernel does not tell which connections end".into(),
         ))?);
-        let probe = (options.remarks != 0 || options.encrypted).then(|| {
-            let loaded = hooks::probe(&mut ebpf);
-            loaded.map_err(|error| hooks::one_line(&format!("{error:#}")))
-        });
+        let is_probed = options.remarks != 0 || options.encrypted;
+        let probe = is_probed.then(|| load_probe(&mut ebpf));
         let flush_log: Option<Box<dyn FnMut() + Send>> = if options.kernel_log {
             let mut log =
                 EbpfLogger::init(&mut ebpf).context("cannot read the kernel side's log")?;
@@ -411,6 +409,12 @@ pub fn probe(hook: HookChoice) -> Result<Vec<String>> {
     let _processes = hooks::processes(&mut ebpf, copies)?;
     let _connections = hooks::connections(&mut ebpf)?;
     Ok(attached.degraded)
+}
+
+/// Loads the program of the probes.
+fn load_probe(ebpf: &mut Ebpf) -> Result<OwnedFd, String> {
+    let loaded = hooks::probe(ebpf);
+    loaded.map_err(|error| hooks::one_line(&format!("{error:#}")))
 }
 
 /// Loads the program of the probes alone, for a try.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Counters of the pipeline for what should have become a message and did not.
-const PIPELINE: [&str; 7] = [
+const PIPELINE: [&str; 8] = [
     "event_errors",
     "incomplete_messages",
     "stream_missing_bytes",
@@ -31,6 +31,7 @@ const PIPELINE: [&str; 7] = [
     "stream_messages_lost_at_least",
     "stream_connections_with_loss",
     "stream_evicted",
+    "copies_unclear",
 ];
 
 /// Counters of a tap.
@@ -376,6 +377,14 @@ impl Tapped {
             deliver.remarks_expected,
             deliver.remarks_unjoined,
         )?;
+        let intake = &self.pipeline.intake;
+        if intake.message_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} messages over TLS and HTTPS; {} copies over TCP in the clear left out, {} lost because nothing showed which",
+                intake.copies_delivered, intake.copies_plain, intake.copies_unclear,
+            )?;
+        }
         if full + faults != 0 {
             writeln!(
                 formatter,
