@@ -37,6 +37,7 @@ mod hostile;
 mod hostile_peers;
 mod lab;
 mod midstream;
+mod multipath;
 mod native;
 mod observe;
 mod outputs;
@@ -142,6 +143,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
+        multipath::trials(),
         answers::trials(),
         generated::trials(),
         services::trials(),
