@@ -58,6 +58,7 @@ mod top;
 mod tree;
 mod uring;
 mod volume;
+mod ways;
 mod wildcard;
 
 use std::{
@@ -148,6 +149,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         generated::trials(),
         services::trials(),
         uring::trials(),
+        ways::trials(),
         collectors::trials(),
         outputs::trials(),
         midstream::trials(),
