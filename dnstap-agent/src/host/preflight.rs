@@ -211,6 +211,33 @@ mod tests {
             .collect()
     }
 
+    /// Without those for `--probe`: a pod has no server to probe.
+    #[test]
+    fn the_pod_has_the_capabilities_that_check_names() {
+        let pod = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../packaging/kubernetes/daemonset.yaml"
+        );
+        let pod = fs::read_to_string(pod).expect("it is in the tree");
+        let line = pod
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("add: "));
+        let mut added: Vec<String> = line
+            .expect("it adds capabilities")
+            .trim_matches(['[', ']'])
+            .split(", ")
+            .map(|name| format!("CAP_{}", name.trim_matches('"')))
+            .collect();
+        let mut named: Vec<_> = CAPABILITIES
+            .iter()
+            .map(|(_, name, ..)| *name)
+            .filter(|name| *name != "CAP_CHECKPOINT_RESTORE")
+            .collect();
+        added.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(added, named);
+    }
+
     #[test]
     fn a_low_limit_of_open_files_is_raised_if_it_may_be_and_refused_if_not() {
         let limit = |current, maximum| Rlimit { current, maximum };
