@@ -25,6 +25,7 @@ mod calls;
 mod check;
 mod collectors;
 mod comparison;
+mod containers;
 mod datagrams;
 mod events;
 mod failures;
@@ -172,6 +173,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         privileges::trials(),
         pdns::trials(),
         package::trials(),
+        containers::trials(),
         hostile::trials(),
         hostile_peers::trials(),
         processes::trials(),
