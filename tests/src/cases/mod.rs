@@ -44,6 +44,7 @@ mod observe;
 mod outputs;
 mod package;
 mod pdns;
+mod portable;
 mod presentation;
 mod privileges;
 mod probes;
@@ -53,6 +54,7 @@ mod reattach;
 mod referee;
 mod reload;
 mod report;
+mod rpm;
 mod services;
 mod streams;
 mod top;
@@ -174,6 +176,8 @@ pub(crate) fn alone() -> Vec<Trial> {
         pdns::trials(),
         package::trials(),
         containers::trials(),
+        portable::trials(),
+        rpm::trials(),
         hostile::trials(),
         hostile_peers::trials(),
         processes::trials(),
