@@ -85,7 +85,7 @@ pub enum RecordKind {
     /// the other members, only the time, the family and the protocol are set.
     ConnectionEnd = 2,
     /// A whole DNS message that a probe in the server itself saw. On TCP, the length field before the message is left
-    /// out.
+    /// out. The protocol may also be [`PROTOCOL_DOT`] or [`PROTOCOL_DOH`]. `socket` is 0. See [`EVENT_UNSURE`].
     Message = 3,
     /// Call of a server's function that a probe saw. The payload begins with a [`NoticeHead`]. Of the header, the time,
     /// the process and the thread are set.
@@ -174,9 +174,15 @@ pub const SERVER_ASKS: u32 = SERVER_RESOLVER_QUERY
 /// Types that may have a zone in dnstap.
 pub const SERVER_WITH_ZONE: u32 = SERVER_ASKS | SERVER_AUTH_RESPONSE;
 
+/// Response to an UPDATE.
+pub const SERVER_UPDATE_RESPONSE: u32 = 0x2000;
+
 /// Types of messages that the server has sent.
-pub const SERVER_SENT: u32 =
-    SERVER_CLIENT_RESPONSE | SERVER_AUTH_RESPONSE | SERVER_RESOLVER_QUERY | SERVER_FORWARDER_QUERY;
+pub const SERVER_SENT: u32 = SERVER_CLIENT_RESPONSE
+    | SERVER_AUTH_RESPONSE
+    | SERVER_RESOLVER_QUERY
+    | SERVER_FORWARDER_QUERY
+    | SERVER_UPDATE_RESPONSE;
 
 /// First bytes of the payload of each [`RecordKind::Notice`]: the probed function.
 #[repr(C)]
@@ -254,6 +260,9 @@ pub struct Probed {
     pub log_categories: u32,
     /// Layout of `dns_name_t` and `dns_rdata_t`: [`NAMES_WIDE`] or [`NAMES_NARROW`].
     pub names: u32,
+    /// Meaning of the transport that the process passes to `dns_dt_send`: [`TRANSPORT_IS_BOOL`] or
+    /// [`TRANSPORT_IS_NUMBER`]; 0: its messages are not copied.
+    pub transport: u32,
 }
 
 /// Bit of [`Probed::log_categories`]: lines about rate limits.
@@ -435,6 +444,10 @@ pub const EVENT_COALESCED: u8 = 16;
 /// bytes may have come before it.
 pub const EVENT_URGENT_NEXT: u8 = 32;
 
+/// Bit of [`EventHeader::flags`], for [`RecordKind::Message`] over TCP: the server does not tell whether the connection
+/// is encrypted. If it is not, the hooks see the message, too.
+pub const EVENT_UNSURE: u8 = 64;
+
 const _: () = assert!(size_of::<EventHeader>() == 96 && align_of::<EventHeader>() == 8);
 const _: () = assert!(offset_of!(EventHeader, message_len) == 24);
 const _: () = assert!(offset_of!(EventHeader, local_port) == 44);
@@ -458,6 +471,15 @@ pub const IPPROTO_TCP: u8 = 6;
 pub const IPPROTO_MPTCP: u16 = 262;
 /// `IPPROTO_UDP`.
 pub const IPPROTO_UDP: u8 = 17;
+/// DNS over TLS, for [`RecordKind::Message`]. No protocol of IP has this number (RFC 3692).
+pub const PROTOCOL_DOT: u8 = 253;
+/// DNS over HTTPS, for [`RecordKind::Message`]. No protocol of IP has this number (RFC 3692).
+pub const PROTOCOL_DOH: u8 = 254;
+
+/// [`Probed::transport`]: the server says `bool` TCP (BIND 9.18).
+pub const TRANSPORT_IS_BOOL: u32 = 1;
+/// [`Probed::transport`]: the server says 1 UDP, 2 TCP, 3 TLS, 4 HTTP (BIND 9.20).
+pub const TRANSPORT_IS_NUMBER: u32 = 2;
 
 /// Family of hooks that saw an event ([`EventHeader::hook`]).
 #[repr(u8)]
@@ -552,22 +574,25 @@ pub enum Counter {
     /// Calls of `io_uring_enter` with hook `syscall`. No other counter includes the messages that they moved. Not
     /// messages.
     IoUringCalls = 21,
-    /// Calls of probed functions in tapped processes. Not messages. `ProbeCalls` = records of the kinds
-    /// [`RecordKind::Remark`] and [`RecordKind::Notice`] + the other `Probe*` counters.
+    /// Calls of probed functions in tapped processes. Not messages. `ProbeCalls` + `ProbeTwice` = records of the kinds
+    /// [`RecordKind::Remark`], [`RecordKind::Message`] and [`RecordKind::Notice`] + the other `Probe*` counters.
     ProbeCalls = 22,
-    /// Calls of probed functions that are of no interest: about messages of other types than [`Config::remarks`], lines
-    /// of the log about other things than [`Probed::log_categories`], data of zones. Not messages.
+    /// Calls of probed functions that are of no interest: for messages about which no remark is wanted
+    /// ([`Config::remarks`]) and which are not to be copied ([`Config::encrypted`]), lines of the log about other things
+    /// than [`Probed::log_categories`], data of zones. Not messages.
     ProbeUnwanted = 23,
     /// Calls of a probed function whose record found no room in the ring. Not messages.
     ProbeRingFull = 24,
     /// Calls of a probed function whose arguments could not be read, or are not valid. Not
     /// messages.
     ProbeFault = 25,
+    /// Calls of a probed function for which two records are due: a remark and the whole message. Not messages.
+    ProbeTwice = 26,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 26;
+    pub const COUNT: usize = 27;
 
     /// All counters in the order of their slots.
     pub const ALL: [Self; Self::COUNT] = [
@@ -597,6 +622,7 @@ impl Counter {
         Self::ProbeUnwanted,
         Self::ProbeRingFull,
         Self::ProbeFault,
+        Self::ProbeTwice,
     ];
 
     /// Returns the counter's name in summaries and metrics.
@@ -629,6 +655,7 @@ impl Counter {
             Self::ProbeUnwanted => "probe_unwanted",
             Self::ProbeRingFull => "probe_ring_full",
             Self::ProbeFault => "probe_fault",
+            Self::ProbeTwice => "probe_twice",
         }
     }
 
@@ -802,11 +829,13 @@ pub struct Config {
     pub udp_gso_type: u32,
     /// Types of the messages about which remarks are wanted: bits `SERVER_*`.
     pub remarks: u32,
+    /// Whether probed servers' messages over TLS and HTTPS are copied.
+    pub encrypted: u32,
     /// Offsets of this kernel's structures.
     pub offsets: KernelOffsets,
 }
 
-const _: () = assert!(offset_of!(Config, offsets) == 60);
+const _: () = assert!(offset_of!(Config, offsets) == 64);
 
 /// Number of bytes that the programs read from `struct udp_sock` at [`Config::udp_window`].
 pub const UDP_WINDOW: usize = 48;

@@ -8,7 +8,7 @@ use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{exec, packages::Apt, paths, toolchain, ui};
+use crate::{exec, packages::Apt, paths, toolchain, ui, zig};
 
 /// Programs for a little-endian or a big-endian kernel, like the host's.
 const EBPF_TARGET: &str = if cfg!(target_endian = "big") {
@@ -53,6 +53,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds both for use and returns the agent's path.
 pub(crate) fn release() -> Result<PathBuf> {
     agent(Profile::Release, &ebpf()?)
+}
+
+/// Builds the release for [`zig::GLIBC`] and returns the agent's path. The programs and their object are those of
+/// [`release`].
+pub(crate) fn portable() -> Result<PathBuf> {
+    let object = ebpf()?;
+    ui::step(format_args!(
+        "building the agent for every C library from {} on",
+        zig::GLIBC
+    ));
+    let mut build = zig::build()?;
+    build
+        .args(["--release", "--package=dnstap-agent"])
+        .env("DNSTAP_EBPF_OBJECT", object);
+    exec::run(&mut build)?;
+    let agent = paths::target()
+        .join(zig::TARGET)
+        .join("release/dnstap-agent");
+    ui::note(agent.display());
+    Ok(agent)
 }
 
 /// Builds the program of the integration tests and returns its path.

@@ -1,15 +1,20 @@
-//! `cargo xtask dist`: the release build as a Debian package and as a tarball of the same files, in `target/dist`.
+//! `cargo xtask dist`: a release build that runs on every distribution ([`crate::zig`]), as packages and as a tarball of
+//! the same files, in `target/dist`.
 //!
 //! ```text
 //! agent, its own man pages and completions, packaging/, docs ─► tree (as it is installed) ─┬─► .tar.gz
+//!                                                                   + a spec file (rpm.rs) ─┼─► .rpm
 //!                                                                       + DEBIAN/ (deb.rs) ─┴─► .deb
+//! Cargo.lock (sbom.rs) ────────────────────────────────────────────────────────────────────────► .cdx.json
 //! ```
 //!
-//! The tools of the distribution, `tar` and `dpkg-deb`, make the archives. All times are that of the last commit, or of
+//! The tools of the distributions, `tar`, `rpmbuild` and `dpkg-deb`, make the archives, and `SHA256SUMS` has their sums. All times are that of the last commit, or of
 //! `SOURCE_DATE_EPOCH`, so that the same sources give the same bytes.
 
 mod deb;
 mod licences;
+mod rpm;
+mod sbom;
 
 use std::{
     env, fs,
@@ -22,8 +27,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, exec, packages::Apt, paths, ui};
 
-/// Packages that building the package needs in addition to a compiler, for `dpkg-shlibdeps` and `strip`.
-pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
+/// Packages that building the package needs in addition to a compiler, for `dpkg-shlibdeps`, `strip` and `rpmbuild`.
+pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "rpm"];
 
 /// The program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -53,6 +58,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/benchmarks/profile.md",
     "docs/benchmarks/results.md",
     "docs/contributing.md",
+    "docs/deploy.md",
     "docs/dnstap-agent.toml",
     "docs/dnstap-event.schema.json",
     "docs/dnstap-json.schema.json",
@@ -68,6 +74,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/reliability.md",
     "docs/servers.md",
     "docs/soak.md",
+    "docs/system-calls.md",
     "docs/types.md",
     "proto/dnstap.proto",
 ];
@@ -75,13 +82,13 @@ const DOCUMENTS: &[&str] = &[
 /// Output of the service until it is configured: its size is bounded, and a restart overwrites nothing.
 const OUTPUT: &str = "file:/var/log/dnstap-agent/dns.fstrm,rotate-size=256M,keep=8";
 
-/// Builds the agent and both archives. Returns the package's path.
+/// Builds the agent and all archives. Returns the Debian package's path.
 pub(crate) fn run() -> Result<PathBuf> {
     Apt::default().ensure(PACKAGES)?;
-    of(&build::release()?)
+    of(&build::portable()?)
 }
 
-/// Makes both archives of this agent. Returns the package's path.
+/// Makes all archives of this agent. Returns the Debian package's path.
 pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
     ui::step("packing");
     let time = time()?;
@@ -109,11 +116,17 @@ pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
             .arg(&tarball)
             .arg(&name),
     )?;
+    let rpm = rpm::build(&tree, &dist, &time)?;
     let package = deb::build(&tree, &dist, &time)?;
-    for made in [&tarball, &package] {
+    let mut all = vec![tarball, rpm, package.clone()];
+    all.extend(sbom::write(&dist, &time)?);
+    for made in &all {
         let kib = fs::metadata(made)?.len().div_ceil(1024);
         ui::note(format_args!("{} ({kib} KiB)", made.display()));
     }
+    let names = all.iter().filter_map(|path| path.file_name());
+    let sums = exec::output(Command::new("sha256sum").current_dir(&dist).args(names))?;
+    fs::write(dist.join("SHA256SUMS"), sums).context("cannot write SHA256SUMS")?;
     Ok(package)
 }
 

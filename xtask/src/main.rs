@@ -28,6 +28,7 @@ mod toolchain;
 mod ui;
 mod vm;
 mod workers;
+mod zig;
 
 use std::process::ExitCode;
 
@@ -62,7 +63,7 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
-    /// Make a Debian package and a tarball of the release build, in target/dist
+    /// Make Debian and RPM packages and a tarball of a release build that runs on every distribution, in target/dist
     Dist,
     /// Find import cycles among the modules of each crate
     Modules(modules::Args),

@@ -187,44 +187,82 @@ pub(crate) fn ensure_promtool(apt: &mut Apt) -> Result<()> {
 /// The BIND of a later Debian release than this machine's. Its own dnstap has types and times that the older one lacks.
 pub(crate) const NEXT_BIND: &str = "9.20";
 
-/// Script that executes a program of another release, in a root with that release's libraries and this machine's folder
-/// for scratch files. Only this process sees the mount, so nothing is left when it ends. Process id and arguments stay
-/// the same.
+/// Script that executes a program in a root with the libraries of another release, and with this machine's folder for
+/// scratch files. Only this process sees the mounts, so nothing is left when it ends. Process id and arguments stay the
+/// same.
 const IN_ITS_ROOT: &str = r#"#!/bin/sh
 exec unshare --mount sh -ec '
 tmp=${TMPDIR:-/tmp}
 mount -t tmpfs tmpfs "$0"
 cd "$0"
-mkdir -p dev etc proc run usr var "./$tmp"
-ln -s usr/lib usr/lib64 .
-mount --bind "$1" usr
-program=$2
+mkdir -p dev etc proc run sys usr var program "./$tmp"
+mount --bind "$1/usr" usr
+for libraries in lib lib64
+do
+    if [ -d "$1/$libraries" ]
+    then
+        mkdir "$libraries"
+        mount --bind "$1/$libraries" "$libraries"
+    else
+        ln -s "usr/$libraries" "$libraries"
+    fi
+done
+mount --bind "$2" program
+program=$3
 mount --bind "$tmp" "./$tmp"
 mount --rbind /dev dev
+mount --rbind /sys sys
 mount -t proc proc proc
-shift 2
+shift 3
 exec chroot . "$program" "$@"
 ' "#;
 
 /// Returns a program that executes the `named` of [`NEXT_BIND`].
 pub(crate) fn ensure_next_bind() -> Result<PathBuf> {
-    let unpacked = vm::bind(NEXT_BIND)?.join("usr");
-    let folder = paths::cache()?.join("servers");
-    let (root, program) = (folder.join("root"), folder.join("named-next"));
-    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
-    let text = in_its_root(&root, &unpacked, Path::new("/usr/sbin/named"));
-    fs::write(&program, text).with_context(|| format!("cannot write {}", program.display()))?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("cannot make {} executable", program.display()))?;
+    let program = wrapped("named-next", NEXT_BIND, None)?;
     exec::output(Command::new(&program).arg("-v"))
         .with_context(|| format!("BIND {NEXT_BIND} does not run here"))?;
     Ok(program)
 }
 
-/// Returns a shell script that executes a program of `usr`. `root` is its mount point.
-fn in_its_root(root: &Path, usr: &Path, program: &Path) -> String {
-    let [root, usr, program] = [root, usr, program].map(quoted);
-    format!("{IN_ITS_ROOT}{root} {usr} {program} \"$@\"\n")
+/// Tests of the packed program on Debian releases, each with the BIND of the matrix that the release has. The unpacked BIND
+/// comes with all its libraries, so it is a root folder of that release.
+pub(crate) const RELEASES: [(&str, &str); 3] = [
+    ("the packed program on Debian 11", "9.16"),
+    ("the packed program on Debian 12", "9.18"),
+    ("the packed program on Debian 13", "9.20"),
+];
+
+/// Returns a program that executes `program` with the libraries of the Debian release that has this BIND.
+pub(crate) fn on_release(bind: &str, program: &Path) -> Result<PathBuf> {
+    wrapped(&format!("agent-with-{bind}"), bind, Some(program))
+}
+
+/// Writes a script with this name that executes `program` in the root of a BIND, or that BIND's own `named`.
+fn wrapped(name: &str, bind: &str, program: Option<&Path>) -> Result<PathBuf> {
+    let release = vm::bind(bind)?;
+    let folder = paths::cache()?.join("servers");
+    let (root, script) = (folder.join(format!("root-{bind}")), folder.join(name));
+    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    let program = program.map_or_else(|| release.join("usr/sbin/named"), Path::to_owned);
+    let text = in_its_root(&root, &release, &program);
+    fs::write(&script, text).with_context(|| format!("cannot write {}", script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", script.display()))?;
+    Ok(script)
+}
+
+/// Returns a shell script that executes `program` with the libraries of the packages that are unpacked in `release`.
+/// `root` is its mount point.
+fn in_its_root(root: &Path, release: &Path, program: &Path) -> String {
+    // A program of the release keeps its path: it finds files beside it.
+    let inside = match program.strip_prefix(release.join("usr")) {
+        Ok(path) => Path::new("/usr").join(path),
+        Err(_) => Path::new("/program").join(program.file_name().unwrap_or_default()),
+    };
+    let beside = program.parent().unwrap_or(Path::new("/"));
+    let [root, release, beside, inside] = [root, release, beside, &inside].map(quoted);
+    format!("{IN_ITS_ROOT}{root} {release} {beside} {inside} \"$@\"\n")
 }
 
 /// Quotes a path for the shell.
@@ -297,7 +335,7 @@ mod tests {
         }
         let root = paths::target().join("a root's mount");
         fs::create_dir_all(&root).expect("a folder");
-        let script = in_its_root(&root, Path::new("/usr"), Path::new("/usr/bin/sh"));
+        let script = in_its_root(&root, Path::new("/"), Path::new("/usr/bin/sh"));
         let child = Command::new("sh")
             .args(["-c", &script, "sh", "-c", "echo $$ $0 $1; ls", "a b", "c"])
             .stdout(std::process::Stdio::piped())

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm};
+use crate::{dist, exec, packages::Apt, servers, toolchain, ui, vm, zig};
 
 /// The demo's tools: `dig` and `dnstap-read`.
 const DEMO_PACKAGES: &[&str] = &["bind9-dnsutils", "bind9-utils"];
@@ -66,6 +66,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         ensure_cxx()?;
         apt.ensure(TEST_PACKAGES)?;
         apt.ensure(dist::PACKAGES)?;
+        zig::ensure()?;
         apt.ensure(vm::PACKAGES)?;
         servers::ensure_promtool(&mut apt)?;
         servers::ensure_others(&mut apt)?;

@@ -24,6 +24,9 @@ use crate::{
 /// Part of the names of the tests that compare the tap's records with those of BIND itself.
 const COMPARISONS: &str = "named records";
 
+/// Part of the names of the tests that the packed program must pass on each release.
+const PORTABLE: &str = "portable: ";
+
 /// Duration of the soak in the tests, in minutes.
 const SOAK_MINUTES: f64 = 2.0;
 
@@ -49,6 +52,8 @@ enum Part {
     Integration,
     /// What `contrib/` has for other programs, with these programs
     Contrib,
+    /// The packed program with the libraries of older and newer releases; needs root
+    Portable,
     /// The same on other kernels, in virtual machines
     Vm,
     /// Instructions per query that the tap costs, in a virtual machine, against what is recorded
@@ -83,6 +88,10 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
     if wants(Part::Contrib) && args.arguments.is_empty() {
         contrib(&mut report);
+    }
+    // It builds the agent once more, with other tools, so it runs only when it is asked for.
+    if args.only == Some(Part::Portable) && args.arguments.is_empty() {
+        portable(&mut report);
     }
     // With arguments, the user wants only some tests.
     if wants(Part::Vm) && args.arguments.is_empty() {
@@ -241,6 +250,37 @@ fn integration(report: &mut Report, arguments: &[String]) {
             } else {
                 Results::failed(&complaints)
             })
+        });
+    }
+}
+
+/// Runs some tests with the packed program in root folders of other releases.
+fn portable(report: &mut Report) {
+    if !packages::is_root() {
+        println!("SKIP the packed program on other releases: only root may mount and attach");
+        report.add("other releases", Tally::SKIPPED.into(), Duration::ZERO);
+        return;
+    }
+    let mut built = None;
+    let ready = report.preparation("packing", || {
+        packages::Apt::default().ensure(dist::PACKAGES)?;
+        let agent = build::portable()?;
+        let package = dist::of(&agent)?;
+        built = Some((agent, package, build::tests()?));
+        Ok(())
+    });
+    let (true, Some((agent, package, program))) = (ready, built) else {
+        return;
+    };
+    for (release, bind) in servers::RELEASES {
+        report.step(release, || {
+            let mut tests = Command::new(&program);
+            tests
+                .arg(PORTABLE)
+                .env("DNSTAP_PORTABLE", "1")
+                .env("DNSTAP_PACKAGE", &package)
+                .env("DNSTAP_AGENT", servers::on_release(bind, &agent)?);
+            counted(&mut tests)
         });
     }
 }

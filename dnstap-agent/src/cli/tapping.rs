@@ -25,8 +25,8 @@ pub struct Tapping {
     pub ring_size: usize,
 
     /// Also ask the server itself, by probes of its functions: `zone` (the zone that BIND has in mind, as dnstap's `query_zone`, in
-    /// RESOLVER and FORWARDER messages and in AUTH responses). What cannot be probed is tapped without. The messages of a probed
-    /// server that it asks, and their responses, come up to 50 ms later
+    /// RESOLVER and FORWARDER messages and in AUTH responses; they come up to 50 ms later), `encrypted` (the messages over TLS and
+    /// HTTPS in the clear, of BIND 9.18 and later). What cannot be probed is tapped without
     #[arg(
         long = "probe",
         value_enum,

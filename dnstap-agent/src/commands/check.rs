@@ -126,7 +126,7 @@ fn look() -> Report {
     ));
     // This check comes before the hooks, which would fail without descriptors. It raises a soft
     // limit, as `attach` does.
-    let descriptors = preflight::check_descriptors(1, 0);
+    let descriptors = preflight::check_descriptors(1, 0, 0);
     findings.push(Finding::of(
         "open files",
         "as many as a tap with one output needs",
@@ -203,7 +203,7 @@ fn probe(descriptors: &Result<()>) -> Finding {
         Err(_) => Err(anyhow!("not tried with so few open files")),
     };
     Finding {
-        name: format!("probe {}", Probe::Zone.name()),
+        name: format!("probe {},{}", Probe::Zone.name(), Probe::Encrypted.name()),
         ok: probed.is_ok(),
         required: false,
         detail: match &probed {

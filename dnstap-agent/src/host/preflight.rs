@@ -128,7 +128,7 @@ fn is_initial(own: &Path) -> Result<()> {
 }
 
 /// Descriptors that a tap needs for maps, programs, links, sockets, and files that are open for a
-/// moment. Those of outputs, and one per CPU with the perf ring, are extra.
+/// moment. Those of outputs, one per CPU with the perf ring, and one per probed process are extra.
 const DESCRIPTORS: u64 = 128;
 /// Descriptors of one output: its file, and a new one during rotation; or its connection, and its
 /// thread's event loop.
@@ -136,8 +136,9 @@ const DESCRIPTORS_OF_OUTPUT: u64 = 6;
 
 /// Fails if this process may not open as many files as the tap needs. Raises a soft limit that is
 /// too low.
-pub fn check_descriptors(outputs: usize, perf_rings: usize) -> Result<()> {
-    let more = u64::try_from(outputs)? * DESCRIPTORS_OF_OUTPUT + u64::try_from(perf_rings)?;
+pub fn check_descriptors(outputs: usize, perf_rings: usize, probed: usize) -> Result<()> {
+    let more =
+        u64::try_from(outputs)? * DESCRIPTORS_OF_OUTPUT + u64::try_from(perf_rings + probed)?;
     let needed = DESCRIPTORS + more;
     let limit = getrlimit(Resource::Nofile);
     let Some(raised) = enough(limit, needed)? else {
@@ -209,6 +210,33 @@ mod tests {
         all.filter(|capability| !capability.held)
             .map(|capability| capability.name)
             .collect()
+    }
+
+    /// Without those for `--probe`: a pod has no server to probe.
+    #[test]
+    fn the_pod_has_the_capabilities_that_check_names() {
+        let pod = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../packaging/kubernetes/daemonset.yaml"
+        );
+        let pod = fs::read_to_string(pod).expect("it is in the tree");
+        let line = pod
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("add: "));
+        let mut added: Vec<String> = line
+            .expect("it adds capabilities")
+            .trim_matches(['[', ']'])
+            .split(", ")
+            .map(|name| format!("CAP_{}", name.trim_matches('"')))
+            .collect();
+        let mut named: Vec<_> = CAPABILITIES
+            .iter()
+            .map(|(_, name, ..)| *name)
+            .filter(|name| *name != "CAP_CHECKPOINT_RESTORE")
+            .collect();
+        added.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(added, named);
     }
 
     #[test]

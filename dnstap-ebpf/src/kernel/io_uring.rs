@@ -4,10 +4,13 @@
 //! calls (a `read` from a pipe, for example), or by a worker thread, which has a copy of the saved registers of the
 //! thread that created it. In both cases the call in the registers is not the call that moved the message.
 
-use aya_ebpf::helpers::bpf_get_current_task_btf;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use dnstap_ebpf::MISSING;
 
-use crate::kernel::{config::config, memory::Reach};
+use crate::kernel::{
+    config::config,
+    memory::{self, Reach},
+};
 
 /// `PF_IO_WORKER` of `task_struct.flags` (include/linux/sched.h, since 5.12).
 const PF_IO_WORKER: u32 = 0x10;
@@ -30,4 +33,14 @@ pub(crate) fn is_used() -> bool {
     let context: *const u8 = unsafe { Reach::Typed.read(task, config!(offsets.task_io_uring)) }
         .unwrap_or(core::ptr::null());
     !context.is_null()
+}
+
+/// Returns whether the current thread is a kernel thread that works for a ring of its process.
+#[inline(always)]
+pub(crate) fn is_worker() -> bool {
+    // SAFETY: takes no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    // SAFETY: an integer.
+    let flags: u32 = unsafe { memory::kernel(task, config!(offsets.task_flags)) }.unwrap_or(0);
+    flags & PF_IO_WORKER != 0
 }

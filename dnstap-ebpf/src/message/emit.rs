@@ -302,6 +302,62 @@ fn perf_remark<C: EbpfContext>(ctx: &C, header: &EventHeader, said: &Said) -> Re
     }
 }
 
+/// Memory in which threads build perf records of whole messages, as [`REMARKS`].
+#[map]
+static COPIES: LruHashMap<u64, Scratch> = LruHashMap::with_max_entries(1, 0);
+
+// SAFETY: integers, for which zero is a value.
+static EMPTY_SCRATCH: Scratch = unsafe { core::mem::zeroed() };
+
+/// Sends a whole message, which is in one piece at `base` in the server's memory. `header` is complete.
+#[inline(always)]
+pub(crate) fn whole<C: EbpfContext>(
+    ctx: &C,
+    header: &EventHeader,
+    base: u64,
+) -> Result<(), Counter> {
+    let chunk = Chunk {
+        prefix: None,
+        base,
+        length: u64::from(header.message_len),
+    };
+    let sent = if config!(transport) == TRANSPORT_PERF as usize {
+        perf_whole(ctx, header, &chunk)
+    } else {
+        ring_record(header, &chunk)
+    };
+    match sent {
+        Ok(()) => {
+            count(Counter::Records);
+            Ok(())
+        }
+        Err(Counter::UserFault) => Err(Counter::ProbeFault),
+        Err(_) => Err(Counter::ProbeRingFull),
+    }
+}
+
+#[inline(always)]
+fn perf_whole<C: EbpfContext>(ctx: &C, header: &EventHeader, chunk: &Chunk) -> Result<(), Counter> {
+    if chunk.length > (MAX_PERF_CHUNK - PREFIX) as u64 {
+        return Err(Counter::RingFull);
+    }
+    let key = u64::from(header.tgid) << 32 | u64::from(header.tid);
+    let place = if let Some(place) = COPIES.get_ptr_mut(key) {
+        place
+    } else {
+        // If the insertion fails, the next line returns the error.
+        let _ = COPIES.insert(key, &EMPTY_SCRATCH, 0);
+        COPIES.get_ptr_mut(key).ok_or(Counter::RingFull)?
+    };
+    // SAFETY: the pointer is to an entry of the map that only this thread uses. It holds `PERF_CLASS`.
+    unsafe { chunk.write(place.cast(), PERF_CLASS, header)? };
+    perf_output(
+        ctx,
+        place,
+        HEADER as u64 + clamp_to_class(chunk.length, PERF_CLASS),
+    )
+}
+
 /// Writes a remark. `bits`: mask for the length of a zone that fits into the record.
 ///
 /// # Safety
@@ -690,7 +746,7 @@ fn scratch(slot: Slot) -> Result<*mut Scratch, Counter> {
 /// Sends the first `bytes` bytes of `record`.
 #[inline(always)]
 fn perf_output<C: EbpfContext>(ctx: &C, record: *mut Scratch, bytes: u64) -> Result<(), Counter> {
-    // SAFETY: a slot of `SCRATCH`, which is larger than any record; the verifier checks.
+    // SAFETY: memory of a map, which is larger than any record; the verifier checks.
     let error = unsafe {
         bpf_perf_event_output(
             ctx.as_ptr(),

@@ -76,6 +76,18 @@ pub(crate) fn reason(header: &EventHeader, payload: &Payload, vectors: Vectors) 
     reason
 }
 
+/// Returns whether a message that a server has received or sent over a connection is left out, together with the pieces
+/// of this connection. `header` has the ends and the protocol TCP.
+#[inline(always)]
+pub(crate) fn leaves_out(header: &EventHeader) -> bool {
+    if config!(filtered) == 0 {
+        return false;
+    }
+    in_force().is_some_and(|filter| {
+        judge_ends(filter, header).is_some() || is_sampled_out(filter, header, [0; 2])
+    })
+}
+
 /// Returns a copy of the current filter. Each member has the value that the agent has written last.
 #[inline(always)]
 fn in_force() -> Option<Filter> {
@@ -97,14 +109,9 @@ fn judge(
     payload: &Payload,
     vectors: Vectors,
 ) -> Option<Counter> {
-    if filter.kinds & FILTER_PORTS != 0
-        && !is_wanted_port(header.local_port)
-        && !is_wanted_port(header.peer_port)
-    {
-        return Some(Counter::FilteredPort);
-    }
-    if filter.kinds & FILTER_NETS != 0 && !is_wanted_peer(header) {
-        return Some(Counter::FilteredNet);
+    let reason = judge_ends(filter, header);
+    if reason.is_some() {
+        return reason;
     }
     let sampled = filter.sample_below != 0;
     let mut id = [0; 2];
@@ -126,8 +133,27 @@ fn judge(
         }
         id = [first, second];
     }
-    (sampled && hash(filter.sample_seed, header, id) >= filter.sample_below)
-        .then_some(Counter::SampledOut)
+    is_sampled_out(filter, header, id).then_some(Counter::SampledOut)
+}
+
+/// Judges by ports and subnets.
+#[inline(always)]
+fn judge_ends(filter: Filter, header: &EventHeader) -> Option<Counter> {
+    if filter.kinds & FILTER_PORTS != 0
+        && !is_wanted_port(header.local_port)
+        && !is_wanted_port(header.peer_port)
+    {
+        return Some(Counter::FilteredPort);
+    }
+    if filter.kinds & FILTER_NETS != 0 && !is_wanted_peer(header) {
+        return Some(Counter::FilteredNet);
+    }
+    None
+}
+
+#[inline(always)]
+fn is_sampled_out(filter: Filter, header: &EventHeader, id: [u8; 2]) -> bool {
+    filter.sample_below != 0 && hash(filter.sample_seed, header, id) >= filter.sample_below
 }
 
 #[inline(always)]

@@ -25,8 +25,10 @@ mod calls;
 mod check;
 mod collectors;
 mod comparison;
+mod containers;
 mod datagrams;
 mod decisions;
+mod encrypted;
 mod events;
 mod failures;
 mod faults;
@@ -38,11 +40,13 @@ mod hostile;
 mod hostile_peers;
 mod lab;
 mod midstream;
+mod multipath;
 mod native;
 mod observe;
 mod outputs;
 mod package;
 mod pdns;
+mod portable;
 mod presentation;
 mod privileges;
 mod probes;
@@ -52,6 +56,7 @@ mod reattach;
 mod referee;
 mod reload;
 mod report;
+mod rpm;
 mod server_events;
 mod services;
 mod streams;
@@ -59,6 +64,7 @@ mod top;
 mod tree;
 mod uring;
 mod volume;
+mod ways;
 mod wildcard;
 
 use std::{
@@ -144,10 +150,12 @@ pub(crate) fn alone() -> Vec<Trial> {
         datagrams::trials(),
         wildcard::trials(),
         streams::trials(),
+        multipath::trials(),
         answers::trials(),
         generated::trials(),
         services::trials(),
         uring::trials(),
+        ways::trials(),
         collectors::trials(),
         outputs::trials(),
         midstream::trials(),
@@ -155,6 +163,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         tree::trials(),
         probes::trials(),
         decisions::trials(),
+        encrypted::trials(),
         foreign::trials(),
         referee::trials(),
         native::trials(),
@@ -172,6 +181,9 @@ pub(crate) fn alone() -> Vec<Trial> {
         privileges::trials(),
         pdns::trials(),
         package::trials(),
+        containers::trials(),
+        portable::trials(),
+        rpm::trials(),
         hostile::trials(),
         hostile_peers::trials(),
         processes::trials(),

@@ -69,7 +69,14 @@ fn killed(how: &Combination) -> Result<()> {
     let pid = lab.tapped.pid();
     let before = code(pid)?;
     let events = format!("json:{}", lab.folder().join("events.json").display());
-    let options = [PROBE, &["--events", "cache", "--events-output", &events]].concat();
+    let options = [
+        "--probe",
+        "zone,encrypted",
+        "--events",
+        "cache",
+        "--events-output",
+        &events,
+    ];
     let tap = Tap::attach(lab.folder(), pid, how, &options)?;
     let probed = code(pid)?;
     let changed: Vec<_> = (0..before.len())

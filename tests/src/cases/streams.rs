@@ -2,7 +2,6 @@
 //! first call only connected. Each message is in the file once.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::TcpListener,
     thread,
@@ -14,7 +13,7 @@ use libtest_mimic::Trial;
 
 use super::{expect_records, for_each_combination};
 use crate::{
-    environment::{Combination, Skip},
+    environment::Combination,
     lab,
     load::client::{Cut, TcpClient},
     process::PATIENCE,
@@ -44,10 +43,6 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.extend(for_each_combination(
         "a query sent with TCP Fast Open is one message, also if its bytes are handed over twice",
         fast_open,
-    ));
-    trials.extend(for_each_combination(
-        "connections of Multipath TCP are recorded like those of TCP",
-        multipath,
     ));
     trials
 }
@@ -112,44 +107,6 @@ fn in_two_segments(how: &Combination) -> Result<()> {
     }
     let tapped = tap.stop()?;
     expect_records(&tapped, &client.passed)?;
-    tapped.summary.expect_nothing_dropped()
-}
-
-fn multipath(how: &Combination) -> Result<()> {
-    const ENABLED: &str = "/proc/sys/net/mptcp/enabled";
-    if fs::read_to_string(ENABLED).map_or(true, |enabled| enabled.trim() != "1") {
-        return Err(Skip(format!("no Multipath TCP here ({ENABLED})")).into());
-    }
-    let scratch = lab::scratch()?;
-    let mut puppet = Puppet::start()?;
-    let (listener, address) = puppet.listen_multipath("127.0.0.1:0")?;
-    let mut passed = Vec::new();
-    let tap = Tap::attach(scratch.path(), puppet.pid(), how, &[])?;
-    let connections = [
-        TcpClient::connect_multipath(address)?,
-        TcpClient::connect(address)?,
-        TcpClient::connect_multipath(address)?,
-    ];
-    for (mut client, cut) in connections
-        .into_iter()
-        .zip([Cut::Whole, Cut::Bytes, Cut::Halves])
-    {
-        let stream = puppet.accept(listener)?;
-        for id in 1..4 {
-            let query = wire::query(id, "multipath.lab", wire::TYPE_A, true);
-            client.send(&query, cut)?;
-            // Read one message at a time, however it arrives.
-            let mut length = 0;
-            while length < 2 + query.len() {
-                length += puppet.receive(stream, By::Read, ROOM, 0)?;
-            }
-            puppet.send(stream, By::Read, &wire::framed(&wire::answer(&query)))?;
-            client.receive()?;
-        }
-        passed.extend(client.passed);
-    }
-    let tapped = tap.stop()?;
-    expect_records(&tapped, &passed)?;
     tapped.summary.expect_nothing_dropped()
 }
 

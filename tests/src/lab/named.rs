@@ -187,7 +187,7 @@ pub(super) fn start_upstream(folder: &Path, ports: Ports, dnstap: Option<&Path>)
 
 /// Returns the options for named's own dnstap. The input queue is the largest possible, so that named itself loses
 /// nothing at the rate of the tests.
-fn own_dnstap(socket: &Path) -> String {
+pub(super) fn own_dnstap(socket: &Path) -> String {
     format!(
         "dnstap {{ all; }};\ndnstap-output unix \"{}\";\n\
          fstrm-set-input-queue-size 16384;\nfstrm-set-output-queue-size 1024;\n\

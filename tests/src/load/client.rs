@@ -175,6 +175,11 @@ impl UdpClient {
         })
     }
 
+    /// Returns the address of this side.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.client
+    }
+
     /// Sends one query.
     pub(crate) fn send(&mut self, query: &[u8]) -> Result<()> {
         let sent = self.socket.send(query)?;

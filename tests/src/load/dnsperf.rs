@@ -76,6 +76,21 @@ pub(crate) fn send(names: &Path, server: SocketAddr, load: &Load) -> Result<Dnsp
     Ok(Dnsperf(Running::start("dnsperf", command, Watch::Stdout)?))
 }
 
+/// Starts sending the names of a file over `mode`: `dot` or `doh`. Queries do not wait for each other.
+pub(crate) fn send_encrypted(names: &Path, server: SocketAddr, mode: &str) -> Result<Dnsperf> {
+    let mut command = Command::new(environment::tool("dnsperf")?);
+    let [address, port] = [server.ip().to_string(), server.port().to_string()];
+    let timeout = TIMEOUT.as_secs().to_string();
+    command.args([
+        "-m", mode, "-s", &address, "-p", &port, "-n", "1", "-c", "4", "-q", "50",
+    ]);
+    command.args(["-t", &timeout, "-d"]).arg(names);
+    if mode == "doh" {
+        command.args(["-O", &format!("doh-uri=https://{address}:{port}/dns-query")]);
+    }
+    Ok(Dnsperf(Running::start("dnsperf", command, Watch::Stdout)?))
+}
+
 impl Dnsperf {
     /// Waits until everything is sent. Each of `queries` must have been sent and answered.
     pub(crate) fn finish(self, queries: usize) -> Result<()> {

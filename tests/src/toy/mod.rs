@@ -27,7 +27,7 @@ use anyhow::{Result, bail};
 pub(crate) use self::{
     actor::act,
     client::Toy,
-    puppet::{By, Puppet, obey},
+    puppet::{By, Puppet, Way, obey},
     server::serve,
     workers::{Workers, go_on, link, raise},
 };

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::tally::Tally;
 
+/// Facts about kernels, which no run can find out. They are the end of the page.
+const NEEDS: &str = include_str!("needs.md");
+
 /// Returns the page for the documentation.
 pub(super) fn page(
     rows: &[Row],
@@ -96,6 +99,7 @@ pub(super) fn page(
     }
 
     text += &costs(rows, acceleration);
+    text += NEEDS;
     text
 }
 
@@ -141,4 +145,105 @@ fn cell(tally: Tally) -> String {
         parts.push(format!("{} skipped", tally.skipped));
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+    use crate::paths;
+
+    /// Kinds of maps: aya's names, and the kernel's.
+    const MAPS: [(&str, &str); 8] = [
+        ("Array", "`ARRAY`"),
+        ("HashMap", "`HASH`"),
+        ("LpmTrie", "`LPM_TRIE`"),
+        ("LruHashMap", "`LRU_HASH`"),
+        ("PerCpuArray", "`PERCPU_ARRAY`"),
+        ("PerfEventByteArray", "`PERF_EVENT_ARRAY`"),
+        ("ProgramArray", "`PROG_ARRAY`"),
+        ("RingBuf", "`RINGBUF`"),
+    ];
+
+    /// Adds the sources below a folder to `text`.
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else {
+                text.push_str(&fs::read_to_string(&path).expect("a source"));
+            }
+        }
+    }
+
+    fn programs() -> String {
+        let mut text = String::new();
+        sources(&paths::root().join("dnstap-ebpf/src"), &mut text);
+        text
+    }
+
+    #[test]
+    fn every_helper_that_the_programs_call_is_among_the_needs() {
+        let text = programs();
+        let called: BTreeSet<_> = text
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '('))
+            .filter_map(|word| word.split_once('('))
+            .map(|(name, _)| name)
+            .filter(|name| name.starts_with("bpf_"))
+            .collect();
+        assert!(called.contains("bpf_ktime_get_ns"), "{called:?}");
+        let missing: Vec<_> = called
+            .iter()
+            .filter(|name| !NEEDS.contains(&format!("`{name}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn every_kind_of_map_of_the_programs_is_among_the_needs() {
+        let text = programs();
+        let mut maps = 0;
+        for after in text.split("#[map]").skip(1) {
+            let (_, rest) = after.split_once(": ").expect("a type");
+            let kind = rest
+                .split(|c: char| !c.is_ascii_alphanumeric())
+                .next()
+                .unwrap_or_default();
+            let (_, name) = MAPS
+                .iter()
+                .find(|(aya, _)| *aya == kind)
+                .unwrap_or_else(|| panic!("a map of an unknown kind: {kind}"));
+            assert!(NEEDS.contains(name), "{kind}");
+            maps += 1;
+        }
+        assert!(maps > 10, "only {maps} maps");
+    }
+
+    #[test]
+    fn every_tracepoint_is_among_the_needs() {
+        let text = programs();
+        let names: BTreeSet<_> = text
+            .split("(tracepoint = \"")
+            .chain(text.split("btf_tracepoint(function = \""))
+            .skip(1)
+            .filter_map(|rest| rest.split_once('"'))
+            .map(|(name, _)| name)
+            .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            .collect();
+        assert!(names.contains("sock_recv_length"), "{names:?}");
+        let missing: Vec<_> = names
+            .iter()
+            .filter(|name| !NEEDS.contains(&format!("`{name}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_committed_page_ends_with_the_needs() {
+        let page = paths::root().join("docs/kernel-support.md");
+        let page = fs::read_to_string(page).expect("it is in the tree");
+        assert!(page.ends_with(NEEDS));
+    }
 }

@@ -41,7 +41,7 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
 /// Returns the balances of the pure stages, which count on one thread: the laws of
 /// [`account`](crate::account).
 #[must_use]
-pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 13] {
+pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 14] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
     let unanswered: u64 = pair
         .table()
@@ -92,6 +92,12 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 13] {
             intake.udp_delivered + stream.stream_messages + intake.whole_messages,
             all.by_type.iter().sum::<u64>() + all.deliver.excluded() + all.deliver.unsolicited,
             pending.held,
+        ),
+        exact(
+            "copies",
+            intake.message_records,
+            intake.copies_delivered + intake.copies_plain + intake.copies_unclear,
+            pending.copies,
         ),
         exact(
             "notices",

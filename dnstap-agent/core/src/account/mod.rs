@@ -15,6 +15,7 @@
 //! stream_framed_bytes = bytes of TCP messages delivered + 2 * (stream_messages + stream_empty_messages)
 //! messages       = sum over the fourteen dnstap types
 //!                = udp_delivered + stream_messages + whole_messages - sum of excluded_* - unsolicited - pending held
+//! message_records = copies_delivered + copies_plain + copies_unclear + pending copies
 //! notices        = events + notices_unknown + notices_probed
 //! notices_probed = notice_records = probed_lines + probed_flushes + probed_rrsets + probed_malformed
 //! remark_records = remarks_malformed + remarks_joined + remarks_unjoined + pending remarks
@@ -57,8 +58,14 @@ counters! {
         udp_records,
         /// Records of TCP sockets.
         tcp_records,
-        /// Records of whole messages.
+        /// Records of whole messages, which a probe has copied (`--probe encrypted`).
         message_records,
+        /// Whole messages that were delivered.
+        copies_delivered,
+        /// Whole messages of BIND 9.18 over connections in the clear, left out because the socket shows them, too.
+        copies_plain,
+        /// Whole messages of BIND 9.18 over connections of which nothing shows whether they are encrypted; lost.
+        copies_unclear,
         /// Records of notices.
         notice_records,
         /// Records of what a probed server says about a message (`--probe`).

@@ -12,7 +12,7 @@
 mod extra;
 mod field;
 
-use dnstap_proto::{SocketFamily, SocketProtocol, dnstap};
+use dnstap_proto::{HttpProtocol, SocketFamily, dnstap};
 
 pub use self::extra::{Extra, ExtraField};
 use self::field::{Field, Memory, Room, Second};
@@ -23,6 +23,9 @@ const LENGTH: usize = 4;
 
 /// End of a frame: the type of the `Dnstap`, which is a message.
 const END: [u8; 2] = [field::varint_key(15), dnstap::Type::Message as u8];
+
+/// Field `http_protocol` (16, so its key takes two bytes): HTTP/2.
+const HTTP2: [u8; 3] = [0x80, 0x01, HttpProtocol::Http2 as u8];
 
 /// Encoder for the frames of one server.
 #[derive(Debug)]
@@ -63,6 +66,9 @@ impl Encoder {
         message: &[u8],
         out: &mut Vec<u8>,
     ) {
+        if envelope.protocol == Protocol::Doh {
+            return self.append_slowly(extra, envelope, finding, (&[], message), out);
+        }
         let Self {
             start,
             memory,
@@ -103,6 +109,22 @@ impl Encoder {
         if zone.is_empty() {
             return self.append(extra, envelope, finding, message, out);
         }
+        self.append_slowly(extra, envelope, finding, (zone, message), out);
+    }
+
+    /// Appends a message that has a zone or an `http_protocol`.
+    fn append_slowly(
+        &mut self,
+        extra: &[u8],
+        envelope: &Envelope,
+        finding: &Finding,
+        (zone, message): (&[u8], &[u8]),
+        out: &mut Vec<u8>,
+    ) {
+        let http: &[u8] = match envelope.protocol {
+            Protocol::Doh => &HTTP2,
+            _ => &[],
+        };
         let Self {
             start,
             memory,
@@ -123,8 +145,11 @@ impl Encoder {
             room.put(Field::length(10, message.len()));
         }
         let behind = behind.bytes();
-        let key = Field::length(11, zone.len());
-        let more = key.len + zone.len() + behind.len() + message.len();
+        let zone_len = match zone.len() {
+            0 => 0,
+            len => Field::length(11, len).len + len,
+        };
+        let more = zone_len + behind.len() + message.len() + http.len();
         let head = room.behind_length(14, more);
         begin(start, extra, head.len() + more, out);
         out.extend_from_slice(head);
@@ -136,6 +161,7 @@ impl Encoder {
             out.extend_from_slice(behind);
             out.extend_from_slice(message);
         }
+        out.extend_from_slice(http);
         out.extend_from_slice(&END);
     }
 }
@@ -159,10 +185,7 @@ fn put_context(room: &mut Room<'_>, envelope: &Envelope, finding: &Finding, seco
         Family::Inet => SocketFamily::Inet,
         Family::Inet6 => SocketFamily::Inet6,
     };
-    let protocol = match envelope.protocol {
-        Protocol::Udp => SocketProtocol::Udp,
-        Protocol::Tcp => SocketProtocol::Tcp,
-    };
+    let protocol = envelope.protocol.in_dnstap();
     let kind = finding.number();
     room.put(Field::enums([kind, family as u8, protocol as u8]));
     room.put_address(4, initiator);
@@ -214,8 +237,9 @@ fn extra_len(extra: &[u8]) -> usize {
 mod tests {
     use std::net::IpAddr;
 
-    use dnstap_proto::{DnstapRef, MessageRef, Timestamp};
+    use dnstap_proto::{Dnstap, DnstapRef, MessageRef, SocketProtocol, Timestamp};
     use proptest::{collection::vec, option, prelude::*};
+    use prost::Message as _;
 
     use super::*;
     use crate::model::{Direction, Endpoint, Kind, Origin, Proxied};
@@ -256,6 +280,8 @@ mod tests {
                 socket_protocol: Some(match envelope.protocol {
                     Protocol::Udp => SocketProtocol::Udp,
                     Protocol::Tcp => SocketProtocol::Tcp,
+                    Protocol::Dot => SocketProtocol::Dot,
+                    Protocol::Doh => SocketProtocol::Doh,
                 }),
                 query_address: initiator.address(),
                 response_address: responder.address(),
@@ -270,7 +296,20 @@ mod tests {
             },
         }
         .append_frame(&mut frame);
+        if envelope.protocol == Protocol::Doh {
+            return with_http(&frame);
+        }
         frame
+    }
+
+    /// Adds `http_protocol` to a frame, which `DnstapRef` does not have.
+    fn with_http(frame: &[u8]) -> Vec<u8> {
+        let mut dnstap = Dnstap::decode(&frame[4..]).unwrap();
+        let message = dnstap.message.as_mut().unwrap();
+        message.http_protocol = Some(HttpProtocol::Http2 as i32);
+        let bytes = dnstap.encode_to_vec();
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&length[..], &bytes].concat()
     }
 
     /// Lengths around those at which a varint gets one more byte.
@@ -305,11 +344,17 @@ mod tests {
                 peer,
             })
         });
-        (ends(), proxied, any::<bool>()).prop_map(|((family, local, peer), proxied, tcp)| {
+        let protocol = prop::sample::select(vec![
+            Protocol::Udp,
+            Protocol::Tcp,
+            Protocol::Dot,
+            Protocol::Doh,
+        ]);
+        (ends(), proxied, protocol).prop_map(|((family, local, peer), proxied, protocol)| {
             Envelope {
                 ktime_ns: 0,
                 socket: 0,
-                protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+                protocol,
                 direction: Direction::Received,
                 family,
                 local,

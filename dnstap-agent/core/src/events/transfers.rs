@@ -198,7 +198,7 @@ impl Transfers {
         while let Some((key, open)) = self.open.oldest() {
             let patience = match open.protocol {
                 Protocol::Udp => DATAGRAM_NS,
-                Protocol::Tcp => STREAM_NS,
+                Protocol::Tcp | Protocol::Dot | Protocol::Doh => STREAM_NS,
             };
             let seen = open.seen_ktime_ns.saturating_add(patience);
             if seen >= now_ktime_ns {
@@ -278,8 +278,8 @@ impl Transfers {
     fn key(&self, envelope: &Envelope, id: u16, role: Role) -> u64 {
         match envelope.protocol {
             Protocol::Tcp => self.hasher.hash_one((envelope.socket, id, role)),
-            // The response may leave through another socket with the same port.
-            Protocol::Udp => {
+            // The response may leave through another socket with the same port. A probe does not know the socket.
+            Protocol::Udp | Protocol::Dot | Protocol::Doh => {
                 let Envelope {
                     local,
                     peer,

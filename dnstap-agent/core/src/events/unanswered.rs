@@ -8,7 +8,7 @@ use dnstap_proto::{
 use super::{EventKind, Output, address, wire};
 use crate::{
     dns::Dns,
-    model::{Asked, Endpoint, Protocol, Role},
+    model::{Asked, Endpoint, Role},
 };
 
 /// Reports a query that got no response for this time.
@@ -27,10 +27,6 @@ pub(crate) fn unanswered(query: &Asked, waited_ns: u64, output: &mut Output<'_>)
     let port = |end: Endpoint| (end.port != 0).then_some(u32::from(end.port));
     let dns = Dns::parse(&query.message).ok();
     let question = dns.and_then(|dns| dns.question().ok().flatten());
-    let protocol = match envelope.protocol {
-        Protocol::Udp => dnstap_proto::SocketProtocol::Udp,
-        Protocol::Tcp => dnstap_proto::SocketProtocol::Tcp,
-    };
     let content = Content::Unanswered(Unanswered {
         message_type: Some(query.finding.number().into()),
         client_address: address(client),
@@ -41,7 +37,7 @@ pub(crate) fn unanswered(query: &Asked, waited_ns: u64, output: &mut Output<'_>)
         class: question.map(|question| question.class.0.into()),
         r#type: question.map(|question| question.kind.0.into()),
         waited_ns: Some(waited_ns),
-        socket_protocol: Some(protocol as u32),
+        socket_protocol: Some(envelope.protocol.in_dnstap() as u32),
     });
     let at = envelope.ktime_ns.saturating_add(waited_ns);
     output.emit(at, Phase::Point, envelope.origin.tgid, content);

@@ -17,6 +17,8 @@ counters! {
         unremarked,
         /// What a server has said about messages that have not come.
         remarks,
+        /// Whole messages of which it is not known yet whether their connection is encrypted.
+        copies,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is known about a message besides its bytes.
 
+use dnstap_proto::SocketProtocol;
+
 use super::Endpoint;
 
 /// Direction of a message, seen from the tapped process.
@@ -11,13 +13,37 @@ pub enum Direction {
     Sent,
 }
 
-/// Transport of the socket.
+/// Transport of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// One message in each datagram.
     Udp,
     /// A byte stream with 2-byte lengths.
     Tcp,
+    /// DNS over TLS. A probe in the server sees the message, the socket does not.
+    Dot,
+    /// DNS over HTTP/2, with or without TLS. A probe in the server sees the message, the socket
+    /// does not.
+    Doh,
+}
+
+impl Protocol {
+    /// Returns whether sockets show messages of this transport.
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        matches!(self, Self::Udp | Self::Tcp)
+    }
+
+    /// Returns the protocol in dnstap.
+    #[must_use]
+    pub const fn in_dnstap(self) -> SocketProtocol {
+        match self {
+            Self::Udp => SocketProtocol::Udp,
+            Self::Tcp => SocketProtocol::Tcp,
+            Self::Dot => SocketProtocol::Dot,
+            Self::Doh => SocketProtocol::Doh,
+        }
+    }
 }
 
 /// Address family after IPv4-mapped addresses became IPv4.
@@ -35,7 +61,7 @@ pub struct Envelope {
     /// Time from `CLOCK_MONOTONIC` in nanoseconds. A message of a TCP stream has the time of the
     /// call that completed it.
     pub ktime_ns: u64,
-    /// Inode number of the socket.
+    /// Inode number of the socket; 0 if a probe in the server saw the message.
     pub socket: u64,
     /// Transport.
     pub protocol: Protocol,

@@ -263,6 +263,9 @@ impl Key {
                 self.local.port == other.local.port
                     && (self.socket == other.socket || self.program_id == other.program_id)
             }
+            Protocol::Dot | Protocol::Doh => {
+                self.local.port == other.local.port && self.program_id == other.program_id
+            }
         };
         self.id == other.id
             && self.role == other.role
@@ -617,7 +620,7 @@ impl Pairs {
     fn hash(&self, key: &Key) -> u64 {
         let end = match key.protocol {
             Protocol::Tcp => key.socket,
-            Protocol::Udp => key.local.port.into(),
+            Protocol::Udp | Protocol::Dot | Protocol::Doh => key.local.port.into(),
         };
         let rest = u64::from(key.id) << 48
             | u64::from(key.peer.port) << 32

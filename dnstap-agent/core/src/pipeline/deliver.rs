@@ -156,7 +156,7 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         let server = &self.servers[header.server];
-        let finding = Finding {
+        let mut finding = Finding {
             role: header.role,
             kind: kind(server, header, server.recursion_available),
             response: false,
@@ -173,8 +173,26 @@ impl Deliver {
             self.rate_limits
                 .query(envelope.peer, question, at, process_id);
         }
+        // A remark may tell the type of each of these queries, even of one that is not held back.
+        let named_by_server = server.is_probed
+            && header.role == Role::Responder
+            && matches!(header.subject, Subject::Query | Subject::Transfer)
+            && matches!(server.server.naming, Naming::Bind(_));
         let waits = matches!(server.server.naming, Naming::Bind(_))
             && BindRules::waits_for_answer(header.role, header.subject, header.flags);
+        // A probe that copies the message makes its remark before.
+        let said = if named_by_server && !envelope.protocol.is_plain() {
+            self.remarks.about(envelope, bytes)
+        } else {
+            None
+        };
+        if let Some(said) = &said {
+            self.counters.remarks_expected += 1;
+            self.counters.remarks_joined += 1;
+            finding.kind = kind_of(said.message_type).unwrap_or(finding.kind);
+        }
+        let waits = waits && said.is_none();
+        let named_by_server = named_by_server && said.is_none();
         let ticket = waits.then(|| {
             self.held.put(Waiting {
                 envelope: *envelope,
@@ -184,11 +202,6 @@ impl Deliver {
                 bytes: bytes.to_vec(),
             })
         });
-        // A remark may tell the type of each of these queries, even of one that is not held back.
-        let named_by_server = server.is_probed
-            && header.role == Role::Responder
-            && matches!(header.subject, Subject::Query | Subject::Transfer)
-            && matches!(server.server.naming, Naming::Bind(_));
         let at = usize::from(finding.number()) - 1;
         let wanted =
             is_logged(&server.server, envelope, header) && self.filter.wants(header.subject, at);
@@ -344,7 +357,8 @@ impl Deliver {
         }
         let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);
-        if header.well_formed {
+        // A port of encrypted DNS carries no plain DNS.
+        if header.well_formed && envelope.protocol.is_plain() {
             match header.role {
                 Role::Responder => server.ports.learn(envelope.local.port),
                 Role::Initiator => self.upstreams.learn(envelope.origin.program_id, *peer),

@@ -15,6 +15,7 @@
 //! [`stream`](crate::reassemble::tcp) says which inversions are repaired. If a response comes before
 //! its query, [`pair`](crate::pair) cannot connect them, and the response is delivered unpaired.
 
+mod copies;
 mod datagrams;
 mod deliver;
 mod filter;
@@ -39,6 +40,7 @@ use crate::{
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
+        copies::{Copies, Decision},
         datagrams::Layout,
         deliver::{Deliver, Upstreams},
         held::Held,
@@ -111,6 +113,9 @@ pub struct PipelineConfig {
     /// Whether unanswered queries are reported, as frames of the queries marked in `extra`. They
     /// are only for text, JSON and YAML, because readers of dnstap would take them for queries.
     pub report_unanswered: bool,
+    /// Whether whole messages may come of which it is not known whether their connection is
+    /// encrypted.
+    pub unsure: bool,
     /// Kinds of events to report.
     pub events: EventKinds,
     /// Bounds of the table of queries.
@@ -133,6 +138,7 @@ impl Default for PipelineConfig {
             privacy: Privacy::default(),
             unsolicited: false,
             report_unanswered: false,
+            unsure: false,
             events: EventKinds::default(),
             pair_limits: PairLimits::default(),
             stream_limits: StreamLimits::default(),
@@ -148,6 +154,7 @@ pub struct Pipeline {
     assembler: Assembler,
     sockets: Sockets,
     streams: Streams,
+    copies: Copies,
     proxies: Proxies,
     deliver: Deliver,
     intake: IntakeCounters,
@@ -159,15 +166,20 @@ impl Pipeline {
     /// Creates a pipeline that has seen nothing yet.
     #[must_use]
     pub fn new(config: PipelineConfig) -> Self {
+        let mut streams = Streams::new(
+            config.stream_limits,
+            config.existing_sockets,
+            config.proxies.clone(),
+        );
+        if config.unsure {
+            streams.remember_ends();
+        }
         Self {
             recent: Recent::default(),
             assembler: Assembler::default(),
             sockets: Sockets::new(config.udp_sockets),
-            streams: Streams::new(
-                config.stream_limits,
-                config.existing_sockets,
-                config.proxies.clone(),
-            ),
+            streams,
+            copies: Copies::default(),
             proxies: config.proxies,
             deliver: Deliver {
                 probed: Probed::default(),
@@ -264,7 +276,12 @@ impl Pipeline {
             Ok(Record::ConnectionEnd(end)) => self.connection_end(end, batch),
             Ok(Record::Message(envelope, bytes)) => {
                 self.intake.message_records += 1;
+                self.intake.copies_delivered += 1;
                 self.message(envelope, bytes, batch);
+            }
+            Ok(Record::Unsure(envelope, bytes)) => {
+                self.intake.message_records += 1;
+                self.unsure(envelope, bytes, batch);
             }
             Ok(Record::Remark(envelope, payload)) => {
                 self.intake.remark_records += 1;
@@ -284,7 +301,8 @@ impl Pipeline {
     fn chunk(&mut self, chunk: &Chunk<'_>, batch: &mut Batch) {
         match chunk.envelope.protocol {
             Protocol::Udp => self.datagrams(chunk, batch),
-            Protocol::Tcp => self.piece(chunk, batch),
+            // A record of a socket has no other protocol than these two.
+            Protocol::Tcp | Protocol::Dot | Protocol::Doh => self.piece(chunk, batch),
         }
     }
 
@@ -353,6 +371,61 @@ impl Pipeline {
             .message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
     }
 
+    /// Takes a whole message that is encrypted, or that the socket shows, too.
+    fn unsure(&mut self, envelope: &Envelope, bytes: &[u8], batch: &mut Batch) {
+        let decision = self.copies.decide(&mut self.streams, envelope);
+        let Some(decision) = decision else {
+            for (envelope, bytes) in self.copies.put(envelope, bytes) {
+                let decision = self.copies.give_up(&envelope);
+                self.decided(decision, &envelope, &bytes, batch);
+            }
+            return;
+        };
+        for (envelope, bytes) in self.copies.take(envelope) {
+            self.decided(decision, &envelope, &bytes, batch);
+        }
+        self.decided(decision, envelope, bytes, batch);
+    }
+
+    fn decided(
+        &mut self,
+        decision: Decision,
+        envelope: &Envelope,
+        bytes: &[u8],
+        batch: &mut Batch,
+    ) {
+        match decision {
+            Decision::Deliver(protocol) => {
+                self.intake.copies_delivered += 1;
+                let envelope = Envelope {
+                    protocol,
+                    ..*envelope
+                };
+                self.message(&envelope, bytes, batch);
+            }
+            Decision::Plain => self.intake.copies_plain += 1,
+            Decision::Unclear => self.intake.copies_unclear += 1,
+        }
+    }
+
+    /// Decides about the copies that wait. Those from before kernel time `before` wait no longer.
+    fn settle_copies(&mut self, before: u64, batch: &mut Batch) {
+        if self.copies.waiting() == 0 {
+            return;
+        }
+        for oldest in self.copies.oldest() {
+            let mut decision = self.copies.decide(&mut self.streams, &oldest);
+            if decision.is_none() && oldest.ktime_ns < before {
+                decision = Some(self.copies.give_up(&oldest));
+            }
+            if let Some(decision) = decision {
+                for (envelope, bytes) in self.copies.take(&oldest) {
+                    self.decided(decision, &envelope, &bytes, batch);
+                }
+            }
+        }
+    }
+
     /// Takes a notice from a source or a stage.
     pub fn notice(&mut self, notice: Notice, batch: &mut Batch) {
         self.intake.notices += 1;
@@ -402,6 +475,7 @@ impl Pipeline {
         self.streams.tick(now_ktime_ns, &mut |envelope, bytes| {
             deliver.message(envelope, bytes, Message::parse(bytes).as_ref(), batch);
         });
+        self.settle_copies(now_ktime_ns.saturating_sub(self.patience_ns), batch);
         self.assembler.tick(now_ktime_ns);
         self.sockets.tick(now_ktime_ns);
         self.deliver.pairs.tick(now_ktime_ns);
@@ -418,6 +492,7 @@ impl Pipeline {
     /// Ends the pipeline: delivers messages that only waited for their turn, and counts all others
     /// as incomplete or unanswered.
     pub fn finish(&mut self, batch: &mut Batch) {
+        self.settle_copies(u64::MAX, batch);
         self.deliver.is_ending = true;
         let deliver = &mut self.deliver;
         self.streams.finish(&mut |envelope, bytes| {
@@ -493,6 +568,7 @@ impl Pipeline {
             held: self.deliver.waiting(),
             unremarked: self.deliver.remarks.expected(),
             remarks: self.deliver.remarks.remarks(),
+            copies: self.copies.waiting(),
         }
     }
 }

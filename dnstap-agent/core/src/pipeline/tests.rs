@@ -20,6 +20,7 @@ use crate::{
     record::fixture::{chunk, header, whole},
 };
 
+mod copies;
 mod mutations;
 mod remarks;
 mod roles;

@@ -19,8 +19,8 @@ use std::mem::{offset_of, size_of};
 
 use crate::model::{Direction, Endpoint, Envelope, Family, Origin, Protocol};
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EventHeader,
-    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE, RecordKind,
+    AF_INET, AF_INET6, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNCONNECTED, EVENT_UNSURE,
+    EventHeader, IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE, PROTOCOL_DOH, PROTOCOL_DOT, RecordKind,
 };
 
 /// Bytes of the header before the payload.
@@ -56,6 +56,9 @@ pub enum Record<'a> {
     ConnectionEnd(Envelope),
     /// A whole message.
     Message(Envelope, &'a [u8]),
+    /// A whole message over TCP that is encrypted, or that the socket shows, too
+    /// ([`EVENT_UNSURE`]).
+    Unsure(Envelope, &'a [u8]),
     /// Content of a probe's record that is no message.
     Notice(Envelope, &'a [u8]),
     /// What the server says about a message ([`Remark`]); of the envelope the time, direction, peer, local port and origin are set.
@@ -149,11 +152,7 @@ impl<'a> Record<'a> {
         if family != AF_INET && family != AF_INET6 {
             return Err(RecordError::Family(family));
         }
-        let protocol = match header[offset_of!(EventHeader, protocol)] {
-            IPPROTO_UDP => Protocol::Udp,
-            IPPROTO_TCP => Protocol::Tcp,
-            other => return Err(RecordError::Protocol(other)),
-        };
+        let protocol = protocol(kind, header[offset_of!(EventHeader, protocol)])?;
         let direction = match header[offset_of!(EventHeader, direction)] {
             DIRECTION_RECEIVED => Direction::Received,
             DIRECTION_SENT => Direction::Sent,
@@ -230,10 +229,13 @@ impl<'a> Record<'a> {
         };
         match (kind, protocol) {
             (RecordKind::Chunk, _) => Ok(Self::Chunk(chunk)),
-            (RecordKind::ConnectionEnd, Protocol::Udp) => Err(RecordError::Protocol(IPPROTO_UDP)),
             (RecordKind::ConnectionEnd, Protocol::Tcp) if message != 0 => Err(outside),
             (RecordKind::ConnectionEnd, Protocol::Tcp) => Ok(Self::ConnectionEnd(chunk.envelope)),
+            (RecordKind::ConnectionEnd, _) => Err(RecordError::Protocol(IPPROTO_UDP)),
             _ if !chunk.is_whole() => Err(outside),
+            (RecordKind::Message, Protocol::Tcp) if flags & EVENT_UNSURE != 0 => {
+                Ok(Self::Unsure(chunk.envelope, payload))
+            }
             (RecordKind::Message, _) => Ok(Self::Message(chunk.envelope, payload)),
             (RecordKind::Notice, _) => Ok(Self::Notice(chunk.envelope, payload)),
             (RecordKind::Remark, _) => Ok(Self::Remark(chunk.envelope, payload)),
@@ -253,6 +255,18 @@ impl Chunk<'_> {
     pub fn is_last(&self) -> bool {
         self.chunk_offset as usize + self.payload.len() == self.message_len as usize
     }
+}
+
+/// Returns the protocol with this number in a record of this kind.
+#[inline]
+fn protocol(kind: RecordKind, number: u8) -> Result<Protocol, RecordError> {
+    Ok(match number {
+        IPPROTO_UDP => Protocol::Udp,
+        IPPROTO_TCP => Protocol::Tcp,
+        PROTOCOL_DOT if kind == RecordKind::Message => Protocol::Dot,
+        PROTOCOL_DOH if kind == RecordKind::Message => Protocol::Doh,
+        other => return Err(RecordError::Protocol(other)),
+    })
 }
 
 fn u32_at(header: &[u8; HEADER], at: usize) -> u32 {
@@ -342,6 +356,7 @@ mod tests {
                 Record::Chunk(chunk) => ("chunk", chunk.payload.len()),
                 Record::ConnectionEnd(_) => ("end", 0),
                 Record::Message(_, bytes) => ("message", bytes.len()),
+                Record::Unsure(_, bytes) => ("unsure", bytes.len()),
                 Record::Notice(_, bytes) => ("notice", bytes.len()),
                 Record::Remark(_, bytes) => ("remark", bytes.len()),
             };
@@ -365,6 +380,24 @@ mod tests {
             of_kind(3, tcp, &vec![0; 65_536]),
             Err(RecordError::Length(65_536))
         );
+        for encrypted in [PROTOCOL_DOT, PROTOCOL_DOH] {
+            assert_eq!(of_kind(3, encrypted, b"xy"), Ok(("message", 2)));
+            for kind in [1, 2, 4, 5] {
+                let refused = Err(RecordError::Protocol(encrypted));
+                assert_eq!(of_kind(kind, encrypted, b"x"), refused, "kind {kind}");
+            }
+        }
+        let unsure = EventHeader {
+            kind: RecordKind::Message as u8,
+            protocol: tcp,
+            flags: EVENT_UNSURE,
+            ..header()
+        };
+        let record = whole(unsure, b"xy");
+        assert!(matches!(
+            Record::parse(&record),
+            Ok(Record::Unsure(_, b"xy"))
+        ));
         assert_eq!(of_kind(4, udp, b"xyz"), Ok(("notice", 3)));
         assert_eq!(of_kind(5, udp, b"wxyz"), Ok(("remark", 4)));
         for unknown in [0, 6, u8::MAX] {

@@ -21,6 +21,7 @@ use crate::{
         version::server_version,
     },
     sources::{
+        probes::Probe,
         processes::{
             OpenSocket,
             executable::{completed, executable_name, serves_dns},
@@ -51,6 +52,7 @@ pub(super) fn pipeline_config(job: &Job<'_>) -> Result<PipelineConfig> {
         },
         filter: pipeline_filter(&messages.filters),
         unsolicited: messages.unsolicited,
+        unsure: job.tapping.probes.contains(&Probe::Encrypted),
         report_unanswered: messages.unanswered_events.is_some(),
         events: job.events.kinds(),
         pair_limits: PairLimits {

@@ -209,6 +209,10 @@ impl Members {
         }
         probed.extend(self.probes.again());
         gone.extend(self.probes.judge());
+        if !self.probes.make_remarks() {
+            // The reader waits for nothing.
+            return;
+        }
         // Another probed process may have the same program id.
         gone.retain(|gone| self.probes.program_ids().all(|probed| probed != *gone));
         let news = probed.into_iter().map(|program_id| (program_id, true));
@@ -269,9 +273,10 @@ impl Members {
         self.probes.work()
     }
 
-    /// Returns the program ids of the probed processes.
+    /// Returns the program ids of the processes that are probed for remarks.
     pub(super) fn probed(&self) -> impl Iterator<Item = u32> + '_ {
-        self.probes.program_ids()
+        let make_remarks = self.probes.make_remarks();
+        self.probes.program_ids().filter(move |_| make_remarks)
     }
 
     /// Returns whether nothing is tapped and nothing will be.

@@ -68,6 +68,9 @@ const LOOK_FOR_JOINED: Duration = Duration::from_millis(100);
 /// Interval of the same check if no cgroup is tapped. The kernel adds new processes itself.
 const LOOK: Duration = Duration::from_millis(400);
 
+/// Processes that may be probed later with `--follow`. Descriptors are kept free for them.
+const PROBED_LATER: usize = 64;
+
 /// Messages that may wait for the reader, which takes them each time that it reads the ring.
 const JOINED: usize = 64;
 
@@ -139,10 +142,15 @@ pub(crate) fn tap<E: Future<Output = String>>(
 ) -> Result<Snapshot> {
     preflight::check_privileges(job.tapping.hook == HookChoice::Socket)?;
     preflight::check_pid_namespace()?;
-    check_descriptors(job, outputs)?;
+    check_descriptors(job, outputs, 0)?;
     let selection = job.target.selection();
     let mut search = Search::new(selection.clone())?;
     let found = search.find_first()?;
+    let sites = wanted_probes(job).sites.len();
+    if sites > 0 {
+        let later = if selection.follow { PROBED_LATER } else { 0 };
+        check_descriptors(job, outputs, (found.len() + later) * sites)?;
+    }
     if !job.tapping.allow_no_sockets && !selection.follow {
         check_sockets(&selection, &found)?;
     }
@@ -168,7 +176,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let (joined, theirs) = mpsc::sync_channel(JOINED);
     let probes = Probes::new(
         tap.take_probes(),
-        options.probes.log_categories,
+        options.probes.clone(),
         tap.take_probe_maps()?,
     );
     let probe_states = probes.states();
@@ -269,9 +277,9 @@ fn wanted_probes(job: &Job<'_>) -> probes::Wanted {
 }
 
 /// Fails if there are too few descriptors for the whole run.
-fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec]) -> Result<()> {
+fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec], probes: usize) -> Result<()> {
     let all = outputs.len() + job.fixed_outputs().len();
-    preflight::check_descriptors(all, perf_rings(job.tapping.ring)?)
+    preflight::check_descriptors(all, perf_rings(job.tapping.ring)?, probes)
 }
 
 /// Starts the reader's thread. The receiver gets the reason if the thread ends by itself.

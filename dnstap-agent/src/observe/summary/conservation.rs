@@ -99,10 +99,11 @@ pub(crate) mod tests {
         for (counter, count) in [
             (Counter::Seen, 110),
             (Counter::Emitted, 90),
-            (Counter::Records, 103),
+            (Counter::Records, 106),
             (Counter::RingFull, 7),
             (Counter::NotDns, 3),
-            (Counter::ProbeCalls, 12),
+            (Counter::ProbeCalls, 13),
+            (Counter::ProbeTwice, 2),
             (Counter::ProbeUnwanted, 3),
             (Counter::ProbeFault, 1),
         ] {
@@ -110,7 +111,7 @@ pub(crate) mod tests {
         }
         tapped.settled = Settled {
             seen: 100,
-            records: 92,
+            records: 95,
         };
         let all = &mut tapped.pipeline;
         all.intake.records = 90;
@@ -129,7 +130,12 @@ pub(crate) mod tests {
         all.stream.stream_skipped_bytes = 400;
         all.intake.notices = 5;
         all.intake.remark_records = 8;
-        all.intake.records += 8;
+        all.intake.message_records = 3;
+        all.intake.copies_delivered = 1;
+        all.intake.copies_plain = 1;
+        all.intake.whole_messages = 1;
+        all.deliver.excluded_type = 1;
+        all.intake.records += 8 + 3;
         all.deliver.remarks_expected = 9;
         all.deliver.remarks_joined = 5;
         all.deliver.remarks_missing = 3;
@@ -154,6 +160,7 @@ pub(crate) mod tests {
             held: 1,
             unremarked: 1,
             remarks: 2,
+            copies: 1,
         };
         tapped
     }
@@ -214,6 +221,7 @@ pub(crate) mod tests {
                 ("assemble", 2),
                 ("stream_bytes", 100),
                 ("encode", 1),
+                ("copies", 1),
                 ("remarks", 2),
                 ("remarked_messages", 1),
                 ("queries", 10),
@@ -230,6 +238,7 @@ pub(crate) mod tests {
     #[case::datagram(|tapped: &mut Tapped| tapped.pipeline.intake.udp_not_dns -= 1, "datagrams")]
     #[case::bytes(|tapped: &mut Tapped| tapped.pipeline.stream.stream_skipped_bytes += 9, "stream_bytes")]
     #[case::not_encoded(|tapped: &mut Tapped| tapped.pipeline.deliver.excluded_xfr -= 1, "encode")]
+    #[case::copy(|tapped: &mut Tapped| tapped.pipeline.intake.copies_plain -= 1, "copies")]
     #[case::notice(|tapped: &mut Tapped| tapped.pipeline.deliver.notices_unknown -= 1, "notices")]
     #[case::query(|tapped: &mut Tapped| tapped.pending.queries -= 1, "queries")]
     #[case::unanswered(|tapped: &mut Tapped| tapped.pipeline.pair.unanswered_client -= 1, "unanswered")]

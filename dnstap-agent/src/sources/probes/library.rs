@@ -9,12 +9,19 @@
 use std::{
     collections::HashSet,
     fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use dnstap_ebpf::{NAMES_NARROW, NAMES_UNKNOWN, NAMES_WIDE};
-use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
+use dnstap_ebpf::{
+    NAMES_NARROW, NAMES_UNKNOWN, NAMES_WIDE, TRANSPORT_IS_BOOL, TRANSPORT_IS_NUMBER,
+};
+use object::{
+    Endianness, Object as _, ObjectSegment as _, ReadCache, ReadRef,
+    elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB},
+    read::elf::{FileHeader as _, SectionHeader as _, Sym as _},
+};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use super::place::LOOKED_AT;
@@ -22,7 +29,8 @@ use super::place::LOOKED_AT;
 /// Most files of a process that are examined.
 const FILES: usize = 4;
 
-/// Size of the largest file that is examined, in bytes. BIND's libraries have some megabytes.
+/// Size of the largest file that is examined, in bytes. It is read into memory for a moment. BIND's
+/// libraries have some megabytes.
 const LARGEST: u64 = 64 << 20;
 
 /// Symbol of a pointer to the root name. Every libdns exports it.
@@ -78,7 +86,14 @@ pub(super) struct Function {
     pub(super) code: Vec<u8>,
     /// Layout of names: a `NAMES_*` of the ABI.
     pub(super) names: u32,
+    /// How this BIND tells its transports: a `TRANSPORT_IS_*` of the ABI; 0: it has neither TLS nor HTTPS, or the function
+    /// is not of libdns.
+    pub(super) transport: u32,
 }
+
+/// Functions that came with TLS (9.18), and with the number of the transport (9.20).
+const WITH_TLS: &str = "dns_transport_new";
+const WITH_NUMBER: &str = "dns__db_addrdataset";
 
 /// Reason for which a function cannot be probed.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +117,7 @@ pub(super) fn find(pid: u32, wanted: Wanted) -> Result<Function, Missing> {
                 offset,
                 code,
                 names,
+                transport,
             })) => {
                 return Ok(Function {
                     path,
@@ -110,6 +126,7 @@ pub(super) fn find(pid: u32, wanted: Wanted) -> Result<Function, Missing> {
                     name,
                     code,
                     names,
+                    transport,
                 });
             }
             Ok(None) => {}
@@ -194,38 +211,39 @@ struct Place {
     offset: u64,
     code: Vec<u8>,
     names: u32,
+    transport: u32,
 }
 
 /// Returns the place of a function in an ELF file; `None` if the file is not the library.
 fn look(path: &Path, wanted: Wanted) -> Result<Option<Place>> {
-    look_into(&open(path)?, wanted)
+    look_into(&read(path)?, wanted)
 }
 
-/// Opens a mapped file for reading in parts. Fails if the file is too large: any user can run a
-/// program with the name of a server, and with a file of any size.
-fn open(path: &Path) -> Result<ReadCache<File>> {
+/// Reads a mapped file. Fails if the file is too large: any user can run a program with the name of
+/// a server, and with a file of any size and content.
+fn read(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| {
         format!(
             "cannot open {}, which takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
             path.display()
         )
     })?;
-    let bytes = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    // The file may grow while it is read.
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     anyhow::ensure!(
-        bytes <= LARGEST,
-        "it has {bytes} bytes, which no library of BIND has"
+        bytes.len() as u64 <= LARGEST,
+        "it has more than {LARGEST} bytes, which no library of BIND has"
     );
-    Ok(ReadCache::new(file))
+    Ok(bytes)
 }
 
-fn look_into<'d>(data: impl ReadRef<'d>, wanted: Wanted) -> Result<Option<Place>> {
+fn look_into(data: &[u8], wanted: Wanted) -> Result<Option<Place>> {
     let file = object::File::parse(data).context("it is no ELF file")?;
-    let symbol = |name: &str| {
-        let mut symbols = file.dynamic_symbols().chain(file.symbols());
-        symbols
-            .find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))
-            .map(|symbol| symbol.address())
-    };
+    let fixed = [ROOT_NAME, WILDCARD_NAME, LOG_CONTEXT, WITH_TLS, WITH_NUMBER];
+    let searched: Vec<&str> = fixed.iter().chain(wanted.functions).copied().collect();
+    let at = addresses(data, &searched).context("its symbols cannot be read")?;
+    let symbol = |name: &str| at[searched.iter().position(|one| *one == name)?];
     let function = |name: &&'static str| Some((*name, symbol(name)?));
     let found = wanted.functions.iter().find_map(function);
     let mut names = NAMES_UNKNOWN;
@@ -248,6 +266,11 @@ fn look_into<'d>(data: impl ReadRef<'d>, wanted: Wanted) -> Result<Option<Place>
         let name = wanted.functions.first().unwrap_or(&"?");
         return Err(anyhow!("it has no function {name}: {}", wanted.may_lack));
     };
+    let transport = match (symbol(WITH_TLS), symbol(WITH_NUMBER)) {
+        (None, _) => 0,
+        (_, None) => TRANSPORT_IS_BOOL,
+        _ => TRANSPORT_IS_NUMBER,
+    };
     let offset = offset_of(&file, address);
     let code = bytes(&file, address, LOOKED_AT);
     match (offset, code) {
@@ -256,9 +279,38 @@ fn look_into<'d>(data: impl ReadRef<'d>, wanted: Wanted) -> Result<Option<Place>
             offset,
             code: code.to_vec(),
             names,
+            transport,
         })),
         _ => Err(anyhow!("its function {name} is in no part of the file")),
     }
+}
+
+/// Returns the addresses of the defined symbols with these names, in the dynamic symbols or, if one
+/// is not there, in the others. Each symbol is looked at once, and its name is compared in place, so
+/// the time is bounded by the size of the file, whatever is in it.
+fn addresses(data: &[u8], names: &[&str]) -> Result<Vec<Option<u64>>> {
+    let header = FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let mut found = vec![None; names.len()];
+    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+        let symbols = sections.symbols(endian, data, kind)?;
+        if symbols.is_empty() {
+            continue;
+        }
+        let strings = sections.section(symbols.string_section())?;
+        let strings = strings.data(endian, data)?;
+        for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian)) {
+            let start = usize::try_from(symbol.st_name(endian))?;
+            let rest = strings.get(start..).unwrap_or_default();
+            let is =
+                |name: &str| rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0);
+            if let Some(at) = names.iter().position(|name| is(name)) {
+                found[at].get_or_insert(symbol.st_value(endian));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Symbol that every libisc exports.

@@ -24,8 +24,8 @@ use dnstap_ebpf::{Function, NAMES_UNKNOWN, Probed};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use self::library::Missing;
 pub use self::site::{Site, Wanted};
+use self::{library::Missing, uprobe::Refusal};
 
 /// Information that a probe gets from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +33,8 @@ pub enum Probe {
     /// The zone that the server has in mind, as dnstap's `query_zone`: BIND (`named`) with its own libdns, built with dnstap, as all
     /// distributions have it.
     Zone,
+    /// The messages over TLS and HTTPS in the clear: BIND 9.18 and later, built with dnstap.
+    Encrypted,
 }
 
 impl Probe {
@@ -41,6 +43,7 @@ impl Probe {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Zone => "zone",
+            Self::Encrypted => "encrypted",
         }
     }
 }
@@ -61,6 +64,8 @@ pub struct ProbeState {
     pub place: Option<String>,
     /// Whether the process has to step over an instruction each time, which takes some ten microseconds.
     pub single_stepped: bool,
+    /// Part of the probe that is missing although it is attached.
+    pub limit: Option<&'static str>,
     /// Reason for which the probe is not attached; `None` if it is, or if the library may still be
     /// loaded.
     pub reason: Option<String>,
@@ -77,6 +82,9 @@ impl fmt::Display for ProbeState {
         }?;
         if self.single_stepped {
             write!(formatter, ", single-stepped")?;
+        }
+        if let Some(limit) = self.limit {
+            write!(formatter, ", {limit}")?;
         }
         Ok(())
     }
@@ -156,7 +164,7 @@ pub struct Probes {
     /// Programs in the kernel; empty if nothing is to be probed.
     programs: Programs,
     /// Categories of the log that are wanted, as `LOG_*` bits.
-    log_categories: u32,
+    wanted: Wanted,
     attached: BTreeMap<u32, Process>,
     /// Processes that may not have loaded their libraries yet: program id, and time of the first
     /// attempt.
@@ -181,19 +189,22 @@ struct Attached {
     faults_before: u64,
 }
 
+/// Limit of BIND 9.16, and the reason alone.
+const NOT_ENCRYPTED: &str = "without encrypted messages: this BIND has neither TLS nor HTTPS";
+const NO_TLS: &str = "this BIND has neither TLS nor HTTPS";
+
 /// Reason for which the program of a probe cannot be used.
 const NOT_ASKED: &str = "not asked for";
 
 impl Probes {
-    /// Creates an empty set of probes with the programs in the kernel. `log_categories`: lines of the log that are
-    /// wanted, as `LOG_*` bits.
+    /// Creates an empty set of probes with the programs in the kernel, and what they are to report.
     #[must_use]
-    pub fn new(programs: Programs, log_categories: u32, maps: ProbeMaps) -> Self {
+    pub fn new(programs: Programs, wanted: Wanted, maps: ProbeMaps) -> Self {
         let states = ProbeStates::default();
         states.with(|states| states.ended = programs.is_empty());
         Self {
             programs,
-            log_categories,
+            wanted,
             attached: BTreeMap::new(),
             loading: BTreeMap::new(),
             maps,
@@ -215,9 +226,16 @@ impl Probes {
         self.states.clone()
     }
 
+    /// Returns whether probed servers make remarks about messages.
+    #[must_use]
+    pub const fn make_remarks(&self) -> bool {
+        self.wanted.remarks != 0
+    }
+
     /// Returns the program ids of the processes that say something about their messages.
     pub fn program_ids(&self) -> impl Iterator<Item = u32> + '_ {
-        let remarking = |process: &&Process| process.sites.contains_key(&Site::DtSend);
+        let remarking =
+            |process: &&Process| self.make_remarks() && process.sites.contains_key(&Site::DtSend);
         self.attached
             .values()
             .filter(remarking)
@@ -237,7 +255,7 @@ impl Probes {
         let mut process = self.attached.remove(&pid).unwrap_or_else(|| Process {
             program_id,
             facts: Probed {
-                log_categories: self.log_categories,
+                log_categories: self.wanted.log_categories,
                 ..Probed::default()
             },
             sites: BTreeMap::new(),
@@ -252,12 +270,12 @@ impl Probes {
                 Ok(()) => continue,
                 Err(Missing::Library(_)) if is_new => {
                     is_loading = true;
-                    self.states.set(site, ProbeState::off(site, pid, None));
+                    self.states.set(site, self.wanted.off(site, pid, None));
                     continue;
                 }
                 Err(missing) => missing.to_string(),
             };
-            let state = ProbeState::off(site, pid, Some(reason));
+            let state = self.wanted.off(site, pid, Some(reason));
             warn!("{state}; {}", site.consequence());
             self.states.set(site, state);
         }
@@ -268,7 +286,7 @@ impl Probes {
         } else {
             self.loading.remove(&pid);
         }
-        let says = process.sites.contains_key(&Site::DtSend);
+        let says = self.make_remarks() && process.sites.contains_key(&Site::DtSend);
         if !process.sites.is_empty() {
             self.attached.insert(pid, process);
         }
@@ -356,7 +374,7 @@ impl Probes {
                 let reason = format!(
                     "{faults} of its calls could not be read: this build has other structures than those of BIND 9.16 to 9.20"
                 );
-                let state = ProbeState::off(site, pid, Some(reason));
+                let state = self.wanted.off(site, pid, Some(reason));
                 warn!("{state}; {}", site.consequence());
                 self.states.set(site, state);
             }
@@ -378,7 +396,15 @@ impl Probes {
                 "its names have another layout than BIND's".to_owned(),
             ));
         }
-        if matches!(site, Site::Notice(_)) {
+        let mut limit = None;
+        if site == Site::DtSend && self.wanted.encrypted {
+            process.facts.transport = function.transport;
+            limit = (function.transport == 0).then_some(NOT_ENCRYPTED);
+            if limit.is_some() && !self.make_remarks() {
+                return Err(refused(NO_TLS.to_owned()));
+            }
+        }
+        if matches!(site, Site::Notice(_)) || self.wanted.encrypted {
             (self.maps.tell)(pid, Some(process.facts)).map_err(Missing::Other)?;
         }
         let program = match self.programs.get(&site) {
@@ -392,11 +418,12 @@ impl Probes {
         let event = event.map_err(|error| refused(remedy(&error)))?;
         let at = format!("{}+{} in {}", function.name, place.offset, function.library);
         let state = ProbeState {
-            probe: site.name(),
+            probe: self.wanted.name(site),
             pid,
             attached: true,
             place: Some(at),
             single_stepped: !place.is_emulated,
+            limit,
             reason: None,
         };
         if state.single_stepped {
@@ -422,26 +449,50 @@ fn detach(events: Vec<OwnedFd>) {
         .spawn(move || drop(events));
 }
 
-impl ProbeState {
-    fn off(site: Site, pid: u32, reason: Option<String>) -> Self {
-        Self {
-            probe: site.name(),
+impl Wanted {
+    /// Returns the name of a function's probe in the log and in the status.
+    fn name(&self, site: Site) -> &'static str {
+        match (site, self.remarks != 0, self.encrypted) {
+            (Site::Notice(function), ..) => function.name(),
+            (Site::DtSend, true, true) => "zone,encrypted",
+            (Site::DtSend, false, true) => Probe::Encrypted.name(),
+            (Site::DtSend, _, false) => Probe::Zone.name(),
+        }
+    }
+
+    /// Returns the state of a process that is not probed.
+    fn off(&self, site: Site, pid: u32, reason: Option<String>) -> ProbeState {
+        ProbeState {
+            probe: self.name(site),
             pid,
             attached: false,
             place: None,
             single_stepped: false,
+            limit: None,
             reason,
         }
     }
 }
 
-/// Describes why the kernel refuses a probe, and what helps.
-fn remedy(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("this kernel has no uprobes ({error}): one with CONFIG_UPROBE_EVENTS=y has")
+/// Describes why a probe cannot be attached, and what helps.
+fn remedy(refusal: &Refusal) -> String {
+    let error = match refusal {
+        Refusal::Unit(error) if error.kind() == io::ErrorKind::NotFound => {
+            return format!(
+                "this kernel has no uprobes ({refusal}): one with CONFIG_UPROBE_EVENTS=y has"
+            );
         }
-        io::ErrorKind::PermissionDenied => format!(
+        Refusal::Unit(_) => return refusal.to_string(),
+        Refusal::Kernel(error) => error,
+    };
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => {
+            format!("the process has ended, or does not use the library any more ({error})")
+        }
+        Some(libc::EMFILE | libc::ENFILE) => format!(
+            "{error}: each probe takes one; raise the limit (`ulimit -n`, or LimitNOFILE= of a systemd unit)"
+        ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied => format!(
             "the kernel refuses the probe ({error}): it takes CAP_SYS_ADMIN, or, on some kernels, CAP_PERFMON and CAP_CHECKPOINT_RESTORE; without --follow, the agent gives them up after attaching"
         ),
         _ => format!("the kernel refuses the probe ({error})"),
@@ -459,6 +510,8 @@ pub fn check(program: &OwnedFd) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dnstap_core::events::EventKinds;
+
     use super::*;
 
     fn maps(faults: impl Fn(u32, Site) -> u64 + 'static) -> ProbeMaps {
@@ -469,7 +522,11 @@ mod tests {
     }
 
     fn probes(programs: Programs) -> Probes {
-        Probes::new(programs, 0, maps(|_, _| 0))
+        Probes::new(programs, of_zones(), maps(|_, _| 0))
+    }
+
+    fn of_zones() -> Wanted {
+        Wanted::of(&[Probe::Zone], false, EventKinds::default())
     }
 
     fn of_zone(program: Result<OwnedFd, String>) -> Programs {
@@ -535,7 +592,7 @@ mod tests {
                 3
             }
         };
-        let mut probes = Probes::new(of_zone(Err("none".to_owned())), 0, maps(faults_of));
+        let mut probes = Probes::new(of_zone(Err("none".to_owned())), of_zones(), maps(faults_of));
         for pid in [1, 2] {
             let attached = || Attached {
                 event: descriptor(),
@@ -564,5 +621,23 @@ mod tests {
             1,
             "the other function stays probed"
         );
+    }
+
+    #[test]
+    fn the_reason_of_a_refusal_says_what_helps() {
+        let kernel = |code| remedy(&Refusal::Kernel(io::Error::from_raw_os_error(code)));
+        for (reason, expected) in [
+            (
+                remedy(&Refusal::Unit(io::ErrorKind::NotFound.into())),
+                "CONFIG_UPROBE_EVENTS=y",
+            ),
+            (kernel(libc::ENOENT), "the process has ended"),
+            (kernel(libc::EMFILE), "ulimit -n"),
+            (kernel(libc::EACCES), "CAP_SYS_ADMIN"),
+            (kernel(libc::EINVAL), "the kernel refuses the probe"),
+        ] {
+            assert!(reason.contains(expected), "{reason}");
+        }
+        assert!(!kernel(libc::ENOENT).contains("CONFIG_"));
     }
 }

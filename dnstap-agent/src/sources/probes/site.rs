@@ -39,20 +39,11 @@ impl Site {
         }
     }
 
-    /// Returns the name in the log and in the status.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DtSend => Probe::Zone.name(),
-            Self::Notice(function) => function.name(),
-        }
-    }
-
     /// Returns what a server lacks if the function cannot be probed.
     pub(super) const fn consequence(self) -> &'static str {
         match self {
             Self::DtSend => {
-                "its messages have no zone. `--probe zone` is for BIND (`named`) that was built with dnstap"
+                "it is tapped without. `--probe` is for BIND (`named`) that was built with dnstap"
             }
             Self::Notice(Function::LogWrite) => {
                 "it gives no events `rate-limit`, and no events `transfer` beyond those from its sockets. The probe is for BIND (`named`)"
@@ -112,6 +103,8 @@ pub struct Wanted {
     pub sites: Vec<Site>,
     /// Types of the messages about which remarks are needed, as `SERVER_*` bits.
     pub remarks: u32,
+    /// Whether messages over TLS and HTTPS are to be copied.
+    pub encrypted: bool,
     /// Categories of the log that are needed, as `LOG_*` bits.
     pub log_categories: u32,
 }
@@ -121,11 +114,12 @@ impl Wanted {
     /// queries, so remarks about these are needed, too.
     #[must_use]
     pub fn of(probes: &[Probe], names_queries: bool, events: EventKinds) -> Self {
-        let remarks = match probes {
-            [] => 0,
-            _ if names_queries => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
-            _ => SERVER_WITH_ZONE,
+        let remarks = match (probes.contains(&Probe::Zone), names_queries) {
+            (false, _) => 0,
+            (true, true) => SERVER_WITH_ZONE | SERVER_AUTH_QUERY | SERVER_CLIENT_QUERY,
+            (true, false) => SERVER_WITH_ZONE,
         };
+        let encrypted = probes.contains(&Probe::Encrypted);
         let category = |kind, bit| if events.contains(kind) { bit } else { 0 };
         let log_categories = category(EventKind::RateLimit, LOG_RATE_LIMIT | LOG_QUERY_ERRORS)
             | category(EventKind::Transfer, LOG_TRANSFER);
@@ -133,7 +127,7 @@ impl Wanted {
             .into_iter()
             .any(|kind| events.contains(kind));
         let is_needed = |site: &Site| match site {
-            Site::DtSend => remarks != 0,
+            Site::DtSend => remarks != 0 || encrypted,
             Site::Notice(Function::LogWrite) => log_categories != 0,
             // What is flushed is no longer in the cache.
             Site::Notice(Function::FlushCache | Function::FlushNode) => {
@@ -144,6 +138,7 @@ impl Wanted {
         Self {
             sites: Site::ALL.into_iter().filter(is_needed).collect(),
             remarks,
+            encrypted,
             log_categories,
         }
     }
@@ -194,5 +189,8 @@ mod tests {
         let of = |names_queries| Wanted::of(&[Probe::Zone], names_queries, none).remarks;
         assert_eq!(of(false) & SERVER_CLIENT_QUERY, 0);
         assert_ne!(of(true) & SERVER_CLIENT_QUERY, 0);
+        let encrypted = Wanted::of(&[Probe::Encrypted], true, none);
+        assert_eq!((encrypted.remarks, encrypted.encrypted), (0, true));
+        assert_eq!(encrypted.sites, [Site::DtSend]);
     }
 }

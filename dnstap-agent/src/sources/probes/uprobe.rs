@@ -28,6 +28,17 @@ const UNIT: &str = "/sys/bus/event_source/devices/uprobe/type";
 const SET_BPF: libc::Ioctl = 0x4004_2408;
 const ENABLE: libc::Ioctl = 0x2400;
 
+/// Reason for which a probe cannot be attached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The PMU cannot be found.
+    #[error("cannot read {UNIT}: {0}")]
+    Unit(io::Error),
+    /// The kernel refuses the probe.
+    #[error("{0}")]
+    Kernel(#[from] io::Error),
+}
+
 /// Runs `program` whenever process `pid` reaches the instruction at `offset` of the file at `path`,
 /// until the returned descriptor is closed.
 pub(super) fn attach(
@@ -35,10 +46,11 @@ pub(super) fn attach(
     path: &Path,
     offset: u64,
     pid: u32,
-) -> io::Result<OwnedFd> {
-    let unit = fs::read_to_string(UNIT)?;
-    let unit: u32 = unit.trim().parse().map_err(io::Error::other)?;
-    let path = CString::new(path.as_os_str().as_bytes())?;
+) -> Result<OwnedFd, Refusal> {
+    let unit = fs::read_to_string(UNIT).map_err(Refusal::Unit)?;
+    let unit = unit.trim().parse().map_err(io::Error::other);
+    let unit: u32 = unit.map_err(Refusal::Unit)?;
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)?;
     // SAFETY: plain data for which zero is the default of every member.
     let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = u32::try_from(size_of::<perf_event_attr>()).map_err(io::Error::other)?;
@@ -59,7 +71,7 @@ pub(super) fn attach(
     };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(io::Error::last_os_error().into());
     }
     // SAFETY: the descriptor is new, and nothing else owns it.
     let event = unsafe { OwnedFd::from_raw_fd(fd) };

@@ -31,6 +31,9 @@ use crate::{
 /// Raw tracepoint that reports the end of connections; its program has the same name.
 pub(super) const CONNECTIONS: &str = "inet_sock_set_state";
 
+/// Tracepoint at which operations of `io_uring` are done; its program has the same name.
+const COMPLETIONS: &str = "io_uring_complete";
+
 /// Suffix of the second program's name.
 const SECOND: &str = "_second";
 
@@ -73,7 +76,7 @@ pub(super) fn attach(
     for &hook in candidates {
         let attached = match hook {
             Hook::Socket => socket(ebpf, types, copies),
-            Hook::Syscall => syscall(ebpf, copies),
+            Hook::Syscall => syscall(ebpf, copies, &mut degraded),
             Hook::Fentry => fentry(ebpf, types, copies, &mut degraded),
         };
         match attached {
@@ -209,8 +212,9 @@ fn tracepoint_with_types(ebpf: &mut Ebpf, tracepoint: &str, copies: Copies) -> R
     Ok(links)
 }
 
-/// Attaches to `sys_exit`, with the programs that continue long batches.
-fn syscall(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
+/// Attaches to `sys_exit`, with the programs that continue long batches, and to `io_uring_complete`, without which
+/// operations of polled rings are not counted.
+fn syscall(ebpf: &mut Ebpf, copies: Copies, degraded: &mut Vec<String>) -> Result<Links> {
     let mut array = ProgramArray::try_from(take(ebpf, "CONTINUE")?)?;
     let programs: Vec<_> = copies
         .of("sys_exit")
@@ -227,6 +231,15 @@ fn syscall(ebpf: &mut Ebpf, copies: Copies) -> Result<Links> {
     }
     // The kernel empties a program array when its last user-space reference is closed.
     links.push(Box::new(array));
+    let completions = all(load(ebpf, &[(COMPLETIONS.to_owned(), COMPLETIONS)], None))
+        .and_then(|()| raw_tracepoint(ebpf, COMPLETIONS, COMPLETIONS));
+    match completions {
+        Ok(link) => links.push(link),
+        Err(error) => degraded.push(format!(
+            "no count of what io_uring does without a system call: {}",
+            one_line(&format!("{error:#}"))
+        )),
+    }
     Ok(links)
 }
 

@@ -148,6 +148,7 @@ impl Tap {
             wakeup_bytes: ring_bytes / 4,
             filtered: filtered.into(),
             remarks: options.probes.remarks,
+            encrypted: options.probes.encrypted.into(),
             ..types.config(&btf)?
         };
         let mut ebpf = load(
@@ -458,8 +459,10 @@ fn loader() -> EbpfLoader<'static> {
     loader
 }
 
-/// Threads of probed servers that put remarks for the perf ring together.
+/// Threads of probed servers that put records of the perf ring together: remarks, and whole
+/// messages, which take 32 KiB each.
 const REMARKS: u32 = 1024;
+const COPIES: u32 = 128;
 /// Threads of probed servers that put notices together.
 const NOTICES: u32 = 512;
 
@@ -486,6 +489,14 @@ fn load<'c>(
             "REMARKS",
             if perf && config.remarks != 0 {
                 REMARKS
+            } else {
+                1
+            },
+        )
+        .map_max_entries(
+            "COPIES",
+            if perf && config.encrypted != 0 {
+                COPIES
             } else {
                 1
             },

@@ -17,7 +17,7 @@ use crate::{
 
 /// Facts about the probed processes, by thread group id.
 #[map]
-static PROBED: HashMap<u32, Probed> = HashMap::with_max_entries(4096, 0);
+pub(super) static PROBED: HashMap<u32, Probed> = HashMap::with_max_entries(4096, 0);
 
 /// Unreadable calls by process and function ([`fault_key`]). Each process has its own counts, so that one process
 /// cannot stop the probes of others.

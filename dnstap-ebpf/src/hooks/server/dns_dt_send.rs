@@ -1,13 +1,13 @@
 //! Function `dns_dt_send` of BIND's libdns. For each message it gets the zone (dnstap's
-//! `query_zone`) and the server's own type.
+//! `query_zone`), the server's own type, the transport, and the whole message in clear.
 //!
 //! ```c
 //! void dns_dt_send(dns_view_t *view, dns_dtmsgtype_t msgtype, isc_sockaddr_t *qaddr, isc_sockaddr_t *raddr,
 //!                  bool tcp, isc_region_t *zone, isc_time_t *qtime, isc_time_t *rtime, isc_buffer_t *buf);
 //! ```
 //!
-//! BIND 9.16 to 9.20 have this function; 9.20 has `dns_transport_type_t` instead of `bool tcp`. If
-//! BIND was built with dnstap, it calls the function for each message, even if dnstap is not
+//! BIND 9.16 to 9.20 have this function; 9.20 has `dns_transport_type_t` instead of `bool tcp`.
+//! Which one it is, the agent tells for each process. If BIND was built with dnstap, it calls the function for each message, even if dnstap is not
 //! configured (lib/dns/dnstap.c). On x86-64, the first six arguments are in registers. The others
 //! are on the stack, above the return address.
 //!
@@ -27,10 +27,12 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use dnstap_ebpf::{
-    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EventHeader, IPPROTO_UDP,
-    MAX_DNS_MESSAGE, MAX_NAME, REMARK_HEAD, REMARK_PREFIX, RecordKind, SERVER_ASKS, SERVER_SENT,
+    AF_INET, AF_INET6, Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_UNSURE, EventHeader,
+    IPPROTO_TCP, IPPROTO_UDP, MAX_DNS_MESSAGE, MAX_NAME, PROTOCOL_DOH, PROTOCOL_DOT, REMARK_HEAD,
+    REMARK_PREFIX, RecordKind, SERVER_ASKS, SERVER_SENT, TRANSPORT_IS_BOOL, TRANSPORT_IS_NUMBER,
 };
 
+use super::call::PROBED;
 use crate::{
     kernel::{
         config::config,
@@ -38,7 +40,10 @@ use crate::{
         memory,
         target::{self, Thread},
     },
-    message::emit::{self, Said},
+    message::{
+        emit::{self, Said},
+        filter,
+    },
     thread::threads,
 };
 
@@ -86,7 +91,12 @@ struct Address {
 #[map]
 static PROBE_FAULTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
 
-/// Sends a remark about the message that the server passes to its dnstap.
+/// Transports of 9.20 (`dns_transport_type_t` in lib/dns/include/dns/transport.h).
+const TLS: u32 = 3;
+const HTTP: u32 = 4;
+
+/// Sends a remark about the message that the server passes to its dnstap, or the message itself, or
+/// both.
 #[uprobe]
 fn dns_dt_send(ctx: ProbeContext) -> u32 {
     let Some(key) = threads::possible() else {
@@ -102,13 +112,19 @@ fn dns_dt_send(ctx: ProbeContext) -> u32 {
         program_id,
     };
     count(Counter::ProbeCalls);
-    if let Err(reason) = try_send(&ctx, thread) {
+    conclude(tgid, try_send(&ctx, thread));
+    0
+}
+
+/// Counts a record that was not sent.
+#[inline(always)]
+fn conclude(tgid: u32, sent: Result<(), Counter>) {
+    if let Err(reason) = sent {
         count(reason);
         if matches!(reason, Counter::ProbeFault) {
             count_fault(tgid);
         }
     }
-    0
 }
 
 /// Counts an unreadable call of the process.
@@ -128,7 +144,10 @@ fn count_fault(tgid: u32) {
 fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     let argument = |n| ctx.arg::<u64>(n).ok_or(Counter::ProbeFault);
     let message_type = argument(1)? as u32;
-    if message_type & config!(remarks) as u32 == 0 {
+    let transport = argument(4)? as u32 & 0xff;
+    let is_remarked = message_type & config!(remarks) as u32 != 0;
+    let protocol = protocol(thread.tgid, message_type, transport);
+    if !is_remarked && protocol == 0 {
         return Err(Counter::ProbeUnwanted);
     }
     // SAFETY: the type is an integer. All other types that are read here have integers only.
@@ -166,12 +185,12 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     };
     // SAFETY: as above.
     let peer: Address = unsafe { read(peer)? };
-    let local_port = if local == 0 {
-        0
-    } else {
-        // SAFETY: as above. The port is at the same offset in both kinds of addresses.
-        u16::from_be_bytes(unsafe { read(local.wrapping_add(2))? })
-    };
+    // SAFETY: integers, for which zero is a value.
+    let mut own: Address = unsafe { core::mem::zeroed() };
+    if local != 0 {
+        // SAFETY: as above.
+        own = unsafe { read(local)? };
+    }
     let mut header = EventHeader {
         // SAFETY: takes no arguments.
         ktime_ns: unsafe { bpf_ktime_get_ns() },
@@ -180,7 +199,7 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
         program_id: thread.program_id,
         message_len: REMARK_HEAD as u32 + zone.length,
         chunk_len: REMARK_HEAD as u32 + zone.length,
-        local_port,
+        local_port: u16::from_be_bytes(own.port_be),
         peer_port: u16::from_be_bytes(peer.port_be),
         protocol: IPPROTO_UDP,
         direction: if message_type & SERVER_SENT != 0 {
@@ -195,30 +214,79 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     if peer.family == AF_INET as u16 {
         header.family = AF_INET;
         header.peer_addr[..4].copy_from_slice(&peer.inet);
+        if own.family == peer.family {
+            header.local_addr[..4].copy_from_slice(&own.inet);
+        }
     } else if peer.family == AF_INET6 as u16 {
         header.family = AF_INET6;
         header.peer_addr = peer.inet6;
+        if own.family == peer.family {
+            header.local_addr = own.inet6;
+        }
     } else {
         return Err(Counter::ProbeFault);
     }
-    let prefix_len = if (buffer.used as usize) < REMARK_PREFIX {
-        buffer.used as u16
+    header.protocol = IPPROTO_TCP;
+    let is_copied = protocol != 0 && !filter::leaves_out(&header);
+    header.protocol = IPPROTO_UDP;
+    if is_remarked {
+        if is_copied {
+            count(Counter::ProbeTwice);
+        }
+        let prefix_len = if (buffer.used as usize) < REMARK_PREFIX {
+            buffer.used as u16
+        } else {
+            REMARK_PREFIX as u16
+        };
+        let sent = emit::remark(
+            ctx,
+            &header,
+            &Said {
+                message_type,
+                message_len: buffer.used,
+                transport,
+                prefix: buffer.base,
+                prefix_len,
+                zone: zone.base,
+                zone_len: zone.length as u16,
+            },
+        );
+        if !is_copied {
+            return sent;
+        }
+        conclude(thread.tgid, sent);
+    } else if !is_copied {
+        return Err(Counter::ProbeUnwanted);
+    }
+    header.kind = RecordKind::Message as u8;
+    header.protocol = protocol;
+    header.flags = if protocol == IPPROTO_TCP {
+        EVENT_UNSURE
     } else {
-        REMARK_PREFIX as u16
+        0
     };
-    emit::remark(
-        ctx,
-        &header,
-        &Said {
-            message_type,
-            message_len: buffer.used,
-            transport: argument(4)? as u32 & 0xff,
-            prefix: buffer.base,
-            prefix_len,
-            zone: zone.base,
-            zone_len: zone.length as u16,
-        },
-    )
+    header.message_len = buffer.used;
+    header.chunk_len = buffer.used;
+    emit::whole(ctx, &header, buffer.base)
+}
+
+/// Returns the protocol of a message that is to be copied, as in the header of its record; 0 if it is
+/// not to be copied.
+#[inline(always)]
+fn protocol(tgid: u32, message_type: u32, transport: u32) -> u8 {
+    // Neither over UDP in any version.
+    if config!(encrypted) == 0 || transport == 0 {
+        return 0;
+    }
+    // SAFETY: the agent writes the value before it attaches the probe of the process. If it is removed, nothing is copied.
+    let told = unsafe { PROBED.get(tgid) }.map(|probed| probed.transport);
+    match (told, transport) {
+        (Some(TRANSPORT_IS_NUMBER), TLS) => PROTOCOL_DOT,
+        (Some(TRANSPORT_IS_NUMBER), HTTP) => PROTOCOL_DOH,
+        // BIND 9.18 asks other servers over UDP and TCP only.
+        (Some(TRANSPORT_IS_BOOL), _) if message_type & SERVER_ASKS == 0 => IPPROTO_TCP,
+        _ => 0,
+    }
 }
 
 /// Reads a `T` from the server's memory.

@@ -4,6 +4,7 @@
 mod inet;
 mod inet_recvmsg;
 mod inet_sendmsg;
+mod io_uring_complete;
 mod recvmsg;
 mod skb_consume_udp;
 mod skb_copy_datagram_iovec;

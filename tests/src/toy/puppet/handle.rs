@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::By;
+use super::{By, Way};
 use crate::{
     environment::Skip,
     process::{Running, Watch},
@@ -112,6 +112,37 @@ impl Puppet {
     pub(crate) fn send(&mut self, socket: usize, by: By, bytes: &[u8]) -> Result<()> {
         let sent: usize = self
             .call(&format!("send {socket} {by:?} {}", hex(bytes)))?
+            .parse()?;
+        ensure!(sent == bytes.len(), "sent {sent} of {} bytes", bytes.len());
+        Ok(())
+    }
+
+    /// Connects a bound UDP socket to a peer.
+    pub(crate) fn join(&mut self, socket: usize, peer: SocketAddr) -> Result<()> {
+        self.call(&format!("join {socket} {peer}")).map(drop)
+    }
+
+    /// Takes a copy of a descriptor of another process, with `pidfd_getfd`. Returns the number of its socket.
+    pub(crate) fn fetch(&mut self, pid: u32, descriptor: i32) -> Result<usize> {
+        Ok(socket(&self.call(&format!("fetch {pid} {descriptor}"))?)?.0)
+    }
+
+    /// Opens a raw socket for UDP, which gets a copy of each packet for this address.
+    pub(crate) fn raw(&mut self, address: &str) -> Result<usize> {
+        Ok(socket(&self.call(&format!("raw {address}"))?)?.0)
+    }
+
+    /// Receives what is there, up to `size` bytes. Returns its length.
+    pub(crate) fn take(&mut self, socket: usize, way: Way, size: usize) -> Result<usize> {
+        Ok(self
+            .call(&format!("take {socket} {way:?} {size}"))?
+            .parse()?)
+    }
+
+    /// Sends bytes on a connected socket.
+    pub(crate) fn put(&mut self, socket: usize, way: Way, bytes: &[u8]) -> Result<()> {
+        let sent: usize = self
+            .call(&format!("put {socket} {way:?} {}", hex(bytes)))?
             .parse()?;
         ensure!(sent == bytes.len(), "sent {sent} of {} bytes", bytes.len());
         Ok(())

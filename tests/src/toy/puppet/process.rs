@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{By, ring::Ring};
+use super::{By, Way, ring::Ring, ways};
 use crate::toy::{
     calls::{self, Peer},
     segments::slices,
@@ -44,6 +44,8 @@ pub(crate) fn obey() -> Result<()> {
 struct Process {
     sockets: Vec<Socket>,
     ring: Option<Ring>,
+    /// A ring whose work a kernel thread takes.
+    polled: Option<Ring>,
     /// Sender of the last received datagram.
     peer: Option<Peer>,
 }
@@ -90,6 +92,27 @@ impl Process {
                 let ring = self.ring.as_mut();
                 let ring = ring.ok_or_else(|| io::Error::other("no ring"))?;
                 Ok(ring.collect()?.to_string())
+            }
+            ["join", socket, peer] => {
+                let socket = self.socket(socket)?;
+                socket.connect(&parse::<SocketAddr>(peer)?.into())?;
+                Ok(String::new())
+            }
+            ["fetch", pid, descriptor] => {
+                let fd = ways::descriptor_of(parse(pid)?, parse(descriptor)?)?;
+                self.keep(Socket::from(fd))
+            }
+            ["raw", address] => {
+                let sort = Type::from(libc::SOCK_RAW);
+                self.bind(sort, Some(Protocol::UDP), parse(address)?)
+            }
+            ["take", socket, way, size] => {
+                let (way, size) = (parse(way)?, parse(size)?);
+                Ok(self.take(parse(socket)?, way, size)?.to_string())
+            }
+            ["put", socket, way, bytes] => {
+                let bytes = unhex(bytes)?;
+                Ok(self.put(parse(socket)?, parse(way)?, &bytes)?.to_string())
             }
             ["receive", socket, by, size, flags] => {
                 let length = self.receive(socket, parse(by)?, parse(size)?, parse(flags)?)?;
@@ -158,6 +181,31 @@ impl Process {
         socket.ok_or_else(|| io::Error::other("no such socket"))
     }
 
+    /// Receives in a way that is no socket call. Returns the number of bytes.
+    fn take(&mut self, number: usize, way: Way, size: usize) -> io::Result<usize> {
+        let missing = || io::Error::other("no such socket");
+        let mut buffer = vec![0; size];
+        if way.is_of_ring() {
+            let ring = ring_for(&mut self.ring, &mut self.polled, way)?;
+            let fd = self.sockets.get(number).ok_or_else(missing)?.as_fd();
+            return ring.take(fd, way, &mut buffer);
+        }
+        let fd = self.sockets.get(number).ok_or_else(missing)?.as_fd();
+        ways::take(fd, way, &mut buffer)
+    }
+
+    /// Sends in a way that is no socket call. Returns the number of bytes.
+    fn put(&mut self, number: usize, way: Way, bytes: &[u8]) -> io::Result<usize> {
+        let missing = || io::Error::other("no such socket");
+        if way.is_of_ring() {
+            let ring = ring_for(&mut self.ring, &mut self.polled, way)?;
+            let fd = self.sockets.get(number).ok_or_else(missing)?.as_fd();
+            return ring.put(fd, way, bytes);
+        }
+        let fd = self.sockets.get(number).ok_or_else(missing)?.as_fd();
+        ways::put(fd, way, bytes)
+    }
+
     fn receive(&mut self, socket: &str, by: By, size: usize, flags: i32) -> io::Result<usize> {
         let mut buffer = vec![0; size];
         let number: usize = parse(socket)?;
@@ -207,6 +255,21 @@ impl Process {
             }
         }
     }
+}
+
+/// Returns the ring of the way. One that a kernel thread serves is made when it is first needed.
+fn ring_for<'a>(
+    ring: &'a mut Option<Ring>,
+    polled: &'a mut Option<Ring>,
+    way: Way,
+) -> io::Result<&'a mut Ring> {
+    if way == Way::RingPolled {
+        if polled.is_none() {
+            *polled = Some(Ring::polled()?);
+        }
+        return polled.as_mut().ok_or_else(|| io::Error::other("no ring"));
+    }
+    ring.as_mut().ok_or_else(|| io::Error::other("no ring"))
 }
 
 fn address(socket: &Socket) -> io::Result<SocketAddr> {

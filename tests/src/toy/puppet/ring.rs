@@ -5,18 +5,28 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsRawFd as _, BorrowedFd},
-    ptr,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    ptr, thread,
 };
 
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 
+use super::{Way, ways};
 use crate::toy::calls::{self, Peer};
+
+/// Number and size of the buffers that a receive may choose from, and the number of their group.
+const PROVIDED: u16 = 4;
+const PROVIDED_SIZE: usize = 4_096;
+const GROUP: u16 = 7;
+/// Time after which the kernel thread of a polled ring goes to sleep, in milliseconds. It is awake in the tests.
+const IDLE: u32 = 60_000;
 
 pub(super) struct Ring {
     ring: IoUring,
     /// Buffer of a receive that was begun and not collected yet.
     begun: Option<Vec<u8>>,
+    /// Whether a kernel thread takes the entries.
+    is_polled: bool,
 }
 
 impl Ring {
@@ -24,7 +34,176 @@ impl Ring {
         Ok(Self {
             ring: IoUring::new(2)?,
             begun: None,
+            is_polled: false,
         })
+    }
+
+    /// Makes a ring whose entries a kernel thread takes, so that no system call is needed.
+    pub(super) fn polled() -> io::Result<Self> {
+        Ok(Self {
+            ring: IoUring::builder().setup_sqpoll(IDLE).build(4)?,
+            begun: None,
+            is_polled: true,
+        })
+    }
+
+    /// Receives what is there, or waits for it.
+    pub(super) fn take(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        way: Way,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        let (pointer, size) = (buffer.as_mut_ptr(), length(buffer));
+        let from = descriptor(fd);
+        match way {
+            Way::RingRead => {
+                let entry = opcode::Read::new(from, pointer, size).build();
+                // SAFETY: pointer and length describe `buffer`, which outlives the call.
+                unsafe { self.run(&entry) }
+            }
+            Way::RingReadv => {
+                let segments = [libc::iovec {
+                    iov_base: pointer.cast(),
+                    iov_len: buffer.len(),
+                }];
+                let entry = opcode::Readv::new(from, segments.as_ptr(), 1).build();
+                // SAFETY: the segment and `buffer` outlive the call.
+                unsafe { self.run(&entry) }
+            }
+            Way::RingFixed => self.with_registered(buffer, |ring, pointer| {
+                let entry = opcode::ReadFixed::new(from, pointer, size, 0).build();
+                // SAFETY: the registered buffer outlives the call.
+                unsafe { ring.run(&entry) }
+            }),
+            Way::RingMultishot => self.multishot(fd),
+            Way::RingSplice => {
+                let (read_end, write_end) = ways::pipe()?;
+                let to = descriptor(write_end.as_fd());
+                let entry = opcode::Splice::new(from, -1, to, -1, size).build();
+                // SAFETY: the entry points to no memory.
+                let moved = unsafe { self.run(&entry) }?;
+                ways::drain(read_end.as_fd(), moved)
+            }
+            Way::RingPolled => self.recv(fd, buffer),
+            _ => Err(io::Error::other("the ring does not receive so")),
+        }
+    }
+
+    /// Sends on a connected socket.
+    pub(super) fn put(&mut self, fd: BorrowedFd<'_>, way: Way, bytes: &[u8]) -> io::Result<usize> {
+        let (pointer, size) = (bytes.as_ptr(), length(bytes));
+        let to = descriptor(fd);
+        match way {
+            Way::RingRead => {
+                let entry = opcode::Write::new(to, pointer, size).build();
+                // SAFETY: pointer and length describe `bytes`, which outlives the call.
+                unsafe { self.run(&entry) }
+            }
+            Way::RingReadv => {
+                let segments = [libc::iovec {
+                    iov_base: pointer.cast_mut().cast(),
+                    iov_len: bytes.len(),
+                }];
+                let entry = opcode::Writev::new(to, segments.as_ptr(), 1).build();
+                // SAFETY: the segment and `bytes` outlive the call, which only reads them.
+                unsafe { self.run(&entry) }
+            }
+            Way::RingFixed => self.with_registered(&mut bytes.to_vec(), |ring, pointer| {
+                let entry = opcode::WriteFixed::new(to, pointer, size, 0).build();
+                // SAFETY: the registered buffer outlives the call.
+                unsafe { ring.run(&entry) }
+            }),
+            Way::RingZeroCopy => {
+                let entry = opcode::SendZc::new(to, pointer, size).build();
+                // SAFETY: `bytes` outlives the call, which waits until the kernel has let go of them.
+                unsafe { self.run_zero_copy(&entry) }
+            }
+            Way::RingMessageZeroCopy => {
+                let segments = [IoSlice::new(bytes)];
+                let header = calls::send_header(&segments, None);
+                let entry = opcode::SendMsgZc::new(to, ptr::from_ref(&header)).build();
+                // SAFETY: header, segment and `bytes` outlive the call, which waits until the kernel has let go of them.
+                unsafe { self.run_zero_copy(&entry) }
+            }
+            Way::RingSplice => {
+                let (read_end, write_end) = ways::pipe()?;
+                calls::write(write_end.as_fd(), bytes)?;
+                let from = descriptor(read_end.as_fd());
+                let entry = opcode::Splice::new(from, -1, to, -1, size).build();
+                // SAFETY: the entry points to no memory.
+                unsafe { self.run(&entry) }
+            }
+            Way::RingPolled => self.send(fd, bytes),
+            _ => Err(io::Error::other("the ring does not send so")),
+        }
+    }
+
+    /// Runs `work` with `buffer` as the registered buffer number 0, at its address.
+    fn with_registered(
+        &mut self,
+        buffer: &mut [u8],
+        work: impl FnOnce(&mut Self, *mut u8) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let segment = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        // SAFETY: `buffer` stays where it is until it is no longer registered.
+        unsafe { self.ring.submitter().register_buffers(&[segment]) }?;
+        let done = work(self, buffer.as_mut_ptr());
+        self.ring.submitter().unregister_buffers()?;
+        done
+    }
+
+    /// Provides buffers, begins a receive that goes on, takes its first message, and cancels it.
+    fn multishot(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        const RECEIVE: u64 = 1;
+        let mut space = vec![0; usize::from(PROVIDED) * PROVIDED_SIZE];
+        let size = i32::try_from(PROVIDED_SIZE).map_err(io::Error::other)?;
+        let provide = opcode::ProvideBuffers::new(space.as_mut_ptr(), size, PROVIDED, GROUP, 0);
+        // SAFETY: `space` stays where it is until the buffers are removed.
+        unsafe { self.run(&provide.build()) }?;
+        let receive = opcode::RecvMulti::new(descriptor(fd), GROUP).build();
+        // SAFETY: the entry points to no memory; the buffers that were provided are alive.
+        unsafe { self.push(&receive.user_data(RECEIVE)) }?;
+        self.ring.submit_and_wait(1)?;
+        let received = self.completion();
+        let cancel = opcode::AsyncCancel::new(RECEIVE).build();
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(&cancel) }?;
+        // The cancellation has a completion, and so has the receive that it ends.
+        self.ring.submit_and_wait(2)?;
+        while self.ring.completion().next().is_some() {}
+        // SAFETY: the entry points to no memory.
+        unsafe { self.run(&opcode::RemoveBuffers::new(PROVIDED, GROUP).build()) }?;
+        received
+    }
+
+    /// Submits the entry, and waits until it is done and its memory is free again, which is told by a second completion.
+    ///
+    /// # Safety
+    /// The memory that the entry points to must outlive the call.
+    unsafe fn run_zero_copy(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
+        // SAFETY: the caller promises it.
+        unsafe { self.push(entry) }?;
+        self.ring.submit_and_wait(1)?;
+        let first = self.ring.completion().next();
+        let first = first.ok_or_else(|| io::Error::other("no completion"))?;
+        if cqueue::more(first.flags()) {
+            self.ring.submit_and_wait(1)?;
+            self.ring.completion().next();
+        }
+        length_of(first.result())
+    }
+
+    /// Puts the entry into the queue.
+    ///
+    /// # Safety
+    /// The memory that the entry points to must live until it is done.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the caller promises it.
+        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
     }
 
     /// Submits `IORING_OP_RECV` and does not wait. The kernel receives when something arrives, in the middle of any
@@ -95,17 +274,28 @@ impl Ring {
     unsafe fn run(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
         // SAFETY: the caller promises it. The entry is done when this function returns, whether it succeeded or not.
         unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)?;
-        self.ring.submit_and_wait(1)?;
+        if self.is_polled {
+            // This makes no system call as long as the kernel thread is awake.
+            self.ring.submit()?;
+            while self.ring.completion().is_empty() {
+                thread::yield_now();
+            }
+        } else {
+            self.ring.submit_and_wait(1)?;
+        }
         self.completion()
     }
 
     fn completion(&mut self) -> io::Result<usize> {
         let completion = self.ring.completion().next();
-        let result = completion
-            .ok_or_else(|| io::Error::other("no completion"))?
-            .result();
-        usize::try_from(result).map_err(|_negative| io::Error::from_raw_os_error(-result))
+        let completion = completion.ok_or_else(|| io::Error::other("no completion"))?;
+        length_of(completion.result())
     }
+}
+
+/// Returns the length that a completion tells, or its error.
+fn length_of(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_negative| io::Error::from_raw_os_error(-result))
 }
 
 fn descriptor(fd: BorrowedFd<'_>) -> Fd {

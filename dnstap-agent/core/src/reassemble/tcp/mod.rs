@@ -23,6 +23,7 @@
 //! Lost messages are counted as the least number that is certain, and each connection with losses
 //! is counted once: `docs/architecture.md`.
 
+pub(crate) mod alpn;
 mod framing;
 mod kept;
 mod order;
@@ -34,7 +35,10 @@ mod tests;
 
 pub use self::proxy::Proxies;
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::BuildHasher as _,
+};
 
 use foldhash::fast::RandomState;
 use framing::work::{Pool, Turn, Work};
@@ -170,7 +174,41 @@ pub struct Streams {
     /// Kernel times at which connections ended, and their sockets, earliest first.
     ended: VecDeque<(u64, u64)>,
     not_dns: Vec<u64>,
+    /// Sockets by the ends of their connections; `None` if nobody asks.
+    ends: Option<Ends>,
     counters: StreamCounters,
+}
+
+/// Sockets by local port and peer. A socket may have another connection by now.
+#[derive(Debug)]
+struct Ends {
+    sockets: Lru<u64>,
+    hasher: RandomState,
+}
+
+impl Ends {
+    fn key(&self, program_id: u32, local_port: u16, peer: Endpoint) -> u64 {
+        self.hasher.hash_one((program_id, local_port, peer))
+    }
+}
+
+/// Content of a connection, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// The connection has not been seen, or is forgotten.
+    Unseen,
+    /// Nothing shows yet what it carries.
+    Undecided,
+    /// DNS in the clear.
+    Dns,
+    /// TLS; `is_http`: whether the client has asked for HTTP/2 (ALPN), if its first message was
+    /// seen.
+    Tls {
+        /// See above.
+        is_http: Option<bool>,
+    },
+    /// Another protocol in the clear, such as HTTP/2.
+    Other,
 }
 
 #[derive(Debug)]
@@ -190,6 +228,8 @@ struct Connection {
     dns: bool,
     dns_port: bool,
     foreign: Option<Foreign>,
+    /// Whether the client asked for HTTP/2, if the connection is encrypted and this was seen.
+    is_http: Option<bool>,
     /// Ends that the PROXY header at the start named.
     proxied: Option<Proxied>,
     streams: [Stream; 2],
@@ -352,7 +392,39 @@ impl Streams {
             holding: Vec::new(),
             ended: VecDeque::new(),
             not_dns: Vec::new(),
+            ends: None,
             counters: StreamCounters::default(),
+        }
+    }
+
+    /// Remembers the connections by their ends from now on, so that [`Self::carried`] finds them.
+    pub fn remember_ends(&mut self) {
+        self.ends.get_or_insert_with(|| Ends {
+            sockets: Lru::new(self.limits.connections),
+            hasher: RandomState::default(),
+        });
+    }
+
+    /// Returns what is known about the connection with these ends.
+    pub fn carried(&mut self, program_id: u32, local_port: u16, peer: Endpoint) -> Carried {
+        let Some(ends) = &mut self.ends else {
+            return Carried::Unseen;
+        };
+        let key = ends.key(program_id, local_port, peer);
+        let socket = ends.sockets.peek(key).copied();
+        let connection = socket.and_then(|socket| self.connections.peek(socket));
+        match connection {
+            Some(known) if known.local_port == local_port && known.peer == peer => {
+                match known.foreign {
+                    Some(Foreign::Encrypted) => Carried::Tls {
+                        is_http: known.is_http,
+                    },
+                    Some(Foreign::NotDns) => Carried::Other,
+                    None if known.dns => Carried::Dns,
+                    None => Carried::Undecided,
+                }
+            }
+            _ => Carried::Unseen,
         }
     }
 
@@ -553,6 +625,7 @@ impl Streams {
             dns: past.dns,
             dns_port: false,
             foreign: None,
+            is_http: None,
             proxied: None,
             streams: [Stream::new(midway), Stream::new(midway)],
         };
@@ -560,6 +633,16 @@ impl Streams {
             if paid {
                 stream.is_paid();
             }
+        }
+        if let Some(ends) = &mut self.ends {
+            let Envelope {
+                origin,
+                local,
+                peer,
+                ..
+            } = &chunk.envelope;
+            let key = ends.key(origin.program_id, local.port, *peer);
+            ends.sockets.insert(key, socket);
         }
         if let Some((displaced, connection)) = self.connections.insert(socket, connection) {
             let leaving = if displaced == socket {
@@ -606,6 +689,10 @@ impl Streams {
         let Some(connection) = self.connections.peek(socket) else {
             return;
         };
+        if foreign == Foreign::Encrypted {
+            let received = connection.streams[Direction::Received as usize].framer();
+            connection.is_http = alpn::asks_for_http(received.buffered());
+        }
         let bytes = connection.abandon(&mut self.pool);
         self.counters.condemned(foreign, bytes);
         connection.foreign = Some(foreign);

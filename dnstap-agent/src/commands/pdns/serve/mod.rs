@@ -129,9 +129,12 @@ struct Served {
     counts: Counts,
 }
 
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
 fn answer(request: &Request<Incoming>, served: &Arc<Served>) -> Response<Lines> {
     let counts = &served.counts;
-    let count = |counter: &AtomicU64| drop(counter.fetch_add(1, Relaxed));
     let uri = request.uri();
     if *request.method() != Method::GET {
         count(&counts.invalid);

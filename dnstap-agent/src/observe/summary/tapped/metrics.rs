@@ -118,6 +118,10 @@ fn kernel(all: &mut Families, tapped: &Tapped) {
             Counter::ProbeFault,
             "Calls of probed functions whose arguments could not be read, or are not what they have to be.",
         ),
+        (
+            Counter::ProbeTwice,
+            "Calls of probed functions with two records: a remark and the whole message.",
+        ),
     ] {
         let name = format!("kernel_{}", counter.name());
         all.counter(&name, help, alone(count(counter)));

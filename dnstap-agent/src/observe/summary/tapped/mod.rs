@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Counters of the pipeline for what should have become a message and did not.
-const PIPELINE: [&str; 7] = [
+const PIPELINE: [&str; 8] = [
     "event_errors",
     "incomplete_messages",
     "stream_missing_bytes",
@@ -31,6 +31,7 @@ const PIPELINE: [&str; 7] = [
     "stream_messages_lost_at_least",
     "stream_connections_with_loss",
     "stream_evicted",
+    "copies_unclear",
 ];
 
 /// Counters of a tap.
@@ -321,13 +322,14 @@ impl SourceAccount for Tapped {
             // The calls are counted before what becomes of them.
             flow(
                 "probes",
-                kernel(Counter::ProbeCalls),
+                kernel(Counter::ProbeCalls) + kernel(Counter::ProbeTwice),
                 0,
                 kernel(Counter::ProbeUnwanted)
                     + kernel(Counter::ProbeRingFull)
                     + kernel(Counter::ProbeFault)
                     + self.pipeline.intake.remark_records
-                    + self.pipeline.intake.notice_records,
+                    + self.pipeline.intake.notice_records
+                    + self.pipeline.intake.message_records,
                 at_rest,
             ),
         ];
@@ -384,8 +386,16 @@ impl Tapped {
                 deliver.remarks_unjoined,
             )?;
         }
+        let intake = &self.pipeline.intake;
+        if intake.message_records != 0 {
+            writeln!(
+                formatter,
+                "probes: {} messages over TLS and HTTPS; {} copies over TCP in the clear left out, {} lost because nothing showed which",
+                intake.copies_delivered, intake.copies_plain, intake.copies_unclear,
+            )?;
+        }
         let probed = &self.pipeline.probed;
-        if self.pipeline.intake.notice_records != 0 {
+        if intake.notice_records != 0 {
             writeln!(
                 formatter,
                 "probes: {} lines of the log ({} of a form that is not known), {} flushes and {} RRsets of caches",

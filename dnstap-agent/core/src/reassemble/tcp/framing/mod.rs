@@ -194,6 +194,11 @@ impl Framer {
         pieces.first().map(|(_, envelope)| *envelope)
     }
 
+    /// Returns the bytes that wait.
+    pub(in crate::reassemble::tcp) fn buffered(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Bytes that were accepted but not yet accounted for.
     pub(in crate::reassemble::tcp) fn pending_bytes(&self) -> usize {
         self.buffer.len()

@@ -1,0 +1,63 @@
+//! A compiler and linker for an old C library: zig, as the Python packages `ziglang` and `cargo-zigbuild` bring it. They
+//! are installed into the cache, never into the system.
+//!
+//! A program that is linked on this machine needs this machine's C library, or a newer one. zig has the symbols of every
+//! version of the GNU C library, so it links for an old one, and the result starts on all later ones.
+
+use std::{env, fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{exec, packages::Apt, paths, ui};
+
+/// Oldest C library on which the program starts: that of RHEL 7, Debian 8 and Ubuntu 14.04.
+pub(crate) const GLIBC: &str = "2.17";
+/// Rust's name of the target.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Versions of both packages. Other versions give other bytes.
+const PACKAGES: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
+
+/// Returns the command `cargo zigbuild` for [`GLIBC`].
+pub(crate) fn build() -> Result<Command> {
+    let folder = ensure()?;
+    let mut path = folder.join("bin").into_os_string();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+    let mut command = exec::cargo();
+    command
+        .arg("zigbuild")
+        .args(["--target", &format!("{TARGET}.{GLIBC}")])
+        .env("PATH", path)
+        .env("ZIG_GLOBAL_CACHE_DIR", folder.join("cache"))
+        .env("CARGO_ZIGBUILD_CACHE_DIR", folder.join("cargo-zigbuild"));
+    Ok(command)
+}
+
+/// Makes sure that both packages are installed, and returns their folder.
+pub(crate) fn ensure() -> Result<PathBuf> {
+    let folder = paths::cache()?.join("zig");
+    let stamp = folder.join("PACKAGES");
+    let wanted = PACKAGES.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(folder);
+    }
+    ui::step("installing zig into the cache");
+    // Debian's python3 lacks it without this package.
+    if exec::output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
+        Apt::default().ensure(&["python3-venv"])?;
+    }
+    exec::output(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder),
+    )?;
+    exec::logged(
+        "zig",
+        Command::new(folder.join("bin/pip"))
+            .args(["install", "--disable-pip-version-check"])
+            .args(PACKAGES),
+    )?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(folder)
+}
