@@ -107,9 +107,12 @@ fn disk_use(folder: &Path) -> u64 {
     entries
         // A file may be removed at any time.
         .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
-        .map(|(path, found)| match found.is_dir() {
-            true => disk_use(&path),
-            false => found.blocks() * 512,
+        .map(|(path, found)| {
+            if found.is_dir() {
+                disk_use(&path)
+            } else {
+                found.blocks() * 512
+            }
         })
         .sum()
 }

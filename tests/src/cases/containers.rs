@@ -91,6 +91,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // If it fails, the folder stays, and a later run makes another one.
+        let _stays = fs::remove_dir(&self.0);
     }
 }

@@ -182,7 +182,8 @@ fn as_line(event: &Value) -> String {
     for member in ["class", "type"] {
         // The line about NXDOMAIN has the zone alone, and the one about NODATA no type.
         if !event[member].is_null() {
-            line += &format!(" {}", text(event, member));
+            line.push(' ');
+            line.push_str(&text(event, member));
         }
     }
     line
@@ -413,7 +414,7 @@ fn in_one_line(dump: &str) -> String {
     for line in dump.lines() {
         let (data, comment) = line.split_once(';').unwrap_or((line, ""));
         if data.is_empty() {
-            joined += &format!(";{comment}\n");
+            joined.extend([";", comment, "\n"]);
             continue;
         }
         is_open = (is_open || data.contains('(')) && !data.contains(')');
@@ -596,7 +597,12 @@ fn name_servers(how: &Combination) -> Result<()> {
     asked?;
     let tapped = tap.stop()?;
     expect_understood(&tapped.summary)?;
-    let events = read(&events)?;
+    expect_one_change(&read(&events)?)?;
+    server.stop()
+}
+
+/// Checks that the only change is that of the child, and that the cache accepted it.
+fn expect_one_change(events: &[Value]) -> Result<()> {
     let changes: Vec<_> = events
         .iter()
         .filter(|event| event["kind"] == "ns-change")
@@ -618,7 +624,7 @@ fn name_servers(how: &Combination) -> Result<()> {
         "accepted",
     ];
     ensure!(said == expected, "{}", changes[0]);
-    server.stop()
+    Ok(())
 }
 
 const TYPE_NS: u16 = 2;

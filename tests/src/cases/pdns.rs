@@ -380,11 +380,7 @@ fn served(store: &Path, folder: &Path) -> Result<()> {
         .arg(format!("127.0.0.1:{port}"));
     let mut server = Running::start("pdns serve", command, Watch::Stderr)?;
     server.wait_for("answers", |line| line.contains("answers"))?;
-    // `dnsdbq` reads the address of CIRCL only from this file.
-    let settings = format!(
-        "DNSDB_API_KEY=none\nDNSDB_SERVER=http://127.0.0.1:{port}\nCIRCL_AUTH=a:b\nCIRCL_SERVER=http://127.0.0.1:{port}/pdns/query\n"
-    );
-    lab::write(folder, ".dnsdb-query.conf", &settings)?;
+    configure_dnsdbq(folder, port)?;
     let theirs = |system: &str, question: &[&str]| -> Result<Vec<Value>> {
         let mut command = Command::new(environment::tool("dnsdbq")?);
         command
@@ -428,6 +424,15 @@ fn served(store: &Path, folder: &Path) -> Result<()> {
     page(port, folder)?;
     server.stop(libc::SIGTERM)?;
     guarded(store, folder)
+}
+
+/// Writes the file from which `dnsdbq` reads the address of CIRCL's interface; it has no option for it.
+fn configure_dnsdbq(folder: &Path, port: u16) -> Result<()> {
+    let settings = format!(
+        "DNSDB_API_KEY=none\nDNSDB_SERVER=http://127.0.0.1:{port}\nCIRCL_AUTH=a:b\nCIRCL_SERVER=http://127.0.0.1:{port}/pdns/query\n"
+    );
+    lab::write(folder, ".dnsdb-query.conf", &settings)?;
+    Ok(())
 }
 
 /// Checks that the page shows in Chromium what the store has, and that the server counts it.

@@ -1,5 +1,5 @@
 //! Makes the software bill of materials: the crates that are in the program and in its eBPF object, in the format of
-//! CycloneDX, with cargo-cyclonedx. This tool writes beside each manifest, so it works on a copy of the sources.
+//! `CycloneDX`, with `cargo-cyclonedx`. This tool writes beside each manifest, so it works on a copy of the sources.
 
 use std::{
     env, fs,

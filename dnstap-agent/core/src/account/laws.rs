@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::PipelineCounters;
-use crate::model::Pending;
+use crate::{model::Pending, pair::PairCounters};
 
 /// Balance of one hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +43,6 @@ pub fn unaccounted(hops: &[Hop<'_>]) -> u64 {
 #[must_use]
 pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 14] {
     let (intake, chunks, stream, pair) = (&all.intake, &all.assemble, &all.stream, &all.pair);
-    let unanswered: u64 = pair
-        .table()
-        .filter(|(name, _)| name.starts_with("unanswered_"))
-        .map(|(_, count)| count)
-        .sum();
     [
         exact(
             "decode",
@@ -144,8 +139,16 @@ pub fn stages(all: &PipelineCounters, pending: Pending) -> [Hop<'static>; 14] {
                 + pair.queries_evicted,
             pending.queries,
         ),
-        exact("unanswered", pair.queries_unanswered, unanswered, 0),
+        exact("unanswered", pair.queries_unanswered, unanswered(pair), 0),
     ]
+}
+
+/// Returns the number of queries that got no response, summed over the reasons.
+fn unanswered(pair: &PairCounters) -> u64 {
+    pair.table()
+        .filter(|(name, _)| name.starts_with("unanswered_"))
+        .map(|(_, count)| count)
+        .sum()
 }
 
 /// Builds a hop whose two sides are counted at the same moment.

@@ -146,11 +146,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let selection = job.target.selection();
     let mut search = Search::new(selection.clone())?;
     let found = search.find_first()?;
-    let sites = wanted_probes(job).sites.len();
-    if sites > 0 {
-        let later = if selection.follow { PROBED_LATER } else { 0 };
-        check_descriptors(job, outputs, (found.len() + later) * sites)?;
-    }
+    check_descriptors(job, outputs, probes_of(job, found.len()))?;
     if !job.tapping.allow_no_sockets && !selection.follow {
         check_sockets(&selection, &found)?;
     }
@@ -167,12 +163,7 @@ pub(crate) fn tap<E: Future<Output = String>>(
     let servers = known_servers(&found, |pid| find_server(job.messages, pid));
     let options = tap_options(job, &servers.values());
     let (mut tap, set, runs) = Tap::attach(&options)?;
-    for (hook, reason) in tap.refused() {
-        info!("the kernel refused hook {}: {reason}", hook.name());
-    }
-    for missing in tap.degraded() {
-        warn!("{missing}");
-    }
+    report_hooks(&tap);
     let (joined, theirs) = mpsc::sync_channel(JOINED);
     let probes = Probes::new(
         tap.take_probes(),
@@ -276,7 +267,23 @@ fn wanted_probes(job: &Job<'_>) -> probes::Wanted {
     probes::Wanted::of(&job.tapping.probes, names_queries, job.events.kinds())
 }
 
-/// Fails if there are too few descriptors for the whole run.
+/// Returns the number of probes in `found` processes, and in those that may come later.
+fn probes_of(job: &Job<'_>, found: usize) -> usize {
+    let later = if job.target.follow { PROBED_LATER } else { 0 };
+    (found + later) * wanted_probes(job).sites.len()
+}
+
+/// Logs which hooks cannot be used, and what those in use do not see.
+fn report_hooks(tap: &Tap) {
+    for (hook, reason) in tap.refused() {
+        info!("the kernel refused hook {}: {reason}", hook.name());
+    }
+    for missing in tap.degraded() {
+        warn!("{missing}");
+    }
+}
+
+/// Fails if there are too few descriptors for the whole run. `probes`: number of probes, each of which takes one.
 fn check_descriptors(job: &Job<'_>, outputs: &[OutputSpec], probes: usize) -> Result<()> {
     let all = outputs.len() + job.fixed_outputs().len();
     preflight::check_descriptors(all, perf_rings(job.tapping.ring)?, probes)

@@ -128,6 +128,17 @@ pub struct Tap {
     _kept: Vec<Map>,
 }
 
+impl ProcessSet {
+    fn of(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            targets: HashMap::try_from(take(ebpf, "TARGETS")?)?,
+            names: HashMap::try_from(take(ebpf, "NAMES")?)?,
+            possible: Array::try_from(take(ebpf, "POSSIBLE")?)?,
+            changes: Array::try_from(take(ebpf, "CHANGES")?)?,
+        })
+    }
+}
+
 impl Tap {
     /// Loads the programs and attaches the chosen hook. A process is tapped once it is in the set.
     pub fn attach(options: &TapOptions) -> Result<(Self, ProcessSet, Runs)> {
@@ -187,12 +198,7 @@ impl Tap {
             None
         };
         let counters = PerCpuCounters::new(take(&mut ebpf, "COUNTERS")?)?;
-        let processes = ProcessSet {
-            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?)?,
-            names: HashMap::try_from(take(&mut ebpf, "NAMES")?)?,
-            possible: Array::try_from(take(&mut ebpf, "POSSIBLE")?)?,
-            changes: Array::try_from(take(&mut ebpf, "CHANGES")?)?,
-        };
+        let processes = ProcessSet::of(&mut ebpf)?;
         let runs = Runs(HashMap::try_from(take(&mut ebpf, "RUNS")?)?);
         let sockets = HashMap::try_from(take(&mut ebpf, "SOCKETS")?)?;
         let asleep = if perf {

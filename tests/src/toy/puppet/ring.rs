@@ -22,7 +22,7 @@ const GROUP: u16 = 7;
 const IDLE: u32 = 60_000;
 
 pub(super) struct Ring {
-    ring: IoUring,
+    queues: IoUring,
     /// Buffer of a receive that was begun and not collected yet.
     begun: Option<Vec<u8>>,
     /// Whether a kernel thread takes the entries.
@@ -32,7 +32,7 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            ring: IoUring::new(2)?,
+            queues: IoUring::new(2)?,
             begun: None,
             is_polled: false,
         })
@@ -41,7 +41,7 @@ impl Ring {
     /// Makes a ring whose entries a kernel thread takes, so that no system call is needed.
     pub(super) fn polled() -> io::Result<Self> {
         Ok(Self {
-            ring: IoUring::builder().setup_sqpoll(IDLE).build(4)?,
+            queues: IoUring::builder().setup_sqpoll(IDLE).build(4)?,
             begun: None,
             is_polled: true,
         })
@@ -150,9 +150,9 @@ impl Ring {
             iov_len: buffer.len(),
         };
         // SAFETY: `buffer` stays where it is until it is no longer registered.
-        unsafe { self.ring.submitter().register_buffers(&[segment]) }?;
+        unsafe { self.queues.submitter().register_buffers(&[segment]) }?;
         let done = work(self, buffer.as_mut_ptr());
-        self.ring.submitter().unregister_buffers()?;
+        self.queues.submitter().unregister_buffers()?;
         done
     }
 
@@ -167,14 +167,14 @@ impl Ring {
         let receive = opcode::RecvMulti::new(descriptor(fd), GROUP).build();
         // SAFETY: the entry points to no memory; the buffers that were provided are alive.
         unsafe { self.push(&receive.user_data(RECEIVE)) }?;
-        self.ring.submit_and_wait(1)?;
+        self.queues.submit_and_wait(1)?;
         let received = self.completion();
         let cancel = opcode::AsyncCancel::new(RECEIVE).build();
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&cancel) }?;
         // The cancellation has a completion, and so has the receive that it ends.
-        self.ring.submit_and_wait(2)?;
-        while self.ring.completion().next().is_some() {}
+        self.queues.submit_and_wait(2)?;
+        while self.queues.completion().next().is_some() {}
         // SAFETY: the entry points to no memory.
         unsafe { self.run(&opcode::RemoveBuffers::new(PROVIDED, GROUP).build()) }?;
         received
@@ -187,12 +187,12 @@ impl Ring {
     unsafe fn run_zero_copy(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
         // SAFETY: the caller promises it.
         unsafe { self.push(entry) }?;
-        self.ring.submit_and_wait(1)?;
-        let first = self.ring.completion().next();
+        self.queues.submit_and_wait(1)?;
+        let first = self.queues.completion().next();
         let first = first.ok_or_else(|| io::Error::other("no completion"))?;
         if cqueue::more(first.flags()) {
-            self.ring.submit_and_wait(1)?;
-            self.ring.completion().next();
+            self.queues.submit_and_wait(1)?;
+            self.queues.completion().next();
         }
         length_of(first.result())
     }
@@ -203,7 +203,7 @@ impl Ring {
     /// The memory that the entry points to must live until it is done.
     unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: the caller promises it.
-        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
+        unsafe { self.queues.submission().push(entry) }.map_err(io::Error::other)
     }
 
     /// Submits `IORING_OP_RECV` and does not wait. The kernel receives when something arrives, in the middle of any
@@ -212,13 +212,13 @@ impl Ring {
         let buffer = self.begun.insert(vec![0; size]);
         let entry = opcode::Recv::new(descriptor(fd), buffer.as_mut_ptr(), length(buffer));
         // SAFETY: the buffer stays where it is until the receive has been collected.
-        unsafe { self.ring.submission().push(&entry.build()) }.map_err(io::Error::other)?;
-        self.ring.submit().map(drop)
+        unsafe { self.queues.submission().push(&entry.build()) }.map_err(io::Error::other)?;
+        self.queues.submit().map(drop)
     }
 
     /// Waits until the receive that was begun is done. Returns its result.
     pub(super) fn collect(&mut self) -> io::Result<usize> {
-        self.ring.submit_and_wait(1)?;
+        self.queues.submit_and_wait(1)?;
         let received = self.completion();
         self.begun = None;
         received
@@ -273,21 +273,21 @@ impl Ring {
     /// The memory that the entry points to must outlive the call.
     unsafe fn run(&mut self, entry: &squeue::Entry) -> io::Result<usize> {
         // SAFETY: the caller promises it. The entry is done when this function returns, whether it succeeded or not.
-        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)?;
+        unsafe { self.queues.submission().push(entry) }.map_err(io::Error::other)?;
         if self.is_polled {
             // This makes no system call as long as the kernel thread is awake.
-            self.ring.submit()?;
-            while self.ring.completion().is_empty() {
+            self.queues.submit()?;
+            while self.queues.completion().is_empty() {
                 thread::yield_now();
             }
         } else {
-            self.ring.submit_and_wait(1)?;
+            self.queues.submit_and_wait(1)?;
         }
         self.completion()
     }
 
     fn completion(&mut self) -> io::Result<usize> {
-        let completion = self.ring.completion().next();
+        let completion = self.queues.completion().next();
         let completion = completion.ok_or_else(|| io::Error::other("no completion"))?;
         length_of(completion.result())
     }
