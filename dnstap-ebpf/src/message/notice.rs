@@ -103,7 +103,7 @@ impl Notice {
     /// Returns whether `length` more bytes fit.
     #[inline(always)]
     pub(crate) fn has_room(&self, length: u64) -> bool {
-        length < NOTICE_BYTES as u64 && self.used() + length <= NOTICE_BYTES as u64 - 1
+        length < NOTICE_BYTES as u64 && self.used() + length < NOTICE_BYTES as u64
     }
 
     /// Appends bytes of the server's memory. They must fit ([`Self::has_room`]).

@@ -166,17 +166,7 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     {
         return Err(Counter::ProbeFault);
     }
-    let zone = argument(5)?;
-    let zone = if zone == 0 {
-        // SAFETY: integers, for which zero is a value.
-        unsafe { core::mem::zeroed() }
-    } else {
-        // SAFETY: as above.
-        unsafe { read::<Region>(zone)? }
-    };
-    if zone.length as usize > MAX_NAME {
-        return Err(Counter::ProbeFault);
-    }
+    let zone = zone(argument(5)?)?;
     let (query_end, response_end) = (argument(2)?, argument(3)?);
     let (local, peer) = if message_type & SERVER_ASKS != 0 {
         (query_end, response_end)
@@ -211,21 +201,7 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
         // SAFETY: integers, for which zero is a value.
         ..unsafe { core::mem::zeroed() }
     };
-    if peer.family == AF_INET as u16 {
-        header.family = AF_INET;
-        header.peer_addr[..4].copy_from_slice(&peer.inet);
-        if own.family == peer.family {
-            header.local_addr[..4].copy_from_slice(&own.inet);
-        }
-    } else if peer.family == AF_INET6 as u16 {
-        header.family = AF_INET6;
-        header.peer_addr = peer.inet6;
-        if own.family == peer.family {
-            header.local_addr = own.inet6;
-        }
-    } else {
-        return Err(Counter::ProbeFault);
-    }
+    set_addresses(&mut header, &peer, &own)?;
     header.protocol = IPPROTO_TCP;
     let is_copied = protocol != 0 && !filter::leaves_out(&header);
     header.protocol = IPPROTO_UDP;
@@ -268,6 +244,42 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     header.message_len = buffer.used;
     header.chunk_len = buffer.used;
     emit::whole(ctx, &header, buffer.base)
+}
+
+/// Returns the place of the zone's name; zero if the server passes no zone.
+#[inline(always)]
+fn zone(address: u64) -> Result<Region, Counter> {
+    if address == 0 {
+        // SAFETY: integers, for which zero is a value.
+        return Ok(unsafe { core::mem::zeroed() });
+    }
+    // SAFETY: the type has integers only.
+    let zone: Region = unsafe { read(address)? };
+    if zone.length as usize > MAX_NAME {
+        return Err(Counter::ProbeFault);
+    }
+    Ok(zone)
+}
+
+/// Sets the family and the addresses of a header. `own` counts if it has the family of `peer`.
+#[inline(always)]
+fn set_addresses(header: &mut EventHeader, peer: &Address, own: &Address) -> Result<(), Counter> {
+    if peer.family == AF_INET as u16 {
+        header.family = AF_INET;
+        header.peer_addr[..4].copy_from_slice(&peer.inet);
+        if own.family == peer.family {
+            header.local_addr[..4].copy_from_slice(&own.inet);
+        }
+    } else if peer.family == AF_INET6 as u16 {
+        header.family = AF_INET6;
+        header.peer_addr = peer.inet6;
+        if own.family == peer.family {
+            header.local_addr = own.inet6;
+        }
+    } else {
+        return Err(Counter::ProbeFault);
+    }
+    Ok(())
 }
 
 /// Returns the protocol of a message that is to be copied, as in the header of its record; 0 if it is
