@@ -53,6 +53,10 @@ pub(crate) struct Args {
     /// Only contenders whose name holds this, besides untapped and the server's own dnstap
     #[arg(long, value_name = "TEXT")]
     contender: Option<String>,
+    /// Measure each probe alone and all together instead, beside the tap without probes: on an authoritative and on a
+    /// recursive server
+    #[arg(long, conflicts_with_all = ["stages", "instructions"])]
+    probes: bool,
     /// Where to write `results.json`, `results.md` and the plots
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -84,7 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => build::release()?,
     };
     let out = args.out.clone().unwrap_or_else(|| {
-        if args.quick {
+        if args.probes {
+            paths::target().join("bench/probes")
+        } else if args.quick {
             paths::target().join("bench")
         } else {
             paths::root().join("docs/benchmarks")
@@ -105,8 +111,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .iter()
         .map(|section| bench.section(section))
         .collect::<Result<Vec<_>>>()?;
-    let tools = match (&args.load, &args.contender) {
-        (None, None) => {
+    let tools = match (&args.load, &args.contender, args.probes) {
+        (None, None, false) => {
             let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 7 });
             let sample = bench.sample();
             Some(tools::measure(

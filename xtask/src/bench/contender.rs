@@ -18,6 +18,19 @@ use crate::{
 /// Longest time for a start, and for an end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Options of the taps with probes. Events go nowhere, so that only making and encoding them is measured.
+const PROBES: [&[&str]; 6] = [
+    &["--probe", "zone"],
+    &["--probe", "encrypted"],
+    &[EVENTS, "rate-limit,transfer", NOWHERE, NULL],
+    &[EVENTS, "purge", NOWHERE, NULL],
+    &[EVENTS, "cache,ns-change,expiry", NOWHERE, NULL],
+    &["--probe", "zone,encrypted", EVENTS, "all", NOWHERE, NULL],
+];
+const EVENTS: &str = "--events";
+const NOWHERE: &str = "--events-output";
+const NULL: &str = "file:/dev/null";
+
 /// One way to get the server's messages.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Contender {
@@ -57,10 +70,19 @@ impl Contender {
 
     /// Returns the tap with all options for short delays.
     pub(super) fn low_latency(hook: &str) -> Self {
+        Self::with(hook, &["--interval", "1"])
+    }
+
+    /// Returns the taps with each probe alone, and with all probes together.
+    pub(super) fn probes(hook: &str) -> impl Iterator<Item = Self> {
+        PROBES.iter().map(move |options| Self::with(hook, options))
+    }
+
+    fn with(hook: &str, options: &'static [&'static str]) -> Self {
         Self::Tap {
             hook: hook.to_owned(),
             ring: "bpf",
-            options: &["--interval", "1"],
+            options,
         }
     }
 

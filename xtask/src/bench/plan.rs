@@ -23,6 +23,16 @@ pub(super) fn sections(args: &Args, hooks: &[String]) -> Vec<Section> {
         .into_iter()
         .chain(taps.next())
         .collect();
+    let probes: Vec<_> = few
+        .iter()
+        .cloned()
+        .chain(
+            hooks
+                .first()
+                .into_iter()
+                .flat_map(|hook| Contender::probes(hook)),
+        )
+        .collect();
     let all: Vec<_> = few
         .iter()
         .cloned()
@@ -34,9 +44,12 @@ pub(super) fn sections(args: &Args, hooks: &[String]) -> Vec<Section> {
         let every = !args.quick && matches!(load, Load::Rate(20_000) | Load::Saturation);
         let rounds = match load {
             Load::Rate(20_000) | Load::Saturation => main,
+            Load::Recursive if args.probes => main,
             _ => side,
         };
-        let contenders = if every || args.contender.is_some() {
+        let contenders = if args.probes {
+            &probes[..]
+        } else if every || args.contender.is_some() {
             &all[..]
         } else {
             &few[..]
@@ -64,6 +77,7 @@ pub(super) fn sections(args: &Args, hooks: &[String]) -> Vec<Section> {
         Load::Recursive,
     ]
     .into_iter()
+    .filter(|load| !args.probes || matches!(load, Load::Rate(20_000) | Load::Recursive))
     .filter(|load| {
         args.load
             .as_ref()
@@ -104,5 +118,24 @@ mod tests {
             names(Load::Tcp),
             ["untapped", "own dnstap", "tap fentry/bpf"]
         );
+    }
+
+    #[test]
+    fn each_probe_is_measured_beside_the_tap_without_it() {
+        let args = Args {
+            probes: true,
+            ..Args::default()
+        };
+        let sections = sections(&args, &["socket".to_owned()]);
+        assert_eq!(sections.len(), 2);
+        for section in sections {
+            let names: Vec<_> = section.contenders.iter().map(Contender::name).collect();
+            assert_eq!(
+                names[2..4],
+                ["tap socket/bpf", "tap socket/bpf --probe zone"]
+            );
+            assert_eq!(names.len(), 9);
+            assert_eq!(section.rounds, 7);
+        }
     }
 }
