@@ -156,6 +156,17 @@ impl Store {
     /// Returns the answers of a query.
     #[must_use]
     pub fn ask<'a>(&'a self, query: &Query) -> Answers<'a> {
+        self.ask_while(query, || true)
+    }
+
+    /// Like [`Self::ask`], but stops when `is_wanted` returns false. It is called for each entry of the index, also for
+    /// those that are no answers.
+    #[must_use]
+    pub fn ask_while<'a>(
+        &'a self,
+        query: &Query,
+        is_wanted: impl Fn() -> bool + 'a,
+    ) -> Answers<'a> {
         let (kinds, fence, bailiwick) = (query.kinds.clone(), query.fence, query.bailiwick.clone());
         let found: Answers<'a> = match &query.what {
             What::Owner(names) => {
@@ -164,12 +175,18 @@ impl Store {
                         .as_ref()
                         .is_none_or(|zone| answer.set.bailiwick.as_ref() == Some(zone))
                 };
-                let found = self.by_owner(names);
+                let found = self.by_owner(names).take_while(move |_| is_wanted());
                 Box::new(found.filter(move |answer| answer.as_ref().map_or(true, &of_zone)))
             }
-            What::DataName(names) => self.by_name(names.clone()),
-            What::Address(range) => self.by_address(range),
-            What::Data(data) => self.by_data(data.clone()),
+            What::DataName(names) => {
+                Box::new(self.by_name(names.clone()).take_while(move |_| is_wanted()))
+            }
+            What::Address(range) => {
+                Box::new(self.by_address(range).take_while(move |_| is_wanted()))
+            }
+            What::Data(data) => {
+                Box::new(self.by_data(data.clone()).take_while(move |_| is_wanted()))
+            }
         };
         let is_meant = move |answer: &Answer| kinds.has(answer.set.kind) && fence.has(answer.seen);
         Box::new(found.filter(move |answer| answer.as_ref().map_or(true, &is_meant)))

@@ -236,9 +236,7 @@ pub(crate) fn remark<C: EbpfContext>(
     if config!(transport) == TRANSPORT_PERF as usize {
         return perf_remark(ctx, header, said);
     }
-    // Remarks use at most half of the ring (`wakeup_bytes` is a quarter of it), so that they do not
-    // displace messages.
-    if EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) > 2 * config!(wakeup_bytes) as u64 {
+    if !has_room_for_probes() {
         return Err(Counter::ProbeRingFull);
     }
     if (said.zone_len as usize) < SHORT_ZONE {
@@ -246,6 +244,13 @@ pub(crate) fn remark<C: EbpfContext>(
     } else {
         ring_remark::<LONG_ZONE>(header, said, &LONG_BITS)
     }
+}
+
+/// Returns whether the ring takes a record of a probe. They use at most half of it (`wakeup_bytes` is a
+/// quarter), so that they do not displace messages.
+#[inline(always)]
+fn has_room_for_probes() -> bool {
+    EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) <= 2 * config!(wakeup_bytes) as u64
 }
 
 #[inline(always)]
@@ -323,8 +328,10 @@ pub(crate) fn whole<C: EbpfContext>(
     };
     let sent = if config!(transport) == TRANSPORT_PERF as usize {
         perf_whole(ctx, header, &chunk)
-    } else {
+    } else if has_room_for_probes() {
         ring_record(header, &chunk)
+    } else {
+        Err(Counter::RingFull)
     };
     match sent {
         Ok(()) => {

@@ -110,9 +110,33 @@ fn libraries(dist: &Path, program: &Path) -> Result<String> {
     let depends = found
         .lines()
         .find_map(|line| line.strip_prefix("shlibs:Depends="));
-    Ok(depends
-        .context("dpkg-shlibdeps names no libraries")?
-        .to_owned())
+    let depends = depends.context("dpkg-shlibdeps names no libraries")?;
+    // This names the C library of this machine, or the oldest one that it knows. The program may need less.
+    let c_library = format!("libc6 (>= {})", newest_symbols(program)?);
+    let packages = depends.split(", ").map(|package| {
+        if package.starts_with("libc6 ") {
+            &c_library
+        } else {
+            package
+        }
+    });
+    Ok(packages.collect::<Vec<_>>().join(", "))
+}
+
+/// Returns the newest version of the GNU C library whose symbols the program needs.
+fn newest_symbols(program: &Path) -> Result<String> {
+    let mut readelf = Command::new("readelf");
+    let listed = exec::output(readelf.args(["--wide", "--version-info"]).arg(program))?;
+    let versions = listed.split("GLIBC_").skip(1).filter_map(|rest| {
+        let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit());
+        let version = &rest[..end.unwrap_or(rest.len())];
+        let numbers: Option<Vec<u32>> = version.split('.').map(|part| part.parse().ok()).collect();
+        Some((numbers?, version))
+    });
+    let newest = versions
+        .max()
+        .context("the program names no version of the C library")?;
+    Ok(newest.1.to_owned())
 }
 
 /// Writes the packaging's changelog, which has only this version. The program's changelog is a separate file.

@@ -74,6 +74,7 @@ fn text(tree: &Path) -> Result<String> {
          Summary: dnstap of a DNS server that is already running\n\
          License: MIT OR Apache-2.0\n\
          Requires: systemd\n\
+         Requires(post): systemd\n\
          \n\
          %description\n\
          Attaches to a running DNS server with eBPF and turns every message that it\n\

@@ -85,17 +85,23 @@ impl Copies {
             Carried::Unseen => return self.decisions.get(key).copied(),
             Carried::Undecided => return None,
             Carried::Dns => Decision::Plain,
-            Carried::Other => Decision::Deliver(Protocol::Doh),
+            Carried::Other => {
+                self.ports.entry(port).or_insert(Protocol::Doh);
+                Decision::Deliver(Protocol::Doh)
+            }
             Carried::Tls { is_http: None } => Decision::Deliver(self.likely(port)),
             Carried::Tls {
                 is_http: Some(is_http),
             } => {
+                // A client may offer HTTP/2 to a server that does not have it. A client that does not offer it gets
+                // nothing but DNS over TLS.
                 let protocol = if is_http {
+                    self.ports.entry(port).or_insert(Protocol::Doh);
                     Protocol::Doh
                 } else {
+                    self.ports.insert(port, Protocol::Dot);
                     Protocol::Dot
                 };
-                self.ports.insert(port, protocol);
                 Decision::Deliver(protocol)
             }
         };

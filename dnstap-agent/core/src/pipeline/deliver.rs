@@ -191,6 +191,10 @@ impl Deliver {
             self.counters.remarks_joined += 1;
             finding.kind = kind_of(said.message_type).unwrap_or(finding.kind);
         }
+        if header.subject == Subject::Transfer && !envelope.protocol.is_plain() {
+            // A probe does not see the response, so the query does not wait for it.
+            return self.send(envelope, &finding, header, bytes, batch);
+        }
         let waits = waits && said.is_none();
         let named_by_server = named_by_server && said.is_none();
         let ticket = waits.then(|| {
@@ -713,6 +717,10 @@ impl Deliver {
         parsed: Option<&Message<'_>>,
         batch: &mut Batch,
     ) {
+        // Of a transfer over TLS, a probe sees only the request.
+        if !envelope.protocol.is_plain() {
+            return;
+        }
         let is_response = header.flags.response();
         // Later messages of a transfer need not have a question (RFC 5936 section 2.2.1).
         let may_go_on = is_response

@@ -127,6 +127,25 @@ fn what_the_server_calls_tcp_is_what_the_connection_shows(
 }
 
 #[test]
+fn a_transfer_over_tls_is_a_query_that_waits_for_nothing() {
+    let mut query = message(1, 0, "a", 0);
+    // The type is in front of the class at the end: AXFR.
+    let at = query.len() - 4;
+    query[at..at + 2].copy_from_slice(&252_u16.to_be_bytes());
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        report_unanswered: true,
+        events: crate::events::EventKind::ALL.into_iter().collect(),
+        ..config()
+    });
+    let mut batch = Batch::default();
+    pipeline.push(&copy(10, 0, PROTOCOL_DOT, &query), &mut batch);
+    pipeline.tick(10 * AGE, &mut batch);
+    pipeline.finish(&mut batch);
+    let counts = [&batch.messages, &batch.notices, &batch.events].map(|frames| frames.count);
+    assert_eq!(counts, [1, 0, 0]);
+}
+
+#[test]
 fn a_message_in_the_clear_is_delivered_once() {
     let (query, response) = exchange();
     let mut pipeline = unsure();

@@ -11,8 +11,10 @@ const CLIENT_HELLO: u8 = 1;
 const ALPN: u16 = 16;
 /// Name of HTTP/2 over TLS.
 const HTTP2: &[u8] = b"h2";
+/// Name of DNS over TLS (RFC 7858 section 3.1, RFC 8310).
+const DOT: &[u8] = b"dot";
 
-/// Returns whether a client that begins with these bytes offers HTTP/2. `None` if they are not the
+/// Returns whether a client that begins with these bytes offers HTTP/2 and not `dot`. `None` if they are not the
 /// first message of a TLS client, or if a part of it is missing.
 pub(super) fn asks_for_http(bytes: &[u8]) -> Option<bool> {
     let message = handshake(bytes)?;
@@ -37,11 +39,14 @@ pub(super) fn asks_for_http(bytes: &[u8]) -> Option<bool> {
             continue;
         }
         let mut names = Rest(Rest(content).counted(2)?);
+        let mut offers_http = false;
         while !names.0.is_empty() {
-            if names.counted(1)? == HTTP2 {
-                return Some(true);
+            match names.counted(1)? {
+                DOT => return Some(false),
+                name => offers_http |= name == HTTP2,
             }
         }
+        return Some(offers_http);
     }
     Some(false)
 }
@@ -131,6 +136,8 @@ pub(crate) mod tests {
         assert_eq!(asks_for_http(&hello(&[b"http/1.1", b"h2"])), Some(true));
         assert_eq!(asks_for_http(&hello(&[b"dot"])), Some(false));
         assert_eq!(asks_for_http(&hello(&[])), Some(false));
+        assert_eq!(asks_for_http(&hello(&[b"dot", b"h2"])), Some(false));
+        assert_eq!(asks_for_http(&hello(&[b"h2", b"dot"])), Some(false));
         let whole = hello(&[b"h2"]);
         for length in 0..whole.len() {
             assert_eq!(asks_for_http(&whole[..length]), None, "{length}");

@@ -231,14 +231,27 @@ struct Gone;
 /// Writes the answers, one on each line.
 fn look(served: &Served, lookup: &Lookup, output: &mut Output) -> Result<(), Gone> {
     let counts = &served.counts;
-    let mut found = served.store.ask(&lookup.query).skip(lookup.offset);
+    // A look-up that finds nothing sends nothing, so it has to ask whether the client is still there.
+    let reader = output.sender.clone();
+    let mut found = served
+        .store
+        .ask_while(&lookup.query, move || !reader.is_closed());
     let is_framed = lookup.style != Style::Circl;
     if is_framed {
         output.line("{\"cond\":\"begin\"}")?;
     }
     let mut sum: Option<(Answer, u64)> = None;
     let mut failed = None;
-    for item in found.by_ref().take(lookup.limit) {
+    let mut to_skip = lookup.offset;
+    let mut room = lookup.limit;
+    while room > 0
+        && let Some(item) = found.next()
+    {
+        if item.is_ok() && to_skip > 0 {
+            to_skip -= 1;
+            continue;
+        }
+        room -= 1;
         counts.answers.fetch_add(u64::from(item.is_ok()), Relaxed);
         match (item, lookup.style) {
             (Ok(answer), Style::Circl) => output.line(&cof(&answer).to_string())?,

@@ -197,7 +197,7 @@ impl SourceAccount for Tapped {
         if calls != 0 {
             writeln!(
                 formatter,
-                "kernel: {calls} calls of io_uring_enter: hook syscall does not see the messages that they move; hook fentry does"
+                "kernel: {calls} calls of io_uring_enter, and operations of kernel threads: hook syscall does not see the messages that they move; hook fentry does"
             )?;
         }
         for (name, stats) in &self.programs {
