@@ -1,6 +1,7 @@
 use fs::File;
 
 use super::*;
+use crate::{Fence, Kinds, Names, Query, What};
 
 fn set(owner: &str, kind: u16, data: &[u8]) -> Rrset {
     Rrset {
@@ -56,6 +57,36 @@ fn sightings_are_added_up_also_those_of_long_data() {
     let stats = store.stats().expect("read");
     assert_eq!((stats.rrsets, stats.count, stats.owners), (2, 8, 1));
     assert_eq!((stats.first, stats.last), (Some(3), Some(9)));
+}
+
+/// The records are none of the type that is asked for, so only the check of each entry can stop it.
+#[test]
+fn a_query_that_nobody_wants_stops_although_it_finds_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::create(folder.path()).expect("a store");
+    let sets: Vec<_> = (0..100)
+        .map(|last| (set("a.b", 1, &[192, 0, 2, last]), seen(1, 1, 1)))
+        .collect();
+    add(&store, &sets);
+    let addresses = crate::addresses("192.0.2.0/24").expect("a network");
+    for what in [
+        What::Address(addresses),
+        What::Owner("a.b".parse().map(Names::Exactly).expect("a name")),
+    ] {
+        let query = Query {
+            what,
+            kinds: Kinds::These(vec![16]),
+            bailiwick: None,
+            fence: Fence::default(),
+        };
+        let looked = std::cell::Cell::new(0);
+        let wanted = || {
+            looked.set(looked.get() + 1);
+            looked.get() < 10
+        };
+        assert_eq!(store.ask_while(&query, wanted).count(), 0);
+        assert_eq!(looked.get(), 10);
+    }
 }
 
 #[test]
