@@ -39,6 +39,7 @@ type Key = (u32, bool, String, String);
 #[derive(Debug, Default)]
 struct UnderWay {
     since_ktime_ns: Option<u64>,
+    view: Option<String>,
     /// Facts from earlier lines.
     known: Transfer,
     /// Time of the line with the status.
@@ -84,7 +85,7 @@ impl Transfers {
             about.peer.to_owned(),
         );
         let mut known = about.transfer()?;
-        let view = about.view.map(str::to_owned);
+        let view = about.zone()?.2.or(about.view).map(str::to_owned);
         let mut report = |phase, content: Transfer| {
             reports.push(Report {
                 ktime_ns,
@@ -106,7 +107,7 @@ impl Transfers {
             (known.old_serial, known.new_serial) = started.serials;
             known.tsig_key = started.key.and_then(names::parse).map(Into::into);
         } else if is_in && let Some(status) = message.strip_prefix("Transfer status: ") {
-            let under_way = self.entry(key, known);
+            let under_way = self.entry(key, view, known);
             under_way.known.status = Some(status.to_owned());
             under_way.status_ktime_ns = Some(ktime_ns);
             return Some(());
@@ -150,6 +151,7 @@ impl Transfers {
         report(Phase::Start, known.clone());
         let under_way = UnderWay {
             since_ktime_ns: Some(ktime_ns),
+            view,
             known,
             status_ktime_ns: None,
         };
@@ -174,17 +176,18 @@ impl Transfers {
                 ktime_ns: at,
                 process_id,
                 phase: Phase::End,
-                view: None,
+                view: ended.view,
                 content: Content::Transfer(ended.known),
             });
         }
     }
 
-    fn entry(&mut self, key: Key, known: Transfer) -> &mut UnderWay {
+    fn entry(&mut self, key: Key, view: Option<String>, known: Transfer) -> &mut UnderWay {
         if !self.0.contains_key(&key) {
             self.make_room();
         }
         self.0.entry(key).or_insert_with(|| UnderWay {
+            view,
             known,
             ..UnderWay::default()
         })
@@ -231,8 +234,19 @@ impl<'t> About<'t> {
         })
     }
 
+    /// Returns the name and the class of the zone, and its view: `example.test/IN`, or `example.test/IN/inside` of a
+    /// transfer from another server. A view may have the name of a class, and a zone may have a slash in its name.
+    fn zone(&self) -> Option<(&'t str, Class, Option<&'t str>)> {
+        let (before, last) = self.zone.rsplit_once('/')?;
+        let in_view = before.rsplit_once('/').and_then(|(name, class)| {
+            let class = class.parse().ok()?;
+            Some((name, class, Some(last)))
+        });
+        in_view.or_else(|| Some((before, last.parse().ok()?, None)))
+    }
+
     fn transfer(&self) -> Option<Transfer> {
-        let (zone, class) = self.zone.rsplit_once('/')?;
+        let (zone, class, _) = self.zone()?;
         let (address, port) = self.peer.split_once('#')?;
         let bytes = match address.split('%').next()?.parse().ok()? {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -241,7 +255,7 @@ impl<'t> About<'t> {
         Some(Transfer {
             direction: Some(self.direction as i32),
             zone: Some(names::parse(zone)?.into()),
-            class: Some(class.parse::<Class>().ok()?.0.into()),
+            class: Some(class.0.into()),
             peer_address: Some(bytes.into()),
             peer_port: Some(port.parse::<u16>().ok()?.into()),
             ..Transfer::default()
@@ -429,6 +443,35 @@ mod tests {
                 ended.tsig_key, started.tsig_key,
                 "it is known from the start"
             );
+        }
+    }
+
+    #[rstest]
+    #[case("example.test/IN", b"\x07example\x04test\0", None)]
+    #[case("example.test/IN/inside", b"\x07example\x04test\0", Some("inside"))]
+    #[case("example.test/IN/CH", b"\x07example\x04test\0", Some("CH"))]
+    #[case("0/25.test/IN", b"\x040/25\x04test\0", None)]
+    #[case("0/25.test/IN/inside", b"\x040/25\x04test\0", Some("inside"))]
+    fn a_zone_in_a_view_is_told_with_its_view(
+        #[case] zone: &str,
+        #[case] name: &[u8],
+        #[case] view: Option<&str>,
+    ) {
+        let mut transfers = Transfers::default();
+        let mut reports = Vec::new();
+        let mut say = |message: &str, reports: &mut Vec<_>| {
+            let line = format!("transfer of '{zone}' from 127.0.0.1#53: {message}");
+            transfers.line(5_000, 7, &line, reports)
+        };
+        say("connected using 127.0.0.2#40001", &mut reports).expect("a known line");
+        say("Transfer status: timed out", &mut reports).expect("a known line");
+        transfers.tick(5_001 + PATIENCE_NS, &mut reports);
+        assert_eq!(reports.len(), 2);
+        for report in reports {
+            assert_eq!(report.view.as_deref(), view);
+            let (_, transfer) = transfer(report);
+            assert_eq!(transfer.zone.as_deref(), Some(name));
+            assert_eq!(transfer.class, Some(1));
         }
     }
 
