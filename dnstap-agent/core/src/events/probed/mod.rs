@@ -48,6 +48,8 @@ counters! {
         /// RRsets that the memory of caches has given up, because it is full. What happens to them next counts as the
         /// first time.
         probed_rrsets_forgotten,
+        /// Rate limits that were given up, because too many were in force. Their ends have no counts.
+        probed_limits_forgotten,
     }
 }
 
@@ -79,6 +81,7 @@ impl Probed {
     pub fn counters(&self) -> ProbedCounters {
         ProbedCounters {
             probed_rrsets_forgotten: self.caches.forgotten(),
+            probed_limits_forgotten: self.rate_limits.forgotten(),
             ..self.counters
         }
     }
@@ -109,6 +112,7 @@ impl Probed {
     /// Forgets what is known about a process that has ended.
     pub fn process_ended(&mut self, process_id: u32) {
         self.limiting.remove(&process_id);
+        self.rate_limits.process_ended(process_id);
         self.caches.process_ended(process_id);
     }
 
