@@ -53,6 +53,8 @@ struct Entry {
     trust: u16,
     /// Hash of the data.
     data: u64,
+    /// Whether records of it are not known.
+    is_partial: bool,
     /// Names of the name servers, if it is an NS RRset.
     servers: Servers,
     /// Name servers before the last change.
@@ -93,6 +95,7 @@ impl Entry {
             ttl: rrset.ttl,
             trust: rrset.trust,
             data,
+            is_partial: rrset.omitted != 0,
             servers: servers(rrset),
             servers_before: None,
             expires_ktime_ns: ktime_ns.saturating_add(u64::from(rrset.ttl) * 1_000_000_000),
@@ -109,7 +112,10 @@ impl Before<'_> {
             && !rrset.is_nxdomain
             && self.trust.is_some_and(|old| old > rrset.trust);
         let is_same = |old: &Entry| {
-            if rrset.record_type == TYPE_NS && rrset.omitted == 0 {
+            // BIND gives the records in any order, so the known ones of a long RRset are not always the same.
+            if old.is_partial || fresh.is_partial {
+                true
+            } else if rrset.record_type == TYPE_NS {
                 same(&old.servers, &fresh.servers)
             } else {
                 old.data == fresh.data
@@ -396,7 +402,7 @@ impl Caches {
     fn hash(&self, rrset: &Rrset<'_>) -> u64 {
         let mut rdata = rrset.rdata.clone();
         rdata.sort_unstable();
-        self.hasher.hash_one((rdata, rrset.omitted))
+        self.hasher.hash_one(rdata)
     }
 }
 
@@ -569,6 +575,28 @@ mod tests {
             ..address(OWNER, vec![two, one])
         };
         assert_eq!(outcome(&mut caches, 2, &upper), Outcome::Refreshed);
+    }
+
+    #[test]
+    fn an_rrset_with_unknown_records_is_never_taken_for_a_change() {
+        let (one, two) = (&b"\x03ns1\0"[..], &b"\x03ns2\0"[..]);
+        for record_type in [1, TYPE_NS] {
+            let rrset = |omitted, data| Rrset {
+                record_type,
+                omitted,
+                ..address(OWNER, vec![data])
+            };
+            let mut caches = Caches::default();
+            add(&mut caches, 0, &rrset(8, one));
+            for (omitted, data) in [(8, two), (7, one), (0, two), (8, one)] {
+                let (outcome, _, change) = add(&mut caches, 1, &rrset(omitted, data));
+                assert_eq!((outcome, change), (Outcome::Refreshed, None), "{omitted}");
+            }
+            add(&mut caches, 2, &rrset(0, one));
+            let (outcome, _, change) = add(&mut caches, 3, &rrset(0, two));
+            assert_eq!(outcome, Outcome::Changed);
+            assert_eq!(change.is_some(), record_type == TYPE_NS);
+        }
     }
 
     #[test]
