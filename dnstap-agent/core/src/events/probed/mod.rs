@@ -50,6 +50,9 @@ counters! {
         probed_rrsets_forgotten,
         /// Rate limits that were given up, because too many were in force. Their ends have no counts.
         probed_limits_forgotten,
+        /// Transfers in lines of the log that were given up, because too many were under way. Their ends lack what only
+        /// the start tells.
+        probed_transfers_forgotten,
     }
 }
 
@@ -82,6 +85,7 @@ impl Probed {
         ProbedCounters {
             probed_rrsets_forgotten: self.caches.forgotten(),
             probed_limits_forgotten: self.rate_limits.forgotten(),
+            probed_transfers_forgotten: self.transfers.forgotten(),
             ..self.counters
         }
     }
@@ -113,6 +117,7 @@ impl Probed {
     pub fn process_ended(&mut self, process_id: u32) {
         self.limiting.remove(&process_id);
         self.rate_limits.process_ended(process_id);
+        self.transfers.process_ended(process_id);
         self.caches.process_ended(process_id);
     }
 
