@@ -22,6 +22,8 @@ use std::{collections::BTreeSet, mem::offset_of};
 use dnstap_ebpf::{Function, LOG_QUERY_ERRORS, LOG_TRANSFER, NoticeHead};
 use dnstap_proto::event::{Kind as Content, Phase, Source};
 
+#[cfg(test)]
+pub(crate) use self::log::fixture::notice as line_notice;
 use self::{
     cache::Caches, flush::Flush, log::Line, rate_limit::RateLimits, rrset::Rrset,
     transfer::Transfers,
@@ -131,6 +133,17 @@ impl Probed {
     ) {
         self.caches.tick(now_ktime_ns, &mut self.reports);
         self.transfers.tick(now_ktime_ns, &mut self.reports);
+        self.send(wall_ns, events, frames);
+    }
+
+    /// Reports what only waited for another line. Nothing follows.
+    pub fn finish(
+        &mut self,
+        wall_ns: impl Fn(u64) -> u64,
+        events: &mut Events,
+        frames: &mut Frames,
+    ) {
+        self.transfers.tick(u64::MAX, &mut self.reports);
         self.send(wall_ns, events, frames);
     }
 
@@ -274,6 +287,56 @@ mod tests {
         assert!(probed.tells_limits(7) && !probed.tells_limits(8));
         probed.process_ended(7);
         assert!(!probed.tells_limits(7));
+    }
+
+    #[test]
+    fn a_transfer_that_waits_for_its_counts_ends_with_the_tap() {
+        let mut probed = Probed::default();
+        let status = "transfer of 'example.test/IN' from 127.0.0.1#53: Transfer status: timed out";
+        let status = line(LOG_TRANSFER, "%s", &[Err(status)]);
+        assert_eq!(take(&mut probed, &[status]), 0);
+        for expected in [1, 0] {
+            let kinds = EventKind::ALL.into_iter().collect();
+            let mut events = Events::new(kinds, Vec::new(), crate::privacy::Privacy::default());
+            let mut frames = Frames::default();
+            probed.finish(|at| at, &mut events, &mut frames);
+            assert_eq!(frames.count, expected);
+        }
+    }
+
+    #[test]
+    fn limits_and_transfers_are_forgotten_with_their_process() {
+        for is_over in [false, true] {
+            let mut probed = Probed::default();
+            let said = |probed: &mut Probed, category, text| {
+                let notice = line(category, "%s", &[Err(text)]);
+                probed.decode(5, ORIGIN, &notice).expect("a notice");
+                probed.reports.pop().expect("an event").content
+            };
+            let limit = "limit all responses to 127.0.0.0/24";
+            said(&mut probed, LOG_RATE_LIMIT, limit);
+            let transfer = "client @0x1 127.0.0.1#1 (a): transfer of 'a/IN'";
+            let started = format!("{transfer}: AXFR started (serial 1)");
+            said(&mut probed, LOG_TRANSFER, &started);
+            if is_over {
+                probed.process_ended(ORIGIN.tgid);
+            }
+            let limit = "stop limiting all responses to 127.0.0.0/24";
+            let ended = [
+                said(&mut probed, LOG_RATE_LIMIT, limit),
+                said(
+                    &mut probed,
+                    LOG_TRANSFER,
+                    &format!("{transfer}: send: closed"),
+                ),
+            ];
+            let durations = ended.map(|content| match content {
+                Content::RateLimit(limit) => limit.duration_ns,
+                Content::Transfer(transfer) => transfer.duration_ns,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(durations, [(!is_over).then_some(0); 2]);
+        }
     }
 
     proptest! {
