@@ -107,6 +107,20 @@ impl<V> Lru<V> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
+    /// Removes the entries for which `is_out` is true. Returns them in no particular order.
+    pub fn extract(&mut self, is_out: impl Fn(&V) -> bool) -> Vec<V> {
+        let is_out = |slot: &&Slot<V>| slot.value.as_ref().is_some_and(&is_out);
+        let keys: Vec<u64> = self
+            .slots
+            .iter()
+            .filter(is_out)
+            .map(|slot| slot.key)
+            .collect();
+        keys.into_iter()
+            .filter_map(|key| self.remove(key))
+            .collect()
+    }
+
     /// Returns the entry used least recently.
     #[must_use]
     pub fn oldest(&self) -> Option<(u64, &V)> {
@@ -167,6 +181,18 @@ mod tests {
         assert_eq!(table.insert(3, "drei"), Some((3, "three")));
         assert_eq!(table.pop_oldest(), Some((1, "one")));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn extracted_entries_are_gone() {
+        let mut table = Lru::new(3);
+        for key in 1..=3 {
+            table.insert(key, key);
+        }
+        let mut odd = table.extract(|value| value % 2 == 1);
+        odd.sort_unstable();
+        assert_eq!((odd, table.len()), (vec![1, 3], 1));
+        assert_eq!(table.extract(|_| true), [2]);
     }
 
     proptest! {

@@ -505,6 +505,12 @@ impl Pipeline {
         self.deliver.judge(u64::MAX, batch);
         self.deliver.settle(u64::MAX, batch);
         self.deliver.end_watch(batch);
+        let deliver = &mut self.deliver;
+        let clock = deliver.clock;
+        let wall_ns = |ktime_ns| clock.wall_ns(ktime_ns);
+        deliver
+            .probed
+            .finish(wall_ns, &mut deliver.events, &mut batch.events);
     }
 
     /// Returns the verdicts on sockets since the last call, for the kernel's map. Sockets are

@@ -287,7 +287,10 @@ impl Probes {
             self.loading.remove(&pid);
         }
         let says = self.make_remarks() && process.sites.contains_key(&Site::DtSend);
-        if !process.sites.is_empty() {
+        if process.sites.is_empty() {
+            // An attempt that failed may have left facts.
+            let _told = (self.maps.tell)(pid, None);
+        } else {
             self.attached.insert(pid, process);
         }
         says

@@ -8,10 +8,11 @@
 //! - NXDOMAIN replaces all data of a name. NODATA replaces the data of its type, and the other way round.
 //! - New name servers get no longer TTL than those that they replace. Data that comes again keeps the shorter TTL.
 //!
-//! The memory has [`ENTRIES`] entries and gives up those that were used least recently. It does not see what the server
-//! removes because memory is needed (LRU). So each outcome is marked as inferred.
+//! The memory has [`ENTRIES`] entries, and [`SERVER_BYTES`] for name servers. It gives up the entries that were used least
+//! recently. It does not see what the server removes because memory is needed (LRU). So each outcome is marked as
+//! inferred.
 
-use std::{collections::BTreeMap, hash::BuildHasher as _, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, hash::BuildHasher as _, sync::Arc};
 
 use dnstap_proto::{
     Cache, Expiry, NsChange,
@@ -25,6 +26,9 @@ use super::{Report, flush::Flush, names, rrset::Rrset};
 
 /// Most RRsets that are remembered.
 const ENTRIES: usize = 65_536;
+
+/// Most bytes for name servers of all entries.
+const SERVER_BYTES: usize = 32 << 20;
 
 /// Most ends of TTLs that one tick reports. The next tick reports the rest.
 const ENDS: usize = 4_096;
@@ -51,12 +55,14 @@ struct Entry {
     class: u16,
     ttl: u32,
     trust: u16,
-    /// Hash of the data.
+    /// Hash of the data; see [`Caches::hash`].
     data: u64,
+    /// Whether records of it are not known.
+    is_partial: bool,
     /// Names of the name servers, if it is an NS RRset.
     servers: Servers,
-    /// Name servers before the last change.
-    servers_before: Option<Servers>,
+    /// Hash of the name servers before the last change.
+    servers_before: Option<u64>,
     expires_ktime_ns: u64,
     /// Serial number of the last use.
     used: u64,
@@ -93,6 +99,7 @@ impl Entry {
             ttl: rrset.ttl,
             trust: rrset.trust,
             data,
+            is_partial: rrset.omitted != 0,
             servers: servers(rrset),
             servers_before: None,
             expires_ktime_ns: ktime_ns.saturating_add(u64::from(rrset.ttl) * 1_000_000_000),
@@ -108,13 +115,8 @@ impl Before<'_> {
         let is_refused = !rrset.is_forced
             && !rrset.is_nxdomain
             && self.trust.is_some_and(|old| old > rrset.trust);
-        let is_same = |old: &Entry| {
-            if rrset.record_type == TYPE_NS && rrset.omitted == 0 {
-                same(&old.servers, &fresh.servers)
-            } else {
-                old.data == fresh.data
-            }
-        };
+        // BIND gives the records in any order, so the known ones of a long RRset are not always the same.
+        let is_same = |old: &Entry| old.is_partial || fresh.is_partial || old.data == fresh.data;
         match self.live {
             _ if is_refused => Outcome::Refused,
             _ if rrset.is_negative => Outcome::Negative,
@@ -165,6 +167,8 @@ pub(super) struct Caches {
     uses: BTreeMap<u64, Arc<Key>>,
     /// Keys by the end of their TTL and serial number of their last use.
     ends: BTreeMap<(u64, u64), Arc<Key>>,
+    /// Bytes of the name servers of all entries.
+    server_bytes: usize,
     next_use: u64,
     forgotten: u64,
     hasher: RandomState,
@@ -204,7 +208,7 @@ impl Caches {
         if outcome == Outcome::Refused {
             return;
         }
-        fresh.servers_before = before.known.and_then(|known| known.servers_before.clone());
+        fresh.servers_before = before.known.and_then(|known| known.servers_before);
         if let Some(old) = before.live {
             let replaces_servers = rrset.record_type == TYPE_NS && !rrset.is_negative;
             if replaces_servers || outcome == Outcome::Refreshed {
@@ -212,7 +216,7 @@ impl Caches {
             }
             if replaces_servers && outcome == Outcome::Changed {
                 report(Content::NsChange(change(rrset, old, &fresh)));
-                fresh.servers_before = Some(old.servers.clone());
+                fresh.servers_before = Some(old.data);
             }
         }
         if rrset.is_nxdomain {
@@ -329,6 +333,7 @@ impl Caches {
 
     fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
+            self.server_bytes -= size(&entry.servers);
             self.uses.remove(&entry.used);
             self.ends.remove(&(entry.expires_ktime_ns, entry.used));
         }
@@ -338,12 +343,13 @@ impl Caches {
         self.remove(&key);
         self.next_use += 1;
         entry.used = self.next_use;
+        self.server_bytes += size(&entry.servers);
         let key = Arc::new(key);
         self.uses.insert(entry.used, Arc::clone(&key));
         self.ends
             .insert((entry.expires_ktime_ns, entry.used), Arc::clone(&key));
         self.entries.insert(key, entry);
-        if self.entries.len() > ENTRIES
+        while (self.entries.len() > ENTRIES || self.server_bytes > SERVER_BYTES)
             && let Some((_, oldest)) = self.uses.pop_first()
         {
             self.remove(&oldest);
@@ -392,11 +398,17 @@ impl Caches {
         }
     }
 
-    /// Returns a hash of the data, whatever the order of the records.
+    /// Returns a hash of the data. The order of the records does not count, nor the case of name servers.
     fn hash(&self, rrset: &Rrset<'_>) -> u64 {
-        let mut rdata = rrset.rdata.clone();
+        let is_ns = rrset.record_type == TYPE_NS;
+        let folded = |data: &&[u8]| is_ns.then(|| names::sortable(data)).flatten();
+        let mut rdata: Vec<Cow<'_, [u8]>> = rrset
+            .rdata
+            .iter()
+            .map(|data| folded(data).map_or(Cow::Borrowed(*data), |name| name.into_vec().into()))
+            .collect();
         rdata.sort_unstable();
-        self.hasher.hash_one((rdata, rrset.omitted))
+        self.hasher.hash_one(rdata)
     }
 }
 
@@ -416,15 +428,9 @@ fn servers(rrset: &Rrset<'_>) -> Servers {
     servers
 }
 
-/// Returns whether these are the same name servers. Case does not count.
-fn same(one: &Servers, other: &Servers) -> bool {
-    let all = |servers: &Servers| -> Vec<_> {
-        servers
-            .iter()
-            .map(|server| names::sortable(server))
-            .collect()
-    };
-    all(one) == all(other)
+/// Returns about how many bytes these names take, with their places in the list and on the heap.
+fn size(servers: &Servers) -> usize {
+    servers.iter().map(|server| server.len() + 32).sum()
 }
 
 /// Returns the event of a change of name servers.
@@ -435,10 +441,7 @@ fn change(rrset: &Rrset<'_>, old: &Entry, fresh: &Entry) -> NsChange {
             .map(|server| server.to_vec().into())
             .collect()
     };
-    let moved_back = fresh
-        .servers_before
-        .as_ref()
-        .is_some_and(|before| same(before, &fresh.servers));
+    let moved_back = fresh.servers_before == Some(fresh.data);
     NsChange {
         name: Some(rrset.owner.to_vec().into()),
         class: Some(rrset.class.into()),
@@ -572,6 +575,28 @@ mod tests {
     }
 
     #[test]
+    fn an_rrset_with_unknown_records_is_never_taken_for_a_change() {
+        let (one, two) = (&b"\x03ns1\0"[..], &b"\x03ns2\0"[..]);
+        for record_type in [1, TYPE_NS] {
+            let rrset = |omitted, data| Rrset {
+                record_type,
+                omitted,
+                ..address(OWNER, vec![data])
+            };
+            let mut caches = Caches::default();
+            add(&mut caches, 0, &rrset(8, one));
+            for (omitted, data) in [(8, two), (7, one), (0, two), (8, one)] {
+                let (outcome, _, change) = add(&mut caches, 1, &rrset(omitted, data));
+                assert_eq!((outcome, change), (Outcome::Refreshed, None), "{omitted}");
+            }
+            add(&mut caches, 2, &rrset(0, one));
+            let (outcome, _, change) = add(&mut caches, 3, &rrset(0, two));
+            assert_eq!(outcome, Outcome::Changed);
+            assert_eq!(change.is_some(), record_type == TYPE_NS);
+        }
+    }
+
+    #[test]
     fn data_and_its_absence_replace_each_other_by_trust() {
         let mut caches = Caches::default();
         let data = &[192, 0, 2, 1][..];
@@ -634,6 +659,39 @@ mod tests {
             [(60, 2)],
             "no longer than the first"
         );
+    }
+
+    #[test]
+    fn the_bytes_of_name_servers_are_bounded() {
+        let long: Vec<u8> = [&[63; 64][..], &[63; 64], &[63; 64], &[0]].concat();
+        let delegation = delegation(6, &[&long[..]; 32]);
+        let mut caches = Caches::default();
+        let owner = |number: u32| format!("\x04{number:04}\0").into_bytes();
+        for number in 0..6_000 {
+            let owner = owner(number);
+            let rrset = Rrset {
+                owner: &owner,
+                ..delegation.clone()
+            };
+            caches.add(0, 7, &rrset, &mut Vec::new());
+        }
+        let each = 32 * (long.len() + 32);
+        let kept = SERVER_BYTES / each;
+        assert_eq!(caches.entries.len(), kept);
+        assert_eq!(caches.server_bytes, kept * each);
+        assert_eq!(caches.forgotten(), 6_000 - kept as u64);
+        let known = |caches: &mut Caches, number| {
+            let owner = owner(number);
+            let rrset = address(&owner, Vec::new());
+            let key = Key {
+                record_type: TYPE_NS,
+                ..Key::of(7, &rrset).expect("a name")
+            };
+            caches.entries.contains_key(&key)
+        };
+        assert!(!known(&mut caches, 0) && known(&mut caches, 5_999));
+        caches.process_ended(7);
+        assert_eq!(caches.server_bytes, 0);
     }
 
     #[test]

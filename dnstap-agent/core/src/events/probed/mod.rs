@@ -22,6 +22,8 @@ use std::{collections::BTreeSet, mem::offset_of};
 use dnstap_ebpf::{Function, LOG_QUERY_ERRORS, LOG_TRANSFER, NoticeHead};
 use dnstap_proto::event::{Kind as Content, Phase, Source};
 
+#[cfg(test)]
+pub(crate) use self::log::fixture::notice as line_notice;
 use self::{
     cache::Caches, flush::Flush, log::Line, rate_limit::RateLimits, rrset::Rrset,
     transfer::Transfers,
@@ -48,6 +50,11 @@ counters! {
         /// RRsets that the memory of caches has given up, because it is full. What happens to them next counts as the
         /// first time.
         probed_rrsets_forgotten,
+        /// Rate limits that were given up, because too many were in force. Their ends have no counts.
+        probed_limits_forgotten,
+        /// Transfers in lines of the log that were given up, because too many were under way. Their ends lack what only
+        /// the start tells.
+        probed_transfers_forgotten,
     }
 }
 
@@ -79,6 +86,8 @@ impl Probed {
     pub fn counters(&self) -> ProbedCounters {
         ProbedCounters {
             probed_rrsets_forgotten: self.caches.forgotten(),
+            probed_limits_forgotten: self.rate_limits.forgotten(),
+            probed_transfers_forgotten: self.transfers.forgotten(),
             ..self.counters
         }
     }
@@ -109,6 +118,8 @@ impl Probed {
     /// Forgets what is known about a process that has ended.
     pub fn process_ended(&mut self, process_id: u32) {
         self.limiting.remove(&process_id);
+        self.rate_limits.process_ended(process_id);
+        self.transfers.process_ended(process_id);
         self.caches.process_ended(process_id);
     }
 
@@ -122,6 +133,17 @@ impl Probed {
     ) {
         self.caches.tick(now_ktime_ns, &mut self.reports);
         self.transfers.tick(now_ktime_ns, &mut self.reports);
+        self.send(wall_ns, events, frames);
+    }
+
+    /// Reports what only waited for another line. Nothing follows.
+    pub fn finish(
+        &mut self,
+        wall_ns: impl Fn(u64) -> u64,
+        events: &mut Events,
+        frames: &mut Frames,
+    ) {
+        self.transfers.tick(u64::MAX, &mut self.reports);
         self.send(wall_ns, events, frames);
     }
 
@@ -265,6 +287,56 @@ mod tests {
         assert!(probed.tells_limits(7) && !probed.tells_limits(8));
         probed.process_ended(7);
         assert!(!probed.tells_limits(7));
+    }
+
+    #[test]
+    fn a_transfer_that_waits_for_its_counts_ends_with_the_tap() {
+        let mut probed = Probed::default();
+        let status = "transfer of 'example.test/IN' from 127.0.0.1#53: Transfer status: timed out";
+        let status = line(LOG_TRANSFER, "%s", &[Err(status)]);
+        assert_eq!(take(&mut probed, &[status]), 0);
+        for expected in [1, 0] {
+            let kinds = EventKind::ALL.into_iter().collect();
+            let mut events = Events::new(kinds, Vec::new(), crate::privacy::Privacy::default());
+            let mut frames = Frames::default();
+            probed.finish(|at| at, &mut events, &mut frames);
+            assert_eq!(frames.count, expected);
+        }
+    }
+
+    #[test]
+    fn limits_and_transfers_are_forgotten_with_their_process() {
+        for is_over in [false, true] {
+            let mut probed = Probed::default();
+            let said = |probed: &mut Probed, category, text| {
+                let notice = line(category, "%s", &[Err(text)]);
+                probed.decode(5, ORIGIN, &notice).expect("a notice");
+                probed.reports.pop().expect("an event").content
+            };
+            let limit = "limit all responses to 127.0.0.0/24";
+            said(&mut probed, LOG_RATE_LIMIT, limit);
+            let transfer = "client @0x1 127.0.0.1#1 (a): transfer of 'a/IN'";
+            let started = format!("{transfer}: AXFR started (serial 1)");
+            said(&mut probed, LOG_TRANSFER, &started);
+            if is_over {
+                probed.process_ended(ORIGIN.tgid);
+            }
+            let limit = "stop limiting all responses to 127.0.0.0/24";
+            let ended = [
+                said(&mut probed, LOG_RATE_LIMIT, limit),
+                said(
+                    &mut probed,
+                    LOG_TRANSFER,
+                    &format!("{transfer}: send: closed"),
+                ),
+            ];
+            let durations = ended.map(|content| match content {
+                Content::RateLimit(limit) => limit.duration_ns,
+                Content::Transfer(transfer) => transfer.duration_ns,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(durations, [(!is_over).then_some(0); 2]);
+        }
     }
 
     proptest! {

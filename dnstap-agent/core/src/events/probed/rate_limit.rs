@@ -14,6 +14,7 @@ use std::hash::BuildHasher as _;
 use dnstap_proto::{
     RateLimit,
     event::{Kind as Content, Phase},
+    prost::bytes::Bytes,
     rate_limit::Category,
 };
 use foldhash::fast::RandomState;
@@ -31,11 +32,14 @@ const LIMITS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct RateLimits {
     active: Lru<Active>,
+    forgotten: u64,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
 struct Active {
+    process_id: u32,
+    name: Option<Bytes>,
     since_ktime_ns: u64,
     dropped: u64,
     slipped: u64,
@@ -64,12 +68,24 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             active: Lru::new(LIMITS),
+            forgotten: 0,
             hasher: RandomState::default(),
         }
     }
 }
 
 impl RateLimits {
+    /// Returns the number of limits that were given up to make room.
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Forgets the limits of a process.
+    pub(super) fn process_ended(&mut self, process_id: u32) {
+        self.active
+            .extract(|active| active.process_id == process_id);
+    }
+
     /// Takes a line of the log. Returns `None` if its form is not known.
     pub(super) fn line(
         &mut self,
@@ -83,26 +99,31 @@ impl RateLimits {
             mut limit,
             hash,
         } = Line::parse(text)?;
+        // The name is not in the key: the server keeps few names, and later writes "(?)" with the same hash.
         let key = self.hasher.hash_one((
             process_id,
             hash,
             limit.client_address.as_deref(),
             limit.client_prefix_length,
             limit.category,
-            (limit.name.as_deref(), limit.class, limit.r#type),
+            (limit.class, limit.r#type),
         ));
         let phase = match action {
             Action::Start => {
                 let active = Active {
+                    process_id,
+                    name: limit.name.clone(),
                     since_ktime_ns: ktime_ns,
                     dropped: 0,
                     slipped: 0,
                 };
-                self.active.insert(key, active);
+                let displaced = self.active.insert(key, active);
+                self.forgotten += u64::from(displaced.is_some_and(|(other, _)| other != key));
                 Phase::Start
             }
             Action::Stop => {
                 if let Some(active) = self.active.remove(key) {
+                    limit.name = limit.name.or(active.name);
                     limit.dropped = Some(active.dropped);
                     limit.slipped = Some(active.slipped);
                     limit.duration_ns = Some(ktime_ns.saturating_sub(active.since_ktime_ns));
@@ -279,6 +300,39 @@ mod tests {
             (None, None),
             "its start is not known"
         );
+    }
+
+    #[test]
+    fn the_end_has_the_name_of_the_start_when_the_server_has_forgotten_it() {
+        let mut limits = RateLimits::default();
+        for (time, kind, hash) in [(1_000, "A", 1), (1_100, "AAAA", 1), (1_200, "A", 2)] {
+            let line =
+                format!("limit responses to 127.0.1.0/24 for a.test IN {kind}  ({hash:08x})");
+            phases(&mut limits, time, &line).unwrap();
+        }
+        let dropped = "client @0x1 127.0.1.9#1 (a.test): rate limit drop response to 127.0.1.0/24 for (?) IN A  (00000001)";
+        phases(&mut limits, 2_000, dropped).unwrap();
+        let line = "stop limiting responses to 127.0.1.0/24 for (?) IN A  (00000001)";
+        let (phase, limit) = &phases(&mut limits, 3_000, line).unwrap()[0];
+        assert_eq!(*phase, Phase::End);
+        assert_eq!(limit.name.as_deref(), Some(&b"\x01a\x04test\0"[..]));
+        assert_eq!((limit.class, limit.r#type), (Some(1), Some(1)));
+        assert_eq!((limit.dropped, limit.duration_ns), (Some(1), Some(2_000)));
+        assert_eq!(limits.active.len(), 2, "the other two go on");
+        limits.process_ended(8);
+        assert_eq!(limits.active.len(), 2, "of another process");
+        limits.process_ended(7);
+        assert_eq!(limits.active.len(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_makes_room_for_another_one_is_counted() {
+        let mut limits = RateLimits::default();
+        for hash in (0..LIMITS + 10).chain([LIMITS]) {
+            let line = format!("limit responses to 127.0.1.0/24 for a.test IN A  ({hash:08x})");
+            phases(&mut limits, 1_000, &line).unwrap();
+        }
+        assert_eq!((limits.active.len(), limits.forgotten()), (LIMITS, 10));
     }
 
     #[rstest]

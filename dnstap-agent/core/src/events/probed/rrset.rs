@@ -10,7 +10,7 @@ use super::{names, u16_at, u32_at, u64_at};
 const HIGHEST_TRUST: u16 = 9;
 
 /// An RRset, or the knowledge that there is none.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rrset<'a> {
     /// Identity of the cache.
     pub(super) database: u64,

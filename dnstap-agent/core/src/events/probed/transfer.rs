@@ -12,16 +12,20 @@
 //!
 //! The text is read strictly: a line of another form gives no event, and is counted.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{hash::BuildHasher as _, net::IpAddr};
 
 use dnstap_proto::{
     Transfer,
     event::{Kind as Content, Phase},
     transfer::Direction,
 };
+use foldhash::fast::RandomState;
 
 use super::{Report, names};
-use crate::dns::{Class, Type};
+use crate::{
+    dns::{Class, Type},
+    lru::Lru,
+};
 
 /// Most transfers that are remembered.
 const TRANSFERS: usize = 4_096;
@@ -30,14 +34,17 @@ const TRANSFERS: usize = 4_096;
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// Transfers under way.
-#[derive(Debug, Default)]
-pub(super) struct Transfers(BTreeMap<Key, UnderWay>);
+#[derive(Debug)]
+pub(super) struct Transfers {
+    under_way: Lru<UnderWay>,
+    forgotten: u64,
+    hasher: RandomState,
+}
 
-/// Process id, direction, zone with class, and peer, as the lines have them.
-type Key = (u32, bool, String, String);
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct UnderWay {
+    process_id: u32,
+    view: Option<String>,
     since_ktime_ns: Option<u64>,
     /// Facts from earlier lines.
     known: Transfer,
@@ -64,7 +71,29 @@ struct Counts {
     serial: Option<u32>,
 }
 
+impl Default for Transfers {
+    fn default() -> Self {
+        Self {
+            under_way: Lru::new(TRANSFERS),
+            forgotten: 0,
+            hasher: RandomState::default(),
+        }
+    }
+}
+
 impl Transfers {
+    /// Returns the number of transfers that were given up to make room.
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Forgets the transfers of a process. Those whose status is known still end by time.
+    pub(super) fn process_ended(&mut self, process_id: u32) {
+        self.under_way.extract(|under_way| {
+            under_way.process_id == process_id && under_way.status_ktime_ns.is_none()
+        });
+    }
+
     /// Takes a line of the log. Returns `None` if its form is not known.
     pub(super) fn line(
         &mut self,
@@ -77,14 +106,17 @@ impl Transfers {
             return is_known_otherwise(text).then_some(());
         };
         let is_in = about.direction == Direction::In;
-        let key = (
-            process_id,
-            is_in,
-            about.zone.to_owned(),
-            about.peer.to_owned(),
-        );
+        let key = (process_id, is_in, about.zone, about.peer);
+        let key = self.hasher.hash_one(key);
         let mut known = about.transfer()?;
-        let view = about.view.map(str::to_owned);
+        let view = about.zone()?.2.or(about.view).map(str::to_owned);
+        let new = |known| UnderWay {
+            process_id,
+            view: view.clone(),
+            since_ktime_ns: None,
+            known,
+            status_ktime_ns: None,
+        };
         let mut report = |phase, content: Transfer| {
             reports.push(Report {
                 ktime_ns,
@@ -106,15 +138,13 @@ impl Transfers {
             (known.old_serial, known.new_serial) = started.serials;
             known.tsig_key = started.key.and_then(names::parse).map(Into::into);
         } else if is_in && let Some(status) = message.strip_prefix("Transfer status: ") {
-            let under_way = self.entry(key, known);
+            let mut under_way = self.under_way.remove(key).unwrap_or_else(|| new(known));
             under_way.known.status = Some(status.to_owned());
             under_way.status_ktime_ns = Some(ktime_ns);
+            self.insert(key, under_way);
             return Some(());
         } else if let Some(counts) = Counts::parse(message) {
-            let mut ended = self.0.remove(&key).unwrap_or_else(|| UnderWay {
-                known,
-                ..UnderWay::default()
-            });
+            let mut ended = self.under_way.remove(key).unwrap_or_else(|| new(known));
             ended.known.messages = Some(counts.messages);
             ended.known.records = Some(counts.records);
             ended.known.bytes = Some(counts.bytes);
@@ -135,10 +165,7 @@ impl Transfers {
             report(Phase::Point, known);
             return Some(());
         } else if !is_in && let Some(error) = failure(message) {
-            let mut ended = self.0.remove(&key).unwrap_or_else(|| UnderWay {
-                known,
-                ..UnderWay::default()
-            });
+            let mut ended = self.under_way.remove(key).unwrap_or_else(|| new(known));
             ended.known.status = Some(error.to_owned());
             let since = ended.since_ktime_ns;
             ended.known.duration_ns = since.map(|since| ktime_ns.saturating_sub(since));
@@ -150,11 +177,9 @@ impl Transfers {
         report(Phase::Start, known.clone());
         let under_way = UnderWay {
             since_ktime_ns: Some(ktime_ns),
-            known,
-            status_ktime_ns: None,
+            ..new(known)
         };
-        self.make_room();
-        self.0.insert(key, under_way);
+        self.insert(key, under_way);
         Some(())
     }
 
@@ -164,37 +189,23 @@ impl Transfers {
             let status = under_way.status_ktime_ns;
             status.is_some_and(|at| now_ktime_ns.saturating_sub(at) > PATIENCE_NS)
         };
-        for ((process_id, ..), mut ended) in
-            self.0.extract_if(.., |_, under_way| is_over(under_way))
-        {
+        for mut ended in self.under_way.extract(is_over) {
             let at = ended.status_ktime_ns.unwrap_or(now_ktime_ns);
             let since = ended.since_ktime_ns;
             ended.known.duration_ns = since.map(|since| at.saturating_sub(since));
             reports.push(Report {
                 ktime_ns: at,
-                process_id,
+                process_id: ended.process_id,
                 phase: Phase::End,
-                view: None,
+                view: ended.view,
                 content: Content::Transfer(ended.known),
             });
         }
     }
 
-    fn entry(&mut self, key: Key, known: Transfer) -> &mut UnderWay {
-        if !self.0.contains_key(&key) {
-            self.make_room();
-        }
-        self.0.entry(key).or_insert_with(|| UnderWay {
-            known,
-            ..UnderWay::default()
-        })
-    }
-
-    /// Forgets a transfer if there are too many.
-    fn make_room(&mut self) {
-        if self.0.len() >= TRANSFERS {
-            self.0.pop_first();
-        }
+    fn insert(&mut self, key: u64, under_way: UnderWay) {
+        let displaced = self.under_way.insert(key, under_way);
+        self.forgotten += u64::from(displaced.is_some_and(|(other, _)| other != key));
     }
 }
 
@@ -231,8 +242,19 @@ impl<'t> About<'t> {
         })
     }
 
+    /// Returns the name and the class of the zone, and its view: `example.test/IN`, or `example.test/IN/inside` of a
+    /// transfer from another server. A view may have the name of a class, and a zone may have a slash in its name.
+    fn zone(&self) -> Option<(&'t str, Class, Option<&'t str>)> {
+        let (before, last) = self.zone.rsplit_once('/')?;
+        let in_view = before.rsplit_once('/').and_then(|(name, class)| {
+            let class = class.parse().ok()?;
+            Some((name, class, Some(last)))
+        });
+        in_view.or_else(|| Some((before, last.parse().ok()?, None)))
+    }
+
     fn transfer(&self) -> Option<Transfer> {
-        let (zone, class) = self.zone.rsplit_once('/')?;
+        let (zone, class, _) = self.zone()?;
         let (address, port) = self.peer.split_once('#')?;
         let bytes = match address.split('%').next()?.parse().ok()? {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -241,7 +263,7 @@ impl<'t> About<'t> {
         Some(Transfer {
             direction: Some(self.direction as i32),
             zone: Some(names::parse(zone)?.into()),
-            class: Some(class.parse::<Class>().ok()?.0.into()),
+            class: Some(class.0.into()),
             peer_address: Some(bytes.into()),
             peer_port: Some(port.parse::<u16>().ok()?.into()),
             ..Transfer::default()
@@ -432,6 +454,35 @@ mod tests {
         }
     }
 
+    #[rstest]
+    #[case("example.test/IN", b"\x07example\x04test\0", None)]
+    #[case("example.test/IN/inside", b"\x07example\x04test\0", Some("inside"))]
+    #[case("example.test/IN/CH", b"\x07example\x04test\0", Some("CH"))]
+    #[case("0/25.test/IN", b"\x040/25\x04test\0", None)]
+    #[case("0/25.test/IN/inside", b"\x040/25\x04test\0", Some("inside"))]
+    fn a_zone_in_a_view_is_told_with_its_view(
+        #[case] zone: &str,
+        #[case] name: &[u8],
+        #[case] view: Option<&str>,
+    ) {
+        let mut transfers = Transfers::default();
+        let mut reports = Vec::new();
+        let mut say = |message: &str, reports: &mut Vec<_>| {
+            let line = format!("transfer of '{zone}' from 127.0.0.1#53: {message}");
+            transfers.line(5_000, 7, &line, reports)
+        };
+        say("connected using 127.0.0.2#40001", &mut reports).expect("a known line");
+        say("Transfer status: timed out", &mut reports).expect("a known line");
+        transfers.tick(5_001 + PATIENCE_NS, &mut reports);
+        assert_eq!(reports.len(), 2);
+        for report in reports {
+            assert_eq!(report.view.as_deref(), view);
+            let (_, transfer) = transfer(report);
+            assert_eq!(transfer.zone.as_deref(), Some(name));
+            assert_eq!(transfer.class, Some(1));
+        }
+    }
+
     #[test]
     fn a_status_without_counts_ends_the_transfer_a_little_later() {
         let mut transfers = Transfers::default();
@@ -440,6 +491,7 @@ mod tests {
         let mut reports = Vec::new();
         transfers.tick(5_000 + PATIENCE_NS, &mut reports);
         assert_eq!(reports.len(), 0);
+        transfers.process_ended(7);
         transfers.tick(5_001 + PATIENCE_NS, &mut reports);
         let (phase, ended) = transfer(reports.remove(0));
         assert_eq!(
@@ -539,14 +591,34 @@ mod tests {
     #[test]
     fn the_memory_is_bounded() {
         let mut transfers = Transfers::default();
-        for port in 0..TRANSFERS + 10 {
-            let line = format!(
-                "client @0x1 127.0.0.1#{} (a): transfer of 'z{port}/IN': AXFR started (serial 1)",
-                port % 60_000
-            );
-            take(&mut transfers, &line).expect("a known line");
+        let line = |number: usize, message: &str| {
+            format!("client @0x1 127.0.0.1#53 (a): transfer of 'z{number}/IN': {message}")
+        };
+        // The numbers fall, so that the oldest transfer has the largest name.
+        for number in (0..TRANSFERS + 10).rev().chain([5]) {
+            let started = line(number, "AXFR started (serial 1)");
+            take(&mut transfers, &started).expect("a known line");
         }
-        assert_eq!(transfers.0.len(), TRANSFERS);
+        assert_eq!(
+            (transfers.under_way.len(), transfers.forgotten()),
+            (TRANSFERS, 10)
+        );
+        for (number, duration) in [
+            (TRANSFERS + 9, None),
+            (TRANSFERS - 1, Some(0)),
+            (0, Some(0)),
+        ] {
+            let ended = take(&mut transfers, &line(number, "send: end of file")).unwrap();
+            assert_eq!(ended[0].1.duration_ns, duration, "{number}");
+        }
+        transfers.process_ended(8);
+        assert_eq!(
+            transfers.under_way.len(),
+            TRANSFERS - 2,
+            "of another process"
+        );
+        transfers.process_ended(7);
+        assert_eq!(transfers.under_way.len(), 0);
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::fixture::asking,
     encode::{Extra, ExtraField},
+    events::probed::line_notice,
     model::Subject,
     reassemble::tcp::proxy::fixture::{client, header},
 };
@@ -412,4 +413,24 @@ fn each_kind_of_record_has_a_door_with_counters_of_its_own() {
         (counters.deliver.notices_probed, probed.probed_malformed),
         (1, 1)
     );
+}
+
+#[test]
+fn a_transfer_in_the_log_that_waits_for_its_counts_ends_with_the_pipeline() {
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        events: crate::events::EventKind::ALL.into_iter().collect(),
+        ..PipelineConfig::default()
+    });
+    let status = "transfer of 'a/IN' from 127.0.0.1#53: Transfer status: timed out";
+    let notice = line_notice(dnstap_ebpf::LOG_TRANSFER, "%s", &[Err(status)]);
+    let header = EventHeader {
+        kind: 4,
+        ..at(3_000, 0)
+    };
+    let mut batch = Batch::default();
+    pipeline.push(&whole(header, &notice), &mut batch);
+    assert_eq!(pipeline.counters().probed.probed_lines, 1);
+    assert_eq!(batch.events.count, 0);
+    pipeline.finish(&mut batch);
+    assert_eq!(batch.events.count, 1);
 }
