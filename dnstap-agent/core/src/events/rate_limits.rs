@@ -90,6 +90,8 @@ struct Second {
     queries: u32,
     answered: u32,
     slipped: u32,
+    /// Whether the second is in [`RateLimits::unjudged`], or was.
+    is_queued: bool,
 }
 
 /// A limit that was reported.
@@ -181,7 +183,8 @@ impl RateLimits {
         let second = slot(&mut known.seconds, at);
         second.queries += 1;
         // What is too little to be a limit is not judged.
-        if second.queries == LEAST || known.limit.is_some() && second.queries == 1 {
+        if !second.is_queued && (second.queries >= LEAST || known.limit.is_some()) {
+            second.is_queued = true;
             self.unjudged.push_back((at, key));
             if self.unjudged.len() > QUESTIONS {
                 self.unjudged.pop_front();
@@ -268,9 +271,12 @@ impl RateLimits {
             known.emit(at, Phase::Start, None, output);
             self.limited.push(key);
             // Later seconds with fewer queries count from now on.
-            let later = known.seconds.iter();
-            let later = later.filter(|other| other.at > at && (1..LEAST).contains(&other.queries));
-            self.unjudged.extend(later.map(|other| (other.at, key)));
+            for later in &mut known.seconds {
+                if later.at > at && !later.is_queued {
+                    later.is_queued = true;
+                    self.unjudged.push_back((later.at, key));
+                }
+            }
         }
         let limit = known.limit.get_or_insert(Limit {
             from: at,

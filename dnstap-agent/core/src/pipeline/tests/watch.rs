@@ -700,3 +700,23 @@ fn what_the_tap_has_lost_is_no_limit() {
     tick(&mut traffic, 105);
     assert_eq!(limits(&mut traffic), []);
 }
+
+#[test]
+fn each_second_of_a_limit_counts_once() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &limited);
+    tick(&mut traffic, 104);
+    // The limit becomes known within this second.
+    flood(&mut traffic, 104, "a.zone", 1, &[Dropped; 3]);
+    tick(&mut traffic, 105);
+    flood(&mut traffic, 104, "a.zone", 1, &[Dropped; 3]);
+    flood(&mut traffic, 106, "a.zone", 1, &[Dropped; 6]);
+    tick(&mut traffic, 125);
+    let ends = limits(&mut traffic).pop();
+    let (phase, end) = ends.expect("an end");
+    assert_eq!(
+        (phase, end.dropped, end.slipped),
+        (Phase::End, Some(3 + 6 + 6), Some(2))
+    );
+}
