@@ -2,7 +2,9 @@
 //!
 //! A server that limits does not say so. Clients of one block (IPv4: 24 bits, IPv6: 56) that ask the same question get no
 //! response or an empty truncated one (a slip). Both happen for other reasons, too: a server may be slow, it may have lost a
-//! query, and an answer may not fit. So a limit is reported only if within one second all of this is true:
+//! query, and an answer may not fit. A resolver may wait long for one name and answer all others. So the caller leaves out the
+//! queries for which the server recurses, and the responses to them are left out here. A limit is reported only if within one
+//! second all of this is true:
 //! - At least [`LEAST`] queries of the block with this question got no response, or an empty truncated one; some got none.
 //! - The same question from the same block was answered in full at most a minute before.
 //! - The server works: there was a slip, or nine of ten other queries were answered, at least [`OTHERS`].
@@ -161,7 +163,9 @@ impl RateLimits {
         process_id: u32,
     ) {
         let at = ktime_ns / SECOND_NS;
-        slot(&mut self.all, at).queries += 1;
+        if let Some(second) = slot(&mut self.all, at) {
+            second.queries += 1;
+        }
         let (Some(block), true) = (Block::of(client), question.len() <= QUESTION) else {
             return;
         };
@@ -180,7 +184,9 @@ impl RateLimits {
         let Some(known) = self.questions.peek(key) else {
             return;
         };
-        let second = slot(&mut known.seconds, at);
+        let Some(second) = slot(&mut known.seconds, at) else {
+            return;
+        };
         second.queries += 1;
         // What is too little to be a limit is not judged.
         if !second.is_queued && (second.queries >= LEAST || known.limit.is_some()) {
@@ -201,14 +207,22 @@ impl RateLimits {
         asked_ktime_ns: u64,
     ) {
         let at = asked_ktime_ns / SECOND_NS;
-        let is_slip = Dns::parse(bytes)
-            .is_ok_and(|dns| dns.has(0x200) && dns.count(1) == 0 && dns.count(2) == 0);
-        let count = |second: &mut Second| {
-            *if is_slip {
-                &mut second.slipped
-            } else {
-                &mut second.answered
-            } += 1;
+        let Ok(dns) = Dns::parse(bytes) else {
+            return;
+        };
+        // RD and RA: the server has recursed.
+        if dns.has(0x100) && dns.has(0x80) {
+            return;
+        }
+        let is_slip = dns.has(0x200) && dns.count(1) == 0 && dns.count(2) == 0;
+        let count = |second: Option<&mut Second>| {
+            if let Some(second) = second {
+                *if is_slip {
+                    &mut second.slipped
+                } else {
+                    &mut second.answered
+                } += 1;
+            }
         };
         count(slot(&mut self.all, at));
         let Some(block) = Block::of(client).filter(|_| question.len() <= QUESTION) else {
@@ -246,12 +260,16 @@ impl RateLimits {
     }
 
     fn judge(&mut self, at: u64, key: u64, output: &mut Output<'_>) {
-        let all = *slot(&mut self.all, at);
+        let Some(&mut all) = slot(&mut self.all, at) else {
+            return;
+        };
         let is_blind = self.blind.is_some_and(|blind| blind + 1 >= at);
         let Some(known) = self.questions.peek(key) else {
             return;
         };
-        let second = *slot(&mut known.seconds, at);
+        let Some(&mut second) = slot(&mut known.seconds, at) else {
+            return;
+        };
         let missing = second
             .queries
             .saturating_sub(second.answered + second.slipped);
@@ -324,15 +342,16 @@ impl Question {
     }
 }
 
-/// Returns the counts of a second. They take the place of the counts of an earlier second.
-fn slot(seconds: &mut [Second; SECONDS], at: u64) -> &mut Second {
+/// Returns the counts of a second. They take the place of the counts of an earlier second. `None`: a later second has already
+/// taken theirs.
+fn slot(seconds: &mut [Second; SECONDS], at: u64) -> Option<&mut Second> {
     let index = usize::try_from(at % SECONDS as u64).unwrap_or_default();
     let second = &mut seconds[index];
-    if second.at != at {
+    if second.at < at {
         *second = Second {
             at,
             ..Second::default()
         };
     }
-    second
+    (second.at == at).then_some(second)
 }

@@ -166,7 +166,10 @@ impl Deliver {
         let Some(message) = parsed else {
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        // A server that recurses may wait long for the answer to one name, and answer all others.
+        let recurses = header.flags.recursion_desired() && server.recursion_available;
         if self.watches_limits(envelope, header)
+            && !recurses
             && let Some(question) = message.question
         {
             let (at, process_id) = (envelope.ktime_ns, envelope.origin.tgid);

@@ -89,6 +89,8 @@ struct Traffic {
     /// Bytes of each direction so far.
     passed: [u32; 2],
     ktime_ns: u64,
+    /// RD of the queries and responses of a flood, and RA of its responses.
+    flags: u16,
 }
 
 impl Traffic {
@@ -110,6 +112,7 @@ impl Traffic {
             },
             passed: [1_000; 2],
             ktime_ns: 1_000_000_000,
+            flags: 0,
         }
     }
 
@@ -612,10 +615,11 @@ fn flood(traffic: &mut Traffic, second: u64, asked: &str, block: u8, fates: &[Fa
         let id = (second as u16) << 8 | u16::from(client);
         traffic.header.peer_addr[..4].copy_from_slice(&[192, 0, block, client]);
         let question = Some((asked, A));
-        traffic.pass(RECEIVED, &dns(id, QUERY, question, [&[]; 3]));
+        let (asks, answers) = (traffic.flags & 0x0100, ANSWER | traffic.flags);
+        traffic.pass(RECEIVED, &dns(id, QUERY | asks, question, [&[]; 3]));
         let response = match fate {
-            Answered => dns(id, ANSWER, question, [&[a(1)], &[], &[]]),
-            Slipped => dns(id, ANSWER | 0x200, question, [&[]; 3]),
+            Answered => dns(id, answers, question, [&[a(1)], &[], &[]]),
+            Slipped => dns(id, answers | 0x200, question, [&[]; 3]),
             Dropped => continue,
         };
         traffic.pass(SENT, &response);
@@ -719,4 +723,40 @@ fn each_second_of_a_limit_counts_once() {
         (phase, end.dropped, end.slipped),
         (Phase::End, Some(3 + 6 + 6), Some(2))
     );
+}
+
+/// Upstreams do not answer for one popular name.
+#[test]
+fn a_resolver_that_waits_for_one_name_does_not_limit() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    traffic.flags = 0x0180;
+    flood(&mut traffic, 99, "a.zone", 1, &[Answered]);
+    flood(&mut traffic, 100, "a.zone", 1, &[Dropped; 8]);
+    flood(&mut traffic, 100, "b.zone", 2, &[Answered; 12]);
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic), []);
+    // It does not recurse for other clients, so the next query may seem to be one without recursion.
+    traffic.flags = 0x0100;
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered]);
+    traffic.flags = 0x0180;
+    flood(&mut traffic, 106, "a.zone", 1, &[Answered]);
+    traffic.flags = 0x0100;
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered]);
+    flood(&mut traffic, 106, "a.zone", 1, &[Dropped; 8]);
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered; 12]);
+    tick(&mut traffic, 111);
+    assert_eq!(limits(&mut traffic), []);
+}
+
+#[test]
+fn a_late_response_leaves_the_counts_of_later_seconds() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &[Dropped]);
+    flood(&mut traffic, 108, "a.zone", 1, &limited);
+    let late = dns(100 << 8, ANSWER, Some(("a.zone", A)), [&[]; 3]);
+    traffic.header.peer_addr[..4].copy_from_slice(&[192, 0, 1, 0]);
+    traffic.pass(SENT, &late);
+    tick(&mut traffic, 113);
+    assert_eq!(limits(&mut traffic).len(), 1);
 }
