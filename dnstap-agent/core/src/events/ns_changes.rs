@@ -123,7 +123,7 @@ impl NsChanges {
     }
 
     fn take(&mut self, envelope: &Envelope, offer: Offer<'_>, output: &mut Output<'_>) {
-        let key = self.key(&offer);
+        let key = self.key(envelope.origin.program_id, &offer);
         let servers = offer.servers.concat();
         let Some(known) = self.sets.get(key) else {
             let set = Set {
@@ -162,9 +162,10 @@ impl NsChanges {
         );
     }
 
-    fn key(&self, offer: &Offer<'_>) -> u64 {
+    fn key(&self, program_id: u32, offer: &Offer<'_>) -> u64 {
         let owner = hash(&self.hasher, &wire(offer.owner));
-        self.hasher.hash_one((owner, offer.class.0, offer.side))
+        let Offer { class, side, .. } = offer;
+        self.hasher.hash_one((owner, class.0, side, program_id))
     }
 }
 

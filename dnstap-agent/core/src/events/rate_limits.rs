@@ -28,7 +28,11 @@ use dnstap_proto::{
 use foldhash::fast::RandomState;
 
 use super::Output;
-use crate::{dns::Dns, lru::Lru, model::Endpoint};
+use crate::{
+    dns::Dns,
+    lru::Lru,
+    model::{Endpoint, Origin},
+};
 
 /// Least number of queries in a second that are not answered in full.
 const LEAST: u32 = 5;
@@ -48,6 +52,9 @@ const RECENT: u64 = 60;
 /// Most questions that are remembered, each of one block of clients.
 const QUESTIONS: usize = 16_384;
 
+/// Most servers whose queries are counted.
+const SERVERS: usize = 64;
+
 /// Seconds that are remembered: at least those that are not yet judged.
 const SECONDS: usize = 8;
 
@@ -60,8 +67,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub(crate) struct RateLimits {
     questions: Lru<Question>,
-    /// All queries, by second.
-    all: [Second; SECONDS],
+    /// All queries of a server, by program id and second.
+    all: Lru<[Second; SECONDS]>,
     /// Seconds with queries, and the keys of the questions, that are not yet judged.
     unjudged: VecDeque<(u64, u64)>,
     /// Keys of the questions that are limited.
@@ -78,7 +85,8 @@ struct Question {
     block: Block,
     /// Name, type and class.
     asked: Box<[u8]>,
-    process_id: u32,
+    /// Server that was asked.
+    origin: Origin,
     seconds: [Second; SECONDS],
     /// Second of the last full answer.
     answered: Option<u64>,
@@ -133,7 +141,7 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             questions: Lru::new(QUESTIONS),
-            all: [Second::default(); SECONDS],
+            all: Lru::new(SERVERS),
             unjudged: VecDeque::new(),
             limited: Vec::new(),
             blind: None,
@@ -154,27 +162,31 @@ impl RateLimits {
         self.blind = self.blind.max(Some(ktime_ns / SECOND_NS));
     }
 
-    /// Takes a query of a client; `question` is its name, type and class.
+    /// Takes a query of a client to the server at `origin`; `question` is its name, type and class.
     pub(crate) fn query(
         &mut self,
+        origin: Origin,
         client: Endpoint,
         question: &[u8],
         ktime_ns: u64,
-        process_id: u32,
     ) {
         let at = ktime_ns / SECOND_NS;
-        if let Some(second) = slot(&mut self.all, at) {
+        let server = origin.program_id.into();
+        if self.all.get(server).is_none() {
+            self.all.insert(server, [Second::default(); SECONDS]);
+        }
+        if let Some(second) = self.all(origin, at) {
             second.queries += 1;
         }
         let (Some(block), true) = (Block::of(client), question.len() <= QUESTION) else {
             return;
         };
-        let key = self.key(block, question);
+        let key = self.key(origin, block, question);
         if self.questions.get(key).is_none() {
             let new = Question {
                 block,
                 asked: question.into(),
-                process_id,
+                origin,
                 seconds: [Second::default(); SECONDS],
                 answered: None,
                 limit: None,
@@ -201,6 +213,7 @@ impl RateLimits {
     /// Takes the response to a query that came at kernel time `asked_ktime_ns`.
     pub(crate) fn response(
         &mut self,
+        origin: Origin,
         client: Endpoint,
         question: &[u8],
         bytes: &[u8],
@@ -224,11 +237,11 @@ impl RateLimits {
                 } += 1;
             }
         };
-        count(slot(&mut self.all, at));
+        count(self.all(origin, at));
         let Some(block) = Block::of(client).filter(|_| question.len() <= QUESTION) else {
             return;
         };
-        let key = self.key(block, question);
+        let key = self.key(origin, block, question);
         if let Some(known) = self.questions.peek(key) {
             count(slot(&mut known.seconds, at));
             if !is_slip {
@@ -254,15 +267,13 @@ impl RateLimits {
                     known.limit = None;
                     known.emit(limit.to + 1, Phase::End, Some(limit), output);
                 }
-                _ => self.limited.push(key),
+                Some(_) => self.limited.push(key),
+                None => {}
             }
         }
     }
 
     fn judge(&mut self, at: u64, key: u64, output: &mut Output<'_>) {
-        let Some(&mut all) = slot(&mut self.all, at) else {
-            return;
-        };
         let is_blind = self.blind.is_some_and(|blind| blind + 1 >= at);
         let Some(known) = self.questions.peek(key) else {
             return;
@@ -270,6 +281,9 @@ impl RateLimits {
         let Some(&mut second) = slot(&mut known.seconds, at) else {
             return;
         };
+        let all = self.all.peek(known.origin.program_id.into());
+        let all = all.and_then(|all| slot(all, at)).copied();
+        let all = all.unwrap_or_default();
         let missing = second
             .queries
             .saturating_sub(second.answered + second.slipped);
@@ -307,14 +321,21 @@ impl RateLimits {
         limit.slipped += u64::from(second.slipped);
     }
 
-    fn key(&self, block: Block, question: &[u8]) -> u64 {
+    /// Returns the counts of all queries of a server in this second.
+    fn all(&mut self, origin: Origin, at: u64) -> Option<&mut Second> {
+        let all = self.all.peek(origin.program_id.into())?;
+        slot(all, at)
+    }
+
+    fn key(&self, origin: Origin, block: Block, question: &[u8]) -> u64 {
         let mut lower = [0; QUESTION];
         let lower = &mut lower[..question.len()];
         lower.copy_from_slice(question);
         lower.make_ascii_lowercase();
         let mut state = self.hasher.build_hasher();
         state.write(lower);
-        self.hasher.hash_one((state.finish(), block))
+        self.hasher
+            .hash_one((state.finish(), block, origin.program_id))
     }
 }
 
@@ -338,7 +359,7 @@ impl Question {
             duration_ns: limit.map(|limit| (limit.to + 1 - limit.from) * SECOND_NS),
             ..RateLimit::default()
         });
-        output.emit(second * SECOND_NS, phase, self.process_id, content);
+        output.emit(second * SECOND_NS, phase, self.origin.tgid, content);
     }
 }
 

@@ -172,9 +172,8 @@ impl Deliver {
             && !recurses
             && let Some(question) = message.question
         {
-            let (at, process_id) = (envelope.ktime_ns, envelope.origin.tgid);
-            self.rate_limits
-                .query(envelope.peer, question, at, process_id);
+            let (origin, at) = (envelope.origin, envelope.ktime_ns);
+            self.rate_limits.query(origin, envelope.peer, question, at);
         }
         // A remark may tell the type of each of these queries, even of one that is not held back.
         let named_by_server = server.is_probed
@@ -359,8 +358,9 @@ impl Deliver {
             && let Some(question) = Message::parse(bytes).and_then(|message| message.question)
         {
             let (query, _, peer) = self.pairs.found(slot);
+            let (origin, at) = (envelope.origin, query.ktime_ns);
             self.rate_limits
-                .response(*peer, question, bytes, query.ktime_ns);
+                .response(origin, *peer, question, bytes, at);
         }
         let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);

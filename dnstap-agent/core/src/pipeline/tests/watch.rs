@@ -760,3 +760,35 @@ fn a_late_response_leaves_the_counts_of_later_seconds() {
     tick(&mut traffic, 113);
     assert_eq!(limits(&mut traffic).len(), 1);
 }
+
+/// Lets the next messages pass at another server.
+fn at_server(traffic: &mut Traffic, program_id: u32) {
+    traffic.header.program_id = program_id;
+    traffic.header.tgid = program_id;
+    traffic.header.socket = program_id.into();
+}
+
+#[test]
+fn servers_are_watched_apart() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    // One has answered the question before, the other one never does.
+    flood(&mut traffic, 100, "a.zone", 1, &[Answered; 2]);
+    at_server(&mut traffic, 21);
+    let fates = [Slipped, Dropped, Dropped, Dropped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &fates);
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic), []);
+    // One does not answer any longer, the other one works.
+    flood(&mut traffic, 110, "c.zone", 1, &[Answered]);
+    flood(&mut traffic, 110, "c.zone", 1, &[Dropped; 6]);
+    at_server(&mut traffic, 20);
+    flood(&mut traffic, 110, "b.zone", 2, &[Answered; 12]);
+    tick(&mut traffic, 115);
+    assert_eq!(limits(&mut traffic), []);
+    for (server, program_id) in [("one", 20), ("two", 21)] {
+        at_server(&mut traffic, program_id);
+        let own = [ns("zone", server)];
+        ask(&mut traffic, "www.zone", 0x8000, [&[], &own, &[]]);
+    }
+    assert_eq!(changes(&mut traffic), []);
+}
