@@ -173,7 +173,10 @@ impl Deliver {
             && let Some(question) = message.question
         {
             let (origin, at) = (envelope.origin, envelope.ktime_ns);
-            self.rate_limits.query(origin, envelope.peer, question, at);
+            let client = envelope
+                .proxied
+                .map_or(envelope.peer, |proxied| proxied.peer);
+            self.rate_limits.query(origin, client, question, at);
         }
         // A remark may tell the type of each of these queries, even of one that is not held back.
         let named_by_server = server.is_probed
@@ -220,10 +223,13 @@ impl Deliver {
             wanted,
             ticket,
         };
-        let is_reported = self.report_unanswered || self.events.want(EventKind::Unanswered);
-        let asked = (is_reported && wanted).then(|| Asked {
+        // Filters do not apply to events.
+        let is_reported =
+            self.report_unanswered && wanted || self.events.want(EventKind::Unanswered);
+        let asked = is_reported.then(|| Asked {
             envelope: *envelope,
             finding,
+            wanted,
             message: reported(bytes, message).to_vec(),
         });
         self.pairs.query(envelope, message, query, asked);
@@ -359,8 +365,12 @@ impl Deliver {
         {
             let (query, _, peer) = self.pairs.found(slot);
             let (origin, at) = (envelope.origin, query.ktime_ns);
+            let client = self
+                .pairs
+                .proxied(slot)
+                .map_or(*peer, |proxied| proxied.peer);
             self.rate_limits
-                .response(origin, *peer, question, bytes, at);
+                .response(origin, client, question, bytes, at);
         }
         let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);
@@ -799,7 +809,7 @@ impl Deliver {
                 },
             );
         }
-        if !self.report_unanswered {
+        if !self.report_unanswered || !query.wanted {
             return;
         }
         let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");

@@ -10,7 +10,9 @@ use dnstap_proto::{
 };
 
 use super::*;
-use crate::events::EventKinds;
+use crate::{
+    events::EventKinds, model::Subject, pipeline::Filter, reassemble::tcp::proxy::fixture::client,
+};
 
 const RECEIVED: u8 = 0;
 const SENT: u8 = DIRECTION_SENT;
@@ -791,4 +793,53 @@ fn servers_are_watched_apart() {
         ask(&mut traffic, "www.zone", 0x8000, [&[], &own, &[]]);
     }
     assert_eq!(changes(&mut traffic), []);
+}
+
+#[test]
+fn a_limit_of_clients_behind_a_proxy_names_the_clients() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    traffic.ktime_ns = 100 * SECOND_NS;
+    for id in 0..6 {
+        let question = Some(("a.zone", A));
+        let query = dns(id, QUERY, question, [&[]; 3]);
+        traffic.pass(RECEIVED, &[client(), query].concat());
+        match id {
+            0 => traffic.pass(SENT, &dns(id, ANSWER, question, [&[a(1)], &[], &[]])),
+            1 => traffic.pass(SENT, &dns(id, ANSWER | 0x200, question, [&[]; 3])),
+            _ => {}
+        }
+    }
+    tick(&mut traffic, 105);
+    let blocks: Vec<_> = limits(&mut traffic)
+        .iter()
+        .map(|(_, limit)| limit.client_address().to_vec())
+        .collect();
+    assert_eq!(blocks, [[192, 0, 2, 0]]);
+}
+
+#[test]
+fn filters_of_messages_leave_the_events_of_queries_without_a_response() {
+    let mut traffic = Traffic::of(
+        Pipeline::new(PipelineConfig {
+            events: EventKinds::ALL,
+            report_unanswered: true,
+            filter: Filter {
+                exclude: vec![Subject::Query],
+                ..Filter::default()
+            },
+            ..config()
+        }),
+        IPPROTO_UDP,
+    );
+    traffic.pass(RECEIVED, &dns(7, QUERY, Some(("lost.zone", A)), [&[]; 3]));
+    traffic
+        .pipeline
+        .tick(traffic.ktime_ns + 16_000_000_000, &mut traffic.batch);
+    check(&traffic.pipeline);
+    let events = traffic.events();
+    assert!(
+        matches!(&events[..], [event] if matches!(event.kind, Some(Content::Unanswered(_)))),
+        "{events:?}"
+    );
+    assert_eq!(traffic.batch.notices.count, 0, "it is excluded");
 }
