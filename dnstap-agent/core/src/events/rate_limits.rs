@@ -152,7 +152,7 @@ impl Default for RateLimits {
 }
 
 impl RateLimits {
-    /// Returns the number of questions that were forgotten to make room.
+    /// Returns the number of questions, and of seconds of questions, that were forgotten to make room.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -204,8 +204,9 @@ impl RateLimits {
         if !second.is_queued && (second.queries >= LEAST || known.limit.is_some()) {
             second.is_queued = true;
             self.unjudged.push_back((at, key));
-            if self.unjudged.len() > QUESTIONS {
+            while self.unjudged.len() > QUESTIONS {
                 self.unjudged.pop_front();
+                self.evicted += 1;
             }
         }
     }

@@ -818,6 +818,34 @@ fn a_limit_of_clients_behind_a_proxy_names_the_clients() {
 }
 
 #[test]
+fn seconds_that_cannot_be_judged_are_counted() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    // One for each question, and two more.
+    for second in 100..100 + 16_384 + 2 {
+        flood(&mut traffic, second, "a.zone", 1, &[Dropped; 5]);
+    }
+    let counters = traffic.pipeline.counters().watch;
+    assert_eq!(counters.limit_questions_forgotten, 2);
+}
+
+#[test]
+fn large_sets_of_name_servers_are_forgotten_to_stay_within_the_memory() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let label = "x".repeat(63);
+    let servers: Vec<_> = (10..74)
+        .map(|server| format!("{server}{0}.{label}.{label}.{label}", "x".repeat(59)))
+        .collect();
+    for zone in 0..2_100 {
+        let zone: &'static str = format!("zone{zone}").leak();
+        let sets: Vec<_> = servers.iter().map(|server| ns(zone, server)).collect();
+        ask(&mut traffic, zone, 0x8000, [&[], &sets, &[]]);
+    }
+    // 64 names of 255 bytes each: 2,056 RRsets fit into 32 MiB.
+    let counters = traffic.pipeline.counters().watch;
+    assert_eq!(counters.ns_sets_forgotten, 2_100 - 2_056);
+}
+
+#[test]
 fn filters_of_messages_leave_the_events_of_queries_without_a_response() {
     let mut traffic = Traffic::of(
         Pipeline::new(PipelineConfig {
