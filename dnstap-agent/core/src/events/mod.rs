@@ -198,9 +198,9 @@ counters! {
     pub struct WatchCounters {
         /// Zone transfers that were given up because there were too many.
         transfers_forgotten,
-        /// NS RRsets that were forgotten because there were too many.
+        /// NS RRsets that were forgotten because there were too many, or too large ones.
         ns_sets_forgotten,
-        /// Questions that were forgotten because there were too many (`rate-limit`).
+        /// Questions, and seconds of questions, that were forgotten because there were too many (`rate-limit`).
         limit_questions_forgotten,
     }
 }

@@ -7,7 +7,8 @@
 //! a resolver sees them in turn. So they are remembered apart, by owner and by side: a delegation is an RRset in the authority
 //! section of a response without AA; everything else is the zone's own. Only a change on one side is a change.
 //!
-//! The memory is bounded: the RRset that was not seen for longest is forgotten and counted.
+//! The memory is bounded, in RRsets and in bytes of their names: the RRset that was not seen for longest is forgotten and
+//! counted.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
@@ -26,8 +27,11 @@ use crate::{
     model::Envelope,
 };
 
-/// Most NS RRsets that are remembered; about 200 bytes each, allocated as needed.
+/// Most NS RRsets that are remembered; about 100 bytes each without the names, allocated as needed.
 const SETS: usize = 100_000;
+
+/// Most bytes of names of servers that are remembered. An RRset may have 16 KiB.
+const BYTES: usize = 32 << 20;
 
 /// Most name servers of an RRset that are looked at.
 const SERVERS: usize = 64;
@@ -39,6 +43,8 @@ const OWNERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct NsChanges {
     sets: Lru<Set>,
+    /// Bytes of names in `sets`.
+    bytes: usize,
     hasher: RandomState,
     evicted: u64,
 }
@@ -72,19 +78,16 @@ struct Offer<'a> {
 
 impl Default for NsChanges {
     fn default() -> Self {
-        Self::new(SETS)
-    }
-}
-
-impl NsChanges {
-    fn new(sets: usize) -> Self {
         Self {
-            sets: Lru::new(sets),
+            sets: Lru::new(SETS),
+            bytes: 0,
             hasher: RandomState::default(),
             evicted: 0,
         }
     }
+}
 
+impl NsChanges {
     /// Returns the number of RRsets that were forgotten to make room.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted
@@ -123,15 +126,19 @@ impl NsChanges {
     }
 
     fn take(&mut self, envelope: &Envelope, offer: Offer<'_>, output: &mut Output<'_>) {
-        let key = self.key(&offer);
+        let key = self.key(envelope.origin.program_id, &offer);
         let servers = offer.servers.concat();
         let Some(known) = self.sets.get(key) else {
             let set = Set {
                 servers: servers.into(),
                 before: 0,
             };
-            self.evicted += u64::from(self.sets.insert(key, set).is_some());
-            return;
+            self.bytes += set.servers.len();
+            if let Some((_, forgotten)) = self.sets.insert(key, set) {
+                self.bytes -= forgotten.servers.len();
+                self.evicted += 1;
+            }
+            return self.shrink();
         };
         if known.servers.eq_ignore_ascii_case(&servers) {
             return;
@@ -140,7 +147,9 @@ impl NsChanges {
         let moved_back = known.before == new;
         known.before = old;
         let old_servers = names(&known.servers);
+        self.bytes = self.bytes + servers.len() - known.servers.len();
         known.servers = servers.into();
+        self.shrink();
         let change = NsChange {
             name: Some(wire(offer.owner)),
             class: Some(offer.class.0.into()),
@@ -162,9 +171,20 @@ impl NsChanges {
         );
     }
 
-    fn key(&self, offer: &Offer<'_>) -> u64 {
+    /// Forgets RRsets until the names fit.
+    fn shrink(&mut self) {
+        while self.bytes > BYTES
+            && let Some((_, forgotten)) = self.sets.pop_oldest()
+        {
+            self.bytes -= forgotten.servers.len();
+            self.evicted += 1;
+        }
+    }
+
+    fn key(&self, program_id: u32, offer: &Offer<'_>) -> u64 {
         let owner = hash(&self.hasher, &wire(offer.owner));
-        self.hasher.hash_one((owner, offer.class.0, offer.side))
+        let Offer { class, side, .. } = offer;
+        self.hasher.hash_one((owner, class.0, side, program_id))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! A server that limits does not say so. Clients of one block (IPv4: 24 bits, IPv6: 56) that ask the same question get no
 //! response or an empty truncated one (a slip). Both happen for other reasons, too: a server may be slow, it may have lost a
-//! query, and an answer may not fit. So a limit is reported only if within one second all of this is true:
+//! query, and an answer may not fit. A resolver may wait long for one name and answer all others. So the caller leaves out the
+//! queries for which the server recurses, and the responses to them are left out here. A limit is reported only if within one
+//! second all of this is true:
 //! - At least [`LEAST`] queries of the block with this question got no response, or an empty truncated one; some got none.
 //! - The same question from the same block was answered in full at most a minute before.
 //! - The server works: there was a slip, or nine of ten other queries were answered, at least [`OTHERS`].
@@ -26,7 +28,11 @@ use dnstap_proto::{
 use foldhash::fast::RandomState;
 
 use super::Output;
-use crate::{dns::Dns, lru::Lru, model::Endpoint};
+use crate::{
+    dns::Dns,
+    lru::Lru,
+    model::{Endpoint, Origin},
+};
 
 /// Least number of queries in a second that are not answered in full.
 const LEAST: u32 = 5;
@@ -46,6 +52,9 @@ const RECENT: u64 = 60;
 /// Most questions that are remembered, each of one block of clients.
 const QUESTIONS: usize = 16_384;
 
+/// Most servers whose queries are counted.
+const SERVERS: usize = 64;
+
 /// Seconds that are remembered: at least those that are not yet judged.
 const SECONDS: usize = 8;
 
@@ -58,8 +67,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub(crate) struct RateLimits {
     questions: Lru<Question>,
-    /// All queries, by second.
-    all: [Second; SECONDS],
+    /// All queries of a server, by program id and second.
+    all: Lru<[Second; SECONDS]>,
     /// Seconds with queries, and the keys of the questions, that are not yet judged.
     unjudged: VecDeque<(u64, u64)>,
     /// Keys of the questions that are limited.
@@ -76,7 +85,8 @@ struct Question {
     block: Block,
     /// Name, type and class.
     asked: Box<[u8]>,
-    process_id: u32,
+    /// Server that was asked.
+    origin: Origin,
     seconds: [Second; SECONDS],
     /// Second of the last full answer.
     answered: Option<u64>,
@@ -90,6 +100,8 @@ struct Second {
     queries: u32,
     answered: u32,
     slipped: u32,
+    /// Whether the second is in [`RateLimits::unjudged`], or was.
+    is_queued: bool,
 }
 
 /// A limit that was reported.
@@ -129,7 +141,7 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             questions: Lru::new(QUESTIONS),
-            all: [Second::default(); SECONDS],
+            all: Lru::new(SERVERS),
             unjudged: VecDeque::new(),
             limited: Vec::new(),
             blind: None,
@@ -140,7 +152,7 @@ impl Default for RateLimits {
 }
 
 impl RateLimits {
-    /// Returns the number of questions that were forgotten to make room.
+    /// Returns the number of questions, and of seconds of questions, that were forgotten to make room.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -150,25 +162,31 @@ impl RateLimits {
         self.blind = self.blind.max(Some(ktime_ns / SECOND_NS));
     }
 
-    /// Takes a query of a client; `question` is its name, type and class.
+    /// Takes a query of a client to the server at `origin`; `question` is its name, type and class.
     pub(crate) fn query(
         &mut self,
+        origin: Origin,
         client: Endpoint,
         question: &[u8],
         ktime_ns: u64,
-        process_id: u32,
     ) {
         let at = ktime_ns / SECOND_NS;
-        slot(&mut self.all, at).queries += 1;
+        let server = origin.program_id.into();
+        if self.all.get(server).is_none() {
+            self.all.insert(server, [Second::default(); SECONDS]);
+        }
+        if let Some(second) = self.all(origin, at) {
+            second.queries += 1;
+        }
         let (Some(block), true) = (Block::of(client), question.len() <= QUESTION) else {
             return;
         };
-        let key = self.key(block, question);
+        let key = self.key(origin, block, question);
         if self.questions.get(key).is_none() {
             let new = Question {
                 block,
                 asked: question.into(),
-                process_id,
+                origin,
                 seconds: [Second::default(); SECONDS],
                 answered: None,
                 limit: None,
@@ -178,13 +196,17 @@ impl RateLimits {
         let Some(known) = self.questions.peek(key) else {
             return;
         };
-        let second = slot(&mut known.seconds, at);
+        let Some(second) = slot(&mut known.seconds, at) else {
+            return;
+        };
         second.queries += 1;
         // What is too little to be a limit is not judged.
-        if second.queries == LEAST || known.limit.is_some() && second.queries == 1 {
+        if !second.is_queued && (second.queries >= LEAST || known.limit.is_some()) {
+            second.is_queued = true;
             self.unjudged.push_back((at, key));
-            if self.unjudged.len() > QUESTIONS {
+            while self.unjudged.len() > QUESTIONS {
                 self.unjudged.pop_front();
+                self.evicted += 1;
             }
         }
     }
@@ -192,26 +214,35 @@ impl RateLimits {
     /// Takes the response to a query that came at kernel time `asked_ktime_ns`.
     pub(crate) fn response(
         &mut self,
+        origin: Origin,
         client: Endpoint,
         question: &[u8],
         bytes: &[u8],
         asked_ktime_ns: u64,
     ) {
         let at = asked_ktime_ns / SECOND_NS;
-        let is_slip = Dns::parse(bytes)
-            .is_ok_and(|dns| dns.has(0x200) && dns.count(1) == 0 && dns.count(2) == 0);
-        let count = |second: &mut Second| {
-            *if is_slip {
-                &mut second.slipped
-            } else {
-                &mut second.answered
-            } += 1;
+        let Ok(dns) = Dns::parse(bytes) else {
+            return;
         };
-        count(slot(&mut self.all, at));
+        // RD and RA: the server has recursed.
+        if dns.has(0x100) && dns.has(0x80) {
+            return;
+        }
+        let is_slip = dns.has(0x200) && dns.count(1) == 0 && dns.count(2) == 0;
+        let count = |second: Option<&mut Second>| {
+            if let Some(second) = second {
+                *if is_slip {
+                    &mut second.slipped
+                } else {
+                    &mut second.answered
+                } += 1;
+            }
+        };
+        count(self.all(origin, at));
         let Some(block) = Block::of(client).filter(|_| question.len() <= QUESTION) else {
             return;
         };
-        let key = self.key(block, question);
+        let key = self.key(origin, block, question);
         if let Some(known) = self.questions.peek(key) {
             count(slot(&mut known.seconds, at));
             if !is_slip {
@@ -237,18 +268,23 @@ impl RateLimits {
                     known.limit = None;
                     known.emit(limit.to + 1, Phase::End, Some(limit), output);
                 }
-                _ => self.limited.push(key),
+                Some(_) => self.limited.push(key),
+                None => {}
             }
         }
     }
 
     fn judge(&mut self, at: u64, key: u64, output: &mut Output<'_>) {
-        let all = *slot(&mut self.all, at);
         let is_blind = self.blind.is_some_and(|blind| blind + 1 >= at);
         let Some(known) = self.questions.peek(key) else {
             return;
         };
-        let second = *slot(&mut known.seconds, at);
+        let Some(&mut second) = slot(&mut known.seconds, at) else {
+            return;
+        };
+        let all = self.all.peek(known.origin.program_id.into());
+        let all = all.and_then(|all| slot(all, at)).copied();
+        let all = all.unwrap_or_default();
         let missing = second
             .queries
             .saturating_sub(second.answered + second.slipped);
@@ -268,9 +304,12 @@ impl RateLimits {
             known.emit(at, Phase::Start, None, output);
             self.limited.push(key);
             // Later seconds with fewer queries count from now on.
-            let later = known.seconds.iter();
-            let later = later.filter(|other| other.at > at && (1..LEAST).contains(&other.queries));
-            self.unjudged.extend(later.map(|other| (other.at, key)));
+            for later in &mut known.seconds {
+                if later.at > at && !later.is_queued {
+                    later.is_queued = true;
+                    self.unjudged.push_back((later.at, key));
+                }
+            }
         }
         let limit = known.limit.get_or_insert(Limit {
             from: at,
@@ -283,14 +322,21 @@ impl RateLimits {
         limit.slipped += u64::from(second.slipped);
     }
 
-    fn key(&self, block: Block, question: &[u8]) -> u64 {
+    /// Returns the counts of all queries of a server in this second.
+    fn all(&mut self, origin: Origin, at: u64) -> Option<&mut Second> {
+        let all = self.all.peek(origin.program_id.into())?;
+        slot(all, at)
+    }
+
+    fn key(&self, origin: Origin, block: Block, question: &[u8]) -> u64 {
         let mut lower = [0; QUESTION];
         let lower = &mut lower[..question.len()];
         lower.copy_from_slice(question);
         lower.make_ascii_lowercase();
         let mut state = self.hasher.build_hasher();
         state.write(lower);
-        self.hasher.hash_one((state.finish(), block))
+        self.hasher
+            .hash_one((state.finish(), block, origin.program_id))
     }
 }
 
@@ -314,19 +360,20 @@ impl Question {
             duration_ns: limit.map(|limit| (limit.to + 1 - limit.from) * SECOND_NS),
             ..RateLimit::default()
         });
-        output.emit(second * SECOND_NS, phase, self.process_id, content);
+        output.emit(second * SECOND_NS, phase, self.origin.tgid, content);
     }
 }
 
-/// Returns the counts of a second. They take the place of the counts of an earlier second.
-fn slot(seconds: &mut [Second; SECONDS], at: u64) -> &mut Second {
+/// Returns the counts of a second. They take the place of the counts of an earlier second. `None`: a later second has already
+/// taken theirs.
+fn slot(seconds: &mut [Second; SECONDS], at: u64) -> Option<&mut Second> {
     let index = usize::try_from(at % SECONDS as u64).unwrap_or_default();
     let second = &mut seconds[index];
-    if second.at != at {
+    if second.at < at {
         *second = Second {
             at,
             ..Second::default()
         };
     }
-    second
+    (second.at == at).then_some(second)
 }

@@ -24,6 +24,8 @@ pub struct Asked {
     pub envelope: Envelope,
     /// Classification of the query.
     pub finding: Finding,
+    /// Whether the query is delivered (false if it is left out on purpose).
+    pub wanted: bool,
     /// First bytes of the query.
     pub message: Vec<u8>,
 }

@@ -166,12 +166,17 @@ impl Deliver {
         let Some(message) = parsed else {
             return self.send(envelope, &finding, header, bytes, batch);
         };
+        // A server that recurses may wait long for the answer to one name, and answer all others.
+        let recurses = header.flags.recursion_desired() && server.recursion_available;
         if self.watches_limits(envelope, header)
+            && !recurses
             && let Some(question) = message.question
         {
-            let (at, process_id) = (envelope.ktime_ns, envelope.origin.tgid);
-            self.rate_limits
-                .query(envelope.peer, question, at, process_id);
+            let (origin, at) = (envelope.origin, envelope.ktime_ns);
+            let client = envelope
+                .proxied
+                .map_or(envelope.peer, |proxied| proxied.peer);
+            self.rate_limits.query(origin, client, question, at);
         }
         // A remark may tell the type of each of these queries, even of one that is not held back.
         let named_by_server = server.is_probed
@@ -218,10 +223,13 @@ impl Deliver {
             wanted,
             ticket,
         };
-        let is_reported = self.report_unanswered || self.events.want(EventKind::Unanswered);
-        let asked = (is_reported && wanted).then(|| Asked {
+        // Filters do not apply to events.
+        let is_reported =
+            self.report_unanswered && wanted || self.events.want(EventKind::Unanswered);
+        let asked = is_reported.then(|| Asked {
             envelope: *envelope,
             finding,
+            wanted,
             message: reported(bytes, message).to_vec(),
         });
         self.pairs.query(envelope, message, query, asked);
@@ -356,8 +364,13 @@ impl Deliver {
             && let Some(question) = Message::parse(bytes).and_then(|message| message.question)
         {
             let (query, _, peer) = self.pairs.found(slot);
+            let (origin, at) = (envelope.origin, query.ktime_ns);
+            let client = self
+                .pairs
+                .proxied(slot)
+                .map_or(*peer, |proxied| proxied.peer);
             self.rate_limits
-                .response(*peer, question, bytes, query.ktime_ns);
+                .response(origin, client, question, bytes, at);
         }
         let server = &mut self.servers[header.server];
         let (&query, local, peer) = self.pairs.found(slot);
@@ -796,7 +809,7 @@ impl Deliver {
                 },
             );
         }
-        if !self.report_unanswered {
+        if !self.report_unanswered || !query.wanted {
             return;
         }
         let extra = format!("{{\"event\":\"unanswered\",\"waited_ns\":{waited_ns}}}");

@@ -10,7 +10,9 @@ use dnstap_proto::{
 };
 
 use super::*;
-use crate::events::EventKinds;
+use crate::{
+    events::EventKinds, model::Subject, pipeline::Filter, reassemble::tcp::proxy::fixture::client,
+};
 
 const RECEIVED: u8 = 0;
 const SENT: u8 = DIRECTION_SENT;
@@ -89,6 +91,8 @@ struct Traffic {
     /// Bytes of each direction so far.
     passed: [u32; 2],
     ktime_ns: u64,
+    /// RD of the queries and responses of a flood, and RA of its responses.
+    flags: u16,
 }
 
 impl Traffic {
@@ -110,6 +114,7 @@ impl Traffic {
             },
             passed: [1_000; 2],
             ktime_ns: 1_000_000_000,
+            flags: 0,
         }
     }
 
@@ -612,10 +617,11 @@ fn flood(traffic: &mut Traffic, second: u64, asked: &str, block: u8, fates: &[Fa
         let id = (second as u16) << 8 | u16::from(client);
         traffic.header.peer_addr[..4].copy_from_slice(&[192, 0, block, client]);
         let question = Some((asked, A));
-        traffic.pass(RECEIVED, &dns(id, QUERY, question, [&[]; 3]));
+        let (asks, answers) = (traffic.flags & 0x0100, ANSWER | traffic.flags);
+        traffic.pass(RECEIVED, &dns(id, QUERY | asks, question, [&[]; 3]));
         let response = match fate {
-            Answered => dns(id, ANSWER, question, [&[a(1)], &[], &[]]),
-            Slipped => dns(id, ANSWER | 0x200, question, [&[]; 3]),
+            Answered => dns(id, answers, question, [&[a(1)], &[], &[]]),
+            Slipped => dns(id, answers | 0x200, question, [&[]; 3]),
             Dropped => continue,
         };
         traffic.pass(SENT, &response);
@@ -699,4 +705,169 @@ fn what_the_tap_has_lost_is_no_limit() {
     flood(&mut traffic, 100, "b.zone", 2, &[Answered]);
     tick(&mut traffic, 105);
     assert_eq!(limits(&mut traffic), []);
+}
+
+#[test]
+fn each_second_of_a_limit_counts_once() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &limited);
+    tick(&mut traffic, 104);
+    // The limit becomes known within this second.
+    flood(&mut traffic, 104, "a.zone", 1, &[Dropped; 3]);
+    tick(&mut traffic, 105);
+    flood(&mut traffic, 104, "a.zone", 1, &[Dropped; 3]);
+    flood(&mut traffic, 106, "a.zone", 1, &[Dropped; 6]);
+    tick(&mut traffic, 125);
+    let ends = limits(&mut traffic).pop();
+    let (phase, end) = ends.expect("an end");
+    assert_eq!(
+        (phase, end.dropped, end.slipped),
+        (Phase::End, Some(3 + 6 + 6), Some(2))
+    );
+}
+
+/// Upstreams do not answer for one popular name.
+#[test]
+fn a_resolver_that_waits_for_one_name_does_not_limit() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    traffic.flags = 0x0180;
+    flood(&mut traffic, 99, "a.zone", 1, &[Answered]);
+    flood(&mut traffic, 100, "a.zone", 1, &[Dropped; 8]);
+    flood(&mut traffic, 100, "b.zone", 2, &[Answered; 12]);
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic), []);
+    // It does not recurse for other clients, so the next query may seem to be one without recursion.
+    traffic.flags = 0x0100;
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered]);
+    traffic.flags = 0x0180;
+    flood(&mut traffic, 106, "a.zone", 1, &[Answered]);
+    traffic.flags = 0x0100;
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered]);
+    flood(&mut traffic, 106, "a.zone", 1, &[Dropped; 8]);
+    flood(&mut traffic, 106, "b.zone", 3, &[Answered; 12]);
+    tick(&mut traffic, 111);
+    assert_eq!(limits(&mut traffic), []);
+}
+
+#[test]
+fn a_late_response_leaves_the_counts_of_later_seconds() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let limited = [Answered, Dropped, Slipped, Dropped, Slipped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &[Dropped]);
+    flood(&mut traffic, 108, "a.zone", 1, &limited);
+    let late = dns(100 << 8, ANSWER, Some(("a.zone", A)), [&[]; 3]);
+    traffic.header.peer_addr[..4].copy_from_slice(&[192, 0, 1, 0]);
+    traffic.pass(SENT, &late);
+    tick(&mut traffic, 113);
+    assert_eq!(limits(&mut traffic).len(), 1);
+}
+
+/// Lets the next messages pass at another server.
+fn at_server(traffic: &mut Traffic, program_id: u32) {
+    traffic.header.program_id = program_id;
+    traffic.header.tgid = program_id;
+    traffic.header.socket = program_id.into();
+}
+
+#[test]
+fn servers_are_watched_apart() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    // One has answered the question before, the other one never does.
+    flood(&mut traffic, 100, "a.zone", 1, &[Answered; 2]);
+    at_server(&mut traffic, 21);
+    let fates = [Slipped, Dropped, Dropped, Dropped, Dropped];
+    flood(&mut traffic, 100, "a.zone", 1, &fates);
+    tick(&mut traffic, 105);
+    assert_eq!(limits(&mut traffic), []);
+    // One does not answer any longer, the other one works.
+    flood(&mut traffic, 110, "c.zone", 1, &[Answered]);
+    flood(&mut traffic, 110, "c.zone", 1, &[Dropped; 6]);
+    at_server(&mut traffic, 20);
+    flood(&mut traffic, 110, "b.zone", 2, &[Answered; 12]);
+    tick(&mut traffic, 115);
+    assert_eq!(limits(&mut traffic), []);
+    for (server, program_id) in [("one", 20), ("two", 21)] {
+        at_server(&mut traffic, program_id);
+        let own = [ns("zone", server)];
+        ask(&mut traffic, "www.zone", 0x8000, [&[], &own, &[]]);
+    }
+    assert_eq!(changes(&mut traffic), []);
+}
+
+#[test]
+fn a_limit_of_clients_behind_a_proxy_names_the_clients() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    traffic.ktime_ns = 100 * SECOND_NS;
+    for id in 0..6 {
+        let question = Some(("a.zone", A));
+        let query = dns(id, QUERY, question, [&[]; 3]);
+        traffic.pass(RECEIVED, &[client(), query].concat());
+        match id {
+            0 => traffic.pass(SENT, &dns(id, ANSWER, question, [&[a(1)], &[], &[]])),
+            1 => traffic.pass(SENT, &dns(id, ANSWER | 0x200, question, [&[]; 3])),
+            _ => {}
+        }
+    }
+    tick(&mut traffic, 105);
+    let blocks: Vec<_> = limits(&mut traffic)
+        .iter()
+        .map(|(_, limit)| limit.client_address().to_vec())
+        .collect();
+    assert_eq!(blocks, [[192, 0, 2, 0]]);
+}
+
+#[test]
+fn seconds_that_cannot_be_judged_are_counted() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    // One for each question, and two more.
+    for second in 100..100 + 16_384 + 2 {
+        flood(&mut traffic, second, "a.zone", 1, &[Dropped; 5]);
+    }
+    let counters = traffic.pipeline.counters().watch;
+    assert_eq!(counters.limit_questions_forgotten, 2);
+}
+
+#[test]
+fn large_sets_of_name_servers_are_forgotten_to_stay_within_the_memory() {
+    let mut traffic = Traffic::new(IPPROTO_UDP);
+    let label = "x".repeat(63);
+    let servers: Vec<_> = (10..74)
+        .map(|server| format!("{server}{0}.{label}.{label}.{label}", "x".repeat(59)))
+        .collect();
+    for zone in 0..2_100 {
+        let zone: &'static str = format!("zone{zone}").leak();
+        let sets: Vec<_> = servers.iter().map(|server| ns(zone, server)).collect();
+        ask(&mut traffic, zone, 0x8000, [&[], &sets, &[]]);
+    }
+    // 64 names of 255 bytes each: 2,056 RRsets fit into 32 MiB.
+    let counters = traffic.pipeline.counters().watch;
+    assert_eq!(counters.ns_sets_forgotten, 2_100 - 2_056);
+}
+
+#[test]
+fn filters_of_messages_leave_the_events_of_queries_without_a_response() {
+    let mut traffic = Traffic::of(
+        Pipeline::new(PipelineConfig {
+            events: EventKinds::ALL,
+            report_unanswered: true,
+            filter: Filter {
+                exclude: vec![Subject::Query],
+                ..Filter::default()
+            },
+            ..config()
+        }),
+        IPPROTO_UDP,
+    );
+    traffic.pass(RECEIVED, &dns(7, QUERY, Some(("lost.zone", A)), [&[]; 3]));
+    traffic
+        .pipeline
+        .tick(traffic.ktime_ns + 16_000_000_000, &mut traffic.batch);
+    check(&traffic.pipeline);
+    let events = traffic.events();
+    assert!(
+        matches!(&events[..], [event] if matches!(event.kind, Some(Content::Unanswered(_)))),
+        "{events:?}"
+    );
+    assert_eq!(traffic.batch.notices.count, 0, "it is excluded");
 }
