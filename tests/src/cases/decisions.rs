@@ -120,13 +120,15 @@ fn rate_limits(how: &Combination) -> Result<()> {
             socket.send_to(&query, ("127.0.0.1", port))?;
         }
     }
-    // The last query is answered when those before it were: there is one worker for one socket.
-    ask(
-        ([127, 0, 0, 1], port).into(),
-        "limit.lab",
-        wire::TYPE_SOA,
-        1,
-    )?;
+    // It is answered when those before it were: all queries of one socket of a client reach the same worker.
+    let last = 1_000_u16;
+    let query = wire::query(last, "limit.lab", wire::TYPE_SOA, false);
+    socket.send_to(&query, ("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut answer = [0; 512];
+    while !answer.starts_with(&last.to_be_bytes()) {
+        socket.recv(&mut answer).context("the last answer")?;
+    }
     let log = server.stop_with_log()?;
     let summary = tap.summary().to_owned();
     tap.finish()?;

@@ -150,7 +150,7 @@ counters! {
         /// Events of RRsets put into the cache, or refused.
         events_cache,
         /// Events of changed name servers.
-        events_ns_change,
+        events_name_servers,
         /// Events of removals from the cache.
         events_purge,
         /// Events of ends of TTLs in the cache.
@@ -172,7 +172,7 @@ impl EventCounters {
             EventKind::Transfer => &mut self.events_transfer,
             EventKind::RateLimit => &mut self.events_rate_limit,
             EventKind::Cache => &mut self.events_cache,
-            EventKind::NsChange => &mut self.events_ns_change,
+            EventKind::NsChange => &mut self.events_name_servers,
             EventKind::Purge => &mut self.events_purge,
             EventKind::Expiry => &mut self.events_expiry,
             EventKind::Unanswered => &mut self.events_unanswered,
@@ -199,7 +199,7 @@ counters! {
         /// Zone transfers that were given up because there were too many.
         transfers_forgotten,
         /// NS RRsets that were forgotten because there were too many, or too large ones.
-        ns_sets_forgotten,
+        name_server_sets_forgotten,
         /// Questions, and seconds of questions, that were forgotten because there were too many (`rate-limit`).
         limit_questions_forgotten,
     }

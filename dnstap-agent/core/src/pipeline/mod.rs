@@ -542,7 +542,7 @@ impl Pipeline {
             events: *self.deliver.events.counters(),
             watch: WatchCounters {
                 transfers_forgotten: self.deliver.transfers.evicted(),
-                ns_sets_forgotten: self.deliver.ns_changes.evicted(),
+                name_server_sets_forgotten: self.deliver.ns_changes.evicted(),
                 limit_questions_forgotten: self.deliver.rate_limits.evicted(),
             },
             by_type: self.deliver.by_type,

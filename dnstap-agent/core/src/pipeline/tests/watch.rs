@@ -842,7 +842,7 @@ fn large_sets_of_name_servers_are_forgotten_to_stay_within_the_memory() {
     }
     // 64 names of 255 bytes each: 2,056 RRsets fit into 32 MiB.
     let counters = traffic.pipeline.counters().watch;
-    assert_eq!(counters.ns_sets_forgotten, 2_100 - 2_056);
+    assert_eq!(counters.name_server_sets_forgotten, 2_100 - 2_056);
 }
 
 #[test]
