@@ -246,10 +246,21 @@ pub(crate) fn remark<C: EbpfContext>(
     }
 }
 
+/// Returns a thread's entry of a map in which threads put records together. Makes it if there is none.
+#[inline(always)]
+pub(super) fn own_place<T>(map: &LruHashMap<u64, T>, key: u64, empty: &T) -> Option<*mut T> {
+    if let Some(place) = map.get_ptr_mut(key) {
+        return Some(place);
+    }
+    // If the insertion fails, there is no entry.
+    let _ = map.insert(key, empty, 0);
+    map.get_ptr_mut(key)
+}
+
 /// Returns whether the ring takes a record of a probe. They use at most half of it (`wakeup_bytes` is a
 /// quarter), so that they do not displace messages.
 #[inline(always)]
-fn has_room_for_probes() -> bool {
+pub(super) fn has_room_for_probes() -> bool {
     EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) <= 2 * config!(wakeup_bytes) as u64
 }
 
@@ -277,13 +288,7 @@ fn ring_remark<const ZONE: usize>(
 #[inline(always)]
 fn perf_remark<C: EbpfContext>(ctx: &C, header: &EventHeader, said: &Said) -> Result<(), Counter> {
     let key = u64::from(header.tgid) << 32 | u64::from(header.tid);
-    let place = if let Some(place) = REMARKS.get_ptr_mut(key) {
-        place
-    } else {
-        // If the insertion fails, the next line returns the error.
-        let _ = REMARKS.insert(key, &EMPTY, 0);
-        REMARKS.get_ptr_mut(key).ok_or(Counter::ProbeRingFull)?
-    };
+    let place = own_place(&REMARKS, key, &EMPTY).ok_or(Counter::ProbeRingFull)?;
     // SAFETY: the pointer is to an entry of the map that only this thread uses.
     unsafe { write_remark::<LONG_ZONE>(place, header, said, &LONG_BITS)? };
     // SAFETY: the pointer is to a static.
@@ -349,13 +354,7 @@ fn perf_whole<C: EbpfContext>(ctx: &C, header: &EventHeader, chunk: &Chunk) -> R
         return Err(Counter::RingFull);
     }
     let key = u64::from(header.tgid) << 32 | u64::from(header.tid);
-    let place = if let Some(place) = COPIES.get_ptr_mut(key) {
-        place
-    } else {
-        // If the insertion fails, the next line returns the error.
-        let _ = COPIES.insert(key, &EMPTY_SCRATCH, 0);
-        COPIES.get_ptr_mut(key).ok_or(Counter::RingFull)?
-    };
+    let place = own_place(&COPIES, key, &EMPTY_SCRATCH).ok_or(Counter::RingFull)?;
     // SAFETY: the pointer is to an entry of the map that only this thread uses. It holds `PERF_CLASS`.
     unsafe { chunk.write(place.cast(), PERF_CLASS, header)? };
     perf_output(

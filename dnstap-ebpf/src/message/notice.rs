@@ -10,7 +10,7 @@ use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_CURRENT_CPU, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_ktime_get_ns, bpf_perf_event_output,
         generated::{bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output},
@@ -25,7 +25,7 @@ use dnstap_ebpf::{
 
 use crate::{
     kernel::{config::config, counters::count, target::Thread},
-    message::emit::{EVENTS_PERF, EVENTS_RING},
+    message::emit::{EVENTS_PERF, EVENTS_RING, has_room_for_probes, own_place},
 };
 
 /// Bytes for a payload. A part begins below [`NOTICE_BYTES`] and has fewer bytes than that.
@@ -59,13 +59,7 @@ static EMPTY: Notice = unsafe { core::mem::zeroed() };
 #[inline(always)]
 pub(crate) fn begin<'a>(thread: Thread, head: u64) -> Result<&'a mut Notice, Counter> {
     let key = u64::from(thread.tgid) << 32 | u64::from(thread.tid);
-    let place = if let Some(place) = NOTICES.get_ptr_mut(key) {
-        place
-    } else {
-        // If the insertion fails, the next line returns the error.
-        let _ = NOTICES.insert(key, &EMPTY, 0);
-        NOTICES.get_ptr_mut(key).ok_or(Counter::ProbeRingFull)?
-    };
+    let place = own_place(&NOTICES, key, &EMPTY).ok_or(Counter::ProbeRingFull)?;
     // SAFETY: the entry belongs to this thread, which runs one program at a time.
     let notice = unsafe { &mut *place };
     notice.header.tgid = thread.tgid;
@@ -192,8 +186,7 @@ impl Notice {
                     bytes,
                 )
             }
-        } else if EVENTS_RING.query(BPF_RB_AVAIL_DATA as u64) > 2 * config!(wakeup_bytes) as u64 {
-            // As remarks, notices use at most half of the ring.
+        } else if !has_room_for_probes() {
             return Err(Counter::ProbeRingFull);
         } else {
             // SAFETY: as above.
