@@ -297,7 +297,14 @@ fn cached(how: &Combination) -> Result<()> {
     })?;
     let events = lab.folder().join("events.json");
     let output = format!("json:{}", events.display());
-    let options = ["--events", "cache,expiry,purge", "--events-output", &output];
+    let options = [
+        "--events",
+        "cache,expiry,purge",
+        "--events-output",
+        &output,
+        "--probe",
+        "zone",
+    ];
     let tap = Tap::attach(lab.folder(), lab.tapped.pid(), how, &options)?;
     let server = lab.server(false);
     for (id, (name, record_type)) in (0..).zip([
@@ -320,7 +327,9 @@ fn cached(how: &Combination) -> Result<()> {
     next_line(&mut lab.tapped, "dumpdb complete")?;
     let tapped = tap.stop()?;
     expect_understood(&tapped.summary)?;
-    let accepted = accepted(&read(&events)?);
+    let events = read(&events)?;
+    expect_senders(&lab, &events)?;
+    let accepted = accepted(&events);
     ensure!(accepted.len() > 50, "few: {accepted:#?}");
     let dump = fs::read_to_string(lab.folder().join("named_dump.db")).context("the dump")?;
     let dump = contents(&dump);
@@ -346,6 +355,29 @@ fn cached(how: &Combination) -> Result<()> {
         !dump.contains_key(&flushed) && !accepted.contains_key(&flushed),
         "it was flushed"
     );
+    Ok(())
+}
+
+/// Checks that each RRset has the server that sent it, and the zone that was asked: the parent gives glue, all else
+/// comes from the zone.
+fn expect_senders(lab: &Lab, events: &[Value]) -> Result<()> {
+    let port = lab.upstream_server().port();
+    let is_asked = |event: &&Value| {
+        let name = text(event, "name");
+        event["kind"] == "cache" && (name.starts_with('w') || name.starts_with("none."))
+    };
+    let asked: Vec<_> = events.iter().filter(is_asked).collect();
+    ensure!(asked.len() > 50, "few: {asked:#?}");
+    for event in asked {
+        let is_local = ["127.0.0.1", "::1"].contains(&text(event, "responder_address").as_str());
+        let is_right =
+            is_local && event["responder_port"] == port && event["bailiwick"] == "up.lab.";
+        ensure!(is_right, "{event}");
+    }
+    let is_glue = |event: &&Value| event["kind"] == "cache" && event["trust"] == "glue";
+    for event in events.iter().filter(is_glue) {
+        ensure!(event["bailiwick"] == ".", "{event}");
+    }
     Ok(())
 }
 
@@ -616,6 +648,7 @@ fn expect_one_change(events: &[Value]) -> Result<()> {
         "new_servers",
         "old_trust",
         "certainty",
+        "sender_address",
     ]
     .map(|member| text(changes[0], member));
     let expected = [
@@ -624,6 +657,7 @@ fn expect_one_change(events: &[Value]) -> Result<()> {
         "[\"ns2.move.lab.\"]",
         "glue",
         "accepted",
+        "127.0.0.2",
     ];
     ensure!(said == expected, "{}", changes[0]);
     Ok(())

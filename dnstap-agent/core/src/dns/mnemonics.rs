@@ -66,8 +66,14 @@ words!(
 impl Type {
     /// Name servers.
     pub const NS: Self = Self(2);
+    /// Another name of the same (RFC 1035).
+    pub const CNAME: Self = Self(5);
     /// Start of a zone of authority.
     pub const SOA: Self = Self(6);
+    /// A name of an address.
+    pub const PTR: Self = Self(12);
+    /// Mail exchange.
+    pub const MX: Self = Self(15);
     /// EDNS (RFC 6891).
     pub const OPT: Self = Self(41);
     /// A signature over a message (RFC 8945).

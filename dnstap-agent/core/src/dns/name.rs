@@ -52,7 +52,7 @@ impl<'a> Name<'a> {
     }
 
     /// Returns the message that contains the name.
-    pub(super) fn message(self) -> &'a [u8] {
+    pub(crate) fn message(self) -> &'a [u8] {
         self.message
     }
 

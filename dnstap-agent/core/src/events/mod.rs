@@ -7,6 +7,7 @@ mod hide;
 mod ns_changes;
 pub mod probed;
 mod rate_limits;
+mod responses;
 mod transfers;
 mod unanswered;
 
@@ -19,7 +20,8 @@ use dnstap_proto::{
 };
 
 pub(crate) use self::{
-    ns_changes::NsChanges, rate_limits::RateLimits, transfers::Transfers, unanswered::unanswered,
+    ns_changes::NsChanges, rate_limits::RateLimits, responses::Responses, transfers::Transfers,
+    unanswered::unanswered,
 };
 use crate::{
     counters::counters,
@@ -300,6 +302,11 @@ fn wire(name: Name<'_>) -> Bytes {
     let mut wire = [0; LONGEST_NAME];
     let length = name.write_wire(&mut wire);
     Bytes::copy_from_slice(&wire[..length])
+}
+
+/// Compares names without regard to case (RFC 4343).
+fn are_equal(one: Name<'_>, other: Name<'_>) -> bool {
+    wire(one).eq_ignore_ascii_case(&wire(other))
 }
 
 /// Returns the address of an end, if it is known.

@@ -20,7 +20,7 @@ use dnstap_proto::{
 };
 use foldhash::fast::RandomState;
 
-use super::{Output, address, wire};
+use super::{Output, address, are_equal, wire};
 use crate::{
     dns::{Class, Dns, Name, Record, Type},
     lru::Lru,
@@ -255,10 +255,6 @@ fn hash(hasher: &RandomState, names: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(&names.to_ascii_lowercase());
     state.finish().max(1)
-}
-
-fn are_equal(one: Name<'_>, other: Name<'_>) -> bool {
-    wire(one).eq_ignore_ascii_case(&wire(other))
 }
 
 /// Returns whether `name` is `ancestor` or below it.

@@ -20,7 +20,10 @@ use crate::{
     classify::{Naming, bind::BindRules},
     dns::{Flags, Message},
     encode::Extra,
-    events::{self, EventKind, Events, NsChanges, Output, RateLimits, Transfers, probed::Probed},
+    events::{
+        self, EventKind, Events, NsChanges, Output, RateLimits, Responses, Transfers,
+        probed::Probed,
+    },
     lru::Lru,
     model::{Asked, Direction, Endpoint, Envelope, Finding, Kind, Notice, Protocol, Role, Subject},
     pair::{Found, Pairs, Query},
@@ -72,6 +75,7 @@ pub(super) struct Deliver {
     pub(super) probed: Probed,
     pub(super) transfers: Transfers,
     pub(super) ns_changes: NsChanges,
+    pub(super) responses: Responses,
     pub(super) rate_limits: RateLimits,
     /// Whether the tap ends, so that responses may still come.
     pub(super) is_ending: bool,
@@ -340,11 +344,10 @@ impl Deliver {
         batch: &mut Batch,
     ) {
         if matches!(found, Found::Query(_))
-            && self.events.want(EventKind::NsChange)
             && header.role == Role::Initiator
             && !self.servers[header.server].is_probed
         {
-            self.watch_ns(envelope, bytes, &[], batch);
+            self.watch_upstream(envelope, bytes, &[], batch);
         }
         let server = &mut self.servers[header.server];
         if header.role == Role::Responder {
@@ -600,26 +603,26 @@ impl Deliver {
     /// Takes a notice of a probed function.
     pub(super) fn probed(&mut self, envelope: &Envelope, payload: &[u8], batch: &mut Batch) {
         self.counters.notices_probed += 1;
-        let clock = self.clock;
-        self.probed.take(
-            envelope.ktime_ns,
-            envelope.origin,
-            payload,
-            |ktime_ns| clock.wall_ns(ktime_ns),
-            &mut self.events,
-            &mut batch.events,
-        );
+        let Envelope {
+            ktime_ns, origin, ..
+        } = *envelope;
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.probed
+            .take(ktime_ns, origin, payload, &self.responses, output);
     }
 
     /// Reports what ends by time alone, up to kernel time `now_ktime_ns`.
     pub(super) fn tick_probed(&mut self, now_ktime_ns: u64, batch: &mut Batch) {
-        let clock = self.clock;
-        self.probed.tick(
-            now_ktime_ns,
-            |ktime_ns| clock.wall_ns(ktime_ns),
-            &mut self.events,
-            &mut batch.events,
-        );
+        let output = &mut Output {
+            events: &mut self.events,
+            frames: &mut batch.events,
+            clock: self.clock,
+        };
+        self.probed.tick(now_ktime_ns, output);
     }
 
     /// Sends the queued messages that need not wait for a remark any longer, and those from before
@@ -657,13 +660,8 @@ impl Deliver {
             Outcome::Without => &[],
         };
         let is_received = finding.response && finding.query_time_ns.is_some();
-        if is_received && header.role == Role::Initiator && self.events.want(EventKind::NsChange) {
-            let output = &mut Output {
-                events: &mut self.events,
-                frames: &mut batch.events,
-                clock: self.clock,
-            };
-            self.ns_changes.response(envelope, bytes, zone, output);
+        if is_received && header.role == Role::Initiator {
+            self.watch_upstream(envelope, bytes, zone, batch);
         }
         if is_bind && header.role == Role::Initiator {
             let at = usize::from(finding.number()) - 1;
@@ -754,15 +752,28 @@ impl Deliver {
         }
     }
 
-    /// Shows a response to the process's own query to the stage that follows name servers. `zone`:
-    /// the zone that was asked, if it is known.
-    fn watch_ns(&mut self, envelope: &Envelope, bytes: &[u8], zone: &[u8], batch: &mut Batch) {
-        let output = &mut Output {
-            events: &mut self.events,
-            frames: &mut batch.events,
-            clock: self.clock,
-        };
-        self.ns_changes.response(envelope, bytes, zone, output);
+    /// Shows a response to the process's own query to the stages that make events of it. `zone`: the zone that was
+    /// asked, if it is known.
+    fn watch_upstream(
+        &mut self,
+        envelope: &Envelope,
+        bytes: &[u8],
+        zone: &[u8],
+        batch: &mut Batch,
+    ) {
+        let [servers, cache] =
+            [EventKind::NsChange, EventKind::Cache].map(|kind| self.events.want(kind));
+        if servers {
+            let output = &mut Output {
+                events: &mut self.events,
+                frames: &mut batch.events,
+                clock: self.clock,
+            };
+            self.ns_changes.response(envelope, bytes, zone, output);
+        }
+        if servers || cache {
+            self.responses.take(envelope, bytes, zone);
+        }
     }
 
     /// Tells the stages that make events the kernel time.
@@ -784,6 +795,7 @@ impl Deliver {
             clock: self.clock,
         };
         self.transfers.finish(output);
+        self.probed.finish(output);
     }
 
     /// Encodes a notice if an output can show it, and counts it in any case.

@@ -36,7 +36,10 @@ use crate::{
     account::{DeliverCounters, IntakeCounters, PipelineCounters},
     dns::Message,
     encode::Extra,
-    events::{EventKinds, Events, NsChanges, RateLimits, Transfers, WatchCounters, probed::Probed},
+    events::{
+        EventKinds, Events, NsChanges, RateLimits, Responses, Transfers, WatchCounters,
+        probed::Probed,
+    },
     model::{Direction, Envelope, Notice, Origin, Pending, Protocol, SocketCounts},
     pair::{PairLimits, Pairs},
     pipeline::{
@@ -190,6 +193,7 @@ impl Pipeline {
                 ),
                 transfers: Transfers::default(),
                 ns_changes: NsChanges::default(),
+                responses: Responses::default(),
                 rate_limits: RateLimits::default(),
                 is_ending: false,
                 servers: Servers::new(config.identity, config.server),
@@ -505,12 +509,6 @@ impl Pipeline {
         self.deliver.judge(u64::MAX, batch);
         self.deliver.settle(u64::MAX, batch);
         self.deliver.end_watch(batch);
-        let deliver = &mut self.deliver;
-        let clock = deliver.clock;
-        let wall_ns = |ktime_ns| clock.wall_ns(ktime_ns);
-        deliver
-            .probed
-            .finish(wall_ns, &mut deliver.events, &mut batch.events);
     }
 
     /// Returns the verdicts on sockets since the last call, for the kernel's map. Sockets are

@@ -28,11 +28,8 @@ use self::{
     cache::Caches, flush::Flush, log::Line, rate_limit::RateLimits, rrset::Rrset,
     transfer::Transfers,
 };
-use super::{Circumstances, Events};
-use crate::{
-    counters::counters,
-    model::{Frames, Origin},
-};
+use super::{Circumstances, Output, Responses};
+use crate::{counters::counters, model::Origin};
 
 counters! {
     /// Notices of probes, and what became of them.
@@ -92,20 +89,19 @@ impl Probed {
         }
     }
 
-    /// Takes the payload of a notice. `wall_ns` converts kernel time.
-    pub fn take(
+    /// Takes the payload of a notice. `responses`: the last responses to the server's own queries.
+    pub(crate) fn take(
         &mut self,
         ktime_ns: u64,
         origin: Origin,
         payload: &[u8],
-        wall_ns: impl Fn(u64) -> u64,
-        events: &mut Events,
-        frames: &mut Frames,
+        responses: &Responses,
+        output: &mut Output<'_>,
     ) {
-        if self.decode(ktime_ns, origin, payload).is_none() {
+        if self.decode(ktime_ns, origin, payload, responses).is_none() {
             self.counters.probed_malformed += 1;
         }
-        self.send(wall_ns, events, frames);
+        self.send(output);
     }
 
     /// Returns whether a process itself tells of its rate limits, so that they need not be guessed. Its first line comes
@@ -124,42 +120,38 @@ impl Probed {
     }
 
     /// Advances the time: what ends by time has ended at kernel time `now_ktime_ns`.
-    pub fn tick(
-        &mut self,
-        now_ktime_ns: u64,
-        wall_ns: impl Fn(u64) -> u64,
-        events: &mut Events,
-        frames: &mut Frames,
-    ) {
+    pub(crate) fn tick(&mut self, now_ktime_ns: u64, output: &mut Output<'_>) {
         self.caches.tick(now_ktime_ns, &mut self.reports);
         self.transfers.tick(now_ktime_ns, &mut self.reports);
-        self.send(wall_ns, events, frames);
+        self.send(output);
     }
 
     /// Reports what only waited for another line. Nothing follows.
-    pub fn finish(
-        &mut self,
-        wall_ns: impl Fn(u64) -> u64,
-        events: &mut Events,
-        frames: &mut Frames,
-    ) {
+    pub(crate) fn finish(&mut self, output: &mut Output<'_>) {
         self.transfers.tick(u64::MAX, &mut self.reports);
-        self.send(wall_ns, events, frames);
+        self.send(output);
     }
 
-    fn send(&mut self, wall_ns: impl Fn(u64) -> u64, events: &mut Events, frames: &mut Frames) {
+    fn send(&mut self, output: &mut Output<'_>) {
         for report in self.reports.drain(..) {
             let at = Circumstances {
-                wall_ns: wall_ns(report.ktime_ns),
+                wall_ns: output.clock.wall_ns(report.ktime_ns),
                 phase: report.phase,
                 source: Source::Probe,
                 process_id: report.process_id,
             };
+            let Output { events, frames, .. } = output;
             events.emit_of_view(at, report.view, report.content, frames);
         }
     }
 
-    fn decode(&mut self, ktime_ns: u64, origin: Origin, payload: &[u8]) -> Option<()> {
+    fn decode(
+        &mut self,
+        ktime_ns: u64,
+        origin: Origin,
+        payload: &[u8],
+        responses: &Responses,
+    ) -> Option<()> {
         let (function, rest) = head(payload)?;
         let pid = origin.tgid;
         let reports = &mut self.reports;
@@ -196,7 +188,13 @@ impl Probed {
             Function::AddRdataset => {
                 let rrset = Rrset::parse(rest)?;
                 self.counters.probed_rrsets += 1;
+                let before = reports.len();
                 self.caches.add(ktime_ns, pid, &rrset, reports);
+                if let Some(response) = responses.find(ktime_ns, pid, rrset.wanted()) {
+                    for report in &mut reports[before..] {
+                        response.name_sender(&mut report.content);
+                    }
+                }
             }
         }
         Some(())
@@ -236,7 +234,10 @@ mod tests {
         rrset::fixture::{address, notice as rrset},
         *,
     };
-    use crate::events::EventKind;
+    use crate::{
+        events::{EventKind, Events},
+        model::{Clock, Frames},
+    };
 
     const ORIGIN: Origin = Origin {
         tgid: 7,
@@ -250,7 +251,12 @@ mod tests {
         let mut events = Events::new(kinds, Vec::new(), crate::privacy::Privacy::default());
         let mut frames = Frames::default();
         for notice in notices {
-            probed.take(5, ORIGIN, notice, |at| at, &mut events, &mut frames);
+            let output = &mut Output {
+                events: &mut events,
+                frames: &mut frames,
+                clock: Clock { offset_ns: 0 },
+            };
+            probed.take(5, ORIGIN, notice, &Responses::default(), output);
         }
         frames.count
     }
@@ -299,7 +305,11 @@ mod tests {
             let kinds = EventKind::ALL.into_iter().collect();
             let mut events = Events::new(kinds, Vec::new(), crate::privacy::Privacy::default());
             let mut frames = Frames::default();
-            probed.finish(|at| at, &mut events, &mut frames);
+            probed.finish(&mut Output {
+                events: &mut events,
+                frames: &mut frames,
+                clock: Clock { offset_ns: 0 },
+            });
             assert_eq!(frames.count, expected);
         }
     }
@@ -310,7 +320,9 @@ mod tests {
             let mut probed = Probed::default();
             let said = |probed: &mut Probed, category, text| {
                 let notice = line(category, "%s", &[Err(text)]);
-                probed.decode(5, ORIGIN, &notice).expect("a notice");
+                probed
+                    .decode(5, ORIGIN, &notice, &Responses::default())
+                    .expect("a notice");
                 probed.reports.pop().expect("an event").content
             };
             let limit = "limit all responses to 127.0.0.0/24";

@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use dnstap_ebpf::{ADD_FORCE, CacheNotice, RDATASET_NEGATIVE, RDATASET_NXDOMAIN};
 
 use super::{names, u16_at, u32_at, u64_at};
+use crate::events::responses::Wanted;
 
 /// Largest number of a trust.
 const HIGHEST_TRUST: u16 = 9;
@@ -74,6 +75,21 @@ impl<'a> Rrset<'a> {
             rdata,
             omitted: short(offset_of!(CacheNotice, omitted))?,
         })
+    }
+
+    /// Returns what a response must hold so that the RRset may come from it.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            owner: self.owner,
+            class: self.class,
+            record_type: if self.is_negative {
+                self.covers
+            } else {
+                self.record_type
+            },
+            is_negative: self.is_negative,
+            rdata: &self.rdata,
+        }
     }
 }
 
