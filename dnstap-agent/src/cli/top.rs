@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::ArgGroup;
+use dnstap_core::events::EventKinds;
 
 use super::{Connections, Messages, Tapping, Target};
 use crate::{
@@ -61,6 +62,11 @@ pub struct Top {
     /// End after this many messages
     #[arg(long, value_name = "NUMBER")]
     pub messages: Option<u64>,
+
+    /// Also show events of these kinds, on pages of their own: `transfer`, `rate-limit`, `cache`, `ns-change`, `purge`,
+    /// `expiry`, `unanswered`, `all`. See docs/events.md
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', conflicts_with_all = ["files", "listen"])]
+    pub events: Vec<EventKinds>,
 
     /// Which servers' messages
     #[command(flatten)]

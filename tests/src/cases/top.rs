@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, Writer};
 use libtest_mimic::Trial;
 
-use super::{for_each_hook_in_turn, trial};
+use super::{for_each_hook, for_each_hook_in_turn, trial};
 use crate::{
     environment::{self, Combination, tool},
-    lab,
-    load::client::UdpClient,
+    lab::{self, Lab, Wanted},
+    load::{client::UdpClient, tools::dig},
     process::{Running, Watch},
     toy::{By, Puppet},
     wire,
@@ -28,6 +28,10 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(trial(
         "top draws on a terminal, ends at q, and leaves the terminal as it was".to_owned(),
         drawn,
+    ));
+    trials.extend(for_each_hook(
+        "top shows the events that it is asked for",
+        with_events,
     ));
     trials.push(trial(
         "top counts the files that there are, and says which is missing".to_owned(),
@@ -115,6 +119,50 @@ fn counted(how: &Combination) -> Result<()> {
         ensure!(row[2..] == ["30", "30"], "{row:?}\n{text}");
     }
     ensure!(text.contains("lost: none"), "{text}");
+    Ok(())
+}
+
+fn with_events(how: &Combination) -> Result<()> {
+    let lab = Lab::start(Wanted {
+        upstream: true,
+        ..Wanted::default()
+    })?;
+    let text = lab.folder().join("top.txt");
+    let mut command = Command::new(environment::agent()?);
+    command
+        .args(["top", "--once", "--hook", &how.hook, "--ring", &how.ring])
+        .args(["--pid", &lab.tapped.pid().to_string(), "--duration", "1h"])
+        .args(["--events", "cache,purge"])
+        .stdin(Stdio::null())
+        .stdout(File::create(&text)?);
+    let mut top = Running::start("top", command, Watch::Stderr)?;
+    top.wait_for("attached", |line| line.contains("attached"))?;
+    dig(lab.server(false), &["w1.up.lab", "A"])?;
+    lab.tapped.rndc(&["flushname", "w1.up.lab", "_default"])?;
+    let ended = top.stop(libc::SIGINT)?;
+    ensure!(
+        ended.status.success(),
+        "{}\n{:?}",
+        ended.status,
+        ended.lines
+    );
+    let text = fs::read_to_string(&text)?;
+    let has = |words: &str| text.lines().any(|line| line.contains(words));
+    ensure!(
+        has("Purges, newest first") && has(" purge name w1.up.lab. view _default"),
+        "{text}"
+    );
+    let rows = text.lines().map(|line| line.split_whitespace().collect());
+    let rows: Vec<Vec<&str>> = rows.collect();
+    ensure!(rows.iter().any(|row| row == &["purge", "1"]), "{text}");
+    for (title, first) in [("by trust", "auth-answer"), ("by type", "A")] {
+        ensure!(has(&format!("RRsets into the cache, {title}")), "{text}");
+        let row = rows
+            .iter()
+            .find(|row| row.first() == Some(&first) && row.len() == 7);
+        let row = row.with_context(|| text.clone())?;
+        ensure!(row[1] != "0", "{row:?}\n{text}");
+    }
     Ok(())
 }
 

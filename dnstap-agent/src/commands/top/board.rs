@@ -12,6 +12,7 @@ use bytes::{Buf as _, Bytes};
 use dnstap_proto::{Dnstap, lenient};
 use tokio::sync::Notify;
 
+use super::events::{EventTally, EventView};
 use crate::{
     formats::render::socket,
     select::Identities,
@@ -22,6 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Board {
     tally: Mutex<Tally>,
+    /// Events, if they are asked for.
+    events: Option<Mutex<EventTally>>,
     /// Servers whose messages count.
     identities: Identities,
     /// Whether messages count at the time when they come, rather than at their own times.
@@ -50,6 +53,7 @@ impl Board {
     fn new(tally: Tally, live: bool, limit: Option<u64>) -> Self {
         Self {
             tally: Mutex::new(tally),
+            events: None,
             identities: Identities::default(),
             live,
             limit: limit.unwrap_or(u64::MAX),
@@ -63,6 +67,24 @@ impl Board {
     pub(super) fn of(mut self, identities: &Identities) -> Self {
         self.identities = identities.clone();
         self
+    }
+
+    /// Makes the board count events, too.
+    pub(super) fn with_events(mut self) -> Self {
+        self.events = Some(Mutex::default());
+        self
+    }
+
+    /// Counts whole frames with events, each behind its length.
+    pub(super) fn take_events(&self, frames: Bytes) {
+        if let Some(events) = &self.events {
+            locked(events).take(frames);
+        }
+    }
+
+    /// Returns the events since the start, if they are asked for.
+    pub(super) fn events(&self, most: usize) -> Option<EventView> {
+        self.events.as_ref().map(|events| locked(events).view(most))
     }
 
     /// Counts whole frames, each behind its length.
@@ -134,11 +156,14 @@ impl Board {
         self.ended.load(Relaxed)
     }
 
-    /// Locks the tally. A poisoned lock is used anyway, because a panic of the other thread ends
-    /// the process.
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.tally)
     }
+}
+
+/// Locks. A poisoned lock is used anyway, because a panic of the other thread ends the process.
+fn locked<T>(tally: &Mutex<T>) -> MutexGuard<'_, T> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the current time in nanoseconds since 1970.

@@ -29,7 +29,7 @@ const FRAME: u16 = 2;
 /// Terminal width below which the overview has its tables below each other.
 const TWO_COLUMNS: u16 = 90;
 
-const KEYS: &str = "q quit  p pause  tab, 1-7 page  s queries/responses  +/- interval";
+const KEYS: &str = "q quit  p pause  tab, digit page  s queries/responses  +/- interval";
 
 /// Draws the whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
@@ -91,21 +91,30 @@ impl Look {
 
 fn page_names(state: &State, look: Look) -> Line<'static> {
     let mut spans = Vec::new();
-    for (nth, page) in (1..).zip(Page::ALL) {
-        let style = if page == state.controls.page {
+    for (nth, page) in state.controls.pages.iter().enumerate() {
+        let calls = match page {
+            Page::Losses => !state.losses.is_empty(),
+            Page::Events => state.events.as_ref().is_some_and(|all| all.has_ns_changes),
+            _ => false,
+        };
+        let style = if *page == state.controls.page {
             CHOSEN
-        } else if page == Page::Losses && !state.losses.is_empty() {
+        } else if calls {
             look.alarm()
         } else {
             Style::new()
         };
-        spans.push(Span::styled(format!(" {nth} {} ", page.name()), style));
+        spans.push(Span::styled(
+            format!(" {} {} ", Page::key(nth), page.name()),
+            style,
+        ));
     }
     Line::from(spans)
 }
 
 fn draw_page(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
     let (view, side) = (&state.view, state.controls.side);
+    let events = || state.events.clone().unwrap_or_default();
     let (left, right) = match state.controls.page {
         Page::Overview => (
             vec![
@@ -125,6 +134,9 @@ fn draw_page(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
         Page::Servers => (vec![tables::servers(view, side)], vec![]),
         Page::Outcomes => (vec![tables::rcodes(view), tables::latencies(view)], vec![]),
         Page::Losses => (vec![losses::table(&state.losses)], vec![]),
+        Page::Events => (events().changes, vec![]),
+        Page::Transfers => (events().transfers, vec![]),
+        Page::Cache => (events().cache, vec![]),
     };
     if right.is_empty() {
         draw_below_each_other(frame, &left, look, area);
@@ -225,7 +237,7 @@ mod tests {
     use dnstap_proto::message::Type;
     use ratatui::{Terminal, backend::TestBackend};
 
-    use super::*;
+    use super::{super::events::EventView, *};
     use crate::{
         observe::summary::Loss,
         tally::{Tally, tests::message},
@@ -291,7 +303,9 @@ mod tests {
         for (width, height) in [(1, 1), (3, 7), (20, 5), (89, 6), (90, 6), (300, 100)] {
             for page in Page::ALL {
                 let mut state = state();
-                state.controls.page = page;
+                state.events = Some(EventView::default());
+                state.controls.pages = Page::ALL;
+                state.controls.page = *page;
                 picture(&state, width, height);
             }
         }

@@ -13,6 +13,7 @@
 
 mod board;
 mod draw;
+mod events;
 mod files;
 mod losses;
 mod plain;
@@ -46,12 +47,19 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// Name of the view among outputs.
 const NAME: &str = "top";
 
+/// Name of the view of events among outputs.
+const EVENTS: &str = "top-events";
+
 /// Runs `top`.
 pub(super) fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     if !args.files.is_empty() {
         return files::run(args);
     }
-    let board = Arc::new(Board::live(args.live_window(), args.messages).of(&args.identities));
+    let mut board = Board::live(args.live_window(), args.messages).of(&args.identities);
+    if !args.events.is_empty() {
+        board = board.with_events();
+    }
+    let board = Arc::new(board);
     let once = args.once && args.duration.is_none() && args.messages.is_none();
     let limit = args.duration.or(once.then_some(args.interval));
     let mut viewer = None;
@@ -63,7 +71,8 @@ pub(super) fn run(args: &Top, origin: &Origin) -> Result<Exit> {
     };
     let view = OutputSpec::function(NAME, consumer(&board));
     let summary = if args.listen.is_empty() {
-        attach::tap(&args.tap_job(origin), &[view], begin)
+        let events = args.events(&board);
+        attach::tap(&args.tap_job(origin, &events), &[view], begin)
     } else {
         receive::take(&args.receive_job(origin), &[view], begin)
     };
@@ -138,13 +147,29 @@ impl Top {
         }
     }
 
-    fn tap_job<'a>(&'a self, origin: &'a Origin) -> attach::Job<'a> {
+    /// Returns the events of a tap. They go to the board.
+    fn events(&self, board: &Arc<Board>) -> Events {
+        let board = Arc::clone(board);
+        let consumer: Consumer =
+            Box::new(move |batch: &Batch| board.take_events(batch.frames.clone()));
+        let outputs = if self.events.is_empty() {
+            Vec::new()
+        } else {
+            vec![OutputSpec::function(EVENTS, consumer)]
+        };
+        Events {
+            events: self.events.clone(),
+            events_outputs: outputs,
+        }
+    }
+
+    fn tap_job<'a>(&'a self, origin: &'a Origin, events: &'a Events) -> attach::Job<'a> {
         attach::Job {
             origin,
             target: &self.target,
             tapping: &self.tapping,
             messages: &self.selection,
-            events: &NO_EVENTS,
+            events,
             observe: &UNOBSERVED,
             identity: Some(""),
             interval: Duration::from_millis(10),
@@ -166,12 +191,6 @@ impl Top {
         }
     }
 }
-
-/// The view shows no events.
-static NO_EVENTS: Events = Events {
-    events: Vec::new(),
-    events_outputs: Vec::new(),
-};
 
 /// The view has no metrics and no status socket, because its user sees everything already.
 static UNOBSERVED: Observe = Observe {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{losses, state::State};
+use super::{events::EventView, losses, state::State};
 use crate::tally::tables::{self, Table};
 
 /// Writes all tables that have rows.
@@ -14,7 +14,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         state.subject,
         losses::headline(view, &state.losses)
     )?;
-    for table in [
+    let tables = [
         tables::types(view),
         tables::rcodes(view),
         tables::latencies(view),
@@ -23,10 +23,12 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
         tables::clients(view, side),
         tables::servers(view, side),
         losses::table(&state.losses),
-    ] {
+    ];
+    let events = state.events.iter().flat_map(EventView::tables);
+    for table in tables.iter().chain(events) {
         if !table.rows.is_empty() {
             writeln!(out, "\n{}", table.title)?;
-            write_table(&table, out)?;
+            write_table(table, out)?;
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ use ratatui::{
 
 use super::{
     draw::draw,
-    state::{Controls, State, Wish},
+    state::{Controls, Page, State, Wish},
 };
 use crate::host::log;
 
@@ -57,6 +57,9 @@ fn pictures(
         ..Controls::default()
     };
     let mut state = now(ROWS);
+    if state.events.is_some() {
+        controls.pages = Page::ALL;
+    }
     let mut shown = Instant::now();
     let mut stale = true;
     while stopped.try_recv() != Err(TryRecvError::Disconnected) {

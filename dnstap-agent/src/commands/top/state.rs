@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::events::EventView;
 use crate::{
     observe::summary::Loss,
     tally::{View, tables::Side},
@@ -16,6 +17,8 @@ pub(super) struct State {
     pub(super) subject: String,
     /// Counts of the messages.
     pub(super) view: View,
+    /// Events, if they are asked for. They have pages of their own.
+    pub(super) events: Option<EventView>,
     /// Counts of losses.
     pub(super) losses: Vec<Loss>,
     /// Whether the source has ended.
@@ -29,6 +32,8 @@ pub(super) struct State {
 /// Settings that keys change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Controls {
+    /// Pages that there are.
+    pub(super) pages: &'static [Page],
     /// Page on the screen.
     pub(super) page: Page,
     /// Whether queries or responses are counted.
@@ -51,6 +56,9 @@ pub(super) enum Page {
     Servers,
     Outcomes,
     Losses,
+    Events,
+    Transfers,
+    Cache,
 }
 
 /// Intervals to choose from, in milliseconds.
@@ -59,6 +67,7 @@ const INTERVALS: [u64; 8] = [100, 250, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
 impl Default for Controls {
     fn default() -> Self {
         Self {
+            pages: Page::OF_MESSAGES,
             page: Page::default(),
             side: Side::default(),
             paused: false,
@@ -68,8 +77,11 @@ impl Default for Controls {
 }
 
 impl Page {
-    /// All pages, in the order of the tab key.
-    pub(super) const ALL: [Self; 7] = [
+    /// Pages of messages, in the order of the tab key.
+    pub(super) const OF_MESSAGES: &[Self] = Self::ALL.split_at(7).0;
+
+    /// All pages, in the order of the tab key. Those of events come last.
+    pub(super) const ALL: &[Self] = &[
         Self::Overview,
         Self::Names,
         Self::Questions,
@@ -77,6 +89,9 @@ impl Page {
         Self::Servers,
         Self::Outcomes,
         Self::Losses,
+        Self::Events,
+        Self::Transfers,
+        Self::Cache,
     ];
 
     /// Returns the name on the screen.
@@ -89,11 +104,15 @@ impl Page {
             Self::Servers => "Servers",
             Self::Outcomes => "Outcomes",
             Self::Losses => "Losses",
+            Self::Events => "Events",
+            Self::Transfers => "Transfers",
+            Self::Cache => "Cache",
         }
     }
 
-    fn step(self, by: usize) -> Self {
-        Self::ALL[(self as usize + by) % Self::ALL.len()]
+    /// Returns the key of the page with this index: `1` to `9`, then `0`.
+    pub(super) fn key(nth: usize) -> char {
+        char::from_digit(u32::try_from(nth + 1).unwrap_or_default() % 10, 10).unwrap_or(' ')
     }
 }
 
@@ -118,14 +137,14 @@ impl Controls {
                 _ => Wish::Nothing,
             };
         }
-        let pages = Page::ALL.len();
         match key.code {
             KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
-            KeyCode::Tab | KeyCode::Right => self.page = self.page.step(1),
-            KeyCode::BackTab | KeyCode::Left => self.page = self.page.step(pages - 1),
-            KeyCode::Char(digit @ '1'..='7') => {
-                self.page = Page::ALL[digit as usize - '1' as usize];
+            KeyCode::Tab | KeyCode::Right => self.step(1),
+            KeyCode::BackTab | KeyCode::Left => self.step(self.pages.len() - 1),
+            KeyCode::Char(digit @ '0'..='9') => {
+                let nth = (0..self.pages.len()).find(|nth| Page::key(*nth) == digit);
+                self.page = nth.map_or(self.page, |nth| self.pages[nth]);
             }
             KeyCode::Char('s') => {
                 self.side = match self.side {
@@ -153,6 +172,10 @@ impl Controls {
         Wish::Nothing
     }
 
+    fn step(&mut self, by: usize) {
+        self.page = self.pages[(self.page as usize + by) % self.pages.len()];
+    }
+
     fn change_interval(&mut self, to: Option<Duration>) {
         self.interval = to.unwrap_or(self.interval);
     }
@@ -169,9 +192,14 @@ mod tests {
         assert_eq!(controls.page, Page::Losses);
         press(&mut controls, KeyCode::Tab);
         assert_eq!(controls.page, Page::Overview);
-        for (nth, page) in ('1'..).zip(Page::ALL) {
-            press(&mut controls, KeyCode::Char(nth));
-            assert_eq!(controls.page, page);
+        press(&mut controls, KeyCode::Char('8'));
+        assert_eq!(controls.page, Page::Overview, "there are no events");
+        controls.pages = Page::ALL;
+        press(&mut controls, KeyCode::BackTab);
+        assert_eq!(controls.page, Page::Cache);
+        for (key, page) in "1234567890".chars().zip(Page::ALL) {
+            press(&mut controls, KeyCode::Char(key));
+            assert_eq!(controls.page, *page);
         }
     }
 

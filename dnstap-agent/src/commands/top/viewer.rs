@@ -128,6 +128,7 @@ impl Viewer {
         State {
             subject: self.subject.clone(),
             view: self.board.view(rows),
+            events: self.board.events(rows),
             losses,
             ended: self.board.has_ended(),
             controls: Controls {

@@ -251,10 +251,7 @@ impl Line {
     }
 
     fn trust(&mut self, member: &'static str, trust: Option<i32>) {
-        self.word(member, trust, |trust: &Trust| match trust {
-            Trust::None => "NONE",
-            other => other.as_str_name(),
-        });
+        self.word(member, trust, |trust: &Trust| trust_name(*trust));
     }
 
     /// Adds a value of an enum as a word, or as its number if it has no word.
@@ -267,7 +264,7 @@ impl Line {
         self.text(
             member,
             number.map(|number| match E::try_from(number) {
-                Ok(value) => word(&value).to_ascii_lowercase().replace('_', "-"),
+                Ok(value) => to_word(word(&value)),
                 Err(_) => format!("number-{number}"),
             }),
         );
@@ -292,6 +289,24 @@ impl Line {
     fn has(&self, member: &str) -> bool {
         matches!(self.find(member), Some(Value::Flag(true)))
     }
+}
+
+fn trust_name(trust: Trust) -> &'static str {
+    match trust {
+        // The name has a prefix, because names of all enums share one space.
+        Trust::None => "NONE",
+        other => other.as_str_name(),
+    }
+}
+
+/// Returns the word for a trust.
+pub(super) fn trust(trust: Trust) -> String {
+    to_word(trust_name(trust))
+}
+
+/// Turns the name of an enum's value into a word.
+fn to_word(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
 }
 
 /// Prints a name, or bytes that are no name as hexadecimal digits behind `\#`.

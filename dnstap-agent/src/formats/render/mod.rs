@@ -18,7 +18,7 @@ mod time;
 mod yaml;
 
 use bytes::Bytes;
-use dnstap_proto::{Dnstap, Event, lenient};
+use dnstap_proto::{Dnstap, Event, Trust, lenient};
 
 use self::colour::Colours;
 use crate::formats::content::Content;
@@ -111,6 +111,11 @@ impl Renderer {
             }
         }
     }
+}
+
+/// Returns the word for a trust, as events have it.
+pub(crate) fn trust(trust: Trust) -> String {
+    event::trust(trust)
 }
 
 #[cfg(test)]
