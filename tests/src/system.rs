@@ -34,6 +34,53 @@ pub(crate) fn die_with_this_process(command: &mut Command) {
     unsafe { command.pre_exec(set) };
 }
 
+/// Makes the kernel kill the process if it, or one of its descendants, calls a system call by which the kernel itself
+/// handles probes of user code: `uretprobe` and `uprobe` (numbers 335 and 336 of x86-64). A filter such as systemd's
+/// `SystemCallFilter=` that is older than these calls does the same.
+pub(crate) fn confine(command: &mut Command) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "operation codes have 16 bits"
+    )]
+    const fn op(code: u32, value: u32, if_true: u8, if_false: u8) -> libc::sock_filter {
+        libc::sock_filter {
+            code: code as u16,
+            jt: if_true,
+            jf: if_false,
+            k: value,
+        }
+    }
+    // The number is the first member of `struct seccomp_data`.
+    const LENGTH: u16 = 5;
+    static FILTER: [libc::sock_filter; LENGTH as usize] = [
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 335, 2, 0),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 336, 1, 0),
+        op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+        op(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_KILL_PROCESS,
+            0,
+            0,
+        ),
+    ];
+    let set = || {
+        let program = libc::sock_fprog {
+            len: LENGTH,
+            filter: FILTER.as_ptr().cast_mut(),
+        };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: prctl reads the program, which lives until it returns; the kernel copies the filter and does not write to
+        // it. The call is async-signal-safe.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one async-signal-safe system call and does not allocate.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Sends a signal to a process that this one started.
 pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;

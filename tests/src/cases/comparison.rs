@@ -48,6 +48,7 @@ fn same_as_named(ways: &[Combination], options: &[&str]) -> Result<()> {
     let mut lab = Lab::start(Wanted {
         upstream: true,
         reference: true,
+        ..Wanted::default()
     })?;
     let taps: Vec<_> = ways
         .iter()

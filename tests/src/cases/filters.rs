@@ -216,6 +216,7 @@ fn roles(how: &Combination) -> Result<()> {
     let lab = Lab::start(Wanted {
         upstream: true,
         reference: true,
+        ..Wanted::default()
     })?;
     let mut taps = Vec::new();
     for only in ["client", "resolver"] {

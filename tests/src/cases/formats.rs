@@ -26,7 +26,7 @@ pub(super) fn trials() -> Vec<Trial> {
             trial(format!("{how}: {name}"), move || {
                 let mut lab = Lab::start(Wanted {
                     upstream: true,
-                    reference: false,
+                    ..Wanted::default()
                 })?;
                 let ports = [lab.server(false), lab.upstream_server()].map(|server| server.port());
                 let tap = Tap::attach(lab.folder(), lab.tapped.pid(), &how, &[])?;

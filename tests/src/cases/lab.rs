@@ -28,6 +28,7 @@ fn named_records_the_load() -> Result<()> {
     let mut lab = Lab::start(Wanted {
         upstream: true,
         reference: true,
+        ..Wanted::default()
     })?;
     mixed::run(&mut lab)?;
     comparison::expect_the_whole_load(&lab.finish()?)

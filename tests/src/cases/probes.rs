@@ -21,6 +21,7 @@ use crate::{
     load::{
         client::UdpClient,
         dnsperf::{self, Load},
+        tools::dig,
     },
     process::{PATIENCE, Running, Watch, output},
     record::Record,
@@ -41,6 +42,10 @@ pub(super) fn trials() -> Vec<Trial> {
         for_each_hook(
             "a server whose library was replaced is probed all the same",
             replaced,
+        ),
+        for_each_hook(
+            "a server whose system calls are confined lives through probes",
+            confined,
         ),
         for_each_hook("what cannot be probed is tapped, and why is said", other),
         for_each_hook("probes that end under load account for each call", loaded),
@@ -97,6 +102,45 @@ fn killed(how: &Combination) -> Result<()> {
         thread::sleep(Duration::from_millis(10)); // until the kernel has taken it out
     }
     ask(lab.server(false), "h1.auth.lab", 1)
+}
+
+fn confined(how: &Combination) -> Result<()> {
+    let lab = Lab::start(Wanted {
+        upstream: true,
+        confined: true,
+        ..Wanted::default()
+    })?;
+    let pid = lab.tapped.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    ensure!(status.contains("\nSeccomp:\t2\n"), "{status}");
+    let events = lab.folder().join("events.json");
+    let output = format!("json:{}", events.display());
+    let options = [
+        "--probe",
+        "zone,encrypted",
+        "--events",
+        "all",
+        "--events-output",
+        &output,
+    ];
+    for number in 0..3 {
+        let tap = Tap::attach(lab.folder(), pid, how, &options)?;
+        let name = format!("w{number}.up.lab");
+        dig(lab.server(false), &[&name, "A"])?;
+        lab.tapped.rndc(&["flushname", &name, "_default"])?;
+        tap.stop()?.summary.expect_nothing_dropped()?;
+        let events = fs::read_to_string(&events)?;
+        for kind in ["cache", "purge"] {
+            let kind = format!("\"kind\":\"{kind}\"");
+            let is_there = |line: &str| line.contains(&kind) && line.contains(&name);
+            ensure!(
+                events.lines().any(is_there),
+                "no {kind} of {name}: {events}"
+            );
+        }
+        ask(lab.server(false), "h1.auth.lab", number)?;
+    }
+    Ok(())
 }
 
 /// Sends a query without RD and receives the response. named gives both the type AUTH.

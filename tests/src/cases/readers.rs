@@ -60,7 +60,7 @@ pub(super) fn trials() -> Vec<Trial> {
             trial(format!("{how}: {name}"), move || {
                 let mut lab = Lab::start(Wanted {
                     upstream: true,
-                    reference: false,
+                    ..Wanted::default()
                 })?;
                 let tap = Tap::attach(lab.folder(), lab.tapped.pid(), &how, &[])?;
                 mixed::run(&mut lab)?;

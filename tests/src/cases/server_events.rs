@@ -321,7 +321,7 @@ fn same_figures(ends: &[&Value], log: &[String]) -> Result<()> {
 fn transfers_in(how: &Combination) -> Result<()> {
     let mut lab = Lab::start(Wanted {
         upstream: true,
-        reference: false,
+        ..Wanted::default()
     })?;
     let folder = lab.folder().to_path_buf();
     let tap = attach(&folder, lab.tapped.pid(), how, "transfer")?;

@@ -33,6 +33,8 @@ use crate::{environment, lab::named::Named, record::Record, reference::Reference
 pub(crate) struct Wanted {
     /// Whether the test needs the upstream server, for recursion and transfers.
     pub(crate) upstream: bool,
+    /// Whether the tapped server runs under [`system::confine`](crate::system::confine).
+    pub(crate) confined: bool,
     /// Whether the test needs the tapped server's own dnstap.
     pub(crate) reference: bool,
 }

@@ -12,6 +12,7 @@ use super::{Ports, Wanted, write, zones};
 use crate::{
     environment,
     process::{Running, Watch},
+    system,
 };
 
 pub(crate) use crate::process::Line;
@@ -149,7 +150,11 @@ pub(super) fn start_tapped(
     } else {
         &[RUNNING]
     };
-    start(folder, "tapped", &text, Some(rndc), ready)
+    let mut command = command(folder, "tapped", &text)?;
+    if wanted.confined {
+        system::confine(&mut command);
+    }
+    launch("tapped", command, Some(rndc), ready)
 }
 
 /// Starts the upstream server: the root, `up.lab`, and the primary of `moving.lab`. Its own dnstap goes to `dnstap`.
@@ -241,10 +246,18 @@ pub(crate) fn start(
     rndc: Option<PathBuf>,
     ready: &[Line],
 ) -> Result<Named> {
+    launch(name, command(folder, name, configuration)?, rndc, ready)
+}
+
+fn command(folder: &Path, name: &str, configuration: &str) -> Result<Command> {
     let file = write(folder, &format!("{name}.conf"), configuration)?;
     let mut command = Command::new(environment::named()?);
     // There are two workers on any machine, so that a message may come from either.
     command.args(["-g", "-n", "2", "-c"]).arg(file);
+    Ok(command)
+}
+
+fn launch(name: &str, command: Command, rndc: Option<PathBuf>, ready: &[Line]) -> Result<Named> {
     let mut process = Running::start(&format!("named ({name})"), command, Watch::Stderr)?;
     process.wait_for_each(ready)?;
     Ok(Named { process, rndc })
