@@ -1,4 +1,4 @@
-"""Runs all tests of contrib/: `python3 tests/contrib/run.py`, with DNSTAP_AGENT naming the agent.
+"""Runs the tests of contrib/ and of our Parquet files: `python3 tests/contrib/run.py`, with DNSTAP_AGENT naming the agent.
 
 Installs what they need below the cache of the project, once: Python packages (requirements.txt), and the collector of
 otelcol/, if Go is there. The exit code is 0 if no test failed. Each file of tests prints a result line as libtest does.
@@ -61,7 +61,7 @@ def main():
         print("test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out")
         return
     failed = False
-    for name in ["clickhouse.py", "vector.py", "otel.py"]:
+    for name in ["clickhouse.py", "parquet.py", "vector.py", "otel.py"]:
         print(f"\nrunning {name}", flush=True)
         failed |= subprocess.run([sys.executable, HERE / name], env=environment).returncode != 0
     sys.exit(1 if failed else 0)

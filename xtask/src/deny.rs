@@ -18,6 +18,7 @@ const LICENCES: &[&str] = &[
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "CC0-1.0", // tiny-keccak, which is not compiled on Linux; gives all rights away
     "BSL-1.0", // Boost: as MIT, and programs need not carry its text
     "ISC",
     "MIT",
@@ -40,6 +41,10 @@ const SEVERAL: &[(&str, &str)] = &[
     ("logos", "protox and protox-parse have one each"),
     ("logos-codegen", "logos"),
     ("logos-derive", "logos"),
+    (
+        "num-bigint",
+        "the validator of JSON schemas has the old one",
+    ),
     ("r-efi", "not compiled on Linux"),
     ("syn", "the macros of aya-ebpf have the old one"),
     ("unicode-width", "the miette of protox has the old one"),

@@ -69,6 +69,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/kernel-support.md",
     "docs/odd-input.md",
     "docs/operations.md",
+    "docs/parquet.md",
     "docs/passive-dns.md",
     "docs/probes.md",
     "docs/reliability.md",

@@ -123,7 +123,10 @@ pub struct Attach {
     /// `html:PATH` is a report for a browser, which is written at the end; best with --duration. `pdns:DIR` is a store of passive DNS, see
     /// docs/passive-dns.md.
     ///
-    /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
+    /// `parquet:PATH` is a table with a row for each query and its response, see docs/parquet.md; its file is called PATH.part until it is
+    /// complete.
+    ///
+    /// `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, `parquet:PATH` and `file:PATH` overwrite a file that is there, unless they rotate. After PATH, which
     /// may have conversions of strftime (`%Y%m%d-%H%M%S`, UTC) in the file's name, these may follow:
     ///
     ///   ,rotate-size=BYTES  begin a new file before this one is larger (with K, M, G)

@@ -13,6 +13,8 @@ pub enum Content {
     Yaml,
     /// Packets for Wireshark and others, with made-up headers below DNS
     Pcap,
+    /// A Parquet file with a row for each query and its response
+    Parquet,
     /// dnstap in Frame Streams, unchanged
     Dnstap,
 }
@@ -21,6 +23,6 @@ impl Content {
     /// Returns whether the format is not meant for a terminal.
     #[must_use]
     pub fn is_binary(self) -> bool {
-        matches!(self, Self::Pcap | Self::Dnstap)
+        matches!(self, Self::Pcap | Self::Parquet | Self::Dnstap)
     }
 }

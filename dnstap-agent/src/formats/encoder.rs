@@ -10,7 +10,12 @@ use dnstap_proto::{
 
 use prost::Message as _;
 
-use super::{content::Content, pcap, render::Renderer};
+use super::{
+    content::Content,
+    pcap,
+    render::Renderer,
+    table::{HEAD, Rows},
+};
 
 /// Encodes messages in a format, one after the other.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub enum Encoder {
     Events(Renderer),
     /// Pcap.
     Packets(Box<pcap::Writer>),
+    /// A table in Parquet.
+    Table(Box<Rows>),
     /// Frame Streams data frames of this content type.
     Frames(&'static [u8]),
 }
@@ -31,6 +38,7 @@ impl Encoder {
     pub fn new(content: Content, colours: bool) -> Self {
         match content {
             Content::Pcap => Self::Packets(Box::default()),
+            Content::Parquet => Self::Table(Box::default()),
             Content::Dnstap => Self::Frames(DNSTAP_CONTENT_TYPE),
             lines => Self::Lines(Renderer::new(lines, colours)),
         }
@@ -69,16 +77,18 @@ impl Encoder {
         match self {
             Self::Lines(_) | Self::Events(_) => Vec::new(),
             Self::Packets(_) => pcap::FILE_HEADER.to_vec(),
+            Self::Table(_) => HEAD.to_vec(),
             Self::Frames(content_type) => control(&ControlFrame::Start {
                 content_type: Some(Bytes::from_static(content_type)),
             }),
         }
     }
 
-    /// Returns the end of a file.
+    /// Returns the end of a file, which may hold the last messages.
     #[must_use]
-    pub fn foot(&self) -> Vec<u8> {
+    pub fn foot(&mut self) -> Vec<u8> {
         match self {
+            Self::Table(rows) => rows.end(),
             Self::Lines(_) | Self::Events(_) | Self::Packets(_) => Vec::new(),
             Self::Frames(_) => control(&ControlFrame::Stop),
         }
@@ -104,6 +114,9 @@ impl Encoder {
             Self::Packets(packets) => {
                 lenient::decode(payload.clone()).is_ok_and(|dnstap| packets.message(&dnstap, out))
             }
+            Self::Table(rows) => {
+                lenient::decode(payload.clone()).is_ok_and(|dnstap| rows.message(&dnstap, out))
+            }
         }
     }
 
@@ -114,7 +127,7 @@ impl Encoder {
                 renderer.event(event, out);
                 true
             }
-            Self::Frames(_) | Self::Packets(_) => false,
+            Self::Frames(_) | Self::Packets(_) | Self::Table(_) => false,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Formats of messages: text, JSON, YAML, packets.
+//! Formats of messages: text, JSON, YAML, packets, tables.
 
 mod content;
 mod encoder;
 pub mod pcap;
 pub mod render;
+pub mod table;
 
 pub use self::{content::Content, encoder::Encoder};
 

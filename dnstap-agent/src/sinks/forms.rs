@@ -26,9 +26,9 @@ use crate::host::sandbox::NeededPrivileges;
 /// their help here.
 const FORMS: &[Form] = &[
     form::<FileSink>(
-        &["text", "json", "yaml", "pcap", "file"],
+        &["text", "json", "yaml", "pcap", "parquet", "file"],
         "`-` or `text:-` (one line per message), `json:-` (one JSON object per line), `yaml:-` (one YAML document per message), \
-         `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, `file:PATH` (Frame Streams, for other dnstap tools)",
+         `pcap:-` (packets), `text:PATH`, `json:PATH`, `yaml:PATH`, `pcap:PATH`, `parquet:PATH` (a row for each query and its response), `file:PATH` (Frame Streams, for other dnstap tools)",
     ),
     form::<Page>(&["html"], "`html:PATH` (a report, written at the end)"),
     form::<Passive>(&["pdns"], "`pdns:DIR` (a store of passive DNS)"),

@@ -60,6 +60,7 @@ mod rpm;
 mod server_events;
 mod services;
 mod streams;
+mod tables;
 mod top;
 mod tree;
 mod uring;
@@ -180,6 +181,7 @@ pub(crate) fn alone() -> Vec<Trial> {
         report::trials(),
         privileges::trials(),
         pdns::trials(),
+        tables::trials(),
         package::trials(),
         containers::trials(),
         portable::trials(),

@@ -305,7 +305,7 @@ impl<'a> Printer<'a> {
 
     /// Writes the end of the output.
     pub(super) fn finish(&mut self) -> Result<(), Stop> {
-        match &self.encoder {
+        match &mut self.encoder {
             Some(encoder) => self.content.extend(encoder.foot()),
             None => self.print_counts()?,
         }

@@ -74,6 +74,11 @@ impl Descriptor {
         Ok((metadata.dev(), metadata.ino()))
     }
 
+    /// Waits until the content is on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Wraps a descriptor that other processes may share, and with it the position.
     pub(super) fn stream(file: File) -> Self {
         Self {

@@ -2,7 +2,7 @@
 //!
 //! A file consists of a head, pieces and a foot (`output_file`). A piece is a batch in the file's
 //! format (`output`). `rotation` handles the successive files of one output, `names` their names,
-//! `options` the options that an operator can give.
+//! `options` the options that an operator can give. `table` gathers rows for Parquet files.
 //!
 //! New files get mode 0640 by default, because they hold names and addresses. Descriptors are
 //! closed on exec (std does that).
@@ -16,10 +16,11 @@ mod output;
 mod output_file;
 mod piece;
 mod rotation;
+mod table;
 
 use std::{
     env,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, IsTerminal as _},
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::Path,
@@ -27,15 +28,17 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tracing::{info, warn};
 
 use self::{
     access::Access,
     device::Descriptor,
-    names::{Names, create_free},
+    names::{Leftover, Names},
     options::FileOptions,
     output::{Composer, FileOutput},
-    output_file::OutputFile,
+    output_file::{Frame, OutputFile},
     rotation::{Clock, First, RotatedFiles},
+    table::{TableOptions, TableOutput, is_whole},
 };
 use super::{
     queue::blocking,
@@ -48,11 +51,12 @@ use crate::{
 };
 
 /// Format names before the colon.
-const CONTENTS: [(&str, Content); 5] = [
+const CONTENTS: [(&str, Content); 6] = [
     ("text", Content::Text),
     ("json", Content::Json),
     ("yaml", Content::Yaml),
     ("pcap", Content::Pcap),
+    ("parquet", Content::Parquet),
     ("file", Content::Dnstap),
 ];
 
@@ -65,6 +69,8 @@ pub(super) struct FileSink {
     pub(super) place: Place,
     /// Options behind the first comma.
     options: FileOptions,
+    /// Options of a table, if it is one.
+    table: TableOptions,
 }
 
 impl Typed for FileSink {
@@ -73,11 +79,23 @@ impl Typed for FileSink {
         let other = |problem| Mistake::Other(format!("`{form}:{rest}`: {problem}"));
         let content = CONTENTS.into_iter().find(|(known, _)| *known == form);
         let (_, content) = content.ok_or_else(|| other("no content of a file".to_owned()))?;
+        let mut table = TableOptions::default();
+        let rest;
+        let options = if content == Content::Parquet {
+            rest = table.take(options).map_err(other)?;
+            rest.as_deref()
+        } else {
+            options
+        };
         let options = FileOptions::parse(options, &place).map_err(other)?;
+        if content == Content::Parquet {
+            table::check(&options, &place).map_err(other)?;
+        }
         Ok(Self {
             content,
             place,
             options,
+            table,
         })
     }
 }
@@ -111,16 +129,23 @@ impl Sink for FileSink {
     }
 
     fn shows_events(&self) -> bool {
-        self.content != Content::Pcap
+        !matches!(self.content, Content::Pcap | Content::Parquet)
     }
 
     fn open(&self, takes: Takes, _: &About) -> Result<Opened, String> {
-        let (encoder, options) = (self.encoder(takes), self.options.clone());
+        let options = self.options.clone();
+        let first = |error| format!("its first bytes could not be written: {error}");
         let open = self.open_place()?;
+        if self.content == Content::Parquet {
+            let table = self.table;
+            return Ok(Box::new(move |account| {
+                let output = open.table(table, &options, account).map_err(first)?;
+                blocking::start(Box::new(output))
+            }));
+        }
+        let encoder = self.encoder(takes);
         Ok(Box::new(move |account| {
-            let output = open.start(encoder, &options, account);
-            let output =
-                output.map_err(|error| format!("its first bytes could not be written: {error}"))?;
+            let output = open.start(encoder, &options, account).map_err(first)?;
             blocking::start(Box::new(output))
         }))
     }
@@ -150,7 +175,9 @@ impl FileSink {
             }
             Place::Path(path) => {
                 let access = Access::new(&self.options)?;
-                let open = open_path(path, access).map_err(|error| explain(path, &error))?;
+                let is_table = self.content == Content::Parquet;
+                let open =
+                    open_path(path, access, is_table).map_err(|error| explain(path, &error))?;
                 if matches!(open, Open::Stream(_)) && !self.options.are_plain() {
                     let message = "no regular file, so it takes no option but `compress=zstd`";
                     return Err(message.to_owned());
@@ -186,21 +213,42 @@ impl Open {
     ) -> io::Result<FileOutput> {
         let mut composer = Composer::new(encoder, options.zstd)?;
         let frame = composer.frame()?;
-        let (output_file, rotated) = match self {
-            Self::Stream(file) => (OutputFile::start(Descriptor::stream(file), &frame)?, None),
-            Self::Regular(first, access) => {
-                let clock: Clock = Arc::new(Timestamp::now);
-                let counters = Arc::clone(&account.files);
-                let (rotated, output_file) =
-                    RotatedFiles::begin(first, options, access, frame, clock, counters)?;
-                (output_file, Some(rotated))
-            }
-        };
+        let (output_file, rotated) = self.begin(frame, options, account)?;
         Ok(FileOutput {
             composer,
             output_file,
             rotated,
         })
+    }
+
+    /// Starts a table.
+    fn table(
+        self,
+        table: TableOptions,
+        options: &FileOptions,
+        account: &Account,
+    ) -> io::Result<TableOutput> {
+        TableOutput::start(table, Arc::clone(&account.files), |frame| {
+            self.begin(frame, options, account)
+        })
+    }
+
+    fn begin(
+        self,
+        frame: Frame,
+        options: &FileOptions,
+        account: &Account,
+    ) -> io::Result<(OutputFile<Descriptor>, Option<RotatedFiles>)> {
+        match self {
+            Self::Stream(file) => Ok((OutputFile::start(Descriptor::stream(file), &frame)?, None)),
+            Self::Regular(first, access) => {
+                let clock: Clock = Arc::new(Timestamp::now);
+                let counters = Arc::clone(&account.files);
+                let (rotated, output_file) =
+                    RotatedFiles::begin(first, options, access, frame, clock, counters)?;
+                Ok((output_file, Some(rotated)))
+            }
+        }
     }
 }
 
@@ -224,12 +272,19 @@ fn open_or_create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn open_path(path: &Path, access: Access) -> io::Result<Open> {
-    let names = Names::new(path);
-    let live = names.live(Timestamp::now())?;
-    let (file, live) = if names.is_timed() {
-        create_free(&live)?
+fn open_path(path: &Path, access: Access, is_table: bool) -> io::Result<Open> {
+    let mut names = Names::new(path);
+    let now = Timestamp::now();
+    // A device or a named pipe has no parts.
+    let is_file = !fs::metadata(path).is_ok_and(|there| !there.is_file());
+    if is_table && is_file {
+        names = names.with_parts();
+        tell(names.complete_leftovers(is_whole)?);
+    }
+    let (file, live) = if names.is_timed() || names.has_parts() {
+        names.create(now)?
     } else {
+        let live = names.live(now)?;
         (open_or_create(&live)?, live)
     };
     Ok(if file.metadata()?.is_file() {
@@ -237,6 +292,23 @@ fn open_path(path: &Path, access: Access) -> io::Result<Open> {
     } else {
         Open::Stream(file)
     })
+}
+
+/// Tells what became of the files that earlier runs left.
+fn tell(leftovers: Vec<Leftover>) {
+    for leftover in leftovers {
+        match leftover {
+            Leftover::Completed(file) => {
+                info!(file = %file.display(), "an earlier run was killed; its last file is whole, and has its name now");
+            }
+            Leftover::Broken(file) => {
+                warn!(file = %file.display(), "an earlier run was killed; its last file cannot be read, and was renamed");
+            }
+            Leftover::Used(file) => {
+                warn!(file = %file.display(), "another process writes this file; it stays as it is");
+            }
+        }
+    }
 }
 
 /// Returns the cause and the remedy in words.
@@ -255,6 +327,10 @@ fn explain(path: &Path, error: &io::Error) -> String {
         ErrorKind::NotADirectory => format!(
             "a part of {} is not a folder; name another path",
             folder.display()
+        ),
+        ErrorKind::AlreadyExists => format!(
+            "another process writes {}.part; name another path",
+            path.display()
         ),
         ErrorKind::IsADirectory => format!("{} is a folder; name a file in it", path.display()),
         ErrorKind::PermissionDenied if path.exists() => {

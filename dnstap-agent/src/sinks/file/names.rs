@@ -4,6 +4,9 @@
 //! keeps that name. A path without `%` names the file that is being written. When this file is
 //! complete, `.20261124T001500Z` is appended, the time at which it was closed. Times are UTC. If a
 //! name is taken, `.1`, `.2`, ... is appended, so no file is ever overwritten.
+//!
+//! Files that nobody may read before they are complete have `.part` behind their name until then. If the name of such a
+//! file is taken, the number stands before its suffix (`q.1.parquet`), because readers look for the suffix.
 
 use std::{
     ffi::OsString,
@@ -16,7 +19,13 @@ use std::{
 
 use jiff::{Timestamp, fmt::strtime};
 
-/// Suffix of a complete file's name.
+/// Suffix of a file that is not complete.
+const PART: &str = ".part";
+
+/// Suffix of a file that an earlier run left, and that cannot be read.
+const BROKEN: &str = ".broken";
+
+/// Time in a complete file's name.
 const LEFT_AT: &str = "%Y%m%dT%H%M%SZ";
 
 /// Names of one output's files.
@@ -27,6 +36,19 @@ pub(super) struct Names {
     name: OsString,
     /// Whether the name is a pattern.
     timed: bool,
+    /// Whether a file has another name until it is complete.
+    parts: bool,
+}
+
+/// What became of a file that an earlier run left incomplete.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Leftover {
+    /// It was whole, and got this name.
+    Completed(PathBuf),
+    /// It cannot be read, and got this name.
+    Broken(PathBuf),
+    /// Another process writes it.
+    Used(PathBuf),
 }
 
 /// Checks whether a path can be used for future files.
@@ -71,7 +93,91 @@ impl Names {
             folder: folder.to_owned(),
             timed: name.as_encoded_bytes().contains(&b'%'),
             name,
+            parts: false,
         }
+    }
+
+    /// Returns these names for files that have `.part` behind their name until they are complete.
+    pub(super) fn with_parts(self) -> Self {
+        Self {
+            parts: true,
+            ..self
+        }
+    }
+
+    /// Returns whether a file has another name until it is complete.
+    pub(super) fn has_parts(&self) -> bool {
+        self.parts
+    }
+
+    /// Creates the file that begins now, if the path is not one that is opened again: with a pattern, or with parts.
+    pub(super) fn create(&self, now: Timestamp) -> io::Result<(File, PathBuf)> {
+        let path = self.live(now)?;
+        if !self.parts {
+            return create_free(&path);
+        }
+        for number in 0.. {
+            let complete = if number == 0 {
+                path.clone()
+            } else {
+                numbered_before_suffix(&path, number)
+            };
+            // Without a pattern the complete file replaces the one that is there, as other outputs overwrite it.
+            if self.timed && complete.try_exists()? {
+                continue;
+            }
+            match create_new(&with(&complete, PART)) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && self.timed => {}
+                created => {
+                    let file = created?;
+                    // Tells other runs that this one still writes it. Some file systems have no locks.
+                    file.try_lock().ok();
+                    return Ok((file, with(&complete, PART)));
+                }
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Gives a complete file its final name, and returns it.
+    pub(super) fn complete_part(&self, live: &Path) -> io::Result<PathBuf> {
+        let Some(complete) = without_part(live).filter(|_| self.parts) else {
+            return Ok(live.to_owned());
+        };
+        if self.timed {
+            return move_to_free(live, &complete);
+        }
+        fs::rename(live, &complete)?;
+        Ok(complete)
+    }
+
+    /// Renames the incomplete files of earlier runs: to their final names those that `is_whole`, and the others so that
+    /// they are not in the way.
+    pub(super) fn complete_leftovers(
+        &self,
+        is_whole: fn(&File) -> bool,
+    ) -> io::Result<Vec<Leftover>> {
+        let mut leftovers = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = self.folder.join(entry?.file_name());
+            let Some(complete) = without_part(&path) else {
+                continue;
+            };
+            let name = complete.file_name().unwrap_or_default();
+            if !(name == self.name || self.is_complete(name)) || !path.is_file() {
+                continue;
+            }
+            let file = File::open(&path)?;
+            let is_used = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+            leftovers.push(if is_used {
+                Leftover::Used(path)
+            } else if is_whole(&file) {
+                Leftover::Completed(move_to_free(&path, &complete)?)
+            } else {
+                Leftover::Broken(move_to_free(&path, &with(&complete, BROKEN))?)
+            });
+        }
+        Ok(leftovers)
     }
 
     /// Returns whether each file has its final name from the beginning.
@@ -79,7 +185,7 @@ impl Names {
         self.timed
     }
 
-    /// Returns the path of a file that begins now. If the name is a pattern, the path may be taken.
+    /// Returns the path of a file that begins now, without `.part`. If the name is a pattern, the path may be taken.
     pub(super) fn live(&self, now: Timestamp) -> io::Result<PathBuf> {
         if !self.timed {
             return Ok(self.folder.join(&self.name));
@@ -149,8 +255,39 @@ impl Names {
         let numbered = time.rsplit_once('.').filter(|(_, number)| {
             !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
         });
-        fits(time) || numbered.is_some_and(|(time, _)| fits(time))
+        let unnumbered = || {
+            let (rest, suffix) = time.rsplit_once('.')?;
+            let (time, number) = rest.rsplit_once('.')?;
+            number.parse::<u32>().ok()?;
+            Some(format!("{time}.{suffix}"))
+        };
+        fits(time)
+            || numbered.is_some_and(|(time, _)| fits(time))
+            || (self.parts && unnumbered().is_some_and(|time| fits(&time)))
     }
+}
+
+/// Appends to the name of a file.
+fn with(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Returns the path without `.part`, if it ends with this.
+fn without_part(path: &Path) -> Option<PathBuf> {
+    let is_part = path.extension()?.as_encoded_bytes() == &PART.as_bytes()[1..];
+    is_part.then(|| path.with_extension(""))
+}
+
+/// Returns `q.1.parquet` for `q.parquet`.
+fn numbered_before_suffix(path: &Path, number: u32) -> PathBuf {
+    let mut suffix = OsString::from(number.to_string());
+    if let Some(old) = path.extension() {
+        suffix.push(".");
+        suffix.push(old);
+    }
+    path.with_extension(suffix)
 }
 
 /// Creates a new file at `path`. If that is taken, uses the first of `path.1`, `path.2`, ... that

@@ -65,7 +65,11 @@ impl Composer {
                 foot = zstd.compress(&foot)?;
             }
         }
-        Ok(Frame { head, foot })
+        Ok(Frame {
+            head,
+            foot,
+            directory: None,
+        })
     }
 
     fn piece<'a>(&'a mut self, batch: &'a Batch) -> io::Result<Piece<'a>> {
@@ -256,14 +260,14 @@ mod tests {
     #[case(Content::Dnstap)]
     fn a_compressed_file_is_whole_from_its_beginning(#[case] content: Content) {
         let mut composer = Composer::new(Encoder::new(content, false), true).expect("memory");
-        let Frame { head, foot } = composer.frame().expect("memory");
+        let Frame { head, foot, .. } = composer.frame().expect("memory");
         let payload = b"\0\0\0\x06broken";
         let batch = Batch::new(&payload[..], 1);
         let pieces: Vec<_> = (0..2)
             .map(|_| composer.piece(&batch).expect("memory").bytes.to_vec())
             .collect();
         let plain = |parts: &[&[u8]]| zstd::decode_all(&parts.concat()[..]).expect("zstd");
-        let encoder = Encoder::new(content, false);
+        let mut encoder = Encoder::new(content, false);
         assert!(!head.is_empty());
         assert_eq!(
             plain(&[&head, &foot]),

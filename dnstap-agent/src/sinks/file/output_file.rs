@@ -9,21 +9,28 @@
 //! If another process has truncated the file ([`OutputFile::is_cut`]), nothing is written at the
 //! old end. The file would begin with a hole, which no reader accepts.
 //!
+//! The foot of a Parquet file lists its row groups, so it is another one behind each of them.
+//!
 //! On a pipe the foot is written once, at the end.
 
 use std::io;
 
 use super::{
     device::{Device, Partial, write_all_at},
-    piece::Piece,
+    piece::{Ends, Piece},
 };
-use crate::sinks::queue::blocking::{Failure, Written};
+use crate::{
+    formats::table::Directory,
+    sinks::queue::blocking::{Failure, Written},
+};
 
 /// Bytes at the beginning and at the end of every file of an output; either may be empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Frame {
     pub(super) head: Vec<u8>,
     pub(super) foot: Vec<u8>,
+    /// What the foot lists, if the pieces are row groups: nothing yet.
+    pub(super) directory: Option<Directory>,
 }
 
 /// A file that is being written.
@@ -31,6 +38,8 @@ pub(super) struct Frame {
 pub(super) struct OutputFile<D> {
     device: D,
     foot: Vec<u8>,
+    /// Row groups that the foot lists, if the pieces are such.
+    directory: Option<Directory>,
     /// Position just after the last whole message.
     end: u64,
     messages: u64,
@@ -41,11 +50,12 @@ impl<D: Device> OutputFile<D> {
     pub(super) fn start(device: D, frame: &Frame) -> io::Result<Self> {
         let mut output_file = Self {
             device,
-            foot: frame.foot.clone(),
+            foot: Vec::new(),
+            directory: None,
             end: 0,
             messages: 0,
         };
-        output_file.begin(&frame.head)?;
+        output_file.begin(frame)?;
         Ok(output_file)
     }
 
@@ -58,12 +68,12 @@ impl<D: Device> OutputFile<D> {
     /// still counts as cut.
     pub(super) fn begin_anew(&mut self, frame: &Frame) -> io::Result<()> {
         self.device.cut(0)?;
-        self.begin(&frame.head)
+        self.begin(frame)
     }
 
-    /// Size in bytes without the foot.
+    /// Returns the size in bytes.
     pub(super) fn size(&self) -> u64 {
-        self.end
+        self.end + self.foot.len() as u64
     }
 
     /// Returns whether the file holds no message.
@@ -78,12 +88,27 @@ impl<D: Device> OutputFile<D> {
     /// Writes the whole piece, or as many whole messages as there is room for.
     pub(super) fn append(&mut self, piece: &Piece<'_>) -> Result<Written, Failure> {
         let end = self.end + piece.bytes.len() as u64;
+        let next = self.listing(piece).map_err(|error| Failure {
+            written: Written::default(),
+            error,
+            resumable: false,
+        })?;
         let written = write_all_at(&mut self.device, piece.bytes, self.end);
         let (reached, error) = match written {
             Err(Partial { written, error }) => (written, error),
-            Ok(()) if !self.device.is_rewritable() => return Ok(self.accept(piece.all(), end)),
-            Ok(()) => match self.write_foot(end) {
-                Ok(()) => return Ok(self.accept(piece.all(), end)),
+            Ok(()) if !self.device.is_rewritable() => {
+                self.list(next);
+                return Ok(self.accept(piece.all(), end));
+            }
+            Ok(()) => match write_all_at(
+                &mut self.device,
+                next.as_ref().map_or(&self.foot, |(_, foot)| foot),
+                end,
+            ) {
+                Ok(()) => {
+                    self.list(next);
+                    return Ok(self.accept(piece.all(), end));
+                }
                 Err(Partial { error, .. }) => (piece.bytes.len(), error),
             },
         };
@@ -103,14 +128,32 @@ impl<D: Device> OutputFile<D> {
         self.write_foot(self.end).map_err(|partial| partial.error)
     }
 
-    fn begin(&mut self, head: &[u8]) -> io::Result<()> {
-        let end = head.len() as u64;
-        write_all_at(&mut self.device, head, 0).map_err(|partial| partial.error)?;
+    fn begin(&mut self, frame: &Frame) -> io::Result<()> {
+        let end = frame.head.len() as u64;
+        self.foot.clone_from(&frame.foot);
+        self.directory.clone_from(&frame.directory);
+        write_all_at(&mut self.device, &frame.head, 0).map_err(|partial| partial.error)?;
         if self.device.is_rewritable() {
             self.write_foot(end).map_err(|partial| partial.error)?;
         }
         (self.end, self.messages) = (end, 0);
         Ok(())
+    }
+
+    /// Returns the directory and the foot for the time after a row group; `None` for other pieces.
+    fn listing(&self, piece: &Piece<'_>) -> io::Result<Option<(Directory, Vec<u8>)>> {
+        let (Ends::Group(group), Some(directory)) = (piece.ends, &self.directory) else {
+            return Ok(None);
+        };
+        let directory = directory.with(group, self.end).map_err(io::Error::other)?;
+        let foot = directory.foot().map_err(io::Error::other)?;
+        Ok(Some((directory, foot)))
+    }
+
+    fn list(&mut self, next: Option<(Directory, Vec<u8>)>) {
+        if let Some((directory, foot)) = next {
+            (self.directory, self.foot) = (Some(directory), foot);
+        }
     }
 
     fn accept(&mut self, written: Written, end: u64) -> Written {
@@ -284,6 +327,7 @@ mod tests {
         Frame {
             head: HEAD.to_vec(),
             foot: FOOT.to_vec(),
+            directory: None,
         }
     }
 

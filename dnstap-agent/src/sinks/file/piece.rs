@@ -1,6 +1,9 @@
 //! A piece of a file: bytes that are written at once, and the ends of the messages in them.
 
-use crate::sinks::{batch::frame_ends, queue::blocking::Written};
+use crate::{
+    formats::table::Group,
+    sinks::{batch::frame_ends, queue::blocking::Written},
+};
 
 /// Bytes for a file, and the messages in them.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,8 @@ pub(super) enum Ends<'a> {
     At(&'a [usize]),
     /// Nowhere, because it is compressed.
     Whole,
+    /// Nowhere, because it is a row group, which the foot of the file lists.
+    Group(&'a Group),
 }
 
 impl Piece<'_> {
@@ -50,7 +55,7 @@ impl Piece<'_> {
             Ends::Frames => parts(&mut frame_ends(self.bytes)),
             Ends::At(ends) => parts(&mut ends.iter().copied()),
             Ends::Whole if reached == self.bytes.len() => vec![self.all()],
-            Ends::Whole => Vec::new(),
+            Ends::Whole | Ends::Group(_) => Vec::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     access::Access,
     command::Runner,
     device::Descriptor,
-    names::{Names, create_free, create_new, move_to_free},
+    names::{Names, create_new, move_to_free},
     options::FileOptions,
     output_file::{Frame, OutputFile},
 };
@@ -160,7 +160,7 @@ impl RotatedFiles {
         {
             self.reopen(output_file);
         }
-        if self.is_over(output_file, more) {
+        if self.is_full(output_file, more) || self.is_late(output_file) {
             self.rotate(output_file);
         }
         if self.spared.as_ref().is_some_and(|file| !self.holds(file)) {
@@ -168,19 +168,16 @@ impl RotatedFiles {
         }
     }
 
-    /// Returns whether `more` bytes no longer fit into the file, or its time is over. An empty file
-    /// is continued.
-    fn is_over(&self, output_file: &OutputFile<Descriptor>, more: usize) -> bool {
-        if output_file.is_empty() {
-            return false;
-        }
-        let full = self
-            .options
-            .rotate_size
-            .is_some_and(|size| output_file.size() + (more + self.frame.foot.len()) as u64 > size);
-        full || self
-            .ends
-            .is_some_and(|end| self.has_come(end, (self.clock)()))
+    /// Returns whether `more` bytes no longer fit into the file. An empty file is continued.
+    fn is_full(&self, output_file: &OutputFile<Descriptor>, more: usize) -> bool {
+        let size = self.options.rotate_size;
+        !output_file.is_empty() && size.is_some_and(|size| output_file.size() + more as u64 > size)
+    }
+
+    /// Returns whether the time of the file is over. An empty file is continued.
+    pub(super) fn is_late(&self, output_file: &OutputFile<Descriptor>) -> bool {
+        let has_come = |end| self.has_come(end, (self.clock)());
+        !output_file.is_empty() && self.ends.is_some_and(has_come)
     }
 
     /// Returns the time until the next rotation or reopening.
@@ -211,6 +208,9 @@ impl RotatedFiles {
         let now = (self.clock)();
         if self.state.put_off(now).is_some() {
             return;
+        }
+        if self.names.has_parts() {
+            self.sync(output_file);
         }
         match self.next(now) {
             Ok((next, left)) => {
@@ -255,10 +255,10 @@ impl RotatedFiles {
     /// Creates the next file. Also returns the old one's new path.
     fn next(&mut self, now: Timestamp) -> io::Result<(OutputFile<Descriptor>, Option<PathBuf>)> {
         if self.names.is_timed() {
-            let (file, path) = create_free(&self.names.live(now)?)?;
+            let (file, path) = self.names.create(now)?;
             let next = self.start(file).inspect_err(|_| discard(&path))?;
             let left = std::mem::replace(&mut self.live, path);
-            return Ok((next, left.exists().then_some(left)));
+            return Ok((next, self.end_of_part(&left)));
         }
         let prepared = self.names.next();
         discard(&prepared); // left by a run that was killed at this point
@@ -299,10 +299,37 @@ impl RotatedFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (file, path) = create_free(&self.names.live(now)?)?;
+        let (file, path) = self.names.create(now)?;
         let next = self.start(file).inspect_err(|_| discard(&path))?;
         self.live = path;
         Ok(Some(next))
+    }
+
+    /// Gives the file its final name, if it has another until it is complete. Returns `None` if others have moved it.
+    fn end_of_part(&self, file: &Path) -> Option<PathBuf> {
+        match self.names.complete_part(file) {
+            Ok(complete) => complete.exists().then_some(complete),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                warn!(file = %file.display(), %error, "a complete file cannot get its name");
+                add(&self.counters.rotation_errors, 1);
+                None
+            }
+        }
+    }
+
+    /// Gives the last file its final name.
+    pub(super) fn end(self, output_file: &OutputFile<Descriptor>) {
+        self.sync(output_file);
+        self.end_of_part(&self.live);
+    }
+
+    /// Makes sure that a file with its final name is whole after a crash of the machine, too.
+    fn sync(&self, output_file: &OutputFile<Descriptor>) {
+        if let Err(error) = output_file.device().sync() {
+            warn!(file = %self.live.display(), %error, "not known to be on the disk");
+            add(&self.counters.rotation_errors, 1);
+        }
     }
 
     fn start(&self, file: File) -> io::Result<OutputFile<Descriptor>> {

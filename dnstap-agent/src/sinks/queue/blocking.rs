@@ -320,7 +320,8 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Returns whether the disk had no room.
+pub(in crate::sinks) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded

@@ -74,6 +74,8 @@ counts! {
         rotation_errors,
         /// Complete files whose program failed or was not run.
         command_errors,
+        /// Messages of a table that became rows alone because too many waited for their query or response.
+        evicted,
     }
 }
 

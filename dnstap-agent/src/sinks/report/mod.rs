@@ -147,6 +147,7 @@ impl SinkReport {
             "reopened": self.files.reopened,
             "rotation_errors": self.files.rotation_errors,
             "command_errors": self.files.command_errors,
+            "evicted": self.files.evicted,
             "error": error,
         })
     }

@@ -339,6 +339,7 @@ impl Rig {
         let frame = Frame {
             head: b"<head>".to_vec(),
             foot: b"<foot>".to_vec(),
+            directory: None,
         };
         let clock = Arc::clone(&now);
         let counters = Arc::<FileCounters>::default();
