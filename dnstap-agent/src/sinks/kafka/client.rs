@@ -125,6 +125,7 @@ impl Client {
 
     /// Sets the account in which everything is counted from now on.
     pub(super) fn count_in(&self, account: &Arc<Account>) {
+        account.has_spool.store(self.shared.has_spool, Relaxed);
         let _first = account.broker.set(BrokerCounters::default());
         let _first = self.shared.account.set(Arc::clone(account));
         account.become_state(SinkState::Waiting("not connected yet".to_owned()));
@@ -423,7 +424,7 @@ impl ClientContext for Context {
             }
             // Another error has said why.
             Some(RDKafkaErrorCode::AllBrokersDown) if state.error.is_some() => {}
-            _ => state.error = Some(reason.to_owned()),
+            _ => state.error = Some(explained(reason)),
         }
     }
 
@@ -451,6 +452,17 @@ impl ClientContext for Context {
             add(counter, now.checked_sub(before).unwrap_or(now));
         }
         self.0.connected(up);
+    }
+}
+
+/// Returns what librdkafka says. About a certificate it says only that it was refused, and guesses at the authorities.
+fn explained(reason: &str) -> String {
+    match reason.split_once("certificate verify failed") {
+        Some((before, _)) => format!(
+            "{before}certificate verify failed: it has expired, is for another name, or no authority of `ca=` has signed it; \
+             `openssl s_client -CAfile FILE -connect HOST:PORT` tells which"
+        ),
+        None => reason.to_owned(),
     }
 }
 

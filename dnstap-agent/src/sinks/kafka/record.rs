@@ -204,8 +204,8 @@ mod tests {
     #[rstest]
     #[case(Key::Identity, Some(&b"ns1"[..]))]
     #[case(Key::None, None)]
-    #[case(Key::Domain, Some(b"example.co.uk."))]
-    #[case(Key::Client, Some(&[192, 0, 2, 1]))]
+    #[case(Key::Domain, Some(&b"example.co.uk."[..]))]
+    #[case(Key::Client, Some(&[192, 0, 2, 1][..]))]
     fn a_message_is_the_value_as_it_is_with_its_time_and_key(
         #[case] key: Key,
         #[case] expected: Option<&[u8]>,

@@ -669,7 +669,7 @@ mod tests {
                 prop_assert_eq!(spool.messages(), waiting.len() as u64);
             }
             spool.rewind();
-            prop_assert_eq!(rest(&mut spool), waiting);
+            prop_assert_eq!(rest(&mut spool), Vec::from(waiting));
         }
     }
 }

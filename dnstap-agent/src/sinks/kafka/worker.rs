@@ -66,6 +66,10 @@ pub(super) fn open(kafka: &Kafka, takes: Takes) -> Result<Opened, String> {
             .build()
             .map_err(|error| no_runtime(&error))?;
         client.count_in(account);
+        if let Some(spool) = &spool {
+            // What an earlier run has left.
+            client.spooled(spool);
+        }
         Ok(Box::new(move |inlet| {
             let worker = Worker {
                 client,

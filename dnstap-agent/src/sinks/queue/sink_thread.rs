@@ -116,7 +116,11 @@ impl SinkThread {
             return &self.account.dropped.disk_full;
         }
         match (self.queue.policy(), self.account.state()) {
-            (Policy::DropOldest, SinkState::Waiting(_)) => &self.account.dropped.disconnected,
+            (Policy::DropOldest, SinkState::Waiting(_))
+                if !self.account.has_spool.load(Relaxed) =>
+            {
+                &self.account.dropped.disconnected
+            }
             _ => &self.account.dropped.queue_full,
         }
     }

@@ -167,6 +167,8 @@ pub(in crate::sinks) struct Account {
     pub(in crate::sinks) files: Arc<FileCounters>,
     /// Counters of an output to Kafka; it sets them.
     pub(in crate::sinks) broker: OnceLock<BrokerCounters>,
+    /// Whether the queue empties without a connection, because a spool takes what is in it.
+    pub(in crate::sinks) has_spool: AtomicBool,
     /// Whether messages are dropped because the output has no room on the disk.
     pub(in crate::sinks) lacks_room: AtomicBool,
     state: Mutex<SinkState>,
