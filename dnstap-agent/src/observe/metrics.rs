@@ -81,8 +81,7 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
         "Messages (of --unanswered-events: events) that an output did not take, by reason.",
         dropped,
     );
-    type Of = fn(&Broker) -> u64;
-    let brokers = |of: Of| {
+    let brokers = |of: OfBroker| {
         outputs.iter().filter_map(move |output| {
             let count = of(output.broker.as_ref()?);
             Some((vec![("output", output.output.as_str())], float(count)))
@@ -112,8 +111,11 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
     }
 }
 
+/// Reads a number of an output to Kafka.
+type OfBroker = fn(&Broker) -> u64;
+
 /// Counters of outputs to Kafka.
-const RECORDS: [(&str, &str, fn(&Broker) -> u64); 5] = [
+const RECORDS: [(&str, &str, OfBroker); 5] = [
     (
         "retries",
         "Records that were sent once more, because a broker did not answer or could not take them.",
@@ -142,7 +144,7 @@ const RECORDS: [(&str, &str, fn(&Broker) -> u64); 5] = [
 ];
 
 /// State of outputs to Kafka.
-const BROKER: [(&str, &str, fn(&Broker) -> u64); 4] = [
+const BROKER: [(&str, &str, OfBroker); 4] = [
     ("brokers", "Brokers with a connection.", |broker| {
         broker.brokers
     }),

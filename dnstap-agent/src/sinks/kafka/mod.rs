@@ -21,10 +21,22 @@
 #[cfg(feature = "kafka")]
 mod client;
 #[cfg(any(test, feature = "kafka"))]
+#[cfg_attr(
+    not(feature = "kafka"),
+    allow(dead_code, reason = "unit tests use a part, and the worker the rest")
+)]
 mod flight;
 #[cfg(any(test, feature = "kafka"))]
+#[cfg_attr(
+    not(feature = "kafka"),
+    allow(dead_code, reason = "unit tests use a part, and the worker the rest")
+)]
 mod record;
 #[cfg(any(test, feature = "kafka"))]
+#[cfg_attr(
+    not(feature = "kafka"),
+    allow(dead_code, reason = "unit tests use a part, and the worker the rest")
+)]
 mod spool;
 mod topic;
 #[cfg(feature = "kafka")]
@@ -107,13 +119,11 @@ impl Options {
     fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
         let wrong = |problem: String| format!("`{name}={value}`: {problem}");
         match name {
-            "key" => match Key::ALL.iter().find(|(known, _)| *known == value) {
-                Some((_, key)) => self.key = *key,
-                None => {
-                    let valid = "valid are `identity`, `none`, `domain` and `client`";
-                    return Err(wrong(valid.to_owned()));
-                }
-            },
+            "key" => {
+                let known = Key::ALL.iter().find(|(known, _)| *known == value);
+                let valid = "valid are `identity`, `none`, `domain` and `client`";
+                self.key = known.ok_or_else(|| wrong(valid.to_owned()))?.1;
+            }
             "format" => match value {
                 "dnstap" => self.json = false,
                 "json" => self.json = true,

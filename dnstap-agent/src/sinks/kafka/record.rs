@@ -191,12 +191,16 @@ mod tests {
 
     /// A response with both times.
     fn response() -> Bytes {
-        let mut dnstap = message(Type::ClientResponse, "www.example.co.uk", 1, 0);
+        let mut dnstap = message(Type::ClientResponse, "name", 1, 0);
         dnstap.identity = Some("ns1".into());
         let message = dnstap.message.as_mut().expect("a message");
         (message.query_time_sec, message.query_time_nsec) = (Some(1_700_000_000), Some(5_999_999));
         (message.response_time_sec, message.response_time_nsec) =
             (Some(1_700_000_001), Some(7_999_999));
+        message.response_message = Some(
+            b"\0\x07\x80\0\0\x01\0\0\0\0\0\0\x03www\x07Example\x02co\x02uk\0\0\x01\0\x01"[..]
+                .into(),
+        );
         message.query_address = Some(vec![192, 0, 2, 1].into());
         dnstap.encode_to_vec().into()
     }
