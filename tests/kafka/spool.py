@@ -1,8 +1,9 @@
 """`-o kafka:...,spool=DIR` against a real broker that is away for a while, and with an agent that is killed."""
 
 import collections
-import signal
 import pathlib
+import signal
+import subprocess
 import tempfile
 import time
 
@@ -116,6 +117,40 @@ def a_full_spool_drops_what_is_counted_and_seen_as_gaps():
     check.equal((len(numbers), numbers[-1] + 1 - len(numbers)), (count - dropped, dropped), "gaps of seq")
 
 
+def a_full_disk_is_waited_for_and_what_it_costs_is_counted():
+    place = scratch(ROOT, "disk")
+    spool = scratch(place, "spool")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3M", "tmpfs", spool], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        raise check.Skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+    try:
+        create(BROKER, "disk", 1)
+        BROKER.stop()
+        agent = Agent(place, f"kafka:{BROKER.address()}/disk,spool={spool},spool-size=8M", "--queue-size", "256K")
+        sender = Sender(agent.path)
+        count = 60_000
+        made = messages(count)
+        for at in range(0, count, 100):
+            sender.send(made[at:at + 100])
+            time.sleep(0.002)
+        status = agent.wait(lambda now: now["sent"] == count, "all are sent")
+        assert "No space left" in status["error"], status
+        BROKER.start()
+        agent.wait(lambda now: now["queued"] == 0, "nothing is queued")
+        # There is room again.
+        sender.send(made[:100])
+        agent.wait(lambda now: now["written"] + now["dropped"]["disk_full"] == count + 100, "the last are delivered")
+        account = agent.end()
+        found = sorted(consume(BROKER, "disk"), key=lambda record: record.offset)
+        check.equal(len(found), account["written"], "records")
+        numbers = [int(record.headers["seq"]) for record in found]
+        check.equal(numbers, sorted(set(numbers)), "order")
+        check.equal(numbers[-1] + 1 - len(numbers), account["dropped"]["disk_full"], "gaps of seq")
+        check.equal(numbers[-100:], list(range(count, count + 100)), "the last")
+    finally:
+        subprocess.run(["umount", "--lazy", spool], check=True)
+
+
 def what_is_left_at_the_end_stays_in_the_spool():
     place = scratch(ROOT, "left")
     create(BROKER, "left", 1)
@@ -144,6 +179,7 @@ TESTS = [
     an_outage_and_a_killed_agent_lose_nothing_and_nothing_comes_twice,
     an_agent_that_is_killed_under_load_repeats_only_what_was_under_way,
     a_full_spool_drops_what_is_counted_and_seen_as_gaps,
+    a_full_disk_is_waited_for_and_what_it_costs_is_counted,
     what_is_left_at_the_end_stays_in_the_spool,
 ]
 

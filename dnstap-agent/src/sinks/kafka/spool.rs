@@ -446,7 +446,8 @@ impl Spool {
             };
             self.acknowledged = place;
         }
-        self.position.write_all_at(&self.acknowledged.encode(), 0)?;
+        // If the disk is full, this fails, and what follows makes room. An older note only repeats records.
+        let noted = self.position.write_all_at(&self.acknowledged.encode(), 0);
         let acknowledged = self.acknowledged.segment;
         while let Some(done) = self
             .segments
@@ -454,7 +455,7 @@ impl Spool {
         {
             fs::remove_file(path(&self.folder, done.number))?;
         }
-        Ok(())
+        noted
     }
 
     /// Hands out again what is not acknowledged.

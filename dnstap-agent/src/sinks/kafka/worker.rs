@@ -81,6 +81,7 @@ pub(super) fn open(kafka: &Kafka, takes: Takes) -> Result<Opened, String> {
                 waiting: None,
                 own: 0,
                 paused: None,
+                full_until: None,
             };
             worker.run(&runtime);
         }))
@@ -108,8 +109,10 @@ struct Worker {
     waiting: Option<Waiting>,
     /// Messages of this run in the spool; they count as queued.
     own: u64,
-    /// Time until which nothing is tried after a failure of the spool or of a message in it.
+    /// Time until which nothing is handed over, after a message of the spool has failed or could not be read.
     paused: Option<Instant>,
+    /// Time until which a disk that had no room for the spool is not tried again.
+    full_until: Option<Instant>,
 }
 
 /// A batch that is being handed over.
@@ -200,21 +203,24 @@ impl Worker {
 
     /// Hands over what it has. Returns how long to wait for more.
     fn hand_over(&mut self) -> Duration {
-        let now = Instant::now();
-        if self.paused.is_some_and(|until| now < until) {
+        if self.spool.is_some() {
+            // Even while the disk is full, what is in the spool is sent: that makes room.
+            if let Err(error) = self.keep_current() {
+                self.full_until = Some(Instant::now() + PAUSE);
+                self.lack(Some(format!("spool: {error}")));
+            }
+        }
+        if is_before(self.paused) {
             return WAIT.0;
         }
-        self.paused = None;
         let is_done = if self.spool.is_none() {
             self.hand_over_current();
             true
         } else {
-            self.hand_over_spooled()
-                .and_then(|is_done| self.keep_current().map(|()| is_done))
-                .unwrap_or_else(|error| {
-                    self.lack_room(&error.to_string());
-                    true
-                })
+            self.hand_over_spooled().unwrap_or_else(|error| {
+                self.lack_room(&error.to_string());
+                true
+            })
         };
         match is_done {
             false => Duration::ZERO,
@@ -288,7 +294,8 @@ impl Worker {
     /// Puts the batch into the spool, if there is room.
     fn keep_current(&mut self) -> io::Result<()> {
         let (frames, messages) = (&self.current.frames, self.current.messages);
-        let Some(spool) = self.spool.as_mut().filter(|_| messages > 0) else {
+        let is_due = messages > 0 && !is_before(self.full_until);
+        let Some(spool) = self.spool.as_mut().filter(|_| is_due) else {
             return Ok(());
         };
         if !spool.has_room(frames.len(), messages) {
@@ -308,7 +315,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Notes that the spool cannot be used at the moment, and tries again after a while.
+    /// Notes that the spool cannot be read at the moment, and tries again after a while.
     fn lack_room(&mut self, error: &str) {
         self.paused = Some(Instant::now() + PAUSE);
         self.lack(Some(format!("spool: {error}")));
@@ -404,6 +411,10 @@ impl Worker {
     fn account(&self) -> &Account {
         &self.inlet.account
     }
+}
+
+fn is_before(time: Option<Instant>) -> bool {
+    time.is_some_and(|time| Instant::now() < time)
 }
 
 /// Hands a message over, or notes why there is no record for it.
