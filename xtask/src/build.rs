@@ -17,6 +17,9 @@ const EBPF_TARGET: &str = if cfg!(target_endian = "big") {
     "bpfel-unknown-none"
 };
 
+/// Features of the agent that are off for unit tests, because they build C libraries for minutes.
+pub(crate) const FEATURES: &str = "--features=kafka";
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Build the agent without optimisation, which is quicker
@@ -65,7 +68,7 @@ pub(crate) fn portable() -> Result<PathBuf> {
     ));
     let mut build = zig::build()?;
     build
-        .args(["--release", "--package=dnstap-agent"])
+        .args(["--release", "--package=dnstap-agent", FEATURES])
         .env("DNSTAP_EBPF_OBJECT", object);
     exec::run(&mut build)?;
     let agent = paths::target()
@@ -130,7 +133,7 @@ fn agent(profile: Profile, object: &PathBuf) -> Result<PathBuf> {
     ui::step("building the agent");
     let mut build = exec::cargo();
     build
-        .args(["build", "--package=dnstap-agent"])
+        .args(["build", "--package=dnstap-agent", FEATURES])
         .env("DNSTAP_EBPF_OBJECT", object);
     if profile == Profile::Release {
         build.arg("--release");

@@ -66,6 +66,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/fleet.md",
     "docs/glossary.md",
     "docs/grafana/dnstap-agent.json",
+    "docs/kafka.md",
     "docs/kernel-support.md",
     "docs/odd-input.md",
     "docs/operations.md",

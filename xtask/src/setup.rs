@@ -26,6 +26,17 @@ const TEST_PACKAGES: &[&str] = &[
     "zstd",
 ];
 
+/// Kafka's tests: the broker is a Java program, and Maven fetches it.
+pub(crate) const KAFKA_PACKAGES: &[&str] = &[
+    "maven",
+    "openjdk-17-jre-headless",
+    "python3",
+    "python3-venv",
+];
+
+/// What builds librdkafka and OpenSSL, besides a C compiler.
+pub(crate) const BUILD_PACKAGES: &[&str] = &["g++", "make", "perl"];
+
 /// The benchmark's other programs, and its load.
 const BENCH_PACKAGES: &[&str] = &[
     "bind9-dnsutils",
@@ -66,6 +77,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         ensure_cxx()?;
         apt.ensure(TEST_PACKAGES)?;
         apt.ensure(dist::PACKAGES)?;
+        apt.ensure(KAFKA_PACKAGES)?;
         zig::ensure()?;
         apt.ensure(vm::PACKAGES)?;
         servers::ensure_promtool(&mut apt)?;
@@ -81,6 +93,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         let named = servers::ensure_bind9(&mut apt)?;
         ui::note(format_args!("named: {}", named.display()));
     }
+    apt.ensure(BUILD_PACKAGES)?;
     let toolchain = toolchain::ensure(&mut apt)?;
     ui::note(format_args!("eBPF toolchain: {toolchain}"));
     Ok(())

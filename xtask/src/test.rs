@@ -52,6 +52,8 @@ enum Part {
     Integration,
     /// What `contrib/` has for other programs, with these programs
     Contrib,
+    /// Kafka as output and source, with a real broker
+    Kafka,
     /// The packed program with the libraries of older and newer releases; needs root
     Portable,
     /// The same on other kernels, in virtual machines
@@ -88,6 +90,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
     if wants(Part::Contrib) && args.arguments.is_empty() {
         contrib(&mut report);
+    }
+    if wants(Part::Kafka) && (args.only.is_some() || args.arguments.is_empty()) {
+        kafka(&mut report, &args.arguments);
     }
     // It builds the agent once more, with other tools, so it runs only when it is asked for.
     if args.only == Some(Part::Portable) && args.arguments.is_empty() {
@@ -130,6 +135,24 @@ fn contrib(report: &mut Report) {
     }
 }
 
+/// Tests Kafka with a real broker, which is a Java program. The first run downloads about 60 MB.
+fn kafka(report: &mut Report, arguments: &[String]) {
+    let mut agent = None;
+    let built = report.preparation("set-up of Kafka", || {
+        packages::Apt::default().ensure(setup::KAFKA_PACKAGES)?;
+        agent = Some(build::release()?);
+        Ok(())
+    });
+    if let (true, Some(agent)) = (built, agent) {
+        let mut tests = Command::new("python3");
+        tests
+            .arg(paths::root().join("tests/kafka/run.py"))
+            .args(arguments)
+            .env("DNSTAP_AGENT", agent);
+        report.step("kafka", || counted(&mut tests));
+    }
+}
+
 fn lint(report: &mut Report) {
     if !report.preparation("set-up of lints", setup::ensure_cargo_tools) {
         return;
@@ -144,6 +167,16 @@ fn lint(report: &mut Report) {
         "-Dwarnings",
     ];
     report.check("clippy", exec::cargo().args(clippy));
+    // With the features of the release, whose C libraries are built in its profile anyway.
+    let features = [
+        "clippy",
+        "--release",
+        "--package=dnstap-agent",
+        build::FEATURES,
+        "--",
+        "-Dwarnings",
+    ];
+    report.check("clippy of Kafka", exec::cargo().args(features));
     // Checking the eBPF programs needs no eBPF toolchain. The release profile is used, because they cannot unwind.
     let package = [
         "--package=dnstap-ebpf",

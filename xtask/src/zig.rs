@@ -4,7 +4,12 @@
 //! A program that is linked on this machine needs this machine's C library, or a newer one. zig has the symbols of every
 //! version of the GNU C library, so it links for an old one, and the result starts on all later ones.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -28,10 +33,30 @@ pub(crate) fn build() -> Result<Command> {
     command
         .arg("zigbuild")
         .args(["--target", &format!("{TARGET}.{GLIBC}")])
+        .env("CC", compiler(&folder)?)
         .env("PATH", path)
         .env("ZIG_GLOBAL_CACHE_DIR", folder.join("cache"))
         .env("CARGO_ZIGBUILD_CACHE_DIR", folder.join("cargo-zigbuild"));
     Ok(command)
+}
+
+/// Writes a compiler for build scripts that know none but `CC`, and returns its path. librdkafka's own script looks for
+/// functions with it (C11 threads are newer than [`GLIBC`]), and links a shared library that is not used. zig cannot
+/// link it, so the machine's compiler does.
+fn compiler(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("cc");
+    let script = format!(
+        "#!/bin/sh\n\
+         case \" $* \" in *' -shared '*) exec cc \"$@\" ;; esac\n\
+         exec \"{}\" zig cc -- -target x86_64-linux-gnu.{GLIBC} -fno-sanitize=all \"$@\"\n",
+        folder.join("bin/cargo-zigbuild").display()
+    );
+    // A new time would make cargo build everything again.
+    if fs::read_to_string(&path).ok().as_ref() != Some(&script) {
+        fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(path)
 }
 
 /// Makes sure that both packages are installed, and returns their folder.

@@ -17,7 +17,7 @@ pub struct Events {
 
     /// Where events go; may be given several times: `-` (a line per event), or `text:`, `json:` or `yaml:` followed by `-` or a path,
     /// or `file:PATH`, `unix:PATH`, `tcp:HOST:PORT`, `tls:HOST:PORT` (Frame Streams with the content type
-    /// `protobuf:dnstap.Event`); with the options of `--output` [default: `-`]
+    /// `protobuf:dnstap.Event`), or `kafka:HOST:PORT/TOPIC`; with the options of `--output` [default: `-`]
     #[arg(long = "events-output", value_name = "OUTPUT", value_parser = parse_output, requires = "events")]
     pub events_outputs: Vec<OutputSpec>,
 }

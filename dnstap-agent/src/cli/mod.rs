@@ -121,7 +121,8 @@ pub struct Attach {
     /// back; files in PEM). `file://PATH`, `unix://PATH`, `tcp://HOST:PORT` and so on mean the same.
     ///
     /// `html:PATH` is a report for a browser, which is written at the end; best with --duration. `pdns:DIR` is a store of passive DNS, see
-    /// docs/passive-dns.md.
+    /// docs/passive-dns.md. `kafka:HOST:PORT[,HOST:PORT...]/TOPIC[,OPTION=VALUE...]` sends one record per message; its options are in
+    /// docs/kafka.md.
     ///
     /// `parquet:PATH` is a table with a row for each query and its response, see docs/parquet.md; its file is called PATH.part until it is
     /// complete.

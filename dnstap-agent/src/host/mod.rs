@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod exit;
 pub(crate) mod http;
+pub(crate) mod kafka;
 pub mod log;
 pub mod memory;
 pub mod net;

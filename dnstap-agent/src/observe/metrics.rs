@@ -4,7 +4,7 @@
 use super::families::{Families, alone, float};
 use crate::{
     observe::summary::{Snapshot, conservation},
-    sinks::SinkReport,
+    sinks::{Broker, SinkReport},
 };
 
 /// Content type for scrapers.
@@ -81,6 +81,18 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
         "Messages (of --unanswered-events: events) that an output did not take, by reason.",
         dropped,
     );
+    let brokers = |of: OfBroker| {
+        outputs.iter().filter_map(move |output| {
+            let count = of(output.broker.as_ref()?);
+            Some((vec![("output", output.output.as_str())], float(count)))
+        })
+    };
+    for (name, help, of) in RECORDS {
+        all.counter(&format!("output_{name}"), help, brokers(of));
+    }
+    for (name, help, of) in BROKER {
+        all.gauge(&format!("output_{name}"), help, brokers(of));
+    }
     let gauges: [(&str, &str, Member); 3] = [
         (
             "queued_messages",
@@ -98,6 +110,60 @@ fn outputs(all: &mut Families, outputs: &[SinkReport]) {
         all.gauge(&format!("output_{name}"), help, each(member));
     }
 }
+
+/// Reads a number of an output to Kafka.
+type OfBroker = fn(&Broker) -> u64;
+
+/// Counters of outputs to Kafka.
+const RECORDS: [(&str, &str, OfBroker); 5] = [
+    (
+        "retries",
+        "Records that were sent once more, because a broker did not answer or could not take them.",
+        |broker| broker.records.retries,
+    ),
+    (
+        "errors",
+        "Requests to brokers that failed, and connections that ended.",
+        |broker| broker.records.errors,
+    ),
+    (
+        "replayed",
+        "Records of an earlier run that were delivered from the spool.",
+        |broker| broker.records.replayed,
+    ),
+    (
+        "replay_dropped",
+        "Records of an earlier run that a broker refused for good.",
+        |broker| broker.records.replay_dropped,
+    ),
+    (
+        "damaged_bytes",
+        "Bytes of the spool that could not be read.",
+        |broker| broker.records.damaged_bytes,
+    ),
+];
+
+/// State of outputs to Kafka.
+const BROKER: [(&str, &str, OfBroker); 4] = [
+    ("brokers", "Brokers with a connection.", |broker| {
+        broker.brokers
+    }),
+    (
+        "in_flight",
+        "Messages that brokers have not acknowledged yet.",
+        |broker| broker.in_flight,
+    ),
+    (
+        "spooled",
+        "Messages in the spool, those of earlier runs included.",
+        |broker| broker.spooled,
+    ),
+    (
+        "spooled_bytes",
+        "Bytes of the spool on the disk.",
+        |broker| broker.spooled_bytes,
+    ),
+];
 
 fn balance(all: &mut Families, snapshot: &Snapshot) {
     let hops = conservation::hops(snapshot);

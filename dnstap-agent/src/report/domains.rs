@@ -7,7 +7,7 @@ use psl::{List, Psl as _};
 
 /// Finds registered domains; reuses its memory for the next name.
 #[derive(Debug, Default)]
-pub(super) struct Registered {
+pub(crate) struct Registered {
     /// Labels in lower case, top level first.
     labels: Vec<Vec<u8>>,
     text: String,
@@ -16,7 +16,7 @@ pub(super) struct Registered {
 impl Registered {
     /// Returns the registered domain of the name as text, such as `example.co.uk.`. For a public
     /// suffix or the root, this is the name itself.
-    pub(super) fn of(&mut self, name: Name<'_>) -> &str {
+    pub(crate) fn of(&mut self, name: Name<'_>) -> &str {
         let mut labels: Vec<&[u8]> = name.labels().collect();
         labels.reverse();
         self.labels

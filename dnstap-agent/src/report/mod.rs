@@ -22,9 +22,8 @@ use std::fmt::Write as _;
 use dnstap_core::dns::Dns;
 use dnstap_proto::{Dnstap, SocketProtocol};
 
-pub(crate) use self::page::Facts;
+pub(crate) use self::{domains::Registered, page::Facts};
 use self::{
-    domains::Registered,
     edns::Edns,
     pairs::{Half, Pairs},
     timeline::Timeline,

@@ -15,6 +15,8 @@ pub struct Batch {
     /// The same messages in their order, as the source has parsed them. Only sinks that need views
     /// get them ([`SinkSet::wants_views`](super::SinkSet::wants_views)).
     pub views: Option<Arc<[Dnstap]>>,
+    /// Number of messages that the queue was sent before this batch, dropped ones included. The queue sets it.
+    pub(super) position: u64,
 }
 
 impl Batch {
@@ -25,6 +27,7 @@ impl Batch {
             frames: frames.into(),
             messages,
             views: None,
+            position: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     collector::Collector,
     file::FileSink,
     function::{Consumer, Function},
+    kafka::Kafka,
     page::Page,
     passive::Passive,
     sink::{Mistake, Place, Sink, Typed},
@@ -32,6 +33,10 @@ const FORMS: &[Form] = &[
     ),
     form::<Page>(&["html"], "`html:PATH` (a report, written at the end)"),
     form::<Passive>(&["pdns"], "`pdns:DIR` (a store of passive DNS)"),
+    form::<Kafka>(
+        &["kafka"],
+        "`kafka:HOST:PORT[,HOST:PORT...]/TOPIC` (one record per message)",
+    ),
     form::<Collector>(
         &["unix", "tcp", "tls"],
         "the collectors `unix:PATH`, `tcp:HOST:PORT` and `tls:HOST:PORT` (Frame Streams); `tcp://HOST:PORT` and so on mean the same",

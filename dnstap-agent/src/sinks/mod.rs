@@ -9,8 +9,8 @@
 //!
 //! `forms` has the table of all kinds of output, and `sink` the interface of a kind. `queue` passes
 //! the messages to a sink's thread, `report` has the sink's account, and `set` all sinks of a
-//! command while they are added and removed. `file`, `collector`, `page`, `passive` and
-//! `function` are the kinds.
+//! command while they are added and removed. `file`, `collector`, `kafka`, `page`,
+//! `passive` and `function` are the kinds.
 //!
 //! [`SinkSet::send`] never blocks. Each sink accounts for every message it was sent
 //! ([`SinkReport`]): `sent = written + dropped (by reason) + still queued`.
@@ -25,6 +25,7 @@ mod collector;
 mod file;
 mod forms;
 mod function;
+mod kafka;
 mod page;
 mod passive;
 mod queue;
@@ -36,6 +37,6 @@ pub use self::{
     batch::Batch,
     forms::{OutputSpec, SpecError},
     function::Consumer,
-    report::{Delay, Dropped, Files, Health, SinkReport, SinkState, Takes},
+    report::{Broker, Delay, Dropped, Files, Health, Records, SinkReport, SinkState, Takes},
     set::{OpenError, Reopener, SinkOptions, SinkSet},
 };

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::exec;
+use crate::{build, exec};
 
 /// Beginnings of the names of licence files.
 const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"];
@@ -45,7 +45,10 @@ pub(super) fn texts() -> Result<String> {
 /// Returns `name-version` of each crate in the agent and in its eBPF programs, with the licence that it declares.
 fn linked() -> Result<BTreeMap<String, String>> {
     let mut crates = BTreeMap::new();
-    for package in [&["dnstap-agent"][..], &["dnstap-ebpf", "--features=kernel"]] {
+    for package in [
+        ["dnstap-agent", build::FEATURES],
+        ["dnstap-ebpf", "--features=kernel"],
+    ] {
         let tree = exec::output(
             exec::cargo()
                 .args([

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::VERSION;
-use crate::{exec, paths, ui, zig};
+use crate::{build, exec, paths, ui, zig};
 
 /// Version of the tool. Another one gives other bytes.
 const TOOL: &str = "0.5.9";
 
 /// The crates that are described: what their file is called, their folder, and options for their features.
 const DESCRIBED: [(&str, &str, &[&str]); 2] = [
-    ("dnstap-agent", "dnstap-agent", &[]),
+    ("dnstap-agent", "dnstap-agent", &[build::FEATURES]),
     ("dnstap-agent-ebpf", "dnstap-ebpf", &["--all-features"]),
 ];
 

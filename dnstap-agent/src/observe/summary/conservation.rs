@@ -183,6 +183,7 @@ pub(crate) mod tests {
                 unconfirmed: 0,
                 connections: 0,
                 files: Files::default(),
+                broker: None,
                 dropped: Dropped {
                     queue_full: 10,
                     ..Dropped::default()

@@ -78,6 +78,8 @@ struct Shared {
 struct State {
     batches: VecDeque<Batch>,
     depth: Depth,
+    /// Messages that were sent to the queue, refused ones included.
+    sent: u64,
     /// Whether the sender has ended.
     ended: bool,
     /// Whether the receiver takes no more batches.
@@ -118,12 +120,14 @@ pub(in crate::sinks) struct Sender(Arc<Shared>);
 impl Sender {
     /// Queues the batch. Returns the number of older messages dropped for it, or the reason why it
     /// was refused. Never waits for room.
-    pub(in crate::sinks) fn send(&self, batch: Batch) -> Result<u64, Refused> {
+    pub(in crate::sinks) fn send(&self, mut batch: Batch) -> Result<u64, Refused> {
         let Shared {
             capacity, policy, ..
         } = &*self.0;
         let mut gone = Vec::new();
         let mut state = self.0.lock();
+        batch.position = state.sent;
+        state.sent += batch.messages;
         // Closed is not the same as full: a source that waits for room would wait for ever.
         if state.ended || state.refuses {
             return Err(Refused::Closed);
@@ -211,6 +215,16 @@ impl Receiver {
         self.0.room.notify_waiters();
     }
 
+    #[cfg(feature = "kafka")]
+    /// Frees the room of messages that are accounted for, when their batches are gone.
+    pub(in crate::sinks) fn done_with(&self, bytes: usize, messages: u64) {
+        let mut state = self.0.lock();
+        state.depth.bytes -= bytes;
+        state.depth.messages -= messages;
+        drop(state);
+        self.0.room.notify_waiters();
+    }
+
     /// Puts the rest of a batch that could not be delivered back as the oldest.
     pub(in crate::sinks) fn put_back(&mut self, rest: Batch) {
         self.0.lock().batches.push_front(rest);
@@ -294,6 +308,21 @@ mod tests {
         assert_eq!(tx.send(batch(1000, 2)), Ok(1));
         assert_eq!(tx.send(batch(10, 4)), Ok(2));
         assert_eq!(now(&mut rx).map(|batch| batch.messages), Some(4));
+    }
+
+    #[test]
+    fn a_batch_knows_how_many_messages_came_before_it_although_they_were_dropped() {
+        for (policy, expected) in [(Policy::DropNewest, [0, 7]), (Policy::DropOldest, [3, 7])] {
+            let (tx, mut rx) = queue(100, policy);
+            for (size, messages) in [(50, 3), (50, 4)] {
+                let _full_at_last = tx.send(batch(size, messages));
+            }
+            let first = now(&mut rx).expect("queued");
+            rx.done(&first);
+            tx.send(batch(50, 1)).expect("room");
+            let second = now(&mut rx).expect("queued");
+            assert_eq!([first.position, second.position], expected, "{policy:?}");
+        }
     }
 
     #[test]

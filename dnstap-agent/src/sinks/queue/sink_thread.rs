@@ -3,7 +3,11 @@
 
 use std::{
     io, panic,
-    sync::{Arc, atomic::AtomicU64, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -108,8 +112,15 @@ impl SinkThread {
 
     /// Returns the counter for the reason why the queue is full.
     fn reason(&self) -> &AtomicU64 {
+        if self.account.lacks_room.load(Relaxed) {
+            return &self.account.dropped.disk_full;
+        }
         match (self.queue.policy(), self.account.state()) {
-            (Policy::DropOldest, SinkState::Waiting(_)) => &self.account.dropped.disconnected,
+            (Policy::DropOldest, SinkState::Waiting(_))
+                if !self.account.has_spool.load(Relaxed) =>
+            {
+                &self.account.dropped.disconnected
+            }
             _ => &self.account.dropped.queue_full,
         }
     }

@@ -1,8 +1,8 @@
 //! Counters of one sink, shared by the sender and the sink's thread.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use super::{SinkReport, SinkState, Takes, delay::Delays};
@@ -54,6 +54,10 @@ counts! {
         disk_full,
         /// The output failed: device gone, disk broken.
         io_error,
+        /// The broker takes no record of this size.
+        too_large,
+        /// The broker refused them for another reason, such as missing rights or no such topic.
+        rejected,
         /// The output's form cannot show them: no DNS message in the frame.
         unfit,
         /// The reader of a pipe went away.
@@ -79,6 +83,72 @@ counts! {
     }
 }
 
+counts! {
+    /// What became of the records of an output to Kafka.
+    Records, RecordCounters {
+        /// Records that were sent once more, because a broker did not answer or could not take them.
+        retries,
+        /// Requests that failed, and connections that ended.
+        errors,
+        /// Records of an earlier run that were delivered from the spool.
+        replayed,
+        /// Records of an earlier run that a broker refused for good.
+        replay_dropped,
+        /// Bytes of the spool that could not be read: the end of a segment that a crash cut, or damage.
+        damaged_bytes,
+    }
+}
+
+/// State of an output to Kafka at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Broker {
+    /// What became of its records.
+    pub records: Records,
+    /// Brokers with a connection.
+    pub brokers: u64,
+    /// Messages that brokers have not acknowledged yet; they are a part of the queued ones.
+    pub in_flight: u64,
+    /// Messages in the spool, those of earlier runs included.
+    pub spooled: u64,
+    /// Bytes of the spool on the disk.
+    pub spooled_bytes: u64,
+}
+
+impl Broker {
+    /// Returns the state by name, in a fixed order.
+    #[must_use]
+    pub fn gauges(&self) -> [(&'static str, u64); 4] {
+        [
+            ("brokers", self.brokers),
+            ("in_flight", self.in_flight),
+            ("spooled", self.spooled),
+            ("spooled_bytes", self.spooled_bytes),
+        ]
+    }
+}
+
+/// The counters behind a [`Broker`].
+#[derive(Debug, Default)]
+pub(in crate::sinks) struct BrokerCounters {
+    pub(in crate::sinks) records: RecordCounters,
+    pub(in crate::sinks) brokers: AtomicU64,
+    pub(in crate::sinks) in_flight: AtomicU64,
+    pub(in crate::sinks) spooled: AtomicU64,
+    pub(in crate::sinks) spooled_bytes: AtomicU64,
+}
+
+impl BrokerCounters {
+    fn now(&self) -> Broker {
+        Broker {
+            records: self.records.now(),
+            brokers: self.brokers.load(Relaxed),
+            in_flight: self.in_flight.load(Relaxed),
+            spooled: self.spooled.load(Relaxed),
+            spooled_bytes: self.spooled_bytes.load(Relaxed),
+        }
+    }
+}
+
 /// Increases a counter.
 pub(in crate::sinks) fn add(counter: &AtomicU64, messages: u64) {
     counter.fetch_add(messages, Relaxed);
@@ -97,6 +167,12 @@ pub(in crate::sinks) struct Account {
     pub(in crate::sinks) dropped: DropCounters,
     pub(in crate::sinks) delays: Delays,
     pub(in crate::sinks) files: Arc<FileCounters>,
+    /// Counters of an output to Kafka; it sets them.
+    pub(in crate::sinks) broker: OnceLock<BrokerCounters>,
+    /// Whether the queue empties without a connection, because a spool takes what is in it.
+    pub(in crate::sinks) has_spool: AtomicBool,
+    /// Whether messages are dropped because the output has no room on the disk.
+    pub(in crate::sinks) lacks_room: AtomicBool,
     state: Mutex<SinkState>,
 }
 
@@ -150,6 +226,7 @@ impl Account {
             connections: self.connections.load(Relaxed),
             dropped: self.dropped.now(),
             files: self.files.now(),
+            broker: self.broker.get().map(BrokerCounters::now),
             queued: held,
             queued_bytes: 0,
             delay: self.delays.summary(),

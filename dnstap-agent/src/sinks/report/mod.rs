@@ -12,9 +12,11 @@ use std::fmt;
 use dnstap_proto::frame_streams::{DNSTAP_CONTENT_TYPE, EVENT_CONTENT_TYPE};
 use serde_json::{Value, json};
 
+#[cfg(feature = "kafka")]
+pub(super) use self::account::BrokerCounters;
 pub(super) use self::account::{Account, FileCounters, add};
 pub use self::{
-    account::{Dropped, Files},
+    account::{Broker, Dropped, Files, Records},
     delay::Delay,
 };
 
@@ -67,6 +69,8 @@ pub struct SinkReport {
     pub dropped: Dropped,
     /// Counters of the output's files.
     pub files: Files,
+    /// State of an output to Kafka.
+    pub broker: Option<Broker>,
     /// Messages that were accepted and not yet written.
     pub queued: u64,
     /// Bytes of the queued frames.
@@ -106,6 +110,10 @@ impl SinkReport {
             dropped: self.dropped.and(&before.dropped),
             files: self.files.and(&before.files),
             delay: self.delay.or(before.delay),
+            broker: self.broker.map(|now| Broker {
+                records: now.records.and(&before.broker.unwrap_or_default().records),
+                ..now
+            }),
             ..self
         }
     }
@@ -148,6 +156,10 @@ impl SinkReport {
             "rotation_errors": self.files.rotation_errors,
             "command_errors": self.files.command_errors,
             "evicted": self.files.evicted,
+            "broker": self.broker.map(|broker| {
+                let members = broker.records.table().into_iter().chain(broker.gauges());
+                members.map(|(name, count)| (name.to_owned(), count.into())).collect::<serde_json::Map<_, _>>()
+            }),
             "error": error,
         })
     }
@@ -183,6 +195,13 @@ impl fmt::Display for SinkReport {
             write!(f, "; not confirmed: {}", self.unconfirmed)?;
         }
         for (what, count) in self.files.table() {
+            if count > 0 {
+                write!(f, "; {}: {count}", what.replace('_', " "))?;
+            }
+        }
+        let broker = self.broker.unwrap_or_default();
+        let kept = ("kept in the spool", broker.spooled);
+        for (what, count) in broker.records.table().into_iter().chain([kept]) {
             if count > 0 {
                 write!(f, "; {}: {count}", what.replace('_', " "))?;
             }
