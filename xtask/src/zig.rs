@@ -8,18 +8,16 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{exec, packages::Apt, paths, ui};
+use crate::{arch::Arch, cross, exec, packages::Apt, paths, ui};
 
 /// Oldest C library on which the program starts: that of RHEL 7, Debian 8 and Ubuntu 14.04.
 pub(crate) const GLIBC: &str = "2.17";
-/// Rust's name of the target.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Versions of both packages. Other versions give other bytes.
 const PACKAGES: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
 
-/// Returns the command `cargo zigbuild` for [`GLIBC`].
-pub(crate) fn build() -> Result<Command> {
+/// Returns the command `cargo zigbuild` for `arch` and [`GLIBC`].
+pub(crate) fn build(arch: Arch) -> Result<Command> {
     let folder = ensure()?;
     let mut path = folder.join("bin").into_os_string();
     path.push(":");
@@ -27,10 +25,11 @@ pub(crate) fn build() -> Result<Command> {
     let mut command = exec::cargo();
     command
         .arg("zigbuild")
-        .args(["--target", &format!("{TARGET}.{GLIBC}")])
+        .args(["--target", &format!("{}.{GLIBC}", arch.target())])
         .env("PATH", path)
         .env("ZIG_GLOBAL_CACHE_DIR", folder.join("cache"))
         .env("CARGO_ZIGBUILD_CACHE_DIR", folder.join("cargo-zigbuild"));
+    cross::prepare(&mut command, arch)?;
     Ok(command)
 }
 
