@@ -13,6 +13,10 @@ use crate::{arch::Arch, exec, packages::Apt, paths, toolchain, ui, zig};
 /// Programs for a little-endian kernel, as all of [`Arch`] have.
 const EBPF_TARGET: &str = "bpfel-unknown-none";
 
+/// C library of the guests in which the tests of another architecture run (Debian 12). They call functions that the oldest
+/// one does not have.
+const TESTS_GLIBC: &str = "2.36";
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Build the agent without optimisation, which is quicker
@@ -59,7 +63,7 @@ pub(crate) fn portable(arch: Arch) -> Result<PathBuf> {
         arch.debian(),
         zig::GLIBC
     ));
-    let mut build = zig::build(arch)?;
+    let mut build = zig::build(arch, zig::GLIBC)?;
     build
         .args(["--release", "--package=dnstap-agent"])
         .env("DNSTAP_EBPF_OBJECT", object);
@@ -81,7 +85,9 @@ pub(crate) fn tests() -> Result<PathBuf> {
 
 /// Builds the program of the integration tests for another architecture than this machine's, and returns its path.
 pub(crate) fn foreign_tests(arch: Arch) -> Result<PathBuf> {
-    exec::run(zig::build(arch)?.args(["--package=dnstap-tests", "--bin=dnstap-tests"]))?;
+    exec::run(
+        zig::build(arch, TESTS_GLIBC)?.args(["--package=dnstap-tests", "--bin=dnstap-tests"]),
+    )?;
     Ok(paths::target()
         .join(arch.target())
         .join("debug/dnstap-tests"))

@@ -60,7 +60,7 @@ const HELLO: &str = "hello";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kernels to boot: 5.10, 6.1, 6.12, newest (amd64 only); all if none is named
+    /// Kernels to boot: 5.10, 6.1, 6.12, newest; for arm64: 6.1, 6.12; all if none is named
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
     /// Architecture of the kernels and programs; another than this machine's is always emulated

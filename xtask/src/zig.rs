@@ -16,8 +16,8 @@ pub(crate) const GLIBC: &str = "2.17";
 /// Versions of both packages. Other versions give other bytes.
 const PACKAGES: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
 
-/// Returns the command `cargo zigbuild` for `arch` and [`GLIBC`].
-pub(crate) fn build(arch: Arch) -> Result<Command> {
+/// Returns the command `cargo zigbuild` for `arch` and this version of the C library.
+pub(crate) fn build(arch: Arch, glibc: &str) -> Result<Command> {
     let folder = ensure()?;
     let mut path = folder.join("bin").into_os_string();
     path.push(":");
@@ -25,7 +25,7 @@ pub(crate) fn build(arch: Arch) -> Result<Command> {
     let mut command = exec::cargo();
     command
         .arg("zigbuild")
-        .args(["--target", &format!("{}.{GLIBC}", arch.target())])
+        .args(["--target", &format!("{}.{glibc}", arch.target())])
         .env("PATH", path)
         .env("ZIG_GLOBAL_CACHE_DIR", folder.join("cache"))
         .env("CARGO_ZIGBUILD_CACHE_DIR", folder.join("cargo-zigbuild"));

@@ -15,12 +15,8 @@ const BOTH_RINGS: &str = "bpf,perf";
 const COMPARISON: &str = "every message that named records is in our file";
 /// Beginning of the name of the test of all combinations at the same time.
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
-/// The same comparison with a probe in the server.
-const ZONES: &str = "zones are those that named records";
 /// Every system call for messages, one after the other.
 const CALLS: &str = "every message through";
-/// Other ways to move messages, which have system calls of their own.
-const WAYS: &str = "messages moved by";
 const ROLES: &str = "six servers in their roles";
 const CLOCK: &str = "when the clock is set";
 const GENERATED: &str = "programs that a machine thinks up";
@@ -101,14 +97,9 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
 /// Returns the phases of an arm64 kernel: what depends on registers, numbers of system calls, and the kernel's own parts for
 /// this architecture.
 fn arm64(hooks: &[&str]) -> Vec<Phase> {
-    let best = &hooks[..1];
     vec![
-        Phase::new(hooks, BOTH_RINGS, COMPARISON),
         Phase::new(hooks, BOTH_RINGS, TOGETHER),
         Phase::new(hooks, "bpf", CALLS),
-        Phase::new(hooks, "bpf", WAYS),
-        Phase::new(best, "bpf", ZONES),
-        Phase::new(best, "bpf", STEADY),
     ]
 }
 
