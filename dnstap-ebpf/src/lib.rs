@@ -20,6 +20,8 @@
 //! ```
 #![no_std]
 
+pub mod syscall;
+
 use core::mem::{align_of, offset_of, size_of};
 
 /// Largest DNS message over UDP or TCP (RFC 1035 section 4.2.2: a 16-bit length).

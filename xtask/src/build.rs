@@ -4,18 +4,18 @@
 //! bytes have changed, so that the agent is not rebuilt without need. `dnstap-agent/build.rs` takes the path from the
 //! environment variable `DNSTAP_EBPF_OBJECT`.
 
-use std::{env, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{exec, packages::Apt, paths, toolchain, ui, zig};
+use crate::{arch::Arch, exec, packages::Apt, paths, toolchain, ui, zig};
 
-/// Programs for a little-endian or a big-endian kernel, like the host's.
-const EBPF_TARGET: &str = if cfg!(target_endian = "big") {
-    "bpfeb-unknown-none"
-} else {
-    "bpfel-unknown-none"
-};
+/// Programs for a little-endian kernel, as all of [`Arch`] have.
+const EBPF_TARGET: &str = "bpfel-unknown-none";
+
+/// C library of the guests in which the tests of another architecture run (Debian 12). They call functions that the oldest
+/// one does not have.
+const TESTS_GLIBC: &str = "2.36";
 
 /// Features of the agent that are off for unit tests, because they build C libraries for minutes.
 pub(crate) const FEATURES: &str = "--features=kafka";
@@ -39,7 +39,7 @@ enum Profile {
 
 /// Builds what the command line asks for.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let object = ebpf()?;
+    let object = ebpf(Arch::HOST)?;
     if !args.object {
         agent(
             if args.debug {
@@ -55,24 +55,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds both for use and returns the agent's path.
 pub(crate) fn release() -> Result<PathBuf> {
-    agent(Profile::Release, &ebpf()?)
+    agent(Profile::Release, &ebpf(Arch::HOST)?)
 }
 
-/// Builds the release for [`zig::GLIBC`] and returns the agent's path. The programs and their object are those of
-/// [`release`].
-pub(crate) fn portable() -> Result<PathBuf> {
-    let object = ebpf()?;
+/// Builds the release for `arch` and [`zig::GLIBC`], and returns the agent's path.
+pub(crate) fn portable(arch: Arch) -> Result<PathBuf> {
+    let object = ebpf(arch)?;
     ui::step(format_args!(
-        "building the agent for every C library from {} on",
+        "building the agent for {} and every C library from {} on",
+        arch.debian(),
         zig::GLIBC
     ));
-    let mut build = zig::build()?;
+    let mut build = zig::build(arch, zig::GLIBC)?;
     build
-        .args(["--release", "--package=dnstap-agent", FEATURES])
+        .args(["--release", "--package=dnstap-agent"])
         .env("DNSTAP_EBPF_OBJECT", object);
+    // librdkafka's own script cannot compile for another architecture, so that agent has no Kafka.
+    if arch == Arch::HOST {
+        build.arg(FEATURES);
+    }
     exec::run(&mut build)?;
     let agent = paths::target()
-        .join(zig::TARGET)
+        .join(arch.target())
         .join("release/dnstap-agent");
     ui::note(agent.display());
     Ok(agent)
@@ -86,13 +90,29 @@ pub(crate) fn tests() -> Result<PathBuf> {
     Ok(paths::target().join("debug/dnstap-tests"))
 }
 
-/// Compiles the eBPF programs and returns the object's path.
-fn ebpf() -> Result<PathBuf> {
-    ui::step("building the eBPF object");
+/// Builds the program of the integration tests for another architecture than this machine's, and returns its path.
+pub(crate) fn foreign_tests(arch: Arch) -> Result<PathBuf> {
+    exec::run(
+        zig::build(arch, TESTS_GLIBC)?.args(["--package=dnstap-tests", "--bin=dnstap-tests"]),
+    )?;
+    Ok(paths::target()
+        .join(arch.target())
+        .join("debug/dnstap-tests"))
+}
+
+/// Compiles the eBPF programs for the kernels of `arch` and returns the object's path.
+///
+/// Each architecture has an object of its own. The agent that embeds it is of that architecture, too, and nothing has to
+/// be looked up for each message that the compiler knows: places of registers and numbers of system calls.
+fn ebpf(arch: Arch) -> Result<PathBuf> {
+    ui::step(format_args!(
+        "building the eBPF object for {}",
+        arch.debian()
+    ));
     let toolchain = toolchain::ensure(&mut Apt::default())?;
     let folder = paths::target().join("ebpf");
     let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        format!("--cfg=bpf_target_arch=\"{}\"", arch.rust()),
         "-Cdebuginfo=2".to_owned(), // the linker makes BTF from this
         "-Clink-arg=--btf".to_owned(),
     ];
@@ -115,7 +135,11 @@ fn ebpf() -> Result<PathBuf> {
     )?;
 
     let built = folder.join(EBPF_TARGET).join("release/dnstap-ebpf");
-    let object = folder.join("dnstap-ebpf");
+    let object = folder.join(if arch == Arch::HOST {
+        "dnstap-ebpf".to_owned()
+    } else {
+        format!("dnstap-ebpf-{}", arch.debian())
+    });
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(&object).ok().as_ref() != Some(&bytes) {
         fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;

@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: a release build that runs on every distribution ([`crate::zig`]), as packages and as a tarball of
-//! the same files, in `target/dist`.
+//! `cargo xtask dist`: release builds that run on every distribution ([`crate::zig`]), for each architecture as packages
+//! and as a tarball of the same files, in `target/dist`.
 //!
 //! ```text
 //! agent, its own man pages and completions, packaging/, docs ─► tree (as it is installed) ─┬─► .tar.gz
@@ -25,10 +25,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{build, exec, packages::Apt, paths, ui};
+use crate::{arch::Arch, build, exec, packages::Apt, paths, ui};
 
-/// Packages that building the package needs in addition to a compiler, for `dpkg-shlibdeps`, `strip` and `rpmbuild`.
-pub(crate) const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "rpm"];
+/// Packages that building the package needs in addition to a compiler, for `readelf`, `strip` and `rpmbuild`.
+pub(crate) const PACKAGES: &[&str] = &["binutils", "rpm"];
 
 /// The program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -84,14 +84,66 @@ const DOCUMENTS: &[&str] = &[
 /// Output of the service until it is configured: its size is bounded, and a restart overwrites nothing.
 const OUTPUT: &str = "file:/var/log/dnstap-agent/dns.fstrm,rotate-size=256M,keep=8";
 
-/// Builds the agent and all archives. Returns the Debian package's path.
-pub(crate) fn run() -> Result<PathBuf> {
-    Apt::default().ensure(PACKAGES)?;
-    of(&build::portable()?)
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Architectures of the program; both if none is named
+    #[arg(long, value_enum)]
+    arch: Vec<Arch>,
 }
 
-/// Makes all archives of this agent. Returns the Debian package's path.
+/// An agent to pack.
+struct Agent<'a> {
+    arch: Arch,
+    path: &'a Path,
+    /// An agent of this machine's architecture, which writes its man pages and completions.
+    runs: &'a Path,
+}
+
+/// Builds the agents and all archives.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    Apt::default().ensure(PACKAGES)?;
+    let archs = match &args.arch[..] {
+        [] => &[Arch::Amd64, Arch::Arm64],
+        some => some,
+    };
+    let agents: Vec<_> = archs
+        .iter()
+        .map(|&arch| {
+            Apt::default().ensure(&[arch.binutils_package()])?;
+            Ok((arch, build::portable(arch)?))
+        })
+        .collect::<Result<_>>()?;
+    let own = agents.iter().find(|(arch, _)| *arch == Arch::HOST);
+    let runs = match own {
+        Some((_, path)) => path.clone(),
+        None => build::release()?,
+    };
+    let agents: Vec<_> = agents
+        .iter()
+        .map(|(arch, path)| Agent {
+            arch: *arch,
+            path,
+            runs: &runs,
+        })
+        .collect();
+    pack(&agents).map(drop)
+}
+
+/// Makes all archives of this agent, which is for this machine. Returns the Debian package's path.
 pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
+    let made = pack(&[Agent {
+        arch: Arch::HOST,
+        path: agent,
+        runs: agent,
+    }])?;
+    let package = made
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "deb"));
+    package.context("no Debian package was made")
+}
+
+/// Makes all archives of these agents, and returns their paths.
+fn pack(agents: &[Agent<'_>]) -> Result<Vec<PathBuf>> {
     ui::step("packing");
     let time = time()?;
     let dist = paths::target().join("dist");
@@ -99,7 +151,25 @@ pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot remove {}", dist.display()))?;
     }
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
-    let name = format!("dnstap-agent-{VERSION}-{}", env::consts::ARCH);
+    let mut all = Vec::new();
+    for agent in agents {
+        all.extend(archives(agent, &dist, &time)?);
+    }
+    all.extend(sbom::write(&dist, &time)?);
+    for made in &all {
+        let kib = fs::metadata(made)?.len().div_ceil(1024);
+        ui::note(format_args!("{} ({kib} KiB)", made.display()));
+    }
+    let names = all.iter().filter_map(|path| path.file_name());
+    let sums = exec::output(Command::new("sha256sum").current_dir(&dist).args(names))?;
+    fs::write(dist.join("SHA256SUMS"), sums).context("cannot write SHA256SUMS")?;
+    Ok(all)
+}
+
+/// Makes the archives of one agent, and returns their paths.
+fn archives(agent: &Agent<'_>, dist: &Path, time: &str) -> Result<Vec<PathBuf>> {
+    let arch = agent.arch;
+    let name = format!("dnstap-agent-{VERSION}-{}", arch.rust());
     let tree = dist.join(&name);
     let generated = dist.join("generated");
     stage(agent, &generated, &tree)?;
@@ -109,7 +179,7 @@ pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
     let tarball = dist.join(format!("{name}.tar.gz"));
     exec::output(
         Command::new("tar")
-            .current_dir(&dist)
+            .current_dir(dist)
             .args(["--create", "--use-compress-program=gzip -9n"])
             .args(["--format=gnu", "--sort=name"])
             .args(["--owner=0", "--group=0", "--numeric-owner"])
@@ -118,28 +188,19 @@ pub(crate) fn of(agent: &Path) -> Result<PathBuf> {
             .arg(&tarball)
             .arg(&name),
     )?;
-    let rpm = rpm::build(&tree, &dist, &time)?;
-    let package = deb::build(&tree, &dist, &time)?;
-    let mut all = vec![tarball, rpm, package.clone()];
-    all.extend(sbom::write(&dist, &time)?);
-    for made in &all {
-        let kib = fs::metadata(made)?.len().div_ceil(1024);
-        ui::note(format_args!("{} ({kib} KiB)", made.display()));
-    }
-    let names = all.iter().filter_map(|path| path.file_name());
-    let sums = exec::output(Command::new("sha256sum").current_dir(&dist).args(names))?;
-    fs::write(dist.join("SHA256SUMS"), sums).context("cannot write SHA256SUMS")?;
-    Ok(package)
+    let rpm = rpm::build(&tree, dist, time, arch)?;
+    let package = deb::build(&tree, dist, time, arch)?;
+    Ok(vec![tarball, rpm, package])
 }
 
 /// Writes the files as they are installed.
-fn stage(agent: &Path, generated: &Path, tree: &Path) -> Result<()> {
+fn stage(agent: &Agent<'_>, generated: &Path, tree: &Path) -> Result<()> {
     let packaging = paths::root().join("packaging");
-    exec::output(Command::new(agent).arg("generate").arg(generated))?;
+    exec::output(Command::new(agent.runs).arg("generate").arg(generated))?;
 
-    let program = place(agent, &tree.join("usr/bin/dnstap-agent"))?;
+    let program = place(agent.path, &tree.join("usr/bin/dnstap-agent"))?;
     exec::output(
-        Command::new("strip")
+        Command::new(agent.arch.binutils("strip"))
             .args(["--remove-section=.comment", "--remove-section=.note"])
             .arg(&program),
     )?;

@@ -3,9 +3,12 @@
 //! This file only dispatches: one file per task, and everything that runs another program goes through [`exec`].
 //! Progress goes to standard error; standard output carries results (test counts, the demo's messages).
 
+mod arch;
+mod archive;
 mod bench;
 mod build;
 mod child;
+mod cross;
 mod demo;
 mod deny;
 mod dist;
@@ -64,7 +67,7 @@ enum Task {
     /// Measure what tapping costs, next to the server's own dnstap and packet captures; needs root
     Bench(bench::Args),
     /// Make Debian and RPM packages and a tarball of a release build that runs on every distribution, in target/dist
-    Dist,
+    Dist(dist::Args),
     /// Find import cycles among the modules of each crate
     Modules(modules::Args),
     /// Tap a private BIND on loopback and show what comes out; needs root
@@ -87,7 +90,7 @@ fn dispatch(task: &Task) -> Result<ExitCode> {
         Task::Build(args) => build::run(args)?,
         Task::Bench(args) => bench::run(args)?,
         Task::Demo => demo::run()?,
-        Task::Dist => drop(dist::run()?),
+        Task::Dist(args) => dist::run(args)?,
         Task::Generate(args) => return generate::run(args),
         Task::Referee(args) => return referee::run(args),
         Task::Soak(args) => return soak::run(args),

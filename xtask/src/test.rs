@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
+    arch::Arch,
     bench, build, deny, dist, exec, fuzz, modules, packages, paths,
     results::{Explanations, Results},
     servers, setup, soak,
@@ -297,7 +298,7 @@ fn portable(report: &mut Report) {
     let mut built = None;
     let ready = report.preparation("packing", || {
         packages::Apt::default().ensure(dist::PACKAGES)?;
-        let agent = build::portable()?;
+        let agent = build::portable(Arch::HOST)?;
         let package = dist::of(&agent)?;
         built = Some((agent, package, build::tests()?));
         Ok(())

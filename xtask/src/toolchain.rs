@@ -20,7 +20,7 @@ const MIN_RUSTC: (u32, u32) = (1, 95);
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Debian's compiler and its source.
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "rust-web-src"];
 /// Environment variable with the path of a bpf-linker to use instead of the one that this module installs.
 const LINKER_OVERRIDE: &str = "BPF_LINKER";

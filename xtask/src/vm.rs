@@ -9,7 +9,6 @@
 //! It needs neither root nor KVM, changes nothing on the machine, and stores downloads in the cache. The last line of
 //! standard output is `N passed, N failed, N skipped`.
 
-mod archive;
 pub(crate) mod counting;
 mod cpio;
 mod initramfs;
@@ -31,41 +30,51 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
-    archive::Mirrors,
     outcome::{Outcome, Verdict},
     qemu::{Acceleration, Machine},
-    releases::{BINDS, KERNELS, KernelSource},
+    releases::{BINDS, KernelSource},
     report::Row,
 };
-use crate::{build, exec, packages::Apt, paths, results::Results, tally::Tally, ui, workers};
+use crate::{
+    arch::Arch, archive::Mirrors, build, exec, packages::Apt, paths, results::Results,
+    tally::Tally, ui, workers,
+};
 
 /// Packages of this machine that the virtual machines need.
 pub(crate) const PACKAGES: &[&str] = &[
+    "binutils",
     "busybox-static",
     "debian-archive-keyring",
     "qemu-system-x86",
 ];
+/// Package with the emulator of arm64.
+const EMULATOR: &str = "qemu-system-arm";
 /// File of the report if the whole matrix ran.
 const PAGE: &str = "docs/kernel-support.md";
-/// Time limit of a machine in seconds.
+/// Time limit of a machine in seconds, and that of one of another architecture, whose plan is one phase after the other
+/// with every hook and ring.
 const TIMEOUT: u64 = 900;
+const FOREIGN_TIMEOUT: u64 = 2_700;
 /// Plan that only reports that the machine runs.
 const HELLO: &str = "hello";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kernels to boot: 5.10, 6.1, 6.12, newest; all if none is named
+    /// Kernels to boot: 5.10, 6.1, 6.12, newest; for arm64: 6.1, 6.12; all if none is named
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
+    /// Architecture of the kernels and programs; another than this machine's is always emulated
+    #[arg(long, value_enum, default_value_t = Arch::HOST)]
+    arch: Arch,
     /// Run the tests with this in their name, with every hook and ring, instead of the matrix; empty: all tests
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
     /// BIND's version for --filter: 9.16, 9.18 or 9.20
     #[arg(long, value_name = "VERSION", default_value = plan::BIND, requires = "filter")]
     bind: String,
-    /// Time that each machine may take, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = TIMEOUT)]
-    timeout: u64,
+    /// Time that each machine may take, in seconds [default: 900; arm64: 2700]
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
     /// Give a shell in the machine instead of running tests
     #[arg(long)]
     shell: bool,
@@ -76,7 +85,7 @@ pub(crate) struct Args {
 
 /// Runs what the command line asks for.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let kernels = select(&args.kernels)?;
+    let kernels = select(args.arch, &args.kernels)?;
     let bind = BINDS
         .iter()
         .map(|bind| bind.name)
@@ -92,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(filter) => plan::chosen(kernel, bind, filter),
         None => plan::matrix(kernel),
     };
-    let prepared = Prepared::new(&kernels, &plan_of)?;
+    let prepared = Prepared::new(args.arch, &kernels, &plan_of)?;
     if args.shell {
         let [(_, Ok(kernel))] = &prepared.kernels[..] else {
             bail!("name the one kernel whose shell you want");
@@ -100,9 +109,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         prepared.machine(kernel, "shell")?.shell()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = prepared.boot(&plan_of, Duration::from_secs(args.timeout), args.keep)?;
+    let usual = if args.arch == Arch::HOST {
+        TIMEOUT
+    } else {
+        FOREIGN_TIMEOUT
+    };
+    let limit = Duration::from_secs(args.timeout.unwrap_or(usual));
+    let rows = prepared.boot(&plan_of, limit, args.keep)?;
     let sum = report(&rows);
-    if args.filter.is_none() && kernels.len() == KERNELS.len() {
+    if args.filter.is_none() && kernels.len() == releases::kernels(args.arch).len() {
         prepared.document(&rows)?;
     }
     println!("{sum}");
@@ -115,8 +130,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs the whole matrix, as a part of `cargo xtask test`: prints the table, and does not change the page.
 pub(crate) fn matrix() -> Result<Results> {
-    let kernels = select(&[])?;
-    let prepared = Prepared::new(&kernels, &plan::matrix)?;
+    let kernels = select(Arch::Amd64, &[])?;
+    let prepared = Prepared::new(Arch::Amd64, &kernels, &plan::matrix)?;
     let rows = prepared.boot(&plan::matrix, Duration::from_secs(TIMEOUT), false)?;
     Ok(Results {
         tally: report(&rows),
@@ -126,8 +141,8 @@ pub(crate) fn matrix() -> Result<Results> {
 
 /// Returns the reason if this machine cannot run the matrix at all.
 pub(crate) fn impossible() -> Option<&'static str> {
-    if std::env::consts::ARCH != "x86_64" {
-        return Some("the virtual machines are x86_64, and this machine is not");
+    if Arch::HOST != Arch::Amd64 {
+        return Some("the virtual machines are made on x86-64, and this machine is another one");
     }
     if exec::output(Command::new("apt-get").arg("--version")).is_err() {
         return Some("the kernels come from Debian's archive, and this machine has no apt-get");
@@ -144,11 +159,12 @@ pub(crate) fn bind(name: &str) -> Result<PathBuf> {
         return Ok(folder);
     }
     let _lock = lock()?;
-    Ok(releases::bind(&Mirrors::of_this_machine()?, source)?.0)
+    Ok(releases::bind(&Mirrors::of_this_machine()?, source, Arch::HOST)?.0)
 }
 
 /// Everything that the machines need.
 struct Prepared {
+    arch: Arch,
     /// The image of each kernel, or the reason why there is none.
     kernels: Vec<(&'static KernelSource, Result<PathBuf>)>,
     binds: BTreeMap<&'static str, String>,
@@ -161,6 +177,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(
+        arch: Arch,
         kernels: &[&'static KernelSource],
         plan_of: &dyn Fn(&KernelSource) -> Vec<plan::Phase>,
     ) -> Result<Self> {
@@ -169,8 +186,12 @@ impl Prepared {
         }
         let lock = lock()?;
         Apt::default().ensure(PACKAGES)?;
-        let agent = build::release()?;
-        let tests = build::tests()?;
+        let (agent, tests) = if arch == Arch::HOST {
+            (build::release()?, build::tests()?)
+        } else {
+            Apt::default().ensure(&[EMULATOR, arch.binutils_package()])?;
+            (build::portable(arch)?, build::foreign_tests(arch)?)
+        };
 
         ui::step("kernels and servers");
         let mirrors = Mirrors::of_this_machine()?;
@@ -181,7 +202,7 @@ impl Prepared {
         let mut binds = BTreeMap::new();
         let mut folders = Vec::new();
         for source in &BINDS {
-            let (folder, version) = releases::bind(&mirrors, source)?;
+            let (folder, version) = releases::bind(&mirrors, source, arch)?;
             binds.insert(source.name, version);
             folders.push((source.name, folder));
         }
@@ -190,7 +211,14 @@ impl Prepared {
             .map(|source| (plan_path(source.name), plan::script(&plan_of(source))))
             .collect();
         plans.push((plan_path(HELLO), String::new()));
+        let unpacked = if arch == Arch::HOST {
+            None
+        } else {
+            Some(releases::tools(&mirrors, arch)?)
+        };
         let contents = initramfs::Contents {
+            arch,
+            unpacked: unpacked.as_deref(),
             programs: &[("dnstap-agent", &agent), ("dnstap-tests", &tests)],
             tools: &initramfs::TOOLS,
             binds: &folders,
@@ -204,9 +232,10 @@ impl Prepared {
             .find_map(|(_, image)| image.as_ref().ok())
             .context("no kernel could be had")?;
         let acceleration =
-            qemu::acceleration(first, &initramfs, HELLO, logs().join("hello.console"))?;
+            qemu::acceleration(arch, first, &initramfs, HELLO, logs().join("hello.console"))?;
         ui::note(format_args!("virtual machines: {acceleration}"));
         Ok(Self {
+            arch,
             kernels: images,
             binds,
             initramfs,
@@ -222,6 +251,7 @@ impl Prepared {
             self.initramfs.display()
         );
         Ok(Machine {
+            arch: self.arch,
             kernel,
             initramfs: &self.initramfs,
             plan,
@@ -303,8 +333,17 @@ impl Prepared {
     /// Writes the page of the documentation.
     fn document(&self, rows: &[Row]) -> Result<()> {
         let date = exec::output(Command::new("date").args(["-u", "+%F"]))?;
-        let page = page::page(rows, &self.binds, self.acceleration, date.trim());
         let path = paths::root().join(PAGE);
+        let old =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let run = page::Run {
+            arch: self.arch,
+            rows,
+            binds: &self.binds,
+            acceleration: self.acceleration,
+            date: date.trim(),
+        };
+        let page = page::page(&old, &run);
         fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         ui::note(format_args!("wrote {PAGE}"));
         Ok(())
@@ -322,17 +361,19 @@ fn report(rows: &[Row]) -> Tally {
 }
 
 /// Returns the kernels with these names, or all.
-fn select(names: &[String]) -> Result<Vec<&'static KernelSource>> {
+fn select(arch: Arch, names: &[String]) -> Result<Vec<&'static KernelSource>> {
+    let all = releases::kernels(arch);
+    let known: Vec<_> = all.iter().map(|kernel| kernel.name).collect();
     for name in names {
         ensure!(
-            KERNELS.iter().any(|kernel| kernel.name == *name),
+            known.contains(&name.as_str()),
             "no kernel {name}: there are {}",
-            KERNELS.map(|kernel| kernel.name).join(", ")
+            known.join(", ")
         );
     }
     let wanted =
         |kernel: &&KernelSource| names.is_empty() || names.iter().any(|name| name == kernel.name);
-    Ok(KERNELS.iter().filter(wanted).collect())
+    Ok(all.iter().filter(wanted).collect())
 }
 
 /// Waits until no other run is active.

@@ -13,18 +13,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{exec, packages::Apt, paths, ui};
+use crate::{arch::Arch, cross, exec, packages::Apt, paths, ui};
 
 /// Oldest C library on which the program starts: that of RHEL 7, Debian 8 and Ubuntu 14.04.
 pub(crate) const GLIBC: &str = "2.17";
-/// Rust's name of the target.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Versions of both packages. Other versions give other bytes.
 const PACKAGES: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
 
-/// Returns the command `cargo zigbuild` for [`GLIBC`].
-pub(crate) fn build() -> Result<Command> {
+/// Returns the command `cargo zigbuild` for `arch` and this version of the C library.
+pub(crate) fn build(arch: Arch, glibc: &str) -> Result<Command> {
     let folder = ensure()?;
     let mut path = folder.join("bin").into_os_string();
     path.push(":");
@@ -32,24 +30,28 @@ pub(crate) fn build() -> Result<Command> {
     let mut command = exec::cargo();
     command
         .arg("zigbuild")
-        .args(["--target", &format!("{TARGET}.{GLIBC}")])
-        .env("CC", compiler(&folder)?)
+        .args(["--target", &format!("{}.{glibc}", arch.target())])
         .env("PATH", path)
         .env("ZIG_GLOBAL_CACHE_DIR", folder.join("cache"))
         .env("CARGO_ZIGBUILD_CACHE_DIR", folder.join("cargo-zigbuild"));
+    if arch == Arch::HOST {
+        command.env("CC", compiler(&folder, glibc)?);
+    }
+    cross::prepare(&mut command, arch)?;
     Ok(command)
 }
 
-/// Writes a compiler for build scripts that know none but `CC`, and returns its path. librdkafka's own script looks for
-/// functions with it (C11 threads are newer than [`GLIBC`]), and links a shared library that is not used. zig cannot
-/// link it, so the machine's compiler does.
-fn compiler(folder: &Path) -> Result<PathBuf> {
+/// Writes a compiler for this machine's architecture, for build scripts that know none but `CC`, and returns its path.
+/// librdkafka's own script looks for functions with it (C11 threads are newer than [`GLIBC`]), and links a shared library
+/// that is not used. zig cannot link it, so the machine's compiler does.
+fn compiler(folder: &Path, glibc: &str) -> Result<PathBuf> {
     let path = folder.join("cc");
     let script = format!(
         "#!/bin/sh\n\
          case \" $* \" in *' -shared '*) exec cc \"$@\" ;; esac\n\
-         exec \"{}\" zig cc -- -target x86_64-linux-gnu.{GLIBC} -fno-sanitize=all \"$@\"\n",
-        folder.join("bin/cargo-zigbuild").display()
+         exec \"{}\" zig cc -- -target {}.{glibc} -fno-sanitize=all \"$@\"\n",
+        folder.join("bin/cargo-zigbuild").display(),
+        Arch::HOST.multiarch(),
     );
     // A new time would make cargo build everything again.
     if fs::read_to_string(&path).ok().as_ref() != Some(&script) {

@@ -5,7 +5,7 @@
 
 use dnstap_ebpf::{
     Counter, DIRECTION_RECEIVED, DIRECTION_SENT, EVENT_COALESCED, EventHeader, IPPROTO_TCP,
-    IPPROTO_UDP,
+    IPPROTO_UDP, syscall,
 };
 
 use crate::{
@@ -16,27 +16,6 @@ use crate::{
     },
     message::payload::{Payload, Vectors},
 };
-
-/// x86-64 system call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
-mod number {
-    pub(super) const READ: u64 = 0;
-    pub(super) const WRITE: u64 = 1;
-    pub(super) const READV: u64 = 19;
-    pub(super) const WRITEV: u64 = 20;
-    pub(super) const SENDTO: u64 = 44;
-    pub(super) const RECVFROM: u64 = 45;
-    pub(super) const SENDMSG: u64 = 46;
-    pub(super) const RECVMSG: u64 = 47;
-    pub(super) const RECVMMSG: u64 = 299;
-    pub(super) const SENDMMSG: u64 = 307;
-    pub(super) const PREADV2: u64 = 327;
-    pub(super) const PWRITEV2: u64 = 328;
-    /// The place of the bytes that the following calls move is not known, so they are only counted.
-    pub(super) const SENDFILE: u64 = 40;
-    pub(super) const IO_SUBMIT: u64 = 209;
-    pub(super) const SPLICE: u64 = 275;
-    pub(super) const IO_URING_ENTER: u64 = 426;
-}
 
 /// `MSG_PEEK | MSG_ERRQUEUE`: the call reads a message that stays in the queue, or an error.
 const PEEK_FLAGS: u64 = 0x02 | 0x2000;
@@ -137,22 +116,22 @@ impl Call {
     #[inline(always)]
     pub(crate) fn decode(registers: &Registers) -> Self {
         let (direction, form) = match registers.number() {
-            number::READ | number::RECVFROM => (Direction::Received, Form::Buffer),
-            number::WRITE | number::SENDTO => (Direction::Sent, Form::Buffer),
-            number::READV | number::PREADV2 => (Direction::Received, Form::Vector),
-            number::WRITEV | number::PWRITEV2 => (Direction::Sent, Form::Vector),
-            number::RECVMSG => (Direction::Received, Form::Message),
-            number::SENDMSG => (Direction::Sent, Form::Message),
-            number::RECVMMSG => (Direction::Received, Form::Batch),
-            number::SENDMMSG => (Direction::Sent, Form::Batch),
+            syscall::READ | syscall::RECVFROM => (Direction::Received, Form::Buffer),
+            syscall::WRITE | syscall::SENDTO => (Direction::Sent, Form::Buffer),
+            syscall::READV | syscall::PREADV2 => (Direction::Received, Form::Vector),
+            syscall::WRITEV | syscall::PWRITEV2 => (Direction::Sent, Form::Vector),
+            syscall::RECVMSG => (Direction::Received, Form::Message),
+            syscall::SENDMSG => (Direction::Sent, Form::Message),
+            syscall::RECVMMSG => (Direction::Received, Form::Batch),
+            syscall::SENDMMSG => (Direction::Sent, Form::Batch),
             _ => (Direction::Sent, Form::Other),
         };
         let (flags, name) = match registers.number() {
-            number::SENDTO | number::RECVFROM | number::RECVMMSG => {
+            syscall::SENDTO | syscall::RECVFROM | syscall::RECVMMSG => {
                 (registers.fourth(), registers.fifth())
             }
-            number::SENDMMSG => (registers.fourth(), 0),
-            number::RECVMSG | number::SENDMSG => (registers.third(), 0),
+            syscall::SENDMMSG => (registers.fourth(), 0),
+            syscall::RECVMSG | syscall::SENDMSG => (registers.third(), 0),
             _ => (0, 0),
         };
         Self {
@@ -315,7 +294,7 @@ pub(crate) fn segment(
 /// Returns whether the call is `io_uring_enter`. Through it a process moves messages that no other call shows.
 #[inline(always)]
 pub(crate) fn is_io_uring(registers: &Registers) -> bool {
-    registers.number() == number::IO_URING_ENTER
+    registers.number() == syscall::IO_URING_ENTER
 }
 
 /// Returns the descriptor number `index` of a call of another form that moves bytes between descriptors. `result` is
@@ -323,9 +302,9 @@ pub(crate) fn is_io_uring(registers: &Registers) -> bool {
 #[inline(always)]
 pub(crate) fn moved(registers: &Registers, result: u64, index: u64) -> Option<u64> {
     match (registers.number(), index) {
-        (number::SENDFILE | number::SPLICE, 0) => Some(registers.first()),
-        (number::SPLICE, 1) => Some(registers.third()),
-        (number::IO_SUBMIT, _) if index < result => {
+        (syscall::SENDFILE | syscall::SPLICE, 0) => Some(registers.first()),
+        (syscall::SPLICE, 1) => Some(registers.third()),
+        (syscall::IO_SUBMIT, _) if index < result => {
             // SAFETY: a pointer (`struct iocb **`) and an integer.
             unsafe {
                 let operation: u64 = memory::user(registers.third(), index * 8).ok()?;

@@ -12,19 +12,18 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::VERSION;
-use crate::{exec, paths};
+use crate::{arch::Arch, exec, paths};
 
 /// Revision of the packaging, which is separate from the program's version.
 const REVISION: u32 = 1;
 
 /// Packs `tree` into `dist`. `time` is the time of the files and of the changelog's entry.
-pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
+pub(super) fn build(tree: &Path, dist: &Path, time: &str, arch: Arch) -> Result<PathBuf> {
     let version = format!("{VERSION}-{REVISION}");
-    let architecture = exec::output(Command::new("dpkg").arg("--print-architecture"))?;
-    let architecture = architecture.trim();
+    let architecture = arch.debian();
     changelog(tree, &version, time)?;
 
     let control = tree.join("DEBIAN");
@@ -52,7 +51,7 @@ pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
             .arg(tree),
     )?;
     let size = size.split_whitespace().next().context("du says no size")?;
-    let depends = libraries(dist, &tree.join("usr/bin/dnstap-agent"))?;
+    let depends = depends(&tree.join("usr/bin/dnstap-agent"))?;
     let text = format!(
         "Package: dnstap-agent\n\
          Version: {version}\n\
@@ -93,34 +92,37 @@ fn checksums(tree: &Path) -> Result<String> {
     exec::output(Command::new("sh").current_dir(tree).args(["-c", script]))
 }
 
-/// Returns the libraries of the program, as packages with versions.
-fn libraries(dist: &Path, program: &Path) -> Result<String> {
-    // dpkg-shlibdeps needs a source package; this one has only names.
-    let source = dist.join("source");
-    fs::create_dir_all(source.join("debian"))?;
-    let control = "Source: dnstap-agent\n\nPackage: dnstap-agent\nArchitecture: any\n";
-    fs::write(source.join("debian/control"), control)?;
-    let found = exec::output(
-        Command::new("dpkg-shlibdeps")
-            .current_dir(&source)
-            .args(["-O", "-e"])
+/// Libraries of the GNU C library.
+const C_LIBRARY: [&str; 5] = ["libc", "libdl", "libm", "libpthread", "librt"];
+/// Library, and its package, that a Rust program may need besides them.
+const LIBGCC: (&str, &str) = ("libgcc_s.so.1", "libgcc-s1");
+
+/// Returns the packages with the program's libraries. `dpkg-shlibdeps` would know only those of this machine's
+/// architecture, and names a newer C library than the program needs.
+fn depends(program: &Path) -> Result<String> {
+    let mut readelf = Command::new("readelf");
+    let dynamic = exec::output(
+        readelf
+            .env("LC_ALL", "C")
+            .args(["--wide", "--dynamic"])
             .arg(program),
     )?;
-    fs::remove_dir_all(&source)?;
-    let depends = found
+    let mut depends = format!("libc6 (>= {})", newest_symbols(program)?);
+    let libraries = dynamic
         .lines()
-        .find_map(|line| line.strip_prefix("shlibs:Depends="));
-    let depends = depends.context("dpkg-shlibdeps names no libraries")?;
-    // This names the C library of this machine, or the oldest one that it knows. The program may need less.
-    let c_library = format!("libc6 (>= {})", newest_symbols(program)?);
-    let packages = depends.split(", ").map(|package| {
-        if package.starts_with("libc6 ") {
-            &c_library
+        .filter_map(|line| line.split_once("Shared library: [")?.1.split_once(']'));
+    for (library, _) in libraries {
+        if library == LIBGCC.0 {
+            write!(depends, ", {}", LIBGCC.1)?;
         } else {
-            package
+            let (name, _) = library.split_once(".so").unwrap_or((library, ""));
+            ensure!(
+                C_LIBRARY.contains(&name) || name.starts_with("ld-linux"),
+                "the program needs {library}, and no package with it is known here"
+            );
         }
-    });
-    Ok(packages.collect::<Vec<_>>().join(", "))
+    }
+    Ok(depends)
 }
 
 /// Returns the newest version of the GNU C library whose symbols the program needs.

@@ -4,7 +4,6 @@
 //! versions of the C library the program needs.
 
 use std::{
-    env,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::VERSION;
-use crate::{exec, paths};
+use crate::{arch::Arch, exec, paths};
 
 /// Revision of the packaging, which is separate from the program's version.
 const REVISION: u32 = 1;
@@ -35,14 +34,14 @@ const SETTINGS: [&str; 8] = [
 ];
 
 /// Packs `tree` into `dist`. `time` is the time of the files and of the build.
-pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
+pub(super) fn build(tree: &Path, dist: &Path, time: &str, arch: Arch) -> Result<PathBuf> {
     let folder = dist.join("rpm");
     fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let spec = folder.join("dnstap-agent.spec");
     fs::write(&spec, text(tree)?).with_context(|| format!("cannot write {}", spec.display()))?;
     let mut rpmbuild = Command::new("rpmbuild");
     rpmbuild
-        .args(["-bb", "--quiet", "--target", env::consts::ARCH])
+        .args(["-bb", "--quiet", "--target", arch.rust()])
         .env("SOURCE_DATE_EPOCH", time);
     for setting in SETTINGS {
         rpmbuild.args(["--define", setting]);
@@ -58,10 +57,7 @@ pub(super) fn build(tree: &Path, dist: &Path, time: &str) -> Result<PathBuf> {
     }
     exec::output(rpmbuild.arg(&spec))?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    let name = format!(
-        "dnstap-agent-{VERSION}-{REVISION}.{}.rpm",
-        env::consts::ARCH
-    );
+    let name = format!("dnstap-agent-{VERSION}-{REVISION}.{}.rpm", arch.rust());
     Ok(dist.join(name))
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::VERSION;
-use crate::{build, exec, paths, ui, zig};
+use crate::{arch::Arch, build, exec, paths, ui};
 
 /// Version of the tool. Another one gives other bytes.
 const TOOL: &str = "0.5.9";
@@ -39,7 +39,7 @@ pub(super) fn write(dist: &Path, time: &str) -> Result<Vec<PathBuf>> {
         exec::output(
             Command::new(&tool)
                 .args(["cyclonedx", "-qq", "--format=json", "--no-build-deps"])
-                .args(["--target", zig::TARGET, "--override-filename=sbom"])
+                .args(["--target", Arch::HOST.target(), "--override-filename=sbom"])
                 .args(features)
                 .arg("--manifest-path")
                 .arg(manifest)

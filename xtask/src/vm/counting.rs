@@ -11,13 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    PACKAGES,
-    archive::Mirrors,
-    impossible, initramfs, lock, logs, plan,
+    PACKAGES, impossible, initramfs, lock, logs, plan,
     qemu::{Acceleration, End, Machine},
     releases, select,
 };
-use crate::{packages::Apt, scratch::Scratch, ui};
+use crate::{arch::Arch, archive::Mirrors, packages::Apt, scratch::Scratch, ui};
 
 /// Line that a guest prints at the end of its plan.
 const DONE: &str = "@done";
@@ -41,7 +39,7 @@ pub(crate) struct Contents<'a> {
 
 /// Returns the kernels with these names, oldest first, and the hooks that each accepts.
 pub(crate) fn hooks(names: &[String]) -> Result<Vec<(&'static str, &'static [&'static str])>> {
-    let kernels = select(names)?;
+    let kernels = select(Arch::Amd64, names)?;
     Ok(kernels
         .iter()
         .map(|kernel| (kernel.name, kernel.hooks))
@@ -55,7 +53,7 @@ impl Guests {
             bail!(why);
         }
         let names: Vec<_> = kernels.iter().map(|&name| name.to_owned()).collect();
-        let sources = select(&names)?;
+        let sources = select(Arch::Amd64, &names)?;
         // The lock only protects the cache: other work of the host does not change the counts of the machines.
         let lock = lock()?;
         Apt::default().ensure(&[PACKAGES, contents.packages].concat())?;
@@ -69,9 +67,11 @@ impl Guests {
             .iter()
             .find(|bind| bind.name == plan::BIND)
             .context("the matrix has no such BIND")?;
-        let (folder, _) = releases::bind(&mirrors, bind)?;
+        let (folder, _) = releases::bind(&mirrors, bind, Arch::Amd64)?;
         let scratch = Scratch::create(logs().join(format!("counting-{}", std::process::id())))?;
         let contents = initramfs::Contents {
+            arch: Arch::Amd64,
+            unpacked: None,
             programs: &[("dnstap-agent", contents.agent)],
             tools: contents.tools,
             binds: &[(bind.name, folder)],
@@ -98,6 +98,7 @@ impl Guests {
         let (_, image) = image.with_context(|| format!("no kernel {kernel} was fetched"))?;
         let console = logs().join(format!("counting-{kernel}-{plan}.console"));
         let machine = Machine {
+            arch: Arch::Amd64,
             kernel: image,
             initramfs: &self.initramfs,
             plan,

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # The first process of a guest: it sets up a small Linux for the tests, runs the plan from the kernel's command line (plan=NAME,
 # which the kernel passes as a variable), and powers off. The kernel's messages go to the first serial port, the output of the
-# tests to the second.
+# tests to the second (port=NAME).
 export PATH=/bin HOME=/ TMPDIR=/tmp
 /bin/busybox mkdir -p /proc /sys /dev /tmp /etc /run
 /bin/busybox --install -s /bin
@@ -41,7 +41,7 @@ if [ "$plan" = shell ]; then
     echo 'Here are dnstap-agent, dnstap-tests, named-9.16, named-9.18, named-9.20, dig... `exit` ends the machine.'
     setsid cttyhack sh
 else
-    exec >/dev/ttyS1 2>&1
+    exec >"/dev/$port" 2>&1
     echo "@kernel $(uname -r) $(uname -v)"
     . "/plans/$plan"
     echo '@done'

@@ -1,7 +1,8 @@
-//! The guest's first and only file system: our own programs, the host's tools with their libraries, one root per BIND
-//! with the libraries of its release, and the plans.
+//! The guest's first and only file system: our own programs, tools with their libraries, one root per BIND with the
+//! libraries of its release, and the plans. The tools are the host's, or unpacked ones of the guest's architecture.
 
 use std::{
+    collections::BTreeMap,
     env,
     fs::{self, File},
     io::{BufWriter, Write as _},
@@ -12,9 +13,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::cpio::Tree;
-use crate::exec;
+use crate::{arch::Arch, exec};
 
-/// Programs of the host that the tests run, at their installed paths.
+/// Programs that the tests run.
 pub(super) const TOOLS: [&str; 12] = [
     "dig",
     "dnssec-keygen",
@@ -29,16 +30,18 @@ pub(super) const TOOLS: [&str; 12] = [
     "dnstap-ldns",
     "busybox",
 ];
-/// Folders of the libraries in a release's packages, and its loader.
-const LIBRARY_FOLDERS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-const LOADER: &str = "ld-linux-x86-64.so.2";
+/// Folders of programs.
+const PROGRAM_FOLDERS: [&str; 4] = ["usr/sbin", "sbin", "usr/bin", "bin"];
 
 /// Content of the file system.
 pub(super) struct Contents<'a> {
+    pub(super) arch: Arch,
     /// Our own programs, by their names in the guest.
     pub(super) programs: &'a [(&'static str, &'a Path)],
-    /// Programs of the host, including busybox.
+    /// Other programs, including busybox.
     pub(super) tools: &'a [&'static str],
+    /// Unpacked folder with these programs and all libraries, for an architecture that the host does not run.
+    pub(super) unpacked: Option<&'a Path>,
     /// Name and unpacked folder of each BIND.
     pub(super) binds: &'a [(&'static str, PathBuf)],
     /// Path and text of each text file; a plan is `plans/NAME`.
@@ -51,14 +54,19 @@ pub(super) fn build(contents: &Contents<'_>, folder: &Path) -> Result<PathBuf> {
     tree.console();
     tree.script("init", include_str!("init.sh").to_owned());
     for (name, path) in contents.programs {
-        program(&mut tree, name, &stripped(path, folder)?, path)?;
+        tree.copy(
+            format!("bin/{name}"),
+            &stripped(path, folder, contents.arch)?,
+        );
+        libraries(&mut tree, path, contents)?;
     }
     for name in contents.tools {
-        let path = installed(name)?;
-        program(&mut tree, name, &path, &path)?;
+        let path = installed(name, contents.unpacked)?;
+        tree.copy(format!("bin/{name}"), &path);
+        libraries(&mut tree, &path, contents)?;
     }
     for (name, unpacked) in contents.binds {
-        bind(&mut tree, name, unpacked).with_context(|| format!("BIND {name}"))?;
+        bind(&mut tree, name, unpacked, contents.arch).with_context(|| format!("BIND {name}"))?;
     }
     for (path, text) in contents.texts {
         tree.script(path, text.clone());
@@ -72,50 +80,49 @@ pub(super) fn build(contents: &Contents<'_>, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Adds a program of the host as `/bin/NAME`, and the libraries of `original` at exactly the paths where the loader
-/// looks for them.
-fn program(tree: &mut Tree, name: &str, path: &Path, original: &Path) -> Result<()> {
-    tree.copy(format!("bin/{name}"), path);
-    let output = Command::new("ldd")
-        .arg(original)
-        .output()
-        .context("cannot run ldd")?;
-    // The loader fails for a static program, which needs no libraries.
-    for (_, library) in libraries(&String::from_utf8_lossy(&output.stdout))? {
-        if !tree.has(&library) {
-            tree.copy(&library, &library);
+/// Adds the libraries of a program at exactly the paths where the loader looks for them.
+fn libraries(tree: &mut Tree, program: &Path, contents: &Contents<'_>) -> Result<()> {
+    let Some(unpacked) = contents.unpacked else {
+        // The loader fails for a static program, which needs no libraries.
+        let output = Command::new("ldd").arg(program).output();
+        let output = output.context("cannot run ldd")?;
+        for library in listed(&String::from_utf8_lossy(&output.stdout))? {
+            if !tree.has(&library) {
+                tree.copy(&library, &library);
+            }
         }
-    }
+        return Ok(());
+    };
+    place(
+        tree,
+        Path::new(""),
+        &needed(program, unpacked, contents.arch)?,
+        contents.arch,
+    );
     Ok(())
 }
 
+/// Adds libraries to the root folder `root` of the guest.
+fn place(tree: &mut Tree, root: &Path, libraries: &BTreeMap<String, PathBuf>, arch: Arch) {
+    let loader = Path::new(arch.loader());
+    for (name, path) in libraries {
+        if loader.ends_with(name) {
+            tree.copy(root.join(arch.loader().trim_start_matches('/')), path);
+        } else {
+            tree.copy(root.join("lib").join(arch.multiarch()).join(name), path);
+        }
+    }
+}
+
 /// Adds `/bind/NAME`, a root with one `named` and its libraries, and `/bin/named-NAME`, which executes it.
-fn bind(tree: &mut Tree, name: &str, unpacked: &Path) -> Result<()> {
-    let folders = LIBRARY_FOLDERS.map(|folder| unpacked.join(folder));
-    let loader = folders
-        .iter()
-        .map(|folder| folder.join(LOADER))
-        .find(|path| path.exists())
-        .with_context(|| format!("no {LOADER} below {}", unpacked.display()))?;
+fn bind(tree: &mut Tree, name: &str, unpacked: &Path, arch: Arch) -> Result<()> {
     let named = unpacked.join("usr/sbin/named");
-    let listed = exec::output(
-        Command::new(&loader)
-            .args(["--inhibit-cache", "--library-path"])
-            .arg(env::join_paths(&folders)?)
-            .arg("--list")
-            .arg(&named),
-    )?;
     let root = Path::new("bind").join(name);
     for folder in ["dev", "proc", "tmp", "etc", "run"] {
         tree.folder(root.join(folder));
     }
     tree.copy(root.join("usr/sbin/named"), &named);
-    tree.copy(root.join("lib64").join(LOADER), &loader);
-    for (soname, library) in libraries(&listed)? {
-        if !soname.ends_with(LOADER) {
-            tree.copy(root.join(LIBRARY_FOLDERS[0]).join(soname), &library);
-        }
-    }
+    place(tree, &root, &needed(&named, unpacked, arch)?, arch);
     let script = format!(
         "#!/bin/busybox sh\nexec /bin/busybox chroot /bind/{name} /usr/sbin/named \"$@\"\n"
     );
@@ -123,15 +130,50 @@ fn bind(tree: &mut Tree, name: &str, unpacked: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Parses name and path of each library that a loader lists: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)`.
-fn libraries(listed: &str) -> Result<Vec<(String, PathBuf)>> {
+/// Returns name and path of each library in an unpacked folder that a program needs, or that one of these needs. The
+/// loader is among them if there is any: the C library needs it.
+fn needed(program: &Path, unpacked: &Path, arch: Arch) -> Result<BTreeMap<String, PathBuf>> {
+    let folders = ["lib", "usr/lib"].map(|folder| unpacked.join(folder).join(arch.multiarch()));
+    let mut found = BTreeMap::new();
+    let mut unread = vec![program.to_owned()];
+    while let Some(file) = unread.pop() {
+        let mut readelf = Command::new("readelf");
+        readelf.env("LC_ALL", "C").args(["--wide", "--dynamic"]);
+        for name in named_libraries(&exec::output(readelf.arg(&file))?) {
+            if found.contains_key(name) {
+                continue;
+            }
+            let mut paths = folders.iter().map(|folder| folder.join(name));
+            let path = paths
+                .find(|path| path.exists())
+                .with_context(|| format!("library {name} of {} is missing", file.display()))?;
+            unread.push(path.clone());
+            found.insert(name.to_owned(), path);
+        }
+    }
+    Ok(found)
+}
+
+/// Parses the libraries that a file names: `0x01 (NEEDED) Shared library: [NAME]`.
+fn named_libraries(read: &str) -> impl Iterator<Item = &str> {
+    let lines = read.lines().filter(|line| line.contains("(NEEDED)"));
+    lines.filter_map(|line| {
+        line.split_once('[')?
+            .1
+            .split_once(']')
+            .map(|(name, _)| name)
+    })
+}
+
+/// Parses the path of each library that a loader lists: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)`.
+fn listed(libraries: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for line in listed.lines() {
+    for line in libraries.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             [name, "=>", "not", "found"] => bail!("library {name} is missing"),
-            [name, "=>", path, _] | [name @ path, _] if path.starts_with('/') => {
-                found.push((name.to_owned(), PathBuf::from(path)));
+            [_, "=>", path, _] | [path, _] if path.starts_with('/') => {
+                found.push(PathBuf::from(path));
             }
             _ => {} // the kernel's own library, which is not a file
         }
@@ -140,19 +182,26 @@ fn libraries(listed: &str) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// Makes a copy without debugging information, which is most of the size, if there is a tool for that.
-fn stripped(path: &Path, folder: &Path) -> Result<PathBuf> {
+fn stripped(path: &Path, folder: &Path, arch: Arch) -> Result<PathBuf> {
     let name = path
         .file_name()
         .with_context(|| format!("{} is no program", path.display()))?;
     let copy = folder.join(name);
-    let strip = exec::output(Command::new("strip").arg("-o").arg(&copy).arg(path));
+    let strip = exec::output(
+        Command::new(arch.binutils("strip"))
+            .arg("-o")
+            .arg(&copy)
+            .arg(path),
+    );
     Ok(if strip.is_ok() { copy } else { path.to_owned() })
 }
 
-fn installed(name: &str) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+/// Finds a program of the host, or of an unpacked folder.
+fn installed(name: &str, unpacked: Option<&Path>) -> Result<PathBuf> {
+    let path = env::var_os("PATH").filter(|_| unpacked.is_none());
+    let root = unpacked.unwrap_or(Path::new("/"));
+    env::split_paths(&path.unwrap_or_default())
+        .chain(PROGRAM_FOLDERS.map(|folder| root.join(folder)))
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .and_then(|candidate| fs::canonicalize(candidate).ok())
@@ -165,22 +214,22 @@ mod tests {
 
     #[test]
     fn libraries_are_read_from_both_forms_of_a_loader_s_list() {
-        let listed = "\tlinux-vdso.so.1 (0x00007ff)\n\tlibc.so.6 => /lib/libc.so.6 (0x00007f0)\n\t\
-                      /lib64/ld-linux-x86-64.so.2 (0x00007f1)\n";
-        let found = libraries(listed).expect("nothing is missing");
-        let paths: Vec<_> = found.iter().map(|(_, path)| path.as_path()).collect();
-        assert_eq!(
-            paths,
-            [
-                Path::new("/lib/libc.so.6"),
-                Path::new("/lib64/ld-linux-x86-64.so.2")
-            ]
-        );
-        assert_eq!(found[0].0, "libc.so.6");
+        let text = "\tlinux-vdso.so.1 (0x00007ff)\n\tlibc.so.6 => /lib/libc.so.6 (0x00007f0)\n\t\
+                    /lib64/ld-linux-x86-64.so.2 (0x00007f1)\n";
+        let found = listed(text).expect("nothing is missing");
+        let expected = ["/lib/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        assert_eq!(found, expected);
     }
 
     #[test]
     fn a_library_that_is_not_found_is_an_error() {
-        assert!(libraries("\tlibx.so => not found\n").is_err());
+        assert!(listed("\tlibx.so => not found\n").is_err());
+    }
+
+    #[test]
+    fn libraries_are_read_from_a_file_s_dynamic_section() {
+        let read = " 0x0000000000000001 (NEEDED)             Shared library: [libuv.so.1]\n \
+                    0x000000000000001d (RUNPATH)            Library runpath: [/usr/lib]\n";
+        assert_eq!(named_libraries(read).collect::<Vec<_>>(), ["libuv.so.1"]);
     }
 }

@@ -5,33 +5,88 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::{
     plan::{BIND, TOGETHER},
     qemu::Acceleration,
-    releases::{HOOKS, WHY_NO_SOCKET},
-    report::{RINGS, Row},
+    releases::HOOKS,
+    report::{RINGS, Row, missing},
 };
-use crate::tally::Tally;
+use crate::{arch::Arch, tally::Tally};
 
 /// Facts about kernels, which no run can find out. They are the end of the page.
 const NEEDS: &str = include_str!("needs.md");
 
-/// Returns the page for the documentation.
-pub(super) fn page(
-    rows: &[Row],
-    binds: &BTreeMap<&str, String>,
-    acceleration: Acceleration,
-    date: &str,
-) -> String {
+/// Start of the page.
+const INTRODUCTION: &str = "# Kernel support
+
+Written by `cargo xtask vm` and `cargo xtask vm --arch arm64`. Do not edit it by hand. The commands boot Debian's kernels,
+unmodified and without modules, in virtual machines. In each they run this project's integration tests against real
+`named`s. Each command writes the part of its architecture.
+";
+
+/// One run of all kernels of an architecture.
+pub(super) struct Run<'a> {
+    pub(super) arch: Arch,
+    pub(super) rows: &'a [Row],
+    /// Versions of BIND by their names.
+    pub(super) binds: &'a BTreeMap<&'static str, String>,
+    pub(super) acceleration: Acceleration,
+    pub(super) date: &'a str,
+}
+
+/// Returns the page for the documentation: the results of the run, and the other architecture's results from `old`, the
+/// page so far.
+pub(super) fn page(old: &str, run: &Run<'_>) -> String {
+    let mut text = String::from(INTRODUCTION);
+    for arch in [Arch::Amd64, Arch::Arm64] {
+        text += &if arch == run.arch {
+            part(run)
+        } else {
+            section(old, title(arch)).to_owned()
+        };
+    }
+    text += NEEDS;
+    text
+}
+
+/// Returns the heading of an architecture's part.
+const fn title(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "\n## x86-64\n",
+        Arch::Arm64 => "\n## arm64\n",
+    }
+}
+
+/// Returns the section of a page that begins with this heading; nothing if there is none.
+fn section<'p>(page: &'p str, heading: &str) -> &'p str {
+    let Some(start) = page.find(heading) else {
+        return "";
+    };
+    let behind = &page[start + heading.len()..];
+    let end = behind.find("\n## ").unwrap_or(behind.len());
+    &page[start..start + heading.len() + end]
+}
+
+/// Returns the part of an architecture.
+fn part(run: &Run<'_>) -> String {
+    let Run {
+        arch,
+        rows,
+        binds,
+        acceleration,
+        date,
+    } = run;
     let mut text = format!(
-        "# Kernel support\n\
+        "{}\n\
+         Last run on {date}, with {acceleration}.\n\
          \n\
-         Written by `cargo xtask vm`, last on {date}. Do not edit it by hand. The command boots Debian's kernels,\n\
-         unmodified and without modules, in virtual machines ({acceleration}). In each it\n\
-         runs this project's integration tests against real `named`s.\n\
-         \n\
-         ## Hooks and rings\n\
+         ### Hooks and rings\n\
          \n\
          Tests with BIND {BIND}. For the last column, taps with every combination run at the same time, and each record is\n\
-         compared with BIND's own dnstap. The first choice, fentry with `bpf`, is also compared alone.\n\n| kernel |"
+         compared with BIND's own dnstap. ",
+        title(*arch)
     );
+    if *arch == Arch::Amd64 {
+        text += "The first choice, fentry with `bpf`, is also compared alone.";
+    }
+    text += "\n\n| kernel |";
     let combinations = || {
         HOOKS
             .iter()
@@ -41,34 +96,32 @@ pub(super) fn page(
         write!(text, " {hook}, {ring} |").unwrap_or_default();
     }
     text += " all at once |\n|---|---|---|---|---|---|---|---|\n";
-    for row in rows {
+    let missing = missing(rows);
+    for row in *rows {
         write!(text, "| {} |", row.version()).unwrap_or_default();
         for (hook, ring) in combinations() {
-            let cell = if row.source.hooks.contains(&hook) {
-                cell(row.combination(hook, ring))
-            } else {
-                "none [1]".to_owned()
+            let cell = match missing.iter().position(|(name, _)| *name == hook) {
+                Some(note) if !row.source.hooks.contains(&hook) => format!("none [{}]", note + 1),
+                _ => cell(row.combination(hook, ring)),
             };
             write!(text, " {cell} |").unwrap_or_default();
         }
         let together = row.count(|phase| phase.bind == BIND, TOGETHER);
         writeln!(text, " {} |", cell(together)).unwrap_or_default();
     }
-    write!(
-        text,
-        "\n[1] {WHY_NO_SOCKET}; `--hook auto` uses another.\n\n"
-    )
-    .unwrap_or_default();
-    text += "The rings: `perf` is the perf ring buffer, `bpf` the BPF ring buffer of Linux 5.8 and later.\n\n";
+    for (number, (_, why)) in (1..).zip(&missing) {
+        write!(text, "\n[{number}] {why}; `--hook auto` uses another.\n").unwrap_or_default();
+    }
+    text += "\nThe rings: `perf` is the perf ring buffer, `bpf` the BPF ring buffer of Linux 5.8 and later.\n\n";
 
-    text += "## Kernels and servers\n\n| kernel | release | all tests |";
-    for (name, version) in binds {
+    text += "### Kernels and servers\n\n| kernel | release | all tests |";
+    for (name, version) in *binds {
         write!(text, " BIND {name} ({version}) |").unwrap_or_default();
     }
     text += "\n|---|---|---|";
     text += &"---|".repeat(binds.len());
     text.push('\n');
-    for row in rows {
+    for row in *rows {
         let release = row
             .outcome
             .kernel
@@ -92,14 +145,13 @@ pub(super) fn page(
         }
         text.push('\n');
     }
-    for row in rows {
+    for row in *rows {
         for problem in row.problems() {
             write!(text, "\n{}: **{problem}**\n", row.version()).unwrap_or_default();
         }
     }
 
-    text += &costs(rows, acceleration);
-    text += NEEDS;
+    text += &costs(rows, *acceleration);
     text
 }
 
@@ -114,7 +166,7 @@ fn costs(rows: &[Row], acceleration: Acceleration) -> String {
         return String::new();
     }
     let mut text = String::from(
-        "\n## Time per message\n\n\
+        "\n### Time per message\n\n\
          Nanoseconds in the tap's programs for each message seen, as the kernel counts them (`kernel.bpf_stats_enabled`),\n\
          for ring `bpf` / ring `perf`. The sum includes runs without a message: system calls of other processes with the\n\
          `syscall` hook, and reads that return nothing with all hooks.",
@@ -241,9 +293,29 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_page_ends_with_the_needs() {
+    fn the_committed_page_begins_and_ends_with_what_no_run_changes() {
         let page = paths::root().join("docs/kernel-support.md");
         let page = fs::read_to_string(page).expect("it is in the tree");
+        assert!(page.starts_with(INTRODUCTION));
         assert!(page.ends_with(NEEDS));
+    }
+
+    #[test]
+    fn a_run_changes_the_part_of_its_architecture_alone() {
+        let binds = BTreeMap::new();
+        let run = |arch, date| Run {
+            arch,
+            rows: &[],
+            binds: &binds,
+            acceleration: Acceleration::Emulated,
+            date,
+        };
+        let first = page("", &run(Arch::Arm64, "2026-01-01"));
+        let both = page(&first, &run(Arch::Amd64, "2026-01-02"));
+        let parts = ["2026-01-02", "## arm64", "2026-01-01"].map(|word| both.find(word));
+        assert!(parts.is_sorted() && parts[0].is_some(), "{both}");
+        assert_eq!(page(&both, &run(Arch::Amd64, "2026-01-02")), both);
+        let later = page(&both, &run(Arch::Arm64, "2026-01-03"));
+        assert_eq!(later, both.replace("2026-01-01", "2026-01-03"));
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::releases::KernelSource;
+use crate::arch::Arch;
 
 /// The server of all tests that are not about servers.
 pub(super) const BIND: &str = "9.18";
@@ -14,6 +15,8 @@ const BOTH_RINGS: &str = "bpf,perf";
 const COMPARISON: &str = "every message that named records is in our file";
 /// Beginning of the name of the test of all combinations at the same time.
 pub(super) const TOGETHER: &str = "all hooks and rings at once";
+/// Every system call for messages, one after the other.
+const CALLS: &str = "every message through";
 const ROLES: &str = "six servers in their roles";
 const CLOCK: &str = "when the clock is set";
 const GENERATED: &str = "programs that a machine thinks up";
@@ -47,6 +50,9 @@ impl Phase {
 /// Returns the phases of the matrix for one kernel.
 pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
     let hooks = kernel.hooks;
+    if kernel.arch == Arch::Arm64 {
+        return arm64(hooks);
+    }
     let others: Vec<_> = hooks
         .iter()
         .copied()
@@ -88,6 +94,15 @@ pub(super) fn matrix(kernel: &KernelSource) -> Vec<Phase> {
     phases
 }
 
+/// Returns the phases of an arm64 kernel: what depends on registers, numbers of system calls, and the kernel's own parts for
+/// this architecture.
+fn arm64(hooks: &[&str]) -> Vec<Phase> {
+    vec![
+        Phase::new(hooks, BOTH_RINGS, TOGETHER),
+        Phase::new(hooks, "bpf", CALLS),
+    ]
+}
+
 /// Returns the tests that the user asks for, in every combination.
 pub(super) fn chosen(kernel: &KernelSource, bind: &'static str, filter: &str) -> Vec<Phase> {
     vec![Phase {
@@ -119,11 +134,11 @@ pub(super) fn script(phases: &[Phase]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::releases::KERNELS, *};
+    use super::{super::releases::kernels, *};
 
     #[test]
     fn every_hook_that_a_kernel_has_is_compared_and_counted_with_both_rings() {
-        for kernel in &KERNELS {
+        for kernel in [Arch::Amd64, Arch::Arm64].into_iter().flat_map(kernels) {
             let phases = matrix(kernel);
             let covers = |filter: &str| {
                 phases.iter().any(|phase| {
@@ -140,7 +155,7 @@ mod tests {
     fn every_bind_is_somewhere_in_the_matrix() {
         for bind in super::super::releases::BINDS {
             assert!(
-                KERNELS
+                kernels(Arch::Amd64)
                     .iter()
                     .flat_map(matrix)
                     .any(|phase| phase.bind == bind.name),
@@ -152,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_quote_in_a_filter_stays_in_the_filter() {
-        let phases = chosen(&KERNELS[0], BIND, "it's");
+        let phases = chosen(&kernels(Arch::Amd64)[0], BIND, "it's");
         assert!(
             script(&phases).contains(r"bpf,perf 4000 1000 'it'\''s'"),
             "{}",

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{exec, ui};
+use crate::{arch::Arch, exec, ui};
 
 /// Time limit for the plan `hello` on a machine with KVM.
 const HELLO: Duration = Duration::from_secs(20);
@@ -43,6 +43,7 @@ impl fmt::Display for Acceleration {
 
 /// A machine to start.
 pub(super) struct Machine<'a> {
+    pub(super) arch: Arch,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     /// Name of the plan.
@@ -66,12 +67,21 @@ impl Machine<'_> {
     pub(super) fn run(&self, limit: Duration, mut see: impl FnMut(&str)) -> Result<End> {
         // The signal is sent when the thread that waits here dies, so no machine outlives this program.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL", "--", &self.program()]);
         self.arguments(&mut command, "quiet");
         command
             .args(["-display", "none", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", self.console.display()))
-            .args(["-serial", "stdio"])
+            .args(match self.arch {
+                Arch::Amd64 => &["-serial", "stdio"][..],
+                // The board has one serial port.
+                Arch::Arm64 => &[
+                    "-chardev",
+                    "stdio,id=tests",
+                    "-device",
+                    "pci-serial,chardev=tests",
+                ],
+            })
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -106,17 +116,29 @@ impl Machine<'_> {
 
     /// Runs the machine on this terminal.
     pub(super) fn shell(&self) -> Result<()> {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(self.program());
         self.arguments(&mut command, "quiet");
         command.args(["-nographic", "-serial", "mon:stdio"]);
         ui::note("the keys to stop the machine at once: Ctrl-A X");
-        command.status().context("cannot run qemu-system-x86_64")?;
+        command.status().context("cannot run QEMU")?;
         Ok(())
     }
 
+    fn program(&self) -> String {
+        format!("qemu-system-{}", self.arch.rust())
+    }
+
     fn arguments(&self, command: &mut Command, more: &str) {
+        // The second port is for the tests.
+        let (board, ports) = match self.arch {
+            Arch::Amd64 => ("pc", ["ttyS0", "ttyS1"]),
+            Arch::Arm64 => ("virt", ["ttyAMA0", "ttyS0"]),
+        };
         let (accelerator, processor, processors) = match self.acceleration {
             Acceleration::Kvm => ("kvm", "host", "2"),
+            // A processor of servers in the field. The model `max` has features that no such server has, and that a kernel
+            // of 2020 does not start with.
+            _ if self.arch == Arch::Arm64 => ("tcg,thread=single", "neoverse-n1", "2"),
             // Both processors run on one thread. With one thread each, a kernel that changes its own code (static keys,
             // at boot and when a hook attaches) sometimes hits its breakpoint and crashes ("Oops: int3").
             Acceleration::Emulated => ("tcg,thread=single", "max", "2"),
@@ -131,6 +153,7 @@ impl Machine<'_> {
                 .args(["-rtc", "base=2026-01-01,clock=vm"]);
         }
         command
+            .args(["-machine", board])
             .args(["-nodefaults", "-no-reboot", "-m", "2048"])
             .args(["-smp", processors])
             .args(["-accel", accelerator, "-cpu", processor, "-kernel"])
@@ -141,8 +164,8 @@ impl Machine<'_> {
             // No huge pages: the hooks cannot read a page while the kernel moves it into a huge page (`user_fault`),
             // and small machines under much load do little else.
             .arg(format!(
-                "console=ttyS0 panic=-1 transparent_hugepage=never plan={} {more}",
-                self.plan
+                "console={} port={} panic=-1 transparent_hugepage=never plan={} {more}",
+                ports[0], ports[1], self.plan
             ));
     }
 }
@@ -150,11 +173,15 @@ impl Machine<'_> {
 /// Finds out whether a machine really runs with KVM here. The existence of the device is not enough on hosts that are
 /// virtual themselves. `hello` is a plan that prints `@done` immediately.
 pub(super) fn acceleration(
+    arch: Arch,
     kernel: &Path,
     initramfs: &Path,
     hello: &str,
     console: PathBuf,
 ) -> Result<Acceleration> {
+    if arch != Arch::HOST {
+        return Ok(Acceleration::Emulated);
+    }
     if OpenOptions::new()
         .read(true)
         .write(true)
@@ -164,6 +191,7 @@ pub(super) fn acceleration(
         return Ok(Acceleration::Emulated);
     }
     let machine = Machine {
+        arch,
         kernel,
         initramfs,
         plan: hello,

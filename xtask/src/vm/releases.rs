@@ -9,11 +9,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::archive::{self, Archive, Mirrors, Package};
-use crate::{paths, ui};
+use crate::{
+    arch::Arch,
+    archive::{self, Archive, Mirrors},
+    paths,
+};
 
 /// A kernel of the matrix.
 pub(super) struct KernelSource {
+    pub(super) arch: Arch,
     /// Its name on the command line.
     pub(super) name: &'static str,
     /// The Debian release that has it.
@@ -32,30 +36,67 @@ pub(super) struct BindSource {
 /// Every hook, best first.
 pub(super) const HOOKS: [&str; 3] = ["fentry", "socket", "syscall"];
 const WITHOUT_SOCKET: [&str; 2] = ["fentry", "syscall"];
-/// Reason for the missing hook `socket`, the only one that some kernels do not have.
-pub(super) const WHY_NO_SOCKET: &str =
-    "the tracepoints sock_send_length and sock_recv_length came with Linux 6.3";
+const SYSCALL: [&str; 1] = ["syscall"];
+/// Hooks that some kernels do not have, with the reasons.
+pub(super) const WHY_NOT: [(&str, &str); 2] = [
+    (
+        "socket",
+        "the tracepoints sock_send_length and sock_recv_length came with Linux 6.3",
+    ),
+    (
+        "fentry",
+        "on arm64, programs at functions (`CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS`) came with Linux 6.4",
+    ),
+];
 
-/// All kernels, oldest first. `newest` is that of Debian's unstable release.
-pub(super) const KERNELS: [KernelSource; 4] = [
+/// Returns the kernels of an architecture, oldest first.
+pub(super) const fn kernels(arch: Arch) -> &'static [KernelSource] {
+    match arch {
+        Arch::Amd64 => &KERNELS,
+        Arch::Arm64 => &ARM64_KERNELS,
+    }
+}
+
+/// All kernels for amd64, oldest first. `newest` is that of Debian's unstable release.
+const KERNELS: [KernelSource; 4] = [
     KernelSource {
+        arch: Arch::Amd64,
         name: "5.10",
         release: "bullseye",
         hooks: &WITHOUT_SOCKET,
     },
     KernelSource {
+        arch: Arch::Amd64,
         name: "6.1",
         release: "bookworm",
         hooks: &WITHOUT_SOCKET,
     },
     KernelSource {
+        arch: Arch::Amd64,
         name: "6.12",
         release: "trixie",
         hooks: &HOOKS,
     },
     KernelSource {
+        arch: Arch::Amd64,
         name: "newest",
         release: "sid",
+        hooks: &HOOKS,
+    },
+];
+
+/// All kernels for arm64. The archive lists newer files of 5.10 for it than it has.
+const ARM64_KERNELS: [KernelSource; 2] = [
+    KernelSource {
+        arch: Arch::Arm64,
+        name: "6.1",
+        release: "bookworm",
+        hooks: &SYSCALL,
+    },
+    KernelSource {
+        arch: Arch::Arm64,
+        name: "6.12",
+        release: "trixie",
         hooks: &HOOKS,
     },
 ];
@@ -76,36 +117,45 @@ pub(super) const BINDS: [BindSource; 3] = [
     },
 ];
 
-/// The package of the kernel without drivers for hardware, which a virtual machine does not need. It depends on the
-/// newest image.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// Packages with the programs of [`super::initramfs::TOOLS`], and the release that they are from, for an architecture that
+/// this machine does not run.
+const TOOL_PACKAGES: [&str; 7] = [
+    "bind9-dnsutils",
+    "bind9-utils",
+    "busybox-static",
+    "dnsperf",
+    "dnstap-ldns",
+    "fstrm-bin",
+    "golang-github-dnstap-golang-dnstap-cli",
+];
+const TOOLS_RELEASE: &str = "bookworm";
 /// Beginnings of the names of the packages with a kernel image; the packages with a version in their name have one.
 const IMAGE_PREFIXES: [&str; 2] = ["linux-image-", "linux-binary-"];
 
 /// Returns the compressed image of a kernel, ready to boot.
 pub(super) fn kernel(mirrors: &Mirrors, source: &KernelSource) -> Result<PathBuf> {
-    let closure = open(mirrors, source.release)?.closure(KERNEL_PACKAGE)?;
-    let images: Vec<_> = closure
-        .iter()
-        .filter(|package| is_image(&package.name))
-        .collect();
-    let folder = base()?.join("kernels").join(source.name);
-    ensure(mirrors, source.release, &images, &folder)?;
-    find_image(&folder)?.with_context(|| {
-        format!(
-            "no kernel image in {} ({})",
-            folder.display(),
-            names(&images).join(", ")
-        )
-    })
+    // The kernel without drivers for hardware, which a virtual machine does not need. The package depends on the newest
+    // image.
+    let package = format!("linux-image-cloud-{}", source.arch.debian());
+    let archive = Archive::open(mirrors, source.release, source.arch)?;
+    let mut images = archive.closure(&[&package])?;
+    images.retain(|package| is_image(&package.name));
+    let folder = base(source.arch)?.join("kernels").join(source.name);
+    archive.ensure(&images, &folder)?;
+    find_image(&folder)?
+        .with_context(|| format!("no kernel image in {} ({images:?})", folder.display()))
 }
 
 /// Returns the folder of an unpacked BIND with all its dependencies, including the C library, and its package version.
-pub(super) fn bind(mirrors: &Mirrors, source: &BindSource) -> Result<(PathBuf, String)> {
-    let closure = open(mirrors, source.release)?.closure("bind9")?;
-    let folder = base()?.join("bind").join(source.name);
-    let packages: Vec<_> = closure.iter().collect();
-    ensure(mirrors, source.release, &packages, &folder)?;
+pub(super) fn bind(
+    mirrors: &Mirrors,
+    source: &BindSource,
+    arch: Arch,
+) -> Result<(PathBuf, String)> {
+    let archive = Archive::open(mirrors, source.release, arch)?;
+    let closure = archive.closure(&["bind9"])?;
+    let folder = base(arch)?.join("bind").join(source.name);
+    archive.ensure(&closure, &folder)?;
     let version = closure
         .iter()
         .find(|package| package.name == "bind9")
@@ -115,44 +165,18 @@ pub(super) fn bind(mirrors: &Mirrors, source: &BindSource) -> Result<(PathBuf, S
     Ok((folder, version))
 }
 
-/// Returns the folder of a BIND that an earlier run has unpacked.
+/// Returns the folder of a BIND for this machine that an earlier run has unpacked.
 pub(super) fn unpacked(source: &BindSource) -> Result<Option<PathBuf>> {
-    let folder = base()?.join("bind").join(source.name);
+    let folder = base(Arch::HOST)?.join("bind").join(source.name);
     Ok(archive::beside(&folder, "files").exists().then_some(folder))
 }
 
-fn open(mirrors: &Mirrors, release: &str) -> Result<Archive> {
-    Archive::open(mirrors, release, &base()?.join("apt").join(release))
-        .with_context(|| format!("cannot read the archive of Debian {release}"))
-}
-
-/// Unpacks the packages unless exactly these files are unpacked already.
-fn ensure(mirrors: &Mirrors, release: &str, packages: &[&Package], folder: &Path) -> Result<()> {
-    let files: Vec<_> = packages
-        .iter()
-        .map(|package| package.file.as_str())
-        .collect();
-    let wanted = files.join(
-        "
-",
-    );
-    let stamp = archive::beside(folder, "files");
-    if fs::read_to_string(&stamp).is_ok_and(|unpacked| unpacked == wanted) {
-        return Ok(());
-    }
-    ui::step(format_args!(
-        "unpacking {} of Debian {release} (not installing it)",
-        packages.last().map_or("nothing", |package| &package.file)
-    ));
-    open(mirrors, release)?.unpack(&names(packages), folder)?;
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
-}
-
-fn names<'a>(packages: &[&'a Package]) -> Vec<&'a str> {
-    packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect()
+/// Returns the folder of the tools for another architecture, with all libraries.
+pub(super) fn tools(mirrors: &Mirrors, arch: Arch) -> Result<PathBuf> {
+    let archive = Archive::open(mirrors, TOOLS_RELEASE, arch)?;
+    let folder = base(arch)?.join("tools");
+    archive.ensure(&archive.closure(&TOOL_PACKAGES)?, &folder)?;
+    Ok(folder)
 }
 
 /// Returns whether this is the package of one kernel version, and not a package that depends on the newest.
@@ -187,8 +211,13 @@ fn find_image(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn base() -> Result<PathBuf> {
-    Ok(paths::cache()?.join("vm"))
+/// Returns the folder for what is unpacked for an architecture.
+fn base(arch: Arch) -> Result<PathBuf> {
+    let folder = match arch {
+        Arch::Amd64 => "vm",
+        Arch::Arm64 => "vm-arm64",
+    };
+    Ok(paths::cache()?.join(folder))
 }
 
 #[cfg(test)]

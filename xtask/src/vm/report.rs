@@ -6,7 +6,7 @@ use super::{
     outcome::{Outcome, Verdict},
     plan::{BIND, Phase},
     qemu::End,
-    releases::{HOOKS, KernelSource, WHY_NO_SOCKET},
+    releases::{HOOKS, KernelSource, WHY_NOT},
 };
 use crate::tally::Tally;
 
@@ -227,25 +227,32 @@ pub(super) fn table(rows: &[Row]) -> String {
             writeln!(text, "{:<14} FAILED: {problem}", row.version()).unwrap_or_default();
         }
     }
-    if rows.iter().any(|row| !row.source.hooks.contains(&"socket")) {
-        writeln!(text, "cannot exist: {WHY_NO_SOCKET}").unwrap_or_default();
+    for (hook, why) in missing(rows) {
+        writeln!(text, "{hook} cannot exist: {why}").unwrap_or_default();
     }
     text
+}
+
+/// Returns the hooks that some of these kernels do not have, with the reasons.
+pub(super) fn missing(rows: &[Row]) -> Vec<(&'static str, &'static str)> {
+    let lack = |hook| rows.iter().any(|row| !row.source.hooks.contains(&hook));
+    WHY_NOT.into_iter().filter(|(hook, _)| lack(hook)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{page, plan, qemu::Acceleration, releases::KERNELS},
+        super::{page, plan, qemu::Acceleration, releases::kernels},
         *,
     };
+    use crate::arch::Arch;
 
     fn row(said: &[&str], end: End) -> Row {
         let mut outcome = Outcome::default();
         for line in said {
             outcome.line(line);
         }
-        let source = &KERNELS[0];
+        let source = &kernels(Arch::Amd64)[0];
         Row::new(source, plan::matrix(source), outcome, end, 60)
     }
 
@@ -334,12 +341,14 @@ mod tests {
         let machine = row(&said(&["@phase 0", note, "@end 0 0", "@done"]), End::Off);
         assert_eq!(machine.nanoseconds("fentry", "bpf"), Some(812));
         assert_eq!(machine.nanoseconds("fentry", "perf"), None);
-        let page = page::page(
-            &[machine],
-            &BTreeMap::new(),
-            Acceleration::Kvm,
-            "2026-01-31",
-        );
+        let run = page::Run {
+            arch: Arch::Amd64,
+            rows: &[machine],
+            binds: &BTreeMap::new(),
+            acceleration: Acceleration::Kvm,
+            date: "2026-01-31",
+        };
+        let page = page::page("", &run);
         assert!(
             page.contains("| 5.10.262-1 | 812 / – | – / – | – / – |"),
             "{page}"

@@ -9,6 +9,10 @@
 //!
 //! The search skips only instructions that neither change the arguments nor leave the function:
 //! `endbr64`, `sub $N,%rsp`, `mov` of a register to the stack, and `test`. This module is pure.
+//!
+//! On arm64 the kernel emulates only branches and loads relative to the program counter
+//! (`arch/arm64/kernel/probes/decode-insn.c`), with which no function begins that has something to save. So the probe is at
+//! the first instruction there, and the process steps over a copy of it. The kernel accepts `bti` and `paciasp`.
 
 /// Number of bytes of a function that are examined.
 pub(super) const LOOKED_AT: usize = 48;
@@ -24,9 +28,25 @@ pub(super) struct Place {
     pub(super) is_emulated: bool,
 }
 
+/// Start of a function, with an instruction that the kernel does not emulate.
+const START: Place = Place {
+    offset: 0,
+    grown: 0,
+    is_emulated: false,
+};
+
 /// Returns the place to attach to in a function that begins with `code`. With
 /// `has_stack_arguments`, the stack pointer there is the same as at the call.
 pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
+    if cfg!(target_arch = "x86_64") {
+        find_x86_64(code, has_stack_arguments)
+    } else {
+        START
+    }
+}
+
+/// The same for x86-64.
+fn find_x86_64(code: &[u8], has_stack_arguments: bool) -> Place {
     let (mut at, mut grown) = (0, 0);
     while let Some(rest) = code.get(at..) {
         if is_emulated(rest) {
@@ -55,11 +75,7 @@ pub(super) fn find(code: &[u8], has_stack_arguments: bool) -> Place {
         at += length;
         grown += grows;
     }
-    Place {
-        offset: 0,
-        grown: 0,
-        is_emulated: false,
-    }
+    START
 }
 
 /// Returns whether the kernel emulates the first instruction of `code`. Only instructions that a
@@ -83,12 +99,6 @@ mod tests {
 
     use super::*;
 
-    const STEPPED: Place = Place {
-        offset: 0,
-        grown: 0,
-        is_emulated: false,
-    };
-
     const fn emulated(offset: u64, grown: u32) -> Place {
         Place {
             offset,
@@ -109,26 +119,26 @@ mod tests {
     #[case::variable_arguments(
         &[0x48, 0x81, 0xec, 0xd8, 0, 0, 0, 0x4c, 0x89, 0x4c, 0x24, 0x48, 0x84, 0xc0, 0x74, 0x37], false, emulated(14, 0xd8)
     )]
-    #[case::mov_to_other_memory(&[0x4c, 0x89, 0x4d, 0x48, 0x74, 0x37], false, STEPPED)]
+    #[case::mov_to_other_memory(&[0x4c, 0x89, 0x4d, 0x48, 0x74, 0x37], false, START)]
     #[case::arguments_on_a_stack_that_grows(
-        &[0x48, 0x83, 0xec, 8, 0x48, 0x85, 0xff, 0x74, 0], true, STEPPED
+        &[0x48, 0x83, 0xec, 8, 0x48, 0x85, 0xff, 0x74, 0], true, START
     )]
-    #[case::mov(&[0x48, 0x89, 0xe5, 0x55], false, STEPPED)]
-    #[case::endbr64_and_mov(&[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xe5, 0x55], false, STEPPED)]
-    #[case::test_of_memory(&[0x48, 0x85, 0x07, 0x74, 0], false, STEPPED)]
-    #[case::nothing(&[], false, STEPPED)]
+    #[case::mov(&[0x48, 0x89, 0xe5, 0x55], false, START)]
+    #[case::endbr64_and_mov(&[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xe5, 0x55], false, START)]
+    #[case::test_of_memory(&[0x48, 0x85, 0x07, 0x74, 0], false, START)]
+    #[case::nothing(&[], false, START)]
     fn the_first_emulated_instruction_is_found(
         #[case] code: &[u8],
         #[case] has_stack_arguments: bool,
         #[case] expected: Place,
     ) {
-        assert_eq!(find(code, has_stack_arguments), expected);
+        assert_eq!(find_x86_64(code, has_stack_arguments), expected);
     }
 
     proptest! {
         #[test]
         fn a_place_is_within_the_code(code in proptest::collection::vec(any::<u8>(), 0..LOOKED_AT), stack: bool) {
-            let place = find(&code, stack);
+            let place = find_x86_64(&code, stack);
             prop_assert!(place.offset == 0 || place.offset < code.len() as u64);
             prop_assert!(!stack || place.grown == 0);
         }

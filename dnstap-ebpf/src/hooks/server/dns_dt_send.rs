@@ -8,8 +8,7 @@
 //!
 //! BIND 9.16 to 9.20 have this function; 9.20 has `dns_transport_type_t` instead of `bool tcp`.
 //! Which one it is, the agent tells for each process. If BIND was built with dnstap, it calls the function for each message, even if dnstap is not
-//! configured (lib/dns/dnstap.c). On x86-64, the first six arguments are in registers. The others
-//! are on the stack, above the return address.
+//! configured (lib/dns/dnstap.c). The last argument is on the stack.
 //!
 //! The order in one thread: a query to another server is sent before the call, its response is
 //! received before the call, and a response to a client is sent after the call.
@@ -32,7 +31,7 @@ use dnstap_ebpf::{
     REMARK_PREFIX, RecordKind, SERVER_ASKS, SERVER_SENT, TRANSPORT_IS_BOOL, TRANSPORT_IS_NUMBER,
 };
 
-use super::call::PROBED;
+use super::call::{self, PROBED};
 use crate::{
     kernel::{
         config::config,
@@ -51,10 +50,6 @@ use crate::{
 const VIEW: u32 = 0x5669_6577;
 /// Magic number at the start of `isc_buffer_t`: `Buf!`.
 const BUFFER: u32 = 0x4275_6621;
-
-/// Offset of the ninth argument, the message, from the stack pointer. The return address is at 0,
-/// and the seventh argument at 8.
-const MESSAGE_ON_STACK: u64 = 24;
 
 /// Start of `isc_buffer_t` (lib/isc/include/isc/buffer.h).
 #[derive(Clone, Copy)]
@@ -152,12 +147,8 @@ fn try_send(ctx: &ProbeContext, thread: Thread) -> Result<(), Counter> {
     }
     // SAFETY: the type is an integer. All other types that are read here have integers only.
     let view: u32 = unsafe { read(argument(0)?)? };
-    // SAFETY: the context points to the thread's registers at the call.
-    let stack = unsafe { (*ctx.regs).rsp };
     // SAFETY: as above.
-    let buffer: u64 = unsafe { read(stack.wrapping_add(MESSAGE_ON_STACK))? };
-    // SAFETY: as above.
-    let buffer: Buffer = unsafe { read(buffer)? };
+    let buffer: Buffer = unsafe { read(call::argument(ctx, 8, 0)?)? };
     if view != VIEW
         || buffer.magic != BUFFER
         || buffer.used > buffer.length

@@ -8,8 +8,8 @@
 //! BIND 9.16 to 9.20 have this function. They call it before they look at the configuration of the log, so `category ...
 //! { null; }` hides nothing. Debug lines have levels above 0 and are left out first: a register tells them.
 //!
-//! The first argument of the format is in a register, the others are on the stack. The probe is behind the `sub` that
-//! makes room on the stack ([`dnstap_ebpf::Probed::log_stack`]). No format is parsed here: each argument that can be
+//! The first arguments of the format are in registers (x86-64: one, arm64: three), the others are on the stack. The probe
+//! may be behind the `sub` that makes room on the stack ([`dnstap_ebpf::Probed::log_stack`]). No format is parsed here: each argument that can be
 //! read as a string is sent, and the agent knows which of them are strings.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -58,9 +58,6 @@ fn try_log(ctx: &ProbeContext, call: Call) -> Result<(), Counter> {
         return Err(Counter::ProbeUnwanted);
     }
     let format = argument(4)?;
-    // SAFETY: the context points to the thread's registers.
-    let stack = unsafe { (*ctx.regs).rsp };
-    let stack = stack.wrapping_add(u64::from(call.probed.log_stack) + 8);
     let notice = notice::begin(call.thread, size_of::<LogNotice>() as u64)?;
     let head = notice.head::<LogNotice>();
     // SAFETY: bytes.
@@ -76,12 +73,17 @@ fn try_log(ctx: &ProbeContext, call: Call) -> Result<(), Counter> {
         (&raw mut (*head).level).write(level);
         (&raw mut (*head).lengths[0]).write(format_len);
     }
+    // Those that may be in registers are read before the loop: the verifier allows no place in the registers that is not
+    // a constant.
+    let grown = call.probed.log_stack;
+    let passed = |n: usize| call::argument(ctx, 5 + n, grown).unwrap_or(0);
+    let (first, second, third) = (passed(0), passed(1), passed(2));
     for n in 0..LOG_ARGUMENTS {
-        let value = if n == 0 {
-            argument(5)?
-        } else {
-            // SAFETY: a number.
-            unsafe { read(stack.wrapping_add(8 * (n as u64 - 1))) }.unwrap_or(0)
+        let value = match n {
+            0 => first,
+            1 => second,
+            2 => third,
+            _ => call::on_stack(ctx, 5 + n, grown).unwrap_or(0),
         };
         let length = if is_alone && n > 0 {
             0

@@ -1,4 +1,4 @@
-//! A view of the archive of one Debian release, on a machine with any release. It has its own lists, state and
+//! A view of the archive of one Debian release for one architecture, on a machine with any. It has its own lists, state and
 //! downloads, so it neither uses nor changes the machine's package manager. It needs no root and installs nothing.
 //!
 //! It uses the mirror of the machine's own sources. apt checks the archive's signature against Debian's keyring and
@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{exec, ui};
+use crate::{arch::Arch, exec, paths, ui};
 
 /// Debian's signing keys, of package `debian-archive-keyring`.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -22,26 +22,27 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const FRESH: Duration = Duration::from_hours(24);
 
 /// Mirrors from which this machine gets Debian packages.
-pub(super) struct Mirrors {
+pub(crate) struct Mirrors {
     main: String,
     security: Option<String>,
 }
 
 /// One package that would be installed: its name, and its file, whose name has the version.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) file: String,
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) file: String,
 }
 
-/// The archive of one release.
-pub(super) struct Archive {
+/// The archive of one release for one architecture.
+pub(crate) struct Archive {
     folder: PathBuf,
+    release: String,
 }
 
 impl Mirrors {
     /// Reads the machine's sources.
-    pub(super) fn of_this_machine() -> Result<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
         let sources = exec::output(Command::new("apt-get").args([
             "indextargets",
             "--format",
@@ -68,8 +69,20 @@ impl Mirrors {
 }
 
 impl Archive {
-    /// Opens the archive of `release` (a code name), which is stored in `folder`. Fetches its lists if they are old.
-    pub(super) fn open(mirrors: &Mirrors, release: &str, folder: &Path) -> Result<Self> {
+    /// Opens the archive of `release` (a code name). Fetches its lists if they are old.
+    pub(crate) fn open(mirrors: &Mirrors, release: &str, arch: Arch) -> Result<Self> {
+        Self::try_open(mirrors, release, arch).with_context(|| {
+            format!(
+                "cannot read the archive of Debian {release} for {}",
+                arch.debian()
+            )
+        })
+    }
+
+    fn try_open(mirrors: &Mirrors, release: &str, arch: Arch) -> Result<Self> {
+        let folder = &paths::cache()?
+            .join("apt")
+            .join(format!("{release}-{}", arch.debian()));
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing: install debian-archive-keyring"
@@ -81,7 +94,7 @@ impl Archive {
         }
         // Nothing is installed in this view, so all dependencies of a package are "missing".
         write(&folder.join("status"), "")?;
-        write(&folder.join("apt.conf"), &configuration(folder))?;
+        write(&folder.join("apt.conf"), &configuration(folder, arch))?;
         let mut sources = format!(
             "deb [signed-by={KEYRING}] {} {release} main\n",
             mirrors.main
@@ -92,6 +105,7 @@ impl Archive {
         }
         let archive = Self {
             folder: folder.to_owned(),
+            release: release.to_owned(),
         };
         let list = folder.join("sources.list");
         let changed = fs::read_to_string(&list).ok().as_deref() != Some(&sources);
@@ -99,7 +113,7 @@ impl Archive {
         let stamp = folder.join("updated");
         if changed || !is_fresh(&stamp) {
             match exec::logged(
-                &format!("apt-update-{release}"),
+                &format!("apt-update-{release}-{}", arch.debian()),
                 archive.apt("apt-get").arg("update").arg("--error-on=any"),
             ) {
                 Ok(()) => write(&stamp, "")?,
@@ -112,24 +126,46 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Returns all packages that `package` needs, including itself.
-    pub(super) fn closure(&self, package: &str) -> Result<Vec<Package>> {
-        let lines = exec::output(self.apt("apt-get").args([
-            "install",
-            "--yes",
-            "--print-uris",
-            "-qq",
-            package,
-        ]))?;
+    /// Returns all packages that these packages need, including themselves.
+    pub(crate) fn closure(&self, wanted: &[&str]) -> Result<Vec<Package>> {
+        let lines = exec::output(
+            self.apt("apt-get")
+                .args(["install", "--yes", "--print-uris", "-qq"])
+                .args(wanted),
+        )?;
         let packages = parse_uris(&lines);
         if packages.is_empty() {
-            bail!("the archive does not say what {package} needs: {lines:?}");
+            bail!("the archive does not say what {wanted:?} needs: {lines:?}");
         }
         Ok(packages)
     }
 
+    /// Unpacks the packages into `folder`, unless exactly these files are unpacked there already.
+    pub(crate) fn ensure(&self, packages: &[Package], folder: &Path) -> Result<()> {
+        let files: Vec<_> = packages
+            .iter()
+            .map(|package| package.file.as_str())
+            .collect();
+        let wanted = files.join("\n");
+        let stamp = beside(folder, "files");
+        if fs::read_to_string(&stamp).is_ok_and(|unpacked| unpacked == wanted) {
+            return Ok(());
+        }
+        ui::step(format_args!(
+            "unpacking {} of Debian {} (not installing it)",
+            files.last().unwrap_or(&"nothing"),
+            self.release
+        ));
+        let names: Vec<_> = packages
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
+        self.unpack(&names, folder)?;
+        write(&stamp, &wanted)
+    }
+
     /// Downloads packages without their dependencies, and unpacks them into the empty folder `into`.
-    pub(super) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+    fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let downloads = beside(into, "download");
         for path in [into, &downloads] {
             if path.exists() {
@@ -166,7 +202,7 @@ impl Archive {
 }
 
 /// Returns apt's configuration for a view in `folder`.
-fn configuration(folder: &Path) -> String {
+fn configuration(folder: &Path, arch: Arch) -> String {
     let mut text = String::from(
         "Dir::Etc::sourceparts \"/dev/null\";\n\
          Dir::Etc::preferences \"/dev/null\";\n\
@@ -176,6 +212,12 @@ fn configuration(folder: &Path) -> String {
          Acquire::Languages \"none\";\n\
          Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n",
     );
+    let arch = arch.debian();
+    writeln!(
+        text,
+        "APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};"
+    )
+    .unwrap_or_default();
     for (name, path) in [
         ("Dir::State", ""),
         ("Dir::State::lists", "lists"),
@@ -206,7 +248,7 @@ fn parse_uris(lines: &str) -> Vec<Package> {
 }
 
 /// Returns a path next to `folder`. Names of folders have dots, which do not begin an extension.
-pub(super) fn beside(folder: &Path, what: &str) -> PathBuf {
+pub(crate) fn beside(folder: &Path, what: &str) -> PathBuf {
     let mut name = folder.as_os_str().to_owned();
     name.push(".");
     name.push(what);
