@@ -29,7 +29,7 @@ pub(super) fn trials() -> Vec<Trial> {
 fn table_is_the_file(how: &Combination) -> Result<()> {
     let mut lab = Lab::start(Wanted {
         upstream: true,
-        reference: false,
+        ..Wanted::default()
     })?;
     let path = lab.folder().join("tap.parquet");
     let output = format!("parquet:{}", path.display());
