@@ -1,6 +1,6 @@
 """`-o kafka:` against a real broker that is stopped, killed, and started again.
 
-KAFKA_LONG=1 has a million messages and ten restarts; without it there are fewer of both.
+KAFKA_LONG=1 also runs the test with a million messages and ten restarts.
 """
 
 import os

@@ -225,14 +225,24 @@ fn each_row_group_is_sorted_by_the_reversed_name_and_then_by_time() {
     }
     let rows = reader.get_row_iter(None).expect("rows").map(|row| {
         let row = row.expect("a row");
-        let name = row.get_string(place("dns_qname")).ok().cloned();
-        let exact = row.get_string(place("dns_qname_full")).ok().cloned();
-        (name.unwrap_or_default(), exact.unwrap_or_default())
+        let text = |name| {
+            row.get_string(place(name))
+                .map_or("", String::as_str)
+                .to_owned()
+        };
+        let time = row
+            .get_long(place("time"))
+            .map_or(0, |time| time / 1_000_000_000);
+        (text("dns_qname"), text("dns_qname_full"), time)
     });
-    let expected = [("", ""), ("a", ""), ("b", ""), ("b", ""), ("z", "Z")];
     let rows: Vec<_> = rows.collect();
-    assert_eq!(
-        rows,
-        expected.map(|(name, exact)| (name.to_owned(), exact.to_owned()))
-    );
+    let expected = [
+        ("", "", 5),
+        ("a", "", 9),
+        ("b", "", 2),
+        ("b", "", 3),
+        ("z", "Z", 1),
+    ];
+    let expected = expected.map(|(name, exact, time)| (name.to_owned(), exact.to_owned(), time));
+    assert_eq!(rows, expected);
 }
