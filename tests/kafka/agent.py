@@ -26,14 +26,14 @@ FINISH = struct.pack(">III", 0, 4, 5)
 FIRST = 1_700_000_000
 
 
-def messages(count, identities=5, first=0):
+def messages(count, identities=5, first=0, since=FIRST):
     """Returns different messages: each has its number in the question's name and in its time."""
     made = []
     for number in range(first, first + count):
         query = records.dns(number & 0xFFFF, 0x0100, [b"n%d" % number, b"example", b"com"], 1)
         body = records.message(type=5, family=1, protocol=1, query_address=bytes([192, 0, 2, number % 250]),
                                response_address=bytes([198, 51, 100, 1]), query_port=1024 + number % 60000,
-                               response_port=53, query_sec=FIRST + number // 1000,
+                               response_port=53, query_sec=since + number // 1000,
                                query_nsec=number % 1000 * 1_000_000, query=query)
         made.append(records.dnstap(body, b"ns%d" % (number % identities)))
     return made

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 
-from agent import Agent, Sender, consume, create, messages
+from agent import Agent, Sender, by_seq, consume, create, messages
 from broker import Broker, scratch
 import check
 
@@ -151,6 +151,23 @@ def a_full_disk_is_waited_for_and_what_it_costs_is_counted():
         subprocess.run(["umount", "--lazy", spool], check=True)
 
 
+def a_record_of_the_far_future_has_the_time_of_the_agent_and_keeps_no_other():
+    """A broker refuses such a time, and any sender can choose it."""
+    place = scratch(ROOT, "future")
+    spool = scratch(place, "spool")
+    create(BROKER, "future", 2)
+    agent = Agent(place, f"kafka:{BROKER.address()}/future,spool={spool}")
+    count = 2_000
+    before = time.time()
+    Sender(agent.path).send(messages(1, since=4_102_444_800) + messages(count, first=1))
+    agent.wait(lambda now: now["written"] == count + 1, "all are delivered")
+    agent.end()
+    found = by_seq(consume(BROKER, "future"))
+    check.equal([int(record.headers["seq"]) for record in found], list(range(count + 1)), "numbers")
+    first = found[0].time / 1000
+    assert before - 1 <= first <= time.time() + 1, f"time {first}"
+
+
 def what_is_left_at_the_end_stays_in_the_spool():
     place = scratch(ROOT, "left")
     create(BROKER, "left", 1)
@@ -180,6 +197,7 @@ TESTS = [
     an_agent_that_is_killed_under_load_repeats_only_what_was_under_way,
     a_full_spool_drops_what_is_counted_and_seen_as_gaps,
     a_full_disk_is_waited_for_and_what_it_costs_is_counted,
+    a_record_of_the_far_future_has_the_time_of_the_agent_and_keeps_no_other,
     what_is_left_at_the_end_stays_in_the_spool,
 ]
 

@@ -70,7 +70,11 @@ fn refused(name: &str) -> Option<&'static str> {
         "security.protocol" => Some("use `tls=` and `sasl=`"),
         "sasl.mechanism" | "sasl.mechanisms" => Some("use `sasl=`"),
         "sasl.username" => Some("use `user=`"),
-        "statistics.interval.ms" | "log.queue" => Some("the agent needs its own value"),
+        "statistics.interval.ms"
+        | "log.queue"
+        | "enabled_events"
+        | "delivery.report.only.error"
+        | "transactional.id" => Some("the agent needs its own value"),
         secret
             if ["password", ".pem", "secret"]
                 .iter()
@@ -79,6 +83,18 @@ fn refused(name: &str) -> Option<&'static str> {
             Some("all users of the host can read the command line; use a file")
         }
         _ => None,
+    }
+}
+
+/// Returns the first name of an option of librdkafka that has several. Otherwise the order in which options are set, which
+/// is a matter of chance, would decide between them.
+fn first_name(name: &str) -> &str {
+    match name {
+        "request.required.acks" => "acks",
+        "queue.buffering.max.ms" => "linger.ms",
+        "compression.codec" => "compression.type",
+        "delivery.timeout.ms" => "message.timeout.ms",
+        other => other,
     }
 }
 
@@ -131,6 +147,10 @@ impl Cluster {
                 if let Some(why) = refused(native) {
                     // The value may be a secret, so it is not repeated.
                     return Err(format!("`{name}=`: {why}"));
+                }
+                let native = first_name(native);
+                if self.native.iter().any(|(known, _)| known == native) {
+                    return wrong("it is given twice");
                 }
                 self.native.push((native.to_owned(), value.to_owned()));
             }
@@ -311,6 +331,8 @@ mod tests {
     #[case::no_password("a:1/t,sasl=plain,user=u", "needs `password-file`")]
     #[case::no_sasl("a:1/t,user=u", "needs `sasl`")]
     #[case::own("a:1/t,x-bootstrap.servers=b", "before the topic")]
+    #[case::reports("a:1/t,x-delivery.report.only.error=true", "its own value")]
+    #[case::twice("a:1/t,x-linger.ms=5,x-queue.buffering.max.ms=6", "given twice")]
     fn what_makes_no_sense_is_refused(#[case] text: &str, #[case] why: &str) {
         let error = cluster(text).expect_err("refused");
         assert!(error.contains(why), "{error}");

@@ -3,8 +3,9 @@
 //! All of them arrive in [`Client::poll`], on the thread of the sink.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
+    thread,
     time::Duration,
 };
 
@@ -39,6 +40,8 @@ const MOST_KBYTES: &str = "65536";
 pub(super) struct Client {
     producer: BaseProducer<Context>,
     config: ClientConfig,
+    /// Most messages that are not taken out.
+    most: usize,
     shared: Arc<Shared>,
 }
 
@@ -48,6 +51,8 @@ pub(super) struct Shared {
     name: String,
     /// Whether the messages are in a spool, so that a failed one can be sent again.
     has_spool: bool,
+    /// Whether a message chooses its topic, so that others need not wait for it.
+    chooses_topic: bool,
     account: OnceLock<Arc<Account>>,
     state: Mutex<State>,
 }
@@ -63,6 +68,8 @@ struct State {
     refusals: BTreeSet<String>,
     /// Whether a message of the spool has failed, and has to be sent again.
     failed: bool,
+    /// Why it has failed, until another one is delivered.
+    refused: Option<String>,
     /// Whether the producer accepts nothing more.
     fatal: bool,
     /// Sums of the last statistics: retries, errors, connections.
@@ -90,7 +97,12 @@ pub(super) enum Sent {
 
 impl Client {
     /// Creates the producer. It begins to connect.
-    pub(super) fn create(cluster: &Cluster, name: String, has_spool: bool) -> Result<Self, String> {
+    pub(super) fn create(
+        cluster: &Cluster,
+        name: String,
+        has_spool: bool,
+        chooses_topic: bool,
+    ) -> Result<Self, String> {
         let mut config = cluster.config()?;
         for (option, value) in [
             ("enable.idempotence", "true"),
@@ -113,12 +125,16 @@ impl Client {
         let shared = Arc::new(Shared {
             name,
             has_spool,
+            chooses_topic,
             account: OnceLock::new(),
             state: Mutex::default(),
         });
+        let most = config.get("queue.buffering.max.messages");
+        let most = most.and_then(|most| most.parse().ok());
         Ok(Self {
             producer: producer(&config, &shared)?,
             config,
+            most: most.filter(|most| *most > 0).unwrap_or(usize::MAX),
             shared,
         })
     }
@@ -139,6 +155,10 @@ impl Client {
         bytes: usize,
         is_own: bool,
     ) -> Sent {
+        // What librdkafka has delivered may wait for one before it.
+        if self.in_flight() >= self.most {
+            return Sent::Full;
+        }
         let number = self.shared.lock().flight.push(bytes, is_own);
         let (run, seq) = (format!("{run:016x}"), seq.to_string());
         let headers = [
@@ -227,8 +247,8 @@ impl Client {
     }
 
     /// Gives all messages up that are not settled.
-    pub(super) fn give_up(&self) {
-        self.shared.lock().flight.settle_all(Fate::Ended);
+    pub(super) fn give_up(&self, fate: Fate) {
+        self.shared.lock().flight.settle_all(fate);
     }
 
     /// Returns the number of messages that are not taken out yet.
@@ -261,28 +281,44 @@ impl Client {
 
     /// Makes the producer forget all messages. Without a spool they count as dropped.
     pub(super) fn purge(&self, wait: Duration) {
+        // Otherwise it waits for threads that may look up a broker's name.
         self.producer
-            .purge(PurgeConfig::default().queue().inflight());
+            .purge(PurgeConfig::default().queue().inflight().non_blocking());
         // The callbacks come at the next polls; a timeout leaves messages whose fate nobody knows.
         let _late = self.producer.flush(wait);
         self.poll(Duration::ZERO);
     }
 
-    /// Begins anew after [`Self::purge`]: with no message, and with a producer that works.
-    pub(super) fn begin_anew(&mut self) -> Result<(), String> {
+    /// Begins anew after [`Self::purge`]: with no message, and with a producer that works. Returns what is known of the
+    /// messages that were not taken out, in order.
+    pub(super) fn begin_anew(&mut self) -> Result<VecDeque<Option<Fate>>, String> {
         if self.is_dead() {
-            self.producer = producer(&self.config, &self.shared)?;
+            let new = producer(&self.config, &self.shared)?;
+            dispose(std::mem::replace(&mut self.producer, new));
         }
         let mut state = self.shared.lock();
         (state.failed, state.fatal) = (false, false);
-        state.flight.give_up();
-        Ok(())
+        Ok(state.flight.give_up())
+    }
+
+    /// Ends the producer without waiting for it.
+    pub(super) fn dispose(self) {
+        dispose(self.producer);
     }
 
     /// Returns what is wrong with the brokers.
     pub(super) fn error(&self) -> Option<String> {
         self.shared.lock().error.clone()
     }
+}
+
+/// Ends a producer on a thread of its own: it waits for its threads, which may wait for the name of a broker.
+fn dispose(producer: BaseProducer<Context>) {
+    let ended = thread::Builder::new()
+        .name("kafka-end".to_owned())
+        .spawn(move || drop(producer));
+    // Without a thread it has ended here.
+    drop(ended);
 }
 
 fn producer(config: &ClientConfig, shared: &Arc<Shared>) -> Result<BaseProducer<Context>, String> {
@@ -313,21 +349,29 @@ impl Shared {
 
     fn delivered(&self, number: usize) {
         let mut state = self.lock();
-        state.error = None;
+        (state.error, state.refused) = (None, None);
         state.flight.settle(number, Fate::Delivered);
     }
 
     /// Notes the fate of a message that was not delivered, or that it has to be sent again.
     fn fail(&self, number: usize, code: Option<RDKafkaErrorCode>, why: &str) {
         use RDKafkaErrorCode::{
-            InvalidMessageSize, InvalidRecord, MessageSizeTooLarge, MessageTimedOut, PurgeInflight,
-            PurgeQueue,
+            InvalidMessageSize, InvalidRecord, InvalidTimestamp, InvalidTopic, MessageSizeTooLarge,
+            MessageTimedOut, PolicyViolation, PurgeInflight, PurgeQueue, TopicAuthorizationFailed,
+            UnknownTopic, UnknownTopicOrPartition,
         };
         let mut state = self.lock();
         let is_purged = matches!(code, Some(PurgeQueue | PurgeInflight));
         let (fate, is_final) = match code {
             Some(MessageSizeTooLarge | InvalidMessageSize) => (Fate::TooLarge, true),
-            Some(InvalidRecord) => (Fate::Rejected, true),
+            Some(InvalidRecord | InvalidTimestamp) => (Fate::Rejected, true),
+            Some(
+                UnknownTopic
+                | UnknownTopicOrPartition
+                | InvalidTopic
+                | TopicAuthorizationFailed
+                | PolicyViolation,
+            ) => (Fate::Rejected, self.chooses_topic),
             Some(MessageTimedOut) => (Fate::Expired, false),
             _ if is_purged && !state.fatal => (Fate::Ended, false),
             _ => (Fate::Rejected, false),
@@ -336,6 +380,9 @@ impl Shared {
         let is_kept = self.has_spool && !is_final;
         if is_kept {
             state.failed = true;
+            if !is_purged {
+                state.refused = Some(why.to_owned());
+            }
         } else {
             state.flight.settle(number, fate);
         }
@@ -365,8 +412,14 @@ impl Shared {
                 info!(output = self.name, brokers, "connected");
             }
             // A full spool is another reason for waiting.
-            if !self.account().lacks_room.load(Relaxed) {
-                self.account().become_state(SinkState::Running);
+            let lacks_room = self.account().lacks_room.load(Relaxed);
+            let running = match state.refused.clone() {
+                Some(why) => SinkState::Waiting(format!("{}: {why}", self.name)),
+                None => SinkState::Running,
+            };
+            drop(state);
+            if !lacks_room {
+                self.account().become_state(running);
             }
             return;
         }

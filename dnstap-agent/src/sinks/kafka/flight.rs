@@ -87,10 +87,10 @@ impl Flight {
         }
     }
 
-    /// Forgets all messages; their numbers are not used again.
-    pub(super) fn give_up(&mut self) {
+    /// Forgets all messages; their numbers are not used again. Returns what is known of each, in order.
+    pub(super) fn give_up(&mut self) -> VecDeque<Option<Fate>> {
         self.first += self.slots.len();
-        self.slots.clear();
+        self.slots.drain(..).map(|slot| slot.fate).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -130,7 +130,9 @@ mod tests {
     fn numbers_are_not_used_again_after_the_flight_was_given_up() {
         let mut flight = Flight::default();
         let before = flight.push(1, true);
-        flight.give_up();
+        let delivered = flight.push(3, true);
+        flight.settle(delivered, Fate::Delivered);
+        assert_eq!(flight.give_up(), [None, Some(Fate::Delivered)]);
         let behind = flight.push(2, true);
         flight.settle(before, Fate::Delivered);
         assert_eq!(taken(&mut flight), []);

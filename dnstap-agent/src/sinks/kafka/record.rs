@@ -3,6 +3,8 @@
 //! The value is the payload of the frame as it is, or a JSON object. The frame is read in place
 //! ([`View`]), and all memory is reused.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use dnstap_core::{dns::Dns, events::EventKind};
 use dnstap_proto::{Event, Timestamp, View, lenient, prost::Message as _};
@@ -120,7 +122,10 @@ impl Recorder {
         Ok(Record {
             topic,
             key,
-            time: facts.time.and_then(milliseconds),
+            time: facts
+                .time
+                .and_then(milliseconds)
+                .filter(|time| is_believable(*time)),
             value,
             content_type,
             kind: facts.kind,
@@ -159,6 +164,15 @@ fn of_event<'a>(event: &Event, identity: &'a [u8]) -> Facts<'a> {
         client: None,
         question: None,
     }
+}
+
+/// Returns whether a broker takes a record of this time. Kafka refuses those of more than an hour ahead, and the time is
+/// the sender's choice. Without a time, the record has that of the agent.
+fn is_believable(time: i64) -> bool {
+    const AHEAD_MS: i64 = 600_000;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    time <= now.saturating_add(AHEAD_MS)
 }
 
 fn milliseconds(time: Timestamp) -> Option<i64> {

@@ -3,7 +3,8 @@
 //! ```text
 //! DIR/lock                  held while an output has the folder
 //! DIR/position              up to where everything is acknowledged: segment, offset, index, CRC-32
-//! DIR/NUMBER.spool          a segment: "dnstapS1", run, index of its first record, records
+//! DIR/NUMBER.spool          a segment: "dnstapS2", run, index of its first record, CRC-32, records
+//! DIR/NUMBER.damaged        a segment whose head cannot be read; it is kept for you
 //!     record                length, CRC-32 of the rest, seq, payload of the frame
 //!
 //!   removed ◄── acknowledged ── sent ── read ◄── waiting ◄── appended
@@ -26,12 +27,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use tracing::warn;
 
 use crate::sinks::batch::payloads;
 
-const MAGIC: &[u8; 8] = b"dnstapS1";
+const MAGIC: &[u8; 8] = b"dnstapS2";
 /// Bytes before the first record of a segment, and before the payload of a record.
-const HEAD: usize = 24;
+const HEAD: usize = 28;
 const RECORD: usize = 16;
 /// Longest payload that is believed. Frames of the agent and of its senders are shorter.
 const LONGEST: usize = 64 << 20;
@@ -136,6 +138,8 @@ pub(super) struct Spool {
     /// Places behind the records that were handed out and are not acknowledged.
     sent: VecDeque<Place>,
     acknowledged: Place,
+    /// Bytes of segments whose heads could not be read.
+    damaged: u64,
     position: File,
     _lock: File,
 }
@@ -186,6 +190,7 @@ impl Spool {
             chunk: Bytes::new(),
             sent: VecDeque::new(),
             acknowledged: Place::default(),
+            damaged: 0,
             position: file("position")?,
             _lock: lock,
         };
@@ -202,25 +207,40 @@ impl Spool {
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".spool"));
-            numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+            let number = number.and_then(|number| number.parse::<u64>().ok());
+            // Another spelling of the number is not ours.
+            numbers.extend(number.filter(|number| {
+                *number < u64::MAX && path(&self.folder, *number).file_name() == Some(&name)
+            }));
         }
         numbers.sort_unstable();
         for segment in numbers {
             let path = path(&self.folder, segment);
             let file = File::open(&path)?;
             let mut head = [0; HEAD];
-            let is_whole = file.read_exact_at(&mut head, 0).is_ok() && head.starts_with(MAGIC);
+            let bytes = file.metadata()?.len();
             let is_read = position.is_some_and(|position| segment < position.segment);
-            if !is_whole || is_read {
+            if is_read || bytes < HEAD as u64 {
                 // It was being begun when the agent was killed, or being removed.
                 fs::remove_file(&path)?;
                 continue;
             }
+            file.read_exact_at(&mut head, 0)?;
+            let (facts, crc) = head.split_at(HEAD - 4);
+            let index = number(&facts[16..]);
+            let is_whole = facts.starts_with(MAGIC) && crc == crc32fast::hash(facts).to_be_bytes();
+            if !is_whole || !self.may_follow(index) {
+                let kept = path.with_extension("damaged");
+                fs::rename(&path, &kept)?;
+                warn!(segment = %kept.display(), bytes, "the spool has a segment whose head is damaged; it is kept under this name");
+                self.damaged += bytes;
+                continue;
+            }
             self.segments.push_back(Segment {
                 number: segment,
-                run: number(&head[8..16]),
-                index: number(&head[16..]),
-                bytes: file.metadata()?.len(),
+                run: number(&facts[8..16]),
+                index,
+                bytes,
             });
         }
         let Some(first) = self.segments.front() else {
@@ -259,9 +279,22 @@ impl Spool {
         Ok(())
     }
 
+    /// Returns whether a segment that begins with this index may follow the last one.
+    fn may_follow(&self, index: u64) -> bool {
+        self.segments.back().is_none_or(|last| {
+            let records = index.checked_sub(last.index);
+            records.is_some_and(|records| records <= last.bytes / RECORD as u64)
+        })
+    }
+
+    /// Returns the bytes of segments whose heads could not be read when the folder was opened.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
     /// Returns the number of messages that are not acknowledged.
     pub(super) fn messages(&self) -> u64 {
-        self.end - self.acknowledged.index
+        self.end.saturating_sub(self.acknowledged.index)
     }
 
     /// Returns the bytes on disk.
@@ -316,6 +349,7 @@ impl Spool {
         head.extend_from_slice(MAGIC);
         head.extend_from_slice(&self.run.to_be_bytes());
         head.extend_from_slice(&self.end.to_be_bytes());
+        head.extend_from_slice(&crc32fast::hash(&head).to_be_bytes());
         // It may be there with a part of its head, if the disk was full.
         let file = create()
             .create(true)
@@ -381,7 +415,7 @@ impl Spool {
                 index: next.index,
             };
             (self.reader, self.chunk) = (None, Bytes::new());
-            if left > 0 {
+            if left > 0 || messages > 0 {
                 self.sent.extend((0..messages).map(|_| self.read));
                 return Ok(Read::Damage {
                     run,
@@ -585,6 +619,52 @@ mod tests {
         assert_eq!(rest(&mut spool), [(2, 0)]);
         spool.acknowledge(5).expect("noted");
         assert_eq!(spool.messages(), 0);
+    }
+
+    #[test]
+    fn a_segment_with_a_damaged_head_is_kept_aside_and_its_loss_is_known() {
+        for (at, bytes) in [(0, &b"X"[..]), (8, &[0; HEAD - 8]), (16, &[0xff; 8])] {
+            let folder = tempfile::tempdir().expect("a folder");
+            for run in 1..4 {
+                append(&mut open(folder.path(), run), 0, 2);
+            }
+            let damaged = path(folder.path(), 2);
+            let file = OpenOptions::new().write(true).open(&damaged);
+            file.expect("there")
+                .write_all_at(bytes, at)
+                .expect("written");
+            let mut spool = open(folder.path(), 4);
+            assert_eq!(
+                spool.damaged(),
+                fs::metadata(damaged.with_extension("damaged"))
+                    .expect("kept")
+                    .len()
+            );
+            let mut lost = 0;
+            let mut found = Vec::new();
+            loop {
+                match spool.read().expect("read") {
+                    Read::Message(one) => found.push((one.run, one.seq)),
+                    Read::Damage { messages, .. } => lost += messages,
+                    Read::Nothing => break,
+                }
+            }
+            assert_eq!((found, lost), (vec![(1, 0), (1, 1), (3, 0), (3, 1)], 2));
+        }
+    }
+
+    #[test]
+    fn files_of_others_do_no_harm() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in [
+            "7.spool",
+            "+7.spool",
+            "x.spool",
+            "00000000000000000009.spool",
+        ] {
+            fs::write(folder.path().join(name), "").expect("written");
+        }
+        assert_eq!(open(folder.path(), 1).messages(), 0);
     }
 
     #[test]

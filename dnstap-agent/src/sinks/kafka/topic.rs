@@ -30,6 +30,14 @@ fn is_allowed(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '.' | '_' | '-')
 }
 
+#[cfg(feature = "kafka")]
+impl Topic {
+    /// Returns whether a message has a say in its topic.
+    pub(super) fn has_placeholders(&self) -> bool {
+        self.0.iter().any(|part| !matches!(part, Part::Text(_)))
+    }
+}
+
 impl FromStr for Topic {
     type Err = String;
 

@@ -13,6 +13,7 @@
 //! at most, so that none of them has to wait long.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -54,7 +55,12 @@ const ROUND: usize = 1000;
 /// Opens the output.
 pub(super) fn open(kafka: &Kafka, takes: Takes) -> Result<Opened, String> {
     let options = &kafka.options;
-    let client = Client::create(&kafka.cluster, kafka.name(), options.spool.is_some())?;
+    let client = Client::create(
+        &kafka.cluster,
+        kafka.name(),
+        options.spool.is_some(),
+        kafka.topic.has_placeholders(),
+    )?;
     let recorder = Recorder::new(kafka, takes);
     let run = run_id()?;
     let spool = options.spool.as_ref();
@@ -69,6 +75,7 @@ pub(super) fn open(kafka: &Kafka, takes: Takes) -> Result<Opened, String> {
         if let Some(spool) = &spool {
             // What an earlier run has left.
             client.spooled(spool);
+            client.damaged(spool.damaged());
         }
         Ok(Box::new(move |inlet| {
             let worker = Worker {
@@ -79,6 +86,7 @@ pub(super) fn open(kafka: &Kafka, takes: Takes) -> Result<Opened, String> {
                 spool,
                 current: Current::default(),
                 waiting: None,
+                known: VecDeque::new(),
                 own: 0,
                 paused: None,
                 full_until: None,
@@ -107,6 +115,8 @@ struct Worker {
     current: Current,
     /// What has left the spool, and is not with librdkafka.
     waiting: Option<Waiting>,
+    /// What is known of the messages that the spool hands out again.
+    known: VecDeque<Option<Fate>>,
     /// Messages of this run in the spool; they count as queued.
     own: u64,
     /// Time until which nothing is handed over, after a message of the spool has failed or could not be read.
@@ -257,7 +267,15 @@ impl Worker {
             let waiting = match self.waiting.take() {
                 Some(waiting) => waiting,
                 None => match spool.read()? {
-                    Read::Message(waiting) => waiting,
+                    Read::Message(waiting) => {
+                        // It was delivered or refused before the spool was rewound.
+                        if let Some(Some(fate)) = self.known.pop_front() {
+                            let bytes = waiting.payload.len() + 4;
+                            self.client.skip(bytes, waiting.run == self.run, fate);
+                            continue;
+                        }
+                        waiting
+                    }
                     Read::Nothing => return Ok(true),
                     Read::Damage {
                         run,
@@ -268,7 +286,13 @@ impl Worker {
                             output = self.inlet.name,
                             bytes, messages, "the spool is damaged"
                         );
-                        self.client.damaged(bytes);
+                        let mut is_counted = false;
+                        for _ in 0..messages {
+                            is_counted |= self.known.pop_front().flatten().is_some();
+                        }
+                        if !is_counted {
+                            self.client.damaged(bytes);
+                        }
                         for _ in 0..messages {
                             self.client.skip(0, run == self.run, Fate::Damaged);
                         }
@@ -362,16 +386,24 @@ impl Worker {
     /// librdkafka had is dropped and counted.
     fn begin_anew(&mut self) {
         self.client.purge(PURGE);
+        if self.spool.is_none() {
+            self.client.give_up(Fate::Rejected);
+        }
         self.settle();
-        let begun = self.client.begin_anew();
+        self.paused = Some(Instant::now() + PAUSE);
+        let mut given_up = match self.client.begin_anew() {
+            Ok(given_up) => given_up,
+            Err(error) => {
+                let why = format!("{}: {error}", self.inlet.name);
+                return self.account().become_state(SinkState::Failed(why));
+            }
+        };
         if let Some(spool) = &mut self.spool {
             spool.rewind();
-            self.waiting = None;
-            self.paused = Some(Instant::now() + PAUSE);
-        }
-        if let Err(error) = begun {
-            let why = format!("{}: {error}", self.inlet.name);
-            self.account().become_state(SinkState::Failed(why));
+            // It has left the spool, and was not handed over.
+            given_up.extend(self.waiting.take().map(|_waiting| None));
+            given_up.append(&mut self.known);
+            self.known = given_up;
         }
     }
 
@@ -382,17 +414,18 @@ impl Worker {
         if self.client.in_flight() > 0 {
             self.client.purge(PURGE);
             if self.spool.is_none() {
-                self.client.give_up();
+                self.client.give_up(Fate::Ended);
             }
         }
         self.settle();
         let rest = self.current.messages;
         let lost = self.inlet.queue.abandon();
+        self.inlet.queue.done_with(self.current.frames.len(), rest);
         if is_over {
-            return self.account().lost(lost + rest);
+            self.account().lost(lost + rest);
+            return self.client.dispose();
         }
         add(&self.account().dropped.shutdown, lost + rest);
-        self.inlet.queue.done_with(self.current.frames.len(), rest);
         let end = if self.account().dropped.shutdown.load(Relaxed) > 0 {
             let error = self.client.error();
             SinkState::Failed(format!(
@@ -406,6 +439,7 @@ impl Worker {
             SinkState::Finished
         };
         self.account().become_state(end);
+        self.client.dispose();
     }
 
     fn account(&self) -> &Account {
