@@ -207,16 +207,19 @@ impl Exchange {
         let edns = [&self.query, &self.response].map(|half| {
             let edns = half.as_ref().and_then(|half| half.edns.as_deref());
             edns.map_or(0, |edns| {
-                size_of::<Edns>() + 2 * (edns.options.capacity() + edns.errors.capacity())
+                let subnet = edns.subnet.as_ref().map_or(0, String::capacity);
+                size_of::<Edns>() + 2 * (edns.options.capacity() + edns.errors.capacity()) + subnet
             })
         });
         let texts = [&self.identity, &self.version].map(|text| text.as_ref().map_or(0, Bytes::len));
         let policy = self.policy.as_ref().map_or(0, |policy| {
             let parts =
                 [&policy.rule, &policy.value].map(|part| part.as_ref().map_or(0, Bytes::len));
-            size_of::<Policy>() + parts[0] + parts[1]
+            let kind = policy.r#type.as_ref().map_or(0, String::capacity);
+            size_of::<Policy>() + parts[0] + parts[1] + kind
         });
-        size_of::<Self>() + names + edns[0] + edns[1] + texts[0] + texts[1] + policy
+        let zone = self.zone.as_ref().map_or(0, String::capacity);
+        zone + size_of::<Self>() + names + edns[0] + edns[1] + texts[0] + texts[1] + policy
     }
 }
 

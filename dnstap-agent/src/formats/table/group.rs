@@ -3,7 +3,7 @@
 //! A footer is written behind each row group, so a file can be read after each of them. The next row group overwrites
 //! it (`sinks/file/output_file.rs`).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem, sync::Arc};
 
 use parquet::{
     errors::Result,
@@ -53,19 +53,26 @@ impl Directory {
         }
     }
 
-    /// Returns the directory with this row group at `offset` of the file.
-    pub(crate) fn with(&self, group: &Group, offset: u64) -> Result<Self> {
+    /// Adds this row group, which is at `offset` of the file.
+    pub(crate) fn push(&mut self, group: &Group, offset: u64) -> Result<()> {
         let shift = i64::try_from(offset).unwrap_or(i64::MAX) - HEAD_LENGTH;
-        let mut directory = self.clone();
         let ordinal = i32::try_from(self.groups.len()).unwrap_or(i32::MAX);
-        directory
-            .groups
-            .push(moved(&group.metadata, shift, ordinal)?);
-        Ok(directory)
+        self.groups.push(moved(&group.metadata, shift, ordinal)?);
+        Ok(())
+    }
+
+    /// Removes the row group that was added last, because it could not be written.
+    pub(crate) fn pop(&mut self) {
+        self.groups.pop();
+    }
+
+    /// Returns the number of row groups.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
     }
 
     /// Returns the footer.
-    pub(crate) fn foot(&self) -> Result<Vec<u8>> {
+    pub(crate) fn foot(&mut self) -> Result<Vec<u8>> {
         let rows = self.groups.iter().map(RowGroupMetaData::num_rows).sum();
         let file = FileMetaData::new(
             1,
@@ -75,10 +82,12 @@ impl Directory {
             Arc::clone(&self.schema),
             None,
         );
-        let metadata = ParquetMetaData::new(file, self.groups.clone());
+        // The groups are lent: a copy of all of them for each footer would take memory and time.
+        let metadata = ParquetMetaData::new(file, mem::take(&mut self.groups));
         let mut foot = Vec::new();
-        ParquetMetaDataWriter::new(&mut foot, &metadata).finish()?;
-        Ok(foot)
+        let done = ParquetMetaDataWriter::new(&mut foot, &metadata).finish();
+        self.groups = metadata.into_builder().take_row_groups();
+        done.map(|()| foot)
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! This module takes messages with times, and returns bytes. `columns` has the schema, which `docs/parquet.md` describes
-//! for users. Memory is bounded ([`Limits`]).
+//! for users. Memory is bounded.
 
 mod columns;
 mod exchange;

@@ -5,6 +5,12 @@ use dnstap_proto::Dnstap;
 use super::{Directory, Group, HEAD, Limits, Table};
 use crate::formats::render::socket;
 
+/// Longest step of the time between two messages, in nanoseconds: the time that a query waits.
+const STEP_NS: u64 = 15_000_000_000;
+
+/// Messages may be so much out of order, in nanoseconds. A larger step back is another time, not disorder.
+const LATE_NS: u64 = 1_000_000_000;
+
 /// Rows of a Parquet file that is written from its beginning to its end.
 #[derive(Debug)]
 pub struct Rows {
@@ -12,8 +18,10 @@ pub struct Rows {
     directory: Directory,
     /// Bytes of the file so far.
     offset: u64,
-    /// Latest time of a message, by which queries wait for their responses.
+    /// Time by which queries wait for their responses, in nanoseconds. It goes with the times of the messages.
     now: u64,
+    /// Time of the last message; 0: none had a time.
+    seen: u64,
 }
 
 impl Default for Rows {
@@ -24,6 +32,7 @@ impl Default for Rows {
             table,
             offset: HEAD.len() as u64,
             now: 0,
+            seen: 0,
         }
     }
 }
@@ -37,12 +46,24 @@ impl Rows {
                 .saturating_mul(1_000_000_000)
                 .saturating_add(nanoseconds.into())
         });
-        self.now = self.now.max(time);
+        self.advance(time);
         let is_taken = self.table.take(dnstap, self.now);
         if self.table.is_full() {
             self.group(out);
         }
         is_taken
+    }
+
+    /// Advances the time. One message with a wrong time must not end the wait of all others, nor stop the time.
+    fn advance(&mut self, time: u64) {
+        if time == 0 {
+            return;
+        }
+        let ahead = time.saturating_sub(self.seen);
+        if ahead > 0 || self.seen - time > LATE_NS {
+            self.seen = time;
+        }
+        self.now = self.now.saturating_add(ahead.min(STEP_NS));
     }
 
     /// Returns the rest of the file.
@@ -58,7 +79,7 @@ impl Rows {
     fn group(&mut self, out: &mut Vec<u8>) {
         let encoded = self.table.encode().and_then(|group: Option<Group>| {
             if let Some(group) = group {
-                self.directory = self.directory.with(&group, self.offset)?;
+                self.directory.push(&group, self.offset)?;
                 self.offset += group.bytes.len() as u64;
                 out.extend(group.bytes);
             }
@@ -66,5 +87,28 @@ impl Rows {
         });
         encoded.unwrap_or_else(|error| unreachable!("memory takes every byte: {error}"));
         self.table.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_time_does_not_end_the_wait_of_others() {
+        let second = 1_000_000_000;
+        for wrong in [u64::MAX, 4_000_000_000 * second, 1] {
+            let mut rows = Rows::default();
+            rows.advance(1_700_000_000 * second);
+            let before = rows.now;
+            for time in [wrong, 1_700_000_001 * second, 1_700_000_002 * second] {
+                rows.advance(time);
+            }
+            let passed = rows.now - before;
+            assert!(
+                (second..=3 * STEP_NS).contains(&passed),
+                "{wrong}: {passed}"
+            );
+        }
     }
 }

@@ -185,7 +185,7 @@ fn file(groups: &[&[Dnstap]]) -> Vec<u8> {
         }
         table.end();
         let group = table.encode().expect("memory").expect("rows");
-        directory = directory.with(&group, file.len() as u64).expect("a place");
+        directory.push(&group, file.len() as u64).expect("a place");
         file.extend(group.bytes);
         table.clear();
     }

@@ -304,6 +304,9 @@ fn tell(leftovers: Vec<Leftover>) {
             Leftover::Broken(file) => {
                 warn!(file = %file.display(), "an earlier run was killed; its last file cannot be read, and was renamed");
             }
+            Leftover::Failed(file, error) => {
+                warn!(file = %file.display(), %error, "an earlier run left this file, and it cannot be completed");
+            }
             Leftover::Used(file) => {
                 warn!(file = %file.display(), "another process writes this file; it stays as it is");
             }

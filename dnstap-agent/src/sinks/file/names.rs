@@ -41,7 +41,7 @@ pub(super) struct Names {
 }
 
 /// What became of a file that an earlier run left incomplete.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Leftover {
     /// It was whole, and got this name.
     Completed(PathBuf),
@@ -49,6 +49,8 @@ pub(super) enum Leftover {
     Broken(PathBuf),
     /// Another process writes it.
     Used(PathBuf),
+    /// It could not be opened or renamed.
+    Failed(PathBuf, io::Error),
 }
 
 /// Checks whether a path can be used for future files.
@@ -145,7 +147,7 @@ impl Names {
             return Ok(live.to_owned());
         };
         if self.timed {
-            return move_to_free(live, &complete);
+            return move_to_free_before_suffix(live, &complete, 0);
         }
         fs::rename(live, &complete)?;
         Ok(complete)
@@ -167,17 +169,29 @@ impl Names {
             if !(name == self.name || self.is_complete(name)) || !path.is_file() {
                 continue;
             }
-            let file = File::open(&path)?;
-            let is_used = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
-            leftovers.push(if is_used {
-                Leftover::Used(path)
-            } else if is_whole(&file) {
-                Leftover::Completed(move_to_free(&path, &complete)?)
-            } else {
-                Leftover::Broken(move_to_free(&path, &with(&complete, BROKEN))?)
-            });
+            let leftover = self.complete_leftover(&path, &complete, is_whole);
+            leftovers.push(leftover.unwrap_or_else(|error| Leftover::Failed(path, error)));
         }
         Ok(leftovers)
+    }
+
+    fn complete_leftover(
+        &self,
+        path: &Path,
+        complete: &Path,
+        is_whole: fn(&File) -> bool,
+    ) -> io::Result<Leftover> {
+        let file = File::open(path)?;
+        let is_used = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        Ok(if is_used {
+            Leftover::Used(path.to_owned())
+        } else if is_whole(&file) {
+            // Without a pattern, this run replaces the file of the plain name at its end.
+            let first = u32::from(!self.timed);
+            Leftover::Completed(move_to_free_before_suffix(path, complete, first)?)
+        } else {
+            Leftover::Broken(move_to_free(path, &with(complete, BROKEN))?)
+        })
     }
 
     /// Returns whether each file has its final name from the beginning.
@@ -328,6 +342,30 @@ pub(super) fn move_to_free(from: &Path, to: &Path) -> io::Result<PathBuf> {
             Err(error)
         }
     }
+}
+
+/// Renames the file at `from` to `q.parquet` (number 0), `q.1.parquet`, ...: the first name from number `first` on that is
+/// free. The new name is created first, so nothing is overwritten.
+fn move_to_free_before_suffix(from: &Path, to: &Path, first: u32) -> io::Result<PathBuf> {
+    for number in first.. {
+        let free = if number == 0 {
+            to.to_owned()
+        } else {
+            numbered_before_suffix(to, number)
+        };
+        match create_new(&free) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            created => drop(created?),
+        }
+        return match fs::rename(from, &free) {
+            Ok(()) => Ok(free),
+            Err(error) => {
+                fs::remove_file(&free)?;
+                Err(error)
+            }
+        };
+    }
+    Err(ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]

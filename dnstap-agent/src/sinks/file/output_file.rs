@@ -13,7 +13,7 @@
 //!
 //! On a pipe the foot is written once, at the end.
 
-use std::io;
+use std::{io, mem};
 
 use super::{
     device::{Device, Partial, write_all_at},
@@ -88,7 +88,7 @@ impl<D: Device> OutputFile<D> {
     /// Writes the whole piece, or as many whole messages as there is room for.
     pub(super) fn append(&mut self, piece: &Piece<'_>) -> Result<Written, Failure> {
         let end = self.end + piece.bytes.len() as u64;
-        let next = self.listing(piece).map_err(|error| Failure {
+        let next = self.list(piece).map_err(|error| Failure {
             written: Written::default(),
             error,
             resumable: false,
@@ -97,21 +97,22 @@ impl<D: Device> OutputFile<D> {
         let (reached, error) = match written {
             Err(Partial { written, error }) => (written, error),
             Ok(()) if !self.device.is_rewritable() => {
-                self.list(next);
+                self.foot = next.unwrap_or(mem::take(&mut self.foot));
                 return Ok(self.accept(piece.all(), end));
             }
-            Ok(()) => match write_all_at(
-                &mut self.device,
-                next.as_ref().map_or(&self.foot, |(_, foot)| foot),
-                end,
-            ) {
-                Ok(()) => {
-                    self.list(next);
-                    return Ok(self.accept(piece.all(), end));
+            Ok(()) => {
+                match write_all_at(&mut self.device, next.as_ref().unwrap_or(&self.foot), end) {
+                    Ok(()) => {
+                        self.foot = next.unwrap_or(mem::take(&mut self.foot));
+                        return Ok(self.accept(piece.all(), end));
+                    }
+                    Err(Partial { error, .. }) => (piece.bytes.len(), error),
                 }
-                Err(Partial { error, .. }) => (piece.bytes.len(), error),
-            },
+            }
         };
+        if let (Some(_), Some(directory)) = (&next, &mut self.directory) {
+            directory.pop();
+        }
         let (written, resumable) = self.cut_back(piece, reached);
         Err(Failure {
             written,
@@ -140,20 +141,24 @@ impl<D: Device> OutputFile<D> {
         Ok(())
     }
 
-    /// Returns the directory and the foot for the time after a row group; `None` for other pieces.
-    fn listing(&self, piece: &Piece<'_>) -> io::Result<Option<(Directory, Vec<u8>)>> {
-        let (Ends::Group(group), Some(directory)) = (piece.ends, &self.directory) else {
+    /// Lists a row group, and returns the foot for the time after it; `None` for other pieces.
+    fn list(&mut self, piece: &Piece<'_>) -> io::Result<Option<Vec<u8>>> {
+        let (Ends::Group(group), Some(directory)) = (piece.ends, &mut self.directory) else {
             return Ok(None);
         };
-        let directory = directory.with(group, self.end).map_err(io::Error::other)?;
-        let foot = directory.foot().map_err(io::Error::other)?;
-        Ok(Some((directory, foot)))
+        directory.push(group, self.end).map_err(io::Error::other)?;
+        match directory.foot() {
+            Ok(foot) => Ok(Some(foot)),
+            Err(error) => {
+                directory.pop();
+                Err(io::Error::other(error))
+            }
+        }
     }
 
-    fn list(&mut self, next: Option<(Directory, Vec<u8>)>) {
-        if let Some((directory, foot)) = next {
-            (self.directory, self.foot) = (Some(directory), foot);
-        }
+    /// Returns the number of row groups.
+    pub(super) fn groups(&self) -> usize {
+        self.directory.as_ref().map_or(0, Directory::len)
     }
 
     fn accept(&mut self, written: Written, end: u64) -> Written {

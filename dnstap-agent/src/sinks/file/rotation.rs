@@ -33,6 +33,10 @@ const RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// Interval at which to look whether the program has finished with a file that is to be deleted.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Most row groups of a Parquet file that has a successor. Each takes about 100 KB of memory, and is listed again in the
+/// foot behind each later one.
+pub(super) const MOST_GROUPS: usize = 500;
+
 /// Clock; tests have their own.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -171,7 +175,9 @@ impl RotatedFiles {
     /// Returns whether `more` bytes no longer fit into the file. An empty file is continued.
     fn is_full(&self, output_file: &OutputFile<Descriptor>, more: usize) -> bool {
         let size = self.options.rotate_size;
-        !output_file.is_empty() && size.is_some_and(|size| output_file.size() + more as u64 > size)
+        let is_large = size.is_some_and(|size| output_file.size() + more as u64 > size);
+        let has_all = self.names.is_timed() && output_file.groups() >= MOST_GROUPS;
+        !output_file.is_empty() && (is_large || has_all)
     }
 
     /// Returns whether the time of the file is over. An empty file is continued.

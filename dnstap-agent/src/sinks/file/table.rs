@@ -14,13 +14,14 @@ use std::{
 };
 
 use parquet::file::metadata::ParquetMetaDataReader;
+use tracing::warn;
 
 use super::{
     device::Descriptor,
     options::FileOptions,
     output_file::{Frame, OutputFile},
     piece::{Ends, Piece},
-    rotation::RotatedFiles,
+    rotation::{MOST_GROUPS, RotatedFiles},
 };
 use crate::{
     formats::table::{Group, HEAD, Limits, Table},
@@ -147,7 +148,7 @@ impl TableOutput {
         begin: impl FnOnce(Frame) -> io::Result<(OutputFile<Descriptor>, Option<RotatedFiles>)>,
     ) -> io::Result<Self> {
         let table = Table::new(options.limits);
-        let directory = table.directory();
+        let mut directory = table.directory();
         let (output_file, rotated) = begin(Frame {
             head: HEAD.to_vec(),
             foot: directory.foot().map_err(io::Error::other)?,
@@ -175,6 +176,13 @@ impl TableOutput {
         let stored = group.map_or(Ok(()), |group| self.append(&group));
         self.is_full = stored.as_ref().is_err_and(is_full);
         if stored.is_ok() {
+            if self.output_file.groups() == MOST_GROUPS {
+                // A file with a successor has ended before.
+                warn!(
+                    groups = MOST_GROUPS,
+                    "a Parquet file becomes slow to write and takes memory; name it by the time, and rotate"
+                );
+            }
             self.table.clear();
             self.bytes = 0;
         }
@@ -297,12 +305,19 @@ impl Output for TableOutput {
     fn finish(&mut self) -> io::Result<()> {
         self.table.end();
         // The file stays whole without what there is no room for.
+        let mended = match &mut self.rotated {
+            Some(rotated) => rotated.mend(&mut self.output_file),
+            None => Ok(()),
+        };
         let stored = self.store();
         let ended = self.output_file.finish();
-        if let Some(rotated) = self.rotated.take() {
+        // A part that others have cut must not get the name of a whole file.
+        if let Some(rotated) = self.rotated.take()
+            && mended.is_ok()
+        {
             rotated.end(&self.output_file);
         }
-        stored.and(ended)
+        mended.and(stored).and(ended)
     }
 
     fn reopen(&mut self) {
@@ -411,13 +426,17 @@ mod tests {
         assert!(refused.contains("another process writes"), "{refused}");
         drop(killed);
         let second = output(&path, "");
-        let both = [("q.parquet", Some(1)), ("q.parquet.part", Some(0))];
+        let both = [("q.1.parquet", Some(1)), ("q.parquet.part", Some(0))];
         assert_eq!(files(folder.path()), named(&both));
         drop(second);
         // A part that ends in the middle of a row group.
         fs::write(folder.path().join("q.parquet.part"), "PAR1 and more").expect("written");
         output(&path, "").finish().expect("room");
-        let all = [("q.parquet", Some(0)), ("q.parquet.broken", None)];
+        let all = [
+            ("q.1.parquet", Some(1)),
+            ("q.parquet", Some(0)),
+            ("q.parquet.broken", None),
+        ];
         assert_eq!(files(folder.path()), named(&all));
     }
 
