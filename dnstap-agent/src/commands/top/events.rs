@@ -362,7 +362,7 @@ mod tests {
         }
         assert_eq!(
             view.changes[0].rows,
-            [["transfer", "3"], ["rate-limit", "2"]]
+            [["transfer", "3"], ["rate-limit", "2"], ["unknown", "1"]]
         );
     }
 

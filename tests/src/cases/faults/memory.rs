@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// Limits on the agent's data in MiB, from too little to start up to enough.
-const DATA: [u64; 7] = [1, 4, 8, 12, 16, 24, 64];
+/// With less than the first one, the kernel cannot load the program: its writable segments take 1.2 MB.
+const DATA: [u64; 7] = [2, 4, 8, 12, 16, 24, 64];
 /// Limits on its memory in MiB, including its maps and programs in the kernel.
 const MEMORY: [u64; 6] = [1, 6, 12, 18, 24, 128];
 /// Number of queries, sent as fast as they are answered, whose messages fill its queue.
