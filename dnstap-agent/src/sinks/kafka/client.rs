@@ -430,8 +430,11 @@ impl Shared {
             warn!(output = self.name, %error, "no connection; trying again, keeping what has room");
         }
         drop(state);
-        self.account()
-            .become_state(SinkState::Waiting(format!("{}: {error}", self.name)));
+        // A full spool is what costs messages, so it is told first.
+        if !self.account().lacks_room.load(Relaxed) {
+            self.account()
+                .become_state(SinkState::Waiting(format!("{}: {error}", self.name)));
+        }
     }
 }
 

@@ -48,7 +48,11 @@ pub(super) const TYPES: [(&str, u16, &str); 75] = [
     ("DS", 43, "2 1 digest"),
     ("SSHFP", 44, "1 fingerprint"),
     ("IPSECKEY", 45, "1 gateway"),
-    ("RRSIG", 46, "type algorithm 1 4 time time 2 name bytes"),
+    (
+        "RRSIG",
+        46,
+        "type algorithm labels 4 time time 2 name bytes",
+    ),
     ("NSEC", 47, "name types"),
     ("DNSKEY", 48, "flags 1 algorithm bytes"),
     ("DHCID", 49, "bytes"),
@@ -134,6 +138,11 @@ impl Maker<'_> {
             "algorithm" => {
                 let algorithm = self.below(253);
                 self.data.push(algorithm);
+            }
+            // BIND refuses fewer labels than the signer's name has.
+            "labels" => {
+                let labels = self.byte() | 0x80;
+                self.data.push(labels);
             }
             "no-flags" => self.data.extend([0, 0]),
             "tag" => self.data.extend(b"\x05issue"),
